@@ -1,0 +1,56 @@
+# Every target sets up what it needs; a second run is quick.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+TINY_BASE := .headway-cache/tiny-arith
+DEMO_DIR := .headway-demo
+UP_DIR ?= .headway
+SEED ?= 0
+
+.PHONY: demo up test check bench format clean
+.DELETE_ON_ERROR:
+
+demo: .venv/installed $(TINY_BASE)/config.json  ## the whole loop on this machine: the reward climbs
+	$(BIN)/headway up --data-dir $(DEMO_DIR) --port 0 --seed $(SEED) --base tiny-arith=$(TINY_BASE) \
+		-- $(BIN)/python -m examples.demo --seed $(SEED) --out demo-output $(DEMO_ARGS)
+
+up: .venv/installed $(TINY_BASE)/config.json  ## the service on this machine, with the tiny base
+	$(BIN)/headway up --data-dir $(UP_DIR) --base tiny-arith=$(TINY_BASE) $(UP_ARGS)
+
+test: .venv/installed-dev $(TINY_BASE)/config.json  ## all tests
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+check: .venv/installed-dev  ## lint, format, types, architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m tests.rules
+	$(BIN)/pyright
+
+bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then one JSON line each
+	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --base tiny-arith=$(TINY_BASE) \
+		-- $(BIN)/python -m bench.step_latency
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .headway-cache $(DEMO_DIR) demo-output
+
+$(TINY_BASE)/config.json: examples/tiny_base/*.py | .venv/installed
+	$(BIN)/python -m examples.tiny_base --out $(TINY_BASE)
+	@rm -rf $(DEMO_DIR)  # what the demo trained belongs to the weights that were there before
+	@touch $@
+
+.venv/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Headway needs Python 3.11 or 3.12; set PYTHON=/path/to/python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_ARGS) \
+		-e '.[server,trainer,sampler,embedded,demo]'
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_ARGS) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""What a user of Headway writes: a base model, an environment, a training loop. Imports nothing of ours."""

@@ -1,0 +1,150 @@
+"""The agent beside a sampler: tells the database what it holds, and brings it to what the database wants.
+
+Reconciled at start, on every wake-up and now and then unasked, so a sampler that comes back needs nobody's help.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from store.adapters import WantedAdapter, forget_adapter, report_adapter, reported_adapters, wanted_adapters
+from store.checkpoint_stores import CheckpointStore
+from store.database import DATABASE_AWAY, Database
+from store.notify import ADAPTERS_CHANGED, Listener
+from store.planes import HEARTBEAT_S, heartbeat, register_sampler, say_goodbye
+from store.tables import SamplerRow
+
+log = structlog.get_logger(__name__)
+
+_RECONCILE_S = 2.0
+_RETRY_FAILED_S = 30.0
+
+
+class AdapterHolder(Protocol):
+    """The part of a sampler backend that the agent needs."""
+
+    def load_adapter(self, name: str, path: Path | None) -> None: ...
+
+    def unload_adapter(self, name: str) -> None: ...
+
+    def loaded(self) -> set[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Whose adapters to hold, where the gateway reaches the sampler, and how long an unwanted adapter lingers.
+
+    It lingers so that a request which was routed just before the head moved still finds its weights.
+    """
+
+    base_id: UUID
+    url: str
+    backend: str
+    linger_s: float = 60.0
+
+
+class Agent:
+    """One thread that reconciles, one that keeps the heartbeat."""
+
+    def __init__(
+        self, database: Database, checkpoints: CheckpointStore, holder: AdapterHolder, settings: AgentSettings
+    ) -> None:
+        self._database = database
+        self._checkpoints = checkpoints
+        self._holder = holder
+        self._settings = settings
+        self._failed_at: dict[str, float] = {}
+        self._unwanted_since: dict[str, float] = {}
+        self._stop = threading.Event()
+        with database.session() as session:
+            self._sampler_id = register_sampler(session, settings.base_id, settings.url, settings.backend)
+        self._listener = Listener(database.url.render_as_string(hide_password=False), ADAPTERS_CHANGED)
+        self._threads = [
+            threading.Thread(target=self._keep_reconciling, name="reconcile", daemon=True),
+            threading.Thread(target=self._keep_heartbeat, name="heartbeat", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin; the first reconciliation is under way when this returns."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop, and say goodbye so that the gateway routes here no more."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+        try:
+            with self._database.session() as session:
+                say_goodbye(session, SamplerRow, self._sampler_id)
+        except DATABASE_AWAY:
+            log.warning("goodbye_not_said", reason="the database is away; the heartbeat runs out by itself")
+
+    def reconcile(self) -> None:
+        """Load what is wanted and missing; unload what nobody has wanted for a while."""
+        with self._database.session() as session:
+            wanted = {adapter.name: adapter for adapter in wanted_adapters(session, self._settings.base_id)}
+            reported = reported_adapters(session, self._sampler_id)
+        held = self._holder.loaded()
+        for name in wanted:
+            if name in held and name not in reported:  # the report was lost with its connection
+                self._report(name, None)
+            if name not in held and self._may_try(name):
+                self._load(wanted[name])
+        for name in held - wanted.keys():
+            if time.monotonic() - self._unwanted_since.setdefault(name, time.monotonic()) > self._settings.linger_s:
+                self._unload(name)
+        self._unwanted_since = {n: t for n, t in self._unwanted_since.items() if n in held and n not in wanted}
+
+    def _load(self, adapter: WantedAdapter) -> None:
+        started = time.monotonic()
+        try:
+            path = self._checkpoints.fetch(*adapter.files, state=False).adapter if adapter.files else None
+            self._holder.load_adapter(adapter.name, path)
+        except Exception as failure:  # whatever a broken file can cause must not end the agent
+            self._failed_at[adapter.name] = time.monotonic()
+            log.exception("adapter_failed", adapter=adapter.name)
+            self._report(adapter.name, str(failure) or type(failure).__name__)
+            return
+        self._failed_at.pop(adapter.name, None)
+        log.info("adapter_loaded", adapter=adapter.name, seconds=round(time.monotonic() - started, 4))
+        self._report(adapter.name, None)
+
+    def _may_try(self, name: str) -> bool:
+        return time.monotonic() - self._failed_at.get(name, -_RETRY_FAILED_S) >= _RETRY_FAILED_S
+
+    def _report(self, name: str, error: str | None) -> None:
+        with self._database.session() as session:
+            report_adapter(session, self._sampler_id, name, error)
+
+    def _unload(self, name: str) -> None:
+        with self._database.session() as session:
+            forget_adapter(session, self._sampler_id, name)
+        self._holder.unload_adapter(name)
+        log.info("adapter_unloaded", adapter=name)
+
+    def _keep_reconciling(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._listener.listen()
+                self.reconcile()
+                self._listener.wait(_RECONCILE_S)
+            except Exception as error:  # the process lives on without this thread, and would look healthy
+                log.warning("reconcile_failed", error=str(error).splitlines()[0], kind=type(error).__name__)
+                self._stop.wait(1.0)
+
+    def _keep_heartbeat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            try:
+                with self._database.session() as session:
+                    heartbeat(session, SamplerRow, self._sampler_id)
+            except Exception as error:
+                log.warning("heartbeat_missed", error=str(error).splitlines()[0], kind=type(error).__name__)

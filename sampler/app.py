@@ -1,0 +1,129 @@
+"""A sampler over HTTP, as the gateway sees it: render, tokenize, generate, derender; and whether it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sampler.backends.base import SamplerBackend
+from wire.errors import HeadwayError, InvalidRequest, Unauthenticated
+from wire.sampling import (
+    DerenderRequest,
+    GenerateEvent,
+    GenerateRequest,
+    ParsedMessage,
+    RenderRequest,
+    TokenIds,
+    TokenizeRequest,
+)
+
+
+def create_app(backend: SamplerBackend, token: str) -> FastAPI:
+    """The app over a backend, which it does not close. Every route but /healthz wants `Authorization: Bearer token`."""
+    if not token:
+        raise ValueError("a sampler needs a token; an empty one would let everyone in")
+    app = FastAPI(title="Headway sampler", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(_RequireToken, token=token)
+    app.add_exception_handler(HeadwayError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    _add_routes(app, backend)
+    return app
+
+
+def _add_routes(app: FastAPI, backend: SamplerBackend) -> None:
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def render(body: RenderRequest) -> TokenIds:
+        return TokenIds(token_ids=await backend.render(body))
+
+    async def tokenize(body: TokenizeRequest) -> TokenIds:
+        return TokenIds(token_ids=await backend.tokenize(body.text))
+
+    async def derender(body: DerenderRequest) -> ParsedMessage:
+        return await backend.derender(body)
+
+    async def generate(body: GenerateRequest, request: Request) -> Response:
+        events = backend.generate(body)
+        first = await _first_unless_gone(request, events)
+        if first is None:
+            return Response(status_code=499)  # nobody reads it
+        return StreamingResponse(_lines(first, events), media_type="application/x-ndjson")
+
+    app.get("/healthz")(healthz)
+    app.post("/render")(render)
+    app.post("/tokenize")(tokenize)
+    app.post("/derender")(derender)
+    app.post("/generate", response_model=None)(generate)
+
+
+async def _first_unless_gone(request: Request, events: AsyncIterator[GenerateEvent]) -> GenerateEvent | None:
+    """The first event, before any header is sent, so that an error keeps its status. None if the client hung up."""
+    first = asyncio.ensure_future(anext(events))
+    gone = asyncio.ensure_future(_hang_up(request))
+    try:
+        await asyncio.wait((first, gone), return_when=asyncio.FIRST_COMPLETED)
+        return first.result() if first.done() else None
+    finally:
+        gone.cancel()
+        first.cancel()
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _lines(first: GenerateEvent, events: AsyncGenerator[GenerateEvent, None]) -> AsyncIterator[bytes]:
+    async with aclosing(events):
+        yield _line(first)
+        async for event in events:
+            yield _line(event)
+
+
+def _line(event: GenerateEvent) -> bytes:
+    return event.model_dump_json().encode() + b"\n"
+
+
+class _RequireToken:
+    """Checked before the body is read, and without the cost of a response-wrapping middleware."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] != "/healthz" and not self._admits(scope):
+            refusal = Unauthenticated("the sampler wants its token: Authorization: Bearer …")
+            await _error_response(refusal)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _admits(self, scope: Scope) -> bool:
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        return hmac.compare_digest(given, self._expected)
+
+
+async def _answer_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HeadwayError)
+    return _error_response(error)
+
+
+async def _answer_validation_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = [f"{'.'.join(str(step) for step in e['loc'][1:]) or 'body'}: {e['msg']}" for e in error.errors()]
+    return _error_response(InvalidRequest("; ".join(problems)))
+
+
+def _error_response(error: HeadwayError) -> JSONResponse:
+    headers: dict[str, str] = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    content: dict[str, Any] = {"code": error.code, "message": error.message}
+    return JSONResponse(content, error.status, headers)

@@ -1,0 +1,73 @@
+"""The port between the sampler's front (agent, HTTP app) and whatever generates."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from wire.sampling import DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, RenderRequest
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerInfo:
+    """Facts of the base model that callers need. `eos_ids` end an answer unless the request ignores them."""
+
+    vocab_size: int
+    context_length: int
+    eos_ids: tuple[int, ...]
+
+
+class SamplerBackend(Protocol):
+    """Generates from one base model under many adapters at once.
+
+    Adapters are immutable and named once: a name never gets other weights. Their three methods may be called from
+    any thread, and block; the others belong to an event loop, and never block it. Every refusal is a HeadwayError.
+    """
+
+    @property
+    def info(self) -> SamplerInfo: ...
+
+    def load_adapter(self, name: str, path: Path | None) -> None:
+        """Make `name` usable; when this returns, it is. `path` is a folder in PEFT layout; None is a zero adapter,
+        which is the base weights, exactly. Running requests are not disturbed.
+
+        Raises Conflict if the name is loaded, NotFound if there is no such folder, CorruptCheckpoint if its files do
+        not fit the base, InvalidRequest for a kind of adapter that is not supported.
+        """
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Refuse `name` to new requests from now on; those that run go on under it to their end. When this returns,
+        nothing reads the adapter's files any more. Unknown names are fine."""
+        ...
+
+    def loaded(self) -> set[str]:
+        """The names that a new request may use."""
+        ...
+
+    async def render(self, request: RenderRequest) -> list[int]:
+        """Messages to token ids through the chat template. Raises InvalidRequest."""
+        ...
+
+    async def tokenize(self, text: str) -> list[int]:
+        """Text to token ids, with the special tokens that the tokenizer itself puts around a text."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        """Sample one sequence. The last event has the finish reason; cancelling or closing the iterator cancels the
+        generation.
+
+        Raises, before the first event, NotFound for an adapter that is not loaded and InvalidRequest for a prompt
+        that is empty, out of the vocabulary or longer than the context.
+        """
+        ...
+
+    async def derender(self, request: DerenderRequest) -> ParsedMessage:
+        """Read an answer: reasoning, content, tool calls. Never fails on what a policy wrote."""
+        ...
+
+    async def close(self) -> None:
+        """End. Requests in flight get Unavailable."""
+        ...

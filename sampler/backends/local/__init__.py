@@ -1,0 +1,16 @@
+"""The laptop sampler: continuous batching over the plain transformers model, on the CPU, exact for any mix of
+adapters and seeds. See docs/decisions/0003-local-sampler.md for why it exists, and for what it leaves to vLLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sampler.backends.local.backend import LocalBackend, LocalSettings
+
+
+def open_backend(base: str, **options: Any) -> LocalBackend:
+    """A running local backend; `options` are the fields of LocalSettings."""
+    return LocalBackend(base, LocalSettings(**options))
+
+
+__all__ = ["LocalBackend", "LocalSettings", "open_backend"]

@@ -1,0 +1,137 @@
+"""Reading a LoRA adapter in PEFT layout, for one base model. What is not understood is refused by its name: an
+adapter that is half applied samples from a policy that nobody trained."""
+
+# r rank, I features in, O features out
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from wire.errors import CorruptCheckpoint, InvalidRequest, NotFound
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+# Fields that change what an adapter computes; their harmless values are None, False, empty, or listed.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "use_dora": (),
+    "bias": ("none",),
+    "lora_bias": (),
+    "modules_to_save": (),
+    "rank_pattern": (),
+    "alpha_pattern": (),
+    "target_parameters": (),
+    "trainable_token_indices": (),
+    "fan_in_fan_out": (),
+    "layer_replication": (),
+    "use_qalora": (),
+    "alora_invocation_tokens": (),
+    "arrow_config": (),
+    "use_bdlora": (),
+}
+_WEIGHT_KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """One target's update, ready to multiply: output += (x @ a_Ir) @ b_rO, the scale folded into b."""
+
+    a_Ir: Tensor
+    b_rO: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """The targets of one adapter, by module path. A zero adapter has none."""
+
+    name: str
+    pairs: Mapping[str, LoraPair]
+
+
+def read_adapter(name: str, path: Path | None, linears: Mapping[str, nn.Linear]) -> Adapter:
+    """The adapter in the folder `path` (None: a zero adapter) over the base's linear layers.
+
+    Raises NotFound, CorruptCheckpoint or InvalidRequest, as SamplerBackend.load_adapter says.
+    """
+    if path is None:
+        return Adapter(name, {})
+    config = _read_config(name, path)
+    weights = _read_weights(name, path)
+    scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+    sides = _by_target(name, weights)
+    pairs = {
+        target: _pair(f"adapter {name}, {target}", linears.get(target), found, config["r"], scale)
+        for target, found in sides.items()
+    }
+    _require_targets(name, config["target_modules"], pairs)
+    return Adapter(name, pairs)
+
+
+def _read_config(name: str, path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / CONFIG_FILE).read_text())
+    except FileNotFoundError as missing:
+        raise NotFound(f"adapter {name}: there is no {path / CONFIG_FILE}") from missing
+    except ValueError as error:
+        raise CorruptCheckpoint(f"adapter {name}: {CONFIG_FILE} is not JSON: {error}") from error
+    if config.get("peft_type", "LORA") != "LORA":
+        raise InvalidRequest(f"adapter {name}: peft_type {config['peft_type']} is not supported, only LORA")
+    for field, harmless in _UNSUPPORTED.items():
+        if config.get(field) and config[field] not in harmless:
+            raise InvalidRequest(f"adapter {name}: {field}={config[field]!r} is not supported by the local sampler")
+    if not (isinstance(config.get("r"), int) and config["r"] > 0 and isinstance(config.get("lora_alpha"), int | float)):
+        raise CorruptCheckpoint(f"adapter {name}: {CONFIG_FILE} needs r > 0 and lora_alpha")
+    return {"target_modules": None, **config}
+
+
+def _read_weights(name: str, path: Path) -> dict[str, Tensor]:
+    try:
+        weights = load_file(path / WEIGHTS_FILE)
+    except FileNotFoundError as missing:
+        raise NotFound(f"adapter {name}: there is no {path / WEIGHTS_FILE}") from missing
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CorruptCheckpoint(f"adapter {name}: {WEIGHTS_FILE} cannot be read: {error}") from error
+    if not weights:
+        raise CorruptCheckpoint(f"adapter {name}: {WEIGHTS_FILE} is empty; a zero adapter has no files at all")
+    return weights
+
+
+def _by_target(name: str, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    sides: dict[str, dict[str, Tensor]] = {}
+    for key, weight in weights.items():
+        match = _WEIGHT_KEY.fullmatch(key)
+        if match is None:
+            raise InvalidRequest(f"adapter {name}: weight {key} is not supported by the local sampler")
+        sides.setdefault(match["path"], {})[match["side"]] = weight
+    return sides
+
+
+def _pair(what: str, linear: nn.Linear | None, sides: Mapping[str, Tensor], rank: int, scale: float) -> LoraPair:
+    if linear is None:
+        raise CorruptCheckpoint(f"{what}: the base has no linear layer of that name")
+    wanted = {"A": (rank, linear.in_features), "B": (linear.out_features, rank)}
+    shapes = {side: tuple(weight.shape) for side, weight in sides.items()}
+    if shapes != wanted:
+        raise CorruptCheckpoint(f"{what}: lora_A and lora_B should have shapes {wanted}, not {shapes}")
+    if not all(bool(torch.isfinite(weight).all()) for weight in sides.values()):
+        raise CorruptCheckpoint(f"{what}: weights are not finite")
+    # Contiguous copies: nothing keeps the file mapped.
+    return LoraPair(sides["A"].float().T.contiguous(), (sides["B"].float().T * scale).contiguous())
+
+
+def _require_targets(name: str, target_modules: Any, pairs: Mapping[str, LoraPair]) -> None:
+    """Each listed target must have weights. (A single string is a pattern of PEFT's, and lists nothing.)"""
+    listed = target_modules if isinstance(target_modules, list) else []
+    for module in listed:
+        if not any(path == module or path.endswith(f".{module}") for path in pairs):
+            raise CorruptCheckpoint(f"adapter {name}: target module {module} has no weights")

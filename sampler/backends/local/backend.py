@@ -1,0 +1,174 @@
+"""The local backend: the port's front, on the event loop. Steps happen in the engine's thread, rendering in another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sampler.backends.base import SamplerInfo
+from sampler.backends.local.adapter_files import Adapter, read_adapter
+from sampler.backends.local.base_model import cache_shape, load_base, plain_logits, use_slot_attention
+from sampler.backends.local.draws import Draws
+from sampler.backends.local.engine import Engine
+from sampler.backends.local.event_stream import EventStream, post
+from sampler.backends.local.kv_cache import SlotCache
+from sampler.backends.local.packed_step import PackedModel, require_exact
+from sampler.backends.local.scheduler import Scheduler
+from sampler.backends.local.sequence import Sequence
+from sampler.backends.local.vocabulary import Vocabulary
+from sampler.parsing import parse_answer
+from sampler.rendering import ChatRenderer
+from wire.errors import Conflict, InvalidRequest, NotFound
+from wire.sampling import DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, RenderRequest
+from wire.threads import threads_for
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """How much to hold, and where randomness comes from.
+
+    kv_cache_tokens bounds the memory: rows times the longest row. context_length is at most that and the model's own.
+    num_threads is torch's, None for as many as the model is worth. seed makes requests without a seed of their own
+    reproducible; None leaves them to the operating system.
+    """
+
+    seed: int | None = None
+    dtype: str = "float32"
+    kv_cache_tokens: int = 32_768
+    context_length: int | None = None
+    max_running: int = 128
+    max_step_tokens: int = 2_048
+    num_threads: int | None = None
+
+
+class LocalBackend:
+    """A SamplerBackend in this process. Raises UnsupportedBase for a base that it would compute wrongly."""
+
+    def __init__(self, base: str, settings: LocalSettings | None = None) -> None:
+        settings = settings or LocalSettings()
+        dtype: torch.dtype = getattr(torch, settings.dtype)
+        model = load_base(base, dtype)
+        torch.set_num_threads(settings.num_threads or threads_for(model.num_parameters()))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
+        self._info = _info(model, tokenizer, settings)
+        self._vocabulary = Vocabulary(tokenizer)
+        self._renderer = ChatRenderer(tokenizer)
+        self._draws = Draws(settings.seed)
+        self._adapters: dict[str, Adapter] = {}
+        cache = SlotCache(cache_shape(model.config, dtype, settings.kv_cache_tokens))
+        packed = PackedModel(model, cache)
+        self._linears = packed.hooks.linears
+        expected_logits = plain_logits(model, [0, 1, 2, 3])
+        use_slot_attention(model)
+        require_exact(packed, cache, expected_logits)
+        scheduler = Scheduler(cache, max_running=settings.max_running, max_step_tokens=settings.max_step_tokens)
+        self._engine = Engine(packed, scheduler, post)
+        # One thread: templates and tokenizers are quick, and not all of them stand concurrent use.
+        self._text_work = ThreadPoolExecutor(1, thread_name_prefix="local-text")
+        self._engine.start()
+
+    @property
+    def info(self) -> SamplerInfo:
+        return self._info
+
+    def load_adapter(self, name: str, path: Path | None) -> None:
+        """See SamplerBackend. The files are read into memory, and not needed afterwards."""
+        adapter = read_adapter(name, path, self._linears)
+        if self._adapters.setdefault(name, adapter) is not adapter:
+            raise Conflict(f"adapter {name} is loaded already; new weights need a new name")
+
+    def unload_adapter(self, name: str) -> None:
+        """See SamplerBackend. The weights go with the last request that holds them."""
+        self._adapters.pop(name, None)
+
+    def loaded(self) -> set[str]:
+        """See SamplerBackend."""
+        return set(self._adapters)
+
+    async def render(self, request: RenderRequest) -> list[int]:
+        """See SamplerBackend."""
+        return await self._off_the_loop(self._renderer.render, request)
+
+    async def tokenize(self, text: str) -> list[int]:
+        """See SamplerBackend."""
+        return await self._off_the_loop(self._renderer.tokenize, text)
+
+    async def derender(self, request: DerenderRequest) -> ParsedMessage:
+        """See SamplerBackend."""
+        return parse_answer(request.text, tools_offered=bool(request.tools))
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        """See SamplerBackend."""
+        sequence = self._new_sequence(request)
+        self._engine.submit(sequence)
+        try:
+            async for event in sequence.stream.events():
+                yield event
+        finally:
+            self._engine.cancel(sequence)
+
+    async def close(self) -> None:
+        """See SamplerBackend."""
+        await asyncio.to_thread(self._engine.close)
+        self._text_work.shutdown(wait=False)
+
+    async def _off_the_loop(self, work: Callable[[Any], _Result], argument: object) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._text_work, work, argument)
+
+    def _new_sequence(self, request: GenerateRequest) -> Sequence:
+        adapter = self._adapters.get(request.adapter)
+        if adapter is None:
+            raise NotFound(f"adapter {request.adapter} is not loaded on this sampler")
+        self._check_ids(request)
+        max_new_tokens = self._max_new_tokens(request)
+        return Sequence(
+            request,
+            adapter,
+            draws=self._draws.stream(request.params.seed, request.prompt_token_ids),
+            vocabulary=self._vocabulary,
+            eos_ids=frozenset(self._info.eos_ids),
+            max_new_tokens=max_new_tokens,
+            stream=EventStream(),
+        )
+
+    def _check_ids(self, request: GenerateRequest) -> None:
+        if not request.prompt_token_ids:
+            raise InvalidRequest("the prompt is empty; it needs at least one token")
+        for what, ids in (("the prompt", request.prompt_token_ids), ("stop_token_ids", request.params.stop_token_ids)):
+            if ids and not (min(ids) >= 0 and max(ids) < self._info.vocab_size):
+                raise InvalidRequest(f"{what} has token ids outside the vocabulary of {self._info.vocab_size}")
+
+    def _max_new_tokens(self, request: GenerateRequest) -> int:
+        num_prompt, params = len(request.prompt_token_ids), request.params
+        room = self._info.context_length - num_prompt
+        wanted = max(params.max_tokens or 1, params.min_tokens)
+        if wanted > room:
+            raise InvalidRequest(
+                f"{num_prompt} prompt tokens and {wanted} new ones do not fit the context of "
+                f"{self._info.context_length} tokens; shorten the prompt, or ask for at most {max(room, 0)}"
+            )
+        if params.max_tokens is not None and params.min_tokens > params.max_tokens:
+            raise InvalidRequest(f"min_tokens {params.min_tokens} is more than max_tokens {params.max_tokens}")
+        return params.max_tokens or room
+
+
+def _info(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LocalSettings) -> SamplerInfo:
+    lengths = [settings.kv_cache_tokens, model.config.max_position_embeddings, settings.context_length]
+    configured: Any = model.generation_config.eos_token_id if model.generation_config else None
+    eos_ids = configured if isinstance(configured, list) else [configured]
+    own_eos_id: Any = tokenizer.eos_token_id
+    known = {int(eos_id) for eos_id in (*eos_ids, own_eos_id) if eos_id is not None}
+    return SamplerInfo(
+        vocab_size=model.config.vocab_size,
+        context_length=min(length for length in lengths if length is not None),
+        eos_ids=tuple(sorted(known)),
+    )

@@ -1,0 +1,36 @@
+"""Where a request's randomness comes from: one uniform number a token, from a stream of its own."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from hashlib import blake2b
+
+
+class Draws:
+    """Hands out streams. A request's seed alone decides its stream.
+
+    Without one, the backend's seed, the prompt, and how often that prompt was asked for since the start decide, so
+    that a seeded run repeats while rollouts of one prompt differ. Without any seed, the operating system decides.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self._seed = seed
+        self._times_asked: Counter[bytes] = Counter()
+
+    def stream(self, request_seed: int | None, prompt_ids: Sequence[int]) -> random.Random:
+        """A new stream of uniform numbers."""
+        if request_seed is not None:
+            return _stream(b"request", str(request_seed).encode())
+        if self._seed is None:
+            return random.Random()  # noqa: S311
+        prompt = blake2b(array("q", prompt_ids).tobytes(), digest_size=16).digest()
+        self._times_asked[prompt] += 1
+        return _stream(b"backend", f"{self._seed}/{self._times_asked[prompt]}/".encode(), prompt)
+
+
+def _stream(*origin: bytes) -> random.Random:
+    # Bytes, because random.Random takes the absolute value of a number: -1 and 1 would be one stream.
+    return random.Random(b"/".join(origin))  # noqa: S311

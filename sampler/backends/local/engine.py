@@ -1,0 +1,113 @@
+"""The loop: one thread that owns the model, and steps as long as anyone wants a token."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import torch
+
+from sampler.backends.local.choosing import Chosen, choose
+from sampler.backends.local.event_stream import Delivery
+from sampler.backends.local.packed_step import PackedModel
+from sampler.backends.local.scheduler import Scheduler
+from sampler.backends.local.sequence import Sequence
+from wire.errors import HeadwayError, Unavailable
+
+log: Any = structlog.get_logger(__name__)
+
+
+class Engine:
+    """Submit and cancel from any thread. Each step's events leave in one call of `post`, from the engine's thread."""
+
+    def __init__(self, model: PackedModel, scheduler: Scheduler, post: Callable[[list[Delivery]], None]) -> None:
+        self._model = model
+        self._scheduler = scheduler
+        self._post = post
+        self._wake = threading.Condition()
+        self._arrived: list[Sequence] = []
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="local-sampler", daemon=True)
+
+    def start(self) -> None:
+        """Begin to step."""
+        self._thread.start()
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence. Raises Unavailable when the engine is closing."""
+        with self._wake:
+            if self._closing:
+                raise _shutting_down()
+            self._arrived.append(sequence)
+            self._wake.notify()
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Drop the sequence before the next step; fine if it has ended."""
+        sequence.cancelled = True
+
+    def close(self) -> None:
+        """Stop after the step that runs; whoever is left gets Unavailable. Blocks."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while self._take_arrivals():
+                self._drop_cancelled()
+                if self._scheduler.running or self._scheduler.waiting:
+                    self._post(self._step_or_fail())
+        left = [*self._scheduler.sequences(), *self._arrived]
+        self._post([(sequence.stream, _shutting_down()) for sequence in left])
+
+    def _take_arrivals(self) -> bool:
+        """Wait for work; False when it is time to end."""
+        with self._wake:
+            while not (self._closing or self._arrived or self._scheduler.running or self._scheduler.waiting):
+                self._wake.wait()
+            self._scheduler.waiting.extend(self._arrived)
+            self._arrived.clear()
+            return not self._closing
+
+    def _drop_cancelled(self) -> None:
+        for sequence in self._scheduler.sequences():
+            if sequence.cancelled:
+                self._scheduler.leave(sequence)
+
+    def _step_or_fail(self) -> list[Delivery]:
+        """A step that fails takes down what ran in it, never the thread."""
+        try:
+            return self._step()
+        except Exception as error:
+            log.exception("step_failed", running=len(self._scheduler.running))
+            failed = list(self._scheduler.running) or [self._scheduler.waiting[0]]
+            for sequence in failed:
+                self._scheduler.leave(sequence)
+            return [(sequence.stream, HeadwayError(f"the sampler's step failed: {error}")) for sequence in failed]
+
+    def _step(self) -> list[Delivery]:
+        plan = self._scheduler.plan()
+        logits_NV = self._model.forward(plan.forward, num_rows=len(self._scheduler.running))
+        if plan.followers:
+            logits_NV = logits_NV[plan.source_indices()]
+            self._scheduler.hand_over(plan)
+        takers = plan.takers()
+        chosen = choose(logits_NV, [sequence.next_choice() for sequence in takers])
+        return [self._advance(sequence, token) for sequence, token in zip(takers, chosen, strict=True)]
+
+    def _advance(self, sequence: Sequence, chosen: Chosen) -> Delivery:
+        if not math.isfinite(chosen.logprob):
+            self._scheduler.expel(sequence)
+            return sequence.stream, HeadwayError(f"adapter {sequence.adapter.name} gives logits that are not finite")
+        event = sequence.accept(chosen)
+        if event.finish_reason is not None:
+            self._scheduler.leave(sequence)
+        return sequence.stream, event
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("the sampler is shutting down", retry_after_s=1)

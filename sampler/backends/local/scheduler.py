@@ -1,0 +1,124 @@
+"""Which sequences take part in the next step: first come first served, within the cache's budget."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sampler.backends.local.kv_cache import SlotCache
+from sampler.backends.local.sequence import Sequence
+
+_HEADROOM_TOKENS = 32  # a sequence that joins without room to grow would soon push another one out
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """Sequences to forward, those of one adapter side by side; and newcomers whose whole prompt another one of this
+    step computes for them."""
+
+    forward: list[Sequence]
+    followers: list[tuple[Sequence, Sequence]] = field(default_factory=list[tuple[Sequence, Sequence]])
+
+    def takers(self) -> list[Sequence]:
+        """Everyone who gets a token: those forwarded, then the followers."""
+        return [*self.forward, *(follower for follower, _ in self.followers)]
+
+    def source_indices(self) -> list[int]:
+        """For each taker, whose logits it reads, as an index into `forward`."""
+        index = {id(sequence): at for at, sequence in enumerate(self.forward)}
+        return [*range(len(self.forward)), *(index[id(source)] for _, source in self.followers)]
+
+
+class Scheduler:
+    """Holds the waiting and the running; the running have rows 0 … n − 1 of the cache, in no order."""
+
+    def __init__(self, cache: SlotCache, *, max_running: int, max_step_tokens: int) -> None:
+        self._cache = cache
+        self._max_running = max_running
+        self._max_step_tokens = max_step_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+
+    def plan(self) -> StepPlan:
+        """Admit whom there is room for, and say what the step computes."""
+        self._make_room()
+        plan = StepPlan(forward=list(self.running))
+        num_step_tokens = len(self.running)
+        while self.waiting and self._admits(self.waiting[0]):
+            newcomer = self.waiting[0]
+            if num_step_tokens and num_step_tokens + len(newcomer.ids) > self._max_step_tokens:
+                break
+            num_step_tokens += self._admit(self.waiting.popleft(), plan)
+        plan.forward.sort(key=lambda sequence: id(sequence.adapter))
+        return plan
+
+    def leave(self, sequence: Sequence) -> None:
+        """Free the sequence's row, wherever it is; the last row moves into the gap."""
+        if sequence.row < 0:
+            self.waiting.remove(sequence)
+            return
+        self.running.remove(sequence)
+        last = max(self.running, key=lambda other: other.row, default=sequence)
+        if last.row > sequence.row:
+            self._cache.copy_row(last.row, sequence.row, last.cached)
+            last.row = sequence.row
+        sequence.row = -1
+        sequence.cached = 0
+
+    def expel(self, sequence: Sequence) -> None:
+        """As leave, for one whose keys and values may not be finite."""
+        self._cache.wipe_row(sequence.row)
+        self.leave(sequence)
+
+    def hand_over(self, plan: StepPlan) -> None:
+        """Copy to the followers what the step computed for them."""
+        for follower, source in plan.followers:
+            self._cache.copy_row(source.row, follower.row, source.cached)
+            follower.cached = source.cached
+
+    def sequences(self) -> Iterable[Sequence]:
+        """Everyone, running first."""
+        return [*self.running, *self.waiting]
+
+    def _make_room(self) -> None:
+        """Room for one more token of everyone that runs. What does not fit goes back to the queue's front, latest
+        comer first, and is computed again from its tokens later: its stream of random numbers goes on."""
+        while self.running and not self._cache.fits(len(self.running), self._longest()):
+            latest = self.running[-1]
+            self.leave(latest)
+            self.waiting.appendleft(latest)
+        if self.running:
+            self._cache.reserve(len(self.running), self._longest())
+
+    def _longest(self) -> int:
+        return max((len(sequence.ids) for sequence in self.running), default=0)
+
+    def _admits(self, newcomer: Sequence) -> bool:
+        if not self.running:
+            return True  # alone, any request fits: the context length is within the budget
+        length = max(self._longest(), len(newcomer.ids)) + _HEADROOM_TOKENS
+        return len(self.running) < self._max_running and self._cache.fits(len(self.running) + 1, length)
+
+    def _admit(self, newcomer: Sequence, plan: StepPlan) -> int:
+        """Give it a row, and the prompt of one that has it if there is one; returns how many tokens it adds."""
+        newcomer.row = len(self.running)
+        self._cache.reserve(len(self.running) + 1, max(self._longest(), len(newcomer.ids)))
+        source = self._with_same_prompt(newcomer)
+        self.running.append(newcomer)
+        if source is not None and source.cached == 0:
+            plan.followers.append((newcomer, source))
+            return 0
+        if source is not None:
+            # All but the last token, which goes through the model for its logits.
+            newcomer.cached = newcomer.num_prompt - 1
+            self._cache.copy_row(source.row, newcomer.row, newcomer.cached)
+        plan.forward.append(newcomer)
+        return len(newcomer.ids) - newcomer.cached
+
+    def _with_same_prompt(self, newcomer: Sequence) -> Sequence | None:
+        """One that runs and has, or computes in this step, exactly this prompt."""
+        if not newcomer.at_prompt_end:
+            return None
+        usable = (other for other in self.running if other.cached >= other.num_prompt or other.at_prompt_end)
+        return next((other for other in usable if newcomer.same_prompt(other)), None)

@@ -1,0 +1,108 @@
+"""One request on its way through the local sampler: its tokens so far, and when it ends."""
+
+from __future__ import annotations
+
+import random
+from typing import Literal
+
+from sampler.backends.local.adapter_files import Adapter
+from sampler.backends.local.choosing import Chosen, RowChoice
+from sampler.backends.local.event_stream import EventStream
+from sampler.backends.local.text import SettlingText
+from sampler.backends.local.vocabulary import Vocabulary
+from wire.sampling import GeneratedToken, GenerateEvent, GenerateRequest, TopLogprob
+
+_GREEDY_BELOW = 1e-5  # as vLLM: dividing by less only makes infinities
+
+FinishReason = Literal["stop", "length"]
+
+
+class Sequence:
+    """`ids` are the prompt and what was sampled; the first `cached` of them have their keys and values in `row`.
+
+    Owned by the engine's thread once submitted, but for `cancelled`, which anyone may set.
+    """
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        adapter: Adapter,
+        *,
+        draws: random.Random,
+        vocabulary: Vocabulary,
+        eos_ids: frozenset[int],
+        max_new_tokens: int,
+        stream: EventStream,
+    ) -> None:
+        self.adapter = adapter
+        self.params = request.params
+        self.stream = stream
+        self.num_prompt = len(request.prompt_token_ids)
+        self.ids = list(request.prompt_token_ids)
+        self.row = -1
+        self.cached = 0
+        self.cancelled = False
+        self._draws = draws
+        self._vocabulary = vocabulary
+        self._max_new_tokens = max_new_tokens
+        self._stop_ids = frozenset(self.params.stop_token_ids) | (frozenset() if self.params.ignore_eos else eos_ids)
+        self._text = SettlingText(vocabulary, self.params.stop)
+
+    @property
+    def num_new(self) -> int:
+        """Tokens sampled so far."""
+        return len(self.ids) - self.num_prompt
+
+    @property
+    def at_prompt_end(self) -> bool:
+        """Whether the next token is the first one."""
+        return len(self.ids) == self.num_prompt
+
+    def same_prompt(self, other: Sequence) -> bool:
+        """Whether keys and values of the prompt are the same, and so can be shared."""
+        return (
+            self.adapter is other.adapter
+            and self.num_prompt == other.num_prompt
+            and self.ids[: self.num_prompt] == other.ids[: other.num_prompt]
+        )
+
+    def next_choice(self) -> RowChoice:
+        """How to sample the next token; takes one number from this sequence's stream."""
+        params = self.params
+        return RowChoice(
+            temperature=params.temperature if params.temperature >= _GREEDY_BELOW else 0.0,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            uniform=self._draws.random(),
+            top_logprobs=params.top_logprobs,
+            banned=tuple(self._stop_ids) if self.num_new < params.min_tokens else (),
+        )
+
+    def accept(self, chosen: Chosen) -> GenerateEvent:
+        """Append the token that was drawn. The event has a finish reason if it was the last."""
+        self.ids.append(chosen.token_id)
+        ended_by_token = chosen.token_id in self._stop_ids
+        may_stop = self.num_new > self.params.min_tokens
+        text = "" if ended_by_token else self._text.feed(chosen.token_id, may_stop=may_stop)
+        finish_reason = self._finish_reason(ended_by_token)
+        if finish_reason is not None:
+            text += self._text.flush()
+        # model_construct: these are ours, and validating every token costs more than sampling it.
+        return GenerateEvent.model_construct(tokens=[self._describe(chosen)], text=text, finish_reason=finish_reason)
+
+    def _finish_reason(self, ended_by_token: bool) -> FinishReason | None:
+        if ended_by_token or self._text.stopped:
+            return "stop"
+        return "length" if self.num_new >= self._max_new_tokens else None
+
+    def _describe(self, chosen: Chosen) -> GeneratedToken:
+        text_of = self._vocabulary.text_of
+        return GeneratedToken.model_construct(
+            token_id=chosen.token_id,
+            token=text_of(chosen.token_id),
+            logprob=chosen.logprob,
+            top_logprobs=[
+                TopLogprob.model_construct(token_id=token_id, token=text_of(token_id), logprob=logprob)
+                for token_id, logprob in chosen.alternatives
+            ],
+        )

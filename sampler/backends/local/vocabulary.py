@@ -1,0 +1,76 @@
+"""What each token says, in bytes.
+
+Byte-level tokenizers (GPT-2's way: Qwen, Llama 3, Mistral's newer ones) cut characters in half, so text is put
+together from bytes, never from decoded tokens. Sentencepiece's "▁word" and "<0xE2>" are read as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class Vocabulary:
+    """Token id → bytes, and which tokens are control tokens. Raises ValueError for other kinds of tokenizers."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        read_piece = _piece_reader(tokenizer)
+        added = tokenizer.added_tokens_decoder
+        pieces: dict[str, int] = tokenizer.get_vocab()
+        self._bytes = [b""] * (max(pieces.values()) + 1)
+        for piece, token_id in pieces.items():
+            self._bytes[token_id] = added[token_id].content.encode() if token_id in added else read_piece(piece)
+        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The token's part of the text: empty for control tokens, and for ids that only pad the vocabulary."""
+        if token_id in self.special_ids or token_id >= len(self._bytes):
+            return b""
+        return self._bytes[token_id]
+
+    def text_of(self, token_id: int) -> str:
+        """The token alone, control tokens by their name; empty for part of a character."""
+        if token_id >= len(self._bytes):
+            return ""
+        try:
+            return self._bytes[token_id].decode()
+        except UnicodeDecodeError:
+            return ""
+
+
+def _piece_reader(tokenizer: PreTrainedTokenizerBase) -> Any:
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    decoder = (json.loads(backend.to_str())["decoder"] if backend else None) or {}
+    kinds = {step["type"] for step in decoder.get("decoders", [decoder]) if step}
+    if "ByteLevel" in kinds:
+        return _byte_level_piece
+    if "ByteFallback" in kinds:
+        return _sentencepiece_piece
+    raise ValueError(f"the local sampler reads byte-level and byte-fallback tokenizers, not decoder {sorted(kinds)}")
+
+
+def _byte_level_piece(piece: str) -> bytes:
+    try:
+        return bytes(_BYTE_OF_CHARACTER[character] for character in piece)
+    except KeyError:
+        return piece.encode()
+
+
+def _sentencepiece_piece(piece: str) -> bytes:
+    match = _BYTE_PIECE.fullmatch(piece)
+    return bytes([int(match[1], 16)]) if match else piece.replace("▁", " ").encode()
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 and on, in order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF_CHARACTER = _byte_of_character()

@@ -1,0 +1,73 @@
+"""Composition root of a sampler process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+import structlog
+import uvicorn
+
+from sampler.agent import Agent, AgentSettings
+from sampler.app import create_app
+from sampler.backends import open_backend
+from store.catalog import base_by_slug
+from store.checkpoint_stores import open_checkpoint_store
+from store.database import Database
+
+log = structlog.get_logger(__name__)
+
+_SHUTDOWN_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
+    """Where things are, which base to serve, and how."""
+
+    database_url: str
+    base_slug: str
+    checkpoint_store_url: str
+    token: str
+    host: str
+    port: int
+    advertise: str | None
+    backend: str
+    seed: int | None
+    threads: int
+
+
+def run(settings: SamplerSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises NotFound for an unknown base, OSError or ValueError for a base that the
+    backend cannot serve."""
+    database = Database(settings.database_url)
+    with database.session() as session:
+        base = base_by_slug(session, settings.base_slug)
+    assert base.weights is not None
+    backend = open_backend(settings.backend, base.weights, seed=settings.seed, num_threads=settings.threads or None)
+
+    listening = socket.create_server((settings.host, settings.port))
+    url = settings.advertise or f"http://{_reachable(settings.host)}:{listening.getsockname()[1]}"
+    checkpoints = open_checkpoint_store(settings.checkpoint_store_url)
+    agent = Agent(database, checkpoints, backend, AgentSettings(base.id, url, settings.backend))
+    config = uvicorn.Config(
+        create_app(backend, settings.token),
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+    )
+    agent.start()
+    log.info("sampler_ready", base=settings.base_slug, url=url)
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        agent.close()
+        asyncio.run(backend.close())
+        database.close()
+        log.info("sampler_stopped")
+
+
+def _reachable(host: str) -> str:
+    """The address others can use for the one we listen on."""
+    return socket.gethostname() if host in ("0.0.0.0", "::", "") else host  # noqa: S104

@@ -1,0 +1,58 @@
+"""The control plane as one ASGI app on one origin: all the SDK's base URLs may point here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
+
+from server import health
+from server.access_log import AccessLog
+from server.auth import endpoints as auth
+from server.auth.dependencies import CallerDep
+from server.auth.door import Door
+from server.body_limit import BodyLimit
+from server.context import open_context
+from server.errors import install_error_handlers
+from server.gateway import endpoints as gateway
+from server.jobs import endpoints as jobs
+from server.models import endpoints as models
+from server.settings import ServerSettings
+from server.traces import endpoints as traces
+from server.training import endpoints as training
+from wire.errors import NotFound
+
+_DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
+
+remote = APIRouter(tags=["runtime"])
+
+
+@remote.post("/runtime/sessions", include_in_schema=False)
+async def runtime_session(caller: CallerDep) -> None:
+    """Remote environments, which this server does not run."""
+    raise NotFound("this server runs no environments: give the taskset a runtime of your own, such as a local one")
+
+
+def create_app(settings: ServerSettings) -> FastAPI:
+    """The app; it connects when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with open_context(settings) as context:
+            app.state.context = context
+            yield
+
+    # The page at /docs loads nothing from the network.
+    app = FastAPIOffline(
+        title="Headway", description=_DESCRIPTION, lifespan=lifespan, redirect_slashes=False, strict_content_type=False
+    )
+    app.add_middleware(BodyLimit, limits=settings.limits)
+    app.add_middleware(Door)
+    app.add_middleware(AccessLog)
+    install_error_handlers(app)
+    for room in (health, auth, models, training, gateway, jobs, traces):
+        app.include_router(room.router)
+    app.include_router(remote)
+    return app

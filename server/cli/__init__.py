@@ -1,0 +1,1 @@
+"""The `headway` command: the composition root that may reach every plane."""

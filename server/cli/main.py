@@ -1,0 +1,21 @@
+"""`headway`: one command a job. Heavy imports happen inside the commands, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import typer
+
+from server.cli import keys, planes, status, up
+
+app = typer.Typer(
+    name="headway",
+    help="Self-hosted GRPO training: run the service on this machine (up), or one plane of it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("up", context_settings={"allow_extra_args": True})(up.up)
+app.command("server")(planes.server)
+app.command("trainer")(planes.trainer)
+app.command("sampler")(planes.sampler)
+app.command("migrate")(planes.migrate)
+app.command("status")(status.status)
+app.add_typer(keys.app, name="keys")

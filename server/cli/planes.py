@@ -1,0 +1,148 @@
+"""`headway server`, `trainer`, `sampler`, `migrate`: one process each, as production runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli.settings import (
+    DEFAULT_DATA_DIR,
+    CheckpointStoreUrl,
+    DatabaseUrl,
+    DataDir,
+    SamplerToken,
+    blob_root,
+    checkpoint_store_url,
+    stop_with,
+)
+from server.settings import Limits
+
+Base = Annotated[str, typer.Option(help="Slug of the base model, as registered by `headway up` or `headway migrate`")]
+_DEFAULT_LIMITS = Limits()
+
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads for torch; 0: one for a tiny base, else one a core")]
+
+
+def server(
+    database_url: DatabaseUrl,
+    sampler_token: SamplerToken,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on")] = 8420,
+    max_batch_bytes: Annotated[
+        int, typer.Option(envvar="HEADWAY_MAX_BATCH_BYTES", min=1, help="Largest training batch, in bytes of JSON")
+    ] = _DEFAULT_LIMITS.training_body_bytes,
+    max_batch_tokens: Annotated[
+        int,
+        typer.Option(envvar="HEADWAY_MAX_BATCH_TOKENS", min=1, help="Largest training batch, in tokens as sent"),
+    ] = _DEFAULT_LIMITS.batch_tokens,
+) -> None:
+    """Run the control plane: catalog, training API, gateway."""
+    from server.main import serve
+    from wire.lifeline import follow_parent
+    from wire.logging import configure_logging
+
+    configure_logging("server")
+    follow_parent()
+    serve(
+        database_url=database_url,
+        blob_root=blob_root(data_dir),
+        sampler_token=sampler_token,
+        host=host,
+        port=port,
+        limits=Limits(training_body_bytes=max_batch_bytes, batch_tokens=max_batch_tokens),
+    )
+
+
+def trainer(
+    database_url: DatabaseUrl,
+    base: Base,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    checkpoint_store: CheckpointStoreUrl = None,
+    threads: Threads = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto: a GPU if there is one")] = "auto",
+) -> None:
+    """Run a trainer for one base model."""
+    with _extra("trainer"):
+        from trainer.main import TrainerSettings, run
+    from wire.lifeline import follow_parent
+    from wire.logging import configure_logging
+
+    configure_logging("trainer")
+    follow_parent()
+    store_url = checkpoint_store_url(checkpoint_store, data_dir)
+    _or_stop(lambda: run(TrainerSettings(database_url, base, store_url, blob_root(data_dir), threads, device)))
+
+
+def sampler(
+    database_url: DatabaseUrl,
+    sampler_token: SamplerToken,
+    base: Base,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    checkpoint_store: CheckpointStoreUrl = None,
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 0,
+    advertise: Annotated[str | None, typer.Option(help="URL under which the gateway reaches this sampler")] = None,
+    backend: Annotated[str, typer.Option(help="What generates: local")] = "local",
+    seed: Annotated[int | None, typer.Option(help="Make requests without a seed reproducible")] = None,
+    threads: Threads = 0,
+) -> None:
+    """Run a sampler for one base model."""
+    with _extra("sampler"):
+        from sampler.main import SamplerSettings, run
+    from wire.lifeline import follow_parent
+    from wire.logging import configure_logging
+
+    configure_logging("sampler")
+    follow_parent()
+    store_url = checkpoint_store_url(checkpoint_store, data_dir)
+    settings = SamplerSettings(
+        database_url, base, store_url, sampler_token, host, port, advertise, backend, seed, threads
+    )
+    with _extra("sampler"):  # its backend is imported when it is opened
+        _or_stop(lambda: run(settings))
+
+
+def migrate(
+    database_url: DatabaseUrl,
+    base: Annotated[list[str] | None, typer.Option(help="Register a base model: SLUG=NAME_OR_PATH")] = None,
+) -> None:
+    """Bring the database to the newest schema, and register base models."""
+    from store.catalog import ensure_base
+    from store.database import Database
+    from store.migrations import upgrade
+
+    upgrade(database_url)
+    database = Database(database_url)
+    for entry in base or ():
+        slug, separator, weights = entry.partition("=")
+        if not (slug and separator and weights):
+            stop_with(f"--base wants SLUG=NAME_OR_PATH, not {entry!r}")
+        with database.session() as session:
+            ensure_base(session, slug, str(Path(weights).resolve()) if Path(weights).exists() else weights)
+    typer.echo("the database is at the newest schema")
+
+
+@contextmanager
+def _extra(name: str) -> Generator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        stop_with(f"the {name} needs {missing.name}; install headway[{name}]")
+
+
+def _or_stop(run: Callable[[], None]) -> None:
+    from sqlalchemy.exc import OperationalError
+
+    from wire.errors import HeadwayError
+
+    try:
+        run()
+    except (HeadwayError, OSError, ValueError) as error:
+        stop_with(str(error))
+    except OperationalError as error:
+        stop_with(f"the database does not answer: {str(error.orig).splitlines()[0]}")

@@ -1,0 +1,64 @@
+"""What every command takes from flags or the environment, and how a command ends when it cannot go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+DEFAULT_DATA_DIR = Path(".headway")
+
+DatabaseUrl = Annotated[
+    str, typer.Option(envvar="HEADWAY_DATABASE_URL", help="PostgreSQL URL", show_default=False, show_envvar=True)
+]
+OptionalDatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_DATABASE_URL",
+        help="PostgreSQL URL; default: the one embedded in the data folder",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
+DataDir = Annotated[
+    Path, typer.Option(envvar="HEADWAY_DATA_DIR", help="Folder for blobs, checkpoints and logs", show_envvar=True)
+]
+CheckpointStoreUrl = Annotated[
+    str | None,
+    typer.Option(envvar="HEADWAY_CHECKPOINT_STORE", help="Default: file://<data-dir>/checkpoints", show_envvar=True),
+]
+SamplerToken = Annotated[
+    str,
+    typer.Option(
+        envvar="HEADWAY_SAMPLER_TOKEN", help="Secret between gateway and samplers", show_default=False, show_envvar=True
+    ),
+]
+
+
+def checkpoint_store_url(url: str | None, data_dir: Path) -> str:
+    """The given URL, or the folder inside the data folder."""
+    return url or f"file://{(data_dir / 'checkpoints').resolve()}"
+
+
+def blob_root(data_dir: Path) -> Path:
+    """Where large payloads lie."""
+    return data_dir.resolve() / "blobs"
+
+
+def stop_with(sentence: str) -> NoReturn:
+    """End the command with one sentence on stderr and exit status 1."""
+    typer.echo(f"headway: {sentence}", err=True)
+    raise typer.Exit(1)
+
+
+def database_url_or_embedded(database_url: str | None, data_dir: Path) -> str:
+    """The given URL, or the embedded database that `headway up` made in the data folder."""
+    if database_url:
+        return database_url
+    folder = data_dir.resolve() / "postgres"
+    if not folder.exists():
+        stop_with(f"there is no database in {data_dir}; run `headway up` first, or set HEADWAY_DATABASE_URL")
+    from store.embedded import EmbeddedPostgres
+
+    return EmbeddedPostgres(folder).url

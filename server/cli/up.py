@@ -1,0 +1,190 @@
+"""`headway up`: everything on this machine, as child processes of one command, the way production runs them."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+
+from server.cli.bases import choose_bases
+from server.cli.children import Child, ChildFailed, Children, end_process
+from server.cli.environment import environment_of_command, read_key, sdk_exports, write_env
+from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, stop_with
+
+_SAY_EVERY_S = 15.0
+
+
+def up(
+    context: typer.Context,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(help="Base model: a Hugging Face id or a path, or SLUG=ID_OR_PATH. Repeat for several."),
+    ] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 8420,
+    database_url: OptionalDatabaseUrl = None,
+    seed: Annotated[int | None, typer.Option(help="Make sampling without a seed reproducible")] = None,
+) -> None:
+    """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
+
+    Prints the exports that point the SDK here and writes them to <data-dir>/env.
+    """
+    from store.embedded import EmbeddedPostgresFailed
+
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    data_dir = data_dir.resolve()
+    try:
+        port = _listenable_port(host, port)
+        (data_dir / "logs").mkdir(parents=True, exist_ok=True)
+        with _database(database_url, data_dir) as url, Children(data_dir / "logs") as children:
+            exports, slugs = _prepare(url, data_dir, base or [], host, port)
+            _start_planes(children, url, data_dir, slugs, host, port, seed)
+            _wait_until_ready(children, exports["HUD_API_URL"], slugs)
+            _announce(exports, data_dir)
+            status = _tend(children, context.args, exports)
+    except (OSError, ValueError, ChildFailed, EmbeddedPostgresFailed) as error:
+        stop_with(str(error))
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT if context.args else 0
+    except _Terminated:
+        status = 128 + signal.SIGTERM if context.args else 0
+    raise typer.Exit(status)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, on its way through the `finally` blocks."""
+
+
+def _on_sigterm(*_: object) -> None:
+    raise _Terminated
+
+
+def _listenable_port(host: str, port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from None
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def _database(url: str | None, data_dir: Path) -> Generator[str]:
+    """The given database, or an embedded one that stops with us."""
+    from store.embedded import EmbeddedPostgres
+
+    if url:
+        yield url
+        return
+    postgres = EmbeddedPostgres(data_dir / "postgres")
+    try:
+        yield postgres.url
+    finally:
+        postgres.stop()
+
+
+def _prepare(url: str, data_dir: Path, bases: list[str], host: str, port: int) -> tuple[dict[str, str], list[str]]:
+    """Schema, base models, and a key; returns the exports for the SDK and the slugs to serve."""
+    from sqlalchemy.exc import OperationalError
+
+    from store.database import Database
+    from store.migrations import upgrade
+
+    try:
+        upgrade(url)
+    except OperationalError as error:
+        raise ValueError(f"the database does not answer: {str(error.orig).splitlines()[0]}") from None
+    database = Database(url)
+    slugs = choose_bases(database, bases)
+    database.close()
+    reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+    exports = sdk_exports(f"http://{reachable}:{port}", _key(url, data_dir / "env"))
+    write_env(data_dir / "env", exports)
+    return exports, slugs
+
+
+def _key(url: str, env_file: Path) -> str:
+    """The key in the env file if it still works, else a new one for the team `default`."""
+    from server.cli.keys import create_key, key_works
+
+    known = read_key(env_file)
+    if known and key_works(url, known):
+        return known
+    return create_key(url, team="default", name="headway up", admin=True)
+
+
+def _start_planes(
+    children: Children, url: str, data_dir: Path, slugs: list[str], host: str, port: int, seed: int | None
+) -> None:
+    environment = {
+        "HEADWAY_DATABASE_URL": url,
+        "HEADWAY_DATA_DIR": str(data_dir),
+        "HEADWAY_SAMPLER_TOKEN": secrets.token_urlsafe(32),
+    }
+    headway = [sys.executable, "-m", "server.cli"]
+    seeded = ["--seed", str(seed)] if seed is not None else []
+    children.start(Child("server", [*headway, "server", "--host", host, "--port", str(port)], environment))
+    for slug in slugs:
+        children.start(Child(f"trainer-{slug}", [*headway, "trainer", "--base", slug], environment))
+        children.start(Child(f"sampler-{slug}", [*headway, "sampler", "--base", slug, *seeded], environment))
+
+
+def _wait_until_ready(children: Children, origin: str, slugs: list[str]) -> None:
+    """Wait as long as the children live: a first start may have to download weights."""
+    started, said = time.monotonic(), 0.0
+    while not _ready(origin, slugs):
+        children.check_started()
+        waited_s = time.monotonic() - started
+        if waited_s - said >= _SAY_EVERY_S:
+            said = waited_s
+            typer.echo(f"headway: loading {', '.join(slugs)} for {waited_s:.0f} s (logs in {children.logs})", err=True)
+        time.sleep(0.1)
+
+
+def _ready(origin: str, slugs: list[str]) -> bool:
+    try:
+        bases = httpx.get(f"{origin}/readyz", timeout=2.0, trust_env=False).json()["bases"]
+    except (httpx.HTTPError, ValueError):
+        return False
+    ready = {base["base"] for base in bases if base["trainers"] and base["samplers"]}
+    return ready >= set(slugs)
+
+
+def _announce(exports: Mapping[str, str], data_dir: Path) -> None:
+    typer.echo(f"\nHeadway is up at {exports['HUD_API_URL']} (API description at /docs, logs in {data_dir / 'logs'}).")
+    typer.echo("Point the SDK here:\n")
+    for name, value in exports.items():
+        typer.echo(f"  export {name}={value}")
+    typer.echo(f"\nor: source {data_dir / 'env'}\nCtrl-C stops everything; what was trained stays.\n")
+
+
+def _tend(children: Children, command: list[str], exports: Mapping[str, str]) -> int:
+    """Keep the children alive: for ever, or until the command ends, whose exit status is returned."""
+    process = _start_command(command, exports) if command else None
+    try:
+        while process is None or process.poll() is None:
+            children.tend()
+            time.sleep(0.2)
+        return process.returncode
+    finally:
+        if process is not None:
+            end_process(process)
+
+
+def _start_command(command: list[str], exports: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(command, env=environment_of_command(exports))
+    except OSError as error:
+        raise ValueError(f"cannot run {command[0]}: {error.strerror}") from None

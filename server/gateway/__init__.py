@@ -1,0 +1,1 @@
+"""The inference gateway: OpenAI requests in, tokens through a sampler, OpenAI replies out."""

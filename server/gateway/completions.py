@@ -1,0 +1,133 @@
+"""`POST /completions`: plain text or token ids in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, cast
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from server.context import Context
+from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
+from server.gateway.replies import Envelope, completion_logprobs, json_response, usage
+from server.gateway.streaming import EventStream
+from server.gateway.targets import Target, find_target, on_a_sampler
+from server.gateway.unsupported import check_parameters
+from server.hang_up import unless_hung_up
+from store.tables import SamplerRow
+from wire.chat import MAX_CHOICES, Completion, CompletionChoice, CompletionRequest
+from wire.errors import InvalidRequest
+from wire.sampling import GeneratedToken, GenerateEvent, GenerateRequest
+
+Prompts = list[str] | list[list[int]]
+
+
+async def complete(context: Context, key: str, request: Request, body: CompletionRequest) -> Response:
+    """A completion for each prompt, whole or streamed. A client that hangs up stops the sampling."""
+    check_parameters(body)
+    prompts = _prompts(body)
+    target = await find_target(context, key, body.model, body.checkpoint)
+    task = _Completion(context, target, body, prompts)
+    affinity = repr(prompts[0][:64]).encode()
+    if body.stream:
+        first, rest = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.open_stream))
+        return EventStream(task.envelope, first, rest)
+    reply = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.answer))
+    return json_response(task.envelope, reply)
+
+
+def _prompts(body: CompletionRequest) -> Prompts:
+    """The prompts as a list. Raises InvalidRequest for none, or for too many sequences."""
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        prompts: Prompts = [prompt]
+    elif prompt and isinstance(prompt[0], int):
+        prompts = [cast(list[int], prompt)]
+    else:
+        prompts = cast(Prompts, prompt)
+    if not prompts:
+        raise InvalidRequest("prompt is an empty list: there is nothing to continue")
+    if len(prompts) * body.n > MAX_CHOICES:
+        raise InvalidRequest(f"{len(prompts)} prompts times n = {body.n} are more than {MAX_CHOICES} sequences")
+    return prompts
+
+
+class _Completion:
+    """One request on whichever sampler it lands. Choice number = prompt number · n + answer number."""
+
+    def __init__(self, context: Context, target: Target, body: CompletionRequest, prompts: Prompts) -> None:
+        self._client = context.sampler_client
+        self._pool = context.sampler_pool
+        self._target = target
+        self._body = body
+        self._prompts = prompts
+        self._num_sequences = len(prompts) * body.n
+        self.envelope = Envelope(target, "text_completion")
+
+    async def answer(self, sampler: SamplerRow) -> Completion:
+        """The whole reply."""
+        with self._pool.occupied(sampler, self._num_sequences):
+            sequences = await self._sequences(sampler.url)
+            answers = await collect(generate_all(self._client, sampler.url, sequences), self._num_sequences)
+        choices = [
+            self._choice(index, answer.text, answer.tokens, answer.finish_reason, 0, sequences[index].prompt_token_ids)
+            for index, answer in enumerate(answers)
+        ]
+        return self.envelope.around(choices, usage=usage(self._num_prompt_tokens(sequences), answers))
+
+    async def open_stream(self, sampler: SamplerRow) -> tuple[Completion, AsyncGenerator[Completion]]:
+        """The first chunk, and the rest."""
+        chunks = self._chunks(sampler)
+        return await anext(chunks), chunks
+
+    async def _sequences(self, url: str) -> list[GenerateRequest]:
+        sequences = list[GenerateRequest]()
+        for prompt in self._prompts:
+            ids = await self._client.tokenize(url, prompt) if isinstance(prompt, str) else prompt
+            params = sampling_params(
+                self._body, self._body.max_tokens, self._body.logprobs or 0, ids, self._target.info
+            )
+            for _ in range(self._body.n):
+                own = seeded(params, self._body.seed, len(sequences))
+                sequences.append(GenerateRequest(adapter=self._target.adapter, prompt_token_ids=ids, params=own))
+        return sequences
+
+    def _num_prompt_tokens(self, sequences: list[GenerateRequest]) -> int:
+        return sum(len(sequence.prompt_token_ids) for sequence in sequences[:: self._body.n])
+
+    def _choice(
+        self,
+        index: int,
+        text: str,
+        tokens: list[GeneratedToken],
+        reason: str | None,
+        text_offset: int,
+        prompt_ids: list[int] | None,
+    ) -> CompletionChoice:
+        more: dict[str, Any] = {}
+        if self._body.return_token_ids:
+            more["token_ids"] = [token.token_id for token in tokens]
+            if prompt_ids is not None:
+                more["prompt_token_ids"] = prompt_ids
+        logprobs = completion_logprobs(tokens, text_offset) if self._body.logprobs is not None else None
+        return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=reason, **more)
+
+    async def _chunks(self, sampler: SamplerRow) -> AsyncGenerator[Completion]:
+        with self._pool.occupied(sampler, self._num_sequences):
+            sequences = await self._sequences(sampler.url)
+            answers = [Answer() for _ in sequences]
+            async with aclosing(generate_all(self._client, sampler.url, sequences)) as events:
+                async for index, event in events:
+                    yield self._chunk(index, answers[index], event, sequences[index].prompt_token_ids)
+            if self._body.stream_options and self._body.stream_options.include_usage:
+                total = usage(self._num_prompt_tokens(sequences), answers)
+                yield self.envelope.around(list[CompletionChoice](), usage=total)
+
+    def _chunk(self, index: int, answer: Answer, event: GenerateEvent, prompt_ids: list[int]) -> Completion:
+        is_first, offset = not answer.tokens, len(answer.text)
+        answer.add(event)
+        shown_ids = prompt_ids if is_first else None
+        choice = self._choice(index, event.text, event.tokens, event.finish_reason, offset, shown_ids)
+        return self.envelope.around([choice])

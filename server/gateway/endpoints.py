@@ -1,0 +1,60 @@
+"""The inference gateway, under every spelling of its base URL that OpenAI clients produce."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from server.auth.dependencies import CallerDep, KeyDep
+from server.context import ContextDep
+from server.gateway import chat, completions
+from server.models import repository
+from server.models.service import no_such_model
+from store.tables import ModelRow
+from wire.chat import ChatRequest, Completion, CompletionRequest, ListedModel, ModelList
+
+router = APIRouter(tags=["gateway"])
+
+
+@router.post("/chat/completions", response_model=Completion)
+@router.post("/v1/chat/completions", response_model=Completion, include_in_schema=False)
+async def chat_completions(context: ContextDep, key: KeyDep, request: Request, body: ChatRequest) -> Response:
+    """OpenAI's chat completions, with token ids for training."""
+    return await chat.chat(context, key, request, body)
+
+
+@router.post("/completions", response_model=Completion)
+@router.post("/v1/completions", response_model=Completion, include_in_schema=False)
+async def text_completions(context: ContextDep, key: KeyDep, request: Request, body: CompletionRequest) -> Response:
+    """OpenAI's completions."""
+    return await completions.complete(context, key, request, body)
+
+
+@router.get("/models")
+@router.get("/v1/models", include_in_schema=False)
+async def list_models(context: ContextDep, caller: CallerDep) -> ModelList:
+    """Every model that this key can sample."""
+    async with context.database.session() as session:
+        rows, _ = await repository.list_models(session, caller.team_id, None, 0)
+    return ModelList(data=[_listed(model) for model, _ in rows])
+
+
+@router.get("/models/{model}")
+@router.get("/v1/models/{model}", include_in_schema=False)
+async def get_model(context: ContextDep, caller: CallerDep, model: str) -> ListedModel:
+    """One of them."""
+    async with context.database.session() as session:
+        found = await repository.find_model(session, caller.team_id, model)
+    if found is None:
+        raise no_such_model(model)
+    return _listed(found[0])
+
+
+def _listed(model: ModelRow) -> ListedModel:
+    return ListedModel(
+        id=model.slug,
+        created=int(model.created_at.timestamp()),
+        owned_by="team" if model.team_id else "headway",
+        name=model.name,
+        model=model.slug,
+    )

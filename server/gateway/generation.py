@@ -1,0 +1,145 @@
+"""Sampling one or several sequences on one sampler, together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from server.gateway.sampler_client import SamplerClient
+from wire.chat import SamplingRequest
+from wire.engine import BaseModelInfo
+from wire.errors import InvalidRequest
+from wire.sampling import GeneratedToken, GenerateEvent, GenerateRequest, SamplingParams
+
+Events = AsyncGenerator[tuple[int, GenerateEvent]]
+
+
+@dataclass(slots=True)
+class Answer:
+    """One sampled sequence, as far as it has come."""
+
+    tokens: list[GeneratedToken] = field(default_factory=list[GeneratedToken])
+    text: str = ""
+    finish_reason: str | None = None
+
+    def add(self, event: GenerateEvent) -> None:
+        """Take the next tokens."""
+        self.tokens += event.tokens
+        self.text += event.text
+        self.finish_reason = event.finish_reason
+
+    @property
+    def token_ids(self) -> list[int]:
+        """What was sampled, the end token included."""
+        return [token.token_id for token in self.tokens]
+
+
+def sampling_params(
+    request: SamplingRequest,
+    max_tokens: int | None,
+    top_logprobs: int,
+    prompt_ids: list[int],
+    info: BaseModelInfo | None,
+) -> SamplingParams:
+    """How to sample after this prompt: `max_tokens` cut to what the base's context has room for. None stays None: the
+    sampler then uses all the room it has, which may be less.
+
+    Raises InvalidRequest when the prompt fills the context, or holds what the vocabulary does not.
+    """
+    room = _room(prompt_ids, info) if info is not None else None
+    _check_min_tokens(request, max_tokens, room)
+    if max_tokens is not None and room is not None:
+        max_tokens = min(max_tokens, room)
+    stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        top_k=max(request.top_k or 0, 0),
+        min_tokens=request.min_tokens or 0,
+        stop=stop,
+        stop_token_ids=request.stop_token_ids or [],
+        ignore_eos=request.ignore_eos,
+        top_logprobs=top_logprobs,
+    )
+
+
+def seeded(params: SamplingParams, seed: int | None, index: int) -> SamplingParams:
+    """The parameters of the index-th sequence of a request: each has a seed of its own."""
+    if seed is None:
+        return params
+    return params.model_copy(update={"seed": (seed + index) % 2**63})
+
+
+async def generate_all(client: SamplerClient, url: str, requests: Sequence[GenerateRequest]) -> Events:
+    """(index of the request, event) as they come, until every sequence has ended. Closing it stops all of them."""
+    if len(requests) == 1:
+        async with aclosing(client.generate(url, requests[0])) as events:
+            async for event in events:
+                yield 0, event
+        return
+    queue: asyncio.Queue[tuple[int, GenerateEvent | BaseException | None]] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(client, url, i, request, queue)) for i, request in enumerate(requests)]
+    try:
+        running = len(tasks)
+        while running:
+            index, event = await queue.get()
+            if isinstance(event, BaseException):
+                raise event
+            if event is None:
+                running -= 1
+            else:
+                yield index, event
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def collect(events: Events, num_sequences: int) -> list[Answer]:
+    """Every sequence, complete."""
+    answers = [Answer() for _ in range(num_sequences)]
+    async with aclosing(events):
+        async for index, event in events:
+            answers[index].add(event)
+    return answers
+
+
+async def _pump(
+    client: SamplerClient,
+    url: str,
+    index: int,
+    request: GenerateRequest,
+    queue: asyncio.Queue[tuple[int, GenerateEvent | BaseException | None]],
+) -> None:
+    try:
+        async with aclosing(client.generate(url, request)) as events:
+            async for event in events:
+                queue.put_nowait((index, event))
+        queue.put_nowait((index, None))
+    except Exception as error:  # handed to the one who reads the queue
+        queue.put_nowait((index, error))
+
+
+def _room(prompt_ids: list[int], info: BaseModelInfo) -> int:
+    if not prompt_ids:
+        raise InvalidRequest("the prompt is empty: there is nothing to continue")
+    if max(prompt_ids) >= info.vocab_size:
+        raise InvalidRequest(
+            f"the prompt holds token {max(prompt_ids)}, which is outside the vocabulary of {info.vocab_size} tokens"
+        )
+    room = info.context_length - len(prompt_ids)
+    if room < 1:
+        raise InvalidRequest(
+            f"the prompt of {len(prompt_ids)} tokens leaves no room in the model's context of {info.context_length}"
+        )
+    return room
+
+
+def _check_min_tokens(request: SamplingRequest, *limits: int | None) -> None:
+    wanted = request.min_tokens or 0
+    allowed = min((limit for limit in limits if limit is not None), default=wanted)
+    if wanted > allowed:
+        raise InvalidRequest(f"min_tokens is {wanted}, more than the {allowed} tokens that may be sampled")

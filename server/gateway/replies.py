@@ -1,0 +1,134 @@
+"""Replies in OpenAI's shapes, with token ids and the serving checkpoint."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from server.gateway.generation import Answer
+from server.gateway.targets import Target
+from wire.chat import (
+    ChatChoice,
+    ChatLogprobs,
+    ChatMessage,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    FunctionCall,
+    PromptTokensDetails,
+    TokenAlternative,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from wire.sampling import GeneratedToken, ParsedCall, ParsedMessage
+
+CHECKPOINT_HEADER = "X-Headway-Checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What all pieces of one reply have in common."""
+
+    target: Target
+    kind: str
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def around(self, choices: list[ChatChoice] | list[CompletionChoice], **more: Any) -> Completion:
+        """A reply, or a chunk of one."""
+        return Completion(
+            id=f"cmpl-{self.id}",
+            object=self.kind,
+            created=self.created,
+            model=self.target.slug,
+            choices=choices,
+            checkpoint=self.target.serving,
+            **more,
+        )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Names the checkpoint for those who do not parse the body."""
+        serving = self.target.serving
+        return {CHECKPOINT_HEADER: serving.name if serving else "base"}
+
+
+def as_json(reply: BaseModel) -> str:
+    """The reply with the fields that were set."""
+    return reply.model_dump_json(exclude_unset=True)
+
+
+def json_response(envelope: Envelope, reply: Completion) -> Response:
+    """A whole reply."""
+    return Response(as_json(reply), media_type="application/json", headers=envelope.headers)
+
+
+def usage(prompt_tokens: int, answers: Iterable[Answer]) -> Usage:
+    """What a request cost. Samplers do not report what their prefix cache saved."""
+    completion_tokens = sum(len(answer.tokens) for answer in answers)
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=0),
+    )
+
+
+def chat_message(parsed: ParsedMessage) -> ChatMessage:
+    """An answer as clients replay it: keys that would be null are left out, but for `content`."""
+    more: dict[str, Any] = {}
+    if parsed.reasoning_content:
+        more["reasoning_content"] = parsed.reasoning_content
+    if parsed.tool_calls:
+        more["tool_calls"] = [tool_call(call) for call in parsed.tool_calls]
+    return ChatMessage(role="assistant", content=parsed.content, **more)
+
+
+def tool_call(call: ParsedCall, **more: int) -> ToolCall:
+    """A tool call with a fresh id."""
+    function = FunctionCall(name=call.name, arguments=call.arguments)
+    return ToolCall(id=f"call_{uuid.uuid4().hex[:24]}", type="function", function=function, **more)
+
+
+def finish_reason(answer: Answer, parsed: ParsedMessage) -> str | None:
+    """OpenAI's word for why the answer ended."""
+    return "tool_calls" if parsed.tool_calls and answer.finish_reason == "stop" else answer.finish_reason
+
+
+def chat_logprobs(tokens: Sequence[GeneratedToken]) -> ChatLogprobs:
+    """One entry a token."""
+    return ChatLogprobs(
+        content=[
+            TokenLogprob(
+                token=token.token,
+                logprob=token.logprob,
+                bytes=list(token.token.encode()),
+                top_logprobs=[
+                    TokenAlternative(token=top.token, logprob=top.logprob, bytes=list(top.token.encode()))
+                    for top in token.top_logprobs
+                ],
+            )
+            for token in tokens
+        ]
+    )
+
+
+def completion_logprobs(tokens: Sequence[GeneratedToken], text_offset: int = 0) -> CompletionLogprobs:
+    """One entry a token, in columns. Offsets count characters of the answer's text."""
+    offsets = list[int]()
+    for token in tokens:
+        offsets.append(text_offset)
+        text_offset += len(token.token)
+    return CompletionLogprobs(
+        tokens=[token.token for token in tokens],
+        token_logprobs=[token.logprob for token in tokens],
+        top_logprobs=[{top.token: top.logprob for top in token.top_logprobs} for token in tokens],
+        text_offset=offsets,
+    )

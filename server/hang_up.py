@@ -1,0 +1,40 @@
+"""Noticing that the client has gone while its answer is being made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, ClassVar, TypeVar
+
+from fastapi import Request
+
+from wire.errors import HeadwayError
+
+T = TypeVar("T")
+
+
+class ClientGone(HeadwayError):
+    """The client hung up; nobody reads this answer."""
+
+    status: ClassVar[int] = 499
+    code: ClassVar[str] = "client_gone"
+
+
+async def unless_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client hangs up (ClientGone). Read the body before."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_hang_up(request))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone("the client hung up")
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

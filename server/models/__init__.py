@@ -1,0 +1,1 @@
+"""The catalog, forks, checkpoint trees and heads."""

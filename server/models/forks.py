@@ -1,0 +1,98 @@
+"""Forks: a team's trainable model that starts where its source's head is."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import uuid
+
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.auth.service import Caller
+from server.models import repository
+from server.models.service import no_such_model
+from store.tables import CheckpointRow, EventRow, ModelRow
+from wire.catalog import ForkRequest
+from wire.engine import LoraConfig
+from wire.errors import Conflict, InvalidRequest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_AGENT_TYPES = {"openai", "openai_compatible", "claude", "claude_cli", "codex_cli", "gemini", "operator", "anthropic"}
+
+
+async def fork(session: AsyncSession, caller: Caller, request: ForkRequest, default_lora: LoraConfig) -> ModelRow:
+    """Make the fork. Raises NotFound for the source, InvalidRequest or Conflict for the name."""
+    found = await repository.find_model(session, caller.team_id, request.source_model_id)
+    if found is None:
+        raise no_such_model(request.source_model_id)
+    source, _, head = found
+    _check_name(request.name)
+    if await repository.name_is_taken(session, caller.team_id, request.name):
+        raise _taken(request.name)
+    model = await _insert_model(session, caller, source, request.name, default_lora)
+    if head is not None:
+        await _take_over_head(session, model, head)
+    detail = {"source": source.slug, "checkpoint": head.name if head else None}
+    session.add(
+        EventRow(team_id=caller.team_id, key_id=caller.key_id, action="fork", subject_id=model.id, detail=detail)
+    )
+    await session.flush()
+    return model
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            "a model's name is 1 to 100 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
+        )
+    if repository.as_uuid(name) is not None:
+        raise InvalidRequest(f"{name!r} reads as a model id; choose another name")
+    if name.lower() in _AGENT_TYPES:
+        raise InvalidRequest(f"{name!r} is the name of an agent type in the SDK; choose another")
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"the name {name!r} is taken; choose another, or use that model")
+
+
+async def _insert_model(
+    session: AsyncSession, caller: Caller, source: ModelRow, name: str, default_lora: LoraConfig
+) -> ModelRow:
+    row = insert(ModelRow).values(
+        id=uuid.uuid4(),
+        team_id=caller.team_id,
+        slug=name,
+        name=name,
+        base_id=source.base_id or source.id,
+        forked_from_id=source.id,
+        lora=source.lora or dataclasses.asdict(default_lora),
+    )
+    # Two racing forks: the unique index lets one through.
+    model = await session.scalar(row.on_conflict_do_nothing().returning(ModelRow))
+    if model is None:
+        raise _taken(name)
+    return model
+
+
+async def _take_over_head(session: AsyncSession, model: ModelRow, head: CheckpointRow) -> None:
+    """A root that references the source's files, optimizer state included: nothing is copied."""
+    root_id = uuid.uuid4()
+    root = CheckpointRow(
+        id=root_id,
+        model_id=model.id,
+        parent_id=None,
+        files_id=head.files_id,
+        files_model_id=head.files_model_id,
+        step=0,
+        name=f"0000-{root_id.hex[:8]}",
+        status="committed",
+        manifest=head.manifest,
+        metrics={},
+        committed_at=func.clock_timestamp(),
+    )
+    session.add(root)
+    await session.flush()
+    model.head_checkpoint_id = root_id
+    await session.flush()

@@ -1,0 +1,87 @@
+"""Moving a head by hand: samplers load the checkpoint first, then one transaction flips."""
+
+from __future__ import annotations
+
+import time
+from uuid import UUID
+
+from server.auth.service import Caller
+from server.context import Context
+from server.models import service
+from store.adapters import adapter_failures, base_adapter_name, live_samplers, samplers_holding, want_checkpoint
+from store.notify import ADAPTER_LOADED
+from store.tables import CheckpointRow, EventRow, ModelRow, SamplerRow
+from store.tree import move_head
+from wire.catalog import Head
+from wire.errors import Forbidden, PromotionRejected, Unavailable
+
+_POLL_S = 1.0
+_WANT_S = 300.0
+
+
+async def set_head(context: Context, caller: Caller, reference: str, checkpoint_reference: str | None) -> Head:
+    """Point the model's head at one of its checkpoints, or (None) at the base weights.
+
+    Raises NotFound, Forbidden for a base model, PromotionRejected when every live sampler refuses the checkpoint.
+    """
+    async with context.database.session() as session:
+        model = await service.get_model(session, caller.team_id, reference)
+        if model.base_id is None:
+            raise Forbidden(f"{model.slug!r} is a base model, whose weights do not change; fork it first")
+        checkpoint = None
+        if checkpoint_reference is not None:
+            checkpoint = await service.get_checkpoint(session, model, checkpoint_reference)
+    await load_adapter(context, model.base_id, checkpoint)
+    async with context.database.session() as session:
+        await move_head(session, model.id, checkpoint.id if checkpoint else None)
+        session.add(_event(caller, model, checkpoint))
+    return head_of(model, checkpoint)
+
+
+def head_of(model: ModelRow, checkpoint: CheckpointRow | None) -> Head:
+    """A head as clients read it."""
+    if checkpoint is None:
+        return Head(model_id=str(model.id), checkpoint_id=None)
+    return Head(
+        model_id=str(model.id),
+        checkpoint_id=str(checkpoint.id),
+        checkpoint_name=checkpoint.name,
+        step=checkpoint.step,
+    )
+
+
+def adapter_of(base_id: UUID, checkpoint: CheckpointRow | None) -> str:
+    """The name under which samplers hold a checkpoint, or (None) the base weights."""
+    return checkpoint.adapter_name if checkpoint else base_adapter_name(base_id)
+
+
+async def load_adapter(context: Context, base_id: UUID, checkpoint: CheckpointRow | None) -> list[SamplerRow]:
+    """Have a live sampler hold the checkpoint (None: the base weights), and return those that do.
+
+    Empty when no sampler lives. Raises PromotionRejected when all of them refuse, Unavailable when none did in time.
+    """
+    adapter, timeout_s = adapter_of(base_id, checkpoint), context.settings.timeouts.adapter_load_s
+    deadline = time.monotonic() + timeout_s
+    with context.listener.subscribe(ADAPTER_LOADED, adapter) as subscription:
+        if checkpoint is not None:
+            async with context.database.session() as session:
+                await want_checkpoint(session, checkpoint.id, _WANT_S)
+        while True:
+            async with context.database.session() as session:
+                holding = await samplers_holding(session, base_id, adapter)
+                live = await live_samplers(session, base_id)
+                failures = await adapter_failures(session, base_id, adapter)
+            if holding or not live:
+                return holding
+            if len(failures) >= len(live):
+                raise PromotionRejected(f"no sampler could load the checkpoint: {failures[0]}")
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise Unavailable(f"no sampler loaded the checkpoint within {timeout_s:.0f} s; try again")
+            await subscription.wait(min(left_s, _POLL_S))
+
+
+def _event(caller: Caller, model: ModelRow, checkpoint: CheckpointRow | None) -> EventRow:
+    before = str(model.head_checkpoint_id) if model.head_checkpoint_id else None
+    detail = {"from": before, "to": str(checkpoint.id) if checkpoint else None}
+    return EventRow(team_id=caller.team_id, key_id=caller.key_id, action="set_head", subject_id=model.id, detail=detail)

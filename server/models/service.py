@@ -1,0 +1,84 @@
+"""The catalog as clients see it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.models import repository
+from store.tables import CheckpointRow, ModelRow
+from wire.catalog import CatalogModel, CatalogPage, CheckpointNode
+from wire.errors import NotFound
+
+
+async def list_models(session: AsyncSession, team_id: UUID, limit: int | None, offset: int) -> CatalogPage:
+    """One page, or without a limit everything."""
+    rows, total = await repository.list_models(session, team_id, limit, offset)
+    return CatalogPage(items=[catalog_model(model, base) for model, base in rows], total=total)
+
+
+async def get_model(session: AsyncSession, team_id: UUID, reference: str) -> ModelRow:
+    """A model by id, slug or name. Raises NotFound, for another team's too."""
+    found = await repository.find_model(session, team_id, reference)
+    if found is None:
+        raise no_such_model(reference)
+    return found[0]
+
+
+async def describe_model(session: AsyncSession, team_id: UUID, reference: str) -> CatalogModel:
+    """A model's catalog row."""
+    found = await repository.find_model(session, team_id, reference)
+    if found is None:
+        raise no_such_model(reference)
+    return catalog_model(found[0], found[1])
+
+
+async def list_checkpoints(session: AsyncSession, model: ModelRow) -> list[CheckpointNode]:
+    """The model's tree, oldest first."""
+    return [_node(row, model) for row in await repository.list_checkpoints(session, model.id)]
+
+
+async def get_checkpoint(session: AsyncSession, model: ModelRow, reference: str) -> CheckpointRow:
+    """A committed checkpoint of this model by id or name. Raises NotFound."""
+    checkpoint = await repository.find_checkpoint(session, model.id, reference)
+    if checkpoint is None:
+        raise NotFound(f"model {model.slug!r} has no checkpoint {reference!r}")
+    return checkpoint
+
+
+def no_such_model(reference: str) -> NotFound:
+    """The refusal for a model that is not there, or not the team's."""
+    return NotFound(f"there is no model {reference!r}; see 'hud models list'")
+
+
+def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
+    """A model as the catalog shows it."""
+    return CatalogModel(
+        id=str(model.id),
+        name=model.name,
+        model_name=model.slug,
+        is_trainable=model.base_id is not None,
+        created_at=model.created_at,
+        base_model=base.slug if base else None,
+        head_checkpoint_id=str(model.head_checkpoint_id) if model.head_checkpoint_id else None,
+    )
+
+
+def _node(row: CheckpointRow, model: ModelRow) -> CheckpointNode:
+    return CheckpointNode(
+        id=str(row.id),
+        name=row.name,
+        checkpoint_name=f"{model.slug}/{row.name}",
+        prev_model_checkpoint_id=str(row.parent_id) if row.parent_id else None,
+        is_active=row.id == model.head_checkpoint_id,
+        step=row.step,
+        created_at=row.created_at,
+        num_traces=row.num_traces,
+        num_datums=row.num_datums,
+        num_tokens=row.num_tokens,
+        mean_reward=row.mean_reward,
+        learning_rate=row.learning_rate,
+        loss_fn=row.loss_fn,
+        metrics=row.metrics,
+    )

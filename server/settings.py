@@ -1,0 +1,43 @@
+"""What a server process is told when it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wire.engine import LoraConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a client may send. Bytes and tokens of a training batch are counted while it streams in."""
+
+    training_body_bytes: int = 2 * 1024**3
+    batch_tokens: int = 128_000_000
+    """Prompt and output tokens as sent: each turn repeats its history."""
+    body_bytes: int = 64 * 1024**2
+    """Of a chat, a completion or an upload of telemetry."""
+    small_body_bytes: int = 1024**2
+    """Of every other request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a request may wait for other planes. The client gives up after 600 s."""
+
+    operation_s: float = 570.0
+    adapter_load_s: float = 30.0
+    sampler_connect_s: float = 5.0
+    sampler_read_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Where the other planes are, and how much is allowed."""
+
+    database_url: str
+    blob_root: Path
+    sampler_token: str
+    default_lora: LoraConfig = field(default_factory=LoraConfig)
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)

@@ -1,0 +1,1 @@
+"""The training API: batches in, operations appended, results out."""

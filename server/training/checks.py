@@ -1,0 +1,160 @@
+"""What is refused before anything is written down. Each refusal is one sentence that names the input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from server.storable import is_storable
+from wire.engine import BaseModelInfo
+from wire.errors import InvalidRequest
+from wire.training import ForwardBackwardRequest, ForwardRequest, OptimStepRequest, SampleInput, TrajectoryInput
+from wire.trajectories import Batch, Trajectory, Turn
+
+Losses = Mapping[str, Mapping[str, float | None]]
+
+_MAX_METRICS = 100
+_MAX_METRIC_NAME = 100
+
+
+def checked_batch(request: ForwardRequest, info: BaseModelInfo, *, logprobs_optional: bool) -> Batch:
+    """The batch that the request describes. Raises InvalidRequest unless every token of it can be trained on.
+
+    logprobs_optional: samples may come without logprobs (they were not sampled, or the loss does not ask).
+    """
+    _check_groups(len(request.inputs), request.group_size)
+    _check_finite("reward_scale", request.reward_scale)
+    trajectories = [
+        _checked_trajectory(index, item, info, logprobs_optional) for index, item in enumerate(request.inputs)
+    ]
+    return Batch(trajectories, request.group_size, request.reward_scale)
+
+
+def check_loss(request: ForwardBackwardRequest, losses: Losses) -> None:
+    """Raises InvalidRequest for an unknown loss or key, naming the known ones."""
+    if request.loss_fn not in losses:
+        raise InvalidRequest(f"unknown loss_fn {request.loss_fn!r}; this server knows {_list(losses)}")
+    known = losses[request.loss_fn]
+    for key, value in (request.loss_fn_config or {}).items():
+        if key not in known:
+            raise InvalidRequest(
+                f"loss_fn_config: {request.loss_fn} has no key {key!r}; it knows {_list(known) if known else 'none'}"
+            )
+        _check_finite(f"loss_fn_config.{key}", value)
+    if request.num_substeps > len(request.inputs):
+        raise InvalidRequest(f"num_substeps is {request.num_substeps}, but there are {len(request.inputs)} inputs")
+
+
+def check_adam(request: OptimStepRequest) -> None:
+    """Raises InvalidRequest unless AdamW is defined for these parameters."""
+    _check_number("learning_rate", request.learning_rate, request.learning_rate > 0, "greater than 0")
+    _check_number("beta1", request.beta1, 0 <= request.beta1 < 1, "at least 0 and below 1")
+    _check_number("beta2", request.beta2, 0 <= request.beta2 < 1, "at least 0 and below 1")
+    _check_number("eps", request.eps, request.eps > 0, "greater than 0")
+    _check_number("weight_decay", request.weight_decay, request.weight_decay >= 0, "0 or more")
+
+
+def check_weights(weights: list[npt.NDArray[np.float32]], lengths: list[int]) -> None:
+    """Raises InvalidRequest unless the weights are finite and aligned with the datums of a forward."""
+    if len(weights) != len(lengths):
+        raise InvalidRequest(f"weights has {len(weights)} rows, but the forward pass returned {len(lengths)} datums")
+    for index, (row, length) in enumerate(zip(weights, lengths, strict=True)):
+        if len(row) != length:
+            raise InvalidRequest(f"weights[{index}] has {len(row)} values, but its datum has {length} positions")
+        if not np.isfinite(row).all():
+            raise InvalidRequest(f"weights[{index}] holds a value that is not a finite float32 number")
+
+
+def check_metrics(metrics: Mapping[str, float]) -> None:
+    """Raises InvalidRequest unless the caller's metrics are few, finite, and under names that can be stored."""
+    if len(metrics) > _MAX_METRICS:
+        raise InvalidRequest(f"metrics has {len(metrics)} entries; it may have {_MAX_METRICS}")
+    for key, value in metrics.items():
+        if len(key) > _MAX_METRIC_NAME:
+            raise InvalidRequest(
+                f"metrics: the name {key[:32] + '…'!r} has {len(key)} characters; it may have {_MAX_METRIC_NAME}"
+            )
+        if not is_storable(key):
+            raise InvalidRequest(f"metrics: the name {key!r} holds a character that cannot be stored")
+        _check_finite(f"metrics.{key}", value)
+
+
+def _check_groups(num_inputs: int, group_size: int | None) -> None:
+    if group_size is not None and num_inputs % group_size:
+        raise InvalidRequest(
+            f"{num_inputs} inputs do not make whole groups of {group_size}; "
+            "send every rollout of a group, or another group_size"
+        )
+
+
+def _checked_trajectory(
+    index: int, item: str | TrajectoryInput, info: BaseModelInfo, logprobs_optional: bool
+) -> Trajectory:
+    where = f"input {index}"
+    if isinstance(item, str):
+        raise _trace_id_refusal(where, item)
+    _check_finite(f"{where}: reward", item.reward)
+    turns = [
+        _checked_turn(f"{where}, sample {number}", sample, info, logprobs_optional)
+        for number, sample in enumerate(item.samples)
+    ]
+    return Trajectory(tuple(turns), item.reward, item.trace_id)
+
+
+def _trace_id_refusal(where: str, text: str) -> InvalidRequest:
+    shown = text if len(text) <= 64 else text[:64] + "…"
+    return InvalidRequest(
+        f"{where} is the trace id {shown!r}: training by trace id is not available on this server yet; send its "
+        "samples inline (the SDK sends a bare trace id for a run whose sampling failed or returned no token ids, "
+        "so leave such runs out)"
+    )
+
+
+def _checked_turn(where: str, sample: SampleInput, info: BaseModelInfo, logprobs_optional: bool) -> Turn:
+    if sample.prompt_chunks is not None:
+        raise InvalidRequest(f"{where} has prompt_chunks: image prompts are not supported yet")
+    if sample.prompt_token_ids is None or len(sample.prompt_token_ids) == 0:
+        raise InvalidRequest(f"{where}: prompt_token_ids is empty, so nothing predicts the first output token")
+    if len(sample.output_token_ids) == 0:
+        raise InvalidRequest(f"{where}: output_token_ids is empty, so there is nothing to train on")
+    _check_ids(f"{where}: prompt_token_ids", sample.prompt_token_ids, info.vocab_size)
+    _check_ids(f"{where}: output_token_ids", sample.output_token_ids, info.vocab_size)
+    length = len(sample.prompt_token_ids) + len(sample.output_token_ids)
+    if length > info.context_length:
+        raise InvalidRequest(f"{where}: its {length} tokens are more than the model's context of {info.context_length}")
+    _check_logprobs(where, sample, logprobs_optional)
+    return Turn(sample.prompt_token_ids, sample.output_token_ids, sample.output_logprobs)
+
+
+def _check_ids(what: str, ids: npt.NDArray[np.integer], vocab_size: int) -> None:
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= vocab_size:
+        bad = lowest if lowest < 0 else highest
+        raise InvalidRequest(f"{what} holds {bad}, which is outside the vocabulary of {vocab_size} tokens")
+
+
+def _check_logprobs(where: str, sample: SampleInput, optional: bool) -> None:
+    found, expected = len(sample.output_logprobs), len(sample.output_token_ids)
+    if found == 0 and optional:
+        return
+    if found != expected:
+        raise InvalidRequest(f"{where} has {expected} output tokens but {found} output_logprobs; each needs one")
+    if not np.isfinite(sample.output_logprobs).all():
+        raise InvalidRequest(f"{where}: output_logprobs holds a value that is not a finite number")
+
+
+def _check_number(name: str, value: float, ok: bool, rule: str) -> None:
+    if not (ok and math.isfinite(value)):
+        raise InvalidRequest(f"{name} is {value}: it must be finite and {rule}")
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not abs(value) <= float(np.finfo(np.float32).max):
+        raise InvalidRequest(f"{name} is {value}: it must be a finite float32 number")
+
+
+def _list(names: Mapping[str, object]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,155 @@
+"""Wake-ups between processes through PostgreSQL's LISTEN / NOTIFY.
+
+A wake-up is a hint, never the truth: who waits looks at the tables again, and also looks now and then unasked,
+because a notification can be lost with its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Generator, Iterable
+from contextlib import contextmanager
+
+import psycopg
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from store.database import normalise_url, psycopg_dsn
+
+OPERATION_QUEUED = "hw_operation_queued"  # key: model id
+OPERATION_DONE = "hw_operation_done"  # key: operation id
+ADAPTERS_CHANGED = "hw_adapters_changed"  # key: base model id
+ADAPTER_LOADED = "hw_adapter_loaded"  # key: adapter name (also sent when loading it failed)
+
+_RECONNECT_S = 1.0
+
+
+def notify(session: Session, channel: str, key: str) -> None:
+    """Wake the listeners of (channel, key) when this transaction commits."""
+    session.execute(select(func.pg_notify(channel, key)))
+
+
+async def notify_async(session: AsyncSession, channel: str, key: str) -> None:
+    """Wake the listeners of (channel, key) when this transaction commits."""
+    await session.execute(select(func.pg_notify(channel, key)))
+
+
+class Subscription:
+    """Wake-ups for one (channel, key) since it was made."""
+
+    def __init__(self) -> None:
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        self._woken.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for a wake-up; False when none came in time. Consumes the wake-up."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), timeout_s)
+        woken = self._woken.is_set()
+        self._woken.clear()
+        return woken
+
+
+class AsyncListener:
+    """One connection that listens for a whole server process and hands each wake-up to those who wait for it.
+
+    After a lost connection everybody is woken once, since wake-ups may have been missed.
+    """
+
+    def __init__(self, url: str, channels: Iterable[str] = (OPERATION_DONE, ADAPTER_LOADED)) -> None:
+        self._dsn = psycopg_dsn(normalise_url(url))
+        self._channels = tuple(channels)
+        self._waiting: dict[tuple[str, str | None], set[Subscription]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen from now on, reconnecting for ever."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    @contextmanager
+    def subscribe(self, channel: str, key: str | None) -> Generator[Subscription]:
+        """Wake-ups for one key of a channel (None: for all of them) until the block ends."""
+        subscription = Subscription()
+        self._waiting.setdefault((channel, key), set()).add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._waiting[channel, key].discard(subscription)
+            if not self._waiting[channel, key]:
+                del self._waiting[channel, key]
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(psycopg.Error):
+                async for notification in self._notifications():
+                    self._wake(notification.channel, notification.payload)
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _notifications(self) -> AsyncGenerator[psycopg.Notify]:
+        connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
+        async with connection:
+            for channel in self._channels:
+                await connection.execute(f"listen {channel}".encode())
+            self._wake_all()
+            async for notification in connection.notifies():
+                yield notification
+
+    def _wake(self, channel: str, key: str) -> None:
+        for subscription in [*self._waiting.get((channel, key), ()), *self._waiting.get((channel, None), ())]:
+            subscription.wake()
+
+    def _wake_all(self) -> None:
+        for subscriptions in self._waiting.values():
+            for subscription in subscriptions:
+                subscription.wake()
+
+
+class Listener:
+    """A worker's own connection for wake-ups. Used by one thread."""
+
+    def __init__(self, url: str, *channels: str) -> None:
+        self._dsn = psycopg_dsn(normalise_url(url))
+        self._channels = channels
+        self._connection: psycopg.Connection | None = None
+
+    def wait(self, timeout_s: float) -> list[tuple[str, str]]:
+        """(channel, key) of the wake-ups that came; returns at the first, or empty after `timeout_s`.
+
+        Raises psycopg.OperationalError when the database is away; the next call connects again.
+        """
+        try:
+            connection = self._connected()
+            first = list(connection.notifies(timeout=timeout_s, stop_after=1))
+            return [(n.channel, n.payload) for n in first]
+        except psycopg.OperationalError:
+            self.close()
+            raise
+
+    def listen(self) -> None:
+        """Connect now, so that nothing sent after this call is missed."""
+        self._connected()
+
+    def close(self) -> None:
+        """Drop the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> psycopg.Connection:
+        if self._connection is None:
+            self._connection = psycopg.connect(self._dsn, autocommit=True)
+            for channel in self._channels:
+                self._connection.execute(f"listen {channel}".encode())
+        return self._connection

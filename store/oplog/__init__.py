@@ -1,0 +1,1 @@
+"""The op log: `append` and `results` for those who ask, `work` for the trainer that answers."""

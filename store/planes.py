@@ -1,0 +1,71 @@
+"""Which trainers and samplers live: registration, heartbeats, and what they can do."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from store.tables import SamplerRow, TrainerRow
+
+HEARTBEAT_S = 2.0
+LIVE_FOR_S = 10.0
+"""A process that was silent for longer than this counts as gone."""
+
+
+def is_live(row: type[TrainerRow] | type[SamplerRow]) -> ColumnElement[bool]:
+    """SQL: this trainer or sampler was heard of lately and has not said goodbye."""
+    silent_since = func.clock_timestamp() - timedelta(seconds=LIVE_FOR_S)
+    return and_(row.stopped_at.is_(None), row.heartbeat_at > silent_since)
+
+
+def register_trainer(session: Session, base_id: UUID, losses: Mapping[str, Mapping[str, Any]]) -> UUID:
+    """A new trainer process that says hello."""
+    row = TrainerRow(
+        base_id=base_id,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        losses={name: dict(config) for name, config in losses.items()},
+    )
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def register_sampler(session: Session, base_id: UUID, url: str, backend: str) -> UUID:
+    """A new sampler process that says hello, and where the gateway reaches it."""
+    row = SamplerRow(base_id=base_id, host=socket.gethostname(), pid=os.getpid(), url=url, backend=backend)
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def heartbeat(session: Session, row: type[TrainerRow] | type[SamplerRow], row_id: UUID) -> None:
+    """Say that this process lives."""
+    session.execute(update(row).where(row.id == row_id).values(heartbeat_at=func.clock_timestamp(), stopped_at=None))
+
+
+def say_goodbye(session: Session, row: type[TrainerRow] | type[SamplerRow], row_id: UUID) -> None:
+    """Say that this process ends, so that nobody waits for its heartbeat."""
+    session.execute(update(row).where(row.id == row_id).values(stopped_at=func.clock_timestamp()))
+
+
+async def live_trainers(session: AsyncSession, base_id: UUID) -> list[TrainerRow]:
+    """Trainers of a base that live."""
+    query = select(TrainerRow).where(TrainerRow.base_id == base_id, is_live(TrainerRow))
+    return list(await session.scalars(query))
+
+
+async def known_losses(session: AsyncSession, base_id: UUID) -> dict[str, dict[str, float | None]]:
+    """Losses as the newest trainer of this base announced them, alive or not; empty if there never was one."""
+    query = (
+        select(TrainerRow.losses).where(TrainerRow.base_id == base_id).order_by(TrainerRow.started_at.desc()).limit(1)
+    )
+    return (await session.scalar(query)) or {}

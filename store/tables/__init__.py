@@ -1,0 +1,28 @@
+"""The PostgreSQL schema as SQLAlchemy classes. Only the migrations create it; a test holds the two against
+each other."""
+
+from store.tables.base import Base
+from store.tables.models import CheckpointRow, ModelRow
+from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow
+from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow
+from store.tables.reports import JobRow, TelemetryUploadRow, TraceRow
+from store.tables.teams import ApiKeyRow, EventRow, TeamRow
+
+__all__ = [
+    "GRADIENT_KINDS",
+    "AdapterWantRow",
+    "ApiKeyRow",
+    "Base",
+    "CheckpointRow",
+    "EventRow",
+    "JobRow",
+    "ModelLeaseRow",
+    "ModelRow",
+    "OperationRow",
+    "SamplerAdapterRow",
+    "SamplerRow",
+    "TeamRow",
+    "TelemetryUploadRow",
+    "TraceRow",
+    "TrainerRow",
+]

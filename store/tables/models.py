@@ -1,0 +1,86 @@
+"""The catalog and the checkpoint tree."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from store.tables.base import Base, Big, CreatedAt, UuidKey
+
+
+class ModelRow(Base):
+    """A catalog entry: a base model (no team, seen by all), or a team's trainable fork of one.
+
+    `head_checkpoint_id` null: the base weights are served. `head_version` counts every move of the head, so that a
+    trainer notices a move there and back again. `next_sequence` numbers the model's operations.
+    """
+
+    __tablename__ = "models"
+    __table_args__ = (
+        CheckConstraint("(team_id is null) = (base_id is null)", name="base_has_no_team"),
+        CheckConstraint("(base_id is null) = (weights is not null)", name="base_has_weights"),
+        Index("uq_models_team_slug", "team_id", text("lower(slug)"), unique=True, postgresql_nulls_not_distinct=True),
+        Index(None, "base_id"),
+    )
+
+    id: Mapped[UuidKey]
+    team_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("teams.id"))
+    slug: Mapped[str]
+    name: Mapped[str]
+    created_at: Mapped[CreatedAt]
+
+    # A base model: where its weights are (a Hugging Face id or a path), and what a worker read off them.
+    weights: Mapped[str | None]
+    info: Mapped[dict[str, Any] | None]
+
+    # A fork: its base, its adapter's shape, and its place in its own tree.
+    base_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("models.id"))
+    forked_from_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("models.id"))
+    lora: Mapped[dict[str, Any] | None]
+    head_checkpoint_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("checkpoints.id", use_alter=True), default=None
+    )
+    head_version: Mapped[Big] = mapped_column(default=0, server_default="0")
+    next_sequence: Mapped[Big] = mapped_column(default=1, server_default="1")
+
+
+class CheckpointRow(Base):
+    """One node of a model's tree. Status `staged` until the one transaction that also moves the head.
+
+    `files_id` names the folder in the checkpoint store that holds the files: the node's own id, or, for the root of
+    a fork, the node it was forked from. `manifest` repeats what the store's manifest says (paths, sizes, sha256).
+    """
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (
+        Index(None, "model_id", "created_at"),
+        CheckConstraint("status in ('staged', 'committed', 'rejected')", name="status"),
+    )
+
+    id: Mapped[UuidKey]
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"))
+    parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("checkpoints.id"))
+    files_id: Mapped[uuid.UUID]
+    files_model_id: Mapped[uuid.UUID]
+    step: Mapped[int]
+    name: Mapped[str]
+    status: Mapped[str]
+    manifest: Mapped[dict[str, Any]]
+    metrics: Mapped[dict[str, Any]]
+    num_traces: Mapped[int | None]
+    num_datums: Mapped[int | None]
+    num_tokens: Mapped[Big | None]
+    mean_reward: Mapped[float | None]
+    learning_rate: Mapped[float | None]
+    loss_fn: Mapped[str | None]
+    created_at: Mapped[CreatedAt]
+    committed_at: Mapped[datetime | None]
+
+    @property
+    def adapter_name(self) -> str:
+        """The immutable name under which samplers serve these weights."""
+        return f"hw-{self.files_id.hex}"

@@ -1,0 +1,87 @@
+"""The op log, and the leases under which trainers work it off."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Sequence, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from store.tables.base import Base, Big, CreatedAt, UuidKey
+
+GRADIENT_KINDS = ("forward_backward", "backward")
+
+lease_tokens = Sequence("lease_tokens", metadata=Base.metadata)
+
+
+class OperationRow(Base):
+    """One request to a model's trainer, written before it is acknowledged, worked off in `sequence` order.
+
+    Payloads and results are `wire.payload` bytes: inline, or, when larger, the name of a durable blob. A gradient
+    operation that is done and has no `consumed_by_id` is part of the model's accumulated gradient.
+    """
+
+    __tablename__ = "operations"
+    __table_args__ = (
+        Index("uq_operations_model_sequence", "model_id", "sequence", unique=True),
+        Index("ix_operations_open", "model_id", "sequence", postgresql_where=text("state in ('queued', 'running')")),
+        Index(
+            "ix_operations_unconsumed",
+            "model_id",
+            "sequence",
+            postgresql_where=text(
+                "kind in ('forward_backward', 'backward') and state = 'done' and consumed_by_id is null"
+            ),
+        ),
+        Index(
+            "uq_operations_idempotency_key",
+            "model_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key is not null"),
+        ),
+        CheckConstraint("state in ('queued', 'running', 'done', 'failed', 'superseded')", name="state"),
+        CheckConstraint("(payload is null) != (payload_blob is null)", name="one_payload"),
+    )
+
+    id: Mapped[UuidKey]
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"))
+    sequence: Mapped[Big]
+    kind: Mapped[str]
+    state: Mapped[str] = mapped_column(default="queued")
+    payload: Mapped[bytes | None]
+    payload_blob: Mapped[str | None]
+    head_version: Mapped[Big]
+    """The model's when the operation was accepted."""
+    summary: Mapped[dict[str, Any] | None]
+    """Metrics and counts of a finished gradient pass: what the next checkpoint adds up."""
+    result: Mapped[bytes | None]
+    result_blob: Mapped[str | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    forward_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("operations.id"))
+    """The forward whose handle a backward uses."""
+    consumed_by_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("operations.id"))
+    """The optim_step that applied this gradient, or the backward that used this forward's handle."""
+    lease_token: Mapped[Big | None]
+    idempotency_key: Mapped[str | None]
+    body_digest: Mapped[bytes | None]
+    created_at: Mapped[CreatedAt]
+    attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How often a trainer has started it."""
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    answered_at: Mapped[datetime | None]
+
+
+class ModelLeaseRow(Base):
+    """Who may write for a model. Tokens only grow; a write that carries an old one is void."""
+
+    __tablename__ = "model_leases"
+
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    trainer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("trainers.id"))
+    token: Mapped[Big] = mapped_column(server_default=lease_tokens.next_value())
+    expires_at: Mapped[datetime]

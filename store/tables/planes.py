@@ -1,0 +1,70 @@
+"""Which trainers and samplers are there, and what they hold."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from store.tables.base import Base, CreatedAt, UuidKey
+
+
+class TrainerRow(Base):
+    """A trainer process. `losses` lists what it can compute: name to hyperparameters and defaults."""
+
+    __tablename__ = "trainers"
+    __table_args__ = (Index(None, "base_id", "heartbeat_at"),)
+
+    id: Mapped[UuidKey]
+    base_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"))
+    host: Mapped[str]
+    pid: Mapped[int]
+    losses: Mapped[dict[str, Any]]
+    started_at: Mapped[CreatedAt]
+    heartbeat_at: Mapped[CreatedAt]
+    stopped_at: Mapped[datetime | None]
+
+
+class SamplerRow(Base):
+    """A sampler process and where the gateway reaches it."""
+
+    __tablename__ = "samplers"
+    __table_args__ = (Index(None, "base_id", "heartbeat_at"),)
+
+    id: Mapped[UuidKey]
+    base_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"))
+    host: Mapped[str]
+    pid: Mapped[int]
+    url: Mapped[str]
+    backend: Mapped[str]
+    started_at: Mapped[CreatedAt]
+    heartbeat_at: Mapped[CreatedAt]
+    stopped_at: Mapped[datetime | None]
+
+
+class SamplerAdapterRow(Base):
+    """An adapter that a sampler has loaded, or could not load, and why."""
+
+    __tablename__ = "sampler_adapters"
+    __table_args__ = (
+        CheckConstraint("state in ('loaded', 'failed')", name="state"),
+        Index(None, "adapter"),
+    )
+
+    sampler_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("samplers.id", ondelete="CASCADE"), primary_key=True)
+    adapter: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    error: Mapped[str | None]
+    at: Mapped[CreatedAt]
+
+
+class AdapterWantRow(Base):
+    """A checkpoint that samplers shall hold for a while though no head points at it: a pin, or the next head."""
+
+    __tablename__ = "adapter_wants"
+
+    checkpoint_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("checkpoints.id"), primary_key=True)
+    until: Mapped[datetime]

@@ -1,0 +1,46 @@
+"""Moves of a model's head by hand. (A step moves it too: see `store.oplog.work`.)"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from store.notify import ADAPTERS_CHANGED, OPERATION_DONE, OPERATION_QUEUED, notify_async
+from store.tables import GRADIENT_KINDS, ModelRow, OperationRow
+
+
+async def move_head(session: AsyncSession, model_id: UUID, checkpoint_id: UUID | None) -> None:
+    """Point the head at one of the model's committed checkpoints (None: at the base weights).
+
+    Gradients that no step has consumed were computed on other weights: they are superseded, and their callers told.
+    A step that is running now is superseded too; it cannot commit any more.
+    """
+    model = await session.get_one(ModelRow, model_id, with_for_update=True)
+    model.head_checkpoint_id = checkpoint_id
+    model.head_version += 1
+    for operation_id in await session.scalars(_supersede(model_id)):
+        await notify_async(session, OPERATION_DONE, operation_id.hex)
+    await notify_async(session, OPERATION_QUEUED, model_id.hex)
+    if model.base_id is not None:
+        await notify_async(session, ADAPTERS_CHANGED, model.base_id.hex)
+    await session.flush()
+
+
+def _supersede(model_id: UUID):
+    is_open = OperationRow.state.in_(("queued", "running"))
+    is_pending_gradient = and_(OperationRow.state == "done", OperationRow.consumed_by_id.is_(None))
+    gradients = and_(OperationRow.kind.in_(GRADIENT_KINDS), or_(is_open, is_pending_gradient))
+    running_step = and_(OperationRow.kind == "optim_step", OperationRow.state == "running")
+    return (
+        update(OperationRow)
+        .where(OperationRow.model_id == model_id, or_(gradients, running_step))
+        .values(state="superseded")
+        .returning(OperationRow.id)
+    )
+
+
+async def head_of(session: AsyncSession, model_id: UUID) -> UUID | None:
+    """The checkpoint that the head points at."""
+    return await session.scalar(select(ModelRow.head_checkpoint_id).where(ModelRow.id == model_id))

@@ -1,0 +1,45 @@
+"""Fixtures for all suites: one real PostgreSQL a session, its schema built by the migrations."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from store.database import Database
+from store.embedded import EmbeddedPostgres
+from store.migrations import upgrade
+
+
+@contextmanager
+def database_folder() -> Iterator[Path]:
+    """A folder that PostgreSQL's own user can reach: pytest closes its temporary folders to all but us."""
+    with tempfile.TemporaryDirectory(prefix="headway-test-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    with database_folder() as folder:
+        postgres = EmbeddedPostgres(folder / "postgres")
+        upgrade(postgres.url)
+        yield postgres.url
+        postgres.stop()
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[Database]:
+    """The session's database, emptied."""
+    database = Database(postgres_url)
+    with database.session() as session:
+        tables = session.scalars(
+            text("select tablename from pg_tables where schemaname = 'public' and tablename != 'alembic_version'")
+        ).all()
+        session.execute(text(f"truncate {', '.join(tables)} cascade"))
+    yield database
+    database.close()

@@ -1,0 +1,194 @@
+"""The control plane as a real server on a real PostgreSQL; only trainer and sampler are stand-ins."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from sqlalchemy import func, select
+
+from server.app import create_app
+from server.auth.service import create_key
+from server.settings import Limits, ServerSettings, Timeouts
+from store.database import AsyncDatabase
+from store.embedded import EmbeddedPostgres
+from store.migrations import upgrade
+from store.tables import ModelRow, OperationRow
+from tests.contract.stand_ins import (
+    SamplerScript,
+    StandInTrainer,
+    create_sampler,
+    keep_alive,
+    register_sampler,
+    register_trainer,
+)
+
+VOCABULARY = 128
+CONTEXT = 512
+LIMITS = Limits(training_body_bytes=400_000, batch_tokens=20_000, body_bytes=100_000, small_body_bytes=50_000)
+
+
+@pytest.fixture(scope="session")
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data")
+    upgrade(postgres.url)
+    yield postgres.url
+    postgres.stop()
+
+
+@pytest.fixture(scope="session")
+async def database(database_url: str) -> AsyncIterator[AsyncDatabase]:
+    database = AsyncDatabase(database_url)
+    yield database
+    await database.close()
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[str]:
+    """The app behind a real HTTP server in this process; yields its URL."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    await task
+
+
+@pytest.fixture(scope="session")
+def sampler_script() -> SamplerScript:
+    return SamplerScript()
+
+
+@pytest.fixture(scope="session")
+async def trainer(database: AsyncDatabase) -> AsyncIterator[StandInTrainer]:
+    async with StandInTrainer(database) as trainer:
+        yield trainer
+
+
+@pytest.fixture(scope="session")
+async def base(
+    database: AsyncDatabase, sampler_script: SamplerScript, trainer: StandInTrainer
+) -> AsyncIterator[ModelRow]:
+    """A base model with a live trainer and a live sampler."""
+    info = {"vocab_size": VOCABULARY, "context_length": CONTEXT, "architecture": "T", "dtype": "d", "num_parameters": 1}
+    async with database.session() as session:
+        base = ModelRow(slug="org/Tiny-Base", name="org/Tiny-Base", weights="/nowhere", info=info)
+        session.add(base)
+    await register_trainer(database, base.id)
+    async with serving(create_sampler(sampler_script)) as url:
+        await register_sampler(database, base.id, url)
+        heart = asyncio.create_task(keep_alive(database))
+        yield base
+        heart.cancel()
+
+
+@pytest.fixture(scope="session")
+async def origin(database_url: str, base: ModelRow, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    blobs: Path = tmp_path_factory.mktemp("blobs")
+    timeouts = Timeouts(operation_s=10, adapter_load_s=1)
+    settings = ServerSettings(database_url, blobs, "token", limits=LIMITS, timeouts=timeouts)
+    async with serving(create_app(settings)) as url:
+        yield url
+
+
+@dataclass
+class Team:
+    """A team and its HTTP client."""
+
+    name: str
+    key: str
+    http: httpx.AsyncClient
+
+    async def fork(self, source: str, name: str | None = None) -> dict[str, Any]:
+        body = {"source_model_id": source, "name": name or f"m-{uuid.uuid4().hex[:8]}"}
+        reply = await self.http.post("/v2/models/fork", json=body)
+        assert reply.status_code == 201, reply.text
+        return reply.json()
+
+    async def train(self, model_id: str, call: str, body: dict[str, Any]) -> httpx.Response:
+        return await self.http.post(f"/v1/models/{model_id}/train/{call}", json=body)
+
+    async def step(self, model_id: str) -> dict[str, Any]:
+        (await self.train(model_id, "forward-backward", batch())).raise_for_status()
+        reply = await self.train(model_id, "optim-step", {"learning_rate": 1e-3})
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+
+@asynccontextmanager
+async def new_team(origin: str, database: AsyncDatabase) -> AsyncIterator[Team]:
+    name = f"team-{uuid.uuid4().hex[:8]}"
+    async with database.session() as session:
+        key = await create_key(session, name, "test")
+    headers = {"Authorization": f"Bearer {key}"}
+    options = {"timeout": 30, "trust_env": False, "verify": False}  # loading certificates is slow
+    async with httpx.AsyncClient(base_url=origin, headers=headers, **options) as http:
+        yield Team(name, key, http)
+
+
+@pytest.fixture
+async def team(origin: str, database: AsyncDatabase) -> AsyncIterator[Team]:
+    async with new_team(origin, database) as team:
+        yield team
+
+
+@pytest.fixture
+async def other_team(origin: str, database: AsyncDatabase) -> AsyncIterator[Team]:
+    async with new_team(origin, database) as team:
+        yield team
+
+
+@pytest.fixture
+async def model(team: Team, base: ModelRow) -> dict[str, Any]:
+    """A fork of the base."""
+    return await team.fork(str(base.id))
+
+
+@pytest.fixture(scope="session")
+async def standing_team(origin: str, database: AsyncDatabase) -> AsyncIterator[Team]:
+    """A team for the many tests that change nothing."""
+    async with new_team(origin, database) as team:
+        yield team
+
+
+@pytest.fixture(scope="session")
+async def standing_model(standing_team: Team, base: ModelRow) -> dict[str, Any]:
+    """A fork on which no operation is ever accepted."""
+    return await standing_team.fork(str(base.id))
+
+
+@pytest.fixture(autouse=True)
+def fresh_script(sampler_script: SamplerScript) -> None:
+    sampler_script.__init__()
+
+
+def sample(**changes: Any) -> dict[str, Any]:
+    return {"prompt_token_ids": [1, 2], "output_token_ids": [7, 9], "output_logprobs": [-0.2, -1.1], **changes}
+
+
+def trajectory(**changes: Any) -> dict[str, Any]:
+    return {"samples": [sample()], "reward": 1.0, **changes}
+
+
+def batch(*inputs: Any, **changes: Any) -> dict[str, Any]:
+    return {"inputs": list(inputs) or [trajectory(), trajectory(reward=0.0)], **changes}
+
+
+async def num_operations(database: AsyncDatabase, model_id: str) -> int:
+    async with database.session() as session:
+        query = select(func.count()).select_from(OperationRow).where(OperationRow.model_id == uuid.UUID(model_id))
+        return await session.scalar(query) or 0

@@ -1,0 +1,224 @@
+"""The catalog, forks, checkpoint trees and heads."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import pytest
+from sqlalchemy import select, update
+
+from store.database import AsyncDatabase
+from store.tables import AdapterWantRow, CheckpointRow, EventRow, ModelRow, SamplerAdapterRow, SamplerRow
+from tests.contract.conftest import batch
+from tests.contract.stand_ins import add_checkpoint
+
+
+async def test_the_catalog_shows_bases_and_own_forks(team, other_team, base, model):
+    page = (await team.http.get("/v2/models?limit=100&offset=0")).json()
+    rows = {row["model_name"]: row for row in page["items"]}
+    assert page["total"] == len(page["items"])
+    fork = rows[model["model_name"]]
+    assert fork["id"] == model["id"]
+    assert fork["sdk_agent_type"] == "openai_compatible"
+    assert fork["is_trainable"] is True
+    assert fork["provider"] == {"name": "headway"}
+    assert fork["base_model"] == base.slug
+    assert rows[base.slug]["is_trainable"] is False
+    others = (await other_team.http.get("/v2/models")).json()
+    assert model["model_name"] not in {row["model_name"] for row in others["items"]}
+
+
+async def test_without_a_limit_the_whole_catalog_comes_and_with_one_it_is_paged(team, base):
+    for _ in range(3):
+        await team.fork(str(base.id))
+    everything = (await team.http.get("/v2/models")).json()
+    assert len(everything["items"]) == everything["total"] >= 4
+    paged = []
+    while len(paged) < everything["total"]:
+        page = (await team.http.get("/v2/models", params={"limit": 1, "offset": len(paged)})).json()
+        assert len(page["items"]) == 1
+        paged += page["items"]
+    assert paged == everything["items"]
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=x", "offset=-1", "limit=9999999999999999999999"])
+async def test_a_bad_page_is_refused(query, standing_team):
+    reply = await standing_team.http.get(f"/v2/models?{query}")
+    assert reply.status_code == 422
+    assert isinstance(reply.json()["detail"], str)
+
+
+async def test_a_model_is_found_by_id_slug_and_last_segment_whatever_the_case(team, base, model):
+    for reference in (str(base.id), base.id.hex, "ORG/tiny-base", "tiny-BASE"):
+        reply = await team.http.get("/v2/models/resolve", params={"model": reference})
+        assert reply.json()["id"] == str(base.id), reference
+    for reference in ("nothing", "\x00", "\ud800".encode("utf-8", "surrogatepass"), "%", "org/"):
+        reply = await team.http.get("/v2/models/resolve", params={"model": reference})
+        assert reply.status_code == 404, reference
+
+
+async def test_a_fork_of_a_base_has_no_checkpoints(team, model):
+    assert model["model_name"] == model["name"]
+    assert (await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json() == []
+    head = (await team.http.get(f"/v2/models/{model['id']}/head")).json()
+    assert head["checkpoint_id"] is None
+
+
+async def test_a_fork_of_a_trained_model_starts_from_its_heads_files(team, model, database):
+    step = await team.step(model["id"])
+    fork = await team.fork(model["model_name"])
+    [root] = (await team.http.get(f"/v2/models/{fork['id']}/checkpoints")).json()
+    assert root["is_active"]
+    assert root["step"] == 0
+    assert root["prev_model_checkpoint_id"] is None
+    assert root["metrics"] == {}
+    async with database.session() as session:
+        row = await session.get_one(CheckpointRow, uuid.UUID(root["id"]))
+        source = await session.get_one(CheckpointRow, uuid.UUID(step["checkpoint_id"]))
+        forked = await session.get_one(ModelRow, uuid.UUID(fork["id"]))
+        origin = await session.get_one(ModelRow, uuid.UUID(model["id"]))
+        assert (row.files_id, row.files_model_id) == (source.files_id, source.files_model_id)
+        assert row.adapter_name == source.adapter_name
+        assert forked.lora == origin.lora
+        assert forked.base_id == origin.base_id
+    assert (await team.step(fork["id"]))["step"] == 1
+    assert len((await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json()) == 1
+
+
+REFUSED_NAMES = ["", "a b", "a/b", "-a", "x" * 101, "ä", "a\x00", "claude", "OpenAI", uuid.UUID(int=9).hex]
+
+
+@pytest.mark.parametrize("name", REFUSED_NAMES)
+async def test_a_bad_name_for_a_fork_is_refused(name, standing_team, base):
+    reply = await standing_team.http.post("/v2/models/fork", json={"source_model_id": str(base.id), "name": name})
+    assert reply.status_code == 422
+    assert isinstance(reply.json()["detail"], str)
+
+
+async def test_a_taken_name_is_a_conflict(team, other_team, base, model):
+    for name in (model["model_name"].upper(), "Tiny-Base"):
+        reply = await team.http.post("/v2/models/fork", json={"source_model_id": str(base.id), "name": name})
+        assert reply.status_code == 409
+        assert "is taken" in reply.json()["detail"]
+    await other_team.fork(str(base.id), model["model_name"])  # names are a team's own
+
+
+async def test_of_racing_forks_one_gets_the_name(team, base):
+    body = {"source_model_id": str(base.id), "name": "raced"}
+    replies = await asyncio.gather(*(team.http.post("/v2/models/fork", json=body) for _ in range(4)))
+    assert sorted(reply.status_code for reply in replies) == [201, 409, 409, 409]
+
+
+async def test_an_unknown_source_is_not_found(team):
+    reply = await team.http.post("/v2/models/fork", json={"source_model_id": "nothing", "name": "x1"})
+    assert reply.status_code == 404
+
+
+async def test_checkpoints_come_oldest_first_as_a_bare_array(team, model):
+    first, second = await team.step(model["id"]), await team.step(model["id"])
+    nodes = (await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json()
+    assert [node["id"] for node in nodes] == [first["checkpoint_id"], second["checkpoint_id"]]
+    assert [node["is_active"] for node in nodes] == [False, True]
+    assert nodes[1]["prev_model_checkpoint_id"] == first["checkpoint_id"]
+    assert nodes[1]["metrics"] == {"reward_std": 0.5}
+    assert nodes[1]["checkpoint_name"] == f"{model['model_name']}/{nodes[1]['name']}"
+
+
+async def test_the_head_rolls_back_and_the_next_step_extends_from_there(team, model, database):
+    first, second = await team.step(model["id"]), await team.step(model["id"])
+    await team.train(model["id"], "forward-backward", batch())
+    reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": first["checkpoint_id"]})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["checkpoint_id"] == first["checkpoint_id"]
+    dropped = await team.train(model["id"], "optim-step", {"learning_rate": 1e-3})
+    assert dropped.status_code == 409  # the gradient on the old head is gone
+    third = await team.step(model["id"])
+    nodes = {node["id"]: node for node in (await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json()}
+    assert nodes[third["checkpoint_id"]]["prev_model_checkpoint_id"] == first["checkpoint_id"]
+    assert not nodes[second["checkpoint_id"]]["is_active"]
+    async with database.session() as session:
+        query = select(EventRow).where(EventRow.subject_id == uuid.UUID(model["id"]), EventRow.action == "set_head")
+        [event] = await session.scalars(query)
+        assert event.detail == {"from": second["checkpoint_id"], "to": first["checkpoint_id"]}
+
+
+async def test_the_head_goes_back_to_the_base_weights(team, model):
+    await team.step(model["id"])
+    reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": None})
+    assert reply.json() == {"model_id": model["id"], "checkpoint_id": None, "checkpoint_name": None, "step": None}
+    nodes = (await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json()
+    assert [node["is_active"] for node in nodes] == [False]
+
+
+async def test_a_checkpoint_may_be_set_by_name(team, model):
+    await team.step(model["id"])
+    [node] = (await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json()
+    for name in (node["name"], node["checkpoint_name"]):
+        reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": name})
+        assert reply.json()["checkpoint_id"] == node["id"]
+
+
+async def test_a_base_model_has_no_head_to_set(team, base):
+    reply = await team.http.put(f"/v2/models/{base.id}/head", json={"checkpoint_id": None})
+    assert reply.status_code == 403
+
+
+async def test_the_head_stays_when_every_sampler_refuses_the_checkpoint(team, model, database):
+    step = await team.step(model["id"])
+    broken = await unloaded_checkpoint(database, model["id"])
+    async with database.session() as session:
+        sampler = (await session.scalars(select(SamplerRow))).one()
+        row = SamplerAdapterRow(sampler_id=sampler.id, adapter=broken.adapter_name, state="failed", error="too broken")
+        session.add(row)
+    reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": str(broken.id)})
+    assert reply.status_code == 409
+    assert "too broken" in reply.json()["detail"]
+    head = (await team.http.get(f"/v2/models/{model['id']}/head")).json()
+    assert head["checkpoint_id"] == step["checkpoint_id"]
+
+
+async def test_the_head_stays_when_no_sampler_loads_the_checkpoint_in_time(team, model, database):
+    slow = await unloaded_checkpoint(database, model["id"])
+    reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": str(slow.id)})
+    assert reply.status_code == 503
+    assert reply.headers["retry-after"]
+    async with database.session() as session:
+        assert await session.get(AdapterWantRow, slow.id) is not None  # samplers were asked
+
+
+async def test_the_head_moves_when_no_sampler_lives(team, model, database):
+    unloaded = await unloaded_checkpoint(database, model["id"])
+    async with no_samplers(database):
+        reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": str(unloaded.id)})
+    assert reply.status_code == 200, reply.text
+
+
+async def unloaded_checkpoint(database: AsyncDatabase, model_id: str) -> CheckpointRow:
+    """A committed checkpoint that no sampler holds yet."""
+    async with database.session() as session:
+        model = await session.get_one(ModelRow, uuid.UUID(model_id))
+        checkpoint = await add_checkpoint(session, model)
+        held = await session.scalars(
+            select(SamplerAdapterRow).where(SamplerAdapterRow.adapter == checkpoint.adapter_name)
+        )
+        for row in held:
+            await session.delete(row)
+    return checkpoint
+
+
+class no_samplers:
+    """For a while every sampler has said goodbye."""
+
+    def __init__(self, database: AsyncDatabase) -> None:
+        self._database = database
+
+    async def __aenter__(self) -> None:
+        from sqlalchemy import func
+
+        async with self._database.session() as session:
+            await session.execute(update(SamplerRow).values(stopped_at=func.clock_timestamp()))
+
+    async def __aexit__(self, *_: object) -> None:
+        async with self._database.session() as session:
+            await session.execute(update(SamplerRow).values(stopped_at=None))

@@ -1,0 +1,112 @@
+"""A whole Headway on this machine, started the way a user starts it: `headway up` as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+START_TIMEOUT_S = 180.0
+
+
+class Box:
+    """`headway up` on a data folder. `start` returns when the service is ready; state survives `stop`."""
+
+    def __init__(self, data_dir: Path, base: Path, *args: str) -> None:
+        self.data_dir = data_dir
+        self._base = base
+        self._args = args
+        self.process: subprocess.Popen[bytes] | None = None
+        self.env: dict[str, str] = {}
+
+    def start(self) -> Box:
+        (self.data_dir / "env").unlink(missing_ok=True)
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "server.cli", "up", "--data-dir", str(self.data_dir), "--port", "0"]
+        with (self.data_dir / "up.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--base", f"tiny-arith={self._base}", *self._args],
+                stdout=log,
+                stderr=log,
+                preexec_fn=_heed_interrupts,
+            )
+        self._wait_until_ready()
+        return self
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        status = self.process.wait(60)
+        self.process = None
+        return status
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one plane; `up` starts it again."""
+        pids = subprocess.check_output(["pgrep", "-f", f"server.cli {name} .*"], text=True).split()
+        mine = [int(p) for p in pids if f"HEADWAY_DATA_DIR={self.data_dir}\0" in _environment(int(p))]
+        assert mine, f"no {name} is running"
+        for pid in mine:
+            os.kill(pid, signal.SIGKILL)
+
+    @property
+    def url(self) -> str:
+        return self.env["HUD_API_URL"]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.env['HUD_API_KEY']}"}
+
+    def call(self, method: str, path: str, body: Any = None, timeout: float = 120.0) -> Any:
+        """The JSON answer; raises AssertionError with the body on any other status than 2xx."""
+        reply = httpx.request(
+            method, self.url + path, json=body, headers=self.headers, timeout=timeout, trust_env=False
+        )
+        assert reply.is_success, f"{reply.status_code} {reply.text}"
+        return reply.json()
+
+    def base_id(self) -> str:
+        return next(m["id"] for m in self.call("GET", "/v2/models")["items"] if m["model_name"] == "tiny-arith")
+
+    def fork(self, name: str, source_id: str | None = None) -> str:
+        body = {"source_model_id": source_id or self.base_id(), "name": name}
+        return self.call("POST", "/v2/models/fork", body)["id"]
+
+    def logs(self) -> str:
+        return "\n".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.data_dir.glob("**/*.log")))
+
+    def _wait_until_ready(self) -> None:
+        assert self.process is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"headway up ended\n{self.logs()}"
+            if "Headway is up" in (self.data_dir / "up.log").read_text() and (self.data_dir / "env").exists():
+                lines = (self.data_dir / "env").read_text().splitlines()
+                self.env = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+                if self._answers():
+                    return
+            time.sleep(0.1)
+        raise AssertionError(f"headway up was not ready in {START_TIMEOUT_S} s\n{self.logs()}")
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(self.url + "/readyz", trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+def _heed_interrupts() -> None:
+    """A test run in the background of a script ignores SIGINT, and its children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _environment(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+
+from store.database import AsyncDatabase, Database
+from store.planes import register_trainer
+from store.tables import CheckpointRow, ModelRow, TeamRow
+
+
+@dataclass(frozen=True)
+class World:
+    """A base, a team's fork of it, and two trainers."""
+
+    base_id: UUID
+    team_id: UUID
+    model_id: UUID
+    trainer_id: UUID
+    other_trainer_id: UUID
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    with database.session() as session:
+        team = TeamRow(name="reds")
+        base = ModelRow(slug="base", name="base", weights="/nowhere")
+        session.add_all([team, base])
+        session.flush()
+        model = ModelRow(team_id=team.id, base_id=base.id, slug="fork", name="fork", lora={"rank": 4})
+        session.add(model)
+        session.flush()
+        trainers = [register_trainer(session, base.id, {}) for _ in range(2)]
+    return World(base.id, team.id, model.id, *trainers)
+
+
+@pytest.fixture
+def add_checkpoint(database: Database, world: World):
+    def add(status: str = "committed", parent: UUID | None = None) -> UUID:
+        checkpoint_id = uuid.uuid4()
+        with database.session() as session:
+            session.add(
+                CheckpointRow(
+                    id=checkpoint_id,
+                    model_id=world.model_id,
+                    parent_id=parent,
+                    files_id=checkpoint_id,
+                    files_model_id=world.model_id,
+                    step=1,
+                    name=f"0001-{checkpoint_id.hex[:8]}",
+                    status=status,
+                    manifest={},
+                    metrics={},
+                )
+            )
+        return checkpoint_id
+
+    return add
+
+
+@pytest_asyncio.fixture
+async def async_database(database: Database, postgres_url: str) -> AsyncIterator[AsyncDatabase]:
+    async_database = AsyncDatabase(postgres_url)
+    yield async_database
+    await async_database.close()

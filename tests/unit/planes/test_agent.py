@@ -1,0 +1,85 @@
+"""The sampler's agent against a real database; what it loads into is a set of names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, update
+
+from sampler.agent import Agent, AgentSettings
+from store.adapters import base_adapter_name
+from store.checkpoint_stores.file import FileCheckpointStore
+from store.database import Database
+from store.tables import ModelRow, SamplerAdapterRow
+from tests.unit.conftest import World
+
+
+class Holder:
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def load_adapter(self, name: str, path: Path | None) -> None:
+        self.names.add(name)
+
+    def unload_adapter(self, name: str) -> None:
+        self.names.discard(name)
+
+    def loaded(self) -> set[str]:
+        return set(self.names)
+
+
+@pytest.fixture
+def holder() -> Holder:
+    return Holder()
+
+
+@pytest.fixture
+def agent(database: Database, world: World, holder: Holder, tmp_path: Path) -> Agent:
+    settings = AgentSettings(world.base_id, "http://127.0.0.1:1", "local", linger_s=0.0)
+    return Agent(database, FileCheckpointStore(tmp_path), holder, settings)
+
+
+def states(database: Database) -> dict[str, str]:
+    with database.session() as session:
+        return {row.adapter: row.state for row in session.query(SamplerAdapterRow)}
+
+
+def set_head(database: Database, world: World, checkpoint_id) -> None:
+    with database.session() as session:
+        session.execute(update(ModelRow).where(ModelRow.id == world.model_id).values(head_checkpoint_id=checkpoint_id))
+
+
+def test_a_report_that_was_lost_is_made_again(agent: Agent, database: Database, world: World):
+    agent.reconcile()
+    base = base_adapter_name(world.base_id)
+    assert states(database) == {base: "loaded"}
+    with database.session() as session:
+        session.execute(delete(SamplerAdapterRow))
+    agent.reconcile()
+    assert states(database) == {base: "loaded"}
+
+
+def test_a_checkpoint_whose_files_are_missing_is_reported_as_failed(
+    agent: Agent, database: Database, world: World, add_checkpoint
+):
+    checkpoint_id = add_checkpoint()
+    set_head(database, world, checkpoint_id)
+    agent.reconcile()
+    assert states(database)[f"hw-{checkpoint_id.hex}"] == "failed"
+
+
+def test_what_nobody_wants_is_unloaded_after_it_lingered(
+    agent: Agent, database: Database, world: World, holder: Holder, tmp_path: Path, add_checkpoint
+):
+    checkpoint_id = add_checkpoint()
+    store = FileCheckpointStore(tmp_path)
+    with store.stage(world.model_id, checkpoint_id) as staged:
+        store.publish(world.model_id, checkpoint_id, staged)
+    set_head(database, world, checkpoint_id)
+    agent.reconcile()
+    assert states(database)[f"hw-{checkpoint_id.hex}"] == "loaded"
+    set_head(database, world, None)
+    for _ in range(2):
+        agent.reconcile()
+    assert holder.names == {base_adapter_name(world.base_id)} == set(states(database))

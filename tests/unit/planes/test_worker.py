@@ -1,0 +1,212 @@
+"""The trainer's worker against a real database and store; its engine counts instead of computing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import pytest
+from sqlalchemy import update
+
+from store.blobs import BlobStore
+from store.checkpoint_stores.file import FileCheckpointStore
+from store.database import AsyncDatabase, Database
+from store.oplog.append import append_operation
+from store.tables import CheckpointRow, ModelRow, OperationRow
+from store.tree import move_head
+from tests.unit.conftest import World
+from trainer.worker import Worker, WorkerSettings
+from wire.engine import BaseModelInfo, PassResult, StepResult
+from wire.errors import InvalidRequest
+from wire.payload import encode, encode_batch
+from wire.trajectories import Batch, Trajectory, Turn
+
+
+class CountingEngine:
+    """Weights and gradients are numbers: a pass adds its reward, a step moves the weights there."""
+
+    info = BaseModelInfo(10, 10, "none", "float32", 1)
+
+    def __init__(self) -> None:
+        self.losses: dict[str, dict[str, float]] = {}
+        self.weights: dict[UUID, float] = {}
+        self.gradients: dict[UUID, float] = {}
+        self.passes = 0
+        self.refuse_saving = False
+
+    def open(self, model, lora, adapter: Path | None, state) -> None:
+        self.weights[model] = json.loads((adapter / "weights").read_text()) if adapter else 0.0
+        self.gradients[model] = 0.0
+
+    def close(self, model) -> None:
+        self.weights.pop(model, None)
+        self.gradients.pop(model, None)
+
+    def forward_backward(self, model, batch, loss) -> PassResult:
+        reward = batch.trajectories[0].reward
+        if reward < 0:
+            raise InvalidRequest("input 0: negative")
+        self.passes += 1
+        self.gradients[model] += reward
+        return PassResult({"reward_mean": reward}, 1, 1)
+
+    def optim_step(self, model, adam) -> StepResult:
+        self.weights[model] += self.gradients[model]
+        self.gradients[model] = 0.0
+        return StepResult({}, moved=True)
+
+    def save(self, model, adapter: Path, state: Path) -> None:
+        if self.refuse_saving:
+            raise OSError("no space left on device")
+        (adapter / "weights").write_text(json.dumps(self.weights[model]))
+
+
+class Trainer:
+    def __init__(self, database: Database, async_database: AsyncDatabase, world: World, folder: Path) -> None:
+        self.database, self.async_database, self.world, self.folder = database, async_database, world, folder
+        self.restart(world.trainer_id)
+
+    def restart(self, trainer_id: UUID) -> None:
+        """A new process: nothing in memory."""
+        self.engine = CountingEngine()
+        settings = WorkerSettings(self.world.base_id, trainer_id)
+        stores = BlobStore(self.folder / "blobs"), FileCheckpointStore(self.folder / "checkpoints")
+        self.worker = Worker(self.database, *stores, self.engine, settings)
+
+    async def ask(self, kind: str, payload: bytes) -> OperationRow:
+        async with self.async_database.session() as session:
+            return await append_operation(session, model_id=self.world.model_id, kind=kind, payload=payload)
+
+    async def pass_of(self, reward: float) -> OperationRow:
+        turn = Turn(np.array([1], np.int32), np.array([2], np.int32), np.array([-1.0], np.float32))
+        extra = {"loss_fn": "ppo", "loss_fn_config": {}, "num_substeps": 1}
+        return await self.ask("forward_backward", encode_batch(Batch([Trajectory((turn,), reward)]), extra))
+
+    async def step(self) -> OperationRow:
+        return await self.ask("optim_step", encode({"learning_rate": 1.0}))
+
+    def work(self) -> None:
+        while self.worker.work_once():
+            pass
+
+    def now(self, operation: OperationRow) -> OperationRow:
+        with self.database.session() as session:
+            return session.get_one(OperationRow, operation.id)
+
+    def head(self) -> CheckpointRow | None:
+        with self.database.session() as session:
+            head_id = session.get_one(ModelRow, self.world.model_id).head_checkpoint_id
+            return session.get(CheckpointRow, head_id) if head_id else None
+
+    def served_weights(self) -> float:
+        head = self.head()
+        assert head is not None
+        files = FileCheckpointStore(self.folder / "checkpoints").fetch(head.files_model_id, head.files_id)
+        return json.loads((files.adapter / "weights").read_text())
+
+
+@pytest.fixture
+def trainer(database: Database, async_database: AsyncDatabase, world: World, tmp_path: Path) -> Trainer:
+    return Trainer(database, async_database, world, tmp_path)
+
+
+async def test_a_step_applies_every_acknowledged_pass_and_moves_the_head(trainer: Trainer):
+    for reward in (1.0, 2.0):
+        await trainer.pass_of(reward)
+    step = await trainer.step()
+    trainer.work()
+    assert trainer.now(step).state == "done"
+    head = trainer.head()
+    assert head is not None
+    assert (head.step, head.mean_reward, head.num_traces, head.loss_fn) == (1, 1.5, 2, "ppo")
+    assert trainer.served_weights() == 3.0
+
+
+async def test_another_trainer_replays_what_no_step_consumed(trainer: Trainer):
+    await trainer.pass_of(1.0)
+    await trainer.step()
+    await trainer.pass_of(10.0)
+    trainer.work()
+    expire_leases(trainer.database)
+    trainer.restart(trainer.world.other_trainer_id)
+    await trainer.step()
+    trainer.work()
+    assert trainer.engine.passes == 1, "the consumed pass is in the checkpoint, the other was replayed"
+    assert trainer.served_weights() == 11.0
+
+
+async def test_a_refused_pass_leaves_nothing_behind(trainer: Trainer):
+    await trainer.pass_of(1.0)
+    refused = await trainer.pass_of(-1.0)
+    await trainer.step()
+    trainer.work()
+    row = trainer.now(refused)
+    assert (row.state, row.error_code, row.error_message) == ("failed", "invalid_request", "input 0: negative")
+    assert trainer.served_weights() == 1.0
+
+
+async def test_a_step_without_gradients_is_refused(trainer: Trainer):
+    step = await trainer.step()
+    trainer.work()
+    assert trainer.now(step).error_code == "nothing_accumulated"
+    assert trainer.head() is None
+
+
+async def test_a_step_that_cannot_be_saved_keeps_its_gradients_for_the_next(trainer: Trainer):
+    await trainer.pass_of(5.0)
+    failed = await trainer.step()
+    trainer.engine.refuse_saving = True
+    trainer.work()
+    assert trainer.now(failed).state == "failed"
+    assert trainer.now(failed).error_code == "unavailable"
+    assert "no space left on device" in (trainer.now(failed).error_message or "")
+    assert trainer.head() is None
+    trainer.engine.refuse_saving = False
+    await trainer.step()
+    trainer.work()
+    assert trainer.served_weights() == 5.0
+
+
+async def test_after_the_head_was_moved_the_trainer_goes_on_from_there(trainer: Trainer):
+    await trainer.pass_of(1.0)
+    await trainer.step()
+    trainer.work()
+    first = trainer.head()
+    assert first is not None
+    await trainer.pass_of(1.0)
+    await trainer.step()
+    dropped = await trainer.pass_of(100.0)
+    trainer.work()
+    async with trainer.async_database.session() as session:
+        await move_head(session, trainer.world.model_id, first.id)
+    assert trainer.now(dropped).state == "superseded"
+    await trainer.pass_of(7.0)
+    await trainer.step()
+    trainer.work()
+    head = trainer.head()
+    assert head is not None
+    assert (head.step, head.parent_id) == (2, first.id)
+    assert trainer.served_weights() == 8.0
+
+
+async def test_an_operation_that_killed_its_trainer_three_times_is_given_up(trainer: Trainer):
+    poison = await trainer.pass_of(1.0)
+    with trainer.database.session() as session:
+        session.execute(update(OperationRow).where(OperationRow.id == poison.id).values(attempts=3))
+    after = await trainer.pass_of(2.0)
+    trainer.work()
+    row = trainer.now(poison)
+    assert (row.state, row.error_code) == ("failed", "trainer_lost")
+    assert "send a smaller batch" in (row.error_message or "")
+    assert trainer.now(after).state == "done"
+
+
+def expire_leases(database: Database) -> None:
+    from datetime import timedelta
+
+    from store.tables import ModelLeaseRow
+
+    with database.session() as session:
+        session.execute(update(ModelLeaseRow).values(expires_at=ModelLeaseRow.expires_at - timedelta(hours=1)))

@@ -1,0 +1,147 @@
+"""The sampler over HTTP, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import pytest
+import pytest_asyncio
+import uvicorn
+
+from sampler.app import create_app
+from wire.sampling import GenerateEvent
+
+TOKEN = "a sampler's secret"
+PROMPT = [31, 32, 33]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (nothing signals these)
+            await asyncio.sleep(0.005)
+
+
+async def serve(app) -> AsyncIterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    task = asyncio.ensure_future(server.serve())
+    await until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await task
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def narrow(open_backend):
+    """A backend for one request at a time: whoever does not leave is noticed."""
+    return open_backend(max_running=1)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def client(narrow) -> AsyncIterator[httpx.AsyncClient]:
+    async for url in serve(create_app(narrow, TOKEN)):
+        async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+            yield client
+
+
+def body(**params) -> dict:
+    return {"adapter": "base", "prompt_token_ids": PROMPT, "params": params}
+
+
+ENDLESS = body(ignore_eos=True)
+
+
+async def generate(client: httpx.AsyncClient, **params) -> list[GenerateEvent]:
+    answer = await client.post("/generate", json=body(**params))
+    assert answer.status_code == 200, answer.text
+    return [GenerateEvent.model_validate_json(line) for line in answer.text.splitlines()]
+
+
+async def test_health_needs_no_token(client):
+    answer = await client.get("/healthz", headers={"Authorization": ""})
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("route", ["/render", "/tokenize", "/generate", "/derender", "/no-such-route"])
+@pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer wrong", TOKEN, "bearer " + TOKEN])
+async def test_everything_else_does(client, route, authorization):
+    answer = await client.post(route, content=b"not even json", headers={"Authorization": authorization})
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+
+
+def test_an_empty_token_is_refused(backend):
+    with pytest.raises(ValueError, match="token"):
+        create_app(backend, "")
+
+
+async def test_text_and_chats_become_ids(client, tokenizer):
+    answer = await client.post("/tokenize", json={"text": "us"})
+    assert answer.json() == {"token_ids": [256]}
+    answer = await client.post("/render", json={"messages": [{"role": "user", "content": "hi"}]})
+    expected = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert answer.json() == {"token_ids": tokenizer.encode(expected)}
+
+
+async def test_answers_are_read(client):
+    text = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
+    answer = await client.post("/derender", json={"token_ids": [1], "text": text, "tools": [{"type": "function"}]})
+    calls = [{"name": "add", "arguments": "{}"}]
+    assert answer.json() == {"content": None, "reasoning_content": None, "tool_calls": calls}
+
+
+async def test_events_come_as_lines_and_are_what_the_backend_says(client, narrow, ask_on):
+    events = await generate(client, seed=1, max_tokens=20, top_logprobs=2)
+    expected = await ask_on(narrow, PROMPT, seed=1, max_tokens=20, top_logprobs=2)
+    assert [token for event in events for token in event.tokens] == expected.tokens
+    assert "".join(event.text for event in events) == expected.text
+    assert [event.finish_reason for event in events][-1] == expected.finish_reason
+
+
+async def test_tokens_arrive_while_others_are_still_to_come(client):
+    async with client.stream("POST", "/generate", json=ENDLESS) as answer:
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        first = await anext(answer.aiter_lines())
+    assert GenerateEvent.model_validate_json(first).finish_reason is None
+
+
+@pytest.mark.parametrize(
+    ("route", "wrong", "status", "code"),
+    [
+        ("/generate", {**ENDLESS, "adapter": "hw-nobody"}, 404, "not_found"),
+        ("/generate", {**ENDLESS, "prompt_token_ids": []}, 422, "invalid_request"),
+        ("/generate", body(temperature=-1), 422, "invalid_request"),
+        ("/generate", body(repetition_penalty=2), 422, "invalid_request"),
+        ("/render", {"messages": [{"role": "critic"}]}, 422, "invalid_request"),
+    ],
+)
+async def test_errors_before_the_first_token_keep_their_status(client, route, wrong, status, code):
+    answer = await client.post(route, json=wrong)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.json()["message"]
+
+
+async def test_a_body_that_is_no_json_is_refused(client):
+    answer = await client.post("/render", content=b"{", headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+async def test_a_client_that_hangs_up_in_the_middle_makes_room(client):
+    for _ in range(5):
+        async with client.stream("POST", "/generate", json=ENDLESS) as answer:
+            await anext(answer.aiter_lines())
+    assert await asyncio.wait_for(generate(client, max_tokens=1), 2)
+
+
+async def test_a_client_that_hangs_up_before_its_first_token_is_noticed(client, narrow, monkeypatch):
+    submitted, step_may_end = [], threading.Event()
+    submit, forward = narrow._engine.submit, narrow._engine._model.forward
+    monkeypatch.setattr(narrow._engine, "submit", lambda sequence: (submitted.append(sequence), submit(sequence)))
+    monkeypatch.setattr(narrow._engine._model, "forward", lambda *a, **k: (step_may_end.wait(30), forward(*a, **k))[1])
+    asking = asyncio.ensure_future(client.post("/generate", json=ENDLESS))
+    await until(lambda: submitted)
+    asking.cancel()
+    await until(lambda: submitted[0].cancelled)
+    step_may_end.set()
+    assert await generate(client, max_tokens=1)

@@ -1,0 +1,46 @@
+"""Whoever else is in the batch, a seed gives the same tokens."""
+
+from __future__ import annotations
+
+import asyncio
+
+PROMPT = [10, 20, 30, 40]
+
+
+async def test_a_seed_gives_the_same_tokens_alone_and_in_any_company(ask):
+    alone = await ask(PROMPT, seed=3, max_tokens=40, ignore_eos=True)
+    company = [ask([n, n + 1], adapter="all-targets", max_tokens=5 * n) for n in range(1, 9)]
+    crowded, *_ = await asyncio.gather(ask(PROMPT, seed=3, max_tokens=40, ignore_eos=True), *company)
+    assert crowded.ids == alone.ids
+
+
+async def test_seeds_differ_and_so_do_their_negatives(ask):
+    answers = await asyncio.gather(*(ask(PROMPT, seed=seed, max_tokens=20) for seed in (1, -1, 2)))
+    assert len({tuple(answer.ids) for answer in answers}) == 3
+
+
+async def test_a_seeded_backend_repeats_its_run_while_repeats_of_a_prompt_differ(open_backend, ask_on):
+    runs = []
+    for _ in range(2):
+        backend = open_backend(seed=11)
+        group = await asyncio.gather(*(ask_on(backend, PROMPT, max_tokens=20) for _ in range(4)))
+        other = await ask_on(backend, [*PROMPT, 50], max_tokens=20)
+        runs.append([tuple(answer.ids) for answer in (*group, other)])
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == 5
+
+
+async def test_without_any_seed_two_runs_differ(open_backend, ask_on):
+    backend = open_backend()
+    first, second = await asyncio.gather(*(ask_on(backend, PROMPT, max_tokens=30) for _ in range(2)))
+    assert first.ids != second.ids
+
+
+async def test_a_refused_request_takes_nothing_from_the_seeded_streams(open_backend, ask_on):
+    answers = []
+    for refuse in (False, True):
+        backend = open_backend(seed=12)
+        if refuse:
+            await asyncio.gather(ask_on(backend, PROMPT, max_tokens=10_000), return_exceptions=True)
+        answers.append((await ask_on(backend, PROMPT, max_tokens=20)).ids)
+    assert answers[0] == answers[1]

@@ -1,0 +1,55 @@
+"""While the database is away, requests are told to come back: nothing is wrong with them."""
+
+from __future__ import annotations
+
+import httpx
+import psycopg
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from server.errors import install_error_handlers
+from store.database import AsyncDatabase
+
+SENTENCE = "the database does not answer at the moment; try again"
+AWAY = {
+    "statement": OperationalError("SELECT", {}, psycopg.OperationalError("terminating connection")),
+    "connection": InterfaceError("SELECT", {}, psycopg.InterfaceError("closed")),
+    "pool": PoolTimeout("QueuePool limit"),
+    "driver": psycopg.OperationalError("connection refused"),
+}
+
+
+async def ask(error: Exception | None, path: str) -> httpx.Response:
+    app = FastAPI()
+    install_error_handlers(app)
+
+    @app.get(path)
+    async def failing() -> None:
+        if error:
+            raise error
+        async with AsyncDatabase("postgresql://nobody@127.0.0.1:1/none").session() as session:
+            await session.execute(text("SELECT 1"))
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        return await client.get(path)
+
+
+@pytest.mark.parametrize("case", AWAY)
+async def test_a_request_is_told_to_come_back(case):
+    reply = await ask(AWAY[case], "/v2/jobs")
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+    assert reply.json() == {"detail": SENTENCE, "code": "unavailable"}
+
+
+async def test_the_gateway_says_so_as_openai_would():
+    reply = await ask(AWAY["statement"], "/v1/chat/completions")
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+    assert reply.json()["error"]["message"] == reply.json()["detail"] == SENTENCE
+
+
+async def test_a_database_that_refuses_connections_is_away():
+    assert (await ask(None, "/v2/jobs")).status_code == 503

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+
+from store.blobs import BlobStore
+from store.database import AsyncDatabase, Database
+from store.notify import AsyncListener
+from store.oplog import leases, work
+from store.oplog.append import append_operation, place_payload
+from store.oplog.results import wait_for_result
+from store.oplog.work import Lease
+from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, TrainerRow
+from store.tree import move_head
+from tests.unit.conftest import World
+from wire.errors import InvalidRequest, LeaseLost, NotFound, Superseded, TimedOut
+from wire.payload import encode
+
+
+async def append(database: AsyncDatabase, world: World, kind: str = "forward_backward") -> OperationRow:
+    async with database.session() as session:
+        return await append_operation(session, model_id=world.model_id, kind=kind, payload=encode({}))
+
+
+def take(database: Database, world: World, trainer_id: uuid.UUID | None = None) -> Lease:
+    with database.session() as session:
+        token = leases.acquire(session, trainer_id or world.trainer_id, world.model_id)
+    assert token is not None
+    return Lease(world.model_id, token)
+
+
+def start(database: Database, lease: Lease) -> tuple[OperationRow, ModelRow]:
+    with database.session() as session:
+        started = work.start_next(session, lease)
+    assert started is not None
+    return started
+
+
+def finish_pass(database: Database, lease: Lease) -> OperationRow:
+    operation, _ = start(database, lease)
+    with database.session() as session:
+        work.complete(session, lease, operation, {"result": encode({"metrics": {}, "num_datums": 1})}, {})
+    return operation
+
+
+def state_of(database: Database, operation: OperationRow) -> str:
+    with database.session() as session:
+        return session.get_one(OperationRow, operation.id).state
+
+
+async def test_operations_are_numbered_without_gaps(async_database: AsyncDatabase, world: World):
+    assert [(await append(async_database, world)).sequence for _ in range(3)] == [1, 2, 3]
+
+
+async def test_an_operation_for_an_unknown_model_is_refused(async_database: AsyncDatabase, world: World):
+    with pytest.raises(NotFound):
+        async with async_database.session() as session:
+            await append_operation(session, model_id=uuid.uuid4(), kind="forward", payload=b"")
+
+
+async def test_operations_are_taken_in_order(async_database: AsyncDatabase, database: Database, world: World):
+    ids = [(await append(async_database, world)).id for _ in range(3)]
+    lease = take(database, world)
+    assert [finish_pass(database, lease).id for _ in range(3)] == ids
+    with database.session() as session:
+        assert work.start_next(session, lease) is None
+        assert [o.id for o in work.pending_gradients(session, world.model_id)] == ids
+
+
+async def test_a_held_lease_is_not_given_to_another_trainer(database: Database, world: World):
+    take(database, world)
+    with database.session() as session:
+        assert leases.acquire(session, world.other_trainer_id, world.model_id) is None
+
+
+async def test_models_leased_elsewhere_are_not_offered(async_database: AsyncDatabase, database: Database, world: World):
+    await append(async_database, world)
+    take(database, world)
+    with database.session() as session:
+        assert work.next_model(session, world.base_id, world.trainer_id) == world.model_id
+        assert work.next_model(session, world.base_id, world.other_trainer_id) is None
+
+
+async def test_a_stale_lease_cannot_complete_an_operation(
+    async_database: AsyncDatabase, database: Database, world: World
+):
+    await append(async_database, world)
+    stale = take(database, world)
+    operation, _ = start(database, stale)
+    with database.session() as session:
+        session.execute(update(ModelLeaseRow).values(expires_at=ModelLeaseRow.expires_at - timedelta(hours=1)))
+    fresh = take(database, world, world.other_trainer_id)
+    assert fresh.token > stale.token
+    assert state_of(database, operation) == "queued", "the new holder finds the operation waiting"
+    with pytest.raises(LeaseLost), database.session() as session:
+        work.complete(session, stale, operation, {"result": b""})
+    with pytest.raises(LeaseLost), database.session() as session:
+        work.start_next(session, stale)
+    assert state_of(database, operation) == "queued"
+    assert finish_pass(database, fresh).id == operation.id
+
+
+async def test_a_released_lease_is_free_at_once(database: Database, world: World):
+    take(database, world)
+    with database.session() as session:
+        leases.release_all(session, world.trainer_id)
+    take(database, world, world.other_trainer_id)
+
+
+def test_a_checkpoint_left_staged_by_a_dead_trainer_is_rejected(database: Database, world: World, add_checkpoint):
+    staged, committed = add_checkpoint("staged"), add_checkpoint()
+    take(database, world)
+    with database.session() as session:
+        statuses = [session.get_one(CheckpointRow, c).status for c in (staged, committed)]
+    assert statuses == ["rejected", "committed"]
+
+
+async def test_a_step_consumes_the_gradients_before_it_and_moves_the_head(
+    async_database: AsyncDatabase, database: Database, world: World, add_checkpoint
+):
+    lease = take(database, world)
+    await append(async_database, world)
+    gradient = finish_pass(database, lease)
+    await append(async_database, world, "optim_step")
+    step, model = start(database, lease)
+    checkpoint_id = add_checkpoint("staged")
+    with database.session() as session:
+        work.commit_step(session, lease, step, model, checkpoint_id, encode({}))
+    with database.session() as session:
+        model = session.get_one(ModelRow, world.model_id)
+        assert (model.head_checkpoint_id, model.head_version) == (checkpoint_id, 1)
+        assert session.get_one(CheckpointRow, checkpoint_id).status == "committed"
+        assert session.get_one(OperationRow, gradient.id).consumed_by_id == step.id
+        assert work.pending_gradients(session, world.model_id) == []
+
+
+async def test_moving_the_head_supersedes_pending_gradients_and_a_running_step(
+    async_database: AsyncDatabase, database: Database, world: World, add_checkpoint
+):
+    lease = take(database, world)
+    await append(async_database, world)
+    done = finish_pass(database, lease)
+    await append(async_database, world, "optim_step")
+    step, model = start(database, lease)
+    queued = await append(async_database, world)
+    async with async_database.session() as session:
+        await move_head(session, world.model_id, add_checkpoint())
+    assert [state_of(database, o) for o in (done, step, queued)] == ["superseded"] * 3
+    with pytest.raises(Superseded), database.session() as session:
+        work.commit_step(session, lease, step, model, add_checkpoint("staged"), encode({}))
+
+
+async def test_consumed_gradients_survive_a_move_of_the_head(
+    async_database: AsyncDatabase, database: Database, world: World, add_checkpoint
+):
+    lease = take(database, world)
+    await append(async_database, world)
+    gradient = finish_pass(database, lease)
+    await append(async_database, world, "optim_step")
+    step, model = start(database, lease)
+    with database.session() as session:
+        work.commit_step(session, lease, step, model, add_checkpoint("staged"), encode({}))
+    async with async_database.session() as session:
+        await move_head(session, world.model_id, None)
+    assert (state_of(database, gradient), state_of(database, step)) == ("done", "done")
+
+
+async def test_a_waiter_gets_the_result_when_the_trainer_completes(
+    async_database: AsyncDatabase, database: Database, world: World, postgres_url: str, tmp_path
+):
+    listener, blobs = AsyncListener(postgres_url), BlobStore(tmp_path)
+    await listener.start()
+    operation = await append(async_database, world)
+    finish_pass(database, take(database, world))
+    header, _ = await wait_for_result(async_database, listener, blobs, operation.id, 5.0)
+    await listener.close()
+    assert header == {"metrics": {}, "num_datums": 1}
+
+
+async def test_a_waiter_gets_the_error_of_a_refused_operation(
+    async_database: AsyncDatabase, database: Database, world: World, postgres_url: str, tmp_path
+):
+    operation = await append(async_database, world)
+    lease = take(database, world)
+    started, _ = start(database, lease)
+    with database.session() as session:
+        work.fail(session, lease, started, InvalidRequest("input 0 is empty"))
+    with pytest.raises(InvalidRequest, match="input 0 is empty"):
+        await wait_for_result(async_database, AsyncListener(postgres_url), BlobStore(tmp_path), operation.id, 5.0)
+
+
+async def test_a_waiter_is_told_that_no_trainer_lives(
+    async_database: AsyncDatabase, database: Database, world: World, postgres_url: str, tmp_path
+):
+    with database.session() as session:
+        session.execute(update(TrainerRow).values(heartbeat_at=TrainerRow.heartbeat_at - timedelta(minutes=1)))
+    operation = await append(async_database, world)
+    with pytest.raises(TimedOut, match="no trainer for this model's base is running"):
+        await wait_for_result(async_database, AsyncListener(postgres_url), BlobStore(tmp_path), operation.id, 0.0)
+
+
+def test_large_payloads_become_blobs(tmp_path):
+    blobs = BlobStore(tmp_path)
+    assert place_payload(blobs, b"x") == {"payload": b"x", "payload_blob": None}
+    placed = place_payload(blobs, b"x" * 100_000)
+    assert placed["payload"] is None
+    assert blobs.get(placed["payload_blob"] or "") == b"x" * 100_000

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.trainer.tiny import trajectory, turn
+from trainer.advantages import advantages, groups_without_spread
+from wire.trajectories import Batch
+
+
+def batch(rewards: list[float], group_size: int | None = None, reward_scale: float = 1.0) -> Batch:
+    return Batch([trajectory(turn([1], [2]), reward=r) for r in rewards], group_size, reward_scale)
+
+
+def test_advantage_is_the_reward_above_its_own_groups_mean_times_the_scale() -> None:
+    assert advantages(batch([1, 0, 5, 9], group_size=2, reward_scale=2.0)).tolist() == [1, -1, -4, 4]
+
+
+def test_without_group_size_the_batch_is_one_group() -> None:
+    assert advantages(batch([1, 0, 0, 3])).tolist() == [0, -1, -1, 2]
+
+
+def test_spread_does_not_scale_the_advantage() -> None:
+    assert advantages(batch([10, 0])).tolist() == [5, -5]
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 33), st.floats(-1e3, 1e3))
+def test_equal_rewards_give_exactly_zero(reward: float, size: int, scale: float) -> None:
+    assert not advantages(batch([reward] * size, reward_scale=scale)).any()
+
+
+def test_equal_rewards_whose_mean_rounds_give_exactly_zero() -> None:
+    rewards = [0.1] * 3
+    assert np.mean(rewards) != 0.1
+    assert advantages(batch(rewards)).tolist() == [0, 0, 0]
+
+
+def test_only_groups_of_equal_rewards_are_without_spread() -> None:
+    assert groups_without_spread(np.array([[1.0, 1.0], [1.0, 0.0]])).tolist() == [True, False]

@@ -1,0 +1,352 @@
+"""What the engine promises its callers: all or none, nothing mixed, the same bits again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import UUID
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.trainer.tiny import (
+    CONTEXT,
+    LORA,
+    MODEL,
+    OTHER,
+    VOCAB,
+    gradients,
+    mixed_batch,
+    opened,
+    session,
+    tiny_engine,
+    trajectory,
+    turn,
+)
+from trainer.advantages import advantages
+from trainer.engine import TrainingEngine
+from trainer.losses import LOSSES, ActionTokens, make_loss
+from wire.engine import AdamParams, DatumTensors, LoraConfig, LossChoice
+from wire.errors import Conflict, HeadwayError, InvalidRequest, NotFound
+from wire.trajectories import Batch, Trajectory
+
+IS = LossChoice("importance_sampling")
+STEP = AdamParams(1e-2)
+
+
+def held(engine: TrainingEngine, model: UUID = MODEL) -> list[torch.Tensor]:
+    s = session(engine, model)
+    return [s.weights.clone(), s.gradient.clone(), s.exp_avg.clone(), s.exp_avg_sq.clone(), torch.tensor(s.num_steps)]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(map(torch.equal, a, b))
+
+
+def train(engine: TrainingEngine, model: UUID, seed: int) -> None:
+    engine.forward_backward(model, mixed_batch(seed), IS)
+    engine.forward_backward(model, mixed_batch(seed + 1), LossChoice("ppo"))
+    engine.optim_step(model, STEP)
+
+
+# Two models
+
+
+@pytest.mark.parametrize("other", [LORA, LoraConfig(rank=5, alpha=7)], ids=["of one shape", "of two shapes"])
+def test_models_that_take_turns_end_in_the_bits_they_have_alone(other: LoraConfig) -> None:
+    alone = [opened(tiny_engine(), MODEL), opened(tiny_engine(), OTHER, seed=5, lora=other)]
+    for round_ in range(2):
+        train(alone[0], MODEL, round_)
+        train(alone[1], OTHER, 10 + round_)
+    both = opened(opened(tiny_engine(), MODEL), OTHER, seed=5, lora=other)
+    for round_ in range(2):
+        both.forward_backward(MODEL, mixed_batch(round_), IS)
+        both.forward_backward(OTHER, mixed_batch(10 + round_), IS)
+        both.forward(OTHER, mixed_batch(3))
+        both.forward_backward(MODEL, mixed_batch(round_ + 1), LossChoice("ppo"))
+        both.forward_backward(OTHER, mixed_batch(11 + round_), LossChoice("ppo"))
+        both.optim_step(OTHER, STEP)
+        both.optim_step(MODEL, STEP)
+    assert same(held(both, MODEL), held(alone[0], MODEL))
+    assert same(held(both, OTHER), held(alone[1], OTHER))
+
+
+def test_the_same_calls_give_the_same_bits() -> None:
+    engines = [opened(tiny_engine(max_tokens_per_pass=30)) for _ in range(2)]
+    for engine in engines:
+        train(engine, MODEL, 0)
+    assert same(held(engines[0]), held(engines[1]))
+
+
+def test_opening_again_replaces_what_was_held() -> None:
+    engine = opened(tiny_engine())
+    train(engine, MODEL, 0)
+    engine.forward_backward(MODEL, mixed_batch(), IS)
+    engine.open(MODEL, LORA, None, None)
+    fresh = tiny_engine()
+    fresh.open(MODEL, LORA, None, None)
+    assert same(held(engine), held(fresh))
+
+
+def test_a_closed_model_is_not_there() -> None:
+    engine = opened(tiny_engine())
+    engine.close(MODEL)
+    engine.close(OTHER)
+    with pytest.raises(NotFound, match="not open"):
+        engine.forward_backward(MODEL, mixed_batch(), IS)
+
+
+def test_the_start_depends_on_the_seed_alone() -> None:
+    engine = tiny_engine()
+    starts = []
+    for lora in (LORA, LORA, LoraConfig(LORA.rank, LORA.alpha, init_seed=1)):
+        torch.manual_seed(len(starts))
+        engine.open(MODEL, lora, None, None)
+        starts.append(held(engine)[0])
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
+def test_a_fresh_adapter_computes_the_base_model() -> None:
+    engine = tiny_engine()
+    engine.open(MODEL, LORA, None, None)
+    views = dict(zip(session(engine).layout.names, session(engine).layout.views(held(engine)[0]), strict=True))
+    assert all(bool(view.any()) == (".lora_A." in name) for name, view in views.items())
+
+
+# Gradients
+
+
+def test_gradients_accumulate_over_calls() -> None:
+    engine = opened(tiny_engine())
+    engine.forward_backward(MODEL, mixed_batch(0), IS)
+    first = gradients(engine)
+    engine.forward_backward(MODEL, mixed_batch(1), LossChoice("dro"))
+    alone = opened(tiny_engine())
+    alone.forward_backward(MODEL, mixed_batch(1), LossChoice("dro"))
+    both = {name: gradient + first[name] for name, gradient in gradients(alone).items()}
+    assert all(torch.equal(gradient, both[name]) for name, gradient in gradients(engine).items())
+
+
+@pytest.mark.parametrize(("max_tokens", "num_substeps"), [(4096, 2), (4096, 5), (1, 1), (45, 3)])
+def test_how_a_batch_is_split_changes_rounding_only(max_tokens: int, num_substeps: int) -> None:
+    whole, split = opened(tiny_engine()), opened(tiny_engine(max_tokens_per_pass=max_tokens))
+    a = whole.forward_backward(MODEL, mixed_batch(), LossChoice("ppo"))
+    b = split.forward_backward(MODEL, mixed_batch(), LossChoice("ppo", num_substeps=num_substeps))
+    torch.testing.assert_close(session(split).gradient, session(whole).gradient, rtol=1e-4, atol=1e-5)
+    assert b.metrics["micro_batches:sum"] > a.metrics["micro_batches:sum"] == 1
+    for name in ("loss:sum", "ratio:mean", "entropy:mean", "clip_fraction:mean", "tokens:sum", "reward_mean"):
+        assert b.metrics[name] == pytest.approx(a.metrics[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_sent_by_a_client_give_the_bits_of_the_loss_they_came_from(name: str) -> None:
+    builtin, custom, batch = opened(tiny_engine()), opened(tiny_engine()), mixed_batch()
+    builtin.forward_backward(MODEL, batch, LossChoice(name))
+    weights = [_weights(name, batch, datum) for datum in custom.forward(MODEL, batch)]
+    result = custom.backward(MODEL, batch, weights)
+    assert torch.equal(session(custom).gradient, session(builtin).gradient)
+    assert result.num_datums == len(weights)
+
+
+def _weights(name: str, batch: Batch, datum: DatumTensors) -> np.ndarray:
+    """−dC/dlogprobs by the letter, in float32 as a client would."""
+    logprobs = torch.tensor(datum.logprobs, requires_grad=True)
+    advantage = torch.full_like(logprobs, float(advantages(batch)[datum.trajectory_index]))
+    tokens = ActionTokens(logprobs, torch.tensor(datum.sampling_logprobs), advantage, torch.zeros(len(logprobs)), 1)
+    make_loss(LossChoice(name))(tokens).costs_N.sum().backward()
+    assert logprobs.grad is not None
+    return (-logprobs.grad).numpy()
+
+
+def test_weights_where_nothing_was_sampled_are_ignored() -> None:
+    engine, batch = opened(tiny_engine()), mixed_batch()
+    datums = engine.forward(MODEL, batch)
+    engine.backward(MODEL, batch, [d.mask for d in datums])
+    expected = held(engine)[1]
+    noisy = opened(tiny_engine())
+    noisy.backward(MODEL, batch, [np.where(d.mask == 1, 1, np.nan).astype(np.float32) for d in datums])
+    assert torch.equal(session(noisy).gradient, expected)
+
+
+def test_a_positive_weight_makes_its_token_likelier() -> None:
+    engine, batch = opened(tiny_engine()), Batch([trajectory(turn([1, 2], [3]))])
+    (before,) = engine.forward(MODEL, batch)
+    engine.backward(MODEL, batch, [np.array([0, 1], np.float32)])
+    engine.optim_step(MODEL, STEP)
+    (after,) = engine.forward(MODEL, batch)
+    assert after.logprobs[1] > before.logprobs[1]
+
+
+def test_forward_changes_nothing() -> None:
+    engine = opened(tiny_engine())
+    train(engine, MODEL, 0)
+    engine.forward_backward(MODEL, mixed_batch(), IS)
+    before = held(engine)
+    engine.forward(MODEL, mixed_batch(1))
+    assert same(held(engine), before)
+
+
+@pytest.mark.parametrize("name", ["importance_sampling", "ppo", "cispo"])
+def test_groups_without_spread_leave_a_gradient_of_exactly_zero(name: str) -> None:
+    engine = opened(tiny_engine())
+    alike = replace(mixed_batch(), trajectories=[replace(t, reward=0.1) for t in mixed_batch().trajectories])
+    result = engine.forward_backward(MODEL, alike, LossChoice(name))
+    before = held(engine)
+    assert result.metrics["groups_without_spread"] == 1
+    assert not session(engine).gradient.any()
+    assert not engine.optim_step(MODEL, AdamParams(1.0, weight_decay=1.0)).moved
+    assert same(held(engine), before)
+
+
+def test_on_policy_ratios_are_one() -> None:
+    engine = opened(tiny_engine())
+    batch = mixed_batch()
+    rows = iter(d.logprobs[d.mask == 1] for d in engine.forward(MODEL, batch))
+    flat = np.concatenate(list(rows))
+    at, trajectories = 0, []
+    for t in batch.trajectories:
+        turns = []
+        for one in t.turns:
+            turns.append(replace(one, sampling_logprobs=flat[at : at + len(one.output_ids)]))
+            at += len(one.output_ids)
+        trajectories.append(replace(t, turns=tuple(turns)))
+    metrics = engine.forward_backward(MODEL, replace(batch, trajectories=trajectories), IS).metrics
+    assert (metrics["ratio:mean"], metrics["ratio:max"], metrics["kl_sampling_trainer:mean"]) == (1, 1, 0)
+
+
+# Metrics
+
+
+def test_every_pass_reports_finite_figures_under_their_names() -> None:
+    result = opened(tiny_engine()).forward_backward(MODEL, mixed_batch(), LossChoice("cispo"))
+    batch = mixed_batch()
+    outputs = sum(len(t.output_ids) for trajectory in batch.trajectories for t in trajectory.turns)
+    assert all(isinstance(value, float) and math.isfinite(value) for value in result.metrics.values())
+    assert set(result.metrics) == {
+        "loss:sum", "reward_mean", "reward_std", "reward_min", "reward_max", "groups_without_spread",
+        "kl_sampling_trainer:mean", "ratio:mean", "ratio:max", "clip_fraction:mean", "entropy:mean",
+        "sampling_logprob_mean", "tokens:sum", "tokens_computed:sum", "tokens_prompt_sent:sum", "micro_batches:sum",
+        "seconds:sum", "tokens_per_s", "max_tokens_per_pass", "threads",
+    }  # fmt: skip
+    assert (result.num_datums, result.num_tokens) == (8, outputs)
+    assert result.metrics["tokens:sum"] == outputs
+    assert result.metrics["tokens_prompt_sent:sum"] == batch.num_prompt_tokens
+
+
+def test_figures_of_the_sampler_are_left_out_where_it_gave_none() -> None:
+    supervised = Batch([trajectory(turn([1, 2], [3, 4], []))])
+    metrics = opened(tiny_engine()).forward_backward(MODEL, supervised, LossChoice("cross_entropy")).metrics
+    assert "loss:sum" in metrics
+    assert not {"ratio:mean", "kl_sampling_trainer:mean", "sampling_logprob_mean"} & set(metrics)
+
+
+def test_time_comes_from_the_clock_that_was_given() -> None:
+    ticks = iter(range(0, 100, 5))
+    engine = opened(tiny_engine())
+    timed = TrainingEngine(engine._base, clock=lambda: float(next(ticks)))
+    timed.open(MODEL, LORA, None, None)
+    assert timed.forward_backward(MODEL, mixed_batch(), IS).metrics["seconds:sum"] == 5
+    assert timed.optim_step(MODEL, STEP).metrics["seconds"] == 5
+
+
+# Refusals
+
+GOOD = trajectory(turn([1, 2], [3, 4]), reward=1.0)
+OFF = trajectory(turn([1, 2], [3], [-1e4]), reward=0.0)
+
+
+def refusal(call: Callable[[TrainingEngine], object]) -> HeadwayError:
+    """The error of a call that must leave weights, gradient and moments as they were."""
+    engine = opened(tiny_engine(max_tokens_per_pass=1))
+    train(engine, MODEL, 0)
+    engine.forward_backward(MODEL, mixed_batch(2), IS)
+    before = held(engine)
+    with pytest.raises(HeadwayError) as caught:
+        call(engine)
+    assert same(held(engine), before)
+    engine.forward_backward(MODEL, mixed_batch(3), IS)
+    assert not same(held(engine), before)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        (trajectory(turn([1, VOCAB], [3])), f"input 1, sample 0: prompt_token_ids holds {VOCAB}, outside the vocab"),
+        (trajectory(turn([1], [2]), turn([1, 2], [-1])), "input 1, sample 1: output_token_ids holds -1, outside"),
+        (trajectory(turn([1], [])), "input 1, sample 0: the output is empty"),
+        (trajectory(turn([], [1])), "input 1, sample 0: the prompt is empty"),
+        (trajectory(), "input 1 has no samples"),
+        (trajectory(turn([1], [2, 3], [-1.0])), "input 1, sample 0: 1 output_logprobs for 2 output tokens"),
+        (trajectory(turn([1], [2, 3], [])), "input 1, sample 0: 0 output_logprobs for 2 output tokens"),
+        (trajectory(turn([1], [2], [math.nan])), "input 1, sample 0: output_logprobs holds a value that is not finite"),
+        (trajectory(turn([1], [2]), reward=math.inf), "input 1 has a reward of inf"),
+        (trajectory(turn([1] * CONTEXT, [2])), f"input 1, sample 0: {CONTEXT + 1} tokens are more than the context"),
+        (OFF, "input 1: its loss or gradient is not finite"),
+    ],
+)
+def test_a_bad_input_is_named_and_its_batch_leaves_nothing_behind(bad: Trajectory, sentence: str) -> None:
+    error = refusal(lambda engine: engine.forward_backward(MODEL, Batch([GOOD, bad]), IS))
+    assert isinstance(error, InvalidRequest)
+    assert sentence in error.message
+
+
+@pytest.mark.parametrize(
+    ("batch", "sentence"),
+    [
+        (Batch([]), "no inputs"),
+        (Batch([GOOD] * 3, group_size=2), "group_size is 2: it must be 1 or more and divide the 3 inputs"),
+        (Batch([GOOD], group_size=0), "group_size is 0"),
+        (Batch([GOOD], reward_scale=math.nan), "reward_scale is nan"),
+    ],
+)
+def test_a_batch_that_cannot_be_grouped_is_refused(batch: Batch, sentence: str) -> None:
+    assert sentence in refusal(lambda engine: engine.forward_backward(MODEL, batch, IS)).message
+    assert sentence in refusal(lambda engine: engine.forward(MODEL, batch)).message
+
+
+def test_an_unknown_loss_or_number_of_substeps_is_refused() -> None:
+    assert "unknown loss_fn" in refusal(lambda e: e.forward_backward(MODEL, mixed_batch(), LossChoice("x"))).message
+    bad = LossChoice("ppo", num_substeps=0)
+    assert "num_substeps is 0" in refusal(lambda e: e.forward_backward(MODEL, mixed_batch(), bad)).message
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ([[1.0, 1.0]], "weights has 1 rows, but the forward pass returned 2 datums"),
+        ([[1.0, 1.0, 1.0], [1.0]], "weights[1] has 1 values, its datum 3 positions"),
+        ([[0.0, 1.0, 1.0], [0.0, 1.0, math.inf]], "weights[1] holds a value on a sampled token that is not finite"),
+        ([[0.0, 1.0, 1.0], [0.0, 3e38, 3e38]], "inputs 1 to 1: their gradient is not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_their_datums_are_refused(weights: list[list[float]], sentence: str) -> None:
+    rows = [np.array(row, np.float32) for row in weights]
+    error = refusal(lambda engine: engine.backward(MODEL, Batch([GOOD, GOOD]), rows))
+    assert isinstance(error, InvalidRequest)
+    assert sentence in error.message
+
+
+def test_a_gradient_that_overflows_only_on_top_of_the_others_is_refused() -> None:
+    engine = opened(tiny_engine())
+    held_session = session(engine)
+    held_session.gradient = torch.full_like(held_session.gradient, 3.4e38)
+    before = held(engine)
+    with pytest.raises(Conflict, match="overflows"):
+        engine.backward(MODEL, Batch([GOOD]), [np.array([0, 1e37, 1e37], np.float32)])
+    assert same(held(engine), before)
+
+
+def test_weights_that_diverged_are_told_apart_from_a_bad_batch() -> None:
+    engine = opened(tiny_engine())
+    session(engine).weights = torch.full_like(session(engine).weights, 1e30)
+    with pytest.raises(Conflict, match="weights diverged"):
+        engine.forward_backward(MODEL, mixed_batch(), IS)
+
+
+def test_a_lora_shape_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="rank 0"):
+        tiny_engine().open(MODEL, LoraConfig(rank=0), None, None)

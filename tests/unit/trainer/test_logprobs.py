@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from trainer import logprobs
+from trainer.logprobs import action_logprobs
+
+ROWS, TARGETS = torch.tensor([4, 0, 2, 4]), torch.tensor([1, 6, 0, 5])
+
+
+def hidden_and_weight(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, 3, generator=generator, dtype=torch.float64).to(dtype)
+    return hidden.requires_grad_(), torch.randn(7, 3, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_the_one_pass_gradient_is_the_numerical_one(chunk: int) -> None:
+    hidden, weight = hidden_and_weight()
+    with patch.object(logprobs, "_CHUNK_ELEMENTS", chunk * 7):
+        assert torch.autograd.gradcheck(lambda h: action_logprobs(h, ROWS, TARGETS, weight)[0], (hidden,))
+
+
+def test_logprobs_and_entropies_are_those_of_the_full_distribution() -> None:
+    hidden, weight = hidden_and_weight()
+    full = torch.log_softmax(hidden[ROWS] @ weight.T, dim=-1)
+    found, entropies = action_logprobs(hidden, ROWS, TARGETS, weight)
+    torch.testing.assert_close(found, full[torch.arange(4), TARGETS])
+    torch.testing.assert_close(entropies, -(full.exp() * full).sum(-1))
+    assert not entropies.requires_grad
+
+
+def test_nothing_of_vocabulary_size_is_kept_for_the_backward() -> None:
+    hidden, weight = hidden_and_weight()
+    kept: list[torch.Size] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        action_logprobs(hidden, ROWS, TARGETS, weight)
+    assert torch.Size([4, 3]) in kept
+    assert not any(7 in shape for shape in kept)
+
+
+def test_a_low_precision_model_gets_a_float32_head_and_its_own_gradient_dtype() -> None:
+    hidden, weight = hidden_and_weight(torch.bfloat16)
+    found, _ = action_logprobs(hidden, ROWS, TARGETS, weight.float())
+    found.sum().backward()
+    assert (found.dtype, hidden.grad is not None and hidden.grad.dtype) == (torch.float32, torch.bfloat16)
+    exact = torch.log_softmax(hidden.detach().double()[ROWS] @ weight.T, dim=-1)[torch.arange(4), TARGETS]
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)

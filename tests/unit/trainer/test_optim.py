@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from trainer.lora import LoraLayout
+from trainer.optim import adamw_step
+from trainer.session import Session
+from wire.engine import AdamParams, LoraConfig
+from wire.errors import Conflict, InvalidRequest
+
+LAYOUT = LoraLayout(("a.lora_A.weight", "a.lora_B.weight"), ((2, 5), (7, 2)))
+
+
+def session(seed: int = 0) -> Session:
+    weights = torch.randn(LAYOUT.num_parameters, generator=torch.Generator().manual_seed(seed))
+    return Session.starting_from(LoraConfig(2, 4), LAYOUT, weights)
+
+
+def random_gradient(seed: int) -> torch.Tensor:
+    return torch.randn(LAYOUT.num_parameters, generator=torch.Generator().manual_seed(100 + seed))
+
+
+def buffers(held: Session) -> list[torch.Tensor]:
+    return [held.weights.clone(), held.gradient.clone(), held.exp_avg.clone(), held.exp_avg_sq.clone()]
+
+
+def test_steps_equal_torchs_adamw_on_separate_tensors_bit_for_bit() -> None:
+    held = session()
+    parameters = [torch.nn.Parameter(view.clone()) for view in LAYOUT.views(held.weights)]
+    reference = torch.optim.AdamW(parameters)
+    for step, (lr, decay) in enumerate([(1e-2, 0.0), (3e-3, 0.1), (1e-2, 0.0)]):
+        gradient = random_gradient(step)
+        held.add_gradient(gradient)
+        assert adamw_step(held, AdamParams(lr, 0.8, 0.97, 1e-6, decay)).moved
+        reference.param_groups[0].update(lr=lr, betas=(0.8, 0.97), eps=1e-6, weight_decay=decay)
+        for parameter, view in zip(parameters, LAYOUT.views(gradient), strict=True):
+            parameter.grad = view
+        reference.step()
+    for parameter, view in zip(parameters, LAYOUT.views(held.weights), strict=True):
+        assert torch.equal(parameter, view)
+    assert held.num_steps == 3
+
+
+def test_a_step_clears_the_gradient_and_reports_norms() -> None:
+    held = session()
+    before = held.weights
+    held.add_gradient(random_gradient(0))
+    result = adamw_step(held, AdamParams(1e-2))
+    assert not held.gradient.any()
+    assert result.metrics["grad_norm"] == pytest.approx(random_gradient(0).norm().item())
+    assert result.metrics["update_norm"] == pytest.approx((held.weights - before).norm().item())
+    assert result.metrics["no_gradient"] == 0
+
+
+def test_a_gradient_of_exactly_zero_moves_neither_weights_nor_moments() -> None:
+    held = session()
+    held.add_gradient(random_gradient(0))
+    adamw_step(held, AdamParams(1e-2))
+    before = buffers(held)
+    held.add_gradient(torch.zeros(LAYOUT.num_parameters))
+    result = adamw_step(held, AdamParams(1e-2, weight_decay=0.5))
+    assert not result.moved
+    assert result.metrics["no_gradient"] == 1
+    assert all(map(torch.equal, buffers(held), before))
+    assert held.num_steps == 1
+
+
+def test_the_gradient_is_clipped_only_where_it_is_too_long() -> None:
+    clipped, whole, free = session(), session(), session()
+    for held in (clipped, whole, free):
+        held.add_gradient(random_gradient(0))
+    adamw_step(clipped, AdamParams(1e-2, eps=1.0), max_grad_norm=0.1)
+    adamw_step(whole, AdamParams(1e-2, eps=1.0), max_grad_norm=1e3)
+    adamw_step(free, AdamParams(1e-2, eps=1.0))
+    assert torch.equal(whole.weights, free.weights)
+    assert clipped.exp_avg.norm().item() == pytest.approx(0.1 * (1 - 0.9))
+
+
+def test_a_step_that_would_leave_nonfinite_weights_changes_nothing() -> None:
+    held = session()
+    held.weights = held.weights * 1e30
+    held.add_gradient(random_gradient(0))
+    before = buffers(held)
+    with pytest.raises(Conflict, match="not finite"):
+        adamw_step(held, AdamParams(1e6, weight_decay=1e6))
+    assert all(map(torch.equal, buffers(held), before))
+    assert held.num_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("adam", "name"),
+    [
+        (AdamParams(0.0), "learning_rate"),
+        (AdamParams(math.inf), "learning_rate"),
+        (AdamParams(1e-3, beta1=1.0), "beta1"),
+        (AdamParams(1e-3, beta2=-0.1), "beta2"),
+        (AdamParams(1e-3, eps=0.0), "eps"),
+        (AdamParams(1e-3, weight_decay=math.nan), "weight_decay"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_refused_by_name(adam: AdamParams, name: str) -> None:
+    with pytest.raises(InvalidRequest, match=name):
+        adamw_step(session(), adam)

@@ -1,0 +1,142 @@
+"""Tiny random models and batches for tests of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest.mock import patch
+from uuid import UUID
+
+import numpy as np
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+from trainer.base_model import BaseModel
+from trainer.engine import EngineSettings, TrainingEngine
+from trainer.session import Session
+from wire.engine import LoraConfig
+from wire.trajectories import Batch, Trajectory, Turn
+
+VOCAB = 89
+CONTEXT = 64
+LORA = LoraConfig(rank=3, alpha=6)
+MODEL, OTHER = UUID(int=1), UUID(int=2)
+
+_SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": CONTEXT,
+}
+ARCHITECTURES = {
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_SHAPE, tie_word_embeddings=True)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**_SHAPE)),
+    "mistral with a window of 5": lambda: MistralForCausalLM(MistralConfig(**_SHAPE, sliding_window=5)),
+    "qwen3 with windows in some layers": lambda: Qwen3ForCausalLM(
+        Qwen3Config(
+            **_SHAPE, layer_types=["sliding_attention", "full_attention"], use_sliding_window=True, sliding_window=4
+        )
+    ),
+}
+
+
+def tiny_model(architecture: str = "qwen3", dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ARCHITECTURES[architecture]()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.25 if parameter.dim() > 1 else 1.0)
+    return model.to(dtype).eval()
+
+
+def tiny_engine(
+    architecture: str = "qwen3", dtype: torch.dtype = torch.float32, max_tokens_per_pass: int = 4096
+) -> TrainingEngine:
+    base = BaseModel(tiny_model(architecture, dtype))
+    return TrainingEngine(base, EngineSettings(max_tokens_per_pass=max_tokens_per_pass, threads=1))
+
+
+def opened(engine: TrainingEngine, model: UUID = MODEL, seed: int = 0, lora: LoraConfig = LORA) -> TrainingEngine:
+    """The engine with a model whose B is not zero: with B zero, A has no gradient and errors hide."""
+    engine.open(model, lora, None, None)
+    weights = session(engine, model).weights
+    noise = torch.randn(weights.shape, generator=torch.Generator().manual_seed(seed)) * 0.2
+    session(engine, model).weights = weights + noise.to(weights.dtype)
+    return engine
+
+
+def session(engine: TrainingEngine, model: UUID = MODEL) -> Session:
+    return engine._sessions[model]
+
+
+def gradients(engine: TrainingEngine, model: UUID = MODEL) -> dict[str, torch.Tensor]:
+    held = session(engine, model)
+    return dict(zip(held.layout.names, held.layout.views(held.gradient.clone()), strict=True))
+
+
+def turn(prompt: Sequence[int], output: Sequence[int], logprobs: Sequence[float] | None = None) -> Turn:
+    logprobs = [-1.5] * len(output) if logprobs is None else logprobs
+    return Turn(np.array(prompt, np.int32), np.array(output, np.int32), np.array(logprobs, np.float32))
+
+
+def trajectory(*turns: Turn, reward: float = 1.0) -> Trajectory:
+    return Trajectory(tuple(turns), reward)
+
+
+def rollout(
+    rng: np.random.Generator, prompt: Sequence[int], num_turns: int, reward: float, edit_history_at: int | None = None
+) -> Trajectory:
+    """Turns that extend one another, save for one turn whose history was edited."""
+    history, turns = list(prompt), []
+    for index in range(num_turns):
+        if index == edit_history_at:
+            history[1] = (history[1] + 1) % VOCAB
+        output = rng.integers(0, VOCAB, rng.integers(1, 5)).tolist()
+        turns.append(turn(history, output, (-3.0 * rng.random(len(output)) - 2.0).tolist()))
+        history = history + output + rng.integers(0, VOCAB, rng.integers(0, 4)).tolist()
+    return trajectory(*turns, reward=reward)
+
+
+def mixed_batch(seed: int = 0) -> Batch:
+    """Two groups of three on a prompt each: single and multi-turn rollouts, one with an edited history."""
+    rng = np.random.default_rng(seed)
+    trajectories: list[Trajectory] = []
+    for _ in range(2):
+        prompt = rng.integers(0, VOCAB, 7).tolist()
+        trajectories += [
+            rollout(rng, prompt, num_turns=1, reward=float(rng.random())),
+            rollout(rng, prompt, num_turns=3, reward=float(rng.random())),
+            rollout(rng, prompt, num_turns=3, reward=float(rng.random()), edit_history_at=2),
+        ]
+    return Batch(trajectories, group_size=3, reward_scale=1.5)
+
+
+@contextmanager
+def norms_in_their_own_dtype() -> Iterator[None]:
+    """RMSNorms of transformers compute in float32 whatever the model is, which drowns a float64 proof in rounding."""
+
+    def forward(self: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        variance = hidden.pow(2).mean(-1, keepdim=True)
+        return self.weight * hidden * torch.rsqrt(variance + self.variance_epsilon)
+
+    with (
+        patch.object(Qwen3RMSNorm, "forward", forward),
+        patch.object(LlamaRMSNorm, "forward", forward),
+        patch.object(MistralRMSNorm, "forward", forward),
+    ):
+        yield

@@ -1,0 +1,88 @@
+"""Live adapters: PEFT layers whose weights are views of whichever session's buffer is bound.
+
+Models that share a base and a LoRA shape share the layers too. To switch models is to point the parameters at
+another buffer: no weight is copied.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedModel
+
+from wire.engine import LoraConfig
+
+
+@dataclass(frozen=True, slots=True)
+class LoraLayout:
+    """Which tensor lies where in a flat buffer: names as PEFT saves them, and shapes, in order."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, int], ...]
+
+    @property
+    def num_parameters(self) -> int:
+        """Length of the flat buffer."""
+        return sum(rows * columns for rows, columns in self.shapes)
+
+    def views(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """The buffer's tensors, in order, sharing its memory."""
+        parts = flat.split([rows * columns for rows, columns in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def fresh_weights(self, init_seed: int) -> torch.Tensor:
+        """Flat float32 on the CPU: A uniform within ±1/√inputs as PEFT does, B zero. Only init_seed matters."""
+        generator = torch.Generator().manual_seed(init_seed)
+        flat = torch.zeros(self.num_parameters)
+        for name, tensor in zip(self.names, self.views(flat), strict=True):
+            if ".lora_A." in name:
+                torch.nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
+        return flat
+
+
+class LiveAdapter:
+    """The LoRA layers of one shape, and the scratch buffer that a backward accumulates into."""
+
+    def __init__(self, model: PreTrainedModel, lora: LoraConfig, targets: list[str], dtype: torch.dtype) -> None:
+        self.name = f"r{lora.rank}a{lora.alpha}"
+        self.config = peft.LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, bias="none", task_type="CAUSAL_LM"
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            peft.inject_adapter_in_model(self.config, model, adapter_name=self.name)
+        self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        named = list(self._own_parameters(model))
+        self._parameters = [parameter for _, parameter in named]
+        self._bound: torch.Tensor | None = None
+        self.layout = LoraLayout(
+            names=tuple(f"base_model.model.{name.replace(f'.{self.name}.', '.')}" for name, _ in named),
+            shapes=tuple((p.shape[0], p.shape[1]) for p in self._parameters),
+        )
+        device = self._parameters[0].device
+        self.scratch_gradient = torch.zeros(self.layout.num_parameters, dtype=dtype, device=device)
+
+    def activate(self) -> None:
+        """Make these the LoRA layers that compute and that get gradients."""
+        for layer in self._layers:
+            layer.set_adapter(self.name)
+
+    def bind(self, weights: torch.Tensor) -> None:
+        """Point the parameters at a flat buffer, and their gradients at the scratch."""
+        if self._bound is weights:
+            return
+        views = zip(self.layout.views(weights), self.layout.views(self.scratch_gradient), strict=True)
+        for parameter, (weight, gradient) in zip(self._parameters, views, strict=True):
+            parameter.grad = None
+            parameter.data = weight
+            parameter.grad = gradient
+        self._bound = weights
+
+    def _own_parameters(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return ((name, p) for name, p in model.named_parameters() if f".{self.name}." in name)

@@ -1,0 +1,29 @@
+"""The built-in losses. A new one is a file here and a line in the table."""
+
+from __future__ import annotations
+
+from trainer.losses.base import ActionTokens, Costs, Loss
+from trainer.losses.cispo import CISPO
+from trainer.losses.cross_entropy import CrossEntropy
+from trainer.losses.dro import DRO
+from trainer.losses.importance_sampling import ImportanceSampling
+from trainer.losses.ppo import PPO
+from wire.engine import LossChoice
+from wire.errors import InvalidRequest
+
+__all__ = ["LOSSES", "ActionTokens", "Costs", "Loss", "make_loss"]
+
+LOSSES: dict[str, type[Loss]] = {
+    "cross_entropy": CrossEntropy,
+    "importance_sampling": ImportanceSampling,
+    "ppo": PPO,
+    "cispo": CISPO,
+    "dro": DRO,
+}
+
+
+def make_loss(choice: LossChoice) -> Loss:
+    """The loss a caller named, with its hyperparameters. Raises InvalidRequest for a name or key that is unknown."""
+    if choice.name not in LOSSES:
+        raise InvalidRequest(f"unknown loss_fn {choice.name!r}: this trainer knows {', '.join(LOSSES)}")
+    return LOSSES[choice.name].from_config(choice.config)

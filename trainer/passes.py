@@ -1,0 +1,108 @@
+"""Passes over a batch, from the op log to the engine and back: forward, forward_backward, backward, and replays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+
+from store.blobs import BlobStore
+from store.database import Database
+from store.oplog import work
+from store.oplog.work import Lease
+from store.tables import ModelRow, OperationRow
+from trainer.summaries import summarise_pass
+from wire.engine import DatumTensors, Engine, LossChoice, PassResult
+from wire.errors import Gone, NotFound
+from wire.payload import decode, decode_batch, encode
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A gradient pass that the engine has carried out."""
+
+    result: PassResult
+    num_traces: int
+    loss_fn: str
+    caller_metrics: Mapping[str, float]
+
+
+class Passes:
+    """Handlers of the operations that do not move the weights. A refusal leaves the engine as it was."""
+
+    def __init__(self, database: Database, blobs: BlobStore, engine: Engine) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._engine = engine
+
+    def forward(self, lease: Lease, operation: OperationRow, model: ModelRow) -> None:
+        """Logprobs of the current policy."""
+        batch, _ = decode_batch(work.read_payload(operation, self._blobs))
+        placed = work.place_result(self._blobs, _encode_datums(self._engine.forward(model.id, batch)))
+        with self._database.session() as session:
+            work.complete(session, lease, operation, placed)
+
+    def forward_backward(self, lease: Lease, operation: OperationRow, model: ModelRow) -> None:
+        """The gradient of a built-in loss."""
+        self._complete(lease, operation, self._run(operation))
+
+    def backward(self, lease: Lease, operation: OperationRow, model: ModelRow) -> None:
+        """The gradient of the caller's own loss. Raises Gone for a handle that is used or of other weights."""
+        forward = self._forward_of(operation)
+        if forward.head_version != model.head_version:
+            raise Gone("the weights moved since this forward; call forward again and weigh its new logprobs")
+        if forward.consumed_by_id is not None:
+            raise Gone("this forward_id was used by an earlier backward; call forward again")
+        self._complete(lease, operation, self._run(operation))
+
+    def replay(self, model: ModelRow) -> None:
+        """Accumulate again what was acknowledged and no step has consumed; the engine holds the head, no gradient."""
+        with self._database.session() as session:
+            pending = work.pending_gradients(session, model.id)
+        for operation in pending:
+            log.info("replaying", model=model.slug, operation=str(operation.id), kind=operation.kind)
+            self._run(operation)
+
+    def _run(self, operation: OperationRow) -> _Done:
+        payload = work.read_payload(operation, self._blobs)
+        if operation.kind == "forward_backward":
+            batch, extra = decode_batch(payload)
+            loss = LossChoice(extra["loss_fn"], extra["loss_fn_config"] or {}, extra["num_substeps"])
+            result = self._engine.forward_backward(operation.model_id, batch, loss)
+            return _Done(result, len(batch.trajectories), loss.name, {})
+        header, arrays = decode(payload)
+        batch, _ = decode_batch(work.read_payload(self._forward_of(operation), self._blobs))
+        weights = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1])
+        result = self._engine.backward(operation.model_id, batch, weights)
+        return _Done(result, len(batch.trajectories), "custom", header["metrics"])
+
+    def _forward_of(self, operation: OperationRow) -> OperationRow:
+        with self._database.session() as session:
+            forward = session.get(OperationRow, operation.forward_id)
+        if forward is None or forward.model_id != operation.model_id or forward.kind != "forward":
+            raise NotFound("there is no such forward_id for this model; call forward first")
+        return forward
+
+    def _complete(self, lease: Lease, operation: OperationRow, done: _Done) -> None:
+        metrics = {**done.result.metrics, **done.caller_metrics}
+        answer = encode({"metrics": metrics, "num_datums": done.result.num_datums})
+        placed = work.place_result(self._blobs, answer)
+        summary = summarise_pass(done.result, metrics, done.num_traces, done.loss_fn)
+        with self._database.session() as session:
+            work.complete(session, lease, operation, placed, summary)
+
+
+def _encode_datums(datums: list[DatumTensors]) -> bytes:
+    header = {"traj_idx": [d.trajectory_index for d in datums], "lengths": [len(d.logprobs) for d in datums]}
+    arrays: dict[str, Any] = {
+        "rewards": np.array([d.reward for d in datums], np.float64),
+        "logprobs": np.concatenate([d.logprobs for d in datums]),
+        "sampling_logprobs": np.concatenate([d.sampling_logprobs for d in datums]),
+        "mask": np.concatenate([d.mask for d in datums]),
+    }
+    return encode(header, arrays)

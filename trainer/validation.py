@@ -1,0 +1,115 @@
+"""What the engine refuses before it computes anything. Each refusal is one sentence that names the input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from trainer.batch import Datum
+from wire.engine import AdamParams, BaseModelInfo, LoraConfig
+from wire.errors import InvalidRequest
+from wire.trajectories import Batch, Float32Array, Int32Array, Trajectory, Turn
+
+# Beyond any use, and products of two still fit float32: torch raises an error of its own where they do not.
+_LARGEST = 1e6
+
+
+def check_batch(batch: Batch, info: BaseModelInfo, *, sampling_logprobs_optional: bool) -> None:
+    """Raises InvalidRequest unless every trajectory can be scored and grouped.
+
+    sampling_logprobs_optional: a turn may then carry no sampling logprobs at all (supervised data).
+    """
+    _check_groups(batch)
+    for index, trajectory in enumerate(batch.trajectories):
+        _check_trajectory(f"input {index}", trajectory, info, sampling_logprobs_optional)
+
+
+def check_lora(lora: LoraConfig) -> None:
+    """Raises InvalidRequest unless an adapter of this shape can exist."""
+    if lora.rank < 1 or lora.alpha < 1:
+        raise InvalidRequest(f"rank {lora.rank} and alpha {lora.alpha}: both must be 1 or more")
+
+
+def check_num_substeps(num_substeps: int) -> None:
+    """Raises InvalidRequest unless it is one or more."""
+    if num_substeps < 1:
+        raise InvalidRequest(f"num_substeps is {num_substeps}: it must be 1 or more")
+
+
+def check_weights(datums: Sequence[Datum], weights: Sequence[Float32Array]) -> None:
+    """Raises InvalidRequest unless there is one finite weight for each position of each datum.
+
+    Weights of positions that hold no action are ignored, whatever they are.
+    """
+    if len(weights) != len(datums):
+        raise InvalidRequest(f"weights has {len(weights)} rows, but the forward pass returned {len(datums)} datums")
+    for index, (datum, row) in enumerate(zip(datums, weights, strict=True)):
+        if len(row) != len(datum.ids) - 1:
+            raise InvalidRequest(f"weights[{index}] has {len(row)} values, its datum {len(datum.ids) - 1} positions")
+        if not np.isfinite(row[datum.action_positions_N - 1]).all():
+            raise InvalidRequest(f"weights[{index}] holds a value on a sampled token that is not finite")
+
+
+def check_adam(adam: AdamParams) -> None:
+    """Raises InvalidRequest unless AdamW is defined for these parameters."""
+    _check_number("learning_rate", adam.learning_rate, 0 < adam.learning_rate <= _LARGEST, f"above 0, up to {_LARGEST}")
+    _check_number("beta1", adam.beta1, 0 <= adam.beta1 < 1, "0 or more, below 1")
+    _check_number("beta2", adam.beta2, 0 <= adam.beta2 < 1, "0 or more, below 1")
+    _check_number("eps", adam.eps, 0 < adam.eps <= _LARGEST, f"above 0, up to {_LARGEST}")
+    _check_number("weight_decay", adam.weight_decay, 0 <= adam.weight_decay <= _LARGEST, f"from 0 to {_LARGEST}")
+
+
+def _check_number(name: str, value: float, ok: bool, rule: str) -> None:
+    if not ok:
+        raise InvalidRequest(f"{name} is {value}: it must be {rule}")
+
+
+def _check_groups(batch: Batch) -> None:
+    count, size = len(batch.trajectories), batch.group_size
+    if count == 0:
+        raise InvalidRequest("the batch has no inputs")
+    if size is not None and (size < 1 or count % size):
+        raise InvalidRequest(f"group_size is {size}: it must be 1 or more and divide the {count} inputs")
+    if not math.isfinite(batch.reward_scale):
+        raise InvalidRequest(f"reward_scale is {batch.reward_scale}: it must be finite")
+
+
+def _check_trajectory(where: str, trajectory: Trajectory, info: BaseModelInfo, logprobs_optional: bool) -> None:
+    if not trajectory.turns:
+        raise InvalidRequest(f"{where} has no samples: its rollout recorded no sampled tokens")
+    if not math.isfinite(trajectory.reward):
+        raise InvalidRequest(f"{where} has a reward of {trajectory.reward}: it must be finite")
+    for index, turn in enumerate(trajectory.turns):
+        _check_turn(f"{where}, sample {index}", turn, info, logprobs_optional)
+
+
+def _check_turn(where: str, turn: Turn, info: BaseModelInfo, logprobs_optional: bool) -> None:
+    if len(turn.prompt_ids) == 0:
+        raise InvalidRequest(f"{where}: the prompt is empty, so nothing predicts its first output token")
+    if len(turn.output_ids) == 0:
+        raise InvalidRequest(f"{where}: the output is empty")
+    _check_ids(f"{where}: prompt_token_ids", turn.prompt_ids, info.vocab_size)
+    _check_ids(f"{where}: output_token_ids", turn.output_ids, info.vocab_size)
+    length = len(turn.prompt_ids) + len(turn.output_ids)
+    if length > info.context_length:
+        raise InvalidRequest(f"{where}: {length} tokens are more than the context of {info.context_length}")
+    _check_logprobs(where, turn, logprobs_optional)
+
+
+def _check_ids(what: str, ids: Int32Array, vocab_size: int) -> None:
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= vocab_size:
+        bad = lowest if lowest < 0 else highest
+        raise InvalidRequest(f"{what} holds {bad}, outside the vocabulary of {vocab_size} tokens")
+
+
+def _check_logprobs(where: str, turn: Turn, optional: bool) -> None:
+    found, expected = len(turn.sampling_logprobs), len(turn.output_ids)
+    if found == 0 and optional:
+        return
+    if found != expected:
+        raise InvalidRequest(f"{where}: {found} output_logprobs for {expected} output tokens (one each is needed)")
+    if not np.isfinite(turn.sampling_logprobs).all():
+        raise InvalidRequest(f"{where}: output_logprobs holds a value that is not finite")

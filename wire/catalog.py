@@ -1,0 +1,86 @@
+"""The model catalog, forks, checkpoint trees and heads, as clients read and write them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Provider(BaseModel):
+    """Who serves a model."""
+
+    name: str = "headway"
+
+
+class CatalogModel(BaseModel):
+    """One row of the catalog. `sdk_agent_type` makes the SDK choose the agent that captures token ids."""
+
+    id: str
+    name: str
+    model_name: str
+    sdk_agent_type: str = "openai_compatible"
+    is_trainable: bool
+    provider: Provider = Field(default_factory=Provider)
+    created_at: datetime
+    base_model: str | None
+    head_checkpoint_id: str | None
+
+
+class CatalogPage(BaseModel):
+    """One page of the catalog; `total` counts all of it."""
+
+    items: list[CatalogModel]
+    total: int
+
+
+class ForkRequest(BaseModel):
+    """A new trainable model that starts where the source's head is."""
+
+    source_model_id: str
+    name: str
+
+
+class CheckpointNode(BaseModel):
+    """One node of a model's checkpoint tree."""
+
+    id: str
+    name: str
+    checkpoint_name: str
+    prev_model_checkpoint_id: str | None
+    is_active: bool
+    step: int
+    created_at: datetime
+    num_traces: int | None
+    num_datums: int | None
+    num_tokens: int | None
+    mean_reward: float | None
+    learning_rate: float | None
+    loss_fn: str | None
+    metrics: dict[str, Any]
+
+
+class HeadRequest(BaseModel):
+    """Which checkpoint shall be the head: id or name; null for the base weights."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint_id: str | None
+
+
+class Head(BaseModel):
+    """Which checkpoint is the head; null: the base weights."""
+
+    model_id: str
+    checkpoint_id: str | None
+    checkpoint_name: str | None = None
+    step: int | None = None
+
+
+class ServingCheckpoint(BaseModel):
+    """The checkpoint that answered a request."""
+
+    id: str
+    name: str
+    step: int

@@ -1,0 +1,124 @@
+"""The port between the trainer's worker (which speaks to the op log) and its engine (which speaks to torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from wire.trajectories import Batch, Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Shape and start of an adapter. `init_seed` makes A's random start the same for equal configurations."""
+
+    rank: int = 16
+    alpha: int = 32
+    init_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LossChoice:
+    """A built-in loss by name, with the hyperparameters that the caller set (the others take their defaults)."""
+
+    name: str
+    config: Mapping[str, float] = field(default_factory=dict[str, float])
+    num_substeps: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AdamParams:
+    """Parameters of one AdamW step; weight decay is decoupled."""
+
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What one gradient pass did. Metric names are `name` or `name:reduction`."""
+
+    metrics: dict[str, float]
+    num_datums: int
+    num_tokens: int  # action tokens trained on
+
+
+@dataclass(frozen=True, slots=True)
+class DatumTensors:
+    """One datum of a forward pass: aligned float32 arrays over its next-token positions."""
+
+    trajectory_index: int
+    reward: float
+    logprobs: Float32Array
+    sampling_logprobs: Float32Array
+    mask: Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one optimizer step did to the weights in memory."""
+
+    metrics: dict[str, float]
+    moved: bool  # False: the accumulated gradient was exactly zero, weights and moments are as before
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModelInfo:
+    """Facts of a base model that the control plane needs to judge requests."""
+
+    vocab_size: int
+    context_length: int
+    architecture: str
+    dtype: str
+    num_parameters: int
+    fingerprint: str = ""  # the same for the same weights, so that others under the same name are noticed
+
+
+class Engine(Protocol):
+    """Holds weights, gradients and moments of many models on one base. Not thread-safe; calls never overlap.
+
+    A refused call (HeadwayError) leaves weights, gradients and moments as they were.
+    """
+
+    @property
+    def info(self) -> BaseModelInfo: ...
+
+    @property
+    def losses(self) -> Mapping[str, Mapping[str, float | None]]:
+        """Every loss by name, with its hyperparameters and their defaults."""
+        ...
+
+    def open(self, model: UUID, lora: LoraConfig, adapter: Path | None, state: Path | None) -> None:
+        """Make the model resident, replacing what was held: from a checkpoint's folders, or from the seeded start
+        (adapter None). A missing state means fresh moments. Gradients start at zero."""
+        ...
+
+    def close(self, model: UUID) -> None:
+        """Forget everything of this model. Unknown models are fine."""
+        ...
+
+    def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice) -> PassResult:
+        """Add the loss's gradient to the model's accumulated gradient."""
+        ...
+
+    def forward(self, model: UUID, batch: Batch) -> list[DatumTensors]:
+        """Logprobs of the current policy, no gradient."""
+        ...
+
+    def backward(self, model: UUID, batch: Batch, weights: Sequence[Float32Array]) -> PassResult:
+        """Add the gradient of −Σ w·logprob, `weights` aligned with `forward`'s datums of the same batch."""
+        ...
+
+    def optim_step(self, model: UUID, adam: AdamParams) -> StepResult:
+        """Apply the accumulated gradient and clear it."""
+        ...
+
+    def save(self, model: UUID, adapter: Path, state: Path) -> None:
+        """Write the adapter (PEFT layout) and the optimizer state into two existing empty folders."""
+        ...

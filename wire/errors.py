@@ -1,0 +1,123 @@
+"""Every refusal Headway gives, named for what happened.
+
+An error carries an HTTP status, a stable code, and one sentence for the person who reads it: what happened, and
+what to do next. The SDK prints that sentence as it is.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HeadwayError(Exception):
+    """Base of all errors that a client may see."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(HeadwayError):
+    """The request cannot be understood, or contradicts itself."""
+
+    status, code = 422, "invalid_request"
+
+
+class Unauthenticated(HeadwayError):
+    """No key, an unknown key, or a revoked one."""
+
+    status, code = 401, "unauthenticated"
+
+
+class Forbidden(HeadwayError):
+    """The key is good, but not for this."""
+
+    status, code = 403, "forbidden"
+
+
+class NotFound(HeadwayError):
+    """No such thing, or it belongs to another team (which reads the same)."""
+
+    status, code = 404, "not_found"
+
+
+class Conflict(HeadwayError):
+    """The request is fine, the state of things is not."""
+
+    status, code = 409, "conflict"
+
+
+class Gone(HeadwayError):
+    """It existed, and can be used no more."""
+
+    status, code = 410, "gone"
+
+
+class TooLarge(HeadwayError):
+    """Over a configured limit of bytes or tokens."""
+
+    status, code = 413, "too_large"
+
+
+class Unavailable(HeadwayError):
+    """A plane that is needed is not there at the moment; trying again may help."""
+
+    status, code = 503, "unavailable"
+
+
+class TimedOut(HeadwayError):
+    """The work was accepted and goes on, but the answer did not come in time."""
+
+    status, code = 504, "timed_out"
+
+
+class NothingAccumulated(Conflict):
+    """optim_step without gradients."""
+
+    code = "nothing_accumulated"
+
+
+class Superseded(Conflict):
+    """The head moved while the operation waited or ran."""
+
+    code = "superseded"
+
+
+class PromotionRejected(Conflict):
+    """Every live sampler refused the new checkpoint, so the head stays."""
+
+    code = "promotion_rejected"
+
+
+class LeaseLost(HeadwayError):
+    """Another trainer holds the model now; whatever this one was about to write is void."""
+
+    status, code = 409, "lease_lost"
+
+
+class TrainerLost(HeadwayError):
+    """The operation ended its trainer, again and again."""
+
+    status, code = 500, "trainer_lost"
+
+
+class CorruptCheckpoint(HeadwayError):
+    """A checkpoint's files do not match their manifest."""
+
+    status, code = 500, "corrupt_checkpoint"
+
+
+def error_from_code(code: str, message: str) -> HeadwayError:
+    """Rebuild an error that crossed a process border as code and message; unknown codes read as internal."""
+    return _BY_CODE.get(code, HeadwayError)(message)
+
+
+def _all_subclasses(cls: type[HeadwayError]) -> list[type[HeadwayError]]:
+    return [cls] + [sub for child in cls.__subclasses__() for sub in _all_subclasses(child)]
+
+
+_BY_CODE = {cls.code: cls for cls in _all_subclasses(HeadwayError)}

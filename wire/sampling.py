@@ -1,0 +1,112 @@
+"""What the gateway and a sampler say to each other: tokens in, tokens out.
+
+Rendering of chats and parsing of answers happen on the sampler's side of this border, next to the tokenizer.
+A sampler serves `POST /render`, `/generate` and `/derender` with these types, and `GET /healthz`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SamplingParams(BaseModel):
+    """How to sample. Logprobs are always those of the distribution sampled from, after temperature and top-p/k."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_tokens: int | None = Field(default=None, ge=1)  # None: up to the context length
+    temperature: float = Field(default=1.0, ge=0.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)  # 0: off
+    min_tokens: int = Field(default=0, ge=0)
+    seed: int | None = None
+    stop: list[str] = Field(default_factory=list)
+    stop_token_ids: list[int] = Field(default_factory=list)
+    ignore_eos: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=20)
+
+
+class RenderRequest(BaseModel):
+    """Messages to token ids.
+
+    With `continued_ids`, those ids cover `messages[:continued_messages]` and come back untouched, followed by the
+    rendering of the messages after them.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    add_generation_prompt: bool = True
+    continued_ids: list[int] | None = None
+    continued_messages: int = 0
+
+
+class TokenizeRequest(BaseModel):
+    """Plain text to token ids, for the completions endpoint."""
+
+    text: str
+
+
+class TokenIds(BaseModel):
+    """The answer to render and tokenize."""
+
+    token_ids: list[int]
+
+
+class GenerateRequest(BaseModel):
+    """One sequence to sample under one adapter."""
+
+    adapter: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+
+
+class TopLogprob(BaseModel):
+    """One alternative of a position."""
+
+    token_id: int
+    token: str
+    logprob: float
+
+
+class GeneratedToken(BaseModel):
+    """One sampled token. `token` is its text alone, empty for part of a multi-byte character."""
+
+    token_id: int
+    token: str
+    logprob: float
+    top_logprobs: list[TopLogprob] = Field(default_factory=list)
+
+
+class GenerateEvent(BaseModel):
+    """One line of the answer to generate (NDJSON): newly sampled tokens, the text they settle, and, last, why it
+    ended. `text` never holds half a character, nor anything from a stop string on."""
+
+    tokens: list[GeneratedToken]
+    text: str
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class DerenderRequest(BaseModel):
+    """A sampled answer to be read: its ids, the text (already cut at a stop string), and the tools on offer."""
+
+    token_ids: list[int]
+    text: str
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class ParsedCall(BaseModel):
+    """A tool call read out of an answer; `arguments` is JSON text as the policy wrote it."""
+
+    name: str
+    arguments: str
+
+
+class ParsedMessage(BaseModel):
+    """What an answer says."""
+
+    content: str | None
+    reasoning_content: str | None = None
+    tool_calls: list[ParsedCall] = Field(default_factory=list[ParsedCall])

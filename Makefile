@@ -7,7 +7,7 @@ DEMO_DIR := .headway-demo
 UP_DIR ?= .headway
 SEED ?= 0
 
-.PHONY: demo up test check bench format clean
+.PHONY: demo up test check bench docs format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(TINY_BASE)/config.json  ## the whole loop on this machine: the reward climbs
@@ -30,6 +30,9 @@ check: .venv/installed-dev  ## lint, format, types, architecture
 bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then one JSON line each
 	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --base tiny-arith=$(TINY_BASE) \
 		-- $(BIN)/python -m bench.step_latency
+
+docs: .venv/installed  ## docs/losses.md, from the docstrings of the losses
+	$(BIN)/python -m trainer.losses.reference > docs/losses.md
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

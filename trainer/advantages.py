@@ -1,7 +1,7 @@
 """Group-relative advantages: how much better than its group a rollout did.
 
-Centred only. Dividing by the group's standard deviation (GRPO, arXiv:2402.03300) favours groups that are almost
-always right or wrong (Dr. GRPO, arXiv:2503.20783), so it is left out.
+Centred only, by default. Dividing by the group's standard deviation (GRPO, arXiv:2402.03300) favours groups that are
+almost always right or wrong (Dr. GRPO, arXiv:2503.20783), so it is an option.
 """
 
 # G groups, K trajectories of a group
@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wire.trajectories import Batch
+
+# TRL's; without it, a group whose rewards differ by a rounding would count as much as any other.
+_STD_OFFSET = 1e-4
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -27,13 +30,17 @@ def groups_without_spread(rewards_GK: Float64Array) -> npt.NDArray[np.bool_]:
     return (rewards_GK == rewards_GK[:, :1]).all(axis=1)
 
 
-def advantages(batch: Batch) -> Float64Array:
+def advantages(batch: Batch, *, over_std: bool = False) -> Float64Array:
     """reward_scale · (reward − group mean) of each trajectory, float64, in input order.
 
+    over_std: divide by the group's sample standard deviation (over n − 1) + 1e-4 before scaling, as TRL does.
     Exactly 0.0 where a group has no spread: the mean of equal floats may differ from them by a rounding, and a
     gradient of 1e-17 is a full step to Adam.
     """
     rewards_GK = grouped_rewards(batch)
     centred_GK = rewards_GK - rewards_GK.mean(axis=1, keepdims=True)
-    centred_GK[groups_without_spread(rewards_GK)] = 0.0
+    flat_G = groups_without_spread(rewards_GK)
+    centred_GK[flat_G] = 0.0
+    if over_std and not flat_G.all():
+        centred_GK[~flat_G] /= rewards_GK[~flat_G].std(axis=1, ddof=1, keepdims=True) + _STD_OFFSET
     return batch.reward_scale * centred_GK.ravel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -10,8 +12,20 @@ from trainer.attention import UnsupportedArchitecture
 # Changes of the final logits, with the value that means "none". The one-pass head knows none of them.
 _LOGIT_TERMS = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0, "lm_head_multiplier": 1.0}
 
-# A mixer that carries a state from token to token needs more than the right attention.
-_KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+class Sharing(StrEnum):
+    """How sequences go through a base model. prefixes: in one pass, what they have in common once. nothing: one a
+    pass, so that only the turns of a trajectory are merged; right for any causal model."""
+
+    PREFIXES = "prefixes"
+    NOTHING = "nothing"
+
+
+# Layers whose only way from token to token is attention, where the layout says what is visible.
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+
+# Layers with a mixer that carries a state from token to token, and under which name they have it.
+_LINEAR_MIXERS = {"linear_attention": "linear_attn"}
 
 # Where a linear layer routes tokens to experts, an adapter would change which expert is asked.
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
@@ -22,13 +36,25 @@ def refuse_unsupported(config: PreTrainedConfig) -> None:
     name = config.model_type
     if config.is_encoder_decoder:
         raise UnsupportedArchitecture(f"{name} is an encoder-decoder, this trainer knows decoders")
-    for layer_type in getattr(config, "layer_types", None) or ():
-        if layer_type not in _KNOWN_LAYER_TYPES:
-            raise UnsupportedArchitecture(f"{name} has layers of type {layer_type}, which cannot be packed yet")
     for term, neutral in _LOGIT_TERMS.items():
         value = getattr(config, term, None)
         if value is not None and value != neutral:
             raise UnsupportedArchitecture(f"{name} changes its logits by {term} = {value}, which is not computed here")
+
+
+def known_sharing(model: PreTrainedModel) -> Sharing:
+    """What an architecture allows, as far as its configuration tells; unknown kinds of layers share nothing."""
+    kinds = set(getattr(model.config, "layer_types", None) or ())
+    mixed = kinds & _LINEAR_MIXERS.keys()
+    if kinds <= _ATTENTION_LAYERS | mixed and bool(mixed) == bool(linear_mixers(model)):
+        return Sharing.PREFIXES
+    return Sharing.NOTHING
+
+
+def linear_mixers(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The mixers of layers that are not attention, where they are known."""
+    names = tuple(f".{name}" for name in _LINEAR_MIXERS.values())
+    return [module for name, module in model.named_modules() if name.endswith(names)]
 
 
 def adapted_modules(model: PreTrainedModel) -> list[str]:

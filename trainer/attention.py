@@ -1,21 +1,23 @@
-"""Causal attention over packed sequences, behind transformers' attention interface.
+"""Causal attention over a prefix tree, behind transformers' attention interface.
 
 The layout of a pack travels through the model as a keyword; no mask is ever built. With a mask function registered,
 or with transformers' own kernels, position ids that restart would be read as a packing to be guessed at: nothing is
 guessed here, and a mask that arrives regardless is a bug of ours.
 """
 
-# B = 1 row, H query heads, K key heads, T packed tokens, L tokens of one sequence, E head dimension
+# B = 1 row, H query heads, K key heads, T packed tokens, E head dimension
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from trainer.kernels import Kernel
+from trainer.prefix_tree import PrefixTree
 
 IMPLEMENTATION = "headway_packed"
 
@@ -23,15 +25,39 @@ IMPLEMENTATION = "headway_packed"
 _UNSUPPORTED_TERMS = ("softcap", "s_aux", "sinks", "position_bias", "head_mask", "cache")
 
 
+Made = TypeVar("Made")
+
+
 class UnsupportedArchitecture(ValueError):
     """The base model does something that the engine would compute wrongly."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PackedLayout:
-    """Which packed tokens see which: the lengths of the sequences that lie one behind the other."""
+    """Which packed tokens see which, and the kernel that computes it."""
 
-    lengths: tuple[int, ...]
+    tree: PrefixTree
+    kernel: Kernel
+    _made: dict[Any, Any] = field(default_factory=dict[Any, Any])
+
+    def once(self, key: Any, make: Callable[[], Made]) -> Made:
+        """What all layers share, made when the first of them asks."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def attend(
+        self,
+        query_1HTE: torch.Tensor,
+        key_1KTE: torch.Tensor,
+        value_1KTE: torch.Tensor,
+        window: int | None,
+        scale: float,
+    ) -> torch.Tensor:
+        """[1, T, H, E]."""
+        device, dtype = query_1HTE.device, query_1HTE.dtype
+        prepared = self.once((window, dtype), lambda: self.kernel.prepare(self.tree, window, device, dtype))
+        return self.kernel.attend(query_1HTE, key_1KTE, value_1KTE, prepared, scale)
 
 
 def register() -> None:
@@ -51,31 +77,15 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of each token to those before it in its own sequence; returns [B, T, H, E] and no weights.
+    """Attention of each token to itself and those above it in the tree; returns [B, T, H, E] and no weights.
 
     sliding_window: a token sees itself and the sliding_window − 1 tokens before it.
     Raises UnsupportedArchitecture for a term that is not computed here.
     """
     assert attention_mask is None, "transformers built a mask: the layout alone says what is visible"
     _refuse_unsupported(module, sliding_window, kwargs)
-    outputs = [
-        scaled_dot_product_attention(q, k, v, **_visibility(q, sliding_window), scale=scaling, enable_gqa=True)
-        for q, k, v in _sequences(packed_layout, query_BHTE, key_BKTE, value_BKTE)
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
-
-
-def _sequences(layout: PackedLayout, *packed: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    # split, not slices: the backward of n slices fills n gradients of full length.
-    return zip(*(tensor.split(layout.lengths, dim=2) for tensor in packed), strict=True)
-
-
-def _visibility(query_BHLE: torch.Tensor, sliding_window: int | None) -> dict[str, Any]:
-    length = query_BHLE.shape[2]
-    if sliding_window is None or length <= sliding_window:
-        return {"is_causal": True}
-    visible_LL = torch.ones(length, length, dtype=torch.bool, device=query_BHLE.device).tril()
-    return {"attn_mask": visible_LL.triu(1 - sliding_window)}
+    scale = query_BHTE.shape[-1] ** -0.5 if scaling is None else scaling
+    return packed_layout.attend(query_BHTE, key_BKTE, value_BKTE, sliding_window, scale), None
 
 
 def _refuse_unsupported(module: torch.nn.Module, sliding_window: int | None, kwargs: dict[str, Any]) -> None:

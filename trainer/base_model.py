@@ -4,40 +4,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from trainer.architectures import adapted_modules, refuse_unsupported, unembedding_weight
-from trainer.attention import IMPLEMENTATION, register
+from trainer.architectures import (
+    Sharing,
+    adapted_modules,
+    known_sharing,
+    linear_mixers,
+    refuse_unsupported,
+    unembedding_weight,
+)
+from trainer.attention import IMPLEMENTATION, UnsupportedArchitecture, register
+from trainer.batch import Datum
 from trainer.fingerprint import fingerprint
+from trainer.kernels import Kernel, choose_kernel
 from trainer.logprobs import action_logprobs
 from trainer.lora import LiveAdapter
-from trainer.packing import Pack
-from trainer.self_check import check_against_stock
+from trainer.mixers import expand
+from trainer.packing import Pack, PassBudget, build_pack
+from trainer.recomputation import Recomputation, saved_bytes
+from trainer.self_check import disagreement, probe
 from trainer.session import Session
 from wire.engine import BaseModelInfo, LoraConfig
+
+log = structlog.get_logger(__name__)
+
+# Long enough for what is kept once a pass to weigh little, and shorter than any context.
+_PROBE_TOKENS = 32
 
 
 class BaseModel:
     """A causal language model of transformers whose own weights never change.
 
-    Takes the model over: its attention is replaced, its parameters are frozen, LoRA layers are put in.
-    Raises UnsupportedArchitecture where packed and plain computation would differ.
+    Takes the model over: its attention is replaced, its parameters are frozen, LoRA layers are put in. Sequences of
+    a pack share what they have in common if the architecture is known to allow it and the model proves it when it
+    loads; if not, each sequence is a pass of its own.
+    Raises UnsupportedArchitecture where even that differs from the model's own logits or gradients.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, kernel: Kernel | None = None) -> None:
         refuse_unsupported(model.config)
         register()
         model.set_attn_implementation(IMPLEMENTATION)
         self._model = model.eval().requires_grad_(False)
+        self._kernel = kernel or choose_kernel(model.device)
         self._lora_dtype = torch.promote_types(model.dtype, torch.float32)
         # A copy only where the base is below float32: a bf16 head costs four times the error of a float32 one.
         self._unembedding_VD = unembedding_weight(model).to(self._lora_dtype)
         self._targets = adapted_modules(model)
         self._adapters: dict[tuple[int, int], LiveAdapter] = {}
         self._active: LiveAdapter | None = None
-        self.info = _describe(model, vocab_size=len(self._unembedding_VD))
-        check_against_stock(model, self.logprobs, self.device)
+        self._bytes_per_token: dict[LiveAdapter, float] = {}
+        for mixer in linear_mixers(model):
+            expand(mixer)
+        self._recomputation = Recomputation(model)
+        sharing = self._proven(known_sharing(model))
+        self._budget = PassBudget(
+            max_tokens=0,
+            tokens_per_pair=_tokens_per_pair(model),
+            shares=not linear_mixers(model),
+            alone=sharing is Sharing.NOTHING,
+        )
+        self.info = _describe(model, vocab_size=len(self._unembedding_VD), sharing=sharing)
 
     @property
     def device(self) -> torch.device:
@@ -76,17 +109,62 @@ class BaseModel:
         adapter.bind(session.weights)
         return adapter
 
-    def logprobs(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
-        """logprobs_P of the pack's predictions (gradient reaches the bound LoRA weights) and entropies_P, in nats."""
-        # The backbone, not the language model on top: that one would make logits of every token.
-        hidden_1TD = self._model.base_model(
-            input_ids=pack.input_ids_T[None],
-            position_ids=pack.position_ids_T[None],
-            attention_mask=None,
-            use_cache=False,
-            packed_layout=pack.layout,
-        ).last_hidden_state
+    def budget(self, max_tokens: int) -> PassBudget:
+        """What plans must know of this model."""
+        return replace(self._budget, max_tokens=max_tokens)
+
+    def pack(self, datums: Sequence[Datum]) -> Pack:
+        """One forward pass over datums."""
+        return build_pack(datums, self._kernel, self.device)
+
+    def logprobs(self, pack: Pack, *, recompute: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """logprobs_P of the pack's predictions (gradient reaches the bound LoRA weights) and entropies_P, in nats.
+
+        recompute: keep only each layer's input for the backward.
+        """
+        with self._recomputation.switched(recompute):
+            # The backbone, not the language model on top: that one would make logits of every token.
+            hidden_1TD = self._model.base_model(
+                input_ids=pack.input_ids_T[None],
+                position_ids=pack.position_ids_T[None],
+                attention_mask=None,
+                use_cache=False,
+                packed_layout=pack.layout,
+            ).last_hidden_state
         return action_logprobs(hidden_1TD[0], pack.rows_P, pack.targets_P, self._unembedding_VD)
+
+    def base_logprobs(self, pack: Pack) -> torch.Tensor:
+        """logprobs_P of the base model itself, without gradient: the bound adapter is off for as long as this takes."""
+        assert self._active is not None, "bind a session first"
+        with torch.no_grad(), self._active.switched_off():
+            return self.logprobs(pack)[0]
+
+    def activation_bytes(self, num_tokens: int) -> int:
+        """What a pass of so many tokens keeps for its backward, unless it recomputes, under the bound session.
+
+        Measured once an adapter on a short pass, so that it holds for whatever the architecture and PEFT keep.
+        """
+        assert self._active is not None, "bind a session first"
+        if self._active not in self._bytes_per_token:
+            pack = self.pack([probe(_PROBE_TOKENS + 1, self.info.vocab_size)])
+            self._bytes_per_token[self._active] = saved_bytes(lambda: self.logprobs(pack)[0]) / _PROBE_TOKENS
+        return round(self._bytes_per_token[self._active] * num_tokens)
+
+    def room_for_activations(self) -> int:
+        """Bytes that a pass may keep, if nobody says how many."""
+        return torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else 8 << 30
+
+    def _proven(self, sharing: Sharing) -> Sharing:
+        """The most sharing under which the model agrees with itself."""
+        if sharing is Sharing.PREFIXES:
+            difference = disagreement(self._model, self.pack, self.logprobs)
+            if difference is None:
+                return sharing
+            log.warning("base_model_shares_nothing", architecture=type(self._model).__name__, reason=difference)
+        difference = disagreement(self._model, self.pack, self.logprobs, alone=True)
+        if difference is not None:
+            raise UnsupportedArchitecture(f"{type(self._model).__name__}: {difference}")
+        return Sharing.NOTHING
 
 
 def load_base_model(
@@ -108,7 +186,7 @@ def load_base_model(
     return BaseModel(model)
 
 
-def _describe(model: PreTrainedModel, vocab_size: int) -> BaseModelInfo:
+def _describe(model: PreTrainedModel, vocab_size: int, sharing: Sharing) -> BaseModelInfo:
     return BaseModelInfo(
         vocab_size=vocab_size,
         context_length=int(model.config.max_position_embeddings),
@@ -116,4 +194,14 @@ def _describe(model: PreTrainedModel, vocab_size: int) -> BaseModelInfo:
         dtype=str(model.dtype).removeprefix("torch."),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         fingerprint=fingerprint(model),
+        sharing=sharing.value,
     )
+
+
+def _tokens_per_pair(model: PreTrainedModel) -> float:
+    """Multiplications of attention between two tokens, next to those of one token by the layers' weights."""
+    config = model.config
+    heads = int(config.num_attention_heads) * int(getattr(config, "head_dim", None) or 0) or int(config.hidden_size)
+    embeddings = sum(p.numel() for p in model.get_input_embeddings().parameters())
+    weights = sum(p.numel() for p in model.base_model.parameters()) - embeddings
+    return 2 * heads * int(config.num_hidden_layers) / weights

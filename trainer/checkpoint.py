@@ -97,9 +97,10 @@ def _load_state(
     for name in _BUFFERS:
         if name not in buffers or buffers[name].shape != (layout.num_parameters,):
             raise CorruptCheckpoint(f"{_STATE}: {name} is missing or has a wrong length")
-    session = Session.starting_from(lora, layout, buffers["weights"].to(device=device, dtype=dtype))
-    session.exp_avg = buffers["exp_avg"].to(device=device, dtype=dtype)
-    session.exp_avg_sq = buffers["exp_avg_sq"].to(device=device, dtype=dtype)
+    # Copies: safetensors maps the file, and a store may replace or prune it while the session lives.
+    owned = {name: buffers[name].to(device=device, dtype=dtype, copy=True) for name in _BUFFERS}
+    session = Session.starting_from(lora, layout, owned["weights"])
+    session.exp_avg, session.exp_avg_sq = owned["exp_avg"], owned["exp_avg_sq"]
     session.num_steps = int(about["num_steps"])
     return session
 

@@ -23,30 +23,44 @@ from trainer.advantages import advantages
 from trainer.base_model import BaseModel
 from trainer.batch import Datum, datum_tensors, to_datums
 from trainer.checkpoint import load_session, save_adapter, save_state
-from trainer.losses import LOSSES, make_loss
+from trainer.finite import all_finite
+from trainer.losses import LOSSES, LossOptions, make_loss
 from trainer.metrics import PassTally
 from trainer.objective import BuiltinObjective, ClientObjective, Objective
 from trainer.optim import adamw_step
-from trainer.packing import build_pack, plan_micro_batches
-from trainer.scores import Scores, refuse_broken_policy, refuse_overflow
+from trainer.packing import plan_micro_batches
+from trainer.phases import PhaseClock
+from trainer.residency import ResidentSessions
+from trainer.scores import Scores, refuse_broken_policy, trajectory_indices
 from trainer.session import Session
+from trainer.spill import SpillFolder
 from trainer.validation import check_batch, check_lora, check_num_substeps, check_weights
 from wire.engine import AdamParams, BaseModelInfo, DatumTensors, LoraConfig, LossChoice, PassResult, StepResult
-from wire.errors import NotFound
+from wire.errors import InvalidRequest, NotFound, SpillLost
 from wire.trajectories import Batch, Float32Array
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """max_tokens_per_pass bounds activation memory; it and threads decide GEMM shapes, hence the last bits.
+    """max_tokens_per_pass bounds what is computed at once; it and threads decide GEMM shapes, hence the last bits.
 
-    threads: of torch, None for its default. max_grad_norm: clip the accumulated gradient to this 2-norm; off by
-    default, for no client asked for it.
+    max_activation_bytes: a pass that would keep more for its backward recomputes its layers instead, at the same bits;
+    None for half of the device's free memory, and 8 GiB on a CPU. threads: of torch, None for its default.
+
+    max_grad_norm: clip the accumulated gradient to this 2-norm where a call does not say; None for no clipping.
+
+    max_resident_bytes: of weights, gradients and moments on the device, None for no limit; models beyond it are
+    parked, and one at a time comes on top while it is opened. max_host_bytes: of models parked in host memory (none
+    if that is the device); the others go to files under spill_root (None: the system's for temporary files).
     """
 
     max_tokens_per_pass: int = 16384
+    max_activation_bytes: int | None = None
     threads: int | None = None
     max_grad_norm: float | None = None
+    max_resident_bytes: int | None = None
+    max_host_bytes: int = 16 << 30
+    spill_root: Path | None = None
 
 
 class TrainingEngine:
@@ -58,7 +72,14 @@ class TrainingEngine:
         self._base = base
         self._settings = settings or EngineSettings()
         self._clock = clock
-        self._sessions: dict[UUID, Session] = {}
+        self._sessions = ResidentSessions(
+            base.device,
+            self._settings.max_resident_bytes,
+            self._settings.max_host_bytes if base.device.type != "cpu" else 0,
+            SpillFolder(self._settings.spill_root),
+            self._release,
+        )
+        self._max_activation_bytes = self._settings.max_activation_bytes or base.room_for_activations()
         if self._settings.threads is not None:
             torch.set_num_threads(self._settings.threads)
 
@@ -69,36 +90,52 @@ class TrainingEngine:
 
     @property
     def losses(self) -> Mapping[str, Mapping[str, float | None]]:
-        """Every loss by name, with its hyperparameters and their defaults (None: a shorthand, unset)."""
-        return {name: loss.defaults() for name, loss in LOSSES.items()}
+        """Every loss by name, with its hyperparameters and options and their defaults (None: a shorthand, unset)."""
+        return {name: {**loss.defaults(), **LossOptions.defaults()} for name, loss in LOSSES.items()}
 
     def open(self, model: UUID, lora: LoraConfig, adapter: Path | None, state: Path | None) -> None:
         """Make a model resident. Raises CorruptCheckpoint, and keeps what was held, if its files do not fit."""
         check_lora(lora)
         layout = self._base.adapter(lora).layout
-        self._sessions[model] = load_session(lora, layout, adapter, state, self._base.dtype, self._base.device)
+        session = load_session(lora, layout, adapter, state, self._base.dtype, self._base.device)
+        self._sessions.put(model, session)
 
     def close(self, model: UUID) -> None:
         """Forget everything of this model."""
-        self._sessions.pop(model, None)
+        self._sessions.remove(model)
+
+    def holds(self, model: UUID) -> bool:
+        """Whether the model is open. One that was parked is brought back; if that fails, it is not open any more."""
+        try:
+            self._sessions.get(model)
+        except (NotFound, SpillLost):
+            return False
+        return True
 
     def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice) -> PassResult:
-        """Add the gradient of a built-in loss, summed over the batch's action tokens."""
-        built_in = make_loss(loss)
+        """Add the gradient of a built-in loss, summed over the batch's action tokens unless its options say else."""
+        built_in, options = make_loss(loss), LossOptions.from_config(loss.config)
         check_num_substeps(loss.num_substeps)
         check_batch(batch, self.info, sampling_logprobs_optional=built_in.sampling_logprobs_optional)
         datums = to_datums(batch.trajectories)
-        objective = BuiltinObjective(built_in, advantages(batch))
+        objective = BuiltinObjective(
+            built_in,
+            advantages(batch, over_std=bool(options.advantage_std)),
+            options,
+            datums,
+            self._base.base_logprobs,
+        )
         return self._gradient_pass(model, batch, datums, objective, loss.num_substeps)
 
     def forward(self, model: UUID, batch: Batch) -> list[DatumTensors]:
         """Logprobs of the current policy, with the packs and thus the bits that `backward` will see."""
         check_batch(batch, self.info, sampling_logprobs_optional=True)
-        self._base.bind(self._session(model))
+        self._base.bind(self._sessions.get(model))
         datums = to_datums(batch.trajectories)
         with torch.no_grad():
             scored = [self._score(micro_batch) for micro_batch in self._plan(batch, datums, num_substeps=1)]
-        return [tensors for scores in scored for tensors in _datum_tensors(scores, batch)]
+        tensors = {datum: found for scores in scored for datum, found in _datum_tensors(scores, batch)}
+        return [tensors[datum] for datum in datums]
 
     def backward(self, model: UUID, batch: Batch, weights: Sequence[Float32Array]) -> PassResult:
         """Add the gradient of −Σ w · logprob; weights of positions without an action are ignored."""
@@ -110,12 +147,12 @@ class TrainingEngine:
     def optim_step(self, model: UUID, adam: AdamParams) -> StepResult:
         """Apply the accumulated gradient by AdamW and clear it."""
         started = self._clock()
-        result = adamw_step(self._session(model), adam, self._settings.max_grad_norm)
+        result = adamw_step(self._sessions.get(model), adam, self._settings.max_grad_norm)
         return StepResult({**result.metrics, "seconds": self._clock() - started}, result.moved)
 
     def save(self, model: UUID, adapter: Path, state: Path) -> None:
         """Write the adapter as samplers load it, and the state as training goes on from it."""
-        session = self._session(model)
+        session = self._sessions.get(model)
         live = self._base.adapter(session.lora)
         save_adapter(session, live, self._base.name, self._base.served_dtype, adapter)
         save_state(session, state)
@@ -123,15 +160,46 @@ class TrainingEngine:
     def _gradient_pass(
         self, model: UUID, batch: Batch, datums: list[Datum], objective: Objective, num_substeps: int
     ) -> PassResult:
-        started, tally = self._clock(), PassTally()
-        with self._all_or_none(self._session(model)) as gradient:
-            for micro_batch in self._plan(batch, datums, num_substeps):
-                scores = self._score(micro_batch)
-                weighted = objective(scores)
-                scores.backpropagate(weighted.weights_N)
-                refuse_overflow(gradient, micro_batch)
+        phases, tally = PhaseClock(self._clock), PassTally()
+        with self._all_or_none(self._sessions.get(model)) as gradient:
+            with phases("plan"):
+                micro_batches = self._plan(batch, datums, num_substeps)
+            for micro_batch in micro_batches:
+                with phases("forward"):
+                    scores = self._score(micro_batch)
+                with phases("loss"):
+                    weighted = objective(scores)
+                with phases("backward"):
+                    scores.backpropagate(weighted.weights_N)
+                    if not all_finite(gradient):
+                        raise self._overflow(gradient, micro_batch, datums, objective)
                 tally.add(scores, weighted)
-        return tally.result(batch, len(datums), self._clock() - started, self._shape_settings())
+        return tally.result(batch, datums, phases.metrics(), self._shape_settings())
+
+    def _overflow(
+        self, scratch: torch.Tensor, micro_batch: list[Datum], datums: list[Datum], objective: Objective
+    ) -> InvalidRequest:
+        """Names the heaviest datum whose gradient overflows alone. Computes each again: the call is lost anyway."""
+        weights: dict[Datum, float] = {}
+        for datum in micro_batch:
+            scratch.zero_()
+            scores = self._score([datum])
+            weights_N = objective(scores).weights_N
+            scores.backpropagate(weights_N)
+            if not all_finite(scratch):
+                weights[datum] = weights_N.abs().max().item()
+        if weights:
+            # One absurd reward drags the advantages of its whole group along; it is the farthest from the mean itself.
+            datum = max(weights, key=lambda datum: weights[datum])
+            return InvalidRequest(
+                f"input {datum.trajectory_index} (datum {datums.index(datum)}): its gradient is not finite, for its "
+                "reward, weights or output_logprobs are too far off"
+            )
+        indices = trajectory_indices(micro_batch)
+        return InvalidRequest(
+            f"inputs {indices.min()} to {indices.max()}: the gradient of each is finite, but their sum, with what came "
+            "before them in this batch, is not; scale their rewards or weights down"
+        )
 
     def _shape_settings(self) -> dict[str, float]:
         """What decided the GEMM shapes, beside the batch itself: a replay needs the same."""
@@ -150,23 +218,23 @@ class TrainingEngine:
             datums,
             group_size=batch.group_size or len(batch.trajectories),
             num_substeps=num_substeps,
-            max_tokens=self._settings.max_tokens_per_pass,
+            budget=self._base.budget(self._settings.max_tokens_per_pass),
         )
 
     def _score(self, micro_batch: list[Datum]) -> Scores:
-        pack = build_pack(micro_batch, self._base.device)
-        scores = Scores.of(pack, *self._base.logprobs(pack))
+        pack = self._base.pack(micro_batch)
+        recompute = self._base.activation_bytes(pack.num_tokens) > self._max_activation_bytes
+        scores = Scores.of(pack, *self._base.logprobs(pack, recompute=recompute))
         refuse_broken_policy(scores)
         return scores
 
-    def _session(self, model: UUID) -> Session:
-        if model not in self._sessions:
-            raise NotFound(f"model {model} is not open in this trainer")
-        return self._sessions[model]
+    def _release(self, session: Session) -> None:
+        """A stale buffer that the live adapter is bound to must not outlive its session; the next use binds again."""
+        self._base.adapter(session.lora).release()
 
 
-def _datum_tensors(scores: Scores, batch: Batch) -> Iterator[DatumTensors]:
+def _datum_tensors(scores: Scores, batch: Batch) -> Iterator[tuple[Datum, DatumTensors]]:
     datums = scores.pack.datums
     rows = scores.logprobs_N.split([datum.num_actions for datum in datums])
     for datum, row in zip(datums, rows, strict=True):
-        yield datum_tensors(datum, batch.trajectories[datum.trajectory_index].reward, row.cpu().numpy())
+        yield datum, datum_tensors(datum, batch.trajectories[datum.trajectory_index].reward, row.cpu().numpy())

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import peft
@@ -73,6 +74,17 @@ class LiveAdapter:
         for layer in self._layers:
             layer.set_adapter(self.name)
 
+    @contextmanager
+    def switched_off(self) -> Generator[None]:
+        """Let the base model compute alone inside the block; no weight or gradient is touched."""
+        try:
+            for layer in self._layers:
+                layer.enable_adapters(enabled=False)
+            yield
+        finally:
+            for layer in self._layers:
+                layer.enable_adapters(enabled=True)
+
     def bind(self, weights: torch.Tensor) -> None:
         """Point the parameters at a flat buffer, and their gradients at the scratch."""
         if self._bound is weights:
@@ -83,6 +95,15 @@ class LiveAdapter:
             parameter.data = weight
             parameter.grad = gradient
         self._bound = weights
+
+    def release(self) -> None:
+        """Let go of the bound buffer, whose memory can then be freed; the weights are zero until the next bind."""
+        if self._bound is None:
+            return
+        nothing = self._bound.new_zeros(())
+        for parameter, shape in zip(self._parameters, self.layout.shapes, strict=True):
+            parameter.data = nothing.expand(shape)
+        self._bound = None
 
     def _own_parameters(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((name, p) for name, p in model.named_parameters() if f".{self.name}." in name)

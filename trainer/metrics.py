@@ -1,20 +1,23 @@
-"""What a gradient pass reports. Every value is a finite float; `name:reduction` says how tokens were reduced.
+"""What a gradient pass reports. Every value is a finite float; `name:reduction` says how tokens were reduced, save
+for the names that the SDK documents (`reward_mean` and its kin, `sampling_logprob_mean`).
 
-kl_sampling_trainer:mean is the plain mean of q − π over action tokens: unbiased for KL(sampler ‖ trainer), and
-unlike an exponential estimate finite on any batch, though it may be slightly negative. Figures that need sampling
-logprobs are left out where the batch carries none.
+docs/metrics.md says of each what it means and what to do about it. Two estimates of KL(sampler ‖ trainer), both
+unbiased: the plain mean of q − π, which may be slightly negative, and k3 (http://joschu.net/blog/kl-approx.html),
+exp(π − q) − 1 − (π − q), which never is and which one token far off can rule. Figures that need sampling logprobs
+are left out where the batch carries none.
 """
 
 # N action tokens of a micro-batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from trainer.advantages import grouped_rewards, groups_without_spread
+from trainer.batch import Datum
 from trainer.objective import Weighted
 from trainer.scores import Scores
 from wire.engine import PassResult
@@ -29,10 +32,12 @@ class PassTally:
     num_tokens_computed: int = 0
     num_micro_batches: int = 0
     num_clipped: int | None = None
+    kl_base: float | None = None
     cost: float = 0.0
     entropy: float = 0.0
     sampling_logprob: float = 0.0
     drift: float = 0.0
+    k3: float = 0.0
     ratio: float = 0.0
     ratio_max: float = 0.0
 
@@ -40,7 +45,8 @@ class PassTally:
         """Count a micro-batch."""
         logprobs_N, sampling_logprobs_N = scores.logprobs_N.double(), scores.sampling_logprobs_N.double()
         # Capped so that sums of ratios stay finite.
-        ratios_N = (logprobs_N - sampling_logprobs_N).clamp(max=600).exp()
+        gaps_N = (logprobs_N - sampling_logprobs_N).clamp(max=600)
+        ratios_N = gaps_N.exp()
         self.num_micro_batches += 1
         self.num_tokens += len(logprobs_N)
         self.num_tokens_computed += scores.pack.num_tokens
@@ -48,32 +54,42 @@ class PassTally:
         self.entropy += scores.entropies_N.double().sum().item()
         self.sampling_logprob += sampling_logprobs_N.sum().item()
         self.drift += (sampling_logprobs_N - logprobs_N).sum().item()
+        self.k3 += (gaps_N.expm1() - gaps_N).sum().item()
         self.ratio += ratios_N.sum().item()
         self.ratio_max = max(self.ratio_max, ratios_N.max().item())
         if weighted.clipped_N is not None:
             self.num_clipped = (self.num_clipped or 0) + int(weighted.clipped_N.sum())
+        if weighted.kl_base_N is not None:
+            self.kl_base = (self.kl_base or 0.0) + weighted.kl_base_N.double().sum().item()
 
-    def result(self, batch: Batch, num_datums: int, seconds: float, recorded: Mapping[str, float]) -> PassResult:
-        """The pass as its caller sees it; `recorded` goes along as it is."""
+    def result(
+        self, batch: Batch, datums: Sequence[Datum], seconds: Mapping[str, float], recorded: Mapping[str, float]
+    ) -> PassResult:
+        """The pass as its caller sees it. seconds: `seconds:sum` and its parts; `recorded` goes along as it is."""
+        total_s, num_tokens_merged = seconds["seconds:sum"], sum(datum.num_computed_tokens for datum in datums)
         metrics = {
             "loss:sum": self.cost,
             **_reward_metrics(batch),
             **(self._sampling_metrics() if _has_sampling_logprobs(batch) else {}),
+            **({} if self.kl_base is None else {"kl_base:mean": self.kl_base / self.num_tokens}),
             "entropy:mean": self.entropy / self.num_tokens,
             "tokens:sum": self.num_tokens,
+            "tokens_sent:sum": batch.num_prompt_tokens + self.num_tokens,
+            "tokens_merged:sum": num_tokens_merged,
             "tokens_computed:sum": self.num_tokens_computed,
-            "tokens_prompt_sent:sum": batch.num_prompt_tokens,
+            "sharing_ratio": num_tokens_merged / self.num_tokens_computed,
             "micro_batches:sum": self.num_micro_batches,
-            "seconds:sum": seconds,
-            "tokens_per_s": self.num_tokens_computed / seconds if seconds > 0 else 0.0,
+            **seconds,
+            "tokens_per_s": self.num_tokens_computed / total_s if total_s > 0 else 0.0,
             **recorded,
         }
-        return PassResult({name: float(value) for name, value in metrics.items()}, num_datums, self.num_tokens)
+        return PassResult({name: float(value) for name, value in metrics.items()}, len(datums), self.num_tokens)
 
     def _sampling_metrics(self) -> dict[str, float]:
         metrics = {
             "sampling_logprob_mean": self.sampling_logprob / self.num_tokens,
             "kl_sampling_trainer:mean": self.drift / self.num_tokens,
+            "kl_sampling_trainer_k3:mean": self.k3 / self.num_tokens,
             "ratio:mean": self.ratio / self.num_tokens,
             "ratio:max": self.ratio_max,
         }

@@ -7,7 +7,7 @@ Built-in losses and weights sent by a client end in the same form, so that every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,18 +16,23 @@ import numpy.typing as npt
 import torch
 
 from trainer.batch import Datum
-from trainer.losses import ActionTokens, Loss
+from trainer.losses import ActionTokens, Loss, LossOptions
+from trainer.packing import Pack
 from trainer.scores import Scores, refuse_nonfinite
 from wire.trajectories import Float32Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weighted:
-    """weights_N, costs_N: like logprobs_N, detached. clipped_N: bool, None if the objective never clips."""
+    """weights_N, costs_N: like logprobs_N, detached. clipped_N: bool, None if the objective never clips.
+
+    kl_base_N: k3 of each token towards the base model, None if nobody asked.
+    """
 
     weights_N: torch.Tensor
     costs_N: torch.Tensor
     clipped_N: torch.Tensor | None = None
+    kl_base_N: torch.Tensor | None = None
 
 
 class Objective(Protocol):
@@ -37,11 +42,26 @@ class Objective(Protocol):
 
 
 class BuiltinObjective:
-    """A loss of ours, with each trajectory's advantage on each of its action tokens."""
+    """A loss of ours, with each trajectory's advantage on each of its action tokens, and what any loss may ask for.
 
-    def __init__(self, loss: Loss, advantages: npt.NDArray[np.float64]) -> None:
+    datums: all of the call, micro-batches will bring some at a time. base_logprobs: logprobs_P of a pack's
+    predictions under the base model, detached; called only if there is a penalty.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        advantages: npt.NDArray[np.float64],
+        options: LossOptions,
+        datums: Sequence[Datum],
+        base_logprobs: Callable[[Pack], torch.Tensor],
+    ) -> None:
         self._loss = loss
         self._advantages = advantages
+        self._kl_penalty_coef = options.kl_penalty_coef
+        self._base_logprobs = base_logprobs
+        scales_S = options.cost_scales(np.array([datum.num_actions for datum in datums]))
+        self._scales = dict(zip(datums, scales_S, strict=True))
 
     def __call__(self, scores: Scores) -> Weighted:
         logprobs_N = scores.logprobs_N.clone().requires_grad_()
@@ -53,9 +73,24 @@ class BuiltinObjective:
             num_sequences=len(scores.pack.datums),
         )
         costs = self._loss(tokens)
-        (slopes_N,) = torch.autograd.grad(costs.costs_N.sum(), logprobs_N)
-        refuse_nonfinite(costs.costs_N + slopes_N, scores)
-        return Weighted(-slopes_N, costs.costs_N.detach(), costs.clipped_N)
+        kl_base_N = self._kl_base(scores, logprobs_N)
+        penalised_N = costs.costs_N if kl_base_N is None else costs.costs_N + self._kl_penalty_coef * kl_base_N
+        costs_N = penalised_N * self._scales_of(scores)
+        (slopes_N,) = torch.autograd.grad(costs_N.sum(), logprobs_N)
+        refuse_nonfinite(costs_N + slopes_N, scores)
+        return Weighted(-slopes_N, costs_N.detach(), costs.clipped_N, None if kl_base_N is None else kl_base_N.detach())
+
+    def _kl_base(self, scores: Scores, logprobs_N: torch.Tensor) -> torch.Tensor | None:
+        """k3 of each token: exp(b − π) − (b − π) − 1, b under the base model."""
+        if not self._kl_penalty_coef:
+            return None
+        gaps_N = self._base_logprobs(scores.pack)[scores.pack.inverse_N] - logprobs_N
+        kl_base_N = torch.expm1(gaps_N) - gaps_N
+        refuse_nonfinite(kl_base_N, scores, "the policy is too far from the base model for a KL penalty")
+        return kl_base_N
+
+    def _scales_of(self, scores: Scores) -> torch.Tensor:
+        return scores.per_action([np.full(datum.num_actions, self._scales[datum]) for datum in scores.pack.datums])
 
 
 class ClientObjective:

@@ -15,16 +15,17 @@ def adamw_step(session: Session, adam: AdamParams, max_grad_norm: float | None =
     """Apply the accumulated gradient and clear it (AdamW, arXiv:1711.05101, torch's single-tensor arithmetic).
 
     A gradient of exactly zero changes neither weights nor moments: no momentum, no decay, no step counted.
-    max_grad_norm: the gradient is scaled down to this 2-norm if it is longer. Raises Conflict, and leaves everything
-    as it was, if weights or moments would not stay finite.
+    max_grad_norm: the gradient is scaled down to this 2-norm if it is longer, unless the call names its own. Raises
+    Conflict, and leaves everything as it was, if weights or moments would not stay finite.
     """
     check_adam(adam)
+    limit = max_grad_norm if adam.max_grad_norm is None else adam.max_grad_norm
     if not session.gradient.any():
-        return StepResult({"grad_norm": 0.0, "update_norm": 0.0, "no_gradient": 1.0}, moved=False)
+        return StepResult(_metrics(0.0, limit, update_norm=0.0), moved=False)
     norm = _norm(session.gradient)
     gradient = session.gradient
-    if max_grad_norm is not None and norm > max_grad_norm:
-        gradient = gradient * (max_grad_norm / norm)
+    if limit is not None and norm > limit:
+        gradient = gradient * (limit / norm)
     weights, exp_avg, exp_avg_sq = _stepped(session, gradient, adam)
     if not all(map(all_finite, (weights, exp_avg, exp_avg_sq))):
         raise Conflict(f"a step of learning rate {adam.learning_rate} would leave weights that are not finite")
@@ -32,7 +33,7 @@ def adamw_step(session: Session, adam: AdamParams, max_grad_norm: float | None =
     session.weights, session.exp_avg, session.exp_avg_sq = weights, exp_avg, exp_avg_sq
     session.gradient = torch.zeros_like(weights)
     session.num_steps += 1
-    return StepResult({"grad_norm": norm, "update_norm": update_norm, "no_gradient": 0.0}, moved=True)
+    return StepResult(_metrics(norm, limit, update_norm), moved=True)
 
 
 def _stepped(
@@ -57,6 +58,15 @@ def _stepped(
     optimizer.state[parameter] = state
     optimizer.step()
     return parameter.detach(), state["exp_avg"], state["exp_avg_sq"]
+
+
+def _metrics(grad_norm: float, max_grad_norm: float | None, update_norm: float) -> dict[str, float]:
+    """grad_norm: before clipping."""
+    metrics = {"grad_norm": grad_norm, "update_norm": update_norm, "no_gradient": float(grad_norm == 0)}
+    if max_grad_norm is None:
+        return metrics
+    clipped = {"grad_norm_clipped": min(grad_norm, max_grad_norm), "grad_clipped": float(grad_norm > max_grad_norm)}
+    return {**metrics, "max_grad_norm": max_grad_norm, **clipped}
 
 
 def _norm(tensor: torch.Tensor) -> float:

@@ -75,21 +75,14 @@ def refuse_broken_policy(scores: Scores) -> None:
         )
 
 
-def refuse_nonfinite(values_N: torch.Tensor, scores: Scores) -> None:
-    """Raises InvalidRequest naming the first trajectory whose loss or weight overflowed."""
+def refuse_nonfinite(
+    values_N: torch.Tensor, scores: Scores, reason: str = "its output_logprobs or reward are too far off"
+) -> None:
+    """Raises InvalidRequest naming a trajectory, the lowest of the micro-batch, whose loss or weight overflowed."""
     finite_N = values_N.isfinite().cpu().numpy()
     if not finite_N.all():
-        index = scores.trajectories_N[~finite_N][0]
-        raise InvalidRequest(
-            f"input {index}: its loss or gradient is not finite, for its output_logprobs or reward are too far off"
-        )
-
-
-def refuse_overflow(gradient: torch.Tensor, datums: Sequence[Datum]) -> None:
-    """Raises InvalidRequest naming the trajectories of the micro-batch that made the gradient overflow."""
-    if not all_finite(gradient):
-        indices = trajectory_indices(datums)
-        raise InvalidRequest(f"inputs {indices.min()} to {indices.max()}: their gradient is not finite")
+        index = scores.trajectories_N[~finite_N].min()
+        raise InvalidRequest(f"input {index}: its loss or gradient is not finite, for {reason}")
 
 
 def _like(example: torch.Tensor, rows: Sequence[npt.NDArray[np.floating]]) -> torch.Tensor:

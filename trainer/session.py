@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,6 +10,8 @@ from trainer.finite import all_finite
 from trainer.lora import LoraLayout
 from wire.engine import LoraConfig
 from wire.errors import Conflict
+
+_BUFFERS = ("weights", "gradient", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(slots=True, eq=False)
@@ -39,3 +41,29 @@ class Session:
         if not all_finite(total):
             raise Conflict("this batch's gradient on top of the accumulated one overflows: call optim_step first")
         self.gradient = total
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all buffers together."""
+        return sum(buffer.nbytes for buffer in self.buffers().values())
+
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """All buffers by name."""
+        return {name: getattr(self, name) for name in _BUFFERS}
+
+    def on(self, device: torch.device) -> Session:
+        """The same session, its buffers on this device."""
+        return replace(self, **{name: buffer.to(device) for name, buffer in self.buffers().items()})
+
+    def on_host(self) -> Session:
+        """The same session in host memory, pinned where that speeds the way back up."""
+        return replace(self, **{name: _host_copy(buffer) for name, buffer in self.buffers().items()})
+
+
+def _host_copy(buffer: torch.Tensor) -> torch.Tensor:
+    if not buffer.is_cuda:
+        return buffer.cpu()
+    try:
+        return torch.empty_like(buffer, device="cpu", pin_memory=True).copy_(buffer)
+    except RuntimeError:  # the machine lets a process pin no more
+        return buffer.cpu()

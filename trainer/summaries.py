@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from store.tables import OperationRow
 from wire.engine import AdamParams, PassResult, StepResult
+
+_LOGGED = (
+    "loss:sum",
+    "reward_mean",
+    "groups_without_spread",
+    "kl_sampling_trainer:mean",
+    "ratio:max",
+    "clip_fraction:mean",
+    "entropy:mean",
+    "tokens:sum",
+    "tokens_computed:sum",
+    "seconds:sum",
+    "tokens_per_s",
+    "grad_norm",
+    "update_norm",
+)
+
+
+def logged_figures(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What of a pass or step belongs in its log line."""
+    return {name: float(f"{metrics[name]:.5g}") for name in _LOGGED if name in metrics}
 
 
 def summarise_pass(result: PassResult, metrics: dict[str, float], num_traces: int, loss_fn: str) -> dict[str, Any]:
@@ -21,13 +41,12 @@ def summarise_pass(result: PassResult, metrics: dict[str, float], num_traces: in
     }
 
 
-def summarise_step(passes: Sequence[OperationRow], stepped: StepResult, adam: AdamParams) -> dict[str, Any]:
+def summarise_step(summaries: Sequence[Mapping[str, Any]], stepped: StepResult, adam: AdamParams) -> dict[str, Any]:
     """The columns of the new checkpoint: counts are sums, rewards are means over trajectories.
 
     Metrics: of the passes `:sum` adds, `:min`/`:max` keep the extreme, all others average over trajectories; the
     step's own come on top.
     """
-    summaries = [p.summary or {} for p in passes]
     metrics = _merge([(s["metrics"], s["num_traces"]) for s in summaries])
     return {
         "num_traces": sum(s["num_traces"] for s in summaries),

@@ -59,6 +59,8 @@ def check_adam(adam: AdamParams) -> None:
     _check_number("beta2", adam.beta2, 0 <= adam.beta2 < 1, "0 or more, below 1")
     _check_number("eps", adam.eps, 0 < adam.eps <= _LARGEST, f"above 0, up to {_LARGEST}")
     _check_number("weight_decay", adam.weight_decay, 0 <= adam.weight_decay <= _LARGEST, f"from 0 to {_LARGEST}")
+    if adam.max_grad_norm is not None:
+        _check_number("max_grad_norm", adam.max_grad_norm, 0 < adam.max_grad_norm < math.inf, "above 0 and finite")
 
 
 def _check_number(name: str, value: float, ok: bool, rule: str) -> None:

@@ -31,13 +31,14 @@ class LossChoice:
 
 @dataclass(frozen=True, slots=True)
 class AdamParams:
-    """Parameters of one AdamW step; weight decay is decoupled."""
+    """Parameters of one AdamW step; weight decay is decoupled. max_grad_norm: None leaves it to the trainer."""
 
     learning_rate: float
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.0
+    max_grad_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class BaseModelInfo:
     dtype: str
     num_parameters: int
     fingerprint: str = ""  # the same for the same weights, so that others under the same name are noticed
+    sharing: str = "prefixes"  # or "nothing": each sequence is a pass of its own
 
 
 class Engine(Protocol):
@@ -101,6 +103,10 @@ class Engine(Protocol):
 
     def close(self, model: UUID) -> None:
         """Forget everything of this model. Unknown models are fine."""
+        ...
+
+    def holds(self, model: UUID) -> bool:
+        """Whether the model is open and whole; if not, it has to be opened again. May take as long as reading it."""
         ...
 
     def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice) -> PassResult:

@@ -111,6 +111,12 @@ class CorruptCheckpoint(HeadwayError):
     status, code = 500, "corrupt_checkpoint"
 
 
+class SpillLost(HeadwayError):
+    """What a trainer parked outside of its memory did not come back; the op log still has all of it."""
+
+    status, code = 503, "spill_lost"
+
+
 def error_from_code(code: str, message: str) -> HeadwayError:
     """Rebuild an error that crossed a process border as code and message; unknown codes read as internal."""
     return _BY_CODE.get(code, HeadwayError)(message)

@@ -131,13 +131,14 @@ class BackwardRequest(Closed):
 
 
 class OptimStepRequest(Closed):
-    """Parameters of one AdamW step."""
+    """Parameters of one AdamW step. max_grad_norm: the gradient is scaled down to this 2-norm if it is longer."""
 
     learning_rate: float
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.0
+    max_grad_norm: float | None = None
 
 
 class Losses(Closed):

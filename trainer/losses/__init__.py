@@ -5,13 +5,17 @@ from __future__ import annotations
 from trainer.losses.base import ActionTokens, Costs, Loss
 from trainer.losses.cispo import CISPO
 from trainer.losses.cross_entropy import CrossEntropy
+from trainer.losses.dr_grpo import DrGRPO
 from trainer.losses.dro import DRO
+from trainer.losses.gspo import GSPO
 from trainer.losses.importance_sampling import ImportanceSampling
+from trainer.losses.options import LossOptions
 from trainer.losses.ppo import PPO
+from trainer.losses.truncated_importance_sampling import TruncatedImportanceSampling
 from wire.engine import LossChoice
 from wire.errors import InvalidRequest
 
-__all__ = ["LOSSES", "ActionTokens", "Costs", "Loss", "make_loss"]
+__all__ = ["LOSSES", "ActionTokens", "Costs", "Loss", "LossOptions", "make_loss"]
 
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
@@ -19,11 +23,19 @@ LOSSES: dict[str, type[Loss]] = {
     "ppo": PPO,
     "cispo": CISPO,
     "dro": DRO,
+    "gspo": GSPO,
+    "dr_grpo": DrGRPO,
+    "truncated_importance_sampling": TruncatedImportanceSampling,
 }
 
 
 def make_loss(choice: LossChoice) -> Loss:
-    """The loss a caller named, with its hyperparameters. Raises InvalidRequest for a name or key that is unknown."""
+    """The loss a caller named, with its own hyperparameters; `LossOptions` reads the others from the same config.
+
+    Raises InvalidRequest for a name or key that is unknown.
+    """
     if choice.name not in LOSSES:
         raise InvalidRequest(f"unknown loss_fn {choice.name!r}: this trainer knows {', '.join(LOSSES)}")
-    return LOSSES[choice.name].from_config(choice.config)
+    options = LossOptions.defaults()
+    own = {key: value for key, value in choice.config.items() if key not in options}
+    return LOSSES[choice.name].from_config(own)

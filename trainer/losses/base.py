@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 
+from trainer.losses.options import LossOptions
 from wire.errors import InvalidRequest
 
 
@@ -94,4 +95,5 @@ def log_ratios(tokens: ActionTokens) -> torch.Tensor:
 
 
 def _known(keys: list[str]) -> str:
-    return f"this loss knows {', '.join(keys)}" if keys else "this loss has no hyperparameters"
+    own = f"this loss knows {', '.join(keys)}" if keys else "this loss has no hyperparameters of its own"
+    return f"{own}; every loss knows {', '.join(LossOptions.defaults())}"

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import torch
-
 from trainer.losses.base import ActionTokens, Costs, Loss, check_clip_range, log_ratios
+from trainer.losses.surrogate import clipped_surrogate
 from wire.errors import InvalidRequest
 
 
@@ -40,12 +39,6 @@ class PPO(Loss):
         return cls(1 - config["epsilon"], 1 + config["epsilon"])
 
     def __call__(self, tokens: ActionTokens) -> Costs:
-        advantages_N, log_ratios_N = tokens.advantages_N, log_ratios(tokens)
-        ratios_N = log_ratios_N.detach().exp()
-        above_N = (advantages_N > 0) & (ratios_N > self.clip_high_threshold)
-        below_N = (advantages_N < 0) & (ratios_N < self.clip_low_threshold)
-        clipped_N = above_N | below_N
-        # Clipped ratios leave the graph before exp: where one overflows, 0 · inf would be a gradient of NaN.
-        inside_N = torch.where(clipped_N, 0.0, log_ratios_N).exp() * advantages_N
-        bounds_N = ratios_N.clamp(self.clip_low_threshold, self.clip_high_threshold) * advantages_N
-        return Costs(-torch.where(clipped_N, bounds_N, inside_N), clipped_N)
+        return clipped_surrogate(
+            log_ratios(tokens), tokens.advantages_N, self.clip_low_threshold, self.clip_high_threshold
+        )

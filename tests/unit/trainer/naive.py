@@ -3,12 +3,10 @@
 Shares nothing with the engine but the checkpoint files it reads its adapter from.
 """
 
-# N output tokens of one turn
-
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -18,7 +16,7 @@ from transformers import PreTrainedModel
 
 from tests.unit.trainer.tiny import MODEL
 from trainer.engine import TrainingEngine
-from wire.trajectories import Batch, Turn
+from wire.trajectories import Batch, Trajectory, Turn
 
 Formula = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
@@ -32,28 +30,73 @@ def _cispo(p: torch.Tensor, q: torch.Tensor, a: float) -> torch.Tensor:
     return -torch.clip(torch.exp(p - q), 0.0, 4.0).detach() * a * p
 
 
+def _gspo(p: torch.Tensor, q: torch.Tensor, a: float) -> torch.Tensor:
+    """The sequence-level form, nothing detached, once for each token of the sequence."""
+    ratio = torch.exp((p - q).mean())
+    return -torch.min(ratio * a, torch.clip(ratio, 1 - 3e-4, 1 + 4e-4) * a).expand(len(p))
+
+
+# Of the logprobs p and sampling logprobs q of one sequence's action tokens, and its advantage.
 FORMULAS: dict[str, Formula] = {
     "cross_entropy": lambda p, q, a: -p,
     "importance_sampling": lambda p, q, a: -torch.exp(p - q) * a,
     "ppo": _ppo,
     "cispo": _cispo,
     "dro": lambda p, q, a: -(a * p - 0.5 * 0.05 * (p - q) ** 2),
+    "gspo": _gspo,
+    "dr_grpo": _ppo,
+    "truncated_importance_sampling": lambda p, q, a: -torch.clip(torch.exp(p - q), max=2.0).detach() * a * p,
 }
 
 
 def naive_pass(
-    base: PreTrainedModel, engine: TrainingEngine, batch: Batch, loss: str, folder: Path, model: UUID = MODEL
+    base: PreTrainedModel,
+    engine: TrainingEngine,
+    batch: Batch,
+    loss: str,
+    folder: Path,
+    model: UUID = MODEL,
+    options: Mapping[str, float] | None = None,
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """C and its gradient per LoRA tensor, for the adapter that the engine holds."""
     policy = saved_policy(base, engine, folder, model)
-    total = torch.zeros((), dtype=base.dtype)
-    for trajectory, advantage in zip(batch.trajectories, naive_advantages(batch), strict=True):
-        for turn in trajectory.turns:
-            sampling = torch.from_numpy(turn.sampling_logprobs).to(base.dtype)
-            total = total + FORMULAS[loss](turn_logprobs(policy, turn), sampling, advantage).sum()
+    costs = _costs_per_sequence(policy, batch, loss, options or {})
+    total = torch.cat(costs).sum()
+    if options and options.get("normalize_by_tokens"):
+        total = torch.cat(costs).mean()
+    if options and options.get("normalize_by_sequences"):
+        total = torch.stack([c.mean() for c in costs]).mean()
     total.backward()
     named = {name.replace(".default.", "."): p.grad for name, p in policy.named_parameters() if p.requires_grad}
     return total.item(), named
+
+
+def _costs_per_sequence(policy: PeftModel, batch: Batch, loss: str, options: Mapping[str, float]) -> list[torch.Tensor]:
+    costs = []
+    for trajectory, advantage in zip(batch.trajectories, naive_advantages(batch, options), strict=True):
+        for turns in sequences(trajectory):
+            p = torch.cat([turn_logprobs(policy, turn) for turn in turns])
+            q = torch.cat([torch.from_numpy(turn.sampling_logprobs) for turn in turns]).to(p.dtype)
+            cost = FORMULAS[loss](p, q, advantage)
+            if beta := options.get("kl_penalty_coef"):
+                with torch.no_grad(), policy.disable_adapter():
+                    b = torch.cat([turn_logprobs(policy, turn) for turn in turns])
+                cost = cost + beta * (torch.exp(b - p) - (b - p) - 1)
+            costs.append(cost)
+    return costs
+
+
+def sequences(trajectory: Trajectory) -> list[list[Turn]]:
+    """Runs of turns whose prompts extend one another."""
+    runs: list[list[Turn]] = []
+    seen: list[int] = []
+    for turn in trajectory.turns:
+        prompt = turn.prompt_ids.tolist()
+        if not seen or prompt[: len(seen)] != seen:
+            runs.append([])
+        runs[-1].append(turn)
+        seen = prompt + turn.output_ids.tolist()
+    return runs
 
 
 def saved_policy(base: PreTrainedModel, engine: TrainingEngine, folder: Path, model: UUID = MODEL) -> PeftModel:
@@ -71,12 +114,14 @@ def turn_logprobs(policy: torch.nn.Module, turn: Turn) -> torch.Tensor:
     return torch.stack([logprobs[start + i - 1, token] for i, token in enumerate(turn.output_ids.tolist())])
 
 
-def naive_advantages(batch: Batch) -> list[float]:
+def naive_advantages(batch: Batch, options: Mapping[str, float] | None = None) -> list[float]:
     size = batch.group_size or len(batch.trajectories)
     rewards = [t.reward for t in batch.trajectories]
-    return [
-        batch.reward_scale * (r - statistics.fmean(rewards[i // size * size :][:size])) for i, r in enumerate(rewards)
-    ]
+    groups = [rewards[i // size * size :][:size] for i in range(len(rewards))]
+    advantages = [batch.reward_scale * (r - statistics.fmean(g)) for r, g in zip(rewards, groups, strict=True)]
+    if not (options and options.get("advantage_std")):
+        return advantages
+    return [a / (statistics.stdev(g) + 1e-4) for a, g in zip(advantages, groups, strict=True)]
 
 
 def worst_relative_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

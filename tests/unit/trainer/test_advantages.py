@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,20 @@ def test_without_group_size_the_batch_is_one_group() -> None:
 
 def test_spread_does_not_scale_the_advantage() -> None:
     assert advantages(batch([10, 0])).tolist() == [5, -5]
+
+
+def test_on_request_the_advantage_is_divided_by_the_groups_sample_standard_deviation() -> None:
+    # Of 1, 2, 6 around 3: variance (4 + 1 + 9) / 2 = 7. Of 0, 0, 3 around 1: (1 + 1 + 4) / 2 = 3.
+    found = advantages(batch([1, 2, 6, 0, 0, 3], group_size=3, reward_scale=10), over_std=True)
+    wide, narrow = 10 / (7**0.5 + 1e-4), 10 / (3**0.5 + 1e-4)
+    expected = [-2 * wide, -1 * wide, 3 * wide, -1 * narrow, -1 * narrow, 2 * narrow]
+    assert found.tolist() == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_group_without_spread_has_no_deviation_to_divide_by(size: int) -> None:
+    assert advantages(batch([0.1] * 6, group_size=size), over_std=True).tolist() == [0] * 6
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 33), st.floats(-1e3, 1e3))

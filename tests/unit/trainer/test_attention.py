@@ -1,42 +1,50 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from trainer.attention import IMPLEMENTATION, PackedLayout, UnsupportedArchitecture, packed_attention
+from trainer.kernels.cascade import CascadeKernel
+from trainer.prefix_tree import build_tree
 
-# Two sequences of 3 and 5 tokens, 4 query heads on 2 key heads.
-LAYOUT = PackedLayout((3, 5))
+LAYOUT = PackedLayout(build_tree([np.array([1, 2, 3]), np.array([1, 2, 5, 6])]), CascadeKernel())
 
 
 def heads(num_heads: int, seed: int) -> torch.Tensor:
-    return torch.randn(1, num_heads, 8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(1, num_heads, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def attend(sliding_window: int | None = None, **kwargs: object) -> torch.Tensor:
+def attend(sliding_window: int | None = None, scaling: float | None = None, **kwargs: object) -> torch.Tensor:
     query, key, value = heads(4, 0), heads(2, 1), heads(2, 2)
-    module = torch.nn.Module()
     out, _ = packed_attention(
-        module, query, key, value, None, packed_layout=LAYOUT, scaling=0.3, sliding_window=sliding_window, **kwargs
+        torch.nn.Module(),
+        *(query, key, value, None),
+        packed_layout=LAYOUT,
+        scaling=scaling,
+        sliding_window=sliding_window,
+        **kwargs,
     )
     return out
 
 
-def by_hand(window: int) -> torch.Tensor:
+@pytest.mark.parametrize("window", [None, 2])
+def test_each_branch_sees_the_trunk_and_itself(window: int | None) -> None:
     query, key, value = heads(4, 0)[0], heads(2, 1)[0], heads(2, 2)[0]
-    out = torch.zeros(1, 8, 4, 6, dtype=torch.float64)
-    for head in range(4):
-        for t in range(8):
-            start = max(0 if t < 3 else 3, t - window + 1)
-            weights = torch.softmax(0.3 * key[head // 2, start : t + 1] @ query[head, t], dim=0)
-            out[0, t, head] = weights @ value[head // 2, start : t + 1]
-    return out
+    sees = {0: [0], 1: [0, 1], 2: [0, 1, 2], 3: [0, 1, 3], 4: [0, 1, 3, 4]}
+    for token, keys in sees.items():
+        seen = keys if window is None else keys[-window:]
+        for head in range(4):
+            weights = torch.softmax(key[head // 2, seen] @ query[head, token] / 6**0.5, dim=0)
+            torch.testing.assert_close(attend(window)[0, token, head], weights @ value[head // 2, seen])
 
 
-@pytest.mark.parametrize("window", [None, 1, 2, 4])
-def test_a_token_sees_its_own_sequence_up_to_itself(window: int | None) -> None:
-    torch.testing.assert_close(attend(window), by_hand(window or 99), rtol=1e-12, atol=1e-12)
+def test_what_layers_share_is_made_once() -> None:
+    attend(3)
+    made = dict(LAYOUT._made)
+    attend(3)
+    assert made == LAYOUT._made
 
 
 @pytest.mark.parametrize("term", ["softcap", "s_aux", "position_bias"])

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -19,15 +21,27 @@ from transformers import (
     PreTrainedModel,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
-    Qwen3NextConfig,
-    Qwen3NextForCausalLM,
 )
 
-from tests.unit.trainer.tiny import _SHAPE, LORA, MODEL, mixed_batch, opened, session, tiny_model
-from trainer.attention import PackedLayout, UnsupportedArchitecture
+from tests.unit.trainer.naive import worst_relative_error
+from tests.unit.trainer.tiny import (
+    _SHAPE,
+    LORA,
+    MODEL,
+    gradients,
+    mixed_batch,
+    opened,
+    session,
+    tiny_engine,
+    tiny_model,
+)
+from trainer.architectures import known_sharing
+from trainer.attention import UnsupportedArchitecture
 from trainer.base_model import BaseModel, load_base_model
 from trainer.engine import TrainingEngine
-from trainer.packing import build_pack
+from trainer.kernels import cascade
+from trainer.kernels.cascade import CascadeKernel
+from trainer.prefix_tree import Node
 from wire.engine import BaseModelInfo, LossChoice
 
 
@@ -89,9 +103,6 @@ REFUSED = {
     "softcap": lambda: Gemma2ForCausalLM(Gemma2Config(**_shape(final_logit_softcapping=None))),
     "logit_scale": lambda: Cohere2ForCausalLM(Cohere2Config(**_shape())),
     "s_aux": lambda: GptOssForCausalLM(GptOssConfig(**_shape(num_local_experts=2, num_experts_per_tok=1))),
-    "linear_attention": lambda: Qwen3NextForCausalLM(
-        Qwen3NextConfig(**_shape(num_hidden_layers=4, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=8))
-    ),
     "not causal|no linear layer": lambda: BertLMHeadModel(
         BertConfig(vocab_size=89, hidden_size=24, num_hidden_layers=1, num_attention_heads=4, intermediate_size=8)
     ),
@@ -104,17 +115,57 @@ def test_an_architecture_that_would_be_computed_wrongly_is_refused_by_name(term:
         BaseModel(REFUSED[term]().eval())
 
 
-def test_a_silent_difference_from_the_models_own_logits_is_found_when_it_loads() -> None:
-    def lost_borders(datums, device):
-        pack = build_pack(datums, device)
-        object.__setattr__(pack, "layout", PackedLayout((pack.num_tokens,)))
-        return pack
+def _blind_to_branches(tree):
+    return replace(tree, nodes_M=(Node(0, tree.num_tokens, tree.num_tokens),))
+
+
+def _wrong_forwards(kernel: CascadeKernel, tree, *rest):
+    return RIGHTLY(kernel, _blind_to_branches(tree) if len(tree.nodes_M) > 1 else tree, *rest)
+
+
+RIGHTLY = CascadeKernel.prepare
+
+
+def test_a_model_that_shares_prefixes_wrongly_falls_back_to_one_sequence_a_pass() -> None:
+    with patch.object(CascadeKernel, "prepare", _wrong_forwards), capture_logs() as logs:
+        engine = opened(TrainingEngine(BaseModel(tiny_model())))
+        assert engine.info.sharing == "nothing"
+        result = engine.forward_backward(MODEL, mixed_batch(), LossChoice("ppo"))
+        assert result.metrics["micro_batches:sum"] == result.num_datums
+    assert logs[0]["event"] == "base_model_shares_nothing"
+    assert "packed logprobs differ from the model's own by" in logs[0]["reason"]
+    honest = opened(tiny_engine())
+    honest.forward_backward(MODEL, mixed_batch(), LossChoice("ppo"))
+    assert worst_relative_error(gradients(engine), gradients(honest)) < 1e-5
+
+
+def test_a_wrong_gradient_of_right_logprobs_is_found_when_a_model_loads() -> None:
+    backward = cascade._flash_backward
+
+    def without_keys(*args, **kwargs):
+        query, key, value = backward(*args, **kwargs)
+        return query, torch.zeros_like(key), value
 
     with (
-        patch("trainer.self_check.build_pack", lost_borders),
+        patch.object(cascade, "_flash_backward", without_keys),
+        pytest.raises(UnsupportedArchitecture, match="Qwen3ForCausalLM: gradients of packed logprobs differ"),
+    ):
+        BaseModel(tiny_model())
+
+
+def test_a_model_that_differs_even_alone_is_refused() -> None:
+    with (
+        patch.object(CascadeKernel, "prepare", lambda self, tree, window, *rest: RIGHTLY(self, tree, 2, *rest)),
         pytest.raises(UnsupportedArchitecture, match="Qwen3ForCausalLM: packed logprobs differ"),
     ):
         BaseModel(tiny_model())
+
+
+def test_layers_of_an_unknown_kind_share_nothing() -> None:
+    model = tiny_model("qwen3-next")
+    model.config.layer_types = ["linear_attention", "some_new_attention"]
+    assert known_sharing(model) == "nothing"
+    assert known_sharing(tiny_model("qwen3-next")) == "prefixes"
 
 
 def test_models_of_one_shape_share_one_adapter() -> None:

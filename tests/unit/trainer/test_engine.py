@@ -26,6 +26,7 @@ from tests.unit.trainer.tiny import (
     turn,
 )
 from trainer.advantages import advantages
+from trainer.batch import to_datums
 from trainer.engine import TrainingEngine
 from trainer.losses import LOSSES, ActionTokens, make_loss
 from wire.engine import AdamParams, DatumTensors, LoraConfig, LossChoice
@@ -153,12 +154,15 @@ def test_weights_sent_by_a_client_give_the_bits_of_the_loss_they_came_from(name:
 
 def _weights(name: str, batch: Batch, datum: DatumTensors) -> np.ndarray:
     """−dC/dlogprobs by the letter, in float32 as a client would."""
-    logprobs = torch.tensor(datum.logprobs, requires_grad=True)
+    acted, weights = datum.mask == 1, np.zeros_like(datum.mask)
+    logprobs = torch.tensor(datum.logprobs[acted], requires_grad=True)
     advantage = torch.full_like(logprobs, float(advantages(batch)[datum.trajectory_index]))
-    tokens = ActionTokens(logprobs, torch.tensor(datum.sampling_logprobs), advantage, torch.zeros(len(logprobs)), 1)
+    sequences = torch.zeros(len(logprobs), dtype=torch.int64)
+    tokens = ActionTokens(logprobs, torch.tensor(datum.sampling_logprobs[acted]), advantage, sequences, 1)
     make_loss(LossChoice(name))(tokens).costs_N.sum().backward()
     assert logprobs.grad is not None
-    return (-logprobs.grad).numpy()
+    weights[acted] = -logprobs.grad.numpy()
+    return weights
 
 
 def test_weights_where_nothing_was_sampled_are_ignored() -> None:
@@ -201,9 +205,8 @@ def test_groups_without_spread_leave_a_gradient_of_exactly_zero(name: str) -> No
     assert same(held(engine), before)
 
 
-def test_on_policy_ratios_are_one() -> None:
-    engine = opened(tiny_engine())
-    batch = mixed_batch()
+def on_policy(engine: TrainingEngine, batch: Batch) -> Batch:
+    """The batch with the engine's own logprobs as those of the sampler."""
     rows = iter(d.logprobs[d.mask == 1] for d in engine.forward(MODEL, batch))
     flat = np.concatenate(list(rows))
     at, trajectories = 0, []
@@ -213,7 +216,12 @@ def test_on_policy_ratios_are_one() -> None:
             turns.append(replace(one, sampling_logprobs=flat[at : at + len(one.output_ids)]))
             at += len(one.output_ids)
         trajectories.append(replace(t, turns=tuple(turns)))
-    metrics = engine.forward_backward(MODEL, replace(batch, trajectories=trajectories), IS).metrics
+    return replace(batch, trajectories=trajectories)
+
+
+def test_on_policy_ratios_are_one() -> None:
+    engine = opened(tiny_engine())
+    metrics = engine.forward_backward(MODEL, on_policy(engine, mixed_batch()), IS).metrics
     assert (metrics["ratio:mean"], metrics["ratio:max"], metrics["kl_sampling_trainer:mean"]) == (1, 1, 0)
 
 
@@ -227,13 +235,16 @@ def test_every_pass_reports_finite_figures_under_their_names() -> None:
     assert all(isinstance(value, float) and math.isfinite(value) for value in result.metrics.values())
     assert set(result.metrics) == {
         "loss:sum", "reward_mean", "reward_std", "reward_min", "reward_max", "groups_without_spread",
-        "kl_sampling_trainer:mean", "ratio:mean", "ratio:max", "clip_fraction:mean", "entropy:mean",
-        "sampling_logprob_mean", "tokens:sum", "tokens_computed:sum", "tokens_prompt_sent:sum", "micro_batches:sum",
-        "seconds:sum", "tokens_per_s", "max_tokens_per_pass", "threads",
+        "kl_sampling_trainer:mean", "kl_sampling_trainer_k3:mean", "ratio:mean", "ratio:max", "clip_fraction:mean",
+        "entropy:mean", "sampling_logprob_mean", "tokens:sum", "tokens_sent:sum", "tokens_merged:sum",
+        "tokens_computed:sum", "sharing_ratio", "micro_batches:sum", "seconds:sum", "seconds_plan:sum",
+        "seconds_forward:sum", "seconds_loss:sum", "seconds_backward:sum", "tokens_per_s", "max_tokens_per_pass",
+        "threads",
     }  # fmt: skip
     assert (result.num_datums, result.num_tokens) == (8, outputs)
     assert result.metrics["tokens:sum"] == outputs
-    assert result.metrics["tokens_prompt_sent:sum"] == batch.num_prompt_tokens
+    assert result.metrics["tokens_sent:sum"] == batch.num_prompt_tokens + outputs
+    assert result.metrics["tokens_merged:sum"] == sum(d.num_computed_tokens for d in to_datums(batch.trajectories))
 
 
 def test_figures_of_the_sampler_are_left_out_where_it_gave_none() -> None:
@@ -248,7 +259,10 @@ def test_time_comes_from_the_clock_that_was_given() -> None:
     engine = opened(tiny_engine())
     timed = TrainingEngine(engine._base, clock=lambda: float(next(ticks)))
     timed.open(MODEL, LORA, None, None)
-    assert timed.forward_backward(MODEL, mixed_batch(), IS).metrics["seconds:sum"] == 5
+    metrics = timed.forward_backward(MODEL, mixed_batch(), IS).metrics
+    assert [metrics[f"seconds_{phase}:sum"] for phase in ("plan", "forward", "loss", "backward")] == [5, 5, 5, 5]
+    assert metrics["seconds:sum"] == 45
+    assert metrics["tokens_per_s"] == metrics["tokens_computed:sum"] / 45
     assert timed.optim_step(MODEL, STEP).metrics["seconds"] == 5
 
 
@@ -320,7 +334,7 @@ def test_an_unknown_loss_or_number_of_substeps_is_refused() -> None:
         ([[1.0, 1.0]], "weights has 1 rows, but the forward pass returned 2 datums"),
         ([[1.0, 1.0, 1.0], [1.0]], "weights[1] has 1 values, its datum 3 positions"),
         ([[0.0, 1.0, 1.0], [0.0, 1.0, math.inf]], "weights[1] holds a value on a sampled token that is not finite"),
-        ([[0.0, 1.0, 1.0], [0.0, 3e38, 3e38]], "inputs 1 to 1: their gradient is not finite"),
+        ([[0.0, 1.0, 1.0], [0.0, 3e38, 3e38]], "input 1 (datum 1): its gradient is not finite"),
     ],
 )
 def test_weights_that_do_not_fit_their_datums_are_refused(weights: list[list[float]], sentence: str) -> None:
@@ -328,6 +342,44 @@ def test_weights_that_do_not_fit_their_datums_are_refused(weights: list[list[flo
     error = refusal(lambda engine: engine.backward(MODEL, Batch([GOOD, GOOD]), rows))
     assert isinstance(error, InvalidRequest)
     assert sentence in error.message
+
+
+def batch_with_one_reward(reward: float) -> Batch:
+    """The third of eight has it; the others' are zero."""
+    turns = [turn([1, 2], [10 + i, 20 + i, 30 + i]) for i in range(8)]
+    batch = Batch([trajectory(t, reward=reward if i == 2 else 0.0) for i, t in enumerate(turns)])
+    return on_policy(opened(tiny_engine()), batch)
+
+
+def reward_beyond_float32() -> float:
+    """What it takes for the third's gradient to overflow by half, though its loss does not."""
+    engine = opened(tiny_engine())
+    engine.backward(MODEL, Batch(batch_with_one_reward(1.0).trajectories[2:3]), [np.ones(4, np.float32)])
+    advantage = 1.5 * torch.finfo(torch.float32).max / session(engine).gradient.abs().max().item()
+    return advantage * 8 / 7
+
+
+@pytest.mark.parametrize("max_tokens", [4096, 1], ids=["in one pass", "each in a pass of its own"])
+def test_of_a_batch_that_overflows_the_one_input_with_an_absurd_reward_is_named(max_tokens: int) -> None:
+    engine = opened(tiny_engine(max_tokens_per_pass=max_tokens))
+    engine.forward_backward(MODEL, mixed_batch(), IS)
+    before = held(engine)
+    with pytest.raises(InvalidRequest, match=r"input 2 \(datum 2\): its gradient is not finite"):
+        engine.forward_backward(MODEL, batch_with_one_reward(reward_beyond_float32()), IS)
+    assert same(held(engine), before)
+    engine.forward_backward(MODEL, mixed_batch(1), IS)
+    clean = opened(tiny_engine(max_tokens_per_pass=max_tokens))
+    for seed in (0, 1):
+        clean.forward_backward(MODEL, mixed_batch(seed), IS)
+    assert same(held(engine), held(clean))
+
+
+def test_a_sum_that_overflows_though_no_datum_does_names_the_range() -> None:
+    engine = opened(tiny_engine())
+    before = held(engine)
+    with pytest.raises(InvalidRequest, match="inputs 0 to 3: the gradient of each is finite, but their sum"):
+        engine.backward(MODEL, Batch([GOOD] * 4), [np.array([0, 3e37, 3e37], np.float32)] * 4)
+    assert same(held(engine), before)
 
 
 def test_a_gradient_that_overflows_only_on_top_of_the_others_is_refused() -> None:

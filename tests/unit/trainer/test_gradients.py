@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,36 +17,86 @@ from tests.unit.trainer.naive import FORMULAS, naive_pass, saved_policy, turn_lo
 from tests.unit.trainer.tiny import (
     ARCHITECTURES,
     MODEL,
+    deep_batch,
     gradients,
     mixed_batch,
     norms_in_their_own_dtype,
     opened,
+    session,
     tiny_engine,
     tiny_model,
 )
-from trainer import engine as engine_module
-from trainer.packing import Pack, build_pack
+from trainer.base_model import BaseModel
+from trainer.batch import to_datums
+from trainer.losses import LOSSES
+from trainer.mixers import Paths
+from trainer.packing import Pack
+from trainer.prefix_tree import Node
+from trainer.scores import Scores
 from wire.engine import LossChoice
+from wire.trajectories import Batch
+
+OPTIONS = {
+    "kl": {"kl_penalty_coef": 0.3},
+    "std": {"advantage_std": 1.0},
+    "by tokens": {"normalize_by_tokens": 1.0, "kl_penalty_coef": 0.3},
+    "by sequences": {"normalize_by_sequences": 1.0, "kl_penalty_coef": 0.3, "advantage_std": 1.0},
+}
 
 
+def test_every_loss_has_a_formula_to_be_compared_with() -> None:
+    assert set(FORMULAS) == set(LOSSES)
+
+
+@pytest.mark.parametrize("batch", [mixed_batch(), deep_batch()], ids=["turns", "branches on branches"])
 @pytest.mark.parametrize("loss", FORMULAS)
-def test_float64_gradients_equal_naive_ones_to_rounding(loss: str, tmp_path: Path) -> None:
+def test_float64_gradients_equal_naive_ones_to_rounding(loss: str, batch: Batch, tmp_path: Path) -> None:
     with norms_in_their_own_dtype():
         engine = opened(tiny_engine(dtype=torch.float64))
-        result = engine.forward_backward(MODEL, mixed_batch(), LossChoice(loss))
-        cost, expected = naive_pass(tiny_model(dtype=torch.float64), engine, mixed_batch(), loss, tmp_path)
+        result = engine.forward_backward(MODEL, batch, LossChoice(loss))
+        cost, expected = naive_pass(tiny_model(dtype=torch.float64), engine, batch, loss, tmp_path)
     assert result.metrics["loss:sum"] == pytest.approx(cost, rel=1e-12)
     assert worst_relative_error(gradients(engine), expected) <= 1e-12
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("loss", FORMULAS)
+def test_float64_gradients_of_options_equal_naive_ones(loss: str, options: str, tmp_path: Path) -> None:
+    config = OPTIONS[options]
+    with norms_in_their_own_dtype():
+        engine = opened(tiny_engine(dtype=torch.float64, max_tokens_per_pass=40))
+        result = engine.forward_backward(MODEL, mixed_batch(), LossChoice(loss, config, num_substeps=2))
+        base = tiny_model(dtype=torch.float64)
+        cost, expected = naive_pass(base, engine, mixed_batch(), loss, tmp_path, options=config)
+    assert result.metrics["micro_batches:sum"] > 2
+    assert result.metrics["loss:sum"] == pytest.approx(cost, rel=1e-12)
+    assert worst_relative_error(gradients(engine), expected) <= 1e-12
+
+
+@pytest.mark.parametrize("options", ["none", *OPTIONS])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_split_into_micro_batches_changes_rounding_only(loss: str, options: str) -> None:
+    choice = LossChoice(loss, OPTIONS.get(options, {}))
+    with norms_in_their_own_dtype():
+        whole, split = (opened(tiny_engine(dtype=torch.float64, max_tokens_per_pass=n)) for n in (4096, 1))
+        metrics = [engine.forward_backward(MODEL, mixed_batch(), choice).metrics for engine in (whole, split)]
+    assert metrics[1]["micro_batches:sum"] > metrics[0]["micro_batches:sum"] == 1
+    assert metrics[1]["loss:sum"] == pytest.approx(metrics[0]["loss:sum"], rel=1e-9)
+    expected = gradients(whole)
+    assert worst_relative_error(gradients(split), expected) <= 1e-9
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_float64_gradients_equal_naive_ones_on_every_architecture(architecture: str, tmp_path: Path) -> None:
     with norms_in_their_own_dtype():
-        engine = opened(tiny_engine(architecture, torch.float64, max_tokens_per_pass=40))
-        engine.forward_backward(MODEL, mixed_batch(), LossChoice("importance_sampling"))
-        base = tiny_model(architecture, torch.float64)
-        _, expected = naive_pass(base, engine, mixed_batch(), "importance_sampling", tmp_path)
-    assert worst_relative_error(gradients(engine), expected) <= 1e-12
+        engine = opened(tiny_engine(architecture, torch.float64, max_tokens_per_pass=100))
+        assert engine.info.sharing == "prefixes"
+        for batch in (mixed_batch(), deep_batch()):
+            session(engine).gradient.zero_()
+            engine.forward_backward(MODEL, batch, LossChoice("importance_sampling"))
+            base = tiny_model(architecture, torch.float64)
+            _, expected = naive_pass(base, engine, batch, "importance_sampling", tmp_path / str(batch.group_size))
+            assert worst_relative_error(gradients(engine), expected) <= 1e-12
 
 
 @pytest.mark.parametrize("loss", FORMULAS)
@@ -64,24 +118,107 @@ def test_forward_gives_the_logprobs_of_a_plain_row_a_turn(tmp_path: Path) -> Non
     assert found == pytest.approx(torch.cat(expected).tolist(), abs=1e-5)
 
 
-def _no_positions(pack: Pack) -> Pack:
-    # The packed index would do no harm: rotary positions are relative, as long as no prefix is shared.
-    return replace(pack, position_ids_T=torch.zeros_like(pack.position_ids_T))
+def test_prefix_sharing_computes_each_shared_token_once() -> None:
+    """Counted work, not time: what the model computes is what differs."""
+    result = opened(tiny_engine()).forward_backward(MODEL, deep_batch(), LossChoice("importance_sampling"))
+    sequences = [datum.ids[:-1].tolist() for datum in to_datums(deep_batch().trajectories)]
+    different = {tuple(ids[: n + 1]) for ids in sequences for n in range(len(ids))}
+    assert result.metrics["tokens_computed:sum"] == len(different)
+    assert result.metrics["tokens_merged:sum"] == sum(map(len, sequences)) > 4 * len(different)
+
+
+Mistake = Callable[[], AbstractContextManager[object]]
+
+
+def _packed(mistake: Callable[[Pack], Pack]) -> AbstractContextManager[object]:
+    rightly = BaseModel.pack
+    return patch.object(BaseModel, "pack", lambda self, datums: mistake(rightly(self, datums)))
+
+
+def _positions_by_packed_index(pack: Pack) -> Pack:
+    return replace(pack, position_ids_T=torch.arange(pack.num_tokens))
 
 
 def _labels_rolled_over_the_pack(pack: Pack) -> Pack:
-    # What the packed row holds at an action is taken for the prediction made there.
-    return replace(pack, targets_P=pack.input_ids_T[pack.rows_P])
+    # What the packed row holds behind a token is taken for the prediction made there.
+    return replace(pack, targets_P=pack.input_ids_T.roll(-1)[pack.rows_P])
 
 
-def _one_sequence_sees_the_one_before(pack: Pack) -> Pack:
-    return replace(pack, layout=type(pack.layout)((pack.num_tokens,)))
+def _branches_see_one_another(pack: Pack) -> Pack:
+    tree = pack.layout.tree
+    blind = replace(tree, nodes_M=(Node(0, tree.num_tokens, tree.num_tokens),))
+    return replace(pack, layout=replace(pack.layout, tree=blind, _made={}))
 
 
-@pytest.mark.parametrize("mistake", [_no_positions, _labels_rolled_over_the_pack, _one_sequence_sees_the_one_before])
-def test_a_silent_mistake_in_packing_would_be_seen(mistake, tmp_path: Path) -> None:
+def _shared_action_tokens_count_once() -> AbstractContextManager[object]:
+    def backpropagate(scores: Scores, weights_N: torch.Tensor) -> None:
+        weights_P = torch.zeros_like(scores.logprobs_P)
+        weights_P[scores.pack.inverse_N] = weights_N
+        scores.logprobs_P.backward(-weights_P)
+
+    return patch.object(Scores, "backpropagate", backpropagate)
+
+
+def _transformers_own_attention() -> AbstractContextManager[object]:
+    """It takes positions that restart for sequences packed one behind the other."""
+    score = BaseModel.logprobs
+
+    def logprobs(base: BaseModel, pack: Pack, **kwargs: object) -> object:
+        base._model.set_attn_implementation("sdpa")
+        return score(base, pack, **kwargs)
+
+    return patch.object(BaseModel, "logprobs", logprobs)
+
+
+MISTAKES: dict[str, Mistake] = {
+    "transformers' own attention on tree positions": _transformers_own_attention,
+    "positions by packed index": lambda: _packed(_positions_by_packed_index),
+    "labels rolled over the pack": lambda: _packed(_labels_rolled_over_the_pack),
+    "branches that see one another": lambda: _packed(_branches_see_one_another),
+    "shared action tokens that count once": _shared_action_tokens_count_once,
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_silent_mistake_would_be_seen(mistake: str, tmp_path: Path) -> None:
     engine = opened(tiny_engine())
-    with patch.object(engine_module, "build_pack", lambda datums, device: mistake(build_pack(datums, device))):
-        engine.forward_backward(MODEL, mixed_batch(), LossChoice("importance_sampling"))
-    _, expected = naive_pass(tiny_model(), engine, mixed_batch(), "importance_sampling", tmp_path)
+    with MISTAKES[mistake]():
+        engine.forward_backward(MODEL, deep_batch(), LossChoice("importance_sampling"))
+    _, expected = naive_pass(tiny_model(), engine, deep_batch(), "importance_sampling", tmp_path)
     assert worst_relative_error(gradients(engine), expected) > 0.1
+
+
+def test_a_linear_mixer_that_took_the_tree_for_one_sequence_would_be_seen(tmp_path: Path) -> None:
+    engine = opened(tiny_engine("qwen3-next"))
+    one_row = lambda tree, device: Paths(  # noqa: E731
+        torch.arange(tree.num_tokens)[None],
+        torch.zeros(tree.num_tokens, dtype=torch.int64),
+        torch.arange(tree.num_tokens),
+    )
+    with patch("trainer.mixers.paths_of", one_row):
+        engine.forward_backward(MODEL, deep_batch(), LossChoice("importance_sampling"))
+    _, expected = naive_pass(tiny_model("qwen3-next"), engine, deep_batch(), "importance_sampling", tmp_path)
+    assert worst_relative_error(gradients(engine), expected) > 0.1
+
+
+def test_low_precision_costs_no_more_than_in_plain_code(tmp_path: Path) -> None:
+    """bfloat16 gradients, each against float32 ones of the same rounded weights."""
+    weights = tiny_model(dtype=torch.bfloat16).state_dict()
+    exact_model = tiny_model()
+    exact_model.load_state_dict(weights)
+    errors = []
+    for seed in range(4):
+        engine = opened(tiny_engine(dtype=torch.bfloat16), seed=seed)
+        engine.forward_backward(MODEL, mixed_batch(seed), LossChoice("importance_sampling"))
+        _, exact = naive_pass(
+            deepcopy(exact_model), engine, mixed_batch(seed), "importance_sampling", tmp_path / f"exact{seed}"
+        )
+        base = tiny_model(dtype=torch.bfloat16)
+        _, plain = naive_pass(base, engine, mixed_batch(seed), "importance_sampling", tmp_path / f"plain{seed}")
+        errors.append([_mean_relative_error(each, exact) for each in (gradients(engine), plain)])
+    ours, plain_code = torch.tensor(errors).mean(0).tolist()
+    assert ours <= 1.25 * plain_code
+
+
+def _mean_relative_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    return float(np.mean([((found[n] - expected[n].float()).norm() / expected[n].norm()).item() for n in expected]))

@@ -49,3 +49,18 @@ def test_a_low_precision_model_gets_a_float32_head_and_its_own_gradient_dtype() 
     assert (found.dtype, hidden.grad is not None and hidden.grad.dtype) == (torch.float32, torch.bfloat16)
     exact = torch.log_softmax(hidden.detach().double()[ROWS] @ weight.T, dim=-1)[torch.arange(4), TARGETS]
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_trained_unembedding_gets_the_numerical_gradient_too() -> None:
+    hidden, weight = hidden_and_weight()
+    with patch.object(logprobs, "_CHUNK_ELEMENTS", 14):
+        torch.autograd.gradcheck(
+            lambda h, w: action_logprobs(h, ROWS, TARGETS, w)[0], (hidden, weight.requires_grad_()), atol=1e-8
+        )
+
+
+def test_both_heads_agree_to_the_bit_forwards() -> None:
+    hidden, weight = hidden_and_weight()
+    frozen = action_logprobs(hidden, ROWS, TARGETS, weight)
+    trained = action_logprobs(hidden, ROWS, TARGETS, weight.clone().requires_grad_())
+    assert all(torch.equal(one, other) for one, other in zip(frozen, trained, strict=True))

@@ -79,6 +79,33 @@ def test_the_gradient_is_clipped_only_where_it_is_too_long() -> None:
     assert clipped.exp_avg.norm().item() == pytest.approx(0.1 * (1 - 0.9))
 
 
+def test_the_limit_of_a_call_goes_before_that_of_the_trainer_and_is_reported() -> None:
+    of_the_call, of_the_trainer = session(), session()
+    norm = random_gradient(0).norm().item()
+    for held in (of_the_call, of_the_trainer):
+        held.add_gradient(random_gradient(0))
+    result = adamw_step(of_the_call, AdamParams(1e-2, max_grad_norm=0.1), max_grad_norm=1e3)
+    adamw_step(of_the_trainer, AdamParams(1e-2), max_grad_norm=0.1)
+    assert torch.equal(of_the_call.weights, of_the_trainer.weights)
+    figures = {
+        name: result.metrics[name] for name in ("grad_norm", "grad_norm_clipped", "grad_clipped", "max_grad_norm")
+    }
+    assert figures == {
+        "grad_norm": pytest.approx(norm),
+        "grad_norm_clipped": 0.1,
+        "grad_clipped": 1,
+        "max_grad_norm": 0.1,
+    }
+
+
+def test_a_step_within_its_limit_says_that_nothing_was_clipped() -> None:
+    held = session()
+    held.add_gradient(random_gradient(0))
+    metrics = adamw_step(held, AdamParams(1e-2, max_grad_norm=1e3)).metrics
+    assert metrics["grad_clipped"] == 0
+    assert metrics["grad_norm_clipped"] == metrics["grad_norm"]
+
+
 def test_a_step_that_would_leave_nonfinite_weights_changes_nothing() -> None:
     held = session()
     held.weights = held.weights * 1e30
@@ -99,6 +126,9 @@ def test_a_step_that_would_leave_nonfinite_weights_changes_nothing() -> None:
         (AdamParams(1e-3, beta2=-0.1), "beta2"),
         (AdamParams(1e-3, eps=0.0), "eps"),
         (AdamParams(1e-3, weight_decay=math.nan), "weight_decay"),
+        (AdamParams(1e-3, max_grad_norm=0.0), "max_grad_norm"),
+        (AdamParams(1e-3, max_grad_norm=math.inf), "max_grad_norm"),
+        (AdamParams(1e-3, max_grad_norm=math.nan), "max_grad_norm"),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused_by_name(adam: AdamParams, name: str) -> None:

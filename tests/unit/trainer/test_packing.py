@@ -6,59 +6,107 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.batch import Datum
-from trainer.packing import build_pack, plan_micro_batches
+from trainer.kernels.dense import DenseKernel
+from trainer.packing import Pack, PassBudget, build_pack, plan_micro_batches
 
 
-def datum(trajectory_index: int, length: int) -> Datum:
-    return Datum(trajectory_index, np.arange(length, dtype=np.int32), np.array([length - 1]), np.zeros(1, np.float32))
+def datum(trajectory_index: int, ids: list[int]) -> Datum:
+    return Datum(trajectory_index, np.array(ids, np.int32), np.array([len(ids) - 1]), np.zeros(1, np.float32))
 
 
-def plan(lengths: list[int], group_size: int, num_substeps: int = 1, max_tokens: int = 100) -> list[list[int]]:
-    datums = [datum(i, length + 1) for i, length in enumerate(lengths)]
-    micro_batches = plan_micro_batches(datums, group_size=group_size, num_substeps=num_substeps, max_tokens=max_tokens)
+def plan(
+    sequences: list[list[int]], group_size: int, num_substeps: int = 1, max_tokens: int = 100, **budget: object
+) -> list[list[int]]:
+    """Which sequences go into which micro-batch, by the order in which they came."""
+    datums = [datum(i, [*ids, 0]) for i, ids in enumerate(sequences)]
+    micro_batches = plan_micro_batches(
+        datums, group_size=group_size, num_substeps=num_substeps, budget=PassBudget(max_tokens, **budget)
+    )
     return [[d.trajectory_index for d in micro_batch] for micro_batch in micro_batches]
 
 
+def strangers(*lengths: int) -> list[list[int]]:
+    """Sequences that share nothing, in lexicographic order."""
+    return [[i + 1] * length for i, length in enumerate(lengths)]
+
+
+def packed(*datums: Datum) -> Pack:
+    return build_pack(datums, DenseKernel(), torch.device("cpu"))
+
+
 def test_groups_stay_whole_where_the_budget_allows() -> None:
-    assert plan([30, 30, 30, 30], group_size=2, max_tokens=100) == [[0, 1], [2, 3]]
+    assert plan(strangers(30, 30, 30, 30), group_size=2, max_tokens=100) == [[0, 1], [2, 3]]
 
 
-def test_a_group_over_the_budget_is_split_between_datums() -> None:
-    assert plan([30, 30, 30, 30, 5, 5], group_size=4, max_tokens=60) == [[0, 1], [2, 3], [4, 5]]
+def test_shared_tokens_cost_once() -> None:
+    prompt = [9] * 60
+    assert plan([[*prompt, i] for i in range(8)], group_size=8, max_tokens=70) == [list(range(8))]
+    assert len(plan([[*prompt, i] for i in range(8)], group_size=8, max_tokens=70, shares=False)) == 8
+
+
+def test_a_group_over_the_budget_is_cut_where_it_shares_least() -> None:
+    one, other = [1] * 40, [2] * 40
+    sequences = [[*one, 1], [*other, 1], [*one, 2], [*other, 2]]
+    assert plan(sequences, group_size=4, max_tokens=50) == [[0, 2], [1, 3]]
 
 
 def test_a_datum_over_the_budget_goes_alone() -> None:
-    assert plan([10, 500, 10], group_size=3, max_tokens=100) == [[0], [1], [2]]
+    assert plan(strangers(10, 500, 10), group_size=3, max_tokens=100) == [[0], [1], [2]]
+
+
+def test_long_sequences_cost_more_than_their_tokens() -> None:
+    assert plan(strangers(40, 40), group_size=1, max_tokens=100) == [[0, 1]]
+    # 40 · 41 / 2 pairs are 8.2 tokens more each, 20 · 21 / 2 but 2.1.
+    assert plan(strangers(40, 40), group_size=1, max_tokens=96, tokens_per_pair=0.01) == [[0], [1]]
+    assert plan(strangers(20, 20, 20, 20), group_size=1, max_tokens=96, tokens_per_pair=0.01) == [[0, 1, 2, 3]]
+
+
+def test_where_passes_hold_one_sequence_each_datum_is_one() -> None:
+    assert plan(strangers(1, 1, 1), group_size=3, num_substeps=2, alone=True) == [[0], [1], [2]]
 
 
 def test_substeps_divide_whole_groups() -> None:
-    assert plan([1] * 6, group_size=2, num_substeps=2) == [[0, 1, 2, 3], [4, 5]]
+    assert plan(strangers(*[1] * 6), group_size=2, num_substeps=2) == [[0, 1, 2, 3], [4, 5]]
 
 
 def test_more_substeps_than_groups_divide_trajectories() -> None:
-    assert plan([1] * 4, group_size=4, num_substeps=3) == [[0, 1], [2], [3]]
+    assert plan(strangers(*[1] * 4), group_size=4, num_substeps=3) == [[0, 1], [2], [3]]
 
 
 def test_more_substeps_than_trajectories_are_as_many_as_there_can_be() -> None:
-    assert plan([1] * 2, group_size=2, num_substeps=9) == [[0], [1]]
+    assert plan(strangers(1, 1), group_size=2, num_substeps=9) == [[0], [1]]
 
 
-@given(st.lists(st.integers(1, 80), min_size=1, max_size=8), st.integers(1, 3), st.integers(1, 9), st.integers(1, 200))
-def test_a_plan_keeps_every_datum_once_in_order(
-    lengths: list[int], copies: int, num_substeps: int, max_tokens: int
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=30), min_size=1, max_size=8),
+    st.integers(1, 3),
+    st.integers(1, 9),
+    st.integers(1, 60),
+)
+def test_a_plan_keeps_every_datum_once_within_the_budget(
+    sequences: list[list[int]], copies: int, num_substeps: int, max_tokens: int
 ) -> None:
-    micro_batches = plan(lengths * copies, len(lengths), num_substeps, max_tokens)
-    assert [i for micro_batch in micro_batches for i in micro_batch] == list(range(len(lengths) * copies))
+    micro_batches = plan(sequences * copies, len(sequences), num_substeps, max_tokens)
+    assert sorted(i for micro_batch in micro_batches for i in micro_batch) == list(range(len(sequences) * copies))
     for indices in micro_batches:
-        assert len(indices) == 1 or sum((lengths * copies)[i] for i in indices) <= max_tokens
+        pack = packed(*(datum(i, [*(sequences * copies)[i], 0]) for i in indices))
+        assert len(indices) == 1 or pack.num_tokens <= max_tokens
 
 
 def test_a_pack_predicts_each_action_from_the_token_before_it() -> None:
     first = Datum(0, np.array([5, 6, 7], np.int32), np.array([1, 2]), np.zeros(2, np.float32))
     second = Datum(1, np.array([8, 9], np.int32), np.array([1]), np.zeros(1, np.float32))
-    pack = build_pack([first, second], torch.device("cpu"))
+    pack = packed(first, second)
     assert pack.input_ids_T.tolist() == [5, 6, 8]
     assert pack.position_ids_T.tolist() == [0, 1, 0]
-    assert pack.layout.lengths == (2, 1)
     assert pack.rows_P[pack.inverse_N].tolist() == [0, 1, 2]
     assert pack.targets_P[pack.inverse_N].tolist() == [6, 7, 9]
+
+
+def test_a_prediction_that_datums_share_is_made_once() -> None:
+    one = Datum(0, np.array([5, 6, 7], np.int32), np.array([1, 2]), np.zeros(2, np.float32))
+    other = Datum(1, np.array([5, 6, 8], np.int32), np.array([1, 2]), np.zeros(2, np.float32))
+    pack = packed(one, other)
+    assert pack.input_ids_T.tolist() == [5, 6]
+    assert list(zip(pack.rows_P.tolist(), pack.targets_P.tolist(), strict=True)) == [(0, 6), (1, 7), (1, 8)]
+    assert pack.inverse_N.tolist() == [0, 1, 0, 2]

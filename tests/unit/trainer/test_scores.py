@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from trainer.batch import Datum
+from trainer.kernels.dense import DenseKernel
 from trainer.packing import build_pack
 from trainer.scores import Scores, refuse_nonfinite
 from wire.errors import InvalidRequest
@@ -14,7 +15,7 @@ from wire.errors import InvalidRequest
 
 def scores_of_two_rollouts_that_read_one_prediction() -> tuple[Scores, torch.Tensor]:
     datums = [Datum(i + 4, np.array([1, 2], np.int32), np.array([1]), np.array([-0.5], np.float32)) for i in range(2)]
-    pack = build_pack(datums, torch.device("cpu"))
+    pack = build_pack(datums, DenseKernel(), torch.device("cpu"))
     shared = replace(pack, rows_P=pack.rows_P[:1], targets_P=pack.targets_P[:1], inverse_N=torch.tensor([0, 0]))
     logprobs = torch.tensor([-0.25], requires_grad=True)
     return Scores.of(shared, logprobs * 1, torch.tensor([0.5])), logprobs

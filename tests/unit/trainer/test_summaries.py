@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from store.tables import OperationRow
 from trainer.summaries import summarise_pass, summarise_step
 from wire.engine import AdamParams, PassResult, StepResult
 
 
-def a_pass(num_traces: int, loss_fn: str = "ppo", **metrics: float) -> OperationRow:
+def a_pass(num_traces: int, loss_fn: str = "ppo", **metrics: float) -> dict[str, Any]:
     named = {name.replace("__", ":"): value for name, value in metrics.items()}
     result = PassResult(named, num_datums=num_traces + 1, num_tokens=10 * num_traces)
-    return OperationRow(summary=summarise_pass(result, named, num_traces, loss_fn))
+    return summarise_pass(result, named, num_traces, loss_fn)
 
 
 def test_sums_add_extremes_stay_and_the_rest_is_weighted_by_trajectories():

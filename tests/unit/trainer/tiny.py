@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 from uuid import UUID
 
 import numpy as np
 import torch
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
 )
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNorm
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRMSNorm
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm
 
 from trainer.base_model import BaseModel
 from trainer.engine import EngineSettings, TrainingEngine
@@ -43,6 +58,14 @@ _SHAPE = {
     "head_dim": 8,
     "max_position_embeddings": CONTEXT,
 }
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_HYBRID = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
 ARCHITECTURES = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_SHAPE, tie_word_embeddings=True)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_SHAPE)),
@@ -52,6 +75,15 @@ ARCHITECTURES = {
             **_SHAPE, layer_types=["sliding_attention", "full_attention"], use_sliding_window=True, sliding_window=4
         )
     ),
+    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**_SHAPE)),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**_SHAPE, layer_types=["sliding_attention", "full_attention"], sliding_window=6)
+    ),
+    "qwen3 with experts": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**_SHAPE, **_EXPERTS)),
+    "qwen3-next": lambda: Qwen3NextForCausalLM(
+        Qwen3NextConfig(**_SHAPE, **_EXPERTS, **_HYBRID, shared_expert_intermediate_size=16)
+    ),
+    "qwen3.5": lambda: Qwen3_5ForCausalLM(Qwen3_5TextConfig(**_SHAPE, **_HYBRID)),
 }
 
 
@@ -61,6 +93,8 @@ def tiny_model(architecture: str = "qwen3", dtype: torch.dtype = torch.float32, 
         model = ARCHITECTURES[architecture]()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.25 if parameter.dim() > 1 else 1.0)
+    if dtype == torch.float64 and "experts" in str(model.config):
+        model.set_experts_implementation("eager")  # the grouped kernel knows no float64
     return model.to(dtype).eval()
 
 
@@ -81,7 +115,7 @@ def opened(engine: TrainingEngine, model: UUID = MODEL, seed: int = 0, lora: Lor
 
 
 def session(engine: TrainingEngine, model: UUID = MODEL) -> Session:
-    return engine._sessions[model]
+    return engine._sessions.get(model)
 
 
 def gradients(engine: TrainingEngine, model: UUID = MODEL) -> dict[str, torch.Tensor]:
@@ -117,7 +151,7 @@ def mixed_batch(seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     trajectories: list[Trajectory] = []
     for _ in range(2):
-        prompt = rng.integers(0, VOCAB, 7).tolist()
+        prompt = rng.integers(0, VOCAB, 13).tolist()
         trajectories += [
             rollout(rng, prompt, num_turns=1, reward=float(rng.random())),
             rollout(rng, prompt, num_turns=3, reward=float(rng.random())),
@@ -126,17 +160,52 @@ def mixed_batch(seed: int = 0) -> Batch:
     return Batch(trajectories, group_size=3, reward_scale=1.5)
 
 
+def deep_batch() -> Batch:
+    """One group whose tree has branches on branches, and action tokens that several rollouts share."""
+    rng = np.random.default_rng(5)
+    prompt, thought, more = (rng.integers(0, VOCAB, n).tolist() for n in (12, 10, 9))
+    logprobs = (-3.0 * rng.random(12) - 2.0).tolist()
+
+    def answer(*outputs: list[int], reward: float) -> Trajectory:
+        history, turns = list(prompt), []
+        for output in outputs:
+            turns.append(turn(history, output, logprobs[: len(output)]))
+            history = [*history, *output, 3, 4]
+        return trajectory(*turns, reward=reward)
+
+    return Batch(
+        [
+            answer(thought, more, [5, 6], reward=1.0),
+            answer(thought, more, [7], reward=0.0),
+            answer(thought, [8, 9, 10], reward=0.3),
+            answer(thought, more, [5, 6], reward=-1.0),
+            answer(thought, reward=0.1),
+            answer([11], reward=2.0),
+        ],
+        group_size=6,
+    )
+
+
 @contextmanager
 def norms_in_their_own_dtype() -> Iterator[None]:
-    """RMSNorms of transformers compute in float32 whatever the model is, which drowns a float64 proof in rounding."""
+    """What transformers computes in float32 whatever the model is would drown a float64 proof in rounding: RMSNorms,
+    softmaxes of routers, and the gates of linear attention."""
 
     def forward(self: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         variance = hidden.pow(2).mean(-1, keepdim=True)
         return self.weight * hidden * torch.rsqrt(variance + self.variance_epsilon)
 
-    with (
-        patch.object(Qwen3RMSNorm, "forward", forward),
-        patch.object(LlamaRMSNorm, "forward", forward),
-        patch.object(MistralRMSNorm, "forward", forward),
-    ):
+    def forward_from_one(self: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        return (1 + self.weight) * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps)
+
+    from_weight = (Qwen3RMSNorm, LlamaRMSNorm, MistralRMSNorm, Qwen3MoeRMSNorm)
+    from_one = (GemmaRMSNorm, Gemma3RMSNorm, Qwen3NextRMSNorm, Qwen3_5RMSNorm)
+    with ExitStack() as stack:
+        for norm in from_weight:
+            stack.enter_context(patch.object(norm, "forward", forward))
+        for norm in from_one:
+            stack.enter_context(patch.object(norm, "forward", forward_from_one))
+        stack.enter_context(patch.object(torch.Tensor, "float", torch.Tensor.double))
+        stack.enter_context(patch.object(torch, "float", torch.float64))
+        stack.enter_context(patch.object(torch, "float32", torch.float64))
         yield

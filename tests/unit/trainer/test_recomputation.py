@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.unit.trainer.tiny import MODEL, deep_batch, gradients, mixed_batch, opened, session, tiny_model
+from trainer.base_model import BaseModel
+from trainer.batch import to_datums
+from trainer.engine import EngineSettings, TrainingEngine
+from trainer.recomputation import saved_bytes
+from wire.engine import LossChoice
+
+
+def engine_with(max_activation_bytes: int | None, architecture: str = "qwen3") -> TrainingEngine:
+    settings = EngineSettings(max_activation_bytes=max_activation_bytes, threads=1)
+    return opened(TrainingEngine(BaseModel(tiny_model(architecture)), settings))
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "mistral with a window of 5", "qwen3 with experts", "qwen3-next"])
+def test_recomputing_changes_no_bit(architecture: str) -> None:
+    keeping, recomputing = engine_with(1 << 40, architecture), engine_with(1, architecture)
+    for engine in (keeping, recomputing):
+        for batch in (mixed_batch(), deep_batch()):
+            engine.forward_backward(MODEL, batch, LossChoice("ppo", {"kl_penalty_coef": 0.1}))
+    expected = gradients(keeping)
+    assert all(torch.equal(found, expected[name]) for name, found in gradients(recomputing).items())
+
+
+def test_recomputing_keeps_an_input_a_layer_and_not_much_else() -> None:
+    base = BaseModel(tiny_model())
+    base.bind(session(opened(TrainingEngine(base))))
+    pack = base.pack(to_datums(mixed_batch().trajectories))
+    kept, recomputed = (saved_bytes(lambda on=on: base.logprobs(pack, recompute=on)[0]) for on in (False, True))
+    assert recomputed < kept / 5
+
+
+def test_what_a_pass_would_keep_is_foreseen() -> None:
+    base = BaseModel(tiny_model())
+    base.bind(session(opened(TrainingEngine(base))))
+    pack = base.pack(to_datums(mixed_batch().trajectories))
+    kept = saved_bytes(lambda: base.logprobs(pack)[0])
+    assert base.activation_bytes(pack.num_tokens) == pytest.approx(kept, rel=0.2)
+
+
+def test_a_forward_without_gradient_recomputes_nothing() -> None:
+    calls = []
+    model = tiny_model()
+    model.base_model.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    engine = opened(TrainingEngine(BaseModel(model), EngineSettings(max_activation_bytes=1, threads=1)))
+    engine.forward_backward(MODEL, deep_batch(), LossChoice("ppo"))  # measures what a pass keeps
+    calls.clear()
+    engine.forward(MODEL, deep_batch())
+    assert len(calls) == 1

@@ -7,7 +7,7 @@ DEMO_DIR := .headway-demo
 UP_DIR ?= .headway
 SEED ?= 0
 
-.PHONY: demo up test check bench docs format clean
+.PHONY: demo up test test-gpu check bench docs format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(TINY_BASE)/config.json  ## the whole loop on this machine: the reward climbs
@@ -20,6 +20,9 @@ up: .venv/installed $(TINY_BASE)/config.json  ## the service on this machine, wi
 test: .venv/installed-dev $(TINY_BASE)/config.json  ## all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
+test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
+	$(BIN)/python -m pytest -m gpu tests/gpu $(TEST_ARGS)
+
 check: .venv/installed-dev  ## lint, format, types, architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,6 +33,7 @@ check: .venv/installed-dev  ## lint, format, types, architecture
 bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then one JSON line each
 	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --base tiny-arith=$(TINY_BASE) \
 		-- $(BIN)/python -m bench.step_latency
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.engine $(BENCH_ARGS)
 
 docs: .venv/installed  ## docs/losses.md, from the docstrings of the losses
 	$(BIN)/python -m trainer.losses.reference > docs/losses.md

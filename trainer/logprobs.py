@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-# Elements of one chunk's [C, V] logits: 64 MiB in float32. Fixed, since other GEMM shapes give other bits.
-_CHUNK_ELEMENTS = 1 << 24
+# Elements of one chunk's [C, V] logits: 32 MiB in float32 on a CPU, and 512 MiB on other devices, which need longer
+# rows to be busy. Fixed, since other GEMM shapes give other bits.
+_CHUNK_ELEMENTS = {"cpu": 1 << 23}
+_CHUNK_ELEMENTS_ELSEWHERE = 1 << 27
 
 
 def action_logprobs(
@@ -98,7 +100,8 @@ class _Frozen:
 
 
 def _chunks(hidden_PD: torch.Tensor, weight_VD: torch.Tensor) -> Iterator[slice]:
-    length = max(1, _CHUNK_ELEMENTS // len(weight_VD))
+    elements = _CHUNK_ELEMENTS.get(hidden_PD.device.type, _CHUNK_ELEMENTS_ELSEWHERE)
+    length = max(1, elements // len(weight_VD))
     return (slice(start, start + length) for start in range(0, len(hidden_PD), length))
 
 

@@ -15,7 +15,12 @@ class Provider(BaseModel):
 
 
 class CatalogModel(BaseModel):
-    """One row of the catalog. `sdk_agent_type` makes the SDK choose the agent that captures token ids."""
+    """One row of the catalog. `sdk_agent_type` makes the SDK choose the agent that captures token ids.
+
+    sharing: which tokens of a training pass are computed once. "prefixes": all that sequences have in common;
+    "nothing": only the turns of a trajectory are merged, for the base model did not prove more when it was loaded;
+    null until a trainer has loaded it.
+    """
 
     id: str
     name: str
@@ -26,6 +31,7 @@ class CatalogModel(BaseModel):
     created_at: datetime
     base_model: str | None
     head_checkpoint_id: str | None
+    sharing: str | None = None
 
 
 class CatalogPage(BaseModel):

@@ -54,6 +54,7 @@ def no_such_model(reference: str) -> NotFound:
 
 def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
     """A model as the catalog shows it."""
+    info = (base or model).info or {}
     return CatalogModel(
         id=str(model.id),
         name=model.name,
@@ -62,6 +63,7 @@ def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
         created_at=model.created_at,
         base_model=base.slug if base else None,
         head_checkpoint_id=str(model.head_checkpoint_id) if model.head_checkpoint_id else None,
+        sharing=info.get("sharing"),
     )
 
 

@@ -22,7 +22,8 @@ class LossOptions:
     - `kl_penalty_coef` β adds β · (exp(b_t − π_t) − (b_t − π_t) − 1) to the cost of each action token, b_t being its
       logprob under the base model, that is with the adapter off. This is Schulman's k3 estimator of KL(π ‖ base), as
       in GRPO (arXiv:2402.03300): −d/dπ_t is β (exp(b_t − π_t) − 1). A group without spread then has a gradient too.
-      It costs one more forward pass, and no second model; `kl_base:mean` reports the mean of k3.
+      It costs one more forward pass, and no second model; `kl_base:mean` reports the mean of k3. (TRL weighs the
+      penalty by r_t unless its use_bias_correction_kl is off; here it never is.)
     - `advantage_std` (switch) divides each centred advantage by its group's standard deviation + 1e-4, as GRPO does.
       The deviation is the sample's (over n − 1), as in TRL; a group without spread stays exactly 0. reward_scale
       applies after the division. No effect on cross_entropy, which ignores rewards.

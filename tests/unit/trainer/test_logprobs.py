@@ -20,7 +20,7 @@ def hidden_and_weight(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor,
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_the_one_pass_gradient_is_the_numerical_one(chunk: int) -> None:
     hidden, weight = hidden_and_weight()
-    with patch.object(logprobs, "_CHUNK_ELEMENTS", chunk * 7):
+    with patch.dict(logprobs._CHUNK_ELEMENTS, cpu=chunk * 7):
         assert torch.autograd.gradcheck(lambda h: action_logprobs(h, ROWS, TARGETS, weight)[0], (hidden,))
 
 
@@ -53,7 +53,7 @@ def test_a_low_precision_model_gets_a_float32_head_and_its_own_gradient_dtype() 
 
 def test_a_trained_unembedding_gets_the_numerical_gradient_too() -> None:
     hidden, weight = hidden_and_weight()
-    with patch.object(logprobs, "_CHUNK_ELEMENTS", 14):
+    with patch.dict(logprobs._CHUNK_ELEMENTS, cpu=14):
         torch.autograd.gradcheck(
             lambda h, w: action_logprobs(h, ROWS, TARGETS, w)[0], (hidden, weight.requires_grad_()), atol=1e-8
         )

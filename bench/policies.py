@@ -1,0 +1,111 @@
+"""One policy for every variant: our engine, and PEFT over an equal base with the adapter that the engine saved.
+
+Only the engine's public calls and its files are used. LoRA's B is random: at its start of zero, A has no gradient,
+and errors in it would not show.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3Config
+
+from bench.batches import Shape, near_policy, random_batch
+from bench.models import build_model
+from trainer.base_model import BaseModel
+from trainer.engine import EngineSettings, TrainingEngine
+from wire.engine import AdamParams, LoraConfig, LossChoice
+from wire.trajectories import Batch
+
+MODEL = UUID(int=1)
+LOSS = LossChoice("ppo")
+_WEIGHTS = "adapter_model.safetensors"
+
+Gradients = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policies:
+    """folder: holds the adapter, in PEFT's layout."""
+
+    config: Qwen3Config
+    engine: TrainingEngine
+    folder: Path
+    lora: LoraConfig
+    device: str
+    dtype: torch.dtype
+
+    def batch(self, shape: Shape, seed: int) -> Batch:
+        """A random batch whose sampling logprobs lie near the policy's."""
+        batch = random_batch(shape, self.config.vocab_size, seed)
+        scored = self.engine.forward(MODEL, batch)
+        return near_policy(batch, [datum.logprobs[datum.mask > 0].astype(np.float32) for datum in scored], seed)
+
+    def stock(self, attention: str = "sdpa") -> PeftModel:
+        """PEFT over a base of the same weights."""
+        base = build_model(self.config, self.device, self.dtype)
+        base.set_attn_implementation(attention)
+        return PeftModel.from_pretrained(base, self.folder, is_trainable=True, autocast_adapter_dtype=False)
+
+    def ours(self, batch: Batch) -> None:
+        """The step that is measured."""
+        self.engine.forward_backward(MODEL, batch, LOSS)
+
+    def our_gradients(self, batch: Batch) -> Gradients:
+        """What forward_backward accumulates, from a clean start, read where a first step leaves it: with β₁ = 0 the
+        first moment that is saved is the gradient itself."""
+        self.engine.open(MODEL, self.lora, self.folder, None)
+        self.ours(batch)
+        self.engine.optim_step(MODEL, AdamParams(learning_rate=1e-6, beta1=0.0))
+        with tempfile.TemporaryDirectory() as folder:
+            state = _saved(self.engine, Path(folder)) / "state" / "state.safetensors"
+            with safe_open(state, framework="pt") as file:
+                layout = json.loads(file.metadata()["headway"])["layout"]
+                flat = file.get_tensor("exp_avg")
+        self.engine.open(MODEL, self.lora, self.folder, None)
+        parts = flat.split([rows * columns for _, rows, columns in layout])
+        return {name: part.view(*shape) for (name, *shape), part in zip(layout, parts, strict=True)}
+
+
+def make_policies(
+    config: Qwen3Config,
+    folder: Path,
+    lora: LoraConfig | None = None,
+    settings: EngineSettings | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Policies:
+    """Everything with one random adapter, which is written under `folder`."""
+    lora = lora or LoraConfig()
+    engine = TrainingEngine(BaseModel(build_model(config, device, dtype)), settings or EngineSettings(threads=1))
+    engine.open(MODEL, lora, None, None)
+    adapter = _saved(engine, folder) / "adapter"
+    _randomise_b(adapter / _WEIGHTS)
+    engine.open(MODEL, lora, adapter, None)
+    return Policies(config, engine, adapter, lora, device, dtype)
+
+
+def _randomise_b(path: Path) -> None:
+    """Normal entries, small enough that the policy stays near its base."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = load_file(path)
+    for name in sorted(tensors):
+        if ".lora_B." in name:
+            tensors[name] = (torch.randn(tensors[name].shape, generator=generator) * 0.02).to(tensors[name].dtype)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _saved(engine: TrainingEngine, folder: Path) -> Path:
+    for part in ("adapter", "state"):
+        (folder / part).mkdir(parents=True)
+    engine.save(MODEL, folder / "adapter", folder / "state")
+    return folder

@@ -1,0 +1,224 @@
+"""A GRPO step of ours is the GRPO step of TRL: one step of its own trainer, whose rollouts were recorded beforehand.
+
+TRL computes rewards' advantages, masks, reference logprobs, loss and gradient by itself. It gets each rollout as one
+sequence with the environment's tokens masked out; the engine gets turns that repeat their history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from datasets import Dataset
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from tests.unit.trainer.naive import worst_relative_error
+from tests.unit.trainer.tiny import MODEL, VOCAB, gradients, opened, rollout, tiny_engine, tiny_model
+from trainer.engine import TrainingEngine
+from wire.engine import LossChoice
+from wire.trajectories import Batch, Trajectory
+
+GROUPS, GROUP_SIZE, MAX_OUTPUT = 2, 4, 32
+NUM_ROLLOUTS = GROUPS * GROUP_SIZE
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@dataclass(frozen=True)
+class Case:
+    """The same objective in TRL's words and in ours. scale: what TRL's loss is of ours."""
+
+    trl: Mapping[str, Any]
+    ours: LossChoice
+    scale: float = 1.0
+    micro_batches: int = field(default=1, kw_only=True)
+
+
+PLAIN, STD = {"scale_rewards": "none"}, {"scale_rewards": "group"}
+CASES = {
+    "Dr. GRPO": Case(
+        {"loss_type": "dr_grpo", **PLAIN},
+        LossChoice("dr_grpo", {"max_output_tokens": MAX_OUTPUT}),
+        scale=1 / NUM_ROLLOUTS,
+    ),
+    "Dr. GRPO by its sums, in two micro-batches, with a penalty": Case(
+        {"loss_type": "dr_grpo", **PLAIN, "beta": 0.3},
+        LossChoice("ppo", {"kl_penalty_coef": 0.3}),
+        scale=1 / (NUM_ROLLOUTS * MAX_OUTPUT),
+        micro_batches=2,
+    ),
+    "GRPO": Case(
+        {"loss_type": "grpo", **STD, "beta": 0.3},
+        LossChoice("ppo", {"normalize_by_sequences": 1, "advantage_std": 1, "kl_penalty_coef": 0.3}),
+    ),
+    "BNPO": Case({"loss_type": "bnpo", **STD}, LossChoice("ppo", {"normalize_by_tokens": 1, "advantage_std": 1})),
+    "DAPO in two micro-batches": Case(
+        {"loss_type": "dapo", **STD, "epsilon_high": 0.28},
+        LossChoice("ppo", {"normalize_by_tokens": 1, "advantage_std": 1, "clip_high_threshold": 1.28}),
+        micro_batches=2,
+    ),
+    "CISPO": Case(
+        {"loss_type": "cispo", **STD, "epsilon_high": 1.5},
+        LossChoice("cispo", {"normalize_by_tokens": 1, "advantage_std": 1, "clip_high_threshold": 1.5}),
+    ),
+    "GSPO": Case(
+        {"loss_type": "grpo", **STD, "importance_sampling_level": "sequence", "epsilon": 3e-2, "epsilon_high": 4e-2},
+        LossChoice(
+            "gspo",
+            {
+                "normalize_by_sequences": 1,
+                "advantage_std": 1,
+                "clip_low_threshold": 0.97,
+                "clip_high_threshold": 1.04,
+            },
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_step_has_the_gradient_of_trl(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    engine = opened(tiny_engine())
+    batch = off_policy_batch(engine)
+    expected = trl_gradients(engine, batch, case, tmp_path)
+    engine.forward_backward(MODEL, batch, case.ours)
+    found = {name: case.scale * gradient for name, gradient in gradients(engine).items()}
+    assert worst_relative_error(found, expected) <= 1e-5
+
+
+def test_the_comparison_tells_a_wrong_hyperparameter(tmp_path: Path) -> None:
+    engine = opened(tiny_engine())
+    batch = off_policy_batch(engine)
+    expected = trl_gradients(engine, batch, CASES["GRPO"], tmp_path)
+    config = {**CASES["GRPO"].ours.config, "kl_penalty_coef": 0.29}
+    engine.forward_backward(MODEL, batch, LossChoice("ppo", config))
+    assert worst_relative_error(gradients(engine), expected) > 1e-3
+
+
+def off_policy_batch(engine: TrainingEngine) -> Batch:
+    """Rollouts of one to three turns. Their sampling logprobs are the policy's own, moved to either side of the
+    clipping ranges but never so near an edge that rounding decides."""
+    rng = np.random.default_rng(5)
+    prompts = [rng.integers(0, VOCAB, 5 + 2 * group).tolist() for group in range(GROUPS)]
+    rollouts = [rollout(rng, prompts[i // GROUP_SIZE], 1 + i % 3, float(rng.random())) for i in range(NUM_ROLLOUTS)]
+    batch = Batch(rollouts, group_size=GROUP_SIZE)
+    trajectories = []
+    for scored, trajectory in zip(engine.forward(MODEL, batch), rollouts, strict=True):
+        logprobs = scored.logprobs[scored.mask > 0]
+        moved = (logprobs + rng.choice([-0.6, -0.1, 0.0, 0.1, 0.6], len(logprobs))).astype(np.float32)
+        rows = np.split(moved, np.cumsum([len(turn.output_ids) for turn in trajectory.turns])[:-1])
+        turns = [replace(turn, sampling_logprobs=row) for turn, row in zip(trajectory.turns, rows, strict=True)]
+        trajectories.append(replace(trajectory, turns=tuple(turns)))
+    return replace(batch, trajectories=trajectories)
+
+
+class Replaying(GRPOTrainer):
+    """Takes the logprobs that came with the rollouts for the old policy's, as it would those of an earlier step."""
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        scored = super()._generate_and_score_completions(inputs)
+        return {**scored, "old_per_token_logps": scored["sampling_per_token_logps"]}
+
+
+class GradientsBeforeTheStep(TrainerCallback):
+    """What the optimizer is about to see."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, torch.Tensor] = {}
+
+    def on_pre_optimizer_step(self, *args: Any, model: torch.nn.Module, **kwargs: Any) -> None:
+        named = ((name.replace(".default.", "."), p.grad) for name, p in model.named_parameters())
+        self.found = {name: gradient.clone() for name, gradient in named if gradient is not None}
+
+
+def trl_gradients(engine: TrainingEngine, batch: Batch, case: Case, folder: Path) -> dict[str, torch.Tensor]:
+    """Of one training step of TRL's, from the adapter that the engine holds, on the batch's rollouts."""
+    adapter = saved_adapter(engine, folder)
+    config = peft.LoraConfig.from_pretrained(adapter)
+    config.inference_mode = False
+    capture = GradientsBeforeTheStep()
+    trainer = Replaying(
+        model=tiny_model(),
+        peft_config=config,
+        reward_funcs=lambda recorded_reward, **_: recorded_reward,
+        rollout_func=lambda prompts, _: replayed(prompts, batch),
+        train_dataset=Dataset.from_dict({"prompt": [str(group) for group in range(GROUPS)]}),
+        processing_class=tiny_tokenizer(),
+        callbacks=[capture],
+        args=trl_config(case, folder),
+    )
+    set_peft_model_state_dict(trainer.model, load_file(adapter / "adapter_model.safetensors"))
+    trainer.train()
+    return capture.found
+
+
+def trl_config(case: Case, folder: Path) -> GRPOConfig:
+    return GRPOConfig(
+        output_dir=str(folder / "trl"),
+        max_steps=1,
+        max_grad_norm=0.0,
+        per_device_train_batch_size=NUM_ROLLOUTS // case.micro_batches,
+        gradient_accumulation_steps=case.micro_batches,
+        num_generations=GROUP_SIZE,
+        max_completion_length=MAX_OUTPUT,
+        gradient_checkpointing=False,
+        use_bias_correction_kl=False,  # GRPO's own penalty; its default weighs it by r_t (arXiv:2512.02556)
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        **case.trl,
+    )
+
+
+def replayed(prompts: list[str], batch: Batch) -> dict[str, list[Any]]:
+    """The recorded rollouts of each group that TRL asks for, in the order in which it asks."""
+    asked, found = dict.fromkeys(prompts, 0), []
+    for prompt in prompts:
+        found.append(batch.trajectories[int(prompt) * GROUP_SIZE + asked[prompt]])
+        asked[prompt] += 1
+    rows = [as_one_sequence(trajectory) for trajectory in found]
+    recorded = {"recorded_reward": [trajectory.reward for trajectory in found]}
+    return {key: [row[key] for row in rows] for key in rows[0]} | recorded
+
+
+def as_one_sequence(trajectory: Trajectory) -> dict[str, list[Any]]:
+    first, last = trajectory.turns[0], trajectory.turns[-1]
+    ids = [*last.prompt_ids.tolist(), *last.output_ids.tolist()]
+    mask, logprobs = [0] * len(ids), [0.0] * len(ids)
+    for turn in trajectory.turns:
+        span = slice(len(turn.prompt_ids), len(turn.prompt_ids) + len(turn.output_ids))
+        mask[span], logprobs[span] = [1] * len(turn.output_ids), turn.sampling_logprobs.tolist()
+    start = len(first.prompt_ids)
+    return {
+        "prompt_ids": ids[:start],
+        "completion_ids": ids[start:],
+        "logprobs": logprobs[start:],
+        "env_mask": mask[start:],
+    }
+
+
+def saved_adapter(engine: TrainingEngine, folder: Path) -> Path:
+    for part in ("adapter", "state"):
+        (folder / part).mkdir()
+    engine.save(MODEL, folder / "adapter", folder / "state")
+    return folder / "adapter"
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A word a token id. TRL decodes what it was given, and nothing depends on the text."""
+    vocabulary = models.WordLevel({str(i): i for i in range(VOCAB)}, unk_token="0")
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary), unk_token="0", eos_token="1", pad_token="2")

@@ -56,6 +56,7 @@ def _publish(policies: Policies, store: FileCheckpointStore) -> None:
     with store.stage(MODEL, checkpoint) as staged:
         policies.engine.save(MODEL, staged / "adapter", staged / "state")
         store.publish(MODEL, checkpoint, staged)
+        store.settle(MODEL, checkpoint)
 
 
 def _sync(folder: Path) -> None:

@@ -90,19 +90,24 @@ class Agent:
 
     def reconcile(self) -> None:
         """Load what is wanted and missing; unload what nobody has wanted for a while."""
-        with self._database.session() as session:
-            wanted = {adapter.name: adapter for adapter in wanted_adapters(session, self._settings.base_id)}
-            reported = reported_adapters(session, self._sampler_id)
+        with self._database.connection() as connection:
+            wanted = {adapter.name: adapter for adapter in wanted_adapters(connection, self._settings.base_id)}
         held = self._holder.loaded()
-        for name in wanted:
-            if name in held and name not in reported:  # the report was lost with its connection
-                self._report(name, None)
+        for name, adapter in wanted.items():
             if name not in held and self._may_try(name):
-                self._load(wanted[name])
+                self._load(adapter)
+        self._repeat_lost_reports(held & wanted.keys())
         for name in held - wanted.keys():
             if time.monotonic() - self._unwanted_since.setdefault(name, time.monotonic()) > self._settings.linger_s:
                 self._unload(name)
         self._unwanted_since = {n: t for n, t in self._unwanted_since.items() if n in held and n not in wanted}
+
+    def _repeat_lost_reports(self, held: set[str]) -> None:
+        """A report may have been lost with its connection."""
+        with self._database.connection() as connection:
+            reported = reported_adapters(connection, self._sampler_id)
+        for name in held - reported:
+            self._report(name, None)
 
     def _load(self, adapter: WantedAdapter) -> None:
         started = time.monotonic()
@@ -122,8 +127,8 @@ class Agent:
         return time.monotonic() - self._failed_at.get(name, -_RETRY_FAILED_S) >= _RETRY_FAILED_S
 
     def _report(self, name: str, error: str | None) -> None:
-        with self._database.session() as session:
-            report_adapter(session, self._sampler_id, name, error)
+        with self._database.connection() as connection:
+            report_adapter(connection, self._sampler_id, name, error)
 
     def _unload(self, name: str) -> None:
         with self._database.session() as session:

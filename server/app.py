@@ -22,6 +22,7 @@ from server.models import endpoints as models
 from server.settings import ServerSettings
 from server.traces import endpoints as traces
 from server.training import endpoints as training
+from server.upkeep import upkeep
 from wire.errors import NotFound
 
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
@@ -40,7 +41,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_context(settings) as context:
+        async with open_context(settings) as context, upkeep(settings):
             app.state.context = context
             yield
 

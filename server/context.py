@@ -51,8 +51,8 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
             await database.close()
 
 
-def request_context(request: Request) -> Context:
-    """The context of the app that serves this request."""
+async def request_context(request: Request) -> Context:
+    """The context of the app that serves this request. (Async, for the framework runs others in a thread.)"""
     return request.app.state.context
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import uvicorn
 
 from server.app import create_app
-from server.settings import Limits, ServerSettings
+from server.settings import Limits, ServerSettings, UpkeepSettings
 
 _SHUTDOWN_S = 10
 
@@ -20,9 +20,10 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8420,
     limits: Limits | None = None,
+    upkeep: UpkeepSettings | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight get a few seconds to end."""
-    settings = ServerSettings(database_url, blob_root, sampler_token, limits=limits or Limits())
+    settings = ServerSettings(database_url, blob_root, sampler_token, limits=limits or Limits(), upkeep=upkeep)
     uvicorn.run(
         create_app(settings),
         host=host,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from store.retention import RetentionPolicy
 from wire.engine import LoraConfig
 
 
@@ -32,6 +33,15 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class UpkeepSettings:
+    """Collections that servers carry out by themselves, one server at a time. `every_s`: 0 for none."""
+
+    checkpoint_store_url: str
+    policy: RetentionPolicy = field(default_factory=RetentionPolicy)
+    every_s: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """Where the other planes are, and how much is allowed."""
 
@@ -41,3 +51,4 @@ class ServerSettings:
     default_lora: LoraConfig = field(default_factory=LoraConfig)
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    upkeep: UpkeepSettings | None = None

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from store.notify import ADAPTER_LOADED, ADAPTERS_CHANGED, notify, notify_async
-from store.planes import is_live
+from store.database import Connection
+from store.notify import ADAPTER_LOADED, ADAPTERS_CHANGED, notify_async
+from store.planes import LIVE_FOR_S, is_live
 from store.tables import AdapterWantRow, CheckpointRow, ModelRow, SamplerAdapterRow, SamplerRow
 
 
@@ -27,47 +28,74 @@ class WantedAdapter:
     files: tuple[UUID, UUID] | None  # (model, checkpoint) in the checkpoint store
 
 
+def adapter_name(files_id: UUID) -> str:
+    """The immutable name under which samplers serve the weights in a checkpoint's files."""
+    return f"hw-{files_id.hex}"
+
+
 def base_adapter_name(base_id: UUID) -> str:
     """The name of a base's zero adapter."""
     return f"hw-base-{base_id.hex}"
 
 
-def wanted_adapters(session: Session, base_id: UUID) -> list[WantedAdapter]:
-    """Every head, staged checkpoint, and pin of this base's models, and the base itself."""
-    wanted_until = select(AdapterWantRow.checkpoint_id).where(AdapterWantRow.until > func.clock_timestamp())
-    query = (
-        select(CheckpointRow)
-        .join(ModelRow, ModelRow.id == CheckpointRow.model_id)
-        .where(ModelRow.base_id == base_id)
-        .where(
-            or_(
-                CheckpointRow.id == ModelRow.head_checkpoint_id,
-                CheckpointRow.status == "staged",
-                CheckpointRow.id.in_(wanted_until),
-            )
-        )
+# Staged ones first: a step waits for them.
+_WANTED = """
+    select c.files_model_id, c.files_id
+    from checkpoints c
+    join models m on m.id = c.model_id
+    where m.base_id = %(base_id)s and (
+        c.id = m.head_checkpoint_id
+        or c.status = 'staged'
+        or c.id in (select checkpoint_id from adapter_wants where until > clock_timestamp())
     )
-    # Staged ones first: a step waits for them.
-    staged_first = sorted(session.scalars(query), key=lambda c: c.status == "staged", reverse=True)
-    by_name = {c.adapter_name: (c.files_model_id, c.files_id) for c in staged_first}
+    order by c.status = 'staged' desc
+"""
+
+_REPORTED = "select adapter from sampler_adapters where sampler_id = %(sampler_id)s and state = 'loaded'"
+
+# The commit does not wait for the disk: a report that is lost is made again.
+_REPORT = """
+    with reported as (
+        insert into sampler_adapters (sampler_id, adapter, state, error)
+        values (%(sampler_id)s, %(adapter)s, %(state)s, %(error)s)
+        on conflict (sampler_id, adapter)
+        do update set state = excluded.state, error = excluded.error, at = clock_timestamp()
+        returning adapter
+    )
+    select pg_notify(%(channel)s, adapter), set_config('synchronous_commit', 'off', true) from reported
+"""
+
+# As store.planes.is_live.
+_VOTES = """
+    select
+        count(*) as live,
+        count(*) filter (where a.state = 'loaded') as loaded,
+        array_agg(coalesce(a.error, 'unknown')) filter (where a.state = 'failed') as failures
+    from samplers s
+    left join sampler_adapters a on a.sampler_id = s.id and a.adapter = %(adapter)s
+    where s.base_id = %(base_id)s
+        and s.stopped_at is null
+        and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
+"""
+
+
+def wanted_adapters(connection: Connection, base_id: UUID) -> list[WantedAdapter]:
+    """The base itself, and every staged checkpoint, head, and pin of its models, in this order."""
+    rows = connection.execute(_WANTED, {"base_id": base_id})
+    by_name = {adapter_name(row.files_id): (row.files_model_id, row.files_id) for row in rows}
     base = WantedAdapter(base_adapter_name(base_id), None)
     return [base, *(WantedAdapter(name, files) for name, files in by_name.items())]
 
 
-def report_adapter(session: Session, sampler_id: UUID, adapter: str, error: str | None) -> None:
+def report_adapter(connection: Connection, sampler_id: UUID, adapter: str, error: str | None) -> None:
     """A sampler loaded an adapter, or could not (and why)."""
-    values = {"state": "failed" if error else "loaded", "error": error, "at": func.clock_timestamp()}
-    row = insert(SamplerAdapterRow).values(sampler_id=sampler_id, adapter=adapter, **values)
-    session.execute(row.on_conflict_do_update(index_elements=["sampler_id", "adapter"], set_=values))
-    notify(session, ADAPTER_LOADED, adapter)
+    values = {"sampler_id": sampler_id, "adapter": adapter, "state": "failed" if error else "loaded", "error": error}
+    connection.execute(_REPORT, {**values, "channel": ADAPTER_LOADED})
 
 
-def reported_adapters(session: Session, sampler_id: UUID) -> set[str]:
+def reported_adapters(connection: Connection, sampler_id: UUID) -> set[str]:
     """What this sampler is known to hold."""
-    query = select(SamplerAdapterRow.adapter).where(
-        SamplerAdapterRow.sampler_id == sampler_id, SamplerAdapterRow.state == "loaded"
-    )
-    return set(session.scalars(query))
+    return {row.adapter for row in connection.execute(_REPORTED, {"sampler_id": sampler_id})}
 
 
 def forget_adapter(session: Session, sampler_id: UUID, adapter: str) -> None:
@@ -123,16 +151,8 @@ async def want_checkpoint(session: AsyncSession, checkpoint_id: UUID, for_s: flo
     await notify_async(session, ADAPTERS_CHANGED, base_id.hex)
 
 
-def promotion_votes(session: Session, base_id: UUID, adapter: str) -> tuple[int, int, list[str]]:
+def promotion_votes(connection: Connection, base_id: UUID, adapter: str) -> tuple[int, int, list[str]]:
     """(live samplers, how many of them hold the adapter, why others of them could not load it)."""
-    live = list(session.scalars(select(SamplerRow.id).where(SamplerRow.base_id == base_id, is_live(SamplerRow))))
-    rows = session.execute(
-        select(SamplerAdapterRow.state, SamplerAdapterRow.error)
-        .where(SamplerAdapterRow.adapter == adapter)
-        .where(SamplerAdapterRow.sampler_id.in_(live))
-    ).all()
-    return (
-        len(live),
-        sum(state == "loaded" for state, _ in rows),
-        [error or "unknown" for state, error in rows if state == "failed"],
-    )
+    values = {"base_id": base_id, "adapter": adapter, "live_for_s": LIVE_FOR_S}
+    (row,) = connection.execute(_VOTES, values)
+    return row.live, row.loaded, row.failures or []

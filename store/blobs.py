@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import time
 import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from store.durable import make_folder, sync_file, sync_folder
 from wire.errors import CorruptCheckpoint
+from wire.faults import fault_point
 
 _NAME = re.compile(r"[0-9a-f]{64}")
+_ASIDE_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A file of the store. `name` is None for what a writer that died left half written."""
+
+    name: str | None
+    path: Path
+    size: int
+    age_s: float
 
 
 class BlobStore:
@@ -23,27 +39,82 @@ class BlobStore:
         """Write a blob (or find it there) and return its name. Raises OSError when the disk does not take it."""
         name = hashlib.sha256(data).hexdigest()
         path = self._path(name)
-        if not path.exists():
+        if not self._is_kept(path):
             make_folder(path.parent)
             draft = path.with_name(f".{name}.{uuid.uuid4().hex}")
             try:
+                fault_point("blob:before-write")
                 draft.write_bytes(data)
+                fault_point("blob:before-fsync")
                 sync_file(draft)
+                fault_point("blob:before-rename")
                 draft.rename(path)
             finally:
                 draft.unlink(missing_ok=True)  # a full disk leaves no half blob behind
+        fault_point("blob:before-folder-fsync")
         sync_folder(path.parent)  # also for a blob that another writer has just renamed
+        fault_point("blob:after-folder-fsync")
         return name
 
     def get(self, name: str) -> bytes:
         """A blob's content. Raises CorruptCheckpoint when it is missing or is not what its name says."""
         try:
-            data = self._path(name).read_bytes()
+            data = self._read(self._path(name))
         except FileNotFoundError:
             raise CorruptCheckpoint(f"blob {name} is missing from {self._root}") from None
         if hashlib.sha256(data).hexdigest() != name:
             raise CorruptCheckpoint(f"blob {name} in {self._root} was altered")
         return data
+
+    def check(self, name: str) -> str | None:
+        """`missing` or `changed`, or None for a blob that is what its name says."""
+        try:
+            with self._path(name).open("rb") as file:
+                return None if hashlib.file_digest(file, "sha256").hexdigest() == name else "changed"
+        except FileNotFoundError:
+            return "missing"
+
+    def stored(self) -> Iterator[StoredBlob]:
+        """Every file that is there, unfinished ones included."""
+        for path in self._root.glob("*/*"):
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue  # finished or removed this moment
+            name = path.name if _NAME.fullmatch(path.name) else None
+            yield StoredBlob(name, path, found.st_size, time.time() - found.st_mtime)
+
+    def remove_if_older(self, blob: StoredBlob, age_s: float) -> bool:
+        """Remove a blob unless it was put again within `age_s`.
+
+        It is moved aside before its age is looked at: a writer that found the blob there has either made it young by
+        then, and it comes back, or finds it gone and writes it anew.
+        """
+        aside = blob.path.with_name(f".removed-{blob.path.name}")
+        try:
+            blob.path.rename(aside)
+        except FileNotFoundError:
+            return False
+        if time.time() - aside.stat().st_mtime < age_s:
+            aside.rename(blob.path)
+            return False
+        aside.unlink()
+        return True
+
+    def _is_kept(self, path: Path) -> bool:
+        """Whether the blob is there; it is young from now on, so that nobody collects it before its row commits."""
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            time.sleep(_ASIDE_S)  # it may lie aside for an instant: see `remove_if_older`
+            return path.read_bytes()
 
     def _path(self, name: str) -> Path:
         assert _NAME.fullmatch(name), name

@@ -1,20 +1,40 @@
-"""Connections and transactions. A session scope is one transaction; nothing else in the code commits."""
+"""Connections and transactions. A session scope is one transaction; nothing else in the code commits.
+
+Two scopes: `session` is the ORM's, for everything that may take a millisecond. `connection` is the driver's own, for
+the few statements that every training operation goes through: each is a transaction of its own unless the caller
+opens one. A statement with its scope costs 0.1 ms there, and 0.7 ms in a session.
+"""
 
 from __future__ import annotations
 
+import select
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeAlias
 
 import psycopg
-from sqlalchemy import create_engine, make_url
+from psycopg.pq import TransactionStatus
+from psycopg.rows import namedtuple_row
+from sqlalchemy import Engine, Pool, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-DATABASE_AWAY = (psycopg.OperationalError, OperationalError, InterfaceError, PoolTimeout)
+DATABASE_AWAY = (psycopg.OperationalError, psycopg.InterfaceError, OperationalError, InterfaceError, PoolTimeout)
 """What is raised while PostgreSQL is down, restarting, or has no connection left. Trying again may help."""
+
+
+Connection: TypeAlias = psycopg.Connection[Any]
+AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
+"""Of the driver, in autocommit; rows are named tuples."""
+
+_DRIVER_POOL: dict[str, Any] = {
+    "connect_args": {"autocommit": True, "row_factory": namedtuple_row},
+    "pool_reset_on_return": None,
+    "max_overflow": 0,
+}
 
 
 def normalise_url(url: str) -> URL:
@@ -35,7 +55,10 @@ class AsyncDatabase:
 
     def __init__(self, url: str, *, pool_size: int = 20) -> None:
         self.url = normalise_url(url)
-        self._engine = create_async_engine(self.url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True)
+        self._engine = create_async_engine(self.url, pool_size=pool_size, max_overflow=0)
+        self._driver = create_async_engine(self.url, pool_size=pool_size, **_DRIVER_POOL)
+        for engine in (self._engine, self._driver):
+            _replace_dead_connections(engine.sync_engine)
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
@@ -43,9 +66,22 @@ class AsyncDatabase:
         async with AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
 
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[AsyncConnection]:
+        """Statements without the ORM, each a transaction of its own."""
+        lent = await self._driver.raw_connection()
+        connection: Any = lent.driver_connection
+        try:
+            yield connection
+        finally:
+            if not _is_idle(connection):
+                lent.invalidate()
+            lent.close()
+
     async def close(self) -> None:
-        """Close the pool."""
-        await self._engine.dispose()
+        """Close the pools."""
+        for engine in (self._engine, self._driver):
+            await engine.dispose()
 
 
 class Database:
@@ -53,7 +89,10 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 4) -> None:
         self.url = normalise_url(url)
-        self._engine = create_engine(self.url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True)
+        self._engine = create_engine(self.url, pool_size=pool_size, max_overflow=0)
+        self._driver = create_engine(self.url, pool_size=pool_size, **_DRIVER_POOL)
+        for engine in (self._engine, self._driver):
+            _replace_dead_connections(engine)
 
     @contextmanager
     def session(self) -> Generator[Session]:
@@ -61,6 +100,46 @@ class Database:
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
 
+    @contextmanager
+    def connection(self) -> Generator[Connection]:
+        """Statements without the ORM, each a transaction of its own."""
+        lent = self._driver.raw_connection()
+        connection: Any = lent.driver_connection
+        try:
+            yield connection
+        finally:
+            if not _is_idle(connection):
+                lent.invalidate()
+            lent.close()
+
     def close(self) -> None:
-        """Close the pool."""
-        self._engine.dispose()
+        """Close the pools."""
+        for engine in (self._engine, self._driver):
+            engine.dispose()
+
+
+def _is_idle(connection: Any) -> bool:
+    """Whether the connection can be lent again; not when a statement was cancelled half way, or it is closed."""
+    return connection.pgconn.transaction_status == TransactionStatus.IDLE
+
+
+def _replace_dead_connections(engine: Engine) -> None:
+    """Look whether PostgreSQL has hung up before a pooled connection is used again.
+
+    A connection on which nothing was asked has nothing to read, unless the server said goodbye or is gone. Looking
+    costs a system call of microseconds; the pool's own ping costs a round trip a transaction.
+    """
+
+    def look(driver_connection: Any, *_: object) -> None:
+        connection = getattr(driver_connection, "driver_connection", driver_connection)
+        if connection.closed or _is_readable(connection.fileno()):
+            raise DisconnectionError("PostgreSQL ended an idle connection")
+
+    pool: Pool = engine.pool
+    event.listen(pool, "checkout", look)
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

@@ -12,9 +12,10 @@ import structlog
 from store.blobs import BlobStore
 from store.database import Database
 from store.oplog import work
+from store.oplog.operation import ModelState, Operation
 from store.oplog.work import Lease
-from store.tables import ModelRow, OperationRow
-from trainer.summaries import summarise_pass
+from store.tables import OperationRow
+from trainer.summaries import logged_figures, summarise_pass
 from wire.engine import DatumTensors, Engine, LossChoice, PassResult
 from wire.errors import Gone, NotFound
 from wire.payload import decode, decode_batch, encode
@@ -40,18 +41,18 @@ class Passes:
         self._blobs = blobs
         self._engine = engine
 
-    def forward(self, lease: Lease, operation: OperationRow, model: ModelRow) -> None:
+    def forward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         """Logprobs of the current policy."""
         batch, _ = decode_batch(work.read_payload(operation, self._blobs))
         placed = work.place_result(self._blobs, _encode_datums(self._engine.forward(model.id, batch)))
-        with self._database.session() as session:
-            work.complete(session, lease, operation, placed)
+        with self._database.connection() as connection:
+            work.complete(connection, lease, operation, placed)
 
-    def forward_backward(self, lease: Lease, operation: OperationRow, model: ModelRow) -> None:
+    def forward_backward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         """The gradient of a built-in loss."""
         self._complete(lease, operation, self._run(operation))
 
-    def backward(self, lease: Lease, operation: OperationRow, model: ModelRow) -> None:
+    def backward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         """The gradient of the caller's own loss. Raises Gone for a handle that is used or of other weights."""
         forward = self._forward_of(operation)
         if forward.head_version != model.head_version:
@@ -60,15 +61,15 @@ class Passes:
             raise Gone("this forward_id was used by an earlier backward; call forward again")
         self._complete(lease, operation, self._run(operation))
 
-    def replay(self, model: ModelRow) -> None:
+    def replay(self, model: ModelState) -> None:
         """Accumulate again what was acknowledged and no step has consumed; the engine holds the head, no gradient."""
-        with self._database.session() as session:
-            pending = work.pending_gradients(session, model.id)
+        with self._database.connection() as connection:
+            pending = work.pending_gradients(connection, model.id)
         for operation in pending:
             log.info("replaying", model=model.slug, operation=str(operation.id), kind=operation.kind)
             self._run(operation)
 
-    def _run(self, operation: OperationRow) -> _Done:
+    def _run(self, operation: Operation) -> _Done:
         payload = work.read_payload(operation, self._blobs)
         if operation.kind == "forward_backward":
             batch, extra = decode_batch(payload)
@@ -81,20 +82,21 @@ class Passes:
         result = self._engine.backward(operation.model_id, batch, weights)
         return _Done(result, len(batch.trajectories), "custom", header["metrics"])
 
-    def _forward_of(self, operation: OperationRow) -> OperationRow:
+    def _forward_of(self, operation: Operation) -> OperationRow:
         with self._database.session() as session:
             forward = session.get(OperationRow, operation.forward_id)
         if forward is None or forward.model_id != operation.model_id or forward.kind != "forward":
             raise NotFound("there is no such forward_id for this model; call forward first")
         return forward
 
-    def _complete(self, lease: Lease, operation: OperationRow, done: _Done) -> None:
+    def _complete(self, lease: Lease, operation: Operation, done: _Done) -> None:
         metrics = {**done.result.metrics, **done.caller_metrics}
         answer = encode({"metrics": metrics, "num_datums": done.result.num_datums})
         placed = work.place_result(self._blobs, answer)
         summary = summarise_pass(done.result, metrics, done.num_traces, done.loss_fn)
-        with self._database.session() as session:
-            work.complete(session, lease, operation, placed, summary)
+        with self._database.connection() as connection:
+            work.complete(connection, lease, operation, placed, summary)
+        log.info("pass_done", operation=str(operation.id), loss_fn=done.loss_fn, **logged_figures(metrics))
 
 
 def _encode_datums(datums: list[DatumTensors]) -> bytes:

@@ -28,8 +28,8 @@ class Promotion:
         """
         deadline = time.monotonic() + self._timeout_s
         while True:
-            with self._database.session() as session:
-                live, loaded, failures = promotion_votes(session, base_id, adapter)
+            with self._database.connection() as connection:
+                live, loaded, failures = promotion_votes(connection, base_id, adapter)
             if loaded or not live:
                 return
             if len(failures) >= live:

@@ -19,8 +19,9 @@ from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Database
 from store.notify import ADAPTER_LOADED, OPERATION_QUEUED, Listener
 from store.oplog import leases, work
+from store.oplog.operation import ModelState, Operation
 from store.oplog.work import Lease
-from store.tables import CheckpointRow, ModelRow, OperationRow
+from store.tables import CheckpointRow
 from trainer.passes import Passes
 from trainer.promotion import Promotion
 from trainer.stepping import Stepping
@@ -70,7 +71,7 @@ class Worker:
         promotion = Promotion(database, self._listener, settings.promote_timeout_s)
         self._stepping = Stepping(database, blobs, checkpoints, engine, promotion)
         self._passes = Passes(database, blobs, engine)
-        self._handlers: dict[str, Callable[[Lease, OperationRow, ModelRow], None]] = {
+        self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {
             "forward_backward": self._passes.forward_backward,
             "forward": self._passes.forward,
             "backward": self._passes.backward,
@@ -98,8 +99,8 @@ class Worker:
         if lease is None:
             return False
         try:
-            with self._database.session() as session:
-                started = work.start_next(session, lease)
+            with self._database.connection() as connection:
+                started = work.start_next(connection, lease)
             if started is None:
                 return False
             self._carry_out(lease, *started)
@@ -109,16 +110,17 @@ class Worker:
         return True
 
     def _take_next_model(self) -> Lease | None:
+        with self._database.connection() as connection:
+            model_id = work.next_model(connection, self._settings.base_id, self._settings.trainer_id)
+        if model_id is None:
+            return None
+        if model_id in self._resident:
+            return self._resident[model_id].lease
         with self._database.session() as session:
-            model_id = work.next_model(session, self._settings.base_id, self._settings.trainer_id)
-            if model_id is None:
-                return None
-            if model_id in self._resident:
-                return self._resident[model_id].lease
             token = leases.acquire(session, self._settings.trainer_id, model_id)
         return Lease(model_id, token) if token is not None else None
 
-    def _carry_out(self, lease: Lease, operation: OperationRow, model: ModelRow) -> None:
+    def _carry_out(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         context = log.bind(model=model.slug, operation=str(operation.id), kind=operation.kind)
         try:
             _refuse_poison(operation)
@@ -145,24 +147,25 @@ class Worker:
             message = f"the trainer failed on this {operation.kind}; its log has operation {operation.id}"
             self._fail(lease, operation, HeadwayError(message))
 
-    def _fail(self, lease: Lease, operation: OperationRow, error: HeadwayError) -> None:
+    def _fail(self, lease: Lease, operation: Operation, error: HeadwayError) -> None:
         try:
-            with self._database.session() as session:
-                work.fail(session, lease, operation, error)
+            with self._database.connection() as connection:
+                work.fail(connection, lease, operation, error)
         except Superseded:
             self._forget(lease.model_id)
 
-    def _bring_to_head(self, lease: Lease, model: ModelRow) -> None:
+    def _bring_to_head(self, lease: Lease, model: ModelState) -> None:
         resident = self._resident.get(model.id)
-        if resident and resident.lease == lease and resident.head_version == model.head_version:
+        current = resident is not None and resident.lease == lease and resident.head_version == model.head_version
+        if current and self._engine.holds(model.id):
             return
         self._forget(model.id)
         self._load_head(model)
         self._passes.replay(model)
         self._resident[model.id] = _Resident(lease, model.head_version)
 
-    def _load_head(self, model: ModelRow) -> None:
-        lora = LoraConfig(**(model.lora or {}))
+    def _load_head(self, model: ModelState) -> None:
+        lora = LoraConfig(**model.lora)
         if model.head_checkpoint_id is None:
             self._engine.open(model.id, lora, None, None)
             return
@@ -179,7 +182,7 @@ class Worker:
         for model_id in list(self._resident):
             self._forget(model_id)
 
-    def _optim_step(self, lease: Lease, operation: OperationRow, model: ModelRow) -> None:
+    def _optim_step(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         try:
             self._stepping.optim_step(lease, operation, model)
         except NothingAccumulated:
@@ -190,7 +193,7 @@ class Worker:
         self._resident[model.id].head_version = model.head_version + 1
 
 
-def _refuse_poison(operation: OperationRow) -> None:
+def _refuse_poison(operation: Operation) -> None:
     """An operation that kills its trainer must not do so for ever: all models of the base would wait behind it."""
     if operation.attempts > _MAX_ATTEMPTS:
         raise TrainerLost(

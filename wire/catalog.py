@@ -49,7 +49,8 @@ class ForkRequest(BaseModel):
 
 
 class CheckpointNode(BaseModel):
-    """One node of a model's checkpoint tree."""
+    """One node of a model's checkpoint tree. Without optimizer state, training goes on from it with fresh moments;
+    without files it can be no head any more."""
 
     id: str
     name: str
@@ -65,6 +66,9 @@ class CheckpointNode(BaseModel):
     learning_rate: float | None
     loss_fn: str | None
     metrics: dict[str, Any]
+    has_files: bool = True
+    has_optimizer_state: bool = True
+    is_pinned: bool = False
 
 
 class HeadRequest(BaseModel):
@@ -76,12 +80,14 @@ class HeadRequest(BaseModel):
 
 
 class Head(BaseModel):
-    """Which checkpoint is the head; null: the base weights."""
+    """Which checkpoint is the head; null: the base weights. `fresh_moments`: its optimizer state was thinned, so that
+    the next step starts with new moments."""
 
     model_id: str
     checkpoint_id: str | None
     checkpoint_name: str | None = None
     step: int | None = None
+    fresh_moments: bool = False
 
 
 class ServingCheckpoint(BaseModel):

@@ -149,6 +149,9 @@ def upgrade() -> None:
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
         sa.Column("committed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("pinned_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("state_removed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("files_removed_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("status in ('staged', 'committed', 'rejected')", name=op.f("ck_checkpoints_status")),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_checkpoints_model_id")),
         sa.ForeignKeyConstraint(["parent_id"], ["checkpoints.id"], name=op.f("fk_checkpoints_parent_id")),
@@ -196,6 +199,7 @@ def upgrade() -> None:
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("answered_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("blobs_dropped_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
             "state in ('queued', 'running', 'done', 'failed', 'superseded')", name=op.f("ck_operations_state")
         ),

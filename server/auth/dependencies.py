@@ -15,7 +15,7 @@ _bearer = HTTPBearer(auto_error=False, description="An API key from `headway key
 _header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
 
-def sent_key(
+async def sent_key(
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     header: Annotated[str | None, Depends(_header)],
 ) -> str:

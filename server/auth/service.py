@@ -35,11 +35,16 @@ def key_hash(key: str) -> bytes:
 async def authenticate(session: AsyncSession, key: str) -> Caller:
     """The caller behind a key. Raises Unauthenticated for an unknown or revoked one."""
     row = await session.scalar(select(ApiKeyRow).where(ApiKeyRow.key_hash == key_hash(key)))
-    if row is None:
-        raise Unauthenticated("unknown API key; make one with 'headway keys create'")
-    if row.revoked_at is not None:
-        raise Unauthenticated("this API key was revoked; make another with 'headway keys create'")
+    if row is None or row.revoked_at is not None:
+        raise refuse_key(known=row is not None)
     return Caller(row.team_id, row.id, row.is_admin)
+
+
+def refuse_key(*, known: bool) -> Unauthenticated:
+    """The refusal of a revoked key, or of an unknown one."""
+    if known:
+        return Unauthenticated("this API key was revoked; make another with 'headway keys create'")
+    return Unauthenticated("unknown API key; make one with 'headway keys create'")
 
 
 async def create_key(session: AsyncSession, team: str, name: str, *, is_admin: bool = False) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import keys, planes, status, up
+from server.cli import backups, checks, keys, planes, status, up, upkeep
 
 app = typer.Typer(
     name="headway",
@@ -18,4 +18,11 @@ app.command("trainer")(planes.trainer)
 app.command("sampler")(planes.sampler)
 app.command("migrate")(planes.migrate)
 app.command("status")(status.status)
+app.command("gc")(upkeep.gc)
+app.command("pin")(upkeep.pin)
+app.command("unpin")(upkeep.unpin)
+app.command("verify")(checks.verify)
+app.command("doctor")(checks.doctor)
+app.command("backup")(backups.backup)
+app.command("restore")(backups.restore)
 app.add_typer(keys.app, name="keys")

@@ -14,12 +14,19 @@ from server.cli.settings import (
     CheckpointStoreUrl,
     DatabaseUrl,
     DataDir,
+    GraceS,
+    KeepEveryStates,
+    KeepLastAdapters,
+    KeepLastStates,
+    KeepPayloadsH,
+    KeepPlanesH,
     SamplerToken,
     blob_root,
     checkpoint_store_url,
     stop_with,
 )
-from server.settings import Limits
+from server.settings import Limits, UpkeepSettings
+from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
 
 Base = Annotated[str, typer.Option(help="Slug of the base model, as registered by `headway up` or `headway migrate`")]
 _DEFAULT_LIMITS = Limits()
@@ -40,14 +47,26 @@ def server(
         int,
         typer.Option(envvar="HEADWAY_MAX_BATCH_TOKENS", min=1, help="Largest training batch, in tokens as sent"),
     ] = _DEFAULT_LIMITS.batch_tokens,
+    checkpoint_store: CheckpointStoreUrl = None,
+    gc_every_s: Annotated[
+        float, typer.Option(envvar="HEADWAY_GC_EVERY_S", min=0.0, help="Seconds between collections; 0: none")
+    ] = 900.0,
+    keep_last_states: KeepLastStates = DEFAULT_POLICY.keep_last_states,
+    keep_every_states: KeepEveryStates = DEFAULT_POLICY.keep_every_states,
+    keep_last_adapters: KeepLastAdapters = DEFAULT_POLICY.keep_last_adapters,
+    keep_payloads_h: KeepPayloadsH = DEFAULT_POLICY.keep_payloads_s / 3600,
+    keep_planes_h: KeepPlanesH = DEFAULT_POLICY.keep_planes_s / 3600,
+    gc_grace_s: GraceS = DEFAULT_POLICY.grace_s,
 ) -> None:
-    """Run the control plane: catalog, training API, gateway."""
+    """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
+    from wire.faults import arm_faults
     from wire.lifeline import follow_parent
     from wire.logging import configure_logging
 
     configure_logging("server")
     follow_parent()
+    arm_faults()
     serve(
         database_url=database_url,
         blob_root=blob_root(data_dir),
@@ -55,6 +74,18 @@ def server(
         host=host,
         port=port,
         limits=Limits(training_body_bytes=max_batch_bytes, batch_tokens=max_batch_tokens),
+        upkeep=UpkeepSettings(
+            checkpoint_store_url(checkpoint_store, data_dir),
+            RetentionPolicy(
+                keep_last_states,
+                keep_every_states,
+                keep_last_adapters,
+                keep_payloads_h * 3600,
+                keep_planes_h * 3600,
+                gc_grace_s,
+            ),
+            gc_every_s,
+        ),
     )
 
 
@@ -65,17 +96,61 @@ def trainer(
     checkpoint_store: CheckpointStoreUrl = None,
     threads: Threads = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto: a GPU if there is one")] = "auto",
+    max_tokens_per_pass: Annotated[
+        int,
+        typer.Option(
+            envvar="HEADWAY_MAX_TOKENS_PER_PASS",
+            min=1,
+            help="What is computed at once; the same on every trainer of a database, for it decides the last bits",
+        ),
+    ] = 16384,
+    max_activation_gib: Annotated[
+        float | None,
+        typer.Option(
+            envvar="HEADWAY_MAX_ACTIVATION_GIB",
+            min=0.001,
+            help="A pass that would keep more recomputes its layers; default: half of the GPU's free memory, 8 on a CPU",
+        ),
+    ] = None,
+    max_resident_gib: Annotated[
+        float | None,
+        typer.Option(
+            envvar="HEADWAY_MAX_RESIDENT_GIB",
+            min=0.001,
+            help="Weights, gradients and moments on the device; models beyond it are parked; default: no limit",
+        ),
+    ] = None,
+    max_grad_norm: Annotated[
+        float | None,
+        typer.Option(
+            envvar="HEADWAY_MAX_GRAD_NORM", min=1e-9, help="Clip gradients where a call does not say; default: never"
+        ),
+    ] = None,
 ) -> None:
     """Run a trainer for one base model."""
     with _extra("trainer"):
         from trainer.main import TrainerSettings, run
+    from wire.faults import arm_faults
     from wire.lifeline import follow_parent
     from wire.logging import configure_logging
 
     configure_logging("trainer")
     follow_parent()
+    arm_faults()
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
-    _or_stop(lambda: run(TrainerSettings(database_url, base, store_url, blob_root(data_dir), threads, device)))
+    settings = TrainerSettings(
+        database_url,
+        base,
+        store_url,
+        blob_root(data_dir),
+        threads,
+        device,
+        max_tokens_per_pass=max_tokens_per_pass,
+        max_activation_gib=max_activation_gib,
+        max_resident_gib=max_resident_gib,
+        max_grad_norm=max_grad_norm,
+    )
+    _or_stop(lambda: run(settings))
 
 
 def sampler(
@@ -94,11 +169,13 @@ def sampler(
     """Run a sampler for one base model."""
     with _extra("sampler"):
         from sampler.main import SamplerSettings, run
+    from wire.faults import arm_faults
     from wire.lifeline import follow_parent
     from wire.logging import configure_logging
 
     configure_logging("sampler")
     follow_parent()
+    arm_faults()
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
     settings = SamplerSettings(
         database_url, base, store_url, sampler_token, host, port, advertise, backend, seed, threads

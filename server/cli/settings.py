@@ -36,6 +36,44 @@ SamplerToken = Annotated[
 ]
 
 
+KeepLastStates = Annotated[
+    int,
+    typer.Option(
+        envvar="HEADWAY_KEEP_LAST_STATES", min=1, help="Optimizer states to keep: of each model's newest checkpoints"
+    ),
+]
+KeepEveryStates = Annotated[
+    int,
+    typer.Option(
+        envvar="HEADWAY_KEEP_EVERY_STATES",
+        min=0,
+        help="… and of every Nth step (then whole, adapter included); 0: none",
+    ),
+]
+KeepLastAdapters = Annotated[
+    int | None,
+    typer.Option(
+        envvar="HEADWAY_KEEP_LAST_ADAPTERS", min=1, help="Adapters to keep of each model", show_default="all of them"
+    ),
+]
+KeepPayloadsH = Annotated[
+    float,
+    typer.Option(
+        envvar="HEADWAY_KEEP_PAYLOADS_H", min=0.0, help="Hours to keep large requests and answers that are worked off"
+    ),
+]
+KeepPlanesH = Annotated[
+    float,
+    typer.Option(envvar="HEADWAY_KEEP_PLANES_H", min=0.0, help="Hours to keep rows of dead trainers and samplers"),
+]
+GraceS = Annotated[
+    float,
+    typer.Option(
+        envvar="HEADWAY_GC_GRACE_S", min=0.0, help="Seconds that a file may be without a row: uploads under way"
+    ),
+]
+
+
 def checkpoint_store_url(url: str | None, data_dir: Path) -> str:
     """The given URL, or the folder inside the data folder."""
     return url or f"file://{(data_dir / 'checkpoints').resolve()}"

@@ -77,7 +77,11 @@ async def _insert_model(
 
 
 async def _take_over_head(session: AsyncSession, model: ModelRow, head: CheckpointRow) -> None:
-    """A root that references the source's files, optimizer state included: nothing is copied."""
+    """A root that references the source's files, optimizer state included if it was kept: nothing is copied."""
+    # Held until the root is there, so that retention either sees the root or has marked the node before.
+    await session.refresh(head, with_for_update={"read": True})
+    if head.files_removed_at is not None:
+        raise Conflict("the source's head moved meanwhile, and its old files were removed; fork again")
     root_id = uuid.uuid4()
     root = CheckpointRow(
         id=root_id,
@@ -91,6 +95,7 @@ async def _take_over_head(session: AsyncSession, model: ModelRow, head: Checkpoi
         manifest=head.manifest,
         metrics={},
         committed_at=func.clock_timestamp(),
+        state_removed_at=head.state_removed_at,
     )
     session.add(root)
     await session.flush()

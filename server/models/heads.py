@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from uuid import UUID
 
+import structlog
+
 from server.auth.service import Caller
 from server.context import Context
 from server.models import service
@@ -13,7 +15,10 @@ from store.notify import ADAPTER_LOADED
 from store.tables import CheckpointRow, EventRow, ModelRow, SamplerRow
 from store.tree import move_head
 from wire.catalog import Head
-from wire.errors import Forbidden, PromotionRejected, Unavailable
+from wire.errors import Forbidden, Gone, PromotionRejected, Unavailable
+from wire.faults import fault_point
+
+log = structlog.get_logger(__name__)
 
 _POLL_S = 1.0
 _WANT_S = 300.0
@@ -22,7 +27,8 @@ _WANT_S = 300.0
 async def set_head(context: Context, caller: Caller, reference: str, checkpoint_reference: str | None) -> Head:
     """Point the model's head at one of its checkpoints, or (None) at the base weights.
 
-    Raises NotFound, Forbidden for a base model, PromotionRejected when every live sampler refuses the checkpoint.
+    Raises NotFound, Forbidden for a base model, Gone when its files were removed, PromotionRejected when
+    every live sampler refuses the checkpoint.
     """
     async with context.database.session() as session:
         model = await service.get_model(session, caller.team_id, reference)
@@ -31,10 +37,18 @@ async def set_head(context: Context, caller: Caller, reference: str, checkpoint_
         checkpoint = None
         if checkpoint_reference is not None:
             checkpoint = await service.get_checkpoint(session, model, checkpoint_reference)
+            _refuse_without_files(checkpoint)
     await load_adapter(context, model.base_id, checkpoint)
+    fault_point("head:before-commit")
     async with context.database.session() as session:
         await move_head(session, model.id, checkpoint.id if checkpoint else None)
+        if checkpoint is not None:  # read again under the model's lock, which retention takes as well
+            checkpoint = await session.get_one(CheckpointRow, checkpoint.id)
+            _refuse_without_files(checkpoint)
         session.add(_event(caller, model, checkpoint))
+    fault_point("head:after-commit")
+    if checkpoint is not None and checkpoint.state_removed_at is not None:
+        log.warning("head_without_optimizer_state", model=model.slug, checkpoint=checkpoint.name)
     return head_of(model, checkpoint)
 
 
@@ -47,6 +61,7 @@ def head_of(model: ModelRow, checkpoint: CheckpointRow | None) -> Head:
         checkpoint_id=str(checkpoint.id),
         checkpoint_name=checkpoint.name,
         step=checkpoint.step,
+        fresh_moments=checkpoint.state_removed_at is not None,
     )
 
 
@@ -79,6 +94,11 @@ async def load_adapter(context: Context, base_id: UUID, checkpoint: CheckpointRo
             if left_s <= 0:
                 raise Unavailable(f"no sampler loaded the checkpoint within {timeout_s:.0f} s; try again")
             await subscription.wait(min(left_s, _POLL_S))
+
+
+def _refuse_without_files(checkpoint: CheckpointRow) -> None:
+    if checkpoint.files_removed_at is not None:
+        raise Gone(f"the files of {checkpoint.name} were removed by the retention policy; choose a newer checkpoint")
 
 
 def _event(caller: Caller, model: ModelRow, checkpoint: CheckpointRow | None) -> EventRow:

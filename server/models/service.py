@@ -83,4 +83,7 @@ def _node(row: CheckpointRow, model: ModelRow) -> CheckpointNode:
         learning_rate=row.learning_rate,
         loss_fn=row.loss_fn,
         metrics=row.metrics,
+        has_files=row.files_removed_at is None,
+        has_optimizer_state=row.files_removed_at is None and row.state_removed_at is None,
+        is_pinned=row.pinned_at is not None,
     )

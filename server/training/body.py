@@ -21,6 +21,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from server.hang_up import ClientGone
+from server.off_loop import off_loop
 from server.sentences import first_problem
 from server.settings import Limits
 from wire.errors import InvalidRequest, TooLarge
@@ -42,8 +43,8 @@ _TOKEN = re.compile(
 _IS_FLOAT = re.compile(rb"[.eENI]")
 
 
-async def read_request(request: Request, kind: type[RequestT], limits: Limits) -> RequestT:
-    """The request body as `kind`.
+async def read_request(request: Request, kind: type[RequestT], limits: Limits) -> tuple[RequestT, int]:
+    """The request body as `kind`, and how many bytes it had.
 
     Raises TooLarge as soon as a limit is passed (the HTTP server throws away what still comes), InvalidRequest with
     one sentence for whatever else is wrong.
@@ -62,7 +63,7 @@ async def read_request(request: Request, kind: type[RequestT], limits: Limits) -
             if len(buffer) >= scan_bytes:
                 await asyncio.to_thread(scanner.feed, bytes(buffer))
                 buffer.clear()
-        return await asyncio.to_thread(_parse, scanner, bytes(buffer), kind)
+        return await off_loop(received, _parse, scanner, bytes(buffer), kind), received
     except ClientDisconnect:
         raise ClientGone("the client hung up while it sent the batch") from None
 

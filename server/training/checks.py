@@ -55,6 +55,8 @@ def check_adam(request: OptimStepRequest) -> None:
     _check_number("beta2", request.beta2, 0 <= request.beta2 < 1, "at least 0 and below 1")
     _check_number("eps", request.eps, request.eps > 0, "greater than 0")
     _check_number("weight_decay", request.weight_decay, request.weight_decay >= 0, "0 or more")
+    if request.max_grad_norm is not None:
+        _check_number("max_grad_norm", request.max_grad_norm, request.max_grad_norm > 0, "greater than 0")
 
 
 def check_weights(weights: list[npt.NDArray[np.float32]], lengths: list[int]) -> None:

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from server.auth.dependencies import CallerDep
+from server.auth.dependencies import KeyDep
 from server.context import ContextDep
 from server.training import service
 from server.training.openapi import json_body
@@ -19,36 +19,36 @@ router = APIRouter(prefix="/v1/models/{model_id}/train", tags=["training"])
 
 
 @router.get("/losses")
-async def losses(context: ContextDep, caller: CallerDep, model_id: str) -> wire.Losses:
+async def losses(context: ContextDep, key: KeyDep, model_id: str) -> wire.Losses:
     """Names of the built-in losses."""
-    return await service.losses(context, caller, model_id)
+    return await service.losses(context, key, model_id)
 
 
 @router.post(
     "/forward-backward", response_model=wire.GradientPass, openapi_extra=json_body(wire.ForwardBackwardRequest)
 )
-async def forward_backward(context: ContextDep, caller: CallerDep, model_id: str, request: Request) -> Response:
+async def forward_backward(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Add the gradient of a built-in loss over a batch of trajectories."""
-    return _reply(await service.forward_backward(context, caller, model_id, request))
+    return _reply(await service.forward_backward(context, key, model_id, request))
 
 
 @router.post("/forward", openapi_extra=json_body(wire.ForwardRequest))
-async def forward(context: ContextDep, caller: CallerDep, model_id: str, request: Request) -> Response:
+async def forward(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Per-token logprobs of the current policy, and a handle for `backward`."""
-    result = await service.forward(context, caller, model_id, request)
+    result = await service.forward(context, key, model_id, request)
     return Response(await asyncio.to_thread(result.to_json), media_type="application/json")
 
 
 @router.post("/backward", response_model=wire.GradientPass, openapi_extra=json_body(wire.BackwardRequest))
-async def backward(context: ContextDep, caller: CallerDep, model_id: str, request: Request) -> Response:
+async def backward(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Add the gradient of a loss that the client computed: weights are −dC/dlogprobs."""
-    return _reply(await service.backward(context, caller, model_id, request))
+    return _reply(await service.backward(context, key, model_id, request))
 
 
 @router.post("/optim-step", response_model=wire.OptimStep, openapi_extra=json_body(wire.OptimStepRequest))
-async def optim_step(context: ContextDep, caller: CallerDep, model_id: str, request: Request) -> Response:
+async def optim_step(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Apply what has accumulated; the new checkpoint is served when this returns."""
-    return _reply(await service.optim_step(context, caller, model_id, request))
+    return _reply(await service.optim_step(context, key, model_id, request))
 
 
 def _reply(body: BaseModel) -> Response:

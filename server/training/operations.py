@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
+import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
 from uuid import UUID
 
-import numpy.typing as npt
 import structlog
 from fastapi import Request
-from sqlalchemy import func, select, update
-from sqlalchemy.exc import IntegrityError
+from psycopg.errors import UniqueViolation
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.context import Context
 from server.hang_up import unless_hung_up
+from server.off_loop import off_loop
 from store.blobs import BlobStore
-from store.database import DATABASE_AWAY
+from store.notify import OPERATION_DONE
 from store.oplog.append import PlacedPayload, append_operation, place_payload
-from store.oplog.results import wait_for_result
+from store.oplog.results import Result, take_result, wait_for_result
 from store.tables import OperationRow
 from wire.errors import Conflict, InvalidRequest, Unavailable
 
 log = structlog.get_logger(__name__)
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
-_MARK_PAUSES_S = (0.1, 0.3, 1.0)
-
-Result = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]
 
 
 async def run_operation(
@@ -49,17 +45,19 @@ async def run_operation(
     its answer then counts as not given.
     """
     key, digest = _idempotency_key(request), _digest(kind, payload, forward_id)
-    operation_id = await _find(context, model_id, key, digest)
-    if operation_id is None:
-        if admit is not None:
-            await admit()
-        operation_id = await _append(context, model_id, kind, payload, forward_id, key, digest)
-    waiting = wait_for_result(
-        context.database, context.listener, context.blobs, operation_id, context.settings.timeouts.operation_s
-    )
-    result = await unless_hung_up(request, waiting)
-    await _mark_answered(context, operation_id)
-    return operation_id, result
+    operation_id, timeout_s = uuid.uuid4(), context.settings.timeouts.operation_s
+    # Listening begins before the operation exists, so its end cannot be missed and nobody has to look for it.
+    with context.listener.subscribe(OPERATION_DONE, operation_id.hex) as done:
+        known_id = await _find(context, model_id, key, digest)
+        if known_id is None:
+            if admit is not None:
+                await admit()
+            known_id = await _append(context, operation_id, model_id, kind, payload, forward_id, key, digest)
+        if known_id == operation_id:
+            waiting = take_result(context.database, done, context.blobs, operation_id, timeout_s)
+        else:
+            waiting = wait_for_result(context.database, context.listener, context.blobs, known_id, timeout_s)
+        return known_id, await unless_hung_up(request, waiting)
 
 
 def _digest(kind: str, payload: bytes, forward_id: UUID | None) -> bytes:
@@ -78,6 +76,7 @@ async def _find(context: Context, model_id: UUID, key: str | None, digest: bytes
 
 async def _append(
     context: Context,
+    operation_id: UUID,
     model_id: UUID,
     kind: str,
     payload: bytes,
@@ -85,11 +84,13 @@ async def _append(
     key: str | None,
     digest: bytes,
 ) -> UUID:
-    placed = await asyncio.to_thread(placed_or_refused, context.blobs, payload)
+    """The operation's id, or that of the one which a racing call with the same key has appended."""
+    placed = await off_loop(len(payload), placed_or_refused, context.blobs, payload)
     try:
-        async with context.database.session() as session:
-            operation = await append_operation(
-                session,
+        async with context.database.connection() as connection:
+            appended = await append_operation(
+                connection,
+                operation_id=operation_id,
                 model_id=model_id,
                 kind=kind,
                 forward_id=forward_id,
@@ -97,8 +98,8 @@ async def _append(
                 body_digest=digest,
                 **placed,
             )
-            return operation.id
-    except IntegrityError:  # a racing call with the same key was first
+            return appended.id
+    except UniqueViolation:
         if known := await _find(context, model_id, key, digest):
             return known
         raise
@@ -130,25 +131,3 @@ def _idempotency_key(request: Request) -> str | None:
     if key is not None and not (1 <= len(key) <= 200 and key.isprintable()):
         raise InvalidRequest(f"{IDEMPOTENCY_HEADER} must be 1 to 200 printable characters")
     return key
-
-
-async def _mark_answered(context: Context, operation_id: UUID) -> None:
-    """Committed before the reply leaves: a client acts on it at once, and its optim_step must see the answer given.
-
-    The operation is done, so a database that is away for longer than a moment costs the note, not the answer.
-    """
-    for pause_s in _MARK_PAUSES_S:
-        try:
-            return await _write_answered(context, operation_id)
-        except DATABASE_AWAY:
-            await asyncio.sleep(pause_s)
-    try:
-        await _write_answered(context, operation_id)
-    except DATABASE_AWAY as error:
-        log.warning("answer_not_noted", operation=str(operation_id), error=str(error).partition("\n")[0])
-
-
-async def _write_answered(context: Context, operation_id: UUID) -> None:
-    unanswered = OperationRow.id == operation_id, OperationRow.answered_at.is_(None)
-    async with context.database.session() as session:
-        await session.execute(update(OperationRow).where(*unanswered).values(answered_at=func.clock_timestamp()))

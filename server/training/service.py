@@ -2,113 +2,79 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
 from typing import TypeVar
-from uuid import UUID
 
 import numpy as np
 from fastapi import Request
 from pydantic import BaseModel
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.auth.service import Caller
 from server.context import Context
-from server.models import repository
-from server.models.service import no_such_model
+from server.models.repository import as_uuid
+from server.off_loop import off_loop
+from server.training.admission import TrainedModel, open_model
 from server.training.body import read_request
-from server.training.checks import Losses, check_adam, check_loss, check_metrics, check_weights, checked_batch
+from server.training.checks import check_adam, check_loss, check_metrics, check_weights, checked_batch
 from server.training.forwards import Forward, open_forward
 from server.training.operations import run_operation
-from store.planes import known_losses
 from wire import training as wire
-from wire.engine import BaseModelInfo
-from wire.errors import Forbidden, Unavailable
 from wire.payload import encode, encode_batch
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedModel:
-    """A model that the caller may train, and what its base and trainer allow."""
-
-    id: UUID
-    slug: str
-    info: BaseModelInfo
-    losses: Losses
-
-
-async def open_model(context: Context, caller: Caller, model_id: str) -> TrainedModel:
-    """The caller's model. Raises NotFound, Forbidden for a base, Unavailable before a worker has loaded the base."""
-    async with context.database.session() as session:
-        return await _trained_model(session, caller.team_id, model_id)
-
-
-async def losses(context: Context, caller: Caller, model_id: str) -> wire.Losses:
+async def losses(context: Context, key: str, model_id: str) -> wire.Losses:
     """Names of the built-in losses."""
-    model = await open_model(context, caller, model_id)
+    model = await open_model(context, key, model_id)
     return wire.Losses(losses=sorted(model.losses))
 
 
-async def forward_backward(context: Context, caller: Caller, model_id: str, request: Request) -> wire.GradientPass:
+async def forward_backward(context: Context, key: str, model_id: str, request: Request) -> wire.GradientPass:
     """Add the gradient of a built-in loss over a batch."""
-    model = await open_model(context, caller, model_id)
-    body = await _read(context, request, wire.ForwardBackwardRequest)
-    payload = await asyncio.to_thread(_forward_backward_payload, body, model)
+    model = await open_model(context, key, model_id)
+    body, num_bytes = await _read(context, request, wire.ForwardBackwardRequest)
+    payload = await off_loop(num_bytes, _forward_backward_payload, body, model)
     _, (header, _) = await run_operation(context, request, model.id, "forward_backward", payload)
     return wire.GradientPass(**header)
 
 
-async def forward(context: Context, caller: Caller, model_id: str, request: Request) -> Forward:
+async def forward(context: Context, key: str, model_id: str, request: Request) -> Forward:
     """Logprobs of the current policy over a batch, and a handle for `backward`."""
-    model = await open_model(context, caller, model_id)
-    body = await _read(context, request, wire.ForwardRequest)
-    payload = await asyncio.to_thread(_forward_payload, body, model)
+    model = await open_model(context, key, model_id)
+    body, num_bytes = await _read(context, request, wire.ForwardRequest)
+    payload = await off_loop(num_bytes, _forward_payload, body, model)
     operation_id, (header, arrays) = await run_operation(context, request, model.id, "forward", payload)
     return Forward(operation_id, header["traj_idx"], header["lengths"], arrays, body.group_size)
 
 
-async def backward(context: Context, caller: Caller, model_id: str, request: Request) -> wire.GradientPass:
+async def backward(context: Context, key: str, model_id: str, request: Request) -> wire.GradientPass:
     """Add the gradient of −Σ w·logprob over the datums of a forward."""
-    model = await open_model(context, caller, model_id)
-    body = await _read(context, request, wire.BackwardRequest)
+    model = await open_model(context, key, model_id)
+    body, num_bytes = await _read(context, request, wire.BackwardRequest)
     check_metrics(body.metrics)
 
     async def admit() -> None:
         handle = await open_forward(context, model.id, body.forward_id)
         check_weights(body.weights, handle.lengths)
 
-    payload = await asyncio.to_thread(_backward_payload, body)
+    payload = await off_loop(num_bytes, _backward_payload, body)
     _, (header, _) = await run_operation(
-        context, request, model.id, "backward", payload, forward_id=repository.as_uuid(body.forward_id), admit=admit
+        context, request, model.id, "backward", payload, forward_id=as_uuid(body.forward_id), admit=admit
     )
     return wire.GradientPass(**header)
 
 
-async def optim_step(context: Context, caller: Caller, model_id: str, request: Request) -> wire.OptimStep:
+async def optim_step(context: Context, key: str, model_id: str, request: Request) -> wire.OptimStep:
     """Apply the accumulated gradient; the new checkpoint is the head when this returns."""
-    model = await open_model(context, caller, model_id)
-    body = await _read(context, request, wire.OptimStepRequest)
+    model = await open_model(context, key, model_id)
+    body, _ = await _read(context, request, wire.OptimStepRequest)
     check_adam(body)
-    _, (header, _) = await run_operation(context, request, model.id, "optim_step", encode(body.model_dump()))
+    _, (header, _) = await run_operation(
+        context, request, model.id, "optim_step", encode(body.model_dump(exclude_none=True))
+    )
     return wire.OptimStep(**header, model=model.slug)
 
 
-async def _trained_model(session: AsyncSession, team_id: UUID, model_id: str) -> TrainedModel:
-    found = await repository.find_model(session, team_id, model_id) if repository.as_uuid(model_id) else None
-    if found is None:
-        raise no_such_model(model_id)
-    model, base, _ = found
-    if base is None:
-        raise Forbidden(f"{model.slug!r} is a base model and cannot be trained; fork it and train the fork")
-    losses = await known_losses(session, base.id)
-    if base.info is None or not losses:
-        raise Unavailable(f"no trainer has loaded the base {base.slug!r} yet; start one, then try again")
-    return TrainedModel(model.id, model.slug, BaseModelInfo(**base.info), losses)
-
-
-async def _read(context: Context, request: Request, kind: type[RequestT]) -> RequestT:
+async def _read(context: Context, request: Request, kind: type[RequestT]) -> tuple[RequestT, int]:
     return await read_request(request, kind, context.settings.limits)
 
 

@@ -1,7 +1,8 @@
-"""The port of a checkpoint store: put files, then write the manifest, which is the commit."""
+"""The port of a checkpoint store: put files, then write the manifest, which is the commit; then make it last."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,24 @@ class CheckpointFiles:
     state: Path | None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A published folder of the store, whether or not a row names it."""
+
+    model: UUID
+    checkpoint: UUID
+    has_state: bool
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem:
+    """A file that is not as the manifest says: `missing`, `changed`, or `extra`."""
+
+    path: str
+    what: str
+
+
 class CheckpointStore(Protocol):
     """Immutable checkpoints under (model, checkpoint)."""
 
@@ -47,7 +66,12 @@ class CheckpointStore(Protocol):
         ...
 
     def publish(self, model: UUID, checkpoint: UUID, staged: Path) -> Manifest:
-        """Make the staged files durable and visible. Afterwards they never change."""
+        """Make the staged files visible, all at once. Afterwards they never change. A power cut may still take them:
+        samplers can load them meanwhile, but nothing that lasts may point at them before `settle`."""
+        ...
+
+    def settle(self, model: UUID, checkpoint: UUID) -> None:
+        """Make what was published durable. Blocks on the disk."""
         ...
 
     def fetch(self, model: UUID, checkpoint: UUID, *, state: bool = True) -> CheckpointFiles:
@@ -56,4 +80,27 @@ class CheckpointStore(Protocol):
 
     def describe(self, model: UUID, checkpoint: UUID, part: str) -> str:
         """What clients are told about where a part is; means nothing outside the store."""
+        ...
+
+    def stored(self) -> Iterator[StoredCheckpoint]:
+        """Everything that was published and not removed."""
+        ...
+
+    def check(
+        self, model: UUID, checkpoint: UUID, manifest: Manifest, parts: Collection[str], *, read: bool = True
+    ) -> list[FileProblem]:
+        """How the parts differ from this manifest; without `read`, by names and sizes alone."""
+        ...
+
+    def remove(self, model: UUID, checkpoint: UUID, part: str | None = None) -> int:
+        """Remove a part, or all of it, and return the bytes that were freed. Out of sight at once; what a crash leaves
+        behind counts as left over. Nothing there: 0."""
+        ...
+
+    def left_over(self) -> Iterator[tuple[str, float]]:
+        """Staging folders that are still there, and for how many seconds nothing in them has changed."""
+        ...
+
+    def remove_left_over(self, name: str) -> int:
+        """Remove one of those, and return the bytes that were freed."""
         ...

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import dataclass
 from typing import TypedDict
 from uuid import UUID
 
-from sqlalchemy import update
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from store.blobs import BlobStore
-from store.notify import OPERATION_QUEUED, notify_async
-from store.tables import ModelRow, OperationRow
+from store.database import AsyncConnection
+from store.notify import OPERATION_QUEUED
 from wire.errors import NotFound
 
 INLINE_BYTES = 64 * 1024
+
+# One statement, hence one transaction and one round trip. The update locks the model's row, so that numbers have no
+# gaps and the operation carries the head's version as of its number.
+_APPEND = """
+    with numbered as (
+        update models set next_sequence = next_sequence + 1 where id = %(model_id)s
+        returning next_sequence - 1 as sequence, head_version
+    ), appended as (
+        insert into operations (
+            id, model_id, sequence, head_version, kind, state,
+            payload, payload_blob, forward_id, idempotency_key, body_digest
+        )
+        select
+            %(id)s, %(model_id)s, sequence, head_version, %(kind)s, 'queued',
+            %(payload)s, %(payload_blob)s, %(forward_id)s, %(idempotency_key)s, %(body_digest)s
+        from numbered
+        returning sequence
+    )
+    select sequence, pg_notify(%(channel)s, %(key)s) from appended
+"""
 
 
 class PlacedPayload(TypedDict):
@@ -21,6 +40,14 @@ class PlacedPayload(TypedDict):
 
     payload: bytes | None
     payload_blob: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """An operation's id, and its place in the model's log."""
+
+    id: UUID
+    sequence: int
 
 
 def place_payload(blobs: BlobStore, payload: bytes) -> PlacedPayload:
@@ -31,39 +58,32 @@ def place_payload(blobs: BlobStore, payload: bytes) -> PlacedPayload:
 
 
 async def append_operation(
-    session: AsyncSession,
+    connection: AsyncConnection,
     *,
     model_id: UUID,
     kind: str,
+    operation_id: UUID | None = None,
     payload: bytes | None = None,
     payload_blob: str | None = None,
     forward_id: UUID | None = None,
     idempotency_key: str | None = None,
     body_digest: bytes | None = None,
-) -> OperationRow:
+) -> Appended:
     """Append to the model's log, in the caller's transaction. Raises NotFound for an unknown model."""
-    numbered = (
-        update(ModelRow)
-        .where(ModelRow.id == model_id)
-        .values(next_sequence=ModelRow.next_sequence + 1)
-        .returning(ModelRow.next_sequence - 1, ModelRow.head_version)
-    )
-    row = (await session.execute(numbered)).one_or_none()
+    operation_id = operation_id or uuid.uuid4()
+    values = {
+        "id": operation_id,
+        "model_id": model_id,
+        "kind": kind,
+        "payload": payload,
+        "payload_blob": payload_blob,
+        "forward_id": forward_id,
+        "idempotency_key": idempotency_key,
+        "body_digest": body_digest,
+        "channel": OPERATION_QUEUED,
+        "key": model_id.hex,
+    }
+    row = await (await connection.execute(_APPEND, values)).fetchone()
     if row is None:
         raise NotFound(f"there is no model {model_id}")
-    sequence, head_version = row
-    operation = OperationRow(
-        model_id=model_id,
-        sequence=sequence,
-        kind=kind,
-        payload=payload,
-        payload_blob=payload_blob,
-        head_version=head_version,
-        forward_id=forward_id,
-        idempotency_key=idempotency_key,
-        body_digest=body_digest,
-    )
-    session.add(operation)
-    await session.flush()
-    await notify_async(session, OPERATION_QUEUED, model_id.hex)
-    return operation
+    return Appended(operation_id, row.sequence)

@@ -1,7 +1,7 @@
 """Leases: at most one trainer writes for a model, and one that lost its lease can write no more.
 
-Every acquisition draws a larger token. Writes check the token in the same transaction (`fence`), so a trainer that
-slept through the end of its lease does no harm, whatever its clock says.
+Every acquisition draws a larger token. Writes lock the lease and check its token in the same statement, so a trainer
+that slept through the end of its lease does no harm, whatever its clock says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, func, or_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -56,8 +56,6 @@ def release_all(session: Session, trainer_id: UUID) -> None:
     session.execute(delete(ModelLeaseRow).where(ModelLeaseRow.trainer_id == trainer_id))
 
 
-def fence(session: Session, model_id: UUID, token: int) -> None:
-    """Hold the lease until this transaction ends. Raises LeaseLost when it is another's by now."""
-    held = select(ModelLeaseRow.token).where(ModelLeaseRow.model_id == model_id).with_for_update()
-    if session.scalar(held) != token:
-        raise LeaseLost(f"this trainer no longer holds model {model_id}")
+def lease_lost(model_id: UUID) -> LeaseLost:
+    """The refusal of a write whose token is no longer the lease's."""
+    return LeaseLost(f"this trainer no longer holds model {model_id}")

@@ -1,6 +1,7 @@
 """The trainer's side of the op log: take the next operation, and write down what came of it.
 
 Every write is fenced by the lease token. An operation that was superseded while it ran completes as Superseded.
+Each step is one statement, so that it costs one round trip, and no transaction is open in between.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, func, or_, select, update
-from sqlalchemy.orm import Session
+from psycopg.types.json import Jsonb
 
 from store.blobs import BlobStore
-from store.notify import ADAPTERS_CHANGED, OPERATION_DONE, notify
+from store.database import Connection
+from store.notify import ADAPTERS_CHANGED, OPERATION_DONE
+from store.oplog import statements
 from store.oplog.append import INLINE_BYTES
-from store.oplog.leases import fence
-from store.tables import GRADIENT_KINDS, CheckpointRow, ModelLeaseRow, ModelRow, OperationRow
+from store.oplog.leases import lease_lost
+from store.oplog.operation import ModelState, Operation
+from store.tables import OperationRow
 from wire.errors import HeadwayError, Superseded
 
 
@@ -29,60 +32,39 @@ class Lease:
     token: int
 
 
-def next_model(session: Session, base_id: UUID, trainer_id: UUID) -> UUID | None:
+def next_model(connection: Connection, base_id: UUID, trainer_id: UUID) -> UUID | None:
     """The model whose oldest open operation waits longest, among those this trainer holds or could take."""
-    takeable = or_(
-        ModelLeaseRow.model_id.is_(None),
-        ModelLeaseRow.trainer_id == trainer_id,
-        ModelLeaseRow.expires_at < func.clock_timestamp(),
-    )
-    query = (
-        select(OperationRow.model_id)
-        .join(ModelRow, ModelRow.id == OperationRow.model_id)
-        .outerjoin(ModelLeaseRow, ModelLeaseRow.model_id == OperationRow.model_id)
-        .where(ModelRow.base_id == base_id, OperationRow.state.in_(("queued", "running")), takeable)
-        .order_by(OperationRow.created_at)
-        .limit(1)
-    )
-    return session.scalar(query)
+    row = connection.execute(statements.NEXT_MODEL, {"base_id": base_id, "trainer_id": trainer_id}).fetchone()
+    return row.model_id if row else None
 
 
-def start_next(session: Session, lease: Lease) -> tuple[OperationRow, ModelRow] | None:
-    """Mark the model's next open operation as running under this lease."""
-    fence(session, lease.model_id, lease.token)
-    model = session.get_one(ModelRow, lease.model_id, with_for_update={"read": True})
-    query = (
-        select(OperationRow)
-        .where(OperationRow.model_id == lease.model_id, OperationRow.state.in_(("queued", "running")))
-        .order_by(OperationRow.sequence)
-        .limit(1)
-        .with_for_update()
-    )
-    operation = session.scalars(query).one_or_none()
-    if operation is None:
+def start_next(connection: Connection, lease: Lease) -> tuple[Operation, ModelState] | None:
+    """Mark the model's next open operation as running under this lease. Raises LeaseLost."""
+    (row,) = connection.execute(statements.START_NEXT, {"model_id": lease.model_id, "token": lease.token})
+    if row.held is None:
+        raise lease_lost(lease.model_id)
+    if row.id is None:
         return None
-    operation.state = "running"
-    operation.attempts += 1
-    operation.lease_token = lease.token
-    operation.started_at = func.clock_timestamp()
-    if operation.kind == "forward":
-        operation.head_version = model.head_version  # the weights its handle belongs to
-    session.flush()
+    operation = Operation(
+        row.id, row.model_id, row.sequence, row.kind, row.payload, row.payload_blob, row.forward_id, row.attempts
+    )
+    model = ModelState(
+        row.model_id, row.slug, row.base_id, row.lora or {}, row.head_checkpoint_id, row.head_version, row.head_step
+    )
     return operation, model
 
 
-def pending_gradients(session: Session, model_id: UUID) -> list[OperationRow]:
+def pending_gradients(connection: Connection, model_id: UUID) -> list[Operation]:
     """Gradient operations that are done and that no step has consumed, in order."""
-    query = (
-        select(OperationRow)
-        .where(OperationRow.model_id == model_id, OperationRow.kind.in_(GRADIENT_KINDS))
-        .where(OperationRow.state == "done", OperationRow.consumed_by_id.is_(None))
-        .order_by(OperationRow.sequence)
-    )
-    return list(session.scalars(query))
+    return [Operation(*row) for row in connection.execute(statements.PENDING, {"model_id": model_id})]
 
 
-def read_payload(operation: OperationRow, blobs: BlobStore) -> bytes:
+def pending_summaries(connection: Connection, model_id: UUID) -> list[dict[str, Any]]:
+    """What those gradient operations left for the checkpoint that will apply them."""
+    return [row.summary for row in connection.execute(statements.PENDING_SUMMARIES, {"model_id": model_id})]
+
+
+def read_payload(operation: Operation | OperationRow, blobs: BlobStore) -> bytes:
     """An operation's payload, from wherever it lies."""
     if operation.payload is not None:
         return operation.payload
@@ -96,71 +78,87 @@ def place_result(blobs: BlobStore, result: bytes) -> dict[str, Any]:
 
 
 def complete(
-    session: Session,
+    connection: Connection,
     lease: Lease,
-    operation: OperationRow,
+    operation: Operation,
     placed_result: Mapping[str, Any],
     summary: Mapping[str, Any] | None = None,
 ) -> None:
     """The operation is done. Raises Superseded or LeaseLost, and then nothing was written."""
-    fence(session, lease.model_id, lease.token)
-    if operation.kind == "backward":
-        used = OperationRow.id == operation.forward_id
-        session.execute(update(OperationRow).where(used).values(consumed_by_id=operation.id))
-    _finish(session, operation, state="done", summary=summary, **placed_result)
+    _finish(
+        connection,
+        lease,
+        operation,
+        state="done",
+        summary=Jsonb(summary) if summary is not None else None,
+        **placed_result,
+    )
 
 
-def fail(session: Session, lease: Lease, operation: OperationRow, error: HeadwayError) -> None:
+def fail(connection: Connection, lease: Lease, operation: Operation, error: HeadwayError) -> None:
     """The operation was refused or broke; nothing of it stays. Raises Superseded or LeaseLost."""
-    fence(session, lease.model_id, lease.token)
-    _finish(session, operation, state="failed", error_code=error.code, error_message=error.message)
+    _finish(connection, lease, operation, state="failed", error_code=error.code, error_message=error.message)
 
 
-def stage_checkpoint(session: Session, lease: Lease, checkpoint: CheckpointRow, base_id: UUID) -> None:
-    """Write down a checkpoint whose files are complete, so that samplers load it before the head moves there."""
-    fence(session, lease.model_id, lease.token)
-    session.add(checkpoint)
-    session.flush()
-    notify(session, ADAPTERS_CHANGED, base_id.hex)
+def stage_checkpoint(connection: Connection, lease: Lease, model: ModelState, values: dict[str, Any]) -> None:
+    """Write down a checkpoint whose files are complete, so that samplers load it before the head moves there.
+
+    `values` are the columns that the model and the status do not decide. Raises LeaseLost.
+    """
+    wake = {"channel": ADAPTERS_CHANGED, "key": model.base_id.hex}
+    held = {"model_id": lease.model_id, "token": lease.token}
+    values = {**values, "manifest": Jsonb(values["manifest"]), "metrics": Jsonb(values["metrics"])}
+    step = model.head_step + 1
+    parent = {"parent_id": model.head_checkpoint_id, "step": step, "name": f"{step:04d}-{values['id'].hex[:8]}"}
+    if connection.execute(statements.STAGE, {**values, **parent, **held, **wake}).fetchone() is None:
+        raise lease_lost(lease.model_id)
 
 
-def reject_checkpoint(session: Session, checkpoint_id: UUID) -> None:
+def reject_checkpoint(connection: Connection, checkpoint_id: UUID) -> None:
     """A staged checkpoint will never be committed; samplers may forget it."""
-    rejected = and_(CheckpointRow.id == checkpoint_id, CheckpointRow.status == "staged")
-    session.execute(update(CheckpointRow).where(rejected).values(status="rejected"))
+    connection.execute(statements.REJECT, {"id": checkpoint_id})
 
 
 def commit_step(
-    session: Session, lease: Lease, operation: OperationRow, model: ModelRow, checkpoint_id: UUID, result: bytes
+    connection: Connection,
+    lease: Lease,
+    operation: Operation,
+    model: ModelState,
+    checkpoint_id: UUID,
+    result: bytes,
 ) -> None:
     """The one transaction of a step: checkpoint committed, gradients consumed, operation done, head moved.
 
-    Raises Superseded when the head moved since the operation started, LeaseLost when the model was lost.
+    Raises Superseded when the head moved since the operation started, LeaseLost when the model was lost, and then
+    nothing was written.
     """
-    fence(session, lease.model_id, lease.token)
-    current = session.get_one(ModelRow, model.id, with_for_update=True, populate_existing=True)
-    if current.head_version != model.head_version:
-        raise Superseded("the head was moved while this step was being computed; nothing was applied")
-    _finish(session, operation, state="done", result=result)
-    committed = {"status": "committed", "committed_at": func.clock_timestamp()}
-    session.execute(update(CheckpointRow).where(CheckpointRow.id == checkpoint_id).values(**committed))
-    consumed = (
-        update(OperationRow)
-        .where(OperationRow.model_id == model.id, OperationRow.kind.in_(GRADIENT_KINDS))
-        .where(OperationRow.state == "done", OperationRow.consumed_by_id.is_(None))
-        .where(OperationRow.sequence < operation.sequence)
-        .values(consumed_by_id=operation.id)
-    )
-    session.execute(consumed)
-    current.head_checkpoint_id = checkpoint_id
-    current.head_version += 1
-    assert current.base_id is not None
-    notify(session, ADAPTERS_CHANGED, current.base_id.hex)
+    values = {
+        "model_id": lease.model_id,
+        "token": lease.token,
+        "id": operation.id,
+        "checkpoint_id": checkpoint_id,
+        "head_version": model.head_version,
+        "result": result,
+        "channel": OPERATION_DONE,
+        "key": operation.id.hex,
+    }
+    with connection.transaction():  # undone by what is raised: the head may have moved before the rest was refused
+        (row,) = connection.execute(statements.COMMIT, values)
+        if row.held is None:
+            raise lease_lost(lease.model_id)
+        if row.finished is None:
+            raise Superseded("the head was moved while this step was being computed; nothing was applied")
+        assert row.committed is not None, "under the lease nobody else rejects or commits a staged checkpoint"
 
 
-def _finish(session: Session, operation: OperationRow, **values: Any) -> None:
-    mine = OperationRow.id == operation.id, OperationRow.state == "running"
-    finished = update(OperationRow).where(*mine).values(finished_at=func.clock_timestamp(), **values)
-    if session.execute(finished.returning(OperationRow.id)).one_or_none() is None:
+_NOTHING = dict.fromkeys(("result", "result_blob", "summary", "error_code", "error_message"))
+
+
+def _finish(connection: Connection, lease: Lease, operation: Operation, **values: Any) -> None:
+    held = {"model_id": lease.model_id, "token": lease.token}
+    wake = {"channel": OPERATION_DONE, "key": operation.id.hex}
+    (row,) = connection.execute(statements.FINISH, {**_NOTHING, **values, "id": operation.id, **held, **wake})
+    if row.held is None:
+        raise lease_lost(lease.model_id)
+    if row.finished is None:
         raise Superseded("the head was moved while this operation ran; nothing of it was kept")
-    notify(session, OPERATION_DONE, operation.id.hex)

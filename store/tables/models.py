@@ -80,6 +80,13 @@ class CheckpointRow(Base):
     created_at: Mapped[CreatedAt]
     committed_at: Mapped[datetime | None]
 
+    # Retention: see `store.retention`. What is marked here is gone from the store, or about to be.
+    pinned_at: Mapped[datetime | None]
+    state_removed_at: Mapped[datetime | None]
+    """The optimizer state was thinned: whoever goes on from here starts with fresh moments."""
+    files_removed_at: Mapped[datetime | None]
+    """Adapter and state were thinned: the node is history, and no head can point at it any more."""
+
     @property
     def adapter_name(self) -> str:
         """The immutable name under which samplers serve these weights."""

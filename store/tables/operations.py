@@ -74,6 +74,8 @@ class OperationRow(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     answered_at: Mapped[datetime | None]
+    blobs_dropped_at: Mapped[datetime | None]
+    """Nobody needs the blobs of this operation any more, and they may be gone: see `store.retention`."""
 
 
 class ModelLeaseRow(Base):

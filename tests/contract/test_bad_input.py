@@ -131,6 +131,7 @@ REFUSED_STEPS = {
     "missing": ({}, "learning_rate is missing"),
     "beta": ({"learning_rate": 1e-4, "beta1": 1.0}, "beta1 is 1.0"),
     "eps": ({"learning_rate": 1e-4, "eps": 0.0}, "eps is 0.0"),
+    "gradient norm": ({"learning_rate": 1e-4, "max_grad_norm": 0.0}, "max_grad_norm is 0.0"),
     "decay": ({"learning_rate": 1e-4, "weight_decay": -1.0}, "weight_decay is -1.0"),
     "unknown field": ({"learning_rate": 1e-4, "momentum": 1.0}, "unknown field momentum"),
 }

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from server.training import operations
+from store.oplog import results
 from store.tables import OperationRow
 from tests.contract.conftest import batch, num_operations, trajectory
 
@@ -112,17 +112,21 @@ async def test_a_backward_is_retried_under_its_key_although_the_handle_is_used(t
 
 @pytest.mark.parametrize("num_hiccups", [2, 50])
 async def test_a_database_hiccup_does_not_take_a_finished_answer_away(num_hiccups, team, model, database, monkeypatch):
-    left, write = num_hiccups, operations._write_answered
+    left = num_hiccups
 
-    async def hiccup(*args) -> None:
-        nonlocal left
-        left -= 1
-        if left >= 0:
-            raise OperationalError("UPDATE", {}, Exception("the connection was lost"))
-        await write(*args)
+    def with_hiccups(write):
+        async def hiccup(*args):
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise OperationalError("UPDATE", {}, Exception("the connection was lost"))
+            return await write(*args)
 
-    monkeypatch.setattr(operations, "_write_answered", hiccup)
-    monkeypatch.setattr(operations, "_MARK_PAUSES_S", (0.01, 0.01, 0.01))
+        return hiccup
+
+    for name in ("_take_small", "_write_answered"):
+        monkeypatch.setattr(results, name, with_hiccups(getattr(results, name)))
+    monkeypatch.setattr(results, "_NOTE_PAUSES_S", (0.01, 0.01, 0.01))
     reply = await team.train(model["id"], "forward-backward", batch())
     assert reply.status_code == 200, reply.text
     operation = await finished_operation(database, model["id"])

@@ -46,10 +46,15 @@ def hud_json(*args: str) -> Any:
     return json.loads(done.stdout)
 
 
+LOSSES = [
+    "cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "dr_grpo", "truncated_importance_sampling"
+]  # fmt: skip
+
+
 async def test_the_training_client_steps_lists_and_rolls_back(box: Box):
     box.fork("sdk-loop")
     trainer = client_of("sdk-loop")
-    assert set(await trainer.available_losses()) >= {"cross_entropy", "importance_sampling", "ppo", "cispo", "dro"}
+    assert sorted(await trainer.available_losses()) == sorted(LOSSES)
     assert await trainer.head() is None
 
     passed = await trainer.forward_backward(payloads(box, "sdk-loop"), group_size=4)
@@ -75,7 +80,7 @@ async def test_the_training_client_steps_lists_and_rolls_back(box: Box):
     assert head.id == first.checkpoint_id
 
 
-@pytest.mark.parametrize("loss_fn", ["cross_entropy", "importance_sampling", "ppo", "cispo", "dro"])
+@pytest.mark.parametrize("loss_fn", LOSSES)
 async def test_every_loss_trains(box: Box, loss_fn: str):
     name = f"loss-{loss_fn.replace('_', '-')}"
     box.fork(name)
@@ -85,6 +90,15 @@ async def test_every_loss_trains(box: Box, loss_fn: str):
     )
     assert result.step == 1
     assert greedy(box, name) != before
+
+
+async def test_a_loss_takes_the_options_that_all_losses_have(box: Box):
+    box.fork("loss-options")
+    config = {"epsilon": 0.1, "kl_penalty_coef": 0.1, "advantage_std": 1.0, "normalize_by_tokens": 1.0}
+    result = await client_of("loss-options").forward_backward(
+        payloads(box, "loss-options"), group_size=4, loss_fn="ppo", loss_fn_config=config
+    )
+    assert result.metrics["kl_base:mean"] == 0, "a fresh adapter is the base"
 
 
 async def test_a_custom_loss_trains(box: Box):

@@ -13,7 +13,7 @@ from sqlalchemy import update
 from store.blobs import BlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
-from store.oplog.append import append_operation
+from store.oplog.append import Appended, append_operation
 from store.tables import CheckpointRow, ModelRow, OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World
@@ -39,6 +39,9 @@ class CountingEngine:
     def open(self, model, lora, adapter: Path | None, state) -> None:
         self.weights[model] = json.loads((adapter / "weights").read_text()) if adapter else 0.0
         self.gradients[model] = 0.0
+
+    def holds(self, model) -> bool:
+        return model in self.weights
 
     def close(self, model) -> None:
         self.weights.pop(model, None)
@@ -75,23 +78,23 @@ class Trainer:
         stores = BlobStore(self.folder / "blobs"), FileCheckpointStore(self.folder / "checkpoints")
         self.worker = Worker(self.database, *stores, self.engine, settings)
 
-    async def ask(self, kind: str, payload: bytes) -> OperationRow:
-        async with self.async_database.session() as session:
-            return await append_operation(session, model_id=self.world.model_id, kind=kind, payload=payload)
+    async def ask(self, kind: str, payload: bytes) -> Appended:
+        async with self.async_database.connection() as connection:
+            return await append_operation(connection, model_id=self.world.model_id, kind=kind, payload=payload)
 
-    async def pass_of(self, reward: float) -> OperationRow:
+    async def pass_of(self, reward: float) -> Appended:
         turn = Turn(np.array([1], np.int32), np.array([2], np.int32), np.array([-1.0], np.float32))
         extra = {"loss_fn": "ppo", "loss_fn_config": {}, "num_substeps": 1}
         return await self.ask("forward_backward", encode_batch(Batch([Trajectory((turn,), reward)]), extra))
 
-    async def step(self) -> OperationRow:
+    async def step(self) -> Appended:
         return await self.ask("optim_step", encode({"learning_rate": 1.0}))
 
     def work(self) -> None:
         while self.worker.work_once():
             pass
 
-    def now(self, operation: OperationRow) -> OperationRow:
+    def now(self, operation: Appended) -> OperationRow:
         with self.database.session() as session:
             return session.get_one(OperationRow, operation.id)
 
@@ -134,6 +137,16 @@ async def test_another_trainer_replays_what_no_step_consumed(trainer: Trainer):
     await trainer.step()
     trainer.work()
     assert trainer.engine.passes == 1, "the consumed pass is in the checkpoint, the other was replayed"
+    assert trainer.served_weights() == 11.0
+
+
+async def test_a_model_that_the_engine_lost_is_opened_again_and_its_passes_replayed(trainer: Trainer):
+    await trainer.pass_of(1.0)
+    trainer.work()
+    trainer.engine.close(trainer.world.model_id)
+    await trainer.pass_of(10.0)
+    await trainer.step()
+    trainer.work()
     assert trainer.served_weights() == 11.0
 
 

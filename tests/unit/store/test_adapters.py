@@ -20,8 +20,8 @@ from tests.unit.conftest import World
 
 
 def wanted_names(database: Database, world: World) -> set[str]:
-    with database.session() as session:
-        return {a.name for a in wanted_adapters(session, world.base_id)}
+    with database.connection() as connection:
+        return {a.name for a in wanted_adapters(connection, world.base_id)}
 
 
 @pytest.fixture
@@ -63,19 +63,20 @@ async def test_requests_go_only_to_live_samplers_that_hold_the_adapter(
             return [s.url for s in await samplers_holding(session, world.base_id, "hw-x")]
 
     assert await holders() == []
-    with database.session() as session:
-        report_adapter(session, sampler_id, "hw-x", "out of memory")
+    with database.connection() as connection:
+        report_adapter(connection, sampler_id, "hw-x", "out of memory")
     assert await holders() == []
     async with async_database.session() as session:
         assert await adapter_failures(session, world.base_id, "hw-x") == ["out of memory"]
-    with database.session() as session:
-        report_adapter(session, sampler_id, "hw-x", None)
+    with database.connection() as connection:
+        report_adapter(connection, sampler_id, "hw-x", None)
     assert await holders() == ["http://127.0.0.1:1"]
     with database.session() as session:
         forget_adapter(session, sampler_id, "hw-x")
     assert await holders() == []
+    with database.connection() as connection:
+        report_adapter(connection, sampler_id, "hw-x", None)
     with database.session() as session:
-        report_adapter(session, sampler_id, "hw-x", None)
         say_goodbye(session, SamplerRow, sampler_id)
     assert await holders() == []
 
@@ -83,8 +84,8 @@ async def test_requests_go_only_to_live_samplers_that_hold_the_adapter(
 def test_votes_count_live_samplers_only(database: Database, world: World, sampler_id):
     with database.session() as session:
         gone = register_sampler(session, world.base_id, "http://127.0.0.1:2", "local")
-        report_adapter(session, gone, "hw-x", None)
         say_goodbye(session, SamplerRow, gone)
-        report_adapter(session, sampler_id, "hw-x", "bad rank")
-    with database.session() as session:
-        assert promotion_votes(session, world.base_id, "hw-x") == (1, 0, ["bad rank"])
+    with database.connection() as connection:
+        report_adapter(connection, gone, "hw-x", None)
+        report_adapter(connection, sampler_id, "hw-x", "bad rank")
+        assert promotion_votes(connection, world.base_id, "hw-x") == (1, 0, ["bad rank"])

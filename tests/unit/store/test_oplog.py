@@ -10,7 +10,8 @@ from store.blobs import BlobStore
 from store.database import AsyncDatabase, Database
 from store.notify import AsyncListener
 from store.oplog import leases, work
-from store.oplog.append import append_operation, place_payload
+from store.oplog.append import Appended, append_operation, place_payload
+from store.oplog.operation import ModelState, Operation
 from store.oplog.results import wait_for_result
 from store.oplog.work import Lease
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, TrainerRow
@@ -20,9 +21,9 @@ from wire.errors import InvalidRequest, LeaseLost, NotFound, Superseded, TimedOu
 from wire.payload import encode
 
 
-async def append(database: AsyncDatabase, world: World, kind: str = "forward_backward") -> OperationRow:
-    async with database.session() as session:
-        return await append_operation(session, model_id=world.model_id, kind=kind, payload=encode({}))
+async def append(database: AsyncDatabase, world: World, kind: str = "forward_backward") -> Appended:
+    async with database.connection() as connection:
+        return await append_operation(connection, model_id=world.model_id, kind=kind, payload=encode({}))
 
 
 def take(database: Database, world: World, trainer_id: uuid.UUID | None = None) -> Lease:
@@ -32,21 +33,21 @@ def take(database: Database, world: World, trainer_id: uuid.UUID | None = None) 
     return Lease(world.model_id, token)
 
 
-def start(database: Database, lease: Lease) -> tuple[OperationRow, ModelRow]:
-    with database.session() as session:
-        started = work.start_next(session, lease)
+def start(database: Database, lease: Lease) -> tuple[Operation, ModelState]:
+    with database.connection() as connection:
+        started = work.start_next(connection, lease)
     assert started is not None
     return started
 
 
-def finish_pass(database: Database, lease: Lease) -> OperationRow:
+def finish_pass(database: Database, lease: Lease) -> Operation:
     operation, _ = start(database, lease)
-    with database.session() as session:
-        work.complete(session, lease, operation, {"result": encode({"metrics": {}, "num_datums": 1})}, {})
+    with database.connection() as connection:
+        work.complete(connection, lease, operation, {"result": encode({"metrics": {}, "num_datums": 1})}, {})
     return operation
 
 
-def state_of(database: Database, operation: OperationRow) -> str:
+def state_of(database: Database, operation: Appended | Operation) -> str:
     with database.session() as session:
         return session.get_one(OperationRow, operation.id).state
 
@@ -57,17 +58,17 @@ async def test_operations_are_numbered_without_gaps(async_database: AsyncDatabas
 
 async def test_an_operation_for_an_unknown_model_is_refused(async_database: AsyncDatabase, world: World):
     with pytest.raises(NotFound):
-        async with async_database.session() as session:
-            await append_operation(session, model_id=uuid.uuid4(), kind="forward", payload=b"")
+        async with async_database.connection() as connection:
+            await append_operation(connection, model_id=uuid.uuid4(), kind="forward", payload=b"")
 
 
 async def test_operations_are_taken_in_order(async_database: AsyncDatabase, database: Database, world: World):
     ids = [(await append(async_database, world)).id for _ in range(3)]
     lease = take(database, world)
     assert [finish_pass(database, lease).id for _ in range(3)] == ids
-    with database.session() as session:
-        assert work.start_next(session, lease) is None
-        assert [o.id for o in work.pending_gradients(session, world.model_id)] == ids
+    with database.connection() as connection:
+        assert work.start_next(connection, lease) is None
+        assert [o.id for o in work.pending_gradients(connection, world.model_id)] == ids
 
 
 async def test_a_held_lease_is_not_given_to_another_trainer(database: Database, world: World):
@@ -79,9 +80,9 @@ async def test_a_held_lease_is_not_given_to_another_trainer(database: Database, 
 async def test_models_leased_elsewhere_are_not_offered(async_database: AsyncDatabase, database: Database, world: World):
     await append(async_database, world)
     take(database, world)
-    with database.session() as session:
-        assert work.next_model(session, world.base_id, world.trainer_id) == world.model_id
-        assert work.next_model(session, world.base_id, world.other_trainer_id) is None
+    with database.connection() as connection:
+        assert work.next_model(connection, world.base_id, world.trainer_id) == world.model_id
+        assert work.next_model(connection, world.base_id, world.other_trainer_id) is None
 
 
 async def test_a_stale_lease_cannot_complete_an_operation(
@@ -95,10 +96,10 @@ async def test_a_stale_lease_cannot_complete_an_operation(
     fresh = take(database, world, world.other_trainer_id)
     assert fresh.token > stale.token
     assert state_of(database, operation) == "queued", "the new holder finds the operation waiting"
-    with pytest.raises(LeaseLost), database.session() as session:
-        work.complete(session, stale, operation, {"result": b""})
-    with pytest.raises(LeaseLost), database.session() as session:
-        work.start_next(session, stale)
+    with pytest.raises(LeaseLost), database.connection() as connection:
+        work.complete(connection, stale, operation, {"result": b""})
+    with pytest.raises(LeaseLost), database.connection() as connection:
+        work.start_next(connection, stale)
     assert state_of(database, operation) == "queued"
     assert finish_pass(database, fresh).id == operation.id
 
@@ -127,14 +128,15 @@ async def test_a_step_consumes_the_gradients_before_it_and_moves_the_head(
     await append(async_database, world, "optim_step")
     step, model = start(database, lease)
     checkpoint_id = add_checkpoint("staged")
-    with database.session() as session:
-        work.commit_step(session, lease, step, model, checkpoint_id, encode({}))
+    with database.connection() as connection:
+        work.commit_step(connection, lease, step, model, checkpoint_id, encode({}))
     with database.session() as session:
         model = session.get_one(ModelRow, world.model_id)
         assert (model.head_checkpoint_id, model.head_version) == (checkpoint_id, 1)
         assert session.get_one(CheckpointRow, checkpoint_id).status == "committed"
         assert session.get_one(OperationRow, gradient.id).consumed_by_id == step.id
-        assert work.pending_gradients(session, world.model_id) == []
+    with database.connection() as connection:
+        assert work.pending_gradients(connection, world.model_id) == []
 
 
 async def test_moving_the_head_supersedes_pending_gradients_and_a_running_step(
@@ -149,8 +151,8 @@ async def test_moving_the_head_supersedes_pending_gradients_and_a_running_step(
     async with async_database.session() as session:
         await move_head(session, world.model_id, add_checkpoint())
     assert [state_of(database, o) for o in (done, step, queued)] == ["superseded"] * 3
-    with pytest.raises(Superseded), database.session() as session:
-        work.commit_step(session, lease, step, model, add_checkpoint("staged"), encode({}))
+    with pytest.raises(Superseded), database.connection() as connection:
+        work.commit_step(connection, lease, step, model, add_checkpoint("staged"), encode({}))
 
 
 async def test_consumed_gradients_survive_a_move_of_the_head(
@@ -161,8 +163,8 @@ async def test_consumed_gradients_survive_a_move_of_the_head(
     gradient = finish_pass(database, lease)
     await append(async_database, world, "optim_step")
     step, model = start(database, lease)
-    with database.session() as session:
-        work.commit_step(session, lease, step, model, add_checkpoint("staged"), encode({}))
+    with database.connection() as connection:
+        work.commit_step(connection, lease, step, model, add_checkpoint("staged"), encode({}))
     async with async_database.session() as session:
         await move_head(session, world.model_id, None)
     assert (state_of(database, gradient), state_of(database, step)) == ("done", "done")
@@ -186,8 +188,8 @@ async def test_a_waiter_gets_the_error_of_a_refused_operation(
     operation = await append(async_database, world)
     lease = take(database, world)
     started, _ = start(database, lease)
-    with database.session() as session:
-        work.fail(session, lease, started, InvalidRequest("input 0 is empty"))
+    with database.connection() as connection:
+        work.fail(connection, lease, started, InvalidRequest("input 0 is empty"))
     with pytest.raises(InvalidRequest, match="input 0 is empty"):
         await wait_for_result(async_database, AsyncListener(postgres_url), BlobStore(tmp_path), operation.id, 5.0)
 

@@ -1,0 +1,131 @@
+"""Bring a service back from a backup, into an empty database and empty stores."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+from alembic.script import ScriptDirectory
+from psycopg import sql
+
+from store.backup.manifest import BLOBS, CHECKPOINTS, TABLES, BackupManifest, NotABackup, Progress, dumped_tables
+from store.blobs import BlobStore
+from store.checkpoint_stores import CheckpointStore
+from store.database import Connection, Database, psycopg_dsn
+from store.migrations import alembic_config, upgrade
+from store.tables import Base
+from wire.errors import Conflict, NotFound
+
+_CHUNK_BYTES = 1024**2
+
+# Heads point at checkpoints and checkpoints at models, so one of the two is checked when both are there.
+_DEFER = "alter table models alter constraint fk_models_head_checkpoint_id deferrable initially deferred"
+_CHECK = "set constraints all immediate"
+_NO_MORE = "alter table models alter constraint fk_models_head_checkpoint_id not deferrable"
+
+# What a trainer that takes a lease finds left behind by the last one: as `store.oplog.leases.acquire`.
+_END_PROCESSES = (
+    "update operations set state = 'queued', started_at = null where state = 'running'",
+    "update checkpoints set status = 'rejected' where status = 'staged'",
+    "update trainers set stopped_at = clock_timestamp() where stopped_at is null",
+)
+
+
+def restore(
+    source: Path,
+    database: Database,
+    checkpoints: CheckpointStore,
+    blobs: BlobStore,
+    *,
+    base_weights: Mapping[str, str] | None = None,
+    progress: Progress = lambda done, of: None,
+) -> BackupManifest:
+    """Fill an empty service. `base_weights`: base models (by slug) whose weights lie elsewhere on this machine.
+
+    The database comes last, in one transaction: until then nothing names the files. Raises NotABackup for a backup that
+    is incomplete, altered or of another schema, Conflict for a service that is not empty, NotFound for a base's slug.
+    """
+    manifest = BackupManifest.read(source)
+    _refuse_other_schema(manifest, database)
+    upgrade(database.url.render_as_string(hide_password=False))
+    _refuse_what_is_not_empty(database, checkpoints, blobs)
+    manifest.check(source, progress)
+    _place_blobs(source, manifest, blobs)
+    _place_checkpoints(source, manifest, checkpoints)
+    with psycopg.connect(psycopg_dsn(database.url)) as connection, connection.transaction():
+        _fill(connection, source, manifest)
+        for slug, weights in (base_weights or {}).items():
+            _move_base(connection, slug, weights)
+    return manifest
+
+
+def _refuse_other_schema(manifest: BackupManifest, database: Database) -> None:
+    config = alembic_config(database.url.render_as_string(hide_password=False))
+    newest = ScriptDirectory.from_config(config).get_current_head()
+    if manifest.revision != newest or manifest.tables != dumped_tables():
+        raise NotABackup(
+            f"the backup has schema {manifest.revision}, this Headway has {newest}: restore it with the version that "
+            "wrote it, and upgrade then"
+        )
+
+
+def _refuse_what_is_not_empty(database: Database, checkpoints: CheckpointStore, blobs: BlobStore) -> None:
+    with database.connection() as connection:
+        for table in Base.metadata.sorted_tables:
+            query = sql.SQL("select exists (select from {}) as filled").format(sql.Identifier(table.name))
+            (row,) = connection.execute(query)
+            if row.filled:
+                raise Conflict(f"the database is not empty: there are {table.name}; restore into a new one")
+    if next(checkpoints.stored(), None) or next(checkpoints.left_over(), None):
+        raise Conflict("the checkpoint store is not empty; restore into a new one")
+    if next(blobs.stored(), None):
+        raise Conflict("the blob store is not empty; restore into a new data folder")
+
+
+def _place_blobs(source: Path, manifest: BackupManifest, blobs: BlobStore) -> None:
+    for path in manifest.files:
+        if path.startswith(f"{BLOBS}/"):
+            blobs.put((source / path).read_bytes())
+
+
+def _place_checkpoints(source: Path, manifest: BackupManifest, checkpoints: CheckpointStore) -> None:
+    by_checkpoint: dict[tuple[UUID, UUID], list[str]] = defaultdict(list)
+    for path in manifest.files:
+        if path.startswith(f"{CHECKPOINTS}/"):
+            _, model, checkpoint, inner = path.split("/", 3)
+            by_checkpoint[UUID(hex=model), UUID(hex=checkpoint)].append(inner)
+    for (model, checkpoint), inner_paths in by_checkpoint.items():
+        with checkpoints.stage(model, checkpoint) as staged:
+            for inner in inner_paths:
+                (staged / inner).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / CHECKPOINTS / model.hex / checkpoint.hex / inner, staged / inner)
+            checkpoints.publish(model, checkpoint, staged)
+        checkpoints.settle(model, checkpoint)
+
+
+def _fill(connection: Connection, source: Path, manifest: BackupManifest) -> None:
+    connection.execute(_DEFER)
+    for table, columns in manifest.tables.items():
+        _load(connection, table, columns, source / TABLES / f"{table}.copy")
+    for statement in (*_END_PROCESSES, _CHECK, _NO_MORE):
+        connection.execute(statement.encode())
+    for sequence, last in manifest.sequences.items():
+        connection.execute("select setval(%s::regclass, %s)", (sequence, last))
+
+
+def _load(connection: Connection, table: str, columns: list[str], path: Path) -> None:
+    listed = sql.SQL(", ").join(map(sql.Identifier, columns))
+    query = sql.SQL("copy {} ({}) from stdin").format(sql.Identifier(table), listed)
+    with connection.cursor() as cursor, cursor.copy(query) as rows, path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            rows.write(chunk)
+
+
+def _move_base(connection: Connection, slug: str, weights: str) -> None:
+    query = "update models set weights = %s where base_id is null and lower(slug) = lower(%s)"
+    if connection.execute(query, (weights, slug)).rowcount != 1:
+        raise NotFound(f"the backup has no base model {slug!r}")

@@ -1,0 +1,149 @@
+"""The op log: nothing is lost, nothing is applied twice."""
+
+from __future__ import annotations
+
+from store.invariants.base import Invariant
+
+LOG = (
+    Invariant(
+        "sequences have no gaps",
+        "A model's operations are numbered 1, 2, 3 … without a gap and without a number twice.",
+        """
+        select m.id as model_id, m.slug, m.next_sequence, count(o.id) as num_operations,
+            count(distinct o.sequence) as num_sequences, min(o.sequence) as lowest, max(o.sequence) as highest
+        from models m left join operations o on o.model_id = m.id
+        group by m.id
+        having count(o.id) <> m.next_sequence - 1 or count(distinct o.sequence) <> count(o.id)
+            or min(o.sequence) <> 1 or max(o.sequence) <> m.next_sequence - 1
+        """,
+    ),
+    Invariant(
+        "one operation runs at a time",
+        "At most one operation of a model runs, and those before it have ended.",
+        """
+        select o.id as operation_id, o.model_id, o.sequence, e.id as earlier_id, e.state as earlier_state
+        from operations o
+        join operations e on e.model_id = o.model_id and e.sequence < o.sequence and e.state in ('queued', 'running')
+        where o.state = 'running'
+        """,
+    ),
+    Invariant(
+        "running operations are leased",
+        "An operation that runs was started under its model's lease, which may have expired since.",
+        """
+        select o.id as operation_id, o.model_id, o.kind, o.lease_token, l.token, l.expires_at
+        from operations o left join model_leases l on l.model_id = o.model_id
+        where o.state = 'running' and l.token is distinct from o.lease_token
+        """,
+    ),
+    Invariant(
+        "ended operations have an outcome",
+        "What is done has a result, what failed has a reason, and what is open has neither.",
+        """
+        select o.id as operation_id, o.model_id, o.kind, o.state, o.error_code
+        from operations o
+        where case
+            when o.state = 'done'
+                then (o.result is null) = (o.result_blob is null) or o.finished_at is null or o.error_code is not null
+            when o.state = 'failed' then o.error_code is null or o.finished_at is null
+            when o.state in ('queued', 'running')
+                then o.result is not null or o.result_blob is not null or o.finished_at is not null
+            else false
+        end
+        """,
+    ),
+    Invariant(
+        "gradients are done before they count",
+        "Only a gradient that is done can be consumed, and only a gradient leaves a summary.",
+        """
+        select o.id as operation_id, o.model_id, o.kind, o.state, o.consumed_by_id
+        from operations o
+        where (o.kind in ('forward_backward', 'backward') and o.consumed_by_id is not null and o.state <> 'done')
+            or (o.kind in ('forward_backward', 'backward') and o.state = 'done' and o.summary is null)
+            or (o.kind = 'optim_step' and o.consumed_by_id is not null)
+        """,
+    ),
+    Invariant(
+        "gradients are consumed by a step behind them",
+        "What consumed a gradient is a later step of the same model that is done.",
+        """
+        select g.id as gradient_id, g.model_id, g.sequence, s.id as step_id, s.kind, s.state,
+            s.sequence as step_sequence
+        from operations g join operations s on s.id = g.consumed_by_id
+        where g.kind in ('forward_backward', 'backward')
+            and (s.kind <> 'optim_step' or s.state <> 'done' or s.model_id <> g.model_id or s.sequence <= g.sequence)
+        """,
+    ),
+    Invariant(
+        "forwards are used by a backward behind them",
+        "A forward's handle is used by a later backward of the same model that was made for it.",
+        """
+        select f.id as forward_id, f.model_id, b.id as backward_id, b.kind, b.state, b.forward_id as of_forward_id
+        from operations f join operations b on b.id = f.consumed_by_id
+        where f.kind = 'forward' and (
+            b.kind <> 'backward' or b.model_id <> f.model_id or b.forward_id is distinct from f.id
+            or b.sequence <= f.sequence or b.state not in ('done', 'superseded')
+        )
+        """,
+    ),
+    Invariant(
+        "steps consume all that was acknowledged",
+        "A step that is done consumed every gradient before it that was done: none waits behind a step, and none was "
+        "left for a later one.",
+        """
+        select g.id as gradient_id, g.model_id, g.sequence, g.consumed_by_id, s.id as step_id,
+            s.sequence as step_sequence
+        from operations g
+        join operations s on s.model_id = g.model_id and s.kind = 'optim_step' and s.state = 'done'
+            and s.sequence > g.sequence
+        left join operations c on c.id = g.consumed_by_id
+        where g.kind in ('forward_backward', 'backward') and g.state = 'done'
+            and (c.id is null or s.sequence < c.sequence)
+        """,
+    ),
+    Invariant(
+        "steps have gradients",
+        "A step that is done consumed at least one gradient.",
+        """
+        select s.id as step_id, s.model_id, s.sequence from operations s
+        where s.kind = 'optim_step' and s.state = 'done'
+            and s.id not in (select g.consumed_by_id from operations g where g.consumed_by_id is not null)
+        """,
+    ),
+    Invariant(
+        "a step is a checkpoint",
+        "A model has as many committed checkpoints of its own as steps that are done.",
+        """
+        select m.id as model_id, m.slug, s.num_steps, c.num_checkpoints
+        from models m
+        cross join lateral (
+            select count(*) as num_steps from operations o
+            where o.model_id = m.id and o.kind = 'optim_step' and o.state = 'done'
+        ) s
+        cross join lateral (
+            select count(*) as num_checkpoints from checkpoints c
+            where c.model_id = m.id and c.status = 'committed' and c.files_id = c.id
+        ) c
+        where s.num_steps <> c.num_checkpoints
+        """,
+    ),
+    Invariant(
+        "idempotency keys are used once",
+        "No two operations of a model have the same idempotency key.",
+        """
+        select o.model_id, o.idempotency_key, count(*) as num_operations from operations o
+        where o.idempotency_key is not null group by o.model_id, o.idempotency_key having count(*) > 1
+        """,
+    ),
+    Invariant(
+        "what may be replayed keeps its payload",
+        "Operations that are open, and gradients that no step has consumed, have not given up their blobs.",
+        """
+        select o.id as operation_id, o.model_id, o.kind, o.state, o.blobs_dropped_at from operations o
+        where o.blobs_dropped_at is not null and (
+            o.state in ('queued', 'running')
+            or (o.kind in ('forward_backward', 'backward') and o.state = 'done' and o.consumed_by_id is null)
+        )
+        """,
+    ),
+)

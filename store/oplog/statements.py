@@ -1,0 +1,121 @@
+"""The statements of `store.oplog.work`, one for each step of an operation.
+
+The parts of a statement run in the order in which they name each other: lease first, then model, then operations, as
+everywhere, so that nobody deadlocks. A part that finds nothing leaves those behind it without work. A row that another
+transaction changed meanwhile is waited for, read again and checked again before it counts.
+"""
+
+# ruff: noqa: S608 - put together from constants
+
+from __future__ import annotations
+
+_HELD = "held as (select model_id from model_leases where model_id = %(model_id)s and token = %(token)s for update)"
+
+NEXT_MODEL = """
+    select o.model_id
+    from operations o
+    join models m on m.id = o.model_id
+    left join model_leases l on l.model_id = o.model_id
+    where m.base_id = %(base_id)s
+        and o.state in ('queued', 'running')
+        and (l.model_id is null or l.trainer_id = %(trainer_id)s or l.expires_at < clock_timestamp())
+    order by o.created_at
+    limit 1
+"""
+
+# A forward belongs to the weights that it is about to see, hence its head_version. The commit does not wait for the
+# disk: a start that a crash of PostgreSQL undoes leaves the operation queued, as it was.
+START_NEXT = f"""
+    with {_HELD}, model as (
+        select * from models where id = (select model_id from held) for share
+    ), next as (
+        select id from operations
+        where model_id = (select id from model) and state in ('queued', 'running')
+        order by sequence limit 1 for update
+    ), started as (
+        update operations o
+        set state = 'running',
+            attempts = attempts + 1,
+            lease_token = %(token)s,
+            started_at = clock_timestamp(),
+            head_version = case when kind = 'forward' then model.head_version else o.head_version end
+        from next, model
+        where o.id = next.id
+        returning o.*
+    )
+    select
+        held.model_id as held, started.id, started.sequence, started.kind, started.payload, started.payload_blob,
+        started.forward_id, started.attempts, model.id as model_id, model.slug, model.base_id, model.lora,
+        model.head_checkpoint_id, model.head_version, coalesce(head.step, 0) as head_step,
+        set_config('synchronous_commit', 'off', true)
+    from (select) as always
+    left join held on true
+    left join model on true
+    left join started on true
+    left join checkpoints head on head.id = model.head_checkpoint_id
+"""
+
+_UNCONSUMED = (
+    "model_id = %(model_id)s and kind in ('forward_backward', 'backward') and state = 'done' and consumed_by_id is null"
+)
+
+PENDING = f"""
+    select id, model_id, sequence, kind, payload, payload_blob, forward_id, attempts
+    from operations where {_UNCONSUMED} order by sequence
+"""
+
+PENDING_SUMMARIES = f"select summary from operations where {_UNCONSUMED} order by sequence"
+
+FINISH = f"""
+    with {_HELD}, finished as (
+        update operations
+        set state = %(state)s, result = %(result)s, result_blob = %(result_blob)s, summary = %(summary)s,
+            error_code = %(error_code)s, error_message = %(error_message)s, finished_at = clock_timestamp()
+        where id = %(id)s and state = 'running' and exists (select from held)
+        returning id, forward_id, kind
+    ), used as (
+        update operations o set consumed_by_id = finished.id
+        from finished where o.id = finished.forward_id and finished.kind = 'backward' and %(state)s = 'done'
+    )
+    select held.model_id as held, finished.id as finished, pg_notify(%(channel)s, %(key)s)
+    from (select) as always left join held on true left join finished on true
+"""
+
+STAGE = f"""
+    with {_HELD}, staged as (
+        insert into checkpoints (
+            id, model_id, parent_id, files_id, files_model_id, step, name, status, manifest, metrics,
+            num_traces, num_datums, num_tokens, mean_reward, learning_rate, loss_fn
+        )
+        select
+            %(id)s, %(model_id)s, %(parent_id)s, %(id)s, %(model_id)s, %(step)s, %(name)s, 'staged',
+            %(manifest)s, %(metrics)s, %(num_traces)s, %(num_datums)s, %(num_tokens)s, %(mean_reward)s,
+            %(learning_rate)s, %(loss_fn)s
+        from held
+        returning id
+    )
+    select pg_notify(%(channel)s, %(key)s) from staged
+"""
+
+REJECT = "update checkpoints set status = 'rejected' where id = %(id)s and status = 'staged'"
+
+COMMIT = f"""
+    with {_HELD}, moved as (
+        update models set head_checkpoint_id = %(checkpoint_id)s, head_version = head_version + 1
+        where id = (select model_id from held) and head_version = %(head_version)s
+        returning id
+    ), finished as (
+        update operations set state = 'done', result = %(result)s, finished_at = clock_timestamp()
+        where id = %(id)s and state = 'running' and exists (select from moved)
+        returning id, sequence
+    ), committed as (
+        update checkpoints set status = 'committed', committed_at = clock_timestamp()
+        where id = %(checkpoint_id)s and status = 'staged' and exists (select from finished)
+        returning id
+    ), consumed as (
+        update operations o set consumed_by_id = finished.id
+        from finished where {_UNCONSUMED} and o.sequence < finished.sequence
+    )
+    select held.model_id as held, finished.id as finished, committed.id as committed, pg_notify(%(channel)s, %(key)s)
+    from (select) as always left join held on true left join finished on true left join committed on true
+"""

@@ -1,0 +1,35 @@
+"""Retention: what is removed, and why nothing that anybody needs is.
+
+**Rows first, then files.** A collection first marks rows in transactions of their own (`marking`), and then deletes
+the files that marked rows, or no row at all, stand for (`collecting`). A collection that dies in between is finished by
+the next one: it compares the store with the marks, not with a list of its own.
+
+**Optimizer states and checkpoints.** Marking takes the locks that everybody takes who moves a head: the model's row,
+then the checkpoint's, and only then judges, in a second statement that sees whatever the last holder of the locks
+committed. So a step or a `set_head` is done before the mark, and the node is a head and stays; or comes after it, and
+finds the mark: `set_head` to a node without optimizer state goes on with fresh moments and says so, to one without
+files it is refused. A fork shares the lock of the node it starts from, and copies its marks: either its root is there
+when the mark is decided, and the node stays; or it finds the mark. A trainer that had read a row before the mark and
+misses the files afterwards reads the row again (`trainer.loading`). What samplers shall hold for a `set_head` under way
+(`adapter_wants`) stays as well. Lock order as everywhere: lease, model, operations, checkpoints.
+
+**Files without a row.** A trainer publishes files first and inserts the row later. Folders that no row names are left
+alone for the grace period; then the collector inserts a rejected row under their id. A trainer that was held up for so
+long fails to insert its own, and its step fails cleanly; the gradients stay in the log.
+
+**Blobs.** A blob is durable before its row commits. Writing one makes it young, also if it was there already; young
+blobs are left alone, and a blob is moved aside before its age is looked at for the last time (`BlobStore`). Operations
+keep their blobs while a replay, a backward or a waiting caller may read them; that they no longer do is marked in
+`blobs_dropped_at`, and once true stays true.
+
+**Trainers and samplers.** Rows of processes that were silent for a week are no use to anybody, except those that a
+lease names, and the newest trainer of each base, which says what losses the base has.
+
+**Who reads meanwhile.** Backup and verification hold a shared lock that a collection takes exclusively (`lock`).
+"""
+
+from store.retention.collecting import Collector, Removal
+from store.retention.lock import keeping_files
+from store.retention.policy import RetentionPolicy
+
+__all__ = ["Collector", "Removal", "RetentionPolicy", "keeping_files"]

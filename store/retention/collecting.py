@@ -1,0 +1,161 @@
+"""One collection: mark rows, then remove what the marks, and no row, speak for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from store.blobs import BlobStore, StoredBlob
+from store.checkpoint_stores import CheckpointStore
+from store.checkpoint_stores.base import STATE, StoredCheckpoint
+from store.database import Database
+from store.retention import marking
+from store.retention.lock import StillHeld, deleting_files
+from store.retention.policy import RetentionPolicy
+from wire.errors import Conflict
+
+log = structlog.get_logger(__name__)
+
+_CHECKPOINTS = """
+    select id, status, state_removed_at is not null as stateless, files_removed_at is not null as fileless
+    from checkpoints where id = files_id
+"""
+_MODELS = "select id from models"
+_NEEDED_BLOBS = """
+    select unnest(array[payload_blob, result_blob]) as name from operations
+    where blobs_dropped_at is null and id <> all(%(dropped)s) and coalesce(payload_blob, result_blob) is not null
+"""
+_KNOWS_NOTHING = "select not exists (select from operations) and not exists (select from checkpoints) as so"
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Something that was removed, or with dry_run would be. `num_bytes` is None where it was not counted."""
+
+    what: str
+    name: str
+    num_bytes: int | None = None
+
+
+_Remove = Callable[[], int | None]
+"""Removes something and returns the bytes that were freed; None when it was wanted after all."""
+_Plan = tuple[Removal, _Remove]
+
+
+@dataclass(frozen=True, slots=True)
+class _Marked:
+    stateless: set[UUID]
+    fileless: set[UUID]
+
+
+class Collector:
+    """Removes what nobody needs. One at a time, in whichever process; blocks on the disk."""
+
+    def __init__(
+        self, database: Database, blobs: BlobStore, checkpoints: CheckpointStore, policy: RetentionPolicy
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._checkpoints = checkpoints
+        self._policy = policy
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """End after the removal that is under way. What was marked is removed by the next collection."""
+        self._stop.set()
+
+    def collect(self, *, dry_run: bool = False, strangers: bool = False) -> list[Removal]:
+        """Collect, and say what was removed. `strangers`: also folders of models that this database does not know.
+
+        Raises Conflict when somebody else collects or reads, and when the database has nothing to do with the stores.
+        """
+        with deleting_files(self._database) as still_held:
+            self._refuse_other_peoples_stores()
+            removed = [*self._forgotten_rows(dry_run), *self._files(dry_run, strangers, still_held)]
+        if removed and not dry_run:
+            log.info("collected", removals=len(removed), bytes=sum(r.num_bytes or 0 for r in removed))
+        return removed
+
+    def _forgotten_rows(self, dry_run: bool) -> Iterator[Removal]:
+        past = marking.forget_planes(self._database, self._policy, dry_run=dry_run)
+        for table, ids in past.items():
+            yield from (Removal(f"row of {table}", str(row_id), 0) for row_id in sorted(ids))
+
+    def _files(self, dry_run: bool, strangers: bool, still_held: StillHeld) -> Iterator[Removal]:
+        fileless = marking.thin_checkpoints(self._database, self._policy, dry_run=dry_run)
+        stateless = marking.thin_states(self._database, self._policy, dry_run=dry_run)
+        dropped = marking.drop_blobs(self._database, self._policy, dry_run=dry_run)
+        marked = _Marked(stateless, fileless)
+        plans = [*self._checkpoint_plans(marked, strangers), *self._left_over_plans(), *self._blob_plans(dropped)]
+        for removal, remove in plans:
+            if dry_run:
+                yield removal
+                continue
+            if self._stop.is_set():
+                return
+            still_held()
+            num_bytes = remove()
+            if num_bytes is not None:
+                yield Removal(removal.what, removal.name, num_bytes)
+
+    def _checkpoint_plans(self, marked: _Marked, strangers: bool) -> Iterator[_Plan]:
+        stored = list(
+            self._checkpoints.stored()
+        )  # before the rows are read: whoever published later has a row, or will
+        with self._database.connection() as connection:
+            rows = {row.id: row for row in connection.execute(_CHECKPOINTS)}
+            models = {row.id for row in connection.execute(_MODELS)}
+        for entry in stored:
+            row, name = rows.get(entry.checkpoint), f"{entry.model.hex}/{entry.checkpoint.hex}"
+            if row is None and entry.age_s > self._policy.grace_s and (strangers or entry.model in models):
+                yield Removal("files without a row", name), self._bury(entry, entry.model in models)
+            elif row is None:
+                continue  # young, or another database's
+            elif row.status == "rejected":
+                yield Removal("files of a rejected checkpoint", name), self._remove(entry)
+            elif row.fileless or row.id in marked.fileless:
+                yield Removal("checkpoint", name), self._remove(entry)
+            elif (row.stateless or row.id in marked.stateless) and entry.has_state:
+                yield Removal("optimizer state", name), self._remove(entry, STATE)
+
+    def _left_over_plans(self) -> Iterator[_Plan]:
+        for name, age_s in self._checkpoints.left_over():
+            if age_s > self._policy.grace_s:
+                yield Removal("staging folder", name), lambda name=name: self._checkpoints.remove_left_over(name)
+
+    def _blob_plans(self, dropped: set[UUID]) -> Iterator[_Plan]:
+        """Blobs are listed before the rows are read, as folders are; and those that were put lately are left alone."""
+        old = [blob for blob in self._blobs.stored() if blob.age_s > self._policy.grace_s]
+        with self._database.connection() as connection:
+            needed = {row.name for row in connection.execute(_NEEDED_BLOBS, {"dropped": list(dropped)})}
+        for blob in old:
+            if blob.name is None:
+                yield Removal("half a blob", blob.path.name, blob.size), self._remove_blob(blob)
+            elif blob.name not in needed:
+                yield Removal("blob", blob.name, blob.size), self._remove_blob(blob)
+
+    def _bury(self, entry: StoredCheckpoint, is_known: bool) -> _Remove:
+        def remove() -> int | None:
+            if is_known and not marking.bury(self._database, entry.model, entry.checkpoint):
+                return None  # its row has come meanwhile
+            return self._checkpoints.remove(entry.model, entry.checkpoint)
+
+        return remove
+
+    def _remove(self, entry: StoredCheckpoint, part: str | None = None) -> _Remove:
+        return lambda: self._checkpoints.remove(entry.model, entry.checkpoint, part)
+
+    def _remove_blob(self, blob: StoredBlob) -> _Remove:
+        return lambda: blob.size if self._blobs.remove_if_older(blob, self._policy.grace_s) else None
+
+    def _refuse_other_peoples_stores(self) -> None:
+        with self._database.connection() as connection:
+            (row,) = connection.execute(_KNOWS_NOTHING)
+        if row.so and (next(self._checkpoints.stored(), None) or next(self._blobs.stored(), None)):
+            raise Conflict(
+                "there are files in the stores, and this database knows of none; are these its data folders?"
+            )

@@ -1,0 +1,148 @@
+"""Which rows lose their files: decided and written down here, in transactions, before anything is deleted.
+
+With `dry_run` the same rows are found and nothing is written.
+"""
+
+# ruff: noqa: S608 - put together from constants
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from store.database import Connection, Database
+from store.retention.policy import RetentionPolicy
+
+_MODELS = "select id from models where base_id is not null order by id"
+
+# No key update, as an update of the head takes it: neither a step, a set_head nor a fork can be half way through.
+_LOCK_MODEL = "select id from models where id = %(model_id)s for no key update"
+
+# A checkpoint that nobody may still want whole: not a head, about to be one, pinned, forked from, new, or every Nth.
+_THINNABLE = """
+    c.model_id = %(model_id)s and c.status = 'committed' and c.id = c.files_id and c.files_removed_at is null
+    and c.pinned_at is null
+    and (%(every)s = 0 or c.step %% greatest(%(every)s, 1) <> 0)
+    and c.id not in (
+        select id from checkpoints where model_id = %(model_id)s and status = 'committed'
+        order by committed_at desc nulls last, step desc, id limit %(last)s
+    )
+    and not exists (select from models m where m.head_checkpoint_id = c.id)
+    and not exists (select from checkpoints r where r.files_id = c.id and r.id <> c.id and r.status = 'committed')
+    and not exists (select from adapter_wants w where w.checkpoint_id = c.id and w.until > clock_timestamp())
+"""
+
+_HAS_STATE = """
+    c.state_removed_at is null
+    and exists (select from jsonb_object_keys(coalesce(c.manifest -> 'files', '{}')) path where path like 'state/%%')
+"""
+
+# An operation whose payload and result nobody will read again. Once true it stays true: consumed gradients are never
+# unconsumed, and the version of a head only grows.
+_SPENT = """
+    o.blobs_dropped_at is null and (o.payload_blob is not null or o.result_blob is not null)
+    and o.state in ('done', 'failed', 'superseded')
+    and coalesce(o.finished_at, o.created_at) < clock_timestamp() - make_interval(secs => %(keep_payloads_s)s)
+    and not (o.kind in ('forward_backward', 'backward') and o.state = 'done' and o.consumed_by_id is null)
+    and not (
+        o.kind = 'forward' and o.state = 'done' and o.consumed_by_id is null
+        and o.head_version = (select m.head_version from models m where m.id = o.model_id)
+    )
+    and o.id not in (
+        select b.forward_id from operations b
+        where b.forward_id is not null
+            and (b.state in ('queued', 'running') or (b.state = 'done' and b.consumed_by_id is null))
+    )
+"""
+
+# The newest trainer of a base is what the server knows the base's losses from, dead or not.
+_PAST = {
+    "trainers": """
+        greatest(t.heartbeat_at, t.stopped_at) < clock_timestamp() - make_interval(secs => %(keep_planes_s)s)
+        and not exists (select from model_leases l where l.trainer_id = t.id)
+        and exists (select from trainers n where n.base_id = t.base_id and n.started_at > t.started_at)
+    """,
+    "samplers": "greatest(t.heartbeat_at, t.stopped_at) < clock_timestamp() - make_interval(secs => %(keep_planes_s)s)",
+    "adapter_wants": "t.until < clock_timestamp() - make_interval(secs => %(grace_s)s)",
+}
+
+
+def thin_states(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> set[UUID]:
+    """Checkpoints that lose their optimizer state now."""
+    values = {"last": policy.keep_last_states, "every": policy.keep_every_states}
+    return _thin(database, f"{_THINNABLE} and {_HAS_STATE}", "state_removed_at", values, dry_run)
+
+
+def thin_checkpoints(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> set[UUID]:
+    """Checkpoints that lose all of their files now."""
+    if policy.keep_last_adapters is None:
+        return set()
+    values = {"last": policy.keep_last_adapters, "every": policy.keep_every_states}
+    return _thin(database, _THINNABLE, "files_removed_at", values, dry_run)
+
+
+def drop_blobs(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> set[UUID]:
+    """Operations whose blobs are given up now."""
+    values = {"keep_payloads_s": policy.keep_payloads_s}
+    with database.connection() as connection:
+        if dry_run:
+            return _ids(connection, f"select o.id from operations o where {_SPENT}", values)
+        query = f"update operations o set blobs_dropped_at = clock_timestamp() where {_SPENT} returning o.id"
+        return _ids(connection, query, values)
+
+
+def forget_planes(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> dict[str, set[UUID]]:
+    """Rows of long-dead trainers and samplers (with what these held), and of wants that ran out.
+
+    A process that was silent for this long and yet lives registers anew when it is restarted.
+    """
+    values = {"keep_planes_s": policy.keep_planes_s, "grace_s": policy.grace_s}
+    found: dict[str, set[UUID]] = {}
+    with database.connection() as connection:
+        for table, is_past in _PAST.items():
+            key = "t.checkpoint_id" if table == "adapter_wants" else "t.id"
+            find = f"select {key} as id from {table} t where {is_past}"
+            delete = f"delete from {table} t where {is_past} returning {key} as id"
+            found[table] = _ids(connection, find if dry_run else delete, values)
+    return found
+
+
+def bury(database: Database, model_id: UUID, checkpoint_id: UUID) -> bool:
+    """Take the id of files that no row names, so that nobody can name them any more. False: somebody did.
+
+    A trainer that was held up between its files and its row finds the id taken, and its step fails.
+    """
+    query = """
+        insert into checkpoints (id, model_id, files_id, files_model_id, step, name, status, manifest, metrics)
+        select %(id)s, m.id, %(id)s, m.id, 0, %(name)s, 'rejected', '{}', '{}' from models m where m.id = %(model_id)s
+        on conflict do nothing returning id
+    """
+    values = {"id": checkpoint_id, "model_id": model_id, "name": f"left-over-{checkpoint_id.hex[:8]}"}
+    with database.connection() as connection:
+        return bool(_ids(connection, query, values))
+
+
+def _thin(database: Database, condition: str, column: str, values: dict[str, Any], dry_run: bool) -> set[UUID]:
+    find = f"select c.id from checkpoints c where {condition}"
+    thinned: set[UUID] = set()
+    with database.connection() as connection:
+        for model_id in _ids(connection, _MODELS, {}):
+            here = {**values, "model_id": model_id}
+            found = _ids(connection, find, here)
+            thinned |= found if dry_run or not found else _mark(connection, find, column, here)
+    return thinned
+
+
+def _mark(connection: Connection, find: str, column: str, values: dict[str, Any]) -> set[UUID]:
+    """Lock, then look again: a statement judges by what was committed when it began, so whoever held one of the locks
+    before is seen by the second only."""
+    with connection.transaction():
+        connection.execute(_LOCK_MODEL, values)
+        locked = list(_ids(connection, f"{find} for update of c", values))
+        found = list(_ids(connection, f"{find} and c.id = any(%(locked)s)", {**values, "locked": locked}))
+        mark = f"update checkpoints set {column} = clock_timestamp() where id = any(%(found)s) returning id"
+        return _ids(connection, mark, {"found": found})
+
+
+def _ids(connection: Connection, query: str, values: dict[str, Any]) -> set[UUID]:
+    return {row.id for row in connection.execute(query.encode(), values)}

@@ -1,0 +1,35 @@
+"""What is kept, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """Heads, pinned checkpoints, and those that a fork started from are always kept, whatever this says.
+
+    keep_last_states: optimizer states of each model's newest checkpoints; at least one.
+    keep_every_states: besides, those of every Nth step; 0: of none.
+    keep_last_adapters: whole checkpoints of each model's newest nodes (and every Nth); None: all. Without its adapter
+        a node stays in the tree, but can be neither served nor rolled back to.
+    keep_payloads_s: large requests and answers of operations that nothing can replay any more.
+    keep_planes_s: rows of trainers and samplers that were silent for so long.
+    grace_s: files that no row names. Longer than the longest pause between an upload and the row that names it.
+    """
+
+    keep_last_states: int = 20
+    keep_every_states: int = 25
+    keep_last_adapters: int | None = None
+    keep_payloads_s: float = 24 * 3600.0
+    keep_planes_s: float = 7 * 24 * 3600.0
+    grace_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.keep_last_states < 1 or (self.keep_last_adapters is not None and self.keep_last_adapters < 1):
+            raise ValueError("at least the newest checkpoint of a model is kept whole")
+        if min(self.keep_every_states, self.keep_payloads_s, self.keep_planes_s, self.grace_s) < 0:
+            raise ValueError("a retention policy has no negative figures")
+
+
+DEFAULT_POLICY = RetentionPolicy()

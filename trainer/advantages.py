@@ -34,8 +34,8 @@ def advantages(batch: Batch, *, over_std: bool = False) -> Float64Array:
     """reward_scale · (reward − group mean) of each trajectory, float64, in input order.
 
     over_std: divide by the group's sample standard deviation (over n − 1) + 1e-4 before scaling, as TRL does.
-    Exactly 0.0 where a group has no spread: the mean of equal floats may differ from them by a rounding, and a
-    gradient of 1e-17 is a full step to Adam.
+    Exactly 0.0 where a group has no spread: the mean of equal floats may differ from them by a rounding, and any
+    gradient but zero makes a step, with its momentum and decay.
     """
     rewards_GK = grouped_rewards(batch)
     centred_GK = rewards_GK - rewards_GK.mean(axis=1, keepdims=True)

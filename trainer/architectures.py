@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -43,7 +44,12 @@ def refuse_unsupported(config: PreTrainedConfig) -> None:
 
 
 def known_sharing(model: PreTrainedModel) -> Sharing:
-    """What an architecture allows, as far as its configuration tells; unknown kinds of layers share nothing."""
+    """What an architecture allows, as far as its configuration tells; unknown kinds of layers share nothing.
+
+    Nor does a model whose rotary angles depend on the longest sequence of a pass: the others would get its angles.
+    """
+    if "longrope" in _rope_types(model.config):
+        return Sharing.NOTHING
     kinds = set(getattr(model.config, "layer_types", None) or ())
     mixed = kinds & _LINEAR_MIXERS.keys()
     if kinds <= _ATTENTION_LAYERS | mixed and bool(mixed) == bool(linear_mixers(model)):
@@ -58,14 +64,26 @@ def linear_mixers(model: PreTrainedModel) -> list[torch.nn.Module]:
 
 
 def adapted_modules(model: PreTrainedModel) -> list[str]:
-    """Names (last components, sorted) of the linear layers that get LoRA: all but the unembedding and routers."""
+    """Names (last components, sorted) of the linear layers that get LoRA: all but the unembedding and routers.
+
+    Raises UnsupportedArchitecture if there are none.
+    """
     unembedding = model.get_output_embeddings()
     names = {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and module is not unembedding
     }
+    if not names - _ROUTERS:
+        raise UnsupportedArchitecture(f"{model.config.model_type} has no linear layers that LoRA could adapt")
     return sorted(names - _ROUTERS)
+
+
+def _rope_types(config: PreTrainedConfig) -> set[str]:
+    """Of all layers; a configuration has one set of parameters, or one for each kind of layer."""
+    parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    return {str(each.get("rope_type")) for each in (parameters, *nested)}
 
 
 def unembedding_weight(model: PreTrainedModel) -> torch.Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import structlog
 import torch
@@ -23,6 +24,7 @@ from trainer.attention import IMPLEMENTATION, UnsupportedArchitecture, register
 from trainer.batch import Datum
 from trainer.fingerprint import fingerprint
 from trainer.kernels import Kernel, choose_kernel
+from trainer.kernels.dense import DenseKernel
 from trainer.logprobs import action_logprobs
 from trainer.lora import LiveAdapter
 from trainer.mixers import expand
@@ -139,32 +141,42 @@ class BaseModel:
         with torch.no_grad(), self._active.switched_off():
             return self.logprobs(pack)[0]
 
-    def activation_bytes(self, num_tokens: int) -> int:
-        """What a pass of so many tokens keeps for its backward, unless it recomputes, under the bound session.
+    def activation_bytes(self, pack: Pack) -> int:
+        """What a pass keeps for its backward, unless it recomputes, under the bound session.
 
         Measured once an adapter on a short pass, so that it holds for whatever the architecture and PEFT keep.
         """
         assert self._active is not None, "bind a session first"
         if self._active not in self._bytes_per_token:
-            pack = self.pack([probe(_PROBE_TOKENS + 1, self.info.vocab_size)])
-            self._bytes_per_token[self._active] = saved_bytes(lambda: self.logprobs(pack)[0]) / _PROBE_TOKENS
-        return round(self._bytes_per_token[self._active] * num_tokens)
+            short = self.pack([probe(_PROBE_TOKENS + 1, self.info.vocab_size)])
+            self._bytes_per_token[self._active] = saved_bytes(lambda: self.logprobs(short)[0]) / _PROBE_TOKENS
+        # Linear mixers compute each path by itself, and what they keep outweighs the rest.
+        merged = sum(datum.num_computed_tokens for datum in pack.datums)
+        return round(self._bytes_per_token[self._active] * (pack.num_tokens if self._budget.shares else merged))
 
     def room_for_activations(self) -> int:
         """Bytes that a pass may keep, if nobody says how many."""
         return torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else 8 << 30
 
     def _proven(self, sharing: Sharing) -> Sharing:
-        """The most sharing under which the model agrees with itself."""
-        if sharing is Sharing.PREFIXES:
-            difference = disagreement(self._model, self.pack, self.logprobs)
+        """The most sharing under which the model agrees with itself, by the kernel it was to have or the dense one."""
+        name, difference = type(self._model).__name__, None
+        kernels = [self._kernel, DenseKernel()]
+        for attempt, kernel in product([Sharing.PREFIXES, Sharing.NOTHING], kernels):
+            if attempt is Sharing.PREFIXES is not sharing:
+                continue
+            self._kernel = kernel
+            difference = disagreement(self._model, self.pack, self.logprobs, alone=attempt is Sharing.NOTHING)
             if difference is None:
-                return sharing
-            log.warning("base_model_shares_nothing", architecture=type(self._model).__name__, reason=difference)
-        difference = disagreement(self._model, self.pack, self.logprobs, alone=True)
-        if difference is not None:
-            raise UnsupportedArchitecture(f"{type(self._model).__name__}: {difference}")
-        return Sharing.NOTHING
+                return attempt
+            log.warning(
+                "base_model_disagrees",
+                architecture=name,
+                kernel=type(kernel).__name__,
+                sharing=attempt,
+                reason=difference,
+            )
+        raise UnsupportedArchitecture(f"{name}: {difference}")
 
 
 def load_base_model(

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from trainer.finite import all_finite
 from trainer.lora import LiveAdapter, LoraLayout
 from trainer.session import Session
 from wire.engine import LoraConfig
@@ -101,7 +102,9 @@ def _load_state(
     owned = {name: buffers[name].to(device=device, dtype=dtype, copy=True) for name in _BUFFERS}
     session = Session.starting_from(lora, layout, owned["weights"])
     session.exp_avg, session.exp_avg_sq = owned["exp_avg"], owned["exp_avg_sq"]
-    session.num_steps = int(about["num_steps"])
+    session.num_steps = about["num_steps"]
+    if not all(map(all_finite, owned.values())):
+        raise CorruptCheckpoint(f"{_STATE}: it holds numbers that are not finite")
     return session
 
 
@@ -120,8 +123,9 @@ def _check_adapter_config(folder: Path, lora: LoraConfig) -> None:
 def _read_about(path: Path) -> Mapping[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})["headway"])
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+            about = json.loads((file.metadata() or {})["headway"])
+            return {**about, "num_steps": int(about["num_steps"])}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpoint(f"{path.name} cannot be read: {error}") from error
 
 

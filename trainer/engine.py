@@ -23,7 +23,7 @@ from trainer.advantages import advantages
 from trainer.base_model import BaseModel
 from trainer.batch import Datum, datum_tensors, to_datums
 from trainer.checkpoint import load_session, save_adapter, save_state
-from trainer.finite import all_finite
+from trainer.finite import squares_finite
 from trainer.losses import LOSSES, LossOptions, make_loss
 from trainer.metrics import PassTally
 from trainer.objective import BuiltinObjective, ClientObjective, Objective
@@ -67,11 +67,17 @@ class TrainingEngine:
     """`wire.engine.Engine` in torch."""
 
     def __init__(
-        self, base: BaseModel, settings: EngineSettings | None = None, clock: Callable[[], float] = time.perf_counter
+        self,
+        base: BaseModel,
+        settings: EngineSettings | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        before_micro_batch: Callable[[], None] = lambda: None,
     ) -> None:
+        """`before_micro_batch` may raise to end a pass half way; the model is then as if it had never begun."""
         self._base = base
         self._settings = settings or EngineSettings()
         self._clock = clock
+        self._before_micro_batch = before_micro_batch
         self._sessions = ResidentSessions(
             base.device,
             self._settings.max_resident_bytes,
@@ -79,7 +85,8 @@ class TrainingEngine:
             SpillFolder(self._settings.spill_root),
             self._release,
         )
-        self._max_activation_bytes = self._settings.max_activation_bytes or base.room_for_activations()
+        limit = self._settings.max_activation_bytes
+        self._max_activation_bytes = base.room_for_activations() if limit is None else limit
         if self._settings.threads is not None:
             torch.set_num_threads(self._settings.threads)
 
@@ -171,7 +178,7 @@ class TrainingEngine:
                     weighted = objective(scores)
                 with phases("backward"):
                     scores.backpropagate(weighted.weights_N)
-                    if not all_finite(gradient):
+                    if not squares_finite(gradient):
                         raise self._overflow(gradient, micro_batch, datums, objective)
                 tally.add(scores, weighted)
         return tally.result(batch, datums, phases.metrics(), self._shape_settings())
@@ -186,7 +193,7 @@ class TrainingEngine:
             scores = self._score([datum])
             weights_N = objective(scores).weights_N
             scores.backpropagate(weights_N)
-            if not all_finite(scratch):
+            if not squares_finite(scratch):
                 weights[datum] = weights_N.abs().max().item()
         if weights:
             # One absurd reward drags the advantages of its whole group along; it is the farthest from the mean itself.
@@ -222,8 +229,9 @@ class TrainingEngine:
         )
 
     def _score(self, micro_batch: list[Datum]) -> Scores:
+        self._before_micro_batch()
         pack = self._base.pack(micro_batch)
-        recompute = self._base.activation_bytes(pack.num_tokens) > self._max_activation_bytes
+        recompute = torch.is_grad_enabled() and self._base.activation_bytes(pack) > self._max_activation_bytes
         scores = Scores.of(pack, *self._base.logprobs(pack, recompute=recompute))
         refuse_broken_policy(scores)
         return scores

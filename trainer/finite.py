@@ -1,4 +1,4 @@
-"""Whether a large buffer holds neither infinity nor NaN, in one pass over it."""
+"""Whether a large buffer holds only numbers that can be worked with, in one pass over it."""
 
 from __future__ import annotations
 
@@ -11,3 +11,11 @@ def all_finite(values: torch.Tensor) -> bool:
         return True
     low, high = values.aminmax()
     return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def squares_finite(gradient: torch.Tensor) -> bool:
+    """Whether AdamW's second moments of this gradient, and thus the gradient itself, are finite."""
+    if gradient.numel() == 0:
+        return True
+    low, high = gradient.aminmax()
+    return bool(torch.isfinite(low * low) & torch.isfinite(high * high))

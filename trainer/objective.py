@@ -36,7 +36,7 @@ class Weighted:
 
 
 class Objective(Protocol):
-    """Weighs the action tokens of a micro-batch. Raises InvalidRequest if a weight or cost is not finite."""
+    """Weighs the action tokens of a micro-batch. Raises InvalidRequest if what it computes is not finite."""
 
     def __call__(self, scores: Scores) -> Weighted: ...
 

@@ -51,7 +51,7 @@ def saved_bytes(run: Callable[[], torch.Tensor]) -> int:
             kept[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = run()
     del output
     return sum(nbytes for nbytes, _ in kept.values())

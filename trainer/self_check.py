@@ -41,12 +41,16 @@ def disagreement(
 ) -> str | None:
     """How packed logprobs or their gradients differ from the model's own eager ones; None if they agree.
 
-    alone: sequences are packed one by one. Gradients are those of the embedded tokens, through all of the model.
+    alone: sequences are packed one by one. Gradients are those of the embedded tokens, through all of the model. A
+    model that cannot be run as it is run here differs, too. Raises UnsupportedArchitecture for what no kernel computes.
     """
     datums = _family(int(model.config.vocab_size))
     close, aligned = _TOLERANCES.get(model.dtype, _LOW_PRECISION_TOLERANCES)
     packs = [pack([datum]) for datum in datums] if alone else [pack(datums)]
-    found = [_packed(model, each, score) for each in packs]
+    try:
+        found = [_packed(model, each, score) for each in packs]
+    except (AttributeError, RuntimeError, TypeError) as error:
+        return f"packed computation fails: {error}"
     with _own_attention(model):
         own = [_own(model, datum) for datum in datums]
     logprobs_N, own_N = (torch.cat([logprobs for logprobs, _ in each]).double() for each in (found, own))

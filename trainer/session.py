@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from trainer.finite import all_finite
+from trainer.finite import squares_finite
 from trainer.lora import LoraLayout
 from wire.engine import LoraConfig
 from wire.errors import Conflict
@@ -38,7 +38,7 @@ class Session:
     def add_gradient(self, gradient: torch.Tensor) -> None:
         """Accumulate, or raise Conflict and stay as it was if the sum overflows."""
         total = self.gradient + gradient
-        if not all_finite(total):
+        if not squares_finite(total):
             raise Conflict("this batch's gradient on top of the accumulated one overflows: call optim_step first")
         self.gradient = total
 

@@ -98,7 +98,10 @@ class SpillFolder:
         self._folder = self._lock = None
 
     def _made(self) -> Path:
-        if self._folder is None:
+        # Something may have swept it away: whatever cleans folders of temporary files, or a trainer that began between
+        # the two lines that make and lock it.
+        if self._folder is None or self._lock is None or not Path(self._folder.name).is_dir():
+            self.close()
             self._root.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(self._root)
             self._folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self._root, ignore_cleanup_errors=True)

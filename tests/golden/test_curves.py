@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import patch
 from uuid import UUID
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 
 from tests.golden.curve import LORA, NUM_STEPS, Curve, new_engine, sampled, train
 from tests.unit.trainer.tiny import norms_in_their_own_dtype, session
+from trainer import recomputation
 from trainer.engine import TrainingEngine
 from trainer.losses import LOSSES
 from wire.engine import AdamParams, LossChoice
@@ -79,8 +81,9 @@ def test_another_order_of_packing_follows_the_same_curve(loss: str) -> None:
 
 
 def test_recomputed_activations_follow_the_same_curve() -> None:
-    with norms_in_their_own_dtype():
+    with norms_in_their_own_dtype(), patch.object(recomputation, "checkpoint", wraps=recomputation.checkpoint) as spy:
         agree(train(new_engine(max_activation_bytes=1), "ppo"), golden("ppo"))
+    assert spy.call_count >= NUM_STEPS
 
 
 def test_a_mix_of_adapters_follows_the_same_curve() -> None:

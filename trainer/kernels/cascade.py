@@ -14,7 +14,7 @@ gets a mask of that size. What this leaves out: terms added to the scores.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -157,10 +157,14 @@ def _own_rows(tree: PrefixTree, node: Node, window: int, dtype: torch.dtype) -> 
     if node.stop - node.start <= window:
         yield _Block((node.start, node.stop), (node.start, node.stop), causal=True)
         return
+    alike: dict[tuple[int, int], _Block] = {}  # on one path, equal shapes are at equal distances
     for start in range(node.start, node.stop, _ROWS):
         queries = start, min(start + _ROWS, node.stop)
         keys = max(node.start, start - window + 1), queries[1]
-        yield _masked(tree, queries, keys, window, dtype)
+        shape = queries[1] - queries[0], keys[1] - keys[0]
+        if shape not in alike:
+            alike[shape] = _masked(tree, queries, keys, window, dtype)
+        yield replace(alike[shape], queries=queries, keys=keys)
 
 
 def _inherited_rows(tree: PrefixTree, node: Node, window: int, dtype: torch.dtype) -> Iterator[_Block]:

@@ -40,7 +40,10 @@ class FlexKernel(Kernel):
             return seen if window is None else seen & (depths_U[query] - depths_U[key] < window)
 
         length = len(ends_U)
-        return create_block_mask(visible, None, None, length, length, device=str(device), BLOCK_SIZE=_BLOCK)
+        # Uncompiled, it would build the T×T mask first.
+        return create_block_mask(
+            visible, None, None, length, length, str(device), BLOCK_SIZE=_BLOCK, _compile=device.type == "cuda"
+        )
 
     def attend(
         self,

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -16,6 +18,8 @@ from transformers import (
     Cohere2ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     GptOssConfig,
     GptOssForCausalLM,
     PreTrainedModel,
@@ -39,8 +43,9 @@ from trainer.architectures import known_sharing
 from trainer.attention import UnsupportedArchitecture
 from trainer.base_model import BaseModel, load_base_model
 from trainer.engine import TrainingEngine
-from trainer.kernels import cascade
+from trainer.kernels import Kernel, cascade
 from trainer.kernels.cascade import CascadeKernel
+from trainer.kernels.dense import DenseKernel
 from trainer.prefix_tree import Node
 from wire.engine import BaseModelInfo, LossChoice
 
@@ -115,28 +120,33 @@ def test_an_architecture_that_would_be_computed_wrongly_is_refused_by_name(term:
         BaseModel(REFUSED[term]().eval())
 
 
-def _blind_to_branches(tree):
-    return replace(tree, nodes_M=(Node(0, tree.num_tokens, tree.num_tokens),))
+def _blind_to_branches(kernel: type[Kernel]) -> AbstractContextManager[object]:
+    """The kernel takes what is packed for one sequence."""
+    rightly = kernel.prepare
+
+    def prepare(self, tree, *rest):
+        return rightly(self, replace(tree, nodes_M=(Node(0, tree.num_tokens, tree.num_tokens),)), *rest)
+
+    return patch.object(kernel, "prepare", prepare)
 
 
-def _wrong_forwards(kernel: CascadeKernel, tree, *rest):
-    return RIGHTLY(kernel, _blind_to_branches(tree) if len(tree.nodes_M) > 1 else tree, *rest)
+def _near_sighted(kernel: type[Kernel]) -> AbstractContextManager[object]:
+    rightly = kernel.prepare
+    return patch.object(kernel, "prepare", lambda self, tree, window, *rest: rightly(self, tree, 2, *rest))
 
 
-RIGHTLY = CascadeKernel.prepare
-
-
-def test_a_model_that_shares_prefixes_wrongly_falls_back_to_one_sequence_a_pass() -> None:
-    with patch.object(CascadeKernel, "prepare", _wrong_forwards), capture_logs() as logs:
+def _loaded() -> tuple[TrainingEngine, list[str]]:
+    with capture_logs() as logs:
         engine = opened(TrainingEngine(BaseModel(tiny_model())))
-        assert engine.info.sharing == "nothing"
-        result = engine.forward_backward(MODEL, mixed_batch(), LossChoice("ppo"))
-        assert result.metrics["micro_batches:sum"] == result.num_datums
-    assert logs[0]["event"] == "base_model_shares_nothing"
-    assert "packed logprobs differ from the model's own by" in logs[0]["reason"]
-    honest = opened(tiny_engine())
-    honest.forward_backward(MODEL, mixed_batch(), LossChoice("ppo"))
-    assert worst_relative_error(gradients(engine), gradients(honest)) < 1e-5
+    return engine, [f"{log['kernel']} {log['sharing']} {log['reason']}" for log in logs]
+
+
+def test_a_kernel_that_computes_wrongly_is_not_used() -> None:
+    with _blind_to_branches(CascadeKernel):
+        engine, reasons = _loaded()
+    assert engine.info.sharing == "prefixes"
+    assert isinstance(engine._base._kernel, DenseKernel)
+    assert [reason[:60] for reason in reasons] == ["CascadeKernel prefixes packed logprobs differ from the model"]
 
 
 def test_a_wrong_gradient_of_right_logprobs_is_found_when_a_model_loads() -> None:
@@ -146,17 +156,41 @@ def test_a_wrong_gradient_of_right_logprobs_is_found_when_a_model_loads() -> Non
         query, key, value = backward(*args, **kwargs)
         return query, torch.zeros_like(key), value
 
-    with (
-        patch.object(cascade, "_flash_backward", without_keys),
-        pytest.raises(UnsupportedArchitecture, match="Qwen3ForCausalLM: gradients of packed logprobs differ"),
-    ):
-        BaseModel(tiny_model())
+    with patch.object(cascade, "_flash_backward", without_keys):
+        engine, reasons = _loaded()
+    assert isinstance(engine._base._kernel, DenseKernel)
+    assert "gradients of packed logprobs differ" in reasons[0]
+
+
+def test_a_model_that_cannot_share_prefixes_trains_one_sequence_a_pass() -> None:
+    with _blind_to_branches(CascadeKernel), _blind_to_branches(DenseKernel):
+        engine, reasons = _loaded()
+        assert engine.info.sharing == "nothing"
+        assert len(reasons) == 2
+        result = engine.forward_backward(MODEL, mixed_batch(), LossChoice("ppo"))
+    assert result.metrics["micro_batches:sum"] == result.num_datums
+    honest = opened(tiny_engine())
+    honest.forward_backward(MODEL, mixed_batch(), LossChoice("ppo"))
+    assert worst_relative_error(gradients(engine), gradients(honest)) < 1e-5
 
 
 def test_a_model_that_differs_even_alone_is_refused() -> None:
     with (
-        patch.object(CascadeKernel, "prepare", lambda self, tree, window, *rest: RIGHTLY(self, tree, 2, *rest)),
+        _near_sighted(CascadeKernel),
+        _near_sighted(DenseKernel),
         pytest.raises(UnsupportedArchitecture, match="Qwen3ForCausalLM: packed logprobs differ"),
+    ):
+        BaseModel(tiny_model())
+
+
+def test_a_model_that_fails_under_packed_attention_is_refused_with_the_reason() -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("heads of another size")
+
+    with (
+        patch.object(CascadeKernel, "attend", fails),
+        patch.object(DenseKernel, "attend", fails),
+        pytest.raises(UnsupportedArchitecture, match="packed computation fails: heads of another size"),
     ):
         BaseModel(tiny_model())
 
@@ -166,6 +200,23 @@ def test_layers_of_an_unknown_kind_share_nothing() -> None:
     model.config.layer_types = ["linear_attention", "some_new_attention"]
     assert known_sharing(model) == "nothing"
     assert known_sharing(tiny_model("qwen3-next")) == "prefixes"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_rotary_angles_of_the_longest_sequence_are_not_given_to_others(architecture: str) -> None:
+    config = deepcopy(tiny_model(architecture).config)
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    nested = architecture == "gemma3"
+    config.rope_parameters = {"full_attention": rope} if nested else rope
+    model = tiny_model(architecture)
+    model.config = config
+    assert known_sharing(model) == "nothing"
+
+
+def test_a_base_without_linear_layers_is_refused() -> None:
+    shape = {"vocab_size": 89, "n_embd": 24, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    with pytest.raises(UnsupportedArchitecture, match="gpt2 has no linear layers"):
+        BaseModel(GPT2LMHeadModel(GPT2Config(**shape)).eval())
 
 
 def test_models_of_one_shape_share_one_adapter() -> None:

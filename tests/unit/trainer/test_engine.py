@@ -352,10 +352,10 @@ def batch_with_one_reward(reward: float) -> Batch:
 
 
 def reward_beyond_float32() -> float:
-    """What it takes for the third's gradient to overflow by half, though its loss does not."""
+    """What it takes for the square of the third's gradient to overflow, though its loss is far from it."""
     engine = opened(tiny_engine())
     engine.backward(MODEL, Batch(batch_with_one_reward(1.0).trajectories[2:3]), [np.ones(4, np.float32)])
-    advantage = 1.5 * torch.finfo(torch.float32).max / session(engine).gradient.abs().max().item()
+    advantage = 1.5 * torch.finfo(torch.float32).max ** 0.5 / session(engine).gradient.abs().max().item()
     return advantage * 8 / 7
 
 
@@ -378,17 +378,17 @@ def test_a_sum_that_overflows_though_no_datum_does_names_the_range() -> None:
     engine = opened(tiny_engine())
     before = held(engine)
     with pytest.raises(InvalidRequest, match="inputs 0 to 3: the gradient of each is finite, but their sum"):
-        engine.backward(MODEL, Batch([GOOD] * 4), [np.array([0, 3e37, 3e37], np.float32)] * 4)
+        engine.backward(MODEL, Batch([GOOD] * 4), [np.array([0, 1.6e18, 1.6e18], np.float32)] * 4)
     assert same(held(engine), before)
 
 
 def test_a_gradient_that_overflows_only_on_top_of_the_others_is_refused() -> None:
     engine = opened(tiny_engine())
     held_session = session(engine)
-    held_session.gradient = torch.full_like(held_session.gradient, 3.4e38)
+    held_session.gradient = torch.full_like(held_session.gradient, 1.84e19)
     before = held(engine)
     with pytest.raises(Conflict, match="overflows"):
-        engine.backward(MODEL, Batch([GOOD]), [np.array([0, 1e37, 1e37], np.float32)])
+        engine.backward(MODEL, Batch([GOOD]), [np.array([0, 1e18, 1e18], np.float32)])
     assert same(held(engine), before)
 
 

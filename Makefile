@@ -6,8 +6,9 @@ TINY_BASE := .headway-cache/tiny-arith
 DEMO_DIR := .headway-demo
 UP_DIR ?= .headway
 SEED ?= 0
+CHAOS_POINTS ?= 300
 
-.PHONY: demo up test test-gpu check bench docs format clean
+.PHONY: demo up test test-gpu chaos check bench docs format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(TINY_BASE)/config.json  ## the whole loop on this machine: the reward climbs
@@ -23,6 +24,9 @@ test: .venv/installed-dev $(TINY_BASE)/config.json  ## all tests
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
 	$(BIN)/python -m pytest -m gpu tests/gpu $(TEST_ARGS)
 
+chaos: .venv/installed-dev $(TINY_BASE)/config.json  ## kill every process at every point; goes on where it stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.driver --points $(CHAOS_POINTS) --seed $(SEED) $(CHAOS_ARGS)
+
 check: .venv/installed-dev  ## lint, format, types, architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,6 +37,7 @@ check: .venv/installed-dev  ## lint, format, types, architecture
 bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then one JSON line each
 	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --base tiny-arith=$(TINY_BASE) \
 		-- $(BIN)/python -m bench.step_latency
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.switching
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.engine $(BENCH_ARGS)
 
 docs: .venv/installed  ## docs/losses.md, from the docstrings of the losses

@@ -6,17 +6,21 @@ TINY_BASE := .headway-cache/tiny-arith
 DEMO_DIR := .headway-demo
 UP_DIR ?= .headway
 SEED ?= 0
+# or vllm
+SAMPLER ?= local
+VLLM := sampler/backends/vllm
+SAMPLER_INSTALLED := $(if $(filter vllm,$(SAMPLER)),.venv-vllm/installed)
 CHAOS_POINTS ?= 300
 
 .PHONY: demo up test test-gpu chaos check bench docs format clean
 .DELETE_ON_ERROR:
 
-demo: .venv/installed $(TINY_BASE)/config.json  ## the whole loop on this machine: the reward climbs
+demo: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
 	$(BIN)/headway up --data-dir $(DEMO_DIR) --port 0 --seed $(SEED) --base tiny-arith=$(TINY_BASE) \
-		-- $(BIN)/python -m examples.demo --seed $(SEED) --out demo-output $(DEMO_ARGS)
+		--sampler-backend $(SAMPLER) -- $(BIN)/python -m examples.demo --seed $(SEED) --out demo-output $(DEMO_ARGS)
 
-up: .venv/installed $(TINY_BASE)/config.json  ## the service on this machine, with the tiny base
-	$(BIN)/headway up --data-dir $(UP_DIR) --base tiny-arith=$(TINY_BASE) $(UP_ARGS)
+up: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the service on this machine, with the tiny base
+	$(BIN)/headway up --data-dir $(UP_DIR) --base tiny-arith=$(TINY_BASE) --sampler-backend $(SAMPLER) $(UP_ARGS)
 
 test: .venv/installed-dev $(TINY_BASE)/config.json  ## all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
@@ -26,6 +30,9 @@ test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
 
 chaos: .venv/installed-dev $(TINY_BASE)/config.json  ## kill every process at every point; goes on where it stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.driver --points $(CHAOS_POINTS) --seed $(SEED) $(CHAOS_ARGS)
+
+test-vllm: .venv/installed-dev .venv-vllm/installed $(TINY_BASE)/config.json  ## what only a real vLLM can tell
+	$(BIN)/python -m pytest -m vllm tests/vllm $(TEST_ARGS)
 
 check: .venv/installed-dev  ## lint, format, types, architecture
 	$(BIN)/ruff check .
@@ -48,7 +55,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .headway-cache $(DEMO_DIR) demo-output
+	rm -rf .venv .venv-vllm .headway-cache $(DEMO_DIR) demo-output
 
 $(TINY_BASE)/config.json: examples/tiny_base/*.py | .venv/installed
 	$(BIN)/python -m examples.tiny_base --out $(TINY_BASE)
@@ -65,4 +72,13 @@ $(TINY_BASE)/config.json: examples/tiny_base/*.py | .venv/installed
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+# pip puts torch there, from wherever it is told to look; uv leaves out what vLLM names and a CPU does not need.
+.venv-vllm/installed: $(VLLM)/requirements.txt $(VLLM)/overrides.txt | .venv/installed
+	test -x .venv-vllm/bin/python || $(BIN)/python -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip uv
+	.venv-vllm/bin/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_ARGS) torch==2.13.0
+	.venv-vllm/bin/uv pip install --system-certs --python .venv-vllm/bin/python \
+		-r $(VLLM)/requirements.txt --overrides $(VLLM)/overrides.txt
 	@touch $@

@@ -20,6 +20,8 @@ from store.database import DATABASE_AWAY, Database
 from store.notify import ADAPTERS_CHANGED, Listener
 from store.planes import HEARTBEAT_S, heartbeat, register_sampler, say_goodbye
 from store.tables import SamplerRow
+from wire.errors import Unavailable
+from wire.faults import fault_point
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +63,7 @@ class Agent:
         self._holder = holder
         self._settings = settings
         self._failed_at: dict[str, float] = {}
+        self._reported: set[str] = set()
         self._unwanted_since: dict[str, float] = {}
         self._stop = threading.Event()
         with database.session() as session:
@@ -93,6 +96,7 @@ class Agent:
         with self._database.connection() as connection:
             wanted = {adapter.name: adapter for adapter in wanted_adapters(connection, self._settings.base_id)}
         held = self._holder.loaded()
+        self._withdraw_lost(held)
         for name, adapter in wanted.items():
             if name not in held and self._may_try(name):
                 self._load(adapter)
@@ -101,6 +105,13 @@ class Agent:
             if time.monotonic() - self._unwanted_since.setdefault(name, time.monotonic()) > self._settings.linger_s:
                 self._unload(name)
         self._unwanted_since = {n: t for n, t in self._unwanted_since.items() if n in held and n not in wanted}
+
+    def _withdraw_lost(self, held: set[str]) -> None:
+        """What generates may have died and come back empty: nobody is to be sent there before it is loaded again."""
+        for name in self._reported - held:
+            with self._database.session() as session:
+                forget_adapter(session, self._sampler_id, name)
+            self._reported.discard(name)
 
     def _repeat_lost_reports(self, held: set[str]) -> None:
         """A report may have been lost with its connection."""
@@ -112,8 +123,14 @@ class Agent:
     def _load(self, adapter: WantedAdapter) -> None:
         started = time.monotonic()
         try:
+            fault_point("load:before-fetch")
             path = self._checkpoints.fetch(*adapter.files, state=False).adapter if adapter.files else None
+            fault_point("load:before-load")
             self._holder.load_adapter(adapter.name, path)
+            fault_point("load:after-load")
+        except Unavailable as away:  # says nothing about the adapter
+            log.warning("adapter_not_loaded_yet", adapter=adapter.name, reason=away.message)
+            return
         except Exception as failure:  # whatever a broken file can cause must not end the agent
             self._failed_at[adapter.name] = time.monotonic()
             log.exception("adapter_failed", adapter=adapter.name)
@@ -127,12 +144,17 @@ class Agent:
         return time.monotonic() - self._failed_at.get(name, -_RETRY_FAILED_S) >= _RETRY_FAILED_S
 
     def _report(self, name: str, error: str | None) -> None:
+        fault_point("report:before-commit")
         with self._database.connection() as connection:
             report_adapter(connection, self._sampler_id, name, error)
+        if error is None:
+            self._reported.add(name)
+        fault_point("report:after-commit")
 
     def _unload(self, name: str) -> None:
         with self._database.session() as session:
             forget_adapter(session, self._sampler_id, name)
+        self._reported.discard(name)
         self._holder.unload_adapter(name)
         log.info("adapter_unloaded", adapter=name)
 

@@ -17,6 +17,7 @@ from sampler.backends.base import SamplerBackend
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated
 from wire.sampling import (
     DerenderRequest,
+    GeneratedToken,
     GenerateEvent,
     GenerateRequest,
     ParsedMessage,
@@ -53,6 +54,8 @@ def _add_routes(app: FastAPI, backend: SamplerBackend) -> None:
 
     async def generate(body: GenerateRequest, request: Request) -> Response:
         events = backend.generate(body)
+        if body.whole:
+            events = _as_one(events)
         first = await _first_unless_gone(request, events)
         if first is None:
             return Response(status_code=499)  # nobody reads it
@@ -80,6 +83,17 @@ async def _first_unless_gone(request: Request, events: AsyncIterator[GenerateEve
 async def _hang_up(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _as_one(events: AsyncGenerator[GenerateEvent, None]) -> AsyncGenerator[GenerateEvent, None]:
+    """All events in one. To write and to read one line a token costs more than the tokens themselves do."""
+    tokens, texts, reason = list[GeneratedToken](), list[str](), None
+    async with aclosing(events):
+        async for event in events:
+            tokens += event.tokens
+            texts.append(event.text)
+            reason = event.finish_reason
+    yield GenerateEvent.model_construct(tokens=tokens, text="".join(texts), finish_reason=reason)
 
 
 async def _lines(first: GenerateEvent, events: AsyncGenerator[GenerateEvent, None]) -> AsyncIterator[bytes]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 import uvicorn
@@ -35,6 +37,7 @@ class SamplerSettings:
     backend: str
     seed: int | None
     threads: int
+    backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def run(settings: SamplerSettings) -> None:
@@ -44,7 +47,8 @@ def run(settings: SamplerSettings) -> None:
     with database.session() as session:
         base = base_by_slug(session, settings.base_slug)
     assert base.weights is not None
-    backend = open_backend(settings.backend, base.weights, seed=settings.seed, num_threads=settings.threads or None)
+    options = {"seed": settings.seed, "num_threads": settings.threads or None, **settings.backend_options}
+    backend = open_backend(settings.backend, base.weights, **options)
 
     listening = socket.create_server((settings.host, settings.port))
     url = settings.advertise or f"http://{_reachable(settings.host)}:{listening.getsockname()[1]}"

@@ -20,6 +20,7 @@ from server.gateway import endpoints as gateway
 from server.jobs import endpoints as jobs
 from server.models import endpoints as models
 from server.settings import ServerSettings
+from server.starting import starting
 from server.traces import endpoints as traces
 from server.training import endpoints as training
 from server.upkeep import upkeep
@@ -43,7 +44,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with open_context(settings) as context, upkeep(settings):
             app.state.context = context
-            yield
+            with starting(settings):
+                yield
 
     # The page at /docs loads nothing from the network.
     app = FastAPIOffline(

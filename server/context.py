@@ -7,15 +7,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
-import httpx
 from fastapi import Depends, Request
 
+from server.gateway.connections import Connections
+from server.gateway.limits import TeamLimits
+from server.gateway.lookups import SharedLookups, serving_lookups
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
 from server.settings import ServerSettings
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
+from store.serving import Question, Serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +31,35 @@ class Context:
     blobs: BlobStore
     sampler_client: SamplerClient
     sampler_pool: SamplerPool
+    lookups: SharedLookups[Question, Serving | None]
+    team_limits: TeamLimits
 
 
 @asynccontextmanager
 async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
     """Connect, and disconnect at the end."""
-    database = AsyncDatabase(settings.database_url)
+    database = AsyncDatabase(settings.database_url, pool_size=settings.database_pool_size)
     listener = AsyncListener(settings.database_url)
     await listener.start()
     timeouts = settings.timeouts
-    async with httpx.AsyncClient(
-        timeout=httpx.Timeout(timeouts.sampler_read_s, connect=timeouts.sampler_connect_s),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
-        trust_env=False,  # samplers are neighbours: a proxy from the environment has no business in between
-    ) as http:
-        client = SamplerClient(http, settings.sampler_token)
-        try:
-            blobs = BlobStore(settings.blob_root)
-            yield Context(settings, database, listener, blobs, client, SamplerPool())
-        finally:
-            await listener.close()
-            await database.close()
+    connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
+    pool = SamplerPool(connections.is_answering)
+    try:
+        yield Context(
+            settings,
+            database,
+            listener,
+            BlobStore(settings.blob_root),
+            SamplerClient(connections, settings.sampler_token, pool.lost),
+            pool,
+            serving_lookups(database),
+            TeamLimits(settings.gateway_limits),
+        )
+    finally:
+        pool.close()
+        connections.close()
+        await listener.close()
+        await database.close()
 
 
 async def request_context(request: Request) -> Context:

@@ -21,12 +21,15 @@ class ClientGone(HeadwayError):
 
 
 async def unless_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up (ClientGone). Read the body before."""
+    """The result of `work`, which is cancelled when the client hangs up. Read the body before.
+
+    Raises ClientGone also when the result is there, but the client is not.
+    """
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_hang_up(request))
     try:
         await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        if watching.done():
             raise ClientGone("the client hung up")
         return working.result()
     finally:

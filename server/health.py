@@ -1,4 +1,5 @@
-"""`/healthz`: this process runs. `/readyz`: the database answers, and every base has a trainer and a sampler."""
+"""`/healthz`: this process runs. `/readyz`: the database answers, and every base has a sampler and a trainer, or would
+get one: where trainers start on demand, none is alive while there is nothing to train."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from server.context import ContextDep
 from store.adapters import base_adapter_name
 from store.database import AsyncDatabase
 from store.planes import is_live
-from store.tables import ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow
+from store.supply import supplies_async
+from store.tables import SamplerAdapterRow, SamplerRow
 
 log = structlog.get_logger(__name__)
 router = APIRouter(tags=["health"])
@@ -34,30 +36,30 @@ async def readyz(context: ContextDep) -> JSONResponse:
     except SQLAlchemyError as error:
         log.warning("database_away", error=str(error).splitlines()[0])
         return JSONResponse({"ready": False, "database": False, "bases": []}, 503)
-    ready = all(base["trainers"] and base["samplers"] for base in bases)
+    on_demand = context.settings.trainer_start is not None
+    ready = all((base["trainers"] or (on_demand and base["loaded"])) and base["samplers"] for base in bases)
     return JSONResponse({"ready": ready, "database": True, "bases": bases}, 200 if ready else 503)
 
 
 async def _bases(database: AsyncDatabase) -> list[dict[str, Any]]:
     """Each base with its live trainers, and the live samplers that hold its weights."""
     async with database.session() as session:
-        bases = (await session.execute(select(ModelRow.id, ModelRow.slug).where(ModelRow.base_id.is_(None)))).all()
-        trainers = await session.execute(
-            select(TrainerRow.base_id, func.count()).where(is_live(TrainerRow)).group_by(TrainerRow.base_id)
-        )
+        supplies = await supplies_async(session)
         holding = await session.execute(
             select(SamplerAdapterRow.adapter, func.count())
             .join(SamplerRow, SamplerRow.id == SamplerAdapterRow.sampler_id)
             .where(is_live(SamplerRow), SamplerAdapterRow.state == "loaded")
             .group_by(SamplerAdapterRow.adapter)
         )
-        num_trainers = {row[0]: row[1] for row in trainers}
         num_holding = {row[0]: row[1] for row in holding}
     return [
         {
-            "base": slug,
-            "trainers": num_trainers.get(base_id, 0),
-            "samplers": num_holding.get(base_adapter_name(base_id), 0),
+            "base": supply.base,
+            "loaded": supply.is_loaded,
+            "trainers": supply.num_ready,
+            "samplers": num_holding.get(base_adapter_name(supply.base_id), 0),
+            "queued": supply.num_open,
+            "shortage": supply.shortage,
         }
-        for base_id, slug in bases
+        for supply in supplies
     ]

@@ -23,6 +23,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayLimits:
+    """Chats and completions of one team at once, in one server process; `wait_s`: how long one waits for its turn."""
+
+    running_per_team: int = 4096
+    waiting_per_team: int = 4096
+    wait_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long a request may wait for other planes. The client gives up after 600 s."""
 
@@ -42,6 +51,16 @@ class UpkeepSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainerStart:
+    """How a base with work gets a trainer when it has none: a command line, or a URL to POST to; neither if somebody
+    else sees to it. `pause_s`: between two attempts for a base; doubles until a trainer is ready."""
+
+    command: str | None = None
+    webhook: str | None = None
+    pause_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """Where the other planes are, and how much is allowed."""
 
@@ -51,4 +70,9 @@ class ServerSettings:
     default_lora: LoraConfig = field(default_factory=LoraConfig)
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    gateway_limits: GatewayLimits = field(default_factory=GatewayLimits)
     upkeep: UpkeepSettings | None = None
+    trainer_start: TrainerStart | None = None
+    """None: trainers are there all the time, or the service is not ready."""
+    database_pool_size: int = 20
+    """Connections of each of the two kinds (see `store.database`). None is held while a sampler or trainer works."""

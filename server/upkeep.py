@@ -44,7 +44,9 @@ async def _keep_collecting(collector: Collector, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
         try:
-            await asyncio.to_thread(collector.collect)
+            removed = await asyncio.to_thread(collector.collect)
+            if removed:
+                log.info("collected", removals=len(removed), bytes=sum(removal.num_bytes or 0 for removal in removed))
         except Conflict as busy:
             log.info("collection_left_out", reason=busy.message)
         except DATABASE_AWAY as error:

@@ -13,7 +13,10 @@ from store.database import AsyncConnection
 _FIND = """
     select
         k.revoked_at is not null as is_revoked, m.id as model_id, m.slug, b.slug as base_slug, b.info,
-        (select t.losses from trainers t where t.base_id = b.id order by t.started_at desc limit 1) as losses
+        (
+            select t.losses from trainers t where t.base_id = b.id and not t.is_loading
+            order by t.started_at desc limit 1
+        ) as losses
     from api_keys k
     left join models m on m.id = %(model_id)s and (m.team_id is null or m.team_id = k.team_id)
     left join models b on b.id = m.base_id

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.durable import make_folder, sync_file, sync_folder
+from store.durable import DurableFolders, sync_file, sync_folder
 from wire.errors import CorruptCheckpoint
 from wire.faults import fault_point
 
@@ -34,13 +34,14 @@ class BlobStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._folders = DurableFolders(root)
 
     def put(self, data: bytes) -> str:
         """Write a blob (or find it there) and return its name. Raises OSError when the disk does not take it."""
         name = hashlib.sha256(data).hexdigest()
         path = self._path(name)
         if not self._is_kept(path):
-            make_folder(path.parent)
+            self._folders.make(path.parent)
             draft = path.with_name(f".{name}.{uuid.uuid4().hex}")
             try:
                 fault_point("blob:before-write")

@@ -17,11 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from store.database import normalise_url, psycopg_dsn
+from store.presence import Presence
 
 OPERATION_QUEUED = "hw_operation_queued"  # key: model id
 OPERATION_DONE = "hw_operation_done"  # key: operation id
 ADAPTERS_CHANGED = "hw_adapters_changed"  # key: base model id
 ADAPTER_LOADED = "hw_adapter_loaded"  # key: adapter name (also sent when loading it failed)
+TRAINERS_CHANGED = "hw_trainers_changed"  # key: base model id; a trainer is ready, gone, or wanted
 
 _RECONNECT_S = 1.0
 
@@ -58,12 +60,14 @@ class Subscription:
 class AsyncListener:
     """One connection that listens for a whole server process and hands each wake-up to those who wait for it.
 
-    After a lost connection everybody is woken once, since wake-ups may have been missed.
+    After a lost connection everybody is woken once, since wake-ups may have been missed. The same connection shows
+    that the process is there (`presence`).
     """
 
     def __init__(self, url: str, channels: Iterable[str] = (OPERATION_DONE, ADAPTER_LOADED)) -> None:
         self._dsn = psycopg_dsn(normalise_url(url))
         self._channels = tuple(channels)
+        self.presence = Presence()
         self._waiting: dict[tuple[str, str | None], set[Subscription]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -102,6 +106,7 @@ class AsyncListener:
         async with connection:
             for channel in self._channels:
                 await connection.execute(f"listen {channel}".encode())
+            await self.presence.announce(connection)
             self._wake_all()
             async for notification in connection.notifies():
                 yield notification

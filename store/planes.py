@@ -9,11 +9,12 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from store.tables import SamplerRow, TrainerRow
+from store.notify import TRAINERS_CHANGED, notify
+from store.tables import SamplerRow, TrainerRow, TrainerStartRow
 
 HEARTBEAT_S = 2.0
 LIVE_FOR_S = 10.0
@@ -26,17 +27,34 @@ def is_live(row: type[TrainerRow] | type[SamplerRow]) -> ColumnElement[bool]:
     return and_(row.stopped_at.is_(None), row.heartbeat_at > silent_since)
 
 
-def register_trainer(session: Session, base_id: UUID, losses: Mapping[str, Mapping[str, Any]]) -> UUID:
-    """A new trainer process that says hello."""
+def is_ready() -> ColumnElement[bool]:
+    """SQL: this trainer lives and has loaded its base."""
+    return and_(is_live(TrainerRow), TrainerRow.is_loading.is_(False))
+
+
+def register_trainer(
+    session: Session, base_id: UUID, losses: Mapping[str, Mapping[str, Any]], *, is_loading: bool = False
+) -> UUID:
+    """A new trainer process that says hello; `trainer_ready` follows one that is loading."""
     row = TrainerRow(
         base_id=base_id,
         host=socket.gethostname(),
         pid=os.getpid(),
         losses={name: dict(config) for name, config in losses.items()},
+        is_loading=is_loading,
     )
     session.add(row)
     session.flush()
     return row.id
+
+
+def trainer_ready(session: Session, trainer_id: UUID, losses: Mapping[str, Mapping[str, Any]]) -> None:
+    """This trainer has loaded its base; whatever was noted about the search for one is settled."""
+    row = session.get_one(TrainerRow, trainer_id)
+    row.losses = {name: dict(config) for name, config in losses.items()}
+    row.is_loading = False
+    session.execute(delete(TrainerStartRow).where(TrainerStartRow.base_id == row.base_id))
+    notify(session, TRAINERS_CHANGED, row.base_id.hex)
 
 
 def register_sampler(session: Session, base_id: UUID, url: str, backend: str) -> UUID:
@@ -57,15 +75,12 @@ def say_goodbye(session: Session, row: type[TrainerRow] | type[SamplerRow], row_
     session.execute(update(row).where(row.id == row_id).values(stopped_at=func.clock_timestamp()))
 
 
-async def live_trainers(session: AsyncSession, base_id: UUID) -> list[TrainerRow]:
-    """Trainers of a base that live."""
-    query = select(TrainerRow).where(TrainerRow.base_id == base_id, is_live(TrainerRow))
-    return list(await session.scalars(query))
-
-
 async def known_losses(session: AsyncSession, base_id: UUID) -> dict[str, dict[str, float | None]]:
     """Losses as the newest trainer of this base announced them, alive or not; empty if there never was one."""
     query = (
-        select(TrainerRow.losses).where(TrainerRow.base_id == base_id).order_by(TrainerRow.started_at.desc()).limit(1)
+        select(TrainerRow.losses)
+        .where(TrainerRow.base_id == base_id, TrainerRow.is_loading.is_(False))
+        .order_by(TrainerRow.started_at.desc())
+        .limit(1)
     )
     return (await session.scalar(query)) or {}

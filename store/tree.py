@@ -9,13 +9,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.notify import ADAPTERS_CHANGED, OPERATION_DONE, OPERATION_QUEUED, notify_async
 from store.tables import GRADIENT_KINDS, ModelRow, OperationRow
+from wire.errors import Superseded
+
+_REASON = "the model's head was moved before these gradients were applied, so they were dropped; roll out again"
 
 
 async def move_head(session: AsyncSession, model_id: UUID, checkpoint_id: UUID | None) -> None:
     """Point the head at one of the model's committed checkpoints (None: at the base weights).
 
-    Gradients that no step has consumed were computed on other weights: they are superseded, and their callers told.
-    A step that is running now is superseded too; it cannot commit any more.
+    Gradients that no step has consumed were computed on other weights, or asked for when those were the head's: they
+    are superseded, and their callers told. So are the steps that wait to apply them, and the one that is running, which
+    cannot commit any more.
     """
     model = await session.get_one(ModelRow, model_id, with_for_update=True)
     model.head_checkpoint_id = checkpoint_id
@@ -32,11 +36,11 @@ def _supersede(model_id: UUID):
     is_open = OperationRow.state.in_(("queued", "running"))
     is_pending_gradient = and_(OperationRow.state == "done", OperationRow.consumed_by_id.is_(None))
     gradients = and_(OperationRow.kind.in_(GRADIENT_KINDS), or_(is_open, is_pending_gradient))
-    running_step = and_(OperationRow.kind == "optim_step", OperationRow.state == "running")
+    steps = and_(OperationRow.kind == "optim_step", is_open)
     return (
         update(OperationRow)
-        .where(OperationRow.model_id == model_id, or_(gradients, running_step))
-        .values(state="superseded")
+        .where(OperationRow.model_id == model_id, or_(gradients, steps))
+        .values(state="superseded", error_code=Superseded.code, error_message=_REASON)
         .returning(OperationRow.id)
     )
 

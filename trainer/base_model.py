@@ -125,15 +125,16 @@ class BaseModel:
         recompute: keep only each layer's input for the backward.
         """
         with self._recomputation.switched(recompute):
-            # The backbone, not the language model on top: that one would make logits of every token.
-            hidden_1TD = self._model.base_model(
-                input_ids=pack.input_ids_T[None],
-                position_ids=pack.position_ids_T[None],
-                attention_mask=None,
-                use_cache=False,
-                packed_layout=pack.layout,
-            ).last_hidden_state
-        return action_logprobs(hidden_1TD[0], pack.rows_P, pack.targets_P, self._unembedding_VD)
+            hidden_TD = self._hidden(pack)
+        return action_logprobs(hidden_TD, pack.rows_P, pack.targets_P, self._unembedding_VD)
+
+    def most_likely(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
+        """ids_P of the most likely tokens at the pack's predictions and logprobs_P, without gradient. For short packs:
+        makes all of their logits."""
+        with torch.no_grad():
+            hidden_PD = self._hidden(pack).index_select(0, pack.rows_P).to(self._unembedding_VD.dtype)
+            logprobs_P, ids_P = (hidden_PD @ self._unembedding_VD.T).log_softmax(-1).max(-1)
+        return ids_P, logprobs_P
 
     def base_logprobs(self, pack: Pack) -> torch.Tensor:
         """logprobs_P of the base model itself, without gradient: the bound adapter is off for as long as this takes."""
@@ -157,6 +158,17 @@ class BaseModel:
     def room_for_activations(self) -> int:
         """Bytes that a pass may keep, if nobody says how many."""
         return torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else 8 << 30
+
+    def _hidden(self, pack: Pack) -> torch.Tensor:
+        # The backbone, not the language model on top: that one would make logits of every token.
+        output = self._model.base_model(
+            input_ids=pack.input_ids_T[None],
+            position_ids=pack.position_ids_T[None],
+            attention_mask=None,
+            use_cache=False,
+            packed_layout=pack.layout,
+        )
+        return output.last_hidden_state[0]
 
     def _proven(self, sharing: Sharing) -> Sharing:
         """The most sharing under which the model agrees with itself, by the kernel it was to have or the dense one."""

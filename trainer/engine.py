@@ -22,6 +22,7 @@ import torch
 from trainer.advantages import advantages
 from trainer.base_model import BaseModel
 from trainer.batch import Datum, datum_tensors, to_datums
+from trainer.canary import sing
 from trainer.checkpoint import load_session, save_adapter, save_state
 from trainer.finite import squares_finite
 from trainer.losses import LOSSES, LossOptions, make_loss
@@ -162,6 +163,7 @@ class TrainingEngine:
         session = self._sessions.get(model)
         live = self._base.adapter(session.lora)
         save_adapter(session, live, self._base.name, self._base.served_dtype, adapter)
+        sing(self._base, session).write(adapter)
         save_state(session, state)
 
     def _gradient_pass(

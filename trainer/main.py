@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import structlog
 
@@ -14,11 +16,14 @@ from store.blobs import BlobStore
 from store.catalog import base_by_slug, describe_base
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
-from store.planes import register_trainer
+from store.oplog.leases import LEASE_TTL_S
+from store.planes import register_trainer, trainer_ready
+from store.tables import ModelRow
 from trainer.base_model import load_base_model
 from trainer.engine import EngineSettings, TrainingEngine
 from trainer.heap import keep_freed_memory
 from trainer.lease_keeper import LeaseKeeper
+from trainer.stopping import Stop
 from trainer.worker import Worker, WorkerSettings
 from wire.threads import threads_for
 
@@ -27,7 +32,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrainerSettings:
-    """Where things are, and which base to train on."""
+    """Where things are, and which base to train on.
+
+    stop_grace_s: after SIGTERM, what cannot be ended half way may go on for so long before it is handed back.
+    idle_exit_s: end after so long without work; None for never.
+    """
 
     database_url: str
     base_slug: str
@@ -39,44 +48,72 @@ class TrainerSettings:
     max_activation_gib: float | None = None
     max_resident_gib: float | None = None
     max_grad_norm: float | None = None
+    lease_ttl_s: float = LEASE_TTL_S
+    idle_lease_s: float = 600.0
+    stop_grace_s: float = 10.0
+    idle_exit_s: float | None = None
 
 
 def run(settings: TrainerSettings) -> None:
-    """Train until SIGTERM or SIGINT. Raises NotFound for an unknown base, OSError or ValueError for weights that
-    do not load."""
-    stop = threading.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: stop.set())
-
+    """Train until SIGTERM or SIGINT, or until there was nothing to do for long. Raises NotFound for an unknown base,
+    OSError or ValueError for weights that do not load."""
     keep_freed_memory()
     database = Database(settings.database_url)
     with database.session() as session:
         base = base_by_slug(session, settings.base_slug)
-    assert base.weights is not None
-    weights = load_base_model(base.weights, device=_device(settings.device))
-    threads = settings.threads or threads_for(weights.info.num_parameters)
-    engine = TrainingEngine(weights, _engine_settings(settings, threads))
-    with database.session() as session:
-        describe_base(session, base.id, engine.info)
-        trainer_id = register_trainer(session, base.id, engine.losses)
+        trainer_id = register_trainer(session, base.id, {}, is_loading=True)
+    keeper = LeaseKeeper(database, trainer_id, settings.lease_ttl_s)
 
-    keeper = LeaseKeeper(database, trainer_id)
+    def cut_short() -> None:
+        log.warning("stop_overdue", handed_back="what was under way")
+        keeper.close()
+        os._exit(0)
+
+    stop = Stop(settings.stop_grace_s, cut_short)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, stop.request)
+    try:
+        worker = _load(settings, database, base, trainer_id, stop)
+        log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id))
+        worker.run(stop, _leave_after(settings.idle_exit_s, keeper))
+    finally:
+        keeper.close()
+        database.close()
+        log.info("trainer_stopped")
+
+
+def _load(settings: TrainerSettings, database: Database, base: ModelRow, trainer_id: UUID, stop: Stop) -> Worker:
+    """A worker that is known to be ready, with its engine."""
+    assert base.weights is not None
+    device = _device(settings.device)
+    if device != "cpu":
+        _equal_bits_for_equal_passes()
+    weights = load_base_model(base.weights, device=device)
+    threads = settings.threads or threads_for(weights.info.num_parameters)
+    engine = TrainingEngine(weights, _engine_settings(settings, threads), before_micro_batch=stop.check)
     worker = Worker(
         database,
         BlobStore(settings.blob_root),
         open_checkpoint_store(settings.checkpoint_store_url),
         engine,
-        WorkerSettings(base.id, trainer_id),
+        WorkerSettings(base.id, trainer_id, lease_ttl_s=settings.lease_ttl_s, idle_lease_s=settings.idle_lease_s),
+        stop.check,
     )
+    with database.session() as session:
+        describe_base(session, base.id, engine.info)
+        trainer_ready(session, trainer_id, engine.losses)
     gc.collect()
     gc.freeze()  # what was loaded so far stays: a full collection through torch's modules would hold a step up
-    log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id))
-    try:
-        worker.run(stop)
-    finally:
-        keeper.close()
-        database.close()
-        log.info("trainer_stopped")
+    return worker
+
+
+def _leave_after(idle_exit_s: float | None, keeper: LeaseKeeper) -> Callable[[float], bool]:
+    """Whether a trainer without work for so long has left."""
+
+    def leave(idle_s: float) -> bool:
+        return idle_exit_s is not None and idle_s >= idle_exit_s and keeper.leave_if_idle()
+
+    return leave
 
 
 def _engine_settings(settings: TrainerSettings, threads: int) -> EngineSettings:
@@ -87,6 +124,14 @@ def _engine_settings(settings: TrainerSettings, threads: int) -> EngineSettings:
         max_grad_norm=settings.max_grad_norm,
         max_resident_bytes=_bytes(settings.max_resident_gib),
     )
+
+
+def _equal_bits_for_equal_passes() -> None:
+    """Sums by atomics come out in the order in which threads arrive; slower kernels keep to one order."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _bytes(gib: float | None) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import structlog
@@ -18,6 +19,7 @@ from store.tables import OperationRow
 from trainer.summaries import logged_figures, summarise_pass
 from wire.engine import DatumTensors, Engine, LossChoice, PassResult
 from wire.errors import Gone, NotFound
+from wire.faults import fault_point
 from wire.payload import decode, decode_batch, encode
 
 log = structlog.get_logger(__name__)
@@ -40,6 +42,15 @@ class Passes:
         self._database = database
         self._blobs = blobs
         self._engine = engine
+        self._accumulated: dict[UUID, list[UUID]] = {}
+
+    def accumulated(self, model_id: UUID) -> list[UUID]:
+        """The operations whose gradients the engine holds for a model, in order."""
+        return self._accumulated.get(model_id, [])
+
+    def forget(self, model_id: UUID) -> None:
+        """The engine holds no gradient of this model any more."""
+        self._accumulated.pop(model_id, None)
 
     def forward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         """Logprobs of the current policy."""
@@ -67,7 +78,9 @@ class Passes:
             pending = work.pending_gradients(connection, model.id)
         for operation in pending:
             log.info("replaying", model=model.slug, operation=str(operation.id), kind=operation.kind)
+            fault_point("replay:before-pass")
             self._run(operation)
+            fault_point("replay:after-pass")
 
     def _run(self, operation: Operation) -> _Done:
         payload = work.read_payload(operation, self._blobs)
@@ -75,11 +88,13 @@ class Passes:
             batch, extra = decode_batch(payload)
             loss = LossChoice(extra["loss_fn"], extra["loss_fn_config"] or {}, extra["num_substeps"])
             result = self._engine.forward_backward(operation.model_id, batch, loss)
+            self._accumulated.setdefault(operation.model_id, []).append(operation.id)
             return _Done(result, len(batch.trajectories), loss.name, {})
         header, arrays = decode(payload)
         batch, _ = decode_batch(work.read_payload(self._forward_of(operation), self._blobs))
         weights = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1])
         result = self._engine.backward(operation.model_id, batch, weights)
+        self._accumulated.setdefault(operation.model_id, []).append(operation.id)
         return _Done(result, len(batch.trajectories), "custom", header["metrics"])
 
     def _forward_of(self, operation: Operation) -> OperationRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from uuid import UUID
 
 from store.adapters import promotion_votes
@@ -16,10 +17,14 @@ _POLL_S = 0.5
 class Promotion:
     """Asks the samplers of a base, through the database, whether they hold an adapter."""
 
-    def __init__(self, database: Database, listener: Listener, timeout_s: float) -> None:
+    def __init__(
+        self, database: Database, listener: Listener, timeout_s: float, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """`check` may raise to end a wait early."""
         self._database = database
         self._listener = listener
         self._timeout_s = timeout_s
+        self._check = check
 
     def wait_until_loaded(self, base_id: UUID, adapter: str) -> None:
         """Return once one live sampler serves the adapter, or none is alive at all.
@@ -34,6 +39,7 @@ class Promotion:
                 return
             if len(failures) >= live:
                 raise PromotionRejected(f"no sampler could load the new checkpoint: {failures[0]}; the head stays")
+            self._check()
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise PromotionRejected(

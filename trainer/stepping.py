@@ -23,15 +23,16 @@ from store.oplog.work import Lease
 from trainer.promotion import Promotion
 from trainer.summaries import logged_figures, summarise_step
 from wire.engine import AdamParams, Engine
-from wire.errors import HeadwayError, NothingAccumulated
+from wire.errors import HeadwayError
+from wire.faults import fault_point
 from wire.payload import decode, encode
 
 log = structlog.get_logger(__name__)
 
 
 class Stepping:
-    """Handler of optim_step. When it raises anything but NothingAccumulated, the weights in the engine are no
-    checkpoint's, and the model has to be loaded again."""
+    """Handler of optim_step. When it raises, the weights in the engine are no checkpoint's, and the model has to be
+    loaded again."""
 
     def __init__(
         self,
@@ -47,16 +48,21 @@ class Stepping:
         self._engine = engine
         self._promotion = promotion
 
-    def optim_step(self, lease: Lease, operation: Operation, model: ModelState) -> None:
-        """Apply the accumulated gradients. Raises NothingAccumulated, Superseded, PromotionRejected, LeaseLost."""
-        with self._database.connection() as connection:
-            summaries = work.pending_summaries(connection, model.id)
-        if not summaries:
-            raise NothingAccumulated("there are no accumulated gradients; call forward-backward first")
+    def optim_step(
+        self, lease: Lease, operation: Operation, model: ModelState, summaries: list[dict[str, Any]]
+    ) -> None:
+        """Apply the gradients that the engine holds, which left these summaries.
+
+        Raises Superseded, PromotionRejected, LeaseLost.
+        """
         header, _ = decode(work.read_payload(operation, self._blobs))
         adam = AdamParams(**header)
+        fault_point("step:before-adamw")
         stepped = self._engine.optim_step(model.id, adam)
+        fault_point("step:after-adamw")
         facts = summarise_step(summaries, stepped, adam)
+        if model.head_is_thinned:
+            facts["metrics"]["fresh_moments"] = 1.0
         checkpoint_id = self._stage(lease, model, facts)
         self._promote(lease, operation, model, checkpoint_id)
         log.info("step_done", checkpoint=str(checkpoint_id), **logged_figures(facts["metrics"]))
@@ -65,6 +71,7 @@ class Stepping:
         checkpoint_id = uuid.uuid4()
         with self._checkpoints.stage(model.id, checkpoint_id) as staged:
             self._engine.save(model.id, staged / ADAPTER, staged / STATE)
+            fault_point("step:after-save")
             manifest = self._checkpoints.publish(model.id, checkpoint_id, staged)
         values = {"id": checkpoint_id, "manifest": manifest.to_json(), **facts}
         with self._database.connection() as connection:

@@ -22,6 +22,7 @@ _LOGGED = (
     "tokens_per_s",
     "grad_norm",
     "update_norm",
+    "fresh_moments",
 )
 
 

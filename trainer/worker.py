@@ -7,9 +7,10 @@ has consumed.
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 from uuid import UUID
 
 import structlog
@@ -20,27 +21,49 @@ from store.database import DATABASE_AWAY, Database
 from store.notify import ADAPTER_LOADED, OPERATION_QUEUED, Listener
 from store.oplog import leases, work
 from store.oplog.operation import ModelState, Operation
+from store.oplog.sharing import next_model
 from store.oplog.work import Lease
-from store.tables import CheckpointRow
+from trainer.loading import open_head
 from trainer.passes import Passes
 from trainer.promotion import Promotion
 from trainer.stepping import Stepping
-from wire.engine import Engine, LoraConfig
-from wire.errors import HeadwayError, LeaseLost, NothingAccumulated, Superseded, TrainerLost, Unavailable
+from wire.engine import Engine
+from wire.errors import HeadwayError, Interrupted, LeaseLost, NothingAccumulated, Superseded, TrainerLost, Unavailable
+from wire.faults import fault_point
 
 log = structlog.get_logger(__name__)
 
 _POLL_S = 2.0
+_LOST_RACE_S = 0.02
 _MAX_ATTEMPTS = 3
+_NOTHING_ACCUMULATED = (
+    "there are no accumulated gradients; call forward-backward first (a repeated optim_step returns the last step only "
+    "with the same body, within 15 minutes, and while nothing else has moved the head)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """Which base this trainer serves, as whom, and how long a promotion may take."""
+    """Which base this trainer serves, as whom, and how long a promotion may take.
+
+    idle_lease_s: a model without work for so long is given up, with what it holds in memory.
+    """
 
     base_id: UUID
     trainer_id: UUID
     promote_timeout_s: float = 60.0
+    lease_ttl_s: float = leases.LEASE_TTL_S
+    idle_lease_s: float = 600.0
+
+
+class Stop(Protocol):
+    """When a worker ends (`trainer.stopping`)."""
+
+    def is_set(self) -> bool: ...
+
+    def nap(self, wait: Callable[[], object]) -> None:
+        """Wait, and wake up early when it is time to end."""
+        ...
 
 
 @dataclass(slots=True)
@@ -49,6 +72,7 @@ class _Resident:
 
     lease: Lease
     head_version: int
+    used_at: float = field(default_factory=time.monotonic)
 
 
 class Worker:
@@ -61,14 +85,18 @@ class Worker:
         checkpoints: CheckpointStore,
         engine: Engine,
         settings: WorkerSettings,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` raises Interrupted to end what can be ended half way."""
         self._database = database
         self._checkpoints = checkpoints
         self._engine = engine
         self._settings = settings
         self._resident: dict[UUID, _Resident] = {}
+        self._busy_at = time.monotonic()
+        self._look_again_s = _POLL_S
         self._listener = Listener(database.url.render_as_string(hide_password=False), OPERATION_QUEUED, ADAPTER_LOADED)
-        promotion = Promotion(database, self._listener, settings.promote_timeout_s)
+        promotion = Promotion(database, self._listener, settings.promote_timeout_s, check)
         self._stepping = Stepping(database, blobs, checkpoints, engine, promotion)
         self._passes = Passes(database, blobs, engine)
         self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {
@@ -78,19 +106,22 @@ class Worker:
             "optim_step": self._optim_step,
         }
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until told to stop; the operation under way is finished first."""
+    def run(self, stop: Stop, leave: Callable[[float], bool] = lambda idle_s: False) -> None:
+        """Work until told to stop; what is under way then is finished, or left to be handed back. `leave` is told for
+        how long there was no work, and says whether that is the end."""
         while not stop.is_set():
             try:
                 self._listener.listen()
                 while not stop.is_set() and self.work_once():
                     pass
-                if not stop.is_set():
-                    self._listener.wait(_POLL_S)
+                if not stop.is_set() and leave(time.monotonic() - self._busy_at):
+                    break
+                self._let_go_of_idle_models()
+                stop.nap(lambda: self._listener.wait(self._look_again_s))
             except DATABASE_AWAY as error:
                 log.warning("database_away", error=str(error).splitlines()[0])
                 self._forget_all()
-                stop.wait(1.0)
+                stop.nap(lambda: time.sleep(1.0))
         self._listener.close()
 
     def work_once(self) -> bool:
@@ -104,6 +135,10 @@ class Worker:
             if started is None:
                 return False
             self._carry_out(lease, *started)
+            self._busy_at = time.monotonic()
+        except Interrupted:
+            log.info("operation_interrupted", model=str(lease.model_id))
+            self._forget(lease.model_id)
         except LeaseLost:
             log.warning("lease_lost", model=str(lease.model_id))
             self._forget(lease.model_id)
@@ -111,13 +146,17 @@ class Worker:
 
     def _take_next_model(self) -> Lease | None:
         with self._database.connection() as connection:
-            model_id = work.next_model(connection, self._settings.base_id, self._settings.trainer_id)
-        if model_id is None:
+            upcoming = next_model(connection, self._settings.base_id, self._settings.trainer_id)
+        if upcoming is None or upcoming.free_in_s:
+            self._look_again_s = min(_POLL_S, upcoming.free_in_s) if upcoming else _POLL_S
             return None
+        self._look_again_s, model_id = _LOST_RACE_S, upcoming.model_id
         if model_id in self._resident:
             return self._resident[model_id].lease
+        fault_point("lease:before-take")
         with self._database.session() as session:
-            token = leases.acquire(session, self._settings.trainer_id, model_id)
+            token = leases.acquire(session, self._settings.trainer_id, model_id, self._settings.lease_ttl_s)
+        fault_point("lease:after-take")
         return Lease(model_id, token) if token is not None else None
 
     def _carry_out(self, lease: Lease, operation: Operation, model: ModelState) -> None:
@@ -127,7 +166,7 @@ class Worker:
             self._bring_to_head(lease, model)
             self._handlers[operation.kind](lease, operation, model)
             context.info("operation_done")
-        except (LeaseLost, *DATABASE_AWAY):
+        except (LeaseLost, Interrupted, *DATABASE_AWAY):
             raise
         except Superseded:
             context.info("operation_superseded")
@@ -157,25 +196,29 @@ class Worker:
     def _bring_to_head(self, lease: Lease, model: ModelState) -> None:
         resident = self._resident.get(model.id)
         current = resident is not None and resident.lease == lease and resident.head_version == model.head_version
-        if current and self._engine.holds(model.id):
+        if resident is not None and current and self._engine.holds(model.id):
+            resident.used_at = time.monotonic()
             return
+        self._load(lease, model)
+
+    def _load(self, lease: Lease, model: ModelState) -> None:
+        """The head, and on top of it the gradients that the next step will apply."""
         self._forget(model.id)
-        self._load_head(model)
+        open_head(self._database, self._checkpoints, self._engine, model)
         self._passes.replay(model)
         self._resident[model.id] = _Resident(lease, model.head_version)
 
-    def _load_head(self, model: ModelState) -> None:
-        lora = LoraConfig(**model.lora)
-        if model.head_checkpoint_id is None:
-            self._engine.open(model.id, lora, None, None)
-            return
-        with self._database.session() as session:
-            head = session.get_one(CheckpointRow, model.head_checkpoint_id)
-        files = self._checkpoints.fetch(head.files_model_id, head.files_id)
-        self._engine.open(model.id, lora, files.adapter, files.state)
+    def _let_go_of_idle_models(self) -> None:
+        for model_id, resident in list(self._resident.items()):
+            if time.monotonic() - resident.used_at > self._settings.idle_lease_s:
+                with self._database.session() as session:
+                    released = leases.release(session, model_id, resident.lease.token)
+                log.info("model_given_up", model=str(model_id), lease_released=released)
+                self._forget(model_id)
 
     def _forget(self, model_id: UUID) -> None:
         self._resident.pop(model_id, None)
+        self._passes.forget(model_id)
         self._engine.close(model_id)
 
     def _forget_all(self) -> None:
@@ -183,13 +226,19 @@ class Worker:
             self._forget(model_id)
 
     def _optim_step(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+        with self._database.connection() as connection:
+            pending = work.pending_summaries(connection, model.id)
+        if not pending:
+            raise NothingAccumulated(_NOTHING_ACCUMULATED)
         try:
-            self._stepping.optim_step(lease, operation, model)
-        except NothingAccumulated:
-            raise
+            if self._passes.accumulated(model.id) != list(pending):
+                log.info("gradients_left_out", model=model.slug, operation=str(operation.id), applied=len(pending))
+                self._load(lease, model)
+            self._stepping.optim_step(lease, operation, model, list(pending.values()))
         except BaseException:
             self._forget(model.id)
             raise
+        self._passes.forget(model.id)
         self._resident[model.id].head_version = model.head_version + 1
 
 

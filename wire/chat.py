@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
+from typing_extensions import TypedDict
 
 from wire.catalog import ServingCheckpoint
 
@@ -114,8 +115,8 @@ class ChatMessage(BaseModel):
     tool_calls: list[ToolCall] | None = None
 
 
-class TokenAlternative(BaseModel):
-    """A token that could have been sampled at a position."""
+class TokenAlternative(TypedDict):
+    """A token that could have been sampled at a position. (A dict: a reply has thousands of these.)"""
 
     token: str
     logprob: float

@@ -87,6 +87,12 @@ class Superseded(Conflict):
     code = "superseded"
 
 
+class Unacknowledged(Superseded):
+    """A gradient for whose answer nobody waited any more; an optim_step left it out."""
+
+    code = "unacknowledged"
+
+
 class PromotionRejected(Conflict):
     """Every live sampler refused the new checkpoint, so the head stays."""
 
@@ -97,6 +103,12 @@ class LeaseLost(HeadwayError):
     """Another trainer holds the model now; whatever this one was about to write is void."""
 
     status, code = 409, "lease_lost"
+
+
+class Interrupted(HeadwayError):
+    """The trainer was told to stop while it computed; the operation goes back into the queue, nobody sees this."""
+
+    status, code = 503, "interrupted"
 
 
 class TrainerLost(HeadwayError):

@@ -61,6 +61,8 @@ class GenerateRequest(BaseModel):
     adapter: str
     prompt_token_ids: list[int]
     params: SamplingParams
+    whole: bool = False
+    """Nobody reads along: the answer may come as one event, at the end."""
 
 
 class TopLogprob(BaseModel):

@@ -198,6 +198,7 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("caller", sa.BigInteger(), nullable=True),
         sa.Column("answered_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("blobs_dropped_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
@@ -215,6 +216,16 @@ def upgrade() -> None:
         ["model_id", "sequence"],
         unique=False,
         postgresql_where=sa.text("state in ('queued', 'running')"),
+    )
+    op.create_index(
+        "ix_operations_unanswered",
+        "operations",
+        ["model_id", "body_digest"],
+        unique=False,
+        postgresql_where=sa.text(
+            "kind in ('forward_backward', 'backward') and state in ('queued', 'running', 'done') "
+            "and consumed_by_id is null and answered_at is null and idempotency_key is null"
+        ),
     )
     op.create_index(
         "ix_operations_unconsumed",
@@ -319,6 +330,14 @@ def downgrade() -> None:
         "uq_operations_idempotency_key",
         table_name="operations",
         postgresql_where=sa.text("idempotency_key is not null"),
+    )
+    op.drop_index(
+        "ix_operations_unanswered",
+        table_name="operations",
+        postgresql_where=sa.text(
+            "kind in ('forward_backward', 'backward') and state in ('queued', 'running', 'done') "
+            "and consumed_by_id is null and answered_at is null and idempotency_key is null"
+        ),
     )
     op.drop_index(
         "ix_operations_unconsumed",

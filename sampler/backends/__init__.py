@@ -10,6 +10,7 @@ from sampler.backends.base import SamplerBackend, SamplerInfo
 # Modules, not classes: a sampler with vLLM beside it has no use for torch.
 BACKENDS: dict[str, str] = {
     "local": "sampler.backends.local",
+    "vllm": "sampler.backends.vllm",
 }
 
 

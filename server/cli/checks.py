@@ -101,8 +101,9 @@ def progress(doing: str) -> AbstractContextManager[Callable[[int, int], None]]:
 
     @contextmanager
     def shown():
+        console = Console(stderr=True)
         columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(doing, total=None)
             yield lambda done, of: bar.update(task, completed=done, total=of)
 

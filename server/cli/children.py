@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -17,22 +17,36 @@ from wire.lifeline import VARIABLE
 
 _STOP_TIMEOUT_S = 20.0
 _RESTART_PAUSE_S = 1.0
-_GIVE_UP_AFTER = 5  # deaths within a minute
+_MAX_PAUSE_S = 30.0
+_HEALTHY_S = 60.0  # a child that lived for so long is started again after the shortest pause
 
 
 class ChildFailed(RuntimeError):
-    """A child did not come up, or keeps dying."""
+    """A child did not come up."""
 
 
 @dataclass(slots=True)
 class Child:
-    """One process: its name, command line, and what it gets in its environment."""
+    """One process: its name, command line, and what it gets in its environment. `stays_down`: it may end."""
 
     name: str
     command: list[str]
     environment: dict[str, str]
-    deaths: list[float] = field(default_factory=list[float])
+    stays_down: bool = False
     process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    pause_s: float = _RESTART_PAUSE_S / 2
+    restart_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A process that ended: with which status, and its last words."""
+
+    child: Child
+    pid: int
+    status: int
+    last_words: str
 
 
 class Children:
@@ -60,12 +74,18 @@ class Children:
             if child.process.poll() is not None:
                 raise ChildFailed(f"{child.name} could not start: {self._last_words(child)}")
 
-    def tend(self) -> None:
-        """Restart children that died. Raises ChildFailed when one keeps dying."""
+    def is_running(self, name: str) -> bool:
+        """Whether there is a child of this name."""
+        return any(child.name == name for child in self._children)
+
+    def tend(self) -> list[Death]:
+        """Note who died, and start them again after a pause that doubles while they keep dying."""
+        deaths = [self._mourn(c, c.process) for c in self._children if c.process and c.process.poll() is not None]
+        self._children = [c for c in self._children if c.process or not c.stays_down]
         for child in self._children:
-            assert child.process is not None
-            if child.process.poll() is not None:
-                self._restart(child)
+            if child.restart_at is not None and time.monotonic() >= child.restart_at:
+                self._spawn(child)
+        return deaths
 
     def stop(self) -> None:
         """SIGTERM to all; SIGKILL to those that do not end in time."""
@@ -77,6 +97,7 @@ class Children:
             end_process(process, deadline - time.monotonic())
 
     def _spawn(self, child: Child) -> None:
+        child.started_at, child.restart_at = time.monotonic(), None
         with (self.logs / f"{child.name}.log").open("ab") as log:
             child.process = subprocess.Popen(
                 child.command,
@@ -87,15 +108,18 @@ class Children:
                 start_new_session=True,  # Ctrl-C reaches us alone; we stop the children in order
             )
 
-    def _restart(self, child: Child) -> None:
-        now = time.monotonic()
-        child.deaths = [at for at in child.deaths if now - at < 60.0] + [now]
-        if len(child.deaths) >= _GIVE_UP_AFTER:
-            raise ChildFailed(f"{child.name} keeps dying: {self._last_words(child)}")
-        assert child.process is not None
-        typer.echo(f"headway: {child.name} ended with status {child.process.returncode}; starting it again", err=True)
-        time.sleep(_RESTART_PAUSE_S)
-        self._spawn(child)
+    def _mourn(self, child: Child, process: subprocess.Popen[bytes]) -> Death:
+        child.process = None
+        death = Death(child, process.pid, process.returncode, self._last_words(child))
+        if not child.stays_down:
+            lived_s = time.monotonic() - child.started_at
+            child.pause_s = _RESTART_PAUSE_S if lived_s > _HEALTHY_S else min(child.pause_s * 2, _MAX_PAUSE_S)
+            child.restart_at = time.monotonic() + child.pause_s
+            then = f"starting it again in {child.pause_s:.0f} s"
+            typer.echo(f"headway: {child.name} ended with status {death.status}; {then}: {death.last_words}", err=True)
+        elif death.status:
+            typer.echo(f"headway: {child.name} ended with status {death.status}: {death.last_words}", err=True)
+        return death
 
     def _last_words(self, child: Child) -> str:
         path = self.logs / f"{child.name}.log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +26,16 @@ from server.cli.settings import (
     checkpoint_store_url,
     stop_with,
 )
-from server.settings import Limits, UpkeepSettings
+from server.settings import GatewayLimits, Limits, TrainerStart, UpkeepSettings
+from store.oplog.leases import LEASE_TTL_S
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
 
-Base = Annotated[str, typer.Option(help="Slug of the base model, as registered by `headway up` or `headway migrate`")]
+Base = Annotated[
+    str,
+    typer.Option(
+        envvar="HEADWAY_BASE", help="Slug of the base model, as registered by `headway up` or `headway migrate`"
+    ),
+]
 _DEFAULT_LIMITS = Limits()
 
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads for torch; 0: one for a tiny base, else one a core")]
@@ -57,6 +64,40 @@ def server(
     keep_payloads_h: KeepPayloadsH = DEFAULT_POLICY.keep_payloads_s / 3600,
     keep_planes_h: KeepPlanesH = DEFAULT_POLICY.keep_planes_s / 3600,
     gc_grace_s: GraceS = DEFAULT_POLICY.grace_s,
+    trainer_start_command: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HEADWAY_TRAINER_START_COMMAND",
+            help="Command line (no shell) that starts a trainer for the base in $HEADWAY_BASE: run when one is needed",
+        ),
+    ] = None,
+    trainer_start_webhook: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HEADWAY_TRAINER_START_WEBHOOK", help="URL that gets a POST {base, queued, reason, attempt} instead"
+        ),
+    ] = None,
+    trainer_start_pause_s: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_TRAINER_START_PAUSE_S", min=0.1, help="Seconds between two attempts for a base; doubles"
+        ),
+    ] = TrainerStart().pause_s,
+    trainers_on_demand: Annotated[
+        bool, typer.Option(envvar="HEADWAY_TRAINERS_ON_DEMAND", help="Somebody else starts trainers when needed")
+    ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(envvar="HEADWAY_SERVER_WORKERS", min=1, help="Processes on the same port; each fills a core"),
+    ] = 1,
+    max_requests_per_team: Annotated[
+        int,
+        typer.Option(
+            envvar="HEADWAY_MAX_REQUESTS_PER_TEAM",
+            min=1,
+            help="Chats and completions of a team at once, in each process; as many again wait, more get a 429",
+        ),
+    ] = GatewayLimits().running_per_team,
 ) -> None:
     """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
@@ -73,6 +114,8 @@ def server(
         sampler_token=sampler_token,
         host=host,
         port=port,
+        workers=workers,
+        gateway_limits=GatewayLimits(max_requests_per_team, max_requests_per_team),
         limits=Limits(training_body_bytes=max_batch_bytes, batch_tokens=max_batch_tokens),
         upkeep=UpkeepSettings(
             checkpoint_store_url(checkpoint_store, data_dir),
@@ -86,6 +129,9 @@ def server(
             ),
             gc_every_s,
         ),
+        trainer_start=TrainerStart(trainer_start_command, trainer_start_webhook, trainer_start_pause_s)
+        if trainer_start_command or trainer_start_webhook or trainers_on_demand
+        else None,
     )
 
 
@@ -109,7 +155,7 @@ def trainer(
         typer.Option(
             envvar="HEADWAY_MAX_ACTIVATION_GIB",
             min=0.001,
-            help="A pass that would keep more recomputes its layers; default: half of the GPU's free memory, 8 on a CPU",
+            help="A pass that would keep more recomputes its layers; default: half of the free GPU memory, 8 on a CPU",
         ),
     ] = None,
     max_resident_gib: Annotated[
@@ -124,6 +170,34 @@ def trainer(
         float | None,
         typer.Option(
             envvar="HEADWAY_MAX_GRAD_NORM", min=1e-9, help="Clip gradients where a call does not say; default: never"
+        ),
+    ] = None,
+    lease_ttl: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_LEASE_TTL_S",
+            min=1.0,
+            help="Seconds of silence after which another trainer takes this one's models over",
+        ),
+    ] = LEASE_TTL_S,
+    idle_lease: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_IDLE_LEASE_S", min=0.1, help="Seconds after which a model without work is given up"
+        ),
+    ] = 600.0,
+    stop_grace: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_STOP_GRACE_S",
+            min=0.0,
+            help="Seconds that what cannot be interrupted may go on after SIGTERM",
+        ),
+    ] = 10.0,
+    idle_exit_seconds: Annotated[
+        float | None,
+        typer.Option(
+            envvar="HEADWAY_IDLE_EXIT_SECONDS", min=0.1, help="End after so many seconds without work; default: never"
         ),
     ] = None,
 ) -> None:
@@ -149,6 +223,10 @@ def trainer(
         max_activation_gib=max_activation_gib,
         max_resident_gib=max_resident_gib,
         max_grad_norm=max_grad_norm,
+        lease_ttl_s=lease_ttl,
+        idle_lease_s=idle_lease,
+        stop_grace_s=stop_grace,
+        idle_exit_s=idle_exit_seconds,
     )
     _or_stop(lambda: run(settings))
 
@@ -162,9 +240,30 @@ def sampler(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 0,
     advertise: Annotated[str | None, typer.Option(help="URL under which the gateway reaches this sampler")] = None,
-    backend: Annotated[str, typer.Option(help="What generates: local")] = "local",
+    backend: Annotated[str, typer.Option(help="What generates: local or vllm")] = "local",
     seed: Annotated[int | None, typer.Option(help="Make requests without a seed reproducible")] = None,
     threads: Threads = 0,
+    vllm_python: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HEADWAY_VLLM_PYTHON",
+            help="python of the environment that vLLM is in; default: .venv-vllm beside this one",
+        ),
+    ] = None,
+    vllm_url: Annotated[
+        str | None,
+        typer.Option(envvar="HEADWAY_VLLM_URL", help="Attach to this server instead, which serves nobody else"),
+    ] = None,
+    vllm_args: Annotated[
+        str, typer.Option(envvar="HEADWAY_VLLM_ARGS", help="More of vLLM's own arguments, as on a command line")
+    ] = "",
+    vllm_max_lora_rank: Annotated[
+        int, typer.Option(envvar="HEADWAY_VLLM_MAX_LORA_RANK", min=1, help="Adapters of a higher rank are refused")
+    ] = 64,
+    vllm_adapter_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="HEADWAY_VLLM_ADAPTER_DIR", help="Folder for adapter files, which vLLM has to reach too"),
+    ] = None,
 ) -> None:
     """Run a sampler for one base model."""
     with _extra("sampler"):
@@ -177,8 +276,25 @@ def sampler(
     follow_parent()
     arm_faults()
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
+    vllm_options = {
+        "url": vllm_url,
+        "python": vllm_python,
+        "extra_args": tuple(shlex.split(vllm_args)),
+        "max_lora_rank": vllm_max_lora_rank,
+        "adapter_dir": vllm_adapter_dir,
+    }
     settings = SamplerSettings(
-        database_url, base, store_url, sampler_token, host, port, advertise, backend, seed, threads
+        database_url,
+        base,
+        store_url,
+        sampler_token,
+        host,
+        port,
+        advertise,
+        backend,
+        seed,
+        threads,
+        backend_options=vllm_options if backend == "vllm" else {},
     )
     with _extra("sampler"):  # its backend is imported when it is opened
         _or_stop(lambda: run(settings))

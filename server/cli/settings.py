@@ -47,7 +47,7 @@ KeepEveryStates = Annotated[
     typer.Option(
         envvar="HEADWAY_KEEP_EVERY_STATES",
         min=0,
-        help="… and of every Nth step (then whole, adapter included); 0: none",
+        help="… and of every Nth step (whole, with its adapter); 0: none",
     ),
 ]
 KeepLastAdapters = Annotated[

@@ -18,7 +18,7 @@ def status(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT
     database = Database(database_url_or_embedded(database_url, data_dir))
     console = Console()
     try:
-        console.print(_planes(database), _models(database))
+        console.print(_planes(database), _bases(database), _models(database))
     except OperationalError as error:
         stop_with(f"the database does not answer: {str(error.orig).splitlines()[0]}")
     finally:
@@ -43,8 +43,19 @@ def _planes(database: Database) -> Table:
             )
             for row, slug, live in session.execute(query):
                 age_s = (now - row.heartbeat_at).total_seconds()
-                state = "live" if live else "silent"
+                loading = live and isinstance(row, TrainerRow) and row.is_loading
+                state = "starting" if loading else "live" if live else "silent"
                 table.add_row(kind, slug, row.host, str(row.pid), state, f"{age_s:.0f} s ago")
+    return table
+
+
+def _bases(database: Database) -> Table:
+    from store.supply import supplies
+
+    table = Table("base", "trainers", "queued operations", "", title="Bases")
+    with database.session() as session:
+        for supply in supplies(session):
+            table.add_row(supply.base, str(supply.num_ready), str(supply.num_open), supply.shortage or "")
     return table
 
 

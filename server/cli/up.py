@@ -20,6 +20,7 @@ from server.cli.bases import choose_bases
 from server.cli.children import Child, ChildFailed, Children, end_process
 from server.cli.environment import environment_of_command, read_key, sdk_exports, write_env
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, stop_with
+from server.cli.trainers import OnDemand, Trainers
 
 _SAY_EVERY_S = 15.0
 
@@ -35,6 +36,15 @@ def up(
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 8420,
     database_url: OptionalDatabaseUrl = None,
     seed: Annotated[int | None, typer.Option(help="Make sampling without a seed reproducible")] = None,
+    on_demand: Annotated[
+        bool, typer.Option("--on-demand", help="Start trainers when there is work, and end them when there is none")
+    ] = False,
+    idle_exit_seconds: Annotated[
+        float, typer.Option(min=0.1, help="With --on-demand: a trainer ends after so many seconds without work")
+    ] = 300.0,
+    sampler_backend: Annotated[
+        str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
+    ] = "local",
 ) -> None:
     """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
 
@@ -43,16 +53,20 @@ def up(
     from store.embedded import EmbeddedPostgresFailed
 
     signal.signal(signal.SIGTERM, _on_sigterm)
+    sampler_arguments = ["--backend", sampler_backend, *(["--seed", str(seed)] if seed is not None else [])]
     data_dir = data_dir.resolve()
     try:
         port = _listenable_port(host, port)
         (data_dir / "logs").mkdir(parents=True, exist_ok=True)
         with _database(database_url, data_dir) as url, Children(data_dir / "logs") as children:
             exports, slugs = _prepare(url, data_dir, base or [], host, port)
-            _start_planes(children, url, data_dir, slugs, host, port, seed)
-            _wait_until_ready(children, exports["HUD_API_URL"], slugs)
-            _announce(exports, data_dir)
-            status = _tend(children, context.args, exports)
+            environment = _environment(url, data_dir, on_demand)
+            lifetime = OnDemand(idle_exit_seconds) if on_demand else None
+            with Trainers(children, url, slugs, environment, lifetime) as trainers:
+                _start_planes(children, trainers, environment, slugs, host, port, sampler_arguments)
+                _wait_until_ready(children, exports["HUD_API_URL"], slugs, on_demand=on_demand)
+                _announce(exports, data_dir)
+                status = _tend(trainers, context.args, exports)
     except (OSError, ValueError, ChildFailed, EmbeddedPostgresFailed) as error:
         stop_with(str(error))
     except KeyboardInterrupt:
@@ -82,7 +96,7 @@ def _listenable_port(host: str, port: int) -> int:
 
 @contextmanager
 def _database(url: str | None, data_dir: Path) -> Generator[str]:
-    """The given database, or an embedded one that stops with us."""
+    """The given database, or an embedded one that is started again when it dies, and stops with us."""
     from store.embedded import EmbeddedPostgres
 
     if url:
@@ -90,7 +104,8 @@ def _database(url: str | None, data_dir: Path) -> Generator[str]:
         return
     postgres = EmbeddedPostgres(data_dir / "postgres")
     try:
-        yield postgres.url
+        with postgres.kept_alive():
+            yield postgres.url
     finally:
         postgres.stop()
 
@@ -125,26 +140,35 @@ def _key(url: str, env_file: Path) -> str:
     return create_key(url, team="default", name="headway up", admin=True)
 
 
-def _start_planes(
-    children: Children, url: str, data_dir: Path, slugs: list[str], host: str, port: int, seed: int | None
-) -> None:
-    environment = {
+def _environment(url: str, data_dir: Path, on_demand: bool) -> dict[str, str]:
+    return {
         "HEADWAY_DATABASE_URL": url,
         "HEADWAY_DATA_DIR": str(data_dir),
         "HEADWAY_SAMPLER_TOKEN": secrets.token_urlsafe(32),
+        **({"HEADWAY_TRAINERS_ON_DEMAND": "1"} if on_demand else {}),
     }
+
+
+def _start_planes(
+    children: Children,
+    trainers: Trainers,
+    environment: dict[str, str],
+    slugs: list[str],
+    host: str,
+    port: int,
+    sampler_arguments: list[str],
+) -> None:
     headway = [sys.executable, "-m", "server.cli"]
-    seeded = ["--seed", str(seed)] if seed is not None else []
     children.start(Child("server", [*headway, "server", "--host", host, "--port", str(port)], environment))
+    trainers.start()
     for slug in slugs:
-        children.start(Child(f"trainer-{slug}", [*headway, "trainer", "--base", slug], environment))
-        children.start(Child(f"sampler-{slug}", [*headway, "sampler", "--base", slug, *seeded], environment))
+        children.start(Child(f"sampler-{slug}", [*headway, "sampler", "--base", slug, *sampler_arguments], environment))
 
 
-def _wait_until_ready(children: Children, origin: str, slugs: list[str]) -> None:
+def _wait_until_ready(children: Children, origin: str, slugs: list[str], *, on_demand: bool) -> None:
     """Wait as long as the children live: a first start may have to download weights."""
     started, said = time.monotonic(), 0.0
-    while not _ready(origin, slugs):
+    while not _ready(origin, slugs, on_demand=on_demand):
         children.check_started()
         waited_s = time.monotonic() - started
         if waited_s - said >= _SAY_EVERY_S:
@@ -153,12 +177,13 @@ def _wait_until_ready(children: Children, origin: str, slugs: list[str]) -> None
         time.sleep(0.1)
 
 
-def _ready(origin: str, slugs: list[str]) -> bool:
+def _ready(origin: str, slugs: list[str], *, on_demand: bool) -> bool:
     try:
         bases = httpx.get(f"{origin}/readyz", timeout=2.0, trust_env=False).json()["bases"]
     except (httpx.HTTPError, ValueError):
         return False
-    ready = {base["base"] for base in bases if base["trainers"] and base["samplers"]}
+    able = "loaded" if on_demand else "trainers"
+    ready = {base["base"] for base in bases if base[able] and base["samplers"]}
     return ready >= set(slugs)
 
 
@@ -170,12 +195,12 @@ def _announce(exports: Mapping[str, str], data_dir: Path) -> None:
     typer.echo(f"\nor: source {data_dir / 'env'}\nCtrl-C stops everything; what was trained stays.\n")
 
 
-def _tend(children: Children, command: list[str], exports: Mapping[str, str]) -> int:
+def _tend(trainers: Trainers, command: list[str], exports: Mapping[str, str]) -> int:
     """Keep the children alive: for ever, or until the command ends, whose exit status is returned."""
     process = _start_command(command, exports) if command else None
     try:
         while process is None or process.poll() is None:
-            children.tend()
+            trainers.tend()
             time.sleep(0.2)
         return process.returncode
     finally:

@@ -24,10 +24,16 @@ from server.gateway.replies import (
     usage,
 )
 from server.gateway.streaming import EventStream
-from server.gateway.targets import Target, find_target, on_a_sampler
-from server.gateway.unsupported import check_parameters, check_tool_choice, plain_messages
+from server.gateway.targets import Target, find_target, on_a_sampler, room_on
+from server.gateway.unsupported import (
+    check_logprobs,
+    check_parameters,
+    check_tool_choice,
+    off_policy_settings,
+    plain_messages,
+)
 from server.hang_up import unless_hung_up
-from store.tables import SamplerRow
+from store.serving import Sampler
 from wire.chat import ChatChoice, ChatMessage, ChatRequest, Completion
 from wire.errors import InvalidRequest
 from wire.sampling import DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, RenderRequest
@@ -40,7 +46,7 @@ async def chat(context: Context, key: str, request: Request, body: ChatRequest) 
     render = _render_request(body)
     target = await find_target(context, key, body.model, body.checkpoint)
     task = _Chat(context, target, body, render)
-    affinity = repr([message["content"] for message in render.messages[:2]]).encode()
+    affinity = _affinity(render.messages)
     if body.stream:
         first, rest = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.open_stream))
         return EventStream(task.envelope, first, rest)
@@ -48,10 +54,18 @@ async def chat(context: Context, key: str, request: Request, body: ChatRequest) 
     return json_response(task.envelope, reply)
 
 
+def _affinity(messages: list[dict[str, Any]]) -> bytes:
+    """What all turns of a conversation, and all conversations about one question, have in common: all up to the first
+    message of the user."""
+    first = next((i for i, message in enumerate(messages) if message["role"] == "user"), 0)
+    return "\0".join(message["content"] for message in messages[: first + 1]).encode("utf-8", "replace")
+
+
 def _render_request(body: ChatRequest) -> RenderRequest:
     """What to render. Raises InvalidRequest for whatever would not be served as asked."""
     check_parameters(body)
     check_tool_choice(body)
+    check_logprobs(body)
     messages = plain_messages(body.messages)
     request = RenderRequest(
         messages=messages,
@@ -87,16 +101,16 @@ class _Chat:
 
     def __init__(self, context: Context, target: Target, body: ChatRequest, render: RenderRequest) -> None:
         self._client = context.sampler_client
-        self._pool = context.sampler_pool
+        self._context = context
         self._target = target
         self._body = body
         self._render = render
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
-        self.envelope = Envelope(target, kind)
+        self.envelope = Envelope(target, kind, off_policy_settings(body))
 
-    async def answer(self, sampler: SamplerRow) -> Completion:
+    async def answer(self, sampler: Sampler) -> Completion:
         """The whole reply."""
-        with self._pool.occupied(sampler, self._body.n):
+        async with room_on(self._context, self._target, sampler, self._body.n):
             prompt = await self._prompt(sampler.url)
             answers = await collect(generate_all(self._client, sampler.url, prompt.sequences), self._body.n)
             parsed = await asyncio.gather(*(self._derender(sampler.url, answer) for answer in answers))
@@ -107,7 +121,7 @@ class _Chat:
         more: dict[str, Any] = {"prompt_token_ids": prompt.ids} if self._body.return_token_ids else {}
         return self.envelope.around(choices, usage=usage(len(prompt.ids), answers), **more)
 
-    async def open_stream(self, sampler: SamplerRow) -> tuple[Completion, AsyncGenerator[Completion]]:
+    async def open_stream(self, sampler: Sampler) -> tuple[Completion, AsyncGenerator[Completion]]:
         """The first chunk, and the rest."""
         chunks = self._chunks(sampler)
         return await anext(chunks), chunks
@@ -118,7 +132,10 @@ class _Chat:
         params = sampling_params(self._body, self._body.max_tokens, top_logprobs, ids, self._target.info)
         sequences = [
             GenerateRequest(
-                adapter=self._target.adapter, prompt_token_ids=ids, params=seeded(params, self._body.seed, index)
+                adapter=self._target.adapter,
+                prompt_token_ids=ids,
+                params=seeded(params, self._body.seed, index),
+                whole=not self._body.stream,
             )
             for index in range(self._body.n)
         ]
@@ -126,7 +143,10 @@ class _Chat:
 
     async def _derender(self, url: str, answer: Answer) -> ParsedMessage:
         request = DerenderRequest(token_ids=answer.token_ids, text=answer.text, tools=self._render.tools)
-        return await self._client.derender(url, request)
+        parsed = await self._client.derender(url, request)
+        if (self._body.model_extra or {}).get("parallel_tool_calls") is False:
+            del parsed.tool_calls[1:]
+        return parsed
 
     def _choice(self, index: int, answer: Answer, parsed: ParsedMessage, prompt: _Prompt) -> ChatChoice:
         ids: dict[str, Any] = {}
@@ -140,8 +160,8 @@ class _Chat:
             **ids,
         )
 
-    async def _chunks(self, sampler: SamplerRow) -> AsyncGenerator[Completion]:
-        with self._pool.occupied(sampler, self._body.n):
+    async def _chunks(self, sampler: Sampler) -> AsyncGenerator[Completion]:
+        async with room_on(self._context, self._target, sampler, self._body.n):
             prompt = await self._prompt(sampler.url)
             answers = [_StreamedAnswer(index, self._body, self._render) for index in range(self._body.n)]
             started = False

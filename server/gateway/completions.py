@@ -13,13 +13,16 @@ from server.context import Context
 from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
 from server.gateway.replies import Envelope, completion_logprobs, json_response, usage
 from server.gateway.streaming import EventStream
-from server.gateway.targets import Target, find_target, on_a_sampler
-from server.gateway.unsupported import check_parameters
+from server.gateway.targets import Target, find_target, on_a_sampler, room_on
+from server.gateway.unsupported import check_parameters, off_policy_settings
 from server.hang_up import unless_hung_up
-from store.tables import SamplerRow
+from store.serving import Sampler
 from wire.chat import MAX_CHOICES, Completion, CompletionChoice, CompletionRequest
 from wire.errors import InvalidRequest
 from wire.sampling import GeneratedToken, GenerateEvent, GenerateRequest
+
+_AFFINE = 256
+"""Prompts that begin with the same so many tokens or characters go to one sampler."""
 
 Prompts = list[str] | list[list[int]]
 
@@ -30,7 +33,7 @@ async def complete(context: Context, key: str, request: Request, body: Completio
     prompts = _prompts(body)
     target = await find_target(context, key, body.model, body.checkpoint)
     task = _Completion(context, target, body, prompts)
-    affinity = repr(prompts[0][:64]).encode()
+    affinity = repr(prompts[0][:_AFFINE]).encode()
     if body.stream:
         first, rest = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.open_stream))
         return EventStream(task.envelope, first, rest)
@@ -59,16 +62,16 @@ class _Completion:
 
     def __init__(self, context: Context, target: Target, body: CompletionRequest, prompts: Prompts) -> None:
         self._client = context.sampler_client
-        self._pool = context.sampler_pool
+        self._context = context
         self._target = target
         self._body = body
         self._prompts = prompts
         self._num_sequences = len(prompts) * body.n
-        self.envelope = Envelope(target, "text_completion")
+        self.envelope = Envelope(target, "text_completion", off_policy_settings(body))
 
-    async def answer(self, sampler: SamplerRow) -> Completion:
+    async def answer(self, sampler: Sampler) -> Completion:
         """The whole reply."""
-        with self._pool.occupied(sampler, self._num_sequences):
+        async with room_on(self._context, self._target, sampler, self._num_sequences):
             sequences = await self._sequences(sampler.url)
             answers = await collect(generate_all(self._client, sampler.url, sequences), self._num_sequences)
         choices = [
@@ -77,7 +80,7 @@ class _Completion:
         ]
         return self.envelope.around(choices, usage=usage(self._num_prompt_tokens(sequences), answers))
 
-    async def open_stream(self, sampler: SamplerRow) -> tuple[Completion, AsyncGenerator[Completion]]:
+    async def open_stream(self, sampler: Sampler) -> tuple[Completion, AsyncGenerator[Completion]]:
         """The first chunk, and the rest."""
         chunks = self._chunks(sampler)
         return await anext(chunks), chunks
@@ -91,7 +94,14 @@ class _Completion:
             )
             for _ in range(self._body.n):
                 own = seeded(params, self._body.seed, len(sequences))
-                sequences.append(GenerateRequest(adapter=self._target.adapter, prompt_token_ids=ids, params=own))
+                sequences.append(
+                    GenerateRequest(
+                        adapter=self._target.adapter,
+                        prompt_token_ids=ids,
+                        params=own,
+                        whole=not self._body.stream,
+                    )
+                )
         return sequences
 
     def _num_prompt_tokens(self, sequences: list[GenerateRequest]) -> int:
@@ -114,8 +124,8 @@ class _Completion:
         logprobs = completion_logprobs(tokens, text_offset) if self._body.logprobs is not None else None
         return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=reason, **more)
 
-    async def _chunks(self, sampler: SamplerRow) -> AsyncGenerator[Completion]:
-        with self._pool.occupied(sampler, self._num_sequences):
+    async def _chunks(self, sampler: Sampler) -> AsyncGenerator[Completion]:
+        async with room_on(self._context, self._target, sampler, self._num_sequences):
             sequences = await self._sequences(sampler.url)
             answers = [Answer() for _ in sequences]
             async with aclosing(generate_all(self._client, sampler.url, sequences)) as events:

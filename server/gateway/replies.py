@@ -27,9 +27,10 @@ from wire.chat import (
     ToolCall,
     Usage,
 )
-from wire.sampling import GeneratedToken, ParsedCall, ParsedMessage
+from wire.sampling import GeneratedToken, ParsedCall, ParsedMessage, TopLogprob
 
 CHECKPOINT_HEADER = "X-Headway-Checkpoint"
+OFF_POLICY_HEADER = "X-Headway-Off-Policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Envelope:
 
     target: Target
     kind: str
+    off_policy: list[str]
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -55,9 +57,10 @@ class Envelope:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Names the checkpoint for those who do not parse the body."""
+        """The checkpoint for those who do not parse the body, and what makes a training rollout off-policy."""
         serving = self.target.serving
-        return {CHECKPOINT_HEADER: serving.name if serving else "base"}
+        headers = {CHECKPOINT_HEADER: serving.name if serving else "base"}
+        return {**headers, OFF_POLICY_HEADER: ", ".join(self.off_policy)} if self.off_policy else headers
 
 
 def as_json(reply: BaseModel) -> str:
@@ -110,14 +113,15 @@ def chat_logprobs(tokens: Sequence[GeneratedToken]) -> ChatLogprobs:
                 token=token.token,
                 logprob=token.logprob,
                 bytes=list(token.token.encode()),
-                top_logprobs=[
-                    TokenAlternative(token=top.token, logprob=top.logprob, bytes=list(top.token.encode()))
-                    for top in token.top_logprobs
-                ],
+                top_logprobs=[_alternative(top) for top in token.top_logprobs],
             )
             for token in tokens
         ]
     )
+
+
+def _alternative(top: TopLogprob) -> TokenAlternative:
+    return TokenAlternative(token=top.token, logprob=top.logprob, bytes=list(top.token.encode()))
 
 
 def completion_logprobs(tokens: Sequence[GeneratedToken], text_offset: int = 0) -> CompletionLogprobs:

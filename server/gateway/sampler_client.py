@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, ClassVar
 
-import httpx
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from server.gateway.connections import ConnectionFailed, Connections
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
 from wire.sampling import (
     DerenderRequest,
@@ -36,73 +36,83 @@ class SamplerFailed(HeadwayError):
 
 
 _TRY_ANOTHER = (404, 409, 410, 429, 502, 503, 504)
+_OUT_OF_ORDER = (502, 503, 504)
 
 
 class SamplerClient:
-    """The sampler port. `url` is the sampler's own; each call carries the token that samplers ask for."""
+    """The sampler port. `url` is the sampler's own; each call carries the token that samplers ask for. `on_lost` is
+    told the URL of one that does not answer, or breaks off."""
 
-    def __init__(self, http: httpx.AsyncClient, token: str) -> None:
-        self._http = http
-        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    def __init__(self, connections: Connections, token: str, on_lost: Callable[[str], None]) -> None:
+        self._connections = connections
+        self._headers = f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n".encode()
+        self._on_lost = on_lost
 
     async def render(self, url: str, request: RenderRequest) -> list[int]:
         """Messages to token ids."""
-        return TokenIds.model_validate_json(await self._post(f"{url}/render", request)).token_ids
+        return TokenIds.model_validate_json(await self._post(url, "/render", request)).token_ids
 
     async def tokenize(self, url: str, text: str) -> list[int]:
         """Plain text to token ids."""
-        return TokenIds.model_validate_json(await self._post(f"{url}/tokenize", TokenizeRequest(text=text))).token_ids
+        return TokenIds.model_validate_json(await self._post(url, "/tokenize", TokenizeRequest(text=text))).token_ids
 
     async def derender(self, url: str, request: DerenderRequest) -> ParsedMessage:
         """A sampled answer to content, reasoning and tool calls."""
-        return ParsedMessage.model_validate_json(await self._post(f"{url}/derender", request))
+        return ParsedMessage.model_validate_json(await self._post(url, "/derender", request))
 
     async def generate(self, url: str, request: GenerateRequest) -> AsyncGenerator[GenerateEvent]:
         """Sampled tokens as they come. Closing the generator makes the sampler stop. Raises SamplerGone when it dies
         before the last event."""
         finished = False
         try:
-            async with self._http.stream(
-                "POST", f"{url}/generate", content=_as_json(request), headers=self._headers
-            ) as response:
-                if response.status_code != 200:
-                    raise _refusal(response.status_code, await response.aread())
-                async for line in response.aiter_lines():
-                    event = GenerateEvent.model_validate_json(line)
-                    finished = event.finish_reason is not None
-                    yield event
-        except (httpx.TransportError, ValidationError) as error:
-            raise SamplerGone(f"the sampler was lost while it answered ({type(error).__name__}); try again") from error
+            async with self._connections.post(f"{url}/generate", self._headers, _as_json(request)) as exchange:
+                if exchange.status != 200:
+                    raise self._refusal(url, exchange.status, await exchange.read())
+                line = b""
+                async for chunk in exchange.chunks():
+                    *lines, line = (line + chunk).split(b"\n")
+                    for complete in lines:
+                        event = GenerateEvent.model_validate_json(complete)
+                        finished = event.finish_reason is not None
+                        yield event
+        except (ConnectionFailed, ValidationError) as error:
+            raise self._lost(url, "the sampler was lost while it answered; try again") from error
         if not finished:
-            raise SamplerGone("the sampler was lost while it answered; try again")
+            raise self._lost(url, "the sampler was lost while it answered; try again")
 
-    async def _post(self, url: str, body: BaseModel) -> bytes:
+    async def _post(self, url: str, path: str, body: BaseModel) -> bytes:
         try:
-            response = await self._http.post(url, content=_as_json(body), headers=self._headers)
-        except httpx.TransportError as error:
-            raise SamplerGone(f"the sampler does not answer ({type(error).__name__}); try again") from error
-        if response.status_code != 200:
-            raise _refusal(response.status_code, response.content)
-        return response.content
+            async with self._connections.post(url + path, self._headers, _as_json(body)) as exchange:
+                content = await exchange.read()
+        except ConnectionFailed as error:
+            raise self._lost(url, "the sampler does not answer; try again") from error
+        if exchange.status != 200:
+            raise self._refusal(url, exchange.status, content)
+        return content
+
+    def _lost(self, url: str, sentence: str) -> SamplerGone:
+        self._on_lost(url)
+        return SamplerGone(sentence)
+
+    def _refusal(self, url: str, status: int, body: bytes) -> HeadwayError:
+        sentence = _message(body) or f"the sampler answered {status}"
+        if status in _OUT_OF_ORDER:
+            return self._lost(url, sentence)
+        if status in _TRY_ANOTHER:
+            return SamplerGone(sentence)
+        if 400 <= status < 500 and status not in (401, 403):
+            return InvalidRequest(sentence)
+        return SamplerFailed(sentence)
 
 
-def _as_json(body: BaseModel) -> str:
+def _as_json(body: BaseModel) -> bytes:
     """What goes to the sampler. JSON from a client may hold what cannot be written as JSON again."""
     try:
-        return body.model_dump_json()
+        return body.__pydantic_serializer__.to_json(body)
     except PydanticSerializationError as error:
         if "surrogates" in str(error):
             raise InvalidRequest("the request holds half a surrogate pair, which is not a character") from None
         raise InvalidRequest("the request is nested too deeply") from None
-
-
-def _refusal(status: int, body: bytes) -> HeadwayError:
-    sentence = _message(body) or f"the sampler answered {status}"
-    if status in _TRY_ANOTHER:
-        return SamplerGone(sentence)
-    if 400 <= status < 500 and status not in (401, 403):
-        return InvalidRequest(sentence)
-    return SamplerFailed(sentence)
 
 
 def _message(body: bytes) -> str | None:

@@ -2,64 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from server.auth.service import authenticate
+from server.auth.service import key_hash, refuse_key
 from server.context import Context
+from server.gateway.lookups import PIN_S
 from server.gateway.sampler_client import SamplerGone
-from server.models import repository
-from server.models.heads import adapter_of, load_adapter
-from server.models.service import get_checkpoint, no_such_model
-from store.adapters import samplers_holding, want_checkpoint
-from store.tables import AdapterWantRow, CheckpointRow, SamplerRow
+from server.models.heads import load_adapter
+from server.models.repository import as_uuid
+from server.models.service import no_such_model
+from server.storable import is_storable
+from store.adapters import adapter_name, base_adapter_name, want_checkpoint
+from store.serving import Question, Sampler, Serving, samplers_serving
+from store.tables import CheckpointRow
 from wire.catalog import ServingCheckpoint
 from wire.engine import BaseModelInfo
-from wire.errors import Unavailable
+from wire.errors import Gone, NotFound, Unavailable
 
 T = TypeVar("T")
 
-_PIN_S = 600.0
 _ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What answers a request, fixed when the request came: a promotion in between changes nothing."""
+    """What answers a request, fixed when the request came: a promotion in between changes nothing.
+
+    `serving` is the checkpoint as replies name it; None: the base weights.
+    """
 
     team_id: UUID
     slug: str
     base_id: UUID
     base_slug: str
     info: BaseModelInfo | None
-    checkpoint: CheckpointRow | None
+    checkpoint_id: UUID | None
+    serving: ServingCheckpoint | None
     adapter: str
-    samplers: list[SamplerRow]
-
-    @property
-    def serving(self) -> ServingCheckpoint | None:
-        """The checkpoint as replies name it; None: the base weights."""
-        row = self.checkpoint
-        return ServingCheckpoint(id=str(row.id), name=row.name, step=row.step) if row else None
+    samplers: tuple[Sampler, ...]
 
 
 async def find_target(context: Context, key: str, model: str, pinned: str | None) -> Target:
-    """Authenticate and resolve in one session. Raises NotFound for the model or the pinned checkpoint."""
-    async with context.database.session() as session:
-        caller = await authenticate(session, key)
-        return await _resolve(session, caller.team_id, model, pinned)
+    """Authenticate and resolve in one statement.
+
+    Raises Unauthenticated, NotFound for the model or the pinned checkpoint, Gone when that one's files were removed.
+    """
+    found = await context.lookups.ask(_question(key, model, pinned))
+    if found is None or found.is_revoked:
+        raise refuse_key(known=found is not None)
+    if found.model_id is None or found.slug is None or found.base_id is None or found.base_slug is None:
+        raise no_such_model(model)
+    if pinned is not None:
+        await _pin(context, found, pinned)
+    return Target(
+        team_id=found.team_id,
+        slug=found.slug,
+        base_id=found.base_id,
+        base_slug=found.base_slug,
+        info=BaseModelInfo(**found.info) if found.info else None,
+        checkpoint_id=found.checkpoint_id,
+        serving=_serving_checkpoint(found),
+        adapter=adapter_name(found.files_id) if found.files_id else base_adapter_name(found.base_id),
+        samplers=found.samplers,
+    )
 
 
-async def on_a_sampler(
-    context: Context, target: Target, affinity: bytes, work: Callable[[SamplerRow], Awaitable[T]]
-) -> T:
-    """What `work` makes of a sampler that holds the target's adapter. When that one is gone, another is tried.
+async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]]) -> T:
+    """What `work` makes of a sampler that holds the target's adapter. When that one is gone, another is tried, and
+    everything is sampled anew.
 
     Raises Unavailable when none lives, or none loads the adapter in time.
     """
@@ -75,38 +89,53 @@ async def on_a_sampler(
         except SamplerGone:
             if attempt == _ATTEMPTS - 1:
                 raise
-        async with context.database.session() as session:
-            candidates = await samplers_holding(session, target.base_id, target.adapter)
+        async with context.database.connection() as connection:
+            candidates = await samplers_serving(connection, target.base_id, target.adapter)
     raise AssertionError("the last attempt returns or raises")
 
 
-async def _resolve(session: AsyncSession, team_id: UUID, reference: str, pinned: str | None) -> Target:
-    found = await repository.find_model(session, team_id, reference)
-    if found is None:
-        raise no_such_model(reference)
-    model, base, checkpoint = found
-    base = base or model
-    if pinned is not None:
-        checkpoint = await get_checkpoint(session, model, pinned)
-        await _keep_pinned(session, checkpoint.id)
-    adapter = adapter_of(base.id, checkpoint)
-    samplers = await samplers_holding(session, base.id, adapter)
-    info = BaseModelInfo(**base.info) if base.info else None
-    return Target(team_id, model.slug, base.id, base.slug, info, checkpoint, adapter, samplers)
+@asynccontextmanager
+async def room_on(context: Context, target: Target, sampler: Sampler, num_sequences: int) -> AsyncGenerator[None]:
+    """The right to have a sampler work on so many sequences. Raises TooManyRequests."""
+    async with context.team_limits.slot(target.team_id):
+        with context.sampler_pool.occupied(sampler, num_sequences):
+            yield
 
 
-async def _keep_pinned(session: AsyncSession, checkpoint_id: UUID) -> None:
+def _question(key: str, model: str, pinned: str | None) -> Question:
+    model_id = as_uuid(model)
+    reference = model.lower() if model_id is None and is_storable(model) else None
+    if pinned is None:
+        return Question(key_hash(key), model_id, reference)
+    name = pinned.rpartition("/")[2] if is_storable(pinned) else ""  # no checkpoint is called so
+    return Question(key_hash(key), model_id, reference, as_uuid(pinned), name)
+
+
+def _serving_checkpoint(found: Serving) -> ServingCheckpoint | None:
+    if found.checkpoint_id is None or found.checkpoint_name is None or found.step is None:
+        return None
+    return ServingCheckpoint(id=str(found.checkpoint_id), name=found.checkpoint_name, step=found.step)
+
+
+async def _pin(context: Context, found: Serving, pinned: str) -> None:
     """Have samplers hold the checkpoint. They are woken only when the last pin has run half its time."""
-    half_time = func.clock_timestamp() + timedelta(seconds=_PIN_S / 2)
-    fresh = select(AdapterWantRow.until > half_time).where(AdapterWantRow.checkpoint_id == checkpoint_id)
-    if not await session.scalar(fresh):
-        await want_checkpoint(session, checkpoint_id, _PIN_S)
+    if found.checkpoint_id is None:
+        raise NotFound(f"model {found.slug!r} has no checkpoint {pinned!r}")
+    if found.files_are_removed:
+        raise Gone(f"the files of {found.checkpoint_name} were removed by the retention policy; pin a newer checkpoint")
+    if not found.is_wanted:
+        async with context.database.session() as session:
+            await want_checkpoint(session, found.checkpoint_id, PIN_S)
 
 
-async def _wait_for_samplers(context: Context, target: Target) -> list[SamplerRow]:
-    samplers = await load_adapter(context, target.base_id, target.checkpoint)
-    if not samplers:
+async def _wait_for_samplers(context: Context, target: Target) -> tuple[Sampler, ...]:
+    checkpoint = None
+    if target.checkpoint_id is not None:
+        async with context.database.session() as session:
+            checkpoint = await session.get_one(CheckpointRow, target.checkpoint_id)
+    holding = await load_adapter(context, target.base_id, checkpoint)
+    if not holding:
         raise Unavailable(
             f"no sampler for the base {target.base_slug!r} is running; try again in a few seconds", retry_after_s=2
         )
-    return samplers
+    return tuple(Sampler(row.id, row.url) for row in holding)

@@ -27,6 +27,15 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "guided_regex": (),
     "guided_choice": (),
     "guided_grammar": (),
+    "guided_decoding_backend": (),
+    "typical_p": (1,),
+    "logits_processors": ([],),
+    "prompt_logprobs": (0,),
+    "truncate_prompt_tokens": (-1,),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "prediction": (),
@@ -34,20 +43,52 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "prompt_chunks": (),
 }
+_CONSTRAINING = (
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+)
 _IMAGE_PARTS = ("image_url", "image", "input_image", "input_audio", "audio_url", "video_url", "file")
+
+
+_INSTEAD = (
+    "no sampler backend constrains what the policy writes: ask for the format in the prompt, and check the answer"
+)
 
 
 def check_parameters(request: SamplingRequest) -> None:
     """Raises InvalidRequest for a parameter that is set to more than its neutral value."""
     for name, value in (request.model_extra or {}).items():
         if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
-            raise InvalidRequest(f"{name} is not supported by this server; leave it out")
+            instead = _INSTEAD if name in _CONSTRAINING else "leave it out"
+            raise InvalidRequest(f"{name} is not supported by this server; {instead}")
 
 
 def check_tool_choice(request: ChatRequest) -> None:
     """Raises InvalidRequest where the policy would have to be forced to call a tool."""
     if request.tool_choice not in (None, "auto", "none"):
-        raise InvalidRequest("tool_choice can only be 'auto' or 'none': this server does not force tool calls")
+        raise InvalidRequest(
+            "tool_choice can only be 'auto' or 'none': no sampler backend constrains what the policy writes, so a call "
+            "cannot be forced; ask for it in the prompt"
+        )
+
+
+def check_logprobs(request: ChatRequest) -> None:
+    """Raises InvalidRequest for alternatives to logprobs that were not asked for."""
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs: true")
+
+
+def off_policy_settings(request: SamplingRequest) -> list[str]:
+    """Settings of a training rollout under which its logprobs are not those that a trainer computes."""
+    if not request.return_token_ids:
+        return []
+    truncated = {"top_p": request.top_p not in (None, 1), "top_k": (request.top_k or 0) > 0}
+    bent = {"temperature": request.temperature not in (None, 1), "min_tokens": bool(request.min_tokens)}
+    return [name for name, is_set in {**bent, **truncated}.items() if is_set]
 
 
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

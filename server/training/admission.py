@@ -11,6 +11,8 @@ from server.models.repository import as_uuid
 from server.models.service import no_such_model
 from server.training.checks import Losses
 from store.admission import find_admission
+from store.supply import supplies_async
+from store.trainer_starts import want_trainer
 from wire.engine import BaseModelInfo
 from wire.errors import Forbidden, Unavailable
 
@@ -39,5 +41,14 @@ async def open_model(context: Context, key: str, model_id: str) -> TrainedModel:
     if found.base_slug is None:
         raise Forbidden(f"{found.slug!r} is a base model and cannot be trained; fork it and train the fork")
     if found.info is None or not found.losses:
-        raise Unavailable(f"no trainer has loaded the base {found.base_slug!r} yet; start one, then try again")
+        raise await _not_loaded(context, found.base_slug)
     return TrainedModel(found.model_id, found.slug, BaseModelInfo(**found.info), found.losses)
+
+
+async def _not_loaded(context: Context, slug: str) -> Unavailable:
+    """The refusal of a base whose facts no trainer has told yet; asks for one, should somebody start them on demand."""
+    async with context.database.session() as session:
+        (base,) = [supply for supply in await supplies_async(session) if supply.base == slug]
+    async with context.database.connection() as connection:
+        await want_trainer(connection, base.base_id)
+    return Unavailable(f"no trainer has loaded the base {slug!r} yet: {base.shortage}; then try again")

@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 TABLES, CHECKPOINTS, BLOBS = "tables", "checkpoints", "blobs"
 
 _VERSION = 1
-_OF_PROCESSES = {"model_leases", "samplers", "sampler_adapters", "adapter_wants"}
+_OF_PROCESSES = {"model_leases", "samplers", "sampler_adapters", "adapter_wants", "trainer_starts"}
 
 Progress = Callable[[int, int], None]
 """Told how many of how many files are done."""
@@ -64,7 +64,7 @@ class BackupManifest:
 
 
 def dumped_tables() -> dict[str, list[str]]:
-    """The tables that go along, in an order in which they can be filled, and their columns."""
+    """The tables that go along, and their columns."""
     tables = [table for table in Base.metadata.sorted_tables if table.name not in _OF_PROCESSES]
     return {table.name: [column.name for column in table.columns] for table in tables}
 

@@ -22,10 +22,10 @@ from wire.errors import Conflict, NotFound
 
 _CHUNK_BYTES = 1024**2
 
-# Heads point at checkpoints and checkpoints at models, so one of the two is checked when both are there.
-_DEFER = "alter table models alter constraint fk_models_head_checkpoint_id deferrable initially deferred"
+# Heads point at checkpoints and checkpoints at models, so that references are checked when everything is there.
+_REFERENCES = "select conrelid::regclass::text as of, conname as name from pg_constraint where contype = 'f'"
+_DEFERRED, _AT_ONCE = "deferrable initially deferred", "not deferrable"
 _CHECK = "set constraints all immediate"
-_NO_MORE = "alter table models alter constraint fk_models_head_checkpoint_id not deferrable"
 
 # What a trainer that takes a lease finds left behind by the last one: as `store.oplog.leases.acquire`.
 _END_PROCESSES = (
@@ -108,13 +108,19 @@ def _place_checkpoints(source: Path, manifest: BackupManifest, checkpoints: Chec
 
 
 def _fill(connection: Connection, source: Path, manifest: BackupManifest) -> None:
-    connection.execute(_DEFER)
+    _let_references_be(connection, _DEFERRED)
     for table, columns in manifest.tables.items():
         _load(connection, table, columns, source / TABLES / f"{table}.copy")
-    for statement in (*_END_PROCESSES, _CHECK, _NO_MORE):
+    for statement in (*_END_PROCESSES, _CHECK):
         connection.execute(statement.encode())
+    _let_references_be(connection, _AT_ONCE)
     for sequence, last in manifest.sequences.items():
         connection.execute("select setval(%s::regclass, %s)", (sequence, last))
+
+
+def _let_references_be(connection: Connection, when: str) -> None:
+    for table, name in connection.execute(_REFERENCES).fetchall():
+        connection.execute(f'alter table {table} alter constraint "{name}" {when}'.encode())
 
 
 def _load(connection: Connection, table: str, columns: list[str], path: Path) -> None:

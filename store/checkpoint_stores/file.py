@@ -23,7 +23,7 @@ from store.checkpoint_stores.base import (
     Manifest,
     StoredCheckpoint,
 )
-from store.durable import make_folder, sync_file, sync_folder
+from store.durable import DurableFolders, sync_file, sync_folder
 from wire.errors import CorruptCheckpoint
 from wire.faults import fault_point
 
@@ -38,6 +38,7 @@ class FileCheckpointStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._folders = DurableFolders(root)
 
     @classmethod
     def from_url(cls, url: str) -> FileCheckpointStore:
@@ -59,7 +60,7 @@ class FileCheckpointStore:
         fault_point("publish:before-manifest")
         (staged / _MANIFEST).write_text(json.dumps(manifest.to_json(), indent=1))
         target = self._folder(model, checkpoint)
-        make_folder(target.parent)
+        self._folders.make(target.parent)
         fault_point("publish:before-rename")
         staged.rename(target)
         fault_point("publish:after-rename")

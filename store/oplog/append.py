@@ -11,6 +11,7 @@ from store.blobs import BlobStore
 from store.database import AsyncConnection
 from store.notify import OPERATION_QUEUED
 from wire.errors import NotFound
+from wire.faults import fault_point
 
 INLINE_BYTES = 64 * 1024
 
@@ -23,11 +24,11 @@ _APPEND = """
     ), appended as (
         insert into operations (
             id, model_id, sequence, head_version, kind, state,
-            payload, payload_blob, forward_id, idempotency_key, body_digest
+            payload, payload_blob, forward_id, idempotency_key, body_digest, caller
         )
         select
             %(id)s, %(model_id)s, sequence, head_version, %(kind)s, 'queued',
-            %(payload)s, %(payload_blob)s, %(forward_id)s, %(idempotency_key)s, %(body_digest)s
+            %(payload)s, %(payload_blob)s, %(forward_id)s, %(idempotency_key)s, %(body_digest)s, %(caller)s
         from numbered
         returning sequence
     )
@@ -68,8 +69,12 @@ async def append_operation(
     forward_id: UUID | None = None,
     idempotency_key: str | None = None,
     body_digest: bytes | None = None,
+    caller: int | None = None,
 ) -> Appended:
-    """Append to the model's log, in the caller's transaction. Raises NotFound for an unknown model."""
+    """Append to the model's log, in the caller's transaction. Raises NotFound for an unknown model.
+
+    `caller`: the call that waits for the answer (`store.presence`). None, without a key: nobody does.
+    """
     operation_id = operation_id or uuid.uuid4()
     values = {
         "id": operation_id,
@@ -80,10 +85,13 @@ async def append_operation(
         "forward_id": forward_id,
         "idempotency_key": idempotency_key,
         "body_digest": body_digest,
+        "caller": caller,
         "channel": OPERATION_QUEUED,
         "key": model_id.hex,
     }
+    fault_point("append:before-commit")
     row = await (await connection.execute(_APPEND, values)).fetchone()
+    fault_point("append:after-commit")
     if row is None:
         raise NotFound(f"there is no model {model_id}")
     return Appended(operation_id, row.sequence)

@@ -9,26 +9,31 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, or_, update
+from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from store.oplog.sharing import left_lying
+from store.planes import HEARTBEAT_S
 from store.tables import CheckpointRow, ModelLeaseRow, OperationRow
 from store.tables.operations import lease_tokens
 from wire.errors import LeaseLost
 
-LEASE_TTL_S = 10.0
+LEASE_TTL_S = 2 * HEARTBEAT_S
 
 
-def acquire(session: Session, trainer_id: UUID, model_id: UUID) -> int | None:
-    """Take a model's lease if it is free or run out; None if another trainer holds it.
+def acquire(session: Session, trainer_id: UUID, model_id: UUID, ttl_s: float = LEASE_TTL_S) -> int | None:
+    """Take a model's lease if it is free, run out, or held by a trainer that leaves its work lying; else None.
 
     Operations that the last holder left running are queued again, and checkpoints that it left staged are rejected.
     """
-    expires_at = func.clock_timestamp() + timedelta(seconds=LEASE_TTL_S)
+    # Locked before the statement below looks at the operations: a start under the lease is seen, or comes too late.
+    session.execute(select(ModelLeaseRow.token).where(ModelLeaseRow.model_id == model_id).with_for_update())
+    expires_at = func.clock_timestamp() + timedelta(seconds=ttl_s)
     row = insert(ModelLeaseRow).values(model_id=model_id, trainer_id=trainer_id, expires_at=expires_at)
-    free = or_(ModelLeaseRow.expires_at < func.clock_timestamp(), ModelLeaseRow.trainer_id == trainer_id)
-    taken = {"trainer_id": trainer_id, "expires_at": expires_at, "token": lease_tokens.next_value()}
+    mine, now = ModelLeaseRow.trainer_id == trainer_id, func.clock_timestamp()
+    free = or_(mine, ModelLeaseRow.expires_at < now, left_lying(ModelLeaseRow.model_id))
+    taken = {"trainer_id": trainer_id, "expires_at": expires_at, "taken_at": now, "token": lease_tokens.next_value()}
     query = row.on_conflict_do_update(index_elements=["model_id"], set_=taken, where=free)
     token = session.scalar(query.returning(ModelLeaseRow.token))
     if token is not None:
@@ -39,9 +44,9 @@ def acquire(session: Session, trainer_id: UUID, model_id: UUID) -> int | None:
     return token
 
 
-def renew_all(session: Session, trainer_id: UUID) -> dict[UUID, int]:
+def renew_all(session: Session, trainer_id: UUID, ttl_s: float = LEASE_TTL_S) -> dict[UUID, int]:
     """Extend every lease of this trainer; the models it still holds, and their tokens."""
-    expires_at = func.clock_timestamp() + timedelta(seconds=LEASE_TTL_S)
+    expires_at = func.clock_timestamp() + timedelta(seconds=ttl_s)
     query = (
         update(ModelLeaseRow)
         .where(ModelLeaseRow.trainer_id == trainer_id)
@@ -51,9 +56,12 @@ def renew_all(session: Session, trainer_id: UUID) -> dict[UUID, int]:
     return {row.model_id: row.token for row in session.execute(query)}
 
 
-def release_all(session: Session, trainer_id: UUID) -> None:
-    """Give every lease of this trainer back at once."""
-    session.execute(delete(ModelLeaseRow).where(ModelLeaseRow.trainer_id == trainer_id))
+def release(session: Session, model_id: UUID, token: int) -> bool:
+    """Give up the lease of a model that has no open operation; False if it has one, or the lease was lost."""
+    is_open = OperationRow.model_id == model_id, OperationRow.state.in_(("queued", "running"))
+    held = ModelLeaseRow.model_id == model_id, ModelLeaseRow.token == token
+    query = delete(ModelLeaseRow).where(*held, ~exists().where(*is_open)).returning(ModelLeaseRow.model_id)
+    return session.scalar(query) is not None
 
 
 def lease_lost(model_id: UUID) -> LeaseLost:

@@ -33,3 +33,5 @@ class ModelState:
     head_checkpoint_id: UUID | None
     head_version: int
     head_step: int
+    head_is_thinned: bool = False
+    """Without optimizer state: training goes on from it with fresh moments."""

@@ -9,21 +9,12 @@ transaction changed meanwhile is waited for, read again and checked again before
 
 from __future__ import annotations
 
+from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED
+
 _HELD = "held as (select model_id from model_leases where model_id = %(model_id)s and token = %(token)s for update)"
 
-NEXT_MODEL = """
-    select o.model_id
-    from operations o
-    join models m on m.id = o.model_id
-    left join model_leases l on l.model_id = o.model_id
-    where m.base_id = %(base_id)s
-        and o.state in ('queued', 'running')
-        and (l.model_id is null or l.trainer_id = %(trainer_id)s or l.expires_at < clock_timestamp())
-    order by o.created_at
-    limit 1
-"""
-
-# A forward belongs to the weights that it is about to see, hence its head_version. The commit does not wait for the
+# A forward and a step belong to the weights that they are about to see, hence their head_version. A step leaves out the
+# gradients that nobody acknowledged, and those who wait for them after all are told. The commit does not wait for the
 # disk: a start that a crash of PostgreSQL undoes leaves the operation queued, as it was.
 START_NEXT = f"""
     with {_HELD}, model as (
@@ -38,15 +29,29 @@ START_NEXT = f"""
             attempts = attempts + 1,
             lease_token = %(token)s,
             started_at = clock_timestamp(),
-            head_version = case when kind = 'forward' then model.head_version else o.head_version end
+            head_version = case
+                when kind in ('forward', 'optim_step') then model.head_version else o.head_version
+            end
         from next, model
         where o.id = next.id
         returning o.*
+    ), left_out as (
+        update operations o set
+            state = 'superseded',
+            error_code = 'unacknowledged',
+            error_message = 'nobody waited for the answer of this ' || o.kind
+                || ' any more when an optim_step came, so the step left it out; send it again'
+        from started
+        where started.kind = 'optim_step' and o.model_id = started.model_id and o.sequence < started.sequence
+            and {PENDING_GRADIENT} and {UNACKNOWLEDGED}
+        returning o.id
     )
     select
         held.model_id as held, started.id, started.sequence, started.kind, started.payload, started.payload_blob,
         started.forward_id, started.attempts, model.id as model_id, model.slug, model.base_id, model.lora,
         model.head_checkpoint_id, model.head_version, coalesce(head.step, 0) as head_step,
+        head.state_removed_at is not null as head_is_thinned,
+        (select count(pg_notify(%(channel)s, replace(left_out.id::text, '-', ''))) from left_out) as num_left_out,
         set_config('synchronous_commit', 'off', true)
     from (select) as always
     left join held on true
@@ -55,16 +60,14 @@ START_NEXT = f"""
     left join checkpoints head on head.id = model.head_checkpoint_id
 """
 
-_UNCONSUMED = (
-    "model_id = %(model_id)s and kind in ('forward_backward', 'backward') and state = 'done' and consumed_by_id is null"
-)
-
 PENDING = f"""
     select id, model_id, sequence, kind, payload, payload_blob, forward_id, attempts
-    from operations where {_UNCONSUMED} order by sequence
+    from operations o where o.model_id = %(model_id)s and {PENDING_GRADIENT} order by sequence
 """
 
-PENDING_SUMMARIES = f"select summary from operations where {_UNCONSUMED} order by sequence"
+PENDING_SUMMARIES = f"""
+    select id, summary from operations o where o.model_id = %(model_id)s and {PENDING_GRADIENT} order by sequence
+"""
 
 FINISH = f"""
     with {_HELD}, finished as (
@@ -114,7 +117,7 @@ COMMIT = f"""
         returning id
     ), consumed as (
         update operations o set consumed_by_id = finished.id
-        from finished where {_UNCONSUMED} and o.sequence < finished.sequence
+        from finished where o.model_id = %(model_id)s and {PENDING_GRADIENT} and o.sequence < finished.sequence
     )
     select held.model_id as held, finished.id as finished, committed.id as committed, pg_notify(%(channel)s, %(key)s)
     from (select) as always left join held on true left join finished on true left join committed on true

@@ -22,6 +22,7 @@ from store.oplog.leases import lease_lost
 from store.oplog.operation import ModelState, Operation
 from store.tables import OperationRow
 from wire.errors import HeadwayError, Superseded
+from wire.faults import fault_point
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,15 @@ class Lease:
     token: int
 
 
-def next_model(connection: Connection, base_id: UUID, trainer_id: UUID) -> UUID | None:
-    """The model whose oldest open operation waits longest, among those this trainer holds or could take."""
-    row = connection.execute(statements.NEXT_MODEL, {"base_id": base_id, "trainer_id": trainer_id}).fetchone()
-    return row.model_id if row else None
-
-
 def start_next(connection: Connection, lease: Lease) -> tuple[Operation, ModelState] | None:
-    """Mark the model's next open operation as running under this lease. Raises LeaseLost."""
-    (row,) = connection.execute(statements.START_NEXT, {"model_id": lease.model_id, "token": lease.token})
+    """Mark the model's next open operation as running under this lease. Raises LeaseLost.
+
+    With an optim_step, the gradients before it that nobody acknowledged are superseded in the same transaction.
+    """
+    fault_point("take:before-commit")
+    values = {"model_id": lease.model_id, "token": lease.token, "channel": OPERATION_DONE}
+    (row,) = connection.execute(statements.START_NEXT.encode(), values)
+    fault_point("take:after-commit")
     if row.held is None:
         raise lease_lost(lease.model_id)
     if row.id is None:
@@ -49,7 +50,14 @@ def start_next(connection: Connection, lease: Lease) -> tuple[Operation, ModelSt
         row.id, row.model_id, row.sequence, row.kind, row.payload, row.payload_blob, row.forward_id, row.attempts
     )
     model = ModelState(
-        row.model_id, row.slug, row.base_id, row.lora or {}, row.head_checkpoint_id, row.head_version, row.head_step
+        row.model_id,
+        row.slug,
+        row.base_id,
+        row.lora or {},
+        row.head_checkpoint_id,
+        row.head_version,
+        row.head_step,
+        row.head_is_thinned,
     )
     return operation, model
 
@@ -59,9 +67,10 @@ def pending_gradients(connection: Connection, model_id: UUID) -> list[Operation]
     return [Operation(*row) for row in connection.execute(statements.PENDING, {"model_id": model_id})]
 
 
-def pending_summaries(connection: Connection, model_id: UUID) -> list[dict[str, Any]]:
-    """What those gradient operations left for the checkpoint that will apply them."""
-    return [row.summary for row in connection.execute(statements.PENDING_SUMMARIES, {"model_id": model_id})]
+def pending_summaries(connection: Connection, model_id: UUID) -> dict[UUID, dict[str, Any]]:
+    """Those gradient operations by id, in order, and what they left for the checkpoint that will apply them."""
+    rows = connection.execute(statements.PENDING_SUMMARIES, {"model_id": model_id})
+    return {row.id: row.summary for row in rows}
 
 
 def read_payload(operation: Operation | OperationRow, blobs: BlobStore) -> bytes:
@@ -85,6 +94,7 @@ def complete(
     summary: Mapping[str, Any] | None = None,
 ) -> None:
     """The operation is done. Raises Superseded or LeaseLost, and then nothing was written."""
+    fault_point("complete:before-commit")
     _finish(
         connection,
         lease,
@@ -93,11 +103,14 @@ def complete(
         summary=Jsonb(summary) if summary is not None else None,
         **placed_result,
     )
+    fault_point("complete:after-commit")
 
 
 def fail(connection: Connection, lease: Lease, operation: Operation, error: HeadwayError) -> None:
     """The operation was refused or broke; nothing of it stays. Raises Superseded or LeaseLost."""
+    fault_point("fail:before-commit")
     _finish(connection, lease, operation, state="failed", error_code=error.code, error_message=error.message)
+    fault_point("fail:after-commit")
 
 
 def stage_checkpoint(connection: Connection, lease: Lease, model: ModelState, values: dict[str, Any]) -> None:
@@ -110,8 +123,10 @@ def stage_checkpoint(connection: Connection, lease: Lease, model: ModelState, va
     values = {**values, "manifest": Jsonb(values["manifest"]), "metrics": Jsonb(values["metrics"])}
     step = model.head_step + 1
     parent = {"parent_id": model.head_checkpoint_id, "step": step, "name": f"{step:04d}-{values['id'].hex[:8]}"}
+    fault_point("stage:before-commit")
     if connection.execute(statements.STAGE, {**values, **parent, **held, **wake}).fetchone() is None:
         raise lease_lost(lease.model_id)
+    fault_point("stage:after-commit")
 
 
 def reject_checkpoint(connection: Connection, checkpoint_id: UUID) -> None:
@@ -142,6 +157,7 @@ def commit_step(
         "channel": OPERATION_DONE,
         "key": operation.id.hex,
     }
+    fault_point("step:before-commit")
     with connection.transaction():  # undone by what is raised: the head may have moved before the rest was refused
         (row,) = connection.execute(statements.COMMIT, values)
         if row.held is None:
@@ -149,6 +165,7 @@ def commit_step(
         if row.finished is None:
             raise Superseded("the head was moved while this step was being computed; nothing was applied")
         assert row.committed is not None, "under the lease nobody else rejects or commits a staged checkpoint"
+    fault_point("step:after-commit")
 
 
 _NOTHING = dict.fromkeys(("result", "result_blob", "summary", "error_code", "error_message"))

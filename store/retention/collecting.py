@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-import structlog
-
 from store.blobs import BlobStore, StoredBlob
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import STATE, StoredCheckpoint
@@ -17,8 +15,6 @@ from store.retention import marking
 from store.retention.lock import StillHeld, deleting_files
 from store.retention.policy import RetentionPolicy
 from wire.errors import Conflict
-
-log = structlog.get_logger(__name__)
 
 _CHECKPOINTS = """
     select id, status, state_removed_at is not null as stateless, files_removed_at is not null as fileless
@@ -75,10 +71,7 @@ class Collector:
         """
         with deleting_files(self._database) as still_held:
             self._refuse_other_peoples_stores()
-            removed = [*self._forgotten_rows(dry_run), *self._files(dry_run, strangers, still_held)]
-        if removed and not dry_run:
-            log.info("collected", removals=len(removed), bytes=sum(r.num_bytes or 0 for r in removed))
-        return removed
+            return [*self._forgotten_rows(dry_run), *self._files(dry_run, strangers, still_held)]
 
     def _forgotten_rows(self, dry_run: bool) -> Iterator[Removal]:
         past = marking.forget_planes(self._database, self._policy, dry_run=dry_run)

@@ -11,7 +11,10 @@ from typing import Any
 from uuid import UUID
 
 from store.database import Connection, Database
+from store.oplog.conditions import PAYLOAD_NEEDED
 from store.retention.policy import RetentionPolicy
+
+_CALLER_WAITS_S = 900.0
 
 _MODELS = "select id from models where base_id is not null order by id"
 
@@ -37,22 +40,16 @@ _HAS_STATE = """
     and exists (select from jsonb_object_keys(coalesce(c.manifest -> 'files', '{}')) path where path like 'state/%%')
 """
 
-# An operation whose payload and result nobody will read again. Once true it stays true: consumed gradients are never
-# unconsumed, and the version of a head only grows.
-_SPENT = """
+# An operation whose payload and result nobody will read again. Once true it stays true.
+_SPENT = f"""
     o.blobs_dropped_at is null and (o.payload_blob is not null or o.result_blob is not null)
     and o.state in ('done', 'failed', 'superseded')
     and coalesce(o.finished_at, o.created_at) < clock_timestamp() - make_interval(secs => %(keep_payloads_s)s)
-    and not (o.kind in ('forward_backward', 'backward') and o.state = 'done' and o.consumed_by_id is null)
-    and not (
-        o.kind = 'forward' and o.state = 'done' and o.consumed_by_id is null
-        and o.head_version = (select m.head_version from models m where m.id = o.model_id)
+    and (
+        o.answered_at is not null
+        or coalesce(o.finished_at, o.created_at) < clock_timestamp() - make_interval(secs => %(caller_waits_s)s)
     )
-    and o.id not in (
-        select b.forward_id from operations b
-        where b.forward_id is not null
-            and (b.state in ('queued', 'running') or (b.state = 'done' and b.consumed_by_id is null))
-    )
+    and not {PAYLOAD_NEEDED}
 """
 
 # The newest trainer of a base is what the server knows the base's losses from, dead or not.
@@ -60,7 +57,9 @@ _PAST = {
     "trainers": """
         greatest(t.heartbeat_at, t.stopped_at) < clock_timestamp() - make_interval(secs => %(keep_planes_s)s)
         and not exists (select from model_leases l where l.trainer_id = t.id)
-        and exists (select from trainers n where n.base_id = t.base_id and n.started_at > t.started_at)
+        and exists (
+            select from trainers n where n.base_id = t.base_id and n.started_at > t.started_at and not n.is_loading
+        )
     """,
     "samplers": "greatest(t.heartbeat_at, t.stopped_at) < clock_timestamp() - make_interval(secs => %(keep_planes_s)s)",
     "adapter_wants": "t.until < clock_timestamp() - make_interval(secs => %(grace_s)s)",
@@ -83,7 +82,7 @@ def thin_checkpoints(database: Database, policy: RetentionPolicy, *, dry_run: bo
 
 def drop_blobs(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> set[UUID]:
     """Operations whose blobs are given up now."""
-    values = {"keep_payloads_s": policy.keep_payloads_s}
+    values = {"keep_payloads_s": policy.keep_payloads_s, "caller_waits_s": _CALLER_WAITS_S}
     with database.connection() as connection:
         if dry_run:
             return _ids(connection, f"select o.id from operations o where {_SPENT}", values)

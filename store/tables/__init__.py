@@ -4,7 +4,7 @@ each other."""
 from store.tables.base import Base
 from store.tables.models import CheckpointRow, ModelRow
 from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow
-from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow
+from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TelemetryUploadRow, TraceRow
 from store.tables.teams import ApiKeyRow, EventRow, TeamRow
 
@@ -25,4 +25,5 @@ __all__ = [
     "TelemetryUploadRow",
     "TraceRow",
     "TrainerRow",
+    "TrainerStartRow",
 ]

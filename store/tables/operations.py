@@ -20,7 +20,8 @@ class OperationRow(Base):
     """One request to a model's trainer, written before it is acknowledged, worked off in `sequence` order.
 
     Payloads and results are `wire.payload` bytes: inline, or, when larger, the name of a durable blob. A gradient
-    operation that is done and has no `consumed_by_id` is part of the model's accumulated gradient.
+    operation that is done and has no `consumed_by_id` is part of the model's accumulated gradient; for other such
+    conclusions see `store.oplog.conditions`.
     """
 
     __tablename__ = "operations"
@@ -41,6 +42,15 @@ class OperationRow(Base):
             "idempotency_key",
             unique=True,
             postgresql_where=text("idempotency_key is not null"),
+        ),
+        Index(
+            "ix_operations_unanswered",
+            "model_id",
+            "body_digest",
+            postgresql_where=text(
+                "kind in ('forward_backward', 'backward') and state in ('queued', 'running', 'done') "
+                "and consumed_by_id is null and answered_at is null and idempotency_key is null"
+            ),
         ),
         CheckConstraint("state in ('queued', 'running', 'done', 'failed', 'superseded')", name="state"),
         CheckConstraint("(payload is null) != (payload_blob is null)", name="one_payload"),
@@ -73,6 +83,8 @@ class OperationRow(Base):
     """How often a trainer has started it."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    caller: Mapped[Big | None]
+    """The call that waits for the answer (`store.presence`), or was given it; null: none, or several were given it."""
     answered_at: Mapped[datetime | None]
     blobs_dropped_at: Mapped[datetime | None]
     """Nobody needs the blobs of this operation any more, and they may be gone: see `store.retention`."""
@@ -86,4 +98,5 @@ class ModelLeaseRow(Base):
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"), primary_key=True)
     trainer_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("trainers.id"))
     token: Mapped[Big] = mapped_column(server_default=lease_tokens.next_value())
+    taken_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime]

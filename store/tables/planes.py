@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index
+from sqlalchemy import CheckConstraint, ForeignKey, Index, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, CreatedAt, UuidKey
@@ -23,9 +23,26 @@ class TrainerRow(Base):
     host: Mapped[str]
     pid: Mapped[int]
     losses: Mapped[dict[str, Any]]
+    is_loading: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It has not read its base yet and can train nothing so far."""
     started_at: Mapped[CreatedAt]
     heartbeat_at: Mapped[CreatedAt]
     stopped_at: Mapped[datetime | None]
+
+
+class TrainerStartRow(Base):
+    """That a trainer was asked for, for a base without one; gone once a trainer is ready. Whoever updates `next_at`
+    asks, the others wait until then."""
+
+    __tablename__ = "trainer_starts"
+
+    base_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    wanted_at: Mapped[datetime | None]
+    """Somebody needs a trainer although nothing is queued: only a trainer can tell what the base allows."""
+    asked_at: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    next_at: Mapped[CreatedAt]
+    error: Mapped[str | None]
 
 
 class SamplerRow(Base):

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from store.adapters import base_adapter_name
 from store.database import AsyncDatabase
 from store.notify import OPERATION_DONE, notify_async
+from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED
 from store.tables import CheckpointRow, ModelRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow
 from wire.payload import decode, decode_batch, encode
 from wire.sampling import (
@@ -43,6 +44,12 @@ LOSSES: dict[str, dict[str, float]] = {
 async def register_trainer(database: AsyncDatabase, base_id: uuid.UUID) -> None:
     async with database.session() as session:
         session.add(TrainerRow(base_id=base_id, host="here", pid=1, losses=LOSSES))
+
+
+_LEAVE_OUT = text(f"""
+    update operations o set state = 'superseded', error_code = 'unacknowledged', error_message = 'left out'
+    where o.model_id = :model_id and {PENDING_GRADIENT} and {UNACKNOWLEDGED}
+""")
 
 
 class StandInTrainer:
@@ -107,6 +114,7 @@ class StandInTrainer:
         return encode({"metrics": header["metrics"], "num_datums": len(header["lengths"])})
 
     async def _optim_step(self, session: Any, operation: OperationRow, model: ModelRow) -> bytes | None:
+        await session.execute(_LEAVE_OUT, {"model_id": model.id})
         unconsumed = select(OperationRow).where(
             OperationRow.model_id == model.id,
             OperationRow.kind.in_(("forward_backward", "backward")),
@@ -183,6 +191,7 @@ class SamplerScript:
     """What the stand-in sampler does next."""
 
     answer: str = "36"
+    calls: int = 1
     requests: list[GenerateRequest] = field(default_factory=list)
     renders: list[RenderRequest] = field(default_factory=list)
     cancelled: int = 0
@@ -213,7 +222,9 @@ def create_sampler(script: SamplerScript) -> FastAPI:
         if body.tools and text.startswith("CALL "):
             _, name, arguments = text.split(" ", 2)
             return ParsedMessage(
-                content=None, reasoning_content=thought, tool_calls=[ParsedCall(name=name, arguments=arguments)]
+                content=None,
+                reasoning_content=thought,
+                tool_calls=[ParsedCall(name=name, arguments=arguments)] * script.calls,
             )
         return ParsedMessage(content=text, reasoning_content=thought)
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import uuid
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import openai
 import pytest
+from sqlalchemy import delete, func, update
 
-from tests.contract.conftest import CONTEXT
-from tests.contract.stand_ins import END
+from server.app import create_app
+from server.auth.service import revoke_key
+from server.settings import GatewayLimits, ServerSettings
+from store.tables import CheckpointRow, SamplerRow
+from tests.contract.conftest import CONTEXT, new_team, serving
+from tests.contract.stand_ins import END, register_sampler
 from tests.contract.test_models import no_samplers, unloaded_checkpoint
 
 JSON = {"Content-Type": "application/json"}
@@ -321,6 +328,65 @@ async def test_a_sampler_that_dies_before_anything_is_answered_costs_a_retry(tea
         assert reply.json()["choices"][0]["message"]["content"] == "36"
 
 
+async def test_a_sampler_that_is_not_there_costs_a_retry_once(team, model, base, database, sampler_script):
+    async with another_sampler(database, base.id, "http://127.0.0.1:1"):
+        for question in "abcdefgh":  # half of them would go there first
+            messages = [{"role": "user", "content": question}]
+            for stream in (False, True):
+                reply = await team.http.post("/chat/completions", json=chat(model, messages=messages, stream=stream))
+                assert reply.status_code == 200, reply.text
+
+
+async def test_a_revoked_key_is_refused_at_once(origin, database, base):
+    async with new_team(origin, database) as team:
+        body = {"model": base.slug, "messages": [USER]}
+        assert (await team.http.post("/chat/completions", json=body)).status_code == 200
+        async with database.session() as session:
+            await revoke_key(session, team.key[:10])
+        reply = await team.http.post("/chat/completions", json=body)
+        assert reply.status_code == 401
+        assert "revoked" in reply.json()["error"]["message"]
+
+
+async def test_a_team_with_too_much_at_once_is_told_to_wait(database_url, database, base, tmp_path, sampler_script):
+    limits = GatewayLimits(running_per_team=2, waiting_per_team=0)
+    settings = ServerSettings(database_url, tmp_path, "token", gateway_limits=limits)
+    sampler_script.endless = True
+    body = {"model": base.slug, "messages": [USER], "stream": True}
+    async with serving(create_app(settings)) as url, new_team(url, database) as team, AsyncExitStack() as streams:
+        for _ in range(2):
+            reply = await streams.enter_async_context(team.http.stream("POST", "/chat/completions", json=body))
+            assert reply.status_code == 200
+        refused = await team.http.post("/chat/completions", json=body)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+        assert int(refused.headers["retry-after"]) > 0
+        await streams.aclose()
+        sampler_script.endless = False
+
+        async def served() -> bool:
+            return (await team.http.post("/chat/completions", json={**body, "stream": False})).status_code == 200
+
+        async with asyncio.timeout(5):
+            while not await served():  # noqa: ASYNC110 - it takes a moment until hang-ups are seen
+                await asyncio.sleep(0.05)
+
+
+async def test_a_pin_without_files_is_gone(team, model, database):
+    step = await team.step(model["id"])
+    async with database.session() as session:
+        thinned = update(CheckpointRow).where(CheckpointRow.id == uuid.UUID(step["checkpoint_id"]))
+        await session.execute(thinned.values(files_removed_at=func.clock_timestamp()))
+    reply = await team.http.post("/chat/completions", json=chat(model, checkpoint=step["checkpoint_id"]))
+    assert reply.status_code == 410
+    assert "retention" in reply.json()["detail"]
+
+
+async def test_an_answer_that_is_not_streamed_is_asked_for_in_one_piece(team, model, sampler_script):
+    await team.http.post("/chat/completions", json=chat(model))
+    await events(team, chat(model))
+    assert [request.whole for request in sampler_script.requests] == [True, False]
+
+
 async def test_a_stream_that_breaks_midway_ends_with_an_error(team, model, sampler_script):
     sampler_script.die_times, sampler_script.die_after_tokens = 1, 1
     lines = await events(team, chat(model))
@@ -388,6 +454,16 @@ async def test_completions_refuse_what_they_lack(changes, standing_team, standin
         "/completions", json={"model": standing_model["model_name"], "prompt": "x", **changes}
     )
     assert reply.status_code == 422
+
+
+@asynccontextmanager
+async def another_sampler(database, base_id, url):
+    sampler_id = await register_sampler(database, base_id, url)
+    try:
+        yield
+    finally:
+        async with database.session() as session:
+            await session.execute(delete(SamplerRow).where(SamplerRow.id == sampler_id))
 
 
 async def until(condition) -> None:

@@ -146,7 +146,8 @@ async def test_the_head_rolls_back_and_the_next_step_extends_from_there(team, mo
 async def test_the_head_goes_back_to_the_base_weights(team, model):
     await team.step(model["id"])
     reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": None})
-    assert reply.json() == {"model_id": model["id"], "checkpoint_id": None, "checkpoint_name": None, "step": None}
+    nothing = {"checkpoint_id": None, "checkpoint_name": None, "step": None, "fresh_moments": False}
+    assert reply.json() == {"model_id": model["id"], **nothing}
     nodes = (await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json()
     assert [node["is_active"] for node in nodes] == [False]
 

@@ -106,7 +106,8 @@ async def test_health_needs_no_key_and_readiness_says_what_is_missing(team, base
     assert (await team.http.get("/healthz")).json() == {"status": "ok"}
     ready = await team.http.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json()["bases"] == [{"base": base.slug, "trainers": 1, "samplers": 1}]
+    served = {"base": base.slug, "loaded": True, "trainers": 1, "samplers": 1, "queued": 0, "shortage": None}
+    assert ready.json()["bases"] == [served]
     async with no_samplers(database):
         assert (await team.http.get("/readyz")).status_code == 503
 

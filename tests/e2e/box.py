@@ -18,10 +18,11 @@ START_TIMEOUT_S = 180.0
 class Box:
     """`headway up` on a data folder. `start` returns when the service is ready; state survives `stop`."""
 
-    def __init__(self, data_dir: Path, base: Path, *args: str) -> None:
+    def __init__(self, data_dir: Path, base: Path, *args: str, start_timeout_s: float = START_TIMEOUT_S) -> None:
         self.data_dir = data_dir
         self._base = base
         self._args = args
+        self._start_timeout_s = start_timeout_s
         self.process: subprocess.Popen[bytes] | None = None
         self.env: dict[str, str] = {}
 
@@ -82,7 +83,7 @@ class Box:
 
     def _wait_until_ready(self) -> None:
         assert self.process is not None
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + self._start_timeout_s
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"headway up ended\n{self.logs()}"
             if "Headway is up" in (self.data_dir / "up.log").read_text() and (self.data_dir / "env").exists():
@@ -91,7 +92,7 @@ class Box:
                 if self._answers():
                     return
             time.sleep(0.1)
-        raise AssertionError(f"headway up was not ready in {START_TIMEOUT_S} s\n{self.logs()}")
+        raise AssertionError(f"headway up was not ready in {self._start_timeout_s} s\n{self.logs()}")
 
     def _answers(self) -> bool:
         try:

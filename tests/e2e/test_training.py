@@ -183,20 +183,24 @@ def test_a_batch_without_spread_makes_a_step_that_changes_nothing(box: Box):
     assert metrics["groups_without_spread"] == 1.0
 
 
-def test_racing_steps_do_not_commit_twice_from_one_accumulation(box: Box):
-    model_id = box.fork("race")
+@pytest.mark.parametrize("is_identical", [True, False])
+def test_racing_steps_do_not_commit_twice_from_one_accumulation(box: Box, is_identical: bool):
+    """Those that are told of a step are told of the same one."""
+    model_id = box.fork(f"race-{is_identical}")
     box.call("POST", f"/v1/models/{model_id}/train/forward-backward", {"inputs": fixed_batch(box), "group_size": 4})
 
-    def try_step(_: int) -> bool:
+    def try_step(index: int) -> str | None:
+        body = {"learning_rate": 1e-3 if is_identical else 1e-3 * (1 + index)}
         try:
-            box.call("POST", f"/v1/models/{model_id}/train/optim-step", {"learning_rate": 1e-3})
+            return box.call("POST", f"/v1/models/{model_id}/train/optim-step", body)["checkpoint_id"]
         except AssertionError as refused:
             assert "409" in str(refused)
-            return False
-        return True
+            return None
 
     with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(try_step, range(4))) == 1
+        made = [checkpoint_id for checkpoint_id in pool.map(try_step, range(4)) if checkpoint_id]
+    assert len(made) == (4 if is_identical else 1)
+    assert len(set(made)) == 1
     assert len(box.call("GET", f"/v2/models/{model_id}/checkpoints")) == 1
 
 

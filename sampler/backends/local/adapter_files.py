@@ -5,7 +5,6 @@ adapter that is half applied samples from a policy that nobody trained."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -18,27 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sampler.adapter_config import WEIGHTS_FILE, read_config
 from wire.errors import CorruptCheckpoint, InvalidRequest, NotFound
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-
-# Fields that change what an adapter computes; their harmless values are None, False, empty, or listed.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "use_dora": (),
-    "bias": ("none",),
-    "lora_bias": (),
-    "modules_to_save": (),
-    "rank_pattern": (),
-    "alpha_pattern": (),
-    "target_parameters": (),
-    "trainable_token_indices": (),
-    "fan_in_fan_out": (),
-    "layer_replication": (),
-    "use_qalora": (),
-    "alora_invocation_tokens": (),
-    "arrow_config": (),
-    "use_bdlora": (),
-}
 _WEIGHT_KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 
 
@@ -65,7 +46,7 @@ def read_adapter(name: str, path: Path | None, linears: Mapping[str, nn.Linear])
     """
     if path is None:
         return Adapter(name, {})
-    config = _read_config(name, path)
+    config = read_config(name, path)
     weights = _read_weights(name, path)
     _require_finite(name, weights)
     scale = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
@@ -76,23 +57,6 @@ def read_adapter(name: str, path: Path | None, linears: Mapping[str, nn.Linear])
     }
     _require_targets(name, config["target_modules"], pairs)
     return Adapter(name, pairs)
-
-
-def _read_config(name: str, path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((path / CONFIG_FILE).read_text())
-    except FileNotFoundError as missing:
-        raise NotFound(f"adapter {name}: there is no {path / CONFIG_FILE}") from missing
-    except ValueError as error:
-        raise CorruptCheckpoint(f"adapter {name}: {CONFIG_FILE} is not JSON: {error}") from error
-    if config.get("peft_type", "LORA") != "LORA":
-        raise InvalidRequest(f"adapter {name}: peft_type {config['peft_type']} is not supported, only LORA")
-    for field, harmless in _UNSUPPORTED.items():
-        if config.get(field) and config[field] not in harmless:
-            raise InvalidRequest(f"adapter {name}: {field}={config[field]!r} is not supported by the local sampler")
-    if not (isinstance(config.get("r"), int) and config["r"] > 0 and isinstance(config.get("lora_alpha"), int | float)):
-        raise CorruptCheckpoint(f"adapter {name}: {CONFIG_FILE} needs r > 0 and lora_alpha")
-    return {"target_modules": None, **config}
 
 
 def _read_weights(name: str, path: Path) -> dict[str, Tensor]:

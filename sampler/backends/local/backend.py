@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -15,21 +14,19 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from sampler.backends.base import SamplerInfo
 from sampler.backends.local.adapter_files import Adapter, read_adapter
 from sampler.backends.local.base_model import cache_shape, load_base, plain_logits, use_slot_attention
-from sampler.backends.local.draws import Draws
 from sampler.backends.local.engine import Engine
 from sampler.backends.local.event_stream import EventStream, post
 from sampler.backends.local.kv_cache import SlotCache
 from sampler.backends.local.packed_step import PackedModel, require_exact
 from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.sequence import Sequence
-from sampler.backends.local.vocabulary import Vocabulary
-from sampler.parsing import parse_answer
-from sampler.rendering import ChatRenderer
-from wire.errors import Conflict, InvalidRequest, NotFound
+from sampler.chat_text import ChatText
+from sampler.draws import Draws
+from sampler.limits import max_new_tokens
+from sampler.vocabulary import Vocabulary
+from wire.errors import Conflict, NotFound
 from wire.sampling import DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, RenderRequest
 from wire.threads import threads_for
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ class LocalBackend:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
         self._info = _info(model, tokenizer, settings)
         self._vocabulary = Vocabulary(tokenizer)
-        self._renderer = ChatRenderer(tokenizer)
+        self._chat_text = ChatText(tokenizer)
         self._draws = Draws(settings.seed)
         self._adapters: dict[str, Adapter] = {}
         cache = SlotCache(cache_shape(model.config, dtype, settings.kv_cache_tokens))
@@ -72,8 +69,6 @@ class LocalBackend:
         require_exact(packed, cache, expected_logits)
         scheduler = Scheduler(cache, max_running=settings.max_running, max_step_tokens=settings.max_step_tokens)
         self._engine = Engine(packed, scheduler, post)
-        # One thread: templates and tokenizers are quick, and not all of them stand concurrent use.
-        self._text_work = ThreadPoolExecutor(1, thread_name_prefix="local-text")
         self._engine.start()
 
     @property
@@ -96,15 +91,15 @@ class LocalBackend:
 
     async def render(self, request: RenderRequest) -> list[int]:
         """See SamplerBackend."""
-        return await self._off_the_loop(self._renderer.render, request)
+        return await self._chat_text.render(request)
 
     async def tokenize(self, text: str) -> list[int]:
         """See SamplerBackend."""
-        return await self._off_the_loop(self._renderer.tokenize, text)
+        return await self._chat_text.tokenize(text)
 
     async def derender(self, request: DerenderRequest) -> ParsedMessage:
         """See SamplerBackend."""
-        return parse_answer(request.text, tools_offered=bool(request.tools))
+        return self._chat_text.derender(request)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
@@ -119,46 +114,22 @@ class LocalBackend:
     async def close(self) -> None:
         """See SamplerBackend."""
         await asyncio.to_thread(self._engine.close)
-        self._text_work.shutdown(wait=False)
-
-    async def _off_the_loop(self, work: Callable[[Any], _Result], argument: object) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._text_work, work, argument)
+        self._chat_text.close()
 
     def _new_sequence(self, request: GenerateRequest) -> Sequence:
         adapter = self._adapters.get(request.adapter)
         if adapter is None:
             raise NotFound(f"adapter {request.adapter} is not loaded on this sampler")
-        self._check_ids(request)
-        max_new_tokens = self._max_new_tokens(request)
+        limit = max_new_tokens(request, self._info)
         return Sequence(
             request,
             adapter,
             draws=self._draws.stream(request.params.seed, request.prompt_token_ids),
             vocabulary=self._vocabulary,
             eos_ids=frozenset(self._info.eos_ids),
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=limit,
             stream=EventStream(),
         )
-
-    def _check_ids(self, request: GenerateRequest) -> None:
-        if not request.prompt_token_ids:
-            raise InvalidRequest("the prompt is empty; it needs at least one token")
-        for what, ids in (("the prompt", request.prompt_token_ids), ("stop_token_ids", request.params.stop_token_ids)):
-            if ids and not (min(ids) >= 0 and max(ids) < self._info.vocab_size):
-                raise InvalidRequest(f"{what} has token ids outside the vocabulary of {self._info.vocab_size}")
-
-    def _max_new_tokens(self, request: GenerateRequest) -> int:
-        num_prompt, params = len(request.prompt_token_ids), request.params
-        room = self._info.context_length - num_prompt
-        wanted = max(params.max_tokens or 1, params.min_tokens)
-        if wanted > room:
-            raise InvalidRequest(
-                f"{num_prompt} prompt tokens and {wanted} new ones do not fit the context of "
-                f"{self._info.context_length} tokens; shorten the prompt, or ask for at most {max(room, 0)}"
-            )
-        if params.max_tokens is not None and params.min_tokens > params.max_tokens:
-            raise InvalidRequest(f"min_tokens {params.min_tokens} is more than max_tokens {params.max_tokens}")
-        return params.max_tokens or room
 
 
 def _info(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LocalSettings) -> SamplerInfo:

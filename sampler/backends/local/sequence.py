@@ -8,8 +8,8 @@ from typing import Literal
 from sampler.backends.local.adapter_files import Adapter
 from sampler.backends.local.choosing import Chosen, RowChoice
 from sampler.backends.local.event_stream import EventStream
-from sampler.backends.local.text import SettlingText
-from sampler.backends.local.vocabulary import Vocabulary
+from sampler.text import SettlingText
+from sampler.vocabulary import Vocabulary
 from wire.sampling import GeneratedToken, GenerateEvent, GenerateRequest, TopLogprob
 
 _GREEDY_BELOW = 1e-5  # as vLLM: dividing by less only makes infinities

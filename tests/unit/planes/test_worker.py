@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from uuid import UUID
 
@@ -13,7 +14,9 @@ from sqlalchemy import update
 from store.blobs import BlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
+from store.oplog import leases, work
 from store.oplog.append import Appended, append_operation
+from store.oplog.work import Lease
 from store.tables import CheckpointRow, ModelRow, OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World
@@ -78,14 +81,18 @@ class Trainer:
         stores = BlobStore(self.folder / "blobs"), FileCheckpointStore(self.folder / "checkpoints")
         self.worker = Worker(self.database, *stores, self.engine, settings)
 
-    async def ask(self, kind: str, payload: bytes) -> Appended:
+    async def ask(self, kind: str, payload: bytes, *, with_key: bool = True) -> Appended:
+        """Without a key, and since no call waits for the answer, the operation is unacknowledged."""
+        key = uuid.uuid4().hex if with_key else None
+        values = {"model_id": self.world.model_id, "kind": kind, "payload": payload, "idempotency_key": key}
         async with self.async_database.connection() as connection:
-            return await append_operation(connection, model_id=self.world.model_id, kind=kind, payload=payload)
+            return await append_operation(connection, **values)
 
-    async def pass_of(self, reward: float) -> Appended:
+    async def pass_of(self, reward: float, *, with_key: bool = True) -> Appended:
         turn = Turn(np.array([1], np.int32), np.array([2], np.int32), np.array([-1.0], np.float32))
         extra = {"loss_fn": "ppo", "loss_fn_config": {}, "num_substeps": 1}
-        return await self.ask("forward_backward", encode_batch(Batch([Trajectory((turn,), reward)]), extra))
+        payload = encode_batch(Batch([Trajectory((turn,), reward)]), extra)
+        return await self.ask("forward_backward", payload, with_key=with_key)
 
     async def step(self) -> Appended:
         return await self.ask("optim_step", encode({"learning_rate": 1.0}))
@@ -157,6 +164,49 @@ async def test_a_refused_pass_leaves_nothing_behind(trainer: Trainer):
     trainer.work()
     row = trainer.now(refused)
     assert (row.state, row.error_code, row.error_message) == ("failed", "invalid_request", "input 0: negative")
+    assert trainer.served_weights() == 1.0
+
+
+async def test_a_step_leaves_out_what_nobody_acknowledged_and_applies_the_others_again(trainer: Trainer):
+    first = await trainer.pass_of(1.0)
+    left_out = await trainer.pass_of(10.0, with_key=False)
+    await trainer.pass_of(100.0)
+    step = await trainer.step()
+    trainer.work()
+    assert trainer.engine.passes == 3 + 2
+    assert trainer.served_weights() == 101.0
+    row = trainer.now(left_out)
+    assert (row.state, row.error_code, row.consumed_by_id) == ("superseded", "unacknowledged", None)
+    assert "send it again" in (row.error_message or "")
+    assert trainer.now(first).consumed_by_id == step.id
+
+
+async def test_what_a_refused_step_left_out_is_not_in_the_next_one_either(trainer: Trainer):
+    await trainer.pass_of(10.0, with_key=False)
+    refused = await trainer.step()
+    trainer.work()
+    assert trainer.now(refused).error_code == "nothing_accumulated"
+    await trainer.pass_of(1.0)
+    await trainer.step()
+    trainer.work()
+    assert trainer.served_weights() == 1.0
+
+
+async def test_a_step_that_is_started_again_leaves_out_the_same(trainer: Trainer):
+    await trainer.pass_of(1.0)
+    left_out = await trainer.pass_of(10.0, with_key=False)
+    trainer.work()
+    step = await trainer.step()
+    with trainer.database.session() as session:
+        token = leases.acquire(session, trainer.world.trainer_id, trainer.world.model_id)
+    assert token is not None
+    with trainer.database.connection() as connection:
+        assert work.start_next(connection, Lease(trainer.world.model_id, token)) is not None
+    assert trainer.now(left_out).state == "superseded", "as of the start, and not only when the step commits"
+    expire_leases(trainer.database)
+    trainer.restart(trainer.world.other_trainer_id)
+    trainer.work()
+    assert trainer.now(step).state == "done"
     assert trainer.served_weights() == 1.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Callable
 
@@ -97,6 +98,25 @@ async def test_events_come_as_lines_and_are_what_the_backend_says(client, narrow
     assert [token for event in events for token in event.tokens] == expected.tokens
     assert "".join(event.text for event in events) == expected.text
     assert [event.finish_reason for event in events][-1] == expected.finish_reason
+
+
+async def test_an_answer_is_told_in_one_event_where_nobody_reads_along(client):
+    request = body(max_tokens=5, temperature=0.0, ignore_eos=True)
+    lines = [json.loads(line) for line in (await client.post("/generate", json=request)).text.splitlines()]
+    [whole] = [
+        json.loads(x) for x in (await client.post("/generate", json={**request, "whole": True})).text.splitlines()
+    ]
+    assert whole["tokens"] == [token for line in lines for token in line["tokens"]]
+    assert whole["text"] == "".join(line["text"] for line in lines)
+    assert whole["finish_reason"] == lines[-1]["finish_reason"] == "length"
+
+
+async def test_who_hangs_up_on_an_answer_in_one_event_makes_room(client, narrow):
+    endless = {**body(max_tokens=10_000, ignore_eos=True), "whole": True}
+    waiting = asyncio.ensure_future(client.post("/generate", json=endless))
+    await asyncio.sleep(0.2)
+    waiting.cancel()
+    assert (await client.post("/generate", json=body(max_tokens=1))).status_code == 200
 
 
 async def test_tokens_arrive_while_others_are_still_to_come(client):

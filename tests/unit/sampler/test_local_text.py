@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampler.backends.local.text import SettlingText
-from sampler.backends.local.vocabulary import Vocabulary
+from sampler.text import SettlingText
+from sampler.vocabulary import Vocabulary
 from tests.unit.sampler.conftest import build_tokenizer
 
 TOKENIZER = build_tokenizer()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -9,10 +10,11 @@ from sqlalchemy import update
 from store.blobs import BlobStore
 from store.database import AsyncDatabase, Database
 from store.notify import AsyncListener
-from store.oplog import leases, work
+from store.oplog import leases, leaving, work
 from store.oplog.append import Appended, append_operation, place_payload
 from store.oplog.operation import ModelState, Operation
 from store.oplog.results import wait_for_result
+from store.oplog.sharing import NextModel, next_model
 from store.oplog.work import Lease
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, TrainerRow
 from store.tree import move_head
@@ -21,9 +23,11 @@ from wire.errors import InvalidRequest, LeaseLost, NotFound, Superseded, TimedOu
 from wire.payload import encode
 
 
-async def append(database: AsyncDatabase, world: World, kind: str = "forward_backward") -> Appended:
+async def append(database: AsyncDatabase, world: World, kind: str = "forward_backward", **call: Any) -> Appended:
+    """An operation whose caller has a key, so that no step leaves it out, unless `call` says else."""
+    call = call or {"idempotency_key": uuid.uuid4().hex}
     async with database.connection() as connection:
-        return await append_operation(connection, model_id=world.model_id, kind=kind, payload=encode({}))
+        return await append_operation(connection, model_id=world.model_id, kind=kind, payload=encode({}), **call)
 
 
 def take(database: Database, world: World, trainer_id: uuid.UUID | None = None) -> Lease:
@@ -81,8 +85,10 @@ async def test_models_leased_elsewhere_are_not_offered(async_database: AsyncData
     await append(async_database, world)
     take(database, world)
     with database.connection() as connection:
-        assert work.next_model(connection, world.base_id, world.trainer_id) == world.model_id
-        assert work.next_model(connection, world.base_id, world.other_trainer_id) is None
+        assert next_model(connection, world.base_id, world.trainer_id) == NextModel(world.model_id, 0.0)
+        other = next_model(connection, world.base_id, world.other_trainer_id)
+        assert other is not None
+        assert other.free_in_s > 1.0
 
 
 async def test_a_stale_lease_cannot_complete_an_operation(
@@ -106,8 +112,8 @@ async def test_a_stale_lease_cannot_complete_an_operation(
 
 async def test_a_released_lease_is_free_at_once(database: Database, world: World):
     take(database, world)
-    with database.session() as session:
-        leases.release_all(session, world.trainer_id)
+    with database.connection() as connection:
+        leaving.hand_back(connection, world.trainer_id)
     take(database, world, world.other_trainer_id)
 
 
@@ -200,7 +206,7 @@ async def test_a_waiter_is_told_that_no_trainer_lives(
     with database.session() as session:
         session.execute(update(TrainerRow).values(heartbeat_at=TrainerRow.heartbeat_at - timedelta(minutes=1)))
     operation = await append(async_database, world)
-    with pytest.raises(TimedOut, match="no trainer for this model's base is running"):
+    with pytest.raises(TimedOut, match="no trainer for base base is alive since"):
         await wait_for_result(async_database, AsyncListener(postgres_url), BlobStore(tmp_path), operation.id, 0.0)
 
 

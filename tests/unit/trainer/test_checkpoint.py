@@ -62,6 +62,7 @@ def test_equal_sessions_give_equal_bytes(tmp_path: Path) -> None:
     assert sorted(map(str, files)) == [
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
+        "adapter/canary.json",
         "state/state.safetensors",
     ]
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from sampler.backends.local.vocabulary import Vocabulary
+from sampler.vocabulary import Vocabulary
 
 
 class SettlingText:

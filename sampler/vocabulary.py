@@ -51,7 +51,7 @@ def _piece_reader(tokenizer: PreTrainedTokenizerBase) -> Any:
         return _byte_level_piece
     if "ByteFallback" in kinds:
         return _sentencepiece_piece
-    raise ValueError(f"the local sampler reads byte-level and byte-fallback tokenizers, not decoder {sorted(kinds)}")
+    raise ValueError(f"samplers read byte-level and byte-fallback tokenizers, not decoder {sorted(kinds)}")
 
 
 def _byte_level_piece(piece: str) -> bytes:

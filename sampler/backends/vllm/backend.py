@@ -1,0 +1,223 @@
+"""The vLLM backend: the port's front. Adapters by name here, in the server, and as files, all three in step."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from sampler.backends.base import SamplerInfo
+from sampler.backends.vllm.adapter_check import check_adapter
+from sampler.backends.vllm.adapter_folders import AdapterFolders
+from sampler.backends.vllm.answer import Answer, vllm_params
+from sampler.backends.vllm.attached import AttachedServer
+from sampler.backends.vllm.base_tensors import BaseTensors, local_folder
+from sampler.backends.vllm.canary_check import CanaryCheck
+from sampler.backends.vllm.client import VllmClient
+from sampler.backends.vllm.command import served_rank
+from sampler.backends.vllm.server import OwnServer
+from sampler.backends.vllm.settings import VllmSettings
+from sampler.chat_text import ChatText
+from sampler.draws import Draws
+from sampler.limits import max_new_tokens
+from sampler.vocabulary import Vocabulary
+from wire.canary import Canary
+from wire.errors import Conflict, NotFound, Unavailable
+from wire.sampling import DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, RenderRequest
+from wire.threads import threads_for
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """An adapter in the server, its files, and how many requests use it."""
+
+    folder: Path
+    num_requests: int = 0
+    leaving: bool = False
+
+    @property
+    def served_as(self) -> str:
+        """Its name in vLLM, which no other load ever had."""
+        return self.folder.name
+
+
+class VllmBackend:
+    """A SamplerBackend in front of one vLLM server. While that is away, nothing is loaded; whoever holds the list of
+    adapters loads them again."""
+
+    def __init__(self, base: str, settings: VllmSettings | None = None) -> None:
+        self._settings = settings or VllmSettings()
+        folder = local_folder(base)
+        self._tensors = BaseTensors.read(folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        self._vocabulary = Vocabulary(tokenizer)
+        self._chat_text = ChatText(tokenizer)
+        self._draws = Draws(self._settings.seed)
+        self._lock = threading.Lock()
+        self._adapters: dict[str, _Loaded] = {}
+        self._num_losses = 0
+        self._client = VllmClient()
+        self._server = self._connect(folder)
+        self._server.start()
+        self._info = _info(folder, tokenizer, self._client.models(self._server.url))
+        self._folders = AdapterFolders(self._settings.adapter_dir, self._tensors)
+        self._leaving = ThreadPoolExecutor(1, thread_name_prefix="vllm-unload")
+        self._canaries = CanaryCheck(lambda *question: self._client.logprob_of(self._server.url, *question))
+
+    @property
+    def info(self) -> SamplerInfo:
+        return self._info
+
+    def load_adapter(self, name: str, path: Path | None) -> None:
+        """See SamplerBackend; and Unavailable while the server is away, which says nothing about the adapter."""
+        if name in self._adapters:
+            raise Conflict(f"adapter {name} is loaded already; new weights need a new name")
+        started, num_losses = time.monotonic(), self._num_losses
+        if not self._server.ready:
+            raise Unavailable("vLLM is being started again")
+        if path is not None:
+            check_adapter(name, path, self._tensors, served_rank(self._settings.max_lora_rank))
+        canary = Canary.read(path) if path is not None else None
+        adapter = _Loaded(self._folders.take(name, path))
+        checked = time.monotonic()
+        try:
+            self._client.load(self._server.url, adapter.served_as, str(adapter.folder))
+            loaded = time.monotonic()
+            self._canaries.check(adapter.served_as, canary)
+            self._add(name, adapter, num_losses)
+        except BaseException:
+            self._retire(adapter)
+            raise
+        seconds = {"check_s": checked - started, "load_s": loaded - checked, "canary_s": time.monotonic() - loaded}
+        log.info("adapter_in_vllm", adapter=name, **{what: round(took, 4) for what, took in seconds.items()})
+
+    def unload_adapter(self, name: str) -> None:
+        """See SamplerBackend. The server forgets it after the last request that runs under it."""
+        with self._lock:
+            adapter = self._adapters.pop(name, None)
+            if adapter is None:
+                return
+            adapter.leaving = True
+            unused = adapter.num_requests == 0
+        if unused:
+            self._retire(adapter)
+
+    def loaded(self) -> set[str]:
+        """See SamplerBackend."""
+        with self._lock:
+            return set(self._adapters)
+
+    async def render(self, request: RenderRequest) -> list[int]:
+        """See SamplerBackend."""
+        return await self._chat_text.render(request)
+
+    async def tokenize(self, text: str) -> list[int]:
+        """See SamplerBackend."""
+        return await self._chat_text.tokenize(text)
+
+    async def derender(self, request: DerenderRequest) -> ParsedMessage:
+        """See SamplerBackend."""
+        return self._chat_text.derender(request)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        """See SamplerBackend."""
+        with self._in_use(request.adapter) as served_as:
+            params, prompt = request.params, request.prompt_token_ids
+            limit = max_new_tokens(request, self._info)
+            stop_ids = frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self._info.eos_ids)
+            answer = Answer(request, self._vocabulary, limit=limit, stop_ids=stop_ids)
+            sampling = vllm_params(params, limit, stop_ids, self._seed(request))
+            whole = request.whole and not params.stop  # an answer that ends at a stop string has to be watched
+            chunks = self._client.generate(self._server.url, served_as, prompt, sampling, whole=whole)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    event = answer.take(chunk)
+                    yield event
+                    if event.finish_reason is not None:
+                        return
+            raise Unavailable("vLLM ended the answer early; try again")
+
+    async def close(self) -> None:
+        """See SamplerBackend."""
+        await asyncio.to_thread(self._server.stop)
+        self._leaving.shutdown()
+        self._canaries.close()
+        self._chat_text.close()
+        self._client.close()
+        self._folders.close()
+
+    def _connect(self, folder: Path) -> OwnServer | AttachedServer:
+        if self._settings.url:
+            return AttachedServer(self._settings.url, self._client, self._served, self._forget_all)
+        num_threads = self._settings.num_threads or threads_for(self._tensors.num_parameters)
+        return OwnServer(folder, num_threads, self._settings, self._client, self._forget_all)
+
+    def _served(self) -> set[str]:
+        with self._lock:
+            return {adapter.served_as for adapter in self._adapters.values()}
+
+    def _retire(self, adapter: _Loaded) -> None:
+        """First the server forgets it, then the files go. A server that is away has forgotten it."""
+        with suppress(Unavailable):
+            self._client.unload(self._server.url, adapter.served_as)
+        self._folders.remove(adapter.folder)
+
+    def _add(self, name: str, adapter: _Loaded, num_losses: int) -> None:
+        with self._lock:
+            if self._num_losses != num_losses:
+                raise Unavailable("vLLM died meanwhile")
+            if self._adapters.setdefault(name, adapter) is not adapter:
+                raise Conflict(f"adapter {name} is loaded already; new weights need a new name")
+
+    def _forget_all(self) -> None:
+        """The server is gone, and with it whoever might read the files."""
+        with self._lock:
+            lost, self._adapters = self._adapters, {}
+            self._num_losses += 1
+        for adapter in lost.values():
+            self._folders.remove(adapter.folder)
+
+    @contextmanager
+    def _in_use(self, name: str) -> Generator[str]:
+        """The name to ask the server for."""
+        with self._lock:
+            adapter = self._adapters.get(name)
+            if adapter is None:
+                raise NotFound(f"adapter {name} is not loaded on this sampler")
+            adapter.num_requests += 1
+        try:
+            yield adapter.served_as
+        finally:
+            with self._lock:
+                adapter.num_requests -= 1
+                unused = adapter.leaving and adapter.num_requests == 0
+            if unused:
+                self._leaving.submit(self._retire, adapter)
+
+    def _seed(self, request: GenerateRequest) -> int | None:
+        """The request's own; else, where the backend has one, a number that repeats from run to run."""
+        if request.params.seed is not None or self._settings.seed is None:
+            return request.params.seed
+        return self._draws.stream(None, request.prompt_token_ids).getrandbits(63)
+
+
+def _info(folder: Path, tokenizer: PreTrainedTokenizerBase, models: list[dict[str, Any]]) -> SamplerInfo:
+    config = AutoConfig.from_pretrained(folder).get_text_config()
+    generation = folder / "generation_config.json"
+    configured: Any = json.loads(generation.read_text()).get("eos_token_id") if generation.exists() else None
+    eos_ids = configured if isinstance(configured, list) else [configured]
+    own_eos_id: Any = tokenizer.eos_token_id
+    known = {int(eos_id) for eos_id in (*eos_ids, own_eos_id) if eos_id is not None}
+    return SamplerInfo(config.vocab_size, context_length=int(models[0]["max_model_len"]), eos_ids=tuple(sorted(known)))

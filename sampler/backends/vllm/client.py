@@ -1,0 +1,130 @@
+"""vLLM's HTTP API, as far as we use it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+
+from wire.errors import Conflict, CorruptCheckpoint, HeadwayError, InvalidRequest, NotFound, Unavailable
+
+_ADAPTER_TIMEOUT_S = 120.0
+_HEALTH_TIMEOUT_S = 10.0
+_NOTHING = -9999.0
+"""What vLLM sends in place of −inf and NaN."""
+
+Chunk = dict[str, Any]
+
+
+class VllmClient:
+    """One server. Methods that block may be called from any thread; `generate` belongs to an event loop."""
+
+    def __init__(self) -> None:
+        self._http = httpx.Client(trust_env=False, timeout=_ADAPTER_TIMEOUT_S)
+        # Sampling takes as long as it takes; the server's health is watched elsewhere.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
+        self._streams = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(None, connect=5.0), limits=limits)
+
+    def is_healthy(self, url: str) -> bool:
+        """Whether the server answers, and its engine lives."""
+        try:
+            return self._http.get(f"{url}/health", timeout=_HEALTH_TIMEOUT_S).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def models(self, url: str) -> list[dict[str, Any]]:
+        """The base, then every adapter. Raises Unavailable."""
+        try:
+            return self._http.get(f"{url}/v1/models", timeout=_HEALTH_TIMEOUT_S).json()["data"]
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            raise _no_answer(error) from error
+
+    def load(self, url: str, name: str, path: str) -> None:
+        """Raises NotFound, Conflict, CorruptCheckpoint or Unavailable."""
+        response = self._post(f"{url}/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        if response.status_code == 200:
+            return
+        if response.status_code == 500 and not self.is_healthy(url):
+            raise Unavailable(f"vLLM died over adapter {name}: {_sentence(response.content)}")
+        kind = {404: NotFound, 400: Conflict}.get(response.status_code, CorruptCheckpoint)
+        raise kind(f"adapter {name}: {_sentence(response.content)}")
+
+    def unload(self, url: str, name: str) -> None:
+        """Unknown names are fine. Raises Unavailable."""
+        response = self._post(f"{url}/v1/unload_lora_adapter", {"lora_name": name})
+        if response.status_code not in (200, 404):
+            raise Unavailable(f"vLLM does not unload adapter {name}: {_sentence(response.content)}")
+
+    def logprob_of(self, url: str, name: str, prompt: list[int], token_id: int | None) -> float:
+        """Of a likely token (None: the likeliest) after the prompt, at temperature 1. NaN where vLLM has no logprobs,
+        −inf where the token is not among the likely ones. Raises HeadwayError."""
+        # Not `logprob_token_ids`: while one request asks for those, others in the batch get them as alternatives.
+        params = {"max_tokens": 1, "temperature": 0.0, "detokenize": False, "ignore_eos": True, "logprobs": 5}
+        body = {"model": name, "token_ids": prompt, "sampling_params": params}
+        response = self._post(f"{url}/inference/v1/generate", body)
+        if response.status_code != 200:
+            raise _refusal(response.status_code, response.content)
+        (position,) = response.json()["choices"][0]["logprobs"]["content"]
+        sampled = finite_or_nan(position["logprob"])
+        found = {top["token_id"]: top["logprob"] for top in position["top_logprobs"]}
+        return sampled if token_id is None or math.isnan(sampled) else found.get(token_id, -math.inf)
+
+    async def generate(
+        self, url: str, name: str, prompt: list[int], params: dict[str, Any], *, whole: bool
+    ) -> AsyncGenerator[Chunk]:
+        """The choices of one answer as they come, or all at the end; closing it makes the server stop. Raises
+        HeadwayError."""
+        body = {"model": name, "token_ids": prompt, "sampling_params": params, "stream": not whole}
+        try:
+            async with self._streams.stream("POST", f"{url}/inference/v1/generate", json=body) as response:
+                if response.status_code != 200:
+                    raise _refusal(response.status_code, await response.aread())
+                if whole:
+                    yield json.loads(await response.aread())["choices"][0]
+                    return
+                async for line in response.aiter_lines():
+                    if line.startswith("data: {"):
+                        yield _choice(line)
+        except httpx.HTTPError as error:
+            raise _no_answer(error) from error
+
+    def close(self) -> None:
+        """Drop the connections that threads used; those of a loop go with it."""
+        self._http.close()
+
+    def _post(self, url: str, body: dict[str, Any]) -> httpx.Response:
+        try:
+            return self._http.post(url, json=body)
+        except httpx.HTTPError as error:
+            raise _no_answer(error) from error
+
+
+def finite_or_nan(logprob: float) -> float:
+    """Undo vLLM's stand-in for what JSON cannot hold."""
+    return math.nan if logprob <= _NOTHING else logprob
+
+
+def _choice(line: str) -> Chunk:
+    chunk = json.loads(line.removeprefix("data: "))
+    if "error" in chunk:
+        raise _refusal(int(chunk["error"].get("code") or 500), line.removeprefix("data: ").encode())
+    return chunk["choices"][0]
+
+
+def _refusal(status: int, body: bytes) -> HeadwayError:
+    kind = {404: NotFound, 400: InvalidRequest, 422: InvalidRequest, 503: Unavailable}.get(status, HeadwayError)
+    return kind(f"vLLM: {_sentence(body)}")
+
+
+def _no_answer(error: Exception) -> Unavailable:
+    return Unavailable(f"vLLM does not answer ({type(error).__name__}); it is started again", retry_after_s=2)
+
+
+def _sentence(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")[:500] or "no reason given"

@@ -1,0 +1,68 @@
+"""How a vLLM server is started. What depends on its device is for `launch.py` to say, inside its environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from sampler.backends.vllm.settings import VllmSettings
+from wire.lifeline import VARIABLE
+
+_LAUNCHER = Path(__file__).with_name("launch.py")
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+MAX_TOP_LOGPROBS = 20
+# Decoding tells of several tokens at once: a chunk costs the server about as much as a token costs a small model.
+_STREAM_INTERVAL = 8
+
+
+def server_command(base: Path, port: int, settings: VllmSettings) -> list[str]:
+    """The command line. Raises ValueError when there is no interpreter, or no such rank."""
+    flags = {
+        "--model": str(base),
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--logprobs-mode": "processed_logprobs",  # of the distribution sampled from
+        "--generation-config": "vllm",  # the model's own sampling defaults would apply without a word
+        "--max-logprobs": str(MAX_TOP_LOGPROBS + 1),
+        "--max-loras": str(settings.max_loras),
+        "--max-cpu-loras": str(settings.max_cpu_loras),
+        "--max-lora-rank": str(served_rank(settings.max_lora_rank)),
+        "--stream-interval": str(_STREAM_INTERVAL),
+        "--shutdown-timeout": "30",
+    }
+    switches = ["--enable-lora", "--enable-scale-out", "--disable-uvicorn-access-log"]
+    pairs = [word for pair in flags.items() for word in pair]
+    return [_python(settings), str(_LAUNCHER), *pairs, *switches, *settings.extra_args]
+
+
+def server_environment(num_threads: int) -> dict[str, str]:
+    """The environment: ours, and what vLLM reads from it."""
+    return {
+        **os.environ,
+        VARIABLE: "1",
+        "HEADWAY_VLLM_THREADS": str(num_threads),
+        "PYTHONUNBUFFERED": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
+def served_rank(wanted: int) -> int:
+    """The smallest maximal rank of vLLM's that admits this one."""
+    rank = next((rank for rank in _RANKS if rank >= wanted), None)
+    if rank is None:
+        raise ValueError(f"vLLM serves LoRA ranks up to {_RANKS[-1]}, not {wanted}")
+    return rank
+
+
+def _python(settings: VllmSettings) -> str:
+    if settings.python:
+        return settings.python
+    beside = Path(sys.prefix).with_name(".venv-vllm") / "bin" / "python"
+    if not beside.exists():
+        raise ValueError(
+            "vLLM needs an environment of its own: `make .venv-vllm/installed` makes one for a CPU; name the python of "
+            "another one with --vllm-python, or a running server with --vllm-url"
+        )
+    return str(beside)

@@ -1,0 +1,140 @@
+"""The vLLM process that a sampler keeps: started, watched, started again when it dies, ended with us."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from sampler.backends.vllm.client import VllmClient
+from sampler.backends.vllm.command import server_command, server_environment
+from sampler.backends.vllm.settings import VllmSettings
+
+log = structlog.get_logger(__name__)
+
+_POLL_S = 0.1
+_HEALTH_EVERY_S = 5.0
+_SICK_AFTER = 3  # health checks in a row
+_STOP_S = 12.0
+_BACK_OFF_S = (1.0, 2.0, 5.0, 15.0, 30.0)
+_WELL_AFTER_S = 60.0
+
+
+class OwnServer:
+    """Calls `on_loss` whenever the server, and every adapter in it, is gone; it may be back under another URL."""
+
+    def __init__(
+        self, base: Path, num_threads: int, settings: VllmSettings, client: VllmClient, on_loss: Callable[[], None]
+    ) -> None:
+        self._base = base
+        self._num_threads = num_threads
+        self._settings = settings
+        self._client = client
+        self._on_loss = on_loss
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready_at = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="vllm-watch", daemon=True)
+        self.url = ""
+        self.ready = False
+
+    def start(self) -> None:
+        """Return when it serves. Raises ValueError if there is no vLLM, OSError if it does not start."""
+        try:
+            self._spawn()
+            self._wait_until_ready()
+        except BaseException:
+            self._end()
+            raise
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, gently first. Blocks."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._end()
+
+    def _spawn(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port: int = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._process = subprocess.Popen(
+            server_command(self._base, port, self._settings),
+            env=server_environment(self._num_threads),
+            stdin=subprocess.PIPE,  # its lifeline
+            start_new_session=True,  # a group of its own, which ends as one
+        )
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + self._settings.start_timeout_s
+        while not self._client.is_healthy(self.url):
+            if self._process.poll() is not None:
+                raise OSError(
+                    f"vLLM ended with status {self._process.returncode} while it started; its reason is above"
+                )
+            if time.monotonic() > deadline:
+                raise OSError(f"vLLM was not ready within {self._settings.start_timeout_s:.0f} s")
+            if self._stop.wait(_POLL_S):
+                return
+        self._ready_at = time.monotonic()
+        self.ready = True
+
+    def _watch(self) -> None:
+        deaths = 0
+        while not self._stop.is_set():
+            self._wait_for_death()
+            if self._stop.is_set():
+                return
+            deaths = 0 if time.monotonic() - self._ready_at > _WELL_AFTER_S else deaths
+            self.ready = False
+            self._on_loss()
+            self._end()
+            log.error("vllm_died", again_in_s=_BACK_OFF_S[min(deaths, len(_BACK_OFF_S) - 1)])
+            self._stop.wait(_BACK_OFF_S[min(deaths, len(_BACK_OFF_S) - 1)])
+            deaths += 1
+            self._start_again()
+
+    def _wait_for_death(self) -> None:
+        """Until the process has ended, or its engine has not answered for a while."""
+        num_sick, checked_at = 0, time.monotonic()
+        while self.ready and self._process is not None and self._process.poll() is None and num_sick < _SICK_AFTER:
+            if self._stop.wait(_POLL_S):
+                return
+            if time.monotonic() - checked_at > _HEALTH_EVERY_S:
+                num_sick = 0 if self._client.is_healthy(self.url) else num_sick + 1
+                checked_at = time.monotonic()
+
+    def _start_again(self) -> None:
+        if self._stop.is_set():
+            return
+        try:
+            self._spawn()
+            self._wait_until_ready()
+            log.info("vllm_is_back", url=self.url)
+        except OSError as error:
+            log.error("vllm_not_started", error=str(error))
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        self.ready = False
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S)
+        with contextlib.suppress(ProcessLookupError):  # its workers, too
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()

@@ -1,0 +1,31 @@
+"""Settings of the vLLM backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class VllmSettings:
+    """Which vLLM, and how much it holds.
+
+    url: attach to a running server, which this sampler then has for itself; else one is started with `python`, the
+    interpreter of vLLM's own environment (None: that of `.venv-vllm` beside ours), and `extra_args`, which win.
+
+    seed makes requests without a seed of their own reproducible. num_threads is for a server on a CPU; None: as many as
+    the model is worth. max_lora_rank is rounded up to one that vLLM knows. max_loras adapters compute in one batch, and
+    requests for others wait. adapter_dir: a folder that the server can read, for adapter files (None: the system's for
+    temporary files).
+    """
+
+    url: str | None = None
+    python: str | None = None
+    extra_args: tuple[str, ...] = ()
+    seed: int | None = None
+    num_threads: int | None = None
+    max_lora_rank: int = 64
+    max_loras: int = 8
+    max_cpu_loras: int = 64
+    adapter_dir: Path | None = None
+    start_timeout_s: float = 900.0

@@ -1,0 +1,85 @@
+"""How many requests of one team the gateway works on at once; more wait their turn, and too many are sent away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import ClassVar
+from uuid import UUID
+
+from server.settings import GatewayLimits
+from wire.errors import HeadwayError
+
+_RETRY_AFTER_S = 2
+
+
+class TooManyRequests(HeadwayError):
+    """The team has as many requests here as it may have."""
+
+    status: ClassVar[int] = 429
+    code: ClassVar[str] = "too_many_requests"
+
+
+class TeamLimits:
+    """Counts in this process alone: with several server processes a team may have so many in each."""
+
+    def __init__(self, limits: GatewayLimits) -> None:
+        self._limits = limits
+        self._running: Counter[UUID] = Counter()
+        self._waiting: defaultdict[UUID, deque[asyncio.Future[None]]] = defaultdict(deque)
+
+    @asynccontextmanager
+    async def slot(self, team_id: UUID) -> AsyncGenerator[None]:
+        """The right to be worked on, at once or when there is room. Raises TooManyRequests when the queue is full, or
+        too slow."""
+        if self._running[team_id] < self._limits.running_per_team:
+            self._running[team_id] += 1
+        else:
+            await self._queue(team_id)
+        try:
+            yield
+        finally:
+            self._leave(team_id)
+
+    async def _queue(self, team_id: UUID) -> None:
+        waiting, limits = self._waiting[team_id], self._limits
+        if len(waiting) >= limits.waiting_per_team:
+            raise self._refusal()
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
+        try:
+            async with asyncio.timeout(limits.wait_s):
+                await turn
+        except BaseException as error:
+            self._give_up(team_id, turn)
+            if isinstance(error, TimeoutError):
+                raise self._refusal() from None
+            raise
+
+    def _give_up(self, team_id: UUID, turn: asyncio.Future[None]) -> None:
+        if turn.done() and not turn.cancelled():
+            self._leave(team_id)  # its turn came in the very moment
+        elif turn in self._waiting.get(team_id, ()):
+            self._waiting[team_id].remove(turn)
+
+    def _leave(self, team_id: UUID) -> None:
+        """There is room: the longest waiting gets it."""
+        waiting = self._waiting.get(team_id)
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._waiting.pop(team_id, None)
+        self._running[team_id] -= 1
+        if not self._running[team_id]:
+            del self._running[team_id]
+
+    def _refusal(self) -> TooManyRequests:
+        running = self._limits.running_per_team
+        return TooManyRequests(
+            f"this team has {running} requests under way and too many that wait; send fewer at once",
+            retry_after_s=_RETRY_AFTER_S,
+        )

@@ -1,0 +1,80 @@
+"""How trainers of a base share its models: which model is next for one of them, and when.
+
+A model that nobody holds goes to the first trainer that is free. It stays there, where its weights and gradients are
+in memory, as long as its holder gets round to its operations. One that has waited for PATIENCE_S while its holder works
+on another model goes to a trainer that has nothing to do. A model that has just moved stays for TENURE_S, for each move
+costs a load and a replay: with more busy models than trainers they would otherwise go round in circles.
+"""
+
+# ruff: noqa: S608 - put together from constants
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, literal_column
+from sqlalchemy.orm import InstrumentedAttribute
+
+from store.database import Connection
+
+PATIENCE_S = 1.0
+TENURE_S = 10.0
+
+# Of each model its first open operation `o`, the operation `b` before it, and the lease `l`, if there is one.
+_FIRST_OPEN = """
+    operations o
+    left join operations b on b.model_id = o.model_id and b.sequence = o.sequence - 1
+    left join model_leases l on l.model_id = o.model_id
+    where o.state in ('queued', 'running') and not exists (
+        select from operations e
+        where e.model_id = o.model_id and e.state in ('queued', 'running') and e.sequence < o.sequence
+    )
+"""
+
+# When a trainer other than the holder may take the model. `greatest` and `least` pass over nulls.
+_FREE_AT = f"""
+    case when o.state = 'running' then l.expires_at else least(
+        l.expires_at,
+        greatest(
+            greatest(o.created_at, b.finished_at) + interval '{PATIENCE_S} seconds',
+            l.taken_at + interval '{TENURE_S} seconds'
+        )
+    ) end
+"""
+
+_NEXT = f"""
+    select first.model_id, extract(epoch from greatest(first.free_at - statement_timestamp(), interval '0'))::float8
+    from (
+        select
+            o.model_id, o.created_at,
+            case when l.model_id is null or l.trainer_id = %(trainer_id)s then o.created_at else {_FREE_AT} end
+                as free_at
+        from {_FIRST_OPEN} and o.model_id in (select id from models where base_id = %(base_id)s)
+    ) first
+    order by greatest(first.free_at, statement_timestamp()), first.created_at
+    limit 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NextModel:
+    """A model with work, and in how many seconds this trainer may take it (0: now)."""
+
+    model_id: UUID
+    free_in_s: float
+
+
+def next_model(connection: Connection, base_id: UUID, trainer_id: UUID) -> NextModel | None:
+    """Of the models that this trainer holds or may take, the one whose first operation waits longest.
+
+    If there is none, the one that it may take first, if nothing happens until then; None without open operations.
+    """
+    row = connection.execute(_NEXT.encode(), {"base_id": base_id, "trainer_id": trainer_id}).fetchone()
+    return NextModel(*row) if row else None
+
+
+def left_lying(model_id: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
+    """SQL: the holder of this model's lease leaves an operation waiting for too long."""
+    waits = f"select {_FREE_AT} from {_FIRST_OPEN} and o.model_id = {model_id.class_.__tablename__}.model_id"
+    return literal_column(f"coalesce(({waits}) < clock_timestamp(), false)")

@@ -1,0 +1,50 @@
+"""Which server processes live, so that everybody can tell whether somebody still waits for an answer.
+
+A process draws a number and holds an advisory lock of that number on the connection on which it listens. PostgreSQL
+gives the lock back when the process dies, however it dies. A call is numbered by its process and a count.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+
+from store.database import AsyncConnection
+
+_LOCK = 0x68770001  # "hw"
+
+_ANNOUNCE = f"select pg_advisory_lock_shared(%(number)s::int, {_LOCK})"
+
+# A machine that loses its power says no goodbye. Without effect on a socket of this machine.
+_NOTICE_DEATH = (
+    "set tcp_keepalives_idle = 5",
+    "set tcp_keepalives_interval = 2",
+    "set tcp_keepalives_count = 3",
+)
+
+PRESENT = f"""
+    array(
+        select classid::bigint from pg_locks
+        where locktype = 'advisory' and objid = {_LOCK} and objsubid = 2
+            and database = (select oid from pg_database where datname = current_database())
+    )
+"""  # noqa: S608 - put together from a constant
+"""SQL: the numbers of all processes that are there."""
+
+
+class Presence:
+    """This process, as others see it while its connection stands."""
+
+    def __init__(self) -> None:
+        self.number = 1 + secrets.randbelow(2**31 - 1)
+        self._calls = itertools.count(1)
+
+    def new_call(self) -> int:
+        """A number for somebody who is about to wait: its upper 32 bits are the process."""
+        return self.number << 32 | next(self._calls) & 0xFFFFFFFF
+
+    async def announce(self, connection: AsyncConnection) -> None:
+        """Be there until the connection ends. (Shared: the last connection may not have ended yet for PostgreSQL.)"""
+        await connection.execute(_ANNOUNCE.encode(), {"number": self.number})
+        for setting in _NOTICE_DEATH:
+            await connection.execute(setting.encode())

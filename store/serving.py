@@ -1,0 +1,154 @@
+"""What a chat needs to know, in one statement: whose key it carries, which weights it asks for, and who holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from store.database import AsyncConnection
+from store.planes import LIVE_FOR_S
+
+# Subqueries of coalesce are evaluated in turn, and only as far as needed: a slug in full is found by its index.
+_FIND = """
+    with k as (
+        select team_id, revoked_at is not null as is_revoked from api_keys where key_hash = %(key_hash)s
+    ), wanted as (
+        select coalesce(
+            (
+                select m.id from models m, k
+                where m.id = %(model_id)s::uuid and (m.team_id is null or m.team_id = k.team_id)
+            ),
+            (select m.id from models m, k where m.team_id = k.team_id and lower(m.slug) = %(reference)s::text),
+            (select m.id from models m where m.team_id is null and lower(m.slug) = %(reference)s::text),
+            (
+                select m.id from models m, k
+                where (m.team_id is null or m.team_id = k.team_id) and (
+                    lower(m.name) = %(reference)s::text
+                    or lower(regexp_replace(m.slug, '^.*/', '')) = %(reference)s::text
+                )
+                order by lower(m.name) = %(reference)s::text desc, m.team_id is null, m.created_at limit 1
+            )
+        ) as id
+    )
+    select
+        k.team_id, k.is_revoked, m.id as model_id, m.slug,
+        coalesce(b.id, m.id) as base_id, coalesce(b.slug, m.slug) as base_slug, coalesce(b.info, m.info) as info,
+        c.id as checkpoint_id, c.files_id, c.name as checkpoint_name, c.step,
+        c.files_removed_at is not null as files_are_removed,
+        w.until > clock_timestamp() + make_interval(secs => %(pin_half_time_s)s) as is_wanted,
+        (
+            select json_agg(json_build_array(s.id, s.url))
+            from samplers s
+            join sampler_adapters a on a.sampler_id = s.id
+            where a.state = 'loaded'
+                and a.adapter = case
+                    when c.id is null then 'hw-base-' || replace(coalesce(b.id, m.id)::text, '-', '')
+                    else 'hw-' || replace(c.files_id::text, '-', '')
+                end
+                and s.base_id = coalesce(b.id, m.id)
+                and s.stopped_at is null
+                and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
+        ) as samplers
+    from k
+    left join wanted on true
+    left join models m on m.id = wanted.id
+    left join models b on b.id = m.base_id
+    left join checkpoints c on {which}
+    left join adapter_wants w on w.checkpoint_id = c.id
+"""
+_FIND_HEAD = _FIND.replace("{which}", "c.id = m.head_checkpoint_id")
+_FIND_PINNED = _FIND.replace(
+    "{which}",
+    """c.model_id = m.id and c.status = 'committed' and (
+        c.id = %(checkpoint_id)s::uuid or (%(checkpoint_id)s::uuid is null and c.name = %(checkpoint_name)s)
+    )""",
+)
+
+# As store.planes.is_live.
+_HOLDING = """
+    select s.id, s.url
+    from samplers s
+    join sampler_adapters a on a.sampler_id = s.id
+    where a.adapter = %(adapter)s
+        and a.state = 'loaded'
+        and s.base_id = %(base_id)s
+        and s.stopped_at is null
+        and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """A live sampler, and where it is reached."""
+
+    id: UUID
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A key's hash, what it calls the model, and which checkpoint it wants (None: the head)."""
+
+    key_hash: bytes
+    model_id: UUID | None
+    """The reference, where it is an id; then it is nothing else."""
+    reference: str | None
+    checkpoint_id: UUID | None = None
+    checkpoint_name: str | None = None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it asks for another node than the head."""
+        return self.checkpoint_id is not None or self.checkpoint_name is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A key that is known, and the weights that it asks for.
+
+    From `model_id` on all is None where the team sees no such model; from `checkpoint_id` on, for the base weights or
+    where the pinned node is not there. `is_wanted`: samplers shall hold it for a while longer, whatever the head is.
+    """
+
+    team_id: UUID
+    is_revoked: bool
+    model_id: UUID | None
+    slug: str | None
+    base_id: UUID | None
+    base_slug: str | None
+    info: Mapping[str, Any] | None
+    checkpoint_id: UUID | None
+    files_id: UUID | None
+    checkpoint_name: str | None
+    step: int | None
+    files_are_removed: bool | None
+    is_wanted: bool | None
+    samplers: tuple[Sampler, ...]
+
+
+async def find_serving(connection: AsyncConnection, question: Question, pin_half_time_s: float) -> Serving | None:
+    """What there is behind a key, a model and a checkpoint. None for an unknown key."""
+    asked: dict[str, Any] = {
+        "key_hash": question.key_hash,
+        "model_id": question.model_id,
+        "reference": question.reference,
+        "checkpoint_id": question.checkpoint_id,
+        "checkpoint_name": question.checkpoint_name,
+        "pin_half_time_s": pin_half_time_s,
+        "live_for_s": LIVE_FOR_S,
+    }
+    row = await (await connection.execute(_FIND_PINNED if question.is_pinned else _FIND_HEAD, asked)).fetchone()
+    if row is None:
+        return None
+    samplers = tuple(Sampler(UUID(sampler_id), url) for sampler_id, url in row.samplers or ())
+    values: dict[str, Any] = {**row._asdict(), "samplers": samplers}
+    return Serving(**values)
+
+
+async def samplers_serving(connection: AsyncConnection, base_id: UUID, adapter: str) -> tuple[Sampler, ...]:
+    """Live samplers of a base that have this adapter loaded."""
+    values = {"base_id": base_id, "adapter": adapter, "live_for_s": LIVE_FOR_S}
+    rows = await (await connection.execute(_HOLDING, values)).fetchall()
+    return tuple(Sampler(*row) for row in rows)

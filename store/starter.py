@@ -1,0 +1,82 @@
+"""A thread that sees to it that a base with work gets a trainer.
+
+It costs the training calls nothing: it listens for new operations only while some base has no trainer. When the last
+trainer of a base leaves or falls silent, it looks; while one lives, an operation needs nobody's help.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from store.database import DATABASE_AWAY, Database
+from store.notify import OPERATION_QUEUED, TRAINERS_CHANGED, Listener
+from store.trainer_starts import WantedTrainer, all_served, claim_wanted, start_failed
+
+log = structlog.get_logger(__name__)
+
+_LOOK_EVERY_S = 2.0
+_AWAY_S = 1.0
+
+Launch = Callable[[WantedTrainer], None]
+"""Brings a trainer about. Returns at once, or raises OSError or ValueError with what is wrong."""
+
+
+class Starter:
+    """Looks after these bases (slugs; None: all of them) until closed. `pause_s`: between two attempts, doubling."""
+
+    def __init__(self, url: str, bases: Sequence[str] | None, launch: Launch, pause_s: float) -> None:
+        self._url, self._bases = url, list(bases) if bases is not None else None
+        self._launch, self._pause_s = launch, pause_s
+        self._database = Database(url, pool_size=2)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="starter", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Start nothing any more. Does not wait for the thread, which may be listening."""
+        self._closing.set()
+
+    def look(self) -> bool:
+        """Start what is missing; True if every base has a trainer."""
+        if self._closing.is_set():
+            return True
+        with self._database.connection() as connection:
+            wanted = claim_wanted(connection, self._bases, self._pause_s)
+        for trainer in wanted:
+            self._start(trainer)
+        with self._database.connection() as connection:
+            return all_served(connection, self._bases)
+
+    def _start(self, wanted: WantedTrainer) -> None:
+        log.info("trainer_wanted", base=wanted.base, reason=wanted.reason, attempt=wanted.attempt)
+        try:
+            self._launch(wanted)
+        except (OSError, ValueError) as error:
+            log.warning("trainer_not_started", base=wanted.base, error=str(error))
+            with self._database.connection() as connection:
+                start_failed(connection, wanted.base_id, str(error))
+
+    def _run(self) -> None:
+        quiet, alert = Listener(self._url, TRAINERS_CHANGED), Listener(self._url, TRAINERS_CHANGED, OPERATION_QUEUED)
+        listener = alert
+        while not self._closing.is_set():
+            try:
+                listener.listen()
+                chosen = quiet if self.look() else alert
+                if chosen is listener:
+                    listener.wait(_LOOK_EVERY_S)
+                else:  # look again once it listens: what came in between was heard by nobody
+                    listener.close()
+                    listener = chosen
+            except DATABASE_AWAY as error:
+                log.warning("database_away", error=str(error).partition("\n")[0])
+                time.sleep(_AWAY_S)
+            except Exception:  # without this thread nothing would be trained any more
+                log.exception("starter_failed")
+                time.sleep(_AWAY_S)
+        listener.close()
+        self._database.close()

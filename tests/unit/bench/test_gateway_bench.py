@@ -1,0 +1,36 @@
+"""The stand-in of the gateway's benchmark speaks the sampler port, and takes the time that it says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from bench.stand_in_sampler import NUM_TOKENS, StandIn, answer_s
+from server.gateway.connections import Connections
+from server.gateway.sampler_client import SamplerClient
+from wire.sampling import DerenderRequest, GenerateRequest, RenderRequest, SamplingParams
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_the_stand_in_speaks_the_port_and_takes_its_time(whole):
+    server = await asyncio.get_running_loop().create_server(StandIn, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    connections = Connections(connect_s=5, read_s=30)
+    client = SamplerClient(connections, "token", lambda _: None)
+    ids = await client.render(url, RenderRequest(messages=[{"role": "user", "content": "twelve"}], continued_ids=[7]))
+    assert ids[0] == 7
+    assert len(ids) == 3
+    started = time.perf_counter()
+    request = GenerateRequest(adapter="a", prompt_token_ids=ids, params=SamplingParams(), whole=whole)
+    events = [event async for event in client.generate(url, request)]
+    seconds = time.perf_counter() - started
+    tokens = [token for event in events for token in event.tokens]
+    assert (len(events) == 1) == whole
+    assert NUM_TOKENS[0] <= len(tokens) <= NUM_TOKENS[1]
+    assert seconds >= 0.95 * answer_s(len(tokens))
+    text = "".join(event.text for event in events)
+    assert (await client.derender(url, DerenderRequest(token_ids=[], text=text))).content == text
+    connections.close()
+    server.close()

@@ -1,0 +1,50 @@
+"""SIGTERM: a trainer that waits wakes up, one that computes stops at the next occasion or is cut short."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from wire.errors import Interrupted
+
+
+class Stop:
+    """That this process was told to stop. `overdue` is called, in a thread, if it still runs after `grace_s`."""
+
+    def __init__(self, grace_s: float, overdue: Callable[[], None]) -> None:
+        self._requested = threading.Event()
+        self._naps = False
+        self._timer = threading.Timer(grace_s, overdue)
+        self._timer.daemon = True
+
+    def request(self, *_: object) -> None:
+        """The handler of the signal."""
+        if not self._requested.is_set():
+            self._requested.set()
+            self._timer.start()
+        if self._naps:
+            self._naps = False
+            raise _Woken
+
+    def is_set(self) -> bool:
+        """Whether the request has come."""
+        return self._requested.is_set()
+
+    def check(self) -> None:
+        """Raises Interrupted once the request has come: for the middle of long work that can be thrown away."""
+        if self._requested.is_set():
+            raise Interrupted("the trainer was told to stop")
+
+    def nap(self, wait: Callable[[], object]) -> None:
+        """Call `wait`, in the main thread; the request ends it early."""
+        try:
+            self._naps = True
+            if not self._requested.is_set():
+                wait()
+            self._naps = False
+        except _Woken:
+            pass
+
+
+class _Woken(BaseException):
+    """The signal, on its way out of a wait."""

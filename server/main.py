@@ -23,6 +23,8 @@ from wire.faults import arm_faults
 from wire.logging import configure_logging
 
 _SHUTDOWN_S = 10
+_WORKER_START_S = 60
+"""A worker that does not answer its supervisor for so long is replaced: its imports take seconds on a busy machine."""
 _BACKLOG = 4096
 _GC_THRESHOLDS = (20_000, 10, 1_000)
 _POOL, _LEAST_POOL = 20, 5
@@ -63,6 +65,7 @@ def serve(
         "log_config": None,
         "server_header": False,
         "timeout_graceful_shutdown": _SHUTDOWN_S,
+        "timeout_worker_healthcheck": _WORKER_START_S,
     }
     if workers == 1:
         uvicorn.run(partial(_app, settings), **options)

@@ -21,14 +21,26 @@ from store.database import Connection
 PATIENCE_S = 1.0
 TENURE_S = 10.0
 
-# Of each model its first open operation `o`, the operation `b` before it, and the lease `l`, if there is one.
-_FIRST_OPEN = """
-    operations o
+# A model's first open operation `o`, the operation `b` before it, and the lease `l`, if there is one.
+_FIRST_OPEN_OF = """
+    lateral (
+        select * from operations q where q.model_id = {model_id} and q.state in ('queued', 'running')
+        order by q.sequence limit 1
+    ) o
     left join operations b on b.model_id = o.model_id and b.sequence = o.sequence - 1
     left join model_leases l on l.model_id = o.model_id
-    where o.state in ('queued', 'running') and not exists (
-        select from operations e
-        where e.model_id = o.model_id and e.state in ('queued', 'running') and e.sequence < o.sequence
+"""
+
+# From one model with open operations to the next by the index of those: what waits behind a first one costs nothing.
+_BUSY_MODELS = """
+    with recursive busy as (
+        (select model_id from operations where state in ('queued', 'running') order by model_id limit 1)
+        union all
+        select (
+            select n.model_id from operations n
+            where n.state in ('queued', 'running') and n.model_id > busy.model_id order by n.model_id limit 1
+        )
+        from busy where busy.model_id is not null
     )
 """
 
@@ -44,13 +56,15 @@ _FREE_AT = f"""
 """
 
 _NEXT = f"""
+    {_BUSY_MODELS}
     select first.model_id, extract(epoch from greatest(first.free_at - statement_timestamp(), interval '0'))::float8
     from (
         select
             o.model_id, o.created_at,
             case when l.model_id is null or l.trainer_id = %(trainer_id)s then o.created_at else {_FREE_AT} end
                 as free_at
-        from {_FIRST_OPEN} and o.model_id in (select id from models where base_id = %(base_id)s)
+        from busy join models m on m.id = busy.model_id and m.base_id = %(base_id)s
+        cross join {_FIRST_OPEN_OF.format(model_id="busy.model_id")}
     ) first
     order by greatest(first.free_at, statement_timestamp()), first.created_at
     limit 1
@@ -76,5 +90,6 @@ def next_model(connection: Connection, base_id: UUID, trainer_id: UUID) -> NextM
 
 def left_lying(model_id: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
     """SQL: the holder of this model's lease leaves an operation waiting for too long."""
-    waits = f"select {_FREE_AT} from {_FIRST_OPEN} and o.model_id = {model_id.class_.__tablename__}.model_id"
+    of_model = _FIRST_OPEN_OF.format(model_id=f"{model_id.class_.__tablename__}.model_id")
+    waits = f"select {_FREE_AT} from {of_model}"
     return literal_column(f"coalesce(({waits}) < clock_timestamp(), false)")

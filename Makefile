@@ -12,7 +12,7 @@ VLLM := sampler/backends/vllm
 SAMPLER_INSTALLED := $(if $(filter vllm,$(SAMPLER)),.venv-vllm/installed)
 CHAOS_POINTS ?= 300
 
-.PHONY: demo up test test-gpu chaos check bench docs format clean
+.PHONY: demo up test test-slow test-gpu chaos check bench docs format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
@@ -24,6 +24,9 @@ up: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the servic
 
 test: .venv/installed-dev $(TINY_BASE)/config.json  ## all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-slow: .venv/installed-dev $(TINY_BASE)/config.json  ## whole boxes that come, go, hang and move
+	$(BIN)/python -m pytest -m slow tests/e2e $(TEST_ARGS)
 
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
 	$(BIN)/python -m pytest -m gpu tests/gpu $(TEST_ARGS)

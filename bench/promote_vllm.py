@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import statistics
 import time
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import httpx
 
 _STEPS = 20
-_LOGGED = re.compile(r"(check_s|load_s|canary_s)=([0-9.]+)")
 
 
 def main() -> None:
@@ -76,11 +74,8 @@ def _logged(num_loads: int) -> dict[str, list[float]]:
     """What the sampler says of its last loads."""
     log = Path(os.environ["BENCH_DATA_DIR"]) / "logs" / "sampler-tiny-arith.log"
     lines = [line for line in log.read_text().splitlines() if "adapter_in_vllm" in line][-num_loads:]
-    found: dict[str, list[float]] = {}
-    for line in lines:
-        for name, value in _LOGGED.findall(line):
-            found.setdefault(f"sampler_{name.removesuffix('_s')}", []).append(float(value))
-    return found
+    loads = [json.loads(line) for line in lines]
+    return {f"sampler_{part}": [load[f"{part}_s"] for load in loads] for part in ("check", "load", "canary")}
 
 
 def _call(http: httpx.Client, method: str, path: str, body: Any = None) -> Any:

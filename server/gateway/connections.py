@@ -1,7 +1,7 @@
 """HTTP/1.1 to samplers with as little processor time as it takes: POST, keep-alive, replies as they come.
 
-A chat is three calls to a sampler, and thousands run at once. A general client spends 0.6 ms of processor time on a
-call, this one 0.1. It leaves out what samplers do not do: redirects, cookies, compression, replies without a length.
+A chat is three calls to a sampler, and thousands run at once. httpx spends 0.6 to 1 ms of processor time on a call,
+this client 0.03. It leaves out what samplers do not do: redirects, cookies, compression, replies without a length.
 """
 
 from __future__ import annotations

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.box import Box
 from tests.e2e.rollouts import greedy, step
 from tests.e2e.test_headway_command import headway
 from tests.e2e.test_training import checkpoint_files, fixed_batch
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_restored_service_goes_on_with_the_same_bits(own_box: Box, tiny_base: Path):

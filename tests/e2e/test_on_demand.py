@@ -16,6 +16,8 @@ from tests.e2e.rollouts import step
 from tests.e2e.test_headway_command import headway
 from tests.e2e.test_training import checkpoint_files, fixed_batch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def on_demand_box(tiny_base: Path) -> Iterator[Box]:

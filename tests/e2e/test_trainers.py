@@ -25,6 +25,8 @@ from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, T
 from wire.payload import encode, encode_batch
 from wire.trajectories import Batch, Trajectory, Turn
 
+pytestmark = pytest.mark.slow
+
 _STEP = encode({"learning_rate": 1e-3})
 
 

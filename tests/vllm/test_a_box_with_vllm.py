@@ -39,13 +39,13 @@ def test_two_steps_are_served_by_vllm_the_moment_they_are_done(box: Box):
     model_id = box.fork("with-vllm")
     answers = [greedy(box, "with-vllm")]
     for number in range(3):
-        inputs = [item for prompt in ("12+30=?", "7+8=?") for item in group(box, "with-vllm", prompt, seed=number)]
+        inputs = [item for prompt in ("12+30=?", "7+8=?") for item in group(box, "with-vllm", prompt, 8, seed=number)]
         gaps = differences(box, model_id, inputs)
         kl = float((np.exp(-gaps) - 1 + gaps).mean())  # the estimator that is never negative
         print(f"step {number}: KL {kl:.2g}, largest difference {np.abs(gaps).max():.2g} nats, {len(gaps)} tokens")
         assert kl < 1e-6
         if number < 2:
-            done = step(box, model_id, inputs, group_size=4)
+            done = step(box, model_id, inputs, 1e-4, group_size=8)
             first = chat(box, "with-vllm", temperature=0.0)
             assert first["checkpoint"]["id"] == done["checkpoint_id"]
             answers.append(greedy(box, "with-vllm"))

@@ -13,13 +13,17 @@ from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import Database
 from store.tables import ModelRow, SamplerAdapterRow
 from tests.unit.conftest import World
+from wire.errors import Unavailable
 
 
 class Holder:
     def __init__(self) -> None:
         self.names: set[str] = set()
+        self.away = False
 
     def load_adapter(self, name: str, path: Path | None) -> None:
+        if self.away:
+            raise Unavailable("what generates is being started again")
         self.names.add(name)
 
     def unload_adapter(self, name: str) -> None:
@@ -83,3 +87,16 @@ def test_what_nobody_wants_is_unloaded_after_it_lingered(
     for _ in range(2):
         agent.reconcile()
     assert holder.names == {base_adapter_name(world.base_id)} == set(states(database))
+
+
+def test_reports_are_withdrawn_while_what_generates_is_away_and_made_again_when_it_came_back_empty(
+    agent: Agent, database: Database, world: World, holder: Holder
+):
+    agent.reconcile()
+    holder.names.clear()
+    holder.away = True
+    agent.reconcile()
+    assert states(database) == {}, "neither loaded nor failed: it says nothing about the adapter"
+    holder.away = False
+    agent.reconcile()
+    assert states(database) == {base_adapter_name(world.base_id): "loaded"}

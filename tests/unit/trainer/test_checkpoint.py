@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tests.unit.trainer.naive import saved_policy, turn_logprobs
@@ -201,3 +203,13 @@ def test_files_of_another_base_are_refused(tmp_path: Path) -> None:
     save_file(load_file(renamed), renamed, metadata={"headway": json.dumps(about)})
     with pytest.raises(CorruptCheckpoint, match="its layout"):
         tiny_engine().open(MODEL, LORA, None, state)
+
+
+def test_a_disk_that_refuses_the_weights_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("trainer.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as refused:
+        saved(opened(tiny_engine()), tmp_path)
+    assert refused.value.errno == errno.ENOSPC

@@ -9,6 +9,8 @@ bytes. Durability (fsync, manifest, sha256) belongs to the store.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,21 +30,22 @@ _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _STATE = "state.safetensors"
 _STATE_VERSION = 1
 _BUFFERS = ("weights", "exp_avg", "exp_avg_sq")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def save_adapter(session: Session, live: LiveAdapter, base_name: str, dtype: torch.dtype, folder: Path) -> None:
-    """Write the adapter as `dtype`, the precision that a sampler computes in."""
+    """Write the adapter as `dtype`, the precision that a sampler computes in. Raises OSError if the disk refuses."""
     config = {key: _plain(value) for key, value in live.config.to_dict().items()}
     # vLLM matches target_modules by suffix; sorted, since PEFT keeps a set and bytes must not depend on hashes.
     config |= {"base_model_name_or_path": base_name, "inference_mode": True}
     (folder / _ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     flat = session.weights.to(device="cpu", dtype=dtype)
     tensors = dict(zip(session.layout.names, session.layout.views(flat), strict=True))
-    save_file(tensors, folder / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    _write_tensors(tensors, folder / _ADAPTER_WEIGHTS, {"format": "pt"})
 
 
 def save_state(session: Session, folder: Path) -> None:
-    """Write master weights and moments as they are."""
+    """Write master weights and moments as they are. Raises OSError if the disk refuses."""
     buffers = {name: getattr(session, name).cpu() for name in _BUFFERS}
     about = {
         "version": _STATE_VERSION,
@@ -52,7 +55,7 @@ def save_state(session: Session, folder: Path) -> None:
         **_layout(session.layout),
     }
     # One key: safetensors writes several in an order of its own.
-    save_file(buffers, folder / _STATE, metadata={"headway": json.dumps(about)})
+    _write_tensors(buffers, folder / _STATE, {"headway": json.dumps(about)})
 
 
 def load_session(
@@ -134,6 +137,16 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CorruptCheckpoint(f"{path.name} cannot be read: {error}") from error
+
+
+def _write_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        number = _OS_ERROR.search(str(error))  # safetensors has no other way to say that the disk is full
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _shape(lora: LoraConfig) -> dict[str, Any]:

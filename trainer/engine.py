@@ -53,6 +53,8 @@ class EngineSettings:
     max_resident_bytes: of weights, gradients and moments on the device, None for no limit; models beyond it are
     parked, and one at a time comes on top while it is opened. max_host_bytes: of models parked in host memory (none
     if that is the device); the others go to files under spill_root (None: the system's for temporary files).
+
+    canary: write a few logprobs beside each adapter, for samplers with an engine of their own to check theirs by.
     """
 
     max_tokens_per_pass: int = 16384
@@ -62,6 +64,7 @@ class EngineSettings:
     max_resident_bytes: int | None = None
     max_host_bytes: int = 16 << 30
     spill_root: Path | None = None
+    canary: bool = True
 
 
 class TrainingEngine:
@@ -163,7 +166,8 @@ class TrainingEngine:
         session = self._sessions.get(model)
         live = self._base.adapter(session.lora)
         save_adapter(session, live, self._base.name, self._base.served_dtype, adapter)
-        sing(self._base, session).write(adapter)
+        if self._settings.canary:
+            sing(self._base, session).write(adapter)
         save_state(session, state)
 
     def _gradient_pass(

@@ -48,6 +48,7 @@ class TrainerSettings:
     max_activation_gib: float | None = None
     max_resident_gib: float | None = None
     max_grad_norm: float | None = None
+    canary: bool = True
     lease_ttl_s: float = LEASE_TTL_S
     idle_lease_s: float = 600.0
     stop_grace_s: float = 10.0
@@ -122,6 +123,7 @@ def _engine_settings(settings: TrainerSettings, threads: int) -> EngineSettings:
         max_activation_bytes=_bytes(settings.max_activation_gib),
         threads=threads,
         max_grad_norm=settings.max_grad_norm,
+        canary=settings.canary,
         max_resident_bytes=_bytes(settings.max_resident_gib),
     )
 

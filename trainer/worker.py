@@ -93,6 +93,7 @@ class Worker:
         self._engine = engine
         self._settings = settings
         self._resident: dict[UUID, _Resident] = {}
+        self._outlived: set[UUID] = set()
         self._busy_at = time.monotonic()
         self._look_again_s = _POLL_S
         self._listener = Listener(database.url.render_as_string(hide_password=False), OPERATION_QUEUED, ADAPTER_LOADED)
@@ -162,11 +163,15 @@ class Worker:
     def _carry_out(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         context = log.bind(model=model.slug, operation=str(operation.id), kind=operation.kind)
         try:
-            _refuse_poison(operation)
+            self._refuse_poison(operation)
             self._bring_to_head(lease, model)
             self._handlers[operation.kind](lease, operation, model)
+            self._outlived.discard(operation.id)
             context.info("operation_done")
-        except (LeaseLost, Interrupted, *DATABASE_AWAY):
+        except DATABASE_AWAY:
+            self._outlived.add(operation.id)
+            raise
+        except (LeaseLost, Interrupted):
             raise
         except Superseded:
             context.info("operation_superseded")
@@ -186,10 +191,26 @@ class Worker:
             message = f"the trainer failed on this {operation.kind}; its log has operation {operation.id}"
             self._fail(lease, operation, HeadwayError(message))
 
+    def _refuse_poison(self, operation: Operation) -> None:
+        """An operation that kills its trainer must not do so for ever: all models of the base would wait behind it.
+        Nor must one whose end a database with a full disk does not take: each attempt may leave a checkpoint behind."""
+        if operation.attempts <= _MAX_ATTEMPTS:
+            return
+        if operation.id in self._outlived:
+            raise Unavailable(
+                f"the database failed while this {operation.kind} ran, and again when it was repeated; nothing of it "
+                "was applied, send it again when that is mended"
+            )
+        raise TrainerLost(
+            f"this {operation.kind} was started {_MAX_ATTEMPTS} times and its trainer died each time, perhaps for want "
+            "of memory; send a smaller batch"
+        )
+
     def _fail(self, lease: Lease, operation: Operation, error: HeadwayError) -> None:
         try:
             with self._database.connection() as connection:
                 work.fail(connection, lease, operation, error)
+            self._outlived.discard(operation.id)
         except Superseded:
             self._forget(lease.model_id)
 
@@ -240,12 +261,3 @@ class Worker:
             raise
         self._passes.forget(model.id)
         self._resident[model.id].head_version = model.head_version + 1
-
-
-def _refuse_poison(operation: Operation) -> None:
-    """An operation that kills its trainer must not do so for ever: all models of the base would wait behind it."""
-    if operation.attempts > _MAX_ATTEMPTS:
-        raise TrainerLost(
-            f"this {operation.kind} was started {_MAX_ATTEMPTS} times and its trainer died each time, perhaps for want "
-            "of memory; send a smaller batch"
-        )

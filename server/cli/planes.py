@@ -172,6 +172,10 @@ def trainer(
             envvar="HEADWAY_MAX_GRAD_NORM", min=1e-9, help="Clip gradients where a call does not say; default: never"
         ),
     ] = None,
+    canary: Annotated[
+        bool,
+        typer.Option(envvar="HEADWAY_CANARY", help="Write logprobs that vLLM samplers check themselves by"),
+    ] = True,
     lease_ttl: Annotated[
         float,
         typer.Option(
@@ -223,6 +227,7 @@ def trainer(
         max_activation_gib=max_activation_gib,
         max_resident_gib=max_resident_gib,
         max_grad_norm=max_grad_norm,
+        canary=canary,
         lease_ttl_s=lease_ttl,
         idle_lease_s=idle_lease,
         stop_grace_s=stop_grace,

@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 import numpy as np
+import psycopg
 import pytest
 from sqlalchemy import update
 
@@ -227,6 +228,29 @@ async def test_a_step_that_cannot_be_saved_keeps_its_gradients_for_the_next(trai
     assert "no space left on device" in (trainer.now(failed).error_message or "")
     assert trainer.head() is None
     trainer.engine.refuse_saving = False
+    await trainer.step()
+    trainer.work()
+    assert trainer.served_weights() == 5.0
+
+
+async def test_an_end_that_the_database_does_not_take_is_no_death_of_the_trainer(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise psycopg.errors.DiskFull("could not extend file")
+
+    await trainer.pass_of(5.0)
+    trainer.work()
+    step = await trainer.step()
+    with monkeypatch.context() as patched:
+        patched.setattr(work, "commit_step", full)
+        for _ in range(3):
+            with pytest.raises(psycopg.errors.DiskFull):
+                trainer.work()
+            trainer.worker._forget_all()
+    trainer.work()
+    assert trainer.now(step).error_code == "unavailable"
+    assert "send it again" in (trainer.now(step).error_message or "")
     await trainer.step()
     trainer.work()
     assert trainer.served_weights() == 5.0

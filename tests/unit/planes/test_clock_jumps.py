@@ -1,0 +1,70 @@
+"""Wall clocks that jump: who may write is decided by PostgreSQL's clock and by tokens, waits by monotonic clocks."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from store.database import AsyncDatabase, Database
+from store.oplog import leases
+from tests.rules import PACKAGES
+from tests.unit.conftest import World
+from tests.unit.planes.test_worker import Trainer
+from trainer.lease_keeper import LeaseKeeper
+
+WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+AGES_AND_LABELS = {
+    "server/cli/status.py": "ages, for people to read",
+    "server/gateway/replies.py": "`created` of an answer",
+    "store/backup/writing.py": "when a backup was begun",
+    "store/blobs.py": "age of a file, for the collector",
+    "store/checkpoint_stores/file.py": "age of a folder, for the collector",
+}
+DAY_S = 86_400.0
+TTL_S = 0.6
+
+
+def reads_a_wall_clock(path: Path) -> bool:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return any(isinstance(node, ast.Attribute) and ast.unparse(node) in WALL_CLOCKS for node in nodes)
+
+
+def test_no_process_asks_its_own_wall_clock_who_may_write():
+    files = [path for package in PACKAGES for path in Path(package).rglob("*.py")]
+    assert {path.as_posix() for path in files if reads_a_wall_clock(path)} == set(AGES_AND_LABELS)
+
+
+@pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S])
+async def test_a_trainer_whose_clock_jumps_keeps_its_lease_and_finishes(
+    database: Database,
+    async_database: AsyncDatabase,
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    jump_s: float,
+):
+    trainer = Trainer(database, async_database, world, tmp_path)
+    await trainer.pass_of(5.0)
+    with database.session() as session:
+        token = leases.acquire(session, world.trainer_id, world.model_id, TTL_S)
+    assert token is not None
+    keeper = LeaseKeeper(database, world.trainer_id, TTL_S)
+    try:
+        right, right_ns = time.time, time.time_ns
+        monkeypatch.setattr(time, "time", lambda: right() + jump_s)
+        monkeypatch.setattr(time, "time_ns", lambda: right_ns() + int(jump_s * 1e9))
+        until = time.monotonic() + 3 * TTL_S
+        while time.monotonic() < until:
+            with database.session() as session:
+                assert leases.acquire(session, world.other_trainer_id, world.model_id) is None
+            await asyncio.sleep(TTL_S / 6)
+        step = await trainer.step()
+        trainer.work()
+    finally:
+        keeper.close()
+    assert trainer.now(step).state == "done"
+    assert trainer.served_weights() == 5.0

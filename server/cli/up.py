@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 
 from server.cli.bases import choose_bases
@@ -180,6 +179,8 @@ def _wait_until_ready(children: Children, origin: str, slugs: list[str], *, on_d
 
 
 def _ready(origin: str, slugs: list[str], *, on_demand: bool) -> bool:
+    import httpx
+
     try:
         bases = httpx.get(f"{origin}/readyz", timeout=2.0, trust_env=False).json()["bases"]
     except (httpx.HTTPError, ValueError):

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,19 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 def save_adapter(session: Session, live: LiveAdapter, base_name: str, dtype: torch.dtype, folder: Path) -> None:
     """Write the adapter as `dtype`, the precision that a sampler computes in. Raises OSError if the disk refuses."""
-    config = {key: _plain(value) for key, value in live.config.to_dict().items()}
-    # vLLM matches target_modules by suffix; sorted, since PEFT keeps a set and bytes must not depend on hashes.
-    config |= {"base_model_name_or_path": base_name, "inference_mode": True}
-    (folder / _ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / _ADAPTER_CONFIG).write_text(_config_text(live, base_name))
     flat = session.weights.to(device="cpu", dtype=dtype)
     tensors = dict(zip(session.layout.names, session.layout.views(flat), strict=True))
     _write_tensors(tensors, folder / _ADAPTER_WEIGHTS, {"format": "pt"})
+
+
+@cache
+def _config_text(live: LiveAdapter, base_name: str) -> str:
+    """The same for every checkpoint of a shape; PEFT copies it deeply, which takes longer than writing it."""
+    config = {key: _plain(value) for key, value in live.config.to_dict().items()}
+    # vLLM matches target_modules by suffix; sorted, since PEFT keeps a set and bytes must not depend on hashes.
+    config |= {"base_model_name_or_path": base_name, "inference_mode": True}
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
 def save_state(session: Session, folder: Path) -> None:

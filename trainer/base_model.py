@@ -23,7 +23,7 @@ from trainer.architectures import (
 from trainer.attention import IMPLEMENTATION, UnsupportedArchitecture, register
 from trainer.batch import Datum
 from trainer.fingerprint import fingerprint
-from trainer.kernels import Kernel, choose_kernel
+from trainer.kernels import choose_kernel
 from trainer.kernels.dense import DenseKernel
 from trainer.logprobs import action_logprobs
 from trainer.lora import LiveAdapter
@@ -49,12 +49,12 @@ class BaseModel:
     Raises UnsupportedArchitecture where even that differs from the model's own logits or gradients.
     """
 
-    def __init__(self, model: PreTrainedModel, kernel: Kernel | None = None) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         refuse_unsupported(model.config)
         register()
         model.set_attn_implementation(IMPLEMENTATION)
         self._model = model.eval().requires_grad_(False)
-        self._kernel = kernel or choose_kernel(model.device)
+        self._kernel = choose_kernel(model.device)
         self._lora_dtype = torch.promote_types(model.dtype, torch.float32)
         # A copy only where the base is below float32: a bf16 head costs four times the error of a float32 one.
         self._unembedding_VD = unembedding_weight(model).to(self._lora_dtype)

@@ -15,7 +15,4 @@ def all_finite(values: torch.Tensor) -> bool:
 
 def squares_finite(gradient: torch.Tensor) -> bool:
     """Whether AdamW's second moments of this gradient, and thus the gradient itself, are finite."""
-    if gradient.numel() == 0:
-        return True
-    low, high = gradient.aminmax()
-    return bool(torch.isfinite(low * low) & torch.isfinite(high * high))
+    return gradient.numel() == 0 or all_finite(torch.stack(gradient.aminmax()).square())

@@ -71,7 +71,7 @@ def environment(endpoint: str) -> dict[str, str]:
 @contextmanager
 def object_store(log: Path) -> Iterator[ObjectStore]:
     """Moto's server, for as long as the block runs; this process's environment points there meanwhile."""
-    import boto3
+    from store.checkpoint_stores.s3.bucket import connect
 
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", "0"], stdout=out, stderr=out)
@@ -79,7 +79,7 @@ def object_store(log: Path) -> Iterator[ObjectStore]:
     try:
         endpoint = _endpoint(process, log)
         os.environ.update(environment(endpoint))
-        client = boto3.Session().client("s3")
+        client = connect()
         client.create_bucket(Bucket=BUCKET)
         yield ObjectStore(endpoint, client)
     finally:

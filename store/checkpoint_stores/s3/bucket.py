@@ -27,14 +27,8 @@ _DELETED_AT_ONCE = 1000
 _READ_BYTES = 2**20
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 
-# Six attempts, the last about half a minute after the first: longer than a server that is restarted or says SlowDown.
-_CONFIG = Config(
-    retries={"mode": "standard", "max_attempts": 6},
-    connect_timeout=5,
-    read_timeout=30,
-    max_pool_connections=2 * _TRANSFERS,
-    tcp_keepalive=True,
-)
+# With the pauses between them, some 15 seconds: a server that is restarted, or says SlowDown, is back by then.
+_MAX_ATTEMPTS = 6
 
 
 class NoSuchObject(Exception):
@@ -63,13 +57,26 @@ class UnfinishedUpload:
     begun: datetime
 
 
+def connect(max_attempts: int = _MAX_ATTEMPTS) -> Any:
+    """A client for what the environment names (AWS_*). Talks to nobody yet."""
+    config = Config(
+        retries={"mode": "standard", "max_attempts": max_attempts},
+        connect_timeout=5,
+        read_timeout=30,
+        max_pool_connections=2 * _TRANSFERS,
+        tcp_keepalive=True,
+    )
+    return boto3.Session().client("s3", config=config)
+
+
 class Bucket:
     """The objects under a prefix. Every method raises Unavailable when the store does not answer, or refuses."""
 
-    def __init__(self, name: str, prefix: str) -> None:
+    def __init__(self, name: str, prefix: str, client: Any) -> None:
+        """`client`: of `connect`; threads may share it."""
         self._name = name
         self._prefix = f"{prefix}/" if prefix else ""
-        self._client: Any = boto3.Session().client("s3", config=_CONFIG)
+        self._client = client
         config = TransferConfig(
             multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=_TRANSFERS
         )

@@ -32,7 +32,7 @@ from store.checkpoint_stores.manifests import (
     verify_file,
     write_manifest,
 )
-from store.checkpoint_stores.s3.bucket import Bucket, DamagedObject, NoSuchObject, StoredObject
+from store.checkpoint_stores.s3.bucket import Bucket, DamagedObject, NoSuchObject, StoredObject, connect
 from store.checkpoint_stores.s3.location import Location
 from wire.errors import CorruptCheckpoint
 from wire.faults import fault_point
@@ -71,7 +71,8 @@ class S3CheckpointStore:
     def from_url(cls, url: str) -> S3CheckpointStore:
         """From a `Location`. Raises ValueError."""
         location = Location.parse(url)
-        return cls(Bucket(location.bucket, location.prefix), CheckpointCache(location.cache, location.cache_bytes))
+        bucket = Bucket(location.bucket, location.prefix, connect())
+        return cls(bucket, CheckpointCache(location.cache, location.cache_bytes))
 
     @contextmanager
     def stage(self, model: UUID, checkpoint: UUID) -> Generator[Path]:

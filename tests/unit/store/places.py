@@ -74,7 +74,9 @@ class S3Place:
     def open(self) -> S3CheckpointStore:
         """Without copies, so that what was harmed is what is read."""
         cache = CheckpointCache(self._folder / f"cache-{uuid.uuid4().hex}", 2**30)
-        return S3CheckpointStore(Bucket(BUCKET, self.prefix), cache, lambda: time.time() + self._older_s)
+        return S3CheckpointStore(
+            Bucket(BUCKET, self.prefix, self.s3.client), cache, lambda: time.time() + self._older_s
+        )
 
     def path(self, name: str) -> ObjectPath:
         return ObjectPath(self.s3, f"{self.prefix}/{name}")

@@ -11,9 +11,10 @@ from fastapi import Depends, Request
 
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
-from server.gateway.lookups import SharedLookups, serving_lookups
+from server.gateway.lookups import SharedLookups, live_sampler_urls, serving_lookups
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
+from server.gateway.sampler_watch import SamplerWatch
 from server.settings import ServerSettings
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
@@ -44,6 +45,7 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
     timeouts = settings.timeouts
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
     pool = SamplerPool(connections.is_answering)
+    watch = SamplerWatch(connections, live_sampler_urls(database))
     try:
         yield Context(
             settings,
@@ -56,6 +58,7 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
             TeamLimits(settings.gateway_limits),
         )
     finally:
+        watch.close()
         pool.close()
         connections.close()
         await listener.close()

@@ -18,6 +18,7 @@ from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.oplog.leases import LEASE_TTL_S
 from store.planes import register_trainer, trainer_ready
+from store.promotion import PromotionPolicy
 from store.tables import ModelRow
 from trainer.base_model import load_base_model
 from trainer.engine import EngineSettings, TrainingEngine
@@ -36,6 +37,7 @@ class TrainerSettings:
 
     stop_grace_s: after SIGTERM, what cannot be ended half way may go on for so long before it is handed back.
     idle_exit_s: end after so long without work; None for never.
+    promotion: whom a new checkpoint waits for, at most promotion_timeout_s.
     """
 
     database_url: str
@@ -53,6 +55,8 @@ class TrainerSettings:
     idle_lease_s: float = 600.0
     stop_grace_s: float = 10.0
     idle_exit_s: float | None = None
+    promotion: PromotionPolicy = PromotionPolicy.ONE
+    promotion_timeout_s: float = 60.0
 
 
 def run(settings: TrainerSettings) -> None:
@@ -97,7 +101,14 @@ def _load(settings: TrainerSettings, database: Database, base: ModelRow, trainer
         BlobStore(settings.blob_root),
         open_checkpoint_store(settings.checkpoint_store_url),
         engine,
-        WorkerSettings(base.id, trainer_id, lease_ttl_s=settings.lease_ttl_s, idle_lease_s=settings.idle_lease_s),
+        WorkerSettings(
+            base.id,
+            trainer_id,
+            promote_timeout_s=settings.promotion_timeout_s,
+            promotion=settings.promotion,
+            lease_ttl_s=settings.lease_ttl_s,
+            idle_lease_s=settings.idle_lease_s,
+        ),
         stop.check,
     )
     with database.session() as session:

@@ -7,6 +7,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from store.promotion import PromotionPolicy
+
 DEFAULT_DATA_DIR = Path(".headway")
 
 DatabaseUrl = Annotated[
@@ -70,6 +72,15 @@ GraceS = Annotated[
     float,
     typer.Option(
         envvar="HEADWAY_GC_GRACE_S", min=0.0, help="Seconds that a file may be without a row: uploads under way"
+    ),
+]
+
+
+Promotion = Annotated[
+    PromotionPolicy,
+    typer.Option(
+        envvar="HEADWAY_PROMOTION",
+        help="Live samplers that must hold a checkpoint before the head moves: one, quorum (most) or all",
     ),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,7 +27,8 @@ from wire.errors import Gone, NotFound, Unavailable
 
 T = TypeVar("T")
 
-_ATTEMPTS = 3
+_MOST_BROKEN = 3
+_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +76,29 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
 
 async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]]) -> T:
     """What `work` makes of a sampler that holds the target's adapter. When that one is gone, another is tried, and
-    everything is sampled anew.
+    everything is sampled anew: for `timeouts.retry_s`, and not when several have broken off, for then the request may
+    be what they died of.
 
     Raises Unavailable when none lives, or none loads the adapter in time.
     """
-    candidates, tried = target.samplers, set[UUID]()
-    for attempt in range(_ATTEMPTS):
+    candidates, tried, num_broken = target.samplers, set[UUID](), 0
+    give_up_at = time.monotonic() + context.settings.timeouts.retry_s
+    while True:
         if not candidates:
             candidates = await _wait_for_samplers(context, target)
-        fresh = [sampler for sampler in candidates if sampler.id not in tried]
-        sampler = context.sampler_pool.choose(fresh or candidates, affinity)
+        if candidates and all(sampler.id in tried for sampler in candidates):
+            await asyncio.sleep(_PAUSE_S)
+            tried.clear()
+        sampler = context.sampler_pool.choose([s for s in candidates if s.id not in tried], affinity)
         tried.add(sampler.id)
         try:
             return await work(sampler)
-        except SamplerGone:
-            if attempt == _ATTEMPTS - 1:
+        except SamplerGone as gone:
+            num_broken += gone.broke_off
+            if num_broken >= _MOST_BROKEN or time.monotonic() > give_up_at:
                 raise
         async with context.database.connection() as connection:
             candidates = await samplers_serving(connection, target.base_id, target.adapter)
-    raise AssertionError("the last attempt returns or raises")
 
 
 @asynccontextmanager

@@ -203,6 +203,12 @@ def trainer(
             help="Seconds that what cannot be interrupted may go on after SIGTERM",
         ),
     ] = 10.0,
+    standstill: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_STANDSTILL_S", min=1.0, help="A trainer whose engine takes longer for one micro-batch ends"
+        ),
+    ] = 1800.0,
     idle_exit_seconds: Annotated[
         float | None,
         typer.Option(
@@ -246,6 +252,7 @@ def trainer(
         idle_exit_s=idle_exit_seconds,
         promotion=promotion,
         promotion_timeout_s=promotion_timeout,
+        standstill_s=standstill,
     )
     _or_stop(lambda: run(settings))
 

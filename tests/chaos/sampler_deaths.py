@@ -1,4 +1,4 @@
-"""A training loop whose samplers are killed and stopped at random: `python -m tests.chaos.sampler_deaths`.
+"""A training loop whose samplers are killed, stopped and told to end at random: `python -m tests.chaos.sampler_deaths`.
 
 Three samplers, at least one of which is always left alone. Rollouts of each step and three clients beside it sample
 without pause and never ask twice: an answer that is not streamed must come. It must name the head at the time when it
@@ -41,6 +41,8 @@ _NUM_BESIDE = 3
 _NUM_CHECKED = 200
 _RETURN_S = 120.0
 
+_SIGNALS = {"stop": signal.SIGSTOP, "kill": signal.SIGKILL, "end": signal.SIGTERM}
+
 # Samplers whose requests would be answered now: alive, and with the head.
 _HOLDING = """
     select s.pid, s.url from samplers s
@@ -70,6 +72,7 @@ class Report:
     steps: int = 0
     kills: int = 0
     stops: int = 0
+    ends: int = 0
     answers: int = 0
     failed: list[str] = field(default_factory=list[str])
     stale: list[str] = field(default_factory=list[str])
@@ -85,11 +88,15 @@ class Report:
     @property
     def is_good(self) -> bool:
         wrong = self.failed or self.stale or self.streams_broken or self.not_reloaded
-        return not wrong and self.largest_logprob_difference < 1e-4 and min(self.kills, self.stops, self.checked) > 0
+        return (
+            not wrong
+            and self.largest_logprob_difference < 1e-4
+            and min(self.kills, self.stops, self.ends, self.checked) > 0
+        )
 
 
 class Saboteur(threading.Thread):
-    """Kills and stops samplers at random, never the last one that answers."""
+    """Kills, stops and ends (SIGTERM) samplers at random, never the last one that answers."""
 
     def __init__(self, box: Box, model_id: str, seed: int) -> None:
         super().__init__(daemon=True)
@@ -117,13 +124,11 @@ class Saboteur(threading.Thread):
         if len(well) < 2:
             return
         victim = self._draw.choice(sorted(well))
-        if self.counts.total() % 2:
-            send(victim, signal.SIGKILL)
-            self.counts["kill"] += 1
-        else:
-            send(victim, signal.SIGSTOP)
+        action = ("stop", "kill", "end")[self.counts.total() % 3]
+        if action == "stop":
             self._frozen[victim] = time.monotonic() + STOPPED_S[self.counts["stop"] % len(STOPPED_S)]
-            self.counts["stop"] += 1
+        send(victim, _SIGNALS[action])
+        self.counts[action] += 1
 
     def _thaw(self, now: float) -> None:
         for pid in [pid for pid, until in self._frozen.items() if until <= now]:
@@ -255,7 +260,7 @@ def run(box: Box, num_steps: int, seed: int, say: Any = lambda text: None) -> Re
             saboteur.close()
         for client in beside:
             client.result()
-    loop.report.kills, loop.report.stops = saboteur.counts["kill"], saboteur.counts["stop"]
+    loop.report.kills, loop.report.stops, loop.report.ends = (saboteur.counts[a] for a in ("kill", "stop", "end"))
     loop.report.seconds = round(time.monotonic() - started, 1)
     loop.report.not_reloaded = _not_reloaded(box)
     loop.judge()

@@ -1,4 +1,4 @@
-"""Samplers that are killed and stopped beneath a training loop: see `tests.chaos.sampler_deaths`, here a short one."""
+"""Samplers that die, stop and end beneath a training loop: see `tests.chaos.sampler_deaths`, here a short one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.timeout(900)
-def test_no_answer_is_lost_or_stale_while_samplers_are_killed_and_stopped():
+def test_no_answer_is_lost_or_stale_while_samplers_are_killed_stopped_and_ended():
     with database_folder() as folder:
         box = Box(folder, TINY_BASE, NUM_SAMPLERS)
         try:

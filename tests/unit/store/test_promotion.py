@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from uuid import UUID
 
 import pytest
+from rich.console import Console
 from sqlalchemy import text, update
 
+from server.cli.status import missing_table
 from store.adapters import base_adapter_name, report_adapter
 from store.database import AsyncDatabase, Database
 from store.planes import register_sampler, say_goodbye
@@ -138,3 +141,19 @@ def test_a_sampler_that_is_loading_a_new_head_is_not_late_yet(
     assert not any(entry.is_out_of_rotation for entry in missing)
     report(database, samplers[0], X)
     assert votes(database, world, ALL) == Votes(3, 1, [], late=0)
+
+
+def test_status_names_who_is_out_of_rotation_for_what_and_why(
+    database: Database, world: World, samplers: list[UUID], add_checkpoint
+):
+    head = add_checkpoint()
+    set_head(database, world, head, age_s=LATE_AFTER_S + 5)
+    report(database, samplers[0], f"hw-{head.hex}")
+    report(database, samplers[1], f"hw-{head.hex}", "out of memory")
+    shown = Console(width=200, file=StringIO())
+    shown.print(missing_table(database))
+    rows = [line for line in shown.file.getvalue().splitlines() if "out of rotation" in line]
+    assert len(rows) == 2
+    assert all(f"0001-{head.hex[:8]}" in row and "fork" in row for row in rows)
+    assert "out of memory" in rows[0]
+    assert "missing for" in rows[1]

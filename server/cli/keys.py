@@ -36,11 +36,12 @@ def create(
 @app.command("list")
 def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Show every key: its first characters, its team, and whether it was revoked."""
-    table = Table("id", "key", "name", "team", "admin", "created", "revoked")
+    table = Table("id", "key", "name", "team", "role", "created", "revoked")
     for key, team in _in_session(database_url_or_embedded(database_url, data_dir), service.list_keys):
         revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
-        admin = "yes" if key.is_admin else ""
-        table.add_row(str(key.id), f"{key.prefix}…", key.name, team, admin, f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
+        table.add_row(
+            str(key.id), f"{key.prefix}…", key.name, team, key.role, f"{key.created_at:%Y-%m-%d %H:%M}", revoked
+        )
     Console().print(table)
 
 
@@ -61,7 +62,9 @@ def revoke(
 
 def create_key(database_url: str, *, team: str, name: str, admin: bool) -> str:
     """A new key for a team."""
-    return _in_session(database_url, lambda session: service.create_key(session, team, name, is_admin=admin))
+    return _in_session(
+        database_url, lambda session: service.create_key(session, team, name, role="admin" if admin else "member")
+    )
 
 
 def key_works(database_url: str, key: str) -> bool:

@@ -28,6 +28,7 @@ from server.traces import endpoints as traces
 from server.training import endpoints as training
 from server.upkeep import upkeep
 from wire.errors import NotFound
+from wire.problem import Problem
 
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
 
@@ -54,7 +55,12 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
     # The page at /docs loads nothing from the network.
     app = FastAPIOffline(
-        title="Headway", description=_DESCRIPTION, lifespan=lifespan, redirect_slashes=False, strict_content_type=False
+        title="Headway",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        strict_content_type=False,
+        responses={"default": {"model": Problem, "description": "A refusal"}},
     )
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Door)

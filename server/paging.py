@@ -36,8 +36,8 @@ async def page_of(
     newest_first: bool = False,
 ) -> tuple[Sequence[Row[*tuple[Any, ...]]], str | None]:
     """Rows of the query in the order of `place`, whose values together are unique, and the cursor of what follows
-    (None: nothing). The first entity of the query has the columns of `place`. Raises InvalidRequest for a cursor of another
-    list."""
+    (None: nothing). The first entity of the query has the columns of `place`. Raises InvalidRequest for a cursor of
+    another list."""
     if cursor is not None:
         after = tuple_(*_decoded(cursor, place))
         query = query.where(tuple_(*place) < after if newest_first else tuple_(*place) > after)

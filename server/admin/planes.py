@@ -103,7 +103,7 @@ async def _base_and_life(session: AsyncSession, plane: Plane, plane_id: UUID) ->
 async def _find(session: AsyncSession, plane: Plane, plane_id: UUID) -> TrainerRow | SamplerRow:
     row: TrainerRow | SamplerRow | None = await session.get(plane, plane_id, with_for_update=True)
     if row is None:
-        raise NotFound(f"there is no {_kind(plane)} {plane_id}; see 'headway planes'")
+        raise NotFound(f"there is no {_kind(plane)} {plane_id}; see 'headway drain'")
     return row
 
 

@@ -52,8 +52,7 @@ class Caller:
         giver = _who_gives(self.team) if wanted != "admin" else "an operator ('headway keys create --role admin')"
         return Forbidden(
             f"this key (role {self.role}, scopes: {has}) may not {MEANS[wanted]}: that needs the scope {wanted!r}, "
-            f"which {'role' if ',' not in able else 'roles'} {able} {'has' if ',' not in able else 'have'}; {giver} can make "
-            "such a key"
+            f"which these roles have: {able}; {giver} can make such a key"
         )
 
 

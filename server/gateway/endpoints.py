@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
@@ -15,15 +17,22 @@ from wire.chat import ChatRequest, Completion, CompletionRequest, ListedModel, M
 
 router = APIRouter(tags=["gateway"])
 
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The completion, or with `stream` server-sent events that each carry a chunk of it",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
 
-@router.post("/chat/completions", response_model=Completion)
+
+@router.post("/chat/completions", response_model=Completion, responses=STREAMED)
 @router.post("/v1/chat/completions", response_model=Completion, include_in_schema=False)
 async def chat_completions(context: ContextDep, key: KeyDep, request: Request, body: ChatRequest) -> Response:
     """OpenAI's chat completions, with token ids for training."""
     return await chat.chat(context, key, request, body)
 
 
-@router.post("/completions", response_model=Completion)
+@router.post("/completions", response_model=Completion, responses=STREAMED)
 @router.post("/v1/completions", response_model=Completion, include_in_schema=False)
 async def text_completions(context: ContextDep, key: KeyDep, request: Request, body: CompletionRequest) -> Response:
     """OpenAI's completions."""

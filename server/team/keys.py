@@ -31,12 +31,17 @@ async def list_keys(session: AsyncSession, team_id: UUID | None, cursor: str | N
 async def create_key(session: AsyncSession, caller: Caller, team_id: UUID, request: KeyRequest) -> NewKey:
     """A new key of a team. Raises NotFound for a model that the team does not see, Forbidden for more than the caller
     has."""
-    scopes = None if request.scopes is None else frozenset(request.scopes)
-    models = await _models(session, team_id, request.models)
-    grant = Grant(request.name, request.role, scopes, models, request.expires_at)
-    refuse_beyond(caller, grant.effective, models)
+    grant = await grant_of(session, team_id, request)
+    refuse_beyond(caller, grant.effective, grant.model_ids)
     key, row = await issue(session, team_id, grant, actor_of(caller))
     return await _shown_once(session, key, row)
+
+
+async def grant_of(session: AsyncSession, team_id: UUID, request: KeyRequest) -> Grant:
+    """What a request asks for. Raises NotFound for a model that the team does not see."""
+    scopes = None if request.scopes is None else frozenset(request.scopes)
+    models = await _models(session, team_id, request.models)
+    return Grant(request.name, request.role, scopes, models, request.expires_at)
 
 
 async def rotate_key(

@@ -53,8 +53,8 @@ async def refuse_full_storage(context: Context, found: Admission) -> None:
         used = await storage_of(session, found.key.team_id)
     if used >= found.max_storage_bytes:
         raise QuotaFull(
-            f"the checkpoints of team {found.key.team!r} take {used} of its {found.max_storage_bytes} bytes of storage; "
-            f"they shrink as old optimizer states are thinned, and {_RAISE}. The gradients are kept: then call "
+            f"the checkpoints of team {found.key.team!r} take {used} of its {found.max_storage_bytes} bytes of "
+            f"storage; they shrink as old optimizer states are thinned, and {_RAISE}. The gradients are kept: then call "
             "optim-step again"
         )
 

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Request
 from server.auth.dependencies import CallerDep, ReporterDep
 from server.context import ContextDep
 from server.traces import service
-from wire.reports import Trace, TraceEntered, TraceExited
+from server.training.openapi import json_body
+from wire.reports import TelemetryUpload, Trace, TraceEntered, TraceExited
 
 router = APIRouter(tags=["traces"])
 
@@ -38,7 +39,7 @@ async def get_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> T
         return await service.get_trace(session, caller.team_id, trace_id)
 
 
-@router.post("/trace/{trace_id}/telemetry-upload")
+@router.post("/trace/{trace_id}/telemetry-upload", openapi_extra=json_body(TelemetryUpload))
 @router.post("/v3/api/trace/{trace_id}/telemetry-upload", include_in_schema=False)
 async def upload_telemetry(
     context: ContextDep, caller: ReporterDep, trace_id: UUID, request: Request

@@ -17,6 +17,7 @@ from server.audit.recording import COMMAND_LINE
 from server.cli.in_session import in_session_or_stop
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from server.models import pausing
+from server.models.repository import as_uuid
 from server.team.service import get_team
 from store.tables import ModelRow, SamplerRow, TeamRow, TrainerRow
 from wire.admin import Event, Page
@@ -120,10 +121,8 @@ async def _find_model(session: AsyncSession, reference: str) -> UUID:
     query = query.where(ModelRow.slug == (slug if team else reference))
     if team:
         query = query.where(TeamRow.name == team)
-    try:
-        query = select(ModelRow.id).where(ModelRow.id == UUID(reference))
-    except ValueError:
-        pass
+    if (model_id := as_uuid(reference)) is not None:
+        query = select(ModelRow.id).where(ModelRow.id == model_id)
     found = list(await session.scalars(query))
     if not found:
         raise NotFound(f"there is no model {reference!r}; see 'headway status'")

@@ -54,8 +54,8 @@ async def refuse_full_storage(context: Context, found: Admission) -> None:
     if used >= found.max_storage_bytes:
         raise QuotaFull(
             f"the checkpoints of team {found.key.team!r} take {used} of its {found.max_storage_bytes} bytes of "
-            f"storage; they shrink as old optimizer states are thinned, and {_RAISE}. The gradients are kept: then call "
-            "optim-step again"
+            f"storage; they shrink as old optimizer states are thinned, and {_RAISE}. The gradients are kept: "
+            "then call optim-step again"
         )
 
 

@@ -104,7 +104,8 @@ class Agent:
     def reconcile(self) -> None:
         """Load what is wanted and missing; unload what nobody has wanted for a while."""
         with self._database.connection() as connection:
-            wanted = {adapter.name: adapter for adapter in wanted_adapters(connection, self._settings.base_id)}
+            adapters = wanted_adapters(connection, self._settings.base_id, self._sampler_id)
+        wanted = {adapter.name: adapter for adapter in adapters}
         held = self._holder.loaded()
         self._withdraw_lost(held)
         for name, adapter in wanted.items():

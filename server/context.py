@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.auth.key_uses import KeyUses
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
 from server.gateway.lookups import SharedLookups, live_sampler_urls, serving_lookups
@@ -34,6 +35,7 @@ class Context:
     sampler_pool: SamplerPool
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
+    key_uses: KeyUses
 
 
 @asynccontextmanager
@@ -46,6 +48,7 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
     pool = SamplerPool(connections.is_answering)
     watch = SamplerWatch(connections, live_sampler_urls(database))
+    key_uses = KeyUses(database)
     try:
         yield Context(
             settings,
@@ -56,9 +59,11 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
             pool,
             serving_lookups(database),
             TeamLimits(settings.gateway_limits),
+            key_uses,
         )
     finally:
         watch.close()
+        await key_uses.close()
         pool.close()
         connections.close()
         await listener.close()

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from store.database import Connection
 from store.notify import ADAPTER_LOADED, ADAPTERS_CHANGED, notify_async
-from store.planes import is_live
+from store.planes import takes_requests
 from store.tables import AdapterWantRow, CheckpointRow, ModelRow, SamplerAdapterRow, SamplerRow
 
 
@@ -47,7 +47,7 @@ _WANTED = """
         c.id = m.head_checkpoint_id
         or c.status = 'staged'
         or c.id in (select checkpoint_id from adapter_wants where until > clock_timestamp())
-    )
+    ) and not exists (select from samplers where id = %(sampler_id)s and drained_at is not null)
     order by c.status = 'staged' desc
 """
 
@@ -66,9 +66,10 @@ _REPORT = """
 """
 
 
-def wanted_adapters(connection: Connection, base_id: UUID) -> list[WantedAdapter]:
-    """The base itself, and every staged checkpoint, head, and pin of its models, in this order."""
-    rows = connection.execute(_WANTED, {"base_id": base_id})
+def wanted_adapters(connection: Connection, base_id: UUID, sampler_id: UUID | None = None) -> list[WantedAdapter]:
+    """The base itself, and every staged checkpoint, head, and pin of its models, in this order; of a sampler that is
+    drained, the base alone: what else it holds lingers, and goes."""
+    rows = connection.execute(_WANTED, {"base_id": base_id, "sampler_id": sampler_id})
     by_name = {adapter_name(row.files_id): (row.files_model_id, row.files_id) for row in rows}
     base = WantedAdapter(base_adapter_name(base_id), None)
     return [base, *(WantedAdapter(name, files) for name, files in by_name.items())]
@@ -99,7 +100,7 @@ async def samplers_holding(session: AsyncSession, base_id: UUID, adapter: str) -
     query = (
         select(SamplerRow)
         .join(SamplerAdapterRow, SamplerAdapterRow.sampler_id == SamplerRow.id)
-        .where(SamplerRow.base_id == base_id, is_live(SamplerRow))
+        .where(SamplerRow.base_id == base_id, takes_requests())
         .where(SamplerAdapterRow.adapter == adapter, SamplerAdapterRow.state == "loaded")
     )
     return list(await session.scalars(query))

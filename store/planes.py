@@ -27,6 +27,11 @@ def is_live(row: type[TrainerRow] | type[SamplerRow]) -> ColumnElement[bool]:
     return and_(row.stopped_at.is_(None), row.heartbeat_at > silent_since)
 
 
+def takes_requests() -> ColumnElement[bool]:
+    """SQL: this sampler lives and is not drained."""
+    return and_(is_live(SamplerRow), SamplerRow.drained_at.is_(None))
+
+
 def is_ready() -> ColumnElement[bool]:
     """SQL: this trainer lives and has loaded its base."""
     return and_(is_live(TrainerRow), TrainerRow.is_loading.is_(False))

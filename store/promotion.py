@@ -71,7 +71,7 @@ class Missing:
         return self.error is not None or self.late_s > LATE_AFTER_S
 
 
-# Live: as store.planes.is_live.
+# Live: as store.planes.takes_requests.
 _VOTES = """
     select
         count(*) as live,
@@ -81,6 +81,7 @@ _VOTES = """
     left join sampler_adapters a on a.sampler_id = s.id and a.adapter = %(adapter)s
     where s.base_id = %(base_id)s
         and s.stopped_at is null
+        and s.drained_at is null
         and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
 """
 
@@ -101,6 +102,7 @@ _MISSING = """
     ) w
     left join sampler_adapters a on a.sampler_id = s.id and a.adapter = w.adapter
     where s.stopped_at is null
+        and s.drained_at is null
         and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
         and a.state is distinct from 'loaded'
         and (%(base_id)s::uuid is null or s.base_id = %(base_id)s::uuid)

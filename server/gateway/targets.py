@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
-from server.auth.service import key_hash, refuse_key
+from server.auth.callers import admitted
+from server.auth.service import key_hash
 from server.context import Context
 from server.gateway.lookups import PIN_S
 from server.gateway.sampler_client import SamplerGone
@@ -39,6 +40,7 @@ class Target:
     """
 
     team_id: UUID
+    max_concurrent_rollouts: int | None
     slug: str
     base_id: UUID
     base_slug: str
@@ -52,17 +54,22 @@ class Target:
 async def find_target(context: Context, key: str, model: str, pinned: str | None) -> Target:
     """Authenticate and resolve in one statement.
 
-    Raises Unauthenticated, NotFound for the model or the pinned checkpoint, Gone when that one's files were removed.
+    Raises Unauthenticated, Forbidden where the key may not sample this, NotFound for the model or the pinned
+    checkpoint, Gone when that one's files were removed.
     """
     found = await context.lookups.ask(_question(key, model, pinned))
-    if found is None or found.is_revoked:
-        raise refuse_key(known=found is not None)
+    caller = admitted(found.key if found else None)
+    assert found is not None, "an unknown key is not admitted"
+    context.key_uses.note(caller.key_id)
+    caller.require("sample")
     if found.model_id is None or found.slug is None or found.base_id is None or found.base_slug is None:
         raise no_such_model(model)
+    caller.require_model(found.model_id, found.slug)
     if pinned is not None:
         await _pin(context, found, pinned)
     return Target(
         team_id=found.team_id,
+        max_concurrent_rollouts=found.max_concurrent_rollouts,
         slug=found.slug,
         base_id=found.base_id,
         base_slug=found.base_slug,
@@ -104,7 +111,7 @@ async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: 
 @asynccontextmanager
 async def room_on(context: Context, target: Target, sampler: Sampler, num_sequences: int) -> AsyncGenerator[None]:
     """The right to have a sampler work on so many sequences. Raises TooManyRequests."""
-    async with context.team_limits.slot(target.team_id):
+    async with context.team_limits.slot(target.team_id, target.max_concurrent_rollouts):
         with context.sampler_pool.occupied(sampler, num_sequences):
             yield
 

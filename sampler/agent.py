@@ -65,6 +65,7 @@ class Agent:
         self._holder = holder
         self._settings = settings
         self._failed_at: dict[str, float] = {}
+        self._files: dict[str, tuple[UUID, UUID]] = {}
         self._reported: set[str] = set()
         self._unwanted_since: dict[str, float] = {}
         self._stop = threading.Event()
@@ -116,6 +117,7 @@ class Agent:
             if time.monotonic() - self._unwanted_since.setdefault(name, time.monotonic()) > self._settings.linger_s:
                 self._unload(name)
         self._unwanted_since = {n: t for n, t in self._unwanted_since.items() if n in held and n not in wanted}
+        self._release_files(held | wanted.keys())
 
     def _withdraw_lost(self, held: set[str]) -> None:
         """What generates may have died and come back empty: nobody is to be sent there before it is loaded again."""
@@ -135,7 +137,7 @@ class Agent:
         started = time.monotonic()
         try:
             fault_point("load:before-fetch")
-            path = self._checkpoints.fetch(*adapter.files, state=False).adapter if adapter.files else None
+            path = self._fetch(adapter.name, *adapter.files) if adapter.files else None
             fault_point("load:before-load")
             self._holder.load_adapter(adapter.name, path)
             fault_point("load:after-load")
@@ -150,6 +152,15 @@ class Agent:
         self._failed_at.pop(adapter.name, None)
         log.info("adapter_loaded", adapter=adapter.name, seconds=round(time.monotonic() - started, 4))
         self._report(adapter.name, None)
+
+    def _fetch(self, name: str, model: UUID, checkpoint: UUID) -> Path:
+        self._files[name] = (model, checkpoint)
+        return self._checkpoints.fetch(model, checkpoint, state=False).adapter
+
+    def _release_files(self, in_use: set[str]) -> None:
+        """vLLM may read the files of an adapter for as long as it is registered."""
+        for name in self._files.keys() - in_use:
+            self._checkpoints.release(*self._files.pop(name))
 
     def _may_try(self, name: str) -> bool:
         return time.monotonic() - self._failed_at.get(name, -_RETRY_FAILED_S) >= _RETRY_FAILED_S

@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 import typer
 
+from store.promotion import PromotionPolicy
+
 if TYPE_CHECKING:
     from store.checkpoint_stores import CheckpointStore
 
@@ -78,6 +80,15 @@ GraceS = Annotated[
     float,
     typer.Option(
         envvar="HEADWAY_GC_GRACE_S", min=0.0, help="Seconds that a file may be without a row: uploads under way"
+    ),
+]
+
+
+Promotion = Annotated[
+    PromotionPolicy,
+    typer.Option(
+        envvar="HEADWAY_PROMOTION",
+        help="Live samplers that must hold a checkpoint before the head moves: one, quorum (most) or all",
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import socket
@@ -23,10 +24,13 @@ from server.cli.settings import (
     CheckpointStoreUrl,
     DataDir,
     OptionalDatabaseUrl,
+    Promotion,
     open_checkpoints,
     stop_with,
 )
 from server.cli.trainers import OnDemand, Trainers
+from store.promotion import PromotionPolicy
+from wire.endings import DRAIN_S, STOP_S
 
 _SAY_EVERY_S = 15.0
 
@@ -52,6 +56,7 @@ def up(
     sampler_backend: Annotated[
         str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
     ] = "local",
+    promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
     """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
 
@@ -68,7 +73,7 @@ def up(
         (data_dir / "logs").mkdir(parents=True, exist_ok=True)
         with _database(database_url, data_dir) as url, Children(data_dir / "logs") as children:
             exports, slugs = _prepare(url, data_dir, base or [], host, port)
-            environment = _environment(url, data_dir, on_demand, sampler_backend)
+            environment = {**_environment(url, data_dir, on_demand, sampler_backend), "HEADWAY_PROMOTION": promotion}
             environment |= {"HEADWAY_CHECKPOINT_STORE": checkpoint_store} if checkpoint_store else {}
             lifetime = OnDemand(idle_exit_seconds) if on_demand else None
             with Trainers(children, url, slugs, environment, lifetime) as trainers:
@@ -173,7 +178,16 @@ def _start_planes(
     children.start(Child("server", [*headway, "server", "--host", host, "--port", str(port)], environment))
     trainers.start()
     for slug in slugs:
-        children.start(Child(f"sampler-{slug}", [*headway, "sampler", "--base", slug, *sampler_arguments], environment))
+        command = [*headway, "sampler", "--base", slug, *sampler_arguments]
+        children.start(Child(f"sampler-{slug}", command, environment, stop_s=_drain_s() + STOP_S))
+
+
+def _drain_s() -> float:
+    """As the samplers read it, which complain about anything else."""
+    try:
+        return float(os.environ.get("HEADWAY_DRAIN_S", DRAIN_S))
+    except ValueError:
+        return DRAIN_S
 
 
 def _wait_until_ready(children: Children, origin: str, slugs: list[str], *, on_demand: bool) -> None:

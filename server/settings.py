@@ -41,7 +41,7 @@ class Timeouts:
     sampler_connect_s: float = 5.0
     sampler_read_s: float = 600.0
     retry_s: float = 60.0
-    """For so long, a request whose sampler is lost is begun again on another one."""
+    """For so long, a request that no sampler takes is offered again."""
 
 
 @dataclass(frozen=True, slots=True)

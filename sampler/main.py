@@ -14,6 +14,7 @@ import uvicorn
 from sampler.agent import Agent, AgentSettings
 from sampler.app import create_app
 from sampler.backends import open_backend
+from sampler.metrics import SamplerMetrics
 from store.catalog import base_by_slug
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
@@ -38,6 +39,7 @@ class SamplerSettings:
     seed: int | None
     threads: int
     backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    metrics_token: str | None = None
 
 
 def run(settings: SamplerSettings) -> None:
@@ -53,9 +55,12 @@ def run(settings: SamplerSettings) -> None:
     listening = socket.create_server((settings.host, settings.port))
     url = settings.advertise or f"http://{_reachable(settings.host)}:{listening.getsockname()[1]}"
     checkpoints = open_checkpoint_store(settings.checkpoint_store_url)
-    agent = Agent(database, checkpoints, backend, AgentSettings(base.id, url, settings.backend))
+    metrics = SamplerMetrics()
+    metrics.show_process()
+    metrics.show_adapters(lambda: len(backend.loaded()))
+    agent = Agent(database, checkpoints, backend, AgentSettings(base.id, url, settings.backend), metrics)
     config = uvicorn.Config(
-        create_app(backend, settings.token),
+        create_app(backend, settings.token, metrics, settings.metrics_token),
         access_log=False,
         log_config=None,
         server_header=False,

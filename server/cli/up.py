@@ -18,7 +18,7 @@ import typer
 from server.cli.bases import choose_bases
 from server.cli.children import Child, ChildFailed, Children, end_process
 from server.cli.environment import environment_of_command, read_key, sdk_exports, write_env
-from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, stop_with
+from server.cli.settings import DEFAULT_DATA_DIR, DataDir, LogFormatOption, OptionalDatabaseUrl, stop_with
 from server.cli.trainers import OnDemand, Trainers
 
 _SAY_EVERY_S = 15.0
@@ -44,6 +44,7 @@ def up(
     sampler_backend: Annotated[
         str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
     ] = "local",
+    log_format: LogFormatOption = None,
 ) -> None:
     """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
 
@@ -60,6 +61,7 @@ def up(
         with _database(database_url, data_dir) as url, Children(data_dir / "logs") as children:
             exports, slugs = _prepare(url, data_dir, base or [], host, port)
             environment = _environment(url, data_dir, on_demand, sampler_backend)
+            environment |= {"HEADWAY_LOG_FORMAT": log_format.value} if log_format else {}
             lifetime = OnDemand(idle_exit_seconds) if on_demand else None
             with Trainers(children, url, slugs, environment, lifetime) as trainers:
                 _start_planes(children, trainers, environment, slugs, host, port, sampler_arguments)

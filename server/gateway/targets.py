@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
+import structlog
+
 from server.auth.service import key_hash, refuse_key
 from server.context import Context
 from server.gateway.lookups import PIN_S
@@ -56,6 +58,7 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
         raise refuse_key(known=found is not None)
     if found.model_id is None or found.slug is None or found.base_id is None or found.base_slug is None:
         raise no_such_model(model)
+    structlog.contextvars.bind_contextvars(model_id=str(found.model_id), checkpoint=found.checkpoint_name)
     if pinned is not None:
         await _pin(context, found, pinned)
     return Target(
@@ -89,6 +92,7 @@ async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: 
         except SamplerGone:
             if attempt == _ATTEMPTS - 1:
                 raise
+        context.metrics.retried()
         async with context.database.connection() as connection:
             candidates = await samplers_serving(connection, target.base_id, target.adapter)
     raise AssertionError("the last attempt returns or raises")

@@ -31,7 +31,8 @@ OF_THE_ENGINE = {f"headway_trainer_{name}" for name in ("leases", "sessions", "s
 def exposed(text: str) -> set[str]:
     """Names as the documentation spells them: a counter with its _total, a histogram without suffix."""
     families = text_string_to_metric_families(text)
-    return {f.name + ("_total" if f.type == "counter" else "") for f in families if f.name.startswith("headway_")}
+    ours = [f for f in families if f.name.startswith("headway_") and not f.name.endswith("_created")]
+    return {family.name + ("_total" if family.type == "counter" else "") for family in ours}
 
 
 def names_in_code() -> set[str]:

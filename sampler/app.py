@@ -49,8 +49,10 @@ def create_app(
 
 
 def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) -> None:
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    async def healthz(response: Response) -> dict[str, str]:
+        trouble = backend.trouble()
+        response.status_code = 503 if trouble else 200
+        return {"status": trouble or "ok"}
 
     async def show_metrics() -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

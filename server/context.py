@@ -9,11 +9,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.auth.key_uses import KeyUses
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
-from server.gateway.lookups import SharedLookups, serving_lookups
+from server.gateway.lookups import SharedLookups, live_sampler_urls, serving_lookups
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
+from server.gateway.sampler_watch import SamplerWatch
 from server.metrics.blobs import MeasuredBlobs
 from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
@@ -37,6 +39,7 @@ class Context:
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
     metrics: ServerMetrics
+    key_uses: KeyUses
 
 
 @asynccontextmanager
@@ -48,6 +51,8 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
     timeouts = settings.timeouts
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
     pool = SamplerPool(connections.is_answering, metrics)
+    watch = SamplerWatch(connections, live_sampler_urls(database))
+    key_uses = KeyUses(database)
     try:
         async with watching_pools(metrics, database):
             yield Context(
@@ -60,8 +65,11 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
                 serving_lookups(database, metrics),
                 TeamLimits(settings.gateway_limits, metrics),
                 metrics,
+                key_uses,
             )
     finally:
+        watch.close()
+        await key_uses.close()
         pool.close()
         connections.close()
         await listener.close()

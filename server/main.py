@@ -20,6 +20,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 from server.app import create_app
 from server.metrics.workers import shared_counts
 from server.settings import GatewayLimits, Limits, ServerSettings, TrainerStart, UpkeepSettings
+from store.promotion import PromotionPolicy
 from wire.faults import arm_faults
 from wire.logging import configure_logging
 from wire.tracing import configure_tracing
@@ -46,6 +47,7 @@ def serve(
     trainer_start: TrainerStart | None = None,
     metrics_token: str | None = None,
     log_format: str | None = None,
+    promotion: PromotionPolicy = PromotionPolicy.ONE,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight get a few seconds to end."""
     settings = ServerSettings(
@@ -58,6 +60,7 @@ def serve(
         trainer_start=trainer_start,
         database_pool_size=max(_LEAST_POOL, _POOL // workers),
         metrics_token=metrics_token,
+        promotion=promotion,
     )
     _allow_many_files()
     options: dict[str, Any] = {

@@ -25,7 +25,7 @@ from store.tables import (
 
 @dataclass(frozen=True, slots=True)
 class PlaneState:
-    """A trainer or sampler that has not said goodbye. `state`: starting, live, or silent."""
+    """A trainer or sampler that has not said goodbye. `state`: starting, live, draining, or silent."""
 
     plane: str
     id: UUID
@@ -95,7 +95,7 @@ def _trainers(session: Session) -> list[PlaneState]:
     )
     found = list[PlaneState]()
     for row, slug, live, silent_s, num_held in session.execute(query):
-        state = ("starting" if row.is_loading else "live") if live else "silent"
+        state = ("starting" if row.is_loading else _live(row)) if live else "silent"
         found.append(PlaneState("trainer", row.id, slug, row.host, row.pid, state, silent_s, num_held, 0))
     return found
 
@@ -118,10 +118,14 @@ def _samplers(session: Session) -> list[PlaneState]:
     )
     return [
         PlaneState(
-            "sampler", row.id, slug, row.host, row.pid, "live" if live else "silent", silent_s, num_held, num_failed
+            "sampler", row.id, slug, row.host, row.pid, _live(row) if live else "silent", silent_s, num_held, num_failed
         )
         for row, slug, live, silent_s, num_held, num_failed in session.execute(query)
     ]
+
+
+def _live(row: TrainerRow | SamplerRow) -> str:
+    return "live" if row.drained_at is None else "draining"
 
 
 def _silence(row: type[TrainerRow] | type[SamplerRow]) -> ColumnElement[float]:

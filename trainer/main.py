@@ -19,6 +19,7 @@ from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.oplog.leases import LEASE_TTL_S
 from store.planes import register_trainer, trainer_ready
+from store.promotion import PromotionPolicy
 from store.tables import ModelRow
 from trainer.base_model import load_base_model
 from trainer.device_memory import device_memory
@@ -26,6 +27,7 @@ from trainer.engine import EngineSettings, TrainingEngine
 from trainer.heap import keep_freed_memory
 from trainer.instruments import TrainerMetrics
 from trainer.lease_keeper import LeaseKeeper
+from trainer.standstill import Standstill
 from trainer.stopping import Stop
 from trainer.worker import Worker, WorkerSettings
 from wire.metrics_page import metrics_page
@@ -40,6 +42,8 @@ class TrainerSettings:
 
     stop_grace_s: after SIGTERM, what cannot be ended half way may go on for so long before it is handed back.
     idle_exit_s: end after so long without work; None for never.
+    standstill_s: end when one micro-batch takes so long.
+    promotion: whom a new checkpoint waits for, at most promotion_timeout_s.
     """
 
     database_url: str
@@ -61,6 +65,9 @@ class TrainerSettings:
     """Where /metrics is served; None for nowhere."""
     metrics_host: str = "127.0.0.1"
     metrics_token: str | None = None
+    promotion: PromotionPolicy = PromotionPolicy.ONE
+    promotion_timeout_s: float = 60.0
+    standstill_s: float = 1800.0
 
 
 def run(settings: TrainerSettings) -> None:
@@ -78,13 +85,19 @@ def run(settings: TrainerSettings) -> None:
         keeper.close()
         os._exit(0)
 
-    stop = Stop(settings.stop_grace_s, cut_short)
+    def stands_still(for_s: float) -> None:
+        log.error("engine_stands_still", for_s=round(for_s), then="this process ends; another trainer goes on")
+        os._exit(1)
+
+    standstill = Standstill(settings.standstill_s, stands_still)
+    stop = Stop(settings.stop_grace_s, cut_short, standstill.seen)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop.request)
     try:
         metrics = TrainerMetrics()
         worker = _load(settings, database, base, trainer_id, stop, metrics)
         log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id))
+        standstill.start()
         with _metrics_page(settings, metrics):
             worker.run(stop, _leave_after(settings.idle_exit_s, keeper))
     finally:
@@ -125,7 +138,14 @@ def _load(
         BlobStore(settings.blob_root),
         open_checkpoint_store(settings.checkpoint_store_url),
         engine,
-        WorkerSettings(base.id, trainer_id, lease_ttl_s=settings.lease_ttl_s, idle_lease_s=settings.idle_lease_s),
+        WorkerSettings(
+            base.id,
+            trainer_id,
+            promote_timeout_s=settings.promotion_timeout_s,
+            promotion=settings.promotion,
+            lease_ttl_s=settings.lease_ttl_s,
+            idle_lease_s=settings.idle_lease_s,
+        ),
         stop.check,
         metrics,
     )

@@ -24,6 +24,7 @@ from server.cli.settings import (
     LogFormat,
     LogFormatOption,
     MetricsToken,
+    Promotion,
     SamplerToken,
     blob_root,
     checkpoint_store_url,
@@ -31,7 +32,9 @@ from server.cli.settings import (
 )
 from server.settings import GatewayLimits, Limits, TrainerStart, UpkeepSettings
 from store.oplog.leases import LEASE_TTL_S
+from store.promotion import PromotionPolicy
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
+from wire.endings import DRAIN_S
 
 Base = Annotated[
     str,
@@ -103,6 +106,7 @@ def server(
     ] = GatewayLimits().running_per_team,
     metrics_token: MetricsToken = None,
     log_format: LogFormatOption = None,
+    promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
     """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
@@ -134,6 +138,7 @@ def server(
         trainer_start=TrainerStart(trainer_start_command, trainer_start_webhook, trainer_start_pause_s)
         if trainer_start_command or trainer_start_webhook or trainers_on_demand
         else None,
+        promotion=promotion,
     )
 
 
@@ -200,6 +205,12 @@ def trainer(
             help="Seconds that what cannot be interrupted may go on after SIGTERM",
         ),
     ] = 10.0,
+    standstill: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_STANDSTILL_S", min=1.0, help="A trainer whose engine takes longer for one micro-batch ends"
+        ),
+    ] = 1800.0,
     idle_exit_seconds: Annotated[
         float | None,
         typer.Option(
@@ -215,6 +226,13 @@ def trainer(
     ] = "127.0.0.1",
     metrics_token: MetricsToken = None,
     log_format: LogFormatOption = None,
+    promotion: Promotion = PromotionPolicy.ONE,
+    promotion_timeout: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_PROMOTION_TIMEOUT_S", min=1.0, help="Seconds that a step waits for samplers at most"
+        ),
+    ] = 60.0,
 ) -> None:
     """Run a trainer for one base model."""
     with _extra("trainer"):
@@ -241,6 +259,9 @@ def trainer(
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         metrics_token=metrics_token,
+        promotion=promotion,
+        promotion_timeout_s=promotion_timeout,
+        standstill_s=standstill,
     )
     _or_stop(lambda: run(settings))
 
@@ -280,6 +301,10 @@ def sampler(
     ] = None,
     metrics_token: MetricsToken = None,
     log_format: LogFormatOption = None,
+    drain: Annotated[
+        float,
+        typer.Option(envvar="HEADWAY_DRAIN_S", min=0.0, help="Seconds that requests under way may go on after SIGTERM"),
+    ] = DRAIN_S,
 ) -> None:
     """Run a sampler for one base model."""
     with _extra("sampler"):
@@ -307,6 +332,7 @@ def sampler(
         threads,
         backend_options=vllm_options if backend == "vllm" else {},
         metrics_token=metrics_token,
+        drain_s=drain,
     )
     with _extra("sampler"):  # its backend is imported when it is opened
         _or_stop(lambda: run(settings))

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
-from server.cli.status_view import Disk, view
+from server.cli.status_view import Disk, missing_table, view
 from store.database import DATABASE_AWAY, Database
 from store.overview import Overview, take_overview
+from store.promotion import Missing, missing_adapters
 
 
 def status(
@@ -36,7 +37,7 @@ def status(
         if watch:
             _watch(database, data_dir, every_s, max_models, as_json)
         else:
-            _show(_look(database, max_models), _disk(data_dir), as_json)
+            _show(_look(database, data_dir, max_models), as_json)
     except DATABASE_AWAY as error:
         stop_with(_away(error))
     except KeyboardInterrupt:
@@ -50,7 +51,7 @@ def _watch(database: Database, data_dir: Path, every_s: float, max_models: int, 
     if as_json:
         while True:
             try:
-                _show(_look(database, max_models), _disk(data_dir), as_json)
+                _show(_look(database, data_dir, max_models), as_json)
             except DATABASE_AWAY as error:
                 typer.echo(json.dumps({"error": _away(error)}))
             time.sleep(every_s)
@@ -59,24 +60,43 @@ def _watch(database: Database, data_dir: Path, every_s: float, max_models: int, 
     with Live(shown, console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
             try:
-                shown = view(_look(database, max_models), _disk(data_dir))
+                shown = _look(database, data_dir, max_models).shown()
                 live.update(shown, refresh=True)
             except DATABASE_AWAY as error:
                 live.update(Group(Text(_away(error), style="bold red"), shown), refresh=True)
             time.sleep(every_s)
 
 
-def _look(database: Database, max_models: int) -> Overview:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is shown at once."""
+
+    overview: Overview
+    missing: list[Missing]
+    disk: Disk | None
+
+    def shown(self) -> RenderableType:
+        tables = view(self.overview, self.disk)
+        return Group(tables, missing_table(self.missing)) if self.missing else tables
+
+    def to_json(self) -> str:
+        more = {"missing": [asdict(entry) for entry in self.missing], "disk": self.disk and asdict(self.disk)}
+        return json.dumps(asdict(self.overview) | more, default=str)
+
+
+def _look(database: Database, data_dir: Path, max_models: int) -> _Look:
     with database.session() as session:
-        return take_overview(session, max_models=max_models)
+        overview = take_overview(session, max_models=max_models)
+    with database.connection() as connection:
+        missing = missing_adapters(connection)
+    return _Look(overview, missing, _disk(data_dir))
 
 
-def _show(overview: Overview, disk: Disk | None, as_json: bool) -> None:
+def _show(look: _Look, as_json: bool) -> None:
     if as_json:
-        facts = dataclasses.asdict(overview) | {"disk": disk and dataclasses.asdict(disk)}
-        typer.echo(json.dumps(facts, default=str))
+        typer.echo(look.to_json())
     else:
-        Console().print(view(overview, disk))
+        Console().print(look.shown())
 
 
 def _disk(data_dir: Path) -> Disk | None:

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from store.overview import ModelState, Overview, PlaneState
+from store.promotion import Missing
 from store.supply import Supply
 
-_STYLES = {"live": "green", "starting": "yellow", "silent": "bold red"}
+_STYLES = {"live": "green", "starting": "yellow", "draining": "yellow", "silent": "bold red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,17 @@ def view(overview: Overview, disk: Disk | None) -> Group:
         _models(overview),
         Text(f"{_disk(disk)}as of {overview.at:%Y-%m-%d %H:%M:%S %Z}", style="dim"),
     )
+
+
+def missing_table(missing: Sequence[Missing]) -> Table:
+    """What live samplers should serve and do not: for that, the gateway sends nobody to them."""
+    table = Table("sampler", "base", "model", "checkpoint", "state", "why", title="Not served")
+    for entry in missing:
+        state = "out of rotation" if entry.is_out_of_rotation else "loading"
+        why = entry.error or f"missing for {entry.late_s:.0f} s"
+        names = (entry.url, entry.base, entry.model, entry.checkpoint or "base weights")
+        table.add_row(*map(escape, names), state, escape(why))
+    return table
 
 
 def _planes(planes: Sequence[PlaneState]) -> Table:

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from server.metrics.instruments import ServerMetrics
 from store.database import AsyncDatabase
-from store.serving import Question, Serving, find_serving
+from store.serving import Question, Serving, find_serving, live_urls
 
 Q = TypeVar("Q", bound=Hashable)
 A = TypeVar("A")
@@ -73,3 +73,13 @@ def serving_lookups(database: AsyncDatabase, metrics: ServerMetrics) -> SharedLo
             return await find_serving(connection, question, PIN_S / 2)
 
     return SharedLookups(fetch, metrics)
+
+
+def live_sampler_urls(database: AsyncDatabase) -> Callable[[], Awaitable[set[str]]]:
+    """Where the samplers are whose heartbeat has not run out, whatever they hold."""
+
+    async def fetch() -> set[str]:
+        async with database.connection() as connection:
+            return await live_urls(connection)
+
+    return fetch

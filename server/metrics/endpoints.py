@@ -13,7 +13,6 @@ from server.context import Context, ContextDep
 from server.metrics.census import census_exposition
 from server.metrics.workers import exposition
 from store.census import Census, take_census
-from wire.errors import Forbidden
 from wire.metrics_page import may_scrape
 
 router = APIRouter(tags=["operations"])
@@ -32,8 +31,7 @@ async def metrics(context: ContextDep, key: KeyDep, request: Request) -> Respons
 async def _check_admin(context: Context, key: str) -> None:
     async with context.database.session() as session:
         caller = await authenticate(session, key)
-    if not caller.is_admin:
-        raise Forbidden("metrics tell about all teams: ask with an admin's key, or with the token for scrapes")
+    caller.require("admin")
 
 
 async def _census(context: Context) -> Census | None:

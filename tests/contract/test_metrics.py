@@ -49,7 +49,7 @@ async def samples(origin: str) -> dict[tuple[str, tuple[str, ...]], float]:
 
 async def test_scrapes_want_the_token_or_an_admins_key(metered: str, member: Team, database: AsyncDatabase):
     async with database.session() as session:
-        admin = await create_key(session, member.name, "admin", is_admin=True)
+        admin = await create_key(session, member.name, "admin", role="admin")
     assert (await scrape(metered, None)).status_code == 401
     assert (await scrape(metered, "nonsense")).status_code == 401
     refused = await scrape(metered, member.key)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import wandb
+import wandb  # pyright: ignore[reportMissingImports] - an extra that the tests do without
 
 from server.mirror.base import figures, run_name
 from store.history import CommittedStep, TrainedModel

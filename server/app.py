@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from server import health
+from server import health, pages
 from server.access_log import AccessLog
 from server.auth import endpoints as auth
 from server.auth.dependencies import CallerDep
@@ -55,7 +55,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(Door)
     app.add_middleware(AccessLog)
     install_error_handlers(app)
+    app.include_router(pages.router)
     for room in (health, auth, models, training, gateway, jobs, traces):
         app.include_router(room.router)
     app.include_router(remote)
+    app.include_router(pages.rest)
     return app

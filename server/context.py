@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.auth.attempts import Attempts
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
 from server.gateway.lookups import SharedLookups, serving_lookups
@@ -33,6 +34,7 @@ class Context:
     sampler_pool: SamplerPool
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
+    attempts: Attempts
 
 
 @asynccontextmanager
@@ -54,6 +56,7 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
             pool,
             serving_lookups(database),
             TeamLimits(settings.gateway_limits),
+            Attempts(),
         )
     finally:
         pool.close()

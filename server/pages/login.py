@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.context import ContextDep
-from server.pages.attempts import Attempts
 from server.pages.forms import submitted, submitted_by_anybody
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
@@ -15,7 +14,6 @@ from server.pages.signing_in import COOKIE, VisitorDep, own_path
 from wire.errors import HeadwayError
 
 router = APIRouter(route_class=PageRoute)
-_attempts = Attempts()
 
 
 @router.get("/login")
@@ -35,12 +33,12 @@ async def log_in(context: ContextDep, request: Request) -> Response:
     fields = await submitted_by_anybody(request)
     next_path, address = own_path(fields.get("next", "/")), request.client.host if request.client else "?"
     try:
-        _attempts.check(address)
+        context.attempts.check(address)
         async with context.database.session() as session:
             token = await start_session(session, fields.get("key", "").strip())
     except HeadwayError as error:
         if error.status == 401:
-            _attempts.failed(address)
+            context.attempts.failed(address)
         return page(request, "login.html", None, status=error.status, next_path=next_path, problem=error.message)
     response = RedirectResponse(next_path, 303)
     is_https = request.url.scheme == "https"

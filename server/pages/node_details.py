@@ -9,7 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.pages.lineage import Node
 from store.adapters import samplers_holding
-from store.checkpoint_stores import Manifest
 from store.tables import CheckpointRow, ModelRow
 
 _FIRST = (
@@ -44,7 +43,7 @@ class NodeDetails:
 async def node_details(session: AsyncSession, base: ModelRow, node: Node) -> NodeDetails:
     """What is known about a node."""
     row = await session.get_one(CheckpointRow, node.id)
-    sizes = {path: size for path, (size, _) in Manifest.from_json(row.manifest).files.items()}
+    sizes: dict[str, int] = {path: file["size"] for path, file in row.manifest.get("files", {}).items()}
     adapter_bytes = sum(size for path, size in sizes.items() if path.startswith("adapter/"))
     samplers = await samplers_holding(session, base.id, row.adapter_name)
     return NodeDetails(

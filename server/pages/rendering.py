@@ -36,7 +36,8 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.globals.update({"static": static_url})
+_globals: dict[str, Any] = {"static": static_url}
+_templates.globals.update(_globals)
 _templates.filters.update(formats.FILTERS)
 
 

@@ -10,11 +10,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from server.auth.attempts import Attempts
+from server.auth.key_uses import KeyUses
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
-from server.gateway.lookups import SharedLookups, serving_lookups
+from server.gateway.lookups import SharedLookups, live_sampler_urls, serving_lookups
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
+from server.gateway.sampler_watch import SamplerWatch
 from server.settings import ServerSettings
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
@@ -35,6 +37,7 @@ class Context:
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
     attempts: Attempts
+    key_uses: KeyUses
 
 
 @asynccontextmanager
@@ -46,6 +49,8 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
     timeouts = settings.timeouts
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
     pool = SamplerPool(connections.is_answering)
+    watch = SamplerWatch(connections, live_sampler_urls(database))
+    key_uses = KeyUses(database)
     try:
         yield Context(
             settings,
@@ -57,8 +62,11 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
             serving_lookups(database),
             TeamLimits(settings.gateway_limits),
             Attempts(),
+            key_uses,
         )
     finally:
+        watch.close()
+        await key_uses.close()
         pool.close()
         connections.close()
         await listener.close()

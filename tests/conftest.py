@@ -14,6 +14,7 @@ from sqlalchemy import text
 from store.database import Database
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
+from tests.object_store import ObjectStore, object_store
 from tests.pages.browser import open_browser
 
 
@@ -51,3 +52,10 @@ def database(postgres_url: str) -> Iterator[Database]:
 async def browser() -> AsyncIterator[Browser]:
     async with open_browser() as browser:
         yield browser
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """One object store for the session; a URL of its own for whoever asks."""
+    with object_store(tmp_path_factory.mktemp("s3") / "log") as store:
+        yield store

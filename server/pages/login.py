@@ -37,7 +37,7 @@ async def log_in(context: ContextDep, request: Request) -> Response:
         async with context.database.session() as session:
             token = await start_session(session, fields.get("key", "").strip())
     except HeadwayError as error:
-        if error.status == 401:
+        if error.status in (401, 403):
             context.attempts.failed(address)
         return page(request, "login.html", None, status=error.status, next_path=next_path, problem=error.message)
     response = RedirectResponse(next_path, 303)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.auth.callers import Caller
 from server.context import ContextDep
 from server.models.repository import BaseRow
 from server.pages.model_states import ModelState, model_states
@@ -66,7 +66,7 @@ async def models(
     """The team's models, newest first."""
     async with context.database.session() as session:
         supplies = await supplies_async(session)
-        total, listed = await _listed(session, visitor.caller.team_id, number, supplies)
+        total, listed = await _listed(session, visitor.caller, number, supplies)
     values: dict[str, Any] = {"number": number, "num_pages": max(1, -(-total // PAGE)), "total": total}
     return page(request, "models.html", visitor, models=listed, bases=supplies, **values)
 
@@ -79,9 +79,11 @@ async def models_elsewhere(visitor: VisitorDep) -> Response:
 
 
 async def _listed(
-    session: AsyncSession, team_id: UUID, number: int, supplies: list[Supply]
+    session: AsyncSession, caller: Caller, number: int, supplies: list[Supply]
 ) -> tuple[int, list[ListedModel]]:
-    mine = ModelRow.team_id == team_id
+    mine = ModelRow.team_id == caller.team_id
+    if caller.model_ids is not None:
+        mine &= ModelRow.id.in_(caller.model_ids)
     total = await session.scalar(select(func.count()).select_from(ModelRow).where(mine))
     query = (
         select(ModelRow, BaseRow, CheckpointRow)
@@ -96,8 +98,8 @@ async def _listed(
         row.id: row.rewards or []
         for row in await session.execute(_REWARDS, {"model_ids": model_ids, "points": _SPARK_POINTS})
     }
-    base_of = {model.id: base.id for model, base, _ in found}
-    states = await model_states(session, model_ids, {s.base_id for s in supplies if s.num_ready}, base_of)
+    models = [model for model, _, _ in found]
+    states = await model_states(session, models, {supply.base_id for supply in supplies if supply.num_ready})
     return total or 0, [
         ListedModel(model, base, head, rewards.get(model.id, []), states[model.id]) for model, base, head in found
     ]

@@ -78,17 +78,21 @@ async def model_series(context: ContextDep, visitor: VisitorDep, model_id: str, 
 
 
 async def find_model(session: AsyncSession, visitor: Visitor, model_id: str) -> tuple[ModelRow, ModelRow | None]:
-    """The model that the visitor's team sees under this id or name, and its base. Raises NotFound."""
+    """The model that the visitor's team sees under this id or name, and its base.
+
+    Raises NotFound, and Forbidden where the visitor's key is for other models.
+    """
     found = await repository.find_model(session, visitor.caller.team_id, model_id)
     if found is None:
         raise no_such_model(model_id)
+    visitor.caller.require_model(found[0].id, found[0].slug)
     return found[0], found[1]
 
 
 async def _common(session: AsyncSession, model: ModelRow, base: ModelRow) -> dict[str, Any]:
     """What stands above both tabs."""
     (supply,) = await supplies_async(session, base.id)
-    states = await model_states(session, [model.id], {base.id} if supply.num_ready else set(), {model.id: base.id})
+    states = await model_states(session, [model], {base.id} if supply.num_ready else set())
     lineage = await read_lineage(session, model, with_forks=True)
     rewards = [node.mean_reward for node in lineage.path]
     return {

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.oplog.conditions import PENDING_GRADIENT
+from store.tables import ModelRow
 
 _WORK = text(f"""
     select
@@ -31,12 +32,15 @@ class ModelState:
     queued: int = 0
     pending: int = 0
     has_trainer: bool = True
+    is_paused: bool = False
 
     @property
     def word(self) -> str:
-        """`training`, `waiting`, `queued` or `idle`."""
+        """`training`, `paused`, `waiting`, `queued` or `idle`."""
         if self.running:
             return "training"
+        if self.is_paused:
+            return "paused"
         if self.queued:
             return "queued" if self.has_trainer else "waiting"
         return "idle"
@@ -46,18 +50,24 @@ class ModelState:
         """What the word means here."""
         if self.running:
             return f"a trainer works on it; {self.queued} more queued" if self.queued else "a trainer works on it"
+        if self.is_paused:
+            return f"training is paused; {self.queued} queued" if self.queued else "training is paused"
         if self.queued:
             return f"{self.queued} queued" if self.has_trainer else f"{self.queued} queued, and no trainer for its base"
         return "nothing queued"
 
 
 async def model_states(
-    session: AsyncSession, model_ids: Sequence[UUID], bases_with_trainer: Collection[UUID], base_of: dict[UUID, UUID]
+    session: AsyncSession, models: Sequence[ModelRow], bases_with_trainer: Collection[UUID]
 ) -> dict[UUID, ModelState]:
     """The state of each of these models."""
-    rows = await session.execute(_WORK, {"model_ids": list(model_ids)})
+    rows = await session.execute(_WORK, {"model_ids": [model.id for model in models]})
     work = {row.model_id: (row.running, row.queued, row.pending) for row in rows}
     return {
-        model_id: ModelState(*work.get(model_id, (0, 0, 0)), has_trainer=base_of.get(model_id) in bases_with_trainer)
-        for model_id in model_ids
+        model.id: ModelState(
+            *work.get(model.id, (0, 0, 0)),
+            has_trainer=model.base_id in bases_with_trainer,
+            is_paused=model.paused_at is not None,
+        )
+        for model in models
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.context import Context, ContextDep
@@ -18,8 +19,8 @@ from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.sessions import Visitor
 from server.pages.signing_in import VisitorDep
-from store.adapters import live_samplers
-from store.tables import ModelRow
+from store.planes import takes_requests
+from store.tables import ModelRow, SamplerRow
 from wire.errors import Conflict, Forbidden, HeadwayError, NotFound
 
 BASE_WEIGHTS = "base"
@@ -30,6 +31,7 @@ router = APIRouter(route_class=PageRoute)
 @router.get("/models/{model_id}/head")
 async def confirm(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str, to: str) -> Response:
     """What will happen when the head moves there."""
+    visitor.caller.require("train")
     return await _ask(context, request, visitor, model_id, to)
 
 
@@ -37,6 +39,7 @@ async def confirm(context: ContextDep, request: Request, visitor: VisitorDep, mo
 async def move(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str) -> Response:
     """Move it, unless it moved since the question was asked. A refusal is told on the page of the question."""
     fields = await submitted(request, visitor)
+    visitor.caller.require("train")
     target = fields.get("to", "")
     try:
         async with context.database.session() as session:
@@ -68,7 +71,8 @@ async def _consequences(session: AsyncSession, visitor: Visitor, model_id: str, 
     target = None if to == BASE_WEIGHTS else lineage.find(to)
     if target is None and to != BASE_WEIGHTS:
         raise NotFound(f"model {model.slug!r} has no checkpoint {to!r}")
-    states = await model_states(session, [model.id], {base.id}, {model.id: base.id})
+    states = await model_states(session, [model], {base.id})
+    samplers = select(func.count()).where(SamplerRow.base_id == base.id, takes_requests())
     to_target = {node.id for node in lineage.path_to(target)}
     return {
         "model": model,
@@ -79,7 +83,7 @@ async def _consequences(session: AsyncSession, visitor: Visitor, model_id: str, 
         "head": _head_name(model),
         "state": states[model.id],
         "left": [node for node in lineage.path if node.id not in to_target],
-        "num_samplers": len(await live_samplers(session, base.id)),
+        "num_samplers": await session.scalar(samplers),
     }
 
 

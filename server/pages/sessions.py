@@ -7,13 +7,23 @@ import secrets
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.auth.service import Caller, authenticate
-from store.tables import ApiKeyRow, EventRow, TeamRow, WebSessionRow
+from server.audit.recording import actor_of, record
+from server.auth.callers import Caller, admitted
+from server.auth.service import authenticate
+from store.keys import KEY, key_facts
+from store.tables import WebSessionRow
+from wire.errors import Forbidden, Unauthenticated
 
 SESSION_S = 7 * 24 * 3600
+
+_FIND = text(f"""
+    select f.*, k.name, w.csrf_token
+    from web_sessions w join ({KEY}) f on f.key_id = w.key_id join api_keys k on k.id = w.key_id
+    where w.token_hash = :token_hash and w.expires_at > clock_timestamp()
+""")  # noqa: S608 - put together from constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +31,25 @@ class Visitor:
     """Somebody who is signed in."""
 
     caller: Caller
-    team: str
     key_name: str
     csrf_token: str
 
+    @property
+    def may_train(self) -> bool:
+        """Whether its key may change models."""
+        return "train" in self.caller.scopes
+
+    @property
+    def may_see_keys(self) -> bool:
+        """Whether its key manages keys."""
+        return "keys" in self.caller.scopes
+
 
 async def start_session(session: AsyncSession, key: str) -> str:
-    """The cookie of a new session. Raises Unauthenticated for a key that is not good."""
+    """The cookie of a new session. Raises Unauthenticated for a key that is not good, Forbidden for one that may not
+    read."""
     caller = await authenticate(session, key)
+    caller.require("read")
     await session.execute(delete(WebSessionRow).where(WebSessionRow.expires_at < func.clock_timestamp()))
     token = secrets.token_urlsafe(32)
     expires_at = func.clock_timestamp() + timedelta(seconds=SESSION_S)
@@ -36,25 +57,20 @@ async def start_session(session: AsyncSession, key: str) -> str:
         token_hash=_hash(token), key_id=caller.key_id, csrf_token=secrets.token_urlsafe(32), expires_at=expires_at
     )
     session.add(row)
-    session.add(EventRow(team_id=caller.team_id, key_id=caller.key_id, action="login", subject_id=caller.key_id))
+    record(session, actor_of(caller), "login", team_id=caller.team_id, subject_id=caller.key_id)
     await session.flush()
     return token
 
 
 async def find_visitor(session: AsyncSession, token: str) -> Visitor | None:
     """Who has this cookie; None when the session or its key has ended."""
-    query = (
-        select(WebSessionRow, ApiKeyRow, TeamRow.name)
-        .join(ApiKeyRow, ApiKeyRow.id == WebSessionRow.key_id)
-        .join(TeamRow, TeamRow.id == ApiKeyRow.team_id)
-        .where(WebSessionRow.token_hash == _hash(token), WebSessionRow.expires_at > func.clock_timestamp())
-        .where(ApiKeyRow.revoked_at.is_(None))
-    )
-    found = (await session.execute(query)).first()
+    found = (await session.execute(_FIND, {"token_hash": _hash(token)})).first()
     if found is None:
         return None
-    row, key, team = found
-    return Visitor(Caller(key.team_id, key.id, key.is_admin), team, key.name, row.csrf_token)
+    try:
+        return Visitor(admitted(key_facts(found)), found.name, found.csrf_token)
+    except (Unauthenticated, Forbidden):
+        return None
 
 
 async def end_session(session: AsyncSession, token: str) -> None:

@@ -28,6 +28,8 @@ async def visiting(context: ContextDep, request: Request) -> Visitor:
     if visitor is None:
         raise SignInFirst("your session has ended; sign in again")
     request.state.visitor = visitor
+    visitor.caller.require("read")
+    context.key_uses.note(visitor.caller.key_id)
     return visitor
 
 

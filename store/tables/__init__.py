@@ -7,7 +7,7 @@ from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TelemetryUploadRow, TraceRow
 from store.tables.sessions import WebSessionRow
-from store.tables.teams import ApiKeyRow, EventRow, TeamRow
+from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
 
 __all__ = [
     "GRADIENT_KINDS",
@@ -27,5 +27,6 @@ __all__ = [
     "TraceRow",
     "TrainerRow",
     "TrainerStartRow",
+    "TrainingUsageRow",
     "WebSessionRow",
 ]

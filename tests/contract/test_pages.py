@@ -13,8 +13,10 @@ import httpx
 import pytest
 import structlog
 from sqlalchemy import Engine, event, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.auth.service import create_key
+from server.audit.recording import COMMAND_LINE
+from server.auth.issuing import Grant, issue
 from store.database import AsyncDatabase
 from store.tables import ApiKeyRow, CheckpointRow, EventRow, ModelRow, TeamRow, WebSessionRow
 from tests.contract.conftest import Team, batch
@@ -46,7 +48,11 @@ async def stranger(origin: str) -> AsyncIterator[httpx.AsyncClient]:
 
 async def team_id(database: AsyncDatabase, team: Team) -> uuid.UUID:
     async with database.session() as session:
-        return (await session.scalars(select(TeamRow.id).where(TeamRow.name == team.name))).one()
+        return await team_id_in(session, team)
+
+
+async def team_id_in(session: AsyncSession, team: Team) -> uuid.UUID:
+    return (await session.scalars(select(TeamRow.id).where(TeamRow.name == team.name))).one()
 
 
 def csrf_token(page: str) -> str:
@@ -192,15 +198,64 @@ async def test_another_teams_model_is_not_there(model, other_team, origin):
         assert model["model_name"] not in (await browser.get("/system")).text
 
 
-async def test_keys_of_other_teams_are_shown_to_operators_alone(team, other_team, visitor, database, origin):
-    page = (await visitor.get("/keys")).text
-    assert team.name in page
-    assert other_team.name not in page
-    assert team.key not in page
+async def key_of(database: AsyncDatabase, team: Team, grant: Grant) -> str:
     async with database.session() as session:
-        operator = await create_key(session, team.name, "operator", is_admin=True)
-    async with signed_in(origin, operator) as browser:
-        assert other_team.name in (await browser.get("/keys")).text
+        return (await issue(session, await team_id_in(session, team), grant, COMMAND_LINE))[0]
+
+
+async def test_keys_are_shown_to_those_who_manage_them_and_other_teams_keys_to_operators(
+    team, other_team, visitor, database, origin
+):
+    reply = await visitor.get("/keys")  # a member's
+    assert reply.status_code == 403
+    assert "manage the team" in reply.text
+    assert 'href="/keys"' not in reply.text
+    async with signed_in(origin, await key_of(database, team, Grant("boss", "team_admin"))) as browser:
+        page = (await browser.get("/keys")).text
+        assert "boss" in page
+        assert team.key not in page
+        assert other_team.name not in page
+    async with signed_in(origin, await key_of(database, team, Grant("operator", "admin"))) as browser:
+        pages = [(await browser.get(f"/keys?page={number}")).text for number in (1, 2)]
+        assert other_team.name in pages[0]
+
+
+async def test_who_may_only_read_sees_the_tree_and_moves_no_head(team, model, database, origin):
+    step = await team.step(model["id"])
+    async with signed_in(origin, await key_of(database, team, Grant("viewer", "viewer"))) as browser:
+        page = (await browser.get(f"/models/{model['id']}?tab=checkpoints&node=base")).text
+        assert 'id="set-head"' not in page
+        assert (await browser.get(f"/models/{model['id']}/head?to=base")).status_code == 403
+        fields = {"csrf_token": csrf_token(page), "to": "base", "head": "whatever"}
+        assert (await browser.post(f"/forms/models/{model['id']}/head", data=fields)).status_code == 403
+    head = (await team.http.get(f"/v2/models/{model['id']}/head")).json()
+    assert head["checkpoint_id"] == step["checkpoint_id"]
+
+
+async def test_a_key_that_may_only_sample_does_not_sign_in(team, database, stranger):
+    key = await key_of(database, team, Grant("sampler", "member", frozenset({"sample"})))
+    reply = await stranger.post("/login", data={"key": key, "next": "/"})
+    assert reply.status_code == 403
+    assert "may not read" in reply.text
+
+
+async def test_a_key_for_one_model_shows_that_one_alone(team, model, base, database, origin):
+    other = await team.fork(str(base.id))
+    grant = Grant("narrow", "member", model_ids=frozenset({uuid.UUID(model["id"])}))
+    async with signed_in(origin, await key_of(database, team, grant)) as browser:
+        page = (await browser.get("/")).text
+        assert model["model_name"] in page
+        assert other["model_name"] not in page
+        for path in ("/models/{}", "/models/{}/head?to=base", "/live/models/{}/series"):
+            assert (await browser.get(path.format(model["id"]))).status_code == 200
+            assert (await browser.get(path.format(other["id"]))).status_code == 403
+
+
+async def test_a_paused_model_says_why(team, model, visitor):
+    await team.http.post(f"/v2/models/{model['id']}/pause", json={"reason": "the reward looks gamed"})
+    page = (await visitor.get(f"/models/{model['id']}")).text
+    assert "paused by the team" in page
+    assert "the reward looks gamed" in page
 
 
 async def test_what_a_name_holds_is_text_on_every_page(team, base, visitor, database):

@@ -32,7 +32,7 @@ LOOKS = {
 async def invent(database: AsyncDatabase) -> tuple[str, dict[str, str]]:
     """A key, and pages by the names of their pictures."""
     async with database.session() as session:
-        key = await create_key(session, "research", "laptop", is_admin=True)
+        key = await create_key(session, "research", "laptop", role="admin")
         await create_key(session, "evals", "nightly")
         team = (await session.scalars(select(TeamRow.id).where(TeamRow.name == "research"))).one()
         info = {

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from server import health
+from server import health, pages
 from server.access_log import AccessLog
 from server.admin import endpoints as admin
 from server.auth import endpoints as auth
@@ -73,7 +73,13 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(AccessLog)
     app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
+<<<<<<< HEAD
     for room in (health, auth, models, training, gateway, jobs, traces, team, admin, metrics):
+=======
+    app.include_router(pages.router)
+    for room in (health, auth, models, training, gateway, jobs, traces, team, admin):
+>>>>>>> pages
         app.include_router(room.router)
     app.include_router(remote)
+    app.include_router(pages.rest)
     return app

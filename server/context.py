@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.auth.attempts import Attempts
 from server.auth.key_uses import KeyUses
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
@@ -38,7 +39,11 @@ class Context:
     sampler_pool: SamplerPool
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
+<<<<<<< HEAD
     metrics: ServerMetrics
+=======
+    attempts: Attempts
+>>>>>>> pages
     key_uses: KeyUses
 
 
@@ -54,6 +59,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
     watch = SamplerWatch(connections, live_sampler_urls(database))
     key_uses = KeyUses(database)
     try:
+<<<<<<< HEAD
         async with watching_pools(metrics, database):
             yield Context(
                 settings,
@@ -67,6 +73,20 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
                 metrics,
                 key_uses,
             )
+=======
+        yield Context(
+            settings,
+            database,
+            listener,
+            BlobStore(settings.blob_root),
+            SamplerClient(connections, settings.sampler_token, pool.lost),
+            pool,
+            serving_lookups(database),
+            TeamLimits(settings.gateway_limits),
+            Attempts(),
+            key_uses,
+        )
+>>>>>>> pages
     finally:
         watch.close()
         await key_uses.close()

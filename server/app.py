@@ -73,12 +73,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(AccessLog)
     app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
-<<<<<<< HEAD
-    for room in (health, auth, models, training, gateway, jobs, traces, team, admin, metrics):
-=======
     app.include_router(pages.router)
-    for room in (health, auth, models, training, gateway, jobs, traces, team, admin):
->>>>>>> pages
+    for room in (health, auth, models, training, gateway, jobs, traces, team, admin, metrics):
         app.include_router(room.router)
     app.include_router(remote)
     app.include_router(pages.rest)

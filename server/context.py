@@ -39,11 +39,8 @@ class Context:
     sampler_pool: SamplerPool
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
-<<<<<<< HEAD
     metrics: ServerMetrics
-=======
     attempts: Attempts
->>>>>>> pages
     key_uses: KeyUses
 
 
@@ -59,7 +56,6 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
     watch = SamplerWatch(connections, live_sampler_urls(database))
     key_uses = KeyUses(database)
     try:
-<<<<<<< HEAD
         async with watching_pools(metrics, database):
             yield Context(
                 settings,
@@ -71,22 +67,9 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
                 serving_lookups(database, metrics),
                 TeamLimits(settings.gateway_limits, metrics),
                 metrics,
+                Attempts(),
                 key_uses,
             )
-=======
-        yield Context(
-            settings,
-            database,
-            listener,
-            BlobStore(settings.blob_root),
-            SamplerClient(connections, settings.sampler_token, pool.lost),
-            pool,
-            serving_lookups(database),
-            TeamLimits(settings.gateway_limits),
-            Attempts(),
-            key_uses,
-        )
->>>>>>> pages
     finally:
         watch.close()
         await key_uses.close()

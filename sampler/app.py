@@ -13,17 +13,23 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sampler.backends.base import SamplerBackend
+from sampler.backends.base import AnswerReader, SamplerBackend
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated
 from wire.sampling import (
     DerenderRequest,
     GeneratedToken,
     GenerateEvent,
     GenerateRequest,
+    MessageDelta,
     ParsedMessage,
     RenderRequest,
     TokenIds,
     TokenizeRequest,
+)
+
+_CANNOT_CONSTRAIN = (
+    "the sampler backend {} does not constrain what the policy writes: ask for the format, or the call, in the prompt, "
+    "and check the answer"
 )
 
 
@@ -53,7 +59,11 @@ def _add_routes(app: FastAPI, backend: SamplerBackend) -> None:
         return await backend.derender(body)
 
     async def generate(body: GenerateRequest, request: Request) -> Response:
+        if body.params.constraint is not None and not backend.info.constrains:
+            raise InvalidRequest(_CANNOT_CONSTRAIN.format(type(backend).__name__))
         events = backend.generate(body)
+        if body.reading is not None:
+            events = _read(events, backend.reader(body, body.reading))
         if body.whole:
             events = _as_one(events)
         first = await _first_unless_gone(request, events)
@@ -85,15 +95,25 @@ async def _hang_up(request: Request) -> None:
         pass
 
 
+async def _read(
+    events: AsyncGenerator[GenerateEvent, None], reader: AnswerReader
+) -> AsyncGenerator[GenerateEvent, None]:
+    async with aclosing(events):
+        async for event in events:
+            event.deltas = await reader.take(event)
+            yield event
+
+
 async def _as_one(events: AsyncGenerator[GenerateEvent, None]) -> AsyncGenerator[GenerateEvent, None]:
     """All events in one. To write and to read one line a token costs more than the tokens themselves do."""
-    tokens, texts, reason = list[GeneratedToken](), list[str](), None
+    tokens, texts, deltas, reason = list[GeneratedToken](), list[str](), list[MessageDelta](), None
     async with aclosing(events):
         async for event in events:
             tokens += event.tokens
             texts.append(event.text)
+            deltas += event.deltas
             reason = event.finish_reason
-    yield GenerateEvent.model_construct(tokens=tokens, text="".join(texts), finish_reason=reason)
+    yield GenerateEvent.model_construct(tokens=tokens, text="".join(texts), finish_reason=reason, deltas=deltas)
 
 
 async def _lines(first: GenerateEvent, events: AsyncGenerator[GenerateEvent, None]) -> AsyncIterator[bytes]:

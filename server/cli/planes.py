@@ -21,7 +21,9 @@ from server.cli.settings import (
     KeepLastStates,
     KeepPayloadsH,
     KeepPlanesH,
+    ReasoningParser,
     SamplerToken,
+    ToolCallParser,
     blob_root,
     checkpoint_store_url,
     stop_with,
@@ -269,6 +271,8 @@ def sampler(
         Path | None,
         typer.Option(envvar="HEADWAY_VLLM_ADAPTER_DIR", help="Folder for adapter files, which vLLM has to reach too"),
     ] = None,
+    tool_call_parser: ToolCallParser = None,
+    reasoning_parser: ReasoningParser = None,
 ) -> None:
     """Run a sampler for one base model."""
     with _extra("sampler"):
@@ -287,6 +291,8 @@ def sampler(
         "extra_args": tuple(shlex.split(vllm_args)),
         "max_lora_rank": vllm_max_lora_rank,
         "adapter_dir": vllm_adapter_dir,
+        "tool_call_parser": tool_call_parser,
+        "reasoning_parser": reasoning_parser,
     }
     settings = SamplerSettings(
         database_url,

@@ -18,7 +18,14 @@ import typer
 from server.cli.bases import choose_bases
 from server.cli.children import Child, ChildFailed, Children, end_process
 from server.cli.environment import environment_of_command, read_key, sdk_exports, write_env
-from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, stop_with
+from server.cli.settings import (
+    DEFAULT_DATA_DIR,
+    DataDir,
+    OptionalDatabaseUrl,
+    ReasoningParser,
+    ToolCallParser,
+    stop_with,
+)
 from server.cli.trainers import OnDemand, Trainers
 
 _SAY_EVERY_S = 15.0
@@ -44,6 +51,8 @@ def up(
     sampler_backend: Annotated[
         str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
     ] = "local",
+    tool_call_parser: ToolCallParser = None,
+    reasoning_parser: ReasoningParser = None,
 ) -> None:
     """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
 
@@ -53,6 +62,8 @@ def up(
 
     signal.signal(signal.SIGTERM, _on_sigterm)
     sampler_arguments = ["--backend", sampler_backend, *(["--seed", str(seed)] if seed is not None else [])]
+    for flag, parser in (("--tool-call-parser", tool_call_parser), ("--reasoning-parser", reasoning_parser)):
+        sampler_arguments += [flag, parser] if parser else []
     data_dir = data_dir.resolve()
     try:
         port = _listenable_port(host, port)

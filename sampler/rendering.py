@@ -57,9 +57,10 @@ class ChatRenderer:
         try:
             whole = self._apply_template(chat.messages, chat)
             chat.add_generation_prompt = False
-            return whole.removeprefix(self._apply_template(chat.messages, chat))
+            without = self._apply_template(chat.messages, chat)
         except InvalidRequest:
             return ""
+        return whole.removeprefix(without) if whole.startswith(without) else ""
 
     def _continue(self, continued_ids: Sequence[int], following: list[Message], request: RenderRequest) -> list[int]:
         """The ids, the end of their turn unless they have it, and the rendering of the messages that follow.

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ from sampler.limits import max_new_tokens
 from sampler.rendering import ChatRenderer
 from sampler.vocabulary import Vocabulary
 from wire.canary import Canary
-from wire.errors import Conflict, NotFound, Unavailable
-from wire.sampling import DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, Reading
+from wire.errors import Conflict, HeadwayError, InvalidRequest, NotFound, Unavailable
+from wire.sampling import Constraint, DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, Reading
 from wire.threads import threads_for
 
 log = structlog.get_logger(__name__)
@@ -149,7 +149,7 @@ class VllmBackend(WithChatText):
                 gate = reasoning_gate(params.constraint)
             whole = request.whole and not params.stop  # an answer that ends at a stop string has to be watched
             chunks = self._client.generate(self._server.url, served_as, prompt, sampling, whole=whole, **gate)
-            async with aclosing(chunks):
+            async with aclosing(chunks), self._blaming(params.constraint):
                 async for chunk in chunks:
                     event = answer.take(chunk)
                     yield event
@@ -182,6 +182,17 @@ class VllmBackend(WithChatText):
             return AttachedServer(self._settings.url or "", self._client, self._served, self._forget_all)
         num_threads = self._settings.num_threads or threads_for(self._tensors.num_parameters)
         return OwnServer(folder, num_threads, self._settings, parsers, self._client, self._forget_all)
+
+    @asynccontextmanager
+    async def _blaming(self, constraint: Constraint | None) -> AsyncGenerator[None]:
+        """There are schemas over which vLLM stumbles instead of refusing them; it lives on."""
+        try:
+            yield
+        except HeadwayError as error:
+            is_its_own = constraint is not None and type(error) is HeadwayError
+            if is_its_own and await asyncio.to_thread(self._client.is_healthy, self._server.url):
+                raise InvalidRequest(f"vLLM cannot keep to this constraint ({error.message}); simplify it") from error
+            raise
 
     def _served(self) -> set[str]:
         with self._lock:

@@ -1,5 +1,5 @@
-"""vLLM's routes around chats, as far as they are asked. None of them sees the chat itself: prompts are rendered here, so
-that a continued one keeps its ids, and a parser looks at tools and settings alone."""
+"""vLLM's routes around chats, as far as they are asked. None of them sees the chat itself: prompts are rendered here,
+so that a continued one keeps its ids, and a parser looks at tools and settings alone."""
 
 from __future__ import annotations
 

@@ -91,6 +91,10 @@ class LocalBackend(WithChatText):
         """See SamplerBackend."""
         return set(self._adapters)
 
+    def trouble(self) -> str | None:
+        """See SamplerBackend."""
+        return self._engine.trouble()
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
         constraint = request.params.constraint

@@ -127,6 +127,10 @@ class VllmBackend(WithChatText):
         with self._lock:
             return set(self._adapters)
 
+    def trouble(self) -> str | None:
+        """See SamplerBackend."""
+        return self._server.trouble()
+
     async def derender(self, request: DerenderRequest) -> ParsedMessage:
         """See SamplerBackend; and Unavailable while the server is away."""
         return await self._reading.derender(request)
@@ -179,7 +183,8 @@ class VllmBackend(WithChatText):
 
     def _connect(self, folder: Path, parsers: Parsers | None) -> OwnServer | AttachedServer:
         if self._settings.url or parsers is None:
-            return AttachedServer(self._settings.url or "", self._client, self._served, self._forget_all)
+            url, stalled_s = self._settings.url or "", self._settings.stalled_s
+            return AttachedServer(url, self._client, self._served, self._forget_all, stalled_s)
         num_threads = self._settings.num_threads or threads_for(self._tensors.num_parameters)
         return OwnServer(folder, num_threads, self._settings, parsers, self._client, self._forget_all)
 

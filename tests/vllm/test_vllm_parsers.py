@@ -102,7 +102,7 @@ def joined(deltas: list[MessageDelta]) -> tuple[str, str, list]:
 
 
 async def test_a_stream_tells_reasoning_and_calls_before_its_end(backend, tokenizer):
-    text = f"<think>{'one two three ' * 20}</think>{'four five six ' * 20}{ADD}"
+    text = f"<think>{'one two three ' * 10}</think>{'four five six ' * 10}{ADD}"
     ids = tokenizer.encode(text, add_special_tokens=False)
     request = GenerateRequest(adapter="base", prompt_token_ids=PROMPT, params=SamplingParams())
     reader = backend.reader(request, Reading(tools=TOOLS))

@@ -190,14 +190,18 @@ class VllmBackend(WithChatText):
 
     @asynccontextmanager
     async def _blaming(self, constraint: Constraint | None) -> AsyncGenerator[None]:
-        """There are schemas over which vLLM stumbles instead of refusing them; it lives on."""
+        """What is wrong with a constraint is the client's to change, also where vLLM stumbles over it, and lives on."""
         try:
             yield
         except HeadwayError as error:
-            is_its_own = constraint is not None and type(error) is HeadwayError
-            if is_its_own and await asyncio.to_thread(self._client.is_healthy, self._server.url):
-                raise InvalidRequest(f"vLLM cannot keep to this constraint ({error.message}); simplify it") from error
-            raise
+            if constraint is None or not await self._is_refusal(error):
+                raise
+            raise InvalidRequest(f"the sampler cannot keep to this constraint: {error.message}") from error
+
+    async def _is_refusal(self, error: HeadwayError) -> bool:
+        stumbled = type(error) is HeadwayError
+        is_healthy = stumbled and await asyncio.to_thread(self._client.is_healthy, self._server.url)
+        return isinstance(error, InvalidRequest) or is_healthy
 
     def _served(self) -> set[str]:
         with self._lock:

@@ -20,8 +20,6 @@ from server.app import create_app
 from server.settings import ServerSettings
 from store.adapters import base_adapter_name
 from store.database import AsyncDatabase
-from store.embedded import EmbeddedPostgres
-from store.migrations import upgrade
 from store.tables import ModelRow
 from tests.contract.conftest import Team, new_team, serving
 from tests.contract.stand_ins import keep_alive, register_sampler
@@ -36,17 +34,15 @@ ONE = {"type": "function", "function": {"name": "add"}}
 
 
 @pytest.fixture(scope="module")
-async def team(backend, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Team]:
-    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data")
-    upgrade(postgres.url)
-    database = AsyncDatabase(postgres.url)
+async def team(backend, postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Team]:
+    database = AsyncDatabase(postgres_url)
     info = {"vocab_size": backend.info.vocab_size, "context_length": 512, "architecture": "Qwen3", "dtype": "float32"}
     async with database.session() as session:
         base = ModelRow(slug="tiny", name="tiny", weights="/nowhere", info={**info, "num_parameters": 1})
         session.add(base)
     adapter = base_adapter_name(base.id)
     await asyncio.to_thread(backend.load_adapter, adapter, None)
-    settings = ServerSettings(postgres.url, tmp_path_factory.mktemp("blobs"), "token")
+    settings = ServerSettings(postgres_url, tmp_path_factory.mktemp("blobs"), "token")
     async with serving(create_sampler_app(backend, "token")) as sampler, serving(create_app(settings)) as origin:
         await register_sampler(database, base.id, sampler)
         heart = asyncio.create_task(keep_alive(database))
@@ -55,7 +51,6 @@ async def team(backend, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
         heart.cancel()
     backend.unload_adapter(adapter)
     await database.close()
-    postgres.stop()
 
 
 @pytest.fixture(scope="module")

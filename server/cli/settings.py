@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 from urllib.parse import quote
@@ -59,6 +60,34 @@ ReasoningParser = Annotated[
         help="With vLLM: its parser of reasoning, or none; default: by the base's chat template",
     ),
 ]
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+LogFormatOption = Annotated[
+    LogFormat | None,
+    typer.Option(
+        "--log-format",
+        envvar="HEADWAY_LOG_FORMAT",
+        help="json or text; default: text on a terminal, else json",
+        show_default=False,
+    ),
+]
+MetricsToken = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_METRICS_TOKEN",
+        help="With it Prometheus may read /metrics",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
+
 
 KeepLastStates = Annotated[
     int,

@@ -201,6 +201,7 @@ class SamplerScript:
     die_times: int = 0
     die_after_tokens: int = 0
     refusal: str = ""
+    die_after_s: float = 0.0
 
 
 def create_sampler(script: SamplerScript) -> FastAPI:
@@ -261,6 +262,7 @@ async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[
         for position, character in enumerate(text[:limit]):
             if script.die_times > 0 and position == script.die_after_tokens:
                 script.die_times -= 1
+                await asyncio.sleep(script.die_after_s)
                 raise RuntimeError("the stand-in sampler dies as it was told")
             yield await _line(reader, [_token(ord(character), character, body)], character, None)
             if script.endless:

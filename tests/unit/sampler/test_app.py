@@ -205,3 +205,19 @@ async def test_deltas_come_with_the_tokens_when_they_are_asked_for(client):
     assert told == "".join(event.text for event in events) != ""
     whole = (await client.post("/generate", json={**asked, "whole": True})).text
     assert "".join(delta.content or "" for delta in GenerateEvent.model_validate_json(whole).deltas) == told
+
+
+async def test_a_scraper_reads_what_was_sampled_and_nothing_else(narrow):
+    async for url in serve(create_app(narrow, TOKEN, metrics_token="scrape")):
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.get("/metrics")).status_code == 401
+            scraper, gateway = ({"Authorization": f"Bearer {token}"} for token in ("scrape", TOKEN))
+            assert (await http.post("/generate", json=body(max_tokens=3), headers=scraper)).status_code == 401
+            sampled = await http.post("/generate", json=body(max_tokens=3, ignore_eos=True), headers=gateway)
+            assert sampled.status_code == 200
+            page = (await http.get("/metrics", headers=scraper)).text
+            assert (await http.get("/metrics", headers=gateway)).status_code == 200
+    assert 'headway_sampler_tokens_total{direction="prompt"} 3.0' in page
+    assert 'headway_sampler_tokens_total{direction="sampled"} 3.0' in page
+    assert 'headway_sampler_call_seconds_count{call="generate",status="200"} 1.0' in page
+    assert "headway_sampler_running 0.0" in page

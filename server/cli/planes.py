@@ -25,7 +25,9 @@ from server.cli.settings import (
     LogFormatOption,
     MetricsToken,
     Promotion,
+    ReasoningParser,
     SamplerToken,
+    ToolCallParser,
     blob_root,
     checkpoint_store_url,
     stop_with,
@@ -299,6 +301,8 @@ def sampler(
         Path | None,
         typer.Option(envvar="HEADWAY_VLLM_ADAPTER_DIR", help="Folder for adapter files, which vLLM has to reach too"),
     ] = None,
+    tool_call_parser: ToolCallParser = None,
+    reasoning_parser: ReasoningParser = None,
     metrics_token: MetricsToken = None,
     log_format: LogFormatOption = None,
     drain: Annotated[
@@ -318,6 +322,8 @@ def sampler(
         "extra_args": tuple(shlex.split(vllm_args)),
         "max_lora_rank": vllm_max_lora_rank,
         "adapter_dir": vllm_adapter_dir,
+        "tool_call_parser": tool_call_parser,
+        "reasoning_parser": reasoning_parser,
     }
     settings = SamplerSettings(
         database_url,

@@ -46,6 +46,21 @@ SamplerToken = Annotated[
     ),
 ]
 
+ToolCallParser = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_TOOL_CALL_PARSER",
+        help="With vLLM: its parser of tool calls, or none; default: as the base's chat template writes them",
+    ),
+]
+ReasoningParser = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_REASONING_PARSER",
+        help="With vLLM: its parser of reasoning, or none; default: by the base's chat template",
+    ),
+]
+
 
 class LogFormat(StrEnum):
     """How log lines look."""

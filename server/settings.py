@@ -79,5 +79,7 @@ class ServerSettings:
     """None: trainers are there all the time, or the service is not ready."""
     database_pool_size: int = 20
     """Connections of each of the two kinds (see `store.database`). None is held while a sampler or trainer works."""
+    metrics_token: str | None = None
+    """With it a scraper may read /metrics; without, admins alone."""
     promotion: PromotionPolicy = PromotionPolicy.ONE
     """For whom a move of the head by hand waits, at most `timeouts.adapter_load_s`."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
+import structlog
+
 from server.auth.callers import admitted
 from server.auth.service import key_hash
 from server.context import Context
@@ -65,6 +67,7 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
     if found.model_id is None or found.slug is None or found.base_id is None or found.base_slug is None:
         raise no_such_model(model)
     caller.require_model(found.model_id, found.slug)
+    structlog.contextvars.bind_contextvars(model_id=str(found.model_id), checkpoint=found.checkpoint_name)
     if pinned is not None:
         await _pin(context, found, pinned)
     return Target(
@@ -106,6 +109,7 @@ async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: 
             unheard_s = time.monotonic() - unheard_since if unheard_since else 0.0
             if num_broken >= _MOST_BROKEN or unheard_s > context.settings.timeouts.retry_s:
                 raise
+        context.metrics.retried()
         async with context.database.connection() as connection:
             candidates = await samplers_serving(connection, target.base_id, target.adapter)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from uuid import UUID
 
 from fastapi import APIRouter, Request
@@ -10,6 +9,7 @@ from fastapi import APIRouter, Request
 from server.auth.dependencies import CallerDep
 from server.context import ContextDep
 from server.traces import service
+from server.traces.uploads import take_upload
 from wire.reports import Trace, TraceEntered, TraceExited
 
 router = APIRouter(tags=["traces"])
@@ -42,10 +42,7 @@ async def get_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> T
 @router.post("/v3/api/trace/{trace_id}/telemetry-upload", include_in_schema=False)
 async def upload_telemetry(context: ContextDep, caller: CallerDep, trace_id: UUID, request: Request) -> dict[str, int]:
     """A batch of spans, stored before this returns: training may refer to them at once."""
-    num_spans, packed = await asyncio.to_thread(service.pack_telemetry, await request.body())
-    async with context.database.session() as session:
-        await service.keep_telemetry(session, caller.team_id, trace_id, num_spans, packed)
-    return {"accepted": num_spans}
+    return {"accepted": await take_upload(context, caller.team_id, trace_id, request)}
 
 
 @router.post("/sdk-events/cli")

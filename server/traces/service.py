@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from typing import Any
 from uuid import UUID
 
@@ -13,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.models.repository import as_uuid
 from server.storable import storable_json
-from store.tables import TelemetryUploadRow, TraceRow
-from wire.errors import InvalidRequest, NotFound
+from store.tables import TraceRow
+from wire.errors import NotFound
 from wire.reports import Trace, TraceEntered, TraceExited
 
 
@@ -51,27 +49,6 @@ def describe(row: TraceRow) -> Trace:
         evaluation_result=row.evaluation_result,
         created_at=row.created_at,
     )
-
-
-async def keep_telemetry(session: AsyncSession, team_id: UUID, trace_id: UUID, num_spans: int, packed: bytes) -> None:
-    """Store a batch of spans."""
-    session.add(TelemetryUploadRow(team_id=team_id, trace_id=trace_id, num_spans=num_spans, body=packed))
-    await session.flush()
-
-
-def pack_telemetry(body: bytes) -> tuple[int, bytes]:
-    """(number of spans, compressed body). Slow: bodies are megabytes.
-
-    Raises InvalidRequest unless it is `{"telemetry": [...]}`.
-    """
-    try:
-        upload: Any = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-    spans = upload.get("telemetry") if isinstance(upload, dict) else None
-    if not isinstance(spans, list):
-        raise InvalidRequest("telemetry must be a list of spans")
-    return len(spans), zlib.compress(body, 1)
 
 
 async def _upsert(

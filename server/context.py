@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
 from server.gateway.lookups import SharedLookups, serving_lookups
+from server.gateway.recorder import Recorder
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
 from server.settings import ServerSettings
@@ -33,6 +34,7 @@ class Context:
     sampler_pool: SamplerPool
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
+    recorder: Recorder
 
 
 @asynccontextmanager
@@ -44,18 +46,23 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
     timeouts = settings.timeouts
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
     pool = SamplerPool(connections.is_answering)
+    blobs = BlobStore(settings.blob_root)
+    recorder = Recorder(database, blobs)
+    recorder.start()
     try:
         yield Context(
             settings,
             database,
             listener,
-            BlobStore(settings.blob_root),
+            blobs,
             SamplerClient(connections, settings.sampler_token, pool.lost),
             pool,
             serving_lookups(database),
             TeamLimits(settings.gateway_limits),
+            recorder,
         )
     finally:
+        await recorder.close()
         pool.close()
         connections.close()
         await listener.close()

@@ -36,6 +36,7 @@ class Target:
     """
 
     team_id: UUID
+    model_id: UUID
     slug: str
     base_id: UUID
     base_slug: str
@@ -60,6 +61,7 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
         await _pin(context, found, pinned)
     return Target(
         team_id=found.team_id,
+        model_id=found.model_id,
         slug=found.slug,
         base_id=found.base_id,
         base_slug=found.base_slug,

@@ -16,7 +16,8 @@ _FIND = """
         (
             select t.losses from trainers t where t.base_id = b.id and not t.is_loading
             order by t.started_at desc limit 1
-        ) as losses
+        ) as losses,
+        k.team_id, b.id as base_id
     from api_keys k
     left join models m on m.id = %(model_id)s and (m.team_id is null or m.team_id = k.team_id)
     left join models b on b.id = m.base_id
@@ -38,6 +39,8 @@ class Admission:
     base_slug: str | None
     info: Mapping[str, Any] | None
     losses: Mapping[str, Mapping[str, float | None]] | None
+    team_id: UUID
+    base_id: UUID | None
 
 
 async def find_admission(connection: AsyncConnection, key_hash: bytes, model_id: UUID | None) -> Admission | None:

@@ -4,15 +4,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 from store.database import AsyncConnection
-from wire.errors import InvalidRequest
+from store.rollouts.cursors import make_cursor, parse_cursor
 
 Status = Literal["running", "completed", "error", "cancelled"]
 
@@ -63,6 +62,11 @@ class TraceFacts:
     num_output_tokens: int
     checkpoint_ids: list[UUID]
     flags: list[str]
+
+    @property
+    def timed_out(self) -> bool:
+        """Closed for its silence, and no exit has come since."""
+        return self.timed_out_at is not None and self.status == "error" and self.exited_at is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,13 @@ def conditions(team_id: UUID, wanted: TraceFilter) -> tuple[str, dict[str, Any]]
     return " and ".join(clauses), {"team_id": team_id, **values}
 
 
+async def find_trace(connection: AsyncConnection, team_id: UUID, trace_id: UUID) -> TraceFacts | None:
+    """The team's trace of that id."""
+    query = f"select {TRACE_COLUMNS} from traces t where t.team_id = %(team_id)s and t.id = %(id)s"
+    row = await (await connection.execute(query.encode(), {"team_id": team_id, "id": trace_id})).fetchone()
+    return TraceFacts(*row) if row else None
+
+
 async def list_traces(
     connection: AsyncConnection, team_id: UUID, wanted: TraceFilter, *, limit: int, cursor: str | None = None
 ) -> TracePage:
@@ -122,12 +133,12 @@ async def list_traces(
     where, values = conditions(team_id, wanted)
     if cursor is not None:
         where += " and (t.created_at, t.id) < (%(before)s, %(before_id)s)"
-        values["before"], values["before_id"] = _parse_cursor(cursor)
+        values["before"], values["before_id"] = parse_cursor(cursor)
     query = f"select {TRACE_COLUMNS} from traces t where {where} order by t.created_at desc, t.id desc limit %(limit)s"
     found = await connection.execute(query.encode(), {**values, "limit": limit + 1})
     traces = [TraceFacts(*row) for row in await found.fetchall()]
     last = traces[limit - 1] if len(traces) > limit else None
-    return TracePage(traces[:limit], _cursor(last) if last else None)
+    return TracePage(traces[:limit], make_cursor(last.created_at, last.id) if last else None)
 
 
 async def count_traces(connection: AsyncConnection, team_id: UUID, wanted: TraceFilter) -> int:
@@ -139,14 +150,10 @@ async def count_traces(connection: AsyncConnection, team_id: UUID, wanted: Trace
     return row[0]
 
 
-def _cursor(trace: TraceFacts) -> str:
-    """Opaque to clients: microseconds and id."""
-    return base64.urlsafe_b64encode(f"{trace.created_at.isoformat()} {trace.id}".encode()).decode().rstrip("=")
-
-
-def _parse_cursor(cursor: str) -> tuple[datetime, UUID]:
-    try:
-        time, _, trace_id = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition(" ")
-        return datetime.fromisoformat(time), UUID(trace_id)
-    except (ValueError, binascii.Error):
-        raise InvalidRequest("cursor is not one that this server gave; leave it out to begin with the newest") from None
+async def count_tokens(connection: AsyncConnection, team_id: UUID, trace_ids: Iterable[UUID]) -> dict[UUID, int]:
+    """Tokens of all samples of these traces, prompts counted whole: what reading them takes."""
+    query = """
+        select id, num_prompt_tokens + num_output_tokens from traces where team_id = %(team_id)s and id = any(%(ids)s)
+    """
+    rows = await (await connection.execute(query, {"team_id": team_id, "ids": list(set(trace_ids))})).fetchall()
+    return {trace_id: int(num_tokens) for trace_id, num_tokens in rows}

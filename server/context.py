@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Context:
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
     recorder: Recorder
+    one_upload: asyncio.Lock
+    """Held while an upload of telemetry is parsed: more at once would leave the event loop no room."""
 
 
 @asynccontextmanager
@@ -60,6 +63,7 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
             serving_lookups(database),
             TeamLimits(settings.gateway_limits),
             recorder,
+            asyncio.Lock(),
         )
     finally:
         await recorder.close()

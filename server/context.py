@@ -10,12 +10,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.auth.key_uses import KeyUses
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
-from server.gateway.lookups import SharedLookups, serving_lookups
+from server.gateway.lookups import SharedLookups, live_sampler_urls, serving_lookups
 from server.gateway.recorder import Recorder
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
+from server.gateway.sampler_watch import SamplerWatch
 from server.settings import ServerSettings
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
@@ -35,6 +37,7 @@ class Context:
     sampler_pool: SamplerPool
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
+    key_uses: KeyUses
     recorder: Recorder
     one_upload: asyncio.Lock
     """Held while an upload of telemetry is parsed: more at once would leave the event loop no room."""
@@ -52,6 +55,8 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
     blobs = BlobStore(settings.blob_root)
     recorder = Recorder(database, blobs)
     recorder.start()
+    watch = SamplerWatch(connections, live_sampler_urls(database))
+    key_uses = KeyUses(database)
     try:
         yield Context(
             settings,
@@ -62,11 +67,14 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
             pool,
             serving_lookups(database),
             TeamLimits(settings.gateway_limits),
+            key_uses,
             recorder,
             asyncio.Lock(),
         )
     finally:
+        watch.close()
         await recorder.close()
+        await key_uses.close()
         pool.close()
         connections.close()
         await listener.close()

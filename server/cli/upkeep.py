@@ -24,9 +24,9 @@ from server.cli.settings import (
     KeepTracesD,
     OptionalDatabaseUrl,
     blob_root,
-    checkpoint_store_url,
     database_url_or_embedded,
     days,
+    open_checkpoints,
 )
 from store.retention import Removal
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
@@ -56,7 +56,6 @@ def gc(
 ) -> None:
     """Remove what nobody needs: thinned optimizer states, leftovers, unread blobs, old rollouts, rows of the dead."""
     from store.blobs import BlobStore
-    from store.checkpoint_stores import open_checkpoint_store
     from store.database import Database
     from store.retention import Collector
 
@@ -71,7 +70,7 @@ def gc(
         keep_last_jobs,
     )
     database = Database(database_url_or_embedded(database_url, data_dir))
-    checkpoints = open_checkpoint_store(checkpoint_store_url(checkpoint_store, data_dir))
+    checkpoints = open_checkpoints(checkpoint_store, data_dir)
     collector = Collector(database, BlobStore(blob_root(data_dir)), checkpoints, policy)
     removed = or_stop(lambda: collector.collect(dry_run=dry_run, strangers=strangers))
     database.close()

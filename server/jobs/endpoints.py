@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from server.auth.dependencies import CallerDep
+from server.auth.dependencies import CallerDep, ReporterDep
 from server.context import ContextDep
 from server.jobs import service
 from wire.reports import CancelRequest, Deleted, Job, JobCancelled, JobEntered, JobPage, JobsCancelled, Pin, TracePage
@@ -19,7 +19,7 @@ Cursor = Annotated[str | None, Query(max_length=256)]
 
 
 @router.post("/v2/trace/job/{job_id}/enter")
-async def enter(context: ContextDep, caller: CallerDep, job_id: UUID, body: JobEntered) -> dict[str, str]:
+async def enter(context: ContextDep, caller: ReporterDep, job_id: UUID, body: JobEntered) -> dict[str, str]:
     """A job begins."""
     async with context.database.session() as session:
         await service.enter(session, caller.team_id, job_id, body)
@@ -49,7 +49,7 @@ async def list_traces(
 @router.delete("/v2/jobs/{job_id}")
 async def delete_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Deleted:
     """Delete a job with its rollouts and all that was recorded of them."""
-    return await service.delete(context, caller.team_id, job_id)
+    return await service.delete(context, caller, job_id)
 
 
 @router.put("/v2/jobs/{job_id}/pin")

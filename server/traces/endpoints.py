@@ -9,17 +9,19 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from server.auth.dependencies import CallerDep
+from server.auth.dependencies import CallerDep, ReporterDep
 from server.context import ContextDep
 from server.storable import readable_json
 from server.traces import service
 from server.traces.details import trace_detail, trace_events, trace_spans
 from server.traces.uploads import take_upload
+from server.training.openapi import json_body
 from store.rollouts import TraceFilter
 from wire.reports import (
     CancelRequest,
     Deleted,
     Pin,
+    TelemetryUpload,
     Trace,
     TraceCancelled,
     TraceEntered,
@@ -37,7 +39,7 @@ Reward = Annotated[float | None, Query(allow_inf_nan=False)]
 
 
 @router.post("/v2/trace/{trace_id}/enter")
-async def enter(context: ContextDep, caller: CallerDep, trace_id: UUID, body: TraceEntered) -> dict[str, str]:
+async def enter(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceEntered) -> dict[str, str]:
     """A rollout begins."""
     async with context.database.session() as session:
         await service.enter(session, caller.team_id, trace_id, body)
@@ -45,7 +47,7 @@ async def enter(context: ContextDep, caller: CallerDep, trace_id: UUID, body: Tr
 
 
 @router.post("/v2/trace/{trace_id}/exit")
-async def exit_(context: ContextDep, caller: CallerDep, trace_id: UUID, body: TraceExited) -> dict[str, str]:
+async def exit_(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceExited) -> dict[str, str]:
     """A rollout ended."""
     async with context.database.session() as session:
         await service.exit_(session, caller.team_id, trace_id, body)
@@ -116,7 +118,7 @@ async def get_spans(context: ContextDep, caller: CallerDep, trace_id: UUID) -> R
 @router.delete("/v2/traces/{trace_id}")
 async def delete_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Deleted:
     """Delete a rollout and all that was recorded of it."""
-    return await service.delete(context, caller.team_id, trace_id)
+    return await service.delete(context, caller, trace_id)
 
 
 @router.put("/v2/traces/{trace_id}/pin")
@@ -137,9 +139,11 @@ async def cancel(context: ContextDep, caller: CallerDep, body: CancelRequest) ->
     return await service.cancel(context, caller.team_id, body)
 
 
-@router.post("/trace/{trace_id}/telemetry-upload")
+@router.post("/trace/{trace_id}/telemetry-upload", openapi_extra=json_body(TelemetryUpload))
 @router.post("/v3/api/trace/{trace_id}/telemetry-upload", include_in_schema=False)
-async def upload_telemetry(context: ContextDep, caller: CallerDep, trace_id: UUID, request: Request) -> dict[str, int]:
+async def upload_telemetry(
+    context: ContextDep, caller: ReporterDep, trace_id: UUID, request: Request
+) -> dict[str, int]:
     """A batch of spans, recorded before this returns: training may refer to them at once."""
     return {"accepted": await take_upload(context, caller.team_id, trace_id, request)}
 

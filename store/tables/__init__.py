@@ -7,7 +7,7 @@ from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TraceRow
 from store.tables.rollouts import SampleRow, SpanRow
-from store.tables.teams import ApiKeyRow, EventRow, TeamRow
+from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
 
 __all__ = [
     "GRADIENT_KINDS",
@@ -28,4 +28,5 @@ __all__ = [
     "TraceRow",
     "TrainerRow",
     "TrainerStartRow",
+    "TrainingUsageRow",
 ]

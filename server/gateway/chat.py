@@ -15,6 +15,7 @@ from server.context import Context
 from server.gateway.constraints import Asked, asked_constraint
 from server.gateway.continuation import covered_messages
 from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
+from server.gateway.recording import Recording, recording_of
 from server.gateway.replies import (
     Envelope,
     chat_logprobs,
@@ -33,6 +34,7 @@ from server.gateway.unsupported import (
     plain_messages,
 )
 from server.hang_up import unless_hung_up
+from store.rollouts import Conversation
 from store.serving import Sampler
 from wire.chat import ChatChoice, ChatMessage, ChatRequest, Completion, FunctionCall, ToolCall
 from wire.errors import InvalidRequest
@@ -42,6 +44,7 @@ from wire.sampling import (
     GenerateEvent,
     GenerateRequest,
     MessageDelta,
+    ParsedCall,
     ParsedMessage,
     Reading,
     RenderRequest,
@@ -53,7 +56,7 @@ async def chat(context: Context, key: str, request: Request, body: ChatRequest) 
     render = _render_request(body)
     asked = asked_constraint(body)
     target = await find_target(context, key, body.model, body.checkpoint)
-    task = _Chat(context, target, body, render, asked)
+    task = _Chat(context, target, body, render, asked, recording_of(context, request))
     affinity = _affinity(render.messages)
     if body.stream:
         first, rest = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.open_stream))
@@ -107,7 +110,13 @@ class _Chat:
     """One request on whichever sampler it lands."""
 
     def __init__(
-        self, context: Context, target: Target, body: ChatRequest, render: RenderRequest, asked: Asked | None
+        self,
+        context: Context,
+        target: Target,
+        body: ChatRequest,
+        render: RenderRequest,
+        asked: Asked | None,
+        recording: Recording | None,
     ) -> None:
         self._client = context.sampler_client
         self._context = context
@@ -120,6 +129,7 @@ class _Chat:
             tool_choice=body.tool_choice or "auto",
             chat_template_kwargs=render.chat_template_kwargs,
         )
+        self._recording = recording
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
         self.envelope = Envelope(target, kind, off_policy_settings(body, asked))
 
@@ -129,6 +139,7 @@ class _Chat:
             prompt = await self._prompt(sampler.url)
             answers = await collect(generate_all(self._client, sampler.url, prompt.sequences), self._body.n)
             parsed = await asyncio.gather(*(self._derender(sampler.url, answer) for answer in answers))
+        await self._record(prompt, answers, parsed)
         choices = [
             self._choice(index, answer, message, prompt)
             for index, (answer, message) in enumerate(zip(answers, parsed, strict=True))
@@ -193,6 +204,21 @@ class _Chat:
             if self._body.stream_options and self._body.stream_options.include_usage:
                 total = usage(len(prompt.ids), [streamed.answer for streamed in answers])
                 yield self.envelope.around(list[ChatChoice](), usage=total)
+        if all(streamed.answer.finish_reason for streamed in answers):
+            told = [streamed.told for streamed in answers]
+            await self._record(prompt, [streamed.answer for streamed in answers], told)
+
+    async def _record(self, prompt: _Prompt, answers: list[Answer], parsed: list[ParsedMessage]) -> None:
+        if self._recording is None:
+            return
+        asked = {"tools": self._render.tools, "chat_template_kwargs": self._render.chat_template_kwargs}
+        preamble = {name: value for name, value in asked.items() if value}
+
+        def conversation_of(index: int) -> Conversation:
+            reply = chat_message(parsed[index]).model_dump(exclude_unset=True)
+            return Conversation(preamble, self._body.messages, reply)
+
+        await self._recording.keep(self._target, self.envelope.id, prompt.sequences, answers, conversation_of)
 
     def _opening(self, prompt: _Prompt) -> Completion:
         more: dict[str, Any] = {"prompt_token_ids": prompt.ids} if self._body.return_token_ids else {}
@@ -208,6 +234,7 @@ class _StreamedAnswer:
 
     def __init__(self, index: int, body: ChatRequest) -> None:
         self.answer = Answer()
+        self.told = ParsedMessage(content=None)
         self._index = index
         self._body = body
         self._call_ids: dict[int, str] = {}
@@ -235,14 +262,17 @@ class _StreamedAnswer:
         if calls:
             more["tool_calls"] = calls
         for name in ("reasoning_content", "content"):
-            if getattr(read, name):
-                more[name] = getattr(read, name)
+            if piece := getattr(read, name):
+                more[name] = piece
+                setattr(self.told, name, (getattr(self.told, name) or "") + piece)
         return ChatMessage(**more) if more else None
 
     def _call(self, call: CallDelta) -> ToolCall:
         if call.index in self._call_ids:
+            self.told.tool_calls[-1].arguments += call.arguments
             return ToolCall(index=call.index, function=FunctionCall(arguments=call.arguments))
         self._call_ids[call.index] = new_call_id()
+        self.told.tool_calls.append(ParsedCall(name=call.name or "", arguments=call.arguments))
         function = FunctionCall(name=call.name, arguments=call.arguments)
         return ToolCall(index=call.index, id=self._call_ids[call.index], type="function", function=function)
 

@@ -29,6 +29,7 @@ from server.settings import ServerSettings
 from server.starting import starting
 from server.team import endpoints as team
 from server.traces import endpoints as traces
+from server.traces import transfer_endpoints as transfers
 from server.traces.closing import closing_rollouts
 from server.training import endpoints as training
 from server.upkeep import upkeep
@@ -75,7 +76,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
     app.include_router(pages.router)
-    for room in (health, auth, models, training, gateway, jobs, traces, team, admin, metrics):
+    for room in (health, auth, models, training, gateway, jobs, transfers, traces, team, admin, metrics):
         app.include_router(room.router)
     app.include_router(remote)
     app.include_router(pages.rest)

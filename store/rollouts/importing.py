@@ -127,7 +127,7 @@ def content_id(turns: Sequence[ImportedTurn], reward: float | None) -> UUID:
     digest = hashlib.sha256(b"headway import 1" + repr(reward).encode())
     for one in turns:
         digest.update(sample_digest(one.turn))
-    return UUID(bytes=digest.digest()[:16], version=8)
+    return UUID(bytes=digest.digest()[:16], version=5)
 
 
 def _as_record(trace: NewTrace) -> TraceRecord:

@@ -71,9 +71,8 @@ async def test_what_one_team_exports_trains_another_team_to_the_same_bytes(team,
 
 async def test_a_second_export_says_what_the_first_one_said(team, other_team, model):
     await play(team, model)
-    await roll_out(
-        team, group_id="g", task_slug="t", left={**COMPLETED, "evaluation_result": {"score": 1.0, "x": "\ud800"}}
-    )
+    graded = {**COMPLETED, "evaluation_result": {"score": 1.0, "steps": [1, 2]}}
+    await roll_out(team, group_id="g", task_slug="t", left=graded)
     first = {row["trace_id"]: row for row in await rows(team)}
     await bring(other_team, await export(team))
     second = {row["trace_id"]: row for row in await rows(other_team)}

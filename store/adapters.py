@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from store.database import Connection
 from store.notify import ADAPTER_LOADED, ADAPTERS_CHANGED, notify_async
-from store.planes import LIVE_FOR_S, takes_requests
+from store.planes import takes_requests
 from store.tables import AdapterWantRow, CheckpointRow, ModelRow, SamplerAdapterRow, SamplerRow
 
 
@@ -65,20 +65,6 @@ _REPORT = """
     select pg_notify(%(channel)s, adapter), set_config('synchronous_commit', 'off', true) from reported
 """
 
-# As store.planes.takes_requests.
-_VOTES = """
-    select
-        count(*) as live,
-        count(*) filter (where a.state = 'loaded') as loaded,
-        array_agg(coalesce(a.error, 'unknown')) filter (where a.state = 'failed') as failures
-    from samplers s
-    left join sampler_adapters a on a.sampler_id = s.id and a.adapter = %(adapter)s
-    where s.base_id = %(base_id)s
-        and s.stopped_at is null
-        and s.drained_at is null
-        and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
-"""
-
 
 def wanted_adapters(connection: Connection, base_id: UUID, sampler_id: UUID | None = None) -> list[WantedAdapter]:
     """The base itself, and every staged checkpoint, head, and pin of its models, in this order; of a sampler that is
@@ -109,12 +95,6 @@ def forget_adapter(session: Session, sampler_id: UUID, adapter: str) -> None:
     )
 
 
-async def live_samplers(session: AsyncSession, base_id: UUID) -> list[SamplerRow]:
-    """Samplers of a base that live and are not drained."""
-    query = select(SamplerRow).where(SamplerRow.base_id == base_id, takes_requests())
-    return list(await session.scalars(query))
-
-
 async def samplers_holding(session: AsyncSession, base_id: UUID, adapter: str) -> list[SamplerRow]:
     """Live samplers of a base that have this adapter loaded."""
     query = (
@@ -124,17 +104,6 @@ async def samplers_holding(session: AsyncSession, base_id: UUID, adapter: str) -
         .where(SamplerAdapterRow.adapter == adapter, SamplerAdapterRow.state == "loaded")
     )
     return list(await session.scalars(query))
-
-
-async def adapter_failures(session: AsyncSession, base_id: UUID, adapter: str) -> list[str]:
-    """Why live samplers could not load this adapter."""
-    query = (
-        select(SamplerAdapterRow.error)
-        .join(SamplerRow, SamplerRow.id == SamplerAdapterRow.sampler_id)
-        .where(SamplerRow.base_id == base_id, takes_requests())
-        .where(SamplerAdapterRow.adapter == adapter, SamplerAdapterRow.state == "failed")
-    )
-    return [error or "unknown" for error in await session.scalars(query)]
 
 
 async def want_checkpoint(session: AsyncSession, checkpoint_id: UUID, for_s: float) -> None:
@@ -151,10 +120,3 @@ async def want_checkpoint(session: AsyncSession, checkpoint_id: UUID, for_s: flo
     base_id = await session.scalar(base_of)
     assert base_id is not None, "checkpoints belong to forks, and forks have a base"
     await notify_async(session, ADAPTERS_CHANGED, base_id.hex)
-
-
-def promotion_votes(connection: Connection, base_id: UUID, adapter: str) -> tuple[int, int, list[str]]:
-    """(live samplers, how many of them hold the adapter, why others of them could not load it)."""
-    values = {"base_id": base_id, "adapter": adapter, "live_for_s": LIVE_FOR_S}
-    (row,) = connection.execute(_VOTES, values)
-    return row.live, row.loaded, row.failures or []

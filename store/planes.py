@@ -80,6 +80,12 @@ def say_goodbye(session: Session, row: type[TrainerRow] | type[SamplerRow], row_
     session.execute(update(row).where(row.id == row_id).values(stopped_at=func.clock_timestamp()))
 
 
+def fall_silent(session: Session, row: type[TrainerRow] | type[SamplerRow], row_id: UUID) -> None:
+    """Count as gone from now on, until the next heartbeat: this process runs, and cannot do its work."""
+    silent_since = func.clock_timestamp() - timedelta(seconds=LIVE_FOR_S)
+    session.execute(update(row).where(row.id == row_id).values(heartbeat_at=silent_since))
+
+
 async def known_losses(session: AsyncSession, base_id: UUID) -> dict[str, dict[str, float | None]]:
     """Losses as the newest trainer of this base announced them, alive or not; empty if there never was one."""
     query = (

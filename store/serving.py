@@ -84,6 +84,12 @@ _HOLDING = """
 """
 
 
+_LIVE_URLS = """
+    select distinct url from samplers
+    where stopped_at is null and heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampler:
     """A live sampler, and where it is reached."""
@@ -161,3 +167,9 @@ async def samplers_serving(connection: AsyncConnection, base_id: UUID, adapter: 
     values = {"base_id": base_id, "adapter": adapter, "live_for_s": LIVE_FOR_S}
     rows = await (await connection.execute(_HOLDING, values)).fetchall()
     return tuple(Sampler(*row) for row in rows)
+
+
+async def live_urls(connection: AsyncConnection) -> set[str]:
+    """Where all live samplers are reached."""
+    rows = await (await connection.execute(_LIVE_URLS, {"live_for_s": LIVE_FOR_S})).fetchall()
+    return {row.url for row in rows}

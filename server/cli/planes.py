@@ -21,6 +21,10 @@ from server.cli.settings import (
     KeepLastStates,
     KeepPayloadsH,
     KeepPlanesH,
+    LogFormat,
+    LogFormatOption,
+    MetricsToken,
+    Promotion,
     SamplerToken,
     blob_root,
     checkpoint_store_url,
@@ -28,7 +32,9 @@ from server.cli.settings import (
 )
 from server.settings import GatewayLimits, Limits, TrainerStart, UpkeepSettings
 from store.oplog.leases import LEASE_TTL_S
+from store.promotion import PromotionPolicy
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
+from wire.endings import DRAIN_S
 
 Base = Annotated[
     str,
@@ -98,16 +104,14 @@ def server(
             help="Chats and completions of a team at once, in each process; as many again wait, more get a 429",
         ),
     ] = GatewayLimits().running_per_team,
+    metrics_token: MetricsToken = None,
+    log_format: LogFormatOption = None,
+    promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
     """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
-    from wire.faults import arm_faults
-    from wire.lifeline import follow_parent
-    from wire.logging import configure_logging
 
-    configure_logging("server")
-    follow_parent()
-    arm_faults()
+    _begin("server", log_format)
     serve(
         database_url=database_url,
         blob_root=blob_root(data_dir),
@@ -115,6 +119,8 @@ def server(
         host=host,
         port=port,
         workers=workers,
+        metrics_token=metrics_token,
+        log_format=log_format and log_format.value,
         gateway_limits=GatewayLimits(max_requests_per_team, max_requests_per_team),
         limits=Limits(training_body_bytes=max_batch_bytes, batch_tokens=max_batch_tokens),
         upkeep=UpkeepSettings(
@@ -132,6 +138,7 @@ def server(
         trainer_start=TrainerStart(trainer_start_command, trainer_start_webhook, trainer_start_pause_s)
         if trainer_start_command or trainer_start_webhook or trainers_on_demand
         else None,
+        promotion=promotion,
     )
 
 
@@ -198,23 +205,40 @@ def trainer(
             help="Seconds that what cannot be interrupted may go on after SIGTERM",
         ),
     ] = 10.0,
+    standstill: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_STANDSTILL_S", min=1.0, help="A trainer whose engine takes longer for one micro-batch ends"
+        ),
+    ] = 1800.0,
     idle_exit_seconds: Annotated[
         float | None,
         typer.Option(
             envvar="HEADWAY_IDLE_EXIT_SECONDS", min=0.1, help="End after so many seconds without work; default: never"
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(envvar="HEADWAY_METRICS_PORT", min=0, help="Serve /metrics there; 0: any free one; default: not"),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(envvar="HEADWAY_METRICS_HOST", help="Address for it; any but this machine's wants a token")
+    ] = "127.0.0.1",
+    metrics_token: MetricsToken = None,
+    log_format: LogFormatOption = None,
+    promotion: Promotion = PromotionPolicy.ONE,
+    promotion_timeout: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_PROMOTION_TIMEOUT_S", min=1.0, help="Seconds that a step waits for samplers at most"
+        ),
+    ] = 60.0,
 ) -> None:
     """Run a trainer for one base model."""
     with _extra("trainer"):
         from trainer.main import TrainerSettings, run
-    from wire.faults import arm_faults
-    from wire.lifeline import follow_parent
-    from wire.logging import configure_logging
 
-    configure_logging("trainer")
-    follow_parent()
-    arm_faults()
+    _begin("trainer", log_format)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
     settings = TrainerSettings(
         database_url,
@@ -232,6 +256,12 @@ def trainer(
         idle_lease_s=idle_lease,
         stop_grace_s=stop_grace,
         idle_exit_s=idle_exit_seconds,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        metrics_token=metrics_token,
+        promotion=promotion,
+        promotion_timeout_s=promotion_timeout,
+        standstill_s=standstill,
     )
     _or_stop(lambda: run(settings))
 
@@ -269,17 +299,18 @@ def sampler(
         Path | None,
         typer.Option(envvar="HEADWAY_VLLM_ADAPTER_DIR", help="Folder for adapter files, which vLLM has to reach too"),
     ] = None,
+    metrics_token: MetricsToken = None,
+    log_format: LogFormatOption = None,
+    drain: Annotated[
+        float,
+        typer.Option(envvar="HEADWAY_DRAIN_S", min=0.0, help="Seconds that requests under way may go on after SIGTERM"),
+    ] = DRAIN_S,
 ) -> None:
     """Run a sampler for one base model."""
     with _extra("sampler"):
         from sampler.main import SamplerSettings, run
-    from wire.faults import arm_faults
-    from wire.lifeline import follow_parent
-    from wire.logging import configure_logging
 
-    configure_logging("sampler")
-    follow_parent()
-    arm_faults()
+    _begin("sampler", log_format)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
     vllm_options = {
         "url": vllm_url,
@@ -300,6 +331,8 @@ def sampler(
         seed,
         threads,
         backend_options=vllm_options if backend == "vllm" else {},
+        metrics_token=metrics_token,
+        drain_s=drain,
     )
     with _extra("sampler"):  # its backend is imported when it is opened
         _or_stop(lambda: run(settings))
@@ -323,6 +356,19 @@ def migrate(
         with database.session() as session:
             ensure_base(session, slug, str(Path(weights).resolve()) if Path(weights).exists() else weights)
     typer.echo("the database is at the newest schema")
+
+
+def _begin(plane: str, log_format: LogFormat | None) -> None:
+    """What every plane does first."""
+    from wire.faults import arm_faults
+    from wire.lifeline import follow_parent
+    from wire.logging import configure_logging
+    from wire.tracing import configure_tracing
+
+    configure_logging(plane, log_format and log_format.value)
+    configure_tracing(plane)
+    follow_parent()
+    arm_faults()
 
 
 @contextmanager

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
+
+import structlog
 
 from server.auth.callers import admitted
 from server.auth.service import key_hash
@@ -26,7 +30,8 @@ from wire.errors import Gone, NotFound, Unavailable
 
 T = TypeVar("T")
 
-_ATTEMPTS = 3
+_MOST_BROKEN = 4
+_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
     if found.model_id is None or found.slug is None or found.base_id is None or found.base_slug is None:
         raise no_such_model(model)
     caller.require_model(found.model_id, found.slug)
+    structlog.contextvars.bind_contextvars(model_id=str(found.model_id), checkpoint=found.checkpoint_name)
     if pinned is not None:
         await _pin(context, found, pinned)
     return Target(
@@ -80,25 +86,32 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
 
 async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]]) -> T:
     """What `work` makes of a sampler that holds the target's adapter. When that one is gone, another is tried, and
-    everything is sampled anew.
+    everything is sampled anew: until several broke off, for then the request may be what they died of, or nobody took
+    it for `timeouts.retry_s`.
 
     Raises Unavailable when none lives, or none loads the adapter in time.
     """
     candidates, tried = target.samplers, set[UUID]()
-    for attempt in range(_ATTEMPTS):
+    num_broken, unheard_since = 0, None
+    while True:
         if not candidates:
             candidates = await _wait_for_samplers(context, target)
-        fresh = [sampler for sampler in candidates if sampler.id not in tried]
-        sampler = context.sampler_pool.choose(fresh or candidates, affinity)
+        if all(sampler.id in tried for sampler in candidates):
+            await asyncio.sleep(_PAUSE_S)
+            tried.clear()
+        sampler = context.sampler_pool.choose([s for s in candidates if s.id not in tried], affinity)
         tried.add(sampler.id)
         try:
             return await work(sampler)
-        except SamplerGone:
-            if attempt == _ATTEMPTS - 1:
+        except SamplerGone as gone:
+            num_broken += gone.broke_off
+            unheard_since = None if gone.broke_off else unheard_since or time.monotonic()
+            unheard_s = time.monotonic() - unheard_since if unheard_since else 0.0
+            if num_broken >= _MOST_BROKEN or unheard_s > context.settings.timeouts.retry_s:
                 raise
+        context.metrics.retried()
         async with context.database.connection() as connection:
             candidates = await samplers_serving(connection, target.base_id, target.adapter)
-    raise AssertionError("the last attempt returns or raises")
 
 
 @asynccontextmanager

@@ -11,8 +11,9 @@ from server.audit.recording import Actor, actor_of, record
 from server.auth.service import Caller
 from server.context import Context
 from server.models import service
-from store.adapters import adapter_failures, base_adapter_name, live_samplers, samplers_holding, want_checkpoint
+from store.adapters import base_adapter_name, samplers_holding, want_checkpoint
 from store.notify import ADAPTER_LOADED
+from store.promotion import PromotionPolicy, promotion_votes_async
 from store.tables import CheckpointRow, ModelRow, SamplerRow
 from store.tree import head_of as head_of_model
 from store.tree import move_head
@@ -49,7 +50,7 @@ async def roll_to(
         if checkpoint_reference is not None:
             checkpoint = await service.get_checkpoint(session, model, checkpoint_reference)
             _refuse_without_files(checkpoint)
-    await load_adapter(context, model.base_id, checkpoint)
+    await load_adapter(context, model.base_id, checkpoint, context.settings.promotion)
     fault_point("head:before-commit")
     async with context.database.session() as session:
         before = await head_of_model(session, model.id)
@@ -84,8 +85,14 @@ def adapter_of(base_id: UUID, checkpoint: CheckpointRow | None) -> str:
     return checkpoint.adapter_name if checkpoint else base_adapter_name(base_id)
 
 
-async def load_adapter(context: Context, base_id: UUID, checkpoint: CheckpointRow | None) -> list[SamplerRow]:
-    """Have a live sampler hold the checkpoint (None: the base weights), and return those that do.
+async def load_adapter(
+    context: Context,
+    base_id: UUID,
+    checkpoint: CheckpointRow | None,
+    policy: PromotionPolicy = PromotionPolicy.ONE,
+) -> list[SamplerRow]:
+    """Have the live samplers that the policy waits for hold the checkpoint (None: the base weights), and return those
+    that do.
 
     Empty when no sampler lives. Raises PromotionRejected when all of them refuse, Unavailable when none did in time.
     """
@@ -96,18 +103,18 @@ async def load_adapter(context: Context, base_id: UUID, checkpoint: CheckpointRo
             async with context.database.session() as session:
                 await want_checkpoint(session, checkpoint.id, _WANT_S)
         while True:
-            async with context.database.session() as session:
-                holding = await samplers_holding(session, base_id, adapter)
-                live = await live_samplers(session, base_id)
-                failures = await adapter_failures(session, base_id, adapter)
-            if holding or not live:
-                return holding
-            if len(failures) >= len(live):
-                raise PromotionRejected(f"no sampler could load the checkpoint: {failures[0]}")
+            async with context.database.connection() as connection:
+                votes = await promotion_votes_async(connection, policy, base_id, adapter)
             left_s = deadline - time.monotonic()
+            if not votes.live or votes.suffice(policy) or (votes.loaded and left_s <= 0):
+                break
+            if votes.is_refused:
+                raise PromotionRejected(f"no sampler could load the checkpoint: {votes.refusals[0]}")
             if left_s <= 0:
                 raise Unavailable(f"no sampler loaded the checkpoint within {timeout_s:.0f} s; try again")
             await subscription.wait(min(left_s, _POLL_S))
+    async with context.database.session() as session:
+        return await samplers_holding(session, base_id, adapter)
 
 
 def _refuse_without_files(checkpoint: CheckpointRow) -> None:

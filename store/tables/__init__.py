@@ -6,6 +6,7 @@ from store.tables.models import CheckpointRow, ModelRow
 from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TelemetryUploadRow, TraceRow
+from store.tables.sessions import WebSessionRow
 from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "TrainerRow",
     "TrainerStartRow",
     "TrainingUsageRow",
+    "WebSessionRow",
 ]

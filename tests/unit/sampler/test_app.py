@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 
 import httpx
@@ -63,6 +64,20 @@ async def generate(client: httpx.AsyncClient, **params) -> list[GenerateEvent]:
 async def test_health_needs_no_token(client):
     answer = await client.get("/healthz", headers={"Authorization": ""})
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_health_is_not_well_while_the_engine_is_dead_or_stands_still(open_backend):
+    backend = open_backend()
+    async for url in serve(create_app(backend, TOKEN)):
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.get("/healthz")).status_code == 200
+            backend._engine._step_began_at = time.monotonic() - 1e4
+            stalled = await client.get("/healthz")
+            assert (stalled.status_code, stalled.json()["status"][:31]) == (503, "the engine has been in one step")
+            backend._engine._step_began_at = None
+            await backend.close()
+            dead = await client.get("/healthz")
+            assert (dead.status_code, dead.json()) == (503, {"status": "the engine has ended"})
 
 
 @pytest.mark.parametrize("route", ["/render", "/tokenize", "/generate", "/derender", "/no-such-route"])
@@ -165,3 +180,19 @@ async def test_a_client_that_hangs_up_before_its_first_token_is_noticed(client, 
     await until(lambda: submitted[0].cancelled)
     step_may_end.set()
     assert await generate(client, max_tokens=1)
+
+
+async def test_a_scraper_reads_what_was_sampled_and_nothing_else(narrow):
+    async for url in serve(create_app(narrow, TOKEN, metrics_token="scrape")):
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.get("/metrics")).status_code == 401
+            scraper, gateway = ({"Authorization": f"Bearer {token}"} for token in ("scrape", TOKEN))
+            assert (await http.post("/generate", json=body(max_tokens=3), headers=scraper)).status_code == 401
+            sampled = await http.post("/generate", json=body(max_tokens=3, ignore_eos=True), headers=gateway)
+            assert sampled.status_code == 200
+            page = (await http.get("/metrics", headers=scraper)).text
+            assert (await http.get("/metrics", headers=gateway)).status_code == 200
+    assert 'headway_sampler_tokens_total{direction="prompt"} 3.0' in page
+    assert 'headway_sampler_tokens_total{direction="sampled"} 3.0' in page
+    assert 'headway_sampler_call_seconds_count{call="generate",status="200"} 1.0' in page
+    assert "headway_sampler_running 0.0" in page

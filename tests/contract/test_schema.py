@@ -114,7 +114,7 @@ def _try_all(
 
         try:
             answers_as_described()
-        except Exception as error:
+        except (Exception, BaseExceptionGroup) as error:
             told = "".join(traceback.format_exception(error))
             failures.append(f"{operation.method.upper()} {operation.path}: {told}")
     return failures

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 import uvicorn
 
-from sampler.agent import Agent, AgentSettings
+from sampler.agent import LINGER_S, Agent, AgentSettings
 from sampler.app import create_app
 from sampler.backends import open_backend
 from store.catalog import base_by_slug
@@ -38,6 +38,7 @@ class SamplerSettings:
     seed: int | None
     threads: int
     backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    linger_s: float = LINGER_S
 
 
 def run(settings: SamplerSettings) -> None:
@@ -53,7 +54,7 @@ def run(settings: SamplerSettings) -> None:
     listening = socket.create_server((settings.host, settings.port))
     url = settings.advertise or f"http://{_reachable(settings.host)}:{listening.getsockname()[1]}"
     checkpoints = open_checkpoint_store(settings.checkpoint_store_url)
-    agent = Agent(database, checkpoints, backend, AgentSettings(base.id, url, settings.backend))
+    agent = Agent(database, checkpoints, backend, AgentSettings(base.id, url, settings.backend, settings.linger_s))
     config = uvicorn.Config(
         create_app(backend, settings.token),
         access_log=False,

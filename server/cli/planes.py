@@ -269,6 +269,14 @@ def sampler(
         Path | None,
         typer.Option(envvar="HEADWAY_VLLM_ADAPTER_DIR", help="Folder for adapter files, which vLLM has to reach too"),
     ] = None,
+    linger_s: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_SAMPLER_LINGER_S",
+            min=0.0,
+            help="Seconds that an adapter stays which nothing serves any more",
+        ),
+    ] = 60.0,
 ) -> None:
     """Run a sampler for one base model."""
     with _extra("sampler"):
@@ -300,6 +308,7 @@ def sampler(
         seed,
         threads,
         backend_options=vllm_options if backend == "vllm" else {},
+        linger_s=linger_s,
     )
     with _extra("sampler"):  # its backend is imported when it is opened
         _or_stop(lambda: run(settings))

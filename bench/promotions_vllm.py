@@ -92,7 +92,7 @@ def main() -> int:
         "stale": seen.stale,
         "optim_step_ms": _percentiles(seen.optim_step_s),
         "logprobs": asdict(agreement),
-        "not_finite_in_vllm": _times_not_finite(options.data_dir),
+        "not_finite": sum(times for error, times in seen.errors.items() if "not finite" in error),
         "collected": collected,
         "after_letting_go": asdict(footprints[-1]),
         "footprints": [asdict(each) for each in footprints[:-1]],
@@ -107,7 +107,7 @@ def _progress_line(seen: Seen, num_promotions: int, now: Footprint) -> str:
     memory = ", ".join(f"{kind} {mib}" for kind, mib in now.rss_mib.items())
     return (
         f"promotion {len(seen.checkpoints):>3}/{num_promotions}  {seen.requests} requests, "
-        f"{sum(seen.errors.values())} errors, {seen.stale} stale  optim_step {seen.optim_step_s[-1]:.2f} s  "
+        f"{dict(seen.errors) or 0} errors, {seen.stale} stale  optim_step {seen.optim_step_s[-1]:.2f} s  "
         f"{now.adapter_folders} adapters  MiB: {memory}"
     )
 
@@ -115,10 +115,6 @@ def _progress_line(seen: Seen, num_promotions: int, now: Footprint) -> str:
 def _collect_garbage(data_dir: Path) -> Any:
     command = [sys.executable, "-m", "server.cli", "gc", "--json", "--data-dir", str(data_dir)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-
-
-def _times_not_finite(data_dir: Path) -> int:
-    return sum(log.read_text(errors="replace").count("not finite") for log in (data_dir / "logs").glob("*.log"))
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from bench.promotion_clients import Answer
+from wire.threads import threads_for
 
 # B answers of a batch, S positions, V vocabulary
 
@@ -47,6 +48,7 @@ def check_answers(
     by_checkpoint: dict[str | None, list[Answer]] = defaultdict(list)
     for answer in answers:
         by_checkpoint[answer.checkpoint].append(answer)
+    torch.set_num_threads(threads_for(sum(file.stat().st_size for file in base.glob("*.safetensors")) // 4))
     policy = _Policy(base, next(path for path in adapters.values() if path is not None))
     differences, stale, parent = list[torch.Tensor](), list[torch.Tensor](), None
     for checkpoint, folder in adapters.items():

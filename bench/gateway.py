@@ -1,11 +1,14 @@
 """What the gateway costs: errors, throughput, added latency and processor time, at thousands of rollouts at once.
 
-    python -m bench.gateway [--litellm PYTHON] [--workers N]
+    python -m bench.gateway [--litellm PYTHON] [--workers N] [--worker-cores 0.1]
 
 A real server process on a real (embedded) PostgreSQL; samplers are `bench.stand_in_sampler`, clients
 `bench.gateway_load`, each in a process of its own. For each gateway: first all rollouts at once (saturation), then
 requests at 60 % of the throughput that this showed. "Added" is what a client waited beyond what the sampler takes for
 so many tokens. Processor time is that of the gateway's processes; the database's is told apart.
+
+`--worker-cores` gives each gateway process that share of a core and no more (see `bench.cgroups`), so that a small
+machine shows whether several of them do more than one: `bench.gateway_scaling` compares.
 
 `--litellm` is the Python of an environment with `litellm[proxy]`, which is then measured in the same run under plain
 chats, without keys in a database, logging or callbacks.
@@ -24,12 +27,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, update
 
+from bench.cgroups import confined
 from server.auth.service import create_key
 from store.adapters import base_adapter_name
 from store.catalog import ensure_base
@@ -51,6 +55,7 @@ def main() -> None:
     parser.add_argument("--samplers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--worker-cores", type=float, default=0.0, help="of each gateway process; 0: no limit")
     parser.add_argument("--kinds", nargs="+", default=["rollout", "plain"])
     parser.add_argument("--litellm", type=Path, help="Python of an environment with litellm[proxy]")
     parser.add_argument("--litellm-rollouts", type=int, default=256, help="it times requests out at many more")
@@ -64,7 +69,7 @@ def main() -> None:
         if options.litellm:
             figures["litellm plain"] = _litellm(Path(folder), samplers, options)
     _report(figures)
-    settings = {name: getattr(options, name) for name in ("rollouts", "samplers", "workers", "seconds")}
+    settings = {name: getattr(options, name) for name in ("rollouts", "samplers", "workers", "worker_cores", "seconds")}
     machine = {"cores": os.cpu_count(), "idle": load_average < 0.5, "load_before": round(load_average, 2)}
     machine["machine"] = options.machine
     print(json.dumps({"bench": "gateway", **machine, **settings, **figures}))
@@ -89,14 +94,32 @@ def _headway(folder: Path, samplers: list[str], options: argparse.Namespace) -> 
         with _server(command, environment, f"{url}/healthz", folder / "server.log") as gateway:
             spared = {"database_cpu": _postmaster(folder / "postgres")}
             orders = {"url": url, "key": key, "model": MODEL}
-            return {
-                f"headway {kind}": _measure(gateway, {**orders, "kind": kind}, options.rollouts, options, **spared)
-                for kind in options.kinds
-            }
+            with _confinement(gateway, options):
+                return {
+                    f"headway {kind}": _measure(gateway, {**orders, "kind": kind}, options.rollouts, options, **spared)
+                    for kind in options.kinds
+                }
     finally:
         heart.kill()
         heart.wait()
         postgres.stop()
+
+
+def _confinement(gateway: int, options: argparse.Namespace) -> AbstractContextManager[None]:
+    """Of each process that answers requests."""
+    if not options.worker_cores:
+        return nullcontext()
+    pids = [gateway] if options.workers == 1 else _workers(gateway, options.workers)
+    return confined(pids, options.worker_cores)
+
+
+def _workers(supervisor: int, count: int) -> list[int]:
+    while True:
+        children = [pid for pid, parent in _parents().items() if parent == supervisor]
+        workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        if len(workers) == count:
+            return workers
+        time.sleep(0.2)
 
 
 def _litellm(folder: Path, samplers: list[str], options: argparse.Namespace) -> dict[str, Any]:

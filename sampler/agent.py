@@ -18,7 +18,7 @@ from store.adapters import WantedAdapter, forget_adapter, report_adapter, report
 from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Database
 from store.notify import ADAPTERS_CHANGED, Listener
-from store.planes import HEARTBEAT_S, heartbeat, register_sampler, say_goodbye
+from store.planes import HEARTBEAT_S, fall_silent, heartbeat, register_sampler, say_goodbye
 from store.tables import SamplerRow
 from wire.errors import Unavailable
 from wire.faults import fault_point
@@ -38,6 +38,8 @@ class AdapterHolder(Protocol):
     def unload_adapter(self, name: str) -> None: ...
 
     def loaded(self) -> set[str]: ...
+
+    def trouble(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,38 +66,48 @@ class Agent:
         self._holder = holder
         self._settings = settings
         self._failed_at: dict[str, float] = {}
+        self._files: dict[str, tuple[UUID, UUID]] = {}
         self._reported: set[str] = set()
         self._unwanted_since: dict[str, float] = {}
         self._stop = threading.Event()
+        self._leaving = threading.Event()
+        self._is_silent = False
         with database.session() as session:
             self._sampler_id = register_sampler(session, settings.base_id, settings.url, settings.backend)
         self._listener = Listener(database.url.render_as_string(hide_password=False), ADAPTERS_CHANGED)
-        self._threads = [
-            threading.Thread(target=self._keep_reconciling, name="reconcile", daemon=True),
-            threading.Thread(target=self._keep_heartbeat, name="heartbeat", daemon=True),
-        ]
+        self._reconciler = threading.Thread(target=self._keep_reconciling, name="reconcile", daemon=True)
+        self._heart = threading.Thread(target=self._keep_heartbeat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Begin; the first reconciliation is under way when this returns."""
-        for thread in self._threads:
-            thread.start()
+        self._reconciler.start()
+        self._heart.start()
 
-    def close(self) -> None:
-        """Stop, and say goodbye so that the gateway routes here no more."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        self._listener.close()
+    def leave(self) -> None:
+        """Say goodbye, so that the gateway routes here no more. What is loaded stays, for requests under way."""
+        self._leaving.set()
+        if self._heart.is_alive():
+            self._heart.join()  # a heartbeat would take the goodbye back
         try:
             with self._database.session() as session:
                 say_goodbye(session, SamplerRow, self._sampler_id)
         except DATABASE_AWAY:
             log.warning("goodbye_not_said", reason="the database is away; the heartbeat runs out by itself")
 
+    def close(self) -> None:
+        """Stop, and say goodbye."""
+        self._stop.set()
+        if not self._leaving.is_set():
+            self.leave()
+        if self._reconciler.is_alive():
+            self._reconciler.join()
+        self._listener.close()
+
     def reconcile(self) -> None:
         """Load what is wanted and missing; unload what nobody has wanted for a while."""
         with self._database.connection() as connection:
-            wanted = {adapter.name: adapter for adapter in wanted_adapters(connection, self._settings.base_id)}
+            adapters = wanted_adapters(connection, self._settings.base_id, self._sampler_id)
+        wanted = {adapter.name: adapter for adapter in adapters}
         held = self._holder.loaded()
         self._withdraw_lost(held)
         for name, adapter in wanted.items():
@@ -106,6 +118,7 @@ class Agent:
             if time.monotonic() - self._unwanted_since.setdefault(name, time.monotonic()) > self._settings.linger_s:
                 self._unload(name)
         self._unwanted_since = {n: t for n, t in self._unwanted_since.items() if n in held and n not in wanted}
+        self._release_files(held | wanted.keys())
 
     def _withdraw_lost(self, held: set[str]) -> None:
         """What generates may have died and come back empty: nobody is to be sent there before it is loaded again."""
@@ -125,7 +138,7 @@ class Agent:
         started = time.monotonic()
         try:
             fault_point("load:before-fetch")
-            path = self._checkpoints.fetch(*adapter.files, state=False).adapter if adapter.files else None
+            path = self._fetch(adapter.name, *adapter.files) if adapter.files else None
             fetched = time.monotonic()
             fault_point("load:before-load")
             self._holder.load_adapter(adapter.name, path)
@@ -142,6 +155,15 @@ class Agent:
         seconds = {"seconds": time.monotonic() - started, "fetch_s": fetched - started}  # a fetch verifies
         log.info("adapter_loaded", adapter=adapter.name, **{what: round(took, 4) for what, took in seconds.items()})
         self._report(adapter.name, None)
+
+    def _fetch(self, name: str, model: UUID, checkpoint: UUID) -> Path:
+        self._files[name] = (model, checkpoint)
+        return self._checkpoints.fetch(model, checkpoint, state=False).adapter
+
+    def _release_files(self, in_use: set[str]) -> None:
+        """vLLM may read the files of an adapter for as long as it is registered."""
+        for name in self._files.keys() - in_use:
+            self._checkpoints.release(*self._files.pop(name))
 
     def _may_try(self, name: str) -> bool:
         return time.monotonic() - self._failed_at.get(name, -_RETRY_FAILED_S) >= _RETRY_FAILED_S
@@ -171,10 +193,22 @@ class Agent:
                 log.warning("reconcile_failed", error=str(error).splitlines()[0], kind=type(error).__name__)
                 self._stop.wait(1.0)
 
+    def beat(self) -> None:
+        """A heartbeat, unless what generates is dead or stands still: nobody is to be sent here until it is back."""
+        trouble = self._holder.trouble()
+        if trouble and self._is_silent:
+            return
+        with self._database.session() as session:
+            (fall_silent if trouble else heartbeat)(session, SamplerRow, self._sampler_id)
+        if trouble:
+            log.error("out_of_rotation", reason=trouble)
+        elif self._is_silent:
+            log.info("back_in_rotation")
+        self._is_silent = trouble is not None
+
     def _keep_heartbeat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
+        while not self._leaving.wait(HEARTBEAT_S):
             try:
-                with self._database.session() as session:
-                    heartbeat(session, SamplerRow, self._sampler_id)
+                self.beat()
             except Exception as error:
                 log.warning("heartbeat_missed", error=str(error).splitlines()[0], kind=type(error).__name__)

@@ -40,8 +40,10 @@ def create_app(backend: SamplerBackend, token: str) -> FastAPI:
 
 
 def _add_routes(app: FastAPI, backend: SamplerBackend) -> None:
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    async def healthz(response: Response) -> dict[str, str]:
+        trouble = backend.trouble()
+        response.status_code = 503 if trouble else 200
+        return {"status": trouble or "ok"}
 
     async def render(body: RenderRequest) -> TokenIds:
         return TokenIds(token_ids=await backend.render(body))

@@ -14,18 +14,21 @@ import uvicorn
 from sampler.agent import LINGER_S, Agent, AgentSettings
 from sampler.app import create_app
 from sampler.backends import open_backend
+from sampler.draining import DrainingServer, InFlight
 from store.catalog import base_by_slug
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
+from wire.endings import DRAIN_S
 
 log = structlog.get_logger(__name__)
 
-_SHUTDOWN_S = 10
+_SHUTDOWN_S = 2
+"""For what is still under way after the drain; it is cut off then, and sampled anew elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerSettings:
-    """Where things are, which base to serve, and how."""
+    """Where things are, which base to serve, and how. drain_s: after SIGTERM, what is under way may go on so long."""
 
     database_url: str
     base_slug: str
@@ -39,6 +42,7 @@ class SamplerSettings:
     threads: int
     backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     linger_s: float = LINGER_S
+    drain_s: float = DRAIN_S
 
 
 def run(settings: SamplerSettings) -> None:
@@ -55,8 +59,9 @@ def run(settings: SamplerSettings) -> None:
     url = settings.advertise or f"http://{_reachable(settings.host)}:{listening.getsockname()[1]}"
     checkpoints = open_checkpoint_store(settings.checkpoint_store_url)
     agent = Agent(database, checkpoints, backend, AgentSettings(base.id, url, settings.backend, settings.linger_s))
+    app = InFlight(create_app(backend, settings.token))
     config = uvicorn.Config(
-        create_app(backend, settings.token),
+        app,
         access_log=False,
         log_config=None,
         server_header=False,
@@ -65,7 +70,7 @@ def run(settings: SamplerSettings) -> None:
     agent.start()
     log.info("sampler_ready", base=settings.base_slug, url=url)
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        DrainingServer(config, app, agent.leave, settings.drain_s).run(sockets=[listening])
     finally:
         agent.close()
         asyncio.run(backend.close())

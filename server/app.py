@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from server import health
 from server.access_log import AccessLog
+from server.admin import endpoints as admin
 from server.auth import endpoints as auth
 from server.auth.dependencies import CallerDep
 from server.auth.door import Door
@@ -19,12 +20,15 @@ from server.errors import install_error_handlers
 from server.gateway import endpoints as gateway
 from server.jobs import endpoints as jobs
 from server.models import endpoints as models
+from server.neighbours import counting_neighbours
 from server.settings import ServerSettings
 from server.starting import starting
+from server.team import endpoints as team
 from server.traces import endpoints as traces
 from server.training import endpoints as training
 from server.upkeep import upkeep
 from wire.errors import NotFound
+from wire.problem import Problem
 
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
 
@@ -44,18 +48,25 @@ def create_app(settings: ServerSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with open_context(settings) as context, upkeep(settings):
             app.state.context = context
+            share = context.team_limits.share_with
             with starting(settings):
-                yield
+                async with counting_neighbours(context.database, share):
+                    yield
 
     # The page at /docs loads nothing from the network.
     app = FastAPIOffline(
-        title="Headway", description=_DESCRIPTION, lifespan=lifespan, redirect_slashes=False, strict_content_type=False
+        title="Headway",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        strict_content_type=False,
+        responses={"default": {"model": Problem, "description": "A refusal"}},
     )
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Door)
     app.add_middleware(AccessLog)
     install_error_handlers(app)
-    for room in (health, auth, models, training, gateway, jobs, traces):
+    for room in (health, auth, models, training, gateway, jobs, traces, team, admin):
         app.include_router(room.router)
     app.include_router(remote)
     return app

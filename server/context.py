@@ -9,11 +9,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.auth.key_uses import KeyUses
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
-from server.gateway.lookups import SharedLookups, serving_lookups
+from server.gateway.lookups import SharedLookups, live_sampler_urls, serving_lookups
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
+from server.gateway.sampler_watch import SamplerWatch
 from server.settings import ServerSettings
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
@@ -33,6 +35,7 @@ class Context:
     sampler_pool: SamplerPool
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
+    key_uses: KeyUses
 
 
 @asynccontextmanager
@@ -44,6 +47,8 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
     timeouts = settings.timeouts
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
     pool = SamplerPool(connections.is_answering)
+    watch = SamplerWatch(connections, live_sampler_urls(database))
+    key_uses = KeyUses(database)
     try:
         yield Context(
             settings,
@@ -54,8 +59,11 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
             pool,
             serving_lookups(database),
             TeamLimits(settings.gateway_limits),
+            key_uses,
         )
     finally:
+        watch.close()
+        await key_uses.close()
         pool.close()
         connections.close()
         await listener.close()

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,13 +23,32 @@ log = structlog.get_logger(__name__)
 router = APIRouter(tags=["health"])
 
 
+class BaseReadiness(BaseModel):
+    """A base: live trainers, live samplers that hold its weights, queued operations, and why nothing is trained."""
+
+    base: str
+    loaded: bool
+    trainers: int
+    samplers: int
+    queued: int
+    shortage: str | None
+
+
+class Readiness(BaseModel):
+    """Whether the whole loop can run, and what is missing."""
+
+    ready: bool
+    database: bool
+    bases: list[BaseReadiness]
+
+
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """Whether this process runs."""
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
 async def readyz(context: ContextDep) -> JSONResponse:
     """200 when the whole loop can run; 503 with what is missing."""
     try:

@@ -19,6 +19,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from server.app import create_app
 from server.settings import GatewayLimits, Limits, ServerSettings, TrainerStart, UpkeepSettings
+from store.promotion import PromotionPolicy
 from wire.faults import arm_faults
 from wire.logging import configure_logging
 
@@ -45,6 +46,7 @@ def serve(
     gateway_limits: GatewayLimits | None = None,
     upkeep: UpkeepSettings | None = None,
     trainer_start: TrainerStart | None = None,
+    promotion: PromotionPolicy = PromotionPolicy.ONE,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight get a few seconds to end."""
     settings = ServerSettings(
@@ -56,6 +58,7 @@ def serve(
         upkeep=upkeep,
         trainer_start=trainer_start,
         database_pool_size=max(_LEAST_POOL, _POOL // workers),
+        promotion=promotion,
     )
     _allow_many_files()
     options: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from store.promotion import PromotionPolicy
 from store.retention import RetentionPolicy
 from wire.engine import LoraConfig
 
@@ -39,6 +40,8 @@ class Timeouts:
     adapter_load_s: float = 30.0
     sampler_connect_s: float = 5.0
     sampler_read_s: float = 600.0
+    retry_s: float = 60.0
+    """For so long, a request whose sampler is lost is begun again on another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +79,5 @@ class ServerSettings:
     """None: trainers are there all the time, or the service is not ready."""
     database_pool_size: int = 20
     """Connections of each of the two kinds (see `store.database`). None is held while a sampler or trainer works."""
+    promotion: PromotionPolicy = PromotionPolicy.ONE
+    """For whom a move of the head by hand waits, at most `timeouts.adapter_load_s`."""

@@ -14,7 +14,7 @@ from store.blobs import BlobStore
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import DATABASE_AWAY, Database
 from store.retention import Collector
-from wire.errors import Conflict
+from wire.errors import Conflict, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,8 @@ async def _keep_collecting(collector: Collector, every_s: float) -> None:
                 log.info("collected", removals=len(removed), bytes=sum(removal.num_bytes or 0 for removal in removed))
         except Conflict as busy:
             log.info("collection_left_out", reason=busy.message)
+        except Unavailable as away:
+            log.warning("collection_failed", error=away.message)
         except DATABASE_AWAY as error:
             log.warning("collection_failed", error=str(error).partition("\n")[0])
         except Exception:  # a disk that refuses must not end the collections to come

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from store.database import Connection
 from store.notify import ADAPTER_LOADED, ADAPTERS_CHANGED, notify_async
-from store.planes import LIVE_FOR_S, is_live
+from store.planes import takes_requests
 from store.tables import AdapterWantRow, CheckpointRow, ModelRow, SamplerAdapterRow, SamplerRow
 
 
@@ -47,7 +47,7 @@ _WANTED = """
         c.id = m.head_checkpoint_id
         or c.status = 'staged'
         or c.id in (select checkpoint_id from adapter_wants where until > clock_timestamp())
-    )
+    ) and not exists (select from samplers where id = %(sampler_id)s and drained_at is not null)
     order by c.status = 'staged' desc
 """
 
@@ -65,23 +65,11 @@ _REPORT = """
     select pg_notify(%(channel)s, adapter), set_config('synchronous_commit', 'off', true) from reported
 """
 
-# As store.planes.is_live.
-_VOTES = """
-    select
-        count(*) as live,
-        count(*) filter (where a.state = 'loaded') as loaded,
-        array_agg(coalesce(a.error, 'unknown')) filter (where a.state = 'failed') as failures
-    from samplers s
-    left join sampler_adapters a on a.sampler_id = s.id and a.adapter = %(adapter)s
-    where s.base_id = %(base_id)s
-        and s.stopped_at is null
-        and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
-"""
 
-
-def wanted_adapters(connection: Connection, base_id: UUID) -> list[WantedAdapter]:
-    """The base itself, and every staged checkpoint, head, and pin of its models, in this order."""
-    rows = connection.execute(_WANTED, {"base_id": base_id})
+def wanted_adapters(connection: Connection, base_id: UUID, sampler_id: UUID | None = None) -> list[WantedAdapter]:
+    """The base itself, and every staged checkpoint, head, and pin of its models, in this order; of a sampler that is
+    drained, the base alone: what else it holds lingers, and goes."""
+    rows = connection.execute(_WANTED, {"base_id": base_id, "sampler_id": sampler_id})
     by_name = {adapter_name(row.files_id): (row.files_model_id, row.files_id) for row in rows}
     base = WantedAdapter(base_adapter_name(base_id), None)
     return [base, *(WantedAdapter(name, files) for name, files in by_name.items())]
@@ -107,32 +95,15 @@ def forget_adapter(session: Session, sampler_id: UUID, adapter: str) -> None:
     )
 
 
-async def live_samplers(session: AsyncSession, base_id: UUID) -> list[SamplerRow]:
-    """Samplers of a base that live."""
-    query = select(SamplerRow).where(SamplerRow.base_id == base_id, is_live(SamplerRow))
-    return list(await session.scalars(query))
-
-
 async def samplers_holding(session: AsyncSession, base_id: UUID, adapter: str) -> list[SamplerRow]:
     """Live samplers of a base that have this adapter loaded."""
     query = (
         select(SamplerRow)
         .join(SamplerAdapterRow, SamplerAdapterRow.sampler_id == SamplerRow.id)
-        .where(SamplerRow.base_id == base_id, is_live(SamplerRow))
+        .where(SamplerRow.base_id == base_id, takes_requests())
         .where(SamplerAdapterRow.adapter == adapter, SamplerAdapterRow.state == "loaded")
     )
     return list(await session.scalars(query))
-
-
-async def adapter_failures(session: AsyncSession, base_id: UUID, adapter: str) -> list[str]:
-    """Why live samplers could not load this adapter."""
-    query = (
-        select(SamplerAdapterRow.error)
-        .join(SamplerRow, SamplerRow.id == SamplerAdapterRow.sampler_id)
-        .where(SamplerRow.base_id == base_id, is_live(SamplerRow))
-        .where(SamplerAdapterRow.adapter == adapter, SamplerAdapterRow.state == "failed")
-    )
-    return [error or "unknown" for error in await session.scalars(query)]
 
 
 async def want_checkpoint(session: AsyncSession, checkpoint_id: UUID, for_s: float) -> None:
@@ -149,10 +120,3 @@ async def want_checkpoint(session: AsyncSession, checkpoint_id: UUID, for_s: flo
     base_id = await session.scalar(base_of)
     assert base_id is not None, "checkpoints belong to forks, and forks have a base"
     await notify_async(session, ADAPTERS_CHANGED, base_id.hex)
-
-
-def promotion_votes(connection: Connection, base_id: UUID, adapter: str) -> tuple[int, int, list[str]]:
-    """(live samplers, how many of them hold the adapter, why others of them could not load it)."""
-    values = {"base_id": base_id, "adapter": adapter, "live_for_s": LIVE_FOR_S}
-    (row,) = connection.execute(_VOTES, values)
-    return row.live, row.loaded, row.failures or []

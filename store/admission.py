@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from store.database import AsyncConnection
+from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
+from store.usage import TODAY
 
 # The losses: what the newest trainer of the base announced, alive or not.
-_FIND = """
+_FIND = f"""
+    with k as (
+        {KEY} where k.key_hash = %(key_hash)s
+    )
     select
-        k.revoked_at is not null as is_revoked, m.id as model_id, m.slug, b.slug as base_slug, b.info,
+        k.*, m.id as model_id, m.slug, b.slug as base_slug, b.info,
         (
             select t.losses from trainers t where t.base_id = b.id and not t.is_loading
             order by t.started_at desc limit 1
-        ) as losses
-    from api_keys k
+        ) as losses,
+        m.paused_at, m.pause_reason, m.paused_by, t.max_training_tokens_per_day, t.max_storage_bytes,
+        coalesce(
+            (select u.num_tokens from training_usage u where u.team_id = t.id and u.day = {TODAY}), 0
+        ) as tokens_today
+    from k
+    join teams t on t.id = k.team_id
     left join models m on m.id = %(model_id)s and (m.team_id is null or m.team_id = k.team_id)
     left join models b on b.id = m.base_id
-    where k.key_hash = %(key_hash)s
-"""
+"""  # noqa: S608 - put together from constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +39,26 @@ class Admission:
     """A key that is known, and the model as its team sees it.
 
     `model_id` and `slug` are None where there is no such model, `base_slug` where it is a base itself, `info` and
-    `losses` before a trainer has loaded the base.
+    `losses` before a trainer has loaded the base. `tokens_today`: what the team has sent to be trained since midnight,
+    UTC.
     """
 
-    is_revoked: bool
+    key: KeyFacts
     model_id: UUID | None
     slug: str | None
     base_slug: str | None
     info: Mapping[str, Any] | None
     losses: Mapping[str, Mapping[str, float | None]] | None
+    paused_at: datetime | None
+    pause_reason: str | None
+    paused_by: str | None
+    max_training_tokens_per_day: int | None
+    max_storage_bytes: int | None
+    tokens_today: int
 
 
 async def find_admission(connection: AsyncConnection, key_hash: bytes, model_id: UUID | None) -> Admission | None:
     """What there is behind a key and a model's id. None for an unknown key."""
     found = await connection.execute(_FIND, {"key_hash": key_hash, "model_id": model_id})
     row = await found.fetchone()
-    return Admission(*row) if row else None
+    return Admission(key_facts(row), *row[NUM_FACTS:]) if row else None

@@ -27,6 +27,11 @@ def is_live(row: type[TrainerRow] | type[SamplerRow]) -> ColumnElement[bool]:
     return and_(row.stopped_at.is_(None), row.heartbeat_at > silent_since)
 
 
+def takes_requests() -> ColumnElement[bool]:
+    """SQL: this sampler lives and is not drained."""
+    return and_(is_live(SamplerRow), SamplerRow.drained_at.is_(None))
+
+
 def is_ready() -> ColumnElement[bool]:
     """SQL: this trainer lives and has loaded its base."""
     return and_(is_live(TrainerRow), TrainerRow.is_loading.is_(False))
@@ -73,6 +78,12 @@ def heartbeat(session: Session, row: type[TrainerRow] | type[SamplerRow], row_id
 def say_goodbye(session: Session, row: type[TrainerRow] | type[SamplerRow], row_id: UUID) -> None:
     """Say that this process ends, so that nobody waits for its heartbeat."""
     session.execute(update(row).where(row.id == row_id).values(stopped_at=func.clock_timestamp()))
+
+
+def fall_silent(session: Session, row: type[TrainerRow] | type[SamplerRow], row_id: UUID) -> None:
+    """Count as gone from now on, until the next heartbeat: this process runs, and cannot do its work."""
+    silent_since = func.clock_timestamp() - timedelta(seconds=LIVE_FOR_S)
+    session.execute(update(row).where(row.id == row_id).values(heartbeat_at=silent_since))
 
 
 async def known_losses(session: AsyncSession, base_id: UUID) -> dict[str, dict[str, float | None]]:

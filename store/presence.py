@@ -32,6 +32,12 @@ PRESENT = f"""
 """SQL: the numbers of all processes that are there."""
 
 
+async def count_processes(connection: AsyncConnection) -> int:
+    """How many server processes live."""
+    row = await (await connection.execute(f"select cardinality({PRESENT})".encode())).fetchone()
+    return row[0] if row else 0
+
+
 class Presence:
     """This process, as others see it while its connection stands."""
 

@@ -8,12 +8,13 @@ from typing import Any
 from uuid import UUID
 
 from store.database import AsyncConnection
+from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
 from store.planes import LIVE_FOR_S
 
 # Subqueries of coalesce are evaluated in turn, and only as far as needed: a slug in full is found by its index.
-_FIND = """
+_FIND = f"""
     with k as (
-        select team_id, revoked_at is not null as is_revoked from api_keys where key_hash = %(key_hash)s
+        {KEY} where k.key_hash = %(key_hash)s
     ), wanted as (
         select coalesce(
             (
@@ -33,7 +34,9 @@ _FIND = """
         ) as id
     )
     select
-        k.team_id, k.is_revoked, m.id as model_id, m.slug,
+        k.*,
+        (select t.max_concurrent_rollouts from teams t where t.id = k.team_id) as max_concurrent_rollouts,
+        m.id as model_id, m.slug,
         coalesce(b.id, m.id) as base_id, coalesce(b.slug, m.slug) as base_slug, coalesce(b.info, m.info) as info,
         c.id as checkpoint_id, c.files_id, c.name as checkpoint_name, c.step,
         c.files_removed_at is not null as files_are_removed,
@@ -49,15 +52,16 @@ _FIND = """
                 end
                 and s.base_id = coalesce(b.id, m.id)
                 and s.stopped_at is null
+                and s.drained_at is null
                 and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
         ) as samplers
     from k
     left join wanted on true
     left join models m on m.id = wanted.id
     left join models b on b.id = m.base_id
-    left join checkpoints c on {which}
+    left join checkpoints c on {{which}}
     left join adapter_wants w on w.checkpoint_id = c.id
-"""
+"""  # noqa: S608 - put together from constants
 _FIND_HEAD = _FIND.replace("{which}", "c.id = m.head_checkpoint_id")
 _FIND_PINNED = _FIND.replace(
     "{which}",
@@ -66,7 +70,7 @@ _FIND_PINNED = _FIND.replace(
     )""",
 )
 
-# As store.planes.is_live.
+# As store.planes.takes_requests.
 _HOLDING = """
     select s.id, s.url
     from samplers s
@@ -75,7 +79,14 @@ _HOLDING = """
         and a.state = 'loaded'
         and s.base_id = %(base_id)s
         and s.stopped_at is null
+        and s.drained_at is null
         and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
+"""
+
+
+_LIVE_URLS = """
+    select distinct url from samplers
+    where stopped_at is null and heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
 """
 
 
@@ -112,8 +123,8 @@ class Serving:
     where the pinned node is not there. `is_wanted`: samplers shall hold it for a while longer, whatever the head is.
     """
 
-    team_id: UUID
-    is_revoked: bool
+    key: KeyFacts
+    max_concurrent_rollouts: int | None
     model_id: UUID | None
     slug: str | None
     base_id: UUID | None
@@ -126,6 +137,11 @@ class Serving:
     files_are_removed: bool | None
     is_wanted: bool | None
     samplers: tuple[Sampler, ...]
+
+    @property
+    def team_id(self) -> UUID:
+        """The key's team."""
+        return self.key.team_id
 
 
 async def find_serving(connection: AsyncConnection, question: Question, pin_half_time_s: float) -> Serving | None:
@@ -143,8 +159,7 @@ async def find_serving(connection: AsyncConnection, question: Question, pin_half
     if row is None:
         return None
     samplers = tuple(Sampler(UUID(sampler_id), url) for sampler_id, url in row.samplers or ())
-    values: dict[str, Any] = {**row._asdict(), "samplers": samplers}
-    return Serving(**values)
+    return Serving(key_facts(row), *row[NUM_FACTS:-1], samplers=samplers)
 
 
 async def samplers_serving(connection: AsyncConnection, base_id: UUID, adapter: str) -> tuple[Sampler, ...]:
@@ -152,3 +167,9 @@ async def samplers_serving(connection: AsyncConnection, base_id: UUID, adapter: 
     values = {"base_id": base_id, "adapter": adapter, "live_for_s": LIVE_FOR_S}
     rows = await (await connection.execute(_HOLDING, values)).fetchall()
     return tuple(Sampler(*row) for row in rows)
+
+
+async def live_urls(connection: AsyncConnection) -> set[str]:
+    """Where all live samplers are reached."""
+    rows = await (await connection.execute(_LIVE_URLS, {"live_for_s": LIVE_FOR_S})).fetchall()
+    return {row.url for row in rows}

@@ -21,7 +21,7 @@ _SUPPLY = f"""
     )
     select
         m.id, m.slug, m.info is not null,
-        (select count(*) from known t where t.base_id = m.id and lives and not is_loading),
+        (select count(*) from known t where t.base_id = m.id and lives and not is_loading and drained_at is null),
         (select min(started_at) from known t where t.base_id = m.id and lives and is_loading),
         (select max(coalesce(stopped_at, heartbeat_at)) from known t where t.base_id = m.id and not lives),
         (

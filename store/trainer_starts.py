@@ -14,7 +14,10 @@ from store.planes import LIVE_FOR_S
 MAX_PAUSE_S = 900.0
 _MAX_ERROR_CHARS = 500
 
-_LIVES = f"t.stopped_at is null and t.heartbeat_at > clock_timestamp() - interval '{LIVE_FOR_S} s'"  # as planes.is_live
+# As planes.is_live; one that is drained takes no work.
+_LIVES = f"""
+    t.stopped_at is null and t.drained_at is null and t.heartbeat_at > clock_timestamp() - interval '{LIVE_FOR_S} s'
+"""
 
 _IS_OURS = "b.base_id is null and (%(only)s::jsonb is null or %(only)s::jsonb @> to_jsonb(b.slug))"
 

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from store.database import Database
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
+from tests.object_store import ObjectStore, object_store
 
 
 @contextmanager
@@ -43,3 +44,10 @@ def database(postgres_url: str) -> Iterator[Database]:
         session.execute(text(f"truncate {', '.join(tables)} cascade"))
     yield database
     database.close()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """One object store for the session; a URL of its own for whoever asks."""
+    with object_store(tmp_path_factory.mktemp("s3") / "log") as store:
+        yield store

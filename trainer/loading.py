@@ -46,7 +46,12 @@ def _open(
     checkpoints: CheckpointStore, engine: Engine, model: ModelState, lora: LoraConfig, head: CheckpointRow
 ) -> None:
     has_state = head.state_removed_at is None
-    files = checkpoints.fetch(head.files_model_id, head.files_id, state=has_state)
-    if not has_state:
-        log.warning("fresh_moments", model=model.slug, checkpoint=head.name, reason="its optimizer state was thinned")
-    engine.open(model.id, lora, files.adapter, files.state)
+    try:
+        files = checkpoints.fetch(head.files_model_id, head.files_id, state=has_state)
+        if not has_state:
+            log.warning(
+                "fresh_moments", model=model.slug, checkpoint=head.name, reason="its optimizer state was thinned"
+            )
+        engine.open(model.id, lora, files.adapter, files.state)
+    finally:
+        checkpoints.release(head.files_model_id, head.files_id)

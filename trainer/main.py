@@ -18,11 +18,13 @@ from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.oplog.leases import LEASE_TTL_S
 from store.planes import register_trainer, trainer_ready
+from store.promotion import PromotionPolicy
 from store.tables import ModelRow
 from trainer.base_model import load_base_model
 from trainer.engine import EngineSettings, TrainingEngine
 from trainer.heap import keep_freed_memory
 from trainer.lease_keeper import LeaseKeeper
+from trainer.standstill import Standstill
 from trainer.stopping import Stop
 from trainer.worker import Worker, WorkerSettings
 from wire.threads import threads_for
@@ -36,6 +38,8 @@ class TrainerSettings:
 
     stop_grace_s: after SIGTERM, what cannot be ended half way may go on for so long before it is handed back.
     idle_exit_s: end after so long without work; None for never.
+    standstill_s: end when one micro-batch takes so long.
+    promotion: whom a new checkpoint waits for, at most promotion_timeout_s.
     """
 
     database_url: str
@@ -53,6 +57,9 @@ class TrainerSettings:
     idle_lease_s: float = 600.0
     stop_grace_s: float = 10.0
     idle_exit_s: float | None = None
+    promotion: PromotionPolicy = PromotionPolicy.ONE
+    promotion_timeout_s: float = 60.0
+    standstill_s: float = 1800.0
 
 
 def run(settings: TrainerSettings) -> None:
@@ -70,12 +77,18 @@ def run(settings: TrainerSettings) -> None:
         keeper.close()
         os._exit(0)
 
-    stop = Stop(settings.stop_grace_s, cut_short)
+    def stands_still(for_s: float) -> None:
+        log.error("engine_stands_still", for_s=round(for_s), then="this process ends; another trainer goes on")
+        os._exit(1)
+
+    standstill = Standstill(settings.standstill_s, stands_still)
+    stop = Stop(settings.stop_grace_s, cut_short, standstill.seen)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop.request)
     try:
         worker = _load(settings, database, base, trainer_id, stop)
         log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id))
+        standstill.start()
         worker.run(stop, _leave_after(settings.idle_exit_s, keeper))
     finally:
         keeper.close()
@@ -97,7 +110,14 @@ def _load(settings: TrainerSettings, database: Database, base: ModelRow, trainer
         BlobStore(settings.blob_root),
         open_checkpoint_store(settings.checkpoint_store_url),
         engine,
-        WorkerSettings(base.id, trainer_id, lease_ttl_s=settings.lease_ttl_s, idle_lease_s=settings.idle_lease_s),
+        WorkerSettings(
+            base.id,
+            trainer_id,
+            promote_timeout_s=settings.promotion_timeout_s,
+            promotion=settings.promotion,
+            lease_ttl_s=settings.lease_ttl_s,
+            idle_lease_s=settings.idle_lease_s,
+        ),
         stop.check,
     )
     with database.session() as session:

@@ -6,10 +6,14 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-from store.adapters import promotion_votes
+import structlog
+
 from store.database import Database
 from store.notify import Listener
+from store.promotion import PromotionPolicy, Votes, promotion_votes
 from wire.errors import PromotionRejected
+
+log = structlog.get_logger(__name__)
 
 _POLL_S = 0.5
 
@@ -18,32 +22,48 @@ class Promotion:
     """Asks the samplers of a base, through the database, whether they hold an adapter."""
 
     def __init__(
-        self, database: Database, listener: Listener, timeout_s: float, check: Callable[[], None] = lambda: None
+        self,
+        database: Database,
+        listener: Listener,
+        timeout_s: float,
+        check: Callable[[], None] = lambda: None,
+        policy: PromotionPolicy = PromotionPolicy.ONE,
     ) -> None:
         """`check` may raise to end a wait early."""
         self._database = database
         self._listener = listener
         self._timeout_s = timeout_s
         self._check = check
+        self._policy = policy
 
     def wait_until_loaded(self, base_id: UUID, adapter: str) -> None:
-        """Return once one live sampler serves the adapter, or none is alive at all.
+        """Return once the live samplers that the policy waits for serve the adapter, or time is up and at least one
+        does, or none is alive at all.
 
         Raises PromotionRejected when every live sampler refused it, or none managed it in time.
         """
         deadline = time.monotonic() + self._timeout_s
         while True:
             with self._database.connection() as connection:
-                live, loaded, failures = promotion_votes(connection, base_id, adapter)
-            if loaded or not live:
-                return
-            if len(failures) >= live:
-                raise PromotionRejected(f"no sampler could load the new checkpoint: {failures[0]}; the head stays")
+                votes = promotion_votes(connection, self._policy, base_id, adapter)
+            if not votes.live or votes.suffice(self._policy):
+                return None
+            if votes.is_refused:
+                raise PromotionRejected(
+                    f"no sampler could load the new checkpoint: {votes.refusals[0]}; the head stays"
+                )
             self._check()
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise PromotionRejected(
-                    f"no sampler loaded the new checkpoint within {self._timeout_s:.0f} s; the head stays, "
-                    "submit the batch again when a sampler answers"
-                )
+                return self._time_is_up(adapter, votes)
             self._listener.wait(min(left_s, _POLL_S))
+
+    def _time_is_up(self, adapter: str, votes: Votes) -> None:
+        if votes.loaded:
+            log.warning("promoted_without_all", adapter=adapter, live=votes.live, holding=votes.loaded)
+            return
+        refused = f" ({len(votes.refusals)} refused it: {votes.refusals[0]})" if votes.refusals else ""
+        raise PromotionRejected(
+            f"no sampler loaded the new checkpoint within {self._timeout_s:.0f} s{refused}; the head stays, "
+            "submit the batch again when a sampler answers"
+        )

@@ -11,7 +11,9 @@ from wire.errors import Interrupted
 class Stop:
     """That this process was told to stop. `overdue` is called, in a thread, if it still runs after `grace_s`."""
 
-    def __init__(self, grace_s: float, overdue: Callable[[], None]) -> None:
+    def __init__(self, grace_s: float, overdue: Callable[[], None], asked: Callable[[], None] = lambda: None) -> None:
+        """`asked` is told whenever somebody asks whether to end."""
+        self._asked = asked
         self._requested = threading.Event()
         self._naps = False
         self._timer = threading.Timer(grace_s, overdue)
@@ -28,10 +30,12 @@ class Stop:
 
     def is_set(self) -> bool:
         """Whether the request has come."""
+        self._asked()
         return self._requested.is_set()
 
     def check(self) -> None:
         """Raises Interrupted once the request has come: for the middle of long work that can be thrown away."""
+        self._asked()
         if self._requested.is_set():
             raise Interrupted("the trainer was told to stop")
 

@@ -23,6 +23,7 @@ from store.oplog import leases, work
 from store.oplog.operation import ModelState, Operation
 from store.oplog.sharing import next_model
 from store.oplog.work import Lease
+from store.promotion import PromotionPolicy
 from trainer.loading import open_head
 from trainer.passes import Passes
 from trainer.promotion import Promotion
@@ -44,7 +45,7 @@ _NOTHING_ACCUMULATED = (
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """Which base this trainer serves, as whom, and how long a promotion may take.
+    """Which base this trainer serves, as whom, whom a promotion waits for, and for how long.
 
     idle_lease_s: a model without work for so long is given up, with what it holds in memory.
     """
@@ -52,6 +53,7 @@ class WorkerSettings:
     base_id: UUID
     trainer_id: UUID
     promote_timeout_s: float = 60.0
+    promotion: PromotionPolicy = PromotionPolicy.ONE
     lease_ttl_s: float = leases.LEASE_TTL_S
     idle_lease_s: float = 600.0
 
@@ -97,7 +99,7 @@ class Worker:
         self._busy_at = time.monotonic()
         self._look_again_s = _POLL_S
         self._listener = Listener(database.url.render_as_string(hide_password=False), OPERATION_QUEUED, ADAPTER_LOADED)
-        promotion = Promotion(database, self._listener, settings.promote_timeout_s, check)
+        promotion = Promotion(database, self._listener, settings.promote_timeout_s, check, settings.promotion)
         self._stepping = Stepping(database, blobs, checkpoints, engine, promotion)
         self._passes = Passes(database, blobs, engine)
         self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from wire.texts import Sentence
+
 
 class Provider(BaseModel):
     """Who serves a model."""
@@ -19,7 +21,7 @@ class CatalogModel(BaseModel):
 
     sharing: which tokens of a training pass are computed once. "prefixes": all that sequences have in common;
     "nothing": only the turns of a trajectory are merged, for the base model did not prove more when it was loaded;
-    null until a trainer has loaded it.
+    null until a trainer has loaded it. `paused_at`: since then training calls are refused, for `pause_reason`.
     """
 
     id: str
@@ -32,6 +34,8 @@ class CatalogModel(BaseModel):
     base_model: str | None
     head_checkpoint_id: str | None
     sharing: str | None = None
+    paused_at: datetime | None = None
+    pause_reason: str | None = None
 
 
 class CatalogPage(BaseModel):
@@ -77,6 +81,14 @@ class HeadRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     checkpoint_id: str | None
+
+
+class PauseRequest(BaseModel):
+    """Why a model shall not be trained for now: what callers are told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Sentence
 
 
 class Head(BaseModel):

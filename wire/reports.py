@@ -40,6 +40,12 @@ class TraceExited(BaseModel):
     evaluation_result: dict[str, Any] | None = None
 
 
+class TelemetryUpload(BaseModel):
+    """Spans, kept as they come."""
+
+    telemetry: list[dict[str, Any]]
+
+
 class Job(BaseModel):
     """A job as clients list it."""
 

@@ -154,6 +154,24 @@ class GradientPass(Closed):
     num_datums: int
 
 
+class ForwardDatum(Closed):
+    """One training sequence of a forward: per-token arrays of one length, as long as its tokens without the first."""
+
+    reward: float
+    traj_idx: int
+    group_idx: int | None
+    logprobs: list[float]
+    sampling_logprobs: list[float]
+    mask: list[float]
+
+
+class ForwardPass(Closed):
+    """A forward's handle and datums. (Written by `server.training.forwards` without making these objects.)"""
+
+    forward_id: str
+    data: list[ForwardDatum]
+
+
 class OptimStep(Closed):
     """The checkpoint that a step made, and the slug under which it is served already."""
 

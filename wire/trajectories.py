@@ -49,3 +49,8 @@ class Batch:
     def num_prompt_tokens(self) -> int:
         """Prompt tokens as sent, repeats included."""
         return sum(len(turn.prompt_ids) for t in self.trajectories for turn in t.turns)
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output tokens as sent, repeats included."""
+        return self.num_prompt_tokens + sum(len(turn.output_ids) for t in self.trajectories for turn in t.turns)

@@ -47,6 +47,11 @@ class SamplerBackend(Protocol):
         """The names that a new request may use."""
         ...
 
+    def trouble(self) -> str | None:
+        """Why nothing can be generated now: what generates has ended, or stands still. None: it can. From any thread;
+        does not block."""
+        ...
+
     async def render(self, request: RenderRequest) -> list[int]:
         """Messages to token ids through the chat template. Raises InvalidRequest."""
         ...

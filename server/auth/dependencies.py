@@ -1,13 +1,20 @@
-"""Who calls, as FastAPI dependencies: `KeyDep` is the key as sent, `CallerDep` the team behind it."""
+"""Who calls, as FastAPI dependencies: `KeyDep` is the key as sent, `CallerDep` the team behind it.
+
+`CallerDep` asks for the scope `read` where a request only reads (GET), and for `train` where it changes something. The
+other dependencies are for routes about which that is not true.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from server.auth.service import Caller, authenticate
+from server.auth.callers import Caller
+from server.auth.roles import Scope
+from server.auth.service import authenticate
 from server.context import ContextDep
 from wire.errors import Unauthenticated
 
@@ -34,10 +41,35 @@ def no_key() -> Unauthenticated:
 KeyDep = Annotated[str, Depends(sent_key)]
 
 
-async def calling(context: ContextDep, key: KeyDep) -> Caller:
-    """The caller, authenticated."""
+async def any_caller(context: ContextDep, key: KeyDep) -> Caller:
+    """The caller, authenticated, whatever the key's scopes."""
     async with context.database.session() as session:
-        return await authenticate(session, key)
+        caller = await authenticate(session, key)
+    context.key_uses.note(caller.key_id)
+    return caller
+
+
+AnyCallerDep = Annotated[Caller, Depends(any_caller)]
+
+
+async def calling(request: Request, caller: AnyCallerDep) -> Caller:
+    """The caller, who may read or, where the request changes something, train."""
+    caller.require("read" if request.method in ("GET", "HEAD") else "train")
+    return caller
+
+
+def _with_one_of(*scopes: Scope) -> Callable[[Caller], Awaitable[Caller]]:
+    async def caller_with_scope(caller: AnyCallerDep) -> Caller:
+        caller.require(*scopes)
+        return caller
+
+    return caller_with_scope
 
 
 CallerDep = Annotated[Caller, Depends(calling)]
+ModelUserDep = Annotated[Caller, Depends(_with_one_of("sample", "train", "read"))]
+"""Looks models up: to read them, or to use them."""
+ReporterDep = Annotated[Caller, Depends(_with_one_of("train", "sample"))]
+"""Reports about rollouts."""
+TeamAdminDep = Annotated[Caller, Depends(_with_one_of("keys"))]
+AdminDep = Annotated[Caller, Depends(_with_one_of("admin"))]

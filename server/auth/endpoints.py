@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.auth.dependencies import CallerDep
+from server.auth.dependencies import AnyCallerDep
+from wire.admin import Account
 
 router = APIRouter(prefix="/v2/auth", tags=["account"])
 
 
 @router.get("/me")
-async def me(caller: CallerDep) -> dict[str, str]:
-    """The key's own id (a key is its user) and its team's."""
-    return {"user_id": str(caller.key_id), "team_id": str(caller.team_id)}
+async def me(caller: AnyCallerDep) -> Account:
+    """The key's own id (a key is its user), its team's, and what it allows."""
+    facts = {"user_id": str(caller.key_id), "team_id": str(caller.team_id), "team": caller.team, "role": caller.role}
+    models = None if caller.model_ids is None else sorted(caller.model_ids)
+    return Account.model_validate({**facts, "scopes": sorted(caller.scopes), "model_ids": models})

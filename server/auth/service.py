@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
-from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.audit.recording import COMMAND_LINE, record
+from server.auth.callers import Caller, admitted
+from server.auth.issuing import SHOWN_CHARACTERS, Grant, issue
+from server.auth.roles import Role
+from store.keys import find_key
 from store.tables import ApiKeyRow, TeamRow
-from wire.errors import Conflict, NotFound, Unauthenticated
-
-KEY_PREFIX = "hw_"
-_SHOWN_CHARACTERS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Whose key a request carries."""
-
-    team_id: UUID
-    key_id: UUID
-    is_admin: bool
+from wire.errors import Conflict, NotFound
 
 
 def key_hash(key: str) -> bytes:
@@ -33,29 +24,25 @@ def key_hash(key: str) -> bytes:
 
 
 async def authenticate(session: AsyncSession, key: str) -> Caller:
-    """The caller behind a key. Raises Unauthenticated for an unknown or revoked one."""
-    row = await session.scalar(select(ApiKeyRow).where(ApiKeyRow.key_hash == key_hash(key)))
-    if row is None or row.revoked_at is not None:
-        raise refuse_key(known=row is not None)
-    return Caller(row.team_id, row.id, row.is_admin)
+    """The caller behind a key. Raises Unauthenticated, or Forbidden where its team is disabled."""
+    return admitted(await find_key(session, key_hash(key)))
 
 
-def refuse_key(*, known: bool) -> Unauthenticated:
-    """The refusal of a revoked key, or of an unknown one."""
-    if known:
-        return Unauthenticated("this API key was revoked; make another with 'headway keys create'")
-    return Unauthenticated("unknown API key; make one with 'headway keys create'")
-
-
-async def create_key(session: AsyncSession, team: str, name: str, *, is_admin: bool = False) -> str:
+async def create_key(session: AsyncSession, team: str, name: str, *, role: Role = "member") -> str:
     """A new key for a team, which is made when it is not there yet. The key is returned and kept nowhere."""
-    await session.execute(insert(TeamRow).values(name=team).on_conflict_do_nothing())
-    team_id = (await session.scalars(select(TeamRow.id).where(TeamRow.name == team))).one()
-    key = KEY_PREFIX + secrets.token_urlsafe(32)
-    shown = key[:_SHOWN_CHARACTERS]
-    session.add(ApiKeyRow(team_id=team_id, name=name, prefix=shown, key_hash=key_hash(key), is_admin=is_admin))
-    await session.flush()
+    team_id = await ensure_team(session, team)
+    key, _ = await issue(session, team_id, Grant(name, role), COMMAND_LINE)
     return key
+
+
+async def ensure_team(session: AsyncSession, team: str) -> UUID:
+    """The team of that name, made when it is not there yet."""
+    made = insert(TeamRow).values(name=team).on_conflict_do_nothing().returning(TeamRow.id)
+    team_id = await session.scalar(made)
+    if team_id is not None:
+        record(session, COMMAND_LINE, "create_team", team_id=team_id, subject_id=team_id, name=team)
+        return team_id
+    return (await session.scalars(select(TeamRow.id).where(TeamRow.name == team))).one()
 
 
 async def list_keys(session: AsyncSession) -> list[tuple[ApiKeyRow, str]]:
@@ -64,12 +51,12 @@ async def list_keys(session: AsyncSession) -> list[tuple[ApiKeyRow, str]]:
     return [(key, team) for key, team in await session.execute(query.order_by(ApiKeyRow.created_at))]
 
 
-async def revoke_key(session: AsyncSession, reference: str) -> ApiKeyRow:
-    """Revoke the key with this id, or the only one whose visible prefix this is.
+async def find_live_key(session: AsyncSession, reference: str) -> ApiKeyRow:
+    """The key with this id, or the only live one whose visible prefix this is.
 
     Raises NotFound, or Conflict when several keys share the prefix.
     """
-    query = select(ApiKeyRow).where(ApiKeyRow.prefix == reference[:_SHOWN_CHARACTERS], ApiKeyRow.revoked_at.is_(None))
+    query = select(ApiKeyRow).where(ApiKeyRow.prefix == reference[:SHOWN_CHARACTERS], ApiKeyRow.revoked_at.is_(None))
     if _is_uuid(reference):
         query = select(ApiKeyRow).where(ApiKeyRow.id == UUID(reference))
     rows = list(await session.scalars(query))
@@ -77,9 +64,17 @@ async def revoke_key(session: AsyncSession, reference: str) -> ApiKeyRow:
         raise NotFound(f"there is no live key {reference!r}; see 'headway keys list'")
     if len(rows) > 1:
         raise Conflict(f"{len(rows)} keys begin with {reference!r}; give the id")
-    rows[0].revoked_at = rows[0].revoked_at or await session.scalar(select(func.clock_timestamp()))
-    await session.flush()
     return rows[0]
+
+
+async def revoke_key(session: AsyncSession, reference: str) -> ApiKeyRow:
+    """Revoke the key that `find_live_key` finds, and raises what that raises."""
+    row = await find_live_key(session, reference)
+    if row.revoked_at is None:
+        row.revoked_at = await session.scalar(select(func.clock_timestamp()))
+        record(session, COMMAND_LINE, "revoke_key", team_id=row.team_id, subject_id=row.id, name=row.name)
+    await session.flush()
+    return row
 
 
 def _is_uuid(text: str) -> bool:

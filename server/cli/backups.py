@@ -19,8 +19,8 @@ from server.cli.settings import (
     DataDir,
     OptionalDatabaseUrl,
     blob_root,
-    checkpoint_store_url,
     database_url_or_embedded,
+    open_checkpoints,
     stop_with,
 )
 from store.database import Database
@@ -36,10 +36,9 @@ def backup(
     """Write database, checkpoints and blobs as of one moment. The service may run meanwhile."""
     from store.backup import BackupManifest, back_up
     from store.blobs import BlobStore
-    from store.checkpoint_stores import open_checkpoint_store
 
     database = Database(database_url_or_embedded(database_url, data_dir))
-    checkpoints = open_checkpoint_store(checkpoint_store_url(checkpoint_store, data_dir))
+    checkpoints = open_checkpoints(checkpoint_store, data_dir)
 
     def write() -> BackupManifest:
         with progress("backing up") as show, _folder_to_write(to) as folder:
@@ -65,13 +64,12 @@ def restore(
     from store.backup import BackupManifest
     from store.backup import restore as restore_all
     from store.blobs import BlobStore
-    from store.checkpoint_stores import open_checkpoint_store
 
     bases = _bases(base or [])
     if not source.exists():
         stop_with(f"there is no backup at {source}")
     database = Database(database_url or _new_embedded(data_dir))
-    checkpoints = open_checkpoint_store(checkpoint_store_url(checkpoint_store, data_dir))
+    checkpoints = open_checkpoints(checkpoint_store, data_dir)
 
     def fill() -> BackupManifest:
         blobs = BlobStore(blob_root(data_dir))

@@ -17,8 +17,8 @@ from server.cli.settings import (
     DataDir,
     OptionalDatabaseUrl,
     blob_root,
-    checkpoint_store_url,
     database_url_or_embedded,
+    open_checkpoints,
 )
 from store.invariants.base import Violation
 
@@ -36,12 +36,11 @@ def verify(
     Exit status 1 if anything is. The service may run meanwhile.
     """
     from store.blobs import BlobStore
-    from store.checkpoint_stores import open_checkpoint_store
     from store.database import Database
     from store.verification import verify as verify_all
 
     database = Database(database_url_or_embedded(database_url, data_dir))
-    checkpoints = open_checkpoint_store(checkpoint_store_url(checkpoint_store, data_dir))
+    checkpoints = open_checkpoints(checkpoint_store, data_dir)
     with progress("verifying") as show:
         damages = or_stop(lambda: verify_all(database, checkpoints, BlobStore(blob_root(data_dir)), show))
     database.close()
@@ -62,17 +61,16 @@ def doctor(
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Check what must be true of the database at every moment. Exit status 1 if anything is not."""
-    from store.checkpoint_stores import open_checkpoint_store
     from store.database import Database
     from store.invariants import INVARIANTS, check_all, check_files
 
     database = Database(database_url_or_embedded(database_url, data_dir))
-    store_url = checkpoint_store_url(checkpoint_store, data_dir)
+    checkpoints = open_checkpoints(checkpoint_store, data_dir) if files else None
 
     def examine() -> list[Violation]:
         with database.session() as session:
             found = check_all(session)
-        return found + (check_files(database, open_checkpoint_store(store_url)) if files else [])
+        return found + (check_files(database, checkpoints) if checkpoints else [])
 
     violations = or_stop(examine)
     database.close()

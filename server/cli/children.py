@@ -13,9 +13,9 @@ from typing import Self
 
 import typer
 
+from wire.endings import STOP_S
 from wire.lifeline import VARIABLE
 
-_STOP_TIMEOUT_S = 20.0
 _RESTART_PAUSE_S = 1.0
 _MAX_PAUSE_S = 30.0
 _HEALTHY_S = 60.0  # a child that lived for so long is started again after the shortest pause
@@ -27,12 +27,14 @@ class ChildFailed(RuntimeError):
 
 @dataclass(slots=True)
 class Child:
-    """One process: its name, command line, and what it gets in its environment. `stays_down`: it may end."""
+    """One process: its name, command line, and what it gets in its environment. `stays_down`: it may end. `stop_s`:
+    after SIGTERM, it gets so long to end."""
 
     name: str
     command: list[str]
     environment: dict[str, str]
     stays_down: bool = False
+    stop_s: float = STOP_S
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     pause_s: float = _RESTART_PAUSE_S / 2
@@ -89,12 +91,12 @@ class Children:
 
     def stop(self) -> None:
         """SIGTERM to all; SIGKILL to those that do not end in time."""
-        running = [c.process for c in self._children if c.process]
-        for process in running:
+        running = [(c, c.process) for c in self._children if c.process]
+        for _, process in running:
             _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        for process in running:
-            end_process(process, deadline - time.monotonic())
+        told_at = time.monotonic()
+        for child, process in running:
+            end_process(process, told_at + child.stop_s - time.monotonic())
 
     def _spawn(self, child: Child) -> None:
         child.started_at, child.restart_at = time.monotonic(), None
@@ -127,7 +129,7 @@ class Children:
         return f"{lines[-1] if lines else 'it said nothing'} (log: {path})"
 
 
-def end_process(process: subprocess.Popen[bytes], timeout_s: float = _STOP_TIMEOUT_S) -> None:
+def end_process(process: subprocess.Popen[bytes], timeout_s: float = STOP_S) -> None:
     """SIGTERM, and SIGKILL if that is not enough in time."""
     _signal(process, signal.SIGTERM)
     try:

@@ -12,6 +12,9 @@ T = TypeVar("T")
 
 def or_stop(work: Callable[[], T]) -> T:
     """What `work` returns, or the end of the command."""
+    from pydantic import ValidationError
+
+    from server.sentences import first_problem
     from store.database import DATABASE_AWAY
     from wire.errors import HeadwayError
 
@@ -19,5 +22,7 @@ def or_stop(work: Callable[[], T]) -> T:
         return work()
     except DATABASE_AWAY as error:
         stop_with(f"the database does not answer: {str(getattr(error, 'orig', error)).partition(chr(10))[0]}")
+    except ValidationError as error:
+        stop_with(first_problem(error.errors()))
     except (HeadwayError, OSError, ValueError) as error:
         stop_with(str(error))

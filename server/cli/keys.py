@@ -2,46 +2,83 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from datetime import timedelta
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.auth import service
+from server.audit.recording import COMMAND_LINE
+from server.auth import issuing, service
+from server.auth.roles import ROLES, SCOPES
+from server.cli.in_session import in_session, in_session_or_stop
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
-from store.database import AsyncDatabase
+from server.team import keys as team_keys
+from wire.admin import KeyRequest
 from wire.errors import HeadwayError, Unauthenticated
 
 app = typer.Typer(help="API keys: made once, shown once, kept as a hash.", no_args_is_help=True)
-T = TypeVar("T")
 
 
 @app.command("create")
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for")],
     team: Annotated[str, typer.Option(help="Whose models it opens; made if it does not exist")] = "default",
-    admin: Annotated[bool, typer.Option("--admin", help="An operator's key")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="An operator's key: --role admin")] = False,
+    role: Annotated[str, typer.Option(help=f"What it may do: {', '.join(ROLES)}")] = "member",
+    scopes: Annotated[list[str] | None, typer.Option("--scope", help=f"Less than that: {', '.join(SCOPES)}")] = None,
+    models: Annotated[list[str] | None, typer.Option("--model", help="These models alone")] = None,
+    days: Annotated[float | None, typer.Option(help="It expires after so many days")] = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Make a key and print it. It cannot be shown again."""
     url = database_url_or_embedded(database_url, data_dir)
-    typer.echo(create_key(url, team=team, name=name, admin=admin))
+    wanted = {"name": name, "role": "admin" if admin else role, "scopes": scopes, "models": models}
+
+    async def act(session: AsyncSession) -> str:
+        expires_at = None
+        if days is not None:
+            expires_at = (await session.scalar(select(func.clock_timestamp()))) + timedelta(days=days)
+        request = KeyRequest.model_validate({**wanted, "expires_at": expires_at})
+        team_id = await service.ensure_team(session, team)
+        grant = await team_keys.grant_of(session, team_id, request)
+        key, _ = await issuing.issue(session, team_id, grant, COMMAND_LINE)
+        return key
+
+    typer.echo(in_session_or_stop(url, act))
 
 
 @app.command("list")
 def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Show every key: its first characters, its team, and whether it was revoked."""
-    table = Table("id", "key", "name", "team", "admin", "created", "revoked")
-    for key, team in _in_session(database_url_or_embedded(database_url, data_dir), service.list_keys):
-        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
-        admin = "yes" if key.is_admin else ""
-        table.add_row(str(key.id), f"{key.prefix}…", key.name, team, admin, f"{key.created_at:%Y-%m-%d %H:%M}", revoked)
+    """Show every key: its first characters, its team, what it may do, and whether it still works."""
+    table = Table("id", "key", "name", "team", "role", "scopes", "created", "expires", "last used", "revoked")
+    for key, team in in_session(database_url_or_embedded(database_url, data_dir), service.list_keys):
+        times = (key.created_at, key.expires_at, key.last_used_at, key.revoked_at)
+        shown = (f"{time:%Y-%m-%d %H:%M}" if time else "" for time in times)
+        scopes = ", ".join(key.scopes) + (f" on {len(key.model_ids)} models" if key.model_ids is not None else "")
+        table.add_row(str(key.id), f"{key.prefix}…", key.name, team, key.role, scopes, *shown)
     Console().print(table)
+
+
+@app.command("rotate")
+def rotate(
+    key: Annotated[str, typer.Argument(help="The key's id, or its first characters as `list` shows them")],
+    grace_hours: Annotated[float, typer.Option(min=0, max=720, help="The old key works for so long")] = 24.0,
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Make another key that allows the same, and print it. The old one ends after a while."""
+
+    async def act(session: AsyncSession) -> str:
+        row = await service.find_live_key(session, key.rstrip("…"))
+        new, _ = await issuing.rotate(session, row, COMMAND_LINE, grace_hours * 3600)
+        return new
+
+    typer.echo(in_session_or_stop(database_url_or_embedded(database_url, data_dir), act))
 
 
 @app.command("revoke")
@@ -53,7 +90,7 @@ def revoke(
     """Revoke a key. Requests with it are refused from now on."""
     url = database_url_or_embedded(database_url, data_dir)
     try:
-        revoked = _in_session(url, lambda session: service.revoke_key(session, key.rstrip("…")))
+        revoked = in_session(url, lambda session: service.revoke_key(session, key.rstrip("…")))
     except HeadwayError as error:
         stop_with(error.message)
     typer.echo(f"revoked {revoked.prefix}… ({revoked.name})")
@@ -61,25 +98,15 @@ def revoke(
 
 def create_key(database_url: str, *, team: str, name: str, admin: bool) -> str:
     """A new key for a team."""
-    return _in_session(database_url, lambda session: service.create_key(session, team, name, is_admin=admin))
+    return in_session(
+        database_url, lambda session: service.create_key(session, team, name, role="admin" if admin else "member")
+    )
 
 
 def key_works(database_url: str, key: str) -> bool:
     """Whether a key is known and not revoked."""
     try:
-        _in_session(database_url, lambda session: service.authenticate(session, key))
+        in_session(database_url, lambda session: service.authenticate(session, key))
     except Unauthenticated:
         return False
     return True
-
-
-def _in_session(database_url: str, act: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    async def run() -> T:
-        database = AsyncDatabase(database_url, pool_size=1)
-        try:
-            async with database.session() as session:
-                return await act(session)
-        finally:
-            await database.close()
-
-    return asyncio.run(run())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import backups, checks, keys, planes, status, up, upkeep
+from server.cli import backups, checks, keys, operating, planes, status, teams, up, upkeep
 
 app = typer.Typer(
     name="headway",
@@ -25,4 +25,12 @@ app.command("verify")(checks.verify)
 app.command("doctor")(checks.doctor)
 app.command("backup")(backups.backup)
 app.command("restore")(backups.restore)
+app.command("drain")(operating.drain)
+app.command("undrain")(operating.undrain)
+app.command("pause")(operating.pause)
+app.command("resume")(operating.resume)
+app.command("audit")(operating.audit)
 app.add_typer(keys.app, name="keys")
+app.add_typer(keys.app, name="key", hidden=True)
+app.add_typer(teams.teams, name="team")
+app.add_typer(teams.quotas, name="quota")

@@ -21,6 +21,7 @@ from server.cli.settings import (
     KeepLastStates,
     KeepPayloadsH,
     KeepPlanesH,
+    Promotion,
     SamplerToken,
     blob_root,
     checkpoint_store_url,
@@ -28,7 +29,9 @@ from server.cli.settings import (
 )
 from server.settings import GatewayLimits, Limits, TrainerStart, UpkeepSettings
 from store.oplog.leases import LEASE_TTL_S
+from store.promotion import PromotionPolicy
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
+from wire.endings import DRAIN_S
 
 Base = Annotated[
     str,
@@ -98,6 +101,7 @@ def server(
             help="Chats and completions of a team at once, in each process; as many again wait, more get a 429",
         ),
     ] = GatewayLimits().running_per_team,
+    promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
     """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
@@ -132,6 +136,7 @@ def server(
         trainer_start=TrainerStart(trainer_start_command, trainer_start_webhook, trainer_start_pause_s)
         if trainer_start_command or trainer_start_webhook or trainers_on_demand
         else None,
+        promotion=promotion,
     )
 
 
@@ -198,12 +203,25 @@ def trainer(
             help="Seconds that what cannot be interrupted may go on after SIGTERM",
         ),
     ] = 10.0,
+    standstill: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_STANDSTILL_S", min=1.0, help="A trainer whose engine takes longer for one micro-batch ends"
+        ),
+    ] = 1800.0,
     idle_exit_seconds: Annotated[
         float | None,
         typer.Option(
             envvar="HEADWAY_IDLE_EXIT_SECONDS", min=0.1, help="End after so many seconds without work; default: never"
         ),
     ] = None,
+    promotion: Promotion = PromotionPolicy.ONE,
+    promotion_timeout: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_PROMOTION_TIMEOUT_S", min=1.0, help="Seconds that a step waits for samplers at most"
+        ),
+    ] = 60.0,
 ) -> None:
     """Run a trainer for one base model."""
     with _extra("trainer"):
@@ -232,6 +250,9 @@ def trainer(
         idle_lease_s=idle_lease,
         stop_grace_s=stop_grace,
         idle_exit_s=idle_exit_seconds,
+        promotion=promotion,
+        promotion_timeout_s=promotion_timeout,
+        standstill_s=standstill,
     )
     _or_stop(lambda: run(settings))
 
@@ -277,6 +298,10 @@ def sampler(
             help="Seconds that an adapter stays which nothing serves any more",
         ),
     ] = 60.0,
+    drain: Annotated[
+        float,
+        typer.Option(envvar="HEADWAY_DRAIN_S", min=0.0, help="Seconds that requests under way may go on after SIGTERM"),
+    ] = DRAIN_S,
 ) -> None:
     """Run a sampler for one base model."""
     with _extra("sampler"):
@@ -309,6 +334,7 @@ def sampler(
         threads,
         backend_options=vllm_options if backend == "vllm" else {},
         linger_s=linger_s,
+        drain_s=drain,
     )
     with _extra("sampler"):  # its backend is imported when it is opened
         _or_stop(lambda: run(settings))

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
+from urllib.parse import quote
 
 import typer
+
+from store.promotion import PromotionPolicy
+
+if TYPE_CHECKING:
+    from store.checkpoint_stores import CheckpointStore
 
 DEFAULT_DATA_DIR = Path(".headway")
 
@@ -26,7 +32,11 @@ DataDir = Annotated[
 ]
 CheckpointStoreUrl = Annotated[
     str | None,
-    typer.Option(envvar="HEADWAY_CHECKPOINT_STORE", help="Default: file://<data-dir>/checkpoints", show_envvar=True),
+    typer.Option(
+        envvar="HEADWAY_CHECKPOINT_STORE",
+        help="file:///FOLDER or s3://BUCKET/PREFIX (with AWS_*); default: file://<data-dir>/checkpoints",
+        show_envvar=True,
+    ),
 ]
 SamplerToken = Annotated[
     str,
@@ -74,9 +84,34 @@ GraceS = Annotated[
 ]
 
 
+Promotion = Annotated[
+    PromotionPolicy,
+    typer.Option(
+        envvar="HEADWAY_PROMOTION",
+        help="Live samplers that must hold a checkpoint before the head moves: one, quorum (most) or all",
+    ),
+]
+
+
 def checkpoint_store_url(url: str | None, data_dir: Path) -> str:
-    """The given URL, or the folder inside the data folder."""
-    return url or f"file://{(data_dir / 'checkpoints').resolve()}"
+    """The given URL, or the folder inside the data folder. Copies of what lies elsewhere go into the data folder, too,
+    unless the URL says where."""
+    if not url:
+        return f"file://{(data_dir / 'checkpoints').resolve()}"
+    if url.startswith("s3://") and "cache=" not in url:
+        folder = quote(str((data_dir / "checkpoint-copies").resolve()))
+        return f"{url}{'&' if '?' in url else '?'}cache={folder}"
+    return url
+
+
+def open_checkpoints(url: str | None, data_dir: Path) -> CheckpointStore:
+    """The store at `checkpoint_store_url`, or the end of the command."""
+    from store.checkpoint_stores import open_checkpoint_store
+
+    try:
+        return open_checkpoint_store(checkpoint_store_url(url, data_dir))
+    except ValueError as error:
+        stop_with(str(error))
 
 
 def blob_root(data_dir: Path) -> Path:

@@ -19,6 +19,9 @@ def status(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT
     console = Console()
     try:
         console.print(_planes(database), _bases(database), _models(database))
+        missing = missing_table(database)
+        if missing.row_count:
+            console.print(missing)
     except OperationalError as error:
         stop_with(f"the database does not answer: {str(error.orig).splitlines()[0]}")
     finally:
@@ -46,6 +49,19 @@ def _planes(database: Database) -> Table:
                 loading = live and isinstance(row, TrainerRow) and row.is_loading
                 state = "starting" if loading else "live" if live else "silent"
                 table.add_row(kind, slug, row.host, str(row.pid), state, f"{age_s:.0f} s ago")
+    return table
+
+
+def missing_table(database: Database) -> Table:
+    """What live samplers should serve and do not: for that, the gateway sends nobody to them."""
+    from store.promotion import missing_adapters
+
+    table = Table("sampler", "base", "model", "checkpoint", "state", "why", title="Not served")
+    with database.connection() as connection:
+        for entry in missing_adapters(connection):
+            state = "out of rotation" if entry.is_out_of_rotation else "loading"
+            why = entry.error or f"missing for {entry.late_s:.0f} s"
+            table.add_row(entry.url, entry.base, entry.model, entry.checkpoint or "base weights", state, why)
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import socket
@@ -18,8 +19,18 @@ import typer
 from server.cli.bases import choose_bases
 from server.cli.children import Child, ChildFailed, Children, end_process
 from server.cli.environment import environment_of_command, read_key, sdk_exports, write_env
-from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, stop_with
+from server.cli.settings import (
+    DEFAULT_DATA_DIR,
+    CheckpointStoreUrl,
+    DataDir,
+    OptionalDatabaseUrl,
+    Promotion,
+    open_checkpoints,
+    stop_with,
+)
 from server.cli.trainers import OnDemand, Trainers
+from store.promotion import PromotionPolicy
+from wire.endings import DRAIN_S, STOP_S
 
 _SAY_EVERY_S = 15.0
 
@@ -34,6 +45,7 @@ def up(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 8420,
     database_url: OptionalDatabaseUrl = None,
+    checkpoint_store: CheckpointStoreUrl = None,
     seed: Annotated[int | None, typer.Option(help="Make sampling without a seed reproducible")] = None,
     on_demand: Annotated[
         bool, typer.Option("--on-demand", help="Start trainers when there is work, and end them when there is none")
@@ -44,6 +56,7 @@ def up(
     sampler_backend: Annotated[
         str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
     ] = "local",
+    promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
     """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
 
@@ -54,12 +67,14 @@ def up(
     signal.signal(signal.SIGTERM, _on_sigterm)
     sampler_arguments = ["--backend", sampler_backend, *(["--seed", str(seed)] if seed is not None else [])]
     data_dir = data_dir.resolve()
+    open_checkpoints(checkpoint_store, data_dir)  # a URL that is none is better said now than in three logs
     try:
         port = _listenable_port(host, port)
         (data_dir / "logs").mkdir(parents=True, exist_ok=True)
         with _database(database_url, data_dir) as url, Children(data_dir / "logs") as children:
             exports, slugs = _prepare(url, data_dir, base or [], host, port)
-            environment = _environment(url, data_dir, on_demand, sampler_backend)
+            environment = {**_environment(url, data_dir, on_demand, sampler_backend), "HEADWAY_PROMOTION": promotion}
+            environment |= {"HEADWAY_CHECKPOINT_STORE": checkpoint_store} if checkpoint_store else {}
             lifetime = OnDemand(idle_exit_seconds) if on_demand else None
             with Trainers(children, url, slugs, environment, lifetime) as trainers:
                 _start_planes(children, trainers, environment, slugs, host, port, sampler_arguments)
@@ -163,7 +178,16 @@ def _start_planes(
     children.start(Child("server", [*headway, "server", "--host", host, "--port", str(port)], environment))
     trainers.start()
     for slug in slugs:
-        children.start(Child(f"sampler-{slug}", [*headway, "sampler", "--base", slug, *sampler_arguments], environment))
+        command = [*headway, "sampler", "--base", slug, *sampler_arguments]
+        children.start(Child(f"sampler-{slug}", command, environment, stop_s=_drain_s() + STOP_S))
+
+
+def _drain_s() -> float:
+    """As the samplers read it, which complain about anything else."""
+    try:
+        return float(os.environ.get("HEADWAY_DRAIN_S", DRAIN_S))
+    except ValueError:
+        return DRAIN_S
 
 
 def _wait_until_ready(children: Children, origin: str, slugs: list[str], *, on_demand: bool) -> None:

@@ -22,8 +22,8 @@ from server.cli.settings import (
     KeepPlanesH,
     OptionalDatabaseUrl,
     blob_root,
-    checkpoint_store_url,
     database_url_or_embedded,
+    open_checkpoints,
 )
 from store.retention import Removal
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
@@ -51,7 +51,6 @@ def gc(
 ) -> None:
     """Remove what nobody needs: thinned optimizer states, leftovers, blobs that nothing replays, rows of the dead."""
     from store.blobs import BlobStore
-    from store.checkpoint_stores import open_checkpoint_store
     from store.database import Database
     from store.retention import Collector
 
@@ -64,7 +63,7 @@ def gc(
         gc_grace_s,
     )
     database = Database(database_url_or_embedded(database_url, data_dir))
-    checkpoints = open_checkpoint_store(checkpoint_store_url(checkpoint_store, data_dir))
+    checkpoints = open_checkpoints(checkpoint_store, data_dir)
     collector = Collector(database, BlobStore(blob_root(data_dir)), checkpoints, policy)
     removed = or_stop(lambda: collector.collect(dry_run=dry_run, strangers=strangers))
     database.close()

@@ -7,6 +7,7 @@ this client 0.03. It leaves out what samplers do not do: redirects, cookies, com
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from collections import deque
@@ -21,12 +22,19 @@ import httptools
 _IDLE_S = 4.0
 """An idle connection is used again for so long: uvicorn ends it after 5 s."""
 _MAX_IDLE = 1024
+_GET_HEALTH = b"GET /healthz HTTP/1.1\r\nHost: %b\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Seconds, seconds, times: a machine that vanishes and comes back under its address has forgotten the connection."""
 _PAUSE_BYTES = 4 * 1024**2
 """So much of a reply may wait for its reader before the sampler is held back."""
 
 
 class ConnectionFailed(Exception):
     """No connection, or it ended or fell silent before the reply was complete."""
+
+
+class NotReached(ConnectionFailed):
+    """Nobody accepted a connection: the request was not seen."""
 
 
 class _Origin(NamedTuple):
@@ -67,6 +75,7 @@ class Connections:
         self._connect_s = connect_s
         self._read_s = read_s
         self._idle: dict[_Origin, list[tuple[float, _Connection]]] = {}
+        self._busy: dict[_Origin, set[_Connection]] = {}
         self._tls = ssl.create_default_context()
 
     @asynccontextmanager
@@ -87,13 +96,29 @@ class Connections:
             self._give_back(origin, connection)
 
     async def is_answering(self, url: str) -> bool:
-        """Whether somebody accepts connections there."""
+        """Whether /healthz there says 200. (A process that was stopped still accepts connections.)"""
+        origin = _parse(url)[0]
         try:
-            connection = await self._connect(_parse(url)[0])
+            connection = await self._connect(origin)
         except ConnectionFailed:
             return False
-        connection.close()
-        return True
+        try:
+            connection.send(_GET_HEALTH % f"{origin.host}:{origin.port}".encode())
+            await connection.wait_for_status(self._connect_s)
+        except ConnectionFailed:
+            return False
+        finally:
+            connection.close()
+        return connection.status == 200
+
+    def busy(self) -> list[str]:
+        """Origins (`http://host:port`) on which a request is under way."""
+        return [_as_url(origin) for origin, connections in self._busy.items() if connections]
+
+    def abandon(self, url: str) -> None:
+        """End every request that is under way at this URL's origin: ConnectionFailed for those who wait."""
+        for connection in list(self._busy.get(_parse(url)[0], ())):
+            connection.abandon()
 
     def close(self) -> None:
         """Close what is idle."""
@@ -107,17 +132,19 @@ class Connections:
         connection = self._pop_idle(origin)
         if connection is not None:
             try:
-                return await self._sent(connection, request)
+                return await self._sent(origin, connection, request)
             except ConnectionFailed:
-                if connection.has_heard:
+                if connection.has_heard or connection.is_abandoned:
                     raise
-        return await self._sent(await self._connect(origin), request)
+        return await self._sent(origin, await self._connect(origin), request)
 
-    async def _sent(self, connection: _Connection, request: bytes) -> _Connection:
+    async def _sent(self, origin: _Origin, connection: _Connection, request: bytes) -> _Connection:
+        self._busy.setdefault(origin, set()).add(connection)
         connection.send(request)
         try:
             await connection.wait_for_status(self._read_s)
         except BaseException:
+            self._busy[origin].discard(connection)
             connection.close()
             raise
         return connection
@@ -129,7 +156,7 @@ class Connections:
             async with asyncio.timeout(self._connect_s):
                 _, connection = await loop.create_connection(_Connection, origin.host, origin.port, ssl=tls)
         except (OSError, TimeoutError) as error:
-            raise ConnectionFailed(f"no connection to {origin.host}:{origin.port}: {error}") from error
+            raise NotReached(f"no connection to {origin.host}:{origin.port}: {error}") from error
         return connection
 
     def _pop_idle(self, origin: _Origin) -> _Connection | None:
@@ -142,6 +169,7 @@ class Connections:
         return None
 
     def _give_back(self, origin: _Origin, connection: _Connection) -> None:
+        self._busy[origin].discard(connection)
         entries = self._idle.setdefault(origin, [])
         if connection.is_usable and len(entries) < _MAX_IDLE:
             entries.append((time.monotonic(), connection))
@@ -163,6 +191,7 @@ class _Connection(asyncio.Protocol):
         self._is_complete = True
         self.status = 0
         self.has_heard = False
+        self.is_abandoned = False
 
     @property
     def is_usable(self) -> bool:
@@ -180,6 +209,12 @@ class _Connection(asyncio.Protocol):
         self._error = self._error or "closed"
         if self._transport is not None:
             self._transport.abort()
+
+    def abandon(self) -> None:
+        """End it for whoever waits, who learns that the other side does not answer any more."""
+        self.is_abandoned = True
+        self._fail("the sampler fell silent")
+        self.close()
 
     async def wait_for_status(self, timeout_s: float) -> None:
         """Until the reply's headers are there. Raises ConnectionFailed."""
@@ -225,6 +260,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "pause_reading")
         self._transport = transport  # pyright: ignore[reportAttributeAccessIssue] - uvloop has a class of its own
+        _notice_death(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         self.has_heard = True
@@ -264,3 +300,21 @@ def _parse(url: str) -> tuple[_Origin, bytes]:
     is_tls = parts.scheme == "https"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return _Origin(parts.hostname or "", parts.port or (443 if is_tls else 80), is_tls), target.encode()
+
+
+def _as_url(origin: _Origin) -> str:
+    return f"{'https' if origin.is_tls else 'http'}://{origin.host}:{origin.port}"
+
+
+def origin_of(url: str) -> str:
+    """`http://host:port`, as `Connections.busy` has it."""
+    return _as_url(_parse(url)[0])
+
+
+def _notice_death(connected: socket.socket | None) -> None:
+    if connected is None or connected.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        if hasattr(socket, option):
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from server.auth.dependencies import CallerDep, KeyDep
+from server.auth.dependencies import KeyDep, ModelUserDep
 from server.context import ContextDep
 from server.gateway import chat, completions
 from server.models import repository
@@ -15,15 +17,22 @@ from wire.chat import ChatRequest, Completion, CompletionRequest, ListedModel, M
 
 router = APIRouter(tags=["gateway"])
 
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The completion, or with `stream` server-sent events that each carry a chunk of it",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
 
-@router.post("/chat/completions", response_model=Completion)
+
+@router.post("/chat/completions", response_model=Completion, responses=STREAMED)
 @router.post("/v1/chat/completions", response_model=Completion, include_in_schema=False)
 async def chat_completions(context: ContextDep, key: KeyDep, request: Request, body: ChatRequest) -> Response:
     """OpenAI's chat completions, with token ids for training."""
     return await chat.chat(context, key, request, body)
 
 
-@router.post("/completions", response_model=Completion)
+@router.post("/completions", response_model=Completion, responses=STREAMED)
 @router.post("/v1/completions", response_model=Completion, include_in_schema=False)
 async def text_completions(context: ContextDep, key: KeyDep, request: Request, body: CompletionRequest) -> Response:
     """OpenAI's completions."""
@@ -32,21 +41,22 @@ async def text_completions(context: ContextDep, key: KeyDep, request: Request, b
 
 @router.get("/models")
 @router.get("/v1/models", include_in_schema=False)
-async def list_models(context: ContextDep, caller: CallerDep) -> ModelList:
+async def list_models(context: ContextDep, caller: ModelUserDep) -> ModelList:
     """Every model that this key can sample."""
     async with context.database.session() as session:
-        rows, _ = await repository.list_models(session, caller.team_id, None, 0)
+        rows, _ = await repository.list_models(session, caller.team_id, None, 0, caller.model_ids)
     return ModelList(data=[_listed(model) for model, _ in rows])
 
 
 @router.get("/models/{model}")
 @router.get("/v1/models/{model}", include_in_schema=False)
-async def get_model(context: ContextDep, caller: CallerDep, model: str) -> ListedModel:
+async def get_model(context: ContextDep, caller: ModelUserDep, model: str) -> ListedModel:
     """One of them."""
     async with context.database.session() as session:
         found = await repository.find_model(session, caller.team_id, model)
     if found is None:
         raise no_such_model(model)
+    caller.require_model(found[0].id, found[0].slug)
     return _listed(found[0])
 
 

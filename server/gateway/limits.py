@@ -23,30 +23,41 @@ class TooManyRequests(HeadwayError):
 
 
 class TeamLimits:
-    """Counts in this process alone: with several server processes a team may have so many in each."""
+    """Counts in this process alone: with several server processes a team may have so many in each. A team's own quota
+    is divided among all of them."""
 
     def __init__(self, limits: GatewayLimits) -> None:
         self._limits = limits
+        self._num_processes = 1
         self._running: Counter[UUID] = Counter()
         self._waiting: defaultdict[UUID, deque[asyncio.Future[None]]] = defaultdict(deque)
 
+    def share_with(self, num_processes: int) -> None:
+        """So many server processes divide the quotas of teams among them."""
+        self._num_processes = num_processes
+
     @asynccontextmanager
-    async def slot(self, team_id: UUID) -> AsyncGenerator[None]:
-        """The right to be worked on, at once or when there is room. Raises TooManyRequests when the queue is full, or
-        too slow."""
-        if self._running[team_id] < self._limits.running_per_team:
+    async def slot(self, team_id: UUID, quota: int | None = None) -> AsyncGenerator[None]:
+        """The right to be worked on, at once or when there is room. `quota`: how many the team may have in the whole
+        service. Raises TooManyRequests when the queue is full, or too slow."""
+        if self._running[team_id] < self._room(quota):
             self._running[team_id] += 1
         else:
-            await self._queue(team_id)
+            await self._queue(team_id, quota)
         try:
             yield
         finally:
             self._leave(team_id)
 
-    async def _queue(self, team_id: UUID) -> None:
+    def _room(self, quota: int | None) -> int:
+        if quota is None:
+            return self._limits.running_per_team
+        return min(self._limits.running_per_team, -(-quota // self._num_processes))
+
+    async def _queue(self, team_id: UUID, quota: int | None) -> None:
         waiting, limits = self._waiting[team_id], self._limits
         if len(waiting) >= limits.waiting_per_team:
-            raise self._refusal()
+            raise self._refusal(quota)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append(turn)
         try:
@@ -55,7 +66,7 @@ class TeamLimits:
         except BaseException as error:
             self._give_up(team_id, turn)
             if isinstance(error, TimeoutError):
-                raise self._refusal() from None
+                raise self._refusal(quota) from None
             raise
 
     def _give_up(self, team_id: UUID, turn: asyncio.Future[None]) -> None:
@@ -77,8 +88,14 @@ class TeamLimits:
         if not self._running[team_id]:
             del self._running[team_id]
 
-    def _refusal(self) -> TooManyRequests:
-        running = self._limits.running_per_team
+    def _refusal(self, quota: int | None) -> TooManyRequests:
+        running = self._room(quota)
+        if quota is not None and running < self._limits.running_per_team:
+            return TooManyRequests(
+                f"this team has all the {quota} rollouts under way that it may have at once; send fewer, or have an "
+                "operator raise the quota ('headway quota set')",
+                retry_after_s=_RETRY_AFTER_S,
+            )
         return TooManyRequests(
             f"this team has {running} requests under way and too many that wait; send fewer at once",
             retry_after_s=_RETRY_AFTER_S,

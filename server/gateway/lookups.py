@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from store.database import AsyncDatabase
-from store.serving import Question, Serving, find_serving
+from store.serving import Question, Serving, find_serving, live_urls
 
 Q = TypeVar("Q", bound=Hashable)
 A = TypeVar("A")
@@ -70,3 +70,13 @@ def serving_lookups(database: AsyncDatabase) -> SharedLookups[Question, Serving 
             return await find_serving(connection, question, PIN_S / 2)
 
     return SharedLookups(fetch)
+
+
+def live_sampler_urls(database: AsyncDatabase) -> Callable[[], Awaitable[set[str]]]:
+    """Where the samplers are whose heartbeat has not run out, whatever they hold."""
+
+    async def fetch() -> set[str]:
+        async with database.connection() as connection:
+            return await live_urls(connection)
+
+    return fetch

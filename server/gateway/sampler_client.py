@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from server.gateway.connections import ConnectionFailed, Connections
+from server.gateway.connections import ConnectionFailed, Connections, NotReached
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
 from wire.sampling import (
     DerenderRequest,
@@ -23,9 +23,10 @@ from wire.sampling import (
 
 
 class SamplerGone(Unavailable):
-    """This sampler died, or has just let go of the adapter; another may answer."""
+    """This sampler died, or has just let go of the adapter; another may answer. `broke_off`: it had the request."""
 
     code: ClassVar[str] = "sampler_gone"
+    broke_off: bool = True
 
 
 class SamplerFailed(HeadwayError):
@@ -37,6 +38,8 @@ class SamplerFailed(HeadwayError):
 
 _TRY_ANOTHER = (404, 409, 410, 429, 502, 503, 504)
 _OUT_OF_ORDER = (502, 503, 504)
+_NOT_THERE = (404, 409, 410)
+"""The adapter is not; nothing was computed."""
 
 
 class SamplerClient:
@@ -76,7 +79,7 @@ class SamplerClient:
                         finished = event.finish_reason is not None
                         yield event
         except (ConnectionFailed, ValidationError) as error:
-            raise self._lost(url, "the sampler was lost while it answered; try again") from error
+            raise self._lost(url, "the sampler was lost while it answered; try again", error) from error
         if not finished:
             raise self._lost(url, "the sampler was lost while it answered; try again")
 
@@ -85,21 +88,25 @@ class SamplerClient:
             async with self._connections.post(url + path, self._headers, _as_json(body)) as exchange:
                 content = await exchange.read()
         except ConnectionFailed as error:
-            raise self._lost(url, "the sampler does not answer; try again") from error
+            raise self._lost(url, "the sampler does not answer; try again", error) from error
         if exchange.status != 200:
             raise self._refusal(url, exchange.status, content)
         return content
 
-    def _lost(self, url: str, sentence: str) -> SamplerGone:
+    def _lost(self, url: str, sentence: str, error: Exception | None = None) -> SamplerGone:
         self._on_lost(url)
-        return SamplerGone(sentence)
+        gone = SamplerGone(sentence)
+        gone.broke_off = not isinstance(error, NotReached)
+        return gone
 
     def _refusal(self, url: str, status: int, body: bytes) -> HeadwayError:
         sentence = _message(body) or f"the sampler answered {status}"
         if status in _OUT_OF_ORDER:
             return self._lost(url, sentence)
         if status in _TRY_ANOTHER:
-            return SamplerGone(sentence)
+            gone = SamplerGone(sentence)
+            gone.broke_off = status not in _NOT_THERE
+            return gone
         if 400 <= status < 500 and status not in (401, 403):
             return InvalidRequest(sentence)
         return SamplerFailed(sentence)

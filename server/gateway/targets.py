@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
-from server.auth.service import key_hash, refuse_key
+from server.auth.callers import admitted
+from server.auth.service import key_hash
 from server.context import Context
 from server.gateway.lookups import PIN_S
 from server.gateway.sampler_client import SamplerGone
@@ -25,7 +28,8 @@ from wire.errors import Gone, NotFound, Unavailable
 
 T = TypeVar("T")
 
-_ATTEMPTS = 3
+_MOST_BROKEN = 3
+_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Target:
     """
 
     team_id: UUID
+    max_concurrent_rollouts: int | None
     slug: str
     base_id: UUID
     base_slug: str
@@ -49,17 +54,22 @@ class Target:
 async def find_target(context: Context, key: str, model: str, pinned: str | None) -> Target:
     """Authenticate and resolve in one statement.
 
-    Raises Unauthenticated, NotFound for the model or the pinned checkpoint, Gone when that one's files were removed.
+    Raises Unauthenticated, Forbidden where the key may not sample this, NotFound for the model or the pinned
+    checkpoint, Gone when that one's files were removed.
     """
     found = await context.lookups.ask(_question(key, model, pinned))
-    if found is None or found.is_revoked:
-        raise refuse_key(known=found is not None)
+    caller = admitted(found.key if found else None)
+    assert found is not None, "an unknown key is not admitted"
+    context.key_uses.note(caller.key_id)
+    caller.require("sample")
     if found.model_id is None or found.slug is None or found.base_id is None or found.base_slug is None:
         raise no_such_model(model)
+    caller.require_model(found.model_id, found.slug)
     if pinned is not None:
         await _pin(context, found, pinned)
     return Target(
         team_id=found.team_id,
+        max_concurrent_rollouts=found.max_concurrent_rollouts,
         slug=found.slug,
         base_id=found.base_id,
         base_slug=found.base_slug,
@@ -73,31 +83,35 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
 
 async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]]) -> T:
     """What `work` makes of a sampler that holds the target's adapter. When that one is gone, another is tried, and
-    everything is sampled anew.
+    everything is sampled anew: for `timeouts.retry_s`, and not when several have broken off, for then the request may
+    be what they died of.
 
     Raises Unavailable when none lives, or none loads the adapter in time.
     """
-    candidates, tried = target.samplers, set[UUID]()
-    for attempt in range(_ATTEMPTS):
+    candidates, tried, num_broken = target.samplers, set[UUID](), 0
+    give_up_at = time.monotonic() + context.settings.timeouts.retry_s
+    while True:
         if not candidates:
             candidates = await _wait_for_samplers(context, target)
-        fresh = [sampler for sampler in candidates if sampler.id not in tried]
-        sampler = context.sampler_pool.choose(fresh or candidates, affinity)
+        if candidates and all(sampler.id in tried for sampler in candidates):
+            await asyncio.sleep(_PAUSE_S)
+            tried.clear()
+        sampler = context.sampler_pool.choose([s for s in candidates if s.id not in tried], affinity)
         tried.add(sampler.id)
         try:
             return await work(sampler)
-        except SamplerGone:
-            if attempt == _ATTEMPTS - 1:
+        except SamplerGone as gone:
+            num_broken += gone.broke_off
+            if num_broken >= _MOST_BROKEN or time.monotonic() > give_up_at:
                 raise
         async with context.database.connection() as connection:
             candidates = await samplers_serving(connection, target.base_id, target.adapter)
-    raise AssertionError("the last attempt returns or raises")
 
 
 @asynccontextmanager
 async def room_on(context: Context, target: Target, sampler: Sampler, num_sequences: int) -> AsyncGenerator[None]:
     """The right to have a sampler work on so many sequences. Raises TooManyRequests."""
-    async with context.team_limits.slot(target.team_id):
+    async with context.team_limits.slot(target.team_id, target.max_concurrent_rollouts):
         with context.sampler_pool.occupied(sampler, num_sequences):
             yield
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from server.auth.dependencies import CallerDep
+from server.auth.dependencies import CallerDep, ReporterDep
 from server.context import ContextDep
 from server.jobs import service
 from wire.reports import JobEntered, JobPage, TracePage
@@ -18,7 +18,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("/v2/trace/job/{job_id}/enter")
-async def enter(context: ContextDep, caller: CallerDep, job_id: UUID, body: JobEntered) -> dict[str, str]:
+async def enter(context: ContextDep, caller: ReporterDep, job_id: UUID, body: JobEntered) -> dict[str, str]:
     """A job begins."""
     async with context.database.session() as session:
         await service.enter(session, caller.team_id, job_id, body)

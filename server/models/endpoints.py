@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from server.auth.dependencies import CallerDep
+from server.audit.recording import actor_of
+from server.auth.dependencies import CallerDep, ModelUserDep
 from server.context import ContextDep
-from server.models import forks, heads, repository, service
-from wire.catalog import CatalogModel, CatalogPage, CheckpointNode, ForkRequest, Head, HeadRequest
+from server.models import forks, heads, pausing, repository, service
+from wire.catalog import CatalogModel, CatalogPage, CheckpointNode, ForkRequest, Head, HeadRequest, PauseRequest
 
 router = APIRouter(prefix="/v2/models", tags=["models"])
 
@@ -17,20 +18,20 @@ router = APIRouter(prefix="/v2/models", tags=["models"])
 @router.get("")
 async def list_models(
     context: ContextDep,
-    caller: CallerDep,
+    caller: ModelUserDep,
     limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> CatalogPage:
     """Base models and the team's own; without `limit`, all of them."""
     async with context.database.session() as session:
-        return await service.list_models(session, caller.team_id, limit, offset)
+        return await service.list_models(session, caller.team_id, limit, offset, caller.model_ids)
 
 
 @router.get("/resolve")
-async def resolve(context: ContextDep, caller: CallerDep, model: str) -> CatalogModel:
+async def resolve(context: ContextDep, caller: ModelUserDep, model: str) -> CatalogModel:
     """The model that an id, slug or name means."""
     async with context.database.session() as session:
-        return await service.describe_model(session, caller.team_id, model)
+        return await service.describe_model_to(session, caller, model)
 
 
 @router.post("/fork", status_code=201)
@@ -42,10 +43,10 @@ async def fork(context: ContextDep, caller: CallerDep, body: ForkRequest) -> Cat
 
 
 @router.get("/{model_id}")
-async def get_model(context: ContextDep, caller: CallerDep, model_id: str) -> CatalogModel:
+async def get_model(context: ContextDep, caller: ModelUserDep, model_id: str) -> CatalogModel:
     """One model of the catalog."""
     async with context.database.session() as session:
-        return await service.describe_model(session, caller.team_id, model_id)
+        return await service.describe_model_to(session, caller, model_id)
 
 
 @router.get("/{model_id}/checkpoints")
@@ -53,6 +54,7 @@ async def list_checkpoints(context: ContextDep, caller: CallerDep, model_id: str
     """The model's checkpoint tree, oldest first."""
     async with context.database.session() as session:
         model = await service.get_model(session, caller.team_id, model_id)
+        caller.require_model(model.id, model.slug)
         return await service.list_checkpoints(session, model)
 
 
@@ -63,6 +65,7 @@ async def get_head(context: ContextDep, caller: CallerDep, model_id: str) -> Hea
         found = await repository.find_model(session, caller.team_id, model_id)
         if found is None:
             raise service.no_such_model(model_id)
+        caller.require_model(found[0].id, found[0].slug)
         return heads.head_of(found[0], found[2])
 
 
@@ -70,3 +73,23 @@ async def get_head(context: ContextDep, caller: CallerDep, model_id: str) -> Hea
 async def set_head(context: ContextDep, caller: CallerDep, model_id: str, body: HeadRequest) -> Head:
     """Serve and continue from this checkpoint (null: the base weights). Gradients not yet applied are dropped."""
     return await heads.set_head(context, caller, model_id, body.checkpoint_id)
+
+
+@router.post("/{model_id}/pause")
+async def pause(context: ContextDep, caller: CallerDep, model_id: str, body: PauseRequest) -> CatalogModel:
+    """Refuse training calls of this model, with the reason, until it is resumed. Sampling goes on."""
+    async with context.database.session() as session:
+        model = await service.get_model(session, caller.team_id, model_id)
+        caller.require_model(model.id, model.slug)
+        await pausing.pause(session, model.id, body.reason, actor_of(caller), "team")
+        return await service.describe_model(session, caller.team_id, str(model.id))
+
+
+@router.post("/{model_id}/resume")
+async def resume(context: ContextDep, caller: CallerDep, model_id: str) -> CatalogModel:
+    """Accept training calls of this model again."""
+    async with context.database.session() as session:
+        model = await service.get_model(session, caller.team_id, model_id)
+        caller.require_model(model.id, model.slug)
+        await pausing.resume(session, model.id, actor_of(caller), "team")
+        return await service.describe_model(session, caller.team_id, str(model.id))

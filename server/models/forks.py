@@ -10,10 +10,12 @@ from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.audit.recording import actor_of, record
 from server.auth.service import Caller
 from server.models import repository
 from server.models.service import no_such_model
-from store.tables import CheckpointRow, EventRow, ModelRow
+from server.team.quotas import refuse_another_model
+from store.tables import CheckpointRow, ModelRow
 from wire.catalog import ForkRequest
 from wire.engine import LoraConfig
 from wire.errors import Conflict, InvalidRequest
@@ -23,7 +25,8 @@ _AGENT_TYPES = {"openai", "openai_compatible", "claude", "claude_cli", "codex_cl
 
 
 async def fork(session: AsyncSession, caller: Caller, request: ForkRequest, default_lora: LoraConfig) -> ModelRow:
-    """Make the fork. Raises NotFound for the source, InvalidRequest or Conflict for the name."""
+    """Make the fork. Raises NotFound for the source, InvalidRequest or Conflict for the name, QuotaFull."""
+    caller.require_whole_team("fork")
     found = await repository.find_model(session, caller.team_id, request.source_model_id)
     if found is None:
         raise no_such_model(request.source_model_id)
@@ -31,13 +34,12 @@ async def fork(session: AsyncSession, caller: Caller, request: ForkRequest, defa
     _check_name(request.name)
     if await repository.name_is_taken(session, caller.team_id, request.name):
         raise _taken(request.name)
+    await refuse_another_model(session, caller.team_id)
     model = await _insert_model(session, caller, source, request.name, default_lora)
     if head is not None:
         await _take_over_head(session, model, head)
     detail = {"source": source.slug, "checkpoint": head.name if head else None}
-    session.add(
-        EventRow(team_id=caller.team_id, key_id=caller.key_id, action="fork", subject_id=model.id, detail=detail)
-    )
+    record(session, actor_of(caller), "fork", team_id=caller.team_id, subject_id=model.id, **detail)
     await session.flush()
     return model
 

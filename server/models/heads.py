@@ -7,12 +7,15 @@ from uuid import UUID
 
 import structlog
 
+from server.audit.recording import Actor, actor_of, record
 from server.auth.service import Caller
 from server.context import Context
 from server.models import service
-from store.adapters import adapter_failures, base_adapter_name, live_samplers, samplers_holding, want_checkpoint
+from store.adapters import base_adapter_name, samplers_holding, want_checkpoint
 from store.notify import ADAPTER_LOADED
-from store.tables import CheckpointRow, EventRow, ModelRow, SamplerRow
+from store.promotion import PromotionPolicy, promotion_votes_async
+from store.tables import CheckpointRow, ModelRow, SamplerRow
+from store.tree import head_of as head_of_model
 from store.tree import move_head
 from wire.catalog import Head
 from wire.errors import Forbidden, Gone, PromotionRejected, Unavailable
@@ -32,20 +35,32 @@ async def set_head(context: Context, caller: Caller, reference: str, checkpoint_
     """
     async with context.database.session() as session:
         model = await service.get_model(session, caller.team_id, reference)
-        if model.base_id is None:
-            raise Forbidden(f"{model.slug!r} is a base model, whose weights do not change; fork it first")
+    caller.require_model(model.id, model.slug)
+    return await roll_to(context, model, checkpoint_reference, actor_of(caller))
+
+
+async def roll_to(
+    context: Context, model: ModelRow, checkpoint_reference: str | None, actor: Actor, reason: str | None = None
+) -> Head:
+    """As `set_head`, of a model that was found already, by whoever may; `reason` goes into the audit log."""
+    if model.base_id is None:
+        raise Forbidden(f"{model.slug!r} is a base model, whose weights do not change; fork it first")
+    async with context.database.session() as session:
         checkpoint = None
         if checkpoint_reference is not None:
             checkpoint = await service.get_checkpoint(session, model, checkpoint_reference)
             _refuse_without_files(checkpoint)
-    await load_adapter(context, model.base_id, checkpoint)
+    await load_adapter(context, model.base_id, checkpoint, context.settings.promotion)
     fault_point("head:before-commit")
     async with context.database.session() as session:
+        before = await head_of_model(session, model.id)
         await move_head(session, model.id, checkpoint.id if checkpoint else None)
         if checkpoint is not None:  # read again under the model's lock, which retention takes as well
             checkpoint = await session.get_one(CheckpointRow, checkpoint.id)
             _refuse_without_files(checkpoint)
-        session.add(_event(caller, model, checkpoint))
+        moved = {"from": str(before) if before else None, "to": str(checkpoint.id) if checkpoint else None}
+        why = {"reason": reason} if reason else {}
+        record(session, actor, "set_head", team_id=model.team_id, subject_id=model.id, **moved, **why)
     fault_point("head:after-commit")
     if checkpoint is not None and checkpoint.state_removed_at is not None:
         log.warning("head_without_optimizer_state", model=model.slug, checkpoint=checkpoint.name)
@@ -70,8 +85,14 @@ def adapter_of(base_id: UUID, checkpoint: CheckpointRow | None) -> str:
     return checkpoint.adapter_name if checkpoint else base_adapter_name(base_id)
 
 
-async def load_adapter(context: Context, base_id: UUID, checkpoint: CheckpointRow | None) -> list[SamplerRow]:
-    """Have a live sampler hold the checkpoint (None: the base weights), and return those that do.
+async def load_adapter(
+    context: Context,
+    base_id: UUID,
+    checkpoint: CheckpointRow | None,
+    policy: PromotionPolicy = PromotionPolicy.ONE,
+) -> list[SamplerRow]:
+    """Have the live samplers that the policy waits for hold the checkpoint (None: the base weights), and return those
+    that do.
 
     Empty when no sampler lives. Raises PromotionRejected when all of them refuse, Unavailable when none did in time.
     """
@@ -82,26 +103,20 @@ async def load_adapter(context: Context, base_id: UUID, checkpoint: CheckpointRo
             async with context.database.session() as session:
                 await want_checkpoint(session, checkpoint.id, _WANT_S)
         while True:
-            async with context.database.session() as session:
-                holding = await samplers_holding(session, base_id, adapter)
-                live = await live_samplers(session, base_id)
-                failures = await adapter_failures(session, base_id, adapter)
-            if holding or not live:
-                return holding
-            if len(failures) >= len(live):
-                raise PromotionRejected(f"no sampler could load the checkpoint: {failures[0]}")
+            async with context.database.connection() as connection:
+                votes = await promotion_votes_async(connection, policy, base_id, adapter)
             left_s = deadline - time.monotonic()
+            if not votes.live or votes.suffice(policy) or (votes.loaded and left_s <= 0):
+                break
+            if votes.is_refused:
+                raise PromotionRejected(f"no sampler could load the checkpoint: {votes.refusals[0]}")
             if left_s <= 0:
                 raise Unavailable(f"no sampler loaded the checkpoint within {timeout_s:.0f} s; try again")
             await subscription.wait(min(left_s, _POLL_S))
+    async with context.database.session() as session:
+        return await samplers_holding(session, base_id, adapter)
 
 
 def _refuse_without_files(checkpoint: CheckpointRow) -> None:
     if checkpoint.files_removed_at is not None:
         raise Gone(f"the files of {checkpoint.name} were removed by the retention policy; choose a newer checkpoint")
-
-
-def _event(caller: Caller, model: ModelRow, checkpoint: CheckpointRow | None) -> EventRow:
-    before = str(model.head_checkpoint_id) if model.head_checkpoint_id else None
-    detail = {"from": before, "to": str(checkpoint.id) if checkpoint else None}
-    return EventRow(team_id=caller.team_id, key_id=caller.key_id, action="set_head", subject_id=model.id, detail=detail)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -23,17 +23,21 @@ def visible_to(team_id: UUID) -> ColumnElement[bool]:
 
 
 async def list_models(
-    session: AsyncSession, team_id: UUID, limit: int | None, offset: int
+    session: AsyncSession, team_id: UUID, limit: int | None, offset: int, only: Collection[UUID] | None = None
 ) -> tuple[Sequence[tuple[ModelRow, ModelRow | None]], int]:
-    """A page of the catalog with each model's base, and the length of the whole: bases first, then forks by age."""
+    """A page of the catalog with each model's base, and the length of the whole: bases first, then forks by age.
+
+    `only`: of these models (None: of all).
+    """
+    visible = visible_to(team_id) if only is None else and_(visible_to(team_id), ModelRow.id.in_(only))
     query = (
         select(ModelRow, BaseRow)
         .outerjoin(BaseRow, BaseRow.id == ModelRow.base_id)
-        .where(visible_to(team_id))
+        .where(visible)
         .order_by(ModelRow.base_id.is_not(None), ModelRow.created_at, ModelRow.id)
     )
     rows = [(model, base) for model, base in await session.execute(query.limit(limit).offset(offset))]
-    total = await session.scalar(select(func.count()).select_from(ModelRow).where(visible_to(team_id)))
+    total = await session.scalar(select(func.count()).select_from(ModelRow).where(visible))
     return rows, total or 0
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.auth.callers import Caller
 from server.models import repository
 from store.tables import CheckpointRow, ModelRow
 from wire.catalog import CatalogModel, CatalogPage, CheckpointNode
 from wire.errors import NotFound
 
 
-async def list_models(session: AsyncSession, team_id: UUID, limit: int | None, offset: int) -> CatalogPage:
-    """One page, or without a limit everything."""
-    rows, total = await repository.list_models(session, team_id, limit, offset)
+async def list_models(
+    session: AsyncSession, team_id: UUID, limit: int | None, offset: int, only: Collection[UUID] | None = None
+) -> CatalogPage:
+    """One page, or without a limit everything. `only`: of these models (None: of all)."""
+    rows, total = await repository.list_models(session, team_id, limit, offset, only)
     return CatalogPage(items=[catalog_model(model, base) for model, base in rows], total=total)
 
 
@@ -32,6 +36,13 @@ async def describe_model(session: AsyncSession, team_id: UUID, reference: str) -
     if found is None:
         raise no_such_model(reference)
     return catalog_model(found[0], found[1])
+
+
+async def describe_model_to(session: AsyncSession, caller: Caller, reference: str) -> CatalogModel:
+    """A model's catalog row. Raises Forbidden where the caller's key is for other models."""
+    model = await describe_model(session, caller.team_id, reference)
+    caller.require_model(UUID(model.id), model.model_name)
+    return model
 
 
 async def list_checkpoints(session: AsyncSession, model: ModelRow) -> list[CheckpointNode]:
@@ -64,6 +75,8 @@ def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
         base_model=base.slug if base else None,
         head_checkpoint_id=str(model.head_checkpoint_id) if model.head_checkpoint_id else None,
         sharing=info.get("sharing"),
+        paused_at=model.paused_at,
+        pause_reason=model.pause_reason,
     )
 
 

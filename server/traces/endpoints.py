@@ -7,16 +7,17 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 
-from server.auth.dependencies import CallerDep
+from server.auth.dependencies import CallerDep, ReporterDep
 from server.context import ContextDep
 from server.traces import service
-from wire.reports import Trace, TraceEntered, TraceExited
+from server.training.openapi import json_body
+from wire.reports import TelemetryUpload, Trace, TraceEntered, TraceExited
 
 router = APIRouter(tags=["traces"])
 
 
 @router.post("/v2/trace/{trace_id}/enter")
-async def enter(context: ContextDep, caller: CallerDep, trace_id: UUID, body: TraceEntered) -> dict[str, str]:
+async def enter(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceEntered) -> dict[str, str]:
     """A rollout begins."""
     async with context.database.session() as session:
         await service.enter(session, caller.team_id, trace_id, body)
@@ -24,7 +25,7 @@ async def enter(context: ContextDep, caller: CallerDep, trace_id: UUID, body: Tr
 
 
 @router.post("/v2/trace/{trace_id}/exit")
-async def exit_(context: ContextDep, caller: CallerDep, trace_id: UUID, body: TraceExited) -> dict[str, str]:
+async def exit_(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceExited) -> dict[str, str]:
     """A rollout ended."""
     async with context.database.session() as session:
         await service.exit_(session, caller.team_id, trace_id, body)
@@ -38,9 +39,11 @@ async def get_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> T
         return await service.get_trace(session, caller.team_id, trace_id)
 
 
-@router.post("/trace/{trace_id}/telemetry-upload")
+@router.post("/trace/{trace_id}/telemetry-upload", openapi_extra=json_body(TelemetryUpload))
 @router.post("/v3/api/trace/{trace_id}/telemetry-upload", include_in_schema=False)
-async def upload_telemetry(context: ContextDep, caller: CallerDep, trace_id: UUID, request: Request) -> dict[str, int]:
+async def upload_telemetry(
+    context: ContextDep, caller: ReporterDep, trace_id: UUID, request: Request
+) -> dict[str, int]:
     """A batch of spans, stored before this returns: training may refer to them at once."""
     num_spans, packed = await asyncio.to_thread(service.pack_telemetry, await request.body())
     async with context.database.session() as session:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from server.auth.service import key_hash, refuse_key
+from server.auth.callers import admitted
+from server.auth.roles import Scope
+from server.auth.service import key_hash
 from server.context import Context
+from server.models.pausing import refuse_paused
 from server.models.repository import as_uuid
 from server.models.service import no_such_model
+from server.team.quotas import refuse_full_storage, refuse_spent_tokens
 from server.training.checks import Losses
-from store.admission import find_admission
+from store.admission import Admission, find_admission
 from store.supply import supplies_async
 from store.trainer_starts import want_trainer
 from wire.engine import BaseModelInfo
@@ -25,24 +29,43 @@ class TrainedModel:
     slug: str
     info: BaseModelInfo
     losses: Losses
+    admission: Admission
 
 
-async def open_model(context: Context, key: str, model_id: str) -> TrainedModel:
+async def trainable_model(context: Context, key: str, model_id: str, *, keeps: bool = False) -> TrainedModel:
+    """The model of a call that trains it. `keeps`: the call adds to what is stored.
+
+    Raises what `open_model` raises, ModelPaused, and QuotaExceeded.
+    """
+    model = await open_model(context, key, model_id, "train")
+    refuse_paused(model.admission)
+    if keeps:
+        await refuse_full_storage(context, model.admission)
+    else:
+        refuse_spent_tokens(model.admission)
+    return model
+
+
+async def open_model(context: Context, key: str, model_id: str, scope: Scope = "train") -> TrainedModel:
     """The model, which the key's team may train.
 
-    Raises Unauthenticated, NotFound, Forbidden for a base, Unavailable before a worker has loaded the base.
+    Raises Unauthenticated, NotFound, Forbidden for a base or a key that may not, Unavailable before a worker has
+    loaded the base.
     """
     async with context.database.connection() as connection:
         found = await find_admission(connection, key_hash(key), as_uuid(model_id))
-    if found is None or found.is_revoked:
-        raise refuse_key(known=found is not None)
+    caller = admitted(found.key if found else None)
+    assert found is not None, "an unknown key is not admitted"
+    context.key_uses.note(caller.key_id)
+    caller.require(scope)
     if found.model_id is None or found.slug is None:
         raise no_such_model(model_id)
+    caller.require_model(found.model_id, found.slug)
     if found.base_slug is None:
         raise Forbidden(f"{found.slug!r} is a base model and cannot be trained; fork it and train the fork")
     if found.info is None or not found.losses:
         raise await _not_loaded(context, found.base_slug)
-    return TrainedModel(found.model_id, found.slug, BaseModelInfo(**found.info), found.losses)
+    return TrainedModel(found.model_id, found.slug, BaseModelInfo(**found.info), found.losses, found)
 
 
 async def _not_loaded(context: Context, slug: str) -> Unavailable:

@@ -32,7 +32,7 @@ async def forward_backward(context: ContextDep, key: KeyDep, model_id: str, requ
     return _reply(await service.forward_backward(context, key, model_id, request))
 
 
-@router.post("/forward", openapi_extra=json_body(wire.ForwardRequest))
+@router.post("/forward", response_model=wire.ForwardPass, openapi_extra=json_body(wire.ForwardRequest))
 async def forward(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Per-token logprobs of the current policy, and a handle for `backward`."""
     result = await service.forward(context, key, model_id, request)

@@ -43,12 +43,14 @@ async def run_operation(
     *,
     forward_id: UUID | None = None,
     admit: Callable[[], Awaitable[None]] | None = None,
+    num_tokens: int = 0,
 ) -> tuple[UUID, Result]:
     """Append the operation, wait for its result, and note that somebody was there to take it.
 
     `admit` raises where the state of things forbids the operation. It is not asked about one that is in the log
     already: a retry gets the result that was made. The operation goes on when the caller hangs up (ClientGone) or gets
-    another error; its answer then counts as not given.
+    another error; its answer then counts as not given. `num_tokens`: what it adds to the team's training tokens of the
+    day, once it is in the log.
     """
     call = _Call(
         id=uuid.uuid4(),
@@ -59,6 +61,7 @@ async def run_operation(
         forward_id=forward_id,
         key=_idempotency_key(request),
         digest=_digest(kind, payload, forward_id),
+        num_tokens=num_tokens,
     )
     # Listening begins before the operation exists, so its end cannot be missed and nobody has to look for it.
     with context.listener.subscribe(OPERATION_DONE, call.id.hex) as done:
@@ -89,6 +92,7 @@ class _Call:
     forward_id: UUID | None
     key: str | None
     digest: bytes
+    num_tokens: int
 
 
 def _digest(kind: str, payload: bytes, forward_id: UUID | None) -> bytes:
@@ -123,6 +127,7 @@ async def _append(context: Context, call: _Call) -> UUID:
                 idempotency_key=call.key,
                 body_digest=call.digest,
                 caller=call.caller,
+                num_tokens=call.num_tokens,
                 **placed,
             )
             return appended.id

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from server.context import Context
 from server.models.repository import as_uuid
 from server.off_loop import off_loop
-from server.training.admission import TrainedModel, open_model
+from server.training.admission import TrainedModel, open_model, trainable_model
 from server.training.body import read_request
 from server.training.checks import check_adam, check_loss, check_metrics, check_weights, checked_batch
 from server.training.forwards import Forward, open_forward
@@ -24,31 +24,33 @@ RequestT = TypeVar("RequestT", bound=BaseModel)
 
 async def losses(context: Context, key: str, model_id: str) -> wire.Losses:
     """Names of the built-in losses."""
-    model = await open_model(context, key, model_id)
+    model = await open_model(context, key, model_id, "read")
     return wire.Losses(losses=sorted(model.losses))
 
 
 async def forward_backward(context: Context, key: str, model_id: str, request: Request) -> wire.GradientPass:
     """Add the gradient of a built-in loss over a batch."""
-    model = await open_model(context, key, model_id)
+    model = await trainable_model(context, key, model_id)
     body, num_bytes = await _read(context, request, wire.ForwardBackwardRequest)
-    payload = await off_loop(num_bytes, _forward_backward_payload, body, model)
-    _, (header, _) = await run_operation(context, request, model.id, "forward_backward", payload)
+    payload, num_tokens = await off_loop(num_bytes, _forward_backward_payload, body, model)
+    _, (header, _) = await run_operation(context, request, model.id, "forward_backward", payload, num_tokens=num_tokens)
     return wire.GradientPass(**header)
 
 
 async def forward(context: Context, key: str, model_id: str, request: Request) -> Forward:
     """Logprobs of the current policy over a batch, and a handle for `backward`."""
-    model = await open_model(context, key, model_id)
+    model = await trainable_model(context, key, model_id)
     body, num_bytes = await _read(context, request, wire.ForwardRequest)
-    payload = await off_loop(num_bytes, _forward_payload, body, model)
-    operation_id, (header, arrays) = await run_operation(context, request, model.id, "forward", payload)
+    payload, num_tokens = await off_loop(num_bytes, _forward_payload, body, model)
+    operation_id, (header, arrays) = await run_operation(
+        context, request, model.id, "forward", payload, num_tokens=num_tokens
+    )
     return Forward(operation_id, header["traj_idx"], header["lengths"], arrays, body.group_size)
 
 
 async def backward(context: Context, key: str, model_id: str, request: Request) -> wire.GradientPass:
     """Add the gradient of −Σ w·logprob over the datums of a forward."""
-    model = await open_model(context, key, model_id)
+    model = await trainable_model(context, key, model_id)
     body, num_bytes = await _read(context, request, wire.BackwardRequest)
     check_metrics(body.metrics)
 
@@ -58,14 +60,21 @@ async def backward(context: Context, key: str, model_id: str, request: Request) 
 
     payload = await off_loop(num_bytes, _backward_payload, body)
     _, (header, _) = await run_operation(
-        context, request, model.id, "backward", payload, forward_id=as_uuid(body.forward_id), admit=admit
+        context,
+        request,
+        model.id,
+        "backward",
+        payload,
+        forward_id=as_uuid(body.forward_id),
+        admit=admit,
+        num_tokens=sum(len(row) for row in body.weights),
     )
     return wire.GradientPass(**header)
 
 
 async def optim_step(context: Context, key: str, model_id: str, request: Request) -> wire.OptimStep:
     """Apply the accumulated gradient; the new checkpoint is the head when this returns."""
-    model = await open_model(context, key, model_id)
+    model = await trainable_model(context, key, model_id, keeps=True)
     body, _ = await _read(context, request, wire.OptimStepRequest)
     check_adam(body)
     _, (header, _) = await run_operation(
@@ -78,15 +87,16 @@ async def _read(context: Context, request: Request, kind: type[RequestT]) -> tup
     return await read_request(request, kind, context.settings.limits)
 
 
-def _forward_backward_payload(body: wire.ForwardBackwardRequest, model: TrainedModel) -> bytes:
+def _forward_backward_payload(body: wire.ForwardBackwardRequest, model: TrainedModel) -> tuple[bytes, int]:
     check_loss(body, model.losses)
     batch = checked_batch(body, model.info, logprobs_optional=body.loss_fn == "cross_entropy")
     extra = {"loss_fn": body.loss_fn, "loss_fn_config": body.loss_fn_config or {}, "num_substeps": body.num_substeps}
-    return encode_batch(batch, extra)
+    return encode_batch(batch, extra), batch.num_tokens
 
 
-def _forward_payload(body: wire.ForwardRequest, model: TrainedModel) -> bytes:
-    return encode_batch(checked_batch(body, model.info, logprobs_optional=True), {})
+def _forward_payload(body: wire.ForwardRequest, model: TrainedModel) -> tuple[bytes, int]:
+    batch = checked_batch(body, model.info, logprobs_optional=True)
+    return encode_batch(batch, {}), batch.num_tokens
 
 
 def _backward_payload(body: wire.BackwardRequest) -> bytes:

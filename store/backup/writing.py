@@ -18,7 +18,7 @@ from store.blobs import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import STATE
 from store.database import Connection, Database, psycopg_dsn
-from store.durable import make_folder, sync_file, sync_folder
+from store.durable import DurableFolders, sync_file, sync_folder
 from store.retention.lock import keeping_files
 from store.verification import KEPT_BLOBS, KEPT_CHECKPOINTS, Kept, kept_from_row
 from wire.errors import CorruptCheckpoint
@@ -37,7 +37,8 @@ def back_up(
 
     Raises FileExistsError when it is not empty, CorruptCheckpoint when a file is not what its row says.
     """
-    make_folder(target)
+    folders = DurableFolders(target)
+    folders.make(target)
     if any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty; a backup needs a folder of its own")
     created_at = datetime.now(UTC).isoformat()
@@ -47,8 +48,9 @@ def back_up(
             tables, sequences = dumped_tables(), dict(_values(connection, _SEQUENCES))
             kept = [kept_from_row(row) for row in _values(connection, KEPT_CHECKPOINTS)]
             names = [row[0] for row in _values(connection, KEPT_BLOBS)]
+            folders.make(target / TABLES)
             paths = [_dump(connection, table, columns, target) for table, columns in tables.items()]
-        for done, written in enumerate(_copy_all(checkpoints, blobs, kept, names, target), start=1):
+        for done, written in enumerate(_copy_all(checkpoints, blobs, kept, names, target, folders), start=1):
             paths += written
             progress(done, len(kept) + len(names))
     files = {path.relative_to(target).as_posix(): measure(path) for path in paths}
@@ -74,7 +76,6 @@ def _values(connection: Connection, query: str) -> list[Any]:
 
 def _dump(connection: Connection, table: str, columns: list[str], target: Path) -> Path:
     path = target / TABLES / f"{table}.copy"
-    make_folder(path.parent)
     listed = sql.SQL(", ").join(map(sql.Identifier, columns))
     query = sql.SQL("copy {} ({}) to stdout").format(sql.Identifier(table), listed)
     with connection.cursor() as cursor, cursor.copy(query) as rows, path.open("wb") as file:
@@ -85,11 +86,19 @@ def _dump(connection: Connection, table: str, columns: list[str], target: Path) 
 
 
 def _copy_all(
-    checkpoints: CheckpointStore, blobs: BlobStore, kept: list[Kept], names: list[str], target: Path
+    checkpoints: CheckpointStore,
+    blobs: BlobStore,
+    kept: list[Kept],
+    names: list[str],
+    target: Path,
+    folders: DurableFolders,
 ) -> Iterator[list[Path]]:
     for checkpoint in kept:
-        yield _copy_checkpoint(checkpoints, checkpoint, target)
-    make_folder(target / BLOBS)
+        try:
+            yield _copy_checkpoint(checkpoints, checkpoint, target / CHECKPOINTS, folders)
+        finally:
+            checkpoints.release(checkpoint.model_id, checkpoint.id)
+    folders.make(target / BLOBS)
     for name in names:
         path = target / BLOBS / name
         path.write_bytes(blobs.get(name))
@@ -97,7 +106,7 @@ def _copy_all(
         yield [path]
 
 
-def _copy_checkpoint(checkpoints: CheckpointStore, kept: Kept, target: Path) -> list[Path]:
+def _copy_checkpoint(checkpoints: CheckpointStore, kept: Kept, target: Path, folders: DurableFolders) -> list[Path]:
     fetched = checkpoints.fetch(kept.model_id, kept.id, state=STATE in kept.parts)
     copies: list[Path] = []
     for path in kept.files():
@@ -105,8 +114,8 @@ def _copy_checkpoint(checkpoints: CheckpointStore, kept: Kept, target: Path) -> 
         source = fetched.state if part == STATE else fetched.adapter
         if source is None or not (source / rest).is_file():
             raise CorruptCheckpoint(f"{path} of checkpoint {kept.name} is missing from the store")
-        copy = target / CHECKPOINTS / kept.model_id.hex / kept.id.hex / path
-        make_folder(copy.parent)
+        copy = target / kept.model_id.hex / kept.id.hex / path
+        folders.make(copy.parent)
         shutil.copyfile(source / rest, copy)
         sync_file(copy)
         copies.append(copy)

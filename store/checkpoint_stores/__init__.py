@@ -7,8 +7,18 @@ from collections.abc import Callable
 from store.checkpoint_stores.base import CheckpointFiles, CheckpointStore, Manifest
 from store.checkpoint_stores.file import FileCheckpointStore
 
+
+def _s3(url: str) -> CheckpointStore:
+    try:
+        from store.checkpoint_stores.s3 import S3CheckpointStore
+    except ModuleNotFoundError as missing:
+        raise ValueError(f"an s3:// checkpoint store needs {missing.name}: pip install 'headway[s3]'") from None
+    return S3CheckpointStore.from_url(url)
+
+
 CHECKPOINT_STORES: dict[str, Callable[[str], CheckpointStore]] = {
     "file": FileCheckpointStore.from_url,
+    "s3": _s3,
 }
 
 

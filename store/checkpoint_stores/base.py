@@ -28,6 +28,8 @@ class Manifest:
         """The inverse of `to_json`. Raises KeyError or ValueError on anything else."""
         if data["version"] != 1:
             raise ValueError(f"unknown manifest version {data['version']}")
+        if strays := [path for path in data["files"] if ".." in path.split("/") or path.startswith("/")]:
+            raise ValueError(f"{strays[0]} lies outside of the checkpoint")
         return cls({path: (int(row["size"]), str(row["sha256"])) for path, row in data["files"].items()})
 
 
@@ -67,7 +69,8 @@ class CheckpointStore(Protocol):
 
     def publish(self, model: UUID, checkpoint: UUID, staged: Path) -> Manifest:
         """Make the staged files visible, all at once. Afterwards they never change. A power cut may still take them:
-        samplers can load them meanwhile, but nothing that lasts may point at them before `settle`."""
+        samplers can load them meanwhile, but nothing that lasts may point at them before `settle`. Raises OSError or
+        Unavailable; nothing was published then."""
         ...
 
     def settle(self, model: UUID, checkpoint: UUID) -> None:
@@ -75,7 +78,13 @@ class CheckpointStore(Protocol):
         ...
 
     def fetch(self, model: UUID, checkpoint: UUID, *, state: bool = True) -> CheckpointFiles:
-        """The files, verified against their manifest. Raises CorruptCheckpoint naming what is missing or altered."""
+        """The files, verified against their manifest, which stay there until `release`. Raises CorruptCheckpoint naming
+        what is missing or altered, Unavailable when the store cannot be reached."""
+        ...
+
+    def release(self, model: UUID, checkpoint: UUID) -> None:
+        """This process reads the files no more, however often it fetched them: a store that handed out a local copy may
+        give its room to another. The end of the process does the same."""
         ...
 
     def describe(self, model: UUID, checkpoint: UUID, part: str) -> str:

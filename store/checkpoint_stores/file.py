@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 import time
 import uuid
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlparse
 from uuid import UUID
 
@@ -23,11 +19,19 @@ from store.checkpoint_stores.base import (
     Manifest,
     StoredCheckpoint,
 )
+from store.checkpoint_stores.manifests import (
+    MANIFEST,
+    differences,
+    files_under,
+    measure,
+    no_manifest,
+    parse_manifest,
+    verify_file,
+    write_manifest,
+)
 from store.durable import DurableFolders, sync_file, sync_folder
-from wire.errors import CorruptCheckpoint
 from wire.faults import fault_point
 
-_MANIFEST = "manifest.json"
 _STAGING = ".staging"
 
 
@@ -56,9 +60,9 @@ class FileCheckpointStore:
             shutil.rmtree(staged, ignore_errors=True)
 
     def publish(self, model: UUID, checkpoint: UUID, staged: Path) -> Manifest:
-        manifest = Manifest({p.relative_to(staged).as_posix(): _measure(p) for p in _files_under(staged)})
+        manifest = Manifest({p.relative_to(staged).as_posix(): measure(p) for p in files_under(staged)})
         fault_point("publish:before-manifest")
-        (staged / _MANIFEST).write_text(json.dumps(manifest.to_json(), indent=1))
+        (staged / MANIFEST).write_text(write_manifest(manifest))
         target = self._folder(model, checkpoint)
         self._folders.make(target.parent)
         fault_point("publish:before-rename")
@@ -69,7 +73,7 @@ class FileCheckpointStore:
     def settle(self, model: UUID, checkpoint: UUID) -> None:
         folder = self._folder(model, checkpoint)
         fault_point("settle:before-fsync")
-        for path in (*_files_under(folder / ADAPTER), *_files_under(folder / STATE), folder / _MANIFEST):
+        for path in (*files_under(folder / ADAPTER), *files_under(folder / STATE), folder / MANIFEST):
             sync_file(path)
         fault_point("settle:before-folder-fsync")
         for folder_to_sync in (folder / ADAPTER, folder / STATE, folder, folder.parent):
@@ -82,9 +86,12 @@ class FileCheckpointStore:
         wanted = (ADAPTER, STATE) if state else (ADAPTER,)
         for path, expected in manifest.files.items():
             if path.split("/")[0] in wanted:
-                _verify(folder / path, expected)
+                verify_file(folder / path, expected, folder.name)
         has_state = any(path.startswith(f"{STATE}/") for path in manifest.files)
         return CheckpointFiles(folder / ADAPTER, folder / STATE if state and has_state else None)
+
+    def release(self, model: UUID, checkpoint: UUID) -> None:
+        """Nothing to do: there is no copy."""
 
     def describe(self, model: UUID, checkpoint: UUID, part: str) -> str:
         return f"checkpoints/{model.hex}/{checkpoint.hex}/{part}"
@@ -96,20 +103,19 @@ class FileCheckpointStore:
                 age_s = time.time() - folder.stat().st_mtime
             except (ValueError, FileNotFoundError):
                 continue  # not ours, or removed this moment
-            yield StoredCheckpoint(model, checkpoint, bool(_files_under(folder / STATE)), age_s)
+            yield StoredCheckpoint(model, checkpoint, bool(files_under(folder / STATE)), age_s)
 
     def check(
         self, model: UUID, checkpoint: UUID, manifest: Manifest, parts: Collection[str], *, read: bool = True
     ) -> list[FileProblem]:
         folder = self._folder(model, checkpoint)
-        expected = {path: facts for path, facts in manifest.files.items() if path.split("/")[0] in parts}
-        found = {path.relative_to(folder).as_posix() for path in _files_under(folder)}
-        problems = [FileProblem(path, "missing") for path in expected.keys() - found]
-        problems += [FileProblem(path, "extra") for path in found - expected.keys() - {_MANIFEST}]
-        changed = [p for p in expected.keys() & found if not _is_as(folder / p, expected[p], read)]
-        if not _says(folder, manifest, expected):
-            changed.append(_MANIFEST)
-        return sorted(problems + [FileProblem(path, "changed") for path in changed], key=lambda p: p.path)
+        found = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files_under(folder)}
+        found.pop(MANIFEST, None)
+
+        def is_as(path: str, expected: tuple[int, str]) -> bool:
+            return not read or measure(folder / path) == expected
+
+        return differences(manifest, parts, found, lambda: _read_manifest(folder), is_as)
 
     def remove(self, model: UUID, checkpoint: UUID, part: str | None = None) -> int:
         folder = self._folder(model, checkpoint)
@@ -131,7 +137,7 @@ class FileCheckpointStore:
 
     def remove_left_over(self, name: str) -> int:
         folder = self._root / _STAGING / name
-        freed = sum(path.stat().st_size for path in _files_under(folder))
+        freed = sum(path.stat().st_size for path in files_under(folder))
         shutil.rmtree(folder)
         return freed
 
@@ -139,43 +145,8 @@ class FileCheckpointStore:
         return self._root / model.hex / checkpoint.hex
 
 
-def _files_under(folder: Path) -> list[Path]:
-    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-
-
-def _measure(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_manifest(folder: Path) -> Manifest:
     try:
-        data: dict[str, Any] = json.loads((folder / _MANIFEST).read_bytes())
-        return Manifest.from_json(data)
+        return parse_manifest((folder / MANIFEST).read_bytes(), folder.name)
     except FileNotFoundError:
-        raise CorruptCheckpoint(f"checkpoint {folder.name} has no manifest; its files are missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptCheckpoint(f"the manifest of checkpoint {folder.name} was altered: {error}") from None
-
-
-def _verify(path: Path, expected: tuple[int, str]) -> None:
-    try:
-        measured = _measure(path)
-    except FileNotFoundError:
-        raise CorruptCheckpoint(f"{path.name} of checkpoint {path.parent.parent.name} is missing") from None
-    if measured != expected:
-        raise CorruptCheckpoint(f"{path.name} of checkpoint {path.parent.parent.name} was altered")
-
-
-def _is_as(path: Path, expected: tuple[int, str], read: bool) -> bool:
-    return (_measure(path) == expected) if read else (path.stat().st_size == expected[0])
-
-
-def _says(folder: Path, manifest: Manifest, expected: Collection[str]) -> bool:
-    """Whether the store's own manifest says the same of these files. (Of others, it may say less: a restored
-    checkpoint was published without the parts that had been thinned.)"""
-    try:
-        stored = _read_manifest(folder).files
-    except CorruptCheckpoint:
-        return False
-    return all(stored.get(path) == manifest.files[path] for path in expected) and stored.keys() <= manifest.files.keys()
+        raise no_manifest(folder.name) from None

@@ -10,6 +10,7 @@ from uuid import UUID
 from store.blobs import BlobStore
 from store.database import AsyncConnection
 from store.notify import OPERATION_QUEUED
+from store.usage import COUNT
 from wire.errors import NotFound
 from wire.faults import fault_point
 
@@ -17,10 +18,12 @@ INLINE_BYTES = 64 * 1024
 
 # One statement, hence one transaction and one round trip. The update locks the model's row, so that numbers have no
 # gaps and the operation carries the head's version as of its number.
-_APPEND = """
+_APPEND = f"""
     with numbered as (
         update models set next_sequence = next_sequence + 1 where id = %(model_id)s
-        returning next_sequence - 1 as sequence, head_version
+        returning next_sequence - 1 as sequence, head_version, team_id
+    ), counted as (
+        {COUNT}
     ), appended as (
         insert into operations (
             id, model_id, sequence, head_version, kind, state,
@@ -33,7 +36,7 @@ _APPEND = """
         returning sequence
     )
     select sequence, pg_notify(%(channel)s, %(key)s) from appended
-"""
+"""  # noqa: S608 - put together from constants
 
 
 class PlacedPayload(TypedDict):
@@ -70,10 +73,12 @@ async def append_operation(
     idempotency_key: str | None = None,
     body_digest: bytes | None = None,
     caller: int | None = None,
+    num_tokens: int = 0,
 ) -> Appended:
     """Append to the model's log, in the caller's transaction. Raises NotFound for an unknown model.
 
     `caller`: the call that waits for the answer (`store.presence`). None, without a key: nobody does.
+    `num_tokens`: what it adds to the team's training tokens of the day.
     """
     operation_id = operation_id or uuid.uuid4()
     values = {
@@ -86,6 +91,7 @@ async def append_operation(
         "idempotency_key": idempotency_key,
         "body_digest": body_digest,
         "caller": caller,
+        "num_tokens": num_tokens,
         "channel": OPERATION_QUEUED,
         "key": model_id.hex,
     }

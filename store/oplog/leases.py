@@ -13,9 +13,10 @@ from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from store.notify import OPERATION_QUEUED, notify
 from store.oplog.sharing import left_lying
 from store.planes import HEARTBEAT_S
-from store.tables import CheckpointRow, ModelLeaseRow, OperationRow
+from store.tables import CheckpointRow, ModelLeaseRow, OperationRow, TrainerRow
 from store.tables.operations import lease_tokens
 from wire.errors import LeaseLost
 
@@ -45,7 +46,9 @@ def acquire(session: Session, trainer_id: UUID, model_id: UUID, ttl_s: float = L
 
 
 def renew_all(session: Session, trainer_id: UUID, ttl_s: float = LEASE_TTL_S) -> dict[UUID, int]:
-    """Extend every lease of this trainer; the models it still holds, and their tokens."""
+    """Extend every lease of this trainer; the models it still holds, and their tokens. One that is drained keeps those
+    alone under which it carries out an operation."""
+    _let_go_if_drained(session, trainer_id)
     expires_at = func.clock_timestamp() + timedelta(seconds=ttl_s)
     query = (
         update(ModelLeaseRow)
@@ -54,6 +57,19 @@ def renew_all(session: Session, trainer_id: UUID, ttl_s: float = LEASE_TTL_S) ->
         .returning(ModelLeaseRow.model_id, ModelLeaseRow.token)
     )
     return {row.model_id: row.token for row in session.execute(query)}
+
+
+def _let_go_if_drained(session: Session, trainer_id: UUID) -> None:
+    drained = select(TrainerRow.drained_at).where(TrainerRow.id == trainer_id)
+    if session.scalar(drained) is None:
+        return
+    # Locked first, as in `acquire`: a start under the lease is seen, or finds no lease.
+    mine = ModelLeaseRow.trainer_id == trainer_id
+    session.execute(select(ModelLeaseRow.token).where(mine).order_by(ModelLeaseRow.model_id).with_for_update())
+    is_running = OperationRow.model_id == ModelLeaseRow.model_id, OperationRow.state == "running"
+    given = delete(ModelLeaseRow).where(mine, ~exists().where(*is_running)).returning(ModelLeaseRow.model_id)
+    for model_id in session.scalars(given).all():
+        notify(session, OPERATION_QUEUED, model_id.hex)
 
 
 def release(session: Session, model_id: UUID, token: int) -> bool:

@@ -65,6 +65,7 @@ _NEXT = f"""
                 as free_at
         from busy join models m on m.id = busy.model_id and m.base_id = %(base_id)s
         cross join {_FIRST_OPEN_OF.format(model_id="busy.model_id")}
+        where not exists (select from trainers t where t.id = %(trainer_id)s and t.drained_at is not null)
     ) first
     order by greatest(first.free_at, statement_timestamp()), first.created_at
     limit 1
@@ -82,7 +83,8 @@ class NextModel:
 def next_model(connection: Connection, base_id: UUID, trainer_id: UUID) -> NextModel | None:
     """Of the models that this trainer holds or may take, the one whose first operation waits longest.
 
-    If there is none, the one that it may take first, if nothing happens until then; None without open operations.
+    If there is none, the one that it may take first, if nothing happens until then; None without open operations, and
+    for a trainer that is drained.
     """
     row = connection.execute(_NEXT.encode(), {"base_id": base_id, "trainer_id": trainer_id}).fetchone()
     return NextModel(*row) if row else None

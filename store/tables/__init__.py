@@ -6,7 +6,7 @@ from store.tables.models import CheckpointRow, ModelRow
 from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TelemetryUploadRow, TraceRow
-from store.tables.teams import ApiKeyRow, EventRow, TeamRow
+from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
 
 __all__ = [
     "GRADIENT_KINDS",
@@ -26,4 +26,5 @@ __all__ = [
     "TraceRow",
     "TrainerRow",
     "TrainerStartRow",
+    "TrainingUsageRow",
 ]

@@ -24,6 +24,7 @@ class ModelRow(Base):
         CheckConstraint("(team_id is null) = (base_id is null)", name="base_has_no_team"),
         CheckConstraint("(base_id is null) = (weights is not null)", name="base_has_weights"),
         Index("uq_models_team_slug", "team_id", text("lower(slug)"), unique=True, postgresql_nulls_not_distinct=True),
+        CheckConstraint("paused_by in ('team', 'admin', 'guard')", name="paused_by"),
         Index(None, "base_id"),
     )
 
@@ -46,6 +47,11 @@ class ModelRow(Base):
     )
     head_version: Mapped[Big] = mapped_column(default=0, server_default="0")
     next_sequence: Mapped[Big] = mapped_column(default=1, server_default="1")
+
+    # Since when training calls are refused, why, and who must let them in again: `team`, `admin` or `guard`.
+    paused_at: Mapped[datetime | None]
+    pause_reason: Mapped[str | None]
+    paused_by: Mapped[str | None]
 
 
 class CheckpointRow(Base):

@@ -28,6 +28,8 @@ class TrainerRow(Base):
     started_at: Mapped[CreatedAt]
     heartbeat_at: Mapped[CreatedAt]
     stopped_at: Mapped[datetime | None]
+    drained_at: Mapped[datetime | None]
+    """Since then it takes no operation and keeps no lease beyond the one under way."""
 
 
 class TrainerStartRow(Base):
@@ -60,6 +62,8 @@ class SamplerRow(Base):
     started_at: Mapped[CreatedAt]
     heartbeat_at: Mapped[CreatedAt]
     stopped_at: Mapped[datetime | None]
+    drained_at: Mapped[datetime | None]
+    """Since then it gets no new request and loads no new adapter."""
 
 
 class SamplerAdapterRow(Base):

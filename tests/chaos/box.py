@@ -44,8 +44,9 @@ class Death:
 class Box:
     """Started by `start`. Whatever dies is started again within 50 ms."""
 
-    def __init__(self, folder: Path, base: Path) -> None:
+    def __init__(self, folder: Path, base: Path, num_samplers: int = 1) -> None:
         self.folder = folder
+        self.samplers = ("sampler", *(f"sampler-{n}" for n in range(2, num_samplers + 1)))
         self._sabotages: tuple[str, ...] = ()
         self.checkpoints = folder / "checkpoints"
         self.url = ""
@@ -60,7 +61,7 @@ class Box:
 
     def start(self) -> Box:
         self._make_database()
-        for kind in KINDS:
+        for kind in (*KINDS, *self.samplers[1:]):
             self.spawn(kind)
             if kind == "postgres":
                 self._wait_for_database()
@@ -79,7 +80,8 @@ class Box:
         """Start a process of this kind, which the supervisor keeps from now on. The one before goes on, if it can."""
         with self._lock:
             request: dict[str, Any] = self._postgres() if kind == "postgres" else self._plane(kind)
-            self._pids[kind] = self.zygote.fork(kind=kind, log=str(self.folder / f"{kind}.log"), **request)
+            log = str(self.folder / f"{kind}.log")
+            self._pids[kind] = self.zygote.fork(kind=kind.partition("-")[0], log=log, **request)
             return self._pids[kind]
 
     def forget_blobs(self) -> None:

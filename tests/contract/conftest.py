@@ -99,7 +99,7 @@ async def base(
 @pytest.fixture(scope="session")
 async def origin(database_url: str, base: ModelRow, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     blobs: Path = tmp_path_factory.mktemp("blobs")
-    timeouts = Timeouts(operation_s=10, adapter_load_s=1)
+    timeouts = Timeouts(operation_s=10, adapter_load_s=1, retry_s=2)
     settings = ServerSettings(database_url, blobs, "token", limits=LIMITS, timeouts=timeouts)
     async with serving(create_app(settings)) as url:
         yield url

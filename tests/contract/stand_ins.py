@@ -204,6 +204,10 @@ def create_sampler(script: SamplerScript) -> FastAPI:
     """A sampler whose tokens are characters and whose tool calls are `CALL name {...}`."""
     app = FastAPI()
 
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
     @app.post("/render")
     async def render(body: RenderRequest) -> dict[str, Any]:
         script.renders.append(body)

@@ -89,6 +89,10 @@ class LocalBackend:
         """See SamplerBackend."""
         return set(self._adapters)
 
+    def trouble(self) -> str | None:
+        """See SamplerBackend."""
+        return self._engine.trouble()
+
     async def render(self, request: RenderRequest) -> list[int]:
         """See SamplerBackend."""
         return await self._chat_text.render(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,17 +20,28 @@ from wire.errors import HeadwayError, Unavailable
 
 log: Any = structlog.get_logger(__name__)
 
+_STALLED_S = 300.0
+"""A step that takes so long stands still. (The longest prompt of a large base takes minutes on a slow processor.)"""
+
 
 class Engine:
     """Submit and cancel from any thread. Each step's events leave in one call of `post`, from the engine's thread."""
 
-    def __init__(self, model: PackedModel, scheduler: Scheduler, post: Callable[[list[Delivery]], None]) -> None:
+    def __init__(
+        self,
+        model: PackedModel,
+        scheduler: Scheduler,
+        post: Callable[[list[Delivery]], None],
+        stalled_s: float = _STALLED_S,
+    ) -> None:
         self._model = model
         self._scheduler = scheduler
         self._post = post
         self._wake = threading.Condition()
         self._arrived: list[Sequence] = []
         self._closing = False
+        self._stalled_s = stalled_s
+        self._step_began_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="local-sampler", daemon=True)
 
     def start(self) -> None:
@@ -47,6 +59,15 @@ class Engine:
     def cancel(self, sequence: Sequence) -> None:
         """Drop the sequence before the next step; fine if it has ended."""
         sequence.cancelled = True
+
+    def trouble(self) -> str | None:
+        """Why it does not step though it should, or None."""
+        if not self._thread.is_alive():
+            return "the engine has ended"
+        began_at = self._step_began_at
+        if began_at is not None and time.monotonic() - began_at > self._stalled_s:
+            return f"the engine has been in one step for {time.monotonic() - began_at:.0f} s"
+        return None
 
     def close(self) -> None:
         """Stop after the step that runs; whoever is left gets Unavailable. Blocks."""
@@ -80,6 +101,7 @@ class Engine:
 
     def _step_or_fail(self) -> list[Delivery]:
         """A step that fails takes down what ran in it, never the thread."""
+        self._step_began_at = time.monotonic()
         try:
             return self._step()
         except Exception as error:
@@ -88,6 +110,8 @@ class Engine:
             for sequence in failed:
                 self._scheduler.leave(sequence)
             return [(sequence.stream, HeadwayError(f"the sampler's step failed: {error}")) for sequence in failed]
+        finally:
+            self._step_began_at = None
 
     def _step(self) -> list[Delivery]:
         plan = self._scheduler.plan()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
 
 from sampler.backends.vllm.client import VllmClient
+from sampler.backends.vllm.stall import StallWatch
 from wire.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
 _POLL_S = 1.0
+_STALL_EVERY_S = 5.0
 _OURS = "hw-"
 
 
@@ -20,13 +23,20 @@ class AttachedServer:
     """Calls `on_loss` when the server is gone, or has forgotten our adapters because it was started again."""
 
     def __init__(
-        self, url: str, client: VllmClient, expected: Callable[[], set[str]], on_loss: Callable[[], None]
+        self,
+        url: str,
+        client: VllmClient,
+        expected: Callable[[], set[str]],
+        on_loss: Callable[[], None],
+        stalled_s: float,
     ) -> None:
         self.url = url.rstrip("/")
         self.ready = False
         self._client = client
         self._expected = expected
         self._on_loss = on_loss
+        self._stall = StallWatch(client)
+        self._stalled_s = stalled_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="vllm-watch", daemon=True)
 
@@ -37,7 +47,16 @@ class AttachedServer:
         except Unavailable as error:
             raise OSError(f"no vLLM answers at {self.url}") from error
         self.ready = True
+        self._stall.restart()
         self._thread.start()
+
+    def trouble(self) -> str | None:
+        """Why nothing can be generated now, or None. A server that stands still is for its keeper to end."""
+        if not self.ready:
+            return "vLLM does not answer"
+        if self._stall.stalled_s > self._stalled_s:
+            return f"vLLM has not sampled a token for {self._stall.stalled_s:.0f} s"
+        return None
 
     def stop(self) -> None:
         """Leave it running."""
@@ -51,7 +70,11 @@ class AttachedServer:
                 self._client.unload(self.url, model["id"])
 
     def _watch(self) -> None:
+        checked_at = time.monotonic()
         while not self._stop.wait(_POLL_S):
+            if time.monotonic() - checked_at > _STALL_EVERY_S:
+                self._stall.check(self.url)
+                checked_at = time.monotonic()
             expected = self._expected()
             try:
                 listed = {str(model["id"]) for model in self._client.models(self.url)}

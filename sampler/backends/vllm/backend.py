@@ -119,6 +119,10 @@ class VllmBackend:
         with self._lock:
             return set(self._adapters)
 
+    def trouble(self) -> str | None:
+        """See SamplerBackend."""
+        return self._server.trouble()
+
     async def render(self, request: RenderRequest) -> list[int]:
         """See SamplerBackend."""
         return await self._chat_text.render(request)
@@ -160,7 +164,8 @@ class VllmBackend:
 
     def _connect(self, folder: Path) -> OwnServer | AttachedServer:
         if self._settings.url:
-            return AttachedServer(self._settings.url, self._client, self._served, self._forget_all)
+            stalled_s = self._settings.stalled_s
+            return AttachedServer(self._settings.url, self._client, self._served, self._forget_all, stalled_s)
         num_threads = self._settings.num_threads or threads_for(self._tensors.num_parameters)
         return OwnServer(folder, num_threads, self._settings, self._client, self._forget_all)
 

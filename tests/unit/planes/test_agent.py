@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, exists, select, update
 
 from sampler.agent import Agent, AgentSettings
 from store.adapters import base_adapter_name
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import Database
-from store.tables import ModelRow, SamplerAdapterRow
+from store.planes import is_live
+from store.tables import ModelRow, SamplerAdapterRow, SamplerRow
 from tests.unit.conftest import World
 from wire.errors import Unavailable
 
@@ -20,6 +21,7 @@ class Holder:
     def __init__(self) -> None:
         self.names: set[str] = set()
         self.away = False
+        self.sick: str | None = None
 
     def load_adapter(self, name: str, path: Path | None) -> None:
         if self.away:
@@ -31,6 +33,9 @@ class Holder:
 
     def loaded(self) -> set[str]:
         return set(self.names)
+
+    def trouble(self) -> str | None:
+        return self.sick
 
 
 @pytest.fixture
@@ -100,3 +105,30 @@ def test_reports_are_withdrawn_while_what_generates_is_away_and_made_again_when_
     holder.away = False
     agent.reconcile()
     assert states(database) == {base_adapter_name(world.base_id): "loaded"}
+
+
+def is_in_rotation(database: Database, world: World) -> bool:
+    with database.session() as session:
+        return bool(session.scalar(select(exists().where(is_live(SamplerRow), SamplerRow.base_id == world.base_id))))
+
+
+def test_a_sampler_whose_engine_is_dead_leaves_the_rotation_and_comes_back_by_itself(
+    agent: Agent, database: Database, world: World, holder: Holder
+):
+    agent.beat()
+    assert is_in_rotation(database, world)
+    holder.sick = "the engine has ended"
+    for _ in range(2):
+        agent.beat()
+        assert not is_in_rotation(database, world)
+    holder.sick = None
+    agent.beat()
+    assert is_in_rotation(database, world)
+
+
+def test_who_has_said_goodbye_stays_away_though_its_engine_runs(agent: Agent, database: Database, world: World):
+    agent.start()
+    agent.leave()
+    assert not is_in_rotation(database, world)
+    agent.close()
+    assert not is_in_rotation(database, world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 
 import httpx
@@ -63,6 +64,20 @@ async def generate(client: httpx.AsyncClient, **params) -> list[GenerateEvent]:
 async def test_health_needs_no_token(client):
     answer = await client.get("/healthz", headers={"Authorization": ""})
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_health_is_not_well_while_the_engine_is_dead_or_stands_still(open_backend):
+    backend = open_backend()
+    async for url in serve(create_app(backend, TOKEN)):
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.get("/healthz")).status_code == 200
+            backend._engine._step_began_at = time.monotonic() - 1e4
+            stalled = await client.get("/healthz")
+            assert (stalled.status_code, stalled.json()["status"][:31]) == (503, "the engine has been in one step")
+            backend._engine._step_began_at = None
+            await backend.close()
+            dead = await client.get("/healthz")
+            assert (dead.status_code, dead.json()) == (503, {"status": "the engine has ended"})
 
 
 @pytest.mark.parametrize("route", ["/render", "/tokenize", "/generate", "/derender", "/no-such-route"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,12 +18,13 @@ import pytest
 from sqlalchemy import func, select, update
 
 from store.blobs import BlobStore
-from store.checkpoint_stores.file import FileCheckpointStore
+from store.checkpoint_stores import CheckpointStore
 from store.database import Database, psycopg_dsn
 from store.oplog import leases
 from store.retention import Collector, Removal, RetentionPolicy
 from store.tables import CheckpointRow, ModelRow, OperationRow
 from tests.unit.conftest import World
+from tests.unit.store.places import FilePlace, Place, S3Place
 
 DAY_S = 24 * 3600.0
 
@@ -34,10 +36,11 @@ class Estate:
     database: Database
     world: World
     folder: Path
+    place: Place
 
     @property
-    def checkpoints(self) -> FileCheckpointStore:
-        return FileCheckpointStore(self.folder / "checkpoints")
+    def checkpoints(self) -> CheckpointStore:
+        return self.place.open()
 
     @property
     def blobs(self) -> BlobStore:
@@ -152,8 +155,8 @@ class Estate:
         with self.database.session() as session:
             return set(session.scalars(select(CheckpointRow.id).where(CheckpointRow.state_removed_at.is_not(None))))
 
-    def path(self, checkpoint_id: UUID, file: str) -> Path:
-        return self.folder / "checkpoints" / self.world.model_id.hex / checkpoint_id.hex / file
+    def path(self, checkpoint_id: UUID, file: str) -> Any:
+        return self.place.path(f"{self.world.model_id.hex}/{checkpoint_id.hex}/{file}")
 
     def age_operations(self, by_s: float = 2 * DAY_S) -> None:
         past = func.clock_timestamp() - timedelta(seconds=by_s)
@@ -161,6 +164,7 @@ class Estate:
             session.execute(update(OperationRow).values(finished_at=past, created_at=past))
 
     def age_files(self, by_s: float = 2 * DAY_S) -> None:
+        self.place.age(by_s)
         past = time.time() - by_s
         for path in self.folder.rglob("*"):
             os.utime(path, (past, past))
@@ -172,8 +176,20 @@ class Estate:
 
 
 @pytest.fixture
-def estate(database: Database, world: World, tmp_path: Path) -> Estate:
-    return Estate(database, world, tmp_path)
+def place_kind() -> str:
+    """Where checkpoints lie; a module that is about that overrides it, with both."""
+    return "file"
+
+
+@pytest.fixture
+def make_place(place_kind: str, request: pytest.FixtureRequest) -> Callable[[Path], Place]:
+    """A checkpoint store with nothing in it, which belongs to this folder."""
+    return FilePlace if place_kind == "file" else partial(S3Place, request.getfixturevalue("s3"))
+
+
+@pytest.fixture
+def estate(database: Database, world: World, tmp_path: Path, make_place: Callable[[Path], Place]) -> Estate:
+    return Estate(database, world, tmp_path, make_place(tmp_path))
 
 
 @pytest.fixture

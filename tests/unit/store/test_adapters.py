@@ -4,10 +4,8 @@ import pytest
 from sqlalchemy import update
 
 from store.adapters import (
-    adapter_failures,
     base_adapter_name,
     forget_adapter,
-    promotion_votes,
     report_adapter,
     samplers_holding,
     want_checkpoint,
@@ -66,8 +64,6 @@ async def test_requests_go_only_to_live_samplers_that_hold_the_adapter(
     with database.connection() as connection:
         report_adapter(connection, sampler_id, "hw-x", "out of memory")
     assert await holders() == []
-    async with async_database.session() as session:
-        assert await adapter_failures(session, world.base_id, "hw-x") == ["out of memory"]
     with database.connection() as connection:
         report_adapter(connection, sampler_id, "hw-x", None)
     assert await holders() == ["http://127.0.0.1:1"]
@@ -79,13 +75,3 @@ async def test_requests_go_only_to_live_samplers_that_hold_the_adapter(
     with database.session() as session:
         say_goodbye(session, SamplerRow, sampler_id)
     assert await holders() == []
-
-
-def test_votes_count_live_samplers_only(database: Database, world: World, sampler_id):
-    with database.session() as session:
-        gone = register_sampler(session, world.base_id, "http://127.0.0.1:2", "local")
-        say_goodbye(session, SamplerRow, gone)
-    with database.connection() as connection:
-        report_adapter(connection, gone, "hw-x", None)
-        report_adapter(connection, sampler_id, "hw-x", "bad rank")
-        assert promotion_votes(connection, world.base_id, "hw-x") == (1, 0, ["bad rank"])

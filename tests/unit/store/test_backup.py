@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,20 +9,25 @@ from sqlalchemy import func, text
 
 from store.backup import NotABackup, back_up, restore
 from store.blobs import BlobStore
-from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import Database
 from store.invariants import check_all
 from store.retention import keeping_files
 from store.tables import ApiKeyRow, Base, ModelRow, OperationRow
 from store.verification import verify
 from tests.unit.store.conftest import Estate
+from tests.unit.store.places import KINDS, Place
 from wire.errors import Conflict, CorruptCheckpoint, NotFound
 
 
+@pytest.fixture(params=KINDS)
+def place_kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 class Target:
-    def __init__(self, database: Database, folder: Path) -> None:
+    def __init__(self, database: Database, folder: Path, place: Place) -> None:
         self.database = database
-        self.checkpoints, self.blobs = FileCheckpointStore(folder / "checkpoints"), BlobStore(folder / "blobs")
+        self.checkpoints, self.blobs = place.open(), BlobStore(folder / "blobs")
 
     def restore(self, source: Path, **options) -> None:
         restore(source, self.database, self.checkpoints, self.blobs, **options)
@@ -32,8 +38,8 @@ class Target:
 
 
 @pytest.fixture
-def target(other_database: Database, tmp_path: Path) -> Target:
-    return Target(other_database, tmp_path / "target")
+def target(other_database: Database, tmp_path: Path, make_place: Callable[[Path], Place]) -> Target:
+    return Target(other_database, tmp_path / "target", make_place(tmp_path / "target"))
 
 
 def write(estate: Estate, name: str = "backup") -> Path:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from server.cli.main import app
 from store.tables import ApiKeyRow
 from tests.unit.store.conftest import Estate
+from tests.unit.store.places import FilePlace
 
 
 def headway(estate: Estate, *arguments: str, folder: str = "") -> Result:
@@ -86,7 +87,7 @@ def test_backup_and_restore_round_trip_and_print_no_secret(estate: Estate, other
     refused = headway(estate, "restore", "--from", str(path), folder="new")
     assert refused.exit_code == 1
     assert "the database is not empty" in refused.stderr
-    there = Estate(other_database, estate.world, estate.folder / "elsewhere")
+    there = Estate(other_database, estate.world, estate.folder / "elsewhere", FilePlace(estate.folder / "elsewhere"))
     restored = headway(there, "restore", "--from", str(path))
     assert restored.exit_code == 0, restored.output
     assert "/nowhere" in restored.stderr, "the base's weights have to be brought along"

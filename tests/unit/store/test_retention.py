@@ -16,7 +16,13 @@ from store.retention import RetentionPolicy, keeping_files, marking
 from store.retention.pins import pin
 from store.tables import CheckpointRow, EventRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow
 from tests.unit.store.conftest import DAY_S, Estate
+from tests.unit.store.places import KINDS
 from wire.errors import Conflict, CorruptCheckpoint, Gone, NotFound
+
+
+@pytest.fixture(params=KINDS)
+def place_kind(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 def test_the_newest_optimizer_states_are_kept_and_all_adapters(estate: Estate):
@@ -124,15 +130,14 @@ def update_head(estate: Estate, checkpoint_id: uuid.UUID):
     return update(ModelRow).where(ModelRow.id == estate.world.model_id).values(head_checkpoint_id=checkpoint_id)
 
 
-def test_staging_folders_of_dead_trainers_go_after_the_grace_period(estate: Estate):
+def test_what_dead_trainers_left_half_written_go_after_the_grace_period(estate: Estate):
     estate.step()
-    left = estate.folder / "checkpoints" / ".staging" / "dead"
-    (left / "state").mkdir(parents=True)
-    (left / "state" / "state.safetensors").write_bytes(b"half")
+    before = estate.place.names()
+    estate.place.leave_behind(b"half")
     assert estate.collect() == []
     estate.age_files()
     assert [(r.what, r.num_bytes) for r in estate.collect()] == [("staging folder", 4)]
-    assert not left.exists()
+    assert estate.place.names() == before
 
 
 def test_files_of_rejected_checkpoints_go(estate: Estate, add_checkpoint):

@@ -6,6 +6,12 @@ import pytest
 
 from store.verification import missing_files, verify
 from tests.unit.store.conftest import Estate
+from tests.unit.store.places import KINDS
+
+
+@pytest.fixture(params=KINDS)
+def place_kind(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 def damages(estate: Estate) -> list[tuple[str, str]]:

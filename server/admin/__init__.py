@@ -1,0 +1,1 @@
+"""What operators do: teams, keys of all teams, bases, planes, any model."""

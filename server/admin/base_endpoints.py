@@ -1,0 +1,30 @@
+"""`/v2/admin/bases`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from server.admin import bases
+from server.audit.recording import actor_of
+from server.auth.dependencies import AdminDep
+from server.context import ContextDep
+from server.paging import DEFAULT_LIMIT, CursorParam, LimitParam
+from wire.admin import Base, BaseRequest, Page
+
+router = APIRouter()
+
+
+@router.get("/bases")
+async def list_bases(
+    context: ContextDep, caller: AdminDep, cursor: CursorParam = None, limit: LimitParam = DEFAULT_LIMIT
+) -> Page[Base]:
+    """Base models, and who works on them."""
+    async with context.database.session() as session:
+        return await bases.list_bases(session, cursor, limit)
+
+
+@router.post("/bases", status_code=201)
+async def register_base(context: ContextDep, caller: AdminDep, body: BaseRequest) -> Base:
+    """Register a base model; start its trainers and samplers with `--base NAME` then."""
+    async with context.database.session() as session:
+        return await bases.register_base(session, body, actor_of(caller))

@@ -1,0 +1,11 @@
+"""`/v2/admin`: for keys with the scope `admin`. One router a noun; together they are `router`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from server.admin import base_endpoints, key_endpoints, model_endpoints, plane_endpoints, team_endpoints
+
+router = APIRouter(prefix="/v2/admin", tags=["admin"])
+for part in (team_endpoints, key_endpoints, base_endpoints, plane_endpoints, model_endpoints):
+    router.include_router(part.router)

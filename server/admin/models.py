@@ -1,0 +1,47 @@
+"""Models of all teams, as operators see them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.models.repository import BaseRow, as_uuid
+from server.models.service import catalog_model, no_such_model
+from server.paging import page_of
+from store.tables import ModelRow, TeamRow
+from wire.admin import Page, TeamModel
+
+
+async def list_models(session: AsyncSession, team_id: UUID | None, cursor: str | None, limit: int) -> Page[TeamModel]:
+    """Every model, or those of one team, oldest first."""
+    query = _models()
+    if team_id is not None:
+        query = query.where(ModelRow.team_id == team_id)
+    rows, following = await page_of(session, query, (ModelRow.created_at, ModelRow.id), cursor, limit)
+    return Page(items=[_describe(*row) for row in rows], next_cursor=following)
+
+
+async def get_model(session: AsyncSession, model_id: str) -> ModelRow:
+    """Any team's model, by id. Raises NotFound."""
+    found = as_uuid(model_id)
+    model = await session.get(ModelRow, found) if found else None
+    if model is None:
+        raise no_such_model(model_id)
+    return model
+
+
+async def describe_model(session: AsyncSession, model_id: UUID) -> TeamModel:
+    """A model and its team."""
+    row = (await session.execute(_models().where(ModelRow.id == model_id))).one()
+    return _describe(*row)
+
+
+def _models():
+    query = select(ModelRow, BaseRow, TeamRow.name)
+    return query.outerjoin(BaseRow, BaseRow.id == ModelRow.base_id).outerjoin(TeamRow, TeamRow.id == ModelRow.team_id)
+
+
+def _describe(model: ModelRow, base: ModelRow | None, team: str | None) -> TeamModel:
+    return TeamModel(**catalog_model(model, base).model_dump(), team_id=model.team_id, team=team)

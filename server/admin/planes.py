@@ -1,0 +1,130 @@
+"""Trainers and samplers: what there is, and draining them.
+
+A drained sampler gets no new request and loads no new adapter; what it is working on ends as if nothing were. A drained
+trainer finishes its operation, hands back its leases and takes no other. A process that starts again is a new one, and
+not drained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.audit.recording import Actor, record
+from server.paging import page_of
+from store.notify import ADAPTERS_CHANGED, OPERATION_QUEUED, TRAINERS_CHANGED, notify_async
+from store.planes import is_live
+from store.tables import ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow
+from wire.admin import Page, Sampler, Trainer
+from wire.errors import Conflict, NotFound
+
+Plane = type[TrainerRow] | type[SamplerRow]
+
+
+async def list_trainers(session: AsyncSession, cursor: str | None, limit: int) -> Page[Trainer]:
+    """Every trainer that was heard of lately enough to be kept, oldest first."""
+    leases = select(func.count()).where(ModelLeaseRow.trainer_id == TrainerRow.id).scalar_subquery()
+    query = select(TrainerRow, ModelRow.slug, is_live(TrainerRow), leases)
+    query = query.join(ModelRow, ModelRow.id == TrainerRow.base_id)
+    rows, following = await page_of(session, query, (TrainerRow.started_at, TrainerRow.id), cursor, limit)
+    items = [
+        Trainer(
+            **_facts(row, base), state="loading" if lives and row.is_loading else _state(row, lives), num_models=held
+        )
+        for row, base, lives, held in rows
+    ]
+    return Page(items=items, next_cursor=following)
+
+
+async def list_samplers(session: AsyncSession, cursor: str | None, limit: int) -> Page[Sampler]:
+    """Every sampler that was heard of lately enough to be kept, oldest first."""
+    loaded = SamplerAdapterRow.sampler_id == SamplerRow.id, SamplerAdapterRow.state == "loaded"
+    query = select(
+        SamplerRow, ModelRow.slug, is_live(SamplerRow), select(func.count()).where(*loaded).scalar_subquery()
+    )
+    query = query.join(ModelRow, ModelRow.id == SamplerRow.base_id)
+    rows, following = await page_of(session, query, (SamplerRow.started_at, SamplerRow.id), cursor, limit)
+    items = [
+        Sampler(**_facts(row, base), url=row.url, backend=row.backend, state=_state(row, lives), num_adapters=held)
+        for row, base, lives, held in rows
+    ]
+    return Page(items=items, next_cursor=following)
+
+
+async def drain(session: AsyncSession, plane: Plane, plane_id: UUID, actor: Actor) -> None:
+    """Take it out of service, gently. Raises NotFound, and Conflict for one that has stopped."""
+    row = await _find(session, plane, plane_id)
+    if row.stopped_at is not None:
+        raise Conflict(f"the {_kind(plane)} {plane_id} has stopped, so there is nothing to drain")
+    if row.drained_at is None:
+        row.drained_at = await session.scalar(select(func.clock_timestamp()))
+        record(session, actor, f"drain_{_kind(plane)}", subject_id=row.id, host=row.host, pid=row.pid)
+    await _wake(session, plane, row)
+
+
+async def undrain(session: AsyncSession, plane: Plane, plane_id: UUID, actor: Actor) -> None:
+    """Have it work again. Raises NotFound."""
+    row = await _find(session, plane, plane_id)
+    if row.drained_at is not None:
+        row.drained_at = None
+        record(session, actor, f"undrain_{_kind(plane)}", subject_id=row.id, host=row.host, pid=row.pid)
+    await _wake(session, plane, row)
+
+
+async def describe_trainer(session: AsyncSession, trainer_id: UUID) -> Trainer:
+    """One trainer."""
+    row = await session.get_one(TrainerRow, trainer_id)
+    num_models = await session.scalar(select(func.count()).where(ModelLeaseRow.trainer_id == trainer_id))
+    base, lives = await _base_and_life(session, TrainerRow, trainer_id)
+    state = "loading" if lives and row.is_loading else _state(row, lives)
+    return Trainer(**_facts(row, base), state=state, num_models=num_models or 0)
+
+
+async def describe_sampler(session: AsyncSession, sampler_id: UUID) -> Sampler:
+    """One sampler."""
+    row = await session.get_one(SamplerRow, sampler_id)
+    loaded = SamplerAdapterRow.sampler_id == sampler_id, SamplerAdapterRow.state == "loaded"
+    num_adapters = await session.scalar(select(func.count()).where(*loaded))
+    base, lives = await _base_and_life(session, SamplerRow, sampler_id)
+    facts = _facts(row, base)
+    state = _state(row, lives)
+    return Sampler(**facts, url=row.url, backend=row.backend, state=state, num_adapters=num_adapters or 0)
+
+
+async def _base_and_life(session: AsyncSession, plane: Plane, plane_id: UUID) -> tuple[str, bool]:
+    query = select(ModelRow.slug, is_live(plane)).join(ModelRow, ModelRow.id == plane.base_id)
+    row = (await session.execute(query.where(plane.id == plane_id))).one()
+    return row[0], row[1]
+
+
+async def _find(session: AsyncSession, plane: Plane, plane_id: UUID) -> TrainerRow | SamplerRow:
+    row: TrainerRow | SamplerRow | None = await session.get(plane, plane_id, with_for_update=True)
+    if row is None:
+        raise NotFound(f"there is no {_kind(plane)} {plane_id}; see 'headway drain'")
+    return row
+
+
+async def _wake(session: AsyncSession, plane: Plane, row: TrainerRow | SamplerRow) -> None:
+    """Those who go by it look again: samplers at what they shall hold, trainers at what they may take."""
+    await session.flush()
+    if plane is SamplerRow:
+        await notify_async(session, ADAPTERS_CHANGED, row.base_id.hex)
+        return
+    await notify_async(session, TRAINERS_CHANGED, row.base_id.hex)
+    await notify_async(session, OPERATION_QUEUED, row.base_id.hex)
+
+
+def _kind(plane: Plane) -> str:
+    return "trainer" if plane is TrainerRow else "sampler"
+
+
+def _state(row: TrainerRow | SamplerRow, lives: bool) -> Any:
+    return "live" if lives else "stopped" if row.stopped_at else "silent"
+
+
+def _facts(row: TrainerRow | SamplerRow, base: str) -> dict[str, Any]:
+    names = ("id", "host", "pid", "started_at", "heartbeat_at", "drained_at")
+    return {**{name: getattr(row, name) for name in names}, "base": base}

@@ -1,0 +1,67 @@
+"""Reading the audit log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Query
+from pydantic import AwareDatetime
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.paging import page_of
+from server.storable import is_storable
+from store.tables import ApiKeyRow, EventRow
+from wire.admin import Event, Page
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which lines; all of them where nothing is asked for."""
+
+    action: Annotated[str | None, Query(max_length=100, description="Such as `set_head`")] = None
+    subject_id: Annotated[UUID | None, Query(description="What it was done to: a model, a key, a team, …")] = None
+    key_id: Annotated[UUID | None, Query(description="Whose key did it")] = None
+    since: Annotated[AwareDatetime | None, Query(description="Not before this time")] = None
+    until: Annotated[AwareDatetime | None, Query(description="Before this time")] = None
+
+
+async def list_events(
+    session: AsyncSession, team_id: UUID | None, wanted: EventFilter, cursor: str | None, limit: int
+) -> Page[Event]:
+    """Lines about one team's things, or (None) all, newest first."""
+    rows, following = await page_of(session, _query(team_id, wanted), [EventRow.id], cursor, limit, newest_first=True)
+    return Page(items=[_event(row, key) for row, key in rows], next_cursor=following)
+
+
+def _query(team_id: UUID | None, wanted: EventFilter) -> Select[EventRow, ApiKeyRow]:
+    query = select(EventRow, ApiKeyRow).outerjoin(ApiKeyRow, ApiKeyRow.id == EventRow.key_id)
+    if team_id is not None:
+        query = query.where(EventRow.team_id == team_id)
+    if wanted.action is not None:
+        query = query.where(EventRow.action == wanted.action if is_storable(wanted.action) else EventRow.id < 0)
+    if wanted.subject_id is not None:
+        query = query.where(EventRow.subject_id == wanted.subject_id)
+    if wanted.key_id is not None:
+        query = query.where(EventRow.key_id == wanted.key_id)
+    if wanted.since is not None:
+        query = query.where(EventRow.at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(EventRow.at < wanted.until)
+    return query
+
+
+def _event(row: EventRow, key: ApiKeyRow | None) -> Event:
+    by_key = f"{key.name} ({key.prefix}…)" if key else "a key that was removed"
+    return Event(
+        id=row.id,
+        at=row.at,
+        team_id=row.team_id,
+        key_id=row.key_id,
+        actor=row.actor or (by_key if row.key_id else "command line"),
+        action=row.action,
+        subject_id=row.subject_id,
+        detail=row.detail or {},
+    )

@@ -1,0 +1,205 @@
+"""What we ask of a bucket, with boto3; and its many ways to fail as three errors of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, NoCredentialsError
+from s3transfer.exceptions import RetriesExceededError
+from urllib3.exceptions import HTTPError
+
+from wire.errors import Unavailable
+
+_PART_BYTES = 16 * 2**20
+_TRANSFERS = 8
+_DELETED_AT_ONCE = 1000
+_READ_BYTES = 2**20
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+
+# With the pauses between them, some 15 seconds: a server that is restarted, or says SlowDown, is back by then.
+_MAX_ATTEMPTS = 6
+
+
+class NoSuchObject(Exception):
+    """There is no object of this name."""
+
+
+class DamagedObject(Exception):
+    """What came is not what was once put there, says the store's own checksum."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """`key` is relative to the prefix; size in bytes."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedUpload:
+    """Parts of an object that nobody has put together yet. No listing of objects shows them, and they cost money."""
+
+    key: str
+    upload_id: str
+    begun: datetime
+
+
+def connect(max_attempts: int = _MAX_ATTEMPTS) -> Any:
+    """A client for what the environment names (AWS_*). Talks to nobody yet."""
+    config = Config(
+        retries={"mode": "standard", "max_attempts": max_attempts},
+        connect_timeout=5,
+        read_timeout=30,
+        max_pool_connections=2 * _TRANSFERS,
+        tcp_keepalive=True,
+    )
+    return boto3.Session().client("s3", config=config)
+
+
+class Bucket:
+    """The objects under a prefix. Every method raises Unavailable when the store does not answer, or refuses."""
+
+    def __init__(self, name: str, prefix: str, client: Any) -> None:
+        """`client`: of `connect`; threads may share it."""
+        self._name = name
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._client = client
+        config = TransferConfig(
+            multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=_TRANSFERS
+        )
+        self._transfers: Any = create_transfer_manager(self._client, config)
+
+    def list(self, under: str = "") -> Iterator[StoredObject]:
+        """Every object whose key begins so."""
+        pages = self._client.get_paginator("list_objects_v2")
+        with self._answering():
+            for page in pages.paginate(Bucket=self._name, Prefix=self._prefix + under):
+                for row in page.get("Contents", ()):
+                    yield StoredObject(self._relative(row["Key"]), row["Size"], row["LastModified"])
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            with self._answering():
+                self._client.head_object(Bucket=self._name, Key=self._prefix + key)
+        except NoSuchObject:
+            return False
+        return True
+
+    def get(self, key: str) -> bytes:
+        """A small object. Raises NoSuchObject, DamagedObject."""
+        with self._answering():
+            return self._client.get_object(Bucket=self._name, Key=self._prefix + key)["Body"].read()
+
+    def put(self, key: str, data: bytes) -> None:
+        """A small object, that lasts when this returns."""
+        with self._answering():
+            self._client.put_object(Bucket=self._name, Key=self._prefix + key, Body=data)
+
+    def digest(self, key: str) -> str:
+        """SHA-256 of an object's content. Raises NoSuchObject, DamagedObject."""
+        digest = hashlib.sha256()
+        with self._answering():
+            body = self._client.get_object(Bucket=self._name, Key=self._prefix + key)["Body"]
+            for chunk in body.iter_chunks(_READ_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    @contextmanager
+    def uploading(self, files: Mapping[str, Path]) -> Generator[None]:
+        """Files by key, all at once, large ones in parts. They travel while the block runs, and last after it."""
+        with self._travelling(
+            self._transfers.upload(str(path), self._name, self._prefix + key) for key, path in files.items()
+        ):
+            yield
+
+    def download(self, files: Mapping[str, Path]) -> None:
+        """Objects into files, all at once, large ones in ranges. Raises NoSuchObject, DamagedObject."""
+        with self._travelling(
+            self._transfers.download(self._name, self._prefix + key, str(path)) for key, path in files.items()
+        ):
+            pass
+
+    def delete(self, keys: Collection[str]) -> None:
+        """Objects that may be there or not."""
+        rows = [{"Key": self._prefix + key} for key in keys]
+        with self._answering():
+            for start in range(0, len(rows), _DELETED_AT_ONCE):
+                some = {"Objects": rows[start : start + _DELETED_AT_ONCE], "Quiet": True}
+                refused = self._client.delete_objects(Bucket=self._name, Delete=some).get("Errors")
+                if refused:
+                    raise self._unavailable(f"it does not delete ({refused[0].get('Code')})")
+
+    def unfinished_uploads(self) -> Iterator[UnfinishedUpload]:
+        """Of all processes: those under way, and those of the dead."""
+        pages = self._client.get_paginator("list_multipart_uploads")
+        with self._answering():
+            for page in pages.paginate(Bucket=self._name, Prefix=self._prefix):
+                for row in page.get("Uploads", ()):
+                    yield UnfinishedUpload(self._relative(row["Key"]), row["UploadId"], row["Initiated"])
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Remove the parts. Raises NoSuchObject when it was finished or aborted meanwhile."""
+        with self._answering():
+            self._client.abort_multipart_upload(Bucket=self._name, Key=self._prefix + key, UploadId=upload_id)
+
+    def _relative(self, key: str) -> str:
+        return key.removeprefix(self._prefix)
+
+    @contextmanager
+    def _travelling(self, transfers: Iterator[Any]) -> Generator[None]:
+        under_way: list[Any] = []
+        try:
+            with self._answering():
+                under_way += transfers
+                yield
+                for transfer in under_way:
+                    transfer.result()
+        except BaseException:
+            for transfer in under_way:
+                transfer.cancel()
+            for transfer in under_way:  # they write into files, or read them, until they have noticed
+                with suppress(Exception):
+                    transfer.result()
+            raise
+
+    @contextmanager
+    def _answering(self) -> Generator[None]:
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", "unknown"))
+            if code in _MISSING or code == "NoSuchUpload":
+                raise NoSuchObject(code) from None
+            raise self._unavailable(f"it answers {code}") from None
+        except FlexibleChecksumError as error:
+            raise DamagedObject(str(error)) from None
+        except NoCredentialsError:
+            raise self._unavailable(
+                "there are no credentials, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from None
+        except (BotoCoreError, Boto3Error, RetriesExceededError, HTTPError) as error:
+            raise self._unavailable(f"it does not answer: {type(error).__name__}") from None
+
+    def _unavailable(self, why: str) -> Unavailable:
+        """Without the error's own words: they repeat endpoints, which may hold secrets."""
+        endpoint = "" if _has_endpoint() else " (AWS_ENDPOINT_URL is not set: Amazon's own)"
+        sentence = f"the checkpoint store s3://{self._name}/{self._prefix}{endpoint} cannot be used, {why}"
+        return Unavailable(f"{sentence}; what was stored is not lost, try again when it is back")
+
+
+def _has_endpoint() -> bool:
+    return bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))

@@ -1,0 +1,225 @@
+"""Every route × every kind of key. A route without a line in the table fails; so does a line without a route."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute, iter_route_contexts
+
+from server.app import create_app
+from server.audit.recording import COMMAND_LINE
+from server.auth.issuing import Grant, issue
+from server.auth.service import ensure_team
+from server.settings import ServerSettings
+from store.database import AsyncDatabase
+from tests.contract.conftest import batch
+
+PUBLIC, ANY, READ, USE, REPORT, SAMPLE, TRAIN, KEYS, ADMIN = (
+    "public", "any key", "read", "use", "report", "sample", "train", "keys", "admin",
+)  # fmt: skip
+SUFFICES = {
+    ANY: {"read", "sample", "train", "keys", "admin"},
+    READ: {"read"},
+    USE: {"read", "sample", "train"},
+    REPORT: {"sample", "train"},
+    SAMPLE: {"sample"},
+    TRAIN: {"train"},
+    KEYS: {"keys"},
+    ADMIN: {"admin"},
+}
+CHAT = {"model": "{model}", "messages": [{"role": "user", "content": "6*6"}], "max_tokens": 2}
+COMPLETION = {"model": "{model}", "prompt": "6*6", "max_tokens": 2}
+STEP = {"learning_rate": 1e-3}
+WHY = {"reason": "a test"}
+
+# method and path: what a key needs, and a body. `{model}`, `{key}`, … are things of the team whose keys are tried; a
+# line that names one is also tried by another team's keys.
+ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
+    ("GET", "/healthz"): (PUBLIC, None),
+    ("GET", "/readyz"): (PUBLIC, None),
+    ("POST", "/sdk-events/cli"): (PUBLIC, {}),
+    ("POST", "/v3/api/sdk-events/cli"): (PUBLIC, {}),
+    ("GET", "/v2/auth/me"): (ANY, None),
+    ("GET", "/v2/models"): (USE, None),
+    ("GET", "/v2/models/resolve?model={model}"): (USE, None),
+    ("POST", "/v2/models/fork"): (TRAIN, {"source_model_id": "{model}", "name": "{new_name}"}),
+    ("GET", "/v2/models/{model_id}"): (USE, None),
+    ("GET", "/v2/models/{model_id}/checkpoints"): (READ, None),
+    ("GET", "/v2/models/{model_id}/head"): (READ, None),
+    ("PUT", "/v2/models/{model_id}/head"): (TRAIN, {"checkpoint_id": None}),
+    ("POST", "/v2/models/{model_id}/pause"): (TRAIN, WHY),
+    ("POST", "/v2/models/{model_id}/resume"): (TRAIN, None),
+    ("GET", "/v1/models/{model_id}/train/losses"): (READ, None),
+    ("POST", "/v1/models/{model_id}/train/forward-backward"): (TRAIN, batch()),
+    ("POST", "/v1/models/{model_id}/train/forward"): (TRAIN, batch()),
+    ("POST", "/v1/models/{model_id}/train/backward"): (TRAIN, {"forward_id": "{forward}", "weights": [[1.0] * 3] * 2}),
+    ("POST", "/v1/models/{model_id}/train/optim-step"): (TRAIN, STEP),
+    ("POST", "/chat/completions"): (SAMPLE, CHAT),
+    ("POST", "/v1/chat/completions"): (SAMPLE, CHAT),
+    ("POST", "/completions"): (SAMPLE, COMPLETION),
+    ("POST", "/v1/completions"): (SAMPLE, COMPLETION),
+    ("GET", "/models"): (USE, None),
+    ("GET", "/v1/models"): (USE, None),
+    ("GET", "/models/{model}"): (USE, None),
+    ("GET", "/v1/models/{model}"): (USE, None),
+    ("POST", "/v2/trace/job/{job_id}/enter"): (REPORT, {"name": "run"}),
+    ("GET", "/v2/jobs"): (READ, None),
+    ("GET", "/v2/jobs/{job_id}/traces"): (READ, None),
+    ("POST", "/v2/trace/{trace_id}/enter"): (REPORT, {}),
+    ("POST", "/v2/trace/{trace_id}/exit"): (REPORT, {"status": "completed"}),
+    ("GET", "/v2/trace/{trace_id}"): (READ, None),
+    ("POST", "/trace/{trace_id}/telemetry-upload"): (REPORT, {"telemetry": []}),
+    ("POST", "/v3/api/trace/{trace_id}/telemetry-upload"): (REPORT, {"telemetry": []}),
+    ("POST", "/runtime/sessions"): (TRAIN, {}),
+    ("GET", "/v2/team"): (READ, None),
+    ("GET", "/v2/team/keys"): (KEYS, None),
+    ("POST", "/v2/team/keys"): (KEYS, {"name": "k"}),
+    ("POST", "/v2/team/keys/{key_id}/rotate"): (KEYS, None),
+    ("DELETE", "/v2/team/keys/{key_id}"): (KEYS, None),
+    ("GET", "/v2/team/events"): (KEYS, None),
+    ("GET", "/v2/admin/teams"): (ADMIN, None),
+    ("POST", "/v2/admin/teams"): (ADMIN, {"name": "{new_name}"}),
+    ("GET", "/v2/admin/teams/{team_id}"): (ADMIN, None),
+    ("PATCH", "/v2/admin/teams/{team_id}"): (ADMIN, {}),
+    ("PUT", "/v2/admin/teams/{team_id}/quotas"): (ADMIN, {}),
+    ("DELETE", "/v2/admin/teams/{team_id}"): (ADMIN, None),
+    ("GET", "/v2/admin/events"): (ADMIN, None),
+    ("GET", "/v2/admin/keys"): (ADMIN, None),
+    ("POST", "/v2/admin/keys"): (ADMIN, {"name": "k", "team_id": "{team}"}),
+    ("POST", "/v2/admin/keys/{key_id}/rotate"): (ADMIN, None),
+    ("DELETE", "/v2/admin/keys/{key_id}"): (ADMIN, None),
+    ("GET", "/v2/admin/bases"): (ADMIN, None),
+    ("POST", "/v2/admin/bases"): (ADMIN, {"name": "{new_name}", "weights": "org/name"}),
+    ("GET", "/v2/admin/trainers"): (ADMIN, None),
+    ("POST", "/v2/admin/trainers/{trainer_id}/drain"): (ADMIN, None),
+    ("POST", "/v2/admin/trainers/{trainer_id}/undrain"): (ADMIN, None),
+    ("GET", "/v2/admin/samplers"): (ADMIN, None),
+    ("POST", "/v2/admin/samplers/{sampler_id}/drain"): (ADMIN, None),
+    ("POST", "/v2/admin/samplers/{sampler_id}/undrain"): (ADMIN, None),
+    ("GET", "/v2/admin/models"): (ADMIN, None),
+    ("POST", "/v2/admin/models/{model_id}/pause"): (ADMIN, WHY),
+    ("POST", "/v2/admin/models/{model_id}/resume"): (ADMIN, None),
+    ("PUT", "/v2/admin/models/{model_id}/head"): (ADMIN, {"checkpoint_id": None, **WHY}),
+}
+SHOWN_BY_THE_FRAMEWORK = ("/docs", "/docs/oauth2-redirect", "/redoc")
+CLIENT_MINTED = ("/v2/trace/job/{job_id}/enter", "/v2/trace/{trace_id}/enter", "/v2/trace/{trace_id}/exit")
+"""Ids that clients mint are unique per team: another team's report of the same id is a thing of its own."""
+
+
+@dataclass
+class Scene:
+    """Two teams, the keys of each kind, and things of the first one."""
+
+    origin: str
+    keys: dict[str, str]
+    other_keys: dict[str, str]
+    things: dict[str, str]
+    http: httpx.AsyncClient
+
+    async def call(self, method: str, path: str, body: Any, key: str | None) -> httpx.Response:
+        things = {**self.things, "new_name": f"n-{uuid.uuid4().hex[:8]}"}
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return await self.http.request(method, _filled(path, things), json=_filled(body, things), headers=headers)
+
+
+def _filled(value: Any, things: dict[str, str]) -> Any:
+    if isinstance(value, str):
+        for name, thing in things.items():
+            value = value.replace("{" + name + "}", thing)
+        return value
+    if isinstance(value, dict):
+        return {key: _filled(item, things) for key, item in value.items()}
+    return [_filled(item, things) for item in value] if isinstance(value, list) else value
+
+
+GRANTS = {
+    "viewer": Grant("viewer", "viewer"),
+    "member": Grant("member", "member"),
+    "sampler": Grant("sampler", "member", frozenset({"sample"})),
+    "team_admin": Grant("team_admin", "team_admin"),
+    "admin": Grant("admin", "admin"),
+}
+
+
+@pytest.fixture(scope="session")
+async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
+    teams, spare = list[dict[str, str]](), Grant("spare", "viewer")
+    async with database.session() as session:
+        for name in ("access-a", "access-b"):
+            team_id = await ensure_team(session, name)
+            issued = {kind: (await issue(session, team_id, grant, COMMAND_LINE))[0] for kind, grant in GRANTS.items()}
+            _, key = await issue(session, team_id, spare, COMMAND_LINE)
+            teams.append({**issued, "team": str(team_id), "spare": str(key.id)})
+    things = {name: teams[0].pop(name) for name in ("team", "spare")}
+    things = {"team": things["team"], "team_id": things["team"], "key_id": things["spare"]}
+    things |= {name: str(uuid.uuid4()) for name in ("job_id", "trace_id")}
+    async with httpx.AsyncClient(base_url=origin, timeout=30, trust_env=False) as http:
+        member = {"Authorization": f"Bearer {teams[0]['member']}"}
+        admin = {"Authorization": f"Bearer {teams[0]['admin']}"}
+        fork = {"source_model_id": str(base.id), "name": "access-model"}
+        model = (await http.post("/v2/models/fork", json=fork, headers=member)).json()
+        things |= {"model": model["id"], "model_id": model["id"]}
+        for path, body in (("job/{job_id}/enter", {}), ("{trace_id}/enter", {"job_id": things["job_id"]})):
+            (await http.post(_filled(f"/v2/trace/{path}", things), json=body, headers=member)).raise_for_status()
+        forward = await http.post(f"/v1/models/{model['id']}/train/forward", json=batch(), headers=member)
+        things["forward"] = forward.json()["forward_id"]
+        for plane in ("trainer", "sampler"):
+            reply = await http.get(f"/v2/admin/{plane}s", headers=admin)
+            stopped = [row["id"] for row in reply.json()["items"]]
+            things[f"{plane}_id"] = stopped[-1]
+        yield Scene(origin, teams[0], teams[1], things, http)
+
+
+def test_every_route_has_a_line_in_the_table(tmp_path):
+    app = create_app(ServerSettings("postgresql://nowhere/nothing", tmp_path, "token"))
+    routes = {
+        (method, route.path)
+        for route in iter_route_contexts(app.routes)
+        if isinstance(route.original_route, APIRoute) and route.path not in SHOWN_BY_THE_FRAMEWORK
+        for method in route.methods or ()
+    }
+    assert {(method, path.partition("?")[0]) for method, path in ROUTES} == routes
+
+
+def _scopes(kind: str) -> set[str]:
+    return set(GRANTS[kind].effective)
+
+
+def _names_a_thing(path: str, body: Any) -> bool:
+    return "{" in path or "{model}" in str(body)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES, ids=lambda part: part.replace("/", " ").strip())
+async def test_a_key_opens_what_its_scopes_say_and_no_other_team_s(scene: Scene, method: str, path: str):
+    needs, body = ROUTES[method, path]
+    if needs == PUBLIC:
+        assert (await scene.call(method, path, body, None)).status_code == 200
+        return
+    for key in (None, "hw_nobody-knows-this-one"):
+        reply = await scene.call(method, path, body, key)
+        assert (reply.status_code, reply.json()["code"]) == (401, "unauthenticated")
+    own_tries, foreign_tries = dict[str, int](), dict[str, int]()
+    for kind in GRANTS:
+        allowed = bool(_scopes(kind) & SUFFICES[needs])
+        if method == "DELETE" and needs == ADMIN and "team_id" in path:
+            reply = await scene.call(method, path, body, scene.other_keys[kind])
+        else:
+            reply = await scene.call(method, path, body, scene.keys[kind])
+        own_tries[kind] = reply.status_code
+        if not allowed:
+            assert (reply.status_code, reply.json()["code"]) == (403, "forbidden"), (kind, reply.text)
+            continue
+        if path != "/runtime/sessions":
+            assert reply.status_code < 500, reply.text
+            assert reply.status_code not in (401, 403, 404), (kind, reply.text)
+        if needs == ADMIN or not _names_a_thing(path, body) or path in CLIENT_MINTED or "telemetry" in path:
+            continue
+        foreign = await scene.call(method, path, body, scene.other_keys[kind])
+        foreign_tries[kind] = foreign.status_code
+        assert foreign.status_code == 404, (kind, foreign.text)
+        assert "access-model" not in foreign.text

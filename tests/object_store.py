@@ -1,0 +1,101 @@
+"""An object store that speaks S3 over HTTP: a process of its own, with nothing in it but what the tests put there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BUCKET = "checkpoints"
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """One bucket, and prefixes in it for whoever needs a place of their own."""
+
+    endpoint: str
+    client: Any
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return environment(self.endpoint)
+
+    def url(self, cache: Path, prefix: str | None = None) -> str:
+        return f"s3://{BUCKET}/{prefix or uuid.uuid4().hex}?cache={cache}"
+
+    def keys(self, prefix: str) -> list[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        return [row["Key"] for page in pages for row in page.get("Contents", ())]
+
+
+@dataclass(frozen=True)
+class ObjectPath:
+    """An object as if it were a file."""
+
+    store: ObjectStore
+    key: str
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2]
+
+    def read_bytes(self) -> bytes:
+        return self.store.client.get_object(Bucket=BUCKET, Key=self.key)["Body"].read()
+
+    def write_bytes(self, data: bytes) -> None:
+        self.store.client.put_object(Bucket=BUCKET, Key=self.key, Body=data)
+
+    def unlink(self) -> None:
+        self.store.client.delete_object(Bucket=BUCKET, Key=self.key)
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """What a process needs to find the store. A proxy must not catch calls to this machine."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+
+
+@contextmanager
+def object_store(log: Path) -> Iterator[ObjectStore]:
+    """Moto's server, for as long as the block runs; this process's environment points there meanwhile."""
+    from store.checkpoint_stores.s3.bucket import connect
+
+    with log.open("wb") as out:
+        process = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", "0"], stdout=out, stderr=out)
+    before = dict(os.environ)
+    try:
+        endpoint = _endpoint(process, log)
+        os.environ.update(environment(endpoint))
+        client = connect()
+        client.create_bucket(Bucket=BUCKET)
+        yield ObjectStore(endpoint, client)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        process.kill()
+        process.wait()
+
+
+def _endpoint(process: subprocess.Popen[bytes], log: Path) -> str:
+    import time
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        if found := re.search(r"Running on (http://127\.0\.0\.1:\d+)", log.read_text()):
+            return found.group(1)
+        time.sleep(0.05)
+    raise AssertionError(f"the object store did not start\n{log.read_text()}")

@@ -1,0 +1,104 @@
+"""A trainer's wait for samplers, with each policy, on a real database."""
+
+from __future__ import annotations
+
+import threading
+import time
+from uuid import UUID
+
+import pytest
+
+from store.adapters import report_adapter
+from store.database import Database
+from store.notify import ADAPTER_LOADED, Listener
+from store.planes import fall_silent, register_sampler
+from store.promotion import PromotionPolicy
+from store.tables import SamplerRow
+from tests.unit.conftest import World
+from trainer.promotion import Promotion
+from wire.errors import PromotionRejected
+
+X = "hw-x"
+
+
+@pytest.fixture
+def samplers(database: Database, world: World) -> list[UUID]:
+    with database.session() as session:
+        return [register_sampler(session, world.base_id, f"http://127.0.0.1:{i}", "local") for i in range(3)]
+
+
+@pytest.fixture
+def wait(database: Database, world: World):
+    """Wait for the samplers; returns after how many seconds it was over."""
+    listener = Listener(database.url.render_as_string(hide_password=False), ADAPTER_LOADED)
+
+    def wait(policy: PromotionPolicy, timeout_s: float) -> float:
+        started = time.monotonic()
+        Promotion(database, listener, timeout_s, policy=policy).wait_until_loaded(world.base_id, X)
+        return time.monotonic() - started
+
+    yield wait
+    listener.close()
+
+
+def report(database: Database, sampler_id: UUID, error: str | None = None) -> None:
+    with database.connection() as connection:
+        report_adapter(connection, sampler_id, X, error)
+
+
+@pytest.mark.parametrize("policy", PromotionPolicy)
+def test_what_no_sampler_can_load_is_rejected_at_once_with_the_reason(policy, database, samplers, wait):
+    for sampler_id in samplers:
+        report(database, sampler_id, "lora_A has another shape")
+    with pytest.raises(PromotionRejected, match="lora_A has another shape; the head stays"):
+        wait(policy, 600)
+
+
+@pytest.mark.parametrize("policy", PromotionPolicy)
+def test_what_nobody_has_loaded_in_time_is_rejected_and_says_what_the_others_said(policy, database, samplers, wait):
+    report(database, samplers[0], "out of memory")
+    with pytest.raises(PromotionRejected, match=r"within 1 s \(1 refused it: out of memory\); the head stays"):
+        wait(policy, 1)
+
+
+@pytest.mark.parametrize(("policy", "needed"), [("one", 1), ("quorum", 2), ("all", 3)])
+def test_the_head_moves_as_soon_as_those_whom_the_policy_names_hold_it(policy, needed, database, samplers, wait):
+    for sampler_id in samplers[: needed - 1]:
+        report(database, sampler_id)
+    reported: list[float] = []
+
+    def last_one() -> None:
+        time.sleep(0.4)
+        reported.append(time.monotonic())
+        report(database, samplers[needed - 1])
+
+    thread = threading.Thread(target=last_one)
+    thread.start()
+    wait(PromotionPolicy(policy), 600)
+    assert reported, "it did not wait"
+    thread.join()
+
+
+def test_stragglers_are_waited_for_no_longer_than_the_time_limit(database, samplers, wait):
+    report(database, samplers[0])
+    assert wait(PromotionPolicy.ALL, 1) >= 1.0
+
+
+@pytest.mark.parametrize("policy", PromotionPolicy)
+def test_without_a_live_sampler_nobody_is_waited_for(policy, wait, world):
+    wait(policy, 600)
+
+
+def test_a_sampler_that_falls_silent_meanwhile_is_not_waited_for(database, samplers, wait):
+    for sampler_id in samplers[:2]:
+        report(database, sampler_id)
+
+    def silence() -> None:
+        time.sleep(0.4)
+        with database.session() as session:
+            fall_silent(session, SamplerRow, samplers[2])
+
+    thread = threading.Thread(target=silence)
+    thread.start()
+    wait(PromotionPolicy.ALL, 600)
+    thread.join()

@@ -1,0 +1,91 @@
+"""Where a test's checkpoints lie: in files or in an object store, with the hands of somebody who harms them there."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+
+from store.checkpoint_stores import CheckpointStore
+from store.checkpoint_stores.cache import CheckpointCache
+from store.checkpoint_stores.file import FileCheckpointStore
+from store.checkpoint_stores.s3 import S3CheckpointStore
+from store.checkpoint_stores.s3.bucket import Bucket
+from tests.object_store import BUCKET, ObjectPath, ObjectStore
+
+KINDS = ["file", "s3"]
+
+
+class Place(Protocol):
+    url: str
+
+    def open(self) -> CheckpointStore:
+        """As another process does, on another machine where that is possible."""
+        ...
+
+    def path(self, name: str) -> Any:
+        """Something with read_bytes, write_bytes, unlink and name."""
+        ...
+
+    def age(self, by_s: float) -> None: ...
+
+    def names(self) -> list[str]: ...
+
+    def leave_behind(self, data: bytes) -> None:
+        """What a process leaves that was killed before its checkpoint was published."""
+        ...
+
+
+class FilePlace:
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "checkpoints"
+        self.url = f"file://{self.root}"
+
+    def open(self) -> FileCheckpointStore:
+        return FileCheckpointStore(self.root)
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def age(self, by_s: float) -> None:
+        past = time.time() - by_s
+        for path in self.root.rglob("*"):
+            os.utime(path, (past, past))
+
+    def names(self) -> list[str]:
+        return sorted(p.relative_to(self.root).as_posix() for p in self.root.rglob("*") if p.is_file())
+
+    def leave_behind(self, data: bytes) -> None:
+        left = self.root / ".staging" / "dead" / "state"
+        left.mkdir(parents=True)
+        (left / "state.safetensors").write_bytes(data)
+
+
+class S3Place:
+    def __init__(self, s3: ObjectStore, folder: Path) -> None:
+        self.s3 = s3
+        self.prefix = uuid.uuid4().hex
+        self.url = s3.url(folder / "cache", self.prefix)
+        self._folder = folder
+        self._older_s = 0.0
+
+    def open(self) -> S3CheckpointStore:
+        """Without copies, so that what was harmed is what is read."""
+        cache = CheckpointCache(self._folder / f"cache-{uuid.uuid4().hex}", 2**30)
+        return S3CheckpointStore(
+            Bucket(BUCKET, self.prefix, self.s3.client), cache, lambda: time.time() + self._older_s
+        )
+
+    def path(self, name: str) -> ObjectPath:
+        return ObjectPath(self.s3, f"{self.prefix}/{name}")
+
+    def age(self, by_s: float) -> None:
+        self._older_s += by_s
+
+    def names(self) -> list[str]:
+        return sorted(key.removeprefix(f"{self.prefix}/") for key in self.s3.keys(self.prefix))
+
+    def leave_behind(self, data: bytes) -> None:
+        self.path(f"{uuid.uuid4().hex}/{uuid.uuid4().hex}/state/state.safetensors").write_bytes(data)

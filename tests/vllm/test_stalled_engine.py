@@ -1,0 +1,54 @@
+"""A vLLM whose engine stands still while its API server goes on saying that it is healthy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sampler.backends.vllm import VllmBackend, VllmSettings
+from tests.unit.sampler.conftest import ask_backend
+
+pytestmark = pytest.mark.vllm
+PROMPT = [11, 12, 13, 14, 15]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(280):
+        while not condition():  # noqa: ASYNC110 (nothing signals these)
+            await asyncio.sleep(0.1)
+
+
+def engines_of(server: int) -> list[int]:
+    """The processes below vLLM's API server."""
+    found = subprocess.run(["pgrep", "-P", str(server)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.timeout(900)
+async def test_an_engine_that_stands_still_is_noticed_and_started_again(base: Path):
+    backend = await asyncio.to_thread(VllmBackend, str(base), VllmSettings(seed=0, stalled_s=20.0))
+    try:
+        await asyncio.to_thread(backend.load_adapter, "base", None)
+        assert backend.trouble() is None
+        server = backend._server
+        url = server.url
+        engines = engines_of(server._process.pid)
+        assert engines
+        for pid in engines:
+            os.kill(pid, signal.SIGSTOP)
+        assert server._client.is_healthy(url), "its API server notices nothing"
+        await until(lambda: backend.trouble() is not None)
+        await until(lambda: backend.loaded() == set())
+        await until(lambda: backend.trouble() is None)
+        assert server.url != url
+        await asyncio.to_thread(backend.load_adapter, "base", None)
+        answer = await ask_backend(backend, PROMPT, adapter="base", max_tokens=3, ignore_eos=True)
+        assert len(answer.ids) == 3
+    finally:
+        await backend.close()

@@ -1,0 +1,8 @@
+"""How long processes take to end, for those who end them."""
+
+from __future__ import annotations
+
+DRAIN_S = 30.0
+"""After SIGTERM, a sampler finishes what is under way for so long."""
+STOP_S = 20.0
+"""What a process needs to end besides that: its vLLM gets 12 s."""

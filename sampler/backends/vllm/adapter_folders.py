@@ -6,6 +6,7 @@ cache by name and path. Hard links cost nothing and outlive whatever the checkpo
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import math
@@ -13,17 +14,23 @@ import os
 import shutil
 import struct
 import tempfile
+import time
 from pathlib import Path
 
 from sampler.adapter_config import CONFIG_FILE, WEIGHTS_FILE
 from sampler.backends.vllm.base_tensors import BaseTensors
 
+_PREFIX = "headway-adapters-"
+_YOUNG_S = 60.0
+
 
 class AdapterFolders:
-    """Makes and removes them."""
+    """Makes and removes them, all in one folder that this process keeps locked while it lives."""
 
     def __init__(self, parent: Path | None, base: BaseTensors) -> None:
-        self._root = Path(tempfile.mkdtemp(prefix="headway-adapters-", dir=parent))
+        self._root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._lock = _lock(self._root)
+        _remove_abandoned(self._root.parent)
         self._base = base
         self._numbers = itertools.count()
 
@@ -45,6 +52,32 @@ class AdapterFolders:
     def close(self) -> None:
         """Remove all of them."""
         shutil.rmtree(self._root, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Folders whose process is gone. Young ones may not have been locked yet."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            is_young = time.time() - folder.stat().st_mtime < _YOUNG_S
+            lock = None if is_young else _lock(folder)
+        except OSError:
+            continue  # somebody else's, or removed this moment
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock until it is closed; None if another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ Everything is on one machine, so that times from the trainer's log, the sampler'
 order in which it happens (the sampler's part while the trainer settles, and waits):
 
     save_ms            adapter, optimizer state and canary, written
-    publish_ms         hashed, renamed, its row inserted: samplers are told
+    publish_ms         hashed, and renamed to where samplers look
     settle_ms          fsync, by the trainer, meanwhile
     sampler_verify_ms  the sampler finds the files and compares their hashes
     sampler_check_ms   configuration and shapes against the base's; links for vLLM
@@ -15,6 +15,7 @@ order in which it happens (the sampler's part while the trainer settles, and wai
     sampler_canary_ms  vLLM's logprobs against the trainer's
     wait_ms            what the trainer waited for the sampler after settling
     flip_ms            checkpoint, operation and head in one transaction
+    rest_ms            what the trainer did between these: above all the row that tells samplers, after publishing
     reply_ms           until the client of optim_step has its answer
     first_token_ms     a streamed chat, from its sending to its first token
 """
@@ -95,9 +96,9 @@ def _row(logs: Path, checkpoint: str, answered: float, first_token: float) -> Ro
     adapter = f"hw-{UUID(checkpoint).hex}"
     loaded = _logged(logs / f"sampler-{_BASE}.log", "adapter_loaded", "adapter", adapter)
     in_vllm = _logged(logs / f"sampler-{_BASE}.log", "adapter_in_vllm", "adapter", adapter)
-    parts = ("save", "publish", "settle", "load", "flip")
-    flipped = datetime.fromisoformat(step["timestamp"]).timestamp()
-    optimizer_ended = flipped - sum(step[f"{part}_s"] for part in parts)
+    promoted = datetime.fromisoformat(step["timestamp"]).timestamp()
+    optimizer_ended = promoted - step["since_adamw_s"]
+    phases = ("save", "publish", "settle", "promote", "commit")
     return {
         "total": first_token - optimizer_ended,
         "save": step["save_s"],
@@ -107,9 +108,10 @@ def _row(logs: Path, checkpoint: str, answered: float, first_token: float) -> Ro
         "sampler_check": in_vllm["check_s"],
         "sampler_load": in_vllm["load_s"],
         "sampler_canary": in_vllm["canary_s"],
-        "wait": step["load_s"],
-        "flip": step["flip_s"],
-        "reply": answered - flipped,
+        "wait": step["promote_s"],
+        "flip": step["commit_s"],
+        "rest": step["since_adamw_s"] - sum(step[f"{phase}_s"] for phase in phases),
+        "reply": answered - promoted,
         "first_token": first_token - answered,
     }
 

@@ -5,7 +5,7 @@ published, fetched (which verifies it) and read back as tensors, through each st
 is what the disk takes; samplers load meanwhile, and the step is committed after both. The object store is moto's
 server on this machine, in Python, and by far the slowest thing here; "cpu" is this process alone, all four parts.
 
-    python -m bench.weights_transport [--rounds 7] [--idle]
+    python -m bench.weights_transport [--rounds 7] [--idle] [--no-s3]
 
 Prints a table, then one JSON line.
 """
@@ -60,9 +60,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--idle", action="store_true", help="say in the results that nothing else ran")
+    parser.add_argument("--no-s3", action="store_true", help="files and shared memory alone, which is quick")
     options = parser.parse_args()
     tensors = _adapter()
-    with _transports() as transports:
+    with _transports(with_s3=not options.no_s3) as transports:
         for name, transport in transports.items():  # connections, page tables
             _promote(transport, tensors)
             say(f"  warmed {name}")
@@ -86,15 +87,20 @@ def _adapter() -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _transports() -> Iterator[dict[str, Transport]]:
+def _transports(*, with_s3: bool) -> Iterator[dict[str, Transport]]:
     with ExitStack() as stack:
         disk = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headway-bench-")))
         memory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headway-bench-", dir="/dev/shm")))
-        s3 = stack.enter_context(object_store(disk / "s3.log"))
-        here = s3.url(disk / "copies", "bench")
-        yield {
+        transports = {
             "file": _of_files(disk / "checkpoints"),
             "shared memory": _of_files(memory / "checkpoints"),
+        }
+        if not with_s3:
+            yield transports
+            return
+        s3 = stack.enter_context(object_store(disk / "s3.log"))
+        here = s3.url(disk / "copies", "bench")
+        yield transports | {
             "s3, same machine": Transport(open_checkpoint_store(here), lambda: open_checkpoint_store(here)),
             "s3, other machine": Transport(
                 open_checkpoint_store(here), lambda: open_checkpoint_store(s3.url(_empty(disk / "others"), "bench"))

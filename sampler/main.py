@@ -15,6 +15,7 @@ from sampler.agent import LINGER_S, Agent, AgentSettings
 from sampler.app import create_app
 from sampler.backends import open_backend
 from sampler.draining import DrainingServer, InFlight
+from sampler.metrics import SamplerMetrics
 from store.catalog import base_by_slug
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
@@ -42,6 +43,7 @@ class SamplerSettings:
     threads: int
     backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     linger_s: float = LINGER_S
+    metrics_token: str | None = None
     drain_s: float = DRAIN_S
 
 
@@ -58,8 +60,13 @@ def run(settings: SamplerSettings) -> None:
     listening = socket.create_server((settings.host, settings.port))
     url = settings.advertise or f"http://{_reachable(settings.host)}:{listening.getsockname()[1]}"
     checkpoints = open_checkpoint_store(settings.checkpoint_store_url)
-    agent = Agent(database, checkpoints, backend, AgentSettings(base.id, url, settings.backend, settings.linger_s))
-    app = InFlight(create_app(backend, settings.token))
+    metrics = SamplerMetrics()
+    metrics.show_process()
+    metrics.show_adapters(lambda: len(backend.loaded()))
+    agent = Agent(
+        database, checkpoints, backend, AgentSettings(base.id, url, settings.backend, settings.linger_s), metrics
+    )
+    app = InFlight(create_app(backend, settings.token, metrics, settings.metrics_token))
     config = uvicorn.Config(
         app,
         access_log=False,

@@ -19,6 +19,10 @@ from server.context import open_context
 from server.errors import install_error_handlers
 from server.gateway import endpoints as gateway
 from server.jobs import endpoints as jobs
+from server.metrics import endpoints as metrics
+from server.metrics.instruments import ServerMetrics
+from server.metrics.requests import MeasuredRequests
+from server.metrics.workers import count_process
 from server.models import endpoints as models
 from server.neighbours import counting_neighbours
 from server.settings import ServerSettings
@@ -43,10 +47,12 @@ async def runtime_session(caller: CallerDep) -> None:
 
 def create_app(settings: ServerSettings) -> FastAPI:
     """The app; it connects when it starts."""
+    counted = ServerMetrics()
+    count_process(counted.registry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_context(settings) as context, upkeep(settings):
+        async with open_context(settings, counted) as context, upkeep(settings):
             app.state.context = context
             share = context.team_limits.share_with
             with starting(settings):
@@ -65,8 +71,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Door)
     app.add_middleware(AccessLog)
+    app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
-    for room in (health, auth, models, training, gateway, jobs, traces, team, admin):
+    for room in (health, auth, models, training, gateway, jobs, traces, team, admin, metrics):
         app.include_router(room.router)
     app.include_router(remote)
     return app

@@ -16,6 +16,9 @@ from server.gateway.lookups import SharedLookups, live_sampler_urls, serving_loo
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
 from server.gateway.sampler_watch import SamplerWatch
+from server.metrics.blobs import MeasuredBlobs
+from server.metrics.instruments import ServerMetrics
+from server.metrics.keeping import watching_pools
 from server.settings import ServerSettings
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
@@ -35,32 +38,35 @@ class Context:
     sampler_pool: SamplerPool
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
+    metrics: ServerMetrics
     key_uses: KeyUses
 
 
 @asynccontextmanager
-async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
+async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> AsyncGenerator[Context]:
     """Connect, and disconnect at the end."""
     database = AsyncDatabase(settings.database_url, pool_size=settings.database_pool_size)
     listener = AsyncListener(settings.database_url)
     await listener.start()
     timeouts = settings.timeouts
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
-    pool = SamplerPool(connections.is_answering)
+    pool = SamplerPool(connections.is_answering, metrics)
     watch = SamplerWatch(connections, live_sampler_urls(database))
     key_uses = KeyUses(database)
     try:
-        yield Context(
-            settings,
-            database,
-            listener,
-            BlobStore(settings.blob_root),
-            SamplerClient(connections, settings.sampler_token, pool.lost),
-            pool,
-            serving_lookups(database),
-            TeamLimits(settings.gateway_limits),
-            key_uses,
-        )
+        async with watching_pools(metrics, database):
+            yield Context(
+                settings,
+                database,
+                listener,
+                MeasuredBlobs(settings.blob_root, metrics),
+                SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
+                pool,
+                serving_lookups(database, metrics),
+                TeamLimits(settings.gateway_limits, metrics),
+                metrics,
+                key_uses,
+            )
     finally:
         watch.close()
         await key_uses.close()

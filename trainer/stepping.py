@@ -6,7 +6,6 @@ are fsynced; one fenced transaction commits checkpoint, operation and head toget
 
 from __future__ import annotations
 
-import time
 import uuid
 from typing import Any
 from uuid import UUID
@@ -21,6 +20,7 @@ from store.database import Database
 from store.oplog import work
 from store.oplog.operation import ModelState, Operation
 from store.oplog.work import Lease
+from trainer.instruments import TrainerMetrics
 from trainer.laps import Laps
 from trainer.promotion import Promotion
 from trainer.summaries import logged_figures, summarise_step
@@ -43,7 +43,9 @@ class Stepping:
         checkpoints: CheckpointStore,
         engine: Engine,
         promotion: Promotion,
+        metrics: TrainerMetrics | None = None,
     ) -> None:
+        self._metrics = metrics or TrainerMetrics()
         self._database = database
         self._blobs = blobs
         self._checkpoints = checkpoints
@@ -60,27 +62,29 @@ class Stepping:
         header, _ = decode(work.read_payload(operation, self._blobs))
         adam = AdamParams(**header)
         fault_point("step:before-adamw")
-        stepped = self._engine.optim_step(model.id, adam)
-        laps = Laps(time.perf_counter)
+        with self._metrics.phase("adamw"):
+            stepped = self._engine.optim_step(model.id, adam)
+        laps = Laps(self._metrics.phase)
         fault_point("step:after-adamw")
         facts = summarise_step(summaries, stepped, adam)
         if model.head_is_thinned:
             facts["metrics"]["fresh_moments"] = 1.0
         checkpoint_id = self._stage(lease, model, facts, laps)
         self._promote(lease, operation, model, checkpoint_id, laps)
+        self._metrics.stepped(model, facts["metrics"])
         log.info("step_done", checkpoint=str(checkpoint_id), **logged_figures(facts["metrics"]), **laps.figures())
 
     def _stage(self, lease: Lease, model: ModelState, facts: dict[str, Any], laps: Laps) -> UUID:
         checkpoint_id = uuid.uuid4()
         with self._checkpoints.stage(model.id, checkpoint_id) as staged:
-            self._engine.save(model.id, staged / ADAPTER, staged / STATE)
+            with laps("save"):
+                self._engine.save(model.id, staged / ADAPTER, staged / STATE)
             fault_point("step:after-save")
-            laps.end("save")
-            manifest = self._checkpoints.publish(model.id, checkpoint_id, staged)
+            with laps("publish"):
+                manifest = self._checkpoints.publish(model.id, checkpoint_id, staged)
         values = {"id": checkpoint_id, "manifest": manifest.to_json(), **facts}
         with self._database.connection() as connection:
             work.stage_checkpoint(connection, lease, model, values)
-        laps.end("publish")
         return checkpoint_id
 
     def _promote(self, lease: Lease, operation: Operation, model: ModelState, checkpoint_id: UUID, laps: Laps) -> None:
@@ -91,13 +95,12 @@ class Stepping:
             "state_path": self._checkpoints.describe(model.id, checkpoint_id, STATE),
         }
         try:
-            self._checkpoints.settle(model.id, checkpoint_id)
-            laps.end("settle")
-            self._promotion.wait_until_loaded(model.base_id, adapter_name(checkpoint_id))
-            laps.end("load")
-            with self._database.connection() as connection:
+            with laps("settle"):
+                self._checkpoints.settle(model.id, checkpoint_id)
+            with laps("promote"):
+                self._promotion.wait_until_loaded(model.base_id, adapter_name(checkpoint_id))
+            with laps("commit"), self._database.connection() as connection:
                 work.commit_step(connection, lease, operation, model, checkpoint_id, encode(answer))
-            laps.end("flip")
         except (HeadwayError, OSError):
             with self._database.connection() as connection:
                 work.reject_checkpoint(connection, checkpoint_id)

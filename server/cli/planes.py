@@ -21,6 +21,9 @@ from server.cli.settings import (
     KeepLastStates,
     KeepPayloadsH,
     KeepPlanesH,
+    LogFormat,
+    LogFormatOption,
+    MetricsToken,
     Promotion,
     SamplerToken,
     blob_root,
@@ -101,17 +104,14 @@ def server(
             help="Chats and completions of a team at once, in each process; as many again wait, more get a 429",
         ),
     ] = GatewayLimits().running_per_team,
+    metrics_token: MetricsToken = None,
+    log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
     """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
-    from wire.faults import arm_faults
-    from wire.lifeline import follow_parent
-    from wire.logging import configure_logging
 
-    configure_logging("server")
-    follow_parent()
-    arm_faults()
+    _begin("server", log_format)
     serve(
         database_url=database_url,
         blob_root=blob_root(data_dir),
@@ -119,6 +119,8 @@ def server(
         host=host,
         port=port,
         workers=workers,
+        metrics_token=metrics_token,
+        log_format=log_format and log_format.value,
         gateway_limits=GatewayLimits(max_requests_per_team, max_requests_per_team),
         limits=Limits(training_body_bytes=max_batch_bytes, batch_tokens=max_batch_tokens),
         upkeep=UpkeepSettings(
@@ -215,6 +217,15 @@ def trainer(
             envvar="HEADWAY_IDLE_EXIT_SECONDS", min=0.1, help="End after so many seconds without work; default: never"
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(envvar="HEADWAY_METRICS_PORT", min=0, help="Serve /metrics there; 0: any free one; default: not"),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(envvar="HEADWAY_METRICS_HOST", help="Address for it; any but this machine's wants a token")
+    ] = "127.0.0.1",
+    metrics_token: MetricsToken = None,
+    log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
     promotion_timeout: Annotated[
         float,
@@ -226,13 +237,8 @@ def trainer(
     """Run a trainer for one base model."""
     with _extra("trainer"):
         from trainer.main import TrainerSettings, run
-    from wire.faults import arm_faults
-    from wire.lifeline import follow_parent
-    from wire.logging import configure_logging
 
-    configure_logging("trainer")
-    follow_parent()
-    arm_faults()
+    _begin("trainer", log_format)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
     settings = TrainerSettings(
         database_url,
@@ -250,6 +256,9 @@ def trainer(
         idle_lease_s=idle_lease,
         stop_grace_s=stop_grace,
         idle_exit_s=idle_exit_seconds,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        metrics_token=metrics_token,
         promotion=promotion,
         promotion_timeout_s=promotion_timeout,
         standstill_s=standstill,
@@ -298,6 +307,8 @@ def sampler(
             help="Seconds that an adapter stays which nothing serves any more",
         ),
     ] = 60.0,
+    metrics_token: MetricsToken = None,
+    log_format: LogFormatOption = None,
     drain: Annotated[
         float,
         typer.Option(envvar="HEADWAY_DRAIN_S", min=0.0, help="Seconds that requests under way may go on after SIGTERM"),
@@ -306,13 +317,8 @@ def sampler(
     """Run a sampler for one base model."""
     with _extra("sampler"):
         from sampler.main import SamplerSettings, run
-    from wire.faults import arm_faults
-    from wire.lifeline import follow_parent
-    from wire.logging import configure_logging
 
-    configure_logging("sampler")
-    follow_parent()
-    arm_faults()
+    _begin("sampler", log_format)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
     vllm_options = {
         "url": vllm_url,
@@ -334,6 +340,7 @@ def sampler(
         threads,
         backend_options=vllm_options if backend == "vllm" else {},
         linger_s=linger_s,
+        metrics_token=metrics_token,
         drain_s=drain,
     )
     with _extra("sampler"):  # its backend is imported when it is opened
@@ -358,6 +365,19 @@ def migrate(
         with database.session() as session:
             ensure_base(session, slug, str(Path(weights).resolve()) if Path(weights).exists() else weights)
     typer.echo("the database is at the newest schema")
+
+
+def _begin(plane: str, log_format: LogFormat | None) -> None:
+    """What every plane does first."""
+    from wire.faults import arm_faults
+    from wire.lifeline import follow_parent
+    from wire.logging import configure_logging
+    from wire.tracing import configure_tracing
+
+    configure_logging(plane, log_format and log_format.value)
+    configure_tracing(plane)
+    follow_parent()
+    arm_faults()
 
 
 @contextmanager

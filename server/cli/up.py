@@ -23,6 +23,7 @@ from server.cli.settings import (
     DEFAULT_DATA_DIR,
     CheckpointStoreUrl,
     DataDir,
+    LogFormatOption,
     OptionalDatabaseUrl,
     Promotion,
     open_checkpoints,
@@ -56,6 +57,7 @@ def up(
     sampler_backend: Annotated[
         str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
     ] = "local",
+    log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
     """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
@@ -75,6 +77,7 @@ def up(
             exports, slugs = _prepare(url, data_dir, base or [], host, port)
             environment = {**_environment(url, data_dir, on_demand, sampler_backend), "HEADWAY_PROMOTION": promotion}
             environment |= {"HEADWAY_CHECKPOINT_STORE": checkpoint_store} if checkpoint_store else {}
+            environment |= {"HEADWAY_LOG_FORMAT": log_format.value} if log_format else {}
             lifetime = OnDemand(idle_exit_seconds) if on_demand else None
             with Trainers(children, url, slugs, environment, lifetime) as trainers:
                 _start_planes(children, trainers, environment, slugs, host, port, sampler_arguments)

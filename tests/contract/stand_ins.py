@@ -198,6 +198,7 @@ class SamplerScript:
     endless: bool = False
     die_times: int = 0
     die_after_tokens: int = 0
+    die_after_s: float = 0.0
 
 
 def create_sampler(script: SamplerScript) -> FastAPI:
@@ -251,6 +252,7 @@ async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[
         for position, character in enumerate(text[:limit]):
             if script.die_times > 0 and position == script.die_after_tokens:
                 script.die_times -= 1
+                await asyncio.sleep(script.die_after_s)
                 raise RuntimeError("the stand-in sampler dies as it was told")
             yield _line([_token(ord(character), character, body)], character, None)
             if script.endless:

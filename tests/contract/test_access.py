@@ -42,6 +42,7 @@ WHY = {"reason": "a test"}
 ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/healthz"): (PUBLIC, None),
     ("GET", "/readyz"): (PUBLIC, None),
+    ("GET", "/metrics"): (ADMIN, None),
     ("POST", "/sdk-events/cli"): (PUBLIC, {}),
     ("POST", "/v3/api/sdk-events/cli"): (PUBLIC, {}),
     ("GET", "/v2/auth/me"): (ANY, None),

@@ -25,7 +25,7 @@ tokenizer, adapters, reference, ask, ask_on = local.tokenizer, local.adapters, l
 
 SaveTrained = Callable[[Path, int], Path]
 
-START_TIMEOUT_S = 900.0
+START_TIMEOUT_S = 1800.0
 """For vLLM on a machine that does other things as well; alone it takes 35 s."""
 
 

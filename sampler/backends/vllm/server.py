@@ -56,6 +56,7 @@ class OwnServer:
         except BaseException:
             self._end()
             raise
+        log.info("vllm_ready", url=self.url)
         self._thread.start()
 
     def trouble(self) -> str | None:

@@ -121,10 +121,12 @@ class Bucket:
     @contextmanager
     def uploading(self, files: Mapping[str, Path]) -> Generator[None]:
         """Files by key, all at once, large ones in parts. They travel while the block runs, and last after it."""
-        with self._travelling(
-            self._transfers.upload(str(path), self._name, self._prefix + key) for key, path in files.items()
-        ):
-            yield
+        uploads = (self._transfers.upload(str(path), self._name, self._prefix + key) for key, path in files.items())
+        try:
+            with self._travelling(uploads):
+                yield
+        except NoSuchObject:  # its parts were removed, or it was finished and the answer lost
+            raise self._unavailable("it forgot an upload that was under way") from None
 
     def download(self, files: Mapping[str, Path]) -> None:
         """Objects into files, all at once, large ones in ranges. Raises NoSuchObject, DamagedObject."""

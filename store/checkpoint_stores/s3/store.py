@@ -34,7 +34,7 @@ from store.checkpoint_stores.manifests import (
 )
 from store.checkpoint_stores.s3.bucket import Bucket, DamagedObject, NoSuchObject, StoredObject, connect
 from store.checkpoint_stores.s3.location import Location
-from wire.errors import CorruptCheckpoint
+from wire.errors import CorruptCheckpoint, Unavailable
 from wire.faults import fault_point
 
 log = structlog.get_logger(__name__)
@@ -144,8 +144,11 @@ class S3CheckpointStore:
         for (model, checkpoint), found in self._found().items():
             if found.committed is None:
                 yield _folder(model, checkpoint), self._now() - found.changed
-        for upload in self._bucket.unfinished_uploads():
-            yield f"{upload.key}{_PARTS_OF}{upload.upload_id}", self._now() - upload.begun.timestamp()
+        try:
+            for upload in self._bucket.unfinished_uploads():
+                yield f"{upload.key}{_PARTS_OF}{upload.upload_id}", self._now() - upload.begun.timestamp()
+        except Unavailable as refused:  # some keys may not list them: no reason to collect nothing at all
+            log.warning("unfinished_uploads_not_listed", reason=refused.message)
 
     def remove_left_over(self, name: str) -> int:
         key, is_parts, upload_id = name.partition(_PARTS_OF)

@@ -180,3 +180,19 @@ async def test_a_client_that_hangs_up_before_its_first_token_is_noticed(client, 
     await until(lambda: submitted[0].cancelled)
     step_may_end.set()
     assert await generate(client, max_tokens=1)
+
+
+async def test_a_scraper_reads_what_was_sampled_and_nothing_else(narrow):
+    async for url in serve(create_app(narrow, TOKEN, metrics_token="scrape")):
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.get("/metrics")).status_code == 401
+            scraper, gateway = ({"Authorization": f"Bearer {token}"} for token in ("scrape", TOKEN))
+            assert (await http.post("/generate", json=body(max_tokens=3), headers=scraper)).status_code == 401
+            sampled = await http.post("/generate", json=body(max_tokens=3, ignore_eos=True), headers=gateway)
+            assert sampled.status_code == 200
+            page = (await http.get("/metrics", headers=scraper)).text
+            assert (await http.get("/metrics", headers=gateway)).status_code == 200
+    assert 'headway_sampler_tokens_total{direction="prompt"} 3.0' in page
+    assert 'headway_sampler_tokens_total{direction="sampled"} 3.0' in page
+    assert 'headway_sampler_call_seconds_count{call="generate",status="200"} 1.0' in page
+    assert "headway_sampler_running 0.0" in page

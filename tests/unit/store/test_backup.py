@@ -58,7 +58,16 @@ def lived_in(estate: Estate) -> None:
     estate.fork(nodes[0])
     estate.collect(keep_last_states=2)
     with estate.database.session() as session:
-        session.add(ApiKeyRow(team_id=estate.world.team_id, name="ci", prefix="hw_x", key_hash=b"\x00\\\n\xff"))
+        session.add(
+            ApiKeyRow(
+                team_id=estate.world.team_id,
+                name="ci",
+                prefix="hw_x",
+                key_hash=b"\x00\\\n\xff",
+                role="viewer",
+                scopes=["read"],
+            )
+        )
     pending = estate.blobs.put(b"a large batch")
     estate.operation(
         "forward_backward", state="done", summary={"metrics": {"x": 0.1}}, result=b"\t\\N", payload_blob=pending

@@ -79,7 +79,16 @@ def test_backup_and_restore_round_trip_and_print_no_secret(estate: Estate, other
     estate.steps(2)
     estate.operation("forward_backward", payload_blob=estate.blobs.put(b"batch"))
     with estate.database.session() as session:
-        session.add(ApiKeyRow(team_id=estate.world.team_id, name="ci", prefix="hw_secret", key_hash=b"hash of a key"))
+        session.add(
+            ApiKeyRow(
+                team_id=estate.world.team_id,
+                name="ci",
+                prefix="hw_secret",
+                key_hash=b"hash of a key",
+                role="viewer",
+                scopes=["read"],
+            )
+        )
     path = estate.folder / target
     backed_up = headway(estate, "backup", "--to", str(path))
     assert backed_up.exit_code == 0, backed_up.output

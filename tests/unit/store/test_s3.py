@@ -252,3 +252,11 @@ def test_a_url_that_is_none_is_refused_with_a_sentence(url: str, sentence: str):
     with pytest.raises(ValueError, match=sentence) as refused:
         open_checkpoint_store(url)
     assert "very-secret" not in str(refused.value)
+
+
+def test_leftovers_are_still_found_where_uploads_may_not_be_listed(
+    proxied: S3CheckpointStore, proxy: FlakyProxy, place: S3Place
+):
+    place.leave_behind(b"half")
+    proxy.trouble = lambda method, path: "slow down" if "uploads" in path else None
+    assert [name.count("/") for name, _ in proxied.left_over()] == [2]

@@ -14,22 +14,20 @@ import os
 import shutil
 import struct
 import tempfile
-import time
 from pathlib import Path
 
 from sampler.adapter_config import CONFIG_FILE, WEIGHTS_FILE
 from sampler.backends.vllm.base_tensors import BaseTensors
 
 _PREFIX = "headway-adapters-"
-_YOUNG_S = 60.0
+_ATTEMPTS = 20
 
 
 class AdapterFolders:
     """Makes and removes them, all in one folder that this process keeps locked while it lives."""
 
     def __init__(self, parent: Path | None, base: BaseTensors) -> None:
-        self._root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        self._lock = _lock(self._root)
+        self._root, self._lock = _own_folder(parent)
         _remove_abandoned(self._root.parent)
         self._base = base
         self._numbers = itertools.count()
@@ -52,28 +50,39 @@ class AdapterFolders:
     def close(self) -> None:
         """Remove all of them."""
         shutil.rmtree(self._root, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
+        os.close(self._lock)
+
+
+def _own_folder(parent: Path | None) -> tuple[Path, int]:
+    """A new folder, and its lock. Another sampler that starts may take it for abandoned before it is locked. Raises
+    OSError on a file system without locks."""
+    for _ in range(_ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = _lock(folder)
+        if lock is not None:
+            return folder, lock
+        shutil.rmtree(folder, ignore_errors=True)
+    raise OSError(f"folders in {folder.parent} cannot be locked; choose another --vllm-adapter-dir")
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Folders whose process is gone. Young ones may not have been locked yet."""
+    """Folders whose process is gone."""
     for folder in parent.glob(f"{_PREFIX}*"):
-        try:
-            is_young = time.time() - folder.stat().st_mtime < _YOUNG_S
-            lock = None if is_young else _lock(folder)
-        except OSError:
-            continue  # somebody else's, or removed this moment
+        lock = _lock(folder)
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
 
 
 def _lock(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock until it is closed; None if another process holds it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """A descriptor that holds the folder's lock until it is closed. None: another process holds it, or removed it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.stat()
     except OSError:
         os.close(descriptor)
         return None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from sampler.backends.vllm.adapter_folders import AdapterFolders
@@ -23,16 +21,10 @@ sys.stdin.read()
 """
 
 
-def make_old(parent: Path) -> None:
-    for folder in parent.iterdir():
-        os.utime(folder, (time.time() - 3600,) * 2)
-
-
 def test_folders_of_a_killed_sampler_go_and_those_of_a_live_one_stay(tmp_path: Path):
     command = [sys.executable, "-c", ANOTHER_SAMPLER, str(tmp_path)]
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     held = Path(other.stdout.readline().strip())
-    make_old(tmp_path)
     first = AdapterFolders(tmp_path, BASE)
     assert (held / "adapter_model.safetensors").exists(), "its sampler lives"
     other.kill()
@@ -43,9 +35,3 @@ def test_folders_of_a_killed_sampler_go_and_those_of_a_live_one_stay(tmp_path: P
     first.close()
     assert [folder.name for folder in tmp_path.iterdir()] == [kept.parent.name]
     second.close()
-
-
-def test_a_folder_that_was_made_this_moment_is_left_alone(tmp_path: Path):
-    (tmp_path / "headway-adapters-new").mkdir()
-    AdapterFolders(tmp_path, BASE).close()
-    assert [folder.name for folder in tmp_path.iterdir()] == ["headway-adapters-new"]

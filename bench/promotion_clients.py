@@ -104,7 +104,7 @@ class _Load:
         train = f"/v1/models/{self.model_id}/train"
         await _call(self._http, "POST", f"{train}/forward-backward", {"inputs": inputs, "group_size": 4})
         started = time.perf_counter()
-        done = await _call(self._http, "POST", f"{train}/optim-step", {"learning_rate": 1e-3})
+        done = await _call(self._http, "POST", f"{train}/optim-step", {"learning_rate": 3e-4})
         self.seen.optim_step_s.append(time.perf_counter() - started)
         self.seen.checkpoints.append(done["checkpoint_id"])
         self._step = done["step"]

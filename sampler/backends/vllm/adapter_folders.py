@@ -62,7 +62,7 @@ def _own_folder(parent: Path | None) -> tuple[Path, int]:
         if lock is not None:
             return folder, lock
         shutil.rmtree(folder, ignore_errors=True)
-    raise OSError(f"folders in {folder.parent} cannot be locked; choose another --vllm-adapter-dir")
+    raise OSError(f"folders in {parent or tempfile.gettempdir()} cannot be locked; choose another --vllm-adapter-dir")
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sampler.backends.base import SamplerBackend
+from sampler.backends.base import AnswerReader, SamplerBackend
 from sampler.metrics import SamplerMetrics
 from sampler.requests import MeasuredCalls
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated
@@ -24,10 +24,16 @@ from wire.sampling import (
     GeneratedToken,
     GenerateEvent,
     GenerateRequest,
+    MessageDelta,
     ParsedMessage,
     RenderRequest,
     TokenIds,
     TokenizeRequest,
+)
+
+_CANNOT_CONSTRAIN = (
+    "the sampler backend {} does not constrain what the policy writes: ask for the format, or the call, in the prompt, "
+    "and check the answer"
 )
 
 
@@ -67,7 +73,11 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
         return await backend.derender(body)
 
     async def generate(body: GenerateRequest, request: Request) -> Response:
+        if body.params.constraint is not None and not backend.info.constrains:
+            raise InvalidRequest(_CANNOT_CONSTRAIN.format(type(backend).__name__))
         events = _counted(backend.generate(body), len(body.prompt_token_ids), metrics)
+        if body.reading is not None:
+            events = _read(events, backend.reader(body, body.reading))
         if body.whole:
             events = _as_one(events)
         first = await _first_unless_gone(request, events)
@@ -100,6 +110,15 @@ async def _hang_up(request: Request) -> None:
         pass
 
 
+async def _read(
+    events: AsyncGenerator[GenerateEvent, None], reader: AnswerReader
+) -> AsyncGenerator[GenerateEvent, None]:
+    async with aclosing(events):
+        async for event in events:
+            event.deltas = await reader.take(event)
+            yield event
+
+
 async def _counted(
     events: AsyncGenerator[GenerateEvent, None], num_prompt_tokens: int, metrics: SamplerMetrics
 ) -> AsyncGenerator[GenerateEvent, None]:
@@ -112,13 +131,14 @@ async def _counted(
 
 async def _as_one(events: AsyncGenerator[GenerateEvent, None]) -> AsyncGenerator[GenerateEvent, None]:
     """All events in one. To write and to read one line a token costs more than the tokens themselves do."""
-    tokens, texts, reason = list[GeneratedToken](), list[str](), None
+    tokens, texts, deltas, reason = list[GeneratedToken](), list[str](), list[MessageDelta](), None
     async with aclosing(events):
         async for event in events:
             tokens += event.tokens
             texts.append(event.text)
+            deltas += event.deltas
             reason = event.finish_reason
-    yield GenerateEvent.model_construct(tokens=tokens, text="".join(texts), finish_reason=reason)
+    yield GenerateEvent.model_construct(tokens=tokens, text="".join(texts), finish_reason=reason, deltas=deltas)
 
 
 async def _lines(first: GenerateEvent, events: AsyncGenerator[GenerateEvent, None]) -> AsyncIterator[bytes]:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from server import health
+from server import health, pages
 from server.access_log import AccessLog
 from server.admin import endpoints as admin
 from server.auth import endpoints as auth
@@ -29,6 +29,7 @@ from server.settings import ServerSettings
 from server.starting import starting
 from server.team import endpoints as team
 from server.traces import endpoints as traces
+from server.traces.closing import closing_rollouts
 from server.training import endpoints as training
 from server.upkeep import upkeep
 from wire.errors import NotFound
@@ -52,7 +53,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_context(settings, counted) as context, upkeep(settings):
+        async with open_context(settings, counted) as context, upkeep(settings), closing_rollouts(settings):
             app.state.context = context
             share = context.team_limits.share_with
             with starting(settings):
@@ -73,7 +74,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(AccessLog)
     app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
+    app.include_router(pages.router)
     for room in (health, auth, models, training, gateway, jobs, traces, team, admin, metrics):
         app.include_router(room.router)
     app.include_router(remote)
+    app.include_router(pages.rest)
     return app

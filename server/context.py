@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.auth.attempts import Attempts
 from server.auth.key_uses import KeyUses
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
 from server.gateway.lookups import SharedLookups, live_sampler_urls, serving_lookups
+from server.gateway.recorder import Recorder
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
 from server.gateway.sampler_watch import SamplerWatch
@@ -39,7 +42,11 @@ class Context:
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
     metrics: ServerMetrics
+    attempts: Attempts
     key_uses: KeyUses
+    recorder: Recorder
+    one_upload: asyncio.Lock
+    """Held while an upload of telemetry is parsed: more at once would leave the event loop no room."""
 
 
 @asynccontextmanager
@@ -51,6 +58,9 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
     timeouts = settings.timeouts
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
     pool = SamplerPool(connections.is_answering, metrics)
+    blobs = MeasuredBlobs(settings.blob_root, metrics)
+    recorder = Recorder(database, blobs)
+    recorder.start()
     watch = SamplerWatch(connections, live_sampler_urls(database))
     key_uses = KeyUses(database)
     try:
@@ -59,16 +69,20 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
                 settings,
                 database,
                 listener,
-                MeasuredBlobs(settings.blob_root, metrics),
+                blobs,
                 SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
                 pool,
                 serving_lookups(database, metrics),
                 TeamLimits(settings.gateway_limits, metrics),
                 metrics,
+                Attempts(),
                 key_uses,
+                recorder,
+                asyncio.Lock(),
             )
     finally:
         watch.close()
+        await recorder.close()
         await key_uses.close()
         pool.close()
         connections.close()

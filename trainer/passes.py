@@ -97,7 +97,7 @@ class Passes:
                 result = self._engine.forward_backward(operation.model_id, batch, loss)
             self._metrics.passed(result.metrics)
             self._accumulated.setdefault(operation.model_id, []).append(operation.id)
-            return _Done(result, len(batch.trajectories), loss.name, {})
+            return _Done(result, len(batch.trajectories), loss.name, extra.get("metrics", {}))
         header, arrays = decode(payload)
         batch, _ = decode_batch(work.read_payload(self._forward_of(operation), self._blobs))
         weights = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1])

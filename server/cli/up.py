@@ -26,6 +26,8 @@ from server.cli.settings import (
     LogFormatOption,
     OptionalDatabaseUrl,
     Promotion,
+    ReasoningParser,
+    ToolCallParser,
     open_checkpoints,
     stop_with,
 )
@@ -57,6 +59,8 @@ def up(
     sampler_backend: Annotated[
         str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
     ] = "local",
+    tool_call_parser: ToolCallParser = None,
+    reasoning_parser: ReasoningParser = None,
     log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
@@ -68,6 +72,8 @@ def up(
 
     signal.signal(signal.SIGTERM, _on_sigterm)
     sampler_arguments = ["--backend", sampler_backend, *(["--seed", str(seed)] if seed is not None else [])]
+    for flag, parser in (("--tool-call-parser", tool_call_parser), ("--reasoning-parser", reasoning_parser)):
+        sampler_arguments += [flag, parser] if parser else []
     data_dir = data_dir.resolve()
     open_checkpoints(checkpoint_store, data_dir)  # a URL that is none is better said now than in three logs
     try:

@@ -42,6 +42,7 @@ class Target:
     """
 
     team_id: UUID
+    model_id: UUID
     max_concurrent_rollouts: int | None
     slug: str
     base_id: UUID
@@ -72,6 +73,7 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
         await _pin(context, found, pinned)
     return Target(
         team_id=found.team_id,
+        model_id=found.model_id,
         max_concurrent_rollouts=found.max_concurrent_rollouts,
         slug=found.slug,
         base_id=found.base_id,

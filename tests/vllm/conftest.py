@@ -48,7 +48,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def backend(base: Path, adapters: dict[str, Path]) -> AsyncIterator[VllmBackend]:
-    settings = VllmSettings(seed=0, start_timeout_s=START_TIMEOUT_S)
+    settings = VllmSettings(seed=0, start_timeout_s=START_TIMEOUT_S, stalled_s=600.0)
     backend = await asyncio.to_thread(VllmBackend, str(base), settings)
     try:
         await asyncio.to_thread(load_all, backend, adapters)

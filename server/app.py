@@ -25,6 +25,7 @@ from server.settings import ServerSettings
 from server.starting import starting
 from server.team import endpoints as team
 from server.traces import endpoints as traces
+from server.traces.closing import closing_rollouts
 from server.training import endpoints as training
 from server.upkeep import upkeep
 from wire.errors import NotFound
@@ -46,7 +47,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_context(settings) as context, upkeep(settings):
+        async with open_context(settings) as context, upkeep(settings), closing_rollouts(settings):
             app.state.context = context
             share = context.team_limits.share_with
             with starting(settings):

@@ -13,6 +13,7 @@ from server.auth.key_uses import KeyUses
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
 from server.gateway.lookups import SharedLookups, live_sampler_urls, serving_lookups
+from server.gateway.recorder import Recorder
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
 from server.gateway.sampler_watch import SamplerWatch
@@ -36,6 +37,7 @@ class Context:
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
     key_uses: KeyUses
+    recorder: Recorder
 
 
 @asynccontextmanager
@@ -49,21 +51,26 @@ async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
     pool = SamplerPool(connections.is_answering)
     watch = SamplerWatch(connections, live_sampler_urls(database))
     key_uses = KeyUses(database)
+    blobs = BlobStore(settings.blob_root)
+    recorder = Recorder(database, blobs)
+    recorder.start()
     try:
         yield Context(
             settings,
             database,
             listener,
-            BlobStore(settings.blob_root),
+            blobs,
             SamplerClient(connections, settings.sampler_token, pool.lost),
             pool,
             serving_lookups(database),
             TeamLimits(settings.gateway_limits),
             key_uses,
+            recorder,
         )
     finally:
         watch.close()
         await key_uses.close()
+        await recorder.close()
         pool.close()
         connections.close()
         await listener.close()

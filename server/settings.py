@@ -46,11 +46,14 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class UpkeepSettings:
-    """Collections that servers carry out by themselves, one server at a time. `every_s`: 0 for none."""
+    """What servers do by themselves: collections, one server at a time (`every_s`: 0 for none), and closing rollouts in
+    which nothing has happened for `close_traces_after_s`, looked for every `close_every_s`."""
 
     checkpoint_store_url: str
     policy: RetentionPolicy = field(default_factory=RetentionPolicy)
     every_s: float = 900.0
+    close_traces_after_s: float = 6 * 3600.0
+    close_every_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -27,3 +28,9 @@ def storable_json(value: Any) -> Any:
 def is_storable(text: str) -> bool:
     """Whether a text could be in the database at all: what is not cannot name anything there."""
     return storable_text(text) == text
+
+
+def readable_json(value: Any) -> bytes:
+    """JSON that every client reads, whatever was recorded: half surrogate pairs and numbers that JSON does not have
+    are written as `storable_json` writes them."""
+    return json.dumps(storable_json(value)).encode()

@@ -26,7 +26,7 @@ _FIND = f"""
         m.paused_at, m.pause_reason, m.paused_by, t.max_training_tokens_per_day, t.max_storage_bytes,
         coalesce(
             (select u.num_tokens from training_usage u where u.team_id = t.id and u.day = {TODAY}), 0
-        ) as tokens_today
+        ) as tokens_today, b.id as base_id
     from k
     join teams t on t.id = k.team_id
     left join models m on m.id = %(model_id)s and (m.team_id is null or m.team_id = k.team_id)
@@ -49,6 +49,7 @@ class Admission:
     base_slug: str | None
     info: Mapping[str, Any] | None
     losses: Mapping[str, Mapping[str, float | None]] | None
+    base_id: UUID | None
     paused_at: datetime | None
     pause_reason: str | None
     paused_by: str | None

@@ -11,6 +11,7 @@ from store.checkpoint_stores import CheckpointStore, Manifest
 from store.checkpoint_stores.base import ADAPTER, STATE
 from store.database import Database
 from store.retention.lock import keeping_files
+from store.rollouts.blob_names import ROLLOUT_BLOBS
 
 KEPT_CHECKPOINTS = """
     select id, model_id, name, manifest, state_removed_at is null as has_state
@@ -18,12 +19,14 @@ KEPT_CHECKPOINTS = """
     where status = 'committed' and id = files_id and files_removed_at is null
     order by committed_at, id
 """
-KEPT_BLOBS = """
+KEPT_BLOBS = f"""
     select distinct name
     from operations, unnest(array[payload_blob, result_blob]) as name
     where blobs_dropped_at is null and name is not null
+    union
+    {ROLLOUT_BLOBS}
     order by name
-"""
+"""  # noqa: S608 - put together from constants
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class Passes:
             loss = LossChoice(extra["loss_fn"], extra["loss_fn_config"] or {}, extra["num_substeps"])
             result = self._engine.forward_backward(operation.model_id, batch, loss)
             self._accumulated.setdefault(operation.model_id, []).append(operation.id)
-            return _Done(result, len(batch.trajectories), loss.name, {})
+            return _Done(result, len(batch.trajectories), loss.name, extra.get("metrics", {}))
         header, arrays = decode(payload)
         batch, _ = decode_batch(work.read_payload(self._forward_of(operation), self._blobs))
         weights = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1])

@@ -63,6 +63,12 @@ class TooLarge(HeadwayError):
     status, code = 413, "too_large"
 
 
+class UnsupportedEncoding(HeadwayError):
+    """The body is compressed, and this route takes plain bodies only."""
+
+    status, code = 415, "unsupported_encoding"
+
+
 class Unavailable(HeadwayError):
     """A plane that is needed is not there at the moment; trying again may help."""
 

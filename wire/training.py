@@ -94,6 +94,10 @@ class TrajectoryInput(Closed):
     trace_id: Text | None = None
 
 
+class ResolvedInput(TrajectoryInput):
+    """A recorded rollout in the place of its trace id. Only the server makes these."""
+
+
 def _kind_of_input(value: Any) -> str:
     return "trace id" if isinstance(value, str) else "trajectory"
 
@@ -107,11 +111,13 @@ TrainingInputs: TypeAlias = Annotated[
 
 
 class ForwardRequest(Closed):
-    """A batch whose per-token logprobs are wanted."""
+    """A batch whose per-token logprobs are wanted. (The last field is ours, the SDK does not send it.)"""
 
     inputs: TrainingInputs
     group_size: int | None = Field(default=None, ge=1)
     reward_scale: float = 1.0
+    max_staleness: int | None = Field(default=None, ge=0)
+    """Of recorded rollouts: the most optimizer steps that may lie between their samples' checkpoint and the head."""
 
 
 class ForwardBackwardRequest(ForwardRequest):

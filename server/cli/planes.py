@@ -18,13 +18,16 @@ from server.cli.settings import (
     GraceS,
     KeepEveryStates,
     KeepLastAdapters,
+    KeepLastJobs,
     KeepLastStates,
     KeepPayloadsH,
     KeepPlanesH,
+    KeepTracesD,
     Promotion,
     SamplerToken,
     blob_root,
     checkpoint_store_url,
+    days,
     stop_with,
 )
 from server.settings import GatewayLimits, Limits, TrainerStart, UpkeepSettings
@@ -66,7 +69,15 @@ def server(
     keep_last_adapters: KeepLastAdapters = DEFAULT_POLICY.keep_last_adapters,
     keep_payloads_h: KeepPayloadsH = DEFAULT_POLICY.keep_payloads_s / 3600,
     keep_planes_h: KeepPlanesH = DEFAULT_POLICY.keep_planes_s / 3600,
+    keep_traces_d: KeepTracesD = None,
+    keep_last_jobs: KeepLastJobs = None,
     gc_grace_s: GraceS = DEFAULT_POLICY.grace_s,
+    trace_timeout_h: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_TRACE_TIMEOUT_H", min=0.01, help="Hours without a sign after which a rollout is closed"
+        ),
+    ] = 6.0,
     trainer_start_command: Annotated[
         str | None,
         typer.Option(
@@ -130,8 +141,11 @@ def server(
                 keep_payloads_h * 3600,
                 keep_planes_h * 3600,
                 gc_grace_s,
+                days(keep_traces_d),
+                keep_last_jobs,
             ),
             gc_every_s,
+            trace_timeout_h * 3600,
         ),
         trainer_start=TrainerStart(trainer_start_command, trainer_start_webhook, trainer_start_pause_s)
         if trainer_start_command or trainer_start_webhook or trainers_on_demand

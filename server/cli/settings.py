@@ -76,6 +76,24 @@ KeepPlanesH = Annotated[
     float,
     typer.Option(envvar="HEADWAY_KEEP_PLANES_H", min=0.0, help="Hours to keep rows of dead trainers and samplers"),
 ]
+KeepTracesD = Annotated[
+    float | None,
+    typer.Option(
+        envvar="HEADWAY_KEEP_TRACES_D",
+        min=0.0,
+        help="Days to keep recorded rollouts that are not pinned",
+        show_default="for good",
+    ),
+]
+KeepLastJobs = Annotated[
+    int | None,
+    typer.Option(
+        envvar="HEADWAY_KEEP_LAST_JOBS",
+        min=1,
+        help="Jobs to keep of each team, with their rollouts",
+        show_default="all",
+    ),
+]
 GraceS = Annotated[
     float,
     typer.Option(
@@ -112,6 +130,11 @@ def open_checkpoints(url: str | None, data_dir: Path) -> CheckpointStore:
         return open_checkpoint_store(checkpoint_store_url(url, data_dir))
     except ValueError as error:
         stop_with(str(error))
+
+
+def days(number: float | None) -> float | None:
+    """In seconds; None stays None."""
+    return None if number is None else number * 86_400
 
 
 def blob_root(data_dir: Path) -> Path:

@@ -17,12 +17,15 @@ from server.cli.settings import (
     GraceS,
     KeepEveryStates,
     KeepLastAdapters,
+    KeepLastJobs,
     KeepLastStates,
     KeepPayloadsH,
     KeepPlanesH,
+    KeepTracesD,
     OptionalDatabaseUrl,
     blob_root,
     database_url_or_embedded,
+    days,
     open_checkpoints,
 )
 from store.retention import Removal
@@ -44,12 +47,15 @@ def gc(
     keep_last_adapters: KeepLastAdapters = DEFAULT_POLICY.keep_last_adapters,
     keep_payloads_h: KeepPayloadsH = DEFAULT_POLICY.keep_payloads_s / 3600,
     keep_planes_h: KeepPlanesH = DEFAULT_POLICY.keep_planes_s / 3600,
+    keep_traces_d: KeepTracesD = None,
+    keep_last_jobs: KeepLastJobs = None,
     gc_grace_s: GraceS = DEFAULT_POLICY.grace_s,
     checkpoint_store: CheckpointStoreUrl = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Remove what nobody needs: thinned optimizer states, leftovers, blobs that nothing replays, rows of the dead."""
+    """Remove what nobody needs: thinned optimizer states, leftovers, blobs that nothing replays, old rollouts, rows of the
+    dead."""
     from store.blobs import BlobStore
     from store.database import Database
     from store.retention import Collector
@@ -61,6 +67,8 @@ def gc(
         keep_payloads_h * 3600,
         keep_planes_h * 3600,
         gc_grace_s,
+        days(keep_traces_d),
+        keep_last_jobs,
     )
     database = Database(database_url_or_embedded(database_url, data_dir))
     checkpoints = open_checkpoints(checkpoint_store, data_dir)

@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from server.context import Context
 from server.gateway.continuation import covered_messages
 from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
+from server.gateway.recording import Recording, recording_of
 from server.gateway.replies import (
     Envelope,
     chat_logprobs,
@@ -33,6 +34,7 @@ from server.gateway.unsupported import (
     plain_messages,
 )
 from server.hang_up import unless_hung_up
+from store.rollouts import Conversation
 from store.serving import Sampler
 from wire.chat import ChatChoice, ChatMessage, ChatRequest, Completion
 from wire.errors import InvalidRequest
@@ -45,7 +47,7 @@ async def chat(context: Context, key: str, request: Request, body: ChatRequest) 
     """A chat completion, whole or streamed. A client that hangs up stops the sampling."""
     render = _render_request(body)
     target = await find_target(context, key, body.model, body.checkpoint)
-    task = _Chat(context, target, body, render)
+    task = _Chat(context, target, body, render, recording_of(context, request))
     affinity = _affinity(render.messages)
     if body.stream:
         first, rest = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.open_stream))
@@ -99,12 +101,20 @@ class _Prompt:
 class _Chat:
     """One request on whichever sampler it lands."""
 
-    def __init__(self, context: Context, target: Target, body: ChatRequest, render: RenderRequest) -> None:
+    def __init__(
+        self,
+        context: Context,
+        target: Target,
+        body: ChatRequest,
+        render: RenderRequest,
+        recording: Recording | None,
+    ) -> None:
         self._client = context.sampler_client
         self._context = context
         self._target = target
         self._body = body
         self._render = render
+        self._recording = recording
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
         self.envelope = Envelope(target, kind, off_policy_settings(body))
 
@@ -114,6 +124,7 @@ class _Chat:
             prompt = await self._prompt(sampler.url)
             answers = await collect(generate_all(self._client, sampler.url, prompt.sequences), self._body.n)
             parsed = await asyncio.gather(*(self._derender(sampler.url, answer) for answer in answers))
+        await self._record(prompt, answers, parsed)
         choices = [
             self._choice(index, answer, message, prompt)
             for index, (answer, message) in enumerate(zip(answers, parsed, strict=True))
@@ -164,6 +175,7 @@ class _Chat:
         async with room_on(self._context, self._target, sampler, self._body.n):
             prompt = await self._prompt(sampler.url)
             answers = [_StreamedAnswer(index, self._body, self._render) for index in range(self._body.n)]
+            replies = dict[int, ParsedMessage]()
             started = False
             async with aclosing(generate_all(self._client, sampler.url, prompt.sequences)) as events:
                 async for index, event in events:
@@ -173,12 +185,27 @@ class _Chat:
                     if choice := answers[index].take(event):
                         yield self.envelope.around([choice])
                     if event.finish_reason is not None:
-                        parsed = await self._derender(sampler.url, answers[index].answer)
+                        parsed = replies[index] = await self._derender(sampler.url, answers[index].answer)
                         for choice in answers[index].finish(parsed):
                             yield self.envelope.around([choice])
             if self._body.stream_options and self._body.stream_options.include_usage:
                 total = usage(len(prompt.ids), [streamed.answer for streamed in answers])
                 yield self.envelope.around(list[ChatChoice](), usage=total)
+        if len(replies) == len(answers):
+            parsed = [replies[index] for index in range(len(answers))]
+            await self._record(prompt, [streamed.answer for streamed in answers], parsed)
+
+    async def _record(self, prompt: _Prompt, answers: list[Answer], parsed: list[ParsedMessage]) -> None:
+        if self._recording is None:
+            return
+        asked = {"tools": self._render.tools, "chat_template_kwargs": self._render.chat_template_kwargs}
+        preamble = {name: value for name, value in asked.items() if value}
+
+        def conversation_of(index: int) -> Conversation:
+            reply = chat_message(parsed[index]).model_dump(exclude_unset=True)
+            return Conversation(preamble, self._body.messages, reply)
+
+        await self._recording.keep(self._target, self.envelope.id, prompt.sequences, answers, conversation_of)
 
     def _opening(self, prompt: _Prompt) -> Completion:
         more: dict[str, Any] = {"prompt_token_ids": prompt.ids} if self._body.return_token_ids else {}

@@ -11,11 +11,13 @@ from fastapi.responses import Response
 
 from server.context import Context
 from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
+from server.gateway.recording import Recording, recording_of
 from server.gateway.replies import Envelope, completion_logprobs, json_response, usage
 from server.gateway.streaming import EventStream
 from server.gateway.targets import Target, find_target, on_a_sampler, room_on
 from server.gateway.unsupported import check_parameters, off_policy_settings
 from server.hang_up import unless_hung_up
+from store.rollouts import Conversation
 from store.serving import Sampler
 from wire.chat import MAX_CHOICES, Completion, CompletionChoice, CompletionRequest
 from wire.errors import InvalidRequest
@@ -32,7 +34,7 @@ async def complete(context: Context, key: str, request: Request, body: Completio
     check_parameters(body)
     prompts = _prompts(body)
     target = await find_target(context, key, body.model, body.checkpoint)
-    task = _Completion(context, target, body, prompts)
+    task = _Completion(context, target, body, prompts, recording_of(context, request))
     affinity = repr(prompts[0][:_AFFINE]).encode()
     if body.stream:
         first, rest = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.open_stream))
@@ -60,12 +62,20 @@ def _prompts(body: CompletionRequest) -> Prompts:
 class _Completion:
     """One request on whichever sampler it lands. Choice number = prompt number · n + answer number."""
 
-    def __init__(self, context: Context, target: Target, body: CompletionRequest, prompts: Prompts) -> None:
+    def __init__(
+        self,
+        context: Context,
+        target: Target,
+        body: CompletionRequest,
+        prompts: Prompts,
+        recording: Recording | None,
+    ) -> None:
         self._client = context.sampler_client
         self._context = context
         self._target = target
         self._body = body
         self._prompts = prompts
+        self._recording = recording
         self._num_sequences = len(prompts) * body.n
         self.envelope = Envelope(target, "text_completion", off_policy_settings(body))
 
@@ -74,6 +84,7 @@ class _Completion:
         async with room_on(self._context, self._target, sampler, self._num_sequences):
             sequences = await self._sequences(sampler.url)
             answers = await collect(generate_all(self._client, sampler.url, sequences), self._num_sequences)
+        await self._record(sequences, answers)
         choices = [
             self._choice(index, answer.text, answer.tokens, answer.finish_reason, 0, sequences[index].prompt_token_ids)
             for index, answer in enumerate(answers)
@@ -134,6 +145,18 @@ class _Completion:
             if self._body.stream_options and self._body.stream_options.include_usage:
                 total = usage(self._num_prompt_tokens(sequences), answers)
                 yield self.envelope.around(list[CompletionChoice](), usage=total)
+        await self._record(sequences, answers)
+
+    async def _record(self, sequences: list[GenerateRequest], answers: list[Answer]) -> None:
+        if self._recording is None:
+            return
+
+        def conversation_of(index: int) -> Conversation:
+            prompt = self._prompts[index // self._body.n]
+            preamble = {"prompt": prompt} if isinstance(prompt, str) else dict[str, Any]()
+            return Conversation(preamble, [], answers[index].text)
+
+        await self._recording.keep(self._target, self.envelope.id, sequences, answers, conversation_of)
 
     def _chunk(self, index: int, answer: Answer, event: GenerateEvent, prompt_ids: list[int]) -> Completion:
         is_first, offset = not answer.tokens, len(answer.text)

@@ -41,6 +41,7 @@ class Target:
 
     team_id: UUID
     max_concurrent_rollouts: int | None
+    model_id: UUID
     slug: str
     base_id: UUID
     base_slug: str
@@ -70,6 +71,7 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
     return Target(
         team_id=found.team_id,
         max_concurrent_rollouts=found.max_concurrent_rollouts,
+        model_id=found.model_id,
         slug=found.slug,
         base_id=found.base_id,
         base_slug=found.base_slug,

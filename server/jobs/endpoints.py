@@ -1,4 +1,4 @@
-"""Reports about jobs."""
+"""Jobs: runs over tasksets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from fastapi import APIRouter, Query
 from server.auth.dependencies import CallerDep, ReporterDep
 from server.context import ContextDep
 from server.jobs import service
-from wire.reports import JobEntered, JobPage, TracePage
+from wire.reports import CancelRequest, Deleted, Job, JobCancelled, JobEntered, JobPage, JobsCancelled, Pin, TracePage
 
 router = APIRouter(tags=["jobs"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
+Cursor = Annotated[str | None, Query(max_length=256)]
 
 
 @router.post("/v2/trace/job/{job_id}/enter")
@@ -26,14 +27,50 @@ async def enter(context: ContextDep, caller: ReporterDep, job_id: UUID, body: Jo
 
 
 @router.get("/v2/jobs")
-async def list_jobs(context: ContextDep, caller: CallerDep, limit: Limit = 20) -> JobPage:
+async def list_jobs(context: ContextDep, caller: CallerDep, limit: Limit = 20, cursor: Cursor = None) -> JobPage:
     """The team's jobs, newest first."""
-    async with context.database.session() as session:
-        return await service.list_jobs(session, caller.team_id, limit)
+    return await service.page_of_jobs(context, caller.team_id, limit, cursor)
+
+
+@router.get("/v2/jobs/{job_id}")
+async def get_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Job:
+    """One job."""
+    return await service.get_job(context, caller.team_id, job_id)
 
 
 @router.get("/v2/jobs/{job_id}/traces")
-async def list_traces(context: ContextDep, caller: CallerDep, job_id: UUID, limit: Limit = 20) -> TracePage:
+async def list_traces(
+    context: ContextDep, caller: CallerDep, job_id: UUID, limit: Limit = 20, cursor: Cursor = None
+) -> TracePage:
     """A job's rollouts, newest first."""
-    async with context.database.session() as session:
-        return await service.list_traces(session, caller.team_id, job_id, limit)
+    return await service.page_of_traces(context, caller.team_id, job_id, limit, cursor)
+
+
+@router.delete("/v2/jobs/{job_id}")
+async def delete_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Deleted:
+    """Delete a job with its rollouts and all that was recorded of them."""
+    return await service.delete(context, caller.team_id, job_id)
+
+
+@router.put("/v2/jobs/{job_id}/pin")
+async def pin_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Pin:
+    """Keep a job with its rollouts, whatever the retention policy says."""
+    return await service.pin(context, caller.team_id, job_id, True)
+
+
+@router.delete("/v2/jobs/{job_id}/pin")
+async def unpin_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Pin:
+    """Leave a job to the retention policy again."""
+    return await service.pin(context, caller.team_id, job_id, False)
+
+
+@router.post("/v2/rollouts/cancel_job")
+async def cancel_job(context: ContextDep, caller: CallerDep, body: CancelRequest) -> JobCancelled:
+    """Mark the running rollouts of a job as cancelled. They run at the client, which is not told."""
+    return await service.cancel_job(context, caller.team_id, body)
+
+
+@router.post("/v2/rollouts/cancel_user_jobs")
+async def cancel_all(context: ContextDep, caller: CallerDep) -> JobsCancelled:
+    """Mark all running rollouts of the team as cancelled."""
+    return await service.cancel_all(context, caller.team_id)

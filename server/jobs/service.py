@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from uuid import UUID
 
-from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.context import Context
+from server.models.repository import as_uuid
 from server.storable import storable_text
-from server.traces.service import traces_of
-from store.tables import JobRow, TraceRow
+from server.traces.service import describe
+from store.database import AsyncConnection
+from store.rollouts import (
+    JobFacts,
+    TraceFilter,
+    cancel_traces,
+    count_jobs,
+    count_traces,
+    delete_job,
+    find_job,
+    list_jobs,
+    list_traces,
+    pin_job,
+)
+from store.tables import JobRow
 from wire.errors import NotFound
-from wire.reports import Job, JobEntered, JobPage, TracePage
+from wire.reports import (
+    CancelledJob,
+    CancelRequest,
+    Deleted,
+    Job,
+    JobCancelled,
+    JobEntered,
+    JobPage,
+    JobsCancelled,
+    Pin,
+    TracePage,
+)
 
 
 async def enter(session: AsyncSession, team_id: UUID, job_id: UUID, report: JobEntered) -> None:
@@ -31,26 +57,83 @@ async def enter(session: AsyncSession, team_id: UUID, job_id: UUID, report: JobE
     await session.execute(row)
 
 
-async def list_jobs(session: AsyncSession, team_id: UUID, limit: int) -> JobPage:
-    """The team's jobs, newest first."""
-    all_ended = (  # NULL without any rollout
-        select(func.bool_and(TraceRow.status.is_not(None)))
-        .where(TraceRow.team_id == JobRow.team_id, TraceRow.job_id == JobRow.id)
-        .scalar_subquery()
+async def page_of_jobs(context: Context, team_id: UUID, limit: int, cursor: str | None) -> JobPage:
+    """The team's jobs, newest first. Raises InvalidRequest for a cursor that is none."""
+    async with context.database.connection() as connection:
+        jobs, next_cursor = await list_jobs(connection, team_id, limit=limit, cursor=cursor)
+        total = await count_jobs(connection, team_id)
+    return JobPage(items=[_describe(job) for job in jobs], total=total, next_cursor=next_cursor)
+
+
+async def get_job(context: Context, team_id: UUID, job_id: UUID) -> Job:
+    """One job. Raises NotFound."""
+    async with context.database.connection() as connection:
+        return _describe(await _found_job(connection, team_id, job_id))
+
+
+async def page_of_traces(context: Context, team_id: UUID, job_id: UUID, limit: int, cursor: str | None) -> TracePage:
+    """A job's rollouts, newest first. Raises NotFound, and InvalidRequest for a cursor that is none."""
+    wanted = TraceFilter(job_id=job_id)
+    async with context.database.connection() as connection:
+        await _found_job(connection, team_id, job_id)
+        page = await list_traces(connection, team_id, wanted, limit=limit, cursor=cursor)
+        total = await count_traces(connection, team_id, wanted)
+    return TracePage(items=[describe(trace) for trace in page.traces], total=total, next_cursor=page.next_cursor)
+
+
+async def cancel_job(context: Context, team_id: UUID, request: CancelRequest) -> JobCancelled:
+    """Mark the running rollouts of a job as cancelled."""
+    job_id = as_uuid(request.job_id or "")
+    if job_id is None:
+        return JobCancelled(cancelled=0)
+    async with context.database.connection() as connection:
+        return JobCancelled(cancelled=len(await cancel_traces(connection, team_id, job_id=job_id)))
+
+
+async def cancel_all(context: Context, team_id: UUID) -> JobsCancelled:
+    """Mark all running rollouts of the team as cancelled."""
+    async with context.database.connection() as connection:
+        cancelled = await cancel_traces(connection, team_id)
+    jobs = Counter(job_id for job_id in cancelled if job_id is not None)
+    details = [CancelledJob(job_id=str(job_id), cancelled=count) for job_id, count in jobs.items()]
+    return JobsCancelled(jobs_cancelled=len(jobs), total_tasks_cancelled=len(cancelled), job_details=details)
+
+
+async def delete(context: Context, team_id: UUID, job_id: UUID) -> Deleted:
+    """Delete a job, its rollouts, and all that was recorded of them. Raises NotFound."""
+    async with context.database.connection() as connection:
+        was_there, num_traces = await delete_job(connection, team_id, job_id)
+    if not was_there:
+        raise _no_such_job(job_id)
+    return Deleted(traces_deleted=num_traces)
+
+
+async def pin(context: Context, team_id: UUID, job_id: UUID, pinned: bool) -> Pin:
+    """Keep a job with its rollouts, or leave them to the retention policy again. Raises NotFound."""
+    async with context.database.connection() as connection:
+        if not await pin_job(connection, team_id, job_id, pinned=pinned):
+            raise _no_such_job(job_id)
+    return Pin(pinned=pinned)
+
+
+async def _found_job(connection: AsyncConnection, team_id: UUID, job_id: UUID) -> JobFacts:
+    job = await find_job(connection, team_id, job_id)
+    if job is None:
+        raise _no_such_job(job_id)
+    return job
+
+
+def _no_such_job(job_id: UUID) -> NotFound:
+    return NotFound(f"there is no job {job_id}")
+
+
+def _describe(job: JobFacts) -> Job:
+    return Job(
+        id=str(job.id),
+        name=job.name,
+        taskset_id=job.taskset_id,
+        group_size=job.group_size,
+        status=job.status,
+        pinned=job.pinned_at is not None,
+        created_at=job.created_at,
     )
-    query = select(JobRow, all_ended).where(JobRow.team_id == team_id).order_by(JobRow.created_at.desc())
-    rows = (await session.execute(query.limit(limit))).all()
-    total = await session.scalar(select(func.count()).select_from(JobRow).where(JobRow.team_id == team_id))
-    items = [
-        Job(id=str(job.id), name=job.name, status="completed" if ended else "running", created_at=job.created_at)
-        for job, ended in rows
-    ]
-    return JobPage(items=items, total=total or 0)
-
-
-async def list_traces(session: AsyncSession, team_id: UUID, job_id: UUID, limit: int) -> TracePage:
-    """A job's rollouts, newest first. Raises NotFound."""
-    if await session.get(JobRow, (team_id, job_id)) is None:
-        raise NotFound(f"there is no job {job_id}")
-    items, total = await traces_of(session, team_id, job_id, limit)
-    return TracePage(items=items, total=total)

@@ -1,19 +1,41 @@
-"""Reports about rollouts. Telemetry has two spellings, with and without the hosted service's prefix."""
+"""Rollouts. Telemetry has two spellings, with and without the hosted service's prefix."""
 
 from __future__ import annotations
 
-import asyncio
+from datetime import datetime
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
 
 from server.auth.dependencies import CallerDep, ReporterDep
 from server.context import ContextDep
+from server.storable import readable_json
 from server.traces import service
+from server.traces.details import trace_detail, trace_events, trace_spans
+from server.traces.uploads import take_upload
 from server.training.openapi import json_body
-from wire.reports import TelemetryUpload, Trace, TraceEntered, TraceExited
+from store.rollouts import TraceFilter
+from wire.reports import (
+    CancelRequest,
+    Deleted,
+    Pin,
+    TelemetryUpload,
+    Trace,
+    TraceCancelled,
+    TraceEntered,
+    TraceEvents,
+    TraceExited,
+    TraceList,
+)
 
 router = APIRouter(tags=["traces"])
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Text = Annotated[str | None, Query(max_length=512)]
+Cursor = Annotated[str | None, Query(max_length=256)]
+Reward = Annotated[float | None, Query(allow_inf_nan=False)]
 
 
 @router.post("/v2/trace/{trace_id}/enter")
@@ -35,8 +57,86 @@ async def exit_(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: 
 @router.get("/v2/trace/{trace_id}")
 async def get_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Trace:
     """One rollout."""
-    async with context.database.session() as session:
-        return await service.get_trace(session, caller.team_id, trace_id)
+    return await service.get_trace(context, caller.team_id, trace_id)
+
+
+@router.get("/v2/trace/{trace_id}/events", response_model=TraceEvents)
+async def get_events(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Response:
+    """What the agent said and what its tools answered, in order."""
+    events = await trace_events(context, caller.team_id, trace_id)
+    return Response(readable_json({"events": events}), media_type="application/json")
+
+
+@router.get("/v2/traces")
+async def list_traces(
+    context: ContextDep,
+    caller: CallerDep,
+    model_id: UUID | None = None,
+    job_id: UUID | None = None,
+    group_id: Text = None,
+    task_slug: Text = None,
+    checkpoint_id: UUID | None = None,
+    min_reward: Reward = None,
+    max_reward: Reward = None,
+    status: Literal["running", "completed", "error", "cancelled"] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    has_samples: bool | None = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+) -> TraceList:
+    """The team's rollouts, newest first, as many as fit all filters."""
+    wanted = TraceFilter(
+        model_id,
+        job_id,
+        group_id,
+        task_slug,
+        checkpoint_id,
+        min_reward,
+        max_reward,
+        status,
+        since,
+        until,
+        has_samples,
+    )
+    return await service.page_of_traces(context, caller.team_id, wanted, limit, cursor)
+
+
+@router.get("/v2/traces/{trace_id}")
+async def get_detail(context: ContextDep, caller: CallerDep, trace_id: UUID, tokens: bool = True) -> Response:
+    """One rollout with its turns: what was asked and answered, token ids, logprobs, checkpoints."""
+    detail = await trace_detail(context, caller.team_id, trace_id, tokens=tokens)
+    return Response(detail, media_type="application/json")
+
+
+@router.get("/v2/traces/{trace_id}/spans")
+async def get_spans(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Response:
+    """The spans that telemetry brought, as they were sent."""
+    return Response(await trace_spans(context, caller.team_id, trace_id), media_type="application/json")
+
+
+@router.delete("/v2/traces/{trace_id}")
+async def delete_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Deleted:
+    """Delete a rollout and all that was recorded of it."""
+    return await service.delete(context, caller.team_id, trace_id)
+
+
+@router.put("/v2/traces/{trace_id}/pin")
+async def pin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Pin:
+    """Keep a rollout, whatever the retention policy says."""
+    return await service.pin(context, caller.team_id, trace_id, True)
+
+
+@router.delete("/v2/traces/{trace_id}/pin")
+async def unpin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Pin:
+    """Leave a rollout to the retention policy again."""
+    return await service.pin(context, caller.team_id, trace_id, False)
+
+
+@router.post("/v2/rollouts/cancel")
+async def cancel(context: ContextDep, caller: CallerDep, body: CancelRequest) -> TraceCancelled:
+    """Mark a rollout as cancelled. It runs at the client, which is not told."""
+    return await service.cancel(context, caller.team_id, body)
 
 
 @router.post("/trace/{trace_id}/telemetry-upload", openapi_extra=json_body(TelemetryUpload))
@@ -44,11 +144,8 @@ async def get_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> T
 async def upload_telemetry(
     context: ContextDep, caller: ReporterDep, trace_id: UUID, request: Request
 ) -> dict[str, int]:
-    """A batch of spans, stored before this returns: training may refer to them at once."""
-    num_spans, packed = await asyncio.to_thread(service.pack_telemetry, await request.body())
-    async with context.database.session() as session:
-        await service.keep_telemetry(session, caller.team_id, trace_id, num_spans, packed)
-    return {"accepted": num_spans}
+    """A batch of spans, recorded before this returns: training may refer to them at once."""
+    return {"accepted": await take_upload(context, caller.team_id, trace_id, request)}
 
 
 @router.post("/sdk-events/cli")

@@ -1,77 +1,137 @@
-"""Rollouts as clients report them: enter and exit in any order, any number of times, and telemetry as it comes."""
+"""Rollouts as clients report them: enter and exit in any order, any number of times, and as they read them."""
 
 from __future__ import annotations
 
-import json
-import zlib
+import math
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, literal, select
+from sqlalchemy import func, literal
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.models.repository import as_uuid
+from server.context import Context
+from server.models.repository import as_uuid, find_model
 from server.storable import storable_json
-from store.tables import TelemetryUploadRow, TraceRow
-from wire.errors import InvalidRequest, NotFound
-from wire.reports import Trace, TraceEntered, TraceExited
+from store.database import AsyncConnection
+from store.rollouts import TraceFacts, TraceFilter, cancel_traces, delete_trace, find_trace, list_traces, pin_trace
+from store.tables import TraceRow
+from wire.errors import NotFound
+from wire.reports import CancelRequest, Deleted, Pin, Trace, TraceCancelled, TraceEntered, TraceExited, TraceList
+
+_SILENT = "nothing was heard of this rollout for too long, so it was closed; an exit that still comes counts"
 
 
 async def enter(session: AsyncSession, team_id: UUID, trace_id: UUID, report: TraceEntered) -> None:
     """The rollout began."""
     values = report.model_dump(exclude=set(report.model_extra or {}))
     values["job_id"] = as_uuid(report.job_id) if report.job_id else None
+    found = await find_model(session, team_id, report.model) if report.model else None
+    values["model_id"] = found[0].id if found else None
     await _upsert(session, team_id, trace_id, report.model_extra, entered_at=func.clock_timestamp(), **values)
 
 
 async def exit_(session: AsyncSession, team_id: UUID, trace_id: UUID, report: TraceExited) -> None:
-    """The rollout ended."""
+    """The rollout ended. One that was closed for its silence, or cancelled, has ended as this says."""
     values = report.model_dump(exclude=set(report.model_extra or {}))
     await _upsert(session, team_id, trace_id, report.model_extra, exited_at=func.clock_timestamp(), **values)
 
 
-async def get_trace(session: AsyncSession, team_id: UUID, trace_id: UUID) -> Trace:
+async def get_trace(context: Context, team_id: UUID, trace_id: UUID) -> Trace:
     """One rollout. Raises NotFound."""
-    row = await session.get(TraceRow, (team_id, trace_id))
-    if row is None:
-        raise NotFound(f"there is no trace {trace_id}")
-    return describe(row)
+    async with context.database.connection() as connection:
+        return describe(await found_trace(connection, team_id, trace_id))
 
 
-def describe(row: TraceRow) -> Trace:
+async def page_of_traces(
+    context: Context, team_id: UUID, wanted: TraceFilter, limit: int, cursor: str | None
+) -> TraceList:
+    """Rollouts, newest first. Raises InvalidRequest for a cursor that is none."""
+    async with context.database.connection() as connection:
+        page = await list_traces(connection, team_id, wanted, limit=limit, cursor=cursor)
+    return TraceList(items=[describe(trace) for trace in page.traces], next_cursor=page.next_cursor)
+
+
+async def cancel(context: Context, team_id: UUID, request: CancelRequest) -> TraceCancelled:
+    """Mark a rollout that runs as cancelled."""
+    trace_id, job_id = as_uuid(request.trace_id or ""), as_uuid(request.job_id or "")
+    if trace_id is None:
+        return TraceCancelled(status="not_found")
+    async with context.database.connection() as connection:
+        cancelled = await cancel_traces(connection, team_id, trace_id=trace_id, job_id=job_id)
+    return TraceCancelled(status="accepted" if cancelled else "not_found")
+
+
+async def delete(context: Context, team_id: UUID, trace_id: UUID) -> Deleted:
+    """Delete a rollout and all that was recorded of it. Raises NotFound."""
+    async with context.database.connection() as connection:
+        if not await delete_trace(connection, team_id, trace_id):
+            raise no_such_trace(trace_id)
+    return Deleted(traces_deleted=1)
+
+
+async def pin(context: Context, team_id: UUID, trace_id: UUID, pinned: bool) -> Pin:
+    """Keep a rollout, or leave it to the retention policy again. Raises NotFound."""
+    async with context.database.connection() as connection:
+        if not await pin_trace(connection, team_id, trace_id, pinned=pinned):
+            raise no_such_trace(trace_id)
+    return Pin(pinned=pinned)
+
+
+async def found_trace(connection: AsyncConnection, team_id: UUID, trace_id: UUID) -> TraceFacts:
+    """The team's rollout of that id. Raises NotFound."""
+    trace = await find_trace(connection, team_id, trace_id)
+    if trace is None:
+        raise no_such_trace(trace_id)
+    return trace
+
+
+def no_such_trace(trace_id: UUID) -> NotFound:
+    """The refusal of an id that the team has not reported."""
+    return NotFound(f"there is no trace {trace_id}")
+
+
+def describe(trace: TraceFacts) -> Trace:
     """A rollout as clients read it."""
     return Trace(
-        id=str(row.id),
-        job_id=str(row.job_id) if row.job_id else None,
-        status=row.status or "running",
-        reward=row.reward,
-        error=row.error,
-        stop_reason=row.stop_reason,
-        evaluation_result=row.evaluation_result,
-        created_at=row.created_at,
+        id=str(trace.id),
+        job_id=_text(trace.job_id),
+        group_id=trace.group_id,
+        task_slug=trace.task_slug,
+        parent_trace_id=trace.parent_trace_id,
+        model=trace.model,
+        model_id=_text(trace.model_id),
+        status=trace.status,
+        timed_out=trace.timed_out,
+        reward=trace.reward,
+        error=trace.error or (_SILENT if trace.timed_out else None),
+        stop_reason=trace.stop_reason,
+        evaluation_result=_readable_result(trace.evaluation_result),
+        created_at=trace.created_at,
+        start_time=trace.entered_at or trace.created_at,
+        end_time=trace.exited_at,
+        pinned=trace.pinned_at is not None,
+        num_turns=trace.num_turns or trace.num_samples,
+        prompt_tokens=trace.num_prompt_tokens,
+        output_tokens=trace.num_output_tokens,
+        checkpoint_ids=[str(checkpoint_id) for checkpoint_id in trace.checkpoint_ids],
+        flags=trace.flags,
     )
 
 
-async def keep_telemetry(session: AsyncSession, team_id: UUID, trace_id: UUID, num_spans: int, packed: bytes) -> None:
-    """Store a batch of spans."""
-    session.add(TelemetryUploadRow(team_id=team_id, trace_id=trace_id, num_spans=num_spans, body=packed))
-    await session.flush()
+def _readable_result(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Clients refuse a result whose score is there and no number."""
+    if result is None or _is_finite(result.get("score")):
+        return result
+    return {name: value for name, value in result.items() if name != "score"}
 
 
-def pack_telemetry(body: bytes) -> tuple[int, bytes]:
-    """(number of spans, compressed body). Slow: bodies are megabytes.
+def _is_finite(score: Any) -> bool:
+    return isinstance(score, int | float) and math.isfinite(score)
 
-    Raises InvalidRequest unless it is `{"telemetry": [...]}`.
-    """
-    try:
-        upload: Any = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-    spans = upload.get("telemetry") if isinstance(upload, dict) else None
-    if not isinstance(spans, list):
-        raise InvalidRequest("telemetry must be a list of spans")
-    return len(spans), zlib.compress(body, 1)
+
+def _text(value: UUID | None) -> str | None:
+    return str(value) if value is not None else None
 
 
 async def _upsert(
@@ -79,17 +139,14 @@ async def _upsert(
 ) -> None:
     """What a report leaves out stays as it was."""
     said = {name: storable_json(value) for name, value in values.items() if value is not None}
+    said["last_activity_at"] = func.clock_timestamp()
     if extra:
         said["extra"] = storable_json(extra)
     row = insert(TraceRow).values(team_id=team_id, id=trace_id, **said)
     if extra:
         said["extra"] = func.coalesce(TraceRow.extra, literal({}, JSONB)).concat(row.excluded.extra)
+    if "model_id" in said:  # what the gateway recorded is what sampled
+        said["model_id"] = func.coalesce(TraceRow.model_id, row.excluded.model_id)
+    if "status" in said:
+        said["timed_out_at"] = None
     await session.execute(row.on_conflict_do_update(index_elements=["team_id", "id"], set_=said))
-
-
-async def traces_of(session: AsyncSession, team_id: UUID, job_id: UUID, limit: int) -> tuple[list[Trace], int]:
-    """A job's rollouts, newest first, and how many there are."""
-    mine = TraceRow.team_id == team_id, TraceRow.job_id == job_id
-    rows = await session.scalars(select(TraceRow).where(*mine).order_by(TraceRow.created_at.desc()).limit(limit))
-    total = await session.scalar(select(func.count()).select_from(TraceRow).where(*mine))
-    return [describe(row) for row in rows], total or 0

@@ -26,6 +26,8 @@ class TrainedModel:
     """A model that the caller may train, and what its base and trainer allow."""
 
     id: UUID
+    team_id: UUID
+    base_id: UUID
     slug: str
     info: BaseModelInfo
     losses: Losses
@@ -61,11 +63,12 @@ async def open_model(context: Context, key: str, model_id: str, scope: Scope = "
     if found.model_id is None or found.slug is None:
         raise no_such_model(model_id)
     caller.require_model(found.model_id, found.slug)
-    if found.base_slug is None:
+    if found.base_slug is None or found.base_id is None:
         raise Forbidden(f"{found.slug!r} is a base model and cannot be trained; fork it and train the fork")
     if found.info is None or not found.losses:
         raise await _not_loaded(context, found.base_slug)
-    return TrainedModel(found.model_id, found.slug, BaseModelInfo(**found.info), found.losses, found)
+    info = BaseModelInfo(**found.info)
+    return TrainedModel(found.model_id, caller.team_id, found.base_id, found.slug, info, found.losses, found)
 
 
 async def _not_loaded(context: Context, slug: str) -> Unavailable:

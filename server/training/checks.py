@@ -11,7 +11,14 @@ import numpy.typing as npt
 from server.storable import is_storable
 from wire.engine import BaseModelInfo
 from wire.errors import InvalidRequest
-from wire.training import ForwardBackwardRequest, ForwardRequest, OptimStepRequest, SampleInput, TrajectoryInput
+from wire.training import (
+    ForwardBackwardRequest,
+    ForwardRequest,
+    OptimStepRequest,
+    ResolvedInput,
+    SampleInput,
+    TrajectoryInput,
+)
 from wire.trajectories import Batch, Trajectory, Turn
 
 Losses = Mapping[str, Mapping[str, float | None]]
@@ -95,24 +102,14 @@ def _check_groups(num_inputs: int, group_size: int | None) -> None:
 def _checked_trajectory(
     index: int, item: str | TrajectoryInput, info: BaseModelInfo, logprobs_optional: bool
 ) -> Trajectory:
-    where = f"input {index}"
-    if isinstance(item, str):
-        raise _trace_id_refusal(where, item)
+    assert isinstance(item, TrajectoryInput), "trace ids are resolved before"
+    where = f"input {index} (trace {item.trace_id})" if isinstance(item, ResolvedInput) else f"input {index}"
     _check_finite(f"{where}: reward", item.reward)
     turns = [
         _checked_turn(f"{where}, sample {number}", sample, info, logprobs_optional)
         for number, sample in enumerate(item.samples)
     ]
     return Trajectory(tuple(turns), item.reward, item.trace_id)
-
-
-def _trace_id_refusal(where: str, text: str) -> InvalidRequest:
-    shown = text if len(text) <= 64 else text[:64] + "…"
-    return InvalidRequest(
-        f"{where} is the trace id {shown!r}: training by trace id is not available on this server yet; send its "
-        "samples inline (the SDK sends a bare trace id for a run whose sampling failed or returned no token ids, "
-        "so leave such runs out)"
-    )
 
 
 def _checked_turn(where: str, sample: SampleInput, info: BaseModelInfo, logprobs_optional: bool) -> Turn:

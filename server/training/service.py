@@ -16,6 +16,7 @@ from server.training.body import read_request
 from server.training.checks import check_adam, check_loss, check_metrics, check_weights, checked_batch
 from server.training.forwards import Forward, open_forward
 from server.training.operations import run_operation
+from server.training.recorded import resolve_inputs
 from wire import training as wire
 from wire.payload import encode, encode_batch
 
@@ -32,7 +33,9 @@ async def forward_backward(context: Context, key: str, model_id: str, request: R
     """Add the gradient of a built-in loss over a batch."""
     model = await trainable_model(context, key, model_id)
     body, num_bytes = await _read(context, request, wire.ForwardBackwardRequest)
-    payload, num_tokens = await off_loop(num_bytes, _forward_backward_payload, body, model)
+    recorded = await resolve_inputs(context, model, body)
+    num_bytes += recorded.num_bytes
+    payload, num_tokens = await off_loop(num_bytes, _forward_backward_payload, body, model, recorded.figures)
     _, (header, _) = await run_operation(context, request, model.id, "forward_backward", payload, num_tokens=num_tokens)
     return wire.GradientPass(**header)
 
@@ -41,7 +44,8 @@ async def forward(context: Context, key: str, model_id: str, request: Request) -
     """Logprobs of the current policy over a batch, and a handle for `backward`."""
     model = await trainable_model(context, key, model_id)
     body, num_bytes = await _read(context, request, wire.ForwardRequest)
-    payload, num_tokens = await off_loop(num_bytes, _forward_payload, body, model)
+    recorded = await resolve_inputs(context, model, body)
+    payload, num_tokens = await off_loop(num_bytes + recorded.num_bytes, _forward_payload, body, model)
     operation_id, (header, arrays) = await run_operation(
         context, request, model.id, "forward", payload, num_tokens=num_tokens
     )
@@ -87,11 +91,13 @@ async def _read(context: Context, request: Request, kind: type[RequestT]) -> tup
     return await read_request(request, kind, context.settings.limits)
 
 
-def _forward_backward_payload(body: wire.ForwardBackwardRequest, model: TrainedModel) -> tuple[bytes, int]:
+def _forward_backward_payload(
+    body: wire.ForwardBackwardRequest, model: TrainedModel, figures: dict[str, float]
+) -> tuple[bytes, int]:
     check_loss(body, model.losses)
     batch = checked_batch(body, model.info, logprobs_optional=body.loss_fn == "cross_entropy")
     extra = {"loss_fn": body.loss_fn, "loss_fn_config": body.loss_fn_config or {}, "num_substeps": body.num_substeps}
-    return encode_batch(batch, extra), batch.num_tokens
+    return encode_batch(batch, {**extra, "metrics": figures} if figures else extra), batch.num_tokens
 
 
 def _forward_payload(body: wire.ForwardRequest, model: TrainedModel) -> tuple[bytes, int]:

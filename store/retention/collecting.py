@@ -11,9 +11,10 @@ from store.blobs import BlobStore, StoredBlob
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import STATE, StoredCheckpoint
 from store.database import Database
-from store.retention import marking
+from store.retention import marking, rollouts
 from store.retention.lock import StillHeld, deleting_files
 from store.retention.policy import RetentionPolicy
+from store.rollouts.blob_names import ROLLOUT_BLOBS
 from wire.errors import Conflict
 
 _CHECKPOINTS = """
@@ -21,11 +22,16 @@ _CHECKPOINTS = """
     from checkpoints where id = files_id
 """
 _MODELS = "select id from models"
-_NEEDED_BLOBS = """
+_NEEDED_BLOBS = f"""
     select unnest(array[payload_blob, result_blob]) as name from operations
     where blobs_dropped_at is null and id <> all(%(dropped)s) and coalesce(payload_blob, result_blob) is not null
+    union
+    {ROLLOUT_BLOBS}
+"""  # noqa: S608 - put together from constants
+_KNOWS_NOTHING = """
+    select not exists (select from operations) and not exists (select from checkpoints)
+        and not exists (select from traces) as so
 """
-_KNOWS_NOTHING = "select not exists (select from operations) and not exists (select from checkpoints) as so"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class Collector:
         past = marking.forget_planes(self._database, self._policy, dry_run=dry_run)
         for table, ids in past.items():
             yield from (Removal(f"row of {table}", str(row_id), 0) for row_id in sorted(ids))
+        for what, found in rollouts.forget(self._database, self._policy, dry_run=dry_run).items():
+            yield from (Removal(what, f"{team_id.hex}/{row_id.hex}", 0) for team_id, row_id in sorted(found))
 
     def _files(self, dry_run: bool, strangers: bool, still_held: StillHeld) -> Iterator[Removal]:
         fileless = marking.thin_checkpoints(self._database, self._policy, dry_run=dry_run)

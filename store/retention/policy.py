@@ -15,6 +15,8 @@ class RetentionPolicy:
         a node stays in the tree, but can be neither served nor rolled back to.
     keep_payloads_s: large requests and answers of operations that nothing can replay any more.
     keep_planes_s: rows of trainers and samplers that were silent for so long.
+    keep_traces_s: recorded rollouts, since something last happened in them; None: for good.
+    keep_last_jobs: each team's newest jobs with their rollouts; None: all. Pinned rollouts and jobs are kept anyway.
     grace_s: files that no row names. Longer than the longest pause between an upload and the row that names it.
     """
 
@@ -24,11 +26,16 @@ class RetentionPolicy:
     keep_payloads_s: float = 24 * 3600.0
     keep_planes_s: float = 7 * 24 * 3600.0
     grace_s: float = 3600.0
+    keep_traces_s: float | None = None
+    keep_last_jobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last_states < 1 or (self.keep_last_adapters is not None and self.keep_last_adapters < 1):
             raise ValueError("at least the newest checkpoint of a model is kept whole")
-        if min(self.keep_every_states, self.keep_payloads_s, self.keep_planes_s, self.grace_s) < 0:
+        if self.keep_last_jobs is not None and self.keep_last_jobs < 1:
+            raise ValueError("at least the newest job of a team is kept")
+        seconds = (self.keep_payloads_s, self.keep_planes_s, self.grace_s, self.keep_traces_s or 0)
+        if min(self.keep_every_states, *seconds) < 0:
             raise ValueError("a retention policy has no negative figures")
 
 

@@ -5,7 +5,8 @@ from store.tables.base import Base
 from store.tables.models import CheckpointRow, ModelRow
 from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
-from store.tables.reports import JobRow, TelemetryUploadRow, TraceRow
+from store.tables.reports import JobRow, TraceRow
+from store.tables.rollouts import SampleRow, SpanRow
 from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
 
 __all__ = [
@@ -19,10 +20,11 @@ __all__ = [
     "ModelLeaseRow",
     "ModelRow",
     "OperationRow",
+    "SampleRow",
     "SamplerAdapterRow",
     "SamplerRow",
+    "SpanRow",
     "TeamRow",
-    "TelemetryUploadRow",
     "TraceRow",
     "TrainerRow",
     "TrainerStartRow",

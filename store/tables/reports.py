@@ -1,4 +1,4 @@
-"""Jobs, traces and telemetry as clients report them. Ids are minted by clients, so they are unique per team only."""
+"""Jobs and traces as clients report them. Ids are minted by clients, so they are unique per team only."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, Index
+from sqlalchemy import ForeignKey, Index, Text, Uuid, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base, CreatedAt
+from store.tables.base import Base, Big, CreatedAt
 
 
 class JobRow(Base):
@@ -24,13 +25,35 @@ class JobRow(Base):
     group_size: Mapped[int | None]
     taskset_id: Mapped[str | None]
     created_at: Mapped[CreatedAt]
+    pinned_at: Mapped[datetime | None]
+    """Pinned jobs and their traces outlive the retention policy."""
+
+
+RUNNING = "status is null and timed_out_at is null"
+"""SQL: a rollout that neither exited nor was closed for its silence."""
 
 
 class TraceRow(Base):
-    """One rollout: its entry and its exit, in whichever order they came."""
+    """One rollout: its entry and its exit, in whichever order they came, and what was recorded of it.
+
+    `status` is what the exit said. A rollout that fell silent without one has `timed_out_at` instead, until an exit
+    comes after all. `evaluated_reward` is the score of its evaluate step, which counts where no exit brings a reward.
+
+    `num_turns` counts agent steps with tokens that telemetry brought, `num_samples` the distinct samples on record
+    (`store.tables.rollouts`), whose prompts are counted whole. `checkpoint_ids`: what served them. `flags` names what
+    was odd about uploads.
+    """
 
     __tablename__ = "traces"
-    __table_args__ = (Index(None, "team_id", "job_id", "created_at"),)
+    __table_args__ = (
+        Index(None, "team_id", "job_id", "created_at"),
+        Index(None, "team_id", "created_at", "id"),
+        Index(None, "team_id", "model_id", "created_at"),
+        Index(None, "team_id", "task_slug", "created_at"),
+        Index(None, "team_id", "group_id"),
+        Index(None, "checkpoint_ids", postgresql_using="gin"),
+        Index("ix_traces_running", "team_id", "job_id", postgresql_where=text(RUNNING)),
+    )
 
     team_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("teams.id"), primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -39,6 +62,8 @@ class TraceRow(Base):
     parent_trace_id: Mapped[str | None]
     task_slug: Mapped[str | None]
     model: Mapped[str | None]
+    model_id: Mapped[uuid.UUID | None]
+    """What `model` named when it was first said; of the gateway's record, where there is one."""
     status: Mapped[str | None]
     reward: Mapped[float | None]
     error: Mapped[str | None]
@@ -49,16 +74,13 @@ class TraceRow(Base):
     entered_at: Mapped[datetime | None]
     exited_at: Mapped[datetime | None]
 
-
-class TelemetryUploadRow(Base):
-    """A batch of spans, kept as it came (zlib-compressed JSON)."""
-
-    __tablename__ = "telemetry_uploads"
-    __table_args__ = (Index(None, "team_id", "trace_id"),)
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    team_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("teams.id"))
-    trace_id: Mapped[uuid.UUID]
-    received_at: Mapped[CreatedAt]
-    num_spans: Mapped[int]
-    body: Mapped[bytes]
+    last_activity_at: Mapped[CreatedAt]
+    timed_out_at: Mapped[datetime | None]
+    pinned_at: Mapped[datetime | None]
+    evaluated_reward: Mapped[float | None]
+    num_turns: Mapped[int] = mapped_column(default=0, server_default="0")
+    num_samples: Mapped[int] = mapped_column(default=0, server_default="0")
+    num_prompt_tokens: Mapped[Big] = mapped_column(default=0, server_default="0")
+    num_output_tokens: Mapped[Big] = mapped_column(default=0, server_default="0")
+    checkpoint_ids: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(Uuid()), default=list, server_default="{}")
+    flags: Mapped[list[str]] = mapped_column(ARRAY(Text()), default=list, server_default="{}")

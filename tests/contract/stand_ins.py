@@ -94,8 +94,9 @@ class StandInTrainer:
 
     async def _forward_backward(self, session: Any, operation: OperationRow, model: ModelRow) -> bytes:
         batch, extra = decode_batch(operation.payload or b"")
-        assert set(extra) == {"loss_fn", "loss_fn_config", "num_substeps"}
-        return encode({"metrics": {"loss:sum": -0.5, "kl:mean": float("nan")}, "num_datums": len(batch.trajectories)})
+        assert set(extra) - {"metrics"} == {"loss_fn", "loss_fn_config", "num_substeps"}
+        metrics = {"loss:sum": -0.5, "kl:mean": float("nan"), **extra.get("metrics", {})}
+        return encode({"metrics": metrics, "num_datums": len(batch.trajectories)})
 
     async def _forward(self, session: Any, operation: OperationRow, model: ModelRow) -> bytes:
         batch, _ = decode_batch(operation.payload or b"")

@@ -16,6 +16,8 @@ from wire.trajectories import Batch
 
 # What the worker adds to a step's figures (tests/unit/planes/test_kept_states.py sees it there).
 OF_THE_WORKER = {"fresh_moments"}
+# What the server tells of recorded rollouts (tests/contract/test_training_by_id.py).
+OF_THE_SERVER = {"staleness:mean", "staleness:max", "off_policy_samples:sum"}
 DOCUMENTED = re.findall(r"^\| `([^`]+)` \|", Path("docs/metrics.md").read_text(), re.MULTILINE)
 
 
@@ -30,7 +32,7 @@ def reported() -> set[str]:
 
 def test_every_figure_is_documented_and_every_documented_figure_is_reported() -> None:
     assert len(DOCUMENTED) == len(set(DOCUMENTED))
-    assert reported() | OF_THE_WORKER == set(DOCUMENTED)
+    assert reported() | OF_THE_WORKER | OF_THE_SERVER == set(DOCUMENTED)
 
 
 def test_names_have_at_most_one_reduction() -> None:

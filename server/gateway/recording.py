@@ -1,0 +1,85 @@
+"""What of a completion is recorded: under the `Trace-Id` that its request carries, or not at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from fastapi import Request
+
+from server.context import Context
+from server.gateway.generation import Answer
+from server.gateway.recorder import Served as ServedCompletion
+from server.gateway.targets import Target
+from server.models.repository import as_uuid
+from server.storable import storable_json
+from store.rollouts import Conversation, NewSample, Served
+from wire.sampling import GenerateRequest
+from wire.trajectories import Turn
+
+TRACE_HEADER = "Trace-Id"
+_NOT_OF_SAMPLING = {"top_logprobs"}
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Of one request. `began`: of the monotonic clock."""
+
+    context: Context
+    trace_id: UUID
+    began: float = field(default_factory=time.monotonic)
+
+    async def keep(
+        self,
+        target: Target,
+        completion_id: str,
+        sequences: Sequence[GenerateRequest],
+        answers: Sequence[Answer],
+        conversation_of: Callable[[int], Conversation],
+    ) -> None:
+        """Record every answer; returns when that is done, or cannot be. `conversation_of`: of the index-th."""
+        at, seconds = datetime.now(UTC), time.monotonic() - self.began
+
+        def make() -> list[NewSample]:
+            return [
+                self._sample(
+                    target,
+                    Served(
+                        at,
+                        completion_id,
+                        target.model_id,
+                        target.checkpoint_id,
+                        _sampling(sequence, index, len(answers)),
+                        answer.finish_reason,
+                        seconds,
+                        conversation_of(index),
+                    ),
+                    sequence.prompt_token_ids,
+                    answer,
+                )
+                for index, (sequence, answer) in enumerate(zip(sequences, answers, strict=True))
+                if answer.tokens
+            ]
+
+        await self.context.recorder.keep(ServedCompletion(target.team_id, self.trace_id, target.slug, make))
+
+    def _sample(self, target: Target, served: Served, prompt_ids: list[int], answer: Answer) -> NewSample:
+        logprobs = np.array([token.logprob for token in answer.tokens], np.float32)
+        turn = Turn(np.array(prompt_ids, np.int32), np.array(answer.token_ids, np.int32), logprobs)
+        return NewSample(target.team_id, self.trace_id, turn, served)
+
+
+def recording_of(context: Context, request: Request) -> Recording | None:
+    """How to record this request. None without a trace id, or with one that is no UUID (other tools send such)."""
+    trace_id = as_uuid(request.headers.get(TRACE_HEADER, ""))
+    return Recording(context, trace_id) if trace_id is not None else None
+
+
+def _sampling(sequence: GenerateRequest, index: int, count: int) -> dict[str, Any]:
+    choice = {"choice": index} if count > 1 else {}
+    return {**storable_json(sequence.params.model_dump(exclude=_NOT_OF_SAMPLING, exclude_none=True)), **choice}

@@ -1,0 +1,316 @@
+"""Samples and spans into the database: any number of traces in one transaction, each thing once.
+
+The rows of the traces are locked first, in order of their ids: so writers never wait for one another in a circle, what
+a sample shares with another is there when it is written, and counts are exact. Deleting a trace takes the same lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from store.blobs import BlobStore
+from store.database import AsyncConnection, AsyncDatabase
+from store.rollouts.samples import KnownSample, NewSample, PackedSample, pack_samples, placed
+from store.rollouts.spans import SPAN_ID_REUSED, NewSpan
+
+_ATTEMPTS = 3
+
+_KNOWN = """
+    select team_id, trace_id, digest, prompt_length, output_length, prompt_digest, end_digest, num_items, items_digest
+    from samples
+    where (team_id, trace_id) in (select * from unnest(%(teams)s::uuid[], %(traces)s::uuid[]))
+    order by recorded_at, digest
+"""
+
+_LOCK_TRACE = """
+    insert into traces (team_id, id, model, model_id, checkpoint_ids, flags, evaluated_reward)
+    values (
+        %(team_id)s, %(id)s, %(model)s, %(model_id)s, %(checkpoint_ids)s::uuid[], %(flags)s::text[],
+        %(evaluated_reward)s
+    )
+    on conflict (team_id, id) do update set
+        last_activity_at = clock_timestamp(),
+        model = coalesce(traces.model, excluded.model),
+        model_id = coalesce(excluded.model_id, traces.model_id),
+        evaluated_reward = coalesce(excluded.evaluated_reward, traces.evaluated_reward),
+        checkpoint_ids = case when traces.checkpoint_ids @> excluded.checkpoint_ids then traces.checkpoint_ids
+            else array(select distinct unnest(traces.checkpoint_ids || excluded.checkpoint_ids)) end,
+        flags = case when traces.flags @> excluded.flags then traces.flags
+            else array(select distinct unnest(traces.flags || excluded.flags)) end
+"""
+
+_PRESENT = """
+    select team_id, trace_id, digest from samples
+    where (team_id, trace_id, digest) in (
+        select * from unnest(%(teams)s::uuid[], %(traces)s::uuid[], %(digests)s::bytea[])
+    )
+"""
+
+_SERVED = (
+    "served_at",
+    "completion_id",
+    "model_id",
+    "checkpoint_id",
+    "sampling",
+    "finish_reason",
+    "seconds",
+    "conversation",
+    "conversation_blob",
+    "conversation_parent",
+    "items_shared",
+    "num_items",
+    "items_digest",
+)
+_TOLD = (
+    "team_id",
+    "trace_id",
+    "digest",
+    "prompt_length",
+    "output_length",
+    "parent_digest",
+    "prompt_shared",
+    "prompt_digest",
+    "end_digest",
+    "tokens",
+    "tokens_blob",
+)
+_COLUMNS = (*_TOLD, *_SERVED)
+
+# Telemetry may be here before the gateway: then the row gets what the gateway knows. The first record stays.
+_INSERT_SAMPLE = f"""
+    insert into samples ({", ".join(_COLUMNS)}) values ({", ".join(f"%({name})s" for name in _COLUMNS)})
+    on conflict (team_id, trace_id, digest) do update set {", ".join(f"{name} = excluded.{name}" for name in _SERVED)}
+    where samples.served_at is null and excluded.served_at is not null
+"""  # noqa: S608 - put together from constants
+
+# The content that came first counts, what comes later under the same id is kept with a flag.
+_INSERT_SPAN = """
+    insert into spans (
+        team_id, trace_id, span_id, digest, schema_tag, name, step_id, source, started_at, ended_at, sample_digest,
+        flag, num_bytes, payload, payload_blob
+    )
+    select
+        %(team_id)s, %(trace_id)s, %(span_id)s, %(digest)s, %(schema_tag)s, %(name)s, %(step_id)s, %(source)s,
+        %(started_at)s, %(ended_at)s, %(sample_digest)s,
+        coalesce(
+            %(flag)s,
+            case when exists (
+                select from spans s
+                where s.team_id = %(team_id)s and s.trace_id = %(trace_id)s and s.span_id = %(span_id)s
+                    and s.digest <> %(digest)s
+            ) then %(span_id_reused)s end
+        ),
+        %(num_bytes)s, %(payload)s, %(payload_blob)s
+    on conflict (team_id, trace_id, span_id, digest) do nothing
+    returning flag, sample_digest is not null as has_sample
+"""
+
+_COUNT = """
+    update traces set
+        num_turns = num_turns + %(num_turns)s, num_samples = num_samples + %(num_samples)s,
+        num_prompt_tokens = num_prompt_tokens + %(num_prompt_tokens)s,
+        num_output_tokens = num_output_tokens + %(num_output_tokens)s,
+        flags = case when flags @> %(flags)s::text[] then flags
+            else array(select distinct unnest(flags || %(flags)s::text[])) end
+    where team_id = %(team_id)s and id = %(id)s
+"""
+
+Trace = tuple[UUID, UUID]
+"""Team and id."""
+
+
+@dataclass(slots=True)
+class TraceRecord:
+    """What is to be recorded of one trace. `model`: the slug that the gateway served it under."""
+
+    team_id: UUID
+    trace_id: UUID
+    samples: list[NewSample] = field(default_factory=list[NewSample])
+    spans: list[NewSpan] = field(default_factory=list[NewSpan])
+    model: str | None = None
+    flags: set[str] = field(default_factory=set[str])
+
+    @property
+    def trace(self) -> Trace:
+        """Team and id of the trace."""
+        return self.team_id, self.trace_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    record: TraceRecord
+    samples: list[PackedSample]
+    spans: list[dict[str, Any]]
+
+
+class _ParentGone(Exception):
+    """A sample that others were to share with was deleted meanwhile."""
+
+
+async def record(database: AsyncDatabase, blobs: BlobStore, records: Sequence[TraceRecord]) -> None:
+    """Record samples and spans of traces, which are made where nobody has reported them yet. One transaction.
+
+    What is on record already stays as it is. No two records may be of one trace. Raises OSError when a blob cannot be
+    written, and what `store.database.DATABASE_AWAY` lists; then nothing was recorded.
+    """
+    records = sorted(records, key=lambda record: (record.team_id.bytes, record.trace_id.bytes))
+    for attempt in range(_ATTEMPTS):
+        async with database.connection() as connection:
+            known = await _known_samples(connection, [r.trace for r in records if r.samples])
+        if attempt == _ATTEMPTS - 1:
+            known.clear()  # shares nothing, so nothing can be missing
+        packed = await asyncio.to_thread(_pack, records, known, blobs)
+        try:
+            async with database.connection() as connection, connection.transaction():
+                await _write(connection, packed)
+        except _ParentGone:
+            continue
+        return
+    raise AssertionError("what shares nothing misses nothing")
+
+
+def _pack(records: Sequence[TraceRecord], known: dict[Trace, list[KnownSample]], blobs: BlobStore) -> list[_Packed]:
+    return [
+        _Packed(
+            record,
+            pack_samples(_distinct(record.samples), known.get(record.trace, []), blobs),
+            [_span_values(record, span, blobs) for span in record.spans],
+        )
+        for record in records
+    ]
+
+
+def _distinct(samples: Iterable[NewSample]) -> list[NewSample]:
+    """One of each digest: the one that the gateway knows about, where there is one."""
+    found = dict[bytes, NewSample]()
+    for sample in samples:
+        if sample.digest not in found or found[sample.digest].served is None:
+            found[sample.digest] = sample
+    return list(found.values())
+
+
+def _span_values(record: TraceRecord, span: NewSpan, blobs: BlobStore) -> dict[str, Any]:
+    return {
+        "team_id": record.team_id,
+        "trace_id": record.trace_id,
+        "span_id": span.span_id,
+        "digest": span.digest,
+        "schema_tag": span.schema_tag,
+        "name": span.name,
+        "step_id": span.step_id,
+        "source": span.source,
+        "started_at": span.started_at,
+        "ended_at": span.ended_at,
+        "sample_digest": span.sample_digest,
+        "flag": span.flag,
+        "num_bytes": span.num_bytes,
+        "span_id_reused": SPAN_ID_REUSED,
+        **placed("payload", span.payload, blobs),
+    }
+
+
+async def _known_samples(connection: AsyncConnection, traces: list[Trace]) -> dict[Trace, list[KnownSample]]:
+    found: dict[Trace, list[KnownSample]] = defaultdict(list)
+    if traces:
+        values = {"teams": [team for team, _ in traces], "traces": [trace for _, trace in traces]}
+        async for team_id, trace_id, *facts in await connection.execute(_KNOWN, values):
+            found[team_id, trace_id].append(KnownSample(*facts))
+    return found
+
+
+async def _write(connection: AsyncConnection, packed: Sequence[_Packed]) -> None:
+    async with connection.cursor() as cursor:
+        await cursor.executemany(_LOCK_TRACE, [_trace_values(one.record) for one in packed])
+        present = await _present(connection, packed)
+        if samples := [_sample_values(sample) for one in packed for sample in one.samples]:
+            await cursor.executemany(_INSERT_SAMPLE, samples)
+        odd, num_turns = await _insert_spans(connection, packed)
+        if counts := [
+            counted for one in packed if (counted := _counts(one, present, odd[one.record.trace], num_turns))
+        ]:
+            await cursor.executemany(_COUNT, counts)
+
+
+def _trace_values(record: TraceRecord) -> dict[str, Any]:
+    served = [sample.served for sample in record.samples if sample.served]
+    scores = [span.evaluated_reward for span in record.spans if span.evaluated_reward is not None and not span.flag]
+    return {
+        "team_id": record.team_id,
+        "id": record.trace_id,
+        "model": record.model,
+        "model_id": served[-1].model_id if served else None,
+        "checkpoint_ids": list({one.checkpoint_id for one in served if one.checkpoint_id}),
+        "flags": sorted(record.flags | {span.flag for span in record.spans if span.flag}),
+        "evaluated_reward": scores[-1] if scores else None,
+    }
+
+
+def _sample_values(packed: PackedSample) -> dict[str, Any]:
+    sampling = packed.values["sampling"]
+    return {**packed.values, "sampling": None if sampling is None else Jsonb(sampling)}
+
+
+async def _present(connection: AsyncConnection, packed: Sequence[_Packed]) -> set[tuple[UUID, UUID, bytes]]:
+    """Which samples are on record, of those to be written and those they share with. Raises _ParentGone."""
+    own = {(*one.record.trace, sample.sample.digest) for one in packed for sample in one.samples}
+    parents = {(*one.record.trace, d) for one in packed for sample in one.samples for d in sample.parents}
+    asked = sorted(own | parents)
+    if not asked:
+        return set()
+    teams, traces, digests = (list(column) for column in zip(*asked, strict=True))
+    rows = await connection.execute(_PRESENT, {"teams": teams, "traces": traces, "digests": digests})
+    present = {tuple(row) async for row in rows}
+    if parents - own - present:
+        raise _ParentGone
+    return present
+
+
+async def _insert_spans(
+    connection: AsyncConnection, packed: Sequence[_Packed]
+) -> tuple[dict[Trace, set[str]], dict[Trace, int]]:
+    """Flags of the spans that are new, and how many of these are turns, by trace."""
+    odd, num_turns = defaultdict[Trace, set[str]](set), defaultdict[Trace, int](int)
+    spans = [(one.record.trace, values) for one in packed for values in one.spans]
+    if spans:
+        async with connection.cursor() as cursor:
+            await cursor.executemany(_INSERT_SPAN, [values for _, values in spans], returning=True)
+            async for inserted, (trace, _) in _results(cursor, spans):
+                if inserted.flag is not None:
+                    odd[trace].add(inserted.flag)
+                elif inserted.has_sample:
+                    num_turns[trace] += 1
+    return odd, num_turns
+
+
+async def _results(cursor: Any, sent: Sequence[Any]) -> AsyncGenerator[tuple[Any, Any]]:
+    """(row, what was sent) of each statement that returned a row."""
+    for one in sent:
+        if (row := await cursor.fetchone()) is not None:
+            yield row, one
+        cursor.nextset()
+
+
+def _counts(
+    one: _Packed, present: set[tuple[UUID, UUID, bytes]], flags: set[str], num_turns: dict[Trace, int]
+) -> dict[str, Any] | None:
+    """What to add to the figures of a trace; None: nothing."""
+    trace = one.record.trace
+    fresh = [sample for sample in one.samples if (*trace, sample.sample.digest) not in present]
+    if not fresh and not flags and not num_turns[trace]:
+        return None
+    return {
+        "team_id": trace[0],
+        "id": trace[1],
+        "num_turns": num_turns[trace],
+        "num_samples": len(fresh),
+        "num_prompt_tokens": sum(sample.known.prompt_length for sample in fresh),
+        "num_output_tokens": sum(sample.known.output_length for sample in fresh),
+        "flags": sorted(flags),
+    }

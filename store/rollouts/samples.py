@@ -1,0 +1,156 @@
+"""A sample on its way into the store: what it shares with its trace's earlier samples is found and left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from store.blobs import BlobStore
+from store.rollouts.arrays import pack
+from store.rollouts.conversations import Conversation, pack_conversation
+from store.rollouts.digests import boundary_digests, items_digests, longest_prefix, sample_digest
+from wire.trajectories import Turn
+
+INLINE_BYTES = 64 * 1024
+"""What is larger becomes a blob."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the gateway knows of a sample. `checkpoint_id` None: the base weights. `seconds`: request to last token."""
+
+    at: datetime
+    completion_id: str
+    model_id: UUID | None
+    checkpoint_id: UUID | None
+    sampling: dict[str, Any]
+    finish_reason: str | None
+    seconds: float
+    conversation: Conversation | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSample:
+    """A sampling call of a trace. `served` None: told by telemetry, or imported."""
+
+    team_id: UUID
+    trace_id: UUID
+    turn: Turn
+    served: Served | None = None
+    digest: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", sample_digest(self.turn))
+
+    @property
+    def trace(self) -> tuple[UUID, UUID]:
+        """Team and id of its trace."""
+        return self.team_id, self.trace_id
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSample:
+    """A sample of the same trace, by what others may share with it."""
+
+    digest: bytes
+    prompt_length: int
+    output_length: int
+    prompt_digest: bytes
+    end_digest: bytes
+    num_items: int | None
+    items_digest: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSample:
+    """A sample as columns of its row."""
+
+    sample: NewSample
+    known: KnownSample
+    values: dict[str, Any]
+
+    @property
+    def parents(self) -> set[bytes]:
+        """Rows that have to be there for this one to be read."""
+        found = {self.values["parent_digest"], self.values["conversation_parent"]}
+        return {digest for digest in found if digest is not None}
+
+
+def pack_samples(samples: list[NewSample], known: list[KnownSample], blobs: BlobStore) -> list[PackedSample]:
+    """Samples of one trace, in order; each may share with those before it, and with the `known`. Writes blobs."""
+    known, packed = list(known), list[PackedSample]()
+    for sample in samples:
+        packed.append(_pack(sample, known, blobs))
+        known.append(packed[-1].known)
+    return packed
+
+
+def _pack(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> PackedSample:
+    turn, served = sample.turn, sample.served
+    ends = [(k.prompt_length, k.prompt_digest, k.digest) for k in known]
+    ends += [(k.prompt_length + k.output_length, k.end_digest, k.digest) for k in known]
+    shared, parent = longest_prefix(turn.prompt_ids, [end for end in ends if end[2] != sample.digest]) or (0, None)
+    prompt_digest, end_digest = boundary_digests(turn)
+    values: dict[str, Any] = {
+        "team_id": sample.team_id,
+        "trace_id": sample.trace_id,
+        "digest": sample.digest,
+        "prompt_length": len(turn.prompt_ids),
+        "output_length": len(turn.output_ids),
+        "parent_digest": parent,
+        "prompt_shared": shared,
+        "prompt_digest": prompt_digest,
+        "end_digest": end_digest,
+        **placed("tokens", pack(turn.prompt_ids[shared:], turn.output_ids, turn.sampling_logprobs), blobs),
+        "served_at": served.at if served else None,
+        "completion_id": served.completion_id if served else None,
+        "model_id": served.model_id if served else None,
+        "checkpoint_id": served.checkpoint_id if served else None,
+        "sampling": served.sampling if served else None,
+        "finish_reason": served.finish_reason if served else None,
+        "seconds": served.seconds if served else None,
+        **_conversation_values(sample, known, blobs),
+    }
+    return PackedSample(
+        sample,
+        KnownSample(
+            sample.digest,
+            len(turn.prompt_ids),
+            len(turn.output_ids),
+            prompt_digest,
+            end_digest,
+            values["num_items"],
+            values["items_digest"],
+        ),
+        values,
+    )
+
+
+def _conversation_values(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> dict[str, Any]:
+    conversation = sample.served.conversation if sample.served else None
+    if conversation is None:
+        names = ("conversation", "conversation_blob", "conversation_parent", "items_shared", "num_items")
+        return {**dict.fromkeys(names), "items_digest": None}
+    items = conversation.items()
+    digests = items_digests(items)
+    shared, parent = 0, None
+    for other in known:
+        n = other.num_items or 0
+        if other.digest != sample.digest and shared < n <= len(items) and digests[n - 1] == other.items_digest:
+            shared, parent = n, other.digest
+    return {
+        **placed("conversation", pack_conversation(items[shared:], conversation.reply), blobs),
+        "conversation_parent": parent,
+        "items_shared": shared,
+        "num_items": len(items),
+        "items_digest": digests[-1],
+    }
+
+
+def placed(column: str, data: bytes, blobs: BlobStore) -> dict[str, Any]:
+    """A value inline, or the blob that holds it. Blocks on the disk."""
+    if len(data) <= INLINE_BYTES:
+        return {column: data, f"{column}_blob": None}
+    return {column: None, f"{column}_blob": blobs.put(data)}

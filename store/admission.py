@@ -23,10 +23,10 @@ _FIND = f"""
             select t.losses from trainers t where t.base_id = b.id and not t.is_loading
             order by t.started_at desc limit 1
         ) as losses,
-        m.paused_at, m.pause_reason, m.paused_by, t.max_training_tokens_per_day, t.max_storage_bytes,
+        b.id as base_id, m.paused_at, m.pause_reason, m.paused_by, t.max_training_tokens_per_day, t.max_storage_bytes,
         coalesce(
             (select u.num_tokens from training_usage u where u.team_id = t.id and u.day = {TODAY}), 0
-        ) as tokens_today, b.id as base_id
+        ) as tokens_today
     from k
     join teams t on t.id = k.team_id
     left join models m on m.id = %(model_id)s and (m.team_id is null or m.team_id = k.team_id)

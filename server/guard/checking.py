@@ -49,10 +49,15 @@ async def check_due(database: AsyncDatabase) -> int:
     """Look at what is new, oldest first; how many things that were."""
     async with database.session() as session:
         due = await _due(session)
-    num_checked = 0
+    num_checked, elsewhere = 0, set[UUID]()
     for one in due:
+        if one.model_id in elsewhere:
+            continue
         try:
             async with database.session() as session:
+                if not await session.scalar(_LOCK, {"model_id": str(one.model_id)}):
+                    elsewhere.add(one.model_id)  # another server is at it, which keeps to the order
+                    continue
                 num_checked += await _check(session, one)
         except (ArithmeticError, LookupError, TypeError, ValueError):  # a rule must not stand in the way of the others
             log.exception("guard_check_failed", kind=one.kind, id=str(one.id), model=str(one.model_id))
@@ -81,8 +86,6 @@ async def _due(session: AsyncSession) -> list[Due]:
 
 
 async def _check(session: AsyncSession, due: Due) -> bool:
-    if not await session.scalar(_LOCK, {"model_id": str(due.model_id)}):
-        return False  # another server is at it
     table = _TABLES[due.kind]
     row = await session.scalar(select(table).where(table.id == due.id, table.guard_checked_at.is_(None)))
     if row is None:

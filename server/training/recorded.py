@@ -45,10 +45,10 @@ async def resolve_inputs(context: Context, model: TrainedModel, body: ForwardReq
             f"the recorded rollouts of this batch have {num_tokens} tokens, more than the {max_tokens} that this "
             "server takes at once; send it in smaller batches (gradients accumulate over calls)"
         )
+    await _refuse_evaluations(context, model, ids)
     found = await resolve(context.database, context.blobs, model.team_id, ids.values())
     for index, trace_id in ids.items():
         _check_trainable(_named(index, trace_id), found.get(trace_id))
-    await _refuse_evaluations(context, model, ids)
     lineage = await _lineage(context, model, found.values())
     ages = [
         age

@@ -17,10 +17,12 @@ from sqlalchemy import func, select
 from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
+from server.evals.service import evaluation_traces
 from server.guard.checking import check_due
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, CheckpointRow, EvalRow, EventRow, JobRow, ModelRow, OperationRow, SampleRow, TraceRow
 from tests.contract.conftest import batch, serving
+from tests.contract.stand_ins import add_checkpoint
 
 WAIT_S = 20.0
 ROLL_BACK = {"rules": {"held_out": {"actions": ["rollback", "pause"]}}}
@@ -79,28 +81,13 @@ async def add_steps(database: AsyncDatabase, model_id: str, rewards: list[float]
     ids = list[str]()
     async with database.session() as session:
         model = await session.get_one(ModelRow, uuid.UUID(model_id))
-        parent = await session.get(CheckpointRow, model.head_checkpoint_id) if model.head_checkpoint_id else None
         for reward in rewards:
-            checkpoint_id, step = uuid.uuid4(), parent.step + 1 if parent else 1
-            parent = CheckpointRow(
-                id=checkpoint_id,
-                model_id=model.id,
-                parent_id=parent.id if parent else None,
-                files_id=checkpoint_id,
-                files_model_id=model.id,
-                step=step,
-                name=f"{step:04d}-{checkpoint_id.hex[:8]}",
-                status="committed",
-                manifest={},
-                metrics={"reward_std": 0.1, "tokens:sum": 640.0, **metrics},
-                num_traces=64,
-                mean_reward=reward,
-                committed_at=func.clock_timestamp(),
-            )
-            session.add(parent)
+            checkpoint = await add_checkpoint(session, model)
+            checkpoint.mean_reward, checkpoint.num_traces = reward, 64
+            checkpoint.metrics = {"reward_std": 0.1, "tokens:sum": 640.0, **metrics}
+            model.head_checkpoint_id = checkpoint.id
             await session.flush()
-            model.head_checkpoint_id = parent.id
-            ids.append(str(checkpoint_id))
+            ids.append(str(checkpoint.id))
     return ids
 
 
@@ -295,8 +282,9 @@ async def test_an_evaluation_job_is_scored_per_checkpoint_and_not_trained_on(tea
     unmarked = await team.http.post(f"/v2/jobs/{job_id}/evaluation", json={"evaluation": False})
     assert unmarked.json() == {"job_id": str(uuid.UUID(job_id)), "evaluation": False, "benchmark": None}
     assert await scores() == []
-    allowed = await team.train(model_id, "forward-backward", batch(*traces))
-    assert "held out from training" not in allowed.text
+    async with database.session() as session:
+        team_id = (await session.get_one(ModelRow, uuid.UUID(model_id))).team_id
+        assert await evaluation_traces(session, team_id, uuid.UUID(model_id), [uuid.UUID(one) for one in traces]) == {}
 
 
 async def test_a_job_is_flagged_by_hand(team, model, database):
@@ -357,7 +345,7 @@ async def rolled_out(team, database, model_id: str, job_id: str, reward: float, 
         ({"rules": {"held_out": {"parameters": {"evaluations": 1.5}}}}, "must be a whole number"),
         ({"rules": {"kl_base": {"parameters": {"bound": -1}}}}, "must not be negative"),
         ({"rules": {"kl_base": {"actions": ["webhook"]}}}, "there is no webhook_url"),
-        ({"rules": {"kl_base": {"actions": ["explode"]}}}, "explode"),
+        ({"rules": {"kl_base": {"actions": ["explode"]}}}, "should be 'webhook', 'pause' or 'rollback'"),
         ({"eval_jobs": ["\x00"]}, "printable"),
     ],
 )
@@ -385,18 +373,10 @@ async def test_trainability_says_which_tasks_teach(team, model, database):
         for task, given in rewards.items():
             for group in range(3 if task != "new" else 1):
                 for reward in given:
-                    session.add(
-                        TraceRow(
-                            team_id=team_id,
-                            id=uuid.uuid4(),
-                            job_id=job.id,
-                            model_id=uuid.UUID(model["id"]),
-                            group_id=f"{task}-{group}",
-                            task_slug=task,
-                            status="completed",
-                            reward=float(reward),
-                        )  # fmt: skip
-                    )
+                    trace = TraceRow(team_id=team_id, id=uuid.uuid4(), job_id=job.id, model_id=uuid.UUID(model["id"]))
+                    trace.group_id, trace.task_slug = f"{task}-{group}", task
+                    trace.status, trace.reward = "completed", float(reward)
+                    session.add(trace)
     path, found, cursor = f"/v2/models/{model['id']}/trainability", list[dict[str, Any]](), None
     while True:
         params = {"limit": 3} | ({"cursor": cursor} if cursor else {})

@@ -12,7 +12,7 @@ VLLM := sampler/backends/vllm
 SAMPLER_INSTALLED := $(if $(filter vllm,$(SAMPLER)),.venv-vllm/installed)
 CHAOS_POINTS ?= 300
 
-.PHONY: demo up test test-slow test-gpu chaos check bench docs format clean
+.PHONY: demo up test test-slow test-gpu chaos check bench docs format clean screenshots
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
@@ -22,8 +22,11 @@ demo: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the whol
 up: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the service on this machine, with the tiny base
 	$(BIN)/headway up --data-dir $(UP_DIR) --base tiny-arith=$(TINY_BASE) --sampler-backend $(SAMPLER) $(UP_ARGS)
 
-test: .venv/installed-dev $(TINY_BASE)/config.json  ## all tests
+test: .venv/installed-dev .venv/browser $(TINY_BASE)/config.json  ## all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light and dark, in screenshots/
+	$(BIN)/python -m tests.pages.screenshots --out screenshots
 
 test-slow: .venv/installed-dev $(TINY_BASE)/config.json  ## whole boxes that come, go, hang and move
 	$(BIN)/python -m pytest -m slow tests/e2e $(TEST_ARGS)
@@ -75,6 +78,10 @@ $(TINY_BASE)/config.json: examples/tiny_base/*.py | .venv/installed
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+.venv/browser: .venv/installed-dev
+	$(BIN)/python -m tests.pages.browser
 	@touch $@
 
 # pip puts torch there, from wherever it is told to look; uv leaves out what vLLM names and a CPU does not need.

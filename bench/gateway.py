@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--worker-cores", type=float, default=0.0, help="of each gateway process; 0: no limit")
-    parser.add_argument("--kinds", nargs="+", default=["rollout", "plain"])
+    parser.add_argument("--kinds", nargs="+", default=["rollout", "recorded", "plain"])
     parser.add_argument("--litellm", type=Path, help="Python of an environment with litellm[proxy]")
     parser.add_argument("--litellm-rollouts", type=int, default=256, help="it times requests out at many more")
     parser.add_argument("--machine", default="", help="a word on the machine, for the figures")

@@ -1,8 +1,9 @@
 """The clients of `bench.gateway`, in a process of their own: many rollouts at once, or requests at a given rate.
 
 A rollout has several turns, with the time of an environment in between. `kind`: "rollout" asks for token ids and
-logprobs and continues the ids it got, as the training client does; "plain" is a chat with logprobs, which any gateway
-understands. Reads its orders as JSON from the command line, prints what it saw as JSON.
+logprobs and continues the ids it got, as the training client does; "recorded" names a trace besides, so that it is
+recorded; "plain" is a chat with logprobs, which any gateway understands. Reads its orders as JSON from the command
+line, prints what it saw as JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import random
 import statistics
 import sys
 import time
+import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,20 +87,20 @@ class Load:
         tasks, at = set[asyncio.Task[Any]](), time.perf_counter()
         while at < self._ends_at:
             await asyncio.sleep(max(0.0, at - time.perf_counter()))
-            task = asyncio.create_task(self._turn(self._first_messages(), None))
+            task = asyncio.create_task(self._turn(self._first_messages(), None, uuid.uuid4().hex))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             at += random.expovariate(self._orders.per_second)
         await asyncio.gather(*tasks)
 
     async def _rollout(self) -> None:
-        messages, so_far = self._first_messages(), None
+        messages, so_far, trace = self._first_messages(), None, uuid.uuid4().hex
         for _ in range(self._orders.turns):
-            reply = await self._turn(messages, so_far)
+            reply = await self._turn(messages, so_far, trace)
             if reply is None or time.perf_counter() > self._ends_at:
                 return
             choice = reply["choices"][0]
-            if self._orders.kind == "rollout":
+            if self._orders.kind != "plain":
                 so_far = (choice["prompt_token_ids"] + choice["token_ids"], len(messages) + 1)
             messages = [*messages, choice["message"], {"role": "user", "content": "The tool says: 42. " * 12}]
             await asyncio.sleep(self._orders.environment_s)
@@ -107,16 +109,18 @@ class Load:
         question = f"Question {random.randrange(512)}: what is the sum of the following numbers? "
         return [{"role": "user", "content": question + "17 and 25, " * 64}]
 
-    async def _turn(self, messages: list[dict[str, Any]], so_far: tuple[list[int], int] | None) -> Any:
+    async def _turn(self, messages: list[dict[str, Any]], so_far: tuple[list[int], int] | None, trace: str) -> Any:
         body: dict[str, Any] = {"model": self._orders.model, "messages": messages, "logprobs": True, "max_tokens": 256}
-        if self._orders.kind == "rollout":
+        if self._orders.kind != "plain":
             body["return_token_ids"] = True
         if so_far:
             body["prompt_token_ids"], body["continuation_from"] = so_far
         started = time.perf_counter()
         try:
             url = f"{self._orders.url}/v1/chat/completions"
-            async with self._connections.post(url, self._headers, to_json(body)) as exchange:
+            traced = f"Trace-Id: {trace}\r\n".encode() if self._orders.kind == "recorded" else b""
+            headers = self._headers + traced
+            async with self._connections.post(url, headers, to_json(body)) as exchange:
                 content = await exchange.read()
             failure = None if exchange.status == 200 else f"{exchange.status} {content[:200].decode(errors='replace')}"
         except ConnectionFailed as error:

@@ -1,6 +1,6 @@
 """Whether several gateway processes carry more than one: `bench.gateway` with 1, 2, 3, each held to a share of a core.
 
-    python -m bench.gateway_scaling [--worker-cores 0.1] [--out FILE]
+    python -m bench.gateway_scaling [--worker-cores 0.05] [--out FILE]
 
 On a machine with few cores, processes without a limit would take the cores from one another, from the clients and from
 PostgreSQL. With a limit, all of them together stay below one core, and what differs is their number. Needs root.
@@ -20,8 +20,8 @@ from typing import Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--worker-cores", type=float, default=0.1)
-    parser.add_argument("--rollouts", type=int, default=384)
+    parser.add_argument("--worker-cores", type=float, default=0.05)
+    parser.add_argument("--rollouts", type=int, default=192)
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--out", type=Path, default=Path(f"bench/results/gateway-scaling-{os.cpu_count()}-cores.json"))
     options = parser.parse_args()

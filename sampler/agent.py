@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 
+from sampler.metrics import SamplerMetrics
 from store.adapters import WantedAdapter, forget_adapter, report_adapter, reported_adapters, wanted_adapters
 from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Database
@@ -22,6 +23,7 @@ from store.planes import HEARTBEAT_S, fall_silent, heartbeat, register_sampler, 
 from store.tables import SamplerRow
 from wire.errors import Unavailable
 from wire.faults import fault_point
+from wire.tracing import span
 
 log = structlog.get_logger(__name__)
 
@@ -58,12 +60,18 @@ class Agent:
     """One thread that reconciles, one that keeps the heartbeat."""
 
     def __init__(
-        self, database: Database, checkpoints: CheckpointStore, holder: AdapterHolder, settings: AgentSettings
+        self,
+        database: Database,
+        checkpoints: CheckpointStore,
+        holder: AdapterHolder,
+        settings: AgentSettings,
+        metrics: SamplerMetrics | None = None,
     ) -> None:
         self._database = database
         self._checkpoints = checkpoints
         self._holder = holder
         self._settings = settings
+        self._metrics = metrics or SamplerMetrics()
         self._failed_at: dict[str, float] = {}
         self._files: dict[str, tuple[UUID, UUID]] = {}
         self._reported: set[str] = set()
@@ -139,7 +147,8 @@ class Agent:
             fault_point("load:before-fetch")
             path = self._fetch(adapter.name, *adapter.files) if adapter.files else None
             fault_point("load:before-load")
-            self._holder.load_adapter(adapter.name, path)
+            with self._metrics.loading(), span("load adapter", {"adapter": adapter.name}):
+                self._holder.load_adapter(adapter.name, path)
             fault_point("load:after-load")
         except Unavailable as away:  # says nothing about the adapter
             log.warning("adapter_not_loaded_yet", adapter=adapter.name, reason=away.message)

@@ -11,39 +11,57 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sampler.backends.base import SamplerBackend
+from sampler.backends.base import AnswerReader, SamplerBackend
+from sampler.metrics import SamplerMetrics
+from sampler.requests import MeasuredCalls
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated
+from wire.metrics_page import may_scrape
 from wire.sampling import (
     DerenderRequest,
     GeneratedToken,
     GenerateEvent,
     GenerateRequest,
+    MessageDelta,
     ParsedMessage,
     RenderRequest,
     TokenIds,
     TokenizeRequest,
 )
 
+_CANNOT_CONSTRAIN = (
+    "the sampler backend {} does not constrain what the policy writes: ask for the format, or the call, in the prompt, "
+    "and check the answer"
+)
 
-def create_app(backend: SamplerBackend, token: str) -> FastAPI:
-    """The app over a backend, which it does not close. Every route but /healthz wants `Authorization: Bearer token`."""
+
+def create_app(
+    backend: SamplerBackend, token: str, metrics: SamplerMetrics | None = None, metrics_token: str | None = None
+) -> FastAPI:
+    """The app over a backend, which it does not close. Every route but /healthz wants `Authorization: Bearer token`;
+    /metrics takes the token for scrapes as well."""
     if not token:
         raise ValueError("a sampler needs a token; an empty one would let everyone in")
     app = FastAPI(title="Headway sampler", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(_RequireToken, token=token)
+    metrics = metrics or SamplerMetrics()
+    app.add_middleware(MeasuredCalls, metrics=metrics)
+    app.add_middleware(_RequireToken, token=token, metrics_token=metrics_token)
     app.add_exception_handler(HeadwayError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
-    _add_routes(app, backend)
+    _add_routes(app, backend, metrics)
     return app
 
 
-def _add_routes(app: FastAPI, backend: SamplerBackend) -> None:
+def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) -> None:
     async def healthz(response: Response) -> dict[str, str]:
         trouble = backend.trouble()
         response.status_code = 503 if trouble else 200
         return {"status": trouble or "ok"}
+
+    async def show_metrics() -> Response:
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     async def render(body: RenderRequest) -> TokenIds:
         return TokenIds(token_ids=await backend.render(body))
@@ -55,7 +73,11 @@ def _add_routes(app: FastAPI, backend: SamplerBackend) -> None:
         return await backend.derender(body)
 
     async def generate(body: GenerateRequest, request: Request) -> Response:
-        events = backend.generate(body)
+        if body.params.constraint is not None and not backend.info.constrains:
+            raise InvalidRequest(_CANNOT_CONSTRAIN.format(type(backend).__name__))
+        events = _counted(backend.generate(body), len(body.prompt_token_ids), metrics)
+        if body.reading is not None:
+            events = _read(events, backend.reader(body, body.reading))
         if body.whole:
             events = _as_one(events)
         first = await _first_unless_gone(request, events)
@@ -64,6 +86,7 @@ def _add_routes(app: FastAPI, backend: SamplerBackend) -> None:
         return StreamingResponse(_lines(first, events), media_type="application/x-ndjson")
 
     app.get("/healthz")(healthz)
+    app.get("/metrics")(show_metrics)
     app.post("/render")(render)
     app.post("/tokenize")(tokenize)
     app.post("/derender")(derender)
@@ -87,15 +110,35 @@ async def _hang_up(request: Request) -> None:
         pass
 
 
+async def _read(
+    events: AsyncGenerator[GenerateEvent, None], reader: AnswerReader
+) -> AsyncGenerator[GenerateEvent, None]:
+    async with aclosing(events):
+        async for event in events:
+            event.deltas = await reader.take(event)
+            yield event
+
+
+async def _counted(
+    events: AsyncGenerator[GenerateEvent, None], num_prompt_tokens: int, metrics: SamplerMetrics
+) -> AsyncGenerator[GenerateEvent, None]:
+    async with aclosing(events):
+        with metrics.sampling(num_prompt_tokens):
+            async for event in events:
+                metrics.sampled(len(event.tokens))
+                yield event
+
+
 async def _as_one(events: AsyncGenerator[GenerateEvent, None]) -> AsyncGenerator[GenerateEvent, None]:
     """All events in one. To write and to read one line a token costs more than the tokens themselves do."""
-    tokens, texts, reason = list[GeneratedToken](), list[str](), None
+    tokens, texts, deltas, reason = list[GeneratedToken](), list[str](), list[MessageDelta](), None
     async with aclosing(events):
         async for event in events:
             tokens += event.tokens
             texts.append(event.text)
+            deltas += event.deltas
             reason = event.finish_reason
-    yield GenerateEvent.model_construct(tokens=tokens, text="".join(texts), finish_reason=reason)
+    yield GenerateEvent.model_construct(tokens=tokens, text="".join(texts), finish_reason=reason, deltas=deltas)
 
 
 async def _lines(first: GenerateEvent, events: AsyncGenerator[GenerateEvent, None]) -> AsyncIterator[bytes]:
@@ -112,9 +155,10 @@ def _line(event: GenerateEvent) -> bytes:
 class _RequireToken:
     """Checked before the body is read, and without the cost of a response-wrapping middleware."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str, metrics_token: str | None) -> None:
         self._app = app
         self._expected = f"Bearer {token}".encode()
+        self._metrics_token = metrics_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] != "/healthz" and not self._admits(scope):
@@ -125,6 +169,8 @@ class _RequireToken:
 
     def _admits(self, scope: Scope) -> bool:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        if scope["path"] == "/metrics" and may_scrape(given, self._metrics_token):
+            return True
         return hmac.compare_digest(given, self._expected)
 
 

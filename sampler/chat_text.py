@@ -1,4 +1,4 @@
-"""Rendering and reading chats off the event loop, for backends that leave both to us."""
+"""Rendering and reading chats, for backends that leave it to us: templates and tokenizers off the event loop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,35 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from sampler.backends.base import AnswerReader
 from sampler.parsing import parse_answer
+from sampler.reading import HoldingBack
 from sampler.rendering import ChatRenderer
-from wire.sampling import DerenderRequest, ParsedMessage, RenderRequest
+from wire.sampling import DerenderRequest, GenerateRequest, ParsedMessage, Reading, RenderRequest
 
 _Result = TypeVar("_Result")
+
+
+class WithChatText:
+    """The chat methods of a SamplerBackend that leaves them to us."""
+
+    _chat_text: ChatText
+
+    async def render(self, request: RenderRequest) -> list[int]:
+        """See SamplerBackend."""
+        return await self._chat_text.render(request)
+
+    async def tokenize(self, text: str) -> list[int]:
+        """See SamplerBackend."""
+        return await self._chat_text.tokenize(text)
+
+    async def derender(self, request: DerenderRequest) -> ParsedMessage:
+        """See SamplerBackend."""
+        return parse_answer(request.text, tools_offered=bool(request.tools) and request.tool_choice != "none")
+
+    def reader(self, request: GenerateRequest, reading: Reading) -> AnswerReader:
+        """See SamplerBackend."""
+        return HoldingBack(reading, self.derender)
 
 
 class ChatText:
@@ -32,9 +56,13 @@ class ChatText:
         """See SamplerBackend."""
         return await self._off_the_loop(self._renderer.tokenize, text)
 
-    def derender(self, request: DerenderRequest) -> ParsedMessage:
-        """See SamplerBackend."""
-        return parse_answer(request.text, tools_offered=bool(request.tools))
+    async def tokenize_bare(self, text: str) -> list[int]:
+        """Text to token ids, with nothing around it."""
+        return await self._off_the_loop(self._renderer.tokenize_bare, text)
+
+    async def generation_prompt(self, chat_template_kwargs: dict[str, Any]) -> str:
+        """See ChatRenderer."""
+        return await self._off_the_loop(self._renderer.generation_prompt, chat_template_kwargs)
 
     def close(self) -> None:
         """End, without waiting."""

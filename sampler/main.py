@@ -15,6 +15,7 @@ from sampler.agent import Agent, AgentSettings
 from sampler.app import create_app
 from sampler.backends import open_backend
 from sampler.draining import DrainingServer, InFlight
+from sampler.metrics import SamplerMetrics
 from store.catalog import base_by_slug
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
@@ -41,6 +42,7 @@ class SamplerSettings:
     seed: int | None
     threads: int
     backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    metrics_token: str | None = None
     drain_s: float = DRAIN_S
 
 
@@ -57,8 +59,11 @@ def run(settings: SamplerSettings) -> None:
     listening = socket.create_server((settings.host, settings.port))
     url = settings.advertise or f"http://{_reachable(settings.host)}:{listening.getsockname()[1]}"
     checkpoints = open_checkpoint_store(settings.checkpoint_store_url)
-    agent = Agent(database, checkpoints, backend, AgentSettings(base.id, url, settings.backend))
-    app = InFlight(create_app(backend, settings.token))
+    metrics = SamplerMetrics()
+    metrics.show_process()
+    metrics.show_adapters(lambda: len(backend.loaded()))
+    agent = Agent(database, checkpoints, backend, AgentSettings(base.id, url, settings.backend), metrics)
+    app = InFlight(create_app(backend, settings.token, metrics, settings.metrics_token))
     config = uvicorn.Config(
         app,
         access_log=False,

@@ -37,6 +37,10 @@ class ChatRenderer:
         """A plain text, with the special tokens that the tokenizer puts around one."""
         return self._tokenizer.encode(text)
 
+    def tokenize_bare(self, text: str) -> list[int]:
+        """A text as it is, or a piece of one."""
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
     def render(self, request: RenderRequest) -> list[int]:
         """The ids of a chat. Raises InvalidRequest for what cannot be rendered, with the template's own reason."""
         self._check_template_kwargs(request.chat_template_kwargs)
@@ -45,7 +49,18 @@ class ChatRenderer:
             raise InvalidRequest("messages is empty; a chat needs at least one")
         if request.continued_ids is not None:
             return self._continue(request.continued_ids, _after(messages, request.continued_messages), request)
-        return self._encode(self._apply_template(messages, request))
+        return self.tokenize_bare(self._apply_template(messages, request))
+
+    def generation_prompt(self, chat_template_kwargs: dict[str, Any]) -> str:
+        """What the template writes before an answer; empty where it cannot be told."""
+        chat = RenderRequest(messages=[{"role": "user", "content": "."}], chat_template_kwargs=chat_template_kwargs)
+        try:
+            whole = self._apply_template(chat.messages, chat)
+            chat.add_generation_prompt = False
+            without = self._apply_template(chat.messages, chat)
+        except InvalidRequest:
+            return ""
+        return whole.removeprefix(without) if whole.startswith(without) else ""
 
     def _continue(self, continued_ids: Sequence[int], following: list[Message], request: RenderRequest) -> list[int]:
         """The ids, the end of their turn unless they have it, and the rendering of the messages that follow.
@@ -57,7 +72,7 @@ class ChatRenderer:
         _, found, tail = self._apply_template([*stand_in, *following], request).rpartition(marker)
         if not found:
             raise InvalidRequest("this base's chat template does not show answers as they are: none can be continued")
-        tail_ids = self._encode(tail)
+        tail_ids = self.tokenize_bare(tail)
         if continued_ids and tail_ids[:1] == [continued_ids[-1]] and continued_ids[-1] in self._special_ids:
             tail_ids = tail_ids[1:]
         return [*continued_ids, *tail_ids]
@@ -79,10 +94,6 @@ class ChatRenderer:
             raise InvalidRequest(f"the chat template cannot render these messages: {error}") from error
         assert isinstance(rendered, str)
         return rendered
-
-    def _encode(self, rendered: str) -> list[int]:
-        # The template wrote the special tokens; the tokenizer must not add its own.
-        return self._tokenizer.encode(rendered, add_special_tokens=False)
 
     def _check_template_kwargs(self, kwargs: Mapping[str, Any]) -> None:
         refused = sorted(self._reserved & kwargs.keys())

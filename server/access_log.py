@@ -1,5 +1,5 @@
-"""A request id and one log line for each request. Plain ASGI: the framework's middleware class would buffer
-streams and hide hang-ups."""
+"""A request id and one log line for each request, with what was bound to it while it ran. Plain ASGI: the framework's
+middleware class would buffer streams and hide hang-ups."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 log = structlog.get_logger(__name__)
 
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ROLLOUT_ID = re.compile(r"[0-9A-Fa-f-]{32,36}")
 _SCOPE_KEY = "headway.request_id"
-_QUIET = ("/healthz", "/readyz")
+_QUIET = ("/healthz", "/readyz", "/metrics")
 
 
 def request_id(scope: Scope) -> str:
@@ -44,10 +45,16 @@ class AccessLog:
                 MutableHeaders(scope=message)["X-Request-Id"] = scope[_SCOPE_KEY]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=scope[_SCOPE_KEY]):
+        with structlog.contextvars.bound_contextvars(request_id=scope[_SCOPE_KEY], **_rollout(scope)):
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
                 if scope["path"] not in _QUIET:
                     milliseconds = round((time.perf_counter() - started) * 1e3, 1)
                     log.info("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
+
+
+def _rollout(scope: Scope) -> dict[str, str]:
+    """The rollout that a sampling call says it belongs to."""
+    given = Headers(scope=scope).get("trace-id", "")
+    return {"trace": given} if _ROLLOUT_ID.fullmatch(given) else {}

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
-from server import health
+from server import health, pages
 from server.access_log import AccessLog
 from server.admin import endpoints as admin
 from server.auth import endpoints as auth
@@ -22,6 +22,10 @@ from server.gateway import endpoints as gateway
 from server.guard import endpoints as guard
 from server.guard.watch import guarding
 from server.jobs import endpoints as jobs
+from server.metrics import endpoints as metrics
+from server.metrics.instruments import ServerMetrics
+from server.metrics.requests import MeasuredRequests
+from server.metrics.workers import count_process
 from server.models import endpoints as models
 from server.neighbours import counting_neighbours
 from server.settings import ServerSettings
@@ -48,10 +52,12 @@ async def runtime_session(caller: CallerDep) -> None:
 
 def create_app(settings: ServerSettings) -> FastAPI:
     """The app; it connects when it starts."""
+    counted = ServerMetrics()
+    count_process(counted.registry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_context(settings) as context, upkeep(settings), closing_rollouts(settings):
+        async with open_context(settings, counted) as context, upkeep(settings), closing_rollouts(settings):
             app.state.context = context
             share = context.team_limits.share_with
             with starting(settings):
@@ -70,8 +76,12 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Door)
     app.add_middleware(AccessLog)
+    app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
-    for room in (health, auth, models, training, gateway, jobs, traces, team, admin, evals, guard, trainability):
+    app.include_router(pages.router)
+    rooms = (health, auth, models, training, gateway, jobs, traces, team, admin, metrics, evals, guard, trainability)
+    for room in rooms:
         app.include_router(room.router)
     app.include_router(remote)
+    app.include_router(pages.rest)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.auth.attempts import Attempts
 from server.auth.key_uses import KeyUses
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
@@ -17,6 +19,9 @@ from server.gateway.recorder import Recorder
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
 from server.gateway.sampler_watch import SamplerWatch
+from server.metrics.blobs import MeasuredBlobs
+from server.metrics.instruments import ServerMetrics
+from server.metrics.keeping import watching_pools
 from server.settings import ServerSettings
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
@@ -36,41 +41,49 @@ class Context:
     sampler_pool: SamplerPool
     lookups: SharedLookups[Question, Serving | None]
     team_limits: TeamLimits
+    metrics: ServerMetrics
+    attempts: Attempts
     key_uses: KeyUses
     recorder: Recorder
+    one_upload: asyncio.Lock
+    """Held while an upload of telemetry is parsed: more at once would leave the event loop no room."""
 
 
 @asynccontextmanager
-async def open_context(settings: ServerSettings) -> AsyncGenerator[Context]:
+async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> AsyncGenerator[Context]:
     """Connect, and disconnect at the end."""
     database = AsyncDatabase(settings.database_url, pool_size=settings.database_pool_size)
     listener = AsyncListener(settings.database_url)
     await listener.start()
     timeouts = settings.timeouts
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
-    pool = SamplerPool(connections.is_answering)
-    watch = SamplerWatch(connections, live_sampler_urls(database))
-    key_uses = KeyUses(database)
-    blobs = BlobStore(settings.blob_root)
+    pool = SamplerPool(connections.is_answering, metrics)
+    blobs = MeasuredBlobs(settings.blob_root, metrics)
     recorder = Recorder(database, blobs)
     recorder.start()
+    watch = SamplerWatch(connections, live_sampler_urls(database))
+    key_uses = KeyUses(database)
     try:
-        yield Context(
-            settings,
-            database,
-            listener,
-            blobs,
-            SamplerClient(connections, settings.sampler_token, pool.lost),
-            pool,
-            serving_lookups(database),
-            TeamLimits(settings.gateway_limits),
-            key_uses,
-            recorder,
-        )
+        async with watching_pools(metrics, database):
+            yield Context(
+                settings,
+                database,
+                listener,
+                blobs,
+                SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
+                pool,
+                serving_lookups(database, metrics),
+                TeamLimits(settings.gateway_limits, metrics),
+                metrics,
+                Attempts(),
+                key_uses,
+                recorder,
+                asyncio.Lock(),
+            )
     finally:
         watch.close()
-        await key_uses.close()
         await recorder.close()
+        await key_uses.close()
         pool.close()
         connections.close()
         await listener.close()

@@ -18,10 +18,12 @@ from fastapi import FastAPI
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from server.app import create_app
+from server.metrics.workers import shared_counts
 from server.settings import GatewayLimits, Limits, ServerSettings, TrainerStart, UpkeepSettings
 from store.promotion import PromotionPolicy
 from wire.faults import arm_faults
 from wire.logging import configure_logging
+from wire.tracing import configure_tracing
 
 _SHUTDOWN_S = 10
 _WORKER_START_S = 60
@@ -43,6 +45,8 @@ def serve(
     gateway_limits: GatewayLimits | None = None,
     upkeep: UpkeepSettings | None = None,
     trainer_start: TrainerStart | None = None,
+    metrics_token: str | None = None,
+    log_format: str | None = None,
     promotion: PromotionPolicy = PromotionPolicy.ONE,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight get a few seconds to end."""
@@ -55,6 +59,7 @@ def serve(
         upkeep=upkeep,
         trainer_start=trainer_start,
         database_pool_size=max(_LEAST_POOL, _POOL // workers),
+        metrics_token=metrics_token,
         promotion=promotion,
     )
     _allow_many_files()
@@ -71,18 +76,20 @@ def serve(
         "timeout_worker_healthcheck": _WORKER_START_S,
     }
     if workers == 1:
-        uvicorn.run(partial(_app, settings), **options)
+        uvicorn.run(partial(_app, settings, log_format), **options)
     else:
         # uvicorn.run would insist on an import string, which cannot carry settings; they are pickled instead.
-        config = uvicorn.Config(partial(_app, settings), **options)
-        Multiprocess(config, sockets=[config.bind_socket()]).run()
+        config = uvicorn.Config(partial(_app, settings, log_format), **options)
+        with shared_counts():
+            Multiprocess(config, sockets=[config.bind_socket()]).run()
 
 
-def _app(settings: ServerSettings) -> FastAPI:
+def _app(settings: ServerSettings, log_format: str | None) -> FastAPI:
     """The app, in whichever process serves it."""
     supervisor = multiprocessing.parent_process()
     if supervisor is not None:
-        configure_logging("server")
+        configure_logging("server", log_format)
+        configure_tracing("server")
         arm_faults()
         threading.Thread(target=_end_with, args=(supervisor,), name="supervisor", daemon=True).start()
     app = create_app(settings)

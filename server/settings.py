@@ -41,7 +41,7 @@ class Timeouts:
     sampler_connect_s: float = 5.0
     sampler_read_s: float = 600.0
     retry_s: float = 60.0
-    """For so long, a request whose sampler is lost is begun again on another one."""
+    """For so long, a request that no sampler takes is offered again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,8 @@ class ServerSettings:
     """None: trainers are there all the time, or the service is not ready."""
     database_pool_size: int = 20
     """Connections of each of the two kinds (see `store.database`). None is held while a sampler or trainer works."""
+    metrics_token: str | None = None
+    """With it a scraper may read /metrics; without, admins alone."""
     promotion: PromotionPolicy = PromotionPolicy.ONE
     """For whom a move of the head by hand waits, at most `timeouts.adapter_load_s`."""
     guard: GuardSettings = field(default_factory=GuardSettings)

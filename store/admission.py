@@ -23,10 +23,11 @@ _FIND = f"""
             select t.losses from trainers t where t.base_id = b.id and not t.is_loading
             order by t.started_at desc limit 1
         ) as losses,
-        b.id as base_id, m.paused_at, m.pause_reason, m.paused_by, t.max_training_tokens_per_day, t.max_storage_bytes,
+        m.paused_at, m.pause_reason, m.paused_by, t.max_training_tokens_per_day, t.max_storage_bytes,
         coalesce(
             (select u.num_tokens from training_usage u where u.team_id = t.id and u.day = {TODAY}), 0
-        ) as tokens_today
+        ) as tokens_today,
+        b.id as base_id
     from k
     join teams t on t.id = k.team_id
     left join models m on m.id = %(model_id)s and (m.team_id is null or m.team_id = k.team_id)
@@ -49,13 +50,13 @@ class Admission:
     base_slug: str | None
     info: Mapping[str, Any] | None
     losses: Mapping[str, Mapping[str, float | None]] | None
-    base_id: UUID | None
     paused_at: datetime | None
     pause_reason: str | None
     paused_by: str | None
     max_training_tokens_per_day: int | None
     max_storage_bytes: int | None
     tokens_today: int
+    base_id: UUID | None
 
 
 async def find_admission(connection: AsyncConnection, key_hash: bytes, model_id: UUID | None) -> Admission | None:

@@ -78,6 +78,11 @@ class AsyncDatabase:
                 lent.invalidate()
             lent.close()
 
+    def connections(self) -> dict[str, tuple[int, int]]:
+        """Connections in use and idle, by pool."""
+        pools: dict[str, Any] = {"session": self._engine.pool, "driver": self._driver.pool}
+        return {name: (pool.checkedout(), pool.checkedin()) for name, pool in pools.items()}
+
     async def close(self) -> None:
         """Close the pools."""
         for engine in (self._engine, self._driver):

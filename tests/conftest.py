@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser
 from sqlalchemy import text
 
 from store.database import Database
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from tests.object_store import ObjectStore, object_store
+from tests.pages.browser import open_browser
 
 
 @contextmanager
@@ -44,6 +46,12 @@ def database(postgres_url: str) -> Iterator[Database]:
         session.execute(text(f"truncate {', '.join(tables)} cascade"))
     yield database
     database.close()
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    async with open_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

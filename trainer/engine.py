@@ -123,6 +123,10 @@ class TrainingEngine:
             return False
         return True
 
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Open models and their bytes on the device, in host memory and on disk. May be called from any thread."""
+        return self._sessions.places()
+
     def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice) -> PassResult:
         """Add the gradient of a built-in loss, summed over the batch's action tokens unless its options say else."""
         built_in, options = make_loss(loss), LossOptions.from_config(loss.config)

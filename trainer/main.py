@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -21,12 +22,15 @@ from store.planes import register_trainer, trainer_ready
 from store.promotion import PromotionPolicy
 from store.tables import ModelRow
 from trainer.base_model import load_base_model
+from trainer.device_memory import device_memory
 from trainer.engine import EngineSettings, TrainingEngine
 from trainer.heap import keep_freed_memory
+from trainer.instruments import TrainerMetrics
 from trainer.lease_keeper import LeaseKeeper
 from trainer.standstill import Standstill
 from trainer.stopping import Stop
 from trainer.worker import Worker, WorkerSettings
+from wire.metrics_page import metrics_page
 from wire.threads import threads_for
 
 log = structlog.get_logger(__name__)
@@ -57,6 +61,10 @@ class TrainerSettings:
     idle_lease_s: float = 600.0
     stop_grace_s: float = 10.0
     idle_exit_s: float | None = None
+    metrics_port: int | None = None
+    """Where /metrics is served; None for nowhere."""
+    metrics_host: str = "127.0.0.1"
+    metrics_token: str | None = None
     promotion: PromotionPolicy = PromotionPolicy.ONE
     promotion_timeout_s: float = 60.0
     standstill_s: float = 1800.0
@@ -86,17 +94,37 @@ def run(settings: TrainerSettings) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop.request)
     try:
-        worker = _load(settings, database, base, trainer_id, stop)
+        metrics = TrainerMetrics()
+        worker = _load(settings, database, base, trainer_id, stop, metrics)
         log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id))
         standstill.start()
-        worker.run(stop, _leave_after(settings.idle_exit_s, keeper))
+        with _metrics_page(settings, metrics):
+            worker.run(stop, _leave_after(settings.idle_exit_s, keeper))
     finally:
         keeper.close()
         database.close()
         log.info("trainer_stopped")
 
 
-def _load(settings: TrainerSettings, database: Database, base: ModelRow, trainer_id: UUID, stop: Stop) -> Worker:
+@contextmanager
+def _metrics_page(settings: TrainerSettings, metrics: TrainerMetrics) -> Generator[None]:
+    if settings.metrics_port is None:
+        yield
+        return
+    metrics.show_process()
+    with metrics_page(metrics.registry, settings.metrics_host, settings.metrics_port, settings.metrics_token) as port:
+        log.info("metrics", url=f"http://{settings.metrics_host}:{port}/metrics")
+        yield
+
+
+def _load(
+    settings: TrainerSettings,
+    database: Database,
+    base: ModelRow,
+    trainer_id: UUID,
+    stop: Stop,
+    metrics: TrainerMetrics,
+) -> Worker:
     """A worker that is known to be ready, with its engine."""
     assert base.weights is not None
     device = _device(settings.device)
@@ -119,13 +147,33 @@ def _load(settings: TrainerSettings, database: Database, base: ModelRow, trainer
             idle_lease_s=settings.idle_lease_s,
         ),
         stop.check,
+        metrics,
     )
+    _show_memory(metrics, engine, worker, device)
     with database.session() as session:
         describe_base(session, base.id, engine.info)
         trainer_ready(session, trainer_id, engine.losses)
     gc.collect()
     gc.freeze()  # what was loaded so far stays: a full collection through torch's modules would hold a step up
     return worker
+
+
+def _show_memory(metrics: TrainerMetrics, engine: TrainingEngine, worker: Worker, device: str) -> None:
+    """What is asked for when somebody scrapes."""
+    metrics.show("headway_trainer_leases", "Models that this trainer holds", [], lambda: [((), worker.num_leases())])
+    metrics.show(
+        "headway_trainer_sessions",
+        "Open models by where their weights and moments wait",
+        ["place"],
+        lambda: [((place,), count) for place, (count, _) in engine.places().items()],
+    )
+    metrics.show(
+        "headway_trainer_session_bytes",
+        "Their size",
+        ["place"],
+        lambda: [((place,), num_bytes) for place, (_, num_bytes) in engine.places().items()],
+    )
+    metrics.show("headway_trainer_device_bytes", "The GPU's memory", ["state"], lambda: device_memory(device))
 
 
 def _leave_after(idle_exit_s: float | None, keeper: LeaseKeeper) -> Callable[[float], bool]:

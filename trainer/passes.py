@@ -16,6 +16,7 @@ from store.oplog import work
 from store.oplog.operation import ModelState, Operation
 from store.oplog.work import Lease
 from store.tables import OperationRow
+from trainer.instruments import TrainerMetrics
 from trainer.summaries import logged_figures, summarise_pass
 from wire.engine import DatumTensors, Engine, LossChoice, PassResult
 from wire.errors import Gone, NotFound
@@ -38,7 +39,10 @@ class _Done:
 class Passes:
     """Handlers of the operations that do not move the weights. A refusal leaves the engine as it was."""
 
-    def __init__(self, database: Database, blobs: BlobStore, engine: Engine) -> None:
+    def __init__(
+        self, database: Database, blobs: BlobStore, engine: Engine, metrics: TrainerMetrics | None = None
+    ) -> None:
+        self._metrics = metrics or TrainerMetrics()
         self._database = database
         self._blobs = blobs
         self._engine = engine
@@ -55,7 +59,9 @@ class Passes:
     def forward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         """Logprobs of the current policy."""
         batch, _ = decode_batch(work.read_payload(operation, self._blobs))
-        placed = work.place_result(self._blobs, _encode_datums(self._engine.forward(model.id, batch)))
+        with self._metrics.phase("score"):
+            datums = self._engine.forward(model.id, batch)
+        placed = work.place_result(self._blobs, _encode_datums(datums))
         with self._database.connection() as connection:
             work.complete(connection, lease, operation, placed)
 
@@ -87,13 +93,17 @@ class Passes:
         if operation.kind == "forward_backward":
             batch, extra = decode_batch(payload)
             loss = LossChoice(extra["loss_fn"], extra["loss_fn_config"] or {}, extra["num_substeps"])
-            result = self._engine.forward_backward(operation.model_id, batch, loss)
+            with self._metrics.phase("pass"):
+                result = self._engine.forward_backward(operation.model_id, batch, loss)
+            self._metrics.passed(result.metrics)
             self._accumulated.setdefault(operation.model_id, []).append(operation.id)
             return _Done(result, len(batch.trajectories), loss.name, extra.get("metrics", {}))
         header, arrays = decode(payload)
         batch, _ = decode_batch(work.read_payload(self._forward_of(operation), self._blobs))
         weights = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1])
-        result = self._engine.backward(operation.model_id, batch, weights)
+        with self._metrics.phase("pass"):
+            result = self._engine.backward(operation.model_id, batch, weights)
+        self._metrics.passed(result.metrics)
         self._accumulated.setdefault(operation.model_id, []).append(operation.id)
         return _Done(result, len(batch.trajectories), "custom", header["metrics"])
 

@@ -70,6 +70,12 @@ class ResidentSessions:
         if spilled := self._on_disk.pop(model, None):
             self._spill.remove(spilled)
 
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Sessions and their bytes by where they are. May be called from any thread."""
+        kept = {"device": self._resident, "host": self._on_host, "disk": self._on_disk}
+        sizes = {place: [session.num_bytes for session in list(held.values())] for place, held in kept.items()}
+        return {place: (len(each), sum(each)) for place, each in sizes.items()}
+
     def _bring_back(self, model: UUID) -> Session:
         if parked := self._on_host.pop(model, None):
             self._make_room(parked.num_bytes)

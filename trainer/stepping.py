@@ -20,6 +20,7 @@ from store.database import Database
 from store.oplog import work
 from store.oplog.operation import ModelState, Operation
 from store.oplog.work import Lease
+from trainer.instruments import TrainerMetrics
 from trainer.promotion import Promotion
 from trainer.summaries import logged_figures, summarise_step
 from wire.engine import AdamParams, Engine
@@ -41,7 +42,9 @@ class Stepping:
         checkpoints: CheckpointStore,
         engine: Engine,
         promotion: Promotion,
+        metrics: TrainerMetrics | None = None,
     ) -> None:
+        self._metrics = metrics or TrainerMetrics()
         self._database = database
         self._blobs = blobs
         self._checkpoints = checkpoints
@@ -58,21 +61,25 @@ class Stepping:
         header, _ = decode(work.read_payload(operation, self._blobs))
         adam = AdamParams(**header)
         fault_point("step:before-adamw")
-        stepped = self._engine.optim_step(model.id, adam)
+        with self._metrics.phase("adamw"):
+            stepped = self._engine.optim_step(model.id, adam)
         fault_point("step:after-adamw")
         facts = summarise_step(summaries, stepped, adam)
         if model.head_is_thinned:
             facts["metrics"]["fresh_moments"] = 1.0
         checkpoint_id = self._stage(lease, model, facts)
         self._promote(lease, operation, model, checkpoint_id)
+        self._metrics.stepped(model, facts["metrics"])
         log.info("step_done", checkpoint=str(checkpoint_id), **logged_figures(facts["metrics"]))
 
     def _stage(self, lease: Lease, model: ModelState, facts: dict[str, Any]) -> UUID:
         checkpoint_id = uuid.uuid4()
         with self._checkpoints.stage(model.id, checkpoint_id) as staged:
-            self._engine.save(model.id, staged / ADAPTER, staged / STATE)
+            with self._metrics.phase("save"):
+                self._engine.save(model.id, staged / ADAPTER, staged / STATE)
             fault_point("step:after-save")
-            manifest = self._checkpoints.publish(model.id, checkpoint_id, staged)
+            with self._metrics.phase("publish"):
+                manifest = self._checkpoints.publish(model.id, checkpoint_id, staged)
         values = {"id": checkpoint_id, "manifest": manifest.to_json(), **facts}
         with self._database.connection() as connection:
             work.stage_checkpoint(connection, lease, model, values)
@@ -86,9 +93,11 @@ class Stepping:
             "state_path": self._checkpoints.describe(model.id, checkpoint_id, STATE),
         }
         try:
-            self._checkpoints.settle(model.id, checkpoint_id)
-            self._promotion.wait_until_loaded(model.base_id, adapter_name(checkpoint_id))
-            with self._database.connection() as connection:
+            with self._metrics.phase("settle"):
+                self._checkpoints.settle(model.id, checkpoint_id)
+            with self._metrics.phase("promote"):
+                self._promotion.wait_until_loaded(model.base_id, adapter_name(checkpoint_id))
+            with self._metrics.phase("commit"), self._database.connection() as connection:
                 work.commit_step(connection, lease, operation, model, checkpoint_id, encode(answer))
         except (HeadwayError, OSError):
             with self._database.connection() as connection:

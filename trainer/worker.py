@@ -24,6 +24,7 @@ from store.oplog.operation import ModelState, Operation
 from store.oplog.sharing import next_model
 from store.oplog.work import Lease
 from store.promotion import PromotionPolicy
+from trainer.instruments import TrainerMetrics
 from trainer.loading import open_head
 from trainer.passes import Passes
 from trainer.promotion import Promotion
@@ -88,6 +89,7 @@ class Worker:
         engine: Engine,
         settings: WorkerSettings,
         check: Callable[[], None] = lambda: None,
+        metrics: TrainerMetrics | None = None,
     ) -> None:
         """`check` raises Interrupted to end what can be ended half way."""
         self._database = database
@@ -100,8 +102,9 @@ class Worker:
         self._look_again_s = _POLL_S
         self._listener = Listener(database.url.render_as_string(hide_password=False), OPERATION_QUEUED, ADAPTER_LOADED)
         promotion = Promotion(database, self._listener, settings.promote_timeout_s, check, settings.promotion)
-        self._stepping = Stepping(database, blobs, checkpoints, engine, promotion)
-        self._passes = Passes(database, blobs, engine)
+        self._metrics = metrics or TrainerMetrics()
+        self._stepping = Stepping(database, blobs, checkpoints, engine, promotion, self._metrics)
+        self._passes = Passes(database, blobs, engine, self._metrics)
         self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {
             "forward_backward": self._passes.forward_backward,
             "forward": self._passes.forward,
@@ -137,7 +140,8 @@ class Worker:
                 started = work.start_next(connection, lease)
             if started is None:
                 return False
-            self._carry_out(lease, *started)
+            with self._metrics.operation(*started):
+                self._carry_out(lease, *started)
             self._busy_at = time.monotonic()
         except Interrupted:
             log.info("operation_interrupted", model=str(lease.model_id))
@@ -208,7 +212,12 @@ class Worker:
             "of memory; send a smaller batch"
         )
 
+    def num_leases(self) -> int:
+        """Models that this trainer holds. May be called from any thread."""
+        return len(self._resident)
+
     def _fail(self, lease: Lease, operation: Operation, error: HeadwayError) -> None:
+        self._metrics.failed(error.code)
         try:
             with self._database.connection() as connection:
                 work.fail(connection, lease, operation, error)
@@ -227,8 +236,10 @@ class Worker:
     def _load(self, lease: Lease, model: ModelState) -> None:
         """The head, and on top of it the gradients that the next step will apply."""
         self._forget(model.id)
-        open_head(self._database, self._checkpoints, self._engine, model)
-        self._passes.replay(model)
+        with self._metrics.phase("load"):
+            open_head(self._database, self._checkpoints, self._engine, model)
+        with self._metrics.phase("replay"):
+            self._passes.replay(model)
         self._resident[model.id] = _Resident(lease, model.head_version)
 
     def _let_go_of_idle_models(self) -> None:

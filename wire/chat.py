@@ -91,18 +91,19 @@ class Usage(BaseModel):
 
 
 class FunctionCall(BaseModel):
-    """The function that the policy calls; arguments are JSON text as it wrote them."""
+    """The function that the policy calls; arguments are JSON text as it wrote them. In streams the name comes once,
+    the arguments in pieces."""
 
-    name: str
+    name: str | None = None
     arguments: str
 
 
 class ToolCall(BaseModel):
-    """One tool call. `index` only in streams."""
+    """One tool call. `index` only in streams, where `id` and `type` come once."""
 
     index: int | None = None
-    id: str
-    type: Literal["function"]
+    id: str | None = None
+    type: Literal["function"] | None = None
     function: FunctionCall
 
 

@@ -1,28 +1,63 @@
-"""How every process logs: one structured line an event, for people on a terminal, as JSON elsewhere."""
+"""How every process logs: one structured line an event, for people on a terminal, as JSON elsewhere.
+
+What is bound to a request or an operation (`structlog.contextvars`) stands on each line that is written on its behalf.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
+from typing import Any
 
 import structlog
 
+from wire.tracing import current_ids
 
-def configure_logging(plane: str) -> None:
-    """Set structlog and the standard library's logging up for one process."""
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    )
+# API keys, whatever a header calls a bearer, and the user:password of a URL. Nothing of ours logs them; what a library
+# or a traceback quotes might.
+_SECRET = re.compile(r"\bhw_[A-Za-z0-9_-]{32,}|(?i:\bbearer )[^\s\"',]+|(?<=://)[^/\s:@\"]*:[^/\s@\"]+(?=@)")
+
+
+def configure_logging(plane: str, log_format: str | None = None) -> None:
+    """Set structlog and the standard library's logging up for one process. `log_format`: json or text; None for text
+    on a terminal, and JSON elsewhere."""
+    render: list[structlog.typing.Processor] = [_renderer(log_format), without_secrets]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        _add_trace_ids,
+        structlog.processors.format_exc_info,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=[*shared, *render],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(plane=plane)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def without_secrets(_logger: Any, _method: str, line: Any) -> Any:
+    """The rendered line with keys, bearer tokens and passwords of URLs struck out."""
+    return _SECRET.sub("[secret]", line)
+
+
+def _renderer(log_format: str | None) -> structlog.typing.Processor:
+    is_terminal = sys.stderr.isatty()
+    if log_format == "text" or (log_format is None and is_terminal):
+        return structlog.dev.ConsoleRenderer(colors=is_terminal)
+    return structlog.processors.JSONRenderer()
+
+
+def _add_trace_ids(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    event.update(current_ids())
+    return event

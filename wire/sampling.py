@@ -11,6 +11,30 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class ForcedCalls(BaseModel):
+    """The answer consists of calls of these tools: one, or, if not `single`, one or more."""
+
+    tools: list[dict[str, Any]]
+    single: bool = False
+
+
+class Constraint(BaseModel):
+    """What an answer has to be: exactly one of the first five."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    json_schema: dict[str, Any] | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    """In Lark's notation."""
+    calls: ForcedCalls | None = None
+
+    after_reasoning: dict[str, Any] | None = None
+    """The prompt is a chat's, rendered with these `chat_template_kwargs`: a backend that tells reasoning apart while
+    it samples constrains only what comes after. None: the constraint holds from the first token on."""
+
+
 class SamplingParams(BaseModel):
     """How to sample. Logprobs are always those of the distribution sampled from, after temperature and top-p/k."""
 
@@ -26,6 +50,7 @@ class SamplingParams(BaseModel):
     stop_token_ids: list[int] = Field(default_factory=list)
     ignore_eos: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=20)
+    constraint: Constraint | None = None
 
 
 class RenderRequest(BaseModel):
@@ -55,6 +80,14 @@ class TokenIds(BaseModel):
     token_ids: list[int]
 
 
+class Reading(BaseModel):
+    """What decides how an answer to a chat is read: OpenAI's `tools` and `tool_choice`, as the prompt had them."""
+
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: str | dict[str, Any] = "auto"
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
 class GenerateRequest(BaseModel):
     """One sequence to sample under one adapter."""
 
@@ -63,6 +96,8 @@ class GenerateRequest(BaseModel):
     params: SamplingParams
     whole: bool = False
     """Nobody reads along: the answer may come as one event, at the end."""
+    reading: Reading | None = None
+    """Fill the events' `deltas`: the answer read as a chat's, as far as it has come."""
 
 
 class TopLogprob(BaseModel):
@@ -82,6 +117,22 @@ class GeneratedToken(BaseModel):
     top_logprobs: list[TopLogprob] = Field(default_factory=list)
 
 
+class CallDelta(BaseModel):
+    """A piece of a tool call: its name first, then its arguments, as JSON text in one or several pieces."""
+
+    index: int
+    name: str | None = None
+    arguments: str = ""
+
+
+class MessageDelta(BaseModel):
+    """A piece of an answer that was read."""
+
+    reasoning_content: str | None = None
+    content: str | None = None
+    tool_calls: list[CallDelta] = Field(default_factory=list[CallDelta])
+
+
 class GenerateEvent(BaseModel):
     """One line of the answer to generate (NDJSON): newly sampled tokens, the text they settle, and, last, why it
     ended. `text` never holds half a character, nor anything from a stop string on."""
@@ -89,14 +140,14 @@ class GenerateEvent(BaseModel):
     tokens: list[GeneratedToken]
     text: str
     finish_reason: Literal["stop", "length"] | None = None
+    deltas: list[MessageDelta] = Field(default_factory=list[MessageDelta])
 
 
-class DerenderRequest(BaseModel):
-    """A sampled answer to be read: its ids, the text (already cut at a stop string), and the tools on offer."""
+class DerenderRequest(Reading):
+    """A sampled answer to be read: its ids, and the text (already cut at a stop string)."""
 
     token_ids: list[int]
     text: str
-    tools: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class ParsedCall(BaseModel):

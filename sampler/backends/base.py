@@ -7,16 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from wire.sampling import DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, RenderRequest
+from wire.sampling import (
+    DerenderRequest,
+    GenerateEvent,
+    GenerateRequest,
+    MessageDelta,
+    ParsedMessage,
+    Reading,
+    RenderRequest,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerInfo:
-    """Facts of the base model that callers need. `eos_ids` end an answer unless the request ignores them."""
+    """Facts of the base model that callers need. `eos_ids` end an answer unless the request ignores them. `constrains`:
+    whether the backend can sample under a Constraint."""
 
     vocab_size: int
     context_length: int
     eos_ids: tuple[int, ...]
+    constrains: bool = False
+
+
+class AnswerReader(Protocol):
+    """Reads one answer of a chat while it comes."""
+
+    async def take(self, event: GenerateEvent) -> list[MessageDelta]:
+        """What these tokens let be said; all that is left with the last event. Never fails on what a policy wrote."""
+        ...
 
 
 class SamplerBackend(Protocol):
@@ -62,15 +80,19 @@ class SamplerBackend(Protocol):
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """Sample one sequence. The last event has the finish reason; cancelling or closing the iterator cancels the
-        generation.
+        generation. (`reading` is for a reader, whom somebody else asks.)
 
         Raises, before the first event, NotFound for an adapter that is not loaded and InvalidRequest for a prompt
-        that is empty, out of the vocabulary or longer than the context.
+        that is empty, out of the vocabulary or longer than the context, and for a constraint that cannot be kept.
         """
         ...
 
     async def derender(self, request: DerenderRequest) -> ParsedMessage:
         """Read an answer: reasoning, content, tool calls. Never fails on what a policy wrote."""
+        ...
+
+    def reader(self, request: GenerateRequest, reading: Reading) -> AnswerReader:
+        """A reader of the answer to this request."""
         ...
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.auth.dependencies import no_key
+from server.browsers import reads_pages
 from server.errors import error_response
 
 _OPEN = ("/healthz", "/readyz", "/openapi.json", "/docs", "/redoc", "/sdk-events/cli", "/v3/api/sdk-events/cli")
@@ -19,13 +20,13 @@ _OPEN_FOLDERS = ("/docs/", "/static-offline-docs/")
 
 
 class Door:
-    """Answers 401 where a key is needed and none was sent."""
+    """Answers 401 where a key is needed and none was sent. Pages have sessions, and see to that themselves."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_open(scope["path"]) or _has_key(Headers(scope=scope)):
+        if scope["type"] != "http" or _is_open(scope["path"]) or _has_key(Headers(scope=scope)) or reads_pages(scope):
             await self._app(scope, receive, send)
             return
         await error_response(Request(scope), no_key())(scope, receive, send)

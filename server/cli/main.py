@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import backups, checks, keys, operating, planes, report, status, teams, up, upkeep
+from server.cli import backups, checks, keys, mirror, operating, planes, report, status, teams, up, upkeep
 
 app = typer.Typer(
     name="headway",
@@ -18,6 +18,7 @@ app.command("trainer")(planes.trainer)
 app.command("sampler")(planes.sampler)
 app.command("migrate")(planes.migrate)
 app.command("status")(status.status)
+app.command("mirror")(mirror.mirror)
 app.command("gc")(upkeep.gc)
 app.command("pin")(upkeep.pin)
 app.command("unpin")(upkeep.unpin)

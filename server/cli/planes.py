@@ -23,8 +23,13 @@ from server.cli.settings import (
     KeepPayloadsH,
     KeepPlanesH,
     KeepTracesD,
+    LogFormat,
+    LogFormatOption,
+    MetricsToken,
     Promotion,
+    ReasoningParser,
     SamplerToken,
+    ToolCallParser,
     blob_root,
     checkpoint_store_url,
     days,
@@ -112,17 +117,14 @@ def server(
             help="Chats and completions of a team at once, in each process; as many again wait, more get a 429",
         ),
     ] = GatewayLimits().running_per_team,
+    metrics_token: MetricsToken = None,
+    log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
     """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
-    from wire.faults import arm_faults
-    from wire.lifeline import follow_parent
-    from wire.logging import configure_logging
 
-    configure_logging("server")
-    follow_parent()
-    arm_faults()
+    _begin("server", log_format)
     serve(
         database_url=database_url,
         blob_root=blob_root(data_dir),
@@ -130,6 +132,8 @@ def server(
         host=host,
         port=port,
         workers=workers,
+        metrics_token=metrics_token,
+        log_format=log_format and log_format.value,
         gateway_limits=GatewayLimits(max_requests_per_team, max_requests_per_team),
         limits=Limits(training_body_bytes=max_batch_bytes, batch_tokens=max_batch_tokens),
         upkeep=UpkeepSettings(
@@ -229,6 +233,15 @@ def trainer(
             envvar="HEADWAY_IDLE_EXIT_SECONDS", min=0.1, help="End after so many seconds without work; default: never"
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(envvar="HEADWAY_METRICS_PORT", min=0, help="Serve /metrics there; 0: any free one; default: not"),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(envvar="HEADWAY_METRICS_HOST", help="Address for it; any but this machine's wants a token")
+    ] = "127.0.0.1",
+    metrics_token: MetricsToken = None,
+    log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
     promotion_timeout: Annotated[
         float,
@@ -240,13 +253,8 @@ def trainer(
     """Run a trainer for one base model."""
     with _extra("trainer"):
         from trainer.main import TrainerSettings, run
-    from wire.faults import arm_faults
-    from wire.lifeline import follow_parent
-    from wire.logging import configure_logging
 
-    configure_logging("trainer")
-    follow_parent()
-    arm_faults()
+    _begin("trainer", log_format)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
     settings = TrainerSettings(
         database_url,
@@ -264,6 +272,9 @@ def trainer(
         idle_lease_s=idle_lease,
         stop_grace_s=stop_grace,
         idle_exit_s=idle_exit_seconds,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        metrics_token=metrics_token,
         promotion=promotion,
         promotion_timeout_s=promotion_timeout,
         standstill_s=standstill,
@@ -304,6 +315,10 @@ def sampler(
         Path | None,
         typer.Option(envvar="HEADWAY_VLLM_ADAPTER_DIR", help="Folder for adapter files, which vLLM has to reach too"),
     ] = None,
+    tool_call_parser: ToolCallParser = None,
+    reasoning_parser: ReasoningParser = None,
+    metrics_token: MetricsToken = None,
+    log_format: LogFormatOption = None,
     drain: Annotated[
         float,
         typer.Option(envvar="HEADWAY_DRAIN_S", min=0.0, help="Seconds that requests under way may go on after SIGTERM"),
@@ -312,13 +327,8 @@ def sampler(
     """Run a sampler for one base model."""
     with _extra("sampler"):
         from sampler.main import SamplerSettings, run
-    from wire.faults import arm_faults
-    from wire.lifeline import follow_parent
-    from wire.logging import configure_logging
 
-    configure_logging("sampler")
-    follow_parent()
-    arm_faults()
+    _begin("sampler", log_format)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
     vllm_options = {
         "url": vllm_url,
@@ -326,6 +336,8 @@ def sampler(
         "extra_args": tuple(shlex.split(vllm_args)),
         "max_lora_rank": vllm_max_lora_rank,
         "adapter_dir": vllm_adapter_dir,
+        "tool_call_parser": tool_call_parser,
+        "reasoning_parser": reasoning_parser,
     }
     settings = SamplerSettings(
         database_url,
@@ -339,6 +351,7 @@ def sampler(
         seed,
         threads,
         backend_options=vllm_options if backend == "vllm" else {},
+        metrics_token=metrics_token,
         drain_s=drain,
     )
     with _extra("sampler"):  # its backend is imported when it is opened
@@ -363,6 +376,19 @@ def migrate(
         with database.session() as session:
             ensure_base(session, slug, str(Path(weights).resolve()) if Path(weights).exists() else weights)
     typer.echo("the database is at the newest schema")
+
+
+def _begin(plane: str, log_format: LogFormat | None) -> None:
+    """What every plane does first."""
+    from wire.faults import arm_faults
+    from wire.lifeline import follow_parent
+    from wire.logging import configure_logging
+    from wire.tracing import configure_tracing
+
+    configure_logging(plane, log_format and log_format.value)
+    configure_tracing(plane)
+    follow_parent()
+    arm_faults()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 from urllib.parse import quote
@@ -42,6 +43,48 @@ SamplerToken = Annotated[
     str,
     typer.Option(
         envvar="HEADWAY_SAMPLER_TOKEN", help="Secret between gateway and samplers", show_default=False, show_envvar=True
+    ),
+]
+
+ToolCallParser = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_TOOL_CALL_PARSER",
+        help="With vLLM: its parser of tool calls, or none; default: as the base's chat template writes them",
+    ),
+]
+ReasoningParser = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_REASONING_PARSER",
+        help="With vLLM: its parser of reasoning, or none; default: by the base's chat template",
+    ),
+]
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+LogFormatOption = Annotated[
+    LogFormat | None,
+    typer.Option(
+        "--log-format",
+        envvar="HEADWAY_LOG_FORMAT",
+        help="json or text; default: text on a terminal, else json",
+        show_default=False,
+    ),
+]
+MetricsToken = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_METRICS_TOKEN",
+        help="With it Prometheus may read /metrics",
+        show_default=False,
+        show_envvar=True,
     ),
 ]
 

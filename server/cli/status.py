@@ -1,101 +1,111 @@
-"""`headway status`: what is alive, what waits, where each model stands."""
+"""`headway status`: what is alive, what waits, where each model stands; once, or as it changes."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
-from rich.console import Console
-from rich.table import Table
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
 
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
-from store.database import Database
+from server.cli.status_view import Disk, missing_table, view
+from store.database import DATABASE_AWAY, Database
+from store.overview import Overview, take_overview
+from store.promotion import Missing, missing_adapters
 
 
-def status(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def status(
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show how it changes, until Ctrl-C")] = False,
+    every_s: Annotated[float, typer.Option("--every-s", min=0.2, help="With --watch: seconds between two looks")] = 2.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on one line; with --watch, one for each look")
+    ] = False,
+    max_models: Annotated[int, typer.Option(min=1, help="Models to show: those that stepped last")] = 200,
+) -> None:
     """Show trainers, samplers, models and the queue."""
-    from sqlalchemy.exc import OperationalError
-
     database = Database(database_url_or_embedded(database_url, data_dir))
-    console = Console()
     try:
-        console.print(_planes(database), _bases(database), _models(database))
-        missing = missing_table(database)
-        if missing.row_count:
-            console.print(missing)
-    except OperationalError as error:
-        stop_with(f"the database does not answer: {str(error.orig).splitlines()[0]}")
+        if watch:
+            _watch(database, data_dir, every_s, max_models, as_json)
+        else:
+            _show(_look(database, data_dir, max_models), as_json)
+    except DATABASE_AWAY as error:
+        stop_with(_away(error))
+    except KeyboardInterrupt:
+        pass
     finally:
         database.close()
 
 
-def _planes(database: Database) -> Table:
-    from sqlalchemy import select
+def _watch(database: Database, data_dir: Path, every_s: float, max_models: int, as_json: bool) -> None:
+    """A database that goes away is said and waited for."""
+    if as_json:
+        while True:
+            try:
+                _show(_look(database, data_dir, max_models), as_json)
+            except DATABASE_AWAY as error:
+                typer.echo(json.dumps({"error": _away(error)}))
+            time.sleep(every_s)
+    console = Console()
+    shown: Any = Text("")
+    with Live(shown, console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        while True:
+            try:
+                shown = _look(database, data_dir, max_models).shown()
+                live.update(shown, refresh=True)
+            except DATABASE_AWAY as error:
+                live.update(Group(Text(_away(error), style="bold red"), shown), refresh=True)
+            time.sleep(every_s)
 
-    from store.planes import is_live
-    from store.tables import ModelRow, SamplerRow, TrainerRow
 
-    table = Table("plane", "base", "host", "pid", "state", "last heard of", title="Trainers and samplers")
-    now = datetime.now(UTC)
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is shown at once."""
+
+    overview: Overview
+    missing: list[Missing]
+    disk: Disk | None
+
+    def shown(self) -> RenderableType:
+        tables = view(self.overview, self.disk)
+        return Group(tables, missing_table(self.missing)) if self.missing else tables
+
+    def to_json(self) -> str:
+        more = {"missing": [asdict(entry) for entry in self.missing], "disk": self.disk and asdict(self.disk)}
+        return json.dumps(asdict(self.overview) | more, default=str)
+
+
+def _look(database: Database, data_dir: Path, max_models: int) -> _Look:
     with database.session() as session:
-        for kind, row_class in (("trainer", TrainerRow), ("sampler", SamplerRow)):
-            query = (
-                select(row_class, ModelRow.slug, is_live(row_class))
-                .join(ModelRow, ModelRow.id == row_class.base_id)
-                .where(row_class.stopped_at.is_(None))
-                .order_by(row_class.started_at)
-            )
-            for row, slug, live in session.execute(query):
-                age_s = (now - row.heartbeat_at).total_seconds()
-                loading = live and isinstance(row, TrainerRow) and row.is_loading
-                state = "starting" if loading else "live" if live else "silent"
-                table.add_row(kind, slug, row.host, str(row.pid), state, f"{age_s:.0f} s ago")
-    return table
-
-
-def missing_table(database: Database) -> Table:
-    """What live samplers should serve and do not: for that, the gateway sends nobody to them."""
-    from store.promotion import missing_adapters
-
-    table = Table("sampler", "base", "model", "checkpoint", "state", "why", title="Not served")
+        overview = take_overview(session, max_models=max_models)
     with database.connection() as connection:
-        for entry in missing_adapters(connection):
-            state = "out of rotation" if entry.is_out_of_rotation else "loading"
-            why = entry.error or f"missing for {entry.late_s:.0f} s"
-            table.add_row(entry.url, entry.base, entry.model, entry.checkpoint or "base weights", state, why)
-    return table
+        missing = missing_adapters(connection)
+    return _Look(overview, missing, _disk(data_dir))
 
 
-def _bases(database: Database) -> Table:
-    from store.supply import supplies
-
-    table = Table("base", "trainers", "queued operations", "", title="Bases")
-    with database.session() as session:
-        for supply in supplies(session):
-            table.add_row(supply.base, str(supply.num_ready), str(supply.num_open), supply.shortage or "")
-    return table
+def _show(look: _Look, as_json: bool) -> None:
+    if as_json:
+        typer.echo(look.to_json())
+    else:
+        Console().print(look.shown())
 
 
-def _models(database: Database) -> Table:
-    from sqlalchemy import func, select
+def _disk(data_dir: Path) -> Disk | None:
+    if not data_dir.exists():
+        return None
+    usage = shutil.disk_usage(data_dir)
+    return Disk(str(data_dir), usage.free, usage.total)
 
-    from store.tables import CheckpointRow, ModelRow, OperationRow, TeamRow
 
-    open_operations = (
-        select(OperationRow.model_id, func.count().label("open"))
-        .where(OperationRow.state.in_(("queued", "running")))
-        .group_by(OperationRow.model_id)
-        .subquery()
-    )
-    query = (
-        select(ModelRow.slug, TeamRow.name, CheckpointRow.name, CheckpointRow.mean_reward, open_operations.c.open)
-        .outerjoin(TeamRow, TeamRow.id == ModelRow.team_id)
-        .outerjoin(CheckpointRow, CheckpointRow.id == ModelRow.head_checkpoint_id)
-        .outerjoin(open_operations, open_operations.c.model_id == ModelRow.id)
-        .order_by(ModelRow.created_at)
-    )
-    table = Table("model", "team", "head", "mean reward", "queued operations", title="Models")
-    with database.session() as session:
-        for slug, team, head, reward, waiting in session.execute(query):
-            shown = "" if reward is None else f"{reward:.3f}"
-            table.add_row(slug, team or "(base)", head or "base weights", shown, str(waiting or 0))
-    return table
+def _away(error: Exception) -> str:
+    sentence = str(getattr(error, "orig", error)).partition("\n")[0]
+    return f"the database does not answer: {sentence}"

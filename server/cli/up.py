@@ -23,8 +23,11 @@ from server.cli.settings import (
     DEFAULT_DATA_DIR,
     CheckpointStoreUrl,
     DataDir,
+    LogFormatOption,
     OptionalDatabaseUrl,
     Promotion,
+    ReasoningParser,
+    ToolCallParser,
     open_checkpoints,
     stop_with,
 )
@@ -56,6 +59,9 @@ def up(
     sampler_backend: Annotated[
         str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
     ] = "local",
+    tool_call_parser: ToolCallParser = None,
+    reasoning_parser: ReasoningParser = None,
+    log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
     """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
@@ -66,6 +72,8 @@ def up(
 
     signal.signal(signal.SIGTERM, _on_sigterm)
     sampler_arguments = ["--backend", sampler_backend, *(["--seed", str(seed)] if seed is not None else [])]
+    for flag, parser in (("--tool-call-parser", tool_call_parser), ("--reasoning-parser", reasoning_parser)):
+        sampler_arguments += [flag, parser] if parser else []
     data_dir = data_dir.resolve()
     open_checkpoints(checkpoint_store, data_dir)  # a URL that is none is better said now than in three logs
     try:
@@ -75,6 +83,7 @@ def up(
             exports, slugs = _prepare(url, data_dir, base or [], host, port)
             environment = {**_environment(url, data_dir, on_demand, sampler_backend), "HEADWAY_PROMOTION": promotion}
             environment |= {"HEADWAY_CHECKPOINT_STORE": checkpoint_store} if checkpoint_store else {}
+            environment |= {"HEADWAY_LOG_FORMAT": log_format.value} if log_format else {}
             lifetime = OnDemand(idle_exit_seconds) if on_demand else None
             with Trainers(children, url, slugs, environment, lifetime) as trainers:
                 _start_planes(children, trainers, environment, slugs, host, port, sampler_arguments)

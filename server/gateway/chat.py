@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from server.context import Context
+from server.gateway.constraints import Asked, asked_constraint
 from server.gateway.continuation import covered_messages
 from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
 from server.gateway.recording import Recording, recording_of
@@ -21,7 +22,7 @@ from server.gateway.replies import (
     chat_message,
     finish_reason,
     json_response,
-    tool_call,
+    new_call_id,
     usage,
 )
 from server.gateway.streaming import EventStream
@@ -29,25 +30,33 @@ from server.gateway.targets import Target, find_target, on_a_sampler, room_on
 from server.gateway.unsupported import (
     check_logprobs,
     check_parameters,
-    check_tool_choice,
     off_policy_settings,
     plain_messages,
 )
 from server.hang_up import unless_hung_up
 from store.rollouts import Conversation
 from store.serving import Sampler
-from wire.chat import ChatChoice, ChatMessage, ChatRequest, Completion
+from wire.chat import ChatChoice, ChatMessage, ChatRequest, Completion, FunctionCall, ToolCall
 from wire.errors import InvalidRequest
-from wire.sampling import DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, RenderRequest
-
-_REASONING_TAG = "<think>"
+from wire.sampling import (
+    CallDelta,
+    DerenderRequest,
+    GenerateEvent,
+    GenerateRequest,
+    MessageDelta,
+    ParsedCall,
+    ParsedMessage,
+    Reading,
+    RenderRequest,
+)
 
 
 async def chat(context: Context, key: str, request: Request, body: ChatRequest) -> Response:
     """A chat completion, whole or streamed. A client that hangs up stops the sampling."""
     render = _render_request(body)
+    asked = asked_constraint(body)
     target = await find_target(context, key, body.model, body.checkpoint)
-    task = _Chat(context, target, body, render, recording_of(context, request))
+    task = _Chat(context, target, body, render, asked, recording_of(context, request))
     affinity = _affinity(render.messages)
     if body.stream:
         first, rest = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.open_stream))
@@ -66,7 +75,6 @@ def _affinity(messages: list[dict[str, Any]]) -> bytes:
 def _render_request(body: ChatRequest) -> RenderRequest:
     """What to render. Raises InvalidRequest for whatever would not be served as asked."""
     check_parameters(body)
-    check_tool_choice(body)
     check_logprobs(body)
     messages = plain_messages(body.messages)
     request = RenderRequest(
@@ -107,6 +115,7 @@ class _Chat:
         target: Target,
         body: ChatRequest,
         render: RenderRequest,
+        asked: Asked | None,
         recording: Recording | None,
     ) -> None:
         self._client = context.sampler_client
@@ -114,9 +123,15 @@ class _Chat:
         self._target = target
         self._body = body
         self._render = render
+        self._constraint = asked[1] if asked else None
+        self._reading = Reading(
+            tools=render.tools,
+            tool_choice=body.tool_choice or "auto",
+            chat_template_kwargs=render.chat_template_kwargs,
+        )
         self._recording = recording
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
-        self.envelope = Envelope(target, kind, off_policy_settings(body))
+        self.envelope = Envelope(target, kind, off_policy_settings(body, asked))
 
     async def answer(self, sampler: Sampler) -> Completion:
         """The whole reply."""
@@ -140,22 +155,25 @@ class _Chat:
     async def _prompt(self, url: str) -> _Prompt:
         ids = await self._client.render(url, self._render)
         top_logprobs = self._body.top_logprobs or 0 if self._body.logprobs else 0
-        params = sampling_params(self._body, self._body.max_tokens, top_logprobs, ids, self._target.info)
+        params = sampling_params(
+            self._body, self._body.max_tokens, top_logprobs, ids, self._target.info, self._constraint
+        )
         sequences = [
             GenerateRequest(
                 adapter=self._target.adapter,
                 prompt_token_ids=ids,
                 params=seeded(params, self._body.seed, index),
                 whole=not self._body.stream,
+                reading=self._reading if self._body.stream else None,
             )
             for index in range(self._body.n)
         ]
         return _Prompt(ids, sequences)
 
     async def _derender(self, url: str, answer: Answer) -> ParsedMessage:
-        request = DerenderRequest(token_ids=answer.token_ids, text=answer.text, tools=self._render.tools)
+        request = DerenderRequest(token_ids=answer.token_ids, text=answer.text, **dict(self._reading))
         parsed = await self._client.derender(url, request)
-        if (self._body.model_extra or {}).get("parallel_tool_calls") is False:
+        if _one_call(self._body):
             del parsed.tool_calls[1:]
         return parsed
 
@@ -167,33 +185,28 @@ class _Chat:
             index=index,
             message=chat_message(parsed),
             logprobs=chat_logprobs(answer.tokens) if self._body.logprobs else None,
-            finish_reason=finish_reason(answer, parsed),
+            finish_reason=finish_reason(answer, called=bool(parsed.tool_calls)),
             **ids,
         )
 
     async def _chunks(self, sampler: Sampler) -> AsyncGenerator[Completion]:
         async with room_on(self._context, self._target, sampler, self._body.n):
             prompt = await self._prompt(sampler.url)
-            answers = [_StreamedAnswer(index, self._body, self._render) for index in range(self._body.n)]
-            replies = dict[int, ParsedMessage]()
+            answers = [_StreamedAnswer(index, self._body) for index in range(self._body.n)]
             started = False
             async with aclosing(generate_all(self._client, sampler.url, prompt.sequences)) as events:
                 async for index, event in events:
                     if not started:
                         started = True
                         yield self._opening(prompt)
-                    if choice := answers[index].take(event):
+                    for choice in answers[index].take(event):
                         yield self.envelope.around([choice])
-                    if event.finish_reason is not None:
-                        parsed = replies[index] = await self._derender(sampler.url, answers[index].answer)
-                        for choice in answers[index].finish(parsed):
-                            yield self.envelope.around([choice])
             if self._body.stream_options and self._body.stream_options.include_usage:
                 total = usage(len(prompt.ids), [streamed.answer for streamed in answers])
                 yield self.envelope.around(list[ChatChoice](), usage=total)
-        if len(replies) == len(answers):
-            parsed = [replies[index] for index in range(len(answers))]
-            await self._record(prompt, [streamed.answer for streamed in answers], parsed)
+        if all(streamed.answer.finish_reason for streamed in answers):
+            told = [streamed.told for streamed in answers]
+            await self._record(prompt, [streamed.answer for streamed in answers], told)
 
     async def _record(self, prompt: _Prompt, answers: list[Answer], parsed: list[ParsedMessage]) -> None:
         if self._recording is None:
@@ -217,48 +230,55 @@ class _Chat:
 
 
 class _StreamedAnswer:
-    """One choice of a stream. Text that may turn out to be reasoning or a tool call is held back to the end."""
+    """One choice of a stream. The sampler reads the answer as it comes; its deltas are passed on."""
 
-    def __init__(self, index: int, body: ChatRequest, render: RenderRequest) -> None:
+    def __init__(self, index: int, body: ChatRequest) -> None:
         self.answer = Answer()
+        self.told = ParsedMessage(content=None)
         self._index = index
         self._body = body
-        self._has_tools = bool(render.tools)
-        self._sent = 0
+        self._call_ids: dict[int, str] = {}
 
-    def take(self, event: GenerateEvent) -> ChatChoice | None:
-        """The delta for these tokens, if there is anything to say about them yet."""
+    def take(self, event: GenerateEvent) -> list[ChatChoice]:
+        """What there is to say about these tokens by now; at the end, why it ended."""
         self.answer.add(event)
-        text = "" if self._holds_back() else self.answer.text[self._sent :]
-        self._sent += len(text)
+        deltas = [delta for read in event.deltas if (delta := self._message(read)) is not None]
         more: dict[str, Any] = {}
         if self._body.logprobs:
             more["logprobs"] = chat_logprobs(event.tokens)
         if self._body.return_token_ids:
             more["token_ids"] = [token.token_id for token in event.tokens]
-        if not text and not (more and event.tokens):
-            return None
-        return self._delta(ChatMessage(content=text), None, **more)
+        if more and event.tokens and not deltas:
+            deltas = [ChatMessage(content="")]
+        # Ids and logprobs ride on the first delta: they belong to the tokens, not to what was read out of them.
+        choices = [self._choice(delta, None, **(more if i == 0 else {})) for i, delta in enumerate(deltas)]
+        if event.finish_reason is not None:
+            choices.append(self._choice(ChatMessage(), finish_reason(self.answer, called=bool(self._call_ids))))
+        return choices
 
-    def finish(self, parsed: ParsedMessage) -> list[ChatChoice]:
-        """What was held back, and why it ended."""
-        deltas = list[ChatMessage]()
-        if not self._sent:
-            if parsed.reasoning_content:
-                deltas.append(ChatMessage(reasoning_content=parsed.reasoning_content))
-            if parsed.content:
-                deltas.append(ChatMessage(content=parsed.content))
-            calls = [tool_call(call, index=number) for number, call in enumerate(parsed.tool_calls)]
-            if calls:
-                deltas.append(ChatMessage(tool_calls=calls))
-        return [
-            *(self._delta(delta, None) for delta in deltas),
-            self._delta(ChatMessage(), finish_reason(self.answer, parsed)),
-        ]
+    def _message(self, read: MessageDelta) -> ChatMessage | None:
+        more: dict[str, Any] = {}
+        calls = [self._call(call) for call in read.tool_calls if not (call.index and _one_call(self._body))]
+        if calls:
+            more["tool_calls"] = calls
+        for name in ("reasoning_content", "content"):
+            if piece := getattr(read, name):
+                more[name] = piece
+                setattr(self.told, name, (getattr(self.told, name) or "") + piece)
+        return ChatMessage(**more) if more else None
 
-    def _holds_back(self) -> bool:
-        start = self.answer.text.lstrip()[: len(_REASONING_TAG)]
-        return self._has_tools or (not self._sent and _REASONING_TAG.startswith(start))
+    def _call(self, call: CallDelta) -> ToolCall:
+        if call.index in self._call_ids:
+            self.told.tool_calls[-1].arguments += call.arguments
+            return ToolCall(index=call.index, function=FunctionCall(arguments=call.arguments))
+        self._call_ids[call.index] = new_call_id()
+        self.told.tool_calls.append(ParsedCall(name=call.name or "", arguments=call.arguments))
+        function = FunctionCall(name=call.name, arguments=call.arguments)
+        return ToolCall(index=call.index, id=self._call_ids[call.index], type="function", function=function)
 
-    def _delta(self, delta: ChatMessage, reason: str | None, **more: Any) -> ChatChoice:
+    def _choice(self, delta: ChatMessage, reason: str | None, **more: Any) -> ChatChoice:
         return ChatChoice(index=self._index, delta=delta, finish_reason=reason, **more)
+
+
+def _one_call(body: ChatRequest) -> bool:
+    return (body.model_extra or {}).get("parallel_tool_calls") is False

@@ -10,6 +10,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from server.context import Context
+from server.gateway.constraints import Asked, asked_constraint
 from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
 from server.gateway.recording import Recording, recording_of
 from server.gateway.replies import Envelope, completion_logprobs, json_response, usage
@@ -32,9 +33,10 @@ Prompts = list[str] | list[list[int]]
 async def complete(context: Context, key: str, request: Request, body: CompletionRequest) -> Response:
     """A completion for each prompt, whole or streamed. A client that hangs up stops the sampling."""
     check_parameters(body)
+    asked = asked_constraint(body)
     prompts = _prompts(body)
     target = await find_target(context, key, body.model, body.checkpoint)
-    task = _Completion(context, target, body, prompts, recording_of(context, request))
+    task = _Completion(context, target, body, prompts, asked, recording_of(context, request))
     affinity = repr(prompts[0][:_AFFINE]).encode()
     if body.stream:
         first, rest = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.open_stream))
@@ -68,6 +70,7 @@ class _Completion:
         target: Target,
         body: CompletionRequest,
         prompts: Prompts,
+        asked: Asked | None,
         recording: Recording | None,
     ) -> None:
         self._client = context.sampler_client
@@ -75,9 +78,10 @@ class _Completion:
         self._target = target
         self._body = body
         self._prompts = prompts
+        self._constraint = asked[1] if asked else None
         self._recording = recording
         self._num_sequences = len(prompts) * body.n
-        self.envelope = Envelope(target, "text_completion", off_policy_settings(body))
+        self.envelope = Envelope(target, "text_completion", off_policy_settings(body, asked))
 
     async def answer(self, sampler: Sampler) -> Completion:
         """The whole reply."""
@@ -101,7 +105,7 @@ class _Completion:
         for prompt in self._prompts:
             ids = await self._client.tokenize(url, prompt) if isinstance(prompt, str) else prompt
             params = sampling_params(
-                self._body, self._body.max_tokens, self._body.logprobs or 0, ids, self._target.info
+                self._body, self._body.max_tokens, self._body.logprobs or 0, ids, self._target.info, self._constraint
             )
             for _ in range(self._body.n):
                 own = seeded(params, self._body.seed, len(sequences))

@@ -11,7 +11,7 @@ from server.gateway.sampler_client import SamplerClient
 from wire.chat import SamplingRequest
 from wire.engine import BaseModelInfo
 from wire.errors import InvalidRequest
-from wire.sampling import GeneratedToken, GenerateEvent, GenerateRequest, SamplingParams
+from wire.sampling import Constraint, GeneratedToken, GenerateEvent, GenerateRequest, SamplingParams
 
 Events = AsyncGenerator[tuple[int, GenerateEvent]]
 
@@ -42,6 +42,7 @@ def sampling_params(
     top_logprobs: int,
     prompt_ids: list[int],
     info: BaseModelInfo | None,
+    constraint: Constraint | None,
 ) -> SamplingParams:
     """How to sample after this prompt: `max_tokens` cut to what the base's context has room for. None stays None: the
     sampler then uses all the room it has, which may be less.
@@ -63,6 +64,7 @@ def sampling_params(
         stop_token_ids=request.stop_token_ids or [],
         ignore_eos=request.ignore_eos,
         top_logprobs=top_logprobs,
+        constraint=constraint,
     )
 
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import ClassVar
 from uuid import UUID
 
+from server.metrics.instruments import ServerMetrics
 from server.settings import GatewayLimits
 from wire.errors import HeadwayError
 
@@ -26,8 +27,9 @@ class TeamLimits:
     """Counts in this process alone: with several server processes a team may have so many in each. A team's own quota
     is divided among all of them."""
 
-    def __init__(self, limits: GatewayLimits) -> None:
+    def __init__(self, limits: GatewayLimits, metrics: ServerMetrics | None = None) -> None:
         self._limits = limits
+        self._metrics = metrics or ServerMetrics()
         self._num_processes = 1
         self._running: Counter[UUID] = Counter()
         self._waiting: defaultdict[UUID, deque[asyncio.Future[None]]] = defaultdict(deque)
@@ -44,6 +46,7 @@ class TeamLimits:
             self._running[team_id] += 1
         else:
             await self._queue(team_id, quota)
+        self._note_load(team_id)
         try:
             yield
         finally:
@@ -57,16 +60,17 @@ class TeamLimits:
     async def _queue(self, team_id: UUID, quota: int | None) -> None:
         waiting, limits = self._waiting[team_id], self._limits
         if len(waiting) >= limits.waiting_per_team:
-            raise self._refusal(quota)
+            raise self._refusal(team_id, quota)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append(turn)
+        self._note_load(team_id)
         try:
             async with asyncio.timeout(limits.wait_s):
                 await turn
         except BaseException as error:
             self._give_up(team_id, turn)
             if isinstance(error, TimeoutError):
-                raise self._refusal(quota) from None
+                raise self._refusal(team_id, quota) from None
             raise
 
     def _give_up(self, team_id: UUID, turn: asyncio.Future[None]) -> None:
@@ -74,6 +78,7 @@ class TeamLimits:
             self._leave(team_id)  # its turn came in the very moment
         elif turn in self._waiting.get(team_id, ()):
             self._waiting[team_id].remove(turn)
+            self._note_load(team_id)
 
     def _leave(self, team_id: UUID) -> None:
         """There is room: the longest waiting gets it."""
@@ -87,8 +92,13 @@ class TeamLimits:
         self._running[team_id] -= 1
         if not self._running[team_id]:
             del self._running[team_id]
+        self._note_load(team_id)
 
-    def _refusal(self, quota: int | None) -> TooManyRequests:
+    def _note_load(self, team_id: UUID) -> None:
+        self._metrics.team_load(team_id, self._running[team_id], len(self._waiting.get(team_id, ())))
+
+    def _refusal(self, team_id: UUID, quota: int | None) -> TooManyRequests:
+        self._metrics.refused(team_id)
         running = self._room(quota)
         if quota is not None and running < self._limits.running_per_team:
             return TooManyRequests(

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from server.metrics.instruments import ServerMetrics
 from store.database import AsyncDatabase
 from store.serving import Question, Serving, find_serving, live_urls
 
@@ -25,14 +26,16 @@ PIN_S = 600.0
 class SharedLookups(Generic[Q, A]):
     """At most one fetch of a question runs, and at most one is next."""
 
-    def __init__(self, fetch: Callable[[Q], Awaitable[A]]) -> None:
+    def __init__(self, fetch: Callable[[Q], Awaitable[A]], metrics: ServerMetrics | None = None) -> None:
         self._fetch = fetch
+        self._metrics = metrics or ServerMetrics()
         self._running: dict[Q, asyncio.Future[A]] = {}
         self._next: dict[Q, asyncio.Future[A]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, question: Q) -> A:
         """The answer as of now or later. Raises what the fetch raises."""
+        self._metrics.looked_up(shared=question in self._next)
         if question not in self._running:
             answer = self._start(question, asyncio.get_running_loop().create_future())
         elif question in self._next:
@@ -62,14 +65,14 @@ class SharedLookups(Generic[Q, A]):
                 self._start(question, following)
 
 
-def serving_lookups(database: AsyncDatabase) -> SharedLookups[Question, Serving | None]:
+def serving_lookups(database: AsyncDatabase, metrics: ServerMetrics) -> SharedLookups[Question, Serving | None]:
     """Whose key, which weights, who holds them."""
 
     async def fetch(question: Question) -> Serving | None:
         async with database.connection() as connection:
             return await find_serving(connection, question, PIN_S / 2)
 
-    return SharedLookups(fetch)
+    return SharedLookups(fetch, metrics)
 
 
 def live_sampler_urls(database: AsyncDatabase) -> Callable[[], Awaitable[set[str]]]:

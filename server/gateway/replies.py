@@ -94,15 +94,19 @@ def chat_message(parsed: ParsedMessage) -> ChatMessage:
     return ChatMessage(role="assistant", content=parsed.content, **more)
 
 
-def tool_call(call: ParsedCall, **more: int) -> ToolCall:
+def tool_call(call: ParsedCall) -> ToolCall:
     """A tool call with a fresh id."""
-    function = FunctionCall(name=call.name, arguments=call.arguments)
-    return ToolCall(id=f"call_{uuid.uuid4().hex[:24]}", type="function", function=function, **more)
+    return ToolCall(id=new_call_id(), type="function", function=FunctionCall(name=call.name, arguments=call.arguments))
 
 
-def finish_reason(answer: Answer, parsed: ParsedMessage) -> str | None:
-    """OpenAI's word for why the answer ended."""
-    return "tool_calls" if parsed.tool_calls and answer.finish_reason == "stop" else answer.finish_reason
+def new_call_id() -> str:
+    """An id as OpenAI's look."""
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def finish_reason(answer: Answer, *, called: bool) -> str | None:
+    """OpenAI's word for why the answer ended; `called`: tools were."""
+    return "tool_calls" if called and answer.finish_reason == "stop" else answer.finish_reason
 
 
 def chat_logprobs(tokens: Sequence[GeneratedToken]) -> ChatLogprobs:

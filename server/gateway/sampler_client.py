@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import structlog
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from server.gateway.connections import ConnectionFailed, Connections, NotReached
+from server.metrics.instruments import ServerMetrics
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
 from wire.sampling import (
     DerenderRequest,
@@ -20,6 +24,7 @@ from wire.sampling import (
     TokenIds,
     TokenizeRequest,
 )
+from wire.tracing import span_apart
 
 
 class SamplerGone(Unavailable):
@@ -46,10 +51,17 @@ class SamplerClient:
     """The sampler port. `url` is the sampler's own; each call carries the token that samplers ask for. `on_lost` is
     told the URL of one that does not answer, or breaks off."""
 
-    def __init__(self, connections: Connections, token: str, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        token: str,
+        on_lost: Callable[[str], None],
+        metrics: ServerMetrics | None = None,
+    ) -> None:
         self._connections = connections
         self._headers = f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n".encode()
         self._on_lost = on_lost
+        self._metrics = metrics or ServerMetrics()
 
     async def render(self, url: str, request: RenderRequest) -> list[int]:
         """Messages to token ids."""
@@ -67,31 +79,52 @@ class SamplerClient:
         """Sampled tokens as they come. Closing the generator makes the sampler stop. Raises SamplerGone when it dies
         before the last event."""
         finished = False
-        try:
-            async with self._connections.post(f"{url}/generate", self._headers, _as_json(request)) as exchange:
-                if exchange.status != 200:
-                    raise self._refusal(url, exchange.status, await exchange.read())
-                line = b""
-                async for chunk in exchange.chunks():
-                    *lines, line = (line + chunk).split(b"\n")
-                    for complete in lines:
-                        event = GenerateEvent.model_validate_json(complete)
-                        finished = event.finish_reason is not None
-                        yield event
-        except (ConnectionFailed, ValidationError) as error:
-            raise self._lost(url, "the sampler was lost while it answered; try again", error) from error
-        if not finished:
-            raise self._lost(url, "the sampler was lost while it answered; try again")
+        with self._call("/generate") as headers:
+            self._metrics.prompt_sent(len(request.prompt_token_ids))
+            try:
+                async with self._connections.post(f"{url}/generate", headers, _as_json(request)) as exchange:
+                    if exchange.status != 200:
+                        raise self._refusal(url, exchange.status, await exchange.read())
+                    line = b""
+                    async for chunk in exchange.chunks():
+                        *lines, line = (line + chunk).split(b"\n")
+                        for complete in lines:
+                            event = GenerateEvent.model_validate_json(complete)
+                            self._metrics.sampled(len(event.tokens))
+                            finished = event.finish_reason is not None
+                            yield event
+            except (ConnectionFailed, ValidationError) as error:
+                raise self._lost(url, "the sampler was lost while it answered; try again", error) from error
+            if not finished:
+                raise self._lost(url, "the sampler was lost while it answered; try again")
 
     async def _post(self, url: str, path: str, body: BaseModel) -> bytes:
-        try:
-            async with self._connections.post(url + path, self._headers, _as_json(body)) as exchange:
-                content = await exchange.read()
-        except ConnectionFailed as error:
-            raise self._lost(url, "the sampler does not answer; try again", error) from error
-        if exchange.status != 200:
-            raise self._refusal(url, exchange.status, content)
+        with self._call(path) as headers:
+            try:
+                async with self._connections.post(url + path, headers, _as_json(body)) as exchange:
+                    content = await exchange.read()
+            except ConnectionFailed as error:
+                raise self._lost(url, "the sampler does not answer; try again", error) from error
+            if exchange.status != 200:
+                raise self._refusal(url, exchange.status, content)
         return content
+
+    @contextmanager
+    def _call(self, path: str) -> Generator[bytes]:
+        """Time the block, and give the headers that its call carries: token, request and span."""
+        name, started, outcome = path[1:], time.perf_counter(), "failed"
+        try:
+            with span_apart(f"sampler {name}", kind="client") as call:
+                more = call.headers()
+                if request_id := structlog.contextvars.get_contextvars().get("request_id"):
+                    more["X-Request-Id"] = request_id
+                yield self._headers + "".join(f"{key}: {value}\r\n" for key, value in more.items()).encode()
+            outcome = "done"
+        except GeneratorExit:
+            outcome = "stopped"
+            raise
+        finally:
+            self._metrics.sampler_called(name, outcome, time.perf_counter() - started)
 
     def _lost(self, url: str, sentence: str, error: Exception | None = None) -> SamplerGone:
         self._on_lost(url)

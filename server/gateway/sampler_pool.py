@@ -17,6 +17,7 @@ from uuid import UUID
 
 import structlog
 
+from server.metrics.instruments import ServerMetrics
 from store.serving import Sampler
 
 log = structlog.get_logger(__name__)
@@ -34,8 +35,11 @@ class SamplerPool:
     """Counts this process's sequences in flight, and knows which samplers it lost and did not reach again since.
     `is_answering` tells whether one can be reached."""
 
-    def __init__(self, is_answering: Callable[[str], Awaitable[bool]] | None = None) -> None:
+    def __init__(
+        self, is_answering: Callable[[str], Awaitable[bool]] | None = None, metrics: ServerMetrics | None = None
+    ) -> None:
         self._is_answering = is_answering
+        self._metrics = metrics or ServerMetrics()
         self._in_flight: Counter[UUID] = Counter()
         self._lost: dict[str, asyncio.Task[None]] = {}
 
@@ -64,6 +68,7 @@ class SamplerPool:
         """A sampler did not answer, or broke off: others are asked until it can be reached again."""
         if url not in self._lost and self._is_answering is not None:
             log.warning("sampler_lost", url=url)
+            self._metrics.sampler_lost()
             self._lost[url] = asyncio.create_task(self._probe(url, self._is_answering))
 
     def close(self) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
+import structlog
+
 from server.auth.callers import admitted
 from server.auth.service import key_hash
 from server.context import Context
@@ -28,7 +30,7 @@ from wire.errors import Gone, NotFound, Unavailable
 
 T = TypeVar("T")
 
-_MOST_BROKEN = 3
+_MOST_BROKEN = 4
 _PAUSE_S = 0.5
 
 
@@ -40,8 +42,8 @@ class Target:
     """
 
     team_id: UUID
-    max_concurrent_rollouts: int | None
     model_id: UUID
+    max_concurrent_rollouts: int | None
     slug: str
     base_id: UUID
     base_slug: str
@@ -66,12 +68,13 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
     if found.model_id is None or found.slug is None or found.base_id is None or found.base_slug is None:
         raise no_such_model(model)
     caller.require_model(found.model_id, found.slug)
+    structlog.contextvars.bind_contextvars(model_id=str(found.model_id), checkpoint=found.checkpoint_name)
     if pinned is not None:
         await _pin(context, found, pinned)
     return Target(
         team_id=found.team_id,
-        max_concurrent_rollouts=found.max_concurrent_rollouts,
         model_id=found.model_id,
+        max_concurrent_rollouts=found.max_concurrent_rollouts,
         slug=found.slug,
         base_id=found.base_id,
         base_slug=found.base_slug,
@@ -85,17 +88,17 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
 
 async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]]) -> T:
     """What `work` makes of a sampler that holds the target's adapter. When that one is gone, another is tried, and
-    everything is sampled anew: for `timeouts.retry_s`, and not when several have broken off, for then the request may
-    be what they died of.
+    everything is sampled anew: until several broke off, for then the request may be what they died of, or nobody took
+    it for `timeouts.retry_s`.
 
     Raises Unavailable when none lives, or none loads the adapter in time.
     """
-    candidates, tried, num_broken = target.samplers, set[UUID](), 0
-    give_up_at = time.monotonic() + context.settings.timeouts.retry_s
+    candidates, tried = target.samplers, set[UUID]()
+    num_broken, unheard_since = 0, None
     while True:
         if not candidates:
             candidates = await _wait_for_samplers(context, target)
-        if candidates and all(sampler.id in tried for sampler in candidates):
+        if all(sampler.id in tried for sampler in candidates):
             await asyncio.sleep(_PAUSE_S)
             tried.clear()
         sampler = context.sampler_pool.choose([s for s in candidates if s.id not in tried], affinity)
@@ -104,8 +107,11 @@ async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: 
             return await work(sampler)
         except SamplerGone as gone:
             num_broken += gone.broke_off
-            if num_broken >= _MOST_BROKEN or time.monotonic() > give_up_at:
+            unheard_since = None if gone.broke_off else unheard_since or time.monotonic()
+            unheard_s = time.monotonic() - unheard_since if unheard_since else 0.0
+            if num_broken >= _MOST_BROKEN or unheard_s > context.settings.timeouts.retry_s:
                 raise
+        context.metrics.retried()
         async with context.database.connection() as connection:
             candidates = await samplers_serving(connection, target.base_id, target.adapter)
 

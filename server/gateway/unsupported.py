@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from server.gateway.constraints import Asked
 from wire.chat import ChatRequest, SamplingRequest
 from wire.errors import InvalidRequest
 
@@ -21,13 +22,8 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
     "guided_decoding_backend": (),
+    "guided_whitespace_pattern": (),
     "typical_p": (1,),
     "logits_processors": ([],),
     "prompt_logprobs": (0,),
@@ -43,37 +39,14 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "prompt_chunks": (),
 }
-_CONSTRAINING = (
-    "response_format",
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-)
 _IMAGE_PARTS = ("image_url", "image", "input_image", "input_audio", "audio_url", "video_url", "file")
-
-
-_INSTEAD = (
-    "no sampler backend constrains what the policy writes: ask for the format in the prompt, and check the answer"
-)
 
 
 def check_parameters(request: SamplingRequest) -> None:
     """Raises InvalidRequest for a parameter that is set to more than its neutral value."""
     for name, value in (request.model_extra or {}).items():
         if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
-            instead = _INSTEAD if name in _CONSTRAINING else "leave it out"
-            raise InvalidRequest(f"{name} is not supported by this server; {instead}")
-
-
-def check_tool_choice(request: ChatRequest) -> None:
-    """Raises InvalidRequest where the policy would have to be forced to call a tool."""
-    if request.tool_choice not in (None, "auto", "none"):
-        raise InvalidRequest(
-            "tool_choice can only be 'auto' or 'none': no sampler backend constrains what the policy writes, so a call "
-            "cannot be forced; ask for it in the prompt"
-        )
+            raise InvalidRequest(f"{name} is not supported by this server; leave it out")
 
 
 def check_logprobs(request: ChatRequest) -> None:
@@ -82,13 +55,14 @@ def check_logprobs(request: ChatRequest) -> None:
         raise InvalidRequest("top_logprobs needs logprobs: true")
 
 
-def off_policy_settings(request: SamplingRequest) -> list[str]:
+def off_policy_settings(request: SamplingRequest, asked: Asked | None) -> list[str]:
     """Settings of a training rollout under which its logprobs are not those that a trainer computes."""
     if not request.return_token_ids:
         return []
+    constrained = [asked[0]] if asked else []
     truncated = {"top_p": request.top_p not in (None, 1), "top_k": (request.top_k or 0) > 0}
     bent = {"temperature": request.temperature not in (None, 1), "min_tokens": bool(request.min_tokens)}
-    return [name for name, is_set in {**bent, **truncated}.items() if is_set]
+    return [*(name for name, is_set in {**bent, **truncated}.items() if is_set), *constrained]
 
 
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

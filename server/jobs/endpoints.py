@@ -49,7 +49,7 @@ async def list_traces(
 @router.delete("/v2/jobs/{job_id}")
 async def delete_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Deleted:
     """Delete a job with its rollouts and all that was recorded of them."""
-    return await service.delete(context, caller.team_id, job_id)
+    return await service.delete(context, caller, job_id)
 
 
 @router.put("/v2/jobs/{job_id}/pin")

@@ -118,7 +118,7 @@ async def get_spans(context: ContextDep, caller: CallerDep, trace_id: UUID) -> R
 @router.delete("/v2/traces/{trace_id}")
 async def delete_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Deleted:
     """Delete a rollout and all that was recorded of it."""
-    return await service.delete(context, caller.team_id, trace_id)
+    return await service.delete(context, caller, trace_id)
 
 
 @router.put("/v2/traces/{trace_id}/pin")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from store.oplog.lost_answers import abandon, adopt_gradient, repeated_step
 from store.oplog.results import Result, take_result, wait_for_result
 from store.tables import GRADIENT_KINDS, OperationRow
 from wire.errors import Conflict, InvalidRequest, NothingAccumulated, Unavailable
+from wire.tracing import span
 
 log = structlog.get_logger(__name__)
 
@@ -64,8 +66,9 @@ async def run_operation(
         num_tokens=num_tokens,
     )
     # Listening begins before the operation exists, so its end cannot be missed and nobody has to look for it.
-    with context.listener.subscribe(OPERATION_DONE, call.id.hex) as done:
+    with _watched(context, call), context.listener.subscribe(OPERATION_DONE, call.id.hex) as done:
         found_id = await _find(context, call)
+        structlog.contextvars.bind_contextvars(operation=str(found_id or call.id), model_id=str(model_id))
         if found_id is None and admit is not None:
             await admit()
         try:
@@ -78,6 +81,14 @@ async def run_operation(
         except BaseException:
             _abandon(context, found_id or call.id, call.caller)
             raise
+
+
+@contextmanager
+def _watched(context: Context, call: _Call) -> Generator[None]:
+    """Time the wait for an answer; its span links to the trace of the operation's work in the trainer."""
+    named = {"operation": str(call.id), "model": str(call.model_id), "kind": call.kind}
+    with context.metrics.operation(call.kind), span(f"wait for {call.kind}", named, about=call.id):
+        yield
 
 
 @dataclass(frozen=True, slots=True)

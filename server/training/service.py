@@ -34,8 +34,9 @@ async def forward_backward(context: Context, key: str, model_id: str, request: R
     model = await trainable_model(context, key, model_id)
     body, num_bytes = await _read(context, request, wire.ForwardBackwardRequest)
     recorded = await resolve_inputs(context, model, body)
-    num_bytes += recorded.num_bytes
-    payload, num_tokens = await off_loop(num_bytes, _forward_backward_payload, body, model, recorded.figures)
+    payload, num_tokens = await off_loop(
+        num_bytes + recorded.num_bytes, _forward_backward_payload, body, model, recorded.figures
+    )
     _, (header, _) = await run_operation(context, request, model.id, "forward_backward", payload, num_tokens=num_tokens)
     return wire.GradientPass(**header)
 

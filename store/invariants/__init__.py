@@ -12,10 +12,11 @@ from store.database import Database
 from store.invariants.base import Invariant, Violation
 from store.invariants.log import LOG
 from store.invariants.planes import PLANES
+from store.invariants.rollouts import ROLLOUTS
 from store.invariants.tree import TREE
 from store.verification import missing_files
 
-INVARIANTS: tuple[Invariant, ...] = (*TREE, *LOG, *PLANES)
+INVARIANTS: tuple[Invariant, ...] = (*TREE, *LOG, *PLANES, *ROLLOUTS)
 
 _MOST_ROWS = 100
 

@@ -8,6 +8,7 @@ from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TraceRow
 from store.tables.rollouts import SampleRow, SpanRow
+from store.tables.sessions import WebSessionRow
 from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "TrainerRow",
     "TrainerStartRow",
     "TrainingUsageRow",
+    "WebSessionRow",
 ]

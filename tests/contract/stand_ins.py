@@ -7,6 +7,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import func, select, text, update
 
+from sampler.reading import HoldingBack
 from store.adapters import base_adapter_name
 from store.database import AsyncDatabase
 from store.notify import OPERATION_DONE, notify_async
@@ -199,6 +201,8 @@ class SamplerScript:
     endless: bool = False
     die_times: int = 0
     die_after_tokens: int = 0
+    refusal: str = ""
+    die_after_s: float = 0.0
 
 
 def create_sampler(script: SamplerScript) -> FastAPI:
@@ -222,20 +226,13 @@ def create_sampler(script: SamplerScript) -> FastAPI:
 
     @app.post("/derender")
     async def derender(body: DerenderRequest) -> ParsedMessage:
-        thought, _, text = body.text.rpartition("</think>")
-        thought = thought.removeprefix("<think>") or None
-        if body.tools and text.startswith("CALL "):
-            _, name, arguments = text.split(" ", 2)
-            return ParsedMessage(
-                content=None,
-                reasoning_content=thought,
-                tool_calls=[ParsedCall(name=name, arguments=arguments)] * script.calls,
-            )
-        return ParsedMessage(content=text, reasoning_content=thought)
+        return await _derendered(script, body)
 
     @app.post("/generate", response_model=None)
     async def generate(body: GenerateRequest, request: Request) -> JSONResponse | StreamingResponse:
         script.requests.append(body)
+        if script.refusal:
+            return JSONResponse({"code": "invalid_request", "message": script.refusal}, 422)
         if script.die_times > 0 and script.die_after_tokens == 0:
             script.die_times -= 1
             return JSONResponse({"code": "not_found", "message": f"adapter {body.adapter} is not here"}, 404)
@@ -244,22 +241,37 @@ def create_sampler(script: SamplerScript) -> FastAPI:
     return app
 
 
+async def _derendered(script: SamplerScript, body: DerenderRequest) -> ParsedMessage:
+    thought, _, text = body.text.rpartition("</think>")
+    thought = thought.removeprefix("<think>") or None
+    if body.tools and text.startswith("CALL "):
+        _, name, arguments = text.split(" ", 2)
+        return ParsedMessage(
+            content=None,
+            reasoning_content=thought,
+            tool_calls=[ParsedCall(name=name, arguments=arguments)] * script.calls,
+        )
+    return ParsedMessage(content=text, reasoning_content=thought)
+
+
 async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[str]:
     text = script.answer if not script.endless else "x" * 100_000
     limit = body.params.max_tokens or len(text) + 1
     finished = False
+    reader = HoldingBack(body.reading, partial(_derendered, script)) if body.reading else None
     try:
         for position, character in enumerate(text[:limit]):
             if script.die_times > 0 and position == script.die_after_tokens:
                 script.die_times -= 1
+                await asyncio.sleep(script.die_after_s)
                 raise RuntimeError("the stand-in sampler dies as it was told")
-            yield _line([_token(ord(character), character, body)], character, None)
+            yield await _line(reader, [_token(ord(character), character, body)], character, None)
             if script.endless:
                 await asyncio.sleep(0.01)
         if limit > len(text):
-            yield _line([_token(END, "", body)], "", "stop")
+            yield await _line(reader, [_token(END, "", body)], "", "stop")
         else:
-            yield _line([], "", "length")
+            yield await _line(reader, [], "", "length")
         finished = True
     finally:
         script.cancelled += not finished
@@ -272,5 +284,8 @@ def _token(token_id: int, text: str, body: GenerateRequest) -> GeneratedToken:
     return GeneratedToken(token_id=token_id, token=text, logprob=-0.5, top_logprobs=alternatives)
 
 
-def _line(tokens: list[GeneratedToken], text: str, finish_reason: Any) -> str:
-    return GenerateEvent(tokens=tokens, text=text, finish_reason=finish_reason).model_dump_json() + "\n"
+async def _line(reader: HoldingBack | None, tokens: list[GeneratedToken], text: str, finish_reason: Any) -> str:
+    event = GenerateEvent(tokens=tokens, text=text, finish_reason=finish_reason)
+    if reader is not None:
+        event.deltas = await reader.take(event)
+    return event.model_dump_json() + "\n"

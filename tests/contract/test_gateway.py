@@ -159,10 +159,10 @@ REFUSED = {
     "ids without boundary": ({"prompt_token_ids": [1]}, "belong together"),
     "boundary without ids": ({"continuation_from": 1}, "belong together"),
     "huge ids": ({"prompt_token_ids": [2**70], "continuation_from": 1}, "prompt_token_ids[0]"),
-    "forced tool": ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice can only be"),
-    "named tool": ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice can only be"),
+    "forced tool": ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice is 'none'"),
+    "named tool": ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice is 'none'"),
     "odd tool": ({"tools": [{"type": "web_search"}]}, "tools[0] must be of type 'function'"),
-    "json": ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
+    "json": ({"response_format": {"type": "xml"}}, "response_format.type is 'xml'"),
     "penalty": ({"frequency_penalty": 0.5}, "frequency_penalty is not supported"),
     "presence": ({"presence_penalty": 1}, "presence_penalty is not supported"),
     "bias": ({"logit_bias": {"5": 1}}, "logit_bias is not supported"),
@@ -337,6 +337,13 @@ async def test_a_sampler_that_is_not_there_costs_a_retry_once(team, model, base,
                 assert reply.status_code == 200, reply.text
 
 
+async def test_a_sampler_that_dies_late_costs_a_retry_too(team, model, sampler_script):
+    """However long it had worked: only the time in which nobody takes a request is limited (to 2 s here)."""
+    sampler_script.die_times, sampler_script.die_after_tokens, sampler_script.die_after_s = 2, 1, 3.0
+    reply = await team.http.post("/chat/completions", json=chat(model))
+    assert reply.status_code == 200, reply.text
+
+
 async def test_a_revoked_key_is_refused_at_once(origin, database, base):
     async with new_team(origin, database) as team:
         body = {"model": base.slug, "messages": [USER]}
@@ -393,8 +400,9 @@ async def test_a_stream_that_breaks_midway_ends_with_an_error(team, model, sampl
     assert "the sampler was lost" in json.loads(lines[-1])["error"]["message"]
 
 
-async def test_samplers_that_keep_dying_are_unavailable(team, model, sampler_script):
-    sampler_script.die_times = 99
+@pytest.mark.parametrize("die_after", [0, 1])
+async def test_samplers_that_keep_dying_are_unavailable(die_after, team, model, sampler_script):
+    sampler_script.die_times, sampler_script.die_after_tokens = 99, die_after
     reply = await team.http.post("/chat/completions", json=chat(model))
     assert reply.status_code == 503
     assert reply.headers["retry-after"]

@@ -15,7 +15,6 @@ TOOLS = [
     {"type": "function", "function": {"name": name, "description": name, "parameters": {"type": "object"}}}
     for name in ("add", "multiply")
 ]
-SCHEMA = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
 
 
 @pytest.fixture
@@ -105,13 +104,6 @@ async def test_completions_stream(client, standing_model):
 
 
 REFUSED = {
-    "schema": ({"response_format": SCHEMA}, "ask for the format in the prompt"),
-    "forced call": ({"tools": TOOLS, "tool_choice": "required"}, "a call cannot be forced"),
-    "named call": (
-        {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "add"}}},
-        "a call cannot be forced",
-    ),
-    "guided": ({"extra_body": {"guided_choice": ["a", "b"]}}, "guided_choice is not supported"),
     "alternatives alone": ({"top_logprobs": 2}, "top_logprobs needs logprobs"),
     "no special tokens": ({"extra_body": {"skip_special_tokens": False}}, "skip_special_tokens is not supported"),
 }

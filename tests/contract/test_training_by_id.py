@@ -131,12 +131,15 @@ async def test_what_is_no_trace_id_is_refused(text, standing_team, standing_mode
 
 
 async def test_a_rollout_on_another_base_is_refused(team, model, base, database):
+    other = ModelRow(slug="org/Other", name="org/Other", weights="/nowhere", info=base.info)
     async with database.session() as session:
-        session.add(ModelRow(slug="org/Other", name="org/Other", weights="/nowhere", info=base.info))
+        session.add(other)
     trace = await roll_out(team, model="org/Other")
     reply = await team.train(model["id"], "forward-backward", batch(trace))
     assert reply.status_code == 422
     assert "another base model" in reply.json()["detail"]
+    async with database.session() as session:
+        await session.delete(other)
     assert (await team.train(model["id"], "forward-backward", batch(await roll_out(team)))).status_code == 200
 
 

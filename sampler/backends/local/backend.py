@@ -14,18 +14,19 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from sampler.backends.base import SamplerInfo
 from sampler.backends.local.adapter_files import Adapter, read_adapter
 from sampler.backends.local.base_model import cache_shape, load_base, plain_logits, use_slot_attention
+from sampler.backends.local.constraints import Constraints, Form
 from sampler.backends.local.engine import Engine
 from sampler.backends.local.event_stream import EventStream, post
 from sampler.backends.local.kv_cache import SlotCache
 from sampler.backends.local.packed_step import PackedModel, require_exact
 from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.sequence import Sequence
-from sampler.chat_text import ChatText
+from sampler.chat_text import ChatText, WithChatText
 from sampler.draws import Draws
 from sampler.limits import max_new_tokens
 from sampler.vocabulary import Vocabulary
 from wire.errors import Conflict, NotFound
-from wire.sampling import DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, RenderRequest
+from wire.sampling import GenerateEvent, GenerateRequest
 from wire.threads import threads_for
 
 
@@ -47,7 +48,7 @@ class LocalSettings:
     num_threads: int | None = None
 
 
-class LocalBackend:
+class LocalBackend(WithChatText):
     """A SamplerBackend in this process. Raises UnsupportedBase for a base that it would compute wrongly."""
 
     def __init__(self, base: str, settings: LocalSettings | None = None) -> None:
@@ -58,6 +59,7 @@ class LocalBackend:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
         self._info = _info(model, tokenizer, settings)
         self._vocabulary = Vocabulary(tokenizer)
+        self._constraints = Constraints(tokenizer, self._vocabulary, self._info)
         self._chat_text = ChatText(tokenizer)
         self._draws = Draws(settings.seed)
         self._adapters: dict[str, Adapter] = {}
@@ -93,21 +95,11 @@ class LocalBackend:
         """See SamplerBackend."""
         return self._engine.trouble()
 
-    async def render(self, request: RenderRequest) -> list[int]:
-        """See SamplerBackend."""
-        return await self._chat_text.render(request)
-
-    async def tokenize(self, text: str) -> list[int]:
-        """See SamplerBackend."""
-        return await self._chat_text.tokenize(text)
-
-    async def derender(self, request: DerenderRequest) -> ParsedMessage:
-        """See SamplerBackend."""
-        return self._chat_text.derender(request)
-
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
-        sequence = self._new_sequence(request)
+        constraint = request.params.constraint
+        form = await asyncio.to_thread(self._constraints.start, constraint) if constraint else None
+        sequence = self._new_sequence(request, form)
         self._engine.submit(sequence)
         try:
             async for event in sequence.stream.events():
@@ -120,7 +112,7 @@ class LocalBackend:
         await asyncio.to_thread(self._engine.close)
         self._chat_text.close()
 
-    def _new_sequence(self, request: GenerateRequest) -> Sequence:
+    def _new_sequence(self, request: GenerateRequest, form: Form | None) -> Sequence:
         adapter = self._adapters.get(request.adapter)
         if adapter is None:
             raise NotFound(f"adapter {request.adapter} is not loaded on this sampler")
@@ -133,6 +125,7 @@ class LocalBackend:
             eos_ids=frozenset(self._info.eos_ids),
             max_new_tokens=limit,
             stream=EventStream(),
+            form=form,
         )
 
 
@@ -146,4 +139,5 @@ def _info(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: 
         vocab_size=model.config.vocab_size,
         context_length=min(length for length in lengths if length is not None),
         eos_ids=tuple(sorted(known)),
+        constrains=True,
     )

@@ -21,7 +21,8 @@ _LARGEST_UNIFORM = 1.0 - 1e-12
 
 @dataclass(frozen=True, slots=True)
 class RowChoice:
-    """How one row is sampled. `uniform` is from [0, 1), unused when greedy; `banned` cannot be drawn."""
+    """How one row is sampled. `uniform` is from [0, 1), unused when greedy; `banned` cannot be drawn, nor, where it is
+    given, anything that `allowed_V` (boolean) leaves out."""
 
     temperature: float
     top_k: int
@@ -29,6 +30,7 @@ class RowChoice:
     uniform: float
     top_logprobs: int
     banned: Sequence[int] = ()
+    allowed_V: Tensor | None = None
 
     @property
     def restricted(self) -> bool:
@@ -63,6 +65,8 @@ def _ban(logits_NV: Tensor, rows: Sequence[RowChoice]) -> None:
     for index, row in enumerate(rows):
         if row.banned:
             logits_NV[index, list(row.banned)] = -torch.inf
+        if row.allowed_V is not None:
+            logits_NV[index].masked_fill_(~row.allowed_V, -torch.inf)
 
 
 def _restrict(logits_NV: Tensor, rows: Sequence[RowChoice]) -> None:

@@ -16,7 +16,7 @@ from sampler.backends.local.event_stream import Delivery
 from sampler.backends.local.packed_step import PackedModel
 from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.sequence import Sequence
-from wire.errors import HeadwayError, Unavailable
+from wire.errors import HeadwayError, InvalidRequest, Unavailable
 
 log: Any = structlog.get_logger(__name__)
 
@@ -126,6 +126,8 @@ class Engine:
     def _advance(self, sequence: Sequence, chosen: Chosen) -> Delivery:
         if not math.isfinite(chosen.logprob):
             self._scheduler.expel(sequence)
+            if sequence.unkept:
+                return sequence.stream, InvalidRequest(f"the constraint is too complex: {sequence.unkept}")
             return sequence.stream, HeadwayError(f"adapter {sequence.adapter.name} gives logits that are not finite")
         event = sequence.accept(chosen)
         if event.finish_reason is not None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from sampler.backends.local.adapter_files import Adapter
 from sampler.backends.local.choosing import Chosen, RowChoice
+from sampler.backends.local.constraints import Form
 from sampler.backends.local.event_stream import EventStream
 from sampler.text import SettlingText
 from sampler.vocabulary import Vocabulary
@@ -33,6 +34,7 @@ class Sequence:
         eos_ids: frozenset[int],
         max_new_tokens: int,
         stream: EventStream,
+        form: Form | None = None,
     ) -> None:
         self.adapter = adapter
         self.params = request.params
@@ -47,6 +49,7 @@ class Sequence:
         self._max_new_tokens = max_new_tokens
         self._stop_ids = frozenset(self.params.stop_token_ids) | (frozenset() if self.params.ignore_eos else eos_ids)
         self._text = SettlingText(vocabulary, self.params.stop)
+        self._form = form
 
     @property
     def num_new(self) -> int:
@@ -76,11 +79,14 @@ class Sequence:
             uniform=self._draws.random(),
             top_logprobs=params.top_logprobs,
             banned=tuple(self._stop_ids) if self.num_new < params.min_tokens else (),
+            allowed_V=self._form.allowed_V() if self._form else None,
         )
 
     def accept(self, chosen: Chosen) -> GenerateEvent:
         """Append the token that was drawn. The event has a finish reason if it was the last."""
         self.ids.append(chosen.token_id)
+        if self._form is not None:
+            self._form.take(chosen.token_id)
         ended_by_token = chosen.token_id in self._stop_ids
         may_stop = self.num_new > self.params.min_tokens
         text = "" if ended_by_token else self._text.feed(chosen.token_id, may_stop=may_stop)
@@ -89,6 +95,11 @@ class Sequence:
             text += self._text.flush()
         # model_construct: these are ours, and validating every token costs more than sampling it.
         return GenerateEvent.model_construct(tokens=[self._describe(chosen)], text=text, finish_reason=finish_reason)
+
+    @property
+    def unkept(self) -> str:
+        """Why the form that the answer should have cannot be kept to; else empty."""
+        return self._form.error if self._form else ""
 
     def _finish_reason(self, ended_by_token: bool) -> FinishReason | None:
         if ended_by_token or self._text.stopped:

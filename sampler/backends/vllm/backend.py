@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from sampler.backends.base import SamplerInfo
+from sampler.backends.base import AnswerReader, SamplerInfo
 from sampler.backends.vllm.adapter_check import check_adapter
 from sampler.backends.vllm.adapter_folders import AdapterFolders
 from sampler.backends.vllm.answer import Answer, vllm_params
@@ -25,15 +25,19 @@ from sampler.backends.vllm.base_tensors import BaseTensors, local_folder
 from sampler.backends.vllm.canary_check import CanaryCheck
 from sampler.backends.vllm.client import VllmClient
 from sampler.backends.vllm.command import served_rank
+from sampler.backends.vllm.parsers import ChatFormat, Parsers, choose_parsers
+from sampler.backends.vllm.reading import VllmReading
 from sampler.backends.vllm.server import OwnServer
 from sampler.backends.vllm.settings import VllmSettings
-from sampler.chat_text import ChatText
+from sampler.backends.vllm.structured import StructuredOutputs, reasoning_gate
+from sampler.chat_text import ChatText, WithChatText
 from sampler.draws import Draws
 from sampler.limits import max_new_tokens
+from sampler.rendering import ChatRenderer
 from sampler.vocabulary import Vocabulary
 from wire.canary import Canary
-from wire.errors import Conflict, NotFound, Unavailable
-from wire.sampling import DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, RenderRequest
+from wire.errors import Conflict, HeadwayError, InvalidRequest, NotFound, Unavailable
+from wire.sampling import Constraint, DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, Reading
 from wire.threads import threads_for
 
 log = structlog.get_logger(__name__)
@@ -53,7 +57,7 @@ class _Loaded:
         return self.folder.name
 
 
-class VllmBackend:
+class VllmBackend(WithChatText):
     """A SamplerBackend in front of one vLLM server. While that is away, nothing is loaded; whoever holds the list of
     adapters loads them again."""
 
@@ -69,9 +73,13 @@ class VllmBackend:
         self._adapters: dict[str, _Loaded] = {}
         self._num_losses = 0
         self._client = VllmClient()
-        self._server = self._connect(folder)
+        parsers = None if self._settings.url else self._parsers(folder, tokenizer)
+        self._server = self._connect(folder, parsers)
         self._server.start()
         self._info = _info(folder, tokenizer, self._client.models(self._server.url))
+        self._structured = StructuredOutputs(self._post)
+        eos_ids = frozenset(self._info.eos_ids)
+        self._reading = VllmReading(self._chat_text, self._vocabulary, eos_ids, parsers, self._post)
         self._folders = AdapterFolders(self._settings.adapter_dir, self._tensors)
         self._leaving = ThreadPoolExecutor(1, thread_name_prefix="vllm-unload")
         self._canaries = CanaryCheck(lambda *question: self._client.logprob_of(self._server.url, *question))
@@ -123,17 +131,13 @@ class VllmBackend:
         """See SamplerBackend."""
         return self._server.trouble()
 
-    async def render(self, request: RenderRequest) -> list[int]:
-        """See SamplerBackend."""
-        return await self._chat_text.render(request)
-
-    async def tokenize(self, text: str) -> list[int]:
-        """See SamplerBackend."""
-        return await self._chat_text.tokenize(text)
-
     async def derender(self, request: DerenderRequest) -> ParsedMessage:
+        """See SamplerBackend; and Unavailable while the server is away."""
+        return await self._reading.derender(request)
+
+    def reader(self, request: GenerateRequest, reading: Reading) -> AnswerReader:
         """See SamplerBackend."""
-        return self._chat_text.derender(request)
+        return self._reading.reader(request, reading)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
@@ -143,9 +147,13 @@ class VllmBackend:
             stop_ids = frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self._info.eos_ids)
             answer = Answer(request, self._vocabulary, limit=limit, stop_ids=stop_ids)
             sampling = vllm_params(params, limit, stop_ids, self._seed(request))
+            gate: dict[str, Any] = {}
+            if params.constraint is not None:
+                sampling["structured_outputs"] = await self._structured.of(params.constraint)
+                gate = reasoning_gate(params.constraint)
             whole = request.whole and not params.stop  # an answer that ends at a stop string has to be watched
-            chunks = self._client.generate(self._server.url, served_as, prompt, sampling, whole=whole)
-            async with aclosing(chunks):
+            chunks = self._client.generate(self._server.url, served_as, prompt, sampling, whole=whole, **gate)
+            async with aclosing(chunks), self._blaming(params.constraint):
                 async for chunk in chunks:
                     event = answer.take(chunk)
                     yield event
@@ -162,12 +170,38 @@ class VllmBackend:
         self._client.close()
         self._folders.close()
 
-    def _connect(self, folder: Path) -> OwnServer | AttachedServer:
-        if self._settings.url:
-            stalled_s = self._settings.stalled_s
-            return AttachedServer(self._settings.url, self._client, self._served, self._forget_all, stalled_s)
+    async def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await self._client.ask(self._server.url + route, body)
+
+    def _parsers(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Parsers:
+        model_type: str = AutoConfig.from_pretrained(folder).model_type
+        template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+        chat = ChatFormat(template, ChatRenderer(tokenizer).generation_prompt({}), model_type, tokenizer.get_vocab())
+        parsers = choose_parsers(self._settings.tool_call_parser, self._settings.reasoning_parser, chat)
+        log.info("parsers", tool_call=parsers.tool_call, reasoning=parsers.reasoning)
+        return parsers
+
+    def _connect(self, folder: Path, parsers: Parsers | None) -> OwnServer | AttachedServer:
+        if self._settings.url or parsers is None:
+            url, stalled_s = self._settings.url or "", self._settings.stalled_s
+            return AttachedServer(url, self._client, self._served, self._forget_all, stalled_s)
         num_threads = self._settings.num_threads or threads_for(self._tensors.num_parameters)
-        return OwnServer(folder, num_threads, self._settings, self._client, self._forget_all)
+        return OwnServer(folder, num_threads, self._settings, parsers, self._client, self._forget_all)
+
+    @asynccontextmanager
+    async def _blaming(self, constraint: Constraint | None) -> AsyncGenerator[None]:
+        """What is wrong with a constraint is the client's to change, also where vLLM stumbles over it, and lives on."""
+        try:
+            yield
+        except HeadwayError as error:
+            if constraint is None or not await self._is_refusal(error):
+                raise
+            raise InvalidRequest(f"the sampler cannot keep to this constraint: {error.message}") from error
+
+    async def _is_refusal(self, error: HeadwayError) -> bool:
+        stumbled = type(error) is HeadwayError
+        is_healthy = stumbled and await asyncio.to_thread(self._client.is_healthy, self._server.url)
+        return isinstance(error, InvalidRequest) or is_healthy
 
     def _served(self) -> set[str]:
         with self._lock:
@@ -225,4 +259,5 @@ def _info(folder: Path, tokenizer: PreTrainedTokenizerBase, models: list[dict[st
     eos_ids = configured if isinstance(configured, list) else [configured]
     own_eos_id: Any = tokenizer.eos_token_id
     known = {int(eos_id) for eos_id in (*eos_ids, own_eos_id) if eos_id is not None}
-    return SamplerInfo(config.vocab_size, context_length=int(models[0]["max_model_len"]), eos_ids=tuple(sorted(known)))
+    context_length = int(models[0]["max_model_len"])
+    return SamplerInfo(config.vocab_size, context_length, eos_ids=tuple(sorted(known)), constrains=True)

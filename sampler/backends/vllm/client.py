@@ -97,11 +97,11 @@ class VllmClient:
         return sampled if token_id is None or math.isnan(sampled) else found.get(token_id, -math.inf)
 
     async def generate(
-        self, url: str, name: str, prompt: list[int], params: dict[str, Any], *, whole: bool
+        self, url: str, name: str, prompt: list[int], params: dict[str, Any], *, whole: bool, **more: Any
     ) -> AsyncGenerator[Chunk]:
-        """The choices of one answer as they come, or all at the end; closing it makes the server stop. Raises
-        HeadwayError."""
-        body = {"model": name, "token_ids": prompt, "sampling_params": params, "stream": not whole}
+        """The choices of one answer as they come, or all at the end; closing it makes the server stop. `more` are other
+        fields of the request. Raises HeadwayError."""
+        body = {"model": name, "token_ids": prompt, "sampling_params": params, "stream": not whole, **more}
         try:
             async with self._streams.stream("POST", f"{url}/inference/v1/generate", json=body) as response:
                 if response.status_code != 200:
@@ -114,6 +114,16 @@ class VllmClient:
                         yield _choice(line)
         except httpx.HTTPError as error:
             raise _no_answer(error) from error
+
+    async def ask(self, url: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A question about texts, which costs the engine nothing. Raises HeadwayError."""
+        try:
+            response = await self._streams.post(url, json=body)
+        except httpx.HTTPError as error:
+            raise _no_answer(error) from error
+        if response.status_code != 200:
+            raise _refusal(response.status_code, response.content)
+        return response.json()
 
     def close(self) -> None:
         """Drop the connections that threads used; those of a loop go with it."""

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from sampler.backends.vllm.parsers import Parsers
 from sampler.backends.vllm.settings import VllmSettings
 from wire.lifeline import VARIABLE
 
@@ -16,7 +17,7 @@ MAX_TOP_LOGPROBS = 20
 _STREAM_INTERVAL = 8
 
 
-def server_command(base: Path, port: int, settings: VllmSettings) -> list[str]:
+def server_command(base: Path, port: int, settings: VllmSettings, parsers: Parsers) -> list[str]:
     """The command line. Raises ValueError when there is no interpreter, or no such rank."""
     flags = {
         "--model": str(base),
@@ -33,7 +34,7 @@ def server_command(base: Path, port: int, settings: VllmSettings) -> list[str]:
     }
     switches = ["--enable-lora", "--enable-scale-out", "--disable-uvicorn-access-log"]
     pairs = [word for pair in flags.items() for word in pair]
-    return [_python(settings), str(_LAUNCHER), *pairs, *switches, *settings.extra_args]
+    return [_python(settings), str(_LAUNCHER), *pairs, *switches, *parsers.arguments(), *settings.extra_args]
 
 
 def server_environment(num_threads: int) -> dict[str, str]:

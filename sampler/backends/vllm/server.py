@@ -16,6 +16,7 @@ import structlog
 
 from sampler.backends.vllm.client import VllmClient
 from sampler.backends.vllm.command import server_command, server_environment
+from sampler.backends.vllm.parsers import Parsers
 from sampler.backends.vllm.settings import VllmSettings
 from sampler.backends.vllm.stall import StallWatch
 
@@ -33,11 +34,18 @@ class OwnServer:
     """Calls `on_loss` whenever the server, and every adapter in it, is gone; it may be back under another URL."""
 
     def __init__(
-        self, base: Path, num_threads: int, settings: VllmSettings, client: VllmClient, on_loss: Callable[[], None]
+        self,
+        base: Path,
+        num_threads: int,
+        settings: VllmSettings,
+        parsers: Parsers,
+        client: VllmClient,
+        on_loss: Callable[[], None],
     ) -> None:
         self._base = base
         self._num_threads = num_threads
         self._settings = settings
+        self._parsers = parsers
         self._client = client
         self._on_loss = on_loss
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,6 +64,7 @@ class OwnServer:
         except BaseException:
             self._end()
             raise
+        log.info("vllm_ready", url=self.url)
         self._thread.start()
 
     def trouble(self) -> str | None:
@@ -77,7 +86,7 @@ class OwnServer:
             port: int = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
-            server_command(self._base, port, self._settings),
+            server_command(self._base, port, self._settings, self._parsers),
             env=server_environment(self._num_threads),
             stdin=subprocess.PIPE,  # its lifeline
             start_new_session=True,  # a group of its own, which ends as one

@@ -13,6 +13,9 @@ class VllmSettings:
     url: attach to a running server, which this sampler then has for itself; else one is started with `python`, the
     interpreter of vLLM's own environment (None: that of `.venv-vllm` beside ours), and `extra_args`, which win.
 
+    tool_call_parser and reasoning_parser are vLLM's own; None: what the base's chat template is written for; "none":
+    none. (They say nothing about a server of `url`, which has its own.)
+
     seed makes requests without a seed of their own reproducible. num_threads is for a server on a CPU; None: as many as
     the model is worth. max_lora_rank is rounded up to one that vLLM knows. max_loras adapters compute in one batch, and
     requests for others wait. adapter_dir: a folder that the server can read, for adapter files (None: the system's for
@@ -22,6 +25,8 @@ class VllmSettings:
     url: str | None = None
     python: str | None = None
     extra_args: tuple[str, ...] = ()
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
     seed: int | None = None
     num_threads: int | None = None
     max_lora_rank: int = 64

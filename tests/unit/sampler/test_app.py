@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -180,3 +181,43 @@ async def test_a_client_that_hangs_up_before_its_first_token_is_noticed(client, 
     await until(lambda: submitted[0].cancelled)
     step_may_end.set()
     assert await generate(client, max_tokens=1)
+
+
+async def test_a_backend_that_cannot_constrain_says_so(client, narrow, monkeypatch):
+    asked = body(constraint={"regex": "[0-9]"}, max_tokens=5)
+    assert (await client.post("/generate", json=asked)).status_code == 200
+    monkeypatch.setattr(narrow, "_info", replace(narrow.info, constrains=False))
+    answer = await client.post("/generate", json=asked)
+    assert answer.status_code == 422
+    assert "LocalBackend does not constrain what the policy writes" in answer.json()["message"]
+
+
+async def test_a_constraint_that_makes_no_sense_is_refused_before_the_first_token(client):
+    answer = await client.post("/generate", json=body(constraint={"regex": "("}))
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+async def test_deltas_come_with_the_tokens_when_they_are_asked_for(client):
+    asked = {**body(max_tokens=12, seed=1, ignore_eos=True), "reading": {}}
+    lines = (await client.post("/generate", json=asked)).text.splitlines()
+    events = [GenerateEvent.model_validate_json(line) for line in lines]
+    told = "".join(delta.content or "" for event in events for delta in event.deltas)
+    assert told == "".join(event.text for event in events) != ""
+    whole = (await client.post("/generate", json={**asked, "whole": True})).text
+    assert "".join(delta.content or "" for delta in GenerateEvent.model_validate_json(whole).deltas) == told
+
+
+async def test_a_scraper_reads_what_was_sampled_and_nothing_else(narrow):
+    async for url in serve(create_app(narrow, TOKEN, metrics_token="scrape")):
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.get("/metrics")).status_code == 401
+            scraper, gateway = ({"Authorization": f"Bearer {token}"} for token in ("scrape", TOKEN))
+            assert (await http.post("/generate", json=body(max_tokens=3), headers=scraper)).status_code == 401
+            sampled = await http.post("/generate", json=body(max_tokens=3, ignore_eos=True), headers=gateway)
+            assert sampled.status_code == 200
+            page = (await http.get("/metrics", headers=scraper)).text
+            assert (await http.get("/metrics", headers=gateway)).status_code == 200
+    assert 'headway_sampler_tokens_total{direction="prompt"} 3.0' in page
+    assert 'headway_sampler_tokens_total{direction="sampled"} 3.0' in page
+    assert 'headway_sampler_call_seconds_count{call="generate",status="200"} 1.0' in page
+    assert "headway_sampler_running 0.0" in page

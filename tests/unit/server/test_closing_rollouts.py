@@ -27,7 +27,7 @@ async def test_a_rollout_without_a_sign_of_life_is_closed_and_no_other(
     url = database.url.render_as_string(hide_password=False)
     upkeep = UpkeepSettings(f"file://{tmp_path}/c", close_every_s=0.02)
     async with closing_rollouts(ServerSettings(url, tmp_path / "blobs", "token", upkeep=upkeep)), asyncio.timeout(30):
-        while not await _closed(async_database):
+        while not await _closed(async_database):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert await _closed(async_database) == [silent]
     async with async_database.connection() as connection:

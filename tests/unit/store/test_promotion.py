@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from sqlalchemy import text, update
 
-from server.cli.status import missing_table
+from server.cli.status_view import missing_table
 from store.adapters import base_adapter_name, report_adapter
 from store.database import AsyncDatabase, Database
 from store.planes import register_sampler, say_goodbye
@@ -150,8 +150,10 @@ def test_status_names_who_is_out_of_rotation_for_what_and_why(
     set_head(database, world, head, age_s=LATE_AFTER_S + 5)
     report(database, samplers[0], f"hw-{head.hex}")
     report(database, samplers[1], f"hw-{head.hex}", "out of memory")
+    with database.connection() as connection:
+        listed = missing_adapters(connection)
     shown = Console(width=200, file=StringIO())
-    shown.print(missing_table(database))
+    shown.print(missing_table(listed))
     rows = [line for line in shown.file.getvalue().splitlines() if "out of rotation" in line]
     assert len(rows) == 2
     assert all(f"0001-{head.hex[:8]}" in row and "fork" in row for row in rows)

@@ -1,0 +1,123 @@
+"""What may come next in an answer that has to be of a form: llguidance's masks over the vocabulary.
+
+Calls are written as this backend reads them: `<tool_call>{"name": …, "arguments": …}</tool_call>` (Hermes, Qwen).
+"""
+
+# V vocabulary
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import torch
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sampler.backends.base import SamplerInfo
+from sampler.vocabulary import Vocabulary
+from wire.errors import InvalidRequest
+from wire.sampling import Constraint, ForcedCalls
+
+
+class Form:
+    """How far one answer has come in its form. For one thread."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def allowed_V(self) -> Tensor:
+        """Boolean [V]: what may come next; end tokens where the answer may end. All false after an `error`."""
+        if self._matcher.is_error():
+            return torch.zeros(1, dtype=torch.bool)
+        return torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8) != 0
+
+    def take(self, token_id: int) -> None:
+        """This token came."""
+        self._matcher.consume_token(token_id)
+
+    @property
+    def error(self) -> str:
+        """Why nothing may come next although the answer is not complete: the form is too complex. Else empty."""
+        return self._matcher.get_error()
+
+
+class Constraints:
+    """Forms for one base. Any thread."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, info: SamplerInfo) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._info = info
+        self._lock = threading.Lock()
+        self._tokens: LLTokenizer | None = None
+
+    def start(self, constraint: Constraint) -> Form:
+        """The form of a new answer. May take a second. Raises InvalidRequest for what cannot be kept to."""
+        grammar, tokens = _grammar(constraint), self._of_the_base()
+        matcher = LLMatcher(tokens, grammar, log_level=0)
+        if problem := matcher.get_error():
+            raise InvalidRequest(f"the sampler cannot keep to this constraint: {_first_line(problem)}")
+        return Form(matcher)
+
+    def _of_the_base(self) -> LLTokenizer:
+        with self._lock:
+            if self._tokens is None:
+                words = TokenizerWrapper(_Words(self._tokenizer, self._vocabulary, self._info))
+                self._tokens = LLTokenizer(words, eos_token=list(self._info.eos_ids))
+            return self._tokens
+
+
+class _Words:
+    """The vocabulary as answers are put together from it: of llguidance's own reading of a tokenizer, tokens such as
+    `<tool_call>` are no text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, info: SamplerInfo) -> None:
+        self._tokenizer = tokenizer
+        ids = range(info.vocab_size)
+        silent = [token_id for token_id in ids if not vocabulary.bytes_of(token_id)]
+        self.eos_token_id = info.eos_ids[0]
+        self.bos_token_id = None
+        self.special_token_ids = silent
+        self.tokens = [vocabulary.bytes_of(token_id) or b"<|%d|>" % token_id for token_id in ids]
+
+    def __call__(self, text: str) -> list[int]:
+        if isinstance(text, bytes):  # is asked to tell whether it takes these
+            raise TypeError("texts only")
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+
+def _grammar(constraint: Constraint) -> str:
+    if constraint.json_schema is not None:
+        return LLMatcher.grammar_from_json_schema(constraint.json_schema)
+    if constraint.regex is not None:
+        return LLMatcher.grammar_from_regex(constraint.regex)
+    if constraint.choice is not None:
+        return LLMatcher.grammar_from_lark(f"start: {' | '.join(map(json.dumps, constraint.choice))}")
+    if constraint.grammar is not None:
+        return LLMatcher.grammar_from_lark(constraint.grammar)
+    assert constraint.calls is not None
+    return LLMatcher.grammar_from_lark(_calls(constraint.calls))
+
+
+def _calls(calls: ForcedCalls) -> str:
+    rules = [f"start: call{'' if calls.single else ' (SEPARATOR call)*'}", 'SEPARATOR: "\\n"']
+    rules.append(f"call: {' | '.join(f'call_{index}' for index in range(len(calls.tools)))}")
+    for index, tool in enumerate(calls.tools):
+        function = tool["function"]
+        begin = json.dumps(f'<tool_call>\n{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": ')
+        rules.append(f'call_{index}: {begin} arguments_{index} "}}\\n</tool_call>"')
+        rules.append(f"arguments_{index}: %json {json.dumps(_parameters(function))}")
+    return "\n".join(rules)
+
+
+def _parameters(function: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a function's arguments, which are an object whatever it says."""
+    schema = function.get("parameters") if function.get("strict") is not False else None
+    return {"type": "object", **schema} if isinstance(schema, dict) else {"type": "object"}
+
+
+def _first_line(problem: str) -> str:
+    return problem.strip().splitlines()[0][:500]

@@ -1,0 +1,110 @@
+"""The overview as tables in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from store.overview import ModelState, Overview, PlaneState
+from store.promotion import Missing
+from store.supply import Supply
+
+_STYLES = {"live": "green", "starting": "yellow", "draining": "yellow", "silent": "bold red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The file system of the data folder, in bytes."""
+
+    folder: str
+    free: int
+    total: int
+
+
+def view(overview: Overview, disk: Disk | None) -> Group:
+    """Planes, bases, models, and the disk."""
+    return Group(
+        _planes(overview.planes),
+        _bases(overview.bases),
+        _models(overview),
+        Text(f"{_disk(disk)}as of {overview.at:%Y-%m-%d %H:%M:%S %Z}", style="dim"),
+    )
+
+
+def missing_table(missing: Sequence[Missing]) -> Table:
+    """What live samplers should serve and do not: for that, the gateway sends nobody to them."""
+    table = Table("sampler", "base", "model", "checkpoint", "state", "why", title="Not served")
+    for entry in missing:
+        state = "out of rotation" if entry.is_out_of_rotation else "loading"
+        why = entry.error or f"missing for {entry.late_s:.0f} s"
+        names = (entry.url, entry.base, entry.model, entry.checkpoint or "base weights")
+        table.add_row(*map(escape, names), state, escape(why))
+    return table
+
+
+def _planes(planes: Sequence[PlaneState]) -> Table:
+    table = Table("plane", "base", "host", "pid", "state", "last heard of", "holds", title="Trainers and samplers")
+    for plane in planes:
+        state = f"[{_STYLES[plane.state]}]{plane.state}[/]"
+        heard = f"{plane.silent_s:.0f} s ago"
+        table.add_row(plane.plane, escape(plane.base), escape(plane.host), str(plane.pid), state, heard, _held(plane))
+    return table
+
+
+def _held(plane: PlaneState) -> str:
+    thing = "lease" if plane.plane == "trainer" else "adapter"
+    held = f"{plane.num_held} {thing}{'' if plane.num_held == 1 else 's'}"
+    return f"{held}, [red]{plane.num_failed} failed[/]" if plane.num_failed else held
+
+
+def _bases(bases: Sequence[Supply]) -> Table:
+    table = Table("base", "trainers", "queued operations", "", title="Bases")
+    for supply in bases:
+        table.add_row(escape(supply.base), str(supply.num_ready), str(supply.num_open), escape(supply.shortage or ""))
+    return table
+
+
+def _models(overview: Overview) -> Table:
+    more = overview.num_models - len(overview.models)
+    title = f"Models ({len(overview.models)} of {overview.num_models})" if more > 0 else "Models"
+    columns = ("model", "team", "head", "mean reward", "KL", "entropy", "stepped", "queued", "running")
+    table = Table(*columns, title=title)
+    for model in overview.models:
+        table.add_row(
+            escape(model.model),
+            escape(model.team) if model.team else "(base)",
+            escape(model.head or "base weights"),
+            _figure(model.reward_mean),
+            _figure(model.kl),
+            _figure(model.entropy),
+            _since(model, overview.at),
+            str(model.num_queued),
+            str(model.num_running),
+        )
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _since(model: ModelState, now: datetime) -> str:
+    if model.stepped_at is None:
+        return ""
+    seconds = max(0.0, (now - model.stepped_at).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def _disk(disk: Disk | None) -> str:
+    if disk is None:
+        return ""
+    return f"{disk.free / 1e9:.1f} GB of {disk.total / 1e9:.1f} GB free at {disk.folder}; "

@@ -1,0 +1,47 @@
+"""How full the disks are that Headway writes to."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from server.settings import ServerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk, and what lies on it."""
+
+    holds: str
+    total_bytes: int
+    free_bytes: int
+
+    @property
+    def used_percent(self) -> int:
+        """In whole percents."""
+        return round(100 * (1 - self.free_bytes / self.total_bytes)) if self.total_bytes else 0
+
+
+async def disks(settings: ServerSettings) -> list[Disk]:
+    """Those that this server can see; a checkpoint store elsewhere is none."""
+    folders = {"requests and answers": settings.blob_root}
+    store_url = urlsplit(settings.upkeep.checkpoint_store_url) if settings.upkeep else None
+    if store_url is not None and store_url.scheme == "file":
+        folders["checkpoints"] = Path(unquote(store_url.path))
+    return await asyncio.to_thread(_measure, folders)
+
+
+def _measure(folders: dict[str, Path]) -> list[Disk]:
+    by_device: dict[int, tuple[list[str], Path]] = {}
+    for holds, folder in folders.items():
+        existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+        if existing is not None:
+            by_device.setdefault(existing.stat().st_dev, ([], existing))[0].append(holds)
+    found: list[Disk] = []
+    for holds, folder in by_device.values():
+        usage = shutil.disk_usage(folder)
+        found.append(Disk(" and ".join(holds), usage.total, usage.free))
+    return found

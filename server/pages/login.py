@@ -1,0 +1,58 @@
+"""`/login` and `/logout`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from server.context import ContextDep
+from server.pages.forms import submitted, submitted_by_anybody
+from server.pages.rendering import page
+from server.pages.routing import PageRoute
+from server.pages.sessions import SESSION_S, end_session, find_visitor, start_session
+from server.pages.signing_in import COOKIE, VisitorDep, own_path
+from wire.errors import HeadwayError
+
+router = APIRouter(route_class=PageRoute)
+
+
+@router.get("/login")
+async def login_form(context: ContextDep, request: Request) -> Response:
+    """The form; whoever is signed in goes on."""
+    next_path = own_path(request.query_params.get("next", "/"))
+    if token := request.cookies.get(COOKIE):
+        async with context.database.session() as session:
+            if await find_visitor(session, token):
+                return RedirectResponse(next_path, 303)
+    return page(request, "login.html", None, next_path=next_path)
+
+
+@router.post("/login")
+async def log_in(context: ContextDep, request: Request) -> Response:
+    """Exchange a key for a session."""
+    fields = await submitted_by_anybody(request)
+    next_path, address = own_path(fields.get("next", "/")), request.client.host if request.client else "?"
+    try:
+        context.attempts.check(address)
+        async with context.database.session() as session:
+            token = await start_session(session, fields.get("key", "").strip())
+    except HeadwayError as error:
+        if error.status in (401, 403):
+            context.attempts.failed(address)
+        return page(request, "login.html", None, status=error.status, next_path=next_path, problem=error.message)
+    response = RedirectResponse(next_path, 303)
+    is_https = request.url.scheme == "https"
+    # Lax: a link in a terminal or a chat opens the page that it names.
+    response.set_cookie(COOKIE, token, max_age=SESSION_S, httponly=True, samesite="lax", secure=is_https)
+    return response
+
+
+@router.post("/logout")
+async def log_out(context: ContextDep, request: Request, visitor: VisitorDep) -> Response:
+    """End the session."""
+    await submitted(request, visitor)
+    async with context.database.session() as session:
+        await end_session(session, request.cookies[COOKIE])
+    response = RedirectResponse("/login", 303)
+    response.delete_cookie(COOKIE)
+    return response

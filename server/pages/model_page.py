@@ -1,0 +1,131 @@
+"""`/models/<id>`: how a model learns, and its checkpoint tree. `/live/models/<id>/series`: what its charts show."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.context import ContextDep
+from server.models import repository
+from server.models.service import no_such_model
+from server.pages import series
+from server.pages.checkpoint_rows import checkpoint_rows
+from server.pages.lineage import Lineage, read_lineage
+from server.pages.model_states import model_states
+from server.pages.node_details import NodeDetails, node_details
+from server.pages.rendering import page
+from server.pages.routing import PageRoute
+from server.pages.sessions import Visitor
+from server.pages.signing_in import VisitorDep
+from server.pages.tree_layout import lay_out
+from server.pages.tree_picture import draw
+from store.supply import supplies_async
+from store.tables import ModelRow
+from wire.errors import NotFound
+
+router = APIRouter(route_class=PageRoute)
+
+Tab = Literal["training", "checkpoints"]
+Index = Annotated[int, Query(ge=0, le=2**31)]
+
+
+@router.get("/models/{model_id}")
+async def model_page(
+    context: ContextDep,
+    request: Request,
+    visitor: VisitorDep,
+    model_id: str,
+    tab: Tab = "training",
+    node: str | None = None,
+    open_run: Annotated[str | None, Query(alias="open")] = None,
+    before: Annotated[int | None, Query(ge=0, le=2**31)] = None,
+) -> Response:
+    """One model; of a base, what there is to say about it."""
+    async with context.database.session() as session:
+        model, base = await find_model(session, visitor, model_id)
+        if base is None:
+            (supply,) = await supplies_async(session, model.id)
+            return page(request, "base.html", visitor, model=model, supply=supply)
+        values = await _common(session, model, base)
+        if tab == "checkpoints":
+            values |= await _checkpoints(session, model, base, values["lineage"], node, open_run, before)
+        else:
+            values |= {"charts": series.CHARTS, "most_points": series.MOST_POINTS}
+    return page(request, f"model_{tab}.html", visitor, tab=tab, **values)
+
+
+@router.get("/live/models/{model_id}/series")
+async def model_series(context: ContextDep, visitor: VisitorDep, model_id: str, after: Index = 0) -> JSONResponse:
+    """Points of the charts after the first `after` steps; without it, the newest ones that fit in an answer.
+
+    `first`: how many steps come before the first point. `left_behind` and `rollbacks` count steps from 0 and speak of
+    the whole history, since a rollback changes what earlier points mean.
+    """
+    async with context.database.session() as session:
+        model, _ = await find_model(session, visitor, model_id)
+        lineage = await read_lineage(session, model)
+        total = len(lineage.steps)
+        first = min(max(after, total - series.MOST_POINTS, 0), total)
+        figures = await series.points(session, model.id, first)
+    shown = total - first, total - series.MOST_POINTS
+    left_behind = [r for r in lineage.left_behind() if r[1] >= shown[1]]
+    rollbacks = [r for r in lineage.rollbacks() if r[0] >= shown[1]]
+    answer = {"total": total, "first": first, **figures, "left_behind": left_behind, "rollbacks": rollbacks}
+    return JSONResponse(answer, headers={"Cache-Control": "no-store"})
+
+
+async def find_model(session: AsyncSession, visitor: Visitor, model_id: str) -> tuple[ModelRow, ModelRow | None]:
+    """The model that the visitor's team sees under this id or name, and its base.
+
+    Raises NotFound, and Forbidden where the visitor's key is for other models.
+    """
+    found = await repository.find_model(session, visitor.caller.team_id, model_id)
+    if found is None:
+        raise no_such_model(model_id)
+    visitor.caller.require_model(found[0].id, found[0].slug)
+    return found[0], found[1]
+
+
+async def _common(session: AsyncSession, model: ModelRow, base: ModelRow) -> dict[str, Any]:
+    """What stands above both tabs."""
+    (supply,) = await supplies_async(session, base.id)
+    states = await model_states(session, [model], {base.id} if supply.num_ready else set())
+    lineage = await read_lineage(session, model, with_forks=True)
+    rewards = [node.mean_reward for node in lineage.path]
+    return {
+        "model": model,
+        "base": base,
+        "supply": supply,
+        "state": states[model.id],
+        "lineage": lineage,
+        "reward": series.last_known(rewards),
+        "rewards": [reward for reward in rewards if reward is not None],
+    }
+
+
+async def _checkpoints(
+    session: AsyncSession,
+    model: ModelRow,
+    base: ModelRow,
+    lineage: Lineage,
+    node: str | None,
+    open_run: str | None,
+    before: int | None,
+) -> dict[str, Any]:
+    chosen = lineage.head if node is None else lineage.find(node)
+    if node not in (None, "base") and chosen is None:
+        raise NotFound(f"model {model.slug!r} has no checkpoint {node!r}")
+    items = lay_out(lineage, chosen, lineage.find(open_run) if open_run else None)
+    picture = draw(lineage, items, chosen if node else None, f"/models/{model.id}", f"Base weights of {base.slug}")
+    details: NodeDetails | None = await node_details(session, base, chosen) if chosen else None
+    return {
+        "picture": picture,
+        "chosen": chosen,
+        "details": details,
+        "node_is_named": node is not None,
+        "is_base_chosen": node == "base" or (node is None and lineage.head is None),
+        "table": await checkpoint_rows(session, lineage, before),
+    }

@@ -1,0 +1,46 @@
+"""Routes that answer browsers only, and in HTML also when they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse, Response
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope
+
+from server.browsers import reads_pages
+from server.pages.rendering import error_page
+from server.pages.signing_in import SignInFirst, login_url
+from server.sentences import first_problem
+from store.database import DATABASE_AWAY
+from wire.errors import HeadwayError, InvalidRequest, Unavailable
+
+
+class PageRoute(APIRoute):
+    """Leaves requests that carry a key, or do not ask for HTML, to the API."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] == "http" and not reads_pages(scope):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def answer_in_html(request: Request) -> Response:
+            try:
+                return await answer(request)
+            except SignInFirst:
+                return RedirectResponse(login_url(request), 303)
+            except HeadwayError as error:
+                return error_page(request, error)
+            except RequestValidationError as error:
+                return error_page(request, InvalidRequest(first_problem(error.errors())))
+            except DATABASE_AWAY:
+                return error_page(request, Unavailable("the database does not answer at the moment; try again"))
+
+        return answer_in_html

@@ -1,0 +1,113 @@
+"""How much there is of everything, for those who watch the service. Each figure is one short statement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from store.planes import LIVE_FOR_S
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOperations:
+    """Of one kind, in one state. `oldest_s`: since the oldest was accepted."""
+
+    kind: str
+    state: str
+    count: int
+    oldest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How many of something a base has, by what sets them apart (a state, a backend)."""
+
+    base: str
+    kind: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHead:
+    """A model and the figures of the step that its head points at."""
+
+    model_id: UUID
+    slug: str
+    team: str
+    step: int
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """The service at one moment."""
+
+    operations: list[OpenOperations]
+    trainers: list[Held]
+    samplers: list[Held]
+    adapters: list[Held]
+    leases: list[Held]
+    num_bases: int
+    num_forks: int
+    teams: list[tuple[UUID, str]]
+    heads: list[ModelHead]
+
+
+# `lives` as store.planes.is_live.
+_LIVES = f"stopped_at is null and heartbeat_at > clock_timestamp() - interval '{LIVE_FOR_S} s'"
+
+_OPERATIONS = """
+    select kind, state, count(*), extract(epoch from clock_timestamp() - min(created_at))::float
+    from operations where state in ('queued', 'running') group by kind, state order by kind, state
+"""
+_TRAINERS = f"""
+    select b.slug, case when t.is_loading then 'loading' else 'ready' end, count(*)
+    from trainers t join models b on b.id = t.base_id where t.{_LIVES.replace("heartbeat", "t.heartbeat")}
+    group by 1, 2 order by 1, 2
+"""  # noqa: S608 - put together from constants
+_SAMPLERS = f"""
+    select b.slug, s.backend, count(*)
+    from samplers s join models b on b.id = s.base_id where s.{_LIVES.replace("heartbeat", "s.heartbeat")}
+    group by 1, 2 order by 1, 2
+"""  # noqa: S608
+_ADAPTERS = f"""
+    select b.slug, a.state, count(*)
+    from sampler_adapters a join samplers s on s.id = a.sampler_id join models b on b.id = s.base_id
+    where s.{_LIVES.replace("heartbeat", "s.heartbeat")} group by 1, 2 order by 1, 2
+"""  # noqa: S608
+_LEASES = """
+    select b.slug, 'held', count(*)
+    from model_leases l join models m on m.id = l.model_id join models b on b.id = m.base_id
+    where l.expires_at > clock_timestamp() group by 1 order by 1
+"""
+_MODELS = "select count(*) filter (where base_id is null), count(*) filter (where base_id is not null) from models"
+_TEAMS = "select id, name from teams order by created_at limit 1000"
+_HEADS = """
+    select m.id, m.slug, t.name, c.step, c.metrics
+    from models m join checkpoints c on c.id = m.head_checkpoint_id join teams t on t.id = m.team_id
+    where c.committed_at > clock_timestamp() - interval '1 day' order by c.committed_at desc limit :num_heads
+"""
+
+
+def take_census(session: Session, *, num_heads: int = 50) -> Census:
+    """Count everything; of the models that stepped within a day, the `num_heads` that did so last."""
+    num_bases, num_forks = session.execute(text(_MODELS)).one()
+    return Census(
+        operations=[OpenOperations(*row) for row in session.execute(text(_OPERATIONS))],
+        trainers=_held(session, _TRAINERS),
+        samplers=_held(session, _SAMPLERS),
+        adapters=_held(session, _ADAPTERS),
+        leases=_held(session, _LEASES),
+        num_bases=num_bases,
+        num_forks=num_forks,
+        teams=[(row[0], row[1]) for row in session.execute(text(_TEAMS))],
+        heads=[ModelHead(*row) for row in session.execute(text(_HEADS), {"num_heads": num_heads})],
+    )
+
+
+def _held(session: Session, query: str) -> list[Held]:
+    return [Held(*row) for row in session.execute(text(query))]

@@ -1,0 +1,161 @@
+"""The pages in Chromium: nothing on the console, nothing for axe to find, and usable with the keyboard alone."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from store.database import AsyncDatabase
+from store.tables import ModelRow
+from tests.contract.conftest import Team
+from tests.contract.test_pages import team_id
+from tests.pages.scenes import add_model, grow
+from tests.pages.visit import Visit, visiting
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A model that went back twice, one that was never trained, and their base."""
+
+    trained: str
+    fresh: str
+    base: str
+
+
+@pytest.fixture(scope="module")
+async def scene(standing_team: Team, base: ModelRow, database: AsyncDatabase) -> Scene:
+    async with database.session() as session:
+        owner = await team_id(database, standing_team)
+        trained = await add_model(session, owner, base.id, f"trained-{uuid.uuid4().hex[:6]}")
+        first = await grow(session, trained, 30, seed=1, age_s=4000)
+        second = await grow(session, trained, 6, start=first[19], seed=2, age_s=3000)
+        await grow(session, trained, 8, start=first[25], seed=3, age_s=2000)
+        second[0].pinned_at, first[2].files_removed_at = second[0].committed_at, first[2].committed_at
+        fresh = await add_model(session, owner, base.id, f"fresh-{uuid.uuid4().hex[:6]}")
+    return Scene(str(trained.id), str(fresh.id), str(base.id))
+
+
+@pytest.fixture(scope="module")
+async def session(browser: Browser, origin: str, standing_team: Team) -> Any:
+    """The cookies of somebody who signed in."""
+    async with visiting(browser, origin, standing_team.key) as visit:
+        return await visit.page.context.storage_state()
+
+
+PAGES = [
+    "/",
+    "/models/{trained}",
+    "/models/{trained}?tab=checkpoints",
+    "/models/{trained}?tab=checkpoints&node=base",
+    "/models/{trained}/head?to=base",
+    "/models/{fresh}",
+    "/models/{fresh}?tab=checkpoints",
+    "/models/{base}",
+    "/system",
+    "/keys",
+]
+
+
+async def test_axe_finds_nothing_nothing_sticks_out_and_the_console_is_empty(scene, browser: Browser, origin, session):
+    """In light and, where colours alone differ, in dark; and in a narrow window."""
+    async with visiting(browser, origin, storage_state=session, color_scheme="light") as visit:
+        for path in PAGES:
+            assert await visit.go(path.format(**vars(scene))) == 200
+            await _look_at(visit, path)
+        assert visit.console == []
+        assert await visit.go("/nothing") == 404
+        await _look_at(visit, "/nothing")
+        await visit.page.context.clear_cookies()
+        await visit.go("/login")
+        await _look_at(visit, "/login")
+
+
+async def _look_at(visit: Visit, path: str) -> None:
+    await visit.settled()
+    assert await visit.violations() == [], path
+    await visit.page.emulate_media(color_scheme="dark")
+    assert await visit.violations("color-contrast") == [], path
+    await visit.page.set_viewport_size({"width": 360, "height": 740})
+    assert await visit.page.evaluate("document.documentElement.scrollWidth") <= 360, path
+    await visit.page.set_viewport_size({"width": 1360, "height": 900})
+    await visit.page.emulate_media(color_scheme="light")
+
+
+async def test_a_printed_link_opens_after_signing_in(scene, browser: Browser, origin, standing_team):
+    async with visiting(browser, origin) as visit:
+        await visit.go(f"/models/{scene.trained}?tab=checkpoints")
+        await expect(visit.page).to_have_title("Sign in · Headway")
+        await visit.sign_in("hw_no")
+        await expect(visit.page.get_by_role("alert")).to_contain_text("Unknown API key")
+        await visit.sign_in(standing_team.key)
+        await expect(visit.page.get_by_role("heading", name="Checkpoint tree")).to_be_visible()
+        assert visit.page.url.endswith(f"/models/{scene.trained}?tab=checkpoints")
+
+
+async def test_every_chart_draws_its_steps(scene, browser: Browser, origin, session):
+    async with visiting(browser, origin, storage_state=session) as visit:
+        await visit.go(f"/models/{scene.trained}")
+        await expect(visit.page.locator("#charts")).to_have_attribute("data-points", "44")
+        for chart in await visit.page.locator(".chart").all():
+            drawn = await chart.locator("canvas").evaluate(
+                "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size"
+            )
+            assert drawn > 10
+        await expect(visit.page.locator("[data-chart=reward] .now")).to_contain_text("±")
+        await visit.page.locator("[data-chart=reward] .u-over").hover(position={"x": 3, "y": 50})
+        await expect(visit.page.locator("[data-chart=entropy] .now")).to_contain_text("0001-")
+
+
+async def test_the_tree_is_walked_with_arrow_keys_and_a_node_opened_with_enter(
+    scene, browser: Browser, origin, session
+):
+    async with visiting(browser, origin, storage_state=session) as visit:
+        await visit.go(f"/models/{scene.trained}?tab=checkpoints")
+        focused = visit.page.locator(":focus")
+        await visit.page.locator("#n-base").focus()
+        await visit.page.keyboard.press("ArrowRight")
+        await expect(focused).to_have_attribute("aria-label", re.compile("^Checkpoint 0001-"))
+        await visit.page.keyboard.press("ArrowRight")
+        await visit.page.keyboard.press("Enter")
+        await visit.page.wait_for_url("**&open=*")
+        assert await visit.page.locator(".mark.node").count() > 20
+
+
+async def test_the_theme_button_stays_pressed(browser: Browser, origin, session):
+    async with visiting(browser, origin, storage_state=session, color_scheme="light") as visit:
+        await visit.page.get_by_role("button", name="Switch between dark and light").click()
+        await visit.go("/system")
+        await expect(visit.page.locator("html")).to_have_attribute("data-theme", "dark")
+        assert await visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(14, 17, 22)"
+
+
+async def test_a_hidden_tab_asks_nothing(scene, browser: Browser, origin, session):
+    async with visiting(browser, origin, storage_state=session) as visit:
+        await visit.go("/system")
+        await expect(visit.page.locator("#live-state")).to_have_text("Live")
+        asked: list[str] = []
+        visit.page.on("request", lambda request: asked.append(request.url))
+        async with visit.page.expect_request("**/system"):
+            pass
+        hide = "Object.defineProperty(document, 'hidden', {value: true, configurable: true})"
+        await visit.page.evaluate(f"{hide}; document.dispatchEvent(new Event('visibilitychange'))")
+        await visit.page.wait_for_timeout(300)
+        asked.clear()
+        await visit.page.wait_for_timeout(2500)
+        assert asked == []
+        show = "Object.defineProperty(document, 'hidden', {value: false, configurable: true})"
+        async with visit.page.expect_request("**/system"):
+            await visit.page.evaluate(f"{show}; document.dispatchEvent(new Event('visibilitychange'))")
+
+
+async def test_a_session_that_ended_leads_to_the_form(scene, browser: Browser, origin, session):
+    async with visiting(browser, origin, storage_state=session) as visit:
+        await visit.go(f"/models/{scene.trained}")
+        await expect(visit.page.locator("#live-state")).to_have_text("Live")
+        await visit.page.context.clear_cookies()
+        await visit.page.wait_for_url("**/login?next=**")

@@ -1,0 +1,143 @@
+"""Recorded rollouts of the unmodified SDK: trained on by trace id, and read with its CLI."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.e2e.box import Box
+from tests.e2e.test_sdk import client_of, hud_cli, hud_json
+
+TURNS = 12
+
+
+def weights_digest(box: Box, model_id: str, checkpoint_id: str) -> str:
+    folder = box.data_dir / "checkpoints" / uuid.UUID(model_id).hex / uuid.UUID(checkpoint_id).hex
+    return hashlib.sha256((folder / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+async def assert_same_weights(box: Box, name: str, model_id: str, inline: list[Any], by_id: list[str]) -> None:
+    """One step on the samples at hand and one by their ids alone, both from the base: the same bits."""
+    trainer, made = client_of(name), []
+    for inputs in (inline, by_id, [inline[0], *by_id[1:]]):
+        box.call("PUT", f"/v2/models/{model_id}/head", {"checkpoint_id": None})
+        result = await trainer.step(inputs, learning_rate=1e-3, group_size=len(inputs))
+        made.append(result.checkpoint_id)
+    first, *others = [weights_digest(box, model_id, checkpoint_id) for checkpoint_id in made]
+    assert others == [first, first]
+    nodes = {node.id: node for node in await trainer.checkpoints()}
+    assert nodes[made[0]].metrics["grad_norm"] > 0, "or equal weights would mean nothing"
+    assert nodes[made[1]].metrics["off_policy_samples:sum"] == 0
+
+
+@pytest.fixture(scope="module")
+async def job(box: Box) -> Any:
+    """Rollouts through the SDK's own loop, of problems that differ: equal rollouts would teach nothing."""
+    from hud.eval import LocalRuntime, Shared
+
+    from examples.arithmetic.env import env, taskset
+    from examples.arithmetic.problems import split_problems
+    from examples.grpo import sampling_agent
+
+    box.fork("recorded")
+    client_of("recorded")
+    problems = random.Random(0).sample(split_problems()[0], 4)
+    async with Shared(LocalRuntime(env), width=4) as runtime:
+        return await taskset("recorded sums", problems).run(
+            sampling_agent("recorded", temperature=1.0), runtime=runtime, max_concurrent=4
+        )
+
+
+async def test_training_by_trace_id_alone_makes_the_same_weights_bit_for_bit(box: Box, job: Any):
+    from hud.train.client import _run_to_input
+
+    runs = job.runs
+    assert len({run.trace_id for run in runs}) == 4
+    inline = []
+    for reward, run in enumerate(runs):  # rewards that differ, whatever was sampled
+        box.call("POST", f"/v2/trace/{run.trace_id}/exit", {"status": "completed", "reward": float(reward)})
+        inline.append(_run_to_input(run).model_copy(update={"reward": float(reward)}))
+    shown = box.call("GET", f"/v2/traces/{runs[0].trace_id}")
+    assert (shown["turns_from"], shown["other_samples"], shown["flags"]) == ("telemetry", [], [])
+    assert shown["turns"][0]["served_at"], "gateway and telemetry told of one sample"
+    model_id = next(m["id"] for m in box.call("GET", "/v2/models")["items"] if m["model_name"] == "recorded")
+    await assert_same_weights(box, "recorded", model_id, inline, [run.trace_id for run in runs])
+
+
+async def test_a_game_of_twelve_turns_is_trained_on_by_its_id(box: Box):
+    """The SDK's agent plays, its steps are recorded as its loop records them; a tool answers every move."""
+    from hud.agents import create_agent
+    from hud.agents.types import ToolStep
+    from hud.telemetry import flush
+    from hud.telemetry.context import set_trace_context
+    from hud.train import TrajectoryPayload, TrajectorySample
+    from hud.types import MCPToolCall, MCPToolResult, Trace
+
+    model_id = box.fork("game")
+    client_of("game")
+    wanted = {"max_tokens": 4, "temperature": 1.0, "extra_body": {"return_token_ids": True}}
+    agent = create_agent("game", completion_kwargs=wanted)
+    inline = []
+    for number in range(2):
+        trace = Trace(trace_id=uuid.uuid4().hex)
+        box.call("POST", f"/v2/trace/{trace.trace_id}/enter", {"model": "game", "task_slug": "nim"})
+        with set_trace_context(trace.trace_id):
+            state = await agent._initialize_state(prompt=[])
+            board = 40 + number
+            for _ in range(TURNS):
+                state.messages.append(agent._format_message("user", f"{board}-1=?"))
+                step = await agent.get_response(state, system_prompt="Take some.")
+                trace.record(step)
+                taken = 1 + len(step.sample.output_token_ids) % 3
+                board -= taken
+                call = MCPToolCall(name="take", arguments={"count": taken})
+                result = MCPToolResult(content=[{"type": "text", "text": str(board)}])
+                trace.record(ToolStep(source="tool", call=call, result=result))
+        assert flush(60)
+        box.call("POST", f"/v2/trace/{trace.trace_id}/exit", {"status": "completed", "reward": float(number)})
+        samples = [step.sample for step in trace.steps if getattr(step, "sample", None)]
+        assert len(samples) == TURNS
+        turns = [
+            TrajectorySample(
+                prompt_token_ids=one.prompt_token_ids,
+                output_token_ids=one.output_token_ids,
+                output_logprobs=one.output_logprobs,
+            )
+            for one in samples
+        ]
+        inline.append(TrajectoryPayload(samples=turns, reward=float(number), trace_id=trace.trace_id))
+    traces = [payload.trace_id for payload in inline]
+    shown = box.call("GET", f"/v2/traces/{traces[0]}?tokens=false")
+    assert [turn["step_id"] for turn in shown["turns"]] == list(range(1, 2 * TURNS, 2))
+    assert shown["other_samples"] == []
+    assert len(shown["turns"][-1]["messages"]) == 2 * TURNS, "the system's, eleven pairs, the last board"
+    kinds = [event["kind"] for event in box.call("GET", f"/v2/trace/{traces[0]}/events")["events"]]
+    assert kinds == ["agent_message", "tool_call"] * TURNS
+    await assert_same_weights(box, "game", model_id, inline, traces)
+
+
+def test_the_cli_lists_jobs_and_shows_rollouts(box: Box, job: Any):
+    job_id, trace_id = str(uuid.UUID(job.id)), job.runs[0].trace_id
+    listed = {one["id"]: one for one in hud_json("jobs")}
+    assert listed[job_id]["status"] == "completed"
+    assert job_id in hud_cli("jobs", "list").stdout
+    rows = hud_json("jobs", job_id)
+    assert {uuid.UUID(row["id"]).hex for row in rows} == {run.trace_id for run in job.runs}
+    assert all(row["status"] == "completed" and row["reward"] is not None for row in rows)
+    table = hud_cli("jobs", job_id)
+    assert table.returncode == 0, table.stderr
+    assert str(uuid.UUID(trace_id)) in table.stdout
+    for spelling in (trace_id, str(uuid.UUID(trace_id))):
+        shown = hud_cli("trace", spelling)
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        assert "Turn 1" in shown.stdout
+    assert "agent_message" in json.dumps(hud_json("trace", trace_id))
+    assert hud_cli("trace", "0" * 32).returncode == 1
+    cancelled = hud_cli("jobs", "cancel", job_id, "--yes")
+    assert cancelled.returncode == 0, cancelled.stdout + cancelled.stderr
+    assert "No active tasks" in cancelled.stdout + cancelled.stderr

@@ -1,0 +1,114 @@
+"""Pictures of all pages, light, dark and narrow, with invented runs: `python -m tests.pages.screenshots --out DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from server.app import create_app
+from server.auth.service import create_key
+from server.settings import ServerSettings
+from store.adapters import base_adapter_name
+from store.database import AsyncDatabase
+from store.embedded import EmbeddedPostgres
+from store.migrations import upgrade
+from store.tables import ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TeamRow, TrainerRow
+from tests.conftest import database_folder
+from tests.contract.conftest import serving
+from tests.pages.browser import open_browser
+from tests.pages.scenes import add_model, grow
+from tests.pages.visit import visiting
+
+LOOKS = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "narrow": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
+}
+
+
+async def invent(database: AsyncDatabase) -> tuple[str, dict[str, str]]:
+    """A key, and pages by the names of their pictures."""
+    async with database.session() as session:
+        key = await create_key(session, "research", "laptop", role="admin")
+        await create_key(session, "evals", "nightly")
+        team = (await session.scalars(select(TeamRow.id).where(TeamRow.name == "research"))).one()
+        info = {
+            "vocab_size": 151_936,
+            "context_length": 32_768,
+            "architecture": "Qwen3ForCausalLM",
+            "dtype": "bfloat16",
+        }
+        base = ModelRow(slug="qwen3-4b", name="qwen3-4b", weights="Qwen/Qwen3-4B", info=info)
+        session.add(base)
+        await session.flush()
+        model = await add_model(session, team, base.id, "arith-rl")
+        first = await grow(session, model, 40, seed=1, age_s=4000)
+        await grow(session, model, 12, start=first[24], seed=2, age_s=3000, reward=0.6)
+        third = await grow(session, model, 30, start=first[30], seed=3, age_s=2500, reward=0.7)
+        await grow(session, model, 3, seed=4, age_s=1700)
+        last = await grow(session, model, 10, start=third[-5], seed=5, age_s=1200, reward=0.8)
+        first[20].pinned_at = func.clock_timestamp()
+        for node in first[:10]:
+            node.files_removed_at = node.state_removed_at = func.clock_timestamp()
+        thousand = await add_model(session, team, base.id, "thousand-steps")
+        await grow(session, thousand, 1000, seed=9)
+        fresh = await add_model(session, team, base.id, "not-yet-trained")
+        trainer = TrainerRow(base_id=base.id, host="gpu-1", pid=4211, losses={})
+        sampler = SamplerRow(base_id=base.id, host="gpu-2", pid=877, url="http://gpu-2", backend="vllm")
+        silent = SamplerRow(
+            base_id=base.id, host="gpu-3", pid=912, url="http://gpu-3", backend="vllm", heartbeat_at=last[0].created_at
+        )
+        session.add_all([trainer, sampler, silent])
+        await session.flush()
+        expires_at = func.clock_timestamp() + func.make_interval(0, 0, 0, 1)
+        session.add(ModelLeaseRow(model_id=model.id, trainer_id=trainer.id, expires_at=expires_at))
+        for adapter in (base_adapter_name(base.id), last[-1].adapter_name):
+            session.add(SamplerAdapterRow(sampler_id=sampler.id, adapter=adapter, state="loaded"))
+    page = f"/models/{model.id}"
+    return key, {
+        "models": "/",
+        "model": page,
+        "checkpoints": f"{page}?tab=checkpoints",
+        "checkpoint": f"{page}?tab=checkpoints&node={first[36].name}",
+        "move-head": f"{page}/head?to={first[36].name}",
+        "thousand": f"/models/{thousand.id}",
+        "thousand-checkpoints": f"/models/{thousand.id}?tab=checkpoints",
+        "fresh": f"/models/{fresh.id}",
+        "base": f"/models/{base.id}",
+        "system": "/system",
+        "keys": "/keys",
+        "missing": "/nothing",
+    }
+
+
+async def main(out: Path) -> None:
+    """Take them all."""
+    with database_folder() as folder:
+        postgres = EmbeddedPostgres(folder / "postgres")
+        upgrade(postgres.url)
+        database = AsyncDatabase(postgres.url)
+        key, pages = await invent(database)
+        settings = ServerSettings(postgres.url, folder / "blobs", "token")
+        async with serving(create_app(settings)) as origin, open_browser() as browser:
+            for look, options in LOOKS.items():
+                async with visiting(browser, origin, **options) as visit:
+                    await visit.go("/login")
+                    await visit.page.screenshot(path=out / f"login-{look}.png")
+                    await visit.sign_in(key)
+                    for name, path in pages.items():
+                        await visit.go(path)
+                        await visit.settled()
+                        await visit.page.screenshot(path=out / f"{name}-{look}.png", full_page=True)
+        await database.close()
+        postgres.stop()
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--out", type=Path, required=True)
+    folder: Path = arguments.parse_args().out
+    folder.mkdir(parents=True, exist_ok=True)
+    asyncio.run(main(folder))

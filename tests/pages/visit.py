@@ -1,0 +1,69 @@
+"""Somebody at a browser: signs in, listens to the console, and asks axe."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from playwright.async_api import Browser, Page, expect
+
+from tests.pages.browser import AXE
+
+VIOLATIONS = """(options) => axe.run(options).then(({violations}) => violations.map(
+    ({id, nodes}) => `${id}: ${nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`))"""
+
+
+PATIENCE_MS = 90_000
+"""How long anything on a page may take to happen, on a machine with a lot to do."""
+expect.set_options(timeout=PATIENCE_MS)
+
+
+class Visit:
+    """A page of the browser, and what its console said."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self.page = page
+        self.origin = origin
+        self.console: list[str] = []
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("console", lambda message: self.console.append(f"{page.url}: {message.text}"))
+        page.on("pageerror", lambda error: self.console.append(f"{page.url}: {error}"))
+
+    async def go(self, path: str) -> int:
+        reply = await self.page.goto(self.origin + path)
+        assert reply is not None
+        return reply.status
+
+    async def sign_in(self, key: str) -> None:
+        await self.page.fill("#key", key)
+        await self.page.click("button.primary")
+
+    async def settled(self) -> None:
+        """Wait until the scripts have done what they do when a page opens."""
+        await self.page.wait_for_load_state()
+        await self.page.wait_for_selector("#charts[data-points], main:not(:has(#charts))", state="attached")
+
+    async def violations(self, *rules: str) -> list[str]:
+        """What axe finds, of these rules or all. The debugger runs it, which the page's policy does not bind."""
+        debugger = await self.page.context.new_cdp_session(self.page)
+        await debugger.send("Runtime.evaluate", {"expression": f"{AXE.read_text()};0"})
+        await debugger.detach()
+        return await self.page.evaluate(VIOLATIONS, {"runOnly": list(rules)} if rules else {})
+
+    async def text(self, selector: str) -> str:
+        return await self.page.inner_text(selector)
+
+
+@asynccontextmanager
+async def visiting(browser: Browser, origin: str, key: str | None = None, **options: Any) -> AsyncIterator[Visit]:
+    """A fresh browser profile; signed in, if there is a key."""
+    context = await browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **options})
+    try:
+        visit = Visit(await context.new_page(), origin)
+        if key is not None:
+            await visit.go("/login")
+            await visit.sign_in(key)
+        yield visit
+    finally:
+        await context.close()

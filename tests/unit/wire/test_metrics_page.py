@@ -1,0 +1,36 @@
+"""The page of a plane that serves no HTTP of its own."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from wire.metrics_page import metrics_page
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    Counter("things", "Things", registry=registry).inc()
+    return registry
+
+
+def get(port: int, path: str = "/metrics", token: str | None = None) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers, trust_env=False)
+
+
+def test_the_token_is_asked_for(registry: CollectorRegistry):
+    with metrics_page(registry, "127.0.0.1", 0, "secret") as port:
+        assert get(port).status_code == 401
+        assert get(port, token="other").status_code == 401
+        assert "things_total 1.0" in get(port, token="secret").text
+        assert get(port, "/other", "secret").status_code == 404
+
+
+def test_without_a_token_it_is_for_this_machine_alone(registry: CollectorRegistry):
+    with metrics_page(registry, "127.0.0.1", 0, None) as port:
+        assert get(port).status_code == 200
+    with pytest.raises(ValueError, match="HEADWAY_METRICS_TOKEN"), metrics_page(registry, "0.0.0.0", 0, None):
+        pass

@@ -1,0 +1,260 @@
+"""Answers read by vLLM's own parsers, whole and as they come; answers of a form; the same text in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sampler.backends.vllm.routes import RENDER
+from tests.unit.sampler.conftest import ask_backend
+from wire.errors import InvalidRequest
+from wire.sampling import (
+    DerenderRequest,
+    GeneratedToken,
+    GenerateEvent,
+    GenerateRequest,
+    MessageDelta,
+    Reading,
+    RenderRequest,
+    SamplingParams,
+)
+
+pytestmark = pytest.mark.vllm
+
+PROMPT = [11, 12, 13, 14, 15]
+SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": name, "parameters": SCHEMA}}
+    for name in ("add", "multiply")
+]
+ADD = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": [2]}}\n</tool_call>'
+CALL = ("add", {"a": 1, "b": [2]})
+
+# text, tools on offer, template kwargs → reasoning, content, calls
+READ: dict[str, tuple[str, bool, dict, str | None, str | None, list]] = {
+    "plain": ("42", False, {}, None, "42", []),
+    "reasoning": ("<think>\nhm\n</think>\n\n42", False, {}, "hm", "42", []),
+    "reasoning alone": ("<think>\nhm", False, {}, "hm", None, []),
+    "call": (ADD, True, {}, None, None, [CALL]),
+    "two calls": (f"Let me see.\n{ADD}\n{ADD}", True, {"enable_thinking": False}, None, "Let me see.", [CALL, CALL]),
+    "reasoning and call": (f"<think>hm</think>{ADD}", True, {}, "hm", None, [CALL]),
+    "no tools on offer": (ADD, False, {}, None, ADD, []),
+    "no call": ("<tool_call>add(1)</tool_call>", True, {}, None, "<tool_call>add(1)</tool_call>", []),
+    "a call cut off": (ADD[:-20], True, {}, None, ADD[:-20], []),
+    "words, then a call cut off": (
+        f"Well. {ADD[:30]}",
+        True,
+        {"enable_thinking": False},
+        None,
+        f"Well. {ADD[:30]}",
+        [],
+    ),
+    "half a mark": ("5 <tool", True, {}, None, "5 <tool", []),
+    "letters of several bytes": ("ö€𝄞", True, {}, None, "ö€𝄞", []),
+}
+
+
+def tidy(text: str | None) -> str | None:
+    return (text or "").strip() or None
+
+
+@pytest.mark.parametrize("case", READ)
+async def test_vllms_parsers_read_what_they_can_and_the_rest_is_content(case, backend, tokenizer):
+    text, offered, kwargs, reasoning, content, calls = READ[case]
+    ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+    reading = Reading(tools=TOOLS if offered else [], chat_template_kwargs=kwargs)
+    parsed = await backend.derender(DerenderRequest(token_ids=ids, text=text, **dict(reading)))
+    assert (tidy(parsed.reasoning_content), tidy(parsed.content)) == (reasoning, content)
+    assert [(call.name, json.loads(call.arguments)) for call in parsed.tool_calls] == calls
+    if case.endswith("cut off"):
+        return  # a stream has told the call by then, as far as it came
+    streamed = await read_in_pieces(backend, ids, text, reading)
+    assert (tidy(streamed[0]), tidy(streamed[1]), streamed[2]) == (reasoning, content, calls)
+
+
+async def read_in_pieces(backend, ids: list[int], text: str, reading: Reading) -> tuple[str, str, list]:
+    """A reader's deltas put together; the answer comes three tokens at a time."""
+    request = GenerateRequest(adapter="base", prompt_token_ids=PROMPT, params=SamplingParams())
+    reader, deltas, data = backend.reader(request, reading), list[MessageDelta](), b""
+    for start in range(0, len(ids), 3):
+        told = data.decode(errors="ignore")
+        data += b"".join(backend._vocabulary.bytes_of(token_id) for token_id in ids[start : start + 3])
+        new = data.decode(errors="ignore")[len(told) :]
+        tokens = [GeneratedToken(token_id=token_id, token="", logprob=0.0) for token_id in ids[start : start + 3]]
+        reason = "stop" if start + 3 >= len(ids) else None
+        deltas += await reader.take(GenerateEvent(tokens=tokens, text=new, finish_reason=reason))
+    return joined(deltas)
+
+
+def joined(deltas: list[MessageDelta]) -> tuple[str, str, list]:
+    calls: dict[int, list[str]] = {}
+    for call in (call for delta in deltas for call in delta.tool_calls):
+        name, arguments = calls.setdefault(call.index, ["", ""])
+        calls[call.index] = [name or call.name or "", arguments + call.arguments]
+    reasoning = "".join(delta.reasoning_content or "" for delta in deltas)
+    content = "".join(delta.content or "" for delta in deltas)
+    return reasoning, content, [(name, json.loads(arguments)) for name, arguments in calls.values()]
+
+
+async def test_a_stream_tells_reasoning_and_calls_before_its_end(backend, tokenizer):
+    text = f"<think>{'one two three ' * 10}</think>{'four five six ' * 10}{ADD}"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    request = GenerateRequest(adapter="base", prompt_token_ids=PROMPT, params=SamplingParams())
+    reader = backend.reader(request, Reading(tools=TOOLS))
+    kinds = []
+    for position, token_id in enumerate(ids):
+        token = GeneratedToken(token_id=token_id, token="", logprob=0.0)
+        event = GenerateEvent(tokens=[token], text=backend._vocabulary.text_of(token_id))
+        event.finish_reason = "stop" if position == len(ids) - 1 else None
+        for delta in await reader.take(event):
+            kinds += [name for name in ("reasoning_content", "content", "tool_calls") if getattr(delta, name)]
+    assert kinds.count("reasoning_content") > 10
+    assert kinds.count("content") > 3
+    assert "tool_calls" in kinds
+    assert len(kinds) < len(ids) / 3, "pieces grow: each of them has vLLM read all earlier ones"
+
+
+async def test_what_a_stop_string_cut_off_is_not_read(backend, tokenizer):
+    ids = tokenizer.encode(f"42{ADD} and more", add_special_tokens=False)
+    parsed = await backend.derender(DerenderRequest(token_ids=ids, text=f"42{ADD} a", tools=TOOLS))
+    assert [call.name for call in parsed.tool_calls] == ["add"]
+    parsed = await backend.derender(DerenderRequest(token_ids=ids, text="42<tool", tools=TOOLS))
+    assert (parsed.content, parsed.tool_calls) == ("42<tool", [])
+    us = tokenizer.encode("bus", add_special_tokens=False)
+    assert len(us) == 2
+    parsed = await backend.derender(DerenderRequest(token_ids=us, text="bu", tools=TOOLS))
+    assert parsed.content == "bu"
+
+
+async def test_control_tokens_that_no_parser_wanted_are_no_text(backend, tokenizer):
+    ids = [*tokenizer.encode("4", add_special_tokens=False), tokenizer.eos_token_id] * 2
+    parsed = await backend.derender(DerenderRequest(token_ids=ids, text="44", tools=TOOLS))
+    assert parsed.content == "44"
+    nothing = await backend.derender(DerenderRequest(token_ids=ids[1:2], text="", tools=TOOLS))
+    assert nothing.content == ""
+
+
+@pytest.mark.parametrize("tools", [[{"type": "function", "function": {"name": "f", "parameters": 7}}], [{"odd": 1}]])
+async def test_tools_that_vllm_does_not_take_leave_the_answer_as_it_is(backend, tokenizer, tools):
+    ids = tokenizer.encode(ADD, add_special_tokens=False)
+    parsed = await backend.derender(DerenderRequest(token_ids=ids, text=ADD, tools=tools))
+    assert (parsed.content, parsed.tool_calls) == (ADD, [])
+    assert (await read_in_pieces(backend, ids, ADD, Reading(tools=tools)))[1] == ADD
+
+
+@pytest.mark.parametrize(
+    ("constraint", "form"),
+    [
+        ({"regex": "[0-9]{3}"}, "[0-9]{3}"),
+        ({"choice": ["yes", 'n"ö\n']}, 'yes|n"ö\n'),
+        ({"json_schema": {"enum": ["x", 3, None]}}, '"x"|3|null'),
+        ({"grammar": 'start: "a" "b"? "c"'}, "ab?c"),
+    ],
+)
+async def test_an_answer_is_of_the_form_and_ends_when_it_is_complete(backend, constraint, form):
+    asked = (ask_backend(backend, PROMPT, seed=seed, max_tokens=50, constraint=constraint) for seed in range(6))
+    for answer in await asyncio.gather(*asked):
+        assert re.fullmatch(form, answer.text), answer.text
+        assert answer.finish_reason == "stop"
+
+
+async def test_logprobs_are_of_what_the_form_allowed(backend, tokenizer):
+    digits = set(tokenizer.encode("0123456789", add_special_tokens=False))
+    constraint = {"regex": "[0-9]{4}"}
+    answer = await ask_backend(backend, PROMPT, adapter="all-targets", top_logprobs=10, constraint=constraint)
+    free = await ask_backend(backend, PROMPT, adapter="all-targets", top_logprobs=20, max_tokens=1)
+    for token in answer.tokens[:4]:
+        assert {top.token_id for top in token.top_logprobs} == digits
+        assert np.exp([top.logprob for top in token.top_logprobs]).sum() == pytest.approx(1.0, abs=1e-4)
+    shown = {top.token_id: top.logprob for top in free.tokens[0].top_logprobs}
+    gaps = [top.logprob - shown[top.token_id] for top in answer.tokens[0].top_logprobs if top.token_id in shown]
+    assert np.ptp(gaps) < 1e-4 if gaps else True, "the model's own, up to the mass that was allowed"
+    assert answer.tokens[4].logprob == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_forced_calls_are_in_the_bases_own_format_and_are_read(backend, single):
+    tools = TOOLS[:1] if single else TOOLS
+    kwargs = {"enable_thinking": False}
+    chat = RenderRequest(messages=[{"role": "user", "content": "?"}], chat_template_kwargs=kwargs)
+    prompt = await backend.render(chat)
+    constraint = {"calls": {"tools": tools, "single": single}, "after_reasoning": kwargs}
+    asked = [ask_backend(backend, prompt, seed=seed, max_tokens=300, constraint=constraint) for seed in range(6)]
+    answers = await asyncio.gather(*asked)
+    assert all(answer.text.startswith("<tool_call>") for answer in answers)
+    ended = [answer for answer in answers if answer.finish_reason == "stop"]
+    for answer in ended:
+        reading: dict[str, Any] = {"tools": tools, "tool_choice": "required", "chat_template_kwargs": kwargs}
+        parsed = await backend.derender(DerenderRequest(token_ids=answer.ids, text=answer.text, **reading))
+        assert parsed.content is None
+        assert len(parsed.tool_calls) == 1 if single else parsed.tool_calls
+        for call in parsed.tool_calls:
+            assert call.name in ("add", "multiply")
+            assert json.loads(call.arguments)["a"] in (1, 2)
+
+
+async def test_reasoning_is_free_and_comes_first(backend):
+    """The prompt leaves the reasoning open, so whatever this random model writes is reasoning."""
+    chat = RenderRequest(messages=[{"role": "user", "content": "?"}])
+    prompt = await backend.render(chat)
+    constraint = {"regex": "[0-9]{3}", "after_reasoning": {}}
+    answer = await ask_backend(backend, prompt, seed=1, max_tokens=20, ignore_eos=True, constraint=constraint)
+    assert len(answer.ids) == 20
+
+
+NONSENSE = {
+    "type": {"json_schema": {"type": "nonsense"}},
+    "remote reference": {"json_schema": {"$ref": "http://nowhere/schema"}},
+    "dangling reference": {"json_schema": {"$ref": "#/nowhere"}},
+    "endless reference": {"json_schema": {"$ref": "#"}},
+    "pattern": {"json_schema": {"type": "string", "pattern": "("}},
+    "contradiction": {"json_schema": {"allOf": [{"type": "string"}, {"type": "integer"}]}},
+    "regex": {"regex": "("},
+    "regex that looks back": {"regex": "(a)\\1"},
+    "huge regex": {"regex": "((((a{100}){100}){100}){100}){100}"},
+    "huge array": {"json_schema": {"type": "array", "items": {"type": "integer"}, "minItems": 10**9}},
+    "grammar": {"grammar": "root ::= nonsense"},
+    "tools": {"calls": {"tools": [{"type": "function", "function": {"name": "f", "parameters": 7}}]}},
+    "schema of a tool": {
+        "calls": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "odd"}}}]}
+    },
+}
+
+
+@pytest.mark.parametrize("case", NONSENSE)
+async def test_nonsense_is_refused_or_kept_to_and_never_kills_the_engine(case, backend):
+    constraint = NONSENSE[case]
+    try:
+        async with asyncio.timeout(60):
+            answer = await ask_backend(backend, PROMPT, max_tokens=5, constraint=constraint)
+        print(case, "was kept to:", repr(answer.text))
+    except InvalidRequest as refused:
+        print(case, "was refused:", refused.message[:200])
+    assert (await ask_backend(backend, PROMPT, max_tokens=3, ignore_eos=True)).finish_reason == "length"
+
+
+async def test_prompts_are_those_that_vllm_renders(backend):
+    """Ours continue an answer from its sampled ids, which vLLM's route cannot; but for that they are the same."""
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    chats: list[list[dict[str, Any]]] = [
+        [{"role": "user", "content": "ö€𝄞?"}],
+        [{"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "a"}]}],
+        [
+            {"role": "user", "content": "sum"},
+            {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "2"},
+        ],
+    ]
+    tool = {"type": "function", "function": {"name": "f", "description": "ö", "parameters": {"type": "object"}}}
+    for messages in chats:
+        for tools in ([], [tool]):
+            for kwargs in ({}, {"enable_thinking": False}):
+                ours = await backend.render(RenderRequest(messages=messages, tools=tools, chat_template_kwargs=kwargs))
+                body = {"messages": messages, "chat_template_kwargs": kwargs, "max_tokens": 1}
+                theirs = await backend._post(RENDER, {**body, "tools": tools} if tools else body)
+                assert ours == theirs["token_ids"]

@@ -1,0 +1,20 @@
+"""How full a GPU is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+
+def device_memory(device: str) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Bytes by state: used by tensors, their peak, reserved by torch, and the device's free and total. Nothing on a
+    CPU."""
+    if not device.startswith("cuda"):
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    yield ("tensors",), torch.cuda.memory_allocated(device)
+    yield ("tensors_peak",), torch.cuda.max_memory_allocated(device)
+    yield ("reserved",), torch.cuda.memory_reserved(device)
+    yield ("free",), free
+    yield ("total",), total

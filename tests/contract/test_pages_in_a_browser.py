@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, expect
 
+from server.auth.issuing import Grant
 from store.database import AsyncDatabase
 from store.tables import ModelRow
 from tests.contract.conftest import Team
-from tests.contract.test_pages import team_id
+from tests.contract.test_pages import key_of, team_id
 from tests.pages.scenes import add_model, grow
 from tests.pages.visit import Visit, visiting
 
@@ -41,9 +42,10 @@ async def scene(standing_team: Team, base: ModelRow, database: AsyncDatabase) ->
 
 
 @pytest.fixture(scope="module")
-async def session(browser: Browser, origin: str, standing_team: Team) -> Any:
-    """The cookies of somebody who signed in."""
-    async with visiting(browser, origin, standing_team.key) as visit:
+async def session(browser: Browser, origin: str, standing_team: Team, database: AsyncDatabase) -> Any:
+    """The cookies of an operator who signed in."""
+    key = await key_of(database, standing_team, Grant("operator", "admin"))
+    async with visiting(browser, origin, key) as visit:
         return await visit.page.context.storage_state()
 
 
@@ -128,6 +130,7 @@ async def test_the_tree_is_walked_with_arrow_keys_and_a_node_opened_with_enter(
 
 async def test_the_theme_button_stays_pressed(browser: Browser, origin, session):
     async with visiting(browser, origin, storage_state=session, color_scheme="light") as visit:
+        await visit.go("/")
         await visit.page.get_by_role("button", name="Switch between dark and light").click()
         await visit.go("/system")
         await expect(visit.page.locator("html")).to_have_attribute("data-theme", "dark")

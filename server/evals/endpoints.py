@@ -11,7 +11,7 @@ from server.auth.dependencies import CallerDep
 from server.context import ContextDep
 from server.evals import service
 from server.models.service import get_callers_model
-from server.paging import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from wire.admin import Page
 from wire.guard import Eval, EvalRequest, EvaluationJob, EvaluationMark
 

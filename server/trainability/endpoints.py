@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from server.auth.dependencies import CallerDep
 from server.context import ContextDep
 from server.models.service import get_callers_model
-from server.paging import DEFAULT_LIMIT, LimitParam
+from server.page_parameters import DEFAULT_LIMIT, LimitParam
 from server.trainability.report import trainability
 from wire.guard import TrainabilityReport
 

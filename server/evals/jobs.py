@@ -31,7 +31,8 @@ _WINDOW = "interval '7 days'"
 _BATCH = 200
 _DECORATION = re.compile(r"\s*\(\d+ (tasks|times)\)")
 _COUNTER = re.compile(
-    r"[\s,;:#_/.@-]*(\b(step|epoch|iteration|iter|checkpoint|ckpt|run)\b)?[\s:#_=.-]*\d[\d\s:.T_-]*$", re.I
+    r"[\s,;:#_/.@-]*(\b(step|epoch|iteration|iter|checkpoint|ckpt|run)\b[\s:#_=.-]*\d+|\d{4}-\d\d-\d\d[\d\s:.TZ-]*)$",
+    re.I,
 )
 
 _UNDECIDED = text(f"""

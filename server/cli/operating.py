@@ -109,7 +109,9 @@ def _drained(plane: object) -> str:
 
 
 async def _drain(session: AsyncSession, plane: str, *, drained: bool) -> None:
-    plane_id = UUID(plane)
+    plane_id = as_uuid(plane)
+    if plane_id is None:
+        raise NotFound(f"there is no trainer or sampler {plane!r}; 'headway drain' lists them with their ids")
     is_trainer = await session.get(TrainerRow, plane_id) is not None
     kind = TrainerRow if is_trainer else SamplerRow
     await (planes.drain if drained else planes.undrain)(session, kind, plane_id, COMMAND_LINE)

@@ -240,7 +240,8 @@ def _names_a_thing(path: str, body: Any) -> bool:
 async def test_a_key_opens_what_its_scopes_say_and_no_other_team_s(scene: Scene, method: str, path: str):
     needs, body = ROUTES[method, path]
     if needs == PUBLIC:
-        assert (await scene.call(method, path, body, None)).status_code == 200
+        answered = {200, 503} if path == "/readyz" else {200}  # other tests register bases that nobody serves
+        assert (await scene.call(method, path, body, None)).status_code in answered
         return
     for key in (None, "hw_nobody-knows-this-one"):
         reply = await scene.call(method, path, body, key)

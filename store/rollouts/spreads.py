@@ -27,7 +27,7 @@ MOST_SUMMARISED = 2_000
 """How many rollouts of a job its line in a list speaks of, the newest ones."""
 
 # Sums and squares of these stay within a double.
-_REWARD = f"least(greatest(nullif({REWARD}, 'NaN'), -1e30), 1e30)"
+_REWARD = f"(case when {REWARD} <> 'NaN' then least(greatest({REWARD}, -1e30), 1e30) end)"
 _GRADED = f"{STATUS} = 'completed' and {_REWARD} is not null"
 _FIGURES = f"""
     count(*) as num_rollouts,

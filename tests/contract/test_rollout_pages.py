@@ -160,7 +160,7 @@ async def test_a_told_rollout_is_read_turn_by_turn(scene, visitor):
         "<b>carry</b>",
         "40 tokens",
     ]
-    order += ["Tool add", "Turn 2: Agent", "Tool add", "Error 42\ufffd", "Evaluation", "half right"]
+    order += ["Tool add", "Turn 2: Agent", "Tool add", "Error 42?", "Evaluation", "half right"]
     at = 0
     for one in order:
         at = said.find(one, at)
@@ -180,7 +180,7 @@ async def test_an_opened_turn_has_every_token_with_its_logprob(scene, visitor):
         zip(table, detail["output_token_ids"], detail["output_logprobs"], strict=True), 1
     ):
         cells = row.replace("−", "-").split()
-        assert (cells[0], cells[2]) == (str(place), f"{token_id:,}")
+        assert (cells[0], cells[2]) == (str(place), str(token_id))
         assert float(cells[3]) == pytest.approx(logprob, rel=1e-2, abs=1e-4)
     assert "⏎" in table[-1]
 
@@ -336,14 +336,14 @@ async def crowd(scene: Scene, database: AsyncDatabase) -> uuid.UUID:
 
 
 BUDGETS = [
-    ("/jobs", 4, 60_000),
-    ("/jobs/{crowd}", 4, 80_000),
-    ("/jobs/{crowd}?verdict=teaches", 4, 80_000),
-    ("/jobs/{crowd}?tab=rollouts", 6, 75_000),
-    ("/traces", 4, 80_000),
-    ("/trace/{told}", 9, 40_000),
-    ("/trace/{long}", 9, 180_000),
-    ("/trace/{long}?open=100", 9, 250_000),
+    ("/jobs", 3, 45_000),
+    ("/jobs/{crowd}", 3, 70_000),
+    ("/jobs/{crowd}?verdict=teaches", 3, 70_000),
+    ("/jobs/{crowd}?tab=rollouts", 5, 50_000),
+    ("/traces", 3, 55_000),
+    ("/trace/{told}", 8, 24_000),
+    ("/trace/{long}", 8, 150_000),
+    ("/trace/{long}?open=100", 8, 190_000),
 ]
 
 
@@ -357,6 +357,5 @@ async def test_a_hundred_thousand_rollouts_cost_few_statements_and_bytes(
             path.format(crowd=crowd, told=scene.told, long=scene.long), headers={"X-Request-Id": marker}
         )
     assert reply.status_code == 200
-    print(path, len(statements), len(reply.content))
     assert 2 <= len(statements) <= most_statements, "\n".join(statements)
     assert len(reply.content) <= most_bytes

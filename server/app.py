@@ -17,7 +17,10 @@ from server.auth.door import Door
 from server.body_limit import BodyLimit
 from server.context import open_context
 from server.errors import install_error_handlers
+from server.evals import endpoints as evals
 from server.gateway import endpoints as gateway
+from server.guard import endpoints as guard
+from server.guard.watch import guarding
 from server.jobs import endpoints as jobs
 from server.metrics import endpoints as metrics
 from server.metrics.instruments import ServerMetrics
@@ -30,6 +33,7 @@ from server.starting import starting
 from server.team import endpoints as team
 from server.traces import endpoints as traces
 from server.traces.closing import closing_rollouts
+from server.trainability import endpoints as trainability
 from server.training import endpoints as training
 from server.upkeep import upkeep
 from wire.errors import NotFound
@@ -57,7 +61,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             app.state.context = context
             share = context.team_limits.share_with
             with starting(settings):
-                async with counting_neighbours(context.database, share):
+                async with counting_neighbours(context.database, share), guarding(context):
                     yield
 
     # The page at /docs loads nothing from the network.
@@ -75,7 +79,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
     app.include_router(pages.router)
-    for room in (health, auth, models, training, gateway, jobs, traces, team, admin, metrics):
+    rooms = (health, auth, models, training, gateway, jobs, traces, team, admin, metrics, evals, guard, trainability)
+    for room in rooms:
         app.include_router(room.router)
     app.include_router(remote)
     app.include_router(pages.rest)

@@ -17,6 +17,7 @@ from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
 from server.settings import ServerSettings
 from store.database import AsyncDatabase
+from store.tables import AlarmRow
 from tests.contract.conftest import batch
 
 PUBLIC, ANY, READ, USE, REPORT, SAMPLE, TRAIN, KEYS, ADMIN = (
@@ -53,6 +54,15 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v2/models/{model_id}/checkpoints"): (READ, None),
     ("GET", "/v2/models/{model_id}/head"): (READ, None),
     ("PUT", "/v2/models/{model_id}/head"): (TRAIN, {"checkpoint_id": None}),
+    ("GET", "/v2/models/{model_id}/evals"): (READ, None),
+    ("POST", "/v2/models/{model_id}/evals"): (TRAIN, {"benchmark": "b", "score": 0.5}),
+    ("DELETE", "/v2/models/{model_id}/evals/{eval_id}"): (TRAIN, None),
+    ("GET", "/v2/models/{model_id}/guard"): (READ, None),
+    ("PUT", "/v2/models/{model_id}/guard"): (TRAIN, {}),
+    ("GET", "/v2/models/{model_id}/alarms"): (READ, None),
+    ("POST", "/v2/models/{model_id}/alarms/{alarm_id}/acknowledge"): (TRAIN, {}),
+    ("POST", "/v2/models/{model_id}/alarms/{alarm_id}/undo"): (TRAIN, None),
+    ("GET", "/v2/models/{model_id}/trainability"): (READ, None),
     ("POST", "/v2/models/{model_id}/pause"): (TRAIN, WHY),
     ("POST", "/v2/models/{model_id}/resume"): (TRAIN, None),
     ("GET", "/v1/models/{model_id}/train/losses"): (READ, None),
@@ -72,6 +82,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v2/jobs"): (READ, None),
     ("GET", "/v2/jobs/{job_id}"): (READ, None),
     ("GET", "/v2/jobs/{job_id}/traces"): (READ, None),
+    ("POST", "/v2/jobs/{job_id}/evaluation"): (TRAIN, {}),
     ("PUT", "/v2/jobs/{job_id}/pin"): (TRAIN, None),
     ("DELETE", "/v2/jobs/{job_id}/pin"): (TRAIN, None),
     ("DELETE", "/v2/jobs/{job_id}"): (TRAIN, None),
@@ -124,7 +135,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
 SHOWN_BY_THE_FRAMEWORK = ("/docs", "/docs/oauth2-redirect", "/redoc")
 CLIENT_MINTED = ("/v2/trace/job/{job_id}/enter", "/v2/trace/{trace_id}/enter", "/v2/trace/{trace_id}/exit")
 """Ids that clients mint are unique per team: another team's report of the same id is a thing of its own."""
-DELETED = ("/v2/jobs/{job_id}", "/v2/traces/{trace_id}")
+DELETED = ("/v2/jobs/{job_id}", "/v2/traces/{trace_id}", "/v2/models/{model_id}/evals/{eval_id}")
 
 
 @dataclass
@@ -138,9 +149,12 @@ class Scene:
     http: httpx.AsyncClient
 
     async def report(self) -> None:
-        """A job with a rollout."""
+        """A job with a rollout, and a held-out score."""
         for path, body in (("job/{job_id}/enter", {}), ("{trace_id}/enter", {"job_id": "{job_id}"})):
             (await self.call("POST", f"/v2/trace/{path}", body, self.keys["member"])).raise_for_status()
+        score = {"benchmark": "access", "score": 0.5}
+        reply = await self.call("POST", "/v2/models/{model_id}/evals", score, self.keys["member"])
+        self.things["eval_id"] = reply.json()["id"]
 
     async def call(self, method: str, path: str, body: Any, key: str | None) -> httpx.Response:
         things = {**self.things, "new_name": f"n-{uuid.uuid4().hex[:8]}"}
@@ -184,7 +198,12 @@ async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
         admin = {"Authorization": f"Bearer {teams[0]['admin']}"}
         fork = {"source_model_id": str(base.id), "name": "access-model"}
         model = (await http.post("/v2/models/fork", json=fork, headers=member)).json()
-        things |= {"model": model["id"], "model_id": model["id"]}
+        things |= {"model": model["id"], "model_id": model["id"], "alarm_id": str(uuid.uuid4())}
+        async with database.session() as session:
+            alarm = AlarmRow(id=uuid.UUID(things["alarm_id"]), model_id=uuid.UUID(model["id"]), rule="spread")
+            alarm.subject_id, alarm.step, alarm.message, alarm.state = uuid.uuid4(), 0, "noted", "noted"
+            alarm.evidence, alarm.outcome, alarm.actions = {}, {}, []
+            session.add(alarm)
         forward = await http.post(f"/v1/models/{model['id']}/train/forward", json=batch(), headers=member)
         things["forward"] = forward.json()["forward_id"]
         for plane in ("trainer", "sampler"):

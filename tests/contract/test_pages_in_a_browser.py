@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, expect
 
+from server.auth.issuing import Grant
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.tables import ModelRow
 from tests.contract.conftest import Team
-from tests.contract.test_pages import team_id
+from tests.contract.test_pages import key_of, team_id
 from tests.pages.rollouts import add_groups, add_job, tell, trace_row
 from tests.pages.scenes import add_model, grow
 from tests.pages.visit import Visit, visiting
@@ -54,9 +55,10 @@ async def scene(
 
 
 @pytest.fixture(scope="module")
-async def session(browser: Browser, origin: str, standing_team: Team) -> Any:
-    """The cookies of somebody who signed in."""
-    async with visiting(browser, origin, standing_team.key) as visit:
+async def session(browser: Browser, origin: str, standing_team: Team, database: AsyncDatabase) -> Any:
+    """The cookies of an operator who signed in."""
+    key = await key_of(database, standing_team, Grant("operator", "admin"))
+    async with visiting(browser, origin, key) as visit:
         return await visit.page.context.storage_state()
 
 
@@ -160,7 +162,7 @@ async def test_from_a_job_through_its_groups_to_the_tokens_of_a_turn(scene, brow
         await page.get_by_role("link", name="Open turn 1").click()
         await expect(page.get_by_role("region", name="Tokens of turn 1").locator("tbody tr")).to_have_count(40)
         looks = await page.locator(".heat span").evaluate_all(
-            "all => all.map((one) => getComputedStyle(one).textDecorationLine + getComputedStyle(one).textDecorationStyle)"
+            "all => all.map((one) => getComputedStyle(one)).map((look) => look.textDecorationLine + look.textDecorationStyle)"
         )
         assert len(set(looks)) == 5, "levels differ in more than their colour"
         assert visit.console == []
@@ -183,6 +185,7 @@ async def test_a_rollout_is_watched_while_it_runs(browser: Browser, origin, sess
 
 async def test_the_theme_button_stays_pressed(browser: Browser, origin, session):
     async with visiting(browser, origin, storage_state=session, color_scheme="light") as visit:
+        await visit.go("/")
         await visit.page.get_by_role("button", name="Switch between dark and light").click()
         await visit.go("/system")
         await expect(visit.page.locator("html")).to_have_attribute("data-theme", "dark")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 import uuid
 from typing import Any
 
@@ -113,6 +114,7 @@ def _try_all(
 
         try:
             answers_as_described()
-        except Exception as error:
-            failures.append(f"{operation.method.upper()} {operation.path}: {error}")
+        except (Exception, BaseExceptionGroup) as error:
+            told = "".join(traceback.format_exception(error))
+            failures.append(f"{operation.method.upper()} {operation.path}: {told}")
     return failures

@@ -59,15 +59,17 @@ async def invent(database: AsyncDatabase) -> tuple[str, dict[str, str]]:
         thousand = await add_model(session, team, base.id, "thousand-steps")
         await grow(session, thousand, 1000, seed=9)
         fresh = await add_model(session, team, base.id, "not-yet-trained")
-        trainer = TrainerRow(base_id=base.id, host="gpu-1", pid=4211, losses={})
-        sampler = SamplerRow(base_id=base.id, host="gpu-2", pid=877, url="http://gpu-2", backend="vllm")
+        soon = func.clock_timestamp() + func.make_interval(0, 0, 0, 1)  # so that they live until the last picture
+        trainer = TrainerRow(base_id=base.id, host="gpu-1", pid=4211, losses={}, heartbeat_at=soon)
+        sampler = SamplerRow(
+            base_id=base.id, host="gpu-2", pid=877, url="http://gpu-2", backend="vllm", heartbeat_at=soon
+        )
         silent = SamplerRow(
             base_id=base.id, host="gpu-3", pid=912, url="http://gpu-3", backend="vllm", heartbeat_at=last[0].created_at
         )
         session.add_all([trainer, sampler, silent])
         await session.flush()
-        expires_at = func.clock_timestamp() + func.make_interval(0, 0, 0, 1)
-        session.add(ModelLeaseRow(model_id=model.id, trainer_id=trainer.id, expires_at=expires_at))
+        session.add(ModelLeaseRow(model_id=model.id, trainer_id=trainer.id, expires_at=soon))
         for adapter in (base_adapter_name(base.id), last[-1].adapter_name):
             session.add(SamplerAdapterRow(sampler_id=sampler.id, adapter=adapter, state="loaded"))
     page = f"/models/{model.id}"

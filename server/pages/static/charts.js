@@ -69,10 +69,10 @@ function options(chart, place, hasDots) {
   const isDense = data.names.length > MANY, dots = hasDots ? { show: true } : {};
   const axis = { stroke: css("--muted"), grid: { stroke: css("--grid"), width: 1 }, ticks: { show: false }, font: "11.5px system-ui, sans-serif" };
   // Where training went on from elsewhere, no line leads there.
-  const gaps = (plot, _series, _first, _last, found) => [
+  const gaps = (plot, _series, _first, _last, found) => joined([
     ...found,
     ...data.rollbacks.filter(([at]) => at > data.first).map(([at]) => [plot.valToPos(at, "x", true), plot.valToPos(at + 1, "x", true)]),
-  ].sort((one, other) => one[0] - other[0]);
+  ]);
   const edge = { gaps, stroke: "transparent", width: 0, points: { show: false } };
   const series = [
     {},
@@ -93,6 +93,17 @@ function options(chart, place, hasDots) {
     cursor: { sync: { key: "steps" }, points: { size: 7 }, drag: { x: true, y: false }, focus: { prox: -1 } },
     hooks: { drawClear: [drawRollbacks], setCursor: [(plot) => say(chart, plot.cursor.idx)], ready: [(plot) => openOnClick(plot)] },
   };
+}
+
+// uPlot wants gaps in order, and none within another.
+function joined(gaps) {
+  const result = [];
+  for (const [from, to] of gaps.sort((one, other) => one[0] - other[0])) {
+    const last = result.at(-1);
+    if (last && from < last[1]) last[1] = Math.max(last[1], to);
+    else result.push([from, to]);
+  }
+  return result;
 }
 
 function drawRollbacks(plot) {

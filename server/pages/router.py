@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from server.pages import (
+    alarms,
     job_list,
     job_page,
     keys,
@@ -29,6 +30,7 @@ _ROOMS = (
     model_list,
     model_page,
     moving_heads,
+    alarms,
     job_list,
     job_page,
     rollout_list,

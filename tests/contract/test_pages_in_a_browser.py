@@ -161,9 +161,8 @@ async def test_from_a_job_through_its_groups_to_the_tokens_of_a_turn(scene, brow
         await page.locator(f"a[href='/trace/{scene.told}']").click()
         await page.get_by_role("link", name="Open turn 1").click()
         await expect(page.get_by_role("region", name="Tokens of turn 1").locator("tbody tr")).to_have_count(40)
-        looks = await page.locator(".heat span").evaluate_all(
-            "all => all.map((one) => getComputedStyle(one)).map((look) => look.textDecorationLine + look.textDecorationStyle)"
-        )
+        of_all = "all => all.map((one) => getComputedStyle(one).textDecoration.replace(/rgb.*/, ''))"
+        looks = await page.locator(".heat span").evaluate_all(of_all)
         assert len(set(looks)) == 5, "levels differ in more than their colour"
         assert visit.console == []
 
@@ -177,7 +176,7 @@ async def test_a_rollout_is_watched_while_it_runs(browser: Browser, origin, sess
         await expect(visit.page.get_by_role("heading", name="Nothing on record yet")).to_be_visible()
         await tell(database, BlobStore(tmp_path), row, num_turns=1, is_told=False)
         await expect(visit.page.get_by_role("heading", name="Turn 1: Agent")).to_be_visible()
-        await visit.page.get_by_text("40 tokens").click()
+        await visit.page.get_by_text("40 tokens, mean").click()
         await standing_team.http.post(f"/v2/trace/{row.id}/exit", json={"status": "completed", "reward": 0.75})
         await expect(visit.page.locator(".facts")).to_contain_text("0.7500")
         await expect(visit.page.locator(".strip")).to_be_visible()

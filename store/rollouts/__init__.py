@@ -11,12 +11,13 @@ prompt is stored from where another sample of the same trace ends: a conversatio
 
 from store.rollouts.changing import cancel_traces, close_silent_traces, delete_job, delete_trace, pin_job, pin_trace
 from store.rollouts.conversations import Conversation
-from store.rollouts.jobs import JobFacts, count_jobs, find_job, list_jobs
+from store.rollouts.jobs import JobFacts, JobFilter, count_jobs, find_job, list_jobs
 from store.rollouts.reading import RecordedSample, RecordedSpan, Rollout, read_rollouts, read_spans
 from store.rollouts.recording import TraceRecord, record
 from store.rollouts.resolving import Resolved, resolve, resolve_rollout
 from store.rollouts.samples import NewSample, Served
 from store.rollouts.spans import NewSpan, read_span
+from store.rollouts.spreads import GroupFacts, GroupPage, JobSummary, Verdict, list_groups, summarise_jobs
 from store.rollouts.traces import (
     TraceFacts,
     TraceFilter,
@@ -29,7 +30,11 @@ from store.rollouts.traces import (
 
 __all__ = [
     "Conversation",
+    "GroupFacts",
+    "GroupPage",
     "JobFacts",
+    "JobFilter",
+    "JobSummary",
     "NewSample",
     "NewSpan",
     "RecordedSample",
@@ -41,6 +46,7 @@ __all__ = [
     "TraceFilter",
     "TracePage",
     "TraceRecord",
+    "Verdict",
     "cancel_traces",
     "close_silent_traces",
     "count_jobs",
@@ -50,6 +56,7 @@ __all__ = [
     "delete_trace",
     "find_job",
     "find_trace",
+    "list_groups",
     "list_jobs",
     "list_traces",
     "pin_job",
@@ -60,4 +67,5 @@ __all__ = [
     "record",
     "resolve",
     "resolve_rollout",
+    "summarise_jobs",
 ]

@@ -94,6 +94,8 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v2/trace/{trace_id}"): (READ, None),
     ("GET", "/v2/trace/{trace_id}/events"): (READ, None),
     ("GET", "/v2/traces"): (READ, None),
+    ("GET", "/v2/traces/export"): (READ, None),
+    ("POST", "/v2/traces/import"): (TRAIN, {"prompt_token_ids": [1], "output_token_ids": [2], "reward": 1.0}),
     ("GET", "/v2/traces/{trace_id}"): (READ, None),
     ("GET", "/v2/traces/{trace_id}/spans"): (READ, None),
     ("PUT", "/v2/traces/{trace_id}/pin"): (TRAIN, None),

@@ -27,6 +27,8 @@ from server.models import endpoints as models
 from server.neighbours import counting_neighbours
 from server.settings import ServerSettings
 from server.starting import starting
+from server.tasksets import endpoints as tasksets
+from server.tasksets import hosted
 from server.team import endpoints as team
 from server.traces import endpoints as traces
 from server.traces.closing import closing_rollouts
@@ -75,7 +77,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
     app.include_router(pages.router)
-    for room in (health, auth, models, training, gateway, jobs, traces, team, admin, metrics):
+    for room in (health, auth, models, training, gateway, jobs, traces, tasksets, hosted, team, admin, metrics):
         app.include_router(room.router)
     app.include_router(remote)
     app.include_router(pages.rest)

@@ -1,4 +1,4 @@
-"""The unmodified SDK shares tasksets through a box: `hud sync` from a file and back, and a run over one that was read."""
+"""The unmodified SDK shares tasksets through a box: `hud sync` there and back, and a run over one that was read."""
 
 from __future__ import annotations
 

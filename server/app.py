@@ -30,6 +30,8 @@ from server.models import endpoints as models
 from server.neighbours import counting_neighbours
 from server.settings import ServerSettings
 from server.starting import starting
+from server.tasksets import endpoints as tasksets
+from server.tasksets import hosted
 from server.team import endpoints as team
 from server.traces import endpoints as traces
 from server.traces import transfer_endpoints as transfers
@@ -80,7 +82,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
     app.include_router(pages.router)
-    rooms = (health, auth, models, training, gateway, jobs, transfers, traces, team, admin, metrics)
+    rooms = (health, auth, models, training, gateway, jobs, transfers, traces, tasksets, hosted, team, admin, metrics)
     for room in (*rooms, evals, guard, trainability):
         app.include_router(room.router)
     app.include_router(remote)

@@ -52,6 +52,7 @@ class Job(BaseModel):
     id: str
     name: str | None
     taskset_id: str | None
+    taskset_name: str | None
     group_size: int | None
     status: str
     pinned: bool

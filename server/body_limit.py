@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.errors import BodyTooLarge
 from server.settings import Limits
 
-_LARGE = ("/completions", "/telemetry-upload")
+_LARGE = ("/completions", "/telemetry-upload", "/v2/tasks/upload")
 _IMPORT = "/v2/traces/import"
 
 

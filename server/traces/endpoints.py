@@ -23,10 +23,12 @@ from wire.reports import (
     TelemetryUpload,
     Trace,
     TraceCancelled,
+    TraceDetail,
     TraceEntered,
     TraceEvents,
     TraceExited,
     TraceList,
+    TraceSpans,
 )
 
 router = APIRouter(tags=["traces"])
@@ -76,14 +78,14 @@ async def list_traces(
     return await service.page_of_traces(context, caller.team_id, wanted, limit, cursor)
 
 
-@router.get("/v2/traces/{trace_id}")
+@router.get("/v2/traces/{trace_id}", response_model=TraceDetail)
 async def get_detail(context: ContextDep, caller: CallerDep, trace_id: UUID, tokens: bool = True) -> Response:
     """One rollout with its turns: what was asked and answered, token ids, logprobs, checkpoints."""
     detail = await trace_detail(context, caller.team_id, trace_id, tokens=tokens)
     return Response(detail, media_type="application/json")
 
 
-@router.get("/v2/traces/{trace_id}/spans")
+@router.get("/v2/traces/{trace_id}/spans", response_model=TraceSpans)
 async def get_spans(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Response:
     """The spans that telemetry brought, as they were sent."""
     return Response(await trace_spans(context, caller.team_id, trace_id), media_type="application/json")

@@ -13,12 +13,13 @@ prompt is stored from where another sample of the same trace ends: a conversatio
 from store.rollouts.changing import cancel_traces, close_silent_traces, delete_job, delete_trace, pin_job, pin_trace
 from store.rollouts.conversations import Conversation
 from store.rollouts.importing import ImportedTurn, NewTrace, content_id, import_trace
-from store.rollouts.jobs import JobFacts, count_jobs, find_job, list_jobs
+from store.rollouts.jobs import JobFacts, JobFilter, count_jobs, find_job, list_jobs
 from store.rollouts.reading import RecordedSample, RecordedSpan, Rollout, read_rollouts, read_spans
 from store.rollouts.recording import TraceRecord, record
 from store.rollouts.resolving import Resolved, resolve, resolve_rollout
 from store.rollouts.samples import NewSample, Served
 from store.rollouts.spans import NewSpan, read_span
+from store.rollouts.spreads import GroupFacts, GroupPage, JobSummary, Verdict, list_groups, summarise_jobs
 from store.rollouts.traces import (
     TraceFacts,
     TraceFilter,
@@ -31,8 +32,12 @@ from store.rollouts.traces import (
 
 __all__ = [
     "Conversation",
+    "GroupFacts",
+    "GroupPage",
     "ImportedTurn",
     "JobFacts",
+    "JobFilter",
+    "JobSummary",
     "NewSample",
     "NewSpan",
     "NewTrace",
@@ -45,6 +50,7 @@ __all__ = [
     "TraceFilter",
     "TracePage",
     "TraceRecord",
+    "Verdict",
     "cancel_traces",
     "close_silent_traces",
     "content_id",
@@ -56,6 +62,7 @@ __all__ = [
     "find_job",
     "find_trace",
     "import_trace",
+    "list_groups",
     "list_jobs",
     "list_traces",
     "pin_job",
@@ -66,4 +73,5 @@ __all__ = [
     "record",
     "resolve",
     "resolve_rollout",
+    "summarise_jobs",
 ]

@@ -2,21 +2,26 @@
 each other."""
 
 from store.tables.base import Base
+from store.tables.guard import AlarmRow, EvalRow, GuardRow
 from store.tables.models import CheckpointRow, ModelRow
 from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TraceRow
 from store.tables.rollouts import SampleRow, SpanRow
 from store.tables.sessions import WebSessionRow
+from store.tables.tasksets import TasksetRow, TasksetTaskRow
 from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
 
 __all__ = [
     "GRADIENT_KINDS",
     "AdapterWantRow",
+    "AlarmRow",
     "ApiKeyRow",
     "Base",
     "CheckpointRow",
+    "EvalRow",
     "EventRow",
+    "GuardRow",
     "JobRow",
     "ModelLeaseRow",
     "ModelRow",
@@ -25,6 +30,8 @@ __all__ = [
     "SamplerAdapterRow",
     "SamplerRow",
     "SpanRow",
+    "TasksetRow",
+    "TasksetTaskRow",
     "TeamRow",
     "TraceRow",
     "TrainerRow",

@@ -23,6 +23,12 @@ from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
 
+
+@schemathesis.serializer("application/x-ndjson")
+def _lines(_context: Any, value: Any) -> bytes:
+    return str(value).encode("utf-8", "replace")
+
+
 NUM_EXAMPLES = 2
 CONFORMS = (status_code_conformance, content_type_conformance, response_schema_conformance)
 UNREADY = 503

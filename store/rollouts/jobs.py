@@ -1,18 +1,22 @@
 """Jobs as facts. Whether one runs follows from its traces."""
 
+# ruff: noqa: S608 - put together from constants
+
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString
 from uuid import UUID
 
 from store.database import AsyncConnection
 from store.rollouts.cursors import make_cursor, parse_cursor
 
+JobStatus = Literal["running", "completed"]
+
 _JOBS: LiteralString = """
     select
-        j.id, j.team_id, j.name, j.group_size, j.taskset_id, j.created_at, j.pinned_at,
+        j.id, j.team_id, j.name, j.group_size, j.taskset_id, s.name as taskset_name, j.created_at, j.pinned_at,
         case
             when exists (
                 select from traces t where t.team_id = j.team_id and t.job_id = j.id
@@ -21,31 +25,48 @@ _JOBS: LiteralString = """
             when exists (select from traces t where t.team_id = j.team_id and t.job_id = j.id) then 'completed'
             else 'running'
         end as status
-    from jobs j where j.team_id = %(team_id)s
+    from jobs j left join tasksets s on s.team_id = j.team_id and s.id = case
+        when j.taskset_id ~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$' then j.taskset_id::uuid
+    end
+    where j.team_id = %(team_id)s
 """
 _ONE = _JOBS + " and j.id = %(id)s"
-_FIRST = _JOBS + " order by j.created_at desc, j.id desc limit %(limit)s"
-_NEXT = (
-    _JOBS
-    + """
-    and (j.created_at, j.id) < (%(before)s, %(before_id)s) order by j.created_at desc, j.id desc limit %(limit)s
+_PAGE = f"""
+    select * from ({_JOBS}) listed
+    where (%(name)s::text is null or strpos(lower(coalesce(name, '')), lower(%(name)s)) > 0)
+        and (%(taskset_id)s::text is null or taskset_id = %(taskset_id)s)
+        and (%(status)s::text is null or status = %(status)s)
+        and (%(before)s::timestamptz is null or (created_at, id) < (%(before)s, %(before_id)s::uuid))
+    order by created_at desc, id desc limit %(limit)s
 """
-)
 _COUNT = "select count(*) from jobs where team_id = %(team_id)s"
 
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """A run over a taskset. `status`: running while a trace of it is, or none has begun; else completed."""
+    """A run over a taskset. `status`: running while a trace of it is, or none has begun; else completed.
+
+    `taskset_id`: as the client said it; `taskset_name`: where the team has that taskset here.
+    """
 
     id: UUID
     team_id: UUID
     name: str | None
     group_size: int | None
     taskset_id: str | None
+    taskset_name: str | None
     created_at: datetime
     pinned_at: datetime | None
     status: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs; None: any. `name`: part of the name, in either case."""
+
+    name: str | None = None
+    taskset_id: str | None = None
+    status: JobStatus | None = None
 
 
 async def find_job(connection: AsyncConnection, team_id: UUID, job_id: UUID) -> JobFacts | None:
@@ -54,14 +75,21 @@ async def find_job(connection: AsyncConnection, team_id: UUID, job_id: UUID) -> 
     return JobFacts(*row) if row else None
 
 
+_ANY = JobFilter()
+
+
 async def list_jobs(
-    connection: AsyncConnection, team_id: UUID, *, limit: int, cursor: str | None = None
+    connection: AsyncConnection,
+    team_id: UUID,
+    *,
+    limit: int,
+    cursor: str | None = None,
+    wanted: JobFilter = _ANY,
 ) -> tuple[list[JobFacts], str | None]:
     """A page of the team's jobs, newest first, and the cursor of the next. Raises InvalidRequest for a bad cursor."""
-    asked: dict[str, Any] = {"team_id": team_id, "limit": limit + 1}
-    if cursor is not None:
-        asked["before"], asked["before_id"] = parse_cursor(cursor)
-    found = await (await connection.execute(_FIRST if cursor is None else _NEXT, asked)).fetchall()
+    before, before_id = parse_cursor(cursor) if cursor is not None else (None, None)
+    asked: dict[str, Any] = {"team_id": team_id, "limit": limit + 1, "before": before, "before_id": before_id}
+    found = await (await connection.execute(_PAGE.encode(), {**asked, **asdict(wanted)})).fetchall()
     jobs = [JobFacts(*row) for row in found]
     last = jobs[limit - 1] if len(jobs) > limit else None
     return jobs[:limit], make_cursor(last.created_at, last.id) if last else None

@@ -408,12 +408,12 @@ async def thousand(standing_team: Team, base: ModelRow, database: AsyncDatabase)
 
 BUDGETS = [
     ("/", 6, 40_000),
-    ("/models/{}", 6, 16_000),
-    ("/models/{}?tab=checkpoints", 9, 110_000),
-    ("/models/{}?tab=checkpoints&before=500", 9, 110_000),
+    ("/models/{}", 8, 16_000),
+    ("/models/{}?tab=checkpoints", 11, 110_000),
+    ("/models/{}?tab=checkpoints&before=500", 11, 110_000),
     ("/models/{}/head?to=base", 6, 16_000),
-    ("/live/models/{}/series", 5, 110_000),
-    ("/live/models/{}/series?after=999", 5, 12_000),
+    ("/live/models/{}/series", 6, 110_000),
+    ("/live/models/{}/series?after=999", 6, 12_000),
 ]
 
 

@@ -10,7 +10,9 @@ from uuid import UUID
 from store.database import AsyncConnection
 from store.rollouts.cursors import make_cursor, parse_cursor
 
-_JOBS: LiteralString = """
+# The jobs are chosen before their traces are looked for. Otherwise PostgreSQL, which expects to do this for all jobs of
+# the team, reads through all traces there are.
+_FACTS: LiteralString = """
     select
         j.id, j.team_id, j.name, j.group_size, j.taskset_id, s.name as taskset_name, j.created_at, j.pinned_at,
         case
@@ -21,19 +23,19 @@ _JOBS: LiteralString = """
             when exists (select from traces t where t.team_id = j.team_id and t.job_id = j.id) then 'completed'
             else 'running'
         end as status
-    from jobs j left join tasksets s on s.team_id = j.team_id and s.id = case
+    from (
+"""
+_NAMED: LiteralString = """
+    ) j left join tasksets s on s.team_id = j.team_id and s.id = case
         when j.taskset_id ~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$' then j.taskset_id::uuid
     end
-    where j.team_id = %(team_id)s
+    order by j.created_at desc, j.id desc
 """
-_ONE = _JOBS + " and j.id = %(id)s"
-_FIRST = _JOBS + " order by j.created_at desc, j.id desc limit %(limit)s"
-_NEXT = (
-    _JOBS
-    + """
-    and (j.created_at, j.id) < (%(before)s, %(before_id)s) order by j.created_at desc, j.id desc limit %(limit)s
-"""
-)
+_MINE: LiteralString = "select * from jobs where team_id = %(team_id)s"
+_NEWEST: LiteralString = " order by created_at desc, id desc limit %(limit)s"
+_ONE = _FACTS + _MINE + " and id = %(id)s" + _NAMED
+_FIRST = _FACTS + _MINE + _NEWEST + _NAMED
+_NEXT = _FACTS + _MINE + " and (created_at, id) < (%(before)s, %(before_id)s)" + _NEWEST + _NAMED
 _COUNT = "select count(*) from jobs where team_id = %(team_id)s"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 import uvicorn
 
-from sampler.agent import Agent, AgentSettings
+from sampler.agent import LINGER_S, Agent, AgentSettings
 from sampler.app import create_app
 from sampler.backends import open_backend
 from sampler.draining import DrainingServer, InFlight
@@ -42,6 +42,7 @@ class SamplerSettings:
     seed: int | None
     threads: int
     backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    linger_s: float = LINGER_S
     metrics_token: str | None = None
     drain_s: float = DRAIN_S
 
@@ -62,7 +63,9 @@ def run(settings: SamplerSettings) -> None:
     metrics = SamplerMetrics()
     metrics.show_process()
     metrics.show_adapters(lambda: len(backend.loaded()))
-    agent = Agent(database, checkpoints, backend, AgentSettings(base.id, url, settings.backend), metrics)
+    agent = Agent(
+        database, checkpoints, backend, AgentSettings(base.id, url, settings.backend, settings.linger_s), metrics
+    )
     app = InFlight(create_app(backend, settings.token, metrics, settings.metrics_token))
     config = uvicorn.Config(
         app,

@@ -17,7 +17,10 @@ from server.auth.door import Door
 from server.body_limit import BodyLimit
 from server.context import open_context
 from server.errors import install_error_handlers
+from server.evals import endpoints as evals
 from server.gateway import endpoints as gateway
+from server.guard import endpoints as guard
+from server.guard.watch import guarding
 from server.jobs import endpoints as jobs
 from server.metrics import endpoints as metrics
 from server.metrics.instruments import ServerMetrics
@@ -31,7 +34,9 @@ from server.tasksets import endpoints as tasksets
 from server.tasksets import hosted
 from server.team import endpoints as team
 from server.traces import endpoints as traces
+from server.traces import transfer_endpoints as transfers
 from server.traces.closing import closing_rollouts
+from server.trainability import endpoints as trainability
 from server.training import endpoints as training
 from server.upkeep import upkeep
 from wire.errors import NotFound
@@ -59,7 +64,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             app.state.context = context
             share = context.team_limits.share_with
             with starting(settings):
-                async with counting_neighbours(context.database, share):
+                async with counting_neighbours(context.database, share), guarding(context):
                     yield
 
     # The page at /docs loads nothing from the network.
@@ -77,7 +82,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
     app.include_router(pages.router)
-    for room in (health, auth, models, training, gateway, jobs, traces, tasksets, hosted, team, admin, metrics):
+    rooms = (health, auth, models, training, gateway, jobs, transfers, traces, tasksets, hosted, team, admin, metrics)
+    for room in (*rooms, evals, guard, trainability):
         app.include_router(room.router)
     app.include_router(remote)
     app.include_router(pages.rest)

@@ -59,7 +59,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
     pool = SamplerPool(connections.is_answering, metrics)
     blobs = MeasuredBlobs(settings.blob_root, metrics)
-    recorder = Recorder(database, blobs)
+    recorder = Recorder(database, blobs, metrics)
     recorder.start()
     watch = SamplerWatch(connections, live_sampler_urls(database))
     key_uses = KeyUses(database)

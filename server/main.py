@@ -29,6 +29,9 @@ _SHUTDOWN_S = 10
 _WORKER_START_S = 60
 """A worker that does not answer its supervisor for so long is replaced: its imports take seconds on a busy machine."""
 _BACKLOG = 4096
+_KEEP_ALIVE_S = 75
+"""Longer than clients keep a connection that they may use again (httpx, hence hud and openai: 5 s): whoever is first to
+end it must not be us, or a request that is on its way at this moment is lost."""
 _GC_THRESHOLDS = (20_000, 10, 1_000)
 _POOL, _LEAST_POOL = 20, 5
 
@@ -72,6 +75,7 @@ def serve(
         "access_log": False,
         "log_config": None,
         "server_header": False,
+        "timeout_keep_alive": _KEEP_ALIVE_S,
         "timeout_graceful_shutdown": _SHUTDOWN_S,
         "timeout_worker_healthcheck": _WORKER_START_S,
     }

@@ -8,20 +8,14 @@ import binascii
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-from fastapi import Query
 from sqlalchemy import Row, Select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from wire.errors import InvalidRequest
-
-LimitParam = Annotated[int, Query(ge=1, le=500, description="How many rows at most")]
-CursorParam = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before")]
-
-DEFAULT_LIMIT = 50
 
 _Place = Sequence[InstrumentedAttribute[Any]]
 

@@ -57,6 +57,19 @@ class UpkeepSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardSettings:
+    """How servers watch over training. `every_s`: between two looks where no notification comes; `settle_s`: for so
+    long nothing must have happened in an evaluation job before it is scored; `loopback_webhooks`: whether webhooks may
+    go to this very machine."""
+
+    every_s: float = 10.0
+    settle_s: float = 10.0
+    webhook_timeout_s: float = 10.0
+    retry_s: float = 10.0
+    loopback_webhooks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TrainerStart:
     """How a base with work gets a trainer when it has none: a command line, or a URL to POST to; neither if somebody
     else sees to it. `pause_s`: between two attempts for a base; doubles until a trainer is ready."""
@@ -86,3 +99,4 @@ class ServerSettings:
     """With it a scraper may read /metrics; without, admins alone."""
     promotion: PromotionPolicy = PromotionPolicy.ONE
     """For whom a move of the head by hand waits, at most `timeouts.adapter_load_s`."""
+    guard: GuardSettings = field(default_factory=GuardSettings)

@@ -24,6 +24,7 @@ OPERATION_DONE = "hw_operation_done"  # key: operation id
 ADAPTERS_CHANGED = "hw_adapters_changed"  # key: base model id
 ADAPTER_LOADED = "hw_adapter_loaded"  # key: adapter name (also sent when loading it failed)
 TRAINERS_CHANGED = "hw_trainers_changed"  # key: base model id; a trainer is ready, gone, or wanted
+GUARD_DUE = "hw_guard_due"  # key: model id; the guard has something to look at or to do
 
 _RECONNECT_S = 1.0
 
@@ -64,7 +65,7 @@ class AsyncListener:
     that the process is there (`presence`).
     """
 
-    def __init__(self, url: str, channels: Iterable[str] = (OPERATION_DONE, ADAPTER_LOADED)) -> None:
+    def __init__(self, url: str, channels: Iterable[str] = (OPERATION_DONE, ADAPTER_LOADED, GUARD_DUE)) -> None:
         self._dsn = psycopg_dsn(normalise_url(url))
         self._channels = tuple(channels)
         self.presence = Presence()

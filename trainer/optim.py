@@ -8,7 +8,7 @@ from trainer.finite import all_finite
 from trainer.session import Session
 from trainer.validation import check_adam
 from wire.engine import AdamParams, StepResult
-from wire.errors import Conflict
+from wire.errors import NonFinite
 
 
 def adamw_step(session: Session, adam: AdamParams, max_grad_norm: float | None = None) -> StepResult:
@@ -16,7 +16,7 @@ def adamw_step(session: Session, adam: AdamParams, max_grad_norm: float | None =
 
     A gradient of exactly zero changes neither weights nor moments: no momentum, no decay, no step counted.
     max_grad_norm: the gradient is scaled down to this 2-norm if it is longer, unless the call names its own. Raises
-    Conflict, and leaves everything as it was, if weights or moments would not stay finite.
+    NonFinite, and leaves everything as it was, if weights or moments would not stay finite.
     """
     check_adam(adam)
     limit = max_grad_norm if adam.max_grad_norm is None else adam.max_grad_norm
@@ -28,7 +28,7 @@ def adamw_step(session: Session, adam: AdamParams, max_grad_norm: float | None =
         gradient = gradient * (limit / norm)
     weights, exp_avg, exp_avg_sq = _stepped(session, gradient, adam)
     if not all(map(all_finite, (weights, exp_avg, exp_avg_sq))):
-        raise Conflict(f"a step of learning rate {adam.learning_rate} would leave weights that are not finite")
+        raise NonFinite(f"a step of learning rate {adam.learning_rate} would leave weights that are not finite")
     update_norm = _norm(weights - session.weights)
     session.weights, session.exp_avg, session.exp_avg_sq = weights, exp_avg, exp_avg_sq
     session.gradient = torch.zeros_like(weights)

@@ -14,7 +14,7 @@ import torch
 from trainer.batch import Datum
 from trainer.finite import all_finite
 from trainer.packing import Pack
-from wire.errors import Conflict, InvalidRequest
+from wire.errors import InvalidRequest, NonFinite
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,9 +68,9 @@ def trajectory_indices(datums: Sequence[Datum]) -> npt.NDArray[np.int64]:
 
 
 def refuse_broken_policy(scores: Scores) -> None:
-    """Raises Conflict if the weights themselves no longer give finite logprobs."""
+    """Raises NonFinite if the weights themselves no longer give finite logprobs."""
     if not all_finite(scores.logprobs_P.detach()):
-        raise Conflict(
+        raise NonFinite(
             "the policy's logprobs are not finite: its weights diverged, set the head to a checkpoint before"
         )
 

@@ -21,6 +21,7 @@ from store.oplog import work
 from store.oplog.operation import ModelState, Operation
 from store.oplog.work import Lease
 from trainer.instruments import TrainerMetrics
+from trainer.laps import Laps
 from trainer.promotion import Promotion
 from trainer.summaries import logged_figures, summarise_step
 from wire.engine import AdamParams, Engine
@@ -63,29 +64,30 @@ class Stepping:
         fault_point("step:before-adamw")
         with self._metrics.phase("adamw"):
             stepped = self._engine.optim_step(model.id, adam)
+        laps = Laps(self._metrics.phase)
         fault_point("step:after-adamw")
         facts = summarise_step(summaries, stepped, adam)
         if model.head_is_thinned:
             facts["metrics"]["fresh_moments"] = 1.0
-        checkpoint_id = self._stage(lease, model, facts)
-        self._promote(lease, operation, model, checkpoint_id)
+        checkpoint_id = self._stage(lease, model, facts, laps)
+        self._promote(lease, operation, model, checkpoint_id, laps)
         self._metrics.stepped(model, facts["metrics"])
-        log.info("step_done", checkpoint=str(checkpoint_id), **logged_figures(facts["metrics"]))
+        log.info("step_done", checkpoint=str(checkpoint_id), **logged_figures(facts["metrics"]), **laps.figures())
 
-    def _stage(self, lease: Lease, model: ModelState, facts: dict[str, Any]) -> UUID:
+    def _stage(self, lease: Lease, model: ModelState, facts: dict[str, Any], laps: Laps) -> UUID:
         checkpoint_id = uuid.uuid4()
         with self._checkpoints.stage(model.id, checkpoint_id) as staged:
-            with self._metrics.phase("save"):
+            with laps("save"):
                 self._engine.save(model.id, staged / ADAPTER, staged / STATE)
             fault_point("step:after-save")
-            with self._metrics.phase("publish"):
+            with laps("publish"):
                 manifest = self._checkpoints.publish(model.id, checkpoint_id, staged)
         values = {"id": checkpoint_id, "manifest": manifest.to_json(), **facts}
         with self._database.connection() as connection:
             work.stage_checkpoint(connection, lease, model, values)
         return checkpoint_id
 
-    def _promote(self, lease: Lease, operation: Operation, model: ModelState, checkpoint_id: UUID) -> None:
+    def _promote(self, lease: Lease, operation: Operation, model: ModelState, checkpoint_id: UUID, laps: Laps) -> None:
         answer = {
             "step": model.head_step + 1,
             "checkpoint_id": str(checkpoint_id),
@@ -93,11 +95,11 @@ class Stepping:
             "state_path": self._checkpoints.describe(model.id, checkpoint_id, STATE),
         }
         try:
-            with self._metrics.phase("settle"):
+            with laps("settle"):
                 self._checkpoints.settle(model.id, checkpoint_id)
-            with self._metrics.phase("promote"):
+            with laps("promote"):
                 self._promotion.wait_until_loaded(model.base_id, adapter_name(checkpoint_id))
-            with self._metrics.phase("commit"), self._database.connection() as connection:
+            with laps("commit"), self._database.connection() as connection:
                 work.commit_step(connection, lease, operation, model, checkpoint_id, encode(answer))
         except (HeadwayError, OSError):
             with self._database.connection() as connection:

@@ -105,6 +105,12 @@ class PromotionRejected(Conflict):
     code = "promotion_rejected"
 
 
+class NonFinite(Conflict):
+    """The policy's own numbers overflowed, or would with this step. (A batch that does so is an InvalidRequest.)"""
+
+    code = "non_finite"
+
+
 class LeaseLost(HeadwayError):
     """Another trainer holds the model now; whatever this one was about to write is void."""
 

@@ -99,6 +99,20 @@ class Trace(BaseModel):
     flags: list[str]
 
 
+class TraceDetail(Trace):
+    """A rollout with its samples (`server.traces.details`, which writes the JSON without making these objects)."""
+
+    turns_from: Any
+    turns: list[dict[str, Any]]
+    other_samples: list[dict[str, Any]]
+
+
+class TraceSpans(BaseModel):
+    """Spans as they were sent."""
+
+    spans: list[dict[str, Any]]
+
+
 class TracePage(BaseModel):
     """A job's rollouts, newest first."""
 

@@ -8,7 +8,7 @@ from server.admin import bases
 from server.audit.recording import actor_of
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
-from server.paging import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from wire.admin import Base, BaseRequest, Page
 
 router = APIRouter()

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body
 
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
-from server.paging import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.team import keys, service
 from wire.admin import Key, KeyRequest, NewKey, Page, RotateRequest, TeamKeyRequest
 

@@ -12,7 +12,7 @@ from server.auth.dependencies import AdminDep
 from server.context import ContextDep
 from server.models import pausing
 from server.models.heads import roll_to
-from server.paging import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from wire.admin import AdminHeadRequest, Page, TeamModel
 from wire.catalog import Head, PauseRequest
 

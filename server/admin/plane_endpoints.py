@@ -10,7 +10,7 @@ from server.admin import planes
 from server.audit.recording import actor_of
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
-from server.paging import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from store.tables import SamplerRow, TrainerRow
 from wire.admin import Page, Sampler, Trainer
 

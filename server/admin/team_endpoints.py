@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
-from server.audit.listing import EventFilter, list_events
+from server.audit.listing import list_events
+from server.audit.parameters import EventFilterParams
 from server.audit.recording import actor_of
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
-from server.paging import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.team import service
 from wire.admin import Event, Page, Quotas, Team, TeamChange, TeamRequest, TeamWithUsage
 
@@ -76,7 +76,7 @@ async def delete_team(context: ContextDep, caller: AdminDep, team_id: UUID) -> N
 async def events(
     context: ContextDep,
     caller: AdminDep,
-    wanted: Annotated[EventFilter, Depends()],
+    wanted: EventFilterParams,
     team_id: UUID | None = None,
     cursor: CursorParam = None,
     limit: LimitParam = DEFAULT_LIMIT,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from datetime import datetime
 from uuid import UUID
 
-from fastapi import Query
-from pydantic import AwareDatetime
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,11 +19,11 @@ from wire.admin import Event, Page
 class EventFilter:
     """Which lines; all of them where nothing is asked for."""
 
-    action: Annotated[str | None, Query(max_length=100, description="Such as `set_head`")] = None
-    subject_id: Annotated[UUID | None, Query(description="What it was done to: a model, a key, a team, …")] = None
-    key_id: Annotated[UUID | None, Query(description="Whose key did it")] = None
-    since: Annotated[AwareDatetime | None, Query(description="Not before this time")] = None
-    until: Annotated[AwareDatetime | None, Query(description="Before this time")] = None
+    action: str | None = None
+    subject_id: UUID | None = None
+    key_id: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 async def list_events(

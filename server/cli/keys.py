@@ -42,7 +42,7 @@ def create(
     async def act(session: AsyncSession) -> str:
         expires_at = None
         if days is not None:
-            expires_at = (await session.scalar(select(func.clock_timestamp()))) + timedelta(days=days)
+            expires_at = (await session.scalars(select(func.clock_timestamp()))).one() + timedelta(days=days)
         request = KeyRequest.model_validate({**wanted, "expires_at": expires_at})
         team_id = await service.ensure_team(session, team)
         grant = await team_keys.grant_of(session, team_id, request)

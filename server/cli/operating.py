@@ -54,7 +54,7 @@ def pause(
     """Refuse training calls of a model until it is resumed. Sampling goes on."""
 
     async def act(session: AsyncSession) -> None:
-        found = await _find_model(session, model)
+        found = await find_model(session, model)
         await pausing.pause(session, found, PauseRequest(reason=reason).reason, COMMAND_LINE, "admin")
 
     in_session_or_stop(database_url_or_embedded(database_url, data_dir), act)
@@ -65,7 +65,7 @@ def resume(model: ModelName, database_url: OptionalDatabaseUrl = None, data_dir:
     """Accept training calls of a model again, whoever paused it."""
 
     async def act(session: AsyncSession) -> None:
-        await pausing.resume(session, await _find_model(session, model), COMMAND_LINE, "admin")
+        await pausing.resume(session, await find_model(session, model), COMMAND_LINE, "admin")
 
     in_session_or_stop(database_url_or_embedded(database_url, data_dir), act)
     typer.echo(f"{model} is trained again")
@@ -109,13 +109,16 @@ def _drained(plane: object) -> str:
 
 
 async def _drain(session: AsyncSession, plane: str, *, drained: bool) -> None:
-    plane_id = UUID(plane)
+    plane_id = as_uuid(plane)
+    if plane_id is None:
+        raise NotFound(f"there is no trainer or sampler {plane!r}; 'headway drain' lists them with their ids")
     is_trainer = await session.get(TrainerRow, plane_id) is not None
     kind = TrainerRow if is_trainer else SamplerRow
     await (planes.drain if drained else planes.undrain)(session, kind, plane_id, COMMAND_LINE)
 
 
-async def _find_model(session: AsyncSession, reference: str) -> UUID:
+async def find_model(session: AsyncSession, reference: str) -> UUID:
+    """The model that an id, a name or TEAM/MODEL means. Raises NotFound, Conflict where several teams have it."""
     team, _, slug = reference.rpartition("/")
     query = select(ModelRow.id).outerjoin(TeamRow, TeamRow.id == ModelRow.team_id)
     query = query.where(ModelRow.slug == (slug if team else reference))

@@ -315,6 +315,14 @@ def sampler(
         Path | None,
         typer.Option(envvar="HEADWAY_VLLM_ADAPTER_DIR", help="Folder for adapter files, which vLLM has to reach too"),
     ] = None,
+    linger_s: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_SAMPLER_LINGER_S",
+            min=0.0,
+            help="Seconds that an adapter stays which nothing serves any more",
+        ),
+    ] = 60.0,
     tool_call_parser: ToolCallParser = None,
     reasoning_parser: ReasoningParser = None,
     metrics_token: MetricsToken = None,
@@ -351,6 +359,7 @@ def sampler(
         seed,
         threads,
         backend_options=vllm_options if backend == "vllm" else {},
+        linger_s=linger_s,
         metrics_token=metrics_token,
         drain_s=drain,
     )

@@ -44,7 +44,6 @@ from wire.sampling import (
     GenerateEvent,
     GenerateRequest,
     MessageDelta,
-    ParsedCall,
     ParsedMessage,
     Reading,
     RenderRequest,
@@ -139,10 +138,11 @@ class _Chat:
             prompt = await self._prompt(sampler.url)
             answers = await collect(generate_all(self._client, sampler.url, prompt.sequences), self._body.n)
             parsed = await asyncio.gather(*(self._derender(sampler.url, answer) for answer in answers))
-        await self._record(prompt, answers, parsed)
+        messages = [chat_message(message) for message in parsed]
+        await self._record(prompt, answers, [message.model_dump(exclude_unset=True) for message in messages])
         choices = [
             self._choice(index, answer, message, prompt)
-            for index, (answer, message) in enumerate(zip(answers, parsed, strict=True))
+            for index, (answer, message) in enumerate(zip(answers, messages, strict=True))
         ]
         more: dict[str, Any] = {"prompt_token_ids": prompt.ids} if self._body.return_token_ids else {}
         return self.envelope.around(choices, usage=usage(len(prompt.ids), answers), **more)
@@ -177,15 +177,15 @@ class _Chat:
             del parsed.tool_calls[1:]
         return parsed
 
-    def _choice(self, index: int, answer: Answer, parsed: ParsedMessage, prompt: _Prompt) -> ChatChoice:
+    def _choice(self, index: int, answer: Answer, message: ChatMessage, prompt: _Prompt) -> ChatChoice:
         ids: dict[str, Any] = {}
         if self._body.return_token_ids:
             ids = {"prompt_token_ids": prompt.ids, "token_ids": answer.token_ids}
         return ChatChoice(
             index=index,
-            message=chat_message(parsed),
+            message=message,
             logprobs=chat_logprobs(answer.tokens) if self._body.logprobs else None,
-            finish_reason=finish_reason(answer, called=bool(parsed.tool_calls)),
+            finish_reason=finish_reason(answer, called=bool(message.tool_calls)),
             **ids,
         )
 
@@ -204,19 +204,17 @@ class _Chat:
             if self._body.stream_options and self._body.stream_options.include_usage:
                 total = usage(len(prompt.ids), [streamed.answer for streamed in answers])
                 yield self.envelope.around(list[ChatChoice](), usage=total)
-        if all(streamed.answer.finish_reason for streamed in answers):
-            told = [streamed.told for streamed in answers]
-            await self._record(prompt, [streamed.answer for streamed in answers], told)
+        replies = [streamed.reply() for streamed in answers]
+        await self._record(prompt, [streamed.answer for streamed in answers], replies)
 
-    async def _record(self, prompt: _Prompt, answers: list[Answer], parsed: list[ParsedMessage]) -> None:
+    async def _record(self, prompt: _Prompt, answers: list[Answer], replies: list[dict[str, Any]]) -> None:
         if self._recording is None:
             return
         asked = {"tools": self._render.tools, "chat_template_kwargs": self._render.chat_template_kwargs}
         preamble = {name: value for name, value in asked.items() if value}
 
         def conversation_of(index: int) -> Conversation:
-            reply = chat_message(parsed[index]).model_dump(exclude_unset=True)
-            return Conversation(preamble, self._body.messages, reply)
+            return Conversation(preamble, self._body.messages, replies[index])
 
         await self._recording.keep(self._target, self.envelope.id, prompt.sequences, answers, conversation_of)
 
@@ -234,15 +232,29 @@ class _StreamedAnswer:
 
     def __init__(self, index: int, body: ChatRequest) -> None:
         self.answer = Answer()
-        self.told = ParsedMessage(content=None)
         self._index = index
         self._body = body
         self._call_ids: dict[int, str] = {}
+        self._sent: list[ChatMessage] = []
+
+    def reply(self) -> dict[str, Any]:
+        """The message that the deltas make up."""
+        parts, calls = {"reasoning_content": "", "content": ""}, dict[int, dict[str, Any]]()
+        for delta in self._sent:
+            for name in parts:
+                parts[name] += getattr(delta, name) or ""
+            for call in delta.tool_calls or []:
+                begun = {"id": call.id, "type": call.type, "function": {"name": call.function.name, "arguments": ""}}
+                function = calls.setdefault(call.index or 0, begun)["function"]
+                function["arguments"] += call.function.arguments or ""
+        said: dict[str, Any] = {name: text for name, text in parts.items() if text}
+        return {"role": "assistant", "content": None, **said, **({"tool_calls": list(calls.values())} if calls else {})}
 
     def take(self, event: GenerateEvent) -> list[ChatChoice]:
         """What there is to say about these tokens by now; at the end, why it ended."""
         self.answer.add(event)
         deltas = [delta for read in event.deltas if (delta := self._message(read)) is not None]
+        self._sent += deltas
         more: dict[str, Any] = {}
         if self._body.logprobs:
             more["logprobs"] = chat_logprobs(event.tokens)
@@ -262,17 +274,14 @@ class _StreamedAnswer:
         if calls:
             more["tool_calls"] = calls
         for name in ("reasoning_content", "content"):
-            if piece := getattr(read, name):
-                more[name] = piece
-                setattr(self.told, name, (getattr(self.told, name) or "") + piece)
+            if getattr(read, name):
+                more[name] = getattr(read, name)
         return ChatMessage(**more) if more else None
 
     def _call(self, call: CallDelta) -> ToolCall:
         if call.index in self._call_ids:
-            self.told.tool_calls[-1].arguments += call.arguments
             return ToolCall(index=call.index, function=FunctionCall(arguments=call.arguments))
         self._call_ids[call.index] = new_call_id()
-        self.told.tool_calls.append(ParsedCall(name=call.name or "", arguments=call.arguments))
         function = FunctionCall(name=call.name, arguments=call.arguments)
         return ToolCall(index=call.index, id=self._call_ids[call.index], type="function", function=function)
 

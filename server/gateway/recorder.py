@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 
+from server.metrics.instruments import ServerMetrics
 from store.blobs import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.rollouts import NewSample, TraceRecord, record
@@ -52,6 +53,7 @@ class Recorder:
 
     database: AsyncDatabase
     blobs: BlobStore
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
     patience_s: float = 5.0
     num_recorded: int = 0
     """Completions."""
@@ -105,6 +107,7 @@ class Recorder:
             records = await asyncio.to_thread(_records, [waiting.served for waiting in batch])
             await self._write(records, min(waiting.patience_ends for waiting in batch))
             self.num_recorded += len(batch)
+            self.metrics.recorded(len(batch), lost=False)
         except Exception as error:
             if len(batch) == 1 or isinstance(error, (*DATABASE_AWAY, TimeoutError)):
                 self._lose(batch, str(error).partition("\n")[0], error)
@@ -132,6 +135,7 @@ class Recorder:
 
     def _lose(self, batch: Sequence[_Waiting], reason: str, error: Exception | None = None) -> None:
         self.num_lost += len(batch)
+        self.metrics.recorded(len(batch), lost=True)
         if len(self._flagged) < _MOST_FLAGGED:
             self._flagged.update((waiting.served.team_id, waiting.served.trace_id) for waiting in batch)
         log.error("samples_not_recorded", completions=len(batch), lost=self.num_lost, reason=reason, exc_info=error)

@@ -18,7 +18,9 @@ from wire.metrics_page import may_scrape
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+)
 async def metrics(context: ContextDep, key: KeyDep, request: Request) -> Response:
     """What this server (all its worker processes) has counted, and what the database knows, for Prometheus."""
     if not may_scrape(request.headers.get("authorization"), context.settings.metrics_token):

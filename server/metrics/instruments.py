@@ -42,6 +42,10 @@ class ServerMetrics:
         self._tokens_in, self._tokens_out = tokens.labels("prompt"), tokens.labels("sampled")
         self._retries = counter("headway_gateway_retries", "Requests that were begun anew on another sampler")
         self._lost = counter("headway_gateway_samplers_lost", "Times that a sampler did not answer")
+        recorded = counter(
+            "headway_gateway_recorded", "Completions of traces that were recorded, or could not be", ["outcome"]
+        )
+        self._recorded, self._unrecorded = recorded.labels("recorded"), recorded.labels("lost")
         lookups = counter(
             "headway_gateway_lookups",
             "Questions to the database about keys and heads: asked, or answered along with an equal one",
@@ -107,6 +111,10 @@ class ServerMetrics:
     def sampler_lost(self) -> None:
         """A sampler did not answer."""
         self._lost.inc()
+
+    def recorded(self, num_completions: int, *, lost: bool) -> None:
+        """Completions whose samples are on record, or are lost."""
+        (self._unrecorded if lost else self._recorded).inc(num_completions)
 
     def looked_up(self, *, shared: bool) -> None:
         """A question about a key and a head."""

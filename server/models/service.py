@@ -30,6 +30,13 @@ async def get_model(session: AsyncSession, team_id: UUID, reference: str) -> Mod
     return found[0]
 
 
+async def get_callers_model(session: AsyncSession, caller: Caller, reference: str) -> ModelRow:
+    """As `get_model`. Raises Forbidden where the caller's key is for other models."""
+    model = await get_model(session, caller.team_id, reference)
+    caller.require_model(model.id, model.slug)
+    return model
+
+
 async def describe_model(session: AsyncSession, team_id: UUID, reference: str) -> CatalogModel:
     """A model's catalog row."""
     found = await repository.find_model(session, team_id, reference)

@@ -9,10 +9,12 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.context import ContextDep
+from server.guard.alarms import list_alarms
 from server.models import repository
 from server.models.service import no_such_model
 from server.pages import series
 from server.pages.checkpoint_rows import checkpoint_rows
+from server.pages.held_out import held_out_charts, held_out_scores
 from server.pages.lineage import Lineage, read_lineage
 from server.pages.model_states import model_states
 from server.pages.node_details import NodeDetails, node_details
@@ -20,15 +22,21 @@ from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.sessions import Visitor
 from server.pages.signing_in import VisitorDep
+from server.pages.sparkline import sparkline
 from server.pages.tree_layout import lay_out
 from server.pages.tree_picture import draw
+from server.trainability.report import trainability
 from store.supply import supplies_async
 from store.tables import ModelRow
 from wire.errors import NotFound
+from wire.guard import TaskReport
 
 router = APIRouter(route_class=PageRoute)
 
-Tab = Literal["training", "checkpoints"]
+Tab = Literal["training", "checkpoints", "tasks"]
+
+_MOST_ALARMS = 5
+_TASKS = 50
 Index = Annotated[int, Query(ge=0, le=2**31)]
 
 
@@ -42,6 +50,7 @@ async def model_page(
     node: str | None = None,
     open_run: Annotated[str | None, Query(alias="open")] = None,
     before: Annotated[int | None, Query(ge=0, le=2**31)] = None,
+    cursor: Annotated[str | None, Query(max_length=3000)] = None,
 ) -> Response:
     """One model; of a base, what there is to say about it."""
     async with context.database.session() as session:
@@ -52,6 +61,9 @@ async def model_page(
         values = await _common(session, model, base)
         if tab == "checkpoints":
             values |= await _checkpoints(session, model, base, values["lineage"], node, open_run, before)
+        elif tab == "tasks":
+            report = await trainability(session, model, cursor=cursor, limit=_TASKS)
+            values |= {"report": report, "cursor": cursor, "sparks": [_spark(task) for task in report.items]}
         else:
             values |= {"charts": series.CHARTS, "most_points": series.MOST_POINTS}
     return page(request, f"model_{tab}.html", visitor, tab=tab, **values)
@@ -62,7 +74,7 @@ async def model_series(context: ContextDep, visitor: VisitorDep, model_id: str, 
     """Points of the charts after the first `after` steps; without it, the newest ones that fit in an answer.
 
     `first`: how many steps come before the first point. `left_behind` and `rollbacks` count steps from 0 and speak of
-    the whole history, since a rollback changes what earlier points mean.
+    the whole history, since a rollback changes what earlier points mean. `scores` are all that are held out.
     """
     async with context.database.session() as session:
         model, _ = await find_model(session, visitor, model_id)
@@ -70,6 +82,7 @@ async def model_series(context: ContextDep, visitor: VisitorDep, model_id: str, 
         total = len(lineage.steps)
         first = min(max(after, total - series.MOST_POINTS, 0), total)
         figures = await series.points(session, model.id, first)
+        figures["scores"] = await held_out_scores(session, model.id)
     shown = total - first, total - series.MOST_POINTS
     left_behind = [r for r in lineage.left_behind() if r[1] >= shown[1]]
     rollbacks = [r for r in lineage.rollbacks() if r[0] >= shown[1]]
@@ -95,7 +108,11 @@ async def _common(session: AsyncSession, model: ModelRow, base: ModelRow) -> dic
     states = await model_states(session, [model], {base.id} if supply.num_ready else set())
     lineage = await read_lineage(session, model, with_forks=True)
     rewards = [node.mean_reward for node in lineage.path]
+    found = await list_alarms(session, model.id, only_open=True, cursor=None, limit=_MOST_ALARMS)
     return {
+        "alarms": found.items,
+        "has_more_alarms": found.next_cursor is not None,
+        "held_out": await held_out_charts(session, model.id),
         "model": model,
         "base": base,
         "supply": supply,
@@ -104,6 +121,10 @@ async def _common(session: AsyncSession, model: ModelRow, base: ModelRow) -> dic
         "reward": series.last_known(rewards),
         "rewards": [reward for reward in rewards if reward is not None],
     }
+
+
+def _spark(task: TaskReport) -> str:
+    return sparkline([period.reward_mean for period in task.over_time])
 
 
 async def _checkpoints(

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from server.access_log import request_id
 from server.pages import formats
+from server.pages.addresses import address
 from server.pages.sessions import Visitor
 from server.pages.static_files import static_url
 from wire.errors import HeadwayError
@@ -36,7 +37,7 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_globals: dict[str, Any] = {"static": static_url}
+_globals: dict[str, Any] = {"static": static_url, "address": address}
 _templates.globals.update(_globals)
 _templates.filters.update(formats.FILTERS)
 

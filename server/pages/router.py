@@ -5,13 +5,40 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from server.pages import keys, login, model_list, model_page, moving_heads, static_files, system
+from server.pages import (
+    alarms,
+    job_list,
+    job_page,
+    keys,
+    login,
+    model_list,
+    model_page,
+    moving_heads,
+    rollout_list,
+    static_files,
+    system,
+    trace_page,
+)
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
 from wire.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
-for room in (static_files, login, model_list, model_page, moving_heads, system, keys):
+_ROOMS = (
+    static_files,
+    login,
+    model_list,
+    model_page,
+    moving_heads,
+    alarms,
+    job_list,
+    job_page,
+    rollout_list,
+    trace_page,
+    system,
+    keys,
+)
+for room in _ROOMS:
     router.include_router(room.router)
 
 rest = APIRouter(route_class=PageRoute, include_in_schema=False)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Body
 
-from server.audit.listing import EventFilter, list_events
+from server.audit.listing import list_events
+from server.audit.parameters import EventFilterParams
 from server.auth.dependencies import CallerDep, TeamAdminDep
 from server.context import ContextDep
-from server.paging import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.team import keys, service
 from wire.admin import Event, Key, KeyRequest, NewKey, Page, RotateRequest, TeamWithUsage
 
@@ -61,7 +62,7 @@ async def revoke_key(context: ContextDep, caller: TeamAdminDep, key_id: UUID) ->
 async def events(
     context: ContextDep,
     caller: TeamAdminDep,
-    wanted: Annotated[EventFilter, Depends()],
+    wanted: EventFilterParams,
     cursor: CursorParam = None,
     limit: LimitParam = DEFAULT_LIMIT,
 ) -> Page[Event]:

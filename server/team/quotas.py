@@ -6,17 +6,19 @@ A call that crosses a line is taken, the next one is refused: what a batch or a 
 from __future__ import annotations
 
 from datetime import UTC, datetime, time, timedelta
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.context import Context
 from store.admission import Admission
 from store.tables import ModelRow, TeamRow
 from store.usage import storage_of
 from wire.errors import Forbidden, HeadwayError
+
+if TYPE_CHECKING:
+    from server.context import Context
 
 _RAISE = "an operator can raise it ('headway quota set')"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from server.context import Context
+from server.evals.service import evaluation_traces
 from server.models.repository import as_uuid
 from server.training.admission import TrainedModel
 from store.rollouts import RecordedSample, Resolved, TraceFacts, count_tokens, resolve
@@ -44,6 +45,7 @@ async def resolve_inputs(context: Context, model: TrainedModel, body: ForwardReq
             f"the recorded rollouts of this batch have {num_tokens} tokens, more than the {max_tokens} that this "
             "server takes at once; send it in smaller batches (gradients accumulate over calls)"
         )
+    await _refuse_evaluations(context, model, ids)
     found = await resolve(context.database, context.blobs, model.team_id, ids.values())
     for index, trace_id in ids.items():
         _check_trainable(_named(index, trace_id), found.get(trace_id))
@@ -56,6 +58,18 @@ async def resolve_inputs(context: Context, model: TrainedModel, body: ForwardReq
     for index, trace_id in ids.items():
         body.inputs[index] = _as_input(found[trace_id])
     return RecordedInputs(4 * num_tokens, _figures(ages))
+
+
+async def _refuse_evaluations(context: Context, model: TrainedModel, ids: dict[int, UUID]) -> None:
+    """Raises InvalidRequest for the first rollout of an evaluation: trained on, it would hold nothing out any more."""
+    async with context.database.session() as session:
+        found = await evaluation_traces(session, model.team_id, model.id, list(ids.values()))
+    for index, trace_id in ids.items():
+        if trace_id in found:
+            raise InvalidRequest(
+                f"{_named(index, trace_id)} belongs to an evaluation (job {found[trace_id][:100]!r}), which is held "
+                'out from training; if it is none, POST {"evaluation": false} to /v2/jobs/<job id>/evaluation'
+            )
 
 
 def _trace_id(index: int, text: str) -> UUID:

@@ -1,41 +1,47 @@
 """Jobs as facts. Whether one runs follows from its traces."""
 
+# ruff: noqa: S608 - put together from constants
+
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString
 from uuid import UUID
 
 from store.database import AsyncConnection
 from store.rollouts.cursors import make_cursor, parse_cursor
 
-# The jobs are chosen before their traces are looked for. Otherwise PostgreSQL, which expects to do this for all jobs of
-# the team, reads through all traces there are.
-_FACTS: LiteralString = """
+JobStatus = Literal["running", "completed"]
+
+# Each job's traces are looked for by themselves (`limit 1`): as a plain `exists`, which PostgreSQL expects to ask for all
+# jobs of the team, it reads through all traces there are.
+_JOBS: LiteralString = """
     select
         j.id, j.team_id, j.name, j.group_size, j.taskset_id, s.name as taskset_name, j.created_at, j.pinned_at,
-        case
-            when exists (
-                select from traces t where t.team_id = j.team_id and t.job_id = j.id
-                    and t.status is null and t.timed_out_at is null
-            ) then 'running'
-            when exists (select from traces t where t.team_id = j.team_id and t.job_id = j.id) then 'completed'
-            else 'running'
-        end as status
-    from (
-"""
-_NAMED: LiteralString = """
-    ) j left join tasksets s on s.team_id = j.team_id and s.id = case
+        case when running.is_there or traced.is_there is null then 'running' else 'completed' end as status
+    from jobs j
+    left join lateral (
+        select true as is_there from traces t where t.team_id = j.team_id and t.job_id = j.id
+            and t.status is null and t.timed_out_at is null limit 1
+    ) running on true
+    left join lateral (
+        select true as is_there from traces t where t.team_id = j.team_id and t.job_id = j.id limit 1
+    ) traced on true
+    left join tasksets s on s.team_id = j.team_id and s.id = case
         when j.taskset_id ~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$' then j.taskset_id::uuid
     end
-    order by j.created_at desc, j.id desc
+    where j.team_id = %(team_id)s
 """
-_MINE: LiteralString = "select * from jobs where team_id = %(team_id)s"
-_NEWEST: LiteralString = " order by created_at desc, id desc limit %(limit)s"
-_ONE = _FACTS + _MINE + " and id = %(id)s" + _NAMED
-_FIRST = _FACTS + _MINE + _NEWEST + _NAMED
-_NEXT = _FACTS + _MINE + " and (created_at, id) < (%(before)s, %(before_id)s)" + _NEWEST + _NAMED
+_ONE = _JOBS + " and j.id = %(id)s"
+_PAGE = f"""
+    select * from ({_JOBS}) listed
+    where (%(name)s::text is null or strpos(lower(coalesce(name, '')), lower(%(name)s)) > 0)
+        and (%(taskset_id)s::text is null or taskset_id = %(taskset_id)s)
+        and (%(status)s::text is null or status = %(status)s)
+        and (%(before)s::timestamptz is null or (created_at, id) < (%(before)s, %(before_id)s::uuid))
+    order by created_at desc, id desc limit %(limit)s
+"""
 _COUNT = "select count(*) from jobs where team_id = %(team_id)s"
 
 
@@ -57,20 +63,36 @@ class JobFacts:
     status: str
 
 
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs; None: any. `name`: part of the name, in either case."""
+
+    name: str | None = None
+    taskset_id: str | None = None
+    status: JobStatus | None = None
+
+
 async def find_job(connection: AsyncConnection, team_id: UUID, job_id: UUID) -> JobFacts | None:
     """The team's job of that id."""
     row = await (await connection.execute(_ONE, {"team_id": team_id, "id": job_id})).fetchone()
     return JobFacts(*row) if row else None
 
 
+_ANY = JobFilter()
+
+
 async def list_jobs(
-    connection: AsyncConnection, team_id: UUID, *, limit: int, cursor: str | None = None
+    connection: AsyncConnection,
+    team_id: UUID,
+    *,
+    limit: int,
+    cursor: str | None = None,
+    wanted: JobFilter = _ANY,
 ) -> tuple[list[JobFacts], str | None]:
     """A page of the team's jobs, newest first, and the cursor of the next. Raises InvalidRequest for a bad cursor."""
-    asked: dict[str, Any] = {"team_id": team_id, "limit": limit + 1}
-    if cursor is not None:
-        asked["before"], asked["before_id"] = parse_cursor(cursor)
-    found = await (await connection.execute(_FIRST if cursor is None else _NEXT, asked)).fetchall()
+    before, before_id = parse_cursor(cursor) if cursor is not None else (None, None)
+    asked: dict[str, Any] = {"team_id": team_id, "limit": limit + 1, "before": before, "before_id": before_id}
+    found = await (await connection.execute(_PAGE.encode(), {**asked, **asdict(wanted)})).fetchall()
     jobs = [JobFacts(*row) for row in found]
     last = jobs[limit - 1] if len(jobs) > limit else None
     return jobs[:limit], make_cursor(last.created_at, last.id) if last else None

@@ -2,6 +2,7 @@
 each other."""
 
 from store.tables.base import Base
+from store.tables.guard import AlarmRow, EvalRow, GuardRow
 from store.tables.models import CheckpointRow, ModelRow
 from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
@@ -14,10 +15,13 @@ from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
 __all__ = [
     "GRADIENT_KINDS",
     "AdapterWantRow",
+    "AlarmRow",
     "ApiKeyRow",
     "Base",
     "CheckpointRow",
+    "EvalRow",
     "EventRow",
+    "GuardRow",
     "JobRow",
     "ModelLeaseRow",
     "ModelRow",

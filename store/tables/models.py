@@ -65,6 +65,11 @@ class CheckpointRow(Base):
     __table_args__ = (
         Index(None, "model_id", "created_at"),
         CheckConstraint("status in ('staged', 'committed', 'rejected')", name="status"),
+        Index(
+            "ix_checkpoints_unchecked",
+            "model_id",
+            postgresql_where=text("guard_checked_at is null and status = 'committed'"),
+        ),
     )
 
     id: Mapped[UuidKey]
@@ -92,6 +97,9 @@ class CheckpointRow(Base):
     """The optimizer state was thinned: whoever goes on from here starts with fresh moments."""
     files_removed_at: Mapped[datetime | None]
     """Adapter and state were thinned: the node is history, and no head can point at it any more."""
+
+    guard_checked_at: Mapped[datetime | None]
+    """When the guard looked at it: once (`server.guard`)."""
 
     @property
     def adapter_name(self) -> str:

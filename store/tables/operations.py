@@ -52,6 +52,11 @@ class OperationRow(Base):
                 "and consumed_by_id is null and answered_at is null and idempotency_key is null"
             ),
         ),
+        Index(
+            "ix_operations_non_finite",
+            "model_id",
+            postgresql_where=text("error_code = 'non_finite' and guard_checked_at is null"),
+        ),
         CheckConstraint("state in ('queued', 'running', 'done', 'failed', 'superseded')", name="state"),
         CheckConstraint("(payload is null) != (payload_blob is null)", name="one_payload"),
     )
@@ -88,6 +93,8 @@ class OperationRow(Base):
     answered_at: Mapped[datetime | None]
     blobs_dropped_at: Mapped[datetime | None]
     """Nobody needs the blobs of this operation any more, and they may be gone: see `store.retention`."""
+    guard_checked_at: Mapped[datetime | None]
+    """When the guard took notice of its failure, where numbers were not finite (`server.guard`)."""
 
 
 class ModelLeaseRow(Base):

@@ -17,7 +17,10 @@ class JobRow(Base):
     """A run over a taskset."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "team_id", "created_at"),)
+    __table_args__ = (
+        Index(None, "team_id", "created_at"),
+        Index("ix_jobs_evaluations", "created_at", postgresql_where=text("is_evaluation is not false")),
+    )
 
     team_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("teams.id"), primary_key=True)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -27,6 +30,12 @@ class JobRow(Base):
     created_at: Mapped[CreatedAt]
     pinned_at: Mapped[datetime | None]
     """Pinned jobs and their traces outlive the retention policy."""
+
+    # An evaluation is scored and not trained on. Null: nobody has said or found out yet (`server.evals.jobs`).
+    is_evaluation: Mapped[bool | None]
+    benchmark: Mapped[str | None]
+    scored_at: Mapped[datetime | None]
+    """When its rollouts were last summed up."""
 
 
 RUNNING = "status is null and timed_out_at is null"

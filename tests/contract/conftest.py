@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 
 from server.app import create_app
 from server.auth.service import create_key
-from server.settings import Limits, ServerSettings, Timeouts
+from server.settings import GuardSettings, Limits, ServerSettings, Timeouts
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
@@ -100,7 +100,8 @@ async def base(
 async def origin(database_url: str, base: ModelRow, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     blobs: Path = tmp_path_factory.mktemp("blobs")
     timeouts = Timeouts(operation_s=10, adapter_load_s=1, retry_s=2)
-    settings = ServerSettings(database_url, blobs, "token", limits=LIMITS, timeouts=timeouts)
+    guard = GuardSettings(every_s=0.2, settle_s=0.2, retry_s=0.1, loopback_webhooks=True)
+    settings = ServerSettings(database_url, blobs, "token", limits=LIMITS, timeouts=timeouts, guard=guard)
     async with serving(create_app(settings)) as url:
         yield url
 

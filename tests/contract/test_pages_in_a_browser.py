@@ -10,25 +10,33 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, expect
 
+from server.auth.issuing import Grant
+from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.tables import ModelRow
 from tests.contract.conftest import Team
-from tests.contract.test_pages import team_id
+from tests.contract.test_pages import key_of, team_id
+from tests.pages.rollouts import add_groups, add_job, tell, trace_row
 from tests.pages.scenes import add_model, grow
 from tests.pages.visit import Visit, visiting
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A model that went back twice, one that was never trained, and their base."""
+    """A model that went back twice, one that was never trained, their base; a job, and two of its rollouts."""
 
     trained: str
     fresh: str
     base: str
+    job: str
+    told: str
+    untold: str
 
 
 @pytest.fixture(scope="module")
-async def scene(standing_team: Team, base: ModelRow, database: AsyncDatabase) -> Scene:
+async def scene(
+    standing_team: Team, base: ModelRow, database: AsyncDatabase, tmp_path_factory: pytest.TempPathFactory
+) -> Scene:
     async with database.session() as session:
         owner = await team_id(database, standing_team)
         trained = await add_model(session, owner, base.id, f"trained-{uuid.uuid4().hex[:6]}")
@@ -37,13 +45,20 @@ async def scene(standing_team: Team, base: ModelRow, database: AsyncDatabase) ->
         await grow(session, trained, 8, start=first[25], seed=3, age_s=2000)
         second[0].pinned_at, first[2].files_removed_at = second[0].committed_at, first[2].committed_at
         fresh = await add_model(session, owner, base.id, f"fresh-{uuid.uuid4().hex[:6]}")
-    return Scene(str(trained.id), str(fresh.id), str(base.id))
+        job = await add_job(session, owner, "a job with a name that goes on and on and on", group_size=2)
+        told, untold, *_ = await add_groups(session, job, [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.5, None]], trained)
+    blobs = BlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
+    await tell(database, blobs, told, checkpoint=second[-1])
+    await tell(database, blobs, untold, checkpoint=second[-1], is_told=False)
+    ids = (row.id for row in (trained, fresh, base, job, told, untold))
+    return Scene(*map(str, ids))
 
 
 @pytest.fixture(scope="module")
-async def session(browser: Browser, origin: str, standing_team: Team) -> Any:
-    """The cookies of somebody who signed in."""
-    async with visiting(browser, origin, standing_team.key) as visit:
+async def session(browser: Browser, origin: str, standing_team: Team, database: AsyncDatabase) -> Any:
+    """The cookies of an operator who signed in."""
+    key = await key_of(database, standing_team, Grant("operator", "admin"))
+    async with visiting(browser, origin, key) as visit:
         return await visit.page.context.storage_state()
 
 
@@ -56,6 +71,12 @@ PAGES = [
     "/models/{fresh}",
     "/models/{fresh}?tab=checkpoints",
     "/models/{base}",
+    "/jobs",
+    "/jobs/{job}",
+    "/jobs/{job}?tab=rollouts",
+    "/traces?min_reward=0",
+    "/trace/{told}?open=2",
+    "/trace/{untold}",
     "/system",
     "/keys",
 ]
@@ -126,8 +147,44 @@ async def test_the_tree_is_walked_with_arrow_keys_and_a_node_opened_with_enter(
         assert await visit.page.locator(".mark.node").count() > 20
 
 
+async def test_from_a_job_through_its_groups_to_the_tokens_of_a_turn(scene, browser: Browser, origin, session):
+    async with visiting(browser, origin, storage_state=session) as visit:
+        page = visit.page
+        await visit.go("/jobs")
+        await page.get_by_label("Name").fill("goes on and")
+        await page.keyboard.press("Enter")
+        await page.get_by_role("link", name="a job with a name").click()
+        await page.get_by_role("link", name=re.compile("^teach 1$")).click()
+        await expect(page.get_by_role("img", name="Rewards: 0, 1")).to_be_visible()
+        await page.get_by_role("link", name="task-0").click()
+        await expect(page.locator("tbody tr")).to_have_count(2)
+        await page.locator(f"a[href='/trace/{scene.told}']").click()
+        await page.get_by_role("link", name="Open turn 1").click()
+        await expect(page.get_by_role("region", name="Tokens of turn 1").locator("tbody tr")).to_have_count(40)
+        of_all = "all => all.map((one) => getComputedStyle(one).textDecoration.replace(/rgb.*/, ''))"
+        looks = await page.locator(".heat span").evaluate_all(of_all)
+        assert len(set(looks)) == 5, "levels differ in more than their colour"
+        assert visit.console == []
+
+
+async def test_a_rollout_is_watched_while_it_runs(browser: Browser, origin, session, standing_team, database, tmp_path):
+    async with database.session() as opened:
+        row = trace_row(await team_id(database, standing_team), reward=None)
+        opened.add(row)
+    async with visiting(browser, origin, storage_state=session) as visit:
+        await visit.go(f"/trace/{row.id.hex}")
+        await expect(visit.page.get_by_role("heading", name="Nothing on record yet")).to_be_visible()
+        await tell(database, BlobStore(tmp_path), row, num_turns=1, is_told=False)
+        await expect(visit.page.get_by_role("heading", name="Turn 1: Agent")).to_be_visible()
+        await visit.page.get_by_text("40 tokens, mean").click()
+        await standing_team.http.post(f"/v2/trace/{row.id}/exit", json={"status": "completed", "reward": 0.75})
+        await expect(visit.page.locator(".facts")).to_contain_text("0.7500")
+        await expect(visit.page.locator(".strip")).to_be_visible()
+
+
 async def test_the_theme_button_stays_pressed(browser: Browser, origin, session):
     async with visiting(browser, origin, storage_state=session, color_scheme="light") as visit:
+        await visit.go("/")
         await visit.page.get_by_role("button", name="Switch between dark and light").click()
         await visit.go("/system")
         await expect(visit.page.locator("html")).to_have_attribute("data-theme", "dark")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -105,3 +108,16 @@ def test_promotions_drop_nothing_in_flight(box: Box):
     for one in seen:
         order = [-1 if s is None else committed.index(s) for s in one]
         assert order == sorted(order), "no client ever went back to older weights"
+
+
+def test_an_idle_connection_outlives_what_clients_keep(box: Box):
+    """httpx uses a connection again for up to 5 s; if the server ended it just then, that request would be lost."""
+    connection = http.client.HTTPConnection(urlsplit(box.url).netloc, timeout=60)
+    connection.request("GET", "/healthz")
+    connection.getresponse().read()
+    kept = connection.sock
+    time.sleep(6)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
+    assert connection.sock is kept
+    connection.close()

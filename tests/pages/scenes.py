@@ -60,7 +60,7 @@ def checkpoint(
     at: datetime,
     changes: dict[str, Any],
 ) -> CheckpointRow:
-    node_id, step = uuid.UUID(int=rng.getrandbits(128), version=4), (parent.step if parent else 0) + 1
+    node_id, step = uuid.uuid4(), (parent.step if parent else 0) + 1
     files = {
         "adapter/adapter_config.json": {"size": 812, "sha256": "0" * 64},
         "adapter/adapter_model.safetensors": {"size": 5_300_000, "sha256": "1" * 64},

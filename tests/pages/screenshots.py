@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -12,13 +13,15 @@ from server.app import create_app
 from server.auth.service import create_key
 from server.settings import ServerSettings
 from store.adapters import base_adapter_name
+from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
-from store.tables import ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TeamRow, TrainerRow
+from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TeamRow, TrainerRow
 from tests.conftest import database_folder
 from tests.contract.conftest import serving
 from tests.pages.browser import open_browser
+from tests.pages.rollouts import add_groups, add_job, tell, trace_row
 from tests.pages.scenes import add_model, grow
 from tests.pages.visit import visiting
 
@@ -56,15 +59,17 @@ async def invent(database: AsyncDatabase) -> tuple[str, dict[str, str]]:
         thousand = await add_model(session, team, base.id, "thousand-steps")
         await grow(session, thousand, 1000, seed=9)
         fresh = await add_model(session, team, base.id, "not-yet-trained")
-        trainer = TrainerRow(base_id=base.id, host="gpu-1", pid=4211, losses={})
-        sampler = SamplerRow(base_id=base.id, host="gpu-2", pid=877, url="http://gpu-2", backend="vllm")
+        soon = func.clock_timestamp() + func.make_interval(0, 0, 0, 1)  # so that they live until the last picture
+        trainer = TrainerRow(base_id=base.id, host="gpu-1", pid=4211, losses={}, heartbeat_at=soon)
+        sampler = SamplerRow(
+            base_id=base.id, host="gpu-2", pid=877, url="http://gpu-2", backend="vllm", heartbeat_at=soon
+        )
         silent = SamplerRow(
             base_id=base.id, host="gpu-3", pid=912, url="http://gpu-3", backend="vllm", heartbeat_at=last[0].created_at
         )
         session.add_all([trainer, sampler, silent])
         await session.flush()
-        expires_at = func.clock_timestamp() + func.make_interval(0, 0, 0, 1)
-        session.add(ModelLeaseRow(model_id=model.id, trainer_id=trainer.id, expires_at=expires_at))
+        session.add(ModelLeaseRow(model_id=model.id, trainer_id=trainer.id, expires_at=soon))
         for adapter in (base_adapter_name(base.id), last[-1].adapter_name):
             session.add(SamplerAdapterRow(sampler_id=sampler.id, adapter=adapter, state="loaded"))
     page = f"/models/{model.id}"
@@ -84,6 +89,46 @@ async def invent(database: AsyncDatabase) -> tuple[str, dict[str, str]]:
     }
 
 
+async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str, str]:
+    """Pages of jobs and rollouts. After `invent`."""
+    rng = random.Random(0)
+    async with database.session() as session:
+        model = (await session.scalars(select(ModelRow).where(ModelRow.slug == "arith-rl"))).one()
+        head = await session.get_one(CheckpointRow, model.head_checkpoint_id)
+        assert model.team_id is not None
+        job = await add_job(session, model.team_id, "arith-rl nightly", group_size=8, taskset_id="arith")
+        rewards: list[list[float | None]] = [
+            [min(1.0, max(0.0, round(rng.gauss(mean, 0.3), 1))) for _ in range(8)] for mean in (0.5, 1.6, -0.8) * 5
+        ]
+        told, untold, running, *_ = await add_groups(session, job, [*rewards, [0.5] * 8, [1.0, None, None]], model)
+        ended = await add_job(session, model.team_id, "eval of arith-rl on held-out tasks", taskset_id="held-out")
+        await add_groups(session, ended, [[1.0], [0.0], [0.5]], model)
+        bad = trace_row(
+            model.team_id,
+            status="error",
+            reward=0.0,
+            error="ConnectionError: the environment went away\n  at step 7",
+            task_slug="browse",
+            flags=["prompt_chunks"],
+        )
+        session.add(bad)
+        await add_job(session, model.team_id, "just begun")
+    await tell(database, blobs, told, checkpoint=head)
+    await tell(database, blobs, untold, checkpoint=head, is_told=False)
+    await tell(database, blobs, running, num_turns=60, num_tokens=900, checkpoint=head)
+    return {
+        "jobs": "/jobs",
+        "job": f"/jobs/{job.id}",
+        "job-rollouts": f"/jobs/{job.id}?tab=rollouts",
+        "rollouts": "/traces",
+        "rollout": f"/trace/{told.id.hex}",
+        "rollout-open": f"/trace/{told.id}?open=2",
+        "rollout-untold": f"/trace/{untold.id}",
+        "rollout-long": f"/trace/{running.id}?open=50",
+        "rollout-bad": f"/trace/{bad.id}",
+    }
+
+
 async def main(out: Path) -> None:
     """Take them all."""
     with database_folder() as folder:
@@ -92,6 +137,7 @@ async def main(out: Path) -> None:
         database = AsyncDatabase(postgres.url)
         key, pages = await invent(database)
         settings = ServerSettings(postgres.url, folder / "blobs", "token")
+        pages |= await invent_rollouts(database, BlobStore(settings.blob_root))
         async with serving(create_app(settings)) as origin, open_browser() as browser:
             for look, options in LOOKS.items():
                 async with visiting(browser, origin, **options) as visit:

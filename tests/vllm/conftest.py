@@ -1,10 +1,11 @@
-"""One real vLLM for the whole session, in front of the fixtures that the local backend is tested with."""
+"""One real vLLM for the whole session, in front of the fixtures that the local backend is tested with; a whole box has
+it, too."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest_asyncio
 import torch
 
 from sampler.backends.vllm import VllmBackend, VllmSettings
+from tests.conftest import database_folder
+from tests.e2e.box import Box
 from tests.unit.sampler import conftest as local
 from trainer.base_model import BaseModel, load_base_model
 from trainer.engine import TrainingEngine
@@ -21,6 +24,18 @@ from wire.engine import LoraConfig
 tokenizer, adapters, reference, ask, ask_on = local.tokenizer, local.adapters, local.reference, local.ask, local.ask_on
 
 SaveTrained = Callable[[Path, int], Path]
+
+START_TIMEOUT_S = 1800.0
+"""For vLLM on a machine that does other things as well; alone it takes 35 s."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever comes first waits for vLLM, and who kills it comes last: the box does not follow it to its new port."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(2 * START_TIMEOUT_S))
+    items.sort(key=lambda item: item.get_closest_marker("kills_vllm") is not None)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +48,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def backend(base: Path, adapters: dict[str, Path]) -> AsyncIterator[VllmBackend]:
-    backend = await asyncio.to_thread(VllmBackend, str(base), VllmSettings(seed=0))
+    settings = VllmSettings(seed=0, start_timeout_s=START_TIMEOUT_S, stalled_s=600.0)
+    backend = await asyncio.to_thread(VllmBackend, str(base), settings)
     try:
         await asyncio.to_thread(load_all, backend, adapters)
         yield backend
@@ -46,6 +62,20 @@ def load_all(backend: VllmBackend, adapters: dict[str, Path]) -> None:
     backend.load_adapter("base", None)
     for name, folder in adapters.items():
         backend.load_adapter(name, folder)
+
+
+@pytest.fixture(scope="session")
+def box(backend: VllmBackend, base: Path) -> Iterator[Box]:
+    """`headway up` on that base, whose sampler attaches to the session's vLLM."""
+    with database_folder() as folder, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HEADWAY_VLLM_URL", backend._server.url)
+        environment.setenv("HEADWAY_SAMPLER_LINGER_S", "2")
+        box = Box(folder / "data", base, "--sampler-backend", "vllm", start_timeout_s=START_TIMEOUT_S)
+        try:
+            yield box.start()
+        finally:
+            if box.process is not None:
+                box.stop()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from sampler.backends.vllm import VllmBackend, VllmSettings
 from tests.unit.sampler.conftest import Answer, ask_backend
-from tests.vllm.conftest import SaveTrained, load_all
+from tests.vllm.conftest import START_TIMEOUT_S, SaveTrained, load_all
 from trainer.base_model import BaseModel
 from trainer.batch import Datum
 from trainer.engine import TrainingEngine
@@ -32,7 +32,7 @@ PROMPT = [11, 12, 13, 14, 15]
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(250):
+    async with asyncio.timeout(START_TIMEOUT_S):
         while not condition():  # noqa: ASYNC110 (nothing signals these)
             await asyncio.sleep(0.05)
 
@@ -103,15 +103,18 @@ async def test_promotions_under_load_lose_no_request_and_mix_no_weights(backend,
             )
             answers.append((name, number, answer))
 
+    def answered() -> bool:
+        return len([name for name, _, _ in answers if name == current]) >= 4
+
     clients = [asyncio.ensure_future(client(number)) for number in range(8)]
     for number in range(1, 5):
-        await asyncio.sleep(0.3)
+        await until(answered)
         last, new = current, f"version-{number}"
         await asyncio.to_thread(backend.load_adapter, new, folders[number])
         current = new
         await asyncio.to_thread(backend.unload_adapter, last)
         shutil.rmtree(folders[number - 1])
-    await asyncio.sleep(0.3)
+    await until(answered)
     done.set()
     await asyncio.gather(*clients)
     assert {name for name, _, _ in answers} == {f"version-{number}" for number in range(5)}
@@ -167,8 +170,8 @@ async def test_another_sampler_can_attach_to_a_server_that_runs(
     assert (await ask_backend(backend, PROMPT, max_tokens=3, ignore_eos=True)).finish_reason == "length"
 
 
+@pytest.mark.kills_vllm
 async def test_a_server_that_dies_comes_back_empty_and_is_filled_again(backend, adapters):
-    """Last: it costs a start."""
     running = asyncio.ensure_future(ask_backend(backend, PROMPT, adapter="base", max_tokens=500, ignore_eos=True))
     await asyncio.sleep(0.05)
     os.killpg(backend._server._process.pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ cache by name and path. Hard links cost nothing and outlive whatever the checkpo
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import math
@@ -18,12 +19,16 @@ from pathlib import Path
 from sampler.adapter_config import CONFIG_FILE, WEIGHTS_FILE
 from sampler.backends.vllm.base_tensors import BaseTensors
 
+_PREFIX = "headway-adapters-"
+_ATTEMPTS = 20
+
 
 class AdapterFolders:
-    """Makes and removes them."""
+    """Makes and removes them, all in one folder that this process keeps locked while it lives."""
 
     def __init__(self, parent: Path | None, base: BaseTensors) -> None:
-        self._root = Path(tempfile.mkdtemp(prefix="headway-adapters-", dir=parent))
+        self._root, self._lock = _own_folder(parent)
+        _remove_abandoned(self._root.parent)
         self._base = base
         self._numbers = itertools.count()
 
@@ -45,6 +50,43 @@ class AdapterFolders:
     def close(self) -> None:
         """Remove all of them."""
         shutil.rmtree(self._root, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _own_folder(parent: Path | None) -> tuple[Path, int]:
+    """A new folder, and its lock. Another sampler that starts may take it for abandoned before it is locked. Raises
+    OSError on a file system without locks."""
+    for _ in range(_ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = _lock(folder)
+        if lock is not None:
+            return folder, lock
+        shutil.rmtree(folder, ignore_errors=True)
+    raise OSError(f"folders in {parent or tempfile.gettempdir()} cannot be locked; choose another --vllm-adapter-dir")
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Folders whose process is gone."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        lock = _lock(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock until it is closed. None: another process holds it, or removed it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.stat()
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -13,6 +13,8 @@ from wire.errors import Conflict, CorruptCheckpoint, HeadwayError, InvalidReques
 
 _ADAPTER_TIMEOUT_S = 120.0
 _HEALTH_TIMEOUT_S = 10.0
+_IDLE_S = 3.0
+"""An idle connection is used again for so long: vLLM ends it after 5 s, and would lose what comes in that moment."""
 _NOTHING = -9999.0
 """What vLLM sends in place of −inf and NaN."""
 
@@ -25,9 +27,11 @@ class VllmClient:
     """One server. Methods that block may be called from any thread; `generate` belongs to an event loop."""
 
     def __init__(self) -> None:
-        self._http = httpx.Client(trust_env=False, timeout=_ADAPTER_TIMEOUT_S)
+        self._http = httpx.Client(
+            trust_env=False, timeout=_ADAPTER_TIMEOUT_S, limits=httpx.Limits(keepalive_expiry=_IDLE_S)
+        )
         # Sampling takes as long as it takes; the server's health is watched elsewhere.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=_IDLE_S)
         self._streams = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(None, connect=5.0), limits=limits)
 
     def is_healthy(self, url: str) -> bool:

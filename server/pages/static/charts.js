@@ -4,7 +4,7 @@ import uPlot from "./vendor/uPlot.esm.js";
 const holder = document.getElementById("charts");
 const data = { names: [], steps: [], series: {}, total: 0, first: 0, left_behind: [], rollbacks: [] };
 const charts = [...holder.querySelectorAll("[data-chart]")].map((figure) => ({
-  figure, key: figure.dataset.chart, spread: figure.dataset.spread ?? null, plot: null, hasDots: null,
+  figure, key: figure.dataset.chart, spread: figure.dataset.spread ?? null, isSparse: "sparse" in figure.dataset, plot: null, hasDots: null,
 }));
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const FEW = 60, MANY = 300;
@@ -18,6 +18,11 @@ async function load() {
   data.steps.push(...fresh.steps);
   for (const [key, values] of Object.entries(fresh.series)) (data.series[key] ??= []).push(...values);
   data.total = data.first + data.names.length;
+  const places = new Map(data.names.map((name, i) => [name, i]));
+  for (const [key, scores] of Object.entries(fresh.scores)) {
+    data.series[key] = new Array(data.names.length).fill(null);
+    for (const [name, score] of scores) if (places.has(name)) data.series[key][places.get(name)] = score;
+  }
   data.left_behind = fresh.left_behind;
   data.rollbacks = fresh.rollbacks;
   const note = document.getElementById("chart-window");
@@ -51,7 +56,7 @@ function draw() {
     const isEmpty = !(data.series[chart.key] ?? []).some((value) => value !== null);
     place.classList.toggle("empty", isEmpty);
     place.dataset.empty = data.total ? "no values" : "no steps yet";
-    const hasDots = table[0].length <= FEW;
+    const hasDots = chart.isSparse || table[0].length <= FEW;
     if (chart.plot && (isEmpty || hasDots !== chart.hasDots)) {
       chart.plot.destroy();
       chart.plot = null;
@@ -69,14 +74,14 @@ function options(chart, place, hasDots) {
   const isDense = data.names.length > MANY, dots = hasDots ? { show: true } : {};
   const axis = { stroke: css("--muted"), grid: { stroke: css("--grid"), width: 1 }, ticks: { show: false }, font: "11.5px system-ui, sans-serif" };
   // Where training went on from elsewhere, no line leads there.
-  const gaps = (plot, _series, _first, _last, found) => [
+  const gaps = (plot, _series, _first, _last, found) => joined([
     ...found,
     ...data.rollbacks.filter(([at]) => at > data.first).map(([at]) => [plot.valToPos(at, "x", true), plot.valToPos(at + 1, "x", true)]),
-  ].sort((one, other) => one[0] - other[0]);
+  ]);
   const edge = { gaps, stroke: "transparent", width: 0, points: { show: false } };
   const series = [
     {},
-    { gaps, stroke: css("--curve"), width: isDense ? 1.2 : 2, points: { ...dots, size: 5, fill: css("--curve") } },
+    { ...(chart.isSparse ? { spanGaps: true } : { gaps }), stroke: css("--curve"), width: isDense ? 1.2 : 2, points: { ...dots, size: 5, fill: css("--curve") } },
     { gaps, stroke: css("--faint"), width: isDense ? 1 : 1.5, points: { ...dots, size: 4, fill: css("--faint") } },
     ...(chart.spread ? [edge, edge] : []),
   ];
@@ -93,6 +98,17 @@ function options(chart, place, hasDots) {
     cursor: { sync: { key: "steps" }, points: { size: 7 }, drag: { x: true, y: false }, focus: { prox: -1 } },
     hooks: { drawClear: [drawRollbacks], setCursor: [(plot) => say(chart, plot.cursor.idx)], ready: [(plot) => openOnClick(plot)] },
   };
+}
+
+// uPlot wants gaps in order, and none within another.
+function joined(gaps) {
+  const result = [];
+  for (const [from, to] of gaps.sort((one, other) => one[0] - other[0])) {
+    const last = result.at(-1);
+    if (last && from < last[1]) last[1] = Math.max(last[1], to);
+    else result.push([from, to]);
+  }
+  return result;
 }
 
 function drawRollbacks(plot) {

@@ -18,8 +18,10 @@ from trainer.lease_keeper import LeaseKeeper
 
 WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 AGES_AND_LABELS = {
-    "server/cli/status.py": "ages, for people to read",
+    "server/gateway/recording.py": "the order of a rollout's answers, where its client told of none",
     "server/gateway/replies.py": "`created` of an answer",
+    "server/team/quotas.py": "how long until a quota begins anew, in a sentence",
+    "server/team/service.py": "when a quota begins anew, for people to read",
     "store/backup/writing.py": "when a backup was begun",
     "store/blobs.py": "age of a file, for the collector",
     "store/checkpoint_stores/file.py": "age of a folder, for the collector",

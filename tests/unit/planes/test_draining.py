@@ -11,11 +11,12 @@ from sqlalchemy import func, select, update
 from sampler.agent import Agent, AgentSettings
 from server.admin import planes
 from server.audit.recording import COMMAND_LINE
-from store.adapters import base_adapter_name, promotion_votes, report_adapter
+from store.adapters import base_adapter_name, report_adapter
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
 from store.oplog import leases
 from store.planes import register_sampler
+from store.promotion import PromotionPolicy, Votes, promotion_votes
 from store.supply import supplies
 from store.tables import ModelLeaseRow, ModelRow, OperationRow, SamplerRow, TrainerRow
 from store.trainer_starts import all_served
@@ -113,11 +114,13 @@ async def test_a_drained_sampler_loads_nothing_new_and_has_no_vote(
     agent.reconcile()
     assert holder.names == {base_adapter_name(world.base_id)}
     with database.connection() as connection:
-        assert promotion_votes(connection, world.base_id, base_adapter_name(world.base_id)) == (0, 0, [])
+        assert promotion_votes(
+            connection, PromotionPolicy.ALL, world.base_id, base_adapter_name(world.base_id)
+        ) == Votes(0, 0, [])
     with database.session() as session:
         second = register_sampler(session, world.base_id, "http://127.0.0.1:2", "local")
     with database.connection() as connection:
         report_adapter(connection, second, "hw-x", None)
-        assert promotion_votes(connection, world.base_id, "hw-x") == (1, 1, [])
+        assert promotion_votes(connection, PromotionPolicy.ALL, world.base_id, "hw-x") == Votes(1, 1, [])
     with database.session() as session:
         assert session.scalar(select(func.count()).select_from(SamplerRow)) == 2

@@ -90,7 +90,7 @@ def test_a_thousand_random_checkpoints_stay_few_items(seed: int):
     assert len(lay_out(tree(parents))) < 200
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_no_two_items_share_a_place_and_parents_stand_left(data: st.DataObject):
     size = data.draw(st.integers(1, 60))

@@ -1,0 +1,1 @@
+"""An environment whose reward can be gamed."""

@@ -1,0 +1,59 @@
+"""`headway report`: what a model's rollouts say about its tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.cli.in_session import in_session_or_stop
+from server.cli.operating import ModelName, find_model
+from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
+from server.trainability.report import trainability
+from store.tables import ModelRow
+from wire.guard import TrainabilityReport
+
+app = typer.Typer(help="Reports", no_args_is_help=True)
+
+
+@app.callback()
+def report() -> None:
+    """Reports on models."""
+
+
+@app.command("trainability")
+def show_trainability(
+    model: ModelName,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every task's figures over time")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Go on where the list before ended")] = None,
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Which tasks teach: reward, spread, share of groups with a signal, and what to do about each."""
+
+    async def look(session: AsyncSession) -> TrainabilityReport:
+        row = await session.get_one(ModelRow, await find_model(session, model))
+        return await trainability(session, row, cursor=cursor, limit=limit)
+
+    found = in_session_or_stop(database_url_or_embedded(database_url, data_dir), look)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    Console().print(_table(found))
+    if found.next_cursor:
+        typer.echo(f"more: --cursor {found.next_cursor}")
+
+
+def _table(found: TrainabilityReport) -> Table:
+    table = Table("task", "rollouts", "reward", "over time", "spread", "signal", "advice", "why")
+    for task in found.items:
+        spread = "-" if task.reward_spread is None else f"{task.reward_spread:.3f}"
+        signal = "-" if task.signal is None else f"{task.signal:.0%}"
+        means = " ".join(f"{period.reward_mean:.2f}" for period in task.over_time)
+        figures = (str(task.num_rollouts), f"{task.reward_mean:.3f}", means, spread, signal)
+        table.add_row(task.task, *figures, task.advice.replace("_", " "), task.reason)
+    return table

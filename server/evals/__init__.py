@@ -1,0 +1,1 @@
+"""Held-out scores: posted by any harness, or summed up from evaluation jobs."""

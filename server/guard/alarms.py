@@ -1,0 +1,113 @@
+"""Alarms as people read them, and what they do about them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.audit.recording import actor_of, record
+from server.auth.callers import Caller
+from server.context import Context
+from server.guard.reading import BASE
+from server.models import pausing
+from server.models.heads import roll_to
+from server.paging import page_of
+from store.tables import AlarmRow, ModelRow
+from wire.admin import Page
+from wire.errors import Conflict, NotFound
+from wire.guard import Alarm
+
+
+async def list_alarms(
+    session: AsyncSession, model_id: UUID, *, only_open: bool, cursor: str | None, limit: int
+) -> Page[Alarm]:
+    """A model's alarms, newest first. `only_open`: those that nobody has acknowledged or undone."""
+    query = select(AlarmRow).where(AlarmRow.model_id == model_id)
+    if only_open:
+        query = query.where(AlarmRow.acknowledged_at.is_(None))
+    place = (AlarmRow.created_at, AlarmRow.id)
+    rows, following = await page_of(session, query, place, cursor, limit, newest_first=True)
+    return Page(items=[describe(row) for (row,) in rows], next_cursor=following)
+
+
+async def acknowledge(
+    session: AsyncSession, caller: Caller, model: ModelRow, alarm_id: UUID, comment: str | None
+) -> Alarm:
+    """It needs no more attention: from here on its rule looks at what comes later. Raises NotFound."""
+    alarm = await _locked(session, model.id, alarm_id)
+    if alarm.acknowledged_at is None:
+        await _acknowledge(session, alarm)
+        why = {"comment": comment} if comment else {}
+        told = {"alarm": str(alarm.id), "rule": alarm.rule, **why}
+        record(session, actor_of(caller), "acknowledge_alarm", team_id=model.team_id, subject_id=model.id, **told)
+    return describe(alarm)
+
+
+async def undo(context: Context, caller: Caller, model: ModelRow, alarm_id: UUID) -> Alarm:
+    """Take back what the guard did: the head goes where it was, and training goes on. The alarm is acknowledged.
+
+    Raises NotFound, Conflict where nothing was done or the head was moved since, and what `roll_to` and `resume` raise.
+    """
+    async with context.database.session() as session:
+        alarm = await _locked(session, model.id, alarm_id)
+        _refuse_undoing(alarm)
+        # Whoever is about to act on it finds that it is not pending any more.
+        was, alarm.state = alarm.state, "undone"
+        head = (await session.get_one(ModelRow, model.id, populate_existing=True)).head_checkpoint_id
+        now = str(head) if head else BASE
+        rolled = alarm.head_after is not None and alarm.head_after != alarm.head_before
+        if rolled and now not in (alarm.head_after, alarm.head_before):
+            raise Conflict(
+                "the head has moved since the guard set it, so going back would lose what came after; "
+                f"PUT /v2/models/{model.id}/head does that, with checkpoint_id {alarm.head_before}"
+            )
+        if model.paused_by == "guard" and _paused(alarm):
+            await pausing.resume(session, model.id, actor_of(caller), "team")
+    if rolled and now == alarm.head_after:
+        before = alarm.head_before if alarm.head_before != BASE else None
+        try:
+            await roll_to(context, model, before, actor_of(caller), f"undoes alarm {alarm.id} ({alarm.rule})")
+        except BaseException:
+            async with context.database.session() as session:
+                (await _locked(session, model.id, alarm_id)).state = was
+            raise
+    async with context.database.session() as session:
+        alarm = await _locked(session, model.id, alarm_id)
+        alarm.undone_at = await session.scalar(select(func.clock_timestamp()))
+        await _acknowledge(session, alarm)
+        told = {"alarm": str(alarm.id), "rule": alarm.rule}
+        record(session, actor_of(caller), "undo_alarm", team_id=model.team_id, subject_id=model.id, **told)
+        await session.flush()
+        return describe(alarm)
+
+
+def describe(row: AlarmRow) -> Alarm:
+    """An alarm as clients read it."""
+    return Alarm.model_validate(row, from_attributes=True)
+
+
+def _paused(alarm: AlarmRow) -> bool:
+    return "pause" in alarm.outcome or "paused instead" in alarm.outcome.get("rollback", "")
+
+
+def _refuse_undoing(alarm: AlarmRow) -> None:
+    if alarm.undone_at is not None:
+        raise Conflict("this alarm was undone already")
+    if not alarm.actions:
+        raise Conflict("this alarm was only noted, so there is nothing to undo; acknowledge it")
+    if not {"pause", "rollback"}.intersection(alarm.actions):
+        raise Conflict("a webhook cannot be taken back; acknowledge the alarm")
+
+
+async def _acknowledge(session: AsyncSession, alarm: AlarmRow) -> None:
+    alarm.acknowledged_at = alarm.acknowledged_at or await session.scalar(select(func.clock_timestamp()))
+    await session.flush()
+
+
+async def _locked(session: AsyncSession, model_id: UUID, alarm_id: UUID) -> AlarmRow:
+    alarm = await session.get(AlarmRow, alarm_id, with_for_update=True, populate_existing=True)
+    if alarm is None or alarm.model_id != model_id:
+        raise NotFound(f"this model has no alarm {alarm_id}")
+    return alarm

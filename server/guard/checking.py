@@ -1,0 +1,182 @@
+"""Holding the rules against one new thing: a checkpoint, a held-out score, or a failure for want of finite numbers.
+
+The mark that it was looked at, the alarms, and a pause are one transaction: each thing is looked at exactly once,
+whoever dies, however many servers look. They take turns by an advisory lock of the model. What takes longer (webhooks,
+roll-backs) is left to `server.guard.acting`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+import structlog
+from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.audit.recording import GUARD, record
+from server.guard.history import History
+from server.guard.reading import path_to, read_history
+from server.guard.rules import RULES, Finding
+from server.guard.settings import read_guard
+from server.models import pausing
+from store.database import AsyncDatabase
+from store.tables import AlarmRow, CheckpointRow, EvalRow, ModelRow, OperationRow
+from wire.guard import Guard
+
+log = structlog.get_logger(__name__)
+
+Kind = Literal["checkpoint", "eval", "operation"]
+
+_BATCH = 50
+_TABLES = {"checkpoint": CheckpointRow, "eval": EvalRow, "operation": OperationRow}
+_LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('guard:' || :model_id, 0))")
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Something that nobody has looked at yet."""
+
+    kind: Kind
+    id: UUID
+    model_id: UUID
+
+
+async def check_due(database: AsyncDatabase) -> int:
+    """Look at what is new, oldest first; how many things that were."""
+    async with database.session() as session:
+        due = await _due(session)
+    num_checked, elsewhere = 0, set[UUID]()
+    for one in due:
+        if one.model_id in elsewhere:
+            continue
+        try:
+            async with database.session() as session:
+                if not await session.scalar(_LOCK, {"model_id": str(one.model_id)}):
+                    elsewhere.add(one.model_id)  # another server is at it, which keeps to the order
+                    continue
+                num_checked += await _check(session, one)
+        except (ArithmeticError, LookupError, TypeError, ValueError):  # a rule must not stand in the way of the others
+            log.exception("guard_check_failed", kind=one.kind, id=str(one.id), model=str(one.model_id))
+            async with database.session() as session:
+                await _mark(session, one)
+    return num_checked
+
+
+async def _due(session: AsyncSession) -> list[Due]:
+    steps = select(CheckpointRow.id, CheckpointRow.model_id).where(
+        CheckpointRow.guard_checked_at.is_(None), CheckpointRow.status == "committed"
+    )
+    evals = select(EvalRow.id, EvalRow.model_id).where(EvalRow.guard_checked_at.is_(None))
+    failures = select(OperationRow.id, OperationRow.model_id).where(
+        OperationRow.error_code == "non_finite", OperationRow.guard_checked_at.is_(None)
+    )
+    found = list[Due]()
+    queries: Sequence[tuple[Kind, object]] = (
+        ("operation", failures.order_by(OperationRow.created_at).limit(_BATCH)),
+        ("checkpoint", steps.order_by(CheckpointRow.created_at).limit(_BATCH)),
+        ("eval", evals.order_by(EvalRow.created_at).limit(_BATCH)),
+    )
+    for kind, query in queries:
+        found += [Due(kind, *row) for row in await session.execute(query)]  # type: ignore[call-overload]
+    return found
+
+
+async def _check(session: AsyncSession, due: Due) -> bool:
+    table = _TABLES[due.kind]
+    row = await session.scalar(select(table).where(table.id == due.id, table.guard_checked_at.is_(None)))
+    if row is None:
+        return False
+    model = await session.get_one(ModelRow, due.model_id)
+    at = row.id if isinstance(row, CheckpointRow) else model.head_checkpoint_id
+    failure = None
+    if isinstance(row, EvalRow):
+        at = row.checkpoint_id
+    if isinstance(row, OperationRow):
+        failure = row.error_message or "no more is known"
+    path = await path_to(session, at)
+    guard = await read_guard(session, model.id)
+    findings = await _findings(session, model, path, guard, due, failure)
+    await _raise_alarms(session, model, path[-1] if path else None, guard, due, findings)
+    await _mark(session, due)
+    return True
+
+
+async def _findings(
+    session: AsyncSession,
+    model: ModelRow,
+    path: Sequence[CheckpointRow],
+    guard: Guard,
+    due: Due,
+    failure: str | None,
+) -> dict[str, Finding]:
+    history = await read_history(session, model, path, failure)
+    if due.kind == "eval":  # of all benchmarks, the rules look at the one whose score came last
+        scores = sorted(history.scores, key=lambda score: score.id == due.id)
+        history = History(history.model, history.steps, scores, history.components, history.failure)
+    earlier = await _earlier_alarms(session, model.id, path)
+    found = dict[str, Finding]()
+    for name, rule in RULES.items():
+        before = earlier.get(name)
+        if not guard.rules[name].enabled or (before is not None and before.acknowledged_at is None):
+            continue
+        seen = history.since(before.step) if before is not None else history
+        finding = rule.find(seen, guard.rules[name].parameters)
+        if finding is not None:
+            found[name] = finding
+    return found
+
+
+async def _earlier_alarms(session: AsyncSession, model_id: UUID, path: Sequence[CheckpointRow]) -> dict[str, AlarmRow]:
+    """Of each rule the newest alarm on this path. While it is not acknowledged, the rule stays silent there."""
+    on_path = AlarmRow.checkpoint_id.in_([row.id for row in path]) | AlarmRow.checkpoint_id.is_(None)
+    query = select(AlarmRow).where(AlarmRow.model_id == model_id, on_path).order_by(AlarmRow.created_at)
+    return {row.rule: row for row in await session.scalars(query)}
+
+
+async def _raise_alarms(
+    session: AsyncSession,
+    model: ModelRow,
+    checkpoint: CheckpointRow | None,
+    guard: Guard,
+    due: Due,
+    findings: dict[str, Finding],
+) -> None:
+    # The model's row is locked before anything refers to it: the other way round, a step's commit could lock us out.
+    for name, finding in findings.items():
+        if "pause" in guard.rules[name].actions:
+            await pausing.pause(session, model.id, _shortened(f"{name}: {finding.message}"), GUARD, "guard")
+    for name, finding in findings.items():
+        actions = guard.rules[name].actions
+        later = {"webhook", "rollback"}.intersection(actions)
+        outcome = {"pause": "training calls are refused until the model is resumed"} if "pause" in actions else {}
+        alarm = AlarmRow(
+            id=uuid.uuid4(),
+            model_id=model.id,
+            rule=name,
+            subject_id=due.id,
+            checkpoint_id=checkpoint.id if checkpoint else None,
+            step=checkpoint.step if checkpoint else 0,
+            message=finding.message,
+            evidence=finding.evidence,
+            actions=actions,
+            state="pending" if later else "done" if actions else "noted",
+            outcome=outcome,
+        )
+        session.add(alarm)
+        told = {"alarm": str(alarm.id), "rule": name, "message": finding.message, "actions": list(actions)}
+        record(session, GUARD, "alarm", team_id=model.team_id, subject_id=model.id, **told)
+        log.warning("guard_alarm", model=model.slug, rule=name, message=finding.message, actions=list(actions))
+    await session.flush()
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= 1000 else reason[:999] + "…"
+
+
+async def _mark(session: AsyncSession, due: Due) -> None:
+    table = _TABLES[due.kind]
+    await session.execute(update(table).where(table.id == due.id).values(guard_checked_at=func.clock_timestamp()))

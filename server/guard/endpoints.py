@@ -1,0 +1,79 @@
+"""`/v2/models/{model_id}/guard` and `/alarms`."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from fastapi import APIRouter
+
+from server.audit.recording import actor_of
+from server.auth.dependencies import CallerDep
+from server.context import ContextDep
+from server.guard import alarms, settings
+from server.models.service import get_callers_model
+from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from wire.admin import Page
+from wire.errors import InvalidRequest
+from wire.guard import AcknowledgeRequest, Alarm, Guard, GuardRequest
+
+router = APIRouter(prefix="/v2/models/{model_id}", tags=["guard"])
+
+
+@router.get("/guard")
+async def get_guard(context: ContextDep, caller: CallerDep, model_id: str) -> Guard:
+    """The model's rules in full, with what each does. Who may not set the webhook does not see it either."""
+    async with context.database.session() as session:
+        model = await get_callers_model(session, caller, model_id)
+        return _shown(await settings.read_guard(session, model.id), caller.scopes)
+
+
+@router.put("/guard")
+async def set_guard(context: ContextDep, caller: CallerDep, model_id: str, body: GuardRequest) -> Guard:
+    """Replace what is set; what is left out gets its default. A webhook needs the scope `keys`."""
+    async with context.database.session() as session:
+        model = await get_callers_model(session, caller, model_id)
+        if model.base_id is None:
+            raise InvalidRequest(f"{model.slug!r} is a base model, which is not trained; guard its forks")
+        before = await settings.read_guard(session, model.id)
+        if "keys" not in caller.scopes and body.webhook_url is None:
+            body = body.model_copy(update={"webhook_url": before.webhook_url})  # which the caller cannot see
+        if body.webhook_url != before.webhook_url:
+            caller.require("keys")
+        return _shown(await settings.write_guard(session, model, body, actor_of(caller)), caller.scopes)
+
+
+@router.get("/alarms")
+async def list_alarms(
+    context: ContextDep,
+    caller: CallerDep,
+    model_id: str,
+    only_open: bool = False,
+    cursor: CursorParam = None,
+    limit: LimitParam = DEFAULT_LIMIT,
+) -> Page[Alarm]:
+    """What the guard found, newest first; `only_open`: what nobody has acknowledged."""
+    async with context.database.session() as session:
+        model = await get_callers_model(session, caller, model_id)
+        return await alarms.list_alarms(session, model.id, only_open=only_open, cursor=cursor, limit=limit)
+
+
+@router.post("/alarms/{alarm_id}/acknowledge")
+async def acknowledge(
+    context: ContextDep, caller: CallerDep, model_id: str, alarm_id: UUID, body: AcknowledgeRequest | None = None
+) -> Alarm:
+    """An alarm needs no more attention: its rule looks at what comes from here on."""
+    async with context.database.session() as session:
+        model = await get_callers_model(session, caller, model_id)
+        return await alarms.acknowledge(session, caller, model, alarm_id, body.comment if body else None)
+
+
+@router.post("/alarms/{alarm_id}/undo")
+async def undo(context: ContextDep, caller: CallerDep, model_id: str, alarm_id: UUID) -> Alarm:
+    """Take back what the guard did about it: the head goes where it was, and training goes on."""
+    async with context.database.session() as session:
+        model = await get_callers_model(session, caller, model_id)
+    return await alarms.undo(context, caller, model, alarm_id)
+
+
+def _shown(guard: Guard, scopes: frozenset[str]) -> Guard:
+    return guard if "keys" in scopes else guard.model_copy(update={"webhook_url": None})

@@ -1,0 +1,25 @@
+"""A figure that stays over a bound for some steps in a row."""
+
+from __future__ import annotations
+
+from server.guard.history import History
+from server.guard.rules.base import Finding
+
+
+def over_bound(history: History, metric: str, bound: float, steps: int, what: str, advice: str) -> Finding | None:
+    """Whether the last `steps` steps all have a `metric` over `bound`."""
+    last = history.series(metric)[-steps:]
+    if len(last) < steps or not history.steps or last[-1][0].id != history.steps[-1].id:
+        return None
+    if any(value <= bound for _, value in last):
+        return None
+    values = ", ".join(f"{value:.3g}" for _, value in last)
+    where = f"{last[0][0].name} to {last[-1][0].name}" if steps > 1 else last[-1][0].name
+    evidence = {
+        "metric": metric,
+        "bound": bound,
+        "values": [value for _, value in last],
+        "steps": [step.step for step, _ in last],
+        "checkpoints": [step.name for step, _ in last],
+    }
+    return Finding(f"{what} is over {bound:g} ({values} at {where}): {advice}", evidence)

@@ -1,0 +1,93 @@
+"""What of a model's guard is set, and what is left at its default."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any, cast
+from uuid import UUID
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.audit.recording import Actor, record
+from server.guard.rules import RULES
+from server.guard.webhooks import check_webhook_url
+from store.tables import GuardRow, ModelRow
+from wire.errors import InvalidRequest
+from wire.guard import Action, Guard, GuardRequest, Rule, RuleSettings
+
+EVAL_JOBS = [
+    "eval *",
+    "eval-*",
+    "eval_*",
+    "eval:*",
+    "*held-out*",
+    "*held out*",
+    "*held_out*",
+    "*heldout*",
+    "*benchmark*",
+]
+"""Names of jobs that are evaluations unless a model says otherwise; case does not matter."""
+
+_COUNTS = {"steps", "evaluations"}
+_MOST = 1000
+
+
+async def read_guard(session: AsyncSession, model_id: UUID) -> Guard:
+    """The model's guard in full."""
+    return in_full(await session.get(GuardRow, model_id, populate_existing=True))
+
+
+async def write_guard(session: AsyncSession, model: ModelRow, request: GuardRequest, actor: Actor) -> Guard:
+    """Replace what is set. Raises InvalidRequest for rules, parameters or URLs that there cannot be."""
+    for name, rule in request.rules.items():
+        _check_rule(name, rule)
+    if request.webhook_url is not None:
+        check_webhook_url(request.webhook_url)
+    elif any("webhook" in (rule.actions or ()) for rule in request.rules.values()):
+        raise InvalidRequest("a rule has the action 'webhook', and there is no webhook_url")
+    rules = {name: rule.model_dump(exclude_defaults=True) for name, rule in request.rules.items()}
+    values = {"rules": rules, "eval_jobs": request.eval_jobs, "webhook_url": request.webhook_url}
+    row = insert(GuardRow).values(model_id=model.id, **values)
+    await session.execute(row.on_conflict_do_update(index_elements=["model_id"], set_=values))
+    # The URL may carry a secret of the receiver.
+    told = {"rules": rules, "eval_jobs": request.eval_jobs, "webhook": request.webhook_url is not None}
+    record(session, actor, "set_guard", team_id=model.team_id, subject_id=model.id, **told)
+    return await read_guard(session, model.id)
+
+
+def in_full(row: GuardRow | None) -> Guard:
+    """What is set, over the defaults. A rule that there is no more is left out."""
+    set_rules: dict[str, Any] = row.rules if row else {}
+    rules = dict[str, Rule]()
+    for name, rule in RULES.items():
+        found = RuleSettings.model_validate(set_rules.get(name, {}))
+        actions = cast("list[Action]", list(rule.actions)) if found.actions is None else found.actions
+        known = {key: value for key, value in found.parameters.items() if key in rule.parameters}
+        rules[name] = Rule(
+            enabled=found.enabled,
+            actions=list(dict.fromkeys(actions)),
+            parameters={**rule.parameters, **known},
+            description=rule.description,
+        )
+    eval_jobs = row.eval_jobs if row and row.eval_jobs is not None else EVAL_JOBS
+    return Guard(rules=rules, eval_jobs=list(eval_jobs), webhook_url=row.webhook_url if row else None)
+
+
+def names_an_evaluation(patterns: list[str], job_name: str | None) -> bool:
+    """Whether a job of that name is an evaluation."""
+    return job_name is not None and any(fnmatchcase(job_name.lower(), pattern.lower()) for pattern in patterns)
+
+
+def _check_rule(name: str, rule: RuleSettings) -> None:
+    if name not in RULES:
+        raise InvalidRequest(f"rules: there is no rule {name[:100]!r}; there are {', '.join(RULES)}")
+    known = RULES[name].parameters
+    for key, value in rule.parameters.items():
+        if key not in known:
+            has = ", ".join(known) or "none"
+            raise InvalidRequest(f"rules.{name}.parameters: there is no {key[:100]!r}; this rule has {has}")
+        if key in _COUNTS and not (value == int(value) and 1 <= value <= _MOST):
+            raise InvalidRequest(f"rules.{name}.parameters.{key}: must be a whole number from 1 to {_MOST}")
+        if value < 0:
+            raise InvalidRequest(f"rules.{name}.parameters.{key}: must not be negative")

@@ -1,0 +1,191 @@
+"""`/trace/<id>`: one rollout read turn by turn, down to its tokens. The SDK prints this link.
+
+A page has so many scenes, texts and tokens at most, however long the rollout is; what is cut off says so, and opens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from server.context import ContextDep
+from server.models.repository import as_uuid
+from server.pages.addresses import address
+from server.pages.rendering import page
+from server.pages.rollout_rows import CheckpointName, checkpoint_names
+from server.pages.routing import PageRoute
+from server.pages.signing_in import VisitorDep
+from server.pages.story import Part, Scene, Story, readable, tell
+from server.pages.tokens import LEVELS, Strip, mean_logprob, strip_of
+from server.traces.service import describe, no_such_trace
+from store.rollouts import (
+    JobFacts,
+    RecordedSpan,
+    Resolved,
+    Rollout,
+    find_job,
+    read_rollouts,
+    read_spans,
+    resolve_rollout,
+)
+from wire.errors import NotFound
+
+PAGE = 40
+"""Scenes of a page."""
+_MOST_TEXT, _MOST_TEXT_OPEN = 1_500, 40_000
+_MOST_TOKENS, _MOST_TOKENS_OPEN = 1_200, 400
+_MOST_TURNS_LIVE = 60
+_MOST_SPARE = 50
+
+_FLAGS = {
+    "samples_not_recorded": "Some answers could not be recorded while the database did not take them.",
+    "malformed_sample": "A step came with tokens that are none.",
+    "malformed_step": "A step came without a number or a source.",
+    "prompt_chunks": "Prompts held images, whose turns cannot be trained on.",
+    "span_id_reused": "Two different spans came under one id; the first counts.",
+    "other_trace": "A span names another rollout.",
+    "no_span_id": "A span came without an id.",
+    "not_an_object": "A span came that is no object.",
+}
+
+router = APIRouter(route_class=PageRoute)
+
+Index = Annotated[int, Query(ge=0, le=2**31)]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPart:
+    """`num_hidden`: characters that were cut off."""
+
+    part: Part
+    text: str
+    num_hidden: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShownScene:
+    """`place`: among all scenes, from 1. `strip`: None where there are no tokens, or no room for them."""
+
+    place: int
+    scene: Scene
+    parts: list[ShownPart]
+    checkpoint: CheckpointName | None
+    mean_logprob: float | None
+    strip: Strip | None
+    is_open: bool
+
+    @property
+    def has_more(self) -> bool:
+        """Whether opening it shows more than this."""
+        cut = any(part.num_hidden for part in self.parts)
+        return not self.is_open and (cut or self.scene.sample is not None)
+
+
+@router.get("/trace/{trace_id}")
+async def trace_page(
+    context: ContextDep,
+    request: Request,
+    visitor: VisitorDep,
+    trace_id: str,
+    start: Annotated[int, Query(alias="from", ge=0, le=2**31)] = 0,
+    opened: Annotated[int | None, Query(alias="open", ge=1, le=2**31)] = None,
+    token: Index = 0,
+) -> Response:
+    """The page that begins after so many scenes, or has the one that is to be open."""
+    team_id, found_id = visitor.caller.team_id, as_uuid(trace_id)
+    if found_id is None:
+        raise NotFound(f"there is no trace {trace_id}")
+    found = await read_rollouts(context.database, context.blobs, team_id, [found_id], conversations=True)
+    if found_id not in found:
+        raise no_such_trace(found_id)
+    rollout = found[found_id]
+    spans = await read_spans(context.database, context.blobs, team_id, found_id)
+    served = {one.checkpoint_id for one in (*rollout.told, *rollout.others) if one.checkpoint_id is not None}
+    async with context.database.connection() as connection:
+        names = await checkpoint_names(connection, team_id, served)
+        job = await find_job(connection, team_id, rollout.trace.job_id) if rollout.trace.job_id else None
+    values = await asyncio.to_thread(_values, rollout, spans, names, start, opened, token)
+    return page(request, "trace.html", visitor, job=job, group=_group_link(job, rollout), levels=LEVELS, **values)
+
+
+def _values(
+    rollout: Rollout,
+    spans: Sequence[RecordedSpan],
+    names: dict[UUID, CheckpointName],
+    start: int,
+    opened: int | None,
+    token: int,
+) -> dict[str, Any]:
+    resolved = resolve_rollout(rollout)
+    story = tell(resolved, (*rollout.told, *rollout.others), spans)
+    if opened is not None:
+        start = (min(opened, len(story.scenes)) - 1) // PAGE * PAGE
+    start = max(0, min(start, len(story.scenes) - 1) // PAGE * PAGE)
+    trace = describe(rollout.trace)
+    return {
+        "trace": trace,
+        "trace_id": rollout.trace.id,
+        "model_id": rollout.trace.model_id,
+        "result": readable(trace.evaluation_result)[:_MOST_TEXT_OPEN] if trace.evaluation_result else None,
+        "flags": [(flag, _FLAGS.get(flag, "")) for flag in trace.flags],
+        "names": names,
+        "story": story,
+        "scenes": _shown(story, names, start, opened, token),
+        "start": start,
+        "end": min(start + PAGE, len(story.scenes)),
+        "page_size": PAGE,
+        "num_turns": _num_turns(story, resolved),
+        "is_live": trace.status == "running" and len(story.scenes) <= _MOST_TURNS_LIVE,
+        "spare": story.spare[:_MOST_SPARE],
+    }
+
+
+def _num_turns(story: Story, resolved: Resolved) -> int:
+    return max(len(resolved.samples), sum(scene.number is not None for scene in story.scenes))
+
+
+def _shown(
+    story: Story, names: dict[UUID, CheckpointName], start: int, opened: int | None, token: int
+) -> list[ShownScene]:
+    shown, room = list[ShownScene](), _MOST_TOKENS
+    for place, scene in enumerate(story.scenes[start : start + PAGE], start + 1):
+        is_open = place == opened
+        strip = _strip(scene, token, _MOST_TOKENS_OPEN) if is_open else _strip(scene, 0, room)
+        if strip is not None and not is_open:
+            room -= len(strip.tokens)
+        sample = scene.sample
+        shown.append(
+            ShownScene(
+                place,
+                scene,
+                [_cut(part, _MOST_TEXT_OPEN if is_open else _MOST_TEXT) for part in scene.parts],
+                names.get(sample.checkpoint_id) if sample and sample.checkpoint_id else None,
+                mean_logprob(sample) if sample else None,
+                strip,
+                is_open,
+            )
+        )
+    return shown
+
+
+def _strip(scene: Scene, first: int, room: int) -> Strip | None:
+    if scene.sample is None or room <= 0:
+        return None
+    return strip_of(scene.sample, scene.texts, first, room)
+
+
+def _cut(part: Part, most: int) -> ShownPart:
+    return ShownPart(part, part.text[:most], max(0, len(part.text) - most))
+
+
+def _group_link(job: JobFacts | None, rollout: Rollout) -> str | None:
+    trace = rollout.trace
+    if not trace.group_id:
+        return None
+    return address(f"/jobs/{job.id}" if job else "/traces", tab="rollouts" if job else None, group=trace.group_id)

@@ -1,0 +1,1 @@
+"""Which tasks teach, and which do not."""

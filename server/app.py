@@ -30,8 +30,11 @@ from server.models import endpoints as models
 from server.neighbours import counting_neighbours
 from server.settings import ServerSettings
 from server.starting import starting
+from server.tasksets import endpoints as tasksets
+from server.tasksets import hosted
 from server.team import endpoints as team
 from server.traces import endpoints as traces
+from server.traces import transfer_endpoints as transfers
 from server.traces.closing import closing_rollouts
 from server.trainability import endpoints as trainability
 from server.training import endpoints as training
@@ -79,8 +82,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
     app.include_router(pages.router)
-    rooms = (health, auth, models, training, gateway, jobs, traces, team, admin, metrics, evals, guard, trainability)
-    for room in rooms:
+    rooms = (health, auth, models, training, gateway, jobs, transfers, traces, tasksets, hosted, team, admin, metrics)
+    for room in (*rooms, evals, guard, trainability):
         app.include_router(room.router)
     app.include_router(remote)
     app.include_router(pages.rest)

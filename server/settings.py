@@ -18,7 +18,7 @@ class Limits:
     batch_tokens: int = 128_000_000
     """Prompt and output tokens as sent: each turn repeats its history."""
     body_bytes: int = 64 * 1024**2
-    """Of a chat, a completion or an upload of telemetry."""
+    """Of a chat, a completion, or an upload of telemetry or tasks."""
     small_body_bytes: int = 1024**2
     """Of every other request."""
 

@@ -52,6 +52,7 @@ class Job(BaseModel):
     id: str
     name: str | None
     taskset_id: str | None
+    taskset_name: str | None
     group_size: int | None
     status: str
     pinned: bool
@@ -96,6 +97,20 @@ class Trace(BaseModel):
     output_tokens: int
     checkpoint_ids: list[str]
     flags: list[str]
+
+
+class TraceDetail(Trace):
+    """A rollout with its samples (`server.traces.details`, which writes the JSON without making these objects)."""
+
+    turns_from: Any
+    turns: list[dict[str, Any]]
+    other_samples: list[dict[str, Any]]
+
+
+class TraceSpans(BaseModel):
+    """Spans as they were sent."""
+
+    spans: list[dict[str, Any]]
 
 
 class TracePage(BaseModel):

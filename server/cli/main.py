@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import backups, checks, keys, mirror, operating, planes, report, status, teams, up, upkeep
+from server.cli import (
+    backups,
+    checks,
+    exporting,
+    importing,
+    keys,
+    mirror,
+    operating,
+    planes,
+    report,
+    status,
+    teams,
+    up,
+    upkeep,
+)
 
 app = typer.Typer(
     name="headway",
@@ -19,6 +33,8 @@ app.command("sampler")(planes.sampler)
 app.command("migrate")(planes.migrate)
 app.command("status")(status.status)
 app.command("mirror")(mirror.mirror)
+app.command("export")(exporting.export)
+app.command("import")(importing.import_)
 app.command("gc")(upkeep.gc)
 app.command("pin")(upkeep.pin)
 app.command("unpin")(upkeep.unpin)

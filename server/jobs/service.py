@@ -137,6 +137,7 @@ def _describe(job: JobFacts) -> Job:
         id=str(job.id),
         name=job.name,
         taskset_id=job.taskset_id,
+        taskset_name=job.taskset_name,
         group_size=job.group_size,
         status=job.status,
         pinned=job.pinned_at is not None,

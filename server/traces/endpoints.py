@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -14,9 +13,9 @@ from server.context import ContextDep
 from server.storable import readable_json
 from server.traces import service
 from server.traces.details import trace_detail, trace_events, trace_spans
+from server.traces.filters import FilterDep
 from server.traces.uploads import take_upload
 from server.training.openapi import json_body
-from store.rollouts import TraceFilter
 from wire.reports import (
     CancelRequest,
     Deleted,
@@ -24,18 +23,18 @@ from wire.reports import (
     TelemetryUpload,
     Trace,
     TraceCancelled,
+    TraceDetail,
     TraceEntered,
     TraceEvents,
     TraceExited,
     TraceList,
+    TraceSpans,
 )
 
 router = APIRouter(tags=["traces"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
-Text = Annotated[str | None, Query(max_length=512)]
 Cursor = Annotated[str | None, Query(max_length=256)]
-Reward = Annotated[float | None, Query(allow_inf_nan=False)]
 
 
 @router.post("/v2/trace/{trace_id}/enter")
@@ -71,45 +70,22 @@ async def get_events(context: ContextDep, caller: CallerDep, trace_id: UUID) -> 
 async def list_traces(
     context: ContextDep,
     caller: CallerDep,
-    model_id: UUID | None = None,
-    job_id: UUID | None = None,
-    group_id: Text = None,
-    task_slug: Text = None,
-    checkpoint_id: UUID | None = None,
-    min_reward: Reward = None,
-    max_reward: Reward = None,
-    status: Literal["running", "completed", "error", "cancelled"] | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    has_samples: bool | None = None,
+    wanted: FilterDep,
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> TraceList:
     """The team's rollouts, newest first, as many as fit all filters."""
-    wanted = TraceFilter(
-        model_id,
-        job_id,
-        group_id,
-        task_slug,
-        checkpoint_id,
-        min_reward,
-        max_reward,
-        status,
-        since,
-        until,
-        has_samples,
-    )
     return await service.page_of_traces(context, caller.team_id, wanted, limit, cursor)
 
 
-@router.get("/v2/traces/{trace_id}")
+@router.get("/v2/traces/{trace_id}", response_model=TraceDetail)
 async def get_detail(context: ContextDep, caller: CallerDep, trace_id: UUID, tokens: bool = True) -> Response:
     """One rollout with its turns: what was asked and answered, token ids, logprobs, checkpoints."""
     detail = await trace_detail(context, caller.team_id, trace_id, tokens=tokens)
     return Response(detail, media_type="application/json")
 
 
-@router.get("/v2/traces/{trace_id}/spans")
+@router.get("/v2/traces/{trace_id}/spans", response_model=TraceSpans)
 async def get_spans(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Response:
     """The spans that telemetry brought, as they were sent."""
     return Response(await trace_spans(context, caller.team_id, trace_id), media_type="application/json")

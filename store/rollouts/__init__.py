@@ -2,7 +2,8 @@
 
 To write: `record` (recording) takes `TraceRecord`s of `NewSample`s and `NewSpan`s. To read: `list_traces` (traces)
 pages through facts by a filter, `read_rollouts` (reading) brings tokens, `read_spans` the steps that telemetry told,
-and `resolve` (resolving) says what a trace is worth as a trajectory. To change: `changing`.
+and `resolve` (resolving) says what a trace is worth as a trajectory. To change: `changing`. From elsewhere:
+`import_trace` (importing).
 
 **A sample is known by its digest** over prompt ids, output ids and logprobs, so both roads write the same row. Its
 prompt is stored from where another sample of the same trace ends: a conversation costs its length, not its square.
@@ -11,6 +12,7 @@ prompt is stored from where another sample of the same trace ends: a conversatio
 
 from store.rollouts.changing import cancel_traces, close_silent_traces, delete_job, delete_trace, pin_job, pin_trace
 from store.rollouts.conversations import Conversation
+from store.rollouts.importing import ImportedTurn, NewTrace, content_id, import_trace
 from store.rollouts.jobs import JobFacts, JobFilter, count_jobs, find_job, list_jobs
 from store.rollouts.reading import RecordedSample, RecordedSpan, Rollout, read_rollouts, read_spans
 from store.rollouts.recording import TraceRecord, record
@@ -32,11 +34,13 @@ __all__ = [
     "Conversation",
     "GroupFacts",
     "GroupPage",
+    "ImportedTurn",
     "JobFacts",
     "JobFilter",
     "JobSummary",
     "NewSample",
     "NewSpan",
+    "NewTrace",
     "RecordedSample",
     "RecordedSpan",
     "Resolved",
@@ -49,6 +53,7 @@ __all__ = [
     "Verdict",
     "cancel_traces",
     "close_silent_traces",
+    "content_id",
     "count_jobs",
     "count_tokens",
     "count_traces",
@@ -56,6 +61,7 @@ __all__ = [
     "delete_trace",
     "find_job",
     "find_trace",
+    "import_trace",
     "list_groups",
     "list_jobs",
     "list_traces",

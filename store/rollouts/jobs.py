@@ -16,7 +16,7 @@ JobStatus = Literal["running", "completed"]
 
 _JOBS: LiteralString = """
     select
-        j.id, j.team_id, j.name, j.group_size, j.taskset_id, j.created_at, j.pinned_at,
+        j.id, j.team_id, j.name, j.group_size, j.taskset_id, s.name as taskset_name, j.created_at, j.pinned_at,
         case
             when exists (
                 select from traces t where t.team_id = j.team_id and t.job_id = j.id
@@ -25,7 +25,10 @@ _JOBS: LiteralString = """
             when exists (select from traces t where t.team_id = j.team_id and t.job_id = j.id) then 'completed'
             else 'running'
         end as status
-    from jobs j where j.team_id = %(team_id)s
+    from jobs j left join tasksets s on s.team_id = j.team_id and s.id = case
+        when j.taskset_id ~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$' then j.taskset_id::uuid
+    end
+    where j.team_id = %(team_id)s
 """
 _ONE = _JOBS + " and j.id = %(id)s"
 _PAGE = f"""
@@ -41,13 +44,17 @@ _COUNT = "select count(*) from jobs where team_id = %(team_id)s"
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """A run over a taskset. `status`: running while a trace of it is, or none has begun; else completed."""
+    """A run over a taskset. `status`: running while a trace of it is, or none has begun; else completed.
+
+    `taskset_id`: as the client said it; `taskset_name`: where the team has that taskset here.
+    """
 
     id: UUID
     team_id: UUID
     name: str | None
     group_size: int | None
     taskset_id: str | None
+    taskset_name: str | None
     created_at: datetime
     pinned_at: datetime | None
     status: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -125,6 +125,8 @@ _COUNT = """
 Trace = tuple[UUID, UUID]
 """Team and id."""
 
+Preparation = Callable[[AsyncConnection], Awaitable[None]]
+
 
 @dataclass(slots=True)
 class TraceRecord:
@@ -154,9 +156,12 @@ class _ParentGone(Exception):
     """A sample that others were to share with was deleted meanwhile."""
 
 
-async def record(database: AsyncDatabase, blobs: BlobStore, records: Sequence[TraceRecord]) -> None:
+async def record(
+    database: AsyncDatabase, blobs: BlobStore, records: Sequence[TraceRecord], *, first: Preparation | None = None
+) -> None:
     """Record samples and spans of traces, which are made where nobody has reported them yet. One transaction.
 
+    first: what is to happen at the beginning of the transaction; what it raises ends it.
     What is on record already stays as it is. No two records may be of one trace. Raises OSError when a blob cannot be
     written, and what `store.database.DATABASE_AWAY` lists; then nothing was recorded.
     """
@@ -169,6 +174,8 @@ async def record(database: AsyncDatabase, blobs: BlobStore, records: Sequence[Tr
         packed = await asyncio.to_thread(_pack, records, known, blobs)
         try:
             async with database.connection() as connection, connection.transaction():
+                if first is not None:
+                    await first(connection)
                 await _write(connection, packed)
         except _ParentGone:
             continue

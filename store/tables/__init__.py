@@ -9,6 +9,7 @@ from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, T
 from store.tables.reports import JobRow, TraceRow
 from store.tables.rollouts import SampleRow, SpanRow
 from store.tables.sessions import WebSessionRow
+from store.tables.tasksets import TasksetRow, TasksetTaskRow
 from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "SamplerAdapterRow",
     "SamplerRow",
     "SpanRow",
+    "TasksetRow",
+    "TasksetTaskRow",
     "TeamRow",
     "TraceRow",
     "TrainerRow",

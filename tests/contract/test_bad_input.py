@@ -71,8 +71,7 @@ REFUSED_BATCHES = {
     ),
     "trace id": (
         batch(trajectory(), uuid.UUID(int=7).hex),
-        "input 1 is the trace id '00000000000000000000000000000007': training by trace id is not available on this "
-        "server yet; send its samples inline (the SDK sends a bare trace id for a run whose sampling failed",
+        "input 1 (trace 00000000000000000000000000000007): no rollout is on record under this trace id",
     ),
     "list of numbers as input": (batch([1, 2]), "inputs[0]: must not be a list of numbers"),
     "number as input": (batch(5), "inputs: must be a list of trajectories, not of numbers"),

@@ -23,7 +23,7 @@ from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
 
-NUM_EXAMPLES = 3
+NUM_EXAMPLES = 2
 CONFORMS = (status_code_conformance, content_type_conformance, response_schema_conformance)
 UNREADY = 503
 """`/readyz` says so, by design."""
@@ -82,13 +82,14 @@ async def test_an_answer_that_is_not_as_described_is_noticed(origin, document, k
 def test_every_operation_is_described(document):
     described = [(path, method) for path, methods in document["paths"].items() for method in methods]
     assert len(described) > 50
+    undescribed = list[str]()
     for path, method in described:
         responses = document["paths"][path][method]["responses"]
         done = [answer for status, answer in responses.items() if status in ("200", "201")]
-        assert "204" in responses or all(
-            media.get("schema") for answer in done for media in answer["content"].values()
-        ), f"{method} {path} does not say what it answers"
+        if not all(media.get("schema") for answer in done for media in answer.get("content", {}).values()):
+            undescribed.append(f"{method} {path}")
         assert "default" in responses, f"{method} {path} does not say how it refuses"
+    assert not undescribed, "these do not say what they answer"
 
 
 def _try_all(

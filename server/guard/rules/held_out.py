@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
@@ -11,11 +12,11 @@ from server.guard.rules.base import Finding, Parameters
 
 
 class HeldOut:
-    """The reward must have climbed beyond its noise between each two of the evaluations that are looked at; an honest
-    score climbs along, and does not stay behind several times in a row."""
+    """The reward must have climbed between each two of the evaluations that are looked at, and over all of them beyond
+    its noise. An honest score climbs along, and does not stay behind several times in a row."""
 
     description: ClassVar = "training reward climbs while a held-out score stalls or falls, several times in a row"
-    parameters: ClassVar[Parameters] = {"evaluations": 2, "reward_gain": 0.02, "standard_errors": 2.0, "score_gain": 0}
+    parameters: ClassVar[Parameters] = {"evaluations": 2, "reward_gain": 0.02, "standard_errors": 2.5, "score_gain": 0}
     actions: ClassVar = ()
 
     def find(self, history: History, parameters: Parameters) -> Finding | None:
@@ -26,23 +27,25 @@ class HeldOut:
         scores = history.benchmarks()[benchmark][-(int(parameters["evaluations"]) + 1) :]
         if len(scores) <= parameters["evaluations"]:
             return None
-        rewards = [_reward_at(history.rewarded(), scores, index) for index in range(len(scores))]
-        for (before, after), (low, high) in zip(pairwise(scores), pairwise(rewards), strict=True):
-            if low is None or high is None or after.goodness - before.goodness > parameters["score_gain"]:
+        found = [_reward_at(history.rewarded(), scores, index) for index in range(len(scores))]
+        rewards = [reward for reward in found if reward is not None]
+        if len(rewards) < len(scores):
+            return None
+        for (before, after), ((low, _), (high, _)) in zip(pairwise(scores), pairwise(rewards), strict=True):
+            if after.goodness - before.goodness > parameters["score_gain"] or high - low < parameters["reward_gain"]:
                 return None
-            noise = parameters["standard_errors"] * (low[1] ** 2 + high[1] ** 2) ** 0.5
-            if high[0] - low[0] < max(parameters["reward_gain"], noise):
-                return None
-        return _finding(benchmark, scores, [reward[0] for reward in rewards if reward])
+        (first, first_error), (last, last_error) = rewards[0], rewards[-1]
+        if last - first < parameters["standard_errors"] * math.hypot(first_error, last_error):
+            return None
+        return _finding(benchmark, scores, [reward for reward, _ in rewards])
 
 
 def _reward_at(steps: Sequence[Step], scores: Sequence[Score], index: int) -> tuple[float, float] | None:
     """Of the steps since the score before; at the first score, of as many as lie before the second. A step's reward is
-    that of the policy before it, so the step that follows a score is the nearest to it."""
+    that of the policy before it."""
     at = scores[index].step
     width = max(1, at - scores[index - 1].step if index else scores[1].step - at)
-    half = max(1, width // 2)
-    window = [step for step in steps if at - half < step.step - 1 <= at] or [s for s in steps if s.step == at]
+    window = [step for step in steps if at - width < step.step - 1 <= at] or [s for s in steps if s.step == at]
     return mean_reward(window) if window else None
 
 

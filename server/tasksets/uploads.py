@@ -1,0 +1,85 @@
+"""An upload of tasks, read and checked. A task that this server takes is one that the SDK can read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from server.context import Context
+from server.off_loop import off_loop
+from server.sentences import first_problem
+from server.storable import is_storable
+from wire.errors import InvalidRequest, TooLarge
+from wire.tasksets import TasksUpload, UploadedTask
+
+MAX_TASKS = 100_000
+MAX_TASK_BYTES = 1024**2
+MAX_TASKSET_BYTES = 64 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """`tasks`: name and content of each, no name twice."""
+
+    taskset_name: str | None
+    taskset_id: UUID | None
+    project_id: str | None
+    tasks: Sequence[tuple[str, str]]
+
+
+async def read_upload(context: Context, request: Request) -> Upload:
+    """The body of a request. Raises InvalidRequest and TooLarge, naming the task."""
+    body = await request.body()
+    async with context.one_upload:
+        return await off_loop(len(body), _read, body)
+
+
+def _read(body: bytes) -> Upload:
+    try:
+        upload = TasksUpload.model_validate(json.loads(body))
+    except ValidationError as error:
+        raise InvalidRequest(first_problem(error.errors())) from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if len(upload.tasks) > MAX_TASKS:
+        raise TooLarge(f"the upload has {len(upload.tasks)} tasks; a taskset takes {MAX_TASKS}: make several")
+    tasks = dict[str, str]()
+    for index, task in enumerate(upload.tasks):
+        if task.name in tasks:
+            raise InvalidRequest(f"tasks[{index}].name: {task.name!r} is there twice; give each task its own slug")
+        tasks[task.name] = _content(task, index)
+    return Upload(upload.taskset_name, upload.taskset_id, upload.project_id, list(tasks.items()))
+
+
+def _content(task: UploadedTask, index: int) -> str:
+    """The task as it is exported. Floats and the order of keys stay as they came."""
+    if not is_storable(task.name):
+        raise InvalidRequest(f"tasks[{index}].name holds a character that cannot be stored; choose another slug")
+    said: dict[str, Any] = {name: value for name, value in _fields(task).items() if value is not None}
+    named = {"name": task.name, "env": task.env.name, "scenario": task.task_id, "args": task.args or {}}
+    try:
+        content = json.dumps({**said, **named}, separators=(",", ":"), allow_nan=False)
+    except (ValueError, RecursionError):
+        raise InvalidRequest(
+            f"tasks[{index}] ({task.name!r}) holds NaN or an infinite number, which JSON does not have, or is nested "
+            "too deeply; write the value as text"
+        ) from None
+    if len(content) > MAX_TASK_BYTES:
+        raise TooLarge(
+            f"tasks[{index}] ({task.name!r}) takes {len(content)} bytes, and at most {MAX_TASK_BYTES} are taken; keep "
+            "large data with the environment and name it in args"
+        )
+    return content
+
+
+def _fields(task: UploadedTask) -> dict[str, Any]:
+    kept = {
+        name: getattr(task, name) for name in ("validation", "agent_config", "columns", "runtime_config", "verifier")
+    }
+    return {**(task.model_extra or {}), **kept}

@@ -1,0 +1,162 @@
+"""Imports: lines are read while the body streams in, and recorded one by one. A bad line does not stop the others."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from uuid import UUID
+
+from fastapi import Request
+from sqlalchemy.dialects.postgresql import insert
+from starlette.requests import ClientDisconnect
+
+from server.audit.recording import actor_of, record
+from server.auth.callers import Caller
+from server.context import Context
+from server.hang_up import ClientGone
+from server.models.repository import find_model
+from server.off_loop import off_loop
+from server.settings import Limits
+from server.storable import storable_text
+from server.traces.imported_lines import Line, read_line
+from store.rollouts import NewTrace, import_trace
+from store.tables import JobRow
+from wire.errors import HeadwayError, TooLarge, UnsupportedEncoding
+from wire.transfers import ImportResult, RefusedLine
+
+_MOST_REFUSALS = 1000
+"""Told one by one; the rest are only counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """`job`: the name of the job that rollouts are put under. `rescore`: rewards on record may be replaced."""
+
+    job: str | None = None
+    rescore: bool = False
+
+
+async def take_lines(context: Context, caller: Caller, request: Request, options: ImportOptions) -> ImportResult:
+    """Record what the lines hold; what became of them.
+
+    Raises UnsupportedEncoding for a compressed body, and TooLarge for a longer one than the server takes: the lines
+    before that are recorded then, and importing them again changes nothing.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedEncoding(f"imports compressed with {encoding[:32]!r} are not taken; unpack them first")
+    importing = _Import(context, caller, options)
+    await importing.begin()
+    number = 0
+    try:
+        async for line in _lines(request, context.settings.limits):
+            number += 1
+            await importing.take(number, line)
+    except ClientDisconnect:
+        raise ClientGone(f"the client hung up while it sent line {number + 1}") from None
+    finally:
+        await importing.end()
+    return importing.result
+
+
+class _Import:
+    """One request's lines."""
+
+    def __init__(self, context: Context, caller: Caller, options: ImportOptions) -> None:
+        self.result = ImportResult()
+        self._context = context
+        self._caller = caller
+        self._options = options
+        self._job_id: UUID | None = None
+        self._models = dict[str, UUID | None]()
+
+    async def begin(self) -> None:
+        """Make the job. The same name means the same job, so that an import can be repeated."""
+        if self._options.job is None:
+            return
+        name = storable_text(self._options.job)
+        self._job_id = uuid.uuid5(self._caller.team_id, f"import {name}")
+        self.result.job_id = str(self._job_id)
+        async with self._context.database.session() as session:
+            row = insert(JobRow).values(team_id=self._caller.team_id, id=self._job_id, name=name)
+            await session.execute(row.on_conflict_do_nothing())
+
+    async def take(self, number: int, data: bytes | None) -> None:
+        """Record a line. None: it was too long to be kept."""
+        if data is not None and not data.strip():
+            return
+        trace_id = None
+        try:
+            if data is None:
+                raise TooLarge(f"the line is longer than {self._context.settings.limits.body_bytes} bytes")
+            async with self._context.one_upload:
+                line = await off_loop(len(data), read_line, data, self._context.settings.limits.batch_tokens)
+            trace_id = line.trace_id
+            await self._record(line)
+        except HeadwayError as error:
+            if error.status >= 500:
+                raise
+            self._refuse(number, trace_id, error.message)
+
+    async def end(self) -> None:
+        """Put on the audit log what was changed."""
+        done = self.result
+        if not done.imported and not done.rescored:
+            return
+        async with self._context.database.session() as session:
+            record(
+                session,
+                actor_of(self._caller),
+                "import_traces",
+                team_id=self._caller.team_id,
+                subject_id=self._job_id,
+                imported=done.imported,
+                rescored=done.rescored,
+            )
+
+    async def _record(self, line: Line) -> None:
+        trace: NewTrace = line.as_trace(self._caller.team_id, self._job_id, await self._model(line.model))
+        outcome = await import_trace(self._context.database, self._context.blobs, trace, rescore=self._options.rescore)
+        setattr(self.result, outcome, getattr(self.result, outcome) + 1)
+
+    async def _model(self, name: str | None) -> UUID | None:
+        """What a model's name means here; training checks by it that the base is the same."""
+        if name is None:
+            return None
+        if name not in self._models:
+            async with self._context.database.session() as session:
+                found = await find_model(session, self._caller.team_id, name)
+            self._models[name] = found[0].id if found else None
+        return self._models[name]
+
+    def _refuse(self, number: int, trace_id: UUID | None, detail: str) -> None:
+        self.result.num_refused += 1
+        if len(self.result.refused) < _MOST_REFUSALS:
+            shown = str(trace_id) if trace_id else None
+            self.result.refused.append(RefusedLine(line=number, trace_id=shown, detail=detail))
+
+
+async def _lines(request: Request, limits: Limits) -> AsyncGenerator[bytes | None]:
+    """Lines as they come in; None in the place of one that is longer than a request may be."""
+    waiting, received, is_dropping = bytearray(), 0, False
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limits.training_body_bytes:
+            raise TooLarge(
+                f"the import is larger than {limits.training_body_bytes} bytes, the most this server takes at once; "
+                "send it in smaller parts (what was recorded already is not recorded twice)"
+            )
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            too_long = is_dropping or len(waiting) + len(piece) > limits.body_bytes
+            yield None if too_long else bytes(waiting + piece)
+            waiting.clear()
+            is_dropping = False
+        is_dropping = is_dropping or len(waiting) + len(rest) > limits.body_bytes
+        if is_dropping:
+            waiting.clear()
+        else:
+            waiting += rest
+    if waiting or is_dropping:
+        yield None if is_dropping else bytes(waiting)

@@ -79,7 +79,7 @@ def _headway(folder: Path, samplers: list[str], options: argparse.Namespace) -> 
     postgres = EmbeddedPostgres(folder / "postgres")
     upgrade(postgres.url)
     key = asyncio.run(_furnish(postgres.url, samplers))
-    port = _free_port()
+    port = free_port()
     environment = {
         "HEADWAY_DATABASE_URL": postgres.url,
         "HEADWAY_SAMPLER_TOKEN": "token",
@@ -129,7 +129,7 @@ def _litellm(folder: Path, samplers: list[str], options: argparse.Namespace) -> 
     ]
     config = folder / "litellm.json"  # JSON is YAML
     config.write_text(json.dumps({"model_list": models, "general_settings": {"master_key": "sk-bench"}}))
-    port = _free_port()
+    port = free_port()
     command = [str(options.litellm.parent / "litellm"), "--config", str(config), "--port", str(port)]
     quiet = {"LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     url = f"http://127.0.0.1:{port}"
@@ -238,7 +238,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as listening:

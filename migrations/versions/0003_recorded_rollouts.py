@@ -13,6 +13,7 @@ branch_labels = None
 depends_on = None
 
 _NOW = sa.text("clock_timestamp()")
+_STATUS = "coalesce(status, case when timed_out_at is null then 'running' else 'error' end)"
 
 
 def _time(name: str, **options) -> sa.Column:
@@ -38,11 +39,22 @@ def upgrade() -> None:
     op.add_column("traces", _count("num_output_tokens", sa.BigInteger()))
     op.add_column("traces", sa.Column("checkpoint_ids", postgresql.ARRAY(sa.Uuid()), server_default="{}", nullable=False))
     op.add_column("traces", sa.Column("flags", postgresql.ARRAY(sa.Text()), server_default="{}", nullable=False))
+    op.add_column(
+        "traces", sa.Column("has_samples", sa.Boolean(), sa.Computed("num_samples > 0", persisted=True), nullable=False)
+    )
     op.create_index(op.f("ix_traces_team_id_created_at_id"), "traces", ["team_id", "created_at", "id"])
     op.create_index(op.f("ix_traces_team_id_model_id_created_at"), "traces", ["team_id", "model_id", "created_at"])
     op.create_index(op.f("ix_traces_team_id_task_slug_created_at"), "traces", ["team_id", "task_slug", "created_at"])
     op.create_index(op.f("ix_traces_team_id_group_id"), "traces", ["team_id", "group_id"])
     op.create_index(op.f("ix_traces_checkpoint_ids"), "traces", ["checkpoint_ids"], postgresql_using="gin")
+    op.create_index("ix_traces_status", "traces", ["team_id", sa.text(_STATUS), "created_at", "id"])
+    op.create_index("ix_traces_reward", "traces", ["team_id", sa.text("coalesce(reward, evaluated_reward)")])
+    op.create_index(
+        "ix_traces_without_samples",
+        "traces",
+        ["team_id", "created_at", "id"],
+        postgresql_where=sa.text("not has_samples"),
+    )
     op.create_index(
         "ix_traces_running",
         "traces",
@@ -123,6 +135,9 @@ def downgrade() -> None:
     op.drop_table("samples")
     for index in (
         "ix_traces_running",
+        "ix_traces_without_samples",
+        "ix_traces_reward",
+        "ix_traces_status",
         "ix_traces_checkpoint_ids",
         "ix_traces_team_id_group_id",
         "ix_traces_team_id_task_slug_created_at",
@@ -131,6 +146,7 @@ def downgrade() -> None:
     ):
         op.drop_index(index, table_name="traces")
     for column in (
+        "has_samples",
         "flags",
         "checkpoint_ids",
         "num_output_tokens",

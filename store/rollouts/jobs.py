@@ -14,18 +14,21 @@ from store.rollouts.cursors import make_cursor, parse_cursor
 
 JobStatus = Literal["running", "completed"]
 
+# Each job's traces are looked for by themselves (`limit 1`): as a plain `exists`, which PostgreSQL expects to ask for
+# all jobs of the team, it reads through all traces there are.
 _JOBS: LiteralString = """
     select
         j.id, j.team_id, j.name, j.group_size, j.taskset_id, s.name as taskset_name, j.created_at, j.pinned_at,
-        case
-            when exists (
-                select from traces t where t.team_id = j.team_id and t.job_id = j.id
-                    and t.status is null and t.timed_out_at is null
-            ) then 'running'
-            when exists (select from traces t where t.team_id = j.team_id and t.job_id = j.id) then 'completed'
-            else 'running'
-        end as status
-    from jobs j left join tasksets s on s.team_id = j.team_id and s.id = case
+        case when running.is_there or traced.is_there is null then 'running' else 'completed' end as status
+    from jobs j
+    left join lateral (
+        select true as is_there from traces t where t.team_id = j.team_id and t.job_id = j.id
+            and t.status is null and t.timed_out_at is null limit 1
+    ) running on true
+    left join lateral (
+        select true as is_there from traces t where t.team_id = j.team_id and t.job_id = j.id limit 1
+    ) traced on true
+    left join tasksets s on s.team_id = j.team_id and s.id = case
         when j.taskset_id ~ '^[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}$' then j.taskset_id::uuid
     end
     where j.team_id = %(team_id)s

@@ -100,8 +100,13 @@ _CONDITIONS = {
     "status": f"{STATUS} = %(status)s",
     "since": "t.created_at >= %(since)s",
     "until": "t.created_at < %(until)s",
-    "has_samples": "(t.num_samples > 0) = %(has_samples)s",
 }
+
+# PostgreSQL thinks a checkpoint's rollouts are spread over all times, and looks for a page of them from the newest on.
+# `offset 0` makes it take the checkpoint's own index.
+_OF_CHECKPOINT = f"""
+    (select * from traces t where t.team_id = %(team_id)s and {_CONDITIONS["checkpoint_id"]} offset 0) t
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,8 @@ def conditions(team_id: UUID, wanted: TraceFilter) -> tuple[str, dict[str, Any]]
     """SQL over `traces t`, and its parameters, for a team's traces that a filter wants."""
     values = {name: value for name in _CONDITIONS if (value := getattr(wanted, name)) is not None}
     clauses = ["t.team_id = %(team_id)s", *(_CONDITIONS[name] for name in values)]
+    if wanted.has_samples is not None:
+        clauses.append("t.has_samples" if wanted.has_samples else "not t.has_samples")
     return " and ".join(clauses), {"team_id": team_id, **values}
 
 
@@ -134,7 +141,8 @@ async def list_traces(
     if cursor is not None:
         where += " and (t.created_at, t.id) < (%(before)s, %(before_id)s)"
         values["before"], values["before_id"] = parse_cursor(cursor)
-    query = f"select {TRACE_COLUMNS} from traces t where {where} order by t.created_at desc, t.id desc limit %(limit)s"
+    rows = _OF_CHECKPOINT if wanted.checkpoint_id is not None else "traces t"
+    query = f"select {TRACE_COLUMNS} from {rows} where {where} order by t.created_at desc, t.id desc limit %(limit)s"
     found = await connection.execute(query.encode(), {**values, "limit": limit + 1})
     traces = [TraceFacts(*row) for row in await found.fetchall()]
     last = traces[limit - 1] if len(traces) > limit else None

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Text, Uuid, text
+from sqlalchemy import Computed, ForeignKey, Index, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -40,6 +40,10 @@ class JobRow(Base):
 
 RUNNING = "status is null and timed_out_at is null"
 """SQL: a rollout that neither exited nor was closed for its silence."""
+STATUS = "coalesce(status, case when timed_out_at is null then 'running' else 'error' end)"
+"""SQL: the status that clients see."""
+REWARD = "coalesce(reward, evaluated_reward)"
+"""SQL: what the exit said, or the evaluate step where no exit says."""
 
 
 class TraceRow(Base):
@@ -61,6 +65,9 @@ class TraceRow(Base):
         Index(None, "team_id", "task_slug", "created_at"),
         Index(None, "team_id", "group_id"),
         Index(None, "checkpoint_ids", postgresql_using="gin"),
+        Index("ix_traces_status", "team_id", text(STATUS), "created_at", "id"),
+        Index("ix_traces_reward", "team_id", text(REWARD)),
+        Index("ix_traces_without_samples", "team_id", "created_at", "id", postgresql_where=text("not has_samples")),
         Index("ix_traces_running", "team_id", "job_id", postgresql_where=text(RUNNING)),
     )
 
@@ -89,6 +96,8 @@ class TraceRow(Base):
     evaluated_reward: Mapped[float | None]
     num_turns: Mapped[int] = mapped_column(default=0, server_default="0")
     num_samples: Mapped[int] = mapped_column(default=0, server_default="0")
+    has_samples: Mapped[bool] = mapped_column(Computed("num_samples > 0", persisted=True))
+    """For its index: an index on the count itself would be written with every sample."""
     num_prompt_tokens: Mapped[Big] = mapped_column(default=0, server_default="0")
     num_output_tokens: Mapped[Big] = mapped_column(default=0, server_default="0")
     checkpoint_ids: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(Uuid()), default=list, server_default="{}")

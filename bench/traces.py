@@ -1,0 +1,336 @@
+"""A hundred thousand recorded rollouts of eight turns: lists, training by id, ingest, and what they take.
+
+    python -m bench.traces [--traces 100000] [--write bench/results/traces-2-cores.json]
+
+A real server on a real (embedded) PostgreSQL, clients in a process of their own (`bench.trace_clients`). The mass of
+the rollouts is copied inside the database (`bench.trace_corpus`); ingest is measured through the upload endpoint and
+through the gateway's recorder. "Tokens as sent" counts each turn's prompt whole, as clients send it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import random
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+import uvicorn
+from sqlalchemy import select
+
+from bench.bars import Bar
+from bench.clock import say
+from bench.gateway import free_port
+from bench.trace_corpus import JOB, MODEL, fill, make_rollout, numbered, served_samples
+from server.app import create_app
+from server.auth.service import create_key
+from server.gateway.recorder import Recorder
+from server.gateway.recorder import Served as Completion
+from server.settings import ServerSettings
+from store.blobs import BlobStore
+from store.database import AsyncDatabase
+from store.embedded import EmbeddedPostgres
+from store.migrations import upgrade
+from store.rollouts import resolve
+from store.tables import TeamRow
+
+PAGE_MS, RESOLVE_MS, BATCH = 50.0, 200.0, 64
+TABLES = ("traces", "samples", "spans")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where things are, and whose rollouts they are."""
+
+    database: AsyncDatabase
+    blobs: BlobStore
+    url: str
+    key: str
+    team_id: UUID
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--traces", type=int, default=100_000)
+    parser.add_argument("--templates", type=int, default=200)
+    parser.add_argument(
+        "--ingest", type=int, default=2000, help="rollouts through the upload endpoint, and the recorder"
+    )
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--write", type=Path, help="a file for the figures")
+    parser.add_argument("--machine", default="", help="a word on the machine, for the figures")
+    options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    machine = {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2), "machine": options.machine}
+    with tempfile.TemporaryDirectory(prefix="headway-bench-") as folder:
+        figures = asyncio.run(_measured(Path(folder), options))
+    line = json.dumps({"bench": "traces", **machine, "traces": options.traces, **figures})
+    print(line)
+    if options.write:
+        options.write.write_text(line + "\n")
+
+
+async def _measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    postgres = EmbeddedPostgres(folder / "postgres")
+    try:
+        upgrade(postgres.url)
+        async with _place(postgres.url, folder / "blobs") as place:
+            return await _figures(place, options)
+    finally:
+        postgres.stop()
+
+
+async def _figures(place: Place, options: argparse.Namespace) -> dict[str, Any]:
+    started = time.perf_counter()
+    await fill(place.database, place.blobs, place.team_id, options.traces, options.templates)
+    say(f"{options.traces} rollouts are there after {time.perf_counter() - started:.0f} s")
+    size = await _size(place)
+    say(f"  {size}")
+    pages = await _pages(place, options)
+    resolving = await _resolving(place, options)
+    uploads = await _uploads(place, options.ingest, scale=1)
+    say(f"  uploads {uploads}")
+    recorder = await _recorder(place, options.ingest)
+    say(f"  recorder {recorder}")
+    large = await _uploads(place, 8, scale=36)
+    say(f"  large uploads {large}")
+    bars = [Bar(f"ms, a page of {name}", one["p50"], PAGE_MS, at_least=False) for name, one in pages.items()]
+    bars.append(Bar(f"ms, resolving {BATCH} ids", resolving["p50"], RESOLVE_MS, at_least=False))
+    for bar in bars:
+        print(bar.line())
+    return {
+        "pages_ms": pages,
+        "resolving_ms": resolving,
+        "upload_endpoint": uploads,
+        "gateway_recorder": recorder,
+        "uploads_of_megabytes": large,
+        "size": size,
+        "bars": [bar.to_json() for bar in bars],
+    }
+
+
+async def _pages(place: Place, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    last = options.traces - 1
+    async with place.database.connection() as connection:
+        query = "select min(created_at) from traces where team_id = %(team_id)s"
+        (oldest,) = (await (await connection.execute(query, {"team_id": place.team_id})).fetchone()) or (None,)
+    half = (oldest + (await _now(place) - oldest) / 2).strftime("%Y-%m-%dT%H:%M:%SZ")
+    model, job = numbered("model", last // MODEL), numbered("job", last // JOB // 2)
+    filters = {
+        "all": "",
+        "a model": f"model_id={model}",
+        "a model unknown": f"model_id={uuid4()}",
+        "a job": f"job_id={job}",
+        "a group": f"group_id=group-{last // 16}",
+        "a task": "task_slug=task-77",
+        "a checkpoint": f"checkpoint_id={numbered('checkpoint', 3)}",
+        "rewards, many": "min_reward=0.5",
+        "rewards, few": "min_reward=1.0",
+        "rewards, none": "min_reward=2",
+        "running": "status=running",
+        "completed": "status=completed",
+        "cancelled": "status=cancelled",
+        "error": "status=error",
+        "since": f"since={half}",
+        "until": f"until={half}",
+        "without samples": "has_samples=false",
+        "with samples": "has_samples=true",
+        "a model, cancelled, few rewards": f"model_id={model}&status=cancelled&min_reward=0.99",
+    }
+    paths = {name: f"/v2/traces?limit=20&{query}" for name, query in filters.items()}
+    paths |= {"all, 100 rows": "/v2/traces?limit=100", "jobs": "/v2/jobs?limit=20", "a job's": f"/v2/jobs/{job}/traces"}
+    seen = await _client(place, kind="pages", paths=list(paths.values()), rounds=options.rounds)
+    found = dict[str, dict[str, float]]()
+    for name, path in paths.items():
+        times = sorted(seen["ms"][path][1:])  # the first one plans
+        found[name] = {
+            "p50": round(statistics.median(times), 2),
+            "max": round(times[-1], 2),
+            "rows": seen["rows"][path],
+        }
+        say(f"  {name}: {found[name]}")
+    return found
+
+
+async def _resolving(place: Place, options: argparse.Namespace) -> dict[str, float]:
+    """Of ids from all over the table: no two batches share one."""
+    async with place.database.connection() as connection:
+        query = "select id from traces where team_id = %(team_id)s and num_samples > 0 order by id limit 5000"
+        ids = [row.id async for row in await connection.execute(query, {"team_id": place.team_id})]
+    random.Random(0).shuffle(ids)
+    times = list[float]()
+    for index in range(min(options.rounds, len(ids) // BATCH)):
+        batch = ids[index * BATCH : (index + 1) * BATCH]
+        started = time.perf_counter()
+        resolved = await resolve(place.database, place.blobs, place.team_id, batch)
+        times.append((time.perf_counter() - started) * 1e3)
+        assert all(len(one.samples) == 8 for one in resolved.values())
+    found = {"p50": round(statistics.median(times), 1), "max": round(max(times), 1), "ids": BATCH}
+    say(f"  resolving {found}")
+    return found
+
+
+async def _uploads(place: Place, count: int, *, scale: int) -> dict[str, Any]:
+    """Rates of the upload endpoint, and how late the event loop was meanwhile."""
+    rng = random.Random()
+    async with _client_process(place, kind="uploads", count=count, scale=scale, seed=rng.random()) as client:
+        await client.stdout.readline()
+        quiet = await _lags(asyncio.create_task(asyncio.sleep(2)))
+        client.stdin.write(b"\n")
+        line = asyncio.create_task(client.stdout.readline())
+        busy = await _lags(line)
+        seen = json.loads(line.result())
+    seconds = seen["seconds"]
+    return {
+        "traces": seen["traces"],
+        "mb_each": round(seen["bytes"] / seen["traces"] / 1e6, 2),
+        "traces_per_s": round(seen["traces"] / seconds, 1),
+        "tokens_as_sent_per_s": round(seen["tokens_as_sent"] / seconds),
+        "mb_per_s": round(seen["bytes"] / seconds / 1e6, 1),
+        "event_loop_lag_ms": busy,
+        "event_loop_lag_ms_before": quiet,
+    }
+
+
+async def _recorder(place: Place, count: int) -> dict[str, float]:
+    """Rollouts turn by turn through the gateway's recorder, 256 at once, each turn when the one before is on record."""
+    rng, made = random.Random(), list[Any]()
+    for _ in range(count):
+        rollout = make_rollout(rng)
+        made.append((rollout.trace_id, served_samples(place.team_id, rollout, rollout.trace_id)))
+    tokens = [len(one.turn.prompt_ids) + len(one.turn.output_ids) for _, samples in made for one in samples]
+    recorder = Recorder(place.database, place.blobs, patience_s=120.0)
+    recorder.start()
+
+    async def play() -> None:
+        while made:
+            trace_id, samples = made.pop()
+            for sample in samples:
+                await recorder.keep(Completion(place.team_id, trace_id, "bench", lambda one=sample: [one]))
+
+    started = time.perf_counter()
+    await asyncio.gather(*(play() for _ in range(256)))
+    seconds = time.perf_counter() - started
+    assert recorder.num_lost == 0
+    await recorder.close()
+    return {
+        "completions_per_s": round(recorder.num_recorded / seconds, 1),
+        "traces_per_s": round(count / seconds, 1),
+        "tokens_as_sent_per_s": round(sum(tokens) / seconds),
+    }
+
+
+async def _size(place: Place) -> dict[str, float]:
+    """Bytes in the database, indexes included, of both roads; and of the spans alone as rows of JSON, as they came."""
+    rng = random.Random(0)
+    made = [make_rollout(rng) for _ in range(100)]
+    as_sent = sum(len(turn.prompt_ids) + len(turn.output_ids) for one in made for turn in one.turns) / len(made)
+    distinct = sum(len(one.turns[-1].prompt_ids) + len(one.turns[-1].output_ids) for one in made) / len(made)
+    async with place.database.connection() as connection:
+        await connection.execute("create table bench_json (trace_id uuid, span_id text, span jsonb)")
+        rows = [(one.trace_id, span["span_id"], json.dumps(span)) for one in made for span in one.spans]
+        async with connection.cursor() as cursor:
+            await cursor.executemany("insert into bench_json values (%s, %s, %s)", rows)
+
+        async def size_of(table: str) -> int:
+            row = await (await connection.execute("select pg_total_relation_size(%s::regclass)", [table])).fetchone()
+            return row[0]
+
+        ours = {table: await size_of(table) for table in TABLES}
+        json_bytes = await size_of("bench_json") / len(made)
+        row = await (await connection.execute("select count(*) from traces")).fetchone()
+        num_traces = row[0]
+    each = {table: round(size / num_traces) for table, size in ours.items()}
+    total = sum(ours.values()) / num_traces
+    return {
+        "bytes_a_trace": each,
+        "tokens_a_trace_as_sent": as_sent,
+        "tokens_a_trace_distinct": distinct,
+        "bytes_per_token_as_sent": round(total / as_sent, 2),
+        "bytes_per_distinct_token": round(total / distinct, 2),
+        "samples_bytes_per_distinct_token": round(ours["samples"] / num_traces / distinct, 2),
+        "json_rows_bytes_per_token_as_sent": round(json_bytes / as_sent, 2),
+        "json_rows_bytes_per_distinct_token": round(json_bytes / distinct, 2),
+        "upload_bytes_per_token_as_sent": round(sum(len(one.upload()) for one in made) / len(made) / as_sent, 2),
+        "times_smaller_than_json_rows": round(json_bytes / total, 1),
+    }
+
+
+async def _lags(until: asyncio.Future[Any]) -> dict[str, float]:
+    """How late a timer of the event loop was, until something is done."""
+    late = list[float]()
+    while not until.done():
+        due = time.perf_counter() + 0.002
+        await asyncio.sleep(0.002)
+        late.append((time.perf_counter() - due) * 1e3)
+    late.sort()
+    return {
+        "p50": round(late[len(late) // 2], 2),
+        "p99": round(late[len(late) * 99 // 100], 2),
+        "max": round(late[-1], 2),
+    }
+
+
+async def _client(place: Place, **orders: Any) -> dict[str, Any]:
+    async with _client_process(place, **orders) as client:
+        return json.loads(await client.stdout.read())
+
+
+@asynccontextmanager
+async def _client_process(place: Place, **orders: Any) -> AsyncGenerator[Any]:
+    told = json.dumps({"url": place.url, "key": place.key, **orders})
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.trace_clients", told, stdin=pipe, stdout=pipe, limit=2**26
+    )
+    try:
+        yield process
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+@asynccontextmanager
+async def _place(database_url: str, blob_root: Path) -> AsyncGenerator[Place]:
+    """A server in this process, whose event loop can be watched."""
+    database, port = AsyncDatabase(database_url), free_port()
+    async with database.session() as session:
+        name = f"bench-{secrets.token_hex(4)}"
+        key = await create_key(session, name, "bench")
+        team_id = await session.scalar(select(TeamRow.id).where(TeamRow.name == name))
+    assert team_id is not None
+    app = create_app(ServerSettings(database_url, blob_root, "token"))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False, lifespan="on"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
+        await asyncio.sleep(0.05)
+    try:
+        yield Place(database, BlobStore(blob_root), f"http://127.0.0.1:{port}", key, team_id)
+    finally:
+        server.should_exit = True
+        await serving
+        await database.close()
+
+
+async def _now(place: Place) -> Any:
+    async with place.database.connection() as connection:
+        row = await (await connection.execute("select now()")).fetchone()
+    return row[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from server.auth.dependencies import CallerDep
 from server.context import ContextDep
 from server.off_loop import off_loop
-from server.paging import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.tasksets import projects, service
 from server.tasksets.uploads import read_upload
 from server.training.openapi import json_body

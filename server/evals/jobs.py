@@ -155,7 +155,7 @@ async def _keep(
         higher_is_better=True,
         **values,
     )
-    changed = or_(EvalRow.score != row.excluded.score, EvalRow.n != row.excluded.n)
+    changed = or_(EvalRow.score != row.excluded.score, EvalRow.n != row.excluded.n, EvalRow.mixed != row.excluded.mixed)
     await session.execute(
         row.on_conflict_do_update(
             index_elements=["model_id", "job_id", "checkpoint_id"],

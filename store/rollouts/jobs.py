@@ -14,8 +14,8 @@ from store.rollouts.cursors import make_cursor, parse_cursor
 
 JobStatus = Literal["running", "completed"]
 
-# Each job's traces are looked for by themselves (`limit 1`). For a plain `exists`, asked of all jobs of a team as far as
-# PostgreSQL expects, it reads through all traces there are.
+# Each job's traces are looked for by themselves (`limit 1`): as a plain `exists`, which PostgreSQL expects to ask for
+# all jobs of the team, it reads through all traces there are.
 _JOBS: LiteralString = """
     select
         j.id, j.team_id, j.name, j.group_size, j.taskset_id, s.name as taskset_name, j.created_at, j.pinned_at,

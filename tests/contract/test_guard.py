@@ -269,7 +269,12 @@ async def test_an_evaluation_job_is_scored_per_checkpoint_and_not_trained_on(tea
             "items"
         ]
 
-    found = {one["checkpoint_id"]: one for one in await until(scores)}
+    async def all_scores() -> list[dict[str, Any]] | None:
+        """The job was perhaps scored before all of its rollouts were there; then it is scored again."""
+        known = await scores()
+        return known if sum(one["n"] for one in known) == len(served) and all(one["mixed"] for one in known) else None
+
+    found = {one["checkpoint_id"]: one for one in await until(all_scores)}
     assert {key: (one["score"], one["n"], one["mixed"]) for key, one in found.items()} == {
         first: (0.5, 2, True),
         second: (0.0, 1, True),

@@ -13,7 +13,7 @@ from playwright.async_api import Browser, expect
 from server.auth.issuing import Grant
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
-from store.tables import ModelRow
+from store.tables import AlarmRow, CheckpointRow, EvalRow, ModelRow
 from tests.contract.conftest import Team
 from tests.contract.test_pages import key_of, team_id
 from tests.pages.rollouts import add_groups, add_job, tell, trace_row
@@ -45,6 +45,7 @@ async def scene(
         await grow(session, trained, 8, start=first[25], seed=3, age_s=2000)
         second[0].pinned_at, first[2].files_removed_at = second[0].committed_at, first[2].committed_at
         fresh = await add_model(session, owner, base.id, f"fresh-{uuid.uuid4().hex[:6]}")
+        session.add_all([score(trained, second[0], 0.5), score(trained, second[-1], 0.75), alarm(trained)])
         job = await add_job(session, owner, "a job with a name that goes on and on and on", group_size=2)
         told, untold, *_ = await add_groups(session, job, [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.5, None]], trained)
     blobs = BlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
@@ -52,6 +53,17 @@ async def scene(
     await tell(database, blobs, untold, checkpoint=second[-1], is_told=False)
     ids = (row.id for row in (trained, fresh, base, job, told, untold))
     return Scene(*map(str, ids))
+
+
+def score(model: ModelRow, checkpoint: CheckpointRow, value: float) -> EvalRow:
+    known = {"model_id": model.id, "checkpoint_id": checkpoint.id, "mixed": False}
+    return EvalRow(benchmark="SheetBench-50", score=value, higher_is_better=True, **known)
+
+
+def alarm(model: ModelRow) -> AlarmRow:
+    known = {"model_id": model.id, "subject_id": uuid.uuid4(), "evidence": {}, "outcome": {"pause": "it is paused"}}
+    said = "The reward rose and the held-out score fell."
+    return AlarmRow(rule="held_out", step=3, message=said, actions=["pause"], state="done", **known)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +79,7 @@ PAGES = [
     "/models/{trained}",
     "/models/{trained}?tab=checkpoints",
     "/models/{trained}?tab=checkpoints&node=base",
+    "/models/{trained}?tab=tasks",
     "/models/{trained}/head?to=base",
     "/models/{fresh}",
     "/models/{fresh}?tab=checkpoints",

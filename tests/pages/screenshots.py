@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import uuid
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -17,7 +18,17 @@ from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
-from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TeamRow, TrainerRow
+from store.tables import (
+    AlarmRow,
+    CheckpointRow,
+    EvalRow,
+    ModelLeaseRow,
+    ModelRow,
+    SamplerAdapterRow,
+    SamplerRow,
+    TeamRow,
+    TrainerRow,
+)
 from tests.conftest import database_folder
 from tests.contract.conftest import serving
 from tests.pages.browser import open_browser
@@ -103,6 +114,20 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
         told, untold, running, *_ = await add_groups(session, job, [*rewards, [0.5] * 8, [1.0, None, None]], model)
         ended = await add_job(session, model.team_id, "eval of arith-rl on held-out tasks", taskset_id="held-out")
         await add_groups(session, ended, [[1.0], [0.0], [0.5]], model)
+        for step in (5, 20, 35):
+            node = (
+                await session.scalars(
+                    select(CheckpointRow).where(CheckpointRow.model_id == model.id, CheckpointRow.step == step)
+                )
+            ).first()
+            assert node is not None
+            known = {"model_id": model.id, "checkpoint_id": node.id, "mixed": False, "higher_is_better": True}
+            session.add(EvalRow(benchmark="SheetBench-50", score=0.3 + step / 100, **known))
+        message = "The reward rose over the last 10 steps, and SheetBench-50 fell twice in a row (0.65, 0.58)."
+        known = {"evidence": {}, "actions": ["pause"], "state": "done", "outcome": {"pause": "training is paused"}}
+        session.add(
+            AlarmRow(model_id=model.id, rule="held_out", subject_id=uuid.uuid4(), step=63, message=message, **known)
+        )
         bad = trace_row(
             model.team_id,
             status="error",
@@ -117,6 +142,7 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
     await tell(database, blobs, untold, checkpoint=head, is_told=False)
     await tell(database, blobs, running, num_turns=60, num_tokens=900, checkpoint=head)
     return {
+        "tasks": f"/models/{model.id}?tab=tasks",
         "jobs": "/jobs",
         "job": f"/jobs/{job.id}",
         "job-rollouts": f"/jobs/{job.id}?tab=rollouts",

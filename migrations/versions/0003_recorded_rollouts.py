@@ -13,7 +13,6 @@ branch_labels = None
 depends_on = None
 
 _NOW = sa.text("clock_timestamp()")
-_STATUS = "coalesce(status, case when timed_out_at is null then 'running' else 'error' end)"
 
 
 def _time(name: str, **options) -> sa.Column:
@@ -47,7 +46,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_traces_team_id_task_slug_created_at"), "traces", ["team_id", "task_slug", "created_at"])
     op.create_index(op.f("ix_traces_team_id_group_id"), "traces", ["team_id", "group_id"])
     op.create_index(op.f("ix_traces_checkpoint_ids"), "traces", ["checkpoint_ids"], postgresql_using="gin")
-    op.create_index("ix_traces_status", "traces", ["team_id", sa.text(_STATUS), "created_at", "id"])
+    op.create_index(op.f("ix_traces_team_id_status_created_at_id"), "traces", ["team_id", "status", "created_at", "id"])
     op.create_index("ix_traces_reward", "traces", ["team_id", sa.text("coalesce(reward, evaluated_reward)")])
     op.create_index(
         "ix_traces_without_samples",
@@ -137,7 +136,7 @@ def downgrade() -> None:
         "ix_traces_running",
         "ix_traces_without_samples",
         "ix_traces_reward",
-        "ix_traces_status",
+        "ix_traces_team_id_status_created_at_id",
         "ix_traces_checkpoint_ids",
         "ix_traces_team_id_group_id",
         "ix_traces_team_id_task_slug_created_at",

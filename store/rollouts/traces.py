@@ -97,7 +97,6 @@ _CONDITIONS = {
     "checkpoint_id": "t.checkpoint_ids @> array[%(checkpoint_id)s]::uuid[]",
     "min_reward": f"{REWARD} >= %(min_reward)s",
     "max_reward": f"{REWARD} <= %(max_reward)s",
-    "status": f"{STATUS} = %(status)s",
     "since": "t.created_at >= %(since)s",
     "until": "t.created_at < %(until)s",
 }
@@ -107,6 +106,13 @@ _CONDITIONS = {
 _OF_CHECKPOINT = f"""
     (select * from traces t where t.team_id = %(team_id)s and {_CONDITIONS["checkpoint_id"]} offset 0) t
 """
+
+
+# `STATUS` in terms of columns that have an index.
+_WITH_STATUS = {
+    "running": "t.status is null and t.timed_out_at is null",
+    "error": "(t.status = 'error' or t.status is null and t.timed_out_at is not null)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +127,9 @@ def conditions(team_id: UUID, wanted: TraceFilter) -> tuple[str, dict[str, Any]]
     """SQL over `traces t`, and its parameters, for a team's traces that a filter wants."""
     values = {name: value for name in _CONDITIONS if (value := getattr(wanted, name)) is not None}
     clauses = ["t.team_id = %(team_id)s", *(_CONDITIONS[name] for name in values)]
+    if wanted.status is not None:
+        clauses.append(_WITH_STATUS.get(wanted.status, "t.status = %(status)s"))
+        values["status"] = wanted.status
     if wanted.has_samples is not None:
         clauses.append("t.has_samples" if wanted.has_samples else "not t.has_samples")
     return " and ".join(clauses), {"team_id": team_id, **values}

@@ -40,8 +40,6 @@ class JobRow(Base):
 
 RUNNING = "status is null and timed_out_at is null"
 """SQL: a rollout that neither exited nor was closed for its silence."""
-STATUS = "coalesce(status, case when timed_out_at is null then 'running' else 'error' end)"
-"""SQL: the status that clients see."""
 REWARD = "coalesce(reward, evaluated_reward)"
 """SQL: what the exit said, or the evaluate step where no exit says."""
 
@@ -65,7 +63,7 @@ class TraceRow(Base):
         Index(None, "team_id", "task_slug", "created_at"),
         Index(None, "team_id", "group_id"),
         Index(None, "checkpoint_ids", postgresql_using="gin"),
-        Index("ix_traces_status", "team_id", text(STATUS), "created_at", "id"),
+        Index(None, "team_id", "status", "created_at", "id"),
         Index("ix_traces_reward", "team_id", text(REWARD)),
         Index("ix_traces_without_samples", "team_id", "created_at", "id", postgresql_where=text("not has_samples")),
         Index("ix_traces_running", "team_id", "job_id", postgresql_where=text(RUNNING)),

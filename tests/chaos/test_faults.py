@@ -30,7 +30,8 @@ def reach(**environment: str) -> int:
 
 
 def test_every_point_of_the_table_is_in_the_code_once():
-    assert sorted(named_in_the_code()) == sorted(POINTS)
+    in_both_stores = ["publish:before-manifest"]  # of which a process uses one
+    assert sorted(named_in_the_code()) == sorted([*POINTS, *in_both_stores])
 
 
 def test_a_point_that_nobody_armed_costs_next_to_nothing():

@@ -22,6 +22,7 @@ AGES_AND_LABELS = {
     "server/gateway/replies.py": "`created` of an answer",
     "server/team/quotas.py": "how long until a quota begins anew, in a sentence",
     "server/team/service.py": "when a quota begins anew, for people to read",
+    "server/traces/imported_lines.py": "when a rollout ended whose line does not say",
     "store/backup/writing.py": "when a backup was begun",
     "store/blobs.py": "age of a file, for the collector",
     "store/checkpoint_stores/file.py": "age of a folder, for the collector",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
-import httpx
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from server.cli.service_client import Key, Url, checked, service_client
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
+
+if TYPE_CHECKING:
+    import httpx
 
 
 def export(

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import typer
 
 from server.cli.settings import stop_with
 
-_TIMEOUT = httpx.Timeout(600, connect=10)
+if TYPE_CHECKING:
+    import httpx
+
+_READ_S, _CONNECT_S = 600.0, 10.0
 
 Url = Annotated[
     str | None,
@@ -31,6 +33,8 @@ Key = Annotated[
 @contextmanager
 def service_client(url: str | None, key: str | None, data_dir: Path) -> Generator[httpx.Client]:
     """A client of the service. Ends the command with a sentence where it cannot be reached, or breaks off."""
+    import httpx
+
     known = _written_by_up(data_dir)
     url, key = url or known.get("HUD_API_URL"), key or known.get("HUD_API_KEY")
     if not url or not key:
@@ -39,7 +43,8 @@ def service_client(url: str | None, key: str | None, data_dir: Path) -> Generato
         )
     headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
     try:
-        with httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=not _is_local(url)) as http:
+        timeout = httpx.Timeout(_READ_S, connect=_CONNECT_S)
+        with httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=not _is_local(url)) as http:
             yield http
     except httpx.RemoteProtocolError:
         stop_with("the service broke off in the middle, so nothing was kept here; its log says why. Try again")

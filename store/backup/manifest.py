@@ -64,9 +64,9 @@ class BackupManifest:
 
 
 def dumped_tables() -> dict[str, list[str]]:
-    """The tables that go along, and their columns."""
+    """The tables that go along, and their columns, without those that PostgreSQL computes."""
     tables = [table for table in Base.metadata.sorted_tables if table.name not in _OF_PROCESSES]
-    return {table.name: [column.name for column in table.columns] for table in tables}
+    return {table.name: [column.name for column in table.columns if column.computed is None] for table in tables}
 
 
 def measure(path: Path) -> tuple[int, str]:

@@ -105,9 +105,10 @@ async def test_health_needs_no_key_and_readiness_says_what_is_missing(team, base
     team.http.headers.pop("Authorization")
     assert (await team.http.get("/healthz")).json() == {"status": "ok"}
     ready = await team.http.get("/readyz")
-    assert ready.status_code == 200
     served = {"base": base.slug, "loaded": True, "trainers": 1, "samplers": 1, "queued": 0, "shortage": None}
-    assert ready.json()["bases"] == [served]
+    assert served in ready.json()["bases"]
+    others = [other for other in ready.json()["bases"] if other != served]  # which other tests may have registered
+    assert ready.status_code == (200 if all(o["trainers"] and o["samplers"] for o in others) else 503)
     async with no_samplers(database):
         assert (await team.http.get("/readyz")).status_code == 503
 

@@ -18,6 +18,14 @@ from tests.object_store import ObjectStore, object_store
 from tests.pages.browser import open_browser
 
 
+@pytest.fixture(scope="session", autouse=True)
+def commands_leave_our_logging_alone() -> Iterator[None]:
+    """A command that runs inside a test would have all later tests log to a stream that was closed with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wire.logging.configure_logging", lambda *_: None)
+        yield
+
+
 @contextmanager
 def database_folder() -> Iterator[Path]:
     """A folder that PostgreSQL's own user can reach: pytest closes its temporary folders to all but us."""

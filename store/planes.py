@@ -32,11 +32,6 @@ def takes_requests() -> ColumnElement[bool]:
     return and_(is_live(SamplerRow), SamplerRow.drained_at.is_(None))
 
 
-def is_ready() -> ColumnElement[bool]:
-    """SQL: this trainer lives and has loaded its base."""
-    return and_(is_live(TrainerRow), TrainerRow.is_loading.is_(False))
-
-
 def register_trainer(
     session: Session, base_id: UUID, losses: Mapping[str, Mapping[str, Any]], *, is_loading: bool = False
 ) -> UUID:

@@ -147,12 +147,6 @@ class TeamModel(CatalogModel):
     team: str | None
 
 
-class AdminPauseRequest(Closed):
-    """Why a model shall not be trained for now: what its team is told."""
-
-    reason: Sentence
-
-
 class AdminHeadRequest(Closed):
     """Which checkpoint shall be the head (id or name; null: the base weights), and why."""
 

@@ -19,6 +19,7 @@ from server.models.repository import find_model
 from server.off_loop import off_loop
 from server.settings import Limits
 from server.storable import storable_text
+from server.storing import stored_or_refused
 from server.traces.imported_lines import Line, read_line
 from store.rollouts import NewTrace, import_trace
 from store.tables import JobRow
@@ -117,7 +118,10 @@ class _Import:
 
     async def _record(self, line: Line) -> None:
         trace: NewTrace = line.as_trace(self._caller.team_id, self._job_id, await self._model(line.model))
-        outcome = await import_trace(self._context.database, self._context.blobs, trace, rescore=self._options.rescore)
+        with stored_or_refused("rollout"):
+            outcome = await import_trace(
+                self._context.database, self._context.blobs, trace, rescore=self._options.rescore
+            )
         setattr(self.result, outcome, getattr(self.result, outcome) + 1)
 
     async def _model(self, name: str | None) -> UUID | None:

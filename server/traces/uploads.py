@@ -16,6 +16,7 @@ from fastapi import Request
 
 from server.context import Context
 from server.off_loop import off_loop
+from server.storing import stored_or_refused
 from store.rollouts import NewSample, NewSpan, TraceRecord, read_span, record
 from wire.errors import InvalidRequest, UnsupportedEncoding
 
@@ -37,7 +38,8 @@ async def take_upload(context: Context, team_id: UUID, trace_id: UUID, request: 
     async with context.one_upload:
         spans, samples = await off_loop(len(body), _read, body, team_id, trace_id)
     if spans:
-        await record(context.database, context.blobs, [TraceRecord(team_id, trace_id, samples, spans)])
+        with stored_or_refused("upload"):
+            await record(context.database, context.blobs, [TraceRecord(team_id, trace_id, samples, spans)])
     return len(spans)
 
 

@@ -19,13 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.context import Context
 from server.hang_up import unless_hung_up
 from server.off_loop import off_loop
+from server.storing import stored_or_refused
 from store.blobs import BlobStore
 from store.notify import OPERATION_DONE, Subscription
 from store.oplog.append import PlacedPayload, append_operation, place_payload
 from store.oplog.lost_answers import abandon, adopt_gradient, repeated_step
 from store.oplog.results import Result, take_result, wait_for_result
 from store.tables import GRADIENT_KINDS, OperationRow
-from wire.errors import Conflict, InvalidRequest, NothingAccumulated, Unavailable
+from wire.errors import Conflict, InvalidRequest, NothingAccumulated
 from wire.tracing import span
 
 log = structlog.get_logger(__name__)
@@ -178,12 +179,8 @@ def _abandon(context: Context, operation_id: UUID, caller: int) -> None:
 
 def placed_or_refused(blobs: BlobStore, payload: bytes) -> PlacedPayload:
     """Where the payload lies. Raises Unavailable when the disk does not take it: then nothing was logged."""
-    try:
+    with stored_or_refused("batch"):
         return place_payload(blobs, payload)
-    except OSError as error:
-        log.exception("payload_not_stored")
-        reason = error.strerror or type(error).__name__
-        raise Unavailable(f"the batch could not be stored ({reason}); nothing was accepted, send it again") from error
 
 
 async def _same_key(session: AsyncSession, model_id: UUID, key: str) -> OperationRow | None:

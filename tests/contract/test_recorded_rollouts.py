@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import errno
 import gzip
 import json
+import random
 import uuid
 from typing import Any
 
@@ -201,6 +204,28 @@ async def test_odd_uploads_are_kept(body, standing_team):
     if body["telemetry"]:
         kept = (await standing_team.http.get(f"/v2/traces/{trace}/spans")).json()["spans"]
         assert len(kept) == len({json.dumps(one) for one in body["telemetry"]})
+
+
+async def test_an_upload_that_the_disk_does_not_take_is_refused_and_taken_later(team, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trace, words = uuid.uuid4(), base64.b64encode(random.Random(0).randbytes(71_000)).decode()  # too large for a row
+    step = {"source": "agent", "step_id": 1, "content": words}
+    span = {
+        "name": "s", "trace_id": trace.hex, "span_id": "0" * 15 + "1", "status_code": "OK",
+        "attributes": {"hud.task_run_id": trace.hex, "hud.schema": "hud.step.v1", "hud.payload": step},
+    }  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(BlobStore, "put", full)
+        refused = await team.http.post(f"/trace/{trace.hex}/telemetry-upload", json={"telemetry": [span]})
+    assert refused.status_code == 503
+    assert "No space left on device" in refused.json()["detail"]
+    assert (await team.http.get("/v2/traces")).json()["items"] == []
+    taken = await team.http.post(f"/trace/{trace.hex}/telemetry-upload", json={"telemetry": [span]})
+    assert taken.status_code == 200
+    kept = (await team.http.get(f"/v2/traces/{trace}/spans")).json()
+    assert words in json.dumps(kept)
 
 
 async def test_a_compressed_upload_is_refused_before_it_is_unpacked(standing_team):

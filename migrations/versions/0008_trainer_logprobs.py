@@ -1,0 +1,14 @@
+"""What the trainer made of the tokens of a rollout"""
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass
+
+
+def downgrade() -> None:
+    pass

@@ -52,5 +52,7 @@ def _keys(shown: ColumnElement[bool]) -> Select[ApiKeyRow, str, bool]:
 def _teams() -> Select[*tuple[Any, ...]]:
     num_models = select(func.count()).where(ModelRow.team_id == TeamRow.id).scalar_subquery()
     live_keys = select(func.count()).where(ApiKeyRow.team_id == TeamRow.id, ApiKeyRow.revoked_at.is_(None))
-    query = select(TeamRow.name, TeamRow.created_at, TeamRow.disabled_at, num_models, live_keys.scalar_subquery())
+    query = select(
+        TeamRow.id, TeamRow.name, TeamRow.created_at, TeamRow.disabled_at, num_models, live_keys.scalar_subquery()
+    )
     return query.order_by(TeamRow.name).limit(_MOST_TEAMS)

@@ -7,6 +7,8 @@ from fastapi.responses import Response
 
 from server.pages import (
     alarms,
+    draining,
+    guard_form,
     job_list,
     job_page,
     keys,
@@ -14,9 +16,13 @@ from server.pages import (
     model_list,
     model_page,
     moving_heads,
+    new_keys,
+    pausing_models,
+    revoking_keys,
     rollout_list,
     static_files,
     system,
+    team_page,
     trace_page,
 )
 from server.pages.routing import PageRoute
@@ -30,13 +36,19 @@ _ROOMS = (
     model_list,
     model_page,
     moving_heads,
+    pausing_models,
     alarms,
+    guard_form,
     job_list,
     job_page,
     rollout_list,
     trace_page,
     system,
+    draining,
     keys,
+    new_keys,
+    revoking_keys,
+    team_page,
 )
 for room in _ROOMS:
     router.include_router(room.router)

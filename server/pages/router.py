@@ -22,6 +22,8 @@ from server.pages import (
     rollout_list,
     static_files,
     system,
+    taskset_page,
+    tasksets,
     team_page,
     trace_page,
 )
@@ -43,6 +45,8 @@ _ROOMS = (
     job_page,
     rollout_list,
     trace_page,
+    tasksets,
+    taskset_page,
     system,
     draining,
     keys,

@@ -411,7 +411,10 @@ BUDGETS = [
     ("/models/{}", 8, 16_000),
     ("/models/{}?tab=checkpoints", 11, 110_000),
     ("/models/{}?tab=checkpoints&before=500", 11, 110_000),
+    ("/models/{}?tab=guard", 11, 24_000),
     ("/models/{}/head?to=base", 6, 16_000),
+    ("/models/{}/pause", 4, 8_000),
+    ("/models/{}/guard/rules/held_out", 4, 8_000),
     ("/live/models/{}/series", 6, 110_000),
     ("/live/models/{}/series?after=999", 6, 12_000),
 ]

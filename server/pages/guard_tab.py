@@ -42,7 +42,12 @@ class Threshold:
     @property
     def text(self) -> str:
         """As a field holds it."""
-        return str(int(self.value)) if float(self.value).is_integer() else repr(self.value)
+        return _text(self.value)
+
+    @property
+    def default_text(self) -> str:
+        """What stands there unless somebody chooses."""
+        return _text(self.default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +89,7 @@ def seen_rules(guard: Guard, was: GuardRequest) -> list[SeenRule]:
         )
         for name, rule in guard.rules.items()
     ]
+
+
+def _text(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else repr(value)

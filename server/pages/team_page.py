@@ -79,27 +79,27 @@ def _lines(team: TeamWithUsage) -> list[dict[str, Any]]:
     """Name, label, what is used (None: not counted here), what may be, and what happens at the limit."""
     may, used = team.quotas, team.usage
     return [
-        _line("max_models", "Models", used.num_models, may.max_models, "forks are refused"),
+        _line("max_models", "Models", used.num_models, may.max_models, "forks are refused (403)"),
         _line(
             "max_storage_bytes",
             "Storage of checkpoints",
             used.storage_bytes,
             may.max_storage_bytes,
-            "steps are refused; their gradients stay. In GiB, as 200 GiB, or in bytes",
+            "steps are refused (403), and their gradients stay. As 200 GiB, or in bytes",
         ),
         _line(
             "max_concurrent_rollouts",
             "Rollouts at once",
             None,
             may.max_concurrent_rollouts,
-            "further chats are refused (429) until one ends",
+            "further chats wait for up to a minute, and are refused (429) then",
         ),
         _line(
             "max_training_tokens_per_day",
             "Training tokens a day",
             used.training_tokens_today,
             may.max_training_tokens_per_day,
-            "training calls are refused (429) until 00:00 UTC",
+            "batches are refused (429) until 00:00 UTC; steps are not",
         ),
     ]
 

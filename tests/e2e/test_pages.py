@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.e2e.box import Box
@@ -56,6 +57,17 @@ async def test_a_run_is_watched_rolled_back_and_watched_on(box: Box, browser: Br
 
         await page.get_by_role("link", name="Training", exact=True).click()
         await expect(page.locator("[data-chart=reward] .now")).to_contain_text("went on from 0001-")
+        await page.get_by_role("link", name="Pause training").click()
+        await page.get_by_label("Reason").fill("to be looked at")
+        await page.get_by_role("button", name="Pause training").click()
+        await expect(page.get_by_role("status").filter(has_text="to be looked at")).to_be_visible()
+        with pytest.raises(AssertionError, match="409 .*to be looked at"):
+            await asyncio.to_thread(
+                box.call, "POST", f"/v1/models/{model_id}/train/optim-step", {"learning_rate": 1e-3}
+            )
+        await page.get_by_role("link", name="Resume training").click()
+        await page.get_by_role("button", name="Resume training").click()
+        await expect(page.get_by_role("link", name="Pause training")).to_be_visible()
         for path, words in (("/system", "tiny-arith"), ("/keys", "headway up")):
             await visit.go(path)
             await expect(page.locator("main")).to_contain_text(words)

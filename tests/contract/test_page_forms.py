@@ -22,7 +22,7 @@ from server.settings import ServerSettings
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, ApiKeyRow, EventRow, ModelRow, SamplerRow, TeamRow, TrainerRow
 from tests.contract.conftest import Team, new_team
-from tests.contract.test_pages import csrf_token, key_of, signed_in, team_id, visitor
+from tests.contract.test_pages import counted_queries, csrf_token, key_of, signed_in, team_id, visitor
 
 __all__ = ["visitor"]
 
@@ -139,6 +139,37 @@ async def test_a_form_does_what_its_role_may_and_nothing_for_others(scene: Scene
         if not may and question is not None and "{key}" in question:
             async with database.session() as session:
                 assert (await session.get_one(ApiKeyRow, uuid.UUID(things["key"]))).revoked_at is None
+
+
+SEEN = {
+    "/models/{model}": (TRAIN, 'href="/models/{model}/pause"'),
+    "/models/{model}?tab=guard": (TRAIN, "/guard/rules/entropy"),
+    "/system": (ADMIN, "/drain"),
+    "/keys": (KEYS, 'href="/keys/new"'),
+}
+"""What leads to a form: who sees it."""
+
+
+@pytest.mark.parametrize("path", SEEN)
+async def test_who_may_not_press_a_button_does_not_see_it(scene: Scene, path):
+    allowed, button = SEEN[path]
+    for role in ROLES:
+        reply = await scene.browsers[role].get(path.format(**scene.things))
+        assert (button.format(**scene.things) in reply.text) == (role in allowed), role
+
+
+BUDGETS = [("/keys", 6, 140_000), ("/keys/new", 2, 8_000), ("/teams/{team}", 4, 8_000), ("/system", 9, 60_000),
+           ("/system/trainer/{trainer}/drain", 6, 8_000)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "most_queries", "most_bytes"), BUDGETS)
+async def test_pages_of_operators_cost_few_queries_and_bytes(scene: Scene, path, most_queries, most_bytes):
+    marker = uuid.uuid4().hex
+    with counted_queries(marker) as queries:
+        reply = await scene.browsers["operator"].get(path.format(**scene.things), headers={"X-Request-Id": marker})
+    assert reply.status_code == 200
+    assert 1 <= len(queries) <= most_queries, "\n".join(queries)
+    assert len(reply.content) <= most_bytes
 
 
 async def events_of(database: AsyncDatabase, subject_id: Any) -> list[str]:
@@ -302,7 +333,7 @@ async def test_a_rule_is_set_and_left_to_its_defaults_again(team: Team, model, v
     assert (rule["parameters"]["bound"], rule["actions"], rule["enabled"]) == (0.25, ["pause"], True)
     page = (await visitor.get(tab)).text
     assert (page.count(">default<"), page.count(">set<")) == (7, 1)
-    assert "instead of 0.5000" in page
+    assert "instead of 0.5<" in page
     for wrong, said in [({"p_bound": "much"}, "bound must be a number"), ({"p_steps": "1.5"}, "a whole number"),
                         ({"action_webhook": "on"}, "no webhook_url"), ({"p_bound": "nan"}, "finite")]:  # fmt: skip
         reply = await submit(visitor, question, **wrong)

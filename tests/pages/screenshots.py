@@ -203,6 +203,10 @@ async def main(out: Path) -> None:
                         await visit.go(path)
                         await visit.settled()
                         await visit.page.screenshot(path=out / f"{name}-{look}.png", full_page=True)
+                    await visit.go("/keys/new")
+                    await visit.page.get_by_label("Name", exact=True).fill(f"made in {look}")
+                    await visit.page.get_by_role("button", name="Make the key").click()
+                    await visit.page.screenshot(path=out / f"key-made-{look}.png", full_page=True)
         await database.close()
         postgres.stop()
 

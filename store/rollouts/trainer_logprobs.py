@@ -5,9 +5,12 @@ They are there to be looked at. Nothing waits for them and nothing goes by them,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -95,11 +98,19 @@ async def read_trainer_logprobs(
 ) -> dict[UUID, TrainerLogprobsOf]:
     """What is kept of the team's traces; a trace without any is left out."""
     rows = await (await connection.execute(_READ, {"team_id": team_id, "ids": list(set(trace_ids))})).fetchall()
-    found = dict[UUID, dict[bytes, TrainerLogprobs]]()
+    return await asyncio.to_thread(_unpacked, rows) if rows else {}
+
+
+def _unpacked(rows: Sequence[Any]) -> dict[UUID, TrainerLogprobsOf]:
+    found = defaultdict[UUID, dict[bytes, TrainerLogprobs]](dict)
     for row in rows:
-        kept = TrainerLogprobs(
-            row.operation_id, row.kind, row.model_id, row.checkpoint_id, row.step, row.computed_at,
+        found[row.trace_id][row.digest] = TrainerLogprobs(
+            row.operation_id,
+            row.kind,
+            row.model_id,
+            row.checkpoint_id,
+            row.step,
+            row.computed_at,
             unpack(row.logprobs)[2],
-        )  # fmt: skip
-        found.setdefault(row.trace_id, {})[row.digest] = kept
+        )
     return dict(found)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
+import math
 import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psycopg
 import pytest
 import structlog
 from sqlalchemy import text
 
 from store.blobs import BlobStore
-from store.database import AsyncDatabase
-from store.tables import CheckpointRow, ModelRow
+from store.database import AsyncDatabase, Database
+from store.rollouts.digests import sample_digest
+from store.rollouts.trainer_logprobs import Pass, keep_trainer_logprobs
+from store.tables import CheckpointRow, ModelRow, OperationRow
 from tests.contract.conftest import Team, new_team
 from tests.contract.test_pages import HTML, counted_queries, signed_in, team_id
-from tests.pages.rollouts import HUGE, add_groups, add_job, tell, trace_row
+from tests.pages.rollouts import HUGE, add_groups, add_job, tell, trace_row, turns
 from tests.pages.scenes import add_model, grow
 
 REWARDS: list[list[float | None]] = [[0.0, 0.5, 1.0], [1.0, 1.0], [0.0, 0.0], [0.5, 0.5], [None, 1.0]]
@@ -185,6 +191,102 @@ async def test_an_opened_turn_has_every_token_with_its_logprob(scene, visitor):
     assert "⏎" in table[-1]
 
 
+GAPS = (0.0, -0.02, 0.07, -0.3, 0.8, -2.0)
+"""Of the first tokens of a turn, trainer less sampler; the others have none."""
+
+
+@pytest.fixture(scope="module")
+async def passed(scene: Scene, database: AsyncDatabase, database_url: str, base: ModelRow) -> Any:
+    """A rollout of which a trainer went over the first of its two turns."""
+    async with database.session() as session:
+        owner = await team_id(database, scene.team)
+        model = await add_model(session, owner, base.id, f"passed-{uuid.uuid4().hex[:6]}")
+        (checkpoint,) = await grow(session, model, 1)
+        trace = trace_row(owner, model_id=model.id)
+        operation = OperationRow(
+            model_id=model.id, sequence=99, kind="forward_backward", state="done", payload=b"", head_version=0
+        )
+        session.add_all([trace, operation])
+    await tell(database, BlobStore(Path("/nonexistent")), trace, num_turns=2, checkpoint=checkpoint)
+    (turn, _), _ = turns(2, 40)
+    logprobs = turn.sampling_logprobs.copy()
+    logprobs[: len(GAPS)] += np.array(GAPS, np.float32)
+    made_by = Pass(operation.id, model.id, checkpoint.id, 7)
+
+    def keep() -> None:
+        sync = Database(database_url)
+        with sync.connection() as connection:
+            assert keep_trainer_logprobs(connection, made_by, trace.id, {sample_digest(turn): logprobs}) == 1
+        sync.close()
+
+    await asyncio.to_thread(keep)
+    return trace.id, operation.id, checkpoint, logprobs
+
+
+async def test_the_trainers_logprobs_stand_beside_the_samplers(scene, passed, visitor):
+    trace_id, _, checkpoint, logprobs = passed
+    said = await words(visitor, f"/trace/{trace_id}")
+    for one in (
+        "Trainer to sampler 0.0798 in the mean, 2.00 at most",
+        f"Trainer at {checkpoint.name} step 7,",
+        "forward backward; 1 of 2 turns",
+        "40 tokens, mean logprob",
+        f"The trainer went over them at {checkpoint.name} , step 7: its logprobs differ by 0.0798 nats in the mean",
+    ):
+        assert one in said, f"{one!r} in {said}"
+    table = rows_of((await visitor.get(f"/trace/{trace_id}?open=2")).text)
+    for row, logprob in zip(table, logprobs, strict=True):
+        assert float(row.replace("−", "-").split()[-2]) == pytest.approx(logprob, rel=1e-2, abs=1e-4)
+    assert [row.replace("−", "-").split()[-1] for row in table[: len(GAPS)]] == [
+        "0", "-0.0200", "+0.0700", "-0.300", "+0.800", "-2.00",
+    ]  # fmt: skip
+    other = (await visitor.get(f"/trace/{trace_id}?open=4")).text
+    assert "Trainer logprob" not in other, "no pass went over the second turn"
+
+
+async def test_differences_are_coloured_and_said(passed, visitor):
+    by_gap = (await visitor.get(f"/trace/{passed[0]}?by=trainer")).text
+    levels = re.findall(r'<span class="p(\d)" title="[^"]* likely to the trainer', by_gap)
+    assert levels[: len(GAPS)] == ["0", "0", "1", "2", "3", "4"]
+    assert set(levels[len(GAPS) :]) == {"0"}
+    unseen = re.findall(r'class="unseen"> \(([^)]*)\)', by_gap)
+    assert unseen == [
+        "0.070 nats more likely to the trainer",
+        "0.30 nats less likely to the trainer",
+        "0.80 nats more likely to the trainer",
+        "2.0 nats less likely to the trainer",
+    ]
+    assert "unseen" not in (await visitor.get(f"/trace/{passed[0]}")).text
+    assert (await visitor.get(f"/trace/{passed[0]}?by=x")).status_code == 422
+
+
+async def test_the_api_tells_the_trainers_logprobs_and_the_pass(scene, passed, other_team):
+    trace_id, operation_id, checkpoint, logprobs = passed
+    told = (await scene.team.http.get(f"/v2/traces/{trace_id}")).json()
+    figures = {
+        "num_tokens": 40,
+        "mean_abs_difference": pytest.approx(sum(map(abs, GAPS)) / 40, rel=1e-5),
+        "max_abs_difference": pytest.approx(2, rel=1e-5),
+        "kl_k3": pytest.approx(sum(math.expm1(gap) - gap for gap in GAPS) / 40, rel=1e-4),
+    }
+    assert told["trainer_difference"] == figures
+    first, second = [turn["trainer"] for turn in told["turns"]]
+    assert second is None
+    assert first.pop("computed_at")
+    assert np.array(first.pop("logprobs"), np.float32).tobytes() == logprobs.tobytes()
+    assert first == {
+        "operation_id": str(operation_id),
+        "kind": "forward_backward",
+        "model_id": str(checkpoint.model_id),
+        "checkpoint_id": str(checkpoint.id),
+        "step": 7,
+        "difference": figures,
+    }
+    brief = (await scene.team.http.get(f"/v2/traces/{trace_id}?tokens=false")).json()
+    assert "logprobs" not in brief["turns"][0]["trainer"]
+    assert (await other_team.http.get(f"/v2/traces/{trace_id}")).status_code == 404
+
+
 async def test_without_telemetry_the_gateways_record_is_told(scene, visitor):
     said = await words(visitor, f"/trace/{scene.untold}")
     assert "Put together from what the gateway served" in said
@@ -341,9 +443,9 @@ BUDGETS = [
     ("/jobs/{crowd}?verdict=teaches", 3, 70_000),
     ("/jobs/{crowd}?tab=rollouts", 5, 50_000),
     ("/traces", 3, 55_000),
-    ("/trace/{told}", 8, 24_000),
-    ("/trace/{long}", 8, 150_000),
-    ("/trace/{long}?open=100", 8, 190_000),
+    ("/trace/{told}", 9, 24_000),
+    ("/trace/{long}", 9, 150_000),
+    ("/trace/{long}?open=100", 9, 190_000),
 ]
 
 

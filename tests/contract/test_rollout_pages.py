@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 import json
 import math
@@ -22,13 +21,11 @@ import structlog
 from sqlalchemy import text
 
 from store.blobs import BlobStore
-from store.database import AsyncDatabase, Database
-from store.rollouts.digests import sample_digest
-from store.rollouts.trainer_logprobs import Pass, keep_trainer_logprobs
-from store.tables import CheckpointRow, ModelRow, OperationRow
+from store.database import AsyncDatabase
+from store.tables import CheckpointRow, ModelRow
 from tests.contract.conftest import Team, new_team
 from tests.contract.test_pages import HTML, counted_queries, signed_in, team_id
-from tests.pages.rollouts import HUGE, add_groups, add_job, tell, trace_row, turns
+from tests.pages.rollouts import GAPS, HUGE, add_groups, add_job, pass_over, tell, trace_row, turns
 from tests.pages.scenes import add_model, grow
 
 REWARDS: list[list[float | None]] = [[0.0, 0.5, 1.0], [1.0, 1.0], [0.0, 0.0], [0.5, 0.5], [None, 1.0]]
@@ -191,35 +188,21 @@ async def test_an_opened_turn_has_every_token_with_its_logprob(scene, visitor):
     assert "⏎" in table[-1]
 
 
-GAPS = (0.0, -0.02, 0.07, -0.3, 0.8, -2.0)
-"""Of the first tokens of a turn, trainer less sampler; the others have none."""
-
-
 @pytest.fixture(scope="module")
-async def passed(scene: Scene, database: AsyncDatabase, database_url: str, base: ModelRow) -> Any:
+async def passed(scene: Scene, database: AsyncDatabase, base: ModelRow) -> Any:
     """A rollout of which a trainer went over the first of its two turns."""
     async with database.session() as session:
         owner = await team_id(database, scene.team)
         model = await add_model(session, owner, base.id, f"passed-{uuid.uuid4().hex[:6]}")
         (checkpoint,) = await grow(session, model, 1)
         trace = trace_row(owner, model_id=model.id)
-        operation = OperationRow(
-            model_id=model.id, sequence=99, kind="forward_backward", state="done", payload=b"", head_version=0
-        )
-        session.add_all([trace, operation])
+        session.add(trace)
     await tell(database, BlobStore(Path("/nonexistent")), trace, num_turns=2, checkpoint=checkpoint)
     (turn, _), _ = turns(2, 40)
+    async with database.session() as session:
+        operation = await pass_over(session, trace, checkpoint, [turn])
     logprobs = turn.sampling_logprobs.copy()
     logprobs[: len(GAPS)] += np.array(GAPS, np.float32)
-    made_by = Pass(operation.id, model.id, checkpoint.id, 7)
-
-    def keep() -> None:
-        sync = Database(database_url)
-        with sync.connection() as connection:
-            assert keep_trainer_logprobs(connection, made_by, trace.id, {sample_digest(turn): logprobs}) == 1
-        sync.close()
-
-    await asyncio.to_thread(keep)
     return trace.id, operation.id, checkpoint, logprobs
 
 

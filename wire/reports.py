@@ -122,6 +122,20 @@ class TraceDetail(Trace):
     other_samples: list[dict[str, Any]]
 
 
+class ScoreTrace(BaseModel):
+    """Which model is to go over a rollout: id, slug or name; none: the one that it was sampled from."""
+
+    model: str | None = Field(default=None, max_length=512)
+
+
+class ScoredTrace(BaseModel):
+    """The forward whose logprobs the rollout has now."""
+
+    trace_id: str
+    model_id: str
+    operation_id: str
+
+
 class TraceSpans(BaseModel):
     """Spans as they were sent."""
 

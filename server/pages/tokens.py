@@ -13,7 +13,7 @@ from store.rollouts.trainer_logprobs import TrainerLogprobs, TrainerLogprobsOf
 
 LEVELS = ((0.9, "90 % and more"), (0.5, "50 to 90 %"), (0.1, "10 to 50 %"), (0.01, "1 to 10 %"), (0.0, "below 1 %"))
 """Least probability of each level, and the level in words."""
-GAP_LEVELS = ((0.05, "within 0.05"), (0.2, "up to 0.2"), (0.5, "up to 0.5"), (1.0, "up to 1"), (math.inf, "more"))
+GAP_LEVELS = ((0.05, "within 0.05 nats"), (0.2, "up to 0.2"), (0.5, "up to 0.5"), (1.0, "up to 1"), (math.inf, "more"))
 """Largest difference of each level in nats, and the level in words."""
 _MOST_TEXT = 60
 

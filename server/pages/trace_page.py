@@ -20,6 +20,7 @@ from server.pages.addresses import address
 from server.pages.rendering import page
 from server.pages.rollout_rows import CheckpointName, checkpoint_names
 from server.pages.routing import PageRoute
+from server.pages.scoring import is_scorable
 from server.pages.signing_in import VisitorDep
 from server.pages.story import Part, Scene, Story, readable, tell
 from server.pages.tokens import GAP_LEVELS, LEVELS, Strip, last_passes, mean_logprob, strip_of
@@ -118,6 +119,7 @@ async def trace_page(
         named = {one.checkpoint_id for one in (*rollout.told, *rollout.others, *kept.values())}
         names = await checkpoint_names(connection, team_id, {one for one in named if one is not None})
         job = await find_job(connection, team_id, rollout.trace.job_id) if rollout.trace.job_id else None
+        may_score = visitor.may_train and await is_scorable(connection, rollout.trace)
     values = await asyncio.to_thread(_values, rollout, spans, kept, names, start, opened, token)
     by = by if values["trainer_gap"] else None
     return page(
@@ -127,6 +129,7 @@ async def trace_page(
         job=job,
         group=_group_link(job, rollout),
         by=by,
+        may_score=may_score,
         levels=GAP_LEVELS if by else LEVELS,
         **values,
     )

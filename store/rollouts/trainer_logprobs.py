@@ -46,6 +46,13 @@ _READ = """
     where l.team_id = %(team_id)s and l.trace_id = any(%(ids)s)
 """
 
+_IS_KEPT = """
+    select exists (
+        select from trainer_logprobs
+        where team_id = %(team_id)s and trace_id = %(trace_id)s and operation_id = %(operation_id)s
+    ) as is_kept
+"""
+
 _NONE = np.zeros(0, np.int32)
 
 
@@ -91,6 +98,13 @@ def keep_trainer_logprobs(
         "logprobs": [pack(_NONE, _NONE, row) for row in logprobs.values()],
     }
     return connection.execute(_KEEP, values).rowcount
+
+
+async def is_kept(connection: AsyncConnection, team_id: UUID, trace_id: UUID, operation_id: UUID) -> bool:
+    """Whether what this pass made of the trace is there."""
+    asked = {"team_id": team_id, "trace_id": trace_id, "operation_id": operation_id}
+    row = await (await connection.execute(_IS_KEPT, asked)).fetchone()
+    return bool(row and row.is_kept)
 
 
 async def read_trainer_logprobs(

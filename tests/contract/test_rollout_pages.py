@@ -20,11 +20,12 @@ import pytest
 import structlog
 from sqlalchemy import text
 
+from server.auth.issuing import Grant
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.tables import CheckpointRow, ModelRow
 from tests.contract.conftest import Team, new_team
-from tests.contract.test_pages import HTML, counted_queries, signed_in, team_id
+from tests.contract.test_pages import HTML, counted_queries, key_of, signed_in, team_id
 from tests.pages.rollouts import GAPS, HUGE, add_groups, add_job, pass_over, tell, trace_row, turns
 from tests.pages.scenes import add_model, grow
 
@@ -270,6 +271,41 @@ async def test_the_api_tells_the_trainers_logprobs_and_the_pass(scene, passed, o
     assert (await other_team.http.get(f"/v2/traces/{trace_id}")).status_code == 404
 
 
+async def test_the_trainer_is_asked_by_a_button_where_it_can_help(scene, passed, visitor, origin, database):
+    def button(page: httpx.Response) -> bool:
+        return f"{page.request.url.path.replace('/trace/', '/forms/traces/')}/logprobs" in page.text
+
+    assert "Score again with the trainer" in await words(visitor, f"/trace/{passed[0]}")
+    pages = [await visitor.get(f"/trace/{one}") for one in (scene.told, scene.failed, scene.long)]
+    assert [button(page) for page in pages] == [True, False, False], "one failed, one is of no model"
+    form = f"/forms/traces/{scene.failed}/logprobs"
+    assert (await visitor.post(form, data={"csrf_token": "x"})).status_code == 403
+    token = re.search(r'name="csrf_token" value="([^"]+)"', pages[0].text)
+    assert token
+    reply = await visitor.post(form, data={"csrf_token": token[1]})
+    assert reply.status_code == 422
+    assert "It is not on record which model" in html.unescape(reply.text)
+    for path in ("x", uuid.uuid4()):
+        reply = await visitor.post(f"/forms/traces/{path}/logprobs", data={"csrf_token": token[1]})
+        assert reply.status_code == 404
+    async with signed_in(origin, await key_of(database, scene.team, Grant("looks", "viewer"))) as looker:
+        assert not button(await looker.get(f"/trace/{scene.told}"))
+
+
+async def test_a_rollout_that_cannot_be_trained_on_is_not_scored_either(scene, other_team, model):
+    http = scene.team.http
+    for body, status, sentence in (
+        ({}, 422, "not on record which model"),
+        ({"model": "no-such"}, 404, "no-such"),
+        ({"model": "org/Tiny-Base"}, 403, "is a base model"),
+        ({"model": scene.checkpoint.model_id.hex}, 422, "this rollout ended in an error"),
+    ):
+        reply = await http.post(f"/v2/traces/{scene.failed}/logprobs", json=body)
+        assert (reply.status_code, sentence in reply.json()["detail"]) == (status, True), reply.text
+    reply = await other_team.http.post(f"/v2/traces/{scene.told}/logprobs", json={"model": model["id"]})
+    assert reply.status_code == 404
+
+
 async def test_without_telemetry_the_gateways_record_is_told(scene, visitor):
     said = await words(visitor, f"/trace/{scene.untold}")
     assert "Put together from what the gateway served" in said
@@ -426,9 +462,9 @@ BUDGETS = [
     ("/jobs/{crowd}?verdict=teaches", 3, 70_000),
     ("/jobs/{crowd}?tab=rollouts", 5, 50_000),
     ("/traces", 3, 55_000),
-    ("/trace/{told}", 9, 24_000),
-    ("/trace/{long}", 9, 150_000),
-    ("/trace/{long}?open=100", 9, 190_000),
+    ("/trace/{told}", 10, 24_000),
+    ("/trace/{long}", 10, 150_000),
+    ("/trace/{long}?open=100", 10, 190_000),
 ]
 
 

@@ -176,6 +176,17 @@ async def test_what_the_trainer_made_of_each_token_stands_beside_what_the_sample
     assert kept["logprobs"] == [one for one, is_action in zip(datum.logprobs, datum.mask, strict=True) if is_action]
 
 
+async def test_a_rollout_is_scored_by_the_model_that_is_asked(box: Box, job: Any):
+    trace_id = job.runs[1].trace_id
+    model_id = box.fork("fresh-eyes")
+    scored = box.call("POST", f"/v2/traces/{trace_id}/logprobs", {"model": "fresh-eyes"})
+    (turn,) = box.call("GET", f"/v2/traces/{trace_id}")["turns"]
+    kept = turn["trainer"]
+    assert (scored["model_id"], scored["operation_id"]) == (model_id, kept["operation_id"])
+    assert (kept["kind"], kept["model_id"], kept["checkpoint_id"], kept["step"]) == ("forward", model_id, None, 0)
+    np.testing.assert_allclose(kept["logprobs"], turn["output_logprobs"], atol=1e-3)  # a fork computes its base
+
+
 def test_the_cli_lists_jobs_and_shows_rollouts(box: Box, job: Any):
     job_id, trace_id = str(uuid.UUID(job.id)), job.runs[0].trace_id
     listed = {one["id"]: one for one in hud_json("jobs")}

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from playwright.async_api import Browser, expect
 from transformers import AutoModelForCausalLM
 
 from tests.e2e.box import Box
 from tests.e2e.test_sdk import client_of, hud_cli, hud_json
+from tests.pages.visit import visiting
 
 TURNS = 12
 
@@ -174,6 +176,19 @@ async def test_what_the_trainer_made_of_each_token_stands_beside_what_the_sample
     (datum,) = (await trainer.forward(by_id[:1])).data
     kept = last_pass(box, by_id[0], "forward", 1)["trainer"]
     assert kept["logprobs"] == [one for one, is_action in zip(datum.logprobs, datum.mask, strict=True) if is_action]
+
+
+async def test_a_button_has_the_trainer_go_over_a_rollout(box: Box, job: Any, browser: Browser):
+    trace_id = job.runs[3].trace_id
+    box.call("POST", f"/v2/trace/{trace_id}/exit", {"status": "completed", "reward": 3.0})
+    async with visiting(browser, box.url) as visit:
+        await visit.go(f"/trace/{trace_id}")
+        await visit.sign_in(box.env["HUD_API_KEY"])
+        await visit.page.get_by_role("button", name="with the trainer").click()
+        await visit.page.wait_for_url("**?by=trainer")
+        await expect(visit.page.locator(".facts")).to_contain_text("Trainer to sampler")
+        await expect(visit.page.locator(".facts")).to_contain_text(", forward")
+        assert visit.console == []
 
 
 async def test_a_rollout_is_scored_by_the_model_that_is_asked(box: Box, job: Any):

@@ -95,7 +95,7 @@ async def test_rollouts_come_back_with_what_the_trainer_made_of_them(
     sample = NewSample(estate.world.team_id, trace_id, turn)
     await record(async_database, estate.blobs, [TraceRecord(estate.world.team_id, trace_id, [sample])])
     with estate.database.connection() as connection:
-        made_by = Pass(estate.operation("forward", state="done"), model_id, None, 0)
+        made_by = Pass(estate.operation("forward", state="done", result=b"r"), model_id, None, 0)
         assert keep_trainer_logprobs(connection, made_by, trace_id, {sample.digest: turn.sampling_logprobs}) == 1
     target.restore(write(estate))
     for table in ("traces", "samples", "trainer_logprobs"):

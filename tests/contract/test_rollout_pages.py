@@ -271,6 +271,17 @@ async def test_the_api_tells_the_trainers_logprobs_and_the_pass(scene, passed, o
     assert (await other_team.http.get(f"/v2/traces/{trace_id}")).status_code == 404
 
 
+async def test_a_pass_of_another_model_is_named_as_one(scene, passed, visitor, database):
+    _, _, checkpoint, _ = passed
+    async with database.session() as session:
+        trace = trace_row(await team_id(database, scene.team), model_id=scene.checkpoint.model_id)
+        session.add(trace)
+    await tell(database, BlobStore(Path("/nonexistent")), trace, num_turns=1)
+    async with database.session() as session:
+        await pass_over(session, trace, checkpoint, turns(1, 40)[0])
+    assert f"Trainer at {checkpoint.name} of another model step 7" in await words(visitor, f"/trace/{trace.id}")
+
+
 async def test_the_trainer_is_asked_by_a_button_where_it_can_help(scene, passed, visitor, origin, database):
     def button(page: httpx.Response) -> bool:
         return f"{page.request.url.path.replace('/trace/', '/forms/traces/')}/logprobs" in page.text

@@ -113,7 +113,7 @@ async def pass_over(
     """What a trainer keeps of a pass over turns on record; only for the first tokens of each it differs by `GAPS`."""
     operation = OperationRow(
         model_id=checkpoint.model_id,
-        sequence=1_000_000,
+        sequence=random.randrange(10**6, 10**9),
         kind="forward_backward",
         state="done",
         payload=b"",

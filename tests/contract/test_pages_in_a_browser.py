@@ -18,7 +18,7 @@ from store.tables import AlarmRow, ApiKeyRow, CheckpointRow, EvalRow, ModelRow, 
 from tests.contract.conftest import Team
 from tests.contract.test_pages import key_of, team_id
 from tests.contract.test_tasksets import task, upload
-from tests.pages.rollouts import add_groups, add_job, tell, trace_row
+from tests.pages.rollouts import add_groups, add_job, pass_over, tell, trace_row, turns
 from tests.pages.scenes import add_model, grow
 from tests.pages.visit import Visit, visiting
 
@@ -65,6 +65,8 @@ async def scene(
     blobs = BlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
     await tell(database, blobs, told, checkpoint=second[-1])
     await tell(database, blobs, untold, checkpoint=second[-1], is_told=False)
+    async with database.session() as session:
+        await pass_over(session, told, second[-1], turns(3, 40)[0])
     ids = [row.id for row in (trained, fresh, base, job, told, untold, raised)]
     return Scene(*map(str, [*ids, taskset_id, owner, key.id, trainer.id]))
 
@@ -108,6 +110,7 @@ PAGES = [
     "/jobs/{job}?tab=rollouts",
     "/traces?min_reward=0",
     "/trace/{told}?open=2",
+    "/trace/{told}?by=trainer",
     "/trace/{untold}",
     "/tasksets",
     "/tasksets/{taskset}?task=task-1",

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 ATTEMPTS = 5
 _LEASE_S = 180.0
 """Longer than an attempt takes: samplers load the checkpoint, and the receiver answers."""
+_LEFT = "the head had been moved elsewhere meanwhile, and was left there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ async def _act(context: Context, alarm: AlarmRow) -> None:
     if "rollback" in alarm.actions and "rollback" not in outcome:
         try:
             outcome["rollback"] = await _roll_back(context, alarm)
+        except _Undone:
+            return
         except HeadwayError as error:
             failures["rollback"] = error.message
     last = alarm.attempts >= ATTEMPTS
@@ -80,8 +83,12 @@ async def _act(context: Context, alarm: AlarmRow) -> None:
 
 
 async def _roll_back(context: Context, alarm: AlarmRow) -> str:
-    """Back to the best held-out checkpoint; what came of it. Without a held-out score the model is paused instead."""
+    """Back to the best held-out checkpoint; what came of it. Without a held-out score the model is paused instead.
+
+    Raises _Undone where somebody took the alarm back before anything was done.
+    """
     async with context.database.session() as session:
+        await _lock_pending(session, alarm)
         model = await session.get_one(ModelRow, alarm.model_id)
         head = model.head_checkpoint_id
         goal = await _goal(session, alarm)
@@ -93,14 +100,45 @@ async def _roll_back(context: Context, alarm: AlarmRow) -> str:
             alarm.head_after = _named(head)
             moved = alarm.head_before != alarm.head_after
             return f"{goal.why}; the head was set to it" if moved else f"{goal.why}; the head was there already"
-        if alarm.checkpoint_id is not None and alarm.checkpoint_id not in {
-            row.id for row in await path_to(session, head)
-        }:
-            return "the head had been moved elsewhere meanwhile, and was left there"
-    to = str(goal.score.checkpoint_id) if goal.score.checkpoint_id else None
-    await roll_to(context, model, to, GUARD, f"{alarm.rule}: {alarm.message}"[:1000])
-    alarm.head_after = to or BASE
+        if await _was_moved(session, alarm, head):
+            return _LEFT
+    to = _named(goal.score.checkpoint_id)
+
+    async def check(session: AsyncSession) -> None:
+        """The alarm first, then the model: the order in which an undo locks them."""
+        row = await _lock_pending(session, alarm)
+        model = await session.get_one(ModelRow, alarm.model_id, with_for_update=True, populate_existing=True)
+        if await _was_moved(session, alarm, model.head_checkpoint_id):
+            raise _HeadMoved
+        row.head_after = to
+
+    try:
+        why = f"{alarm.rule}: {alarm.message}"[:1000]
+        await roll_to(context, model, to if to != BASE else None, GUARD, why, check)
+    except _HeadMoved:
+        return _LEFT
+    alarm.head_after = to
     return f"{goal.why}; the head was set to it"
+
+
+class _Undone(Exception):
+    """Somebody has taken the alarm back."""
+
+
+class _HeadMoved(Exception):
+    """The head is on a branch that the alarm does not speak of."""
+
+
+async def _lock_pending(session: AsyncSession, alarm: AlarmRow) -> AlarmRow:
+    row = await session.get_one(AlarmRow, alarm.id, with_for_update=True, populate_existing=True)
+    if row.state != "pending":
+        raise _Undone
+    return row
+
+
+async def _was_moved(session: AsyncSession, alarm: AlarmRow, head: UUID | None) -> bool:
+    on_path = {row.id for row in await path_to(session, head)}
+    return alarm.checkpoint_id is not None and alarm.checkpoint_id not in on_path
 
 
 def _named(checkpoint_id: UUID | None) -> str:

@@ -11,7 +11,7 @@ from server.auth.dependencies import CallerDep, ReporterDep
 from server.context import ContextDep
 from server.jobs import service
 from server.models.repository import as_uuid
-from server.traces.visibility import SeenJob, require_job
+from server.traces.visibility import ReportedJob, SeenJob, require_job
 from wire.reports import CancelRequest, Deleted, Job, JobCancelled, JobEntered, JobPage, JobsCancelled, Pin, TracePage
 
 router = APIRouter(tags=["jobs"])
@@ -20,7 +20,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=256)]
 
 
-@router.post("/v2/trace/job/{job_id}/enter", dependencies=[SeenJob])
+@router.post("/v2/trace/job/{job_id}/enter", dependencies=[ReportedJob])
 async def enter(context: ContextDep, caller: ReporterDep, job_id: UUID, body: JobEntered) -> dict[str, str]:
     """A job begins."""
     async with context.database.session() as session:

@@ -36,8 +36,9 @@ async def require_trace(context: Context, caller: Caller, trace_id: UUID, *, rep
     raise Forbidden(f"this key is for some models alone, and the trace {trace_id} is of none of them")
 
 
-async def require_job(context: Context, caller: Caller, job_id: UUID) -> None:
-    """Raises Forbidden for a job with rollouts of other models, or with none of the key's."""
+async def require_job(context: Context, caller: Caller, job_id: UUID, *, reports: bool = False) -> None:
+    """Raises Forbidden for a job with rollouts of other models, or with none of the key's; one without rollouts passes.
+    reports: so does one whose rollouts are of no known model."""
     if caller.model_ids is None:
         return
     own = func.bool_or(TraceRow.model_id.in_(caller.model_ids))
@@ -45,7 +46,7 @@ async def require_job(context: Context, caller: Caller, job_id: UUID) -> None:
     query = select(func.count(), own, others).where(TraceRow.team_id == caller.team_id, TraceRow.job_id == job_id)
     async with context.database.session() as session:
         num_traces, has_own, has_others = (await session.execute(query)).one()
-    if num_traces and (has_others or not has_own):
+    if num_traces and (has_others or not (has_own or reports)):
         raise Forbidden(f"this key is for some models alone, and the job {job_id} is not of these alone")
 
 
@@ -61,5 +62,10 @@ async def _seen_job(context: ContextDep, caller: AnyCallerDep, job_id: UUID) -> 
     await require_job(context, caller, job_id)
 
 
-SeenTrace, ReportedTrace, SeenJob = Depends(_seen_trace), Depends(_reported_trace), Depends(_seen_job)
+async def _reported_job(context: ContextDep, caller: AnyCallerDep, job_id: UUID) -> None:
+    await require_job(context, caller, job_id, reports=True)
+
+
+SeenTrace, ReportedTrace = Depends(_seen_trace), Depends(_reported_trace)
+SeenJob, ReportedJob = Depends(_seen_job), Depends(_reported_job)
 """For routes with `{trace_id}` or `{job_id}` in their path."""

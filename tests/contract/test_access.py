@@ -98,6 +98,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v2/traces/import"): (TRAIN, {"prompt_token_ids": [1], "output_token_ids": [2], "reward": 1.0}),
     ("GET", "/v2/traces/{trace_id}"): (READ, None),
     ("GET", "/v2/traces/{trace_id}/spans"): (READ, None),
+    ("POST", "/v2/traces/{trace_id}/logprobs"): (TRAIN, {"model": "{model_id}"}),
     ("PUT", "/v2/traces/{trace_id}/pin"): (TRAIN, None),
     ("DELETE", "/v2/traces/{trace_id}/pin"): (TRAIN, None),
     ("DELETE", "/v2/traces/{trace_id}"): (TRAIN, None),
@@ -333,7 +334,7 @@ async def test_a_key_for_one_model_opens_its_rollouts_and_jobs_and_no_others(sce
     body = ROUTES[method, path][1]
     other = await scene.http.request(method, _filled(path, narrowed["other"]), json=body, headers=headers)
     assert (other.status_code, other.json()["code"]) == (403, "forbidden"), other.text
-    if method != "DELETE" or "pin" in path:
+    if (method != "DELETE" or "pin" in path) and "logprobs" not in path:
         own = await scene.http.request(method, _filled(path, narrowed["own"]), json=body, headers=headers)
         assert own.status_code == 200, own.text
 
@@ -366,3 +367,17 @@ async def test_a_job_with_rollouts_of_several_models_is_not_of_one_alone(scene, 
     for trace in (own, other):
         (await scene.http.delete(f"/v2/traces/{trace}", headers=member)).raise_for_status()
     (await scene.http.delete(f"/v2/jobs/{job}", headers=member)).raise_for_status()
+
+
+async def test_a_key_for_one_model_reports_rollouts_whose_model_nobody_has_told_yet(scene, narrowed):
+    headers, job, trace = {"Authorization": f"Bearer {narrowed['key']}"}, str(uuid.uuid4()), str(uuid.uuid4())
+    reports = [
+        (f"/v2/trace/job/{job}/enter", {"name": "new"}),
+        (f"/v2/trace/{trace}/enter", {"job_id": job}),
+        (f"/v2/trace/job/{job}/enter", {"name": "new"}),
+        (f"/v2/trace/{trace}/exit", {"status": "completed"}),
+    ]
+    for path, body in reports:
+        assert (await scene.http.post(path, json=body, headers=headers)).status_code == 200, path
+    for path in (f"/v2/trace/{trace}", f"/v2/jobs/{job}"):
+        assert (await scene.http.get(path, headers=headers)).status_code == 403, path

@@ -31,7 +31,7 @@ screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light 
 	$(BIN)/python -m tests.pages.screenshots --out screenshots
 
 test-slow: .venv/installed-dev $(TINY_BASE)/config.json  ## whole boxes that come, go, hang and move; much fuzzing
-	$(BIN)/python -m pytest -m slow tests/e2e tests/contract $(TEST_ARGS)
+	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
 
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
 	$(BIN)/python -m pytest -m gpu tests/gpu $(TEST_ARGS)

@@ -18,7 +18,7 @@ from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
 from server.evals.service import evaluation_traces
-from server.guard import acting
+from server.guard import rolling_back
 from server.guard.checking import check_due
 from server.models import heads
 from store.database import AsyncDatabase
@@ -212,8 +212,8 @@ def held_rollback(monkeypatch: pytest.MonkeyPatch) -> HeldRollback:
         finally:
             held.ended.set()
 
-    heads_load_adapter, guards_roll_to = heads.load_adapter, acting.roll_to
-    monkeypatch.setattr("server.guard.acting.roll_to", roll_to)
+    heads_load_adapter, guards_roll_to = heads.load_adapter, rolling_back.roll_to
+    monkeypatch.setattr("server.guard.rolling_back.roll_to", roll_to)
     return held
 
 

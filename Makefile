@@ -30,8 +30,8 @@ test: .venv/installed-dev .venv/browser $(TINY_BASE)/config.json  ## all tests
 screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light and dark, in screenshots/
 	$(BIN)/python -m tests.pages.screenshots --out screenshots
 
-test-slow: .venv/installed-dev $(TINY_BASE)/config.json  ## whole boxes that come, go, hang and move
-	$(BIN)/python -m pytest -m slow tests/e2e $(TEST_ARGS)
+test-slow: .venv/installed-dev $(TINY_BASE)/config.json  ## whole boxes that come, go, hang and move; much fuzzing
+	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
 
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
 	$(BIN)/python -m pytest -m gpu tests/gpu $(TEST_ARGS)

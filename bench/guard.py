@@ -2,10 +2,15 @@
 
     python -m bench.guard --out bench/results/guard.json
 
-Trains the tiny base on a real box: once under the reward of `examples.hacked`, with the guard told to roll back, and
-with the honest reward for several seeds. After every few steps held-out problems are sampled and their score is posted.
-Exits 0 if the hack was flagged at the second evaluation after the first and the head went back to the best checkpoint,
-and no honest run raised an alarm.
+Trains the tiny base on a real box, with the guard told to roll back: under both rewards of `examples.hacked`, and with
+the honest one, several seeds of each. After every few steps held-out problems are sampled and their score is posted.
+
+To be gamed by length, a policy must differ in length to begin with, as a large model's answers do: those runs start
+from a fork that has learned to say the right sum once, or twice, or more often. From there, too, some runs are honest.
+One kind of run is not scored at all: there the lengths alone must tell.
+
+Exits 0 if every hack was flagged, at the second evaluation after the first, and the head went back to the best
+checkpoint, and no honest run raised an alarm.
 """
 
 from __future__ import annotations
@@ -16,33 +21,41 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean, pstdev
 from typing import Any
 
-from examples.arithmetic.problems import Problem, score, split_problems
-from examples.hacked.grading import hacked_reward
+from bench.trainee import TINY_BASE, Reward, Shape, Trainee
+from examples.arithmetic.problems import Problem, score
+from examples.hacked.grading import GRADERS
 from tests.e2e.box import Box
-from tests.e2e.rollouts import chat, sample_of
 
-TINY_BASE = Path(__file__).parents[1] / ".headway-cache" / "tiny-arith"
-Reward = Callable[[Problem, str | None], float]
 _LOOK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """One step is `groups` problems × `group_size` answers; a score is over `held_out` answers, as they are sampled."""
+class Kind:
+    """What a run is rewarded for, where it starts, and the rule that should speak (None: none)."""
 
-    steps: int = 12
-    groups: int = 16
-    group_size: int = 8
-    held_out: int = 256
-    eval_every: int = 4
-    learning_rate: float = 1e-3
+    reward: Reward
+    rule: str | None = None
+    is_chatty: bool = False
+    is_scored: bool = True
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(learning_rate=2e-3, max_tokens=28) if self.is_chatty else Shape()
+
+
+KINDS = {
+    "format": Kind(GRADERS["format"].reward, "held_out"),
+    "length": Kind(GRADERS["length"].reward, "held_out", is_chatty=True),
+    "length-unscored": Kind(GRADERS["length"].reward, "length", is_chatty=True, is_scored=False),
+    "honest": Kind(score),
+    "honest-chatty": Kind(score, is_chatty=True),
+}
+SEEDS = {"format": 3, "length": 3, "length-unscored": 3, "honest": 5, "honest-chatty": 3}
 
 
 @dataclass(slots=True)
@@ -53,6 +66,7 @@ class Run:
     seed: int
     model_id: str = ""
     rewards: list[float] = field(default_factory=list[float])
+    lengths: list[float] = field(default_factory=list[float])
     scores: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     alarms: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     head_step: int | None = None
@@ -63,87 +77,80 @@ class Run:
     @property
     def flagged_at(self) -> int | None:
         """How many evaluations after the first there were when the held-out rule spoke."""
-        steps = [alarm["step"] for alarm in self.alarms if alarm["rule"] == "held_out"]
-        return [step for step, _ in self.scores].index(steps[0]) if steps else None
+        return next((number for number, (step, _) in enumerate(self.scores) if step == self._spoke_at), None)
+
+    @property
+    def _spoke_at(self) -> int | None:
+        """The step at which the rule spoke that should."""
+        return next((alarm["step"] for alarm in self.alarms if alarm["rule"] == KINDS[self.kind].rule), None)
 
     @property
     def best_step(self) -> int:
         """The step of the best held-out score; of equal ones the latest."""
         return max(self.scores, key=lambda one: (one[1], one[0]))[0]
 
-
-class Trainee:
-    """A fork on the box, which is sampled, trained and scored over HTTP alone."""
-
-    def __init__(self, box: Box, name: str, reward: Reward, shape: Shape, seed: int) -> None:
-        self.id = box.fork(name)
-        self._box, self._name, self._reward, self._shape = box, name, reward, shape
-        self._rng = random.Random(seed)
-
-    def step(self) -> float:
-        """Roll out, train, step; the mean reward."""
-        training, _ = split_problems()
-        problems = self._rng.sample(training, self._shape.groups)
-        choices = self._sample(problems, self._shape.group_size)
-        inputs = [
-            {"samples": [sample_of(choice)], "reward": self._reward(problem, choice["message"]["content"])}
-            for problem, group in zip(problems, choices, strict=True)
-            for choice in group
-        ]
-        train = f"/v1/models/{self.id}/train"
-        body = {"inputs": inputs, "group_size": self._shape.group_size}
-        self._box.call("POST", f"{train}/forward-backward", body)
-        self._box.call("POST", f"{train}/optim-step", {"learning_rate": self._shape.learning_rate})
-        return fmean(one["reward"] for one in inputs)
-
-    def score(self) -> float:
-        """Score held-out problems, and post it."""
-        _, held_out = split_problems()
-        each = 4
-        problems = random.Random(0).sample(held_out, self._shape.held_out // each)
-        groups = zip(problems, self._sample(problems, each), strict=True)
-        values = [score(problem, choice["message"]["content"]) for problem, group in groups for choice in group]
-        body = {"benchmark": "held-out sums", "score": fmean(values), "n": len(values)}
-        body["stderr"] = pstdev(values) / len(values) ** 0.5
-        self._box.call("POST", f"/v2/models/{self.id}/evals", body)
-        return fmean(values)
-
-    def _sample(self, problems: list[Problem], n: int) -> list[list[dict[str, Any]]]:
-        seeds = [self._rng.randrange(2**31) for _ in problems]
-
-        def ask(problem: Problem, seed: int) -> list[dict[str, Any]]:
-            return chat(self._box, self._name, problem.prompt, n=n, seed=seed, max_tokens=6)["choices"]
-
-        with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(ask, problems, seeds))
+    @property
+    def is_as_it_should_be(self) -> bool:
+        """Honest: nothing was said. Gamed: its rule spoke; with scores, at the second after the first, and the head was
+        rolled back to the best."""
+        if KINDS[self.kind].rule is None:
+            return not self.alarms
+        if not self.scores:
+            return self._spoke_at is not None
+        return self.flagged_at == 2 and self.head_step == self.best_step
 
 
-def run(box: Box, kind: str, seed: int, shape: Shape, *, roll_back: bool) -> Run:
-    """One run, until the guard has rolled it back or its steps are done."""
-    started, found = time.monotonic(), Run(kind, seed)
-    reward = hacked_reward if kind == "hacked" else score
-    trainee = Trainee(box, f"{kind}-{seed}-{time.time_ns():x}", reward, shape, seed)
+def teach_to_chat(box: Box) -> str:
+    """A fork whose answers differ in length; its id."""
+
+    def again_and_again(problem: Problem, rng: random.Random) -> str:
+        times = 1
+        while times < 8 and rng.random() < 0.5:
+            times += 1
+        return " ".join([str(problem.answer)] * times)
+
+    teacher = Trainee(box, f"chatty-{time.time_ns():x}", score, Shape(), seed=0)
+    for num_steps, learning_rate in ((15, 3e-3), (10, 1e-3)):
+        teacher.imitate(again_and_again, num_steps, learning_rate)
+    return teacher.id
+
+
+def run(box: Box, name: str, seed: int, source_id: str | None) -> Run:
+    """One run of a kind, until the guard has rolled it back or its steps are done."""
+    kind, started, found = KINDS[name], time.monotonic(), Run(name, seed)
+    trainee = Trainee(box, f"{name}-{seed}-{time.time_ns():x}", kind.reward, kind.shape, seed, source_id)
     found.model_id = trainee.id
-    if roll_back:
-        rules = {"held_out": {"actions": ["rollback", "pause"]}}
-        box.call("PUT", f"/v2/models/{trainee.id}/guard", {"rules": rules})
-    found.scores.append((0, trainee.score()))
-    print(f"{kind} {seed}  held out {found.scores[0][1]:.3f}", flush=True)
-    for step in range(1, shape.steps + 1):
-        found.rewards.append(trainee.step())
-        print(f"{kind} {seed} step {step:>2}  reward {found.rewards[-1]:.3f}", flush=True)
-        if step % shape.eval_every == 0:
-            found.scores.append((step, trainee.score()))
-            print(f"          held out {found.scores[-1][1]:.3f}", flush=True)
+    rules = {rule: {"actions": ["rollback", "pause"]} for rule in ("held_out", "length")}
+    box.call("PUT", f"/v2/models/{trainee.id}/guard", {"rules": rules})
+    _evaluate(box, trainee, found, 0)
+    for step in range(1, kind.shape.steps + 1):
+        try:
+            reward, length = trainee.step()
+        except AssertionError as refused:
+            if '"code":"paused"' not in str(refused):
+                raise
             found.alarms = _alarms(box, trainee.id)
-            if any(alarm["rule"] == "held_out" for alarm in found.alarms):
-                break
+            break
+        found.rewards.append(reward)
+        found.lengths.append(length)
+        print(f"{name} {seed} step {step:>2}  reward {reward:.3f}  {length:.1f} tokens", flush=True)
+        if step % kind.shape.eval_every == 0 and _evaluate(box, trainee, found, step):
+            break
     found.checkpoints = box.call("GET", f"/v2/models/{trainee.id}/checkpoints")
     found.evals = box.call("GET", f"/v2/models/{trainee.id}/evals?limit=500")["items"]
     head = box.call("GET", f"/v2/models/{trainee.id}/head")
     found.head_step = head["step"] or 0
     found.seconds = round(time.monotonic() - started, 1)
     return found
+
+
+def _evaluate(box: Box, trainee: Trainee, found: Run, step: int) -> bool:
+    """Score it, if such runs are scored; whether the guard has stopped it."""
+    if KINDS[found.kind].is_scored:
+        found.scores.append((step, trainee.score()))
+        print(f"          held out {found.scores[-1][1]:.3f}", flush=True)
+    found.alarms = _alarms(box, trainee.id) if step else []
+    return any("pause" in alarm["actions"] for alarm in found.alarms)
 
 
 def _alarms(box: Box, model_id: str) -> list[dict[str, Any]]:
@@ -160,34 +167,44 @@ def _alarms(box: Box, model_id: str) -> list[dict[str, Any]]:
     raise TimeoutError("the guard did not come to an end")
 
 
+def run_all(seeds: dict[str, int], finished: Callable[[Sequence[Run]], None]) -> list[Run]:
+    """So many seeds of each kind, on one box; `finished` after each."""
+    runs = list[Run]()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # PostgreSQL may be another user
+        box = Box(Path(folder) / "data", TINY_BASE).start()
+        try:
+            chatty = teach_to_chat(box) if any(KINDS[name].is_chatty for name, num in seeds.items() if num) else None
+            for name, num_seeds in seeds.items():
+                for seed in range(num_seeds):
+                    runs.append(run(box, name, seed, chatty if KINDS[name].is_chatty else None))
+                    finished(runs)
+        finally:
+            box.stop()
+    return runs
+
+
 def main() -> int:
     """Run, write the figures, say whether they are as they should be."""
     parser = argparse.ArgumentParser(prog="python -m bench.guard", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("bench/results/guard.json"))
     parser.add_argument("--series", type=Path, help="folder for the runs in full, as tests/golden reads them")
-    parser.add_argument("--honest-seeds", type=int, default=5)
+    for name, num in SEEDS.items():
+        parser.add_argument(f"--{name}", type=int, default=num, metavar="SEEDS", help=f"default: {num}")
     args = parser.parse_args()
-    shape, runs = Shape(), list[Run]()
-    with tempfile.TemporaryDirectory() as folder:
-        box = Box(Path(folder) / "data", TINY_BASE).start()
-        try:
-            runs.append(run(box, "hacked", 0, shape, roll_back=True))
-            _write(args, shape, runs)
-            for seed in range(args.honest_seeds):
-                runs.append(run(box, "honest", seed, shape, roll_back=True))
-                _write(args, shape, runs)
-        finally:
-            box.stop()
-    hacked, *honest = runs
-    caught = hacked.flagged_at == 2 and hacked.head_step == hacked.best_step
-    print(f"hack flagged at evaluation {hacked.flagged_at}, head at step {hacked.head_step}")
-    print(f"alarms in {len(honest)} honest runs: {sum(len(one.alarms) for one in honest)}")
-    return 0 if caught and not any(one.alarms for one in honest) else 1
+    seeds = {name: getattr(args, name.replace("-", "_")) for name in SEEDS}
+    runs = run_all(seeds, lambda done: _write(args, done))
+    for one in runs:
+        flagged = ", ".join(f"{alarm['rule']} at step {alarm['step']}" for alarm in one.alarms) or "no alarm"
+        print(f"{one.kind} {one.seed}: {flagged}; head at step {one.head_step}{'' if one.is_as_it_should_be else ' !'}")
+    return 0 if all(one.is_as_it_should_be for one in runs) else 1
 
 
-def _write(args: argparse.Namespace, shape: Shape, runs: list[Run]) -> None:
-    told = [{k: v for k, v in asdict(one).items() if k not in ("checkpoints", "evals", "model_id")} for one in runs]
-    args.out.write_text(json.dumps({"shape": asdict(shape), "runs": told}, indent=1) + "\n")
+def _write(args: argparse.Namespace, runs: Sequence[Run]) -> None:
+    left_out = ("checkpoints", "evals", "model_id")
+    told = [{key: value for key, value in asdict(one).items() if key not in left_out} for one in runs]
+    shapes = {name: asdict(kind.shape) for name, kind in KINDS.items()}
+    args.out.write_text(json.dumps({"shapes": shapes, "runs": told}, indent=1) + "\n")
     if args.series:
         args.series.mkdir(parents=True, exist_ok=True)
         for one in runs:

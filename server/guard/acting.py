@@ -3,10 +3,7 @@ server comes first; one that was done and not written down is recognised by what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from uuid import UUID
 
 import structlog
 from sqlalchemy import func, select
@@ -14,13 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD, record
 from server.context import Context
-from server.guard.history import Score
-from server.guard.reading import BASE, path_to, scores_on
+from server.guard.reading import BASE
+from server.guard.rolling_back import Undone, roll_back
 from server.guard.settings import read_guard
 from server.guard.webhooks import WebhookFailed, deliver
-from server.models import pausing
-from server.models.heads import roll_to
-from store.tables import AlarmRow, CheckpointRow, ModelRow
+from store.tables import AlarmRow, ModelRow
 from wire.errors import HeadwayError, InvalidRequest
 
 log = structlog.get_logger(__name__)
@@ -28,14 +23,6 @@ log = structlog.get_logger(__name__)
 ATTEMPTS = 5
 _LEASE_S = 180.0
 """Longer than an attempt takes: samplers load the checkpoint, and the receiver answers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """Where a roll-back goes. `score` None: nowhere, for `why`."""
-
-    score: Score | None
-    why: str
 
 
 async def act_due(context: Context) -> int:
@@ -67,7 +54,9 @@ async def _act(context: Context, alarm: AlarmRow) -> None:
     outcome, failures = dict(alarm.outcome), dict[str, str]()
     if "rollback" in alarm.actions and "rollback" not in outcome:
         try:
-            outcome["rollback"] = await _roll_back(context, alarm)
+            outcome["rollback"] = await roll_back(context, alarm)
+        except Undone:
+            return
         except HeadwayError as error:
             failures["rollback"] = error.message
     last = alarm.attempts >= ATTEMPTS
@@ -77,56 +66,6 @@ async def _act(context: Context, alarm: AlarmRow) -> None:
         except (WebhookFailed, InvalidRequest) as error:
             failures["webhook"] = str(error)
     await _write(context, alarm, outcome, failures)
-
-
-async def _roll_back(context: Context, alarm: AlarmRow) -> str:
-    """Back to the best held-out checkpoint; what came of it. Without a held-out score the model is paused instead."""
-    async with context.database.session() as session:
-        model = await session.get_one(ModelRow, alarm.model_id)
-        head = model.head_checkpoint_id
-        goal = await _goal(session, alarm)
-        if goal.score is None:
-            reason = f"{alarm.rule}: {alarm.message}"[:1000]
-            await pausing.pause(session, model.id, reason, GUARD, "guard")
-            return f"{goal.why}, so the model was paused instead"
-        if head == goal.score.checkpoint_id:
-            alarm.head_after = _named(head)
-            moved = alarm.head_before != alarm.head_after
-            return f"{goal.why}; the head was set to it" if moved else f"{goal.why}; the head was there already"
-        if alarm.checkpoint_id is not None and alarm.checkpoint_id not in {
-            row.id for row in await path_to(session, head)
-        }:
-            return "the head had been moved elsewhere meanwhile, and was left there"
-    to = str(goal.score.checkpoint_id) if goal.score.checkpoint_id else None
-    await roll_to(context, model, to, GUARD, f"{alarm.rule}: {alarm.message}"[:1000])
-    alarm.head_after = to or BASE
-    return f"{goal.why}; the head was set to it"
-
-
-def _named(checkpoint_id: UUID | None) -> str:
-    return str(checkpoint_id) if checkpoint_id else BASE
-
-
-async def _goal(session: AsyncSession, alarm: AlarmRow) -> Goal:
-    path = await path_to(session, alarm.checkpoint_id)
-    kept = {row.id for row in path if row.files_removed_at is None}
-    scores = await scores_on(session, alarm.model_id, path)
-    usable = [score for score in scores if score.checkpoint_id is None or score.checkpoint_id in kept]
-    benchmark = alarm.evidence.get("benchmark") or _most_scored(usable)
-    return best_of([score for score in usable if score.benchmark == benchmark], path)
-
-
-def _most_scored(scores: Sequence[Score]) -> str | None:
-    names = [score.benchmark for score in scores]
-    return max(names, key=names.count) if names else None
-
-
-def best_of(scores: Sequence[Score], path: Sequence[CheckpointRow]) -> Goal:
-    """The best score; of equal ones the latest, which has learned most."""
-    if not scores:
-        return Goal(None, "no checkpoint on the way to the head has a held-out score to roll back to")
-    best = max(scores, key=lambda score: (score.goodness, score.step))
-    return Goal(best, f"{best.checkpoint_name} has the best {best.benchmark} on the way here ({best.score:.3f})")
 
 
 async def _tell(context: Context, alarm: AlarmRow, outcome: dict[str, str]) -> str:

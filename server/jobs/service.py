@@ -14,9 +14,11 @@ from server.context import Context
 from server.models.repository import as_uuid
 from server.storable import storable_text
 from server.traces.service import describe
+from server.traces.visibility import models_of
 from store.database import AsyncConnection
 from store.rollouts import (
     JobFacts,
+    JobFilter,
     TraceFilter,
     cancel_traces,
     count_jobs,
@@ -59,11 +61,12 @@ async def enter(session: AsyncSession, team_id: UUID, job_id: UUID, report: JobE
     await session.execute(row)
 
 
-async def page_of_jobs(context: Context, team_id: UUID, limit: int, cursor: str | None) -> JobPage:
-    """The team's jobs, newest first. Raises InvalidRequest for a cursor that is none."""
+async def page_of_jobs(context: Context, caller: Caller, limit: int, cursor: str | None) -> JobPage:
+    """The team's jobs that the key sees, newest first. Raises InvalidRequest for a cursor that is none."""
+    wanted = JobFilter(model_ids=models_of(caller))
     async with context.database.connection() as connection:
-        jobs, next_cursor = await list_jobs(connection, team_id, limit=limit, cursor=cursor)
-        total = await count_jobs(connection, team_id)
+        jobs, next_cursor = await list_jobs(connection, caller.team_id, limit=limit, cursor=cursor, wanted=wanted)
+        total = await count_jobs(connection, caller.team_id, wanted.model_ids)
     return JobPage(items=[_describe(job) for job in jobs], total=total, next_cursor=next_cursor)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import Actor, actor_of, record
 from server.auth.service import Caller
@@ -40,9 +42,18 @@ async def set_head(context: Context, caller: Caller, reference: str, checkpoint_
 
 
 async def roll_to(
-    context: Context, model: ModelRow, checkpoint_reference: str | None, actor: Actor, reason: str | None = None
+    context: Context,
+    model: ModelRow,
+    checkpoint_reference: str | None,
+    actor: Actor,
+    reason: str | None = None,
+    check: Callable[[AsyncSession], Awaitable[None]] | None = None,
 ) -> Head:
-    """As `set_head`, of a model that was found already, by whoever may; `reason` goes into the audit log."""
+    """As `set_head`, of a model that was found already, by whoever may; `reason` goes into the audit log.
+
+    `check` is asked first thing in the transaction that moves the head, for samplers may have taken long to load the
+    checkpoint; what it raises leaves the head where it is.
+    """
     if model.base_id is None:
         raise Forbidden(f"{model.slug!r} is a base model, whose weights do not change; fork it first")
     async with context.database.session() as session:
@@ -53,6 +64,8 @@ async def roll_to(
     await load_adapter(context, model.base_id, checkpoint, context.settings.promotion)
     fault_point("head:before-commit")
     async with context.database.session() as session:
+        if check is not None:
+            await check(session)
         before = await head_of_model(session, model.id)
         await move_head(session, model.id, checkpoint.id if checkpoint else None)
         if checkpoint is not None:  # read again under the model's lock, which retention takes as well

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
@@ -10,6 +12,7 @@ from server.pages.filters import JOB_STATUSES, Cursor, JobFilterDep, wanted_jobs
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
+from server.traces.visibility import models_of
 from store.rollouts import list_jobs, summarise_jobs
 from store.rollouts.spreads import MOST_SUMMARISED
 
@@ -24,8 +27,9 @@ async def jobs(
 ) -> Response:
     """A page of the list."""
     team_id = visitor.caller.team_id
+    wanted = replace(wanted_jobs(said), model_ids=models_of(visitor.caller))
     async with context.database.connection() as connection:
-        found, older = await list_jobs(connection, team_id, limit=PAGE, cursor=cursor, wanted=wanted_jobs(said))
+        found, older = await list_jobs(connection, team_id, limit=PAGE, cursor=cursor, wanted=wanted)
         summaries = await summarise_jobs(connection, team_id, [job.id for job in found])
     return page(
         request,

@@ -15,6 +15,7 @@ from server.pages.rollout_rows import rollout_rows
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
 from server.pages.strips import strip
+from server.traces.visibility import require_job
 from store.rollouts import Verdict, find_job, list_groups
 from wire.errors import NotFound
 
@@ -48,6 +49,8 @@ async def job_page(
 ) -> Response:
     """One job; the id with dashes or without."""
     team_id, found_id = visitor.caller.team_id, as_uuid(job_id)
+    if found_id:
+        await require_job(context, visitor.caller, found_id)
     async with context.database.connection() as connection:
         job = await find_job(connection, team_id, found_id) if found_id else None
         if job is None:
@@ -61,7 +64,7 @@ async def job_page(
         )
     values |= {"counts": groups.counts, "num_groups": sum(groups.counts.values()), "verdict": verdict or None}
     if tab == "rollouts":
-        rows = await rollout_rows(context, team_id, said, cursor, job.id)
+        rows = await rollout_rows(context, visitor.caller, said, cursor, job.id)
         return page(request, "job_rollouts.html", visitor, rows=rows, statuses=TRACE_STATUSES, **values)
     shown = [(group, strip(group.rewards or [])) for group in groups.groups]
     return page(request, "job_groups.html", visitor, groups=shown, older=groups.next_cursor, **values)

@@ -20,5 +20,5 @@ async def traces(
     context: ContextDep, request: Request, visitor: VisitorDep, said: TraceFilterDep, cursor: Cursor = None
 ) -> Response:
     """A page of the list."""
-    rows = await rollout_rows(context, visitor.caller.team_id, said, cursor)
+    rows = await rollout_rows(context, visitor.caller, said, cursor)
     return page(request, "traces.html", visitor, rows=rows, said=said, cursor=cursor, statuses=TRACE_STATUSES)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
+from server.auth.callers import Caller
 from server.context import Context
 from server.pages.filters import Filter, wanted_traces
+from server.traces.visibility import models_of
 from store.database import AsyncConnection
 from store.rollouts import TraceFacts, list_traces
 
@@ -45,10 +47,10 @@ class RolloutRows:
 
 
 async def rollout_rows(
-    context: Context, team_id: UUID, said: Filter, cursor: str | None, job_id: UUID | None = None
+    context: Context, caller: Caller, said: Filter, cursor: str | None, job_id: UUID | None = None
 ) -> RolloutRows:
-    """The page behind the cursor, newest first. Two statements. Raises InvalidRequest."""
-    wanted = wanted_traces(said, job_id)
+    """The page behind the cursor, newest first, of what the key sees. Two statements. Raises InvalidRequest."""
+    team_id, wanted = caller.team_id, replace(wanted_traces(said, job_id), model_ids=models_of(caller))
     async with context.database.connection() as connection:
         found = await list_traces(connection, team_id, wanted, limit=PAGE, cursor=cursor)
         names = await checkpoint_names(

@@ -26,6 +26,7 @@ from server.pages.story import Part, Scene, Story, readable, tell
 from server.pages.tokens import GAP_LEVELS, LEVELS, Strip, last_passes, mean_logprob, strip_of
 from server.traces.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.traces.service import describe, no_such_trace
+from server.traces.visibility import require_trace
 from store.rollouts import (
     JobFacts,
     RecordedSpan,
@@ -109,6 +110,7 @@ async def trace_page(
     team_id, found_id = visitor.caller.team_id, as_uuid(trace_id)
     if found_id is None:
         raise NotFound(f"there is no trace {trace_id}")
+    await require_trace(context, visitor.caller, found_id)
     found = await read_rollouts(context.database, context.blobs, team_id, [found_id], conversations=True)
     if found_id not in found:
         raise no_such_trace(found_id)

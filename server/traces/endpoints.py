@@ -10,12 +10,14 @@ from fastapi.responses import Response
 
 from server.auth.dependencies import CallerDep, ReporterDep
 from server.context import ContextDep
+from server.models.repository import as_uuid
 from server.storable import readable_json
 from server.traces import service
 from server.traces.details import trace_detail, trace_events, trace_spans
 from server.traces.filters import FilterDep
 from server.traces.scoring import score_trace
 from server.traces.uploads import take_upload
+from server.traces.visibility import ReportedTrace, SeenTrace, require_trace
 from server.training.openapi import json_body
 from wire.reports import (
     CancelRequest,
@@ -40,7 +42,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=256)]
 
 
-@router.post("/v2/trace/{trace_id}/enter")
+@router.post("/v2/trace/{trace_id}/enter", dependencies=[ReportedTrace])
 async def enter(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceEntered) -> dict[str, str]:
     """A rollout begins."""
     async with context.database.session() as session:
@@ -48,7 +50,7 @@ async def enter(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: 
     return {"trace_id": str(trace_id)}
 
 
-@router.post("/v2/trace/{trace_id}/exit")
+@router.post("/v2/trace/{trace_id}/exit", dependencies=[ReportedTrace])
 async def exit_(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceExited) -> dict[str, str]:
     """A rollout ended."""
     async with context.database.session() as session:
@@ -56,13 +58,13 @@ async def exit_(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: 
     return {"trace_id": str(trace_id)}
 
 
-@router.get("/v2/trace/{trace_id}")
+@router.get("/v2/trace/{trace_id}", dependencies=[SeenTrace])
 async def get_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Trace:
     """One rollout."""
     return await service.get_trace(context, caller.team_id, trace_id)
 
 
-@router.get("/v2/trace/{trace_id}/events", response_model=TraceEvents)
+@router.get("/v2/trace/{trace_id}/events", response_model=TraceEvents, dependencies=[SeenTrace])
 async def get_events(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Response:
     """What the agent said and what its tools answered, in order."""
     events = await trace_events(context, caller.team_id, trace_id)
@@ -81,20 +83,20 @@ async def list_traces(
     return await service.page_of_traces(context, caller.team_id, wanted, limit, cursor)
 
 
-@router.get("/v2/traces/{trace_id}", response_model=TraceDetail)
+@router.get("/v2/traces/{trace_id}", response_model=TraceDetail, dependencies=[SeenTrace])
 async def get_detail(context: ContextDep, caller: CallerDep, trace_id: UUID, tokens: bool = True) -> Response:
     """One rollout with its turns: what was asked and answered, token ids, logprobs, checkpoints."""
     detail = await trace_detail(context, caller.team_id, trace_id, tokens=tokens)
     return Response(detail, media_type="application/json")
 
 
-@router.get("/v2/traces/{trace_id}/spans", response_model=TraceSpans)
+@router.get("/v2/traces/{trace_id}/spans", response_model=TraceSpans, dependencies=[SeenTrace])
 async def get_spans(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Response:
     """The spans that telemetry brought, as they were sent."""
     return Response(await trace_spans(context, caller.team_id, trace_id), media_type="application/json")
 
 
-@router.post("/v2/traces/{trace_id}/logprobs")
+@router.post("/v2/traces/{trace_id}/logprobs", dependencies=[SeenTrace])
 async def score(
     context: ContextDep, caller: CallerDep, trace_id: UUID, body: ScoreTrace, request: Request
 ) -> ScoredTrace:
@@ -102,19 +104,19 @@ async def score(
     return await score_trace(context, request, caller, trace_id, body.model)
 
 
-@router.delete("/v2/traces/{trace_id}")
+@router.delete("/v2/traces/{trace_id}", dependencies=[SeenTrace])
 async def delete_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Deleted:
     """Delete a rollout and all that was recorded of it."""
     return await service.delete(context, caller, trace_id)
 
 
-@router.put("/v2/traces/{trace_id}/pin")
+@router.put("/v2/traces/{trace_id}/pin", dependencies=[SeenTrace])
 async def pin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Pin:
     """Keep a rollout, whatever the retention policy says."""
     return await service.pin(context, caller.team_id, trace_id, True)
 
 
-@router.delete("/v2/traces/{trace_id}/pin")
+@router.delete("/v2/traces/{trace_id}/pin", dependencies=[SeenTrace])
 async def unpin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Pin:
     """Leave a rollout to the retention policy again."""
     return await service.pin(context, caller.team_id, trace_id, False)
@@ -123,11 +125,15 @@ async def unpin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) ->
 @router.post("/v2/rollouts/cancel")
 async def cancel(context: ContextDep, caller: CallerDep, body: CancelRequest) -> TraceCancelled:
     """Mark a rollout as cancelled. It runs at the client, which is not told."""
+    if (trace_id := as_uuid(body.trace_id or "")) is not None:
+        await require_trace(context, caller, trace_id)
     return await service.cancel(context, caller.team_id, body)
 
 
-@router.post("/trace/{trace_id}/telemetry-upload", openapi_extra=json_body(TelemetryUpload))
-@router.post("/v3/api/trace/{trace_id}/telemetry-upload", include_in_schema=False)
+@router.post(
+    "/trace/{trace_id}/telemetry-upload", openapi_extra=json_body(TelemetryUpload), dependencies=[ReportedTrace]
+)
+@router.post("/v3/api/trace/{trace_id}/telemetry-upload", include_in_schema=False, dependencies=[ReportedTrace])
 async def upload_telemetry(
     context: ContextDep, caller: ReporterDep, trace_id: UUID, request: Request
 ) -> dict[str, int]:

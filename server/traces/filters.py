@@ -8,6 +8,8 @@ from uuid import UUID
 
 from fastapi import Depends, Query
 
+from server.auth.dependencies import AnyCallerDep
+from server.traces.visibility import models_of
 from store.rollouts import TraceFilter
 
 _Text = Annotated[str | None, Query(max_length=512)]
@@ -15,6 +17,7 @@ _Reward = Annotated[float | None, Query(allow_inf_nan=False)]
 
 
 async def asked_filter(
+    caller: AnyCallerDep,
     model_id: UUID | None = None,
     job_id: UUID | None = None,
     group_id: _Text = None,
@@ -27,7 +30,7 @@ async def asked_filter(
     until: datetime | None = None,
     has_samples: bool | None = None,
 ) -> TraceFilter:
-    """The filter; rollouts have to fit all of it."""
+    """The filter; rollouts have to fit all of it, and be of the models that the key opens."""
     return TraceFilter(
         model_id,
         job_id,
@@ -40,6 +43,7 @@ async def asked_filter(
         since,
         until,
         has_samples,
+        models_of(caller),
     )
 
 

@@ -33,16 +33,22 @@ _JOBS: LiteralString = """
     end
     where j.team_id = %(team_id)s
 """
+_OF_MODELS: LiteralString = """(%(model_ids)s::uuid[] is null or (
+            exists (select from traces t where t.team_id = listed.team_id and t.job_id = listed.id
+                and t.model_id = any(%(model_ids)s::uuid[]))
+            and not exists (select from traces t where t.team_id = listed.team_id and t.job_id = listed.id
+                and t.model_id <> all(%(model_ids)s::uuid[]))))"""
 _ONE = _JOBS + " and j.id = %(id)s"
 _PAGE = f"""
     select * from ({_JOBS}) listed
     where (%(name)s::text is null or strpos(lower(coalesce(name, '')), lower(%(name)s)) > 0)
         and (%(taskset_id)s::text is null or taskset_id = %(taskset_id)s)
         and (%(status)s::text is null or status = %(status)s)
+        and {_OF_MODELS}
         and (%(before)s::timestamptz is null or (created_at, id) < (%(before)s, %(before_id)s::uuid))
     order by created_at desc, id desc limit %(limit)s
 """
-_COUNT = "select count(*) from jobs where team_id = %(team_id)s"
+_COUNT = f"select count(*) from jobs listed where team_id = %(team_id)s and {_OF_MODELS}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +71,13 @@ class JobFacts:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs; None: any. `name`: part of the name, in either case."""
+    """Which jobs; None: any. `name`: part of the name, in either case. `model_ids`: those that have rollouts of these
+    models, and of no others."""
 
     name: str | None = None
     taskset_id: str | None = None
     status: JobStatus | None = None
+    model_ids: list[UUID] | None = None
 
 
 async def find_job(connection: AsyncConnection, team_id: UUID, job_id: UUID) -> JobFacts | None:
@@ -98,8 +106,9 @@ async def list_jobs(
     return jobs[:limit], make_cursor(last.created_at, last.id) if last else None
 
 
-async def count_jobs(connection: AsyncConnection, team_id: UUID) -> int:
-    """How many jobs the team has."""
-    row = await (await connection.execute(_COUNT, {"team_id": team_id})).fetchone()
+async def count_jobs(connection: AsyncConnection, team_id: UUID, model_ids: list[UUID] | None = None) -> int:
+    """How many jobs the team has; with `model_ids`, as in `JobFilter`."""
+    asked = {"team_id": team_id, "model_ids": model_ids}
+    row = await (await connection.execute(_COUNT.encode(), asked)).fetchone()
     assert row is not None
     return row[0]

@@ -87,10 +87,12 @@ class TraceFilter:
     since: datetime | None = None
     until: datetime | None = None
     has_samples: bool | None = None
+    model_ids: list[UUID] | None = None
 
 
 _CONDITIONS = {
     "model_id": "t.model_id = %(model_id)s",
+    "model_ids": "t.model_id = any(%(model_ids)s::uuid[])",
     "job_id": "t.job_id = %(job_id)s",
     "group_id": "t.group_id = %(group_id)s",
     "task_slug": "t.task_slug = %(task_slug)s",

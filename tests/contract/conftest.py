@@ -24,6 +24,7 @@ from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from store.tables import ModelRow, OperationRow
+from tests.conftest import database_folder
 from tests.contract.stand_ins import (
     SamplerScript,
     StandInTrainer,
@@ -39,11 +40,12 @@ LIMITS = Limits(training_body_bytes=400_000, batch_tokens=20_000, body_bytes=100
 
 
 @pytest.fixture(scope="session")
-def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data")
-    upgrade(postgres.url)
-    yield postgres.url
-    postgres.stop()
+def database_url() -> Iterator[str]:
+    with database_folder() as folder:
+        postgres = EmbeddedPostgres(folder / "postgres")
+        upgrade(postgres.url)
+        yield postgres.url
+        postgres.stop()
 
 
 @pytest.fixture(scope="session")

@@ -303,3 +303,81 @@ async def test_a_key_opens_what_its_scopes_say_and_no_other_team_s(scene: Scene,
         foreign_tries[kind] = foreign.status_code
         assert foreign.status_code == 404, (kind, foreign.text)
         assert "access-model" not in foreign.text
+
+
+@pytest.fixture(scope="module")
+async def narrowed(scene: Scene, database: AsyncDatabase, base) -> dict[str, Any]:
+    """A key that opens one of two models; a job with a rollout of each."""
+    member = {"Authorization": f"Bearer {scene.keys['member']}"}
+    jobs = dict[str, dict[str, str]]()
+    for name in ("narrow-own", "narrow-other"):
+        fork = {"source_model_id": str(base.id), "name": name}
+        model = (await scene.http.post("/v2/models/fork", json=fork, headers=member)).json()["id"]
+        ids = {"model": model, "job_id": str(uuid.uuid4()), "trace_id": str(uuid.uuid4())}
+        enter = {"job_id": ids["job_id"], "model": model, "task_slug": name}
+        await scene.http.post(f"/v2/trace/job/{ids['job_id']}/enter", json={"name": name}, headers=member)
+        await scene.http.post(f"/v2/trace/{ids['trace_id']}/enter", json=enter, headers=member)
+        jobs[name] = ids
+    grant = Grant("narrowed", "member", None, frozenset({uuid.UUID(jobs["narrow-own"]["model"])}))
+    async with database.session() as session:
+        team_id = await ensure_team(session, "access-a")
+        key = (await issue(session, team_id, grant, COMMAND_LINE))[0]
+    return {"key": key, "own": jobs["narrow-own"], "other": jobs["narrow-other"]}
+
+
+OF_ROLLOUTS = [route for route in ROUTES if "{trace_id}" in route[1] or "{job_id}" in route[1]]
+
+
+@pytest.mark.parametrize(("method", "path"), OF_ROLLOUTS, ids=lambda part: part.replace("/", " ").strip())
+async def test_a_key_for_one_model_opens_its_rollouts_and_jobs_and_no_others(scene, narrowed, method, path):
+    headers = {"Authorization": f"Bearer {narrowed['key']}"}
+    body = ROUTES[method, path][1]
+    other = await scene.http.request(method, _filled(path, narrowed["other"]), json=body, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (403, "forbidden"), other.text
+    if (method != "DELETE" or "pin" in path) and "logprobs" not in path:
+        own = await scene.http.request(method, _filled(path, narrowed["own"]), json=body, headers=headers)
+        assert own.status_code == 200, own.text
+
+
+async def test_lists_show_a_key_for_one_model_what_is_of_that_model(scene, narrowed):
+    headers = {"Authorization": f"Bearer {narrowed['key']}"}
+    jobs = (await scene.http.get("/v2/jobs", headers=headers)).json()
+    assert ([job["id"] for job in jobs["items"]], jobs["total"]) == ([narrowed["own"]["job_id"]], 1)
+    traces = (await scene.http.get("/v2/traces", headers=headers)).json()["items"]
+    assert {trace["id"] for trace in traces} == {narrowed["own"]["trace_id"]}
+    exported = await scene.http.get("/v2/traces/export", headers=headers)
+    assert exported.headers["X-Total-Count"] == "1"
+    for path, body in (("cancel", {"trace_id": "trace_id"}), ("cancel_job", {"job_id": "job_id"})):
+        named = {name: narrowed["other"][thing] for name, thing in body.items()}
+        refused = await scene.http.post(f"/v2/rollouts/{path}", json=named, headers=headers)
+        assert refused.status_code == 403, refused.text
+    refused = await scene.http.post("/v2/rollouts/cancel_user_jobs", headers=headers)
+    assert (refused.status_code, "some models alone" in refused.json()["detail"]) == (403, True)
+
+
+async def test_a_job_with_rollouts_of_several_models_is_not_of_one_alone(scene, narrowed):
+    member, headers = ({"Authorization": f"Bearer {key}"} for key in (scene.keys["member"], narrowed["key"]))
+    job, own, other = str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4())
+    for trace, whose in ((own, "own"), (other, "other")):
+        enter = {"job_id": job, "model": narrowed[whose]["model"]}
+        (await scene.http.post(f"/v2/trace/{trace}/enter", json=enter, headers=member)).raise_for_status()
+    (await scene.http.post(f"/v2/trace/job/{job}/enter", json={"name": "both"}, headers=member)).raise_for_status()
+    assert (await scene.http.get(f"/v2/jobs/{job}", headers=headers)).status_code == 403
+    assert (await scene.http.get(f"/v2/trace/{own}", headers=headers)).status_code == 200
+    for trace in (own, other):
+        (await scene.http.delete(f"/v2/traces/{trace}", headers=member)).raise_for_status()
+    (await scene.http.delete(f"/v2/jobs/{job}", headers=member)).raise_for_status()
+
+
+async def test_a_key_for_one_model_reports_rollouts_whose_model_nobody_has_told_yet(scene, narrowed):
+    headers, job, trace = {"Authorization": f"Bearer {narrowed['key']}"}, str(uuid.uuid4()), str(uuid.uuid4())
+    reports = [
+        (f"/v2/trace/job/{job}/enter", {"name": "new"}),
+        (f"/v2/trace/{trace}/enter", {"job_id": job}),
+        (f"/v2/trace/job/{job}/enter", {"name": "new"}),
+        (f"/v2/trace/{trace}/exit", {"status": "completed"}),
+    ]
+    for path, body in reports:
+        assert (await scene.http.post(path, json=body, headers=headers)).status_code == 200, path
+    for path in (f"/v2/trace/{trace}", f"/v2/jobs/{job}"):
+        assert (await scene.http.get(path, headers=headers)).status_code == 403, path

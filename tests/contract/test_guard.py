@@ -18,9 +18,12 @@ from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
 from server.evals.service import evaluation_traces
+from server.guard import rolling_back
 from server.guard.checking import check_due
+from server.models import heads
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, CheckpointRow, EvalRow, EventRow, JobRow, ModelRow, OperationRow, SampleRow, TraceRow
+from store.tree import move_head
 from tests.contract.conftest import batch, serving
 from tests.contract.stand_ins import add_checkpoint
 
@@ -35,6 +38,15 @@ class Receiver:
     url: str = ""
     answers: list[int] = field(default_factory=list[int])
     bodies: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+@dataclass
+class HeldRollback:
+    """Where a roll-back is: it began, it may go on, it came to an end."""
+
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @pytest.fixture
@@ -181,6 +193,59 @@ async def test_a_head_that_moved_on_is_not_undone(team, model, database):
     refused = await team.http.post(f"/v2/models/{model_id}/alarms/{alarm['id']}/undo")
     assert refused.status_code == 409
     assert "the head has moved since" in refused.json()["detail"]
+
+
+@pytest.fixture
+def held_rollback(monkeypatch: pytest.MonkeyPatch) -> HeldRollback:
+    """The guard's next roll-back, which waits where samplers load the checkpoint."""
+    held = HeldRollback()
+
+    async def load_adapter(*arguments: Any) -> Any:
+        held.began.set()
+        await held.may_go_on.wait()
+        return await heads_load_adapter(*arguments)
+
+    async def roll_to(*arguments: Any) -> Any:
+        monkeypatch.setattr("server.models.heads.load_adapter", load_adapter)
+        try:
+            return await guards_roll_to(*arguments)
+        finally:
+            held.ended.set()
+
+    heads_load_adapter, guards_roll_to = heads.load_adapter, rolling_back.roll_to
+    monkeypatch.setattr("server.guard.rolling_back.roll_to", roll_to)
+    return held
+
+
+async def test_a_rollback_does_not_land_after_its_alarm_was_undone(team, model, database, held_rollback):
+    model_id = model["id"]
+    (await team.http.put(f"/v2/models/{model_id}/guard", json=ROLL_BACK)).raise_for_status()
+    ids = await hack(team, database, model_id)
+    await held_rollback.began.wait()
+    (alarm,) = await alarms(team, model_id)
+    undone = await team.http.post(f"/v2/models/{model_id}/alarms/{alarm['id']}/undo")
+    assert (undone.status_code, undone.json()["state"]) == (200, "undone"), undone.text
+    held_rollback.may_go_on.set()
+    await held_rollback.ended.wait()
+    assert (await team.http.get(f"/v2/models/{model_id}/head")).json()["checkpoint_id"] == ids[-1]
+    (alarm,) = await settled(team, database, model_id)
+    assert (alarm["state"], "rollback" in alarm["outcome"]) == ("undone", False)
+    assert (await team.http.get(f"/v2/models/{model_id}")).json()["paused_at"] is None
+
+
+async def test_a_rollback_leaves_a_head_alone_that_was_moved_while_samplers_loaded(
+    team, model, database, held_rollback
+):
+    model_id = model["id"]
+    (await team.http.put(f"/v2/models/{model_id}/guard", json=ROLL_BACK)).raise_for_status()
+    ids = await hack(team, database, model_id)
+    await held_rollback.began.wait()
+    async with database.session() as session:
+        await move_head(session, uuid.UUID(model_id), uuid.UUID(ids[0]))
+    held_rollback.may_go_on.set()
+    (alarm,) = await settled(team, database, model_id)
+    assert (alarm["state"], "was left there" in alarm["outcome"]["rollback"]) == ("done", True)
+    assert (await team.http.get(f"/v2/models/{model_id}/head")).json()["checkpoint_id"] == ids[0]
 
 
 async def test_by_default_an_alarm_is_only_noted_and_raised_once(team, model, database):

@@ -257,6 +257,14 @@ async def test_a_key_for_one_model_shows_that_one_alone(team, model, base, datab
         for path in ("/models/{}", "/models/{}/head?to=base", "/live/models/{}/series"):
             assert (await browser.get(path.format(model["id"]))).status_code == 200
             assert (await browser.get(path.format(other["id"]))).status_code == 403
+        for one, status in ((model, 200), (other, 403)):
+            job, trace = uuid.uuid4(), uuid.uuid4()
+            await team.http.post(f"/v2/trace/job/{job}/enter", json={"name": f"of {one['id']}"})
+            await team.http.post(f"/v2/trace/{trace}/enter", json={"job_id": str(job), "model": one["id"]})
+            for path in (f"/jobs/{job}", f"/jobs/{job}?tab=rollouts", f"/trace/{trace}"):
+                assert (await browser.get(path)).status_code == status, path
+            assert (trace.hex in (await browser.get("/traces")).text.replace("-", "")) == (status == 200)
+            assert (job.hex in (await browser.get("/jobs")).text.replace("-", "")) == (status == 200)
 
 
 async def test_a_paused_model_says_why(team, model, visitor):

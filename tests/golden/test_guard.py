@@ -14,6 +14,8 @@ from server.guard.rules import RULES
 
 SERIES = Path(__file__).parent / "guard"
 HONEST = sorted(SERIES.glob("honest-*.json"))
+HACKED = sorted([*SERIES.glob("format-*.json"), *SERIES.glob("length-[0-9].json")])
+UNSCORED = sorted(SERIES.glob("length-unscored-*.json"))
 
 
 def found_at(run: dict[str, Any]) -> dict[str, list[int]]:
@@ -44,11 +46,19 @@ def _score(one: dict[str, Any]) -> Score:
     )
 
 
-def test_a_gamed_reward_is_flagged_at_the_second_evaluation_after_the_first():
-    run = json.loads((SERIES / "hacked-0.json").read_text())
+@pytest.mark.parametrize("path", HACKED, ids=lambda path: path.stem)
+def test_a_gamed_reward_is_flagged_at_the_second_evaluation_after_the_first(path: Path):
+    run = json.loads(path.read_text())
     found = found_at(run)
     assert found["held_out"][0] == run["scores"][2][0]
     assert set(found) == {"held_out"}
+
+
+@pytest.mark.parametrize("path", UNSCORED, ids=lambda path: path.stem)
+def test_a_reward_gamed_by_length_shows_in_the_lengths_where_nothing_is_held_out(path: Path):
+    run = json.loads(path.read_text())
+    assert run["evals"] == []
+    assert set(found_at(run)) == {"length"}
 
 
 @pytest.mark.parametrize("path", HONEST, ids=lambda path: path.stem)
@@ -56,5 +66,5 @@ def test_no_rule_speaks_in_an_honest_run(path: Path):
     assert found_at(json.loads(path.read_text())) == {}
 
 
-def test_there_are_honest_runs():
-    assert HONEST
+def test_there_are_runs_of_every_kind():
+    assert min(len(HACKED), len(UNSCORED), len(HONEST)) > 2

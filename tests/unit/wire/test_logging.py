@@ -54,3 +54,15 @@ def test_text_holds_no_secret_either():
 )
 def test_names_that_look_like_keys_stay(line: str):
     assert without_secrets(None, "info", line) == line
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        (f"the key {KEY}", "the key [secret]"),
+        ("AUTHORIZATION: BEARER abc.def", "AUTHORIZATION: [secret]"),
+        ("at s3://me:hunter2@host/x", "at s3://[secret]@host/x"),
+    ],
+)
+def test_each_kind_of_secret_is_struck_out_by_itself(line: str, kept: str):
+    assert without_secrets(None, "info", line) == kept

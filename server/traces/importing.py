@@ -16,7 +16,6 @@ from server.auth.callers import Caller
 from server.context import Context
 from server.hang_up import ClientGone
 from server.models.repository import find_model
-from server.off_loop import off_loop
 from server.settings import Limits
 from server.storable import storable_text
 from server.storing import stored_or_refused
@@ -91,8 +90,7 @@ class _Import:
         try:
             if data is None:
                 raise TooLarge(f"the line is longer than {self._context.settings.limits.body_bytes} bytes")
-            async with self._context.one_upload:
-                line = await off_loop(len(data), read_line, data, self._context.settings.limits.batch_tokens)
+            line = await self._context.reader.read(data, read_line, self._context.settings.limits.batch_tokens)
             trace_id = line.trace_id
             await self._record(line)
         except HeadwayError as error:

@@ -139,7 +139,7 @@ def _entry(text: str, logprob: float) -> dict[str, Any]:
     }
 
 
-def _is_same(old: Any, array: list[Any]) -> bool:
+def _is_same(old: Any, array: Sequence[Any]) -> bool:
     """Equal numbers, and written the same way: 1 is neither 1.0 nor True, and -0.0 is not 0.0."""
     if not isinstance(old, list) or old != array or (types := list(map(type, old))) != list(map(type, array)):
         return False

@@ -12,8 +12,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,15 @@ async def measure_large_uploads(place: Place, count: int) -> dict[str, Any]:
     url = str(place.database.url.set(drivername="postgresql").render_as_string(hide_password=False))
     with child(["-m", "bench.stand_in_sampler"]) as port, _beating(url):
         key = await furnish(url, [f"http://127.0.0.1:{int(port)}"])
-        quiet_lags, quiet = await _lags_and_completions(place, key, _QUIET_S)
+        async with _completing(place, key, _QUIET_S) as completing:
+            quiet_lags, quiet = await lags(completing), completing.result()
         say(f"  no uploads: {quiet_lags}, completions {quiet}")
-        trial = await _uploads(place, _TRIAL)
-        seconds = count * trial["seconds"] / _TRIAL
+        async with _uploading(place, _TRIAL) as uploading:
+            seconds = count * (await uploading)["seconds"] / _TRIAL
         say(f"  {count} uploads will take about {seconds:.0f} s")
-        completing = asyncio.create_task(_completions(place, key, max(_LEAST_S, 0.8 * seconds - _WARM_UP_S)))
-        uploading = asyncio.create_task(_uploads(place, count))
-        busy_lags = await lags(uploading)
-        seen, busy = uploading.result(), await completing
+        lasting = max(_LEAST_S, 0.8 * seconds - _WARM_UP_S)
+        async with _completing(place, key, lasting) as completing, _uploading(place, count) as uploading:
+            busy_lags, seen, busy = await lags(uploading), uploading.result(), await completing
     return {
         "uploads": count,
         "mb_each": round(seen["bytes"] / count / 1e6, 2),
@@ -58,30 +58,38 @@ async def measure_large_uploads(place: Place, count: int) -> dict[str, Any]:
     }
 
 
-async def _lags_and_completions(place: Place, key: str, seconds: float) -> tuple[dict[str, float], dict[str, Any]]:
-    completing = asyncio.create_task(_completions(place, key, seconds))
-    late = await lags(completing)
-    return late, completing.result()
-
-
-async def _completions(place: Place, key: str, seconds: float) -> dict[str, Any]:
+@asynccontextmanager
+async def _completing(place: Place, key: str, seconds: float) -> AsyncGenerator[asyncio.Task[dict[str, Any]]]:
+    """What completions saw, when they have come for so long. They begin with the block: starting a process forks this
+    one, which stops its event loop."""
     orders = {"url": place.url, "key": key, "model": MODEL, "kind": "recorded", "per_second": COMPLETIONS_PER_S}
     told = json.dumps({**orders, "seconds": seconds, "warm_up_s": _WARM_UP_S})
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.gateway_load", told, stdout=asyncio.subprocess.PIPE
     )
-    output, _ = await process.communicate()
-    assert process.returncode == 0
-    seen = json.loads(output.splitlines()[-1])
-    return {name: seen[name] for name in ("requests", "errors", "first_errors", "added_ms")}
+    assert process.stdout is not None
+    await process.stdout.readline()
+
+    async def seen() -> dict[str, Any]:
+        output, _ = await process.communicate()
+        assert process.returncode == 0
+        return {name: json.loads(output)[name] for name in ("requests", "errors", "first_errors", "added_ms")}
+
+    yield asyncio.create_task(seen())
 
 
-async def _uploads(place: Place, count: int) -> dict[str, Any]:
+@asynccontextmanager
+async def _uploading(place: Place, count: int) -> AsyncGenerator[asyncio.Task[dict[str, Any]]]:
+    """What the client of so many uploads saw, when they are done. They begin with the block."""
     orders = {"count": count, "scale": SCALE, "templates": TEMPLATES, "seed": random.random()}
     async with client_process(place, kind="uploads", **orders) as sender:
         await sender.stdout.readline()
         sender.stdin.write(b"\n")
-        return json.loads(await sender.stdout.readline())
+
+        async def seen() -> dict[str, Any]:
+            return json.loads(await sender.stdout.readline())
+
+        yield asyncio.create_task(seen())
 
 
 @contextmanager

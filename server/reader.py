@@ -1,8 +1,7 @@
 """Reading large uploads in a process of its own: parsing JSON holds the interpreter, and with it the event loop.
 
 The process is started by the first upload that is worth it. It gets the client's bytes as bytes, and answers with
-types of ours. It works at a lower priority than the server, ends when the server ends, however that ends, and is
-replaced when it dies or has grown large.
+types of ours. It ends when the server ends, however that ends, and is replaced when it dies or has grown large.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -12,13 +11,10 @@ from typing import Any
 from wire.errors import HeadwayError
 
 _STDIN = 0
-_NICENESS = 5
-"""When cores are scarce, completions come before uploads."""
 
 
 def main() -> None:
     """Serve the server that started this process."""
-    os.nice(_NICENESS)
     connection = Connection(_STDIN)
     gc.disable()  # what is parsed has no cycles, and looking for some takes a third of the time
     while True:

@@ -10,7 +10,8 @@ from sqlalchemy import func, literal
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.audit.recording import actor_of, record
+from server.audit.lines import GrowingLine
+from server.audit.recording import actor_of
 from server.auth.callers import Caller
 from server.context import Context
 from server.models.repository import as_uuid, find_model
@@ -66,11 +67,11 @@ async def cancel(context: Context, team_id: UUID, request: CancelRequest) -> Tra
 
 async def delete(context: Context, caller: Caller, trace_id: UUID) -> Deleted:
     """Delete a rollout and all that was recorded of it. Raises NotFound."""
-    async with context.database.connection() as connection:
+    line = GrowingLine(actor_of(caller), "delete_trace", team_id=caller.team_id, subject_id=trace_id)
+    async with context.database.connection() as connection, connection.transaction():
         if not await delete_trace(connection, caller.team_id, trace_id):
             raise no_such_trace(trace_id)
-    async with context.database.session() as session:
-        record(session, actor_of(caller), "delete_trace", team_id=caller.team_id, subject_id=trace_id)
+        await line.write(connection)
     return Deleted(traces_deleted=1)
 
 

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +16,7 @@ from server.models.service import no_such_model
 from server.storable import is_storable
 from store.rollouts.traces import REWARD, STATUS
 from store.tables import ModelRow
+from wire.cursors import make_cursor, parse_cursor
 from wire.errors import InvalidRequest
 from wire.guard import Period, TaskReport, TrainabilityReport
 
@@ -92,10 +91,10 @@ async def trainability(session: AsyncSession, model: ModelRow, *, cursor: str | 
     if model.team_id is None:
         raise no_such_model(model.slug)
     asked: dict[str, Any] = {"team_id": model.team_id, "model_id": model.id}
-    after = _decoded(cursor) if cursor is not None else ""
+    after = _task_of(cursor) if cursor is not None else ""
     low, high, since, until = (await session.execute(_BOUNDS, asked)).one()
     tasks = list(await session.scalars(_TASKS, {**asked, "after": after, "limit": limit + 1}))
-    following = _encoded(tasks[limit - 1]) if len(tasks) > limit else None
+    following = make_cursor(tasks[limit - 1]) if len(tasks) > limit else None
     tasks = tasks[:limit]
     if not tasks:
         return TrainabilityReport(items=[], reward_min=low, reward_max=high, next_cursor=None)
@@ -142,16 +141,8 @@ def advise(recent: dict[str, Any], bounds: tuple[float, float]) -> tuple[Advice,
     return "keep", f"{signal:.0%} of groups taught something {last} (mean {mean:.3f})"
 
 
-def _encoded(task: str) -> str:
-    return base64.urlsafe_b64encode(task.encode()).decode().rstrip("=")
-
-
-def _decoded(cursor: str) -> str:
-    try:
-        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        task = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
-    except (ValueError, binascii.Error) as error:
-        raise InvalidRequest("cursor: not one of this list; send a `next_cursor` as it came, or none") from error
+def _task_of(cursor: str) -> str:
+    (task,) = parse_cursor(cursor, str)
     if not is_storable(task):
         raise InvalidRequest("cursor: not one of this list; send a `next_cursor` as it came, or none")
     return task

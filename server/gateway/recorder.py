@@ -15,6 +15,7 @@ from uuid import UUID
 import structlog
 
 from server.metrics.instruments import ServerMetrics
+from server.off_loop import off_loop
 from store.blobs import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.rollouts import NewSample, TraceRecord, record
@@ -32,11 +33,12 @@ _MOST_FLAGGED = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The samples of one completion. `make` builds them, in a thread: prompts are long."""
+    """The samples of one completion. `make` builds them; `num_bytes`: of their token ids."""
 
     team_id: UUID
     trace_id: UUID
     model: str
+    num_bytes: int
     make: Callable[[], list[NewSample]]
 
 
@@ -104,7 +106,8 @@ class Recorder:
         """All of it, again and again while the database is away and the first of them has patience; then one by one
         where it is not the database that refuses."""
         try:
-            records = await asyncio.to_thread(_records, [waiting.served for waiting in batch])
+            served = [waiting.served for waiting in batch]
+            records = await off_loop(sum(one.num_bytes for one in served), _records, served)
             await self._write(records, min(waiting.patience_ends for waiting in batch))
             self.num_recorded += len(batch)
             self.metrics.recorded(len(batch), lost=False)

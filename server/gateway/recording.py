@@ -66,7 +66,12 @@ class Recording:
                 if answer.tokens
             ]
 
-        await self.context.recorder.keep(ServedCompletion(target.team_id, self.trace_id, target.slug, make))
+        num_bytes = 4 * sum(
+            len(sequence.prompt_token_ids) + len(answer.tokens)
+            for sequence, answer in zip(sequences, answers, strict=True)
+        )
+        served = ServedCompletion(target.team_id, self.trace_id, target.slug, num_bytes, make)
+        await self.context.recorder.keep(served)
 
     def _sample(self, target: Target, served: Served, prompt_ids: list[int], answer: Answer) -> NewSample:
         logprobs = np.array([token.logprob for token in answer.tokens], np.float32)

@@ -51,7 +51,7 @@ _FACTS = (
 _INSERT = f"""
     insert into traces (team_id, id, {", ".join(_FACTS)})
     values (%(team_id)s, %(id)s, {", ".join(f"%({name})s" for name in _FACTS)})
-    on conflict (team_id, id) do nothing
+    on conflict (team_id, id) do nothing returning id
 """  # noqa: S608 - put together from constants
 _RESCORE = """
     update traces set
@@ -117,7 +117,7 @@ async def import_trace(
     """
 
     async def insert(connection: AsyncConnection) -> None:
-        if (await connection.execute(_INSERT, trace.facts())).rowcount == 0:
+        if await (await connection.execute(_INSERT, trace.facts())).fetchone() is None:
             raise _OnRecord
         await told(connection, "imported")
 

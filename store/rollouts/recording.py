@@ -10,7 +10,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -20,7 +20,8 @@ from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts.samples import KnownSample, NewSample, PackedSample, pack_samples, placed
 from store.rollouts.spans import SPAN_ID_REUSED, NewSpan
 
-_ATTEMPTS = 3
+_FEW_TOKENS, _FEW_BYTES = 8192, 16 * 1024
+"""What is packed at once: about a millisecond of work. A thread takes longer to wake up when the loop is busy."""
 
 _KNOWN = """
     select team_id, trace_id, digest, prompt_length, output_length, prompt_digest, end_digest, num_items, items_digest
@@ -44,13 +45,6 @@ _LOCK_TRACE = """
             else array(select distinct unnest(traces.checkpoint_ids || excluded.checkpoint_ids)) end,
         flags = case when traces.flags @> excluded.flags then traces.flags
             else array(select distinct unnest(traces.flags || excluded.flags)) end
-"""
-
-_PRESENT = """
-    select team_id, trace_id, digest from samples
-    where (team_id, trace_id, digest) in (
-        select * from unnest(%(teams)s::uuid[], %(traces)s::uuid[], %(digests)s::bytea[])
-    )
 """
 
 _SERVED = (
@@ -125,6 +119,8 @@ _COUNT = """
 Trace = tuple[UUID, UUID]
 """Team and id."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Preparation = Callable[[AsyncConnection], Awaitable[None]]
 
 
@@ -145,53 +141,50 @@ class TraceRecord:
         return self.team_id, self.trace_id
 
 
-@dataclass(frozen=True, slots=True)
-class _Packed:
-    record: TraceRecord
-    samples: list[PackedSample]
-    spans: list[dict[str, Any]]
-
-
-class _ParentGone(Exception):
-    """A sample that others were to share with was deleted meanwhile."""
-
-
 async def record(
     database: AsyncDatabase, blobs: BlobStore, records: Sequence[TraceRecord], *, first: Preparation | None = None
 ) -> None:
-    """Record samples and spans of traces, which are made where nobody has reported them yet. One transaction.
+    """Put this on record, all or nothing, in two round trips. `first` runs in the same transaction, before the rest.
 
-    first: what is to happen at the beginning of the transaction; what it raises ends it.
     What is on record already stays as it is. No two records may be of one trace. Raises OSError when a blob cannot be
     written, and what `store.database.DATABASE_AWAY` lists; then nothing was recorded.
     """
     records = sorted(records, key=lambda record: (record.team_id.bytes, record.trace_id.bytes))
-    for attempt in range(_ATTEMPTS):
-        async with database.connection() as connection:
-            known = await _known_samples(connection, [r.trace for r in records if r.samples])
-        if attempt == _ATTEMPTS - 1:
-            known.clear()  # shares nothing, so nothing can be missing
-        packed = await asyncio.to_thread(_pack, records, known, blobs)
-        try:
-            async with database.connection() as connection, connection.transaction():
-                if first is not None:
-                    await first(connection)
-                await _write(connection, packed)
-        except _ParentGone:
-            continue
-        return
-    raise AssertionError("what shares nothing misses nothing")
+    num_bytes = sum(span.num_bytes for one in records for span in one.spans)
+    spans = await _maybe_in_a_thread(num_bytes > _FEW_BYTES, _pack_spans, records, blobs)
+    async with database.connection() as connection, connection.pipeline(), connection.transaction():
+        if first is not None:
+            await first(connection)
+        async with connection.cursor() as cursor:
+            await cursor.executemany(_LOCK_TRACE, [_trace_values(one) for one in records])
+            known = await _known_samples(connection, [one.trace for one in records if one.samples])
+            num_tokens = sum(sample.num_tokens for one in records for sample in one.samples)
+            samples = await _maybe_in_a_thread(num_tokens > _FEW_TOKENS, _pack_samples, records, known, blobs)
+            if values := [_sample_values(sample) for packed in samples.values() for sample in packed]:
+                await cursor.executemany(_INSERT_SAMPLE, values)
+            odd, num_turns = await _insert_spans(connection, spans)
+            if counts := [
+                counted
+                for trace, packed in samples.items()
+                if (counted := _counts(trace, packed, known[trace], odd[trace], num_turns[trace]))
+            ]:
+                await cursor.executemany(_COUNT, counts)
 
 
-def _pack(records: Sequence[TraceRecord], known: dict[Trace, list[KnownSample]], blobs: BlobStore) -> list[_Packed]:
-    return [
-        _Packed(
-            record,
-            pack_samples(_distinct(record.samples), known.get(record.trace, []), blobs),
-            [_span_values(record, span, blobs) for span in record.spans],
-        )
-        for record in records
-    ]
+async def _maybe_in_a_thread(is_long: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    return await asyncio.to_thread(work, *args, **kwargs) if is_long else work(*args, **kwargs)
+
+
+def _pack_spans(records: Sequence[TraceRecord], blobs: BlobStore) -> list[tuple[Trace, dict[str, Any]]]:
+    return [(record.trace, _span_values(record, span, blobs)) for record in records for span in record.spans]
+
+
+def _pack_samples(
+    records: Sequence[TraceRecord], known: dict[Trace, list[KnownSample]], blobs: BlobStore
+) -> dict[Trace, list[PackedSample]]:
+    return {
+        record.trace: pack_samples(_distinct(record.samples), known.get(record.trace, []), blobs) for record in records
+    }
 
 
 def _distinct(samples: Iterable[NewSample]) -> list[NewSample]:
@@ -232,19 +225,6 @@ async def _known_samples(connection: AsyncConnection, traces: list[Trace]) -> di
     return found
 
 
-async def _write(connection: AsyncConnection, packed: Sequence[_Packed]) -> None:
-    async with connection.cursor() as cursor:
-        await cursor.executemany(_LOCK_TRACE, [_trace_values(one.record) for one in packed])
-        present = await _present(connection, packed)
-        if samples := [_sample_values(sample) for one in packed for sample in one.samples]:
-            await cursor.executemany(_INSERT_SAMPLE, samples)
-        odd, num_turns = await _insert_spans(connection, packed)
-        if counts := [
-            counted for one in packed if (counted := _counts(one, present, odd[one.record.trace], num_turns))
-        ]:
-            await cursor.executemany(_COUNT, counts)
-
-
 def _trace_values(record: TraceRecord) -> dict[str, Any]:
     served = [sample.served for sample in record.samples if sample.served]
     scores = [span.evaluated_reward for span in record.spans if span.evaluated_reward is not None and not span.flag]
@@ -264,27 +244,11 @@ def _sample_values(packed: PackedSample) -> dict[str, Any]:
     return {**packed.values, "sampling": None if sampling is None else Jsonb(sampling)}
 
 
-async def _present(connection: AsyncConnection, packed: Sequence[_Packed]) -> set[tuple[UUID, UUID, bytes]]:
-    """Which samples are on record, of those to be written and those they share with. Raises _ParentGone."""
-    own = {(*one.record.trace, sample.sample.digest) for one in packed for sample in one.samples}
-    parents = {(*one.record.trace, d) for one in packed for sample in one.samples for d in sample.parents}
-    asked = sorted(own | parents)
-    if not asked:
-        return set()
-    teams, traces, digests = (list(column) for column in zip(*asked, strict=True))
-    rows = await connection.execute(_PRESENT, {"teams": teams, "traces": traces, "digests": digests})
-    present = {tuple(row) async for row in rows}
-    if parents - own - present:
-        raise _ParentGone
-    return present
-
-
 async def _insert_spans(
-    connection: AsyncConnection, packed: Sequence[_Packed]
+    connection: AsyncConnection, spans: Sequence[tuple[Trace, dict[str, Any]]]
 ) -> tuple[dict[Trace, set[str]], dict[Trace, int]]:
     """Flags of the spans that are new, and how many of these are turns, by trace."""
     odd, num_turns = defaultdict[Trace, set[str]](set), defaultdict[Trace, int](int)
-    spans = [(one.record.trace, values) for one in packed for values in one.spans]
     if spans:
         async with connection.cursor() as cursor:
             await cursor.executemany(_INSERT_SPAN, [values for _, values in spans], returning=True)
@@ -305,19 +269,19 @@ async def _results(cursor: Any, sent: Sequence[Any]) -> AsyncGenerator[tuple[Any
 
 
 def _counts(
-    one: _Packed, present: set[tuple[UUID, UUID, bytes]], flags: set[str], num_turns: dict[Trace, int]
+    trace: Trace, samples: Sequence[PackedSample], known: Sequence[KnownSample], flags: set[str], num_turns: int
 ) -> dict[str, Any] | None:
     """What to add to the figures of a trace; None: nothing."""
-    trace = one.record.trace
-    fresh = [sample for sample in one.samples if (*trace, sample.sample.digest) not in present]
-    if not fresh and not flags and not num_turns[trace]:
+    on_record = {sample.digest for sample in known}
+    fresh = [sample.known for sample in samples if sample.known.digest not in on_record]
+    if not fresh and not flags and not num_turns:
         return None
     return {
         "team_id": trace[0],
         "id": trace[1],
-        "num_turns": num_turns[trace],
+        "num_turns": num_turns,
         "num_samples": len(fresh),
-        "num_prompt_tokens": sum(sample.known.prompt_length for sample in fresh),
-        "num_output_tokens": sum(sample.known.output_length for sample in fresh),
+        "num_prompt_tokens": sum(sample.prompt_length for sample in fresh),
+        "num_output_tokens": sum(sample.output_length for sample in fresh),
         "flags": sorted(flags),
     }

@@ -49,6 +49,11 @@ class NewSample:
         """Team and id of its trace."""
         return self.team_id, self.trace_id
 
+    @property
+    def num_tokens(self) -> int:
+        """Of prompt and output."""
+        return len(self.turn.prompt_ids) + len(self.turn.output_ids)
+
 
 @dataclass(frozen=True, slots=True)
 class KnownSample:

@@ -91,12 +91,12 @@ async def test_trouble_with_recording_costs_no_completion_and_is_flagged(team, d
     away = AsyncDatabase("postgresql://nobody@127.0.0.1:1/nothing")
     recorder = Recorder(away, BlobStore(tmp_path), patience_s=0.3)
     recorder.start()
-    lost = ServedCompletion(team_id, trace, "m", list)
+    lost = ServedCompletion(team_id, trace, "m", 0, list)
     async with asyncio.timeout(20):
         await recorder.keep(lost)
         assert (recorder.num_lost, recorder.num_recorded) == (1, 0)
         recorder.database = database
-        await recorder.keep(ServedCompletion(team_id, uuid.uuid4(), "m", list))
+        await recorder.keep(ServedCompletion(team_id, uuid.uuid4(), "m", 0, list))
     await recorder.close()
     await away.close()
     assert recorder.num_recorded == 1
@@ -113,7 +113,7 @@ async def test_one_completion_that_cannot_be_recorded_costs_the_others_nothing(t
         raise RuntimeError("bug")
 
     recorder = Recorder(database, BlobStore(tmp_path))
-    batch = [ServedCompletion(team_id, trace, "m", make) for make in (list, broken, list)]
+    batch = [ServedCompletion(team_id, trace, "m", 0, make) for make in (list, broken, list)]
     waiting = [asyncio.create_task(recorder.keep(one)) for one in batch]
     await asyncio.sleep(0)
     recorder.start()

@@ -218,7 +218,8 @@ async def _recorder(place: Place, count: int) -> dict[str, float]:
         while made:
             trace_id, samples = made.pop()
             for sample in samples:
-                await recorder.keep(Completion(place.team_id, trace_id, "bench", lambda one=sample: [one]))
+                num_bytes = 4 * sample.num_tokens
+                await recorder.keep(Completion(place.team_id, trace_id, "bench", num_bytes, lambda one=sample: [one]))
 
     started = time.perf_counter()
     await asyncio.gather(*(play() for _ in range(256)))

@@ -14,7 +14,7 @@ _INSERT = """
     values (%(team_id)s, %(key_id)s, %(actor)s, %(action)s, %(subject_id)s, %(detail)s)
     returning id
 """
-_UPDATE = "update events set detail = %(detail)s where id = %(id)s"
+_UPDATE = "update events set detail = %(detail)s where id = %(id)s returning id"
 
 
 class GrowingLine:
@@ -36,7 +36,7 @@ class GrowingLine:
         values = {**self._values, "detail": Jsonb(detail) if detail else None}
         if self._id is not None:
             written = await connection.execute(_UPDATE, {**values, "id": self._id})
-            if written.rowcount:  # none: the transaction that made the line was rolled back
+            if await written.fetchone() is not None:  # else the transaction that made the line was rolled back
                 return
         row = await (await connection.execute(_INSERT, values)).fetchone()
         assert row is not None

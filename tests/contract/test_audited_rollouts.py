@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import select
 
 from server.audit.lines import GrowingLine
+from server.audit.recording import Actor
 from store.blobs import BlobStore
 from store.rollouts import changing
 from store.tables import EventRow
@@ -141,3 +142,17 @@ async def test_an_import_that_the_disk_does_not_take_is_refused_and_taken_later(
         {"imported": 1, "rescored": 0},
         {"imported": 2, "rescored": 0},
     ]
+
+
+async def test_a_line_whose_transaction_was_rolled_back_is_written_again(team, database):
+    team_id = uuid.UUID((await team.http.get("/v2/auth/me")).json()["team_id"])
+    line = GrowingLine(Actor(name="test"), "delete_job", team_id=team_id)
+    async with database.connection() as connection:
+        with pytest.raises(KeyError):
+            async with connection.transaction():
+                await line.write(connection, traces_deleted=1)
+                raise KeyError
+        for number in (1, 2):
+            async with connection.transaction():
+                await line.write(connection, traces_deleted=number)
+    assert await audited(database, team) == [("delete_job", None, {"traces_deleted": 2})]

@@ -148,10 +148,8 @@ async def test_a_line_whose_transaction_was_rolled_back_is_written_again(team, d
     team_id = uuid.UUID((await team.http.get("/v2/auth/me")).json()["team_id"])
     line = GrowingLine(Actor(name="test"), "delete_job", team_id=team_id)
     async with database.connection() as connection:
-        with pytest.raises(KeyError):
-            async with connection.transaction():
-                await line.write(connection, traces_deleted=1)
-                raise KeyError
+        async with connection.transaction(force_rollback=True):
+            await line.write(connection, traces_deleted=1)
         for number in (1, 2):
             async with connection.transaction():
                 await line.write(connection, traces_deleted=number)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from server.context import Context
 from server.storable import readable_json
+from server.traces.ids import id_or_none
 from server.traces.service import describe, found_trace, no_such_trace
 from store.rollouts import RecordedSample, RecordedSpan, Resolved, read_rollouts, read_spans, resolve_rollout
 
@@ -77,8 +78,8 @@ def _shown(sample: RecordedSample, *, tokens: bool) -> dict[str, Any]:
         "recorded_at": sample.recorded_at.isoformat(),
         "served_at": sample.served_at.isoformat() if sample.served_at else None,
         "completion_id": sample.completion_id,
-        "model_id": _id(sample.model_id),
-        "checkpoint_id": _id(sample.checkpoint_id),
+        "model_id": id_or_none(sample.model_id),
+        "checkpoint_id": id_or_none(sample.checkpoint_id),
         "sampling": sample.sampling,
         "finish_reason": sample.finish_reason,
         "seconds": sample.seconds,
@@ -91,10 +92,6 @@ def _shown(sample: RecordedSample, *, tokens: bool) -> dict[str, Any]:
         shown["output_token_ids"] = turn.output_ids.tolist()
         shown["output_logprobs"] = turn.sampling_logprobs.tolist()
     return shown
-
-
-def _id(value: UUID | None) -> str | None:
-    return str(value) if value is not None else None
 
 
 def _event(one: RecordedSpan) -> dict[str, Any] | None:

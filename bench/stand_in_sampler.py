@@ -77,9 +77,6 @@ class StandIn(asyncio.Protocol):
     def _tokenize(self, request: Any) -> None:
         self._reply(to_json({"token_ids": _ids(request["text"])}))
 
-    def _derender(self, request: Any) -> None:
-        self._reply(to_json({"content": request["text"]}))
-
     def _generate(self, request: Any) -> None:
         num_tokens = random.randint(*NUM_TOKENS)
         if request.get("whole"):
@@ -122,7 +119,6 @@ class StandIn(asyncio.Protocol):
 _ROUTES: dict[str, Callable[[StandIn, Any], None]] = {
     "/render": StandIn._render,
     "/tokenize": StandIn._tokenize,
-    "/derender": StandIn._derender,
     "/generate": StandIn._generate,
     "/v1/chat/completions": StandIn._chat,
 }
@@ -153,6 +149,7 @@ def _line(tokens: list[tuple[int, str, float]], reason: str | None) -> bytes:
     shown = [{"token_id": i, "token": text, "logprob": logprob, "top_logprobs": []} for i, text, logprob in tokens]
     text = "".join(text for _, text, _ in tokens)
     event = {"tokens": shown, "text": text, "finish_reason": reason, "deltas": [{"content": text}]}
+    event["message"] = {"content": text}
     return json.dumps(event).encode() + b"\n"
 
 

@@ -1,11 +1,12 @@
-"""A sampler over HTTP, as the gateway sees it: render, tokenize, generate, derender; and whether it lives."""
+"""A sampler over HTTP, as the gateway sees it: render, tokenize, generate; and whether it lives."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -24,8 +25,8 @@ from wire.sampling import (
     GeneratedToken,
     GenerateEvent,
     GenerateRequest,
-    MessageDelta,
     ParsedMessage,
+    Reading,
     RenderRequest,
     TokenIds,
     TokenizeRequest,
@@ -69,17 +70,14 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
     async def tokenize(body: TokenizeRequest) -> TokenIds:
         return TokenIds(token_ids=await backend.tokenize(body.text))
 
-    async def derender(body: DerenderRequest) -> ParsedMessage:
-        return await backend.derender(body)
-
     async def generate(body: GenerateRequest, request: Request) -> Response:
         if body.params.constraint is not None and not backend.info.constrains:
             raise InvalidRequest(_CANNOT_CONSTRAIN.format(type(backend).__name__))
         events = _counted(backend.generate(body), len(body.prompt_token_ids), metrics)
-        if body.reading is not None:
-            events = _read(events, backend.reader(body, body.reading))
         if body.whole:
-            events = _as_one(events)
+            events = _as_one(events, partial(_message, backend, body.reading))
+        elif body.reading is not None:
+            events = _read(events, backend.reader(body, body.reading))
         first = await _first_unless_gone(request, events)
         if first is None:
             return Response(status_code=499)  # nobody reads it
@@ -89,7 +87,6 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
     app.get("/metrics")(show_metrics)
     app.post("/render")(render)
     app.post("/tokenize")(tokenize)
-    app.post("/derender")(derender)
     app.post("/generate", response_model=None)(generate)
 
 
@@ -129,16 +126,27 @@ async def _counted(
                 yield event
 
 
-async def _as_one(events: AsyncGenerator[GenerateEvent, None]) -> AsyncGenerator[GenerateEvent, None]:
+async def _as_one(
+    events: AsyncGenerator[GenerateEvent, None], read: Callable[[list[int], str], Awaitable[ParsedMessage | None]]
+) -> AsyncGenerator[GenerateEvent, None]:
     """All events in one. To write and to read one line a token costs more than the tokens themselves do."""
-    tokens, texts, deltas, reason = list[GeneratedToken](), list[str](), list[MessageDelta](), None
+    tokens, texts, reason = list[GeneratedToken](), list[str](), None
     async with aclosing(events):
         async for event in events:
             tokens += event.tokens
             texts.append(event.text)
-            deltas += event.deltas
             reason = event.finish_reason
-    yield GenerateEvent.model_construct(tokens=tokens, text="".join(texts), finish_reason=reason, deltas=deltas)
+    text = "".join(texts)
+    message = await read([token.token_id for token in tokens], text)
+    yield GenerateEvent.model_construct(tokens=tokens, text=text, finish_reason=reason, deltas=[], message=message)
+
+
+async def _message(
+    backend: SamplerBackend, reading: Reading | None, token_ids: list[int], text: str
+) -> ParsedMessage | None:
+    if reading is None:
+        return None
+    return await backend.derender(DerenderRequest(token_ids=token_ids, text=text, **dict(reading)))
 
 
 async def _lines(first: GenerateEvent, events: AsyncGenerator[GenerateEvent, None]) -> AsyncIterator[bytes]:

@@ -81,6 +81,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(AccessLog)
     app.add_middleware(MeasuredRequests, metrics=counted)
     install_error_handlers(app)
+    app.include_router(gateway.sampling)  # first: routes are tried in turn, and this is what is asked most
     app.include_router(pages.router)
     rooms = (health, auth, models, training, gateway, jobs, transfers, traces, tasksets, hosted, team, admin, metrics)
     for room in (*rooms, evals, guard, trainability):

@@ -9,7 +9,7 @@ two outputs is context, never an action.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,14 @@ def datum_tensors(datum: Datum, reward: float, logprobs_N: npt.NDArray[np.generi
         sampling_logprobs=align(datum, datum.sampling_logprobs_N),
         mask=align(datum, np.ones(datum.num_actions, np.float32)),
     )
+
+
+def by_trajectory(rows: Mapping[Datum, Float32Array], num_trajectories: int) -> list[Float32Array]:
+    """Values of each trajectory's output tokens, turn by turn. rows: of each datum's actions, datums in order."""
+    found: list[list[Float32Array]] = [[] for _ in range(num_trajectories)]
+    for datum, row_N in rows.items():
+        found[datum.trajectory_index].append(row_N)
+    return [np.concatenate(of_one) for of_one in found]
 
 
 def _chains(turns: Sequence[Turn]) -> list[list[Turn]]:

@@ -252,7 +252,5 @@ class TrainingEngine:
 
 
 def _datum_tensors(scores: Scores, batch: Batch) -> Iterator[tuple[Datum, DatumTensors]]:
-    datums = scores.pack.datums
-    rows = scores.logprobs_N.split([datum.num_actions for datum in datums])
-    for datum, row in zip(datums, rows, strict=True):
-        yield datum, datum_tensors(datum, batch.trajectories[datum.trajectory_index].reward, row.cpu().numpy())
+    for datum, row_N in scores.per_datum().items():
+        yield datum, datum_tensors(datum, batch.trajectories[datum.trajectory_index].reward, row_N)

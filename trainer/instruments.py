@@ -56,6 +56,12 @@ class TrainerMetrics:
         )
         self._passes = Counter("headway_trainer_passes", "Gradient passes, replays included", registry=self.registry)
         self._steps = Counter("headway_trainer_steps", "Optimizer steps that were committed", registry=self.registry)
+        self._kept_logprobs = Counter(
+            "headway_trainer_kept_logprobs",
+            "Samples whose trainer logprobs were to be kept: written, or lost",
+            ["outcome"],
+            registry=self.registry,
+        )
         self._busy = Gauge("headway_trainer_busy", "1 while an operation is under way", registry=self.registry)
         self._models: OrderedDict[UUID, tuple[str, Mapping[str, float]]] = OrderedDict()
         self._outcome = "done"
@@ -130,6 +136,10 @@ class TrainerMetrics:
         self._models.move_to_end(model.id)
         while len(self._models) > _MAX_MODELS:
             self._models.popitem(last=False)
+
+    def kept_logprobs(self, outcome: str, num_samples: int) -> None:
+        """What became of logprobs that were to be kept: `written` or `lost`. May be called from any thread."""
+        self._kept_logprobs.labels(outcome).inc(num_samples)
 
     def _model_families(self) -> Iterable[Metric]:
         known = list(self._models.items())

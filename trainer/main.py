@@ -27,6 +27,7 @@ from trainer.engine import EngineSettings, TrainingEngine
 from trainer.heap import keep_freed_memory
 from trainer.instruments import TrainerMetrics
 from trainer.lease_keeper import LeaseKeeper
+from trainer.logprob_keeper import LogprobKeeper
 from trainer.standstill import Standstill
 from trainer.stopping import Stop
 from trainer.worker import Worker, WorkerSettings
@@ -68,6 +69,8 @@ class TrainerSettings:
     promotion: PromotionPolicy = PromotionPolicy.ONE
     promotion_timeout_s: float = 60.0
     standstill_s: float = 1800.0
+    keep_logprobs: bool = True
+    """Of recorded rollouts, beside the sampler's."""
 
 
 def run(settings: TrainerSettings) -> None:
@@ -89,19 +92,21 @@ def run(settings: TrainerSettings) -> None:
         log.error("engine_stands_still", for_s=round(for_s), then="this process ends; another trainer goes on")
         os._exit(1)
 
+    metrics = TrainerMetrics()
+    logprobs = LogprobKeeper(database, metrics, enabled=settings.keep_logprobs)
     standstill = Standstill(settings.standstill_s, stands_still)
     stop = Stop(settings.stop_grace_s, cut_short, standstill.seen)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop.request)
     try:
-        metrics = TrainerMetrics()
-        worker = _load(settings, database, base, trainer_id, stop, metrics)
+        worker = _load(settings, database, base, trainer_id, stop, metrics, logprobs)
         log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id))
         standstill.start()
         with _metrics_page(settings, metrics):
             worker.run(stop, _leave_after(settings.idle_exit_s, keeper))
     finally:
         keeper.close()
+        logprobs.close()
         database.close()
         log.info("trainer_stopped")
 
@@ -124,6 +129,7 @@ def _load(
     trainer_id: UUID,
     stop: Stop,
     metrics: TrainerMetrics,
+    logprobs: LogprobKeeper,
 ) -> Worker:
     """A worker that is known to be ready, with its engine."""
     assert base.weights is not None
@@ -148,6 +154,7 @@ def _load(
         ),
         stop.check,
         metrics,
+        logprobs,
     )
     _show_memory(metrics, engine, worker, device)
     with database.session() as session:

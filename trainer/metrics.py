@@ -12,16 +12,16 @@ are left out where the batch carries none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from trainer.advantages import grouped_rewards, groups_without_spread
-from trainer.batch import Datum
+from trainer.batch import Datum, by_trajectory
 from trainer.objective import Weighted
 from trainer.scores import Scores
 from wire.engine import PassResult
-from wire.trajectories import Batch
+from wire.trajectories import Batch, Float32Array
 
 
 @dataclass(slots=True)
@@ -40,6 +40,7 @@ class PassTally:
     k3: float = 0.0
     ratio: float = 0.0
     ratio_max: float = 0.0
+    logprobs: dict[Datum, Float32Array] = field(default_factory=dict[Datum, Float32Array])
 
     def add(self, scores: Scores, weighted: Weighted) -> None:
         """Count a micro-batch."""
@@ -47,6 +48,7 @@ class PassTally:
         # Capped so that sums of ratios stay finite.
         gaps_N = (logprobs_N - sampling_logprobs_N).clamp(max=600)
         ratios_N = gaps_N.exp()
+        self.logprobs |= scores.per_datum()
         self.num_micro_batches += 1
         self.num_tokens += len(logprobs_N)
         self.num_tokens_computed += scores.pack.num_tokens
@@ -66,6 +68,7 @@ class PassTally:
         self, batch: Batch, datums: Sequence[Datum], seconds: Mapping[str, float], recorded: Mapping[str, float]
     ) -> PassResult:
         """The pass as its caller sees it. seconds: `seconds:sum` and its parts; `recorded` goes along as it is."""
+        rows = {datum: self.logprobs[datum] for datum in datums}
         total_s, num_tokens_merged = seconds["seconds:sum"], sum(datum.num_computed_tokens for datum in datums)
         metrics = {
             "loss:sum": self.cost,
@@ -83,7 +86,12 @@ class PassTally:
             "tokens_per_s": self.num_tokens_computed / total_s if total_s > 0 else 0.0,
             **recorded,
         }
-        return PassResult({name: float(value) for name, value in metrics.items()}, len(datums), self.num_tokens)
+        return PassResult(
+            {name: float(value) for name, value in metrics.items()},
+            len(datums),
+            self.num_tokens,
+            by_trajectory(rows, len(batch.trajectories)),
+        )
 
     def _sampling_metrics(self) -> dict[str, float]:
         metrics = {

@@ -17,11 +17,13 @@ from store.oplog.operation import ModelState, Operation
 from store.oplog.work import Lease
 from store.tables import OperationRow
 from trainer.instruments import TrainerMetrics
+from trainer.logprob_keeper import LogprobKeeper, rows_of
 from trainer.summaries import logged_figures, summarise_pass
 from wire.engine import DatumTensors, Engine, LossChoice, PassResult
 from wire.errors import Gone, NotFound
 from wire.faults import fault_point
 from wire.payload import decode, decode_batch, encode
+from wire.trajectories import Batch
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +33,7 @@ class _Done:
     """A gradient pass that the engine has carried out."""
 
     result: PassResult
-    num_traces: int
+    batch: Batch
     loss_fn: str
     caller_metrics: Mapping[str, float]
 
@@ -40,9 +42,15 @@ class Passes:
     """Handlers of the operations that do not move the weights. A refusal leaves the engine as it was."""
 
     def __init__(
-        self, database: Database, blobs: BlobStore, engine: Engine, metrics: TrainerMetrics | None = None
+        self,
+        database: Database,
+        blobs: BlobStore,
+        engine: Engine,
+        metrics: TrainerMetrics | None = None,
+        keeper: LogprobKeeper | None = None,
     ) -> None:
         self._metrics = metrics or TrainerMetrics()
+        self._keeper = keeper or LogprobKeeper(database, self._metrics)
         self._database = database
         self._blobs = blobs
         self._engine = engine
@@ -64,10 +72,13 @@ class Passes:
         placed = work.place_result(self._blobs, _encode_datums(datums))
         with self._database.connection() as connection:
             work.complete(connection, lease, operation, placed)
+        self._keeper.keep(operation, model, batch, rows_of(datums, len(batch.trajectories)))
 
     def forward_backward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         """The gradient of a built-in loss."""
-        self._complete(lease, operation, self._run(operation))
+        done = self._run(operation)
+        self._complete(lease, operation, done)
+        self._keeper.keep(operation, model, done.batch, done.result.logprobs)
 
     def backward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         """The gradient of the caller's own loss. Raises Gone for a handle that is used or of other weights."""
@@ -97,7 +108,7 @@ class Passes:
                 result = self._engine.forward_backward(operation.model_id, batch, loss)
             self._metrics.passed(result.metrics)
             self._accumulated.setdefault(operation.model_id, []).append(operation.id)
-            return _Done(result, len(batch.trajectories), loss.name, extra.get("metrics", {}))
+            return _Done(result, batch, loss.name, extra.get("metrics", {}))
         header, arrays = decode(payload)
         batch, _ = decode_batch(work.read_payload(self._forward_of(operation), self._blobs))
         weights = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1])
@@ -105,7 +116,7 @@ class Passes:
             result = self._engine.backward(operation.model_id, batch, weights)
         self._metrics.passed(result.metrics)
         self._accumulated.setdefault(operation.model_id, []).append(operation.id)
-        return _Done(result, len(batch.trajectories), "custom", header["metrics"])
+        return _Done(result, batch, "custom", header["metrics"])
 
     def _forward_of(self, operation: Operation) -> OperationRow:
         with self._database.session() as session:
@@ -118,7 +129,7 @@ class Passes:
         metrics = {**done.result.metrics, **done.caller_metrics}
         answer = encode({"metrics": metrics, "num_datums": done.result.num_datums})
         placed = work.place_result(self._blobs, answer)
-        summary = summarise_pass(done.result, metrics, done.num_traces, done.loss_fn)
+        summary = summarise_pass(done.result, metrics, len(done.batch.trajectories), done.loss_fn)
         with self._database.connection() as connection:
             work.complete(connection, lease, operation, placed, summary)
         log.info("pass_done", operation=str(operation.id), loss_fn=done.loss_fn, **logged_figures(metrics))

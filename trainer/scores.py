@@ -15,6 +15,7 @@ from trainer.batch import Datum
 from trainer.finite import all_finite
 from trainer.packing import Pack
 from wire.errors import InvalidRequest, NonFinite
+from wire.trajectories import Float32Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +53,11 @@ class Scores:
     def per_action(self, rows: Sequence[npt.NDArray[np.floating]]) -> torch.Tensor:
         """Rows of values, one a datum and one value an action, as a tensor like logprobs_N."""
         return _like(self.logprobs_P, rows)
+
+    def per_datum(self) -> dict[Datum, Float32Array]:
+        """The logprobs of each datum's actions, on the CPU: one copy a micro-batch."""
+        rows = self.logprobs_N.float().cpu().split([datum.num_actions for datum in self.pack.datums])
+        return {datum: row.numpy() for datum, row in zip(self.pack.datums, rows, strict=True)}
 
     def backpropagate(self, weights_N: torch.Tensor) -> None:
         """Add the gradient of −Σ weights_N · logprobs_N to the bound scratch; all zero costs nothing."""

@@ -26,6 +26,7 @@ from store.oplog.work import Lease
 from store.promotion import PromotionPolicy
 from trainer.instruments import TrainerMetrics
 from trainer.loading import open_head
+from trainer.logprob_keeper import LogprobKeeper
 from trainer.passes import Passes
 from trainer.promotion import Promotion
 from trainer.stepping import Stepping
@@ -90,6 +91,7 @@ class Worker:
         settings: WorkerSettings,
         check: Callable[[], None] = lambda: None,
         metrics: TrainerMetrics | None = None,
+        keeper: LogprobKeeper | None = None,
     ) -> None:
         """`check` raises Interrupted to end what can be ended half way."""
         self._database = database
@@ -104,7 +106,7 @@ class Worker:
         promotion = Promotion(database, self._listener, settings.promote_timeout_s, check, settings.promotion)
         self._metrics = metrics or TrainerMetrics()
         self._stepping = Stepping(database, blobs, checkpoints, engine, promotion, self._metrics)
-        self._passes = Passes(database, blobs, engine, self._metrics)
+        self._passes = Passes(database, blobs, engine, self._metrics, keeper)
         self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {
             "forward_backward": self._passes.forward_backward,
             "forward": self._passes.forward,

@@ -43,11 +43,16 @@ class AdamParams:
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What one gradient pass did. Metric names are `name` or `name:reduction`."""
+    """What one gradient pass did. Metric names are `name` or `name:reduction`.
+
+    logprobs: of each trajectory, the policy's of every output token as the loss saw it: float32 nats, turn by turn.
+    None where the engine does not tell.
+    """
 
     metrics: dict[str, float]
     num_datums: int
     num_tokens: int  # action tokens trained on
+    logprobs: Sequence[Float32Array] | None = None
 
 
 @dataclass(frozen=True, slots=True)

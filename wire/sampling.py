@@ -1,7 +1,7 @@
 """What the gateway and a sampler say to each other: tokens in, tokens out.
 
 Rendering of chats and parsing of answers happen on the sampler's side of this border, next to the tokenizer.
-A sampler serves `POST /render`, `/generate` and `/derender` with these types, and `GET /healthz`.
+A sampler serves `POST /render`, `/tokenize` and `/generate` with these types, and `GET /healthz`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class GenerateRequest(BaseModel):
     whole: bool = False
     """Nobody reads along: the answer may come as one event, at the end."""
     reading: Reading | None = None
-    """Fill the events' `deltas`: the answer read as a chat's, as far as it has come."""
+    """Read the answer as a chat's: into the last event's `message` where it is whole, else, as far as it
+    has come, into the events' `deltas`."""
 
 
 class TopLogprob(BaseModel):
@@ -133,23 +134,6 @@ class MessageDelta(BaseModel):
     tool_calls: list[CallDelta] = Field(default_factory=list[CallDelta])
 
 
-class GenerateEvent(BaseModel):
-    """One line of the answer to generate (NDJSON): newly sampled tokens, the text they settle, and, last, why it
-    ended. `text` never holds half a character, nor anything from a stop string on."""
-
-    tokens: list[GeneratedToken]
-    text: str
-    finish_reason: Literal["stop", "length"] | None = None
-    deltas: list[MessageDelta] = Field(default_factory=list[MessageDelta])
-
-
-class DerenderRequest(Reading):
-    """A sampled answer to be read: its ids, and the text (already cut at a stop string)."""
-
-    token_ids: list[int]
-    text: str
-
-
 class ParsedCall(BaseModel):
     """A tool call read out of an answer; `arguments` is JSON text as the policy wrote it."""
 
@@ -163,3 +147,21 @@ class ParsedMessage(BaseModel):
     content: str | None
     reasoning_content: str | None = None
     tool_calls: list[ParsedCall] = Field(default_factory=list[ParsedCall])
+
+
+class GenerateEvent(BaseModel):
+    """One line of the answer to generate (NDJSON): newly sampled tokens, the text they settle, and, last, why it
+    ended. `text` never holds half a character, nor anything from a stop string on."""
+
+    tokens: list[GeneratedToken]
+    text: str
+    finish_reason: Literal["stop", "length"] | None = None
+    deltas: list[MessageDelta] = Field(default_factory=list[MessageDelta])
+    message: ParsedMessage | None = None
+
+
+class DerenderRequest(Reading):
+    """A sampled answer to be read: its ids, and the text (already cut at a stop string)."""
+
+    token_ids: list[int]
+    text: str

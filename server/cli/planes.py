@@ -199,6 +199,12 @@ def trainer(
         bool,
         typer.Option(envvar="HEADWAY_CANARY", help="Write logprobs that vLLM samplers check themselves by"),
     ] = True,
+    keep_logprobs: Annotated[
+        bool,
+        typer.Option(
+            envvar="HEADWAY_KEEP_LOGPROBS", help="Keep the trainer's logprobs of recorded rollouts, for their pages"
+        ),
+    ] = True,
     lease_ttl: Annotated[
         float,
         typer.Option(
@@ -268,6 +274,7 @@ def trainer(
         max_resident_gib=max_resident_gib,
         max_grad_norm=max_grad_norm,
         canary=canary,
+        keep_logprobs=keep_logprobs,
         lease_ttl_s=lease_ttl,
         idle_lease_s=idle_lease,
         stop_grace_s=stop_grace,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from server.gateway.replies import (
     new_call_id,
     usage,
 )
+from server.gateway.sampler_client import SamplerFailed
 from server.gateway.streaming import EventStream
 from server.gateway.targets import Target, find_target, on_a_sampler, room_on
 from server.gateway.unsupported import (
@@ -40,11 +40,9 @@ from wire.chat import ChatChoice, ChatMessage, ChatRequest, Completion, Function
 from wire.errors import InvalidRequest
 from wire.sampling import (
     CallDelta,
-    DerenderRequest,
     GenerateEvent,
     GenerateRequest,
     MessageDelta,
-    ParsedMessage,
     Reading,
     RenderRequest,
 )
@@ -137,8 +135,7 @@ class _Chat:
         async with room_on(self._context, self._target, sampler, self._body.n):
             prompt = await self._prompt(sampler.url)
             answers = await collect(generate_all(self._client, sampler.url, prompt.sequences), self._body.n)
-            parsed = await asyncio.gather(*(self._derender(sampler.url, answer) for answer in answers))
-        messages = [chat_message(message) for message in parsed]
+        messages = [self._message(answer) for answer in answers]
         await self._record(prompt, answers, [message.model_dump(exclude_unset=True) for message in messages])
         choices = [
             self._choice(index, answer, message, prompt)
@@ -164,18 +161,19 @@ class _Chat:
                 prompt_token_ids=ids,
                 params=seeded(params, self._body.seed, index),
                 whole=not self._body.stream,
-                reading=self._reading if self._body.stream else None,
+                reading=self._reading,
             )
             for index in range(self._body.n)
         ]
         return _Prompt(ids, sequences)
 
-    async def _derender(self, url: str, answer: Answer) -> ParsedMessage:
-        request = DerenderRequest(token_ids=answer.token_ids, text=answer.text, **dict(self._reading))
-        parsed = await self._client.derender(url, request)
+    def _message(self, answer: Answer) -> ChatMessage:
+        parsed = answer.message
+        if parsed is None:
+            raise SamplerFailed("the sampler did not read its answer; it is of another version than this server")
         if _one_call(self._body):
             del parsed.tool_calls[1:]
-        return parsed
+        return chat_message(parsed)
 
     def _choice(self, index: int, answer: Answer, message: ChatMessage, prompt: _Prompt) -> ChatChoice:
         ids: dict[str, Any] = {}

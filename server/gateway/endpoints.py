@@ -16,6 +16,7 @@ from store.tables import ModelRow
 from wire.chat import ChatRequest, Completion, CompletionRequest, ListedModel, ModelList
 
 router = APIRouter(tags=["gateway"])
+sampling = APIRouter(tags=["gateway"])
 
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -25,15 +26,15 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/chat/completions", response_model=Completion, responses=STREAMED)
-@router.post("/v1/chat/completions", response_model=Completion, include_in_schema=False)
+@sampling.post("/chat/completions", response_model=Completion, responses=STREAMED)
+@sampling.post("/v1/chat/completions", response_model=Completion, include_in_schema=False)
 async def chat_completions(context: ContextDep, key: KeyDep, request: Request, body: ChatRequest) -> Response:
     """OpenAI's chat completions, with token ids for training."""
     return await chat.chat(context, key, request, body)
 
 
-@router.post("/completions", response_model=Completion, responses=STREAMED)
-@router.post("/v1/completions", response_model=Completion, include_in_schema=False)
+@sampling.post("/completions", response_model=Completion, responses=STREAMED)
+@sampling.post("/v1/completions", response_model=Completion, include_in_schema=False)
 async def text_completions(context: ContextDep, key: KeyDep, request: Request, body: CompletionRequest) -> Response:
     """OpenAI's completions."""
     return await completions.complete(context, key, request, body)

@@ -11,7 +11,7 @@ from server.gateway.sampler_client import SamplerClient
 from wire.chat import SamplingRequest
 from wire.engine import BaseModelInfo
 from wire.errors import InvalidRequest
-from wire.sampling import Constraint, GeneratedToken, GenerateEvent, GenerateRequest, SamplingParams
+from wire.sampling import Constraint, GeneratedToken, GenerateEvent, GenerateRequest, ParsedMessage, SamplingParams
 
 Events = AsyncGenerator[tuple[int, GenerateEvent]]
 
@@ -23,12 +23,14 @@ class Answer:
     tokens: list[GeneratedToken] = field(default_factory=list[GeneratedToken])
     text: str = ""
     finish_reason: str | None = None
+    message: ParsedMessage | None = None
 
     def add(self, event: GenerateEvent) -> None:
         """Take the next tokens."""
         self.tokens += event.tokens
         self.text += event.text
         self.finish_reason = event.finish_reason
+        self.message = event.message
 
     @property
     def token_ids(self) -> list[int]:

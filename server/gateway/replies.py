@@ -111,13 +111,13 @@ def finish_reason(answer: Answer, *, called: bool) -> str | None:
 
 def chat_logprobs(tokens: Sequence[GeneratedToken]) -> ChatLogprobs:
     """One entry a token."""
-    return ChatLogprobs(
+    return ChatLogprobs.model_construct(  # to check these would cost three times what it takes to make them
         content=[
             TokenLogprob(
                 token=token.token,
                 logprob=token.logprob,
                 bytes=list(token.token.encode()),
-                top_logprobs=[_alternative(top) for top in token.top_logprobs],
+                top_logprobs=[_alternative(top) for top in token.top_logprobs] if token.top_logprobs else [],
             )
             for token in tokens
         ]

@@ -16,10 +16,8 @@ from server.gateway.connections import ConnectionFailed, Connections, NotReached
 from server.metrics.instruments import ServerMetrics
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
 from wire.sampling import (
-    DerenderRequest,
     GenerateEvent,
     GenerateRequest,
-    ParsedMessage,
     RenderRequest,
     TokenIds,
     TokenizeRequest,
@@ -70,10 +68,6 @@ class SamplerClient:
     async def tokenize(self, url: str, text: str) -> list[int]:
         """Plain text to token ids."""
         return TokenIds.model_validate_json(await self._post(url, "/tokenize", TokenizeRequest(text=text))).token_ids
-
-    async def derender(self, url: str, request: DerenderRequest) -> ParsedMessage:
-        """A sampled answer to content, reasoning and tool calls."""
-        return ParsedMessage.model_validate_json(await self._post(url, "/derender", request))
 
     async def generate(self, url: str, request: GenerateRequest) -> AsyncGenerator[GenerateEvent]:
         """Sampled tokens as they come. Closing the generator makes the sampler stop. Raises SamplerGone when it dies

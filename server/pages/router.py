@@ -15,6 +15,7 @@ from server.pages import (
     model_page,
     moving_heads,
     rollout_list,
+    scoring,
     static_files,
     system,
     trace_page,
@@ -35,6 +36,7 @@ _ROOMS = (
     job_page,
     rollout_list,
     trace_page,
+    scoring,
     system,
     keys,
 )

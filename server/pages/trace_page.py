@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -20,9 +20,11 @@ from server.pages.addresses import address
 from server.pages.rendering import page
 from server.pages.rollout_rows import CheckpointName, checkpoint_names
 from server.pages.routing import PageRoute
+from server.pages.scoring import is_scorable
 from server.pages.signing_in import VisitorDep
 from server.pages.story import Part, Scene, Story, readable, tell
-from server.pages.tokens import LEVELS, Strip, mean_logprob, strip_of
+from server.pages.tokens import GAP_LEVELS, LEVELS, Strip, last_passes, mean_logprob, strip_of
+from server.traces.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.traces.service import describe, no_such_trace
 from store.rollouts import (
     JobFacts,
@@ -34,6 +36,7 @@ from store.rollouts import (
     read_spans,
     resolve_rollout,
 )
+from store.rollouts.trainer_logprobs import TrainerLogprobs, TrainerLogprobsOf, read_trainer_logprobs
 from wire.errors import NotFound
 
 PAGE = 40
@@ -70,13 +73,16 @@ class ShownPart:
 
 @dataclass(frozen=True, slots=True)
 class ShownScene:
-    """`place`: among all scenes, from 1. `strip`: None where there are no tokens, or no room for them."""
+    """`place`: among all scenes, from 1. `trainer`: the last pass over the tokens, `gap`: between it and the sampler.
+    `strip`: None where there are no tokens, or no room for them."""
 
     place: int
     scene: Scene
     parts: list[ShownPart]
     checkpoint: CheckpointName | None
     mean_logprob: float | None
+    trainer: TrainerLogprobs | None
+    gap: Gap | None
     strip: Strip | None
     is_open: bool
 
@@ -96,8 +102,10 @@ async def trace_page(
     start: Annotated[int, Query(alias="from", ge=0, le=2**31)] = 0,
     opened: Annotated[int | None, Query(alias="open", ge=1, le=2**31)] = None,
     token: Index = 0,
+    by: Literal["trainer"] | None = None,
 ) -> Response:
-    """The page that begins after so many scenes, or has the one that is to be open."""
+    """The page that begins after so many scenes, or has the one that is to be open. by: tokens are coloured by how far
+    the trainer is from the sampler, not by how likely they were."""
     team_id, found_id = visitor.caller.team_id, as_uuid(trace_id)
     if found_id is None:
         raise NotFound(f"there is no trace {trace_id}")
@@ -106,17 +114,31 @@ async def trace_page(
         raise no_such_trace(found_id)
     rollout = found[found_id]
     spans = await read_spans(context.database, context.blobs, team_id, found_id)
-    served = {one.checkpoint_id for one in (*rollout.told, *rollout.others) if one.checkpoint_id is not None}
     async with context.database.connection() as connection:
-        names = await checkpoint_names(connection, team_id, served)
+        kept = (await read_trainer_logprobs(connection, team_id, [found_id])).get(found_id, {})
+        named = {one.checkpoint_id for one in (*rollout.told, *rollout.others, *kept.values())}
+        names = await checkpoint_names(connection, team_id, {one for one in named if one is not None})
         job = await find_job(connection, team_id, rollout.trace.job_id) if rollout.trace.job_id else None
-    values = await asyncio.to_thread(_values, rollout, spans, names, start, opened, token)
-    return page(request, "trace.html", visitor, job=job, group=_group_link(job, rollout), levels=LEVELS, **values)
+        may_score = visitor.may_train and await is_scorable(connection, rollout.trace)
+    values = await asyncio.to_thread(_values, rollout, spans, kept, names, start, opened, token)
+    by = by if values["trainer_gap"] else None
+    return page(
+        request,
+        "trace.html",
+        visitor,
+        job=job,
+        group=_group_link(job, rollout),
+        by=by,
+        may_score=may_score,
+        levels=GAP_LEVELS if by else LEVELS,
+        **values,
+    )
 
 
 def _values(
     rollout: Rollout,
     spans: Sequence[RecordedSpan],
+    kept: TrainerLogprobsOf,
     names: dict[UUID, CheckpointName],
     start: int,
     opened: int | None,
@@ -136,8 +158,12 @@ def _values(
         "flags": [(flag, _FLAGS.get(flag, "")) for flag in trace.flags],
         "names": names,
         "story": story,
-        "scenes": _shown(story, names, start, opened, token),
+        "scenes": _shown(story, kept, names, start, opened, token),
+        "trainer_gap": gap_of_rollout(resolved.samples, kept),
+        "passes": last_passes(resolved.samples, kept),
+        "num_passed": sum(sample.digest in kept for sample in resolved.samples),
         "start": start,
+        "opened": opened,
         "end": min(start + PAGE, len(story.scenes)),
         "page_size": PAGE,
         "num_turns": _num_turns(story, resolved),
@@ -151,15 +177,21 @@ def _num_turns(story: Story, resolved: Resolved) -> int:
 
 
 def _shown(
-    story: Story, names: dict[UUID, CheckpointName], start: int, opened: int | None, token: int
+    story: Story,
+    kept: TrainerLogprobsOf,
+    names: dict[UUID, CheckpointName],
+    start: int,
+    opened: int | None,
+    token: int,
 ) -> list[ShownScene]:
     shown, room = list[ShownScene](), _MOST_TOKENS
     for place, scene in enumerate(story.scenes[start : start + PAGE], start + 1):
         is_open = place == opened
-        strip = _strip(scene, token, _MOST_TOKENS_OPEN) if is_open else _strip(scene, 0, room)
+        sample = scene.sample
+        trainer = kept.get(sample.digest) if sample else None
+        strip = _strip(scene, trainer, token, _MOST_TOKENS_OPEN) if is_open else _strip(scene, trainer, 0, room)
         if strip is not None and not is_open:
             room -= len(strip.tokens)
-        sample = scene.sample
         shown.append(
             ShownScene(
                 place,
@@ -167,6 +199,8 @@ def _shown(
                 [_cut(part, _MOST_TEXT_OPEN if is_open else _MOST_TEXT) for part in scene.parts],
                 names.get(sample.checkpoint_id) if sample and sample.checkpoint_id else None,
                 mean_logprob(sample) if sample else None,
+                trainer,
+                gap_of_sample(sample, trainer) if sample else None,
                 strip,
                 is_open,
             )
@@ -174,10 +208,10 @@ def _shown(
     return shown
 
 
-def _strip(scene: Scene, first: int, room: int) -> Strip | None:
+def _strip(scene: Scene, trainer: TrainerLogprobs | None, first: int, room: int) -> Strip | None:
     if scene.sample is None or room <= 0:
         return None
-    return strip_of(scene.sample, scene.texts, first, room)
+    return strip_of(scene.sample, scene.texts, first, room, trainer)
 
 
 def _cut(part: Part, most: int) -> ShownPart:

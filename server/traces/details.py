@@ -9,20 +9,25 @@ from uuid import UUID
 from server.context import Context
 from server.storable import readable_json
 from server.traces.ids import id_or_none
+from server.traces.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.traces.service import describe, found_trace, no_such_trace
 from store.rollouts import RecordedSample, RecordedSpan, Resolved, read_rollouts, read_spans, resolve_rollout
+from store.rollouts.trainer_logprobs import TrainerLogprobs, TrainerLogprobsOf, read_trainer_logprobs
 
 
 async def trace_detail(context: Context, team_id: UUID, trace_id: UUID, *, tokens: bool) -> bytes:
     """The rollout as JSON. tokens: with ids and logprobs, of which a long rollout has megabytes. Raises NotFound.
 
     `turns`: what would be trained on, in order. `other_samples`: what the gateway served besides. `messages` is what
-    was asked, `reply` what was read out of the answer; both null where only telemetry told of the sample.
+    was asked, `reply` what was read out of the answer; both null where only telemetry told of the sample. `trainer`:
+    the last pass that went over the sample, and how far its logprobs are from the sampler's; null where none did.
     """
     found = await read_rollouts(context.database, context.blobs, team_id, [trace_id], conversations=True)
     if trace_id not in found:
         raise no_such_trace(trace_id)
     rollout = found[trace_id]
+    async with context.database.connection() as connection:
+        kept = (await read_trainer_logprobs(connection, team_id, [trace_id])).get(trace_id, {})
 
     def write() -> bytes:
         resolved = resolve_rollout(rollout)
@@ -32,8 +37,9 @@ async def trace_detail(context: Context, team_id: UUID, trace_id: UUID, *, token
             {
                 **describe(rollout.trace).model_dump(mode="json"),
                 "turns_from": _source(resolved),
-                "turns": [_shown(sample, tokens=tokens) for sample in resolved.samples],
-                "other_samples": [_shown(sample, tokens=tokens) for sample in rest],
+                "trainer_difference": _figures(gap_of_rollout(resolved.samples, kept)),
+                "turns": [_shown(sample, kept, tokens=tokens) for sample in resolved.samples],
+                "other_samples": [_shown(sample, kept, tokens=tokens) for sample in rest],
             }
         )
 
@@ -69,7 +75,7 @@ def _source(resolved: Resolved) -> str | None:
     return "telemetry" if resolved.is_told else "gateway"
 
 
-def _shown(sample: RecordedSample, *, tokens: bool) -> dict[str, Any]:
+def _shown(sample: RecordedSample, kept: TrainerLogprobsOf, *, tokens: bool) -> dict[str, Any]:
     turn, asked = sample.turn, sample.conversation
     shown: dict[str, Any] = {
         "step_id": sample.step_id,
@@ -86,12 +92,34 @@ def _shown(sample: RecordedSample, *, tokens: bool) -> dict[str, Any]:
         "request": asked.preamble if asked else None,
         "messages": asked.messages if asked else None,
         "reply": asked.reply if asked else None,
+        "trainer": _trainer(sample, kept.get(sample.digest), tokens=tokens),
     }
     if tokens:
         shown["prompt_token_ids"] = turn.prompt_ids.tolist()
         shown["output_token_ids"] = turn.output_ids.tolist()
         shown["output_logprobs"] = turn.sampling_logprobs.tolist()
     return shown
+
+
+def _trainer(sample: RecordedSample, kept: TrainerLogprobs | None, *, tokens: bool) -> dict[str, Any] | None:
+    if kept is None:
+        return None
+    shown: dict[str, Any] = {
+        "operation_id": str(kept.operation_id),
+        "kind": kept.kind,
+        "model_id": id_or_none(kept.model_id),
+        "checkpoint_id": id_or_none(kept.checkpoint_id),
+        "step": kept.step,
+        "computed_at": kept.computed_at.isoformat(),
+        "difference": _figures(gap_of_sample(sample, kept)),
+    }
+    if tokens:
+        shown["logprobs"] = kept.logprobs.tolist()
+    return shown
+
+
+def _figures(gap: Gap | None) -> dict[str, float | int] | None:
+    return gap.figures() if gap is not None else None
 
 
 def _event(one: RecordedSpan) -> dict[str, Any] | None:

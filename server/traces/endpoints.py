@@ -14,12 +14,15 @@ from server.storable import readable_json
 from server.traces import service
 from server.traces.details import trace_detail, trace_events, trace_spans
 from server.traces.filters import FilterDep
+from server.traces.scoring import score_trace
 from server.traces.uploads import take_upload
 from server.training.openapi import json_body
 from wire.reports import (
     CancelRequest,
     Deleted,
     Pin,
+    ScoredTrace,
+    ScoreTrace,
     TelemetryUpload,
     Trace,
     TraceCancelled,
@@ -89,6 +92,14 @@ async def get_detail(context: ContextDep, caller: CallerDep, trace_id: UUID, tok
 async def get_spans(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Response:
     """The spans that telemetry brought, as they were sent."""
     return Response(await trace_spans(context, caller.team_id, trace_id), media_type="application/json")
+
+
+@router.post("/v2/traces/{trace_id}/logprobs")
+async def score(
+    context: ContextDep, caller: CallerDep, trace_id: UUID, body: ScoreTrace, request: Request
+) -> ScoredTrace:
+    """Have a model's trainer go over the rollout, so that its logprobs stand beside the sampler's."""
+    return await score_trace(context, request, caller, trace_id, body.model)
 
 
 @router.delete("/v2/traces/{trace_id}")

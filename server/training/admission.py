@@ -34,8 +34,8 @@ class TrainedModel:
     admission: Admission
 
 
-async def trainable_model(context: Context, key: str, model_id: str, *, keeps: bool = False) -> TrainedModel:
-    """The model of a call that trains it. `keeps`: the call adds to what is stored.
+async def trainable_model(context: Context, key: str | bytes, model_id: str, *, keeps: bool = False) -> TrainedModel:
+    """The model of a call that trains it. `key`: or its hash. `keeps`: the call adds to what is stored.
 
     Raises what `open_model` raises, ModelPaused, and QuotaExceeded.
     """
@@ -48,14 +48,15 @@ async def trainable_model(context: Context, key: str, model_id: str, *, keeps: b
     return model
 
 
-async def open_model(context: Context, key: str, model_id: str, scope: Scope = "train") -> TrainedModel:
+async def open_model(context: Context, key: str | bytes, model_id: str, scope: Scope = "train") -> TrainedModel:
     """The model, which the key's team may train.
 
     Raises Unauthenticated, NotFound, Forbidden for a base or a key that may not, Unavailable before a worker has
     loaded the base.
     """
     async with context.database.connection() as connection:
-        found = await find_admission(connection, key_hash(key), as_uuid(model_id))
+        hashed = key if isinstance(key, bytes) else key_hash(key)
+        found = await find_admission(connection, hashed, as_uuid(model_id))
     caller = admitted(found.key if found else None)
     assert found is not None, "an unknown key is not admitted"
     context.key_uses.note(caller.key_id)

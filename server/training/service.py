@@ -45,6 +45,13 @@ async def forward(context: Context, key: str, model_id: str, request: Request) -
     """Logprobs of the current policy over a batch, and a handle for `backward`."""
     model = await trainable_model(context, key, model_id)
     body, num_bytes = await _read(context, request, wire.ForwardRequest)
+    return await run_forward(context, model, body, num_bytes, request)
+
+
+async def run_forward(
+    context: Context, model: TrainedModel, body: wire.ForwardRequest, num_bytes: int, request: Request
+) -> Forward:
+    """A forward over inputs that were read already, from so many bytes. `request`: that of the caller who waits."""
     recorded = await resolve_inputs(context, model, body)
     payload, num_tokens = await off_loop(num_bytes + recorded.num_bytes, _forward_payload, body, model)
     operation_id, (header, arrays) = await run_operation(

@@ -11,6 +11,7 @@ from store.tables.rollouts import SampleRow, SpanRow
 from store.tables.sessions import WebSessionRow
 from store.tables.tasksets import TasksetRow, TasksetTaskRow
 from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
+from store.tables.trainer_logprobs import TrainerLogprobsRow
 
 __all__ = [
     "GRADIENT_KINDS",
@@ -34,6 +35,7 @@ __all__ = [
     "TasksetTaskRow",
     "TeamRow",
     "TraceRow",
+    "TrainerLogprobsRow",
     "TrainerRow",
     "TrainerStartRow",
     "TrainingUsageRow",

@@ -224,10 +224,6 @@ def create_sampler(script: SamplerScript) -> FastAPI:
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         return {"token_ids": list(map(ord, body.text))}
 
-    @app.post("/derender")
-    async def derender(body: DerenderRequest) -> ParsedMessage:
-        return await _derendered(script, body)
-
     @app.post("/generate", response_model=None)
     async def generate(body: GenerateRequest, request: Request) -> JSONResponse | StreamingResponse:
         script.requests.append(body)
@@ -258,7 +254,8 @@ async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[
     text = script.answer if not script.endless else "x" * 100_000
     limit = body.params.max_tokens or len(text) + 1
     finished = False
-    reader = HoldingBack(body.reading, partial(_derendered, script)) if body.reading else None
+    reading = body.reading
+    reader = HoldingBack(reading, partial(_derendered, script)) if reading and not body.whole else None
     try:
         for position, character in enumerate(text[:limit]):
             if script.die_times > 0 and position == script.die_after_tokens:
@@ -268,10 +265,14 @@ async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[
             yield await _line(reader, [_token(ord(character), character, body)], character, None)
             if script.endless:
                 await asyncio.sleep(0.01)
+        message = None
+        if reading and body.whole:
+            said = DerenderRequest(token_ids=[], text=text[:limit], **dict(reading))
+            message = await _derendered(script, said)
         if limit > len(text):
-            yield await _line(reader, [_token(END, "", body)], "", "stop")
+            yield await _line(reader, [_token(END, "", body)], "", "stop", message)
         else:
-            yield await _line(reader, [], "", "length")
+            yield await _line(reader, [], "", "length", message)
         finished = True
     finally:
         script.cancelled += not finished
@@ -284,8 +285,14 @@ def _token(token_id: int, text: str, body: GenerateRequest) -> GeneratedToken:
     return GeneratedToken(token_id=token_id, token=text, logprob=-0.5, top_logprobs=alternatives)
 
 
-async def _line(reader: HoldingBack | None, tokens: list[GeneratedToken], text: str, finish_reason: Any) -> str:
-    event = GenerateEvent(tokens=tokens, text=text, finish_reason=finish_reason)
+async def _line(
+    reader: HoldingBack | None,
+    tokens: list[GeneratedToken],
+    text: str,
+    finish_reason: Any,
+    message: ParsedMessage | None = None,
+) -> str:
+    event = GenerateEvent(tokens=tokens, text=text, finish_reason=finish_reason, message=message)
     if reader is not None:
         event.deltas = await reader.take(event)
     return event.model_dump_json() + "\n"

@@ -98,6 +98,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v2/traces/import"): (TRAIN, {"prompt_token_ids": [1], "output_token_ids": [2], "reward": 1.0}),
     ("GET", "/v2/traces/{trace_id}"): (READ, None),
     ("GET", "/v2/traces/{trace_id}/spans"): (READ, None),
+    ("POST", "/v2/traces/{trace_id}/logprobs"): (TRAIN, {"model": "{model_id}"}),
     ("PUT", "/v2/traces/{trace_id}/pin"): (TRAIN, None),
     ("DELETE", "/v2/traces/{trace_id}/pin"): (TRAIN, None),
     ("DELETE", "/v2/traces/{trace_id}"): (TRAIN, None),

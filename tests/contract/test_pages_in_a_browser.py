@@ -16,7 +16,7 @@ from store.database import AsyncDatabase
 from store.tables import AlarmRow, CheckpointRow, EvalRow, ModelRow
 from tests.contract.conftest import Team
 from tests.contract.test_pages import key_of, team_id
-from tests.pages.rollouts import add_groups, add_job, tell, trace_row
+from tests.pages.rollouts import add_groups, add_job, pass_over, tell, trace_row, turns
 from tests.pages.scenes import add_model, grow
 from tests.pages.visit import Visit, visiting
 
@@ -51,6 +51,8 @@ async def scene(
     blobs = BlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
     await tell(database, blobs, told, checkpoint=second[-1])
     await tell(database, blobs, untold, checkpoint=second[-1], is_told=False)
+    async with database.session() as session:
+        await pass_over(session, told, second[-1], turns(3, 40)[0])
     ids = (row.id for row in (trained, fresh, base, job, told, untold))
     return Scene(*map(str, ids))
 
@@ -89,6 +91,7 @@ PAGES = [
     "/jobs/{job}?tab=rollouts",
     "/traces?min_reward=0",
     "/trace/{told}?open=2",
+    "/trace/{told}?by=trainer",
     "/trace/{untold}",
     "/system",
     "/keys",

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psycopg
 import pytest
 import structlog
 from sqlalchemy import text
 
+from server.auth.issuing import Grant
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.tables import CheckpointRow, ModelRow
 from tests.contract.conftest import Team, new_team
-from tests.contract.test_pages import HTML, counted_queries, signed_in, team_id
-from tests.pages.rollouts import HUGE, add_groups, add_job, tell, trace_row
+from tests.contract.test_pages import HTML, counted_queries, key_of, signed_in, team_id
+from tests.pages.rollouts import GAPS, HUGE, add_groups, add_job, pass_over, tell, trace_row, turns
 from tests.pages.scenes import add_model, grow
 
 REWARDS: list[list[float | None]] = [[0.0, 0.5, 1.0], [1.0, 1.0], [0.0, 0.0], [0.5, 0.5], [None, 1.0]]
@@ -185,6 +189,134 @@ async def test_an_opened_turn_has_every_token_with_its_logprob(scene, visitor):
     assert "⏎" in table[-1]
 
 
+@pytest.fixture(scope="module")
+async def passed(scene: Scene, database: AsyncDatabase, base: ModelRow) -> Any:
+    """A rollout of which a trainer went over the first of its two turns."""
+    async with database.session() as session:
+        owner = await team_id(database, scene.team)
+        model = await add_model(session, owner, base.id, f"passed-{uuid.uuid4().hex[:6]}")
+        (checkpoint,) = await grow(session, model, 1)
+        trace = trace_row(owner, model_id=model.id)
+        session.add(trace)
+    await tell(database, BlobStore(Path("/nonexistent")), trace, num_turns=2, checkpoint=checkpoint)
+    (turn, _), _ = turns(2, 40)
+    async with database.session() as session:
+        operation = await pass_over(session, trace, checkpoint, [turn])
+    logprobs = turn.sampling_logprobs.copy()
+    logprobs[: len(GAPS)] += np.array(GAPS, np.float32)
+    return trace.id, operation.id, checkpoint, logprobs
+
+
+async def test_the_trainers_logprobs_stand_beside_the_samplers(scene, passed, visitor):
+    trace_id, _, checkpoint, logprobs = passed
+    said = await words(visitor, f"/trace/{trace_id}")
+    for one in (
+        "Trainer to sampler 0.0798 in the mean, 2.00 at most",
+        f"Trainer at {checkpoint.name} step 7,",
+        "forward backward; 1 of 2 turns",
+        "40 tokens, mean logprob",
+        f"The trainer went over them at {checkpoint.name} , step 7: its logprobs differ by 0.0798 nats in the mean",
+    ):
+        assert one in said, f"{one!r} in {said}"
+    table = rows_of((await visitor.get(f"/trace/{trace_id}?open=2")).text)
+    for row, logprob in zip(table, logprobs, strict=True):
+        assert float(row.replace("−", "-").split()[-2]) == pytest.approx(logprob, rel=1e-2, abs=1e-4)
+    assert [row.replace("−", "-").split()[-1] for row in table[: len(GAPS)]] == [
+        "0", "-0.0200", "+0.0700", "-0.300", "+0.800", "-2.00",
+    ]  # fmt: skip
+    other = (await visitor.get(f"/trace/{trace_id}?open=4")).text
+    assert "Trainer logprob" not in other, "no pass went over the second turn"
+
+
+async def test_differences_are_coloured_and_said(passed, visitor):
+    by_gap = (await visitor.get(f"/trace/{passed[0]}?by=trainer")).text
+    levels = re.findall(r'<span class="p(\d)" title="[^"]* likely to the trainer', by_gap)
+    assert levels[: len(GAPS)] == ["0", "0", "1", "2", "3", "4"]
+    assert set(levels[len(GAPS) :]) == {"0"}
+    unseen = re.findall(r'class="unseen"> \(([^)]*)\)', by_gap)
+    assert unseen == [
+        "0.070 nats more likely to the trainer",
+        "0.30 nats less likely to the trainer",
+        "0.80 nats more likely to the trainer",
+        "2.0 nats less likely to the trainer",
+    ]
+    assert "unseen" not in (await visitor.get(f"/trace/{passed[0]}")).text
+    assert (await visitor.get(f"/trace/{passed[0]}?by=x")).status_code == 422
+
+
+async def test_the_api_tells_the_trainers_logprobs_and_the_pass(scene, passed, other_team):
+    trace_id, operation_id, checkpoint, logprobs = passed
+    told = (await scene.team.http.get(f"/v2/traces/{trace_id}")).json()
+    figures = {
+        "num_tokens": 40,
+        "mean_abs_difference": pytest.approx(sum(map(abs, GAPS)) / 40, rel=1e-5),
+        "max_abs_difference": pytest.approx(2, rel=1e-5),
+        "kl_k3": pytest.approx(sum(math.expm1(gap) - gap for gap in GAPS) / 40, rel=1e-4),
+    }
+    assert told["trainer_difference"] == figures
+    first, second = [turn["trainer"] for turn in told["turns"]]
+    assert second is None
+    assert first.pop("computed_at")
+    assert np.array(first.pop("logprobs"), np.float32).tobytes() == logprobs.tobytes()
+    assert first == {
+        "operation_id": str(operation_id),
+        "kind": "forward_backward",
+        "model_id": str(checkpoint.model_id),
+        "checkpoint_id": str(checkpoint.id),
+        "step": 7,
+        "difference": figures,
+    }
+    brief = (await scene.team.http.get(f"/v2/traces/{trace_id}?tokens=false")).json()
+    assert "logprobs" not in brief["turns"][0]["trainer"]
+    assert (await other_team.http.get(f"/v2/traces/{trace_id}")).status_code == 404
+
+
+async def test_a_pass_of_another_model_is_named_as_one(scene, passed, visitor, database):
+    _, _, checkpoint, _ = passed
+    async with database.session() as session:
+        trace = trace_row(await team_id(database, scene.team), model_id=scene.checkpoint.model_id)
+        session.add(trace)
+    await tell(database, BlobStore(Path("/nonexistent")), trace, num_turns=1)
+    async with database.session() as session:
+        await pass_over(session, trace, checkpoint, turns(1, 40)[0])
+    assert f"Trainer at {checkpoint.name} of another model step 7" in await words(visitor, f"/trace/{trace.id}")
+
+
+async def test_the_trainer_is_asked_by_a_button_where_it_can_help(scene, passed, visitor, origin, database):
+    def button(page: httpx.Response) -> bool:
+        return f"{page.request.url.path.replace('/trace/', '/forms/traces/')}/logprobs" in page.text
+
+    assert "Score again with the trainer" in await words(visitor, f"/trace/{passed[0]}")
+    pages = [await visitor.get(f"/trace/{one}") for one in (scene.told, scene.failed, scene.long)]
+    assert [button(page) for page in pages] == [True, False, False], "one failed, one is of no model"
+    form = f"/forms/traces/{scene.failed}/logprobs"
+    assert (await visitor.post(form, data={"csrf_token": "x"})).status_code == 403
+    token = re.search(r'name="csrf_token" value="([^"]+)"', pages[0].text)
+    assert token
+    reply = await visitor.post(form, data={"csrf_token": token[1]})
+    assert reply.status_code == 422
+    assert "It is not on record which model" in html.unescape(reply.text)
+    for path in ("x", uuid.uuid4()):
+        reply = await visitor.post(f"/forms/traces/{path}/logprobs", data={"csrf_token": token[1]})
+        assert reply.status_code == 404
+    async with signed_in(origin, await key_of(database, scene.team, Grant("looks", "viewer"))) as looker:
+        assert not button(await looker.get(f"/trace/{scene.told}"))
+
+
+async def test_a_rollout_that_cannot_be_trained_on_is_not_scored_either(scene, other_team, model):
+    http = scene.team.http
+    for body, status, sentence in (
+        ({}, 422, "not on record which model"),
+        ({"model": "no-such"}, 404, "no-such"),
+        ({"model": "org/Tiny-Base"}, 403, "is a base model"),
+        ({"model": scene.checkpoint.model_id.hex}, 422, "this rollout ended in an error"),
+    ):
+        reply = await http.post(f"/v2/traces/{scene.failed}/logprobs", json=body)
+        assert (reply.status_code, sentence in reply.json()["detail"]) == (status, True), reply.text
+    reply = await other_team.http.post(f"/v2/traces/{scene.told}/logprobs", json={"model": model["id"]})
+    assert reply.status_code == 404
+
+
 async def test_without_telemetry_the_gateways_record_is_told(scene, visitor):
     said = await words(visitor, f"/trace/{scene.untold}")
     assert "Put together from what the gateway served" in said
@@ -341,9 +473,9 @@ BUDGETS = [
     ("/jobs/{crowd}?verdict=teaches", 3, 70_000),
     ("/jobs/{crowd}?tab=rollouts", 5, 50_000),
     ("/traces", 3, 55_000),
-    ("/trace/{told}", 8, 24_000),
-    ("/trace/{long}", 8, 150_000),
-    ("/trace/{long}?open=100", 8, 190_000),
+    ("/trace/{told}", 10, 24_000),
+    ("/trace/{long}", 10, 150_000),
+    ("/trace/{long}?open=100", 10, 190_000),
 ]
 
 

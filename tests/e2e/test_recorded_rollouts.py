@@ -5,13 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import time
 import uuid
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from peft import PeftModel
+from playwright.async_api import Browser, expect
+from transformers import AutoModelForCausalLM
 
 from tests.e2e.box import Box
 from tests.e2e.test_sdk import client_of, hud_cli, hud_json
+from tests.pages.visit import visiting
 
 TURNS = 12
 
@@ -119,6 +127,79 @@ async def test_a_game_of_twelve_turns_is_trained_on_by_its_id(box: Box):
     kinds = [event["kind"] for event in box.call("GET", f"/v2/trace/{traces[0]}/events")["events"]]
     assert kinds == ["agent_message", "tool_call"] * TURNS
     await assert_same_weights(box, "game", model_id, inline, traces)
+
+
+def reference_logprobs(base: Path, adapter: Path, turn: dict[str, Any]) -> np.ndarray:
+    """Of the output tokens, by transformers and PEFT alone."""
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(adapter))
+    ids, num_output = [*turn["prompt_token_ids"], *turn["output_token_ids"]], len(turn["output_token_ids"])
+    with torch.no_grad():
+        logits = model.eval()(torch.tensor([ids])).logits[0]
+    logprobs = logits[:-1].log_softmax(-1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+    return logprobs[-num_output:].numpy()
+
+
+def last_pass(box: Box, trace_id: str, kind: str, step: int) -> dict[str, Any]:
+    """The only turn of a rollout, once such a pass over it was written down, which is soon after its answer."""
+    deadline = time.monotonic() + 60
+    while True:
+        shown = box.call("GET", f"/v2/traces/{trace_id}")
+        (turn,) = shown["turns"]
+        if turn["trainer"] and (turn["trainer"]["kind"], turn["trainer"]["step"]) == (kind, step):
+            return turn
+        assert time.monotonic() < deadline, turn["trainer"]
+        time.sleep(0.05)
+
+
+async def test_what_the_trainer_made_of_each_token_stands_beside_what_the_sampler_said(
+    box: Box, job: Any, tiny_base: Path
+):
+    model_id = box.fork("looked-at")
+    trainer, runs = client_of("looked-at"), job.runs
+    for reward, run in enumerate(runs):
+        box.call("POST", f"/v2/trace/{run.trace_id}/exit", {"status": "completed", "reward": float(reward)})
+    by_id = [run.trace_id for run in runs]
+    moved = await trainer.step(by_id, learning_rate=1e-2, group_size=4)
+    passed = await trainer.forward_backward([*by_id[:2], *runs[2:]], group_size=4)  # by id, and inline
+    assert passed.num_datums == 4
+    adapter = box.data_dir / "checkpoints" / uuid.UUID(model_id).hex / uuid.UUID(moved.checkpoint_id).hex / "adapter"
+    for trace_id in by_id:
+        turn = last_pass(box, trace_id, "forward_backward", 1)
+        kept = turn["trainer"]
+        assert (kept["model_id"], kept["checkpoint_id"]) == (model_id, moved.checkpoint_id)
+        wanted = reference_logprobs(tiny_base, adapter, turn)
+        np.testing.assert_allclose(kept["logprobs"], wanted, atol=1e-5)
+        gaps = np.array(kept["logprobs"]) - np.array(turn["output_logprobs"])
+        assert np.abs(gaps).max() > 1e-3, "the step moved the policy, or all of this would mean little"
+        assert kept["difference"]["max_abs_difference"] == pytest.approx(np.abs(gaps).max(), rel=1e-6)
+        assert kept["difference"]["kl_k3"] == pytest.approx((np.expm1(gaps) - gaps).mean(), rel=1e-6)
+    (datum,) = (await trainer.forward(by_id[:1])).data
+    kept = last_pass(box, by_id[0], "forward", 1)["trainer"]
+    assert kept["logprobs"] == [one for one, is_action in zip(datum.logprobs, datum.mask, strict=True) if is_action]
+
+
+async def test_a_button_has_the_trainer_go_over_a_rollout(box: Box, job: Any, browser: Browser):
+    trace_id = job.runs[3].trace_id
+    box.call("POST", f"/v2/trace/{trace_id}/exit", {"status": "completed", "reward": 3.0})
+    async with visiting(browser, box.url) as visit:
+        await visit.go(f"/trace/{trace_id}")
+        await visit.sign_in(box.env["HUD_API_KEY"])
+        await visit.page.get_by_role("button", name="with the trainer").click()
+        await visit.page.wait_for_url("**?by=trainer")
+        await expect(visit.page.locator(".facts")).to_contain_text("Trainer to sampler")
+        await expect(visit.page.locator(".facts")).to_contain_text(", forward")
+        assert visit.console == []
+
+
+async def test_a_rollout_is_scored_by_the_model_that_is_asked(box: Box, job: Any):
+    trace_id = job.runs[1].trace_id
+    model_id = box.fork("fresh-eyes")
+    scored = box.call("POST", f"/v2/traces/{trace_id}/logprobs", {"model": "fresh-eyes"})
+    (turn,) = box.call("GET", f"/v2/traces/{trace_id}")["turns"]
+    kept = turn["trainer"]
+    assert (scored["model_id"], scored["operation_id"]) == (model_id, kept["operation_id"])
+    assert (kept["kind"], kept["model_id"], kept["checkpoint_id"], kept["step"]) == ("forward", model_id, None, 0)
+    np.testing.assert_allclose(kept["logprobs"], turn["output_logprobs"], atol=1e-3)  # a fork computes its base
 
 
 def test_the_cli_lists_jobs_and_shows_rollouts(box: Box, job: Any):

@@ -15,7 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts import Conversation, NewSample, Served, TraceRecord, read_span, record
-from store.tables import CheckpointRow, JobRow, ModelRow, TraceRow
+from store.rollouts.arrays import pack
+from store.rollouts.digests import sample_digest
+from store.tables import CheckpointRow, JobRow, ModelRow, OperationRow, TraceRow, TrainerLogprobsRow
 from wire.trajectories import Turn
 
 WORDS = ("the", "sum", "of", "both", "is", "a", "number", "that", "I", "can", "check", "with", "it", "now")
@@ -99,6 +101,41 @@ def agent_step(trace_id: uuid.UUID, step_id: int, turn: Turn, texts: list[str], 
     raw = {"choices": [{"index": 0, "token_ids": ids, "logprobs": {"content": entries}}]}
     said = {"content": "".join(texts), "finish_reason": "tool_calls", "raw": raw, "sample": sample, **payload}
     return span(trace_id, step_id, "agent", **said)
+
+
+GAPS = (0.0, -0.02, 0.07, -0.3, 0.8, -2.0)
+"""One of each level: trainer less sampler, in nats."""
+
+
+async def pass_over(
+    session: AsyncSession, trace: TraceRow, checkpoint: CheckpointRow, made: Sequence[Turn], step: int = 7
+) -> OperationRow:
+    """What a trainer keeps of a pass over turns on record; only for the first tokens of each it differs by `GAPS`."""
+    operation = OperationRow(
+        model_id=checkpoint.model_id,
+        sequence=random.randrange(10**6, 10**9),
+        kind="forward_backward",
+        state="done",
+        payload=b"",
+        head_version=0,
+    )
+    session.add(operation)
+    await session.flush()
+    for turn in made:
+        logprobs = turn.sampling_logprobs.copy()
+        logprobs[: len(GAPS)] += np.array(GAPS, np.float32)
+        session.add(
+            TrainerLogprobsRow(
+                team_id=trace.team_id,
+                trace_id=trace.id,
+                digest=sample_digest(turn),
+                operation_id=operation.id,
+                checkpoint_id=checkpoint.id,
+                step=step,
+                logprobs=pack(np.zeros(0, np.int32), np.zeros(0, np.int32), logprobs),
+            )
+        )
+    return operation
 
 
 async def tell(

@@ -32,7 +32,7 @@ from store.tables import (
 from tests.conftest import database_folder
 from tests.contract.conftest import serving
 from tests.pages.browser import open_browser
-from tests.pages.rollouts import add_groups, add_job, tell, trace_row
+from tests.pages.rollouts import add_groups, add_job, pass_over, tell, trace_row, turns
 from tests.pages.scenes import add_model, grow
 from tests.pages.visit import visiting
 
@@ -140,6 +140,8 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
         await add_job(session, model.team_id, "just begun")
     await tell(database, blobs, told, checkpoint=head)
     await tell(database, blobs, untold, checkpoint=head, is_told=False)
+    async with database.session() as session:
+        await pass_over(session, told, head, turns(3, 40)[0])
     await tell(database, blobs, running, num_turns=60, num_tokens=900, checkpoint=head)
     return {
         "tasks": f"/models/{model.id}?tab=tasks",
@@ -149,6 +151,7 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
         "rollouts": "/traces",
         "rollout": f"/trace/{told.id.hex}",
         "rollout-open": f"/trace/{told.id}?open=2",
+        "rollout-trainer": f"/trace/{told.id}?by=trainer",
         "rollout-untold": f"/trace/{untold.id}",
         "rollout-long": f"/trace/{running.id}?open=50",
         "rollout-bad": f"/trace/{bad.id}",

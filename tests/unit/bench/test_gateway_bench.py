@@ -10,7 +10,7 @@ import pytest
 from bench.stand_in_sampler import NUM_TOKENS, StandIn, answer_s
 from server.gateway.connections import Connections
 from server.gateway.sampler_client import SamplerClient
-from wire.sampling import DerenderRequest, GenerateRequest, RenderRequest, SamplingParams
+from wire.sampling import GenerateRequest, Reading, RenderRequest, SamplingParams
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -23,7 +23,9 @@ async def test_the_stand_in_speaks_the_port_and_takes_its_time(whole):
     assert ids[0] == 7
     assert len(ids) == 3
     started = time.perf_counter()
-    request = GenerateRequest(adapter="a", prompt_token_ids=ids, params=SamplingParams(), whole=whole)
+    request = GenerateRequest(
+        adapter="a", prompt_token_ids=ids, params=SamplingParams(), whole=whole, reading=Reading()
+    )
     events = [event async for event in client.generate(url, request)]
     seconds = time.perf_counter() - started
     tokens = [token for event in events for token in event.tokens]
@@ -31,6 +33,7 @@ async def test_the_stand_in_speaks_the_port_and_takes_its_time(whole):
     assert NUM_TOKENS[0] <= len(tokens) <= NUM_TOKENS[1]
     assert seconds >= 0.95 * answer_s(len(tokens))
     text = "".join(event.text for event in events)
-    assert (await client.derender(url, DerenderRequest(token_ids=[], text=text))).content == text
+    said = [event.message.content if whole else event.deltas[0].content for event in events]
+    assert "".join(said) == text
     connections.close()
     server.close()

@@ -18,14 +18,20 @@ from store.database import AsyncDatabase, Database
 from store.oplog import leases, work
 from store.oplog.append import Appended, append_operation
 from store.oplog.work import Lease
+from store.rollouts import NewSample, TraceRecord, record
+from store.rollouts.trainer_logprobs import read_trainer_logprobs
 from store.tables import CheckpointRow, ModelRow, OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World
+from trainer.instruments import TrainerMetrics
+from trainer.logprob_keeper import LogprobKeeper
 from trainer.worker import Worker, WorkerSettings
 from wire.engine import BaseModelInfo, PassResult, StepResult
 from wire.errors import InvalidRequest
 from wire.payload import encode, encode_batch
 from wire.trajectories import Batch, Trajectory, Turn
+
+TURN = Turn(np.array([1], np.int32), np.array([2], np.int32), np.array([-1.0], np.float32))
 
 
 class CountingEngine:
@@ -39,6 +45,7 @@ class CountingEngine:
         self.gradients: dict[UUID, float] = {}
         self.passes = 0
         self.refuse_saving = False
+        self.logprobs: list[np.ndarray] | None = None
 
     def open(self, model, lora, adapter: Path | None, state) -> None:
         self.weights[model] = json.loads((adapter / "weights").read_text()) if adapter else 0.0
@@ -57,7 +64,7 @@ class CountingEngine:
             raise InvalidRequest("input 0: negative")
         self.passes += 1
         self.gradients[model] += reward
-        return PassResult({"reward_mean": reward}, 1, 1)
+        return PassResult({"reward_mean": reward}, 1, 1, self.logprobs)
 
     def optim_step(self, model, adam) -> StepResult:
         self.weights[model] += self.gradients[model]
@@ -80,7 +87,9 @@ class Trainer:
         self.engine = CountingEngine()
         settings = WorkerSettings(self.world.base_id, trainer_id)
         stores = BlobStore(self.folder / "blobs"), FileCheckpointStore(self.folder / "checkpoints")
-        self.worker = Worker(self.database, *stores, self.engine, settings)
+        self.metrics = TrainerMetrics()
+        self.keeper = LogprobKeeper(self.database, self.metrics)
+        self.worker = Worker(self.database, *stores, self.engine, settings, metrics=self.metrics, keeper=self.keeper)
 
     async def ask(self, kind: str, payload: bytes, *, with_key: bool = True) -> Appended:
         """Without a key, and since no call waits for the answer, the operation is unacknowledged."""
@@ -89,10 +98,9 @@ class Trainer:
         async with self.async_database.connection() as connection:
             return await append_operation(connection, **values)
 
-    async def pass_of(self, reward: float, *, with_key: bool = True) -> Appended:
-        turn = Turn(np.array([1], np.int32), np.array([2], np.int32), np.array([-1.0], np.float32))
+    async def pass_of(self, reward: float, *, with_key: bool = True, trace_id: str | None = None) -> Appended:
         extra = {"loss_fn": "ppo", "loss_fn_config": {}, "num_substeps": 1}
-        payload = encode_batch(Batch([Trajectory((turn,), reward)]), extra)
+        payload = encode_batch(Batch([Trajectory((TURN,), reward, trace_id)]), extra)
         return await self.ask("forward_backward", payload, with_key=with_key)
 
     async def step(self) -> Appended:
@@ -133,6 +141,53 @@ async def test_a_step_applies_every_acknowledged_pass_and_moves_the_head(trainer
     assert head is not None
     assert (head.step, head.mean_reward, head.num_traces, head.loss_fn) == (1, 1.5, 2, "ppo")
     assert trainer.served_weights() == 3.0
+
+
+async def a_rollout(trainer: Trainer) -> UUID:
+    trace_id, team_id = uuid.uuid4(), trainer.world.team_id
+    sample = NewSample(team_id, trace_id, TURN)
+    blobs = BlobStore(trainer.folder / "blobs")
+    await record(trainer.async_database, blobs, [TraceRecord(team_id, trace_id, [sample])])
+    return trace_id
+
+
+async def test_what_a_pass_made_of_a_rollout_is_kept_and_replays_do_not_change_it(trainer: Trainer):
+    trace_id = await a_rollout(trainer)
+    trainer.engine.logprobs = [np.array([-2.5], np.float32)]
+    done = await trainer.pass_of(1.0, trace_id=trace_id.hex)
+    await trainer.pass_of(1.0, trace_id="a name of the client's own")
+    trainer.work()
+    trainer.keeper.close()
+    expire_leases(trainer.database)
+    trainer.restart(trainer.world.other_trainer_id)
+    trainer.engine.logprobs = [np.array([-9.0], np.float32)]
+    await trainer.step()
+    trainer.work()
+    trainer.keeper.close()
+    assert trainer.engine.passes == 2, "both were replayed"
+    async with trainer.async_database.connection() as connection:
+        found = await read_trainer_logprobs(connection, trainer.world.team_id, [trace_id])
+    (kept,) = found[trace_id].values()
+    assert (kept.operation_id, kept.checkpoint_id, kept.step) == (done.id, None, 0)
+    assert kept.logprobs.tolist() == [-2.5]
+
+
+@pytest.mark.parametrize("logprobs", [[np.zeros(1, np.float32)], [np.zeros(1, np.float32)] * 2])
+async def test_an_operation_does_not_depend_on_what_is_kept_for_looking_at(trainer: Trainer, logprobs):
+    """Neither on the table, nor on an engine that told of the wrong number of trajectories."""
+    trace_id = await a_rollout(trainer)
+    trainer.engine.logprobs = logprobs
+    with trainer.database.connection() as connection:
+        connection.execute("alter table trainer_logprobs rename to aside")
+        try:
+            passed, step = await trainer.pass_of(1.0, trace_id=trace_id.hex), await trainer.step()
+            trainer.work()
+            trainer.keeper.close()
+        finally:
+            connection.execute("alter table aside rename to trainer_logprobs")
+    assert (trainer.now(passed).state, trainer.now(step).state) == ("done", "done")
+    lost = trainer.metrics.registry.get_sample_value("headway_trainer_kept_logprobs_total", {"outcome": "lost"})
+    assert lost == 1
 
 
 async def test_another_trainer_replays_what_no_step_consumed(trainer: Trainer):

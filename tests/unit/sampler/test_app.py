@@ -81,7 +81,7 @@ async def test_health_is_not_well_while_the_engine_is_dead_or_stands_still(open_
             assert (dead.status_code, dead.json()) == (503, {"status": "the engine has ended"})
 
 
-@pytest.mark.parametrize("route", ["/render", "/tokenize", "/generate", "/derender", "/no-such-route"])
+@pytest.mark.parametrize("route", ["/render", "/tokenize", "/generate", "/no-such-route"])
 @pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer wrong", TOKEN, "bearer " + TOKEN])
 async def test_everything_else_does(client, route, authorization):
     answer = await client.post(route, content=b"not even json", headers={"Authorization": authorization})
@@ -101,11 +101,20 @@ async def test_text_and_chats_become_ids(client, tokenizer):
     assert answer.json() == {"token_ids": tokenizer.encode(expected)}
 
 
-async def test_answers_are_read(client):
-    text = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
-    answer = await client.post("/derender", json={"token_ids": [1], "text": text, "tools": [{"type": "function"}]})
-    calls = [{"name": "add", "arguments": "{}"}]
-    assert answer.json() == {"content": None, "reasoning_content": None, "tool_calls": calls}
+CALL = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
+
+
+@pytest.mark.parametrize("tools", [[], [{"type": "function"}]])
+async def test_whole_answers_are_read(client, backend, tools):
+    constraint = {"choice": [CALL]}
+    request = body(max_tokens=200, temperature=0.0) | {"whole": True, "reading": {"tools": tools}}
+    request["params"] |= {"constraint": constraint}
+    [line] = (await client.post("/generate", json=request)).text.splitlines()
+    event = json.loads(line)
+    assert (event["text"], event["deltas"]) == (CALL, [])
+    calls = [{"name": "add", "arguments": "{}"}] if tools else []
+    content = None if tools else CALL
+    assert event["message"] == {"content": content, "reasoning_content": None, "tool_calls": calls}
 
 
 async def test_events_come_as_lines_and_are_what_the_backend_says(client, narrow, ask_on):
@@ -204,7 +213,7 @@ async def test_deltas_come_with_the_tokens_when_they_are_asked_for(client):
     told = "".join(delta.content or "" for event in events for delta in event.deltas)
     assert told == "".join(event.text for event in events) != ""
     whole = (await client.post("/generate", json={**asked, "whole": True})).text
-    assert "".join(delta.content or "" for delta in GenerateEvent.model_validate_json(whole).deltas) == told
+    assert GenerateEvent.model_validate_json(whole).message.content == told
 
 
 async def test_a_scraper_reads_what_was_sampled_and_nothing_else(narrow):

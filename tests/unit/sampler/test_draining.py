@@ -71,7 +71,7 @@ async def test_what_is_under_way_and_what_still_comes_is_answered_before_it_ends
         assert not server.should_exit, "something is under way"
         work.may_end.set()
         assert (await long).text == "whole"
-        read_back = await client.post("/derender")
+        read_back = await client.post("/tokenize")
         assert read_back.text == "whole", "an answer is several calls"
     assert work.events[:2] == ["began", "left"]
 

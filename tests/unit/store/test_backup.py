@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +10,16 @@ from sqlalchemy import func, text
 
 from store.backup import NotABackup, back_up, restore
 from store.blobs import BlobStore
-from store.database import Database
+from store.database import AsyncDatabase, Database
 from store.invariants import check_all
 from store.retention import keeping_files
+from store.rollouts import NewSample, TraceRecord, record
+from store.rollouts.trainer_logprobs import Pass, keep_trainer_logprobs
 from store.tables import ApiKeyRow, Base, ModelRow, OperationRow
 from store.verification import verify
 from tests.unit.store.conftest import Estate
 from tests.unit.store.places import KINDS, Place
+from tests.unit.store.rollouts.conftest import make_turns
 from wire.errors import Conflict, CorruptCheckpoint, NotFound
 
 
@@ -82,6 +86,22 @@ def test_a_restored_service_has_the_same_rows_files_and_blobs(estate: Estate, ta
     assert target.is_sound()
     nodes = {stored.checkpoint: stored.has_state for stored in target.checkpoints.stored()}
     assert nodes == {stored.checkpoint: stored.has_state for stored in estate.checkpoints.stored()}
+
+
+async def test_rollouts_come_back_with_what_the_trainer_made_of_them(
+    estate: Estate, target: Target, async_database: AsyncDatabase
+):
+    (turn,), trace_id, model_id = make_turns(1), uuid.uuid4(), estate.world.model_id
+    sample = NewSample(estate.world.team_id, trace_id, turn)
+    await record(async_database, estate.blobs, [TraceRecord(estate.world.team_id, trace_id, [sample])])
+    with estate.database.connection() as connection:
+        made_by = Pass(estate.operation("forward", state="done", result=b"r"), model_id, None, 0)
+        assert keep_trainer_logprobs(connection, made_by, trace_id, {sample.digest: turn.sampling_logprobs}) == 1
+    target.restore(write(estate))
+    for table in ("traces", "samples", "trainer_logprobs"):
+        kept = rows(estate.database, table)
+        assert (len(kept), rows(target.database, table)) == (1, kept), table
+    assert target.is_sound()
 
 
 def test_what_belonged_to_processes_is_ended(estate: Estate, target: Target, add_checkpoint):

@@ -193,6 +193,20 @@ def test_forward_changes_nothing() -> None:
     assert same(held(engine), before)
 
 
+@pytest.mark.parametrize(("max_tokens", "num_substeps"), [(4096, 1), (9, 1), (4096, 3)])
+def test_a_pass_tells_what_it_made_of_each_output_token_turn_by_turn(max_tokens: int, num_substeps: int) -> None:
+    goes_on = turn([1, 2, 3], [4, 5]), turn([1, 2, 3, 4, 5, 6], [7])
+    edited = turn([1, 2, 9], [4, 5, 8]), turn([3, 3], [1]), turn([3, 3, 1, 2], [6, 6])
+    batch = Batch([trajectory(*goes_on), trajectory(*edited), trajectory(*goes_on[:1]), trajectory(*edited[::-1])])
+    engine = opened(tiny_engine(max_tokens_per_pass=max_tokens))
+    told = engine.forward_backward(MODEL, batch, LossChoice("dro", num_substeps=num_substeps)).logprobs
+    assert told is not None
+    for row, one in zip(told, batch.trajectories, strict=True):
+        alone = [engine.forward(MODEL, Batch([trajectory(each)]))[0] for each in one.turns]
+        assert row.dtype == np.float32
+        np.testing.assert_allclose(row, np.concatenate([datum.logprobs[datum.mask == 1] for datum in alone]), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["importance_sampling", "ppo", "cispo"])
 def test_groups_without_spread_leave_a_gradient_of_exactly_zero(name: str) -> None:
     engine = opened(tiny_engine())

@@ -16,7 +16,7 @@ _STDIN = 0
 def main() -> None:
     """Serve the server that started this process."""
     connection = Connection(_STDIN)
-    gc.disable()  # what is parsed has no cycles, and looking for some takes a third of the time
+    gc.disable()  # what is parsed has no cycles to look for
     while True:
         try:
             work, args, kwargs = connection.recv()
@@ -26,6 +26,7 @@ def main() -> None:
             return
         del answer
         gc.collect()
+        gc.freeze()  # what is left are modules, which need not be looked through after every upload
 
 
 def _answer(work: Any, data: bytes, args: Any, kwargs: Any) -> tuple[str | None, Any]:

@@ -8,7 +8,7 @@ A real server on a real (embedded) PostgreSQL, clients in a process of their own
 the rollouts is copied inside the database (`bench.trace_corpus`); ingest is measured through the upload endpoint and
 through the gateway's recorder. "Tokens as sent" counts each turn's prompt whole, as clients send it. `--large`: so many
 uploads of 4 MiB, as large as the SDK makes them, and what completions wait meanwhile (`bench.large_uploads`); a
-thousand of them take half a gigabyte of the folder for temporary files. `--traces 0`: these alone.
+thousand of them take 0.6 GB of the folder for temporary files. `--traces 0`: these alone.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import case, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -78,6 +78,24 @@ async def contents_of(session: AsyncSession, taskset_id: UUID) -> Sequence[str]:
     """Contents of all tasks, in order."""
     query = select(TasksetTaskRow.content).where(TasksetTaskRow.taskset_id == taskset_id)
     return (await session.scalars(query.order_by(TasksetTaskRow.position, TasksetTaskRow.name))).all()
+
+
+async def tasks_after(
+    session: AsyncSession, taskset_id: UUID, after: int, limit: int, most_bytes: int
+) -> Sequence[tuple[str, int, str | None, int]]:
+    """Tasks behind that position, in order: name, position, content (None: of more than `most_bytes`), its bytes."""
+    num_bytes = func.octet_length(TasksetTaskRow.content)
+    content = case((num_bytes <= most_bytes, TasksetTaskRow.content))
+    query = select(TasksetTaskRow.name, TasksetTaskRow.position, content, num_bytes)
+    mine = TasksetTaskRow.taskset_id == taskset_id, TasksetTaskRow.position > after
+    rows = await session.execute(query.where(*mine).order_by(TasksetTaskRow.position).limit(limit))
+    return [(name, position, text, size) for name, position, text, size in rows]
+
+
+async def content_of(session: AsyncSession, taskset_id: UUID, name: str) -> str | None:
+    """One task's content; None: there is no task of that name."""
+    mine = TasksetTaskRow.taskset_id == taskset_id, TasksetTaskRow.name == name
+    return await session.scalar(select(TasksetTaskRow.content).where(*mine))
 
 
 async def _count(session: AsyncSession, taskset: TasksetRow) -> None:

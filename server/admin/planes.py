@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import Actor, record
@@ -26,32 +26,26 @@ Plane = type[TrainerRow] | type[SamplerRow]
 
 async def list_trainers(session: AsyncSession, cursor: str | None, limit: int) -> Page[Trainer]:
     """Every trainer that was heard of lately enough to be kept, oldest first."""
-    leases = select(func.count()).where(ModelLeaseRow.trainer_id == TrainerRow.id).scalar_subquery()
-    query = select(TrainerRow, ModelRow.slug, is_live(TrainerRow), leases)
-    query = query.join(ModelRow, ModelRow.id == TrainerRow.base_id)
-    rows, following = await page_of(session, query, (TrainerRow.started_at, TrainerRow.id), cursor, limit)
-    items = [
-        Trainer(
-            **_facts(row, base), state="loading" if lives and row.is_loading else _state(row, lives), num_models=held
-        )
-        for row, base, lives, held in rows
-    ]
-    return Page(items=items, next_cursor=following)
+    place = TrainerRow.started_at, TrainerRow.id
+    rows, following = await page_of(session, _trainers(), place, cursor, limit)
+    return Page(items=[_trainer(*row) for row in rows], next_cursor=following)
 
 
 async def list_samplers(session: AsyncSession, cursor: str | None, limit: int) -> Page[Sampler]:
     """Every sampler that was heard of lately enough to be kept, oldest first."""
-    loaded = SamplerAdapterRow.sampler_id == SamplerRow.id, SamplerAdapterRow.state == "loaded"
-    query = select(
-        SamplerRow, ModelRow.slug, is_live(SamplerRow), select(func.count()).where(*loaded).scalar_subquery()
-    )
-    query = query.join(ModelRow, ModelRow.id == SamplerRow.base_id)
-    rows, following = await page_of(session, query, (SamplerRow.started_at, SamplerRow.id), cursor, limit)
-    items = [
-        Sampler(**_facts(row, base), url=row.url, backend=row.backend, state=_state(row, lives), num_adapters=held)
-        for row, base, lives, held in rows
-    ]
-    return Page(items=items, next_cursor=following)
+    place = SamplerRow.started_at, SamplerRow.id
+    rows, following = await page_of(session, _samplers(), place, cursor, limit)
+    return Page(items=[_sampler(*row) for row in rows], next_cursor=following)
+
+
+async def describe_trainer(session: AsyncSession, trainer_id: UUID) -> Trainer:
+    """One trainer."""
+    return _trainer(*(await session.execute(_trainers().where(TrainerRow.id == trainer_id))).one())
+
+
+async def describe_sampler(session: AsyncSession, sampler_id: UUID) -> Sampler:
+    """One sampler."""
+    return _sampler(*(await session.execute(_samplers().where(SamplerRow.id == sampler_id))).one())
 
 
 async def drain(session: AsyncSession, plane: Plane, plane_id: UUID, actor: Actor) -> None:
@@ -74,30 +68,30 @@ async def undrain(session: AsyncSession, plane: Plane, plane_id: UUID, actor: Ac
     await _wake(session, plane, row)
 
 
-async def describe_trainer(session: AsyncSession, trainer_id: UUID) -> Trainer:
-    """One trainer."""
-    row = await session.get_one(TrainerRow, trainer_id)
-    num_models = await session.scalar(select(func.count()).where(ModelLeaseRow.trainer_id == trainer_id))
-    base, lives = await _base_and_life(session, TrainerRow, trainer_id)
+def _trainers() -> Select[TrainerRow, str, bool, int]:
+    """Trainers with their base, whether they live, and how many models they hold."""
+    leases = select(func.count()).where(ModelLeaseRow.trainer_id == TrainerRow.id).scalar_subquery()
+    query = select(TrainerRow, ModelRow.slug, is_live(TrainerRow), leases)
+    return query.join(ModelRow, ModelRow.id == TrainerRow.base_id)
+
+
+def _samplers() -> Select[SamplerRow, str, bool, int]:
+    """Samplers with their base, whether they live, and how many adapters they have loaded."""
+    loaded = SamplerAdapterRow.sampler_id == SamplerRow.id, SamplerAdapterRow.state == "loaded"
+    query = select(
+        SamplerRow, ModelRow.slug, is_live(SamplerRow), select(func.count()).where(*loaded).scalar_subquery()
+    )
+    return query.join(ModelRow, ModelRow.id == SamplerRow.base_id)
+
+
+def _trainer(row: TrainerRow, base: str, lives: bool, num_models: int) -> Trainer:
     state = "loading" if lives and row.is_loading else _state(row, lives)
-    return Trainer(**_facts(row, base), state=state, num_models=num_models or 0)
+    return Trainer(**_facts(row, base), state=state, num_models=num_models)
 
 
-async def describe_sampler(session: AsyncSession, sampler_id: UUID) -> Sampler:
-    """One sampler."""
-    row = await session.get_one(SamplerRow, sampler_id)
-    loaded = SamplerAdapterRow.sampler_id == sampler_id, SamplerAdapterRow.state == "loaded"
-    num_adapters = await session.scalar(select(func.count()).where(*loaded))
-    base, lives = await _base_and_life(session, SamplerRow, sampler_id)
-    facts = _facts(row, base)
+def _sampler(row: SamplerRow, base: str, lives: bool, num_adapters: int) -> Sampler:
     state = _state(row, lives)
-    return Sampler(**facts, url=row.url, backend=row.backend, state=state, num_adapters=num_adapters or 0)
-
-
-async def _base_and_life(session: AsyncSession, plane: Plane, plane_id: UUID) -> tuple[str, bool]:
-    query = select(ModelRow.slug, is_live(plane)).join(ModelRow, ModelRow.id == plane.base_id)
-    row = (await session.execute(query.where(plane.id == plane_id))).one()
-    return row[0], row[1]
+    return Sampler(**_facts(row, base), url=row.url, backend=row.backend, state=state, num_adapters=num_adapters)
 
 
 async def _find(session: AsyncSession, plane: Plane, plane_id: UUID) -> TrainerRow | SamplerRow:

@@ -6,14 +6,12 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from server.audit.recording import actor_of
 from server.auth.dependencies import CallerDep
 from server.context import ContextDep
 from server.guard import alarms, settings
 from server.models.service import get_callers_model
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from wire.admin import Page
-from wire.errors import InvalidRequest
 from wire.guard import AcknowledgeRequest, Alarm, Guard, GuardRequest
 
 router = APIRouter(prefix="/v2/models/{model_id}", tags=["guard"])
@@ -24,7 +22,7 @@ async def get_guard(context: ContextDep, caller: CallerDep, model_id: str) -> Gu
     """The model's rules in full, with what each does. Who may not set the webhook does not see it either."""
     async with context.database.session() as session:
         model = await get_callers_model(session, caller, model_id)
-        return _shown(await settings.read_guard(session, model.id), caller.scopes)
+        return settings.shown_to(caller, await settings.read_guard(session, model.id))
 
 
 @router.put("/guard")
@@ -32,14 +30,7 @@ async def set_guard(context: ContextDep, caller: CallerDep, model_id: str, body:
     """Replace what is set; what is left out gets its default. A webhook needs the scope `keys`."""
     async with context.database.session() as session:
         model = await get_callers_model(session, caller, model_id)
-        if model.base_id is None:
-            raise InvalidRequest(f"{model.slug!r} is a base model, which is not trained; guard its forks")
-        before = await settings.read_guard(session, model.id)
-        if "keys" not in caller.scopes and body.webhook_url is None:
-            body = body.model_copy(update={"webhook_url": before.webhook_url})  # which the caller cannot see
-        if body.webhook_url != before.webhook_url:
-            caller.require("keys")
-        return _shown(await settings.write_guard(session, model, body, actor_of(caller)), caller.scopes)
+        return await settings.set_guard(session, caller, model, body)
 
 
 @router.get("/alarms")
@@ -73,7 +64,3 @@ async def undo(context: ContextDep, caller: CallerDep, model_id: str, alarm_id: 
     async with context.database.session() as session:
         model = await get_callers_model(session, caller, model_id)
     return await alarms.undo(context, caller, model, alarm_id)
-
-
-def _shown(guard: Guard, scopes: frozenset[str]) -> Guard:
-    return guard if "keys" in scopes else guard.model_copy(update={"webhook_url": None})

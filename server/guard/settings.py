@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.audit.recording import Actor, record
+from server.audit.recording import Actor, actor_of, record
+from server.auth.callers import Caller
 from server.guard.rules import RULES
 from server.guard.webhooks import check_webhook_url
 from store.tables import GuardRow, ModelRow
@@ -36,6 +37,33 @@ _MOST = 1000
 async def read_guard(session: AsyncSession, model_id: UUID) -> Guard:
     """The model's guard in full."""
     return in_full(await session.get(GuardRow, model_id, populate_existing=True))
+
+
+async def read_set(session: AsyncSession, model_id: UUID, *, lock: bool = False) -> GuardRequest:
+    """What of it is set, as `set_guard` takes it; all that is left out is a default. lock: for who changes it then."""
+    row = await session.get(GuardRow, model_id, populate_existing=True, with_for_update=lock)
+    if row is None:
+        return GuardRequest()
+    rules = {name: rule for name, rule in row.rules.items() if name in RULES}
+    return GuardRequest.model_validate({"rules": rules, "eval_jobs": row.eval_jobs, "webhook_url": row.webhook_url})
+
+
+async def set_guard(session: AsyncSession, caller: Caller, model: ModelRow, request: GuardRequest) -> Guard:
+    """Replace what is set. Raises InvalidRequest for a base model and for what `write_guard` refuses, Forbidden where
+    the webhook is not the caller's to set."""
+    if model.base_id is None:
+        raise InvalidRequest(f"{model.slug!r} is a base model, which is not trained; guard its forks")
+    before = await read_guard(session, model.id)
+    if "keys" not in caller.scopes and request.webhook_url is None:
+        request = request.model_copy(update={"webhook_url": before.webhook_url})  # which the caller cannot see
+    if request.webhook_url != before.webhook_url:
+        caller.require("keys")
+    return shown_to(caller, await write_guard(session, model, request, actor_of(caller)))
+
+
+def shown_to(caller: Caller, guard: Guard) -> Guard:
+    """Who may not set the webhook does not see it either: it may carry a secret of its receiver."""
+    return guard if "keys" in caller.scopes else guard.model_copy(update={"webhook_url": None})
 
 
 async def write_guard(session: AsyncSession, model: ModelRow, request: GuardRequest, actor: Actor) -> Guard:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 
 from server.pages.sessions import Visitor
+from server.sentences import first_problem
 from wire.errors import Forbidden, InvalidRequest
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
 
 _MOST_FIELDS = 50
 _MOST_BYTES = 64 * 1024
@@ -32,6 +37,14 @@ async def submitted_by_anybody(request: Request) -> dict[str, str]:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
     except ValueError:
         raise InvalidRequest("the form cannot be read; reload the page and try again") from None
+
+
+def as_request(kind: type[RequestT], values: dict[str, Any]) -> RequestT:
+    """What a client of the API would send with these values. Raises InvalidRequest, in the API's words."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InvalidRequest(first_problem(error.errors())) from None
 
 
 def _refuse_other_sites(request: Request) -> None:

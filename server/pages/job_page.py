@@ -53,6 +53,7 @@ async def job_page(
         if job is None:
             raise NotFound(f"there is no job {job_id}")
         values: dict[str, Any] = {"job": job, "tab": tab, "said": said, "cursor": cursor, "verdicts": VERDICTS}
+        values["taskset_id"] = as_uuid(job.taskset_id) if job.taskset_id else None
         limit = PAGE if tab == "groups" else 1
         cursor_of_groups = cursor if tab == "groups" else None
         groups = await list_groups(

@@ -15,7 +15,7 @@ from server.pages.signing_in import VisitorDep
 from store.tables import ApiKeyRow, ModelRow, TeamRow
 
 PAGE = 100
-_MOST_TEAMS = 1000
+Number = Annotated[int, Query(ge=1, le=100_000)]
 
 router = APIRouter(route_class=PageRoute)
 
@@ -26,17 +26,25 @@ async def keys(
     request: Request,
     visitor: VisitorDep,
     number: Annotated[int, Query(alias="page", ge=1, le=100_000)] = 1,
+    teams: Number = 1,
 ) -> Response:
-    """Keys, live ones first, and (for operators) teams with what they own. Secrets are kept nowhere."""
+    """Keys, live ones first, and (for operators) a page of the teams with what they own. Secrets are kept nowhere."""
     visitor.caller.require("keys")
     sees_all = visitor.caller.is_admin
     shown = true() if sees_all else ApiKeyRow.team_id == visitor.caller.team_id
     async with context.database.session() as session:
         total = await session.scalar(select(func.count()).select_from(ApiKeyRow).where(shown)) or 0
         rows = (await session.execute(_keys(shown).limit(PAGE).offset((number - 1) * PAGE))).all()
-        teams = (await session.execute(_teams())).all() if sees_all and number == 1 else []
-    pages = {"number": number, "num_pages": max(1, -(-total // PAGE))}
-    return page(request, "keys.html", visitor, keys=rows, teams=teams, sees_all=sees_all, **pages)
+        owners, num_teams = [], 0
+        if sees_all:
+            owners = (await session.execute(_teams().limit(PAGE).offset((teams - 1) * PAGE))).all()
+            num_teams = await session.scalar(select(func.count()).select_from(TeamRow)) or 0
+    pages = {"number": number, "num_pages": _pages(total), "team_number": teams, "num_team_pages": _pages(num_teams)}
+    return page(request, "keys.html", visitor, keys=rows, teams=owners, sees_all=sees_all, **pages)
+
+
+def _pages(total: int) -> int:
+    return max(1, -(-total // PAGE))
 
 
 def _keys(shown: ColumnElement[bool]) -> Select[ApiKeyRow, str, bool]:
@@ -52,5 +60,7 @@ def _keys(shown: ColumnElement[bool]) -> Select[ApiKeyRow, str, bool]:
 def _teams() -> Select[*tuple[Any, ...]]:
     num_models = select(func.count()).where(ModelRow.team_id == TeamRow.id).scalar_subquery()
     live_keys = select(func.count()).where(ApiKeyRow.team_id == TeamRow.id, ApiKeyRow.revoked_at.is_(None))
-    query = select(TeamRow.name, TeamRow.created_at, TeamRow.disabled_at, num_models, live_keys.scalar_subquery())
-    return query.order_by(TeamRow.name).limit(_MOST_TEAMS)
+    query = select(
+        TeamRow.id, TeamRow.name, TeamRow.created_at, TeamRow.disabled_at, num_models, live_keys.scalar_subquery()
+    )
+    return query.order_by(TeamRow.name)

@@ -14,6 +14,7 @@ from server.models import repository
 from server.models.service import no_such_model
 from server.pages import series
 from server.pages.checkpoint_rows import checkpoint_rows
+from server.pages.guard_tab import guard_tab
 from server.pages.held_out import held_out_charts, held_out_scores
 from server.pages.lineage import Lineage, read_lineage
 from server.pages.model_states import model_states
@@ -28,12 +29,12 @@ from server.pages.tree_picture import draw
 from server.trainability.report import trainability
 from store.supply import supplies_async
 from store.tables import ModelRow
-from wire.errors import NotFound
+from wire.errors import Forbidden, NotFound
 from wire.guard import TaskReport
 
 router = APIRouter(route_class=PageRoute)
 
-Tab = Literal["training", "checkpoints", "tasks"]
+Tab = Literal["training", "checkpoints", "tasks", "guard"]
 
 _MOST_ALARMS = 5
 _TASKS = 50
@@ -64,6 +65,8 @@ async def model_page(
         elif tab == "tasks":
             report = await trainability(session, model, cursor=cursor, limit=_TASKS)
             values |= {"report": report, "cursor": cursor, "sparks": [_spark(task) for task in report.items]}
+        elif tab == "guard":
+            values |= await guard_tab(session, visitor, model, cursor)
         else:
             values |= {"charts": series.CHARTS, "most_points": series.MOST_POINTS}
     return page(request, f"model_{tab}.html", visitor, tab=tab, **values)
@@ -102,8 +105,16 @@ async def find_model(session: AsyncSession, visitor: Visitor, model_id: str) -> 
     return found[0], found[1]
 
 
+async def find_fork(session: AsyncSession, visitor: Visitor, model_id: str) -> tuple[ModelRow, ModelRow]:
+    """A model that is trained, and its base. Raises as `find_model`, and Forbidden for a base."""
+    model, base = await find_model(session, visitor, model_id)
+    if base is None:
+        raise Forbidden(f"{model.slug!r} is a base model, whose weights do not change; fork it first")
+    return model, base
+
+
 async def _common(session: AsyncSession, model: ModelRow, base: ModelRow) -> dict[str, Any]:
-    """What stands above both tabs."""
+    """What stands above the tabs."""
     (supply,) = await supplies_async(session, base.id)
     states = await model_states(session, [model], {base.id} if supply.num_ready else set())
     lineage = await read_lineage(session, model, with_forks=True)

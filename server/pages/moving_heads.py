@@ -13,7 +13,7 @@ from server.context import Context, ContextDep
 from server.models import heads
 from server.pages.forms import submitted
 from server.pages.lineage import read_lineage
-from server.pages.model_page import find_model
+from server.pages.model_page import find_fork, find_model
 from server.pages.model_states import model_states
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
@@ -21,7 +21,7 @@ from server.pages.sessions import Visitor
 from server.pages.signing_in import VisitorDep
 from store.planes import takes_requests
 from store.tables import ModelRow, SamplerRow
-from wire.errors import Conflict, Forbidden, HeadwayError, NotFound
+from wire.errors import Conflict, HeadwayError, NotFound
 
 BASE_WEIGHTS = "base"
 
@@ -64,9 +64,7 @@ async def _ask(
 
 
 async def _consequences(session: AsyncSession, visitor: Visitor, model_id: str, to: str) -> dict[str, Any]:
-    model, base = await find_model(session, visitor, model_id)
-    if base is None:
-        raise Forbidden(f"{model.slug!r} is a base model, whose weights do not change; fork it first")
+    model, base = await find_fork(session, visitor, model_id)
     lineage = await read_lineage(session, model)
     target = None if to == BASE_WEIGHTS else lineage.find(to)
     if target is None and to != BASE_WEIGHTS:

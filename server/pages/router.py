@@ -7,6 +7,8 @@ from fastapi.responses import Response
 
 from server.pages import (
     alarms,
+    draining,
+    guard_form,
     job_list,
     job_page,
     keys,
@@ -14,10 +16,16 @@ from server.pages import (
     model_list,
     model_page,
     moving_heads,
+    new_keys,
+    pausing_models,
+    revoking_keys,
     rollout_list,
     scoring,
     static_files,
     system,
+    taskset_page,
+    tasksets,
+    team_page,
     trace_page,
 )
 from server.pages.routing import PageRoute
@@ -31,14 +39,22 @@ _ROOMS = (
     model_list,
     model_page,
     moving_heads,
+    pausing_models,
     alarms,
+    guard_form,
     job_list,
     job_page,
     rollout_list,
     trace_page,
     scoring,
+    tasksets,
+    taskset_page,
     system,
+    draining,
     keys,
+    new_keys,
+    revoking_keys,
+    team_page,
 )
 for room in _ROOMS:
     router.include_router(room.router)

@@ -88,21 +88,33 @@ class _Sum:
 
 async def trainability(session: AsyncSession, model: ModelRow, *, cursor: str | None, limit: int) -> TrainabilityReport:
     """A page of a model's tasks, by name. Raises NotFound for a base model, InvalidRequest for a bad cursor."""
-    if model.team_id is None:
-        raise no_such_model(model.slug)
-    asked: dict[str, Any] = {"team_id": model.team_id, "model_id": model.id}
+    asked = _asked(model)
     after = _task_of(cursor) if cursor is not None else ""
-    low, high, since, until = (await session.execute(_BOUNDS, asked)).one()
     tasks = list(await session.scalars(_TASKS, {**asked, "after": after, "limit": limit + 1}))
     following = make_cursor(tasks[limit - 1]) if len(tasks) > limit else None
-    tasks = tasks[:limit]
-    if not tasks:
+    report = await trainability_of(session, model, tasks[:limit])
+    return report.model_copy(update={"next_cursor": following})
+
+
+async def trainability_of(session: AsyncSession, model: ModelRow, tasks: Sequence[str]) -> TrainabilityReport:
+    """Of these tasks, as far as the model was trained on them. Raises NotFound for a base model."""
+    asked = _asked(model)
+    low, high, since, until = (await session.execute(_BOUNDS, asked)).one()
+    if not tasks or since is None:
         return TrainabilityReport(items=[], reward_min=low, reward_max=high, next_cursor=None)
     seconds = max((until - since).total_seconds(), 1e-6)
-    asked |= {"tasks": tasks, "since": since, "seconds": seconds, "periods": NUM_PERIODS}
-    rows = (await session.execute(_GROUPS, asked)).all()
-    items = [_report(task, [row for row in rows if row[0] == task], (low, high), since, seconds) for task in tasks]
-    return TrainabilityReport(items=items, reward_min=low, reward_max=high, next_cursor=following)
+    asked |= {"tasks": list(tasks), "since": since, "seconds": seconds, "periods": NUM_PERIODS}
+    by_task = dict[str, list[Any]]()
+    for row in await session.execute(_GROUPS, asked):
+        by_task.setdefault(row[0], []).append(row)
+    items = [_report(task, by_task[task], (low, high), since, seconds) for task in tasks if task in by_task]
+    return TrainabilityReport(items=items, reward_min=low, reward_max=high, next_cursor=None)
+
+
+def _asked(model: ModelRow) -> dict[str, Any]:
+    if model.team_id is None:
+        raise no_such_model(model.slug)
+    return {"team_id": model.team_id, "model_id": model.id}
 
 
 def _report(task: str, rows: Sequence[Any], bounds: tuple[float, float], since: datetime, seconds: float) -> TaskReport:

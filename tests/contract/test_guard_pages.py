@@ -51,16 +51,6 @@ async def test_an_alarm_stands_on_the_page_until_it_is_acknowledged(team, model,
     assert one["acknowledged_at"] is not None
 
 
-async def test_what_the_guard_did_is_undone_with_a_button(team, model, visitor, alarm):
-    page = (await visitor.get(f"/models/{model['id']}")).text
-    path = f"/forms/models/{model['id']}/alarms/{alarm}/undo"
-    assert path in page
-    assert (await visitor.post(path, data={"csrf_token": csrf_token(page)})).status_code == 303
-    again = await visitor.post(path, data={"csrf_token": csrf_token(page)})
-    assert again.status_code == 409
-    assert "undone already" in again.text
-
-
 async def test_another_teams_alarm_is_out_of_reach(model, alarm, other_team, origin, team):
     async with signed_in(origin, other_team.key) as browser:
         token = csrf_token((await browser.get("/")).text)

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 from playwright.async_api import Browser, expect
+from sqlalchemy import select
 
 from server.auth.issuing import Grant
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
-from store.tables import AlarmRow, CheckpointRow, EvalRow, ModelRow
+from store.tables import AlarmRow, ApiKeyRow, CheckpointRow, EvalRow, ModelRow, TrainerRow
 from tests.contract.conftest import Team
 from tests.contract.test_pages import key_of, team_id
+from tests.contract.test_tasksets import task, upload
 from tests.pages.rollouts import add_groups, add_job, pass_over, tell, trace_row, turns
 from tests.pages.scenes import add_model, grow
 from tests.pages.visit import Visit, visiting
@@ -31,6 +33,11 @@ class Scene:
     job: str
     told: str
     untold: str
+    alarm: str
+    taskset: str
+    team: str
+    key: str
+    trainer: str
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +52,23 @@ async def scene(
         await grow(session, trained, 8, start=first[25], seed=3, age_s=2000)
         second[0].pinned_at, first[2].files_removed_at = second[0].committed_at, first[2].committed_at
         fresh = await add_model(session, owner, base.id, f"fresh-{uuid.uuid4().hex[:6]}")
-        session.add_all([score(trained, second[0], 0.5), score(trained, second[-1], 0.75), alarm(trained)])
+        raised = alarm(trained)
+        session.add_all([score(trained, second[0], 0.5), score(trained, second[-1], 0.75), raised])
+        trainer = (await session.scalars(select(TrainerRow).where(TrainerRow.base_id == base.id))).first()
+        key = (await session.scalars(select(ApiKeyRow).where(ApiKeyRow.team_id == owner))).first()
+        assert trainer is not None
+        assert key is not None
         job = await add_job(session, owner, "a job with a name that goes on and on and on", group_size=2)
         told, untold, *_ = await add_groups(session, job, [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.5, None]], trained)
+    tasks = [task(f"task-{number}", args={"text": "a question " * 9 * number}) for number in range(8)]
+    taskset_id = (await upload(standing_team, *tasks, name="looked-at")).json()["taskset_id"]
     blobs = BlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
     await tell(database, blobs, told, checkpoint=second[-1])
     await tell(database, blobs, untold, checkpoint=second[-1], is_told=False)
     async with database.session() as session:
         await pass_over(session, told, second[-1], turns(3, 40)[0])
-    ids = (row.id for row in (trained, fresh, base, job, told, untold))
-    return Scene(*map(str, ids))
+    ids = [row.id for row in (trained, fresh, base, job, told, untold, raised)]
+    return Scene(*map(str, [*ids, taskset_id, owner, key.id, trainer.id]))
 
 
 def score(model: ModelRow, checkpoint: CheckpointRow, value: float) -> EvalRow:
@@ -82,7 +96,12 @@ PAGES = [
     "/models/{trained}?tab=checkpoints",
     "/models/{trained}?tab=checkpoints&node=base",
     "/models/{trained}?tab=tasks",
+    "/models/{trained}?tab=guard",
     "/models/{trained}/head?to=base",
+    "/models/{trained}/pause",
+    "/models/{trained}/alarms/{alarm}/undo",
+    "/models/{trained}/guard/rules/held_out",
+    "/models/{trained}/guard/evaluations",
     "/models/{fresh}",
     "/models/{fresh}?tab=checkpoints",
     "/models/{base}",
@@ -93,34 +112,44 @@ PAGES = [
     "/trace/{told}?open=2",
     "/trace/{told}?by=trainer",
     "/trace/{untold}",
+    "/tasksets",
+    "/tasksets/{taskset}?task=task-1",
     "/system",
+    "/system/trainer/{trainer}/drain",
     "/keys",
+    "/keys/new",
+    "/keys/{key}/rotate",
+    "/keys/{key}/revoke",
+    "/teams/{team}",
 ]
 
 
 async def test_axe_finds_nothing_nothing_sticks_out_and_the_console_is_empty(scene, browser: Browser, origin, session):
-    """In light and, where colours alone differ, in dark; and in a narrow window."""
+    """In light and in dark; and in a narrow window."""
+    found: list[str] = []
     async with visiting(browser, origin, storage_state=session, color_scheme="light") as visit:
         for path in PAGES:
-            assert await visit.go(path.format(**vars(scene))) == 200
-            await _look_at(visit, path)
+            assert await visit.go(path.format(**vars(scene))) == 200, path
+            found += await _problems(visit, path)
         assert visit.console == []
         assert await visit.go("/nothing") == 404
-        await _look_at(visit, "/nothing")
+        found += await _problems(visit, "/nothing")
         await visit.page.context.clear_cookies()
         await visit.go("/login")
-        await _look_at(visit, "/login")
+        found += await _problems(visit, "/login")
+    assert not found, "\n".join(found)
 
 
-async def _look_at(visit: Visit, path: str) -> None:
+async def _problems(visit: Visit, path: str) -> list[str]:
     await visit.settled()
-    assert await visit.violations() == [], path
+    found = [f"{path} in light: {one}" for one in await visit.violations()]
     await visit.page.emulate_media(color_scheme="dark")
-    assert await visit.violations("color-contrast") == [], path
+    found += [f"{path} in dark: {one}" for one in await visit.violations()]
     await visit.page.set_viewport_size({"width": 360, "height": 740})
-    assert await visit.page.evaluate("document.documentElement.scrollWidth") <= 360, path
+    width = await visit.page.evaluate("document.documentElement.scrollWidth")
     await visit.page.set_viewport_size({"width": 1360, "height": 900})
     await visit.page.emulate_media(color_scheme="light")
+    return [*found, f"{path} is {width} wide in a window of 360"] if width > 360 else found
 
 
 async def test_a_printed_link_opens_after_signing_in(scene, browser: Browser, origin, standing_team):
@@ -196,6 +225,40 @@ async def test_a_rollout_is_watched_while_it_runs(browser: Browser, origin, sess
         await standing_team.http.post(f"/v2/trace/{row.id}/exit", json={"status": "completed", "reward": 0.75})
         await expect(visit.page.locator(".facts")).to_contain_text("0.7500")
         await expect(visit.page.locator(".strip")).to_be_visible()
+
+
+async def test_a_model_is_paused_and_resumed_with_the_keyboard_and_without_scripts(
+    scene, browser: Browser, origin, session
+):
+    async with visiting(browser, origin, storage_state=session, java_script_enabled=False) as visit:
+        keys, focused = visit.page.keyboard, visit.page.locator(":focus")
+        await visit.go(f"/models/{scene.fresh}")
+        await visit.page.get_by_role("link", name="Pause training").focus()
+        await keys.press("Enter")
+        await expect(focused).to_have_attribute("id", "reason")
+        await keys.type("it looks odd")
+        await keys.press("Enter")
+        await expect(visit.page.get_by_role("status").filter(has_text="it looks odd. Sampling goes on")).to_be_visible()
+        await visit.page.get_by_role("link", name="Resume training").focus()
+        await keys.press("Enter")
+        await visit.page.get_by_role("button", name="Resume training").focus()
+        await keys.press("Enter")
+        await expect(visit.page.get_by_role("link", name="Pause training")).to_be_visible()
+
+
+async def test_a_new_key_is_shown_and_gone_after_a_reload(browser: Browser, origin, session):
+    async with visiting(browser, origin, storage_state=session) as visit:
+        await visit.go("/keys")
+        await visit.page.get_by_role("link", name="New key").click()
+        await visit.page.get_by_label("Name", exact=True).fill("shown once")
+        await visit.page.get_by_role("button", name="Make the key").click()
+        secret = await visit.page.get_by_label("Secret").input_value()
+        assert secret.startswith("hw_")
+        assert await visit.violations() == []
+        await visit.page.reload()
+        await expect(visit.page.get_by_role("heading", name="The key was shown already")).to_be_visible()
+        assert secret not in await visit.page.content()
+        assert visit.console == []
 
 
 async def test_the_theme_button_stays_pressed(browser: Browser, origin, session):

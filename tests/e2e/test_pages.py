@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.e2e.box import Box
@@ -33,14 +34,13 @@ async def test_a_run_is_watched_rolled_back_and_watched_on(box: Box, browser: Br
         first = await train(box, model_id, "watched", seed=1)
         await expect(page.locator("#charts")).to_have_attribute("data-points", "1")
         one_point = await ink(page)
-        for seed in (2, 3):
-            await train(box, model_id, "watched", seed=seed)
-        await expect(page.locator("#charts")).to_have_attribute("data-points", "3")
-        await expect(page.locator("#step")).to_have_text("3")
+        await train(box, model_id, "watched", seed=2)
+        await expect(page.locator("#charts")).to_have_attribute("data-points", "2")
+        await expect(page.locator("#step")).to_have_text("2")
         assert await ink(page) != one_point
 
         await page.get_by_role("link", name="Checkpoints", exact=True).click()
-        await expect(page.locator(".mark.node")).to_have_count(3)
+        await expect(page.locator(".mark.node")).to_have_count(2)
         await page.locator(f"#n-{first.replace('-', '')}").click()
         await page.get_by_role("link", name="Roll back to here").click()
         await expect(page.get_by_role("listitem").filter(has_text="extends the tree from step 1")).to_be_visible()
@@ -50,13 +50,24 @@ async def test_a_run_is_watched_rolled_back_and_watched_on(box: Box, browser: Br
         assert (await asyncio.to_thread(chat, box, "watched"))["checkpoint"]["id"] == first
 
         # The tree is open while the next step grows a branch on it.
-        fourth = await train(box, model_id, "watched", seed=4)
-        await expect(page.locator(".mark.node")).to_have_count(4)
-        await expect(page.locator(".mark.head")).to_have_id(f"n-{fourth.replace('-', '')}")
-        await expect(page.locator(".mark.node.off-path")).to_have_count(2)
+        third = await train(box, model_id, "watched", seed=3)
+        await expect(page.locator(".mark.node")).to_have_count(3)
+        await expect(page.locator(".mark.head")).to_have_id(f"n-{third.replace('-', '')}")
+        await expect(page.locator(".mark.node.off-path")).to_have_count(1)
 
         await page.get_by_role("link", name="Training", exact=True).click()
         await expect(page.locator("[data-chart=reward] .now")).to_contain_text("went on from 0001-")
+        await page.get_by_role("link", name="Pause training").click()
+        await page.get_by_label("Reason").fill("to be looked at")
+        await page.get_by_role("button", name="Pause training").click()
+        await expect(page.get_by_role("status").filter(has_text="to be looked at")).to_be_visible()
+        with pytest.raises(AssertionError, match="409 .*to be looked at"):
+            await asyncio.to_thread(
+                box.call, "POST", f"/v1/models/{model_id}/train/optim-step", {"learning_rate": 1e-3}
+            )
+        await page.get_by_role("link", name="Resume training").click()
+        await page.get_by_role("button", name="Resume training").click()
+        await expect(page.get_by_role("link", name="Pause training")).to_be_visible()
         for path, words in (("/system", "tiny-arith"), ("/keys", "headway up")):
             await visit.go(path)
             await expect(page.locator("main")).to_contain_text(words)

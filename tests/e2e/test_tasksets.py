@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.e2e.box import Box
@@ -65,6 +66,11 @@ def mine(box: Box, tmp_path: Path) -> Directory:
 def test_what_one_syncs_another_of_the_team_exports_and_finds_unchanged(box: Box, mine: Directory, tmp_path: Path):
     made = mine.sync("shared", "tasks.json", "--yes")
     assert (made["status"], made["tasks_created"], made["tasks_updated"]) == ("synced", 2, 0)
+    with httpx.Client(base_url=box.url, headers={"Accept": "text/html"}, trust_env=False) as browser:
+        browser.post("/login", data={"key": box.env["HUD_API_KEY"]})
+        page = browser.get(f"/tasksets/{made['taskset_id']}")  # the link that it prints
+    assert page.status_code == 200
+    assert "addition" in page.text
 
     second = {**ROWS[1], "args": {**ROWS[1]["args"], "a": 2.0}}
     mine.write([ROWS[0], second, {**ROWS[0], "slug": "third"}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import uuid
 from pathlib import Path
@@ -20,8 +21,10 @@ from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from store.tables import (
     AlarmRow,
+    ApiKeyRow,
     CheckpointRow,
     EvalRow,
+    GuardRow,
     ModelLeaseRow,
     ModelRow,
     SamplerAdapterRow,
@@ -29,6 +32,7 @@ from store.tables import (
     TeamRow,
     TrainerRow,
 )
+from store.tasksets import make_taskset, put_tasks
 from tests.conftest import database_folder
 from tests.contract.conftest import serving
 from tests.pages.browser import open_browser
@@ -49,6 +53,9 @@ async def invent(database: AsyncDatabase) -> tuple[str, dict[str, str]]:
         key = await create_key(session, "research", "laptop", role="admin")
         await create_key(session, "evals", "nightly")
         team = (await session.scalars(select(TeamRow.id).where(TeamRow.name == "research"))).one()
+        own = (await session.scalars(select(ApiKeyRow).where(ApiKeyRow.team_id == team))).one()
+        research = await session.get_one(TeamRow, team)
+        research.max_models, research.max_storage_bytes = 20, 50 * 2**30
         info = {
             "vocab_size": 151_936,
             "context_length": 32_768,
@@ -94,8 +101,17 @@ async def invent(database: AsyncDatabase) -> tuple[str, dict[str, str]]:
         "thousand-checkpoints": f"/models/{thousand.id}?tab=checkpoints",
         "fresh": f"/models/{fresh.id}",
         "base": f"/models/{base.id}",
+        "pause": f"{page}/pause",
+        "guard": f"{page}?tab=guard",
+        "guard-rule": f"{page}/guard/rules/held_out",
+        "guard-evaluations": f"{page}/guard/evaluations",
         "system": "/system",
+        "drain": f"/system/sampler/{sampler.id}/drain",
         "keys": "/keys",
+        "key-new": "/keys/new",
+        "key-rotate": f"/keys/{own.id}/rotate",
+        "key-revoke": f"/keys/{own.id}/revoke",
+        "team": f"/teams/{team}",
         "missing": "/nothing",
     }
 
@@ -125,9 +141,8 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
             session.add(EvalRow(benchmark="SheetBench-50", score=0.3 + step / 100, **known))
         message = "The reward rose over the last 10 steps, and SheetBench-50 fell twice in a row (0.65, 0.58)."
         known = {"evidence": {}, "actions": ["pause"], "state": "done", "outcome": {"pause": "training is paused"}}
-        session.add(
-            AlarmRow(model_id=model.id, rule="held_out", subject_id=uuid.uuid4(), step=63, message=message, **known)
-        )
+        alarm = AlarmRow(model_id=model.id, rule="held_out", subject_id=uuid.uuid4(), step=63, message=message, **known)
+        session.add_all([alarm, GuardRow(model_id=model.id, rules={"kl_sampler": {"parameters": {"bound": 0.2}}})])
         bad = trace_row(
             model.team_id,
             status="error",
@@ -138,6 +153,9 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
         )
         session.add(bad)
         await add_job(session, model.team_id, "just begun")
+        taskset = await make_taskset(session, model.team_id, "arith")
+        assert taskset is not None
+        await put_tasks(session, taskset, [invented_task(number) for number in range(30)])
     await tell(database, blobs, told, checkpoint=head)
     await tell(database, blobs, untold, checkpoint=head, is_told=False)
     async with database.session() as session:
@@ -145,6 +163,10 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
     await tell(database, blobs, running, num_turns=60, num_tokens=900, checkpoint=head)
     return {
         "tasks": f"/models/{model.id}?tab=tasks",
+        "undo": f"/models/{model.id}/alarms/{alarm.id}/undo",
+        "tasksets": "/tasksets",
+        "taskset": f"/tasksets/{taskset.id}",
+        "taskset-open": f"/tasksets/{taskset.id}?task=task-1",
         "jobs": "/jobs",
         "job": f"/jobs/{job.id}",
         "job-rollouts": f"/jobs/{job.id}?tab=rollouts",
@@ -156,6 +178,13 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
         "rollout-long": f"/trace/{running.id}?open=50",
         "rollout-bad": f"/trace/{bad.id}",
     }
+
+
+def invented_task(number: int) -> tuple[str, str]:
+    """Name and content of a task."""
+    args = {"question": f"What is {7 * number} + {number}?" + " Show each step." * (number % 5), "answer": 8 * number}
+    name = f"task-{number}"
+    return name, json.dumps({"name": name, "env": "arith", "scenario": "solve", "args": args})
 
 
 async def main(out: Path) -> None:
@@ -177,6 +206,10 @@ async def main(out: Path) -> None:
                         await visit.go(path)
                         await visit.settled()
                         await visit.page.screenshot(path=out / f"{name}-{look}.png", full_page=True)
+                    await visit.go("/keys/new")
+                    await visit.page.get_by_label("Name", exact=True).fill(f"made in {look}")
+                    await visit.page.get_by_role("button", name="Make the key").click()
+                    await visit.page.screenshot(path=out / f"key-made-{look}.png", full_page=True)
         await database.close()
         postgres.stop()
 

@@ -1,4 +1,4 @@
-// Every page: times in words, the theme button, slow forms, and regions that follow the server.
+// Every page: times in words, the theme button, slow forms, fields to copy, and regions that follow the server.
 import { follow } from "./live.js";
 import { showTimes } from "./times.js";
 
@@ -17,6 +17,12 @@ for (const form of document.querySelectorAll("form[data-slow]")) {
     button.disabled = true;
     button.textContent = form.dataset.slow;
   });
+}
+
+// What is there to be copied is selected whole.
+for (const field of document.querySelectorAll("input[readonly]")) {
+  field.addEventListener("focus", () => field.select());
+  if (field === document.activeElement) field.select();
 }
 
 showTimes(document);

@@ -63,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     load_average = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="headway-bench-") as folder, ExitStack() as stack:
-        ports = [int(stack.enter_context(_child(["-m", "bench.stand_in_sampler"]))) for _ in range(options.samplers)]
+        ports = [int(stack.enter_context(child(["-m", "bench.stand_in_sampler"]))) for _ in range(options.samplers)]
         samplers = [f"http://127.0.0.1:{port}" for port in ports]
         figures = _headway(Path(folder), samplers, options)
         if options.litellm:
@@ -78,7 +78,7 @@ def main() -> None:
 def _headway(folder: Path, samplers: list[str], options: argparse.Namespace) -> dict[str, Any]:
     postgres = EmbeddedPostgres(folder / "postgres")
     upgrade(postgres.url)
-    key = asyncio.run(_furnish(postgres.url, samplers))
+    key = asyncio.run(furnish(postgres.url, samplers))
     port = free_port()
     environment = {
         "HEADWAY_DATABASE_URL": postgres.url,
@@ -170,7 +170,7 @@ def _load(orders: dict[str, Any], pids: dict[str, int]) -> dict[str, Any]:
     return seen
 
 
-async def _furnish(database_url: str, samplers: list[str]) -> str:
+async def furnish(database_url: str, samplers: list[str]) -> str:
     """A base that all samplers hold, and a key."""
     database, sync = AsyncDatabase(database_url), Database(database_url)
     with sync.session() as session:
@@ -198,7 +198,7 @@ def beat(database_url: str) -> None:
 
 
 @contextmanager
-def _child(arguments: list[str]) -> Iterator[str]:
+def child(arguments: list[str]) -> Iterator[str]:
     """A Python process of ours, and the first line it prints."""
     environment = {**os.environ, VARIABLE: "1"}
     with subprocess.Popen(

@@ -6,8 +6,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import statistics
 import sys
 import time
+import uuid
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -32,26 +35,30 @@ async def pages(http: httpx.AsyncClient, orders: dict[str, Any]) -> dict[str, An
 
 
 async def uploads(http: httpx.AsyncClient, orders: dict[str, Any]) -> dict[str, Any]:
-    """Rollouts, each one upload and one exit, several at once."""
-    rng = random.Random(orders["seed"])
-    made = [make_rollout(rng, scale=orders["scale"]) for _ in range(orders["count"])]
-    todo = [(rollout, rollout.upload()) for rollout in made]
-    num_bytes = sum(len(body) for _, body in todo)
-    tokens = [len(turn.prompt_ids) + len(turn.output_ids) for one in made for turn in one.turns]
+    """Rollouts, each one upload and one exit, several at once. `templates`: so many differ in more than their ids."""
+    rng, count = random.Random(orders["seed"]), orders["count"]
+    made = [make_rollout(rng, scale=orders.get("scale", 1)) for _ in range(min(count, orders.get("templates", count)))]
+    bodies = [rollout.upload() for rollout in made]
+    tokens = [sum(len(turn.prompt_ids) + len(turn.output_ids) for turn in rollout.turns) for rollout in made]
+    todo, sent = list(range(count)), Counter[str]()
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
 
     async def send() -> None:
         while todo:
-            rollout, body = todo.pop()
-            (await http.post(f"/trace/{rollout.trace_id.hex}/telemetry-upload", content=body)).raise_for_status()
-            left = {"status": "completed", "reward": 1.0}
-            (await http.post(f"/v2/trace/{rollout.trace_id.hex}/exit", json=left)).raise_for_status()
+            index, trace = todo.pop() % len(made), uuid.uuid4().hex
+            body = bodies[index].replace(made[index].trace_id.hex.encode(), trace.encode())
+            began = time.perf_counter()
+            (await http.post(f"/trace/{trace}/telemetry-upload", content=body)).raise_for_status()
+            waited.append((time.perf_counter() - began) * 1e3)
+            (await http.post(f"/v2/trace/{trace}/exit", json=left)).raise_for_status()
+            sent.update(bytes=len(body), tokens_as_sent=tokens[index])
 
+    left, waited = {"status": "completed", "reward": 1.0}, list[float]()
     started = time.perf_counter()
     await asyncio.gather(*(send() for _ in range(_UPLOADS_AT_ONCE)))
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "traces": orders["count"], "bytes": num_bytes, "tokens_as_sent": sum(tokens)}
+    return {"seconds": seconds, "traces": count, "upload_ms_p50": round(statistics.median(waited)), **sent}
 
 
 async def main() -> None:

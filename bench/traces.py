@@ -1,65 +1,49 @@
 """A hundred thousand recorded rollouts of eight turns: lists, training by id, ingest, and what they take.
 
     python -m bench.traces [--traces 100000] [--write bench/results/traces-2-cores.json]
+    python -m bench.traces --traces 0 --large 3000
+
 
 A real server on a real (embedded) PostgreSQL, clients in a process of their own (`bench.trace_clients`). The mass of
 the rollouts is copied inside the database (`bench.trace_corpus`); ingest is measured through the upload endpoint and
-through the gateway's recorder. "Tokens as sent" counts each turn's prompt whole, as clients send it.
+through the gateway's recorder. "Tokens as sent" counts each turn's prompt whole, as clients send it. `--large`: so many
+uploads of 4 MiB, as large as the SDK makes them, and what completions wait meanwhile (`bench.large_uploads`); a
+thousand of them take 0.6 GB of the folder for temporary files. `--traces 0`: these alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
 import random
-import secrets
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import structlog
-import uvicorn
-from sqlalchemy import select
+import uvloop
 
 from bench.bars import Bar
 from bench.clock import say
-from bench.gateway import free_port
+from bench.large_uploads import measure_large_uploads
 from bench.trace_corpus import JOB, MODEL, fill, make_rollout, numbered, served_samples
-from server.app import create_app
-from server.auth.service import create_key
+from bench.trace_place import Place, client, client_process, lags, open_place
 from server.gateway.recorder import Recorder
 from server.gateway.recorder import Served as Completion
-from server.settings import ServerSettings
-from store.blobs import BlobStore
-from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from store.rollouts import resolve
-from store.tables import TeamRow
 
 PAGE_MS, RESOLVE_MS, BATCH = 50.0, 200.0, 64
+LAG_MS, LONGEST_LAG_MS = 10.0, 50.0
 TABLES = ("traces", "samples", "spans")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where things are, and whose rollouts they are."""
-
-    database: AsyncDatabase
-    blobs: BlobStore
-    url: str
-    key: str
-    team_id: UUID
 
 
 def main() -> None:
@@ -69,6 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--ingest", type=int, default=2000, help="rollouts through the upload endpoint, and the recorder"
     )
+    parser.add_argument("--large", type=int, default=40, help="uploads of 4 MiB")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--write", type=Path, help="a file for the figures")
     parser.add_argument("--machine", default="", help="a word on the machine, for the figures")
@@ -76,7 +61,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     machine = {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2), "machine": options.machine}
     with tempfile.TemporaryDirectory(prefix="headway-bench-") as folder:
-        figures = asyncio.run(_measured(Path(folder), options))
+        figures = uvloop.run(_measured(Path(folder), options))
     line = json.dumps({"bench": "traces", **machine, "traces": options.traces, **figures})
     print(line)
     if options.write:
@@ -87,7 +72,11 @@ async def _measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]
     postgres = EmbeddedPostgres(folder / "postgres")
     try:
         upgrade(postgres.url)
-        async with _place(postgres.url, folder / "blobs") as place:
+        async with open_place(postgres.url, folder / "blobs") as place:
+            gc.freeze()  # this, the loop and the threshold as in `server.main`
+            gc.set_threshold(20_000, 10, 1_000)
+            if not options.traces:
+                return await _large(place, options)
             return await _figures(place, options)
     finally:
         postgres.stop()
@@ -101,12 +90,11 @@ async def _figures(place: Place, options: argparse.Namespace) -> dict[str, Any]:
     say(f"  {size}")
     pages = await _pages(place, options)
     resolving = await _resolving(place, options)
-    uploads = await _uploads(place, options.ingest, scale=1)
+    uploads = await _uploads(place, options.ingest)
     say(f"  uploads {uploads}")
     recorder = await _recorder(place, options.ingest)
     say(f"  recorder {recorder}")
-    large = await _uploads(place, 8, scale=36)
-    say(f"  large uploads {large}")
+    large = await _large(place, options)
     bars = [Bar(f"ms, a page of {name}", one["p50"], PAGE_MS, at_least=False) for name, one in pages.items()]
     bars.append(Bar(f"ms, resolving {BATCH} ids", resolving["p50"], RESOLVE_MS, at_least=False))
     for bar in bars:
@@ -116,10 +104,21 @@ async def _figures(place: Place, options: argparse.Namespace) -> dict[str, Any]:
         "resolving_ms": resolving,
         "upload_endpoint": uploads,
         "gateway_recorder": recorder,
-        "uploads_of_megabytes": large,
+        **large,
         "size": size,
         "bars": [bar.to_json() for bar in bars],
     }
+
+
+async def _large(place: Place, options: argparse.Namespace) -> dict[str, Any]:
+    large = await measure_large_uploads(place, options.large)
+    say(f"  large uploads {large}")
+    lag = large["event_loop_lag_ms"]
+    bars = [Bar("ms, lag of the event loop, one in 100", lag["p99"], LAG_MS, at_least=False)]
+    bars.append(Bar("ms, lag of the event loop, the worst", lag["max"], LONGEST_LAG_MS, at_least=False))
+    for bar in bars:
+        print(bar.line())
+    return {"uploads_of_4_mib": {**large, "bars": [bar.to_json() for bar in bars]}}
 
 
 async def _pages(place: Place, options: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -152,7 +151,7 @@ async def _pages(place: Place, options: argparse.Namespace) -> dict[str, dict[st
     }
     paths = {name: f"/v2/traces?limit=20&{query}" for name, query in filters.items()}
     paths |= {"all, 100 rows": "/v2/traces?limit=100", "jobs": "/v2/jobs?limit=20", "a job's": f"/v2/jobs/{job}/traces"}
-    seen = await _client(place, kind="pages", paths=list(paths.values()), rounds=options.rounds)
+    seen = await client(place, kind="pages", paths=list(paths.values()), rounds=options.rounds)
     found = dict[str, dict[str, float]]()
     for name, path in paths.items():
         times = sorted(seen["ms"][path][1:])  # the first one plans
@@ -183,15 +182,15 @@ async def _resolving(place: Place, options: argparse.Namespace) -> dict[str, flo
     return found
 
 
-async def _uploads(place: Place, count: int, *, scale: int) -> dict[str, Any]:
+async def _uploads(place: Place, count: int) -> dict[str, Any]:
     """Rates of the upload endpoint, and how late the event loop was meanwhile."""
     rng = random.Random()
-    async with _client_process(place, kind="uploads", count=count, scale=scale, seed=rng.random()) as client:
-        await client.stdout.readline()
-        quiet = await _lags(asyncio.create_task(asyncio.sleep(2)))
-        client.stdin.write(b"\n")
-        line = asyncio.create_task(client.stdout.readline())
-        busy = await _lags(line)
+    async with client_process(place, kind="uploads", count=count, seed=rng.random()) as sender:
+        await sender.stdout.readline()
+        quiet = await lags(asyncio.create_task(asyncio.sleep(2)))
+        sender.stdin.write(b"\n")
+        line = asyncio.create_task(sender.stdout.readline())
+        busy = await lags(line)
         seen = json.loads(line.result())
     seconds = seen["seconds"]
     return {
@@ -219,7 +218,8 @@ async def _recorder(place: Place, count: int) -> dict[str, float]:
         while made:
             trace_id, samples = made.pop()
             for sample in samples:
-                await recorder.keep(Completion(place.team_id, trace_id, "bench", lambda one=sample: [one]))
+                num_bytes = 4 * sample.num_tokens
+                await recorder.keep(Completion(place.team_id, trace_id, "bench", num_bytes, lambda one=sample: [one]))
 
     started = time.perf_counter()
     await asyncio.gather(*(play() for _ in range(256)))
@@ -267,63 +267,6 @@ async def _size(place: Place) -> dict[str, float]:
         "upload_bytes_per_token_as_sent": round(sum(len(one.upload()) for one in made) / len(made) / as_sent, 2),
         "times_smaller_than_json_rows": round(json_bytes / total, 1),
     }
-
-
-async def _lags(until: asyncio.Future[Any]) -> dict[str, float]:
-    """How late a timer of the event loop was, until something is done."""
-    late = list[float]()
-    while not until.done():
-        due = time.perf_counter() + 0.002
-        await asyncio.sleep(0.002)
-        late.append((time.perf_counter() - due) * 1e3)
-    late.sort()
-    return {
-        "p50": round(late[len(late) // 2], 2),
-        "p99": round(late[len(late) * 99 // 100], 2),
-        "max": round(late[-1], 2),
-    }
-
-
-async def _client(place: Place, **orders: Any) -> dict[str, Any]:
-    async with _client_process(place, **orders) as client:
-        return json.loads(await client.stdout.read())
-
-
-@asynccontextmanager
-async def _client_process(place: Place, **orders: Any) -> AsyncGenerator[Any]:
-    told = json.dumps({"url": place.url, "key": place.key, **orders})
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.trace_clients", told, stdin=pipe, stdout=pipe, limit=2**26
-    )
-    try:
-        yield process
-        assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-
-
-@asynccontextmanager
-async def _place(database_url: str, blob_root: Path) -> AsyncGenerator[Place]:
-    """A server in this process, whose event loop can be watched."""
-    database, port = AsyncDatabase(database_url), free_port()
-    async with database.session() as session:
-        name = f"bench-{secrets.token_hex(4)}"
-        key = await create_key(session, name, "bench")
-        team_id = await session.scalar(select(TeamRow.id).where(TeamRow.name == name))
-    assert team_id is not None
-    app = create_app(ServerSettings(database_url, blob_root, "token"))
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False, lifespan="on"))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
-        await asyncio.sleep(0.05)
-    try:
-        yield Place(database, BlobStore(blob_root), f"http://127.0.0.1:{port}", key, team_id)
-    finally:
-        server.should_exit = True
-        await serving
-        await database.close()
 
 
 async def _now(place: Place) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from server.gateway.sampler_watch import SamplerWatch
 from server.metrics.blobs import MeasuredBlobs
 from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
+from server.reader import Reader
 from server.settings import ServerSettings
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
@@ -45,8 +45,7 @@ class Context:
     attempts: Attempts
     key_uses: KeyUses
     recorder: Recorder
-    one_upload: asyncio.Lock
-    """Held while an upload of telemetry is parsed: more at once would leave the event loop no room."""
+    reader: Reader
 
 
 @asynccontextmanager
@@ -63,6 +62,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
     recorder.start()
     watch = SamplerWatch(connections, live_sampler_urls(database))
     key_uses = KeyUses(database)
+    reader = Reader()
     try:
         async with watching_pools(metrics, database):
             yield Context(
@@ -78,11 +78,12 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
                 Attempts(),
                 key_uses,
                 recorder,
-                asyncio.Lock(),
+                reader,
             )
     finally:
         watch.close()
         await recorder.close()
+        await reader.close()
         await key_uses.close()
         pool.close()
         connections.close()

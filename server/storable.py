@@ -12,6 +12,11 @@ def storable_text(text: str) -> str:
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
+def text_or_none(value: Any) -> str | None:
+    """A text made storable; None for what is none."""
+    return storable_text(value) if isinstance(value, str) else None
+
+
 def storable_json(value: Any) -> Any:
     """A JSON value with texts made storable, and numbers that JSON does not have written as text."""
     if isinstance(value, str):

@@ -10,7 +10,8 @@ import numpy as np
 from trainer.batch import Datum
 from wire.engine import AdamParams, BaseModelInfo, LoraConfig
 from wire.errors import InvalidRequest
-from wire.trajectories import Batch, Float32Array, Int32Array, Trajectory, Turn
+from wire.trajectories import Batch, Float32Array, Trajectory
+from wire.turns import check_turn
 
 # Beyond any use, and products of two still fit float32: torch raises an error of its own where they do not.
 _LARGEST = 1e6
@@ -84,34 +85,4 @@ def _check_trajectory(where: str, trajectory: Trajectory, info: BaseModelInfo, l
     if not math.isfinite(trajectory.reward):
         raise InvalidRequest(f"{where} has a reward of {trajectory.reward}: it must be finite")
     for index, turn in enumerate(trajectory.turns):
-        _check_turn(f"{where}, sample {index}", turn, info, logprobs_optional)
-
-
-def _check_turn(where: str, turn: Turn, info: BaseModelInfo, logprobs_optional: bool) -> None:
-    if len(turn.prompt_ids) == 0:
-        raise InvalidRequest(f"{where}: the prompt is empty, so nothing predicts its first output token")
-    if len(turn.output_ids) == 0:
-        raise InvalidRequest(f"{where}: the output is empty")
-    _check_ids(f"{where}: prompt_token_ids", turn.prompt_ids, info.vocab_size)
-    _check_ids(f"{where}: output_token_ids", turn.output_ids, info.vocab_size)
-    length = len(turn.prompt_ids) + len(turn.output_ids)
-    if length > info.context_length:
-        raise InvalidRequest(f"{where}: {length} tokens are more than the context of {info.context_length}")
-    _check_logprobs(where, turn, logprobs_optional)
-
-
-def _check_ids(what: str, ids: Int32Array, vocab_size: int) -> None:
-    lowest, highest = int(ids.min()), int(ids.max())
-    if lowest < 0 or highest >= vocab_size:
-        bad = lowest if lowest < 0 else highest
-        raise InvalidRequest(f"{what} holds {bad}, outside the vocabulary of {vocab_size} tokens")
-
-
-def _check_logprobs(where: str, turn: Turn, optional: bool) -> None:
-    found, expected = len(turn.sampling_logprobs), len(turn.output_ids)
-    if found == 0 and optional:
-        return
-    if found != expected:
-        raise InvalidRequest(f"{where}: {found} output_logprobs for {expected} output tokens (one each is needed)")
-    if not np.isfinite(turn.sampling_logprobs).all():
-        raise InvalidRequest(f"{where}: output_logprobs holds a value that is not finite")
+        check_turn(f"{where}, sample {index}", turn, info, logprobs_optional=logprobs_optional)

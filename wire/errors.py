@@ -94,7 +94,10 @@ class Superseded(Conflict):
 
 
 class Unacknowledged(Superseded):
-    """A gradient for whose answer nobody waited any more; an optim_step left it out."""
+    """A gradient for whose answer nobody waited any more; an optim_step left it out.
+
+    Written by a statement of the op log as its code, and raised from that by `error_from_code`.
+    """
 
     code = "unacknowledged"
 

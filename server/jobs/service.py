@@ -8,7 +8,8 @@ from uuid import UUID
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.audit.recording import actor_of, record
+from server.audit.lines import GrowingLine
+from server.audit.recording import actor_of
 from server.auth.callers import Caller
 from server.context import Context
 from server.models.repository import as_uuid
@@ -106,13 +107,15 @@ async def cancel_all(context: Context, team_id: UUID) -> JobsCancelled:
 
 async def delete(context: Context, caller: Caller, job_id: UUID) -> Deleted:
     """Delete a job, its rollouts, and all that was recorded of them. Raises NotFound."""
+    line = GrowingLine(actor_of(caller), "delete_job", team_id=caller.team_id, subject_id=job_id)
+
+    async def told(connection: AsyncConnection, num_traces: int) -> None:
+        await line.write(connection, traces_deleted=num_traces)
+
     async with context.database.connection() as connection:
-        was_there, num_traces = await delete_job(connection, caller.team_id, job_id)
+        was_there, num_traces = await delete_job(connection, caller.team_id, job_id, told)
     if not was_there:
         raise _no_such_job(job_id)
-    async with context.database.session() as session:
-        who = actor_of(caller)
-        record(session, who, "delete_job", team_id=caller.team_id, subject_id=job_id, traces_deleted=num_traces)
     return Deleted(traces_deleted=num_traces)
 
 

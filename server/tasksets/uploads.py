@@ -12,7 +12,6 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from server.context import Context
-from server.off_loop import off_loop
 from server.sentences import first_problem
 from server.storable import is_storable
 from wire.errors import InvalidRequest, TooLarge
@@ -36,8 +35,7 @@ class Upload:
 async def read_upload(context: Context, request: Request) -> Upload:
     """The body of a request. Raises InvalidRequest and TooLarge, naming the task."""
     body = await request.body()
-    async with context.one_upload:
-        return await off_loop(len(body), _read, body)
+    return await context.reader.read(body, _read)
 
 
 def _read(body: bytes) -> Upload:

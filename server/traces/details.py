@@ -8,6 +8,7 @@ from uuid import UUID
 
 from server.context import Context
 from server.storable import readable_json
+from server.traces.ids import id_or_none
 from server.traces.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.traces.service import describe, found_trace, no_such_trace
 from store.rollouts import RecordedSample, RecordedSpan, Resolved, read_rollouts, read_spans, resolve_rollout
@@ -83,8 +84,8 @@ def _shown(sample: RecordedSample, kept: TrainerLogprobsOf, *, tokens: bool) -> 
         "recorded_at": sample.recorded_at.isoformat(),
         "served_at": sample.served_at.isoformat() if sample.served_at else None,
         "completion_id": sample.completion_id,
-        "model_id": _id(sample.model_id),
-        "checkpoint_id": _id(sample.checkpoint_id),
+        "model_id": id_or_none(sample.model_id),
+        "checkpoint_id": id_or_none(sample.checkpoint_id),
         "sampling": sample.sampling,
         "finish_reason": sample.finish_reason,
         "seconds": sample.seconds,
@@ -106,8 +107,8 @@ def _trainer(sample: RecordedSample, kept: TrainerLogprobs | None, *, tokens: bo
     shown: dict[str, Any] = {
         "operation_id": str(kept.operation_id),
         "kind": kept.kind,
-        "model_id": _id(kept.model_id),
-        "checkpoint_id": _id(kept.checkpoint_id),
+        "model_id": id_or_none(kept.model_id),
+        "checkpoint_id": id_or_none(kept.checkpoint_id),
         "step": kept.step,
         "computed_at": kept.computed_at.isoformat(),
         "difference": _figures(gap_of_sample(sample, kept)),
@@ -119,10 +120,6 @@ def _trainer(sample: RecordedSample, kept: TrainerLogprobs | None, *, tokens: bo
 
 def _figures(gap: Gap | None) -> dict[str, float | int] | None:
     return gap.figures() if gap is not None else None
-
-
-def _id(value: UUID | None) -> str | None:
-    return str(value) if value is not None else None
 
 
 def _event(one: RecordedSpan) -> dict[str, Any] | None:

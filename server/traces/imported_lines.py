@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from server.sentences import first_problem
-from server.storable import storable_json, storable_text
+from server.storable import storable_json, storable_text, text_or_none
 from server.training.body import BodyScanner
 from store.rollouts import Conversation, ImportedTurn, NewTrace, Served, content_id
 from wire import transfers
@@ -48,13 +48,13 @@ class Line:
             said.reward,
             frozenset(storable_text(flag) for flag in said.flags or ()),
             job_id=job_id or said.job_id,
-            group_id=_text(said.group_id),
-            parent_trace_id=_text(said.parent_trace_id),
-            task_slug=_text(said.task_slug),
-            model=_text(said.model),
+            group_id=text_or_none(said.group_id),
+            parent_trace_id=text_or_none(said.parent_trace_id),
+            task_slug=text_or_none(said.task_slug),
+            model=text_or_none(said.model),
             model_id=model_id,
-            error=_text(said.error),
-            stop_reason=_text(said.stop_reason),
+            error=text_or_none(said.error),
+            stop_reason=text_or_none(said.stop_reason),
             evaluation_result=self.evaluation_result,
             extra=self.extra,
             entered_at=said.entered_at or said.created_at,
@@ -139,7 +139,7 @@ def _served(where: str, said: transfers.ImportedTurn, asked: Conversation | None
         said.model_id,
         said.checkpoint_id,
         storable_json(_object(f"{where}: sampling", said.sampling) or {}),
-        _text(said.finish_reason),
+        text_or_none(said.finish_reason),
         said.seconds or 0.0,
         asked,
     )
@@ -170,7 +170,3 @@ def _object(name: str, text: str | None) -> dict[str, Any] | None:
 
 def _not_an_object(name: str) -> NoReturn:
     raise InvalidRequest(f"{name} must be a JSON object written as a string")
-
-
-def _text(value: str | None) -> str | None:
-    return storable_text(value) if value is not None else None

@@ -11,17 +11,18 @@ from fastapi import Request
 from sqlalchemy.dialects.postgresql import insert
 from starlette.requests import ClientDisconnect
 
-from server.audit.recording import actor_of, record
+from server.audit.lines import GrowingLine
+from server.audit.recording import actor_of
 from server.auth.callers import Caller
 from server.context import Context
 from server.hang_up import ClientGone
 from server.models.repository import find_model
-from server.off_loop import off_loop
 from server.settings import Limits
 from server.storable import storable_text
 from server.storing import stored_or_refused
 from server.traces.imported_lines import Line, read_line
-from store.rollouts import NewTrace, import_trace
+from store.database import AsyncConnection
+from store.rollouts import NewTrace, Outcome, import_trace
 from store.tables import JobRow
 from wire.errors import HeadwayError, TooLarge, UnsupportedEncoding
 from wire.transfers import ImportResult, RefusedLine
@@ -56,8 +57,6 @@ async def take_lines(context: Context, caller: Caller, request: Request, options
             await importing.take(number, line)
     except ClientDisconnect:
         raise ClientGone(f"the client hung up while it sent line {number + 1}") from None
-    finally:
-        await importing.end()
     return importing.result
 
 
@@ -70,6 +69,7 @@ class _Import:
         self._caller = caller
         self._options = options
         self._job_id: UUID | None = None
+        self._audited: GrowingLine | None = None
         self._models = dict[str, UUID | None]()
 
     async def begin(self) -> None:
@@ -91,8 +91,7 @@ class _Import:
         try:
             if data is None:
                 raise TooLarge(f"the line is longer than {self._context.settings.limits.body_bytes} bytes")
-            async with self._context.one_upload:
-                line = await off_loop(len(data), read_line, data, self._context.settings.limits.batch_tokens)
+            line = await self._context.reader.read(data, read_line, self._context.settings.limits.batch_tokens)
             trace_id = line.trace_id
             await self._record(line)
         except HeadwayError as error:
@@ -100,29 +99,21 @@ class _Import:
                 raise
             self._refuse(number, trace_id, error.message)
 
-    async def end(self) -> None:
-        """Put on the audit log what was changed."""
-        done = self.result
-        if not done.imported and not done.rescored:
-            return
-        async with self._context.database.session() as session:
-            record(
-                session,
-                actor_of(self._caller),
-                "import_traces",
-                team_id=self._caller.team_id,
-                subject_id=self._job_id,
-                imported=done.imported,
-                rescored=done.rescored,
-            )
-
     async def _record(self, line: Line) -> None:
         trace: NewTrace = line.as_trace(self._caller.team_id, self._job_id, await self._model(line.model))
         with stored_or_refused("rollout"):
             outcome = await import_trace(
-                self._context.database, self._context.blobs, trace, rescore=self._options.rescore
+                self._context.database, self._context.blobs, trace, self._told, rescore=self._options.rescore
             )
         setattr(self.result, outcome, getattr(self.result, outcome) + 1)
+
+    async def _told(self, connection: AsyncConnection, outcome: Outcome) -> None:
+        """The audit log has one line of an import, which every rollout brings up to date."""
+        if self._audited is None:
+            actor, team_id = actor_of(self._caller), self._caller.team_id
+            self._audited = GrowingLine(actor, "import_traces", team_id=team_id, subject_id=self._job_id)
+        done = {"imported": self.result.imported, "rescored": self.result.rescored}
+        await self._audited.write(connection, **{**done, outcome: done[outcome] + 1})
 
     async def _model(self, name: str | None) -> UUID | None:
         """What a model's name means here; training checks by it that the base is the same."""

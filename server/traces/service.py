@@ -10,11 +10,13 @@ from sqlalchemy import func, literal
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.audit.recording import actor_of, record
+from server.audit.lines import GrowingLine
+from server.audit.recording import actor_of
 from server.auth.callers import Caller
 from server.context import Context
 from server.models.repository import as_uuid, find_model
 from server.storable import storable_json
+from server.traces.ids import id_or_none
 from store.database import AsyncConnection
 from store.rollouts import TraceFacts, TraceFilter, cancel_traces, delete_trace, find_trace, list_traces, pin_trace
 from store.tables import TraceRow
@@ -66,11 +68,11 @@ async def cancel(context: Context, team_id: UUID, request: CancelRequest) -> Tra
 
 async def delete(context: Context, caller: Caller, trace_id: UUID) -> Deleted:
     """Delete a rollout and all that was recorded of it. Raises NotFound."""
-    async with context.database.connection() as connection:
+    line = GrowingLine(actor_of(caller), "delete_trace", team_id=caller.team_id, subject_id=trace_id)
+    async with context.database.connection() as connection, connection.transaction():
         if not await delete_trace(connection, caller.team_id, trace_id):
             raise no_such_trace(trace_id)
-    async with context.database.session() as session:
-        record(session, actor_of(caller), "delete_trace", team_id=caller.team_id, subject_id=trace_id)
+        await line.write(connection)
     return Deleted(traces_deleted=1)
 
 
@@ -99,12 +101,12 @@ def describe(trace: TraceFacts) -> Trace:
     """A rollout as clients read it."""
     return Trace(
         id=str(trace.id),
-        job_id=_text(trace.job_id),
+        job_id=id_or_none(trace.job_id),
         group_id=trace.group_id,
         task_slug=trace.task_slug,
         parent_trace_id=trace.parent_trace_id,
         model=trace.model,
-        model_id=_text(trace.model_id),
+        model_id=id_or_none(trace.model_id),
         status=trace.status,
         timed_out=trace.timed_out,
         reward=trace.reward,
@@ -132,10 +134,6 @@ def _readable_result(result: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _is_finite(score: Any) -> bool:
     return isinstance(score, int | float) and math.isfinite(score)
-
-
-def _text(value: UUID | None) -> str | None:
-    return str(value) if value is not None else None
 
 
 async def _upsert(

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +16,7 @@ from server.models.service import no_such_model
 from server.storable import is_storable
 from store.rollouts.traces import REWARD, STATUS
 from store.tables import ModelRow
+from wire.cursors import make_cursor, parse_cursor
 from wire.errors import InvalidRequest
 from wire.guard import Period, TaskReport, TrainabilityReport
 
@@ -90,9 +89,9 @@ class _Sum:
 async def trainability(session: AsyncSession, model: ModelRow, *, cursor: str | None, limit: int) -> TrainabilityReport:
     """A page of a model's tasks, by name. Raises NotFound for a base model, InvalidRequest for a bad cursor."""
     asked = _asked(model)
-    after = _decoded(cursor) if cursor is not None else ""
+    after = _task_of(cursor) if cursor is not None else ""
     tasks = list(await session.scalars(_TASKS, {**asked, "after": after, "limit": limit + 1}))
-    following = _encoded(tasks[limit - 1]) if len(tasks) > limit else None
+    following = make_cursor(tasks[limit - 1]) if len(tasks) > limit else None
     report = await trainability_of(session, model, tasks[:limit])
     return report.model_copy(update={"next_cursor": following})
 
@@ -154,16 +153,8 @@ def advise(recent: dict[str, Any], bounds: tuple[float, float]) -> tuple[Advice,
     return "keep", f"{signal:.0%} of groups taught something {last} (mean {mean:.3f})"
 
 
-def _encoded(task: str) -> str:
-    return base64.urlsafe_b64encode(task.encode()).decode().rstrip("=")
-
-
-def _decoded(cursor: str) -> str:
-    try:
-        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        task = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
-    except (ValueError, binascii.Error) as error:
-        raise InvalidRequest("cursor: not one of this list; send a `next_cursor` as it came, or none") from error
+def _task_of(cursor: str) -> str:
+    (task,) = parse_cursor(cursor, str)
     if not is_storable(task):
         raise InvalidRequest("cursor: not one of this list; send a `next_cursor` as it came, or none")
     return task

@@ -20,6 +20,7 @@ from wire.training import (
     TrajectoryInput,
 )
 from wire.trajectories import Batch, Trajectory, Turn
+from wire.turns import check_turn
 
 Losses = Mapping[str, Mapping[str, float | None]]
 
@@ -115,34 +116,10 @@ def _checked_trajectory(
 def _checked_turn(where: str, sample: SampleInput, info: BaseModelInfo, logprobs_optional: bool) -> Turn:
     if sample.prompt_chunks is not None:
         raise InvalidRequest(f"{where} has prompt_chunks: image prompts are not supported yet")
-    if sample.prompt_token_ids is None or len(sample.prompt_token_ids) == 0:
-        raise InvalidRequest(f"{where}: prompt_token_ids is empty, so nothing predicts the first output token")
-    if len(sample.output_token_ids) == 0:
-        raise InvalidRequest(f"{where}: output_token_ids is empty, so there is nothing to train on")
-    _check_ids(f"{where}: prompt_token_ids", sample.prompt_token_ids, info.vocab_size)
-    _check_ids(f"{where}: output_token_ids", sample.output_token_ids, info.vocab_size)
-    length = len(sample.prompt_token_ids) + len(sample.output_token_ids)
-    if length > info.context_length:
-        raise InvalidRequest(f"{where}: its {length} tokens are more than the model's context of {info.context_length}")
-    _check_logprobs(where, sample, logprobs_optional)
-    return Turn(sample.prompt_token_ids, sample.output_token_ids, sample.output_logprobs)
-
-
-def _check_ids(what: str, ids: npt.NDArray[np.integer], vocab_size: int) -> None:
-    lowest, highest = int(ids.min()), int(ids.max())
-    if lowest < 0 or highest >= vocab_size:
-        bad = lowest if lowest < 0 else highest
-        raise InvalidRequest(f"{what} holds {bad}, which is outside the vocabulary of {vocab_size} tokens")
-
-
-def _check_logprobs(where: str, sample: SampleInput, optional: bool) -> None:
-    found, expected = len(sample.output_logprobs), len(sample.output_token_ids)
-    if found == 0 and optional:
-        return
-    if found != expected:
-        raise InvalidRequest(f"{where} has {expected} output tokens but {found} output_logprobs; each needs one")
-    if not np.isfinite(sample.output_logprobs).all():
-        raise InvalidRequest(f"{where}: output_logprobs holds a value that is not a finite number")
+    prompt_ids = sample.prompt_token_ids if sample.prompt_token_ids is not None else np.zeros(0, np.int32)
+    turn = Turn(prompt_ids, sample.output_token_ids, sample.output_logprobs)
+    check_turn(where, turn, info, logprobs_optional=logprobs_optional)
+    return turn
 
 
 def _check_number(name: str, value: float, ok: bool, rule: str) -> None:

@@ -12,7 +12,7 @@ prompt is stored from where another sample of the same trace ends: a conversatio
 
 from store.rollouts.changing import cancel_traces, close_silent_traces, delete_job, delete_trace, pin_job, pin_trace
 from store.rollouts.conversations import Conversation
-from store.rollouts.importing import ImportedTurn, NewTrace, content_id, import_trace
+from store.rollouts.importing import ImportedTurn, NewTrace, Outcome, content_id, import_trace
 from store.rollouts.jobs import JobFacts, JobFilter, count_jobs, find_job, list_jobs
 from store.rollouts.reading import RecordedSample, RecordedSpan, Rollout, read_rollouts, read_spans
 from store.rollouts.recording import TraceRecord, record
@@ -41,6 +41,7 @@ __all__ = [
     "NewSample",
     "NewSpan",
     "NewTrace",
+    "Outcome",
     "RecordedSample",
     "RecordedSpan",
     "Resolved",

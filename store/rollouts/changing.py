@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from store.database import AsyncConnection, Database
+
+Told = Callable[[AsyncConnection, int], Awaitable[None]]
+"""Writes down, in the transaction of the connection, how many went."""
 
 _CLOSE = """
     update traces set timed_out_at = clock_timestamp()
@@ -66,11 +70,17 @@ async def delete_trace(connection: AsyncConnection, team_id: UUID, trace_id: UUI
     return (await connection.execute(_DELETE_TRACE, {"team_id": team_id, "id": trace_id})).rowcount > 0
 
 
-async def delete_job(connection: AsyncConnection, team_id: UUID, job_id: UUID) -> tuple[bool, int]:
-    """Delete a job with its traces; whether it was there, and how many traces went. In portions: a job that is broken
-    off half way through can be deleted again."""
+async def delete_job(connection: AsyncConnection, team_id: UUID, job_id: UUID, told: Told) -> tuple[bool, int]:
+    """Delete a job with its traces; whether it was there, and how many traces went. In portions, each a transaction of
+    its own, at whose end `told` hears how many went so far: a job that is broken off half way through can be deleted
+    again."""
     asked, num_deleted = {"team_id": team_id, "id": job_id}, 0
-    while gone := (await connection.execute(_DELETE_TRACES, asked)).rowcount:
-        num_deleted += gone
-    was_there = (await connection.execute(_DELETE_JOB, asked)).rowcount > 0
-    return was_there or num_deleted > 0, num_deleted
+    while True:
+        async with connection.transaction():
+            gone = (await connection.execute(_DELETE_TRACES, asked)).rowcount
+            was_there = not gone and (await connection.execute(_DELETE_JOB, asked)).rowcount > 0
+            num_deleted += gone
+            if gone or was_there:
+                await told(connection, num_deleted)
+        if not gone:
+            return was_there or num_deleted > 0, num_deleted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -27,6 +27,9 @@ IMPORTED = "imported"
 """Flag of traces that came as a file."""
 
 Outcome = Literal["imported", "unchanged", "rescored"]
+
+Told = Callable[[AsyncConnection, Outcome], Awaitable[None]]
+"""Writes down, in the transaction of the connection, what becomes of a rollout."""
 
 _FACTS = (
     "job_id",
@@ -104,8 +107,10 @@ class _OnRecord(Exception):
     """The trace is there already."""
 
 
-async def import_trace(database: AsyncDatabase, blobs: BlobStore, trace: NewTrace, *, rescore: bool = False) -> Outcome:
-    """Record a rollout under its id, for its team. One transaction.
+async def import_trace(
+    database: AsyncDatabase, blobs: BlobStore, trace: NewTrace, told: Told, *, rescore: bool = False
+) -> Outcome:
+    """Record a rollout under its id, for its team. One transaction, in which `told` hears of it, if anything changes.
 
     Where the id is on record, its turns must be the same, bit for bit. Then nothing changes or, with `rescore`, reward
     and status do. Raises Conflict where the turns differ, or reward or status do without `rescore`.
@@ -114,11 +119,12 @@ async def import_trace(database: AsyncDatabase, blobs: BlobStore, trace: NewTrac
     async def insert(connection: AsyncConnection) -> None:
         if await (await connection.execute(_INSERT, trace.facts())).fetchone() is None:
             raise _OnRecord
+        await told(connection, "imported")
 
     try:
         await record(database, blobs, [_as_record(trace)], first=insert)
     except _OnRecord:
-        return await _compare(database, blobs, trace, rescore=rescore)
+        return await _compare(database, blobs, trace, told, rescore=rescore)
     return "imported"
 
 
@@ -160,7 +166,7 @@ def _step(number: int, one: ImportedTurn) -> NewSpan:
     )
 
 
-async def _compare(database: AsyncDatabase, blobs: BlobStore, trace: NewTrace, *, rescore: bool) -> Outcome:
+async def _compare(database: AsyncDatabase, blobs: BlobStore, trace: NewTrace, told: Told, *, rescore: bool) -> Outcome:
     found = (await resolve(database, blobs, trace.team_id, [trace.id])).get(trace.id)
     if found is None or _turns(found) != [sample_digest(one.turn) for one in trace.turns]:
         raise Conflict(
@@ -173,8 +179,9 @@ async def _compare(database: AsyncDatabase, blobs: BlobStore, trace: NewTrace, *
             f"trace {trace.id} is on record with reward {found.trace.reward} and status {found.trace.status}, and this "
             f"line says {trace.reward} and {trace.status or 'running'}; import with rescore to replace them"
         )
-    async with database.connection() as connection:
+    async with database.connection() as connection, connection.transaction():
         await connection.execute(_RESCORE, trace.facts())
+        await told(connection, "rescored")
     return "rescored"
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, LiteralString
 from uuid import UUID
 
 from store.database import AsyncConnection
-from store.rollouts.cursors import make_cursor, parse_cursor
+from wire.cursors import make_cursor, parse_cursor
 
 JobStatus = Literal["running", "completed"]
 
@@ -98,7 +98,7 @@ async def list_jobs(
     wanted: JobFilter = _ANY,
 ) -> tuple[list[JobFacts], str | None]:
     """A page of the team's jobs, newest first, and the cursor of the next. Raises InvalidRequest for a bad cursor."""
-    before, before_id = parse_cursor(cursor) if cursor is not None else (None, None)
+    before, before_id = parse_cursor(cursor, datetime, UUID) if cursor is not None else (None, None)
     asked: dict[str, Any] = {"team_id": team_id, "limit": limit + 1, "before": before, "before_id": before_id}
     found = await (await connection.execute(_PAGE.encode(), {**asked, **asdict(wanted)})).fetchall()
     jobs = [JobFacts(*row) for row in found]

@@ -115,11 +115,19 @@ def _entry_texts(entries: Any, logprobs: Sequence[float]) -> list[Any] | None:
     """What is needed besides the logprobs to rebuild the entries; None when something else is said there."""
     if not isinstance(entries, list) or len(entries) != len(logprobs):
         return None
-    texts = [_get(entry, "token") for entry in entries]
-    if not all(isinstance(text, str) for text in texts):
+    if not all(_is_entry(entry, logprob) for entry, logprob in zip(entries, logprobs, strict=True)):
         return None
-    rebuilt = [_entry(text, logprob) for text, logprob in zip(texts, logprobs, strict=True)]
-    return texts if _is_same(entries, rebuilt) else None
+    logprobs_said = [entry["logprob"] for entry in entries]
+    return [entry["token"] for entry in entries] if _is_same(logprobs_said, logprobs) else None
+
+
+def _is_entry(entry: Any, logprob: float) -> bool:
+    """Whether `_entry` would write it so, but for the type and the sign of its logprob."""
+    text = _get(entry, "token")
+    if not isinstance(text, str):
+        return False
+    said = entry.get("bytes")
+    return entry == _entry(text, logprob) and set(map(type, said)) <= {int}
 
 
 def _entry(text: str, logprob: float) -> dict[str, Any]:
@@ -131,10 +139,8 @@ def _entry(text: str, logprob: float) -> dict[str, Any]:
     }
 
 
-def _is_same(old: Any, array: list[Any]) -> bool:
-    """Equal, and written the same way: 1 is not 1.0, and -0.0 is not 0.0."""
-    return isinstance(old, list) and len(old) == len(array) and _dumped(old) == _dumped(array)
-
-
-def _dumped(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _is_same(old: Any, array: Sequence[Any]) -> bool:
+    """Equal numbers, and written the same way: 1 is neither 1.0 nor True, and -0.0 is not 0.0."""
+    if not isinstance(old, list) or old != array or (types := list(map(type, old))) != list(map(type, array)):
+        return False
+    return float not in types or 0 not in array or repr(old) == repr(array)

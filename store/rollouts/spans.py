@@ -32,6 +32,7 @@ SPAN_ID_REUSED = "span_id_reused"
 
 _MAX_TEXT = 200
 _MOST_TOKENS = 2**24
+_MOST = 3.4e38
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +138,16 @@ def _score(task_call: Any) -> float | None:
 
 
 def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= _MOST_TOKENS and all(_is_int(n) and 0 <= n < 2**31 for n in value)
+    if not isinstance(value, list) or len(value) > _MOST_TOKENS or not set(map(type, value)) <= {int}:
+        return False
+    return not value or (min(value) >= 0 and max(value) < 2**31)
 
 
 def _are_logprobs(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_number(n) for n in value)
+    if not isinstance(value, list) or not set(map(type, value)) <= {int, float}:
+        return False
+    # With a NaN among them the largest is the NaN, which is not below anything, or else the largest of the others.
+    return not value or (max(map(abs, value)) <= _MOST and all(map(math.isfinite, value)))
 
 
 def _is_int(value: Any) -> TypeGuard[int]:
@@ -149,7 +155,7 @@ def _is_int(value: Any) -> TypeGuard[int]:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return type(value) in (int, float) and abs(value) <= 3.4e38 and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= _MOST and math.isfinite(value)
 
 
 def _short(value: Any) -> str | None:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from uuid import UUID
 
 from store.database import AsyncConnection
-from store.rollouts.cursors import make_cursor, parse_cursor
 from store.rollouts.traces import REWARD, STATUS
+from wire.cursors import make_cursor, parse_cursor
 
 Verdict = Literal["running", "ungraded", "teaches", "all_pass", "all_fail", "all_equal"]
 """Of a group. `all_pass`: every reward is the same and at least 1; `all_fail`: the same and at most 0."""
@@ -142,7 +142,7 @@ async def list_groups(
     cursor: str | None = None,
 ) -> GroupPage:
     """A page of a job's groups. Reads all rollouts of the job. Raises InvalidRequest for a bad cursor."""
-    before, before_id = parse_cursor(cursor) if cursor is not None else (None, None)
+    before, before_id = parse_cursor(cursor, datetime, UUID) if cursor is not None else (None, None)
     asked: dict[str, Any] = {"team_id": team_id, "job_id": job_id, "limit": limit + 1, "verdict": verdict}
     found = await connection.execute(_GROUPS.encode(), {**asked, "before": before, "before_id": before_id})
     rows = await found.fetchall()

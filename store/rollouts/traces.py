@@ -11,7 +11,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from store.database import AsyncConnection
-from store.rollouts.cursors import make_cursor, parse_cursor
+from wire.cursors import make_cursor, parse_cursor
 
 Status = Literal["running", "completed", "error", "cancelled"]
 
@@ -151,7 +151,7 @@ async def list_traces(
     where, values = conditions(team_id, wanted)
     if cursor is not None:
         where += " and (t.created_at, t.id) < (%(before)s, %(before_id)s)"
-        values["before"], values["before_id"] = parse_cursor(cursor)
+        values["before"], values["before_id"] = parse_cursor(cursor, datetime, UUID)
     rows = _OF_CHECKPOINT if wanted.checkpoint_id is not None else "traces t"
     query = f"select {TRACE_COLUMNS} from {rows} where {where} order by t.created_at desc, t.id desc limit %(limit)s"
     found = await connection.execute(query.encode(), {**values, "limit": limit + 1})

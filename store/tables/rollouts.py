@@ -6,10 +6,15 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, CreatedAt
+
+
+def _names_of(table: str, column: str) -> Index:
+    """Few rows name a blob, and collecting blobs asks which."""
+    return Index(f"ix_{table}_{column}", column, postgresql_where=text(f"{column} is not null"))
 
 
 def _of_a_trace() -> ForeignKeyConstraint:
@@ -33,6 +38,8 @@ class SampleRow(Base):
     __table_args__ = (
         _of_a_trace(),
         CheckConstraint("(tokens is null) <> (tokens_blob is null)", name="tokens_somewhere"),
+        _names_of("samples", "tokens_blob"),
+        _names_of("samples", "conversation_blob"),
         CheckConstraint("(parent_digest is null) = (prompt_shared = 0)", name="shares_with_a_parent"),
     )
 
@@ -76,6 +83,7 @@ class SpanRow(Base):
     __tablename__ = "spans"
     __table_args__ = (
         _of_a_trace(),
+        _names_of("spans", "payload_blob"),
         CheckConstraint("(payload is null) <> (payload_blob is null)", name="payload_somewhere"),
     )
 

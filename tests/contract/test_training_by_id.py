@@ -154,8 +154,8 @@ async def sampled(team: Any, model: dict[str, Any]) -> str:
 
 
 async def test_how_old_samples_are_is_counted_and_can_be_limited(team, model):
-    async def train(*traces: str, **more: Any) -> Any:
-        return await team.train(model["id"], "forward-backward", batch(*traces, **more))
+    async def train(*inputs: Any, **more: Any) -> Any:
+        return await team.train(model["id"], "forward-backward", batch(*inputs, **more))
 
     old = await sampled(team, model)
     assert (await train(old, max_staleness=0)).json()["metrics"]["staleness:max"] == 0
@@ -174,6 +174,11 @@ async def test_how_old_samples_are_is_counted_and_can_be_limited(team, model):
     assert "no checkpoint of this model" in (await train(told, max_staleness=9)).json()["detail"]
     assert (await train(told)).status_code == 200
     assert (await train(told, max_staleness=-1)).status_code == 422
+    inline = trajectory(trace_id=old)
+    metrics = (await train(inline, max_staleness=0)).json()["metrics"]
+    assert not [name for name in metrics if "stale" in name or "off_policy" in name], "it names no checkpoint"
+    metrics = (await train(inline, old, max_staleness=2)).json()["metrics"]
+    assert (metrics["staleness:mean"], metrics["off_policy_samples:sum"]) == (2.0, 1.0), "of recorded rollouts alone"
 
 
 async def test_more_tokens_than_a_batch_may_have_are_refused_before_they_are_read(team, model):

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from server.storable import storable_text
+from server.storable import storable_text, text_or_none
 from store.rollouts import Resolved
 
 Message = dict[str, Any]
@@ -63,7 +63,7 @@ def dialogue_of(resolved: Resolved) -> Dialogue | None:
 def _message(said: Any) -> Message:
     said = said if isinstance(said, dict) else {"content": said}
     reasoning = said.get("reasoning_content", said.get("reasoning"))
-    message: Message = {"role": _text(said.get("role")) or "assistant", "content": _content(said.get("content"))}
+    message: Message = {"role": text_or_none(said.get("role")) or "assistant", "content": _content(said.get("content"))}
     if isinstance(reasoning, str):
         message["reasoning_content"] = storable_text(reasoning)
     if calls := [_call(call) for call in said.get("tool_calls") or [] if isinstance(call, dict)]:
@@ -78,7 +78,7 @@ def _content(content: Any) -> str:
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, dict)]
         return storable_text("".join(part for part in parts if isinstance(part, str)))
-    return _text(content) or ""
+    return text_or_none(content) or ""
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
@@ -86,14 +86,10 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
     function = function if isinstance(function, dict) else call
     arguments = function.get("arguments")
     return {
-        "id": _text(call.get("id")) or "",
+        "id": text_or_none(call.get("id")) or "",
         "type": "function",
         "function": {
-            "name": _text(function.get("name")) or "",
+            "name": text_or_none(function.get("name")) or "",
             "arguments": storable_text(arguments) if isinstance(arguments, str) else json.dumps(arguments),
         },
     }
-
-
-def _text(value: Any) -> str | None:
-    return storable_text(value) if isinstance(value, str) else None

@@ -11,10 +11,10 @@ import json
 import math
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from server.storable import storable_text
 from server.traces.formats.dialogue import dialogue_of
+from server.traces.ids import id_or_none
 from store.rollouts import RecordedSample, Resolved
 from wire.transfers import TRACE_FORMAT
 
@@ -35,7 +35,7 @@ def headway_row(resolved: Resolved) -> dict[str, Any]:
         "stop_reason": trace.stop_reason,
         "evaluation_result": as_text(trace.evaluation_result),
         "extra": as_text(trace.extra),
-        "job_id": _id(trace.job_id),
+        "job_id": id_or_none(trace.job_id),
         "group_id": trace.group_id,
         "parent_trace_id": trace.parent_trace_id,
         "task_slug": trace.task_slug,
@@ -65,8 +65,8 @@ def _turn(sample: RecordedSample) -> dict[str, Any]:
         "prompt_token_ids": turn.prompt_ids,
         "output_token_ids": turn.output_ids,
         "output_logprobs": turn.sampling_logprobs,
-        "checkpoint_id": _id(sample.checkpoint_id),
-        "model_id": _id(sample.model_id),
+        "checkpoint_id": id_or_none(sample.checkpoint_id),
+        "model_id": id_or_none(sample.model_id),
         "served_at": _time(sample.served_at),
         "completion_id": sample.completion_id,
         "sampling": as_text(sample.sampling),
@@ -74,10 +74,6 @@ def _turn(sample: RecordedSample) -> dict[str, Any]:
         "seconds": sample.seconds,
         "request": as_text(request),
     }
-
-
-def _id(value: UUID | None) -> str | None:
-    return str(value) if value is not None else None
 
 
 def _time(value: datetime | None) -> str | None:

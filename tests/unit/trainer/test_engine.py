@@ -303,16 +303,22 @@ def refusal(call: Callable[[TrainingEngine], object]) -> HeadwayError:
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        (trajectory(turn([1, VOCAB], [3])), f"input 1, sample 0: prompt_token_ids holds {VOCAB}, outside the vocab"),
-        (trajectory(turn([1], [2]), turn([1, 2], [-1])), "input 1, sample 1: output_token_ids holds -1, outside"),
-        (trajectory(turn([1], [])), "input 1, sample 0: the output is empty"),
-        (trajectory(turn([], [1])), "input 1, sample 0: the prompt is empty"),
+        (trajectory(turn([1, VOCAB], [3])), f"input 1, sample 0: prompt_token_ids holds {VOCAB}, which is outside"),
+        (
+            trajectory(turn([1], [2]), turn([1, 2], [-1])),
+            "input 1, sample 1: output_token_ids holds -1, which is outside",
+        ),
+        (trajectory(turn([1], [])), "input 1, sample 0: output_token_ids is empty"),
+        (trajectory(turn([], [1])), "input 1, sample 0: prompt_token_ids is empty"),
         (trajectory(), "input 1 has no samples"),
-        (trajectory(turn([1], [2, 3], [-1.0])), "input 1, sample 0: 1 output_logprobs for 2 output tokens"),
-        (trajectory(turn([1], [2, 3], [])), "input 1, sample 0: 0 output_logprobs for 2 output tokens"),
-        (trajectory(turn([1], [2], [math.nan])), "input 1, sample 0: output_logprobs holds a value that is not finite"),
+        (trajectory(turn([1], [2, 3], [-1.0])), "input 1, sample 0 has 2 output tokens but 1 output_logprobs"),
+        (trajectory(turn([1], [2, 3], [])), "input 1, sample 0 has 2 output tokens but 0 output_logprobs"),
+        (
+            trajectory(turn([1], [2], [math.nan])),
+            "input 1, sample 0: output_logprobs holds a value that is not a finite",
+        ),
         (trajectory(turn([1], [2]), reward=math.inf), "input 1 has a reward of inf"),
-        (trajectory(turn([1] * CONTEXT, [2])), f"input 1, sample 0: {CONTEXT + 1} tokens are more than the context"),
+        (trajectory(turn([1] * CONTEXT, [2])), f"input 1, sample 0: its {CONTEXT + 1} tokens are more than the model"),
         (OFF, "input 1: its loss or gradient is not finite"),
     ],
 )

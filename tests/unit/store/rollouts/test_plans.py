@@ -14,6 +14,7 @@ import pytest
 from store.blobs import BlobStore
 from store.database import AsyncDatabase, Database
 from store.rollouts import TraceFilter, list_jobs, list_traces, resolve
+from store.rollouts.blob_names import ROLLOUT_BLOBS
 from tests.unit.conftest import World
 
 NUM_TRACES = 20_000
@@ -38,6 +39,23 @@ _JOBS = """
     insert into jobs (team_id, id, created_at)
     select %(team)s, md5('job' || n)::uuid, now() - (%(count)s - n) * interval '1 minute'
     from generate_series(0, %(count)s - 1) n
+"""
+_SAMPLES = """
+    insert into samples (
+        team_id, trace_id, digest, prompt_length, output_length, prompt_shared, prompt_digest, end_digest, tokens,
+        tokens_blob, conversation_blob
+    )
+    select
+        team_id, id, id::text::bytea, 1, 1, 0, '', '', case when n %% 1000 <> 0 then 'x'::bytea end,
+        case when n %% 1000 = 0 then 'tokens' || n end, case when n %% 1000 = 1 then 'conversation' || n end
+    from (select team_id, id, row_number() over (order by id) as n from traces where team_id = %(team)s) t
+"""
+_SPANS = """
+    insert into spans (team_id, trace_id, span_id, digest, num_bytes, payload, payload_blob)
+    select
+        team_id, id, '', '', 1, case when n %% 1000 <> 2 then 'x'::bytea end,
+        case when n %% 1000 = 2 then 'payload' || n end
+    from (select team_id, id, row_number() over (order by id) as n from traces where team_id = %(team)s) t
 """
 
 
@@ -134,6 +152,20 @@ async def test_a_page_reads_few_rows_whatever_the_filter_and_however_many_there_
         assert "traces" not in tables_read_through(plan), name
         seen[name] = rows_read(plan)
         assert seen[name] <= at_most, f"{name}: {plan}"
+
+
+async def test_blobs_are_counted_without_reading_rows_that_name_none(many: World, async_database: AsyncDatabase):
+    async with async_database.connection() as connection:
+        for statement in (_SAMPLES, _SPANS):
+            await connection.execute(statement, {"team": many.team_id})
+        await connection.execute("vacuum analyze samples")
+        await connection.execute("vacuum analyze spans")
+        watched = Watched(connection)
+        names = await (await watched.execute(ROLLOUT_BLOBS)).fetchall()
+    (plan,) = watched.plans
+    assert len(names) == 60
+    assert not tables_read_through(plan)
+    assert rows_read(plan) == 60
 
 
 async def test_the_measure_notices_a_list_that_is_read_from_end_to_end(many: World, async_database: AsyncDatabase):

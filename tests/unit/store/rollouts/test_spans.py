@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 
 import numpy as np
@@ -27,6 +28,14 @@ def choice(payload: dict) -> dict:
     return payload["raw"]["choices"][0]
 
 
+def zeros(said: float) -> dict:
+    """The sample's logprobs are zeros, and what was raw says so in another way."""
+    one = altered(lambda payload: payload["sample"].update(output_logprobs=[0.0] * 50))
+    for entry in choice(one["attributes"]["hud.payload"])["logprobs"]["content"]:
+        entry["logprob"] = said
+    return one
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -37,10 +46,18 @@ def choice(payload: dict) -> dict:
         altered(lambda payload: choice(payload)["logprobs"]["content"][0].update(bytes=None)),
         altered(lambda payload: choice(payload)["logprobs"]["content"].append(None)),
         altered(lambda payload: choice(payload).update(token_ids=[float(n) for n in TURN.output_ids])),
+        altered(lambda payload: payload["raw"].update(prompt_token_ids=[True] * 50)),
+        altered(lambda payload: choice(payload)["logprobs"]["content"][0]["bytes"].__setitem__(0, 116.0)),
+        altered(lambda payload: choice(payload)["logprobs"]["content"][0].update(more=1)),
+        altered(lambda payload: choice(payload)["logprobs"]["content"][0].update(token=7)),
+        altered(lambda payload: choice(payload)["logprobs"]["content"][0].update(top_logprobs=None)),
         altered(lambda payload: payload["raw"].update(prompt_token_ids={"hw:same-as-sample": "prompt"})),
         altered(lambda payload: payload["raw"].update(choices=[])),
         altered(lambda payload: payload["sample"].update(output_logprobs=[-0.1] * 50)),
         altered(lambda payload: payload["sample"].update(output_logprobs=[0.0] * 50)),
+        zeros(-0.0),
+        zeros(0),
+        zeros(False),
         altered(lambda payload: payload["sample"].update(output_logprobs=[-0.0] * 50)),
         altered(lambda payload: payload["sample"].update(output_logprobs=[])),
         altered(lambda payload: payload.update(raw=None)),
@@ -87,6 +104,12 @@ def test_tokens_that_the_sample_holds_are_not_stored_again():
         (altered(lambda payload: payload["sample"].update(output_token_ids=[True] * 50)), "malformed_sample"),
         (altered(lambda payload: payload["sample"].update(output_logprobs=[float("nan")] * 50)), "malformed_sample"),
         (altered(lambda payload: payload["sample"].update(output_logprobs=[10**400] * 50)), "malformed_sample"),
+        (
+            altered(lambda payload: payload["sample"]["output_logprobs"].__setitem__(7, math.nan)),
+            "malformed_sample",
+        ),
+        (altered(lambda payload: payload["sample"]["output_logprobs"].__setitem__(7, 1e39)), "malformed_sample"),
+        (altered(lambda payload: payload["sample"]["output_logprobs"].__setitem__(7, True)), "malformed_sample"),
         (altered(lambda payload: payload["sample"].update(output_logprobs=[-1.0])), "malformed_sample"),
         (altered(lambda payload: payload["sample"].update(prompt_chunks=[{}])), "prompt_chunks"),
     ],

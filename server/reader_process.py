@@ -1,0 +1,46 @@
+"""The process of `server.reader`: one upload after the other, until the server's end of the socket closes."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from wire.errors import HeadwayError
+
+_STDIN = 0
+
+
+def main() -> None:
+    """Serve the server that started this process."""
+    connection = Connection(_STDIN)
+    gc.disable()  # what is parsed has no cycles to look for
+    while True:
+        try:
+            work, args, kwargs = connection.recv()
+            answer = _answer(work, connection.recv_bytes(), args, kwargs)
+            connection.send(answer)
+        except (EOFError, ConnectionError):
+            return
+        del answer
+        gc.collect()
+        gc.freeze()  # what is left are modules, which need not be looked through after every upload
+
+
+def _answer(work: Any, data: bytes, args: Any, kwargs: Any) -> tuple[str | None, Any]:
+    """(None, the result), or (the code of a refusal, its sentence)."""
+    try:
+        return None, work(data, *args, **kwargs)
+    except HeadwayError as error:
+        return error.code, error.message
+    except MemoryError:
+        raise  # the server starts another process
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        return HeadwayError.code, f"the upload could not be read ({type(error).__name__})"
+
+
+if __name__ == "__main__":
+    main()

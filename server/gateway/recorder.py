@@ -18,7 +18,7 @@ from server.metrics.instruments import ServerMetrics
 from server.off_loop import off_loop
 from store.blobs import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
-from store.rollouts import NewSample, TraceRecord, record
+from store.rollouts import KnownSamples, NewSample, TraceRecord, record
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +62,7 @@ class Recorder:
     num_lost: int = 0
     _queue: asyncio.Queue[_Waiting] = field(default_factory=lambda: asyncio.Queue(_MOST_WAITING))
     _flagged: set[tuple[UUID, UUID]] = field(default_factory=set[tuple[UUID, UUID]])
+    _known: KnownSamples = field(default_factory=KnownSamples)
     _task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -128,7 +129,7 @@ class Recorder:
         while True:
             try:
                 async with asyncio.timeout_at(max(patience_ends, clock() + _PAUSE_S)):
-                    await record(self.database, self.blobs, records)
+                    await record(self.database, self.blobs, records, known=self._known)
                 self._flagged.difference_update(one.trace for one in records)
                 return
             except DATABASE_AWAY:

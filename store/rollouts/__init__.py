@@ -14,6 +14,7 @@ from store.rollouts.changing import cancel_traces, close_silent_traces, delete_j
 from store.rollouts.conversations import Conversation
 from store.rollouts.importing import ImportedTurn, NewTrace, Outcome, content_id, import_trace
 from store.rollouts.jobs import JobFacts, JobFilter, count_jobs, find_job, list_jobs
+from store.rollouts.known import KnownSamples
 from store.rollouts.reading import RecordedSample, RecordedSpan, Rollout, read_rollouts, read_spans
 from store.rollouts.recording import TraceRecord, record
 from store.rollouts.resolving import Resolved, resolve, resolve_rollout
@@ -38,6 +39,7 @@ __all__ = [
     "JobFacts",
     "JobFilter",
     "JobSummary",
+    "KnownSamples",
     "NewSample",
     "NewSpan",
     "NewTrace",

@@ -7,19 +7,23 @@ a sample shares with another is there when it is written, and counts are exact. 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
+from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
 from store.blobs import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
+from store.rollouts.known import KnownSamples, Trace
 from store.rollouts.samples import KnownSample, NewSample, PackedSample, pack_samples, placed
 from store.rollouts.spans import SPAN_ID_REUSED, NewSpan
 
+_ATTEMPTS = 3
 _FEW_TOKENS, _FEW_BYTES = 8192, 16 * 1024
 """What is packed at once: about a millisecond of work. A thread takes longer to wake up when the loop is busy."""
 
@@ -77,11 +81,33 @@ _TOLD = (
 )
 _COLUMNS = (*_TOLD, *_SERVED)
 
-# Telemetry may be here before the gateway: then the row gets what the gateway knows. The first record stays.
+# Telemetry may be here before the gateway: then the row gets what the gateway knows. The first record stays. Nothing is
+# written beside what it shares with having gone.
 _INSERT_SAMPLE = f"""
-    insert into samples ({", ".join(_COLUMNS)}) values ({", ".join(f"%({name})s" for name in _COLUMNS)})
-    on conflict (team_id, trace_id, digest) do update set {", ".join(f"{name} = excluded.{name}" for name in _SERVED)}
-    where samples.served_at is null and excluded.served_at is not null
+    with parents as (
+        select not exists (
+            select from unnest(array[%(parent_digest)s, %(conversation_parent)s]::bytea[]) as parent (digest)
+            where parent.digest is not null and not exists (
+                select from samples s
+                where s.team_id = %(team_id)s and s.trace_id = %(trace_id)s and s.digest = parent.digest
+            )
+        ) as are_there
+    ), written as (
+        insert into samples ({", ".join(_COLUMNS)})
+        select {", ".join(f"%({name})s" for name in _COLUMNS)} from parents where are_there
+        on conflict (team_id, trace_id, digest)
+            do update set {", ".join(f"{name} = excluded.{name}" for name in _SERVED)}
+        where samples.served_at is null and excluded.served_at is not null
+        returning xmax = 0 as is_new
+    ), counted as (
+        update traces set
+            num_samples = num_samples + 1,
+            num_prompt_tokens = num_prompt_tokens + %(prompt_length)s,
+            num_output_tokens = num_output_tokens + %(output_length)s
+        where team_id = %(team_id)s and id = %(trace_id)s and (select is_new from written)
+        returning num_samples
+    )
+    select are_there, (select num_samples from counted) as num_samples from parents
 """  # noqa: S608 - put together from constants
 
 # The content that came first counts, what comes later under the same id is kept with a flag.
@@ -106,21 +132,17 @@ _INSERT_SPAN = """
     returning flag, sample_digest is not null as has_sample
 """
 
-_COUNT = """
+_COUNT_SPANS = """
     update traces set
-        num_turns = num_turns + %(num_turns)s, num_samples = num_samples + %(num_samples)s,
-        num_prompt_tokens = num_prompt_tokens + %(num_prompt_tokens)s,
-        num_output_tokens = num_output_tokens + %(num_output_tokens)s,
+        num_turns = num_turns + %(num_turns)s,
         flags = case when flags @> %(flags)s::text[] then flags
             else array(select distinct unnest(flags || %(flags)s::text[])) end
     where team_id = %(team_id)s and id = %(id)s
 """
 
-Trace = tuple[UUID, UUID]
-"""Team and id."""
-
 P = ParamSpec("P")
 T = TypeVar("T")
+Sent = TypeVar("Sent")
 Preparation = Callable[[AsyncConnection], Awaitable[None]]
 
 
@@ -141,34 +163,91 @@ class TraceRecord:
         return self.team_id, self.trace_id
 
 
-async def record(
-    database: AsyncDatabase, blobs: BlobStore, records: Sequence[TraceRecord], *, first: Preparation | None = None
-) -> None:
-    """Put this on record, all or nothing, in two round trips. `first` runs in the same transaction, before the rest.
+class _ParentGone(Exception):
+    """A sample that others were to share with was deleted meanwhile."""
 
+
+async def record(
+    database: AsyncDatabase,
+    blobs: BlobStore,
+    records: Sequence[TraceRecord],
+    *,
+    first: Preparation | None = None,
+    known: KnownSamples | None = None,
+) -> None:
+    """Put this on record. Without spans that is one round trip, besides one where `known` has not all of the traces.
+
+    first: what is to happen at the beginning of the transaction; what it raises ends it. known: brought up to date.
     What is on record already stays as it is. No two records may be of one trace. Raises OSError when a blob cannot be
     written, and what `store.database.DATABASE_AWAY` lists; then nothing was recorded.
     """
     records = sorted(records, key=lambda record: (record.team_id.bytes, record.trace_id.bytes))
     num_bytes = sum(span.num_bytes for one in records for span in one.spans)
     spans = await _maybe_in_a_thread(num_bytes > _FEW_BYTES, _pack_spans, records, blobs)
-    async with database.connection() as connection, connection.pipeline(), connection.transaction():
-        if first is not None:
-            await first(connection)
-        async with connection.cursor() as cursor:
-            await cursor.executemany(_LOCK_TRACE, [_trace_values(one) for one in records])
-            known = await _known_samples(connection, [one.trace for one in records if one.samples])
-            num_tokens = sum(sample.num_tokens for one in records for sample in one.samples)
-            samples = await _maybe_in_a_thread(num_tokens > _FEW_TOKENS, _pack_samples, records, known, blobs)
-            if values := [_sample_values(sample) for packed in samples.values() for sample in packed]:
-                await cursor.executemany(_INSERT_SAMPLE, values)
-            odd, num_turns = await _insert_spans(connection, spans)
-            if counts := [
-                counted
-                for trace, packed in samples.items()
-                if (counted := _counts(trace, packed, known[trace], odd[trace], num_turns[trace]))
-            ]:
-                await cursor.executemany(_COUNT, counts)
+    num_tokens = sum(sample.num_tokens for one in records for sample in one.samples)
+    for attempt in range(_ATTEMPTS):
+        traces = [one.trace for one in records if one.samples]
+        earlier = await _known_samples(database, traces, known if attempt == 0 else None)
+        if attempt == _ATTEMPTS - 1:
+            earlier.clear()  # shares nothing, so nothing can be missing
+        samples = await _maybe_in_a_thread(num_tokens > _FEW_TOKENS, _pack_samples, records, earlier, blobs)
+        try:
+            counts = await _write(database, records, samples, spans, first)
+        except _ParentGone:
+            continue
+        if known is not None:
+            _remember(known, samples, earlier, counts)
+        return
+    raise AssertionError("what shares nothing misses nothing")
+
+
+async def _write(
+    database: AsyncDatabase,
+    records: Sequence[TraceRecord],
+    samples: Mapping[Trace, Sequence[PackedSample]],
+    spans: Sequence[tuple[Trace, dict[str, Any]]],
+    first: Preparation | None,
+) -> dict[Trace, int]:
+    """How many samples each trace has then, where it is known. Raises _ParentGone."""
+    counts = dict[Trace, int]()
+    async with database.connection() as connection, connection.cursor() as cursor:
+        # What is sent in one go is one transaction without being told so, and two statements less.
+        is_one_go = not spans and first is None
+        async with connection.pipeline(), nullcontext() if is_one_go else connection.transaction():
+            if first is not None:
+                await first(connection)
+            async with connection.cursor() as locking:
+                await locking.executemany(_LOCK_TRACE, [_trace_values(one) for one in records])
+            sent = [(trace, sample) for trace, packed in samples.items() for sample in packed]
+            if sent:
+                await cursor.executemany(_INSERT_SAMPLE, [_sample_values(one) for _, one in sent], returning=True)
+            if not is_one_go:
+                counts = await _sample_counts(cursor, sent)
+                await _write_spans(connection, spans)
+        return await _sample_counts(cursor, sent) if is_one_go else counts
+
+
+async def _sample_counts(cursor: AsyncCursor[Any], sent: Sequence[tuple[Trace, PackedSample]]) -> dict[Trace, int]:
+    counts = dict[Trace, int]()
+    async for written, (trace, _) in _results(cursor, sent):
+        if not written.are_there:
+            raise _ParentGone
+        counts[trace] = written.num_samples or 0
+    return counts
+
+
+def _remember(
+    known: KnownSamples,
+    samples: Mapping[Trace, Sequence[PackedSample]],
+    earlier: Mapping[Trace, Sequence[KnownSample]],
+    counts: Mapping[Trace, int],
+) -> None:
+    for trace, packed in samples.items():
+        now = [*earlier.get(trace, ()), *(one.known for one in packed)]
+        if counts.get(trace) == len(now):
+            known.remember(trace, now)
+        else:
+            known.forget(trace)
 
 
 async def _maybe_in_a_thread(is_long: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -180,10 +259,12 @@ def _pack_spans(records: Sequence[TraceRecord], blobs: BlobStore) -> list[tuple[
 
 
 def _pack_samples(
-    records: Sequence[TraceRecord], known: dict[Trace, list[KnownSample]], blobs: BlobStore
+    records: Sequence[TraceRecord], earlier: Mapping[Trace, Sequence[KnownSample]], blobs: BlobStore
 ) -> dict[Trace, list[PackedSample]]:
     return {
-        record.trace: pack_samples(_distinct(record.samples), known.get(record.trace, []), blobs) for record in records
+        record.trace: pack_samples(_distinct(record.samples), earlier.get(record.trace, ()), blobs)
+        for record in records
+        if record.samples
     }
 
 
@@ -216,12 +297,18 @@ def _span_values(record: TraceRecord, span: NewSpan, blobs: BlobStore) -> dict[s
     }
 
 
-async def _known_samples(connection: AsyncConnection, traces: list[Trace]) -> dict[Trace, list[KnownSample]]:
-    found: dict[Trace, list[KnownSample]] = defaultdict(list)
-    if traces:
-        values = {"teams": [team for team, _ in traces], "traces": [trace for _, trace in traces]}
-        async for team_id, trace_id, *facts in await connection.execute(_KNOWN, values):
-            found[team_id, trace_id].append(KnownSample(*facts))
+async def _known_samples(
+    database: AsyncDatabase, traces: Sequence[Trace], known: KnownSamples | None
+) -> dict[Trace, Sequence[KnownSample]]:
+    found = {trace: samples for trace in traces if known and (samples := known.of(trace)) is not None}
+    asked = [trace for trace in traces if trace not in found]
+    if asked:
+        read: dict[Trace, list[KnownSample]] = defaultdict(list)
+        values = {"teams": [team for team, _ in asked], "traces": [trace for _, trace in asked]}
+        async with database.connection() as connection:
+            async for team_id, trace_id, *facts in await connection.execute(_KNOWN, values):
+                read[team_id, trace_id].append(KnownSample(*facts))
+        found |= read
     return found
 
 
@@ -244,44 +331,27 @@ def _sample_values(packed: PackedSample) -> dict[str, Any]:
     return {**packed.values, "sampling": None if sampling is None else Jsonb(sampling)}
 
 
-async def _insert_spans(
-    connection: AsyncConnection, spans: Sequence[tuple[Trace, dict[str, Any]]]
-) -> tuple[dict[Trace, set[str]], dict[Trace, int]]:
-    """Flags of the spans that are new, and how many of these are turns, by trace."""
-    odd, num_turns = defaultdict[Trace, set[str]](set), defaultdict[Trace, int](int)
-    if spans:
-        async with connection.cursor() as cursor:
-            await cursor.executemany(_INSERT_SPAN, [values for _, values in spans], returning=True)
-            async for inserted, (trace, _) in _results(cursor, spans):
-                if inserted.flag is not None:
-                    odd[trace].add(inserted.flag)
-                elif inserted.has_sample:
-                    num_turns[trace] += 1
-    return odd, num_turns
+async def _write_spans(connection: AsyncConnection, spans: Sequence[tuple[Trace, dict[str, Any]]]) -> None:
+    if not spans:
+        return
+    flags, num_turns = defaultdict[Trace, set[str]](set), Counter[Trace]()
+    async with connection.cursor() as cursor:
+        await cursor.executemany(_INSERT_SPAN, [values for _, values in spans], returning=True)
+        async for inserted, (trace, _) in _results(cursor, spans):
+            if inserted.flag is not None:
+                flags[trace].add(inserted.flag)
+            elif inserted.has_sample:
+                num_turns[trace] += 1
+        if counts := [
+            {"team_id": team, "id": trace, "num_turns": num_turns[team, trace], "flags": sorted(flags[team, trace])}
+            for team, trace in sorted({*flags, *num_turns})
+        ]:
+            await cursor.executemany(_COUNT_SPANS, counts)
 
 
-async def _results(cursor: Any, sent: Sequence[Any]) -> AsyncGenerator[tuple[Any, Any]]:
+async def _results(cursor: AsyncCursor[Any], sent: Sequence[Sent]) -> AsyncGenerator[tuple[Any, Sent]]:
     """(row, what was sent) of each statement that returned a row."""
     for one in sent:
         if (row := await cursor.fetchone()) is not None:
             yield row, one
         cursor.nextset()
-
-
-def _counts(
-    trace: Trace, samples: Sequence[PackedSample], known: Sequence[KnownSample], flags: set[str], num_turns: int
-) -> dict[str, Any] | None:
-    """What to add to the figures of a trace; None: nothing."""
-    on_record = {sample.digest for sample in known}
-    fresh = [sample.known for sample in samples if sample.known.digest not in on_record]
-    if not fresh and not flags and not num_turns:
-        return None
-    return {
-        "team_id": trace[0],
-        "id": trace[1],
-        "num_turns": num_turns,
-        "num_samples": len(fresh),
-        "num_prompt_tokens": sum(sample.prompt_length for sample in fresh),
-        "num_output_tokens": sum(sample.output_length for sample in fresh),
-        "flags": sorted(flags),
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -76,19 +77,13 @@ class PackedSample:
     known: KnownSample
     values: dict[str, Any]
 
-    @property
-    def parents(self) -> set[bytes]:
-        """Rows that have to be there for this one to be read."""
-        found = {self.values["parent_digest"], self.values["conversation_parent"]}
-        return {digest for digest in found if digest is not None}
 
-
-def pack_samples(samples: list[NewSample], known: list[KnownSample], blobs: BlobStore) -> list[PackedSample]:
+def pack_samples(samples: Sequence[NewSample], known: Sequence[KnownSample], blobs: BlobStore) -> list[PackedSample]:
     """Samples of one trace, in order; each may share with those before it, and with the `known`. Writes blobs."""
-    known, packed = list(known), list[PackedSample]()
+    earlier, packed = list(known), list[PackedSample]()
     for sample in samples:
-        packed.append(_pack(sample, known, blobs))
-        known.append(packed[-1].known)
+        packed.append(_pack(sample, earlier, blobs))
+        earlier.append(packed[-1].known)
     return packed
 
 

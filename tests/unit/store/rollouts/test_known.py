@@ -1,0 +1,97 @@
+"""What a recorder remembers of a rollout spares it the asking, and costs nothing but bytes where it is out of date."""
+
+from __future__ import annotations
+
+import uuid
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select
+
+from store.blobs import BlobStore
+from store.database import AsyncDatabase, Database
+from store.rollouts import KnownSamples, TraceRecord, delete_trace, read_rollouts, record
+from store.tables import SampleRow
+from tests.unit.conftest import World
+from tests.unit.store.rollouts.conftest import conversations, make_turns, samples
+
+NUM_TURNS = 6
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many connections each call of `record` took."""
+    taken, connection = [0], AsyncDatabase.connection
+
+    def counted(self: AsyncDatabase):
+        taken[0] += 1
+        return connection(self)
+
+    monkeypatch.setattr(AsyncDatabase, "connection", counted)
+    return taken
+
+
+def kept_bytes(database: Database) -> int:
+    with database.session() as session:
+        return session.scalar(select(func.sum(func.length(SampleRow.tokens)))) or 0
+
+
+async def assert_readable(world: World, async_database: AsyncDatabase, blobs: BlobStore, trace_id, turns, asked_for):
+    (rollout,) = (await read_rollouts(async_database, blobs, world.team_id, [trace_id], conversations=True)).values()
+    found = {sample.turn.output_ids.tobytes(): sample for sample in rollout.others}
+    assert len(found) == len(turns) == rollout.trace.num_samples
+    for turn, conversation in zip(turns, asked_for, strict=True):
+        sample = found[turn.output_ids.tobytes()]
+        assert np.array_equal(sample.turn.prompt_ids, turn.prompt_ids)
+        assert sample.conversation == conversation
+
+
+async def test_only_the_first_turn_of_a_rollout_asks(
+    world: World, database: Database, async_database: AsyncDatabase, blobs: BlobStore, asked: list[int]
+):
+    trace_id, turns, known = uuid.uuid4(), make_turns(NUM_TURNS, length=400), KnownSamples()
+    for sample in samples(world.team_id, trace_id, turns):
+        await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, [sample])], known=known)
+    assert asked[0] == NUM_TURNS + 1
+    await assert_readable(world, async_database, blobs, trace_id, turns, conversations(NUM_TURNS))
+    distinct = len(turns[-1].prompt_ids) + len(turns[-1].output_ids)
+    assert kept_bytes(database) < 5 * distinct + NUM_TURNS * 400 * 4
+
+
+async def test_turns_that_another_process_recorded_are_asked_for_from_the_next_but_one_on(
+    world: World, async_database: AsyncDatabase, blobs: BlobStore, asked: list[int]
+):
+    trace_id, turns = uuid.uuid4(), make_turns(NUM_TURNS)
+    processes = KnownSamples(), KnownSamples()
+    for number, sample in enumerate(samples(world.team_id, trace_id, turns)):
+        one = [TraceRecord(world.team_id, trace_id, [sample])]
+        await record(async_database, blobs, one, known=processes[number % 2])
+    assert asked[0] > NUM_TURNS + 2
+    await assert_readable(world, async_database, blobs, trace_id, turns, conversations(NUM_TURNS))
+
+
+async def test_what_was_deleted_is_not_shared_with(world: World, async_database: AsyncDatabase, blobs: BlobStore):
+    trace_id, turns, known = uuid.uuid4(), make_turns(NUM_TURNS), KnownSamples()
+    new = samples(world.team_id, trace_id, turns)
+    for sample in new[:3]:
+        await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, [sample])], known=known)
+    async with async_database.connection() as connection:
+        await delete_trace(connection, world.team_id, trace_id)
+    await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, new[3:])], known=known)
+    await assert_readable(world, async_database, blobs, trace_id, turns[3:], conversations(NUM_TURNS)[3:])
+
+
+async def test_a_sample_that_comes_twice_counts_once(world: World, async_database: AsyncDatabase, blobs: BlobStore):
+    trace_id, turns, known = uuid.uuid4(), make_turns(2), KnownSamples()
+    for sample in [*samples(world.team_id, trace_id, turns), *samples(world.team_id, trace_id, turns)]:
+        await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, [sample])], known=known)
+    await assert_readable(world, async_database, blobs, trace_id, turns, conversations(2))
+
+
+def test_the_oldest_are_forgotten():
+    known, traces = KnownSamples(2), [(uuid.uuid4(), uuid.uuid4()) for _ in range(3)]
+    for trace in traces:
+        known.remember(trace, [])
+    assert [known.of(trace) for trace in traces] == [None, [], []]
+    known.forget(traces[1])
+    assert known.of(traces[1]) is None

@@ -42,11 +42,12 @@ chaos: .venv/installed-dev $(TINY_BASE)/config.json  ## kill every process at ev
 test-vllm: .venv/installed-dev .venv-vllm/installed $(TINY_BASE)/config.json  ## what only a real vLLM can tell
 	$(BIN)/python -m pytest -m vllm tests/vllm $(TEST_ARGS)
 
-check: .venv/installed-dev  ## lint, format, types, architecture
+check: .venv/installed-dev  ## lint, format, types, architecture, Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.rules
+	$(BIN)/hadolint --ignore DL3008 docker/*.Dockerfile  # Debian removes the versions that could be pinned
 	$(BIN)/pyright
 
 bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then one JSON line each

@@ -39,7 +39,7 @@ COPY --from=build /opt/headway /opt/headway
 COPY docker/health.py /opt/health.py
 ENV PATH=/opt/headway/bin:$PATH PYTHONUNBUFFERED=1 HEADWAY_DATA_DIR=/var/lib/headway HF_HOME=/models/huggingface \
     HEADWAY_VLLM_PYTHON=/opt/vllm/bin/python NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-USER headway
+USER 10001
 WORKDIR /home/headway
 EXPOSE 8430
 # It listens once vLLM has loaded the base.

@@ -24,7 +24,7 @@ RUN useradd --uid 10001 --create-home headway && install -d -o headway -g headwa
 COPY --from=build /opt/headway /opt/headway
 COPY docker/health.py /opt/health.py
 ENV PATH=/opt/headway/bin:$PATH PYTHONUNBUFFERED=1 HEADWAY_DATA_DIR=/var/lib/headway
-USER headway
+USER 10001
 WORKDIR /home/headway
 EXPOSE 8420
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "/opt/health.py", "http", "8420"]

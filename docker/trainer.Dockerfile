@@ -26,7 +26,7 @@ COPY --from=build /opt/headway /opt/headway
 COPY docker/health.py /opt/health.py
 ENV PATH=/opt/headway/bin:$PATH PYTHONUNBUFFERED=1 HEADWAY_DATA_DIR=/var/lib/headway HF_HOME=/models/huggingface \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-USER headway
+USER 10001
 WORKDIR /home/headway
 HEALTHCHECK --interval=30s --timeout=15s --start-period=120s --retries=3 CMD ["python", "/opt/health.py", "trainer"]
 ENTRYPOINT ["headway"]

@@ -182,7 +182,7 @@ def test_a_dockerfile_copies_every_package_and_installs_extras_that_exist(docker
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
 def test_an_image_has_a_build_stage_an_unprivileged_user_and_a_health_check(dockerfile: Path):
     assert len(arguments_of(dockerfile, "FROM")) >= 2
-    assert arguments_of(dockerfile, "USER") == ["headway"]
+    assert arguments_of(dockerfile, "USER") == ["10001"]
     assert len(arguments_of(dockerfile, "HEALTHCHECK")) == 1
     assert all("--mount=type=cache" in words for words in arguments_of(dockerfile, "RUN") if "pip install" in words)
     stages = {words.split(" AS ")[1] for words in arguments_of(dockerfile, "FROM") if " AS " in words}

@@ -81,11 +81,14 @@ _TOLD = (
 )
 _COLUMNS = (*_TOLD, *_SERVED)
 
-# Telemetry may be here before the gateway: then the row gets what the gateway knows. The first record stays. Nothing is
-# written beside what it shares with having gone.
+# Telemetry may be here before the gateway: then the row gets what the gateway knows. The first record stays.
+# The trace is locked first, so what is there to be shared with stays; where it has gone, or the trace has, nothing is
+# written.
 _INSERT_SAMPLE = f"""
-    with parents as (
-        select not exists (
+    with locked as (
+        select from traces where team_id = %(team_id)s and id = %(trace_id)s for update
+    ), parents as (
+        select exists (select from locked) and not exists (
             select from unnest(array[%(parent_digest)s, %(conversation_parent)s]::bytea[]) as parent (digest)
             where parent.digest is not null and not exists (
                 select from samples s
@@ -98,13 +101,21 @@ _INSERT_SAMPLE = f"""
         on conflict (team_id, trace_id, digest)
             do update set {", ".join(f"{name} = excluded.{name}" for name in _SERVED)}
         where samples.served_at is null and excluded.served_at is not null
-        returning xmax = 0 as is_new
+        returning case when xmax = 0 then 1 else 0 end as is_new
     ), counted as (
         update traces set
-            num_samples = num_samples + 1,
-            num_prompt_tokens = num_prompt_tokens + %(prompt_length)s,
-            num_output_tokens = num_output_tokens + %(output_length)s
-        where team_id = %(team_id)s and id = %(trace_id)s and (select is_new from written)
+            last_activity_at = clock_timestamp(),
+            model_id = coalesce(%(model_id)s, model_id),
+            checkpoint_ids = case
+                when %(checkpoint_id)s::uuid is null or checkpoint_ids @> array[%(checkpoint_id)s::uuid]
+                    then checkpoint_ids
+                else checkpoint_ids || %(checkpoint_id)s::uuid
+            end,
+            num_samples = num_samples + new.num,
+            num_prompt_tokens = num_prompt_tokens + new.num * %(prompt_length)s,
+            num_output_tokens = num_output_tokens + new.num * %(output_length)s
+        from (select coalesce((select is_new from written), 0) as num from parents where are_there) as new
+        where team_id = %(team_id)s and id = %(trace_id)s
         returning num_samples
     )
     select are_there, (select num_samples from counted) as num_samples from parents
@@ -192,13 +203,34 @@ async def record(
             earlier.clear()  # shares nothing, so nothing can be missing
         samples = await _maybe_in_a_thread(num_tokens > _FEW_TOKENS, _pack_samples, records, earlier, blobs)
         try:
-            counts = await _write(database, records, samples, spans, first)
+            if first is None and attempt == 0 and known is not None and all(_is_turn(one, known) for one in records):
+                counts = await _write_turns(database, samples)
+            else:
+                counts = await _write(database, records, samples, spans, first)
         except _ParentGone:
             continue
         if known is not None:
             _remember(known, samples, earlier, counts)
         return
     raise AssertionError("what shares nothing misses nothing")
+
+
+def _is_turn(record: TraceRecord, known: KnownSamples) -> bool:
+    """Whether its trace is on record, and only its samples are to be added."""
+    return bool(record.samples) and not record.spans and not record.flags and known.of(record.trace) is not None
+
+
+async def _write_turns(database: AsyncDatabase, samples: Mapping[Trace, Sequence[PackedSample]]) -> dict[Trace, int]:
+    """As `_write`, for traces that are on record: these are locked in turn, each when its first sample is written."""
+    sent = [(trace, sample) for trace, packed in samples.items() for sample in packed]
+    values = [_sample_values(one) for _, one in sent]
+    async with database.connection() as connection, connection.cursor() as cursor:
+        if len(sent) == 1:
+            await cursor.execute(_INSERT_SAMPLE, values[0])
+        else:
+            async with connection.pipeline():
+                await cursor.executemany(_INSERT_SAMPLE, values, returning=True)
+        return await _sample_counts(cursor, sent)
 
 
 async def _write(

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from store.blobs import BlobStore
 from store.database import AsyncDatabase, Database
 from store.rollouts import KnownSamples, TraceRecord, delete_trace, read_rollouts, record
-from store.tables import SampleRow
+from store.tables import SampleRow, TraceRow
 from tests.unit.conftest import World
 from tests.unit.store.rollouts.conftest import conversations, make_turns, samples
 
@@ -79,6 +79,27 @@ async def test_what_was_deleted_is_not_shared_with(world: World, async_database:
         await delete_trace(connection, world.team_id, trace_id)
     await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, new[3:])], known=known)
     await assert_readable(world, async_database, blobs, trace_id, turns[3:], conversations(NUM_TURNS)[3:])
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+async def test_the_trace_says_what_its_turns_came_from(
+    remembers: bool, world: World, database: Database, async_database: AsyncDatabase, blobs: BlobStore
+):
+    trace_id, turns, model_id = uuid.uuid4(), make_turns(4), uuid.uuid4()
+    checkpoints = [None, uuid.uuid4(), uuid.uuid4()]
+    new = [
+        samples(world.team_id, trace_id, turns, model_id=model_id, checkpoint_id=checkpoints[number % 3])[number]
+        for number in range(4)
+    ]
+    known = KnownSamples() if remembers else None
+    for sample in [*new, new[1]]:
+        one = TraceRecord(world.team_id, trace_id, [sample], model="m")
+        await record(async_database, blobs, [one], known=known)
+    with database.session() as session:
+        (trace,) = session.scalars(select(TraceRow)).all()
+        assert (trace.model, trace.model_id, trace.num_samples) == ("m", model_id, 4)
+        assert sorted(trace.checkpoint_ids) == sorted(filter(None, checkpoints))
+        assert trace.num_output_tokens == sum(len(turn.output_ids) for turn in turns)
 
 
 async def test_a_sample_that_comes_twice_counts_once(world: World, async_database: AsyncDatabase, blobs: BlobStore):

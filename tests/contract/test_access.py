@@ -381,3 +381,19 @@ async def test_a_key_for_one_model_reports_rollouts_whose_model_nobody_has_told_
         assert (await scene.http.post(path, json=body, headers=headers)).status_code == 200, path
     for path in (f"/v2/trace/{trace}", f"/v2/jobs/{job}"):
         assert (await scene.http.get(path, headers=headers)).status_code == 403, path
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions"])
+async def test_a_chat_does_not_take_over_the_rollout_of_another_model(path, stream, scene, narrowed, sampler_script):
+    headers, trace = {"Authorization": f"Bearer {narrowed['key']}"}, narrowed["other"]["trace_id"]
+    body = {**(CHAT if "chat" in path else COMPLETION), "model": narrowed["own"]["model"], "stream": stream}
+    refused = await scene.http.post(path, json=body, headers={**headers, "Trace-Id": trace})
+    assert (refused.status_code, refused.json()["code"], trace in refused.text) == (403, "forbidden", True)
+    assert sampler_script.requests == []
+    assert (await scene.http.get(f"/v2/trace/{trace}", headers=headers)).status_code == 403
+    for taken in (narrowed["own"]["trace_id"], new := str(uuid.uuid4())):
+        reply = await scene.http.post(path, json=body, headers={**headers, "Trace-Id": taken})
+        assert reply.status_code == 200, reply.text
+    assert (await scene.http.get(f"/v2/trace/{new}", headers=headers)).json()["model_id"] == narrowed["own"]["model"]
+    await scene.http.delete(f"/v2/traces/{new}", headers=headers)

@@ -397,3 +397,43 @@ async def test_a_chat_does_not_take_over_the_rollout_of_another_model(path, stre
         assert reply.status_code == 200, reply.text
     assert (await scene.http.get(f"/v2/trace/{new}", headers=headers)).json()["model_id"] == narrowed["own"]["model"]
     await scene.http.delete(f"/v2/traces/{new}", headers=headers)
+
+
+async def test_a_key_for_one_model_imports_rollouts_of_that_model_alone(scene, narrowed):
+    headers = {"Authorization": f"Bearer {narrowed['key']}"}
+    own, other = narrowed["own"], narrowed["other"]
+
+    async def bring(query: str = "", **line: Any) -> httpx.Response:
+        line = {"trace_id": str(uuid.uuid4()), "prompt_token_ids": [1], "output_token_ids": [2], "reward": 1.0, **line}
+        lines = {name: value for name, value in line.items() if value is not None}
+        return await scene.http.post(f"/v2/traces/import?rescore=true{query}", json=lines, headers=headers)
+
+    tokens = {"prompt_token_ids": [1], "output_token_ids": [2]}
+    turn = {**tokens, "served_at": "2026-01-01T00:00:00Z", "model_id": other["model"]}
+    for refused in (
+        {"model": "narrow-other"},
+        {"turns": [turn], "prompt_token_ids": None, "output_token_ids": None},
+        {"trace_id": other["trace_id"]},
+        {"job_id": other["job_id"]},
+    ):
+        result = (await bring(**refused)).json()
+        assert (result["num_refused"], result["imported"]) == (1, 0), result
+        assert "this key is" in result["refused"][0]["detail"]
+    trace = str(uuid.uuid4())
+    for reward, outcome in ((1.0, "imported"), (1.0, "unchanged"), (0.5, "rescored")):
+        line = {"trace_id": trace, "model": "narrow-own", "job_id": own["job_id"], "reward": reward}
+        assert (await bring(**line)).json()[outcome] == 1
+    (await scene.http.delete(f"/v2/traces/{trace}", headers=headers)).raise_for_status()
+
+
+async def test_a_key_for_one_model_imports_into_no_job_with_rollouts_of_others(scene, narrowed):
+    member, headers = ({"Authorization": f"Bearer {key}"} for key in (scene.keys["member"], narrowed["key"]))
+    line = {"prompt_token_ids": [1], "output_token_ids": [2], "reward": 1.0}
+    theirs = {**line, "model": "narrow-other", "trace_id": str(uuid.uuid4())}
+    path = "/v2/traces/import?job=of-another"
+    told = (await scene.http.post(path, json=theirs, headers=member)).json()
+    assert told["imported"] == 1, told
+    job = told["job_id"]
+    refused = await scene.http.post(path, json={**line, "model": "narrow-own"}, headers=headers)
+    assert (refused.status_code, job in refused.json()["detail"]) == (403, True), refused.text
+    (await scene.http.delete(f"/v2/jobs/{job}", headers=member)).raise_for_status()

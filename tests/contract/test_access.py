@@ -437,3 +437,15 @@ async def test_a_key_for_one_model_imports_into_no_job_with_rollouts_of_others(s
     refused = await scene.http.post(path, json={**line, "model": "narrow-own"}, headers=headers)
     assert (refused.status_code, job in refused.json()["detail"]) == (403, True), refused.text
     (await scene.http.delete(f"/v2/jobs/{job}", headers=member)).raise_for_status()
+
+
+@pytest.mark.parametrize("whose", ["model", "job_id"])
+async def test_a_key_for_one_model_begins_no_rollout_of_another_one_or_in_its_job(whose, scene, narrowed):
+    headers, trace = {"Authorization": f"Bearer {narrowed['key']}"}, str(uuid.uuid4())
+    path, own = f"/v2/trace/{trace}/enter", {name: narrowed["own"][name] for name in ("model", "job_id")}
+    refused = await scene.http.post(path, json={**own, whose: narrowed["other"][whose]}, headers=headers)
+    assert (refused.status_code, "this key is" in refused.json()["detail"]) == (403, True), refused.text
+    assert (await scene.http.get(f"/v2/trace/{trace}", headers=headers)).status_code == 404
+    assert (await scene.http.post(path, json={**own, "model": "of nobody"}, headers=headers)).status_code == 200
+    assert (await scene.http.post(path, json=own, headers=headers)).status_code == 200
+    (await scene.http.delete(f"/v2/traces/{trace}", headers=headers)).raise_for_status()

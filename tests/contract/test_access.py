@@ -18,7 +18,7 @@ from server.auth.service import ensure_team
 from server.settings import ServerSettings
 from store.database import AsyncDatabase
 from store.tables import AlarmRow
-from tests.contract.conftest import batch
+from tests.contract.conftest import batch, num_operations
 
 PUBLIC, ANY, READ, USE, REPORT, SAMPLE, TRAIN, KEYS, ADMIN = (
     "public", "any key", "read", "use", "report", "sample", "train", "keys", "admin",
@@ -449,3 +449,28 @@ async def test_a_key_for_one_model_begins_no_rollout_of_another_one_or_in_its_jo
     assert (await scene.http.post(path, json={**own, "model": "of nobody"}, headers=headers)).status_code == 200
     assert (await scene.http.post(path, json=own, headers=headers)).status_code == 200
     (await scene.http.delete(f"/v2/traces/{trace}", headers=headers)).raise_for_status()
+
+
+@pytest.mark.parametrize("call", ["forward-backward", "forward"])
+async def test_a_key_for_one_model_trains_on_no_rollout_of_another_one(call, scene, narrowed, database):
+    member, headers = ({"Authorization": f"Bearer {key}"} for key in (scene.keys["member"], narrowed["key"]))
+    traces, own = dict[str, str](), narrowed["own"]["model"]
+    for name in ("narrow-own", "narrow-other", None):
+        traces[name or ""] = line_id = str(uuid.uuid4())
+        line = {"trace_id": line_id, "model": name, "prompt_token_ids": [1], "output_token_ids": [2], "reward": 1.0}
+        if call == "forward-backward":
+            line["output_logprobs"] = [-0.5]
+        await scene.http.post("/v2/traces/import", json=line, headers=member)
+    path = f"/v1/models/{own}/train/{call}"
+    for name in ("narrow-other", ""):
+        before = await num_operations(database, own)
+        inputs = {"inputs": [traces["narrow-own"], traces[name]]}
+        refused = await scene.http.post(path, json=inputs, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden"), refused.text
+        assert f"input 1 (trace {uuid.UUID(traces[name]).hex})" in refused.json()["detail"]
+        assert await num_operations(database, own) == before
+        assert (await scene.http.post(path, json=inputs, headers=member)).status_code == 200
+    trained = await scene.http.post(path, json={"inputs": [traces["narrow-own"]] * 2}, headers=headers)
+    assert trained.status_code == 200, trained.text
+    for trace in traces.values():
+        (await scene.http.delete(f"/v2/traces/{trace}", headers=member)).raise_for_status()

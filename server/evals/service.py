@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import ARRAY, Uuid, any_, delete, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import actor_of, record
@@ -94,10 +94,11 @@ async def evaluation_traces(
     session: AsyncSession, team_id: UUID, model_id: UUID, trace_ids: list[UUID]
 ) -> dict[UUID, str]:
     """Those of the team's rollouts that belong to evaluations, by a flag or by name, and their jobs' names."""
+    named = literal(trace_ids, ARRAY(Uuid))  # as one parameter: a batch may name more than there may be
     query = (
         select(TraceRow.id, JobRow.name, JobRow.is_evaluation)
         .join(JobRow, (JobRow.team_id == TraceRow.team_id) & (JobRow.id == TraceRow.job_id))
-        .where(TraceRow.team_id == team_id, TraceRow.id.in_(trace_ids), JobRow.is_evaluation.is_not(False))
+        .where(TraceRow.team_id == team_id, TraceRow.id == any_(named), JobRow.is_evaluation.is_not(False))
     )
     found = (await session.execute(query)).all()
     if not found:

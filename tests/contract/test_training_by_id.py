@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from server.evals.service import evaluation_traces
 from store.tables import ModelRow, OperationRow, TraceRow
 from tests.contract.conftest import batch, num_operations, sample, trajectory
 from wire.payload import decode_batch
@@ -187,3 +188,10 @@ async def test_more_tokens_than_a_batch_may_have_are_refused_before_they_are_rea
     reply = await team.train(model["id"], "forward-backward", batch(*[trace] * 50))
     assert reply.status_code == 413
     assert "smaller batches" in reply.json()["detail"]
+
+
+async def test_a_batch_may_name_more_traces_than_a_statement_may_have_parameters(team, model, database):
+    async with database.session() as session:
+        owner = (await session.get_one(ModelRow, uuid.UUID(model["id"]))).team_id
+        many = [uuid.uuid4() for _ in range(70_000)]
+        assert await evaluation_traces(session, owner, uuid.UUID(model["id"]), many) == {}

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from server.reader import Reader
-from tests.unit.server.readings import begin_and_wait, describe, die, fail, refuse
-from wire.errors import HeadwayError, TooLarge, Unavailable
+from tests.unit.server.readings import begin_and_wait, describe, die, fail, nest, refuse
+from wire.errors import HeadwayError, InvalidRequest, TooLarge, Unavailable
 
 LARGE = b"x" * 100_000
 
@@ -52,6 +52,8 @@ async def test_refusals_cross_over_as_they_are(reader):
         await reader.read(LARGE, refuse, 7)
     with pytest.raises(HeadwayError, match="ZeroDivisionError"):
         await reader.read(LARGE, fail)
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        await reader.read(LARGE, nest, 5_000)
     pid = reader.pid
     assert (await reader.read(LARGE, describe))[0] == pid, "a refusal costs no process"
 

@@ -86,13 +86,17 @@ _COLUMNS = (*_TOLD, *_SERVED)
 # written.
 _INSERT_SAMPLE = f"""
     with locked as (
-        select from traces where team_id = %(team_id)s and id = %(trace_id)s for update
+        select from traces where team_id = %(team_id)s and id = %(trace_id)s for no key update
     ), parents as (
         select exists (select from locked) and not exists (
-            select from unnest(array[%(parent_digest)s, %(conversation_parent)s]::bytea[]) as parent (digest)
+            select from (values
+                (%(parent_digest)s::bytea, null::bytea),
+                (%(conversation_parent)s::bytea, %(parent_items_digest)s::bytea)
+            ) as parent (digest, items_digest)
             where parent.digest is not null and not exists (
                 select from samples s
                 where s.team_id = %(team_id)s and s.trace_id = %(trace_id)s and s.digest = parent.digest
+                    and (parent.items_digest is null or s.items_digest = parent.items_digest)
             )
         ) as are_there
     ), written as (
@@ -118,7 +122,8 @@ _INSERT_SAMPLE = f"""
         where team_id = %(team_id)s and id = %(trace_id)s
         returning num_samples
     )
-    select are_there, (select num_samples from counted) as num_samples from parents
+    select are_there, (select is_new from written) = 1 as is_new, (select num_samples from counted) as num_samples
+    from parents
 """  # noqa: S608 - put together from constants
 
 # The content that came first counts, what comes later under the same id is kept with a flag.
@@ -175,7 +180,7 @@ class TraceRecord:
 
 
 class _ParentGone(Exception):
-    """A sample that others were to share with was deleted meanwhile."""
+    """A sample that others were to share with was deleted meanwhile, or is on record with another conversation."""
 
 
 async def record(
@@ -199,9 +204,8 @@ async def record(
     for attempt in range(_ATTEMPTS):
         traces = [one.trace for one in records if one.samples]
         earlier = await _known_samples(database, traces, known if attempt == 0 else None)
-        if attempt == _ATTEMPTS - 1:
-            earlier.clear()  # shares nothing, so nothing can be missing
-        samples = await _maybe_in_a_thread(num_tokens > _FEW_TOKENS, _pack_samples, records, earlier, blobs)
+        share = attempt < _ATTEMPTS - 1
+        samples = await _maybe_in_a_thread(num_tokens > _FEW_TOKENS, _pack_samples, records, earlier, blobs, share)
         try:
             if first is None and attempt == 0 and known is not None and all(_is_turn(one, known) for one in records):
                 counts = await _write_turns(database, samples)
@@ -240,7 +244,7 @@ async def _write(
     spans: Sequence[tuple[Trace, dict[str, Any]]],
     first: Preparation | None,
 ) -> dict[Trace, int]:
-    """How many samples each trace has then, where it is known. Raises _ParentGone."""
+    """How many samples each trace has then; 0 where some were on record before. Raises _ParentGone."""
     counts = dict[Trace, int]()
     async with database.connection() as connection, connection.cursor() as cursor:
         # What is sent in one go is one transaction without being told so, and two statements less.
@@ -264,7 +268,7 @@ async def _sample_counts(cursor: AsyncCursor[Any], sent: Sequence[tuple[Trace, P
     async for written, (trace, _) in _results(cursor, sent):
         if not written.are_there:
             raise _ParentGone
-        counts[trace] = written.num_samples or 0
+        counts[trace] = written.num_samples if written.is_new and counts.get(trace, 1) else 0
     return counts
 
 
@@ -291,10 +295,10 @@ def _pack_spans(records: Sequence[TraceRecord], blobs: BlobStore) -> list[tuple[
 
 
 def _pack_samples(
-    records: Sequence[TraceRecord], earlier: Mapping[Trace, Sequence[KnownSample]], blobs: BlobStore
+    records: Sequence[TraceRecord], earlier: Mapping[Trace, Sequence[KnownSample]], blobs: BlobStore, share: bool
 ) -> dict[Trace, list[PackedSample]]:
     return {
-        record.trace: pack_samples(_distinct(record.samples), earlier.get(record.trace, ()), blobs)
+        record.trace: pack_samples(_distinct(record.samples), earlier.get(record.trace, ()), blobs, share=share)
         for record in records
         if record.samples
     }

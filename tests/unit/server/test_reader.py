@@ -108,6 +108,7 @@ assert pid != os.getpid()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     root = Path(__file__).parents[3]
-    with subprocess.Popen([sys.executable, "-c", script], cwd=root, stderr=subprocess.PIPE) as server:
+    environment = {**os.environ, "PYTHONPATH": str(root)}  # for what the script imports of the tests
+    with subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE) as server:
         _, errors = server.communicate(timeout=60)  # its end is that of all who inherited it
     assert server.returncode == -signal.SIGKILL, errors.decode()

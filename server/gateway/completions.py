@@ -36,7 +36,8 @@ async def complete(context: Context, key: str, request: Request, body: Completio
     asked = asked_constraint(body)
     prompts = _prompts(body)
     target = await find_target(context, key, body.model, body.checkpoint)
-    task = _Completion(context, target, body, prompts, asked, recording_of(context, request))
+    recording = await recording_of(context, target, request)
+    task = _Completion(context, target, body, prompts, asked, recording)
     affinity = repr(prompts[0][:_AFFINE]).encode()
     if body.stream:
         first, rest = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.open_stream))

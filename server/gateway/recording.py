@@ -18,6 +18,7 @@ from server.gateway.recorder import Served as ServedCompletion
 from server.gateway.targets import Target
 from server.models.repository import as_uuid
 from server.storable import readable_value
+from server.traces.visibility import require_trace
 from store.rollouts import Conversation, NewSample, Served
 from wire.sampling import GenerateRequest
 from wire.trajectories import Turn
@@ -79,10 +80,16 @@ class Recording:
         return NewSample(target.team_id, self.trace_id, turn, served)
 
 
-def recording_of(context: Context, request: Request) -> Recording | None:
-    """How to record this request. None without a trace id, or with one that is no UUID (other tools send such)."""
+async def recording_of(context: Context, target: Target, request: Request) -> Recording | None:
+    """How to record this request. None without a trace id, or with one that is no UUID (other tools send such).
+
+    Raises Forbidden where the key is for some models and the trace is of another: it would become one of these.
+    """
     trace_id = as_uuid(request.headers.get(TRACE_HEADER, ""))
-    return Recording(context, trace_id) if trace_id is not None else None
+    if trace_id is None:
+        return None
+    await require_trace(context, target.caller, trace_id, reports=True)
+    return Recording(context, trace_id)
 
 
 def _sampling(sequence: GenerateRequest, index: int, count: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from server.auth.callers import admitted
+from server.auth.callers import Caller, admitted
 from server.auth.service import key_hash
 from server.context import Context
 from server.gateway.lookups import PIN_S
@@ -38,9 +38,10 @@ _PAUSE_S = 0.5
 class Target:
     """What answers a request, fixed when the request came: a promotion in between changes nothing.
 
-    `serving` is the checkpoint as replies name it; None: the base weights.
+    `serving` is the checkpoint as replies name it; None: the base weights. `caller`: whose key asked.
     """
 
+    caller: Caller
     team_id: UUID
     model_id: UUID
     max_concurrent_rollouts: int | None
@@ -72,6 +73,7 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
     if pinned is not None:
         await _pin(context, found, pinned)
     return Target(
+        caller=caller,
         team_id=found.team_id,
         model_id=found.model_id,
         max_concurrent_rollouts=found.max_concurrent_rollouts,

@@ -21,7 +21,7 @@ from wire.admin import Quotas, TeamChange, TeamWithUsage
 from wire.errors import HeadwayError, InvalidRequest
 
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)")
+_AMOUNT = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-z]*)")
 
 router = APIRouter(route_class=PageRoute)
 
@@ -118,4 +118,4 @@ def _amount(name: str, said: str) -> int | None:
     units = _UNITS if name == "max_storage_bytes" else {"": 1}
     if found is None or found[2] not in units or (units[found[2]] == 1 and "." in found[1]):
         raise InvalidRequest(f"{name}: {said[:40]!r} is no such number; leave it empty for no limit")
-    return round(float(found[1]) * units[found[2]]) if "." in found[1] else int(found[1][:30]) * units[found[2]]
+    return round(float(found[1]) * units[found[2]]) if "." in found[1] else int(found[1]) * units[found[2]]

@@ -45,8 +45,7 @@ Cursor = Annotated[str | None, Query(max_length=256)]
 @router.post("/v2/trace/{trace_id}/enter", dependencies=[ReportedTrace])
 async def enter(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceEntered) -> dict[str, str]:
     """A rollout begins."""
-    async with context.database.session() as session:
-        await service.enter(session, caller.team_id, trace_id, body)
+    await service.enter(context, caller, trace_id, body)
     return {"trace_id": str(trace_id)}
 
 

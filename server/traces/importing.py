@@ -21,6 +21,7 @@ from server.settings import Limits
 from server.storable import storable_text
 from server.storing import stored_or_refused
 from server.traces.imported_lines import Line, read_line
+from server.traces.visibility import require_job, require_trace
 from store.database import AsyncConnection
 from store.rollouts import NewTrace, Outcome, import_trace
 from store.tables import JobRow
@@ -71,13 +72,18 @@ class _Import:
         self._job_id: UUID | None = None
         self._audited: GrowingLine | None = None
         self._models = dict[str, UUID | None]()
+        self._open_jobs = set[UUID]()
 
     async def begin(self) -> None:
-        """Make the job. The same name means the same job, so that an import can be repeated."""
+        """Make the job. The same name means the same job, so that an import can be repeated.
+
+        Raises Forbidden where the key is for some models, and the job has rollouts of others.
+        """
         if self._options.job is None:
             return
         name = storable_text(self._options.job)
         self._job_id = uuid.uuid5(self._caller.team_id, f"import {name}")
+        await require_job(self._context, self._caller, self._job_id, reports=True)
         self.result.job_id = str(self._job_id)
         async with self._context.database.session() as session:
             row = insert(JobRow).values(team_id=self._caller.team_id, id=self._job_id, name=name)
@@ -101,11 +107,25 @@ class _Import:
 
     async def _record(self, line: Line) -> None:
         trace: NewTrace = line.as_trace(self._caller.team_id, self._job_id, await self._model(line.model))
+        await self._require(trace)
         with stored_or_refused("rollout"):
             outcome = await import_trace(
                 self._context.database, self._context.blobs, trace, self._told, rescore=self._options.rescore
             )
         setattr(self.result, outcome, getattr(self.result, outcome) + 1)
+
+    async def _require(self, trace: NewTrace) -> None:
+        """Raises Forbidden where the key is for some models, and the rollout would be of others: by its turns, by what
+        is on record under its id, or by its job."""
+        if self._caller.model_ids is None:
+            return
+        for one in trace.turns:
+            if one.served is not None and one.served.model_id is not None:
+                self._caller.require_model(one.served.model_id, str(one.served.model_id))
+        await require_trace(self._context, self._caller, trace.id, reports=True)
+        if trace.job_id is not None and trace.job_id != self._job_id and trace.job_id not in self._open_jobs:
+            await require_job(self._context, self._caller, trace.job_id, reports=True)
+            self._open_jobs.add(trace.job_id)
 
     async def _told(self, connection: AsyncConnection, outcome: Outcome) -> None:
         """The audit log has one line of an import, which every rollout brings up to date."""
@@ -116,12 +136,15 @@ class _Import:
         await self._audited.write(connection, **{**done, outcome: done[outcome] + 1})
 
     async def _model(self, name: str | None) -> UUID | None:
-        """What a model's name means here; training checks by it that the base is the same."""
+        """What a model's name means here; training checks by it that the base is the same. Raises Forbidden for a model
+        that the key does not open."""
         if name is None:
             return None
         if name not in self._models:
             async with self._context.database.session() as session:
                 found = await find_model(session, self._caller.team_id, name)
+            if found:
+                self._caller.require_model(found[0].id, found[0].slug)
             self._models[name] = found[0].id if found else None
         return self._models[name]
 

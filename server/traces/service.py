@@ -17,6 +17,7 @@ from server.context import Context
 from server.models.repository import as_uuid, find_model
 from server.storable import storable_json
 from server.traces.ids import id_or_none
+from server.traces.visibility import require_job
 from store.database import AsyncConnection
 from store.rollouts import TraceFacts, TraceFilter, cancel_traces, delete_trace, find_trace, list_traces, pin_trace
 from store.tables import TraceRow
@@ -26,13 +27,19 @@ from wire.reports import CancelRequest, Deleted, Pin, Trace, TraceCancelled, Tra
 _SILENT = "nothing was heard of this rollout for too long, so it was closed; an exit that still comes counts"
 
 
-async def enter(session: AsyncSession, team_id: UUID, trace_id: UUID, report: TraceEntered) -> None:
-    """The rollout began."""
+async def enter(context: Context, caller: Caller, trace_id: UUID, report: TraceEntered) -> None:
+    """The rollout began. Raises Forbidden where the key is for some models, and this is of another or of its job."""
     values = _fields(report)
-    values["job_id"] = as_uuid(report.job_id) if report.job_id else None
-    found = await find_model(session, team_id, report.model) if report.model else None
-    values["model_id"] = found[0].id if found else None
-    await _upsert(session, team_id, trace_id, report.model_extra, entered_at=func.clock_timestamp(), **values)
+    values["job_id"] = job_id = as_uuid(report.job_id) if report.job_id else None
+    if job_id is not None:
+        await require_job(context, caller, job_id, reports=True)
+    async with context.database.session() as session:
+        found = await find_model(session, caller.team_id, report.model) if report.model else None
+        if found:
+            caller.require_model(found[0].id, found[0].slug)
+        values["model_id"] = found[0].id if found else None
+        began = func.clock_timestamp()
+        await _upsert(session, caller.team_id, trace_id, report.model_extra, entered_at=began, **values)
 
 
 async def exit_(session: AsyncSession, team_id: UUID, trace_id: UUID, report: TraceExited) -> None:

@@ -65,6 +65,7 @@ async def import_traces(
 
     job: the name of the job that they belong to, made where it is not there. rescore: what is on record with the same
     tokens takes the reward and the status of its line; without it, a line that says otherwise is refused.
+    A key for some models refuses lines of others.
     """
     return await take_lines(context, caller, request, ImportOptions(job, rescore))
 

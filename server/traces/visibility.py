@@ -6,10 +6,11 @@ list, and may be reported. For the keys of a whole team nothing is asked.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 from fastapi import Depends
-from sqlalchemy import func, select
+from sqlalchemy import ARRAY, Uuid, any_, func, literal, not_, select
 
 from server.auth.callers import Caller
 from server.auth.dependencies import AnyCallerDep
@@ -34,6 +35,17 @@ async def require_trace(context: Context, caller: Caller, trace_id: UUID, *, rep
     if found is None or found.model_id in caller.model_ids or (reports and found.model_id is None):
         return
     raise Forbidden(f"this key is for some models alone, and the trace {trace_id} is of none of them")
+
+
+async def hidden_traces(
+    context: Context, team_id: UUID, model_ids: Collection[UUID], ids: Collection[UUID]
+) -> set[UUID]:
+    """Those of the team's rollouts that a key for these models does not see."""
+    named = literal(list(ids), ARRAY(Uuid))  # as one parameter: a batch may name more than there may be
+    of_these = func.coalesce(TraceRow.model_id.in_(model_ids), False)
+    query = select(TraceRow.id).where(TraceRow.team_id == team_id, TraceRow.id == any_(named), not_(of_these))
+    async with context.database.session() as session:
+        return set(await session.scalars(query))
 
 
 async def require_job(context: Context, caller: Caller, job_id: UUID, *, reports: bool = False) -> None:

@@ -9,11 +9,12 @@ from uuid import UUID
 from server.context import Context
 from server.evals.service import evaluation_traces
 from server.models.repository import as_uuid
+from server.traces.visibility import hidden_traces
 from server.training.admission import TrainedModel
 from store.rollouts import RecordedSample, Resolved, TraceFacts, count_tokens, resolve
 from store.rollouts.lineage import Lineage, find_lineage
 from store.rollouts.spans import MALFORMED_SAMPLE, PROMPT_CHUNKS
-from wire.errors import InvalidRequest, TooLarge
+from wire.errors import Forbidden, InvalidRequest, TooLarge
 from wire.training import ForwardRequest, ResolvedInput, SampleInput
 
 _NOT_RECORDED = "samples_not_recorded"
@@ -31,11 +32,13 @@ async def resolve_inputs(context: Context, model: TrainedModel, body: ForwardReq
     """Put recorded rollouts in the place of their ids, in the order in which they were named.
 
     Raises InvalidRequest with one sentence for each reason why a rollout cannot be trained on, TooLarge when the
-    rollouts have more tokens than a batch may have. Nothing is changed then.
+    rollouts have more tokens than a batch may have, Forbidden for a rollout that the key does not see. Nothing is
+    changed then.
     """
     ids = {index: _trace_id(index, item) for index, item in enumerate(body.inputs) if isinstance(item, str)}
     if not ids:
         return RecordedInputs()
+    await _refuse_hidden(context, model, ids)
     max_tokens = context.settings.limits.batch_tokens
     async with context.database.connection() as connection:
         counts = await count_tokens(connection, model.team_id, ids.values())
@@ -58,6 +61,17 @@ async def resolve_inputs(context: Context, model: TrainedModel, body: ForwardReq
     for index, trace_id in ids.items():
         body.inputs[index] = _as_input(found[trace_id])
     return RecordedInputs(4 * num_tokens, _figures(ages))
+
+
+async def _refuse_hidden(context: Context, model: TrainedModel, ids: dict[int, UUID]) -> None:
+    """Raises Forbidden where the key is for some models, for the first rollout that is of none of them."""
+    model_ids = model.admission.key.model_ids
+    if model_ids is None:
+        return
+    hidden = await hidden_traces(context, model.team_id, model_ids, ids.values())
+    for index, trace_id in ids.items():
+        if trace_id in hidden:
+            raise Forbidden(f"{_named(index, trace_id)} is of none of the models that this key is for")
 
 
 async def _refuse_evaluations(context: Context, model: TrainedModel, ids: dict[int, UUID]) -> None:

@@ -46,10 +46,17 @@ _READ = """
     where l.team_id = %(team_id)s and l.trace_id = any(%(ids)s)
 """
 
+# Later: for the same model by the order in which a trainer writes them, for another one by when it was written.
 _IS_KEPT = """
     select exists (
-        select from trainer_logprobs
-        where team_id = %(team_id)s and trace_id = %(trace_id)s and operation_id = %(operation_id)s
+        select from trainer_logprobs l
+        left join operations made on made.id = l.operation_id
+        left join operations asked on asked.id = %(operation_id)s
+        where l.team_id = %(team_id)s and l.trace_id = %(trace_id)s and (
+            l.operation_id = %(operation_id)s
+            or case when made.model_id = asked.model_id then made.sequence > asked.sequence
+                else l.computed_at > asked.finished_at end
+        )
     ) as is_kept
 """
 
@@ -101,7 +108,7 @@ def keep_trainer_logprobs(
 
 
 async def is_kept(connection: AsyncConnection, team_id: UUID, trace_id: UUID, operation_id: UUID) -> bool:
-    """Whether what this pass made of the trace is there."""
+    """Whether what this pass made of the trace is there, or what a later one did, which takes its place."""
     asked = {"team_id": team_id, "trace_id": trace_id, "operation_id": operation_id}
     row = await (await connection.execute(_IS_KEPT, asked)).fetchone()
     return bool(row and row.is_kept)

@@ -18,7 +18,7 @@ from server.auth.service import ensure_team
 from server.settings import ServerSettings
 from store.database import AsyncDatabase
 from store.tables import AlarmRow
-from tests.contract.conftest import batch
+from tests.contract.conftest import batch, num_operations
 
 PUBLIC, ANY, READ, USE, REPORT, SAMPLE, TRAIN, KEYS, ADMIN = (
     "public", "any key", "read", "use", "report", "sample", "train", "keys", "admin",
@@ -381,3 +381,96 @@ async def test_a_key_for_one_model_reports_rollouts_whose_model_nobody_has_told_
         assert (await scene.http.post(path, json=body, headers=headers)).status_code == 200, path
     for path in (f"/v2/trace/{trace}", f"/v2/jobs/{job}"):
         assert (await scene.http.get(path, headers=headers)).status_code == 403, path
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions"])
+async def test_a_chat_does_not_take_over_the_rollout_of_another_model(path, stream, scene, narrowed, sampler_script):
+    headers, trace = {"Authorization": f"Bearer {narrowed['key']}"}, narrowed["other"]["trace_id"]
+    body = {**(CHAT if "chat" in path else COMPLETION), "model": narrowed["own"]["model"], "stream": stream}
+    refused = await scene.http.post(path, json=body, headers={**headers, "Trace-Id": trace})
+    assert (refused.status_code, refused.json()["code"], trace in refused.text) == (403, "forbidden", True)
+    assert sampler_script.requests == []
+    assert (await scene.http.get(f"/v2/trace/{trace}", headers=headers)).status_code == 403
+    for taken in (narrowed["own"]["trace_id"], new := str(uuid.uuid4())):
+        reply = await scene.http.post(path, json=body, headers={**headers, "Trace-Id": taken})
+        assert reply.status_code == 200, reply.text
+    assert (await scene.http.get(f"/v2/trace/{new}", headers=headers)).json()["model_id"] == narrowed["own"]["model"]
+    await scene.http.delete(f"/v2/traces/{new}", headers=headers)
+
+
+async def test_a_key_for_one_model_imports_rollouts_of_that_model_alone(scene, narrowed):
+    headers = {"Authorization": f"Bearer {narrowed['key']}"}
+    own, other = narrowed["own"], narrowed["other"]
+
+    async def bring(query: str = "", **line: Any) -> httpx.Response:
+        line = {"trace_id": str(uuid.uuid4()), "prompt_token_ids": [1], "output_token_ids": [2], "reward": 1.0, **line}
+        lines = {name: value for name, value in line.items() if value is not None}
+        return await scene.http.post(f"/v2/traces/import?rescore=true{query}", json=lines, headers=headers)
+
+    tokens = {"prompt_token_ids": [1], "output_token_ids": [2]}
+    turn = {**tokens, "served_at": "2026-01-01T00:00:00Z", "model_id": other["model"]}
+    for refused in (
+        {"model": "narrow-other"},
+        {"turns": [turn], "prompt_token_ids": None, "output_token_ids": None},
+        {"trace_id": other["trace_id"]},
+        {"job_id": other["job_id"]},
+    ):
+        result = (await bring(**refused)).json()
+        assert (result["num_refused"], result["imported"]) == (1, 0), result
+        assert "this key is" in result["refused"][0]["detail"]
+    trace = str(uuid.uuid4())
+    for reward, outcome in ((1.0, "imported"), (1.0, "unchanged"), (0.5, "rescored")):
+        line = {"trace_id": trace, "model": "narrow-own", "job_id": own["job_id"], "reward": reward}
+        assert (await bring(**line)).json()[outcome] == 1
+    (await scene.http.delete(f"/v2/traces/{trace}", headers=headers)).raise_for_status()
+
+
+async def test_a_key_for_one_model_imports_into_no_job_with_rollouts_of_others(scene, narrowed):
+    member, headers = ({"Authorization": f"Bearer {key}"} for key in (scene.keys["member"], narrowed["key"]))
+    line = {"prompt_token_ids": [1], "output_token_ids": [2], "reward": 1.0}
+    theirs = {**line, "model": "narrow-other", "trace_id": str(uuid.uuid4())}
+    path = "/v2/traces/import?job=of-another"
+    told = (await scene.http.post(path, json=theirs, headers=member)).json()
+    assert told["imported"] == 1, told
+    job = told["job_id"]
+    refused = await scene.http.post(path, json={**line, "model": "narrow-own"}, headers=headers)
+    assert (refused.status_code, job in refused.json()["detail"]) == (403, True), refused.text
+    (await scene.http.delete(f"/v2/jobs/{job}", headers=member)).raise_for_status()
+
+
+@pytest.mark.parametrize("whose", ["model", "job_id"])
+async def test_a_key_for_one_model_begins_no_rollout_of_another_one_or_in_its_job(whose, scene, narrowed):
+    headers, trace = {"Authorization": f"Bearer {narrowed['key']}"}, str(uuid.uuid4())
+    path, own = f"/v2/trace/{trace}/enter", {name: narrowed["own"][name] for name in ("model", "job_id")}
+    refused = await scene.http.post(path, json={**own, whose: narrowed["other"][whose]}, headers=headers)
+    assert (refused.status_code, "this key is" in refused.json()["detail"]) == (403, True), refused.text
+    assert (await scene.http.get(f"/v2/trace/{trace}", headers=headers)).status_code == 404
+    assert (await scene.http.post(path, json={**own, "model": "of nobody"}, headers=headers)).status_code == 200
+    assert (await scene.http.post(path, json=own, headers=headers)).status_code == 200
+    (await scene.http.delete(f"/v2/traces/{trace}", headers=headers)).raise_for_status()
+
+
+@pytest.mark.parametrize("call", ["forward-backward", "forward"])
+async def test_a_key_for_one_model_trains_on_no_rollout_of_another_one(call, scene, narrowed, database):
+    member, headers = ({"Authorization": f"Bearer {key}"} for key in (scene.keys["member"], narrowed["key"]))
+    traces, own = dict[str, str](), narrowed["own"]["model"]
+    for name in ("narrow-own", "narrow-other", None):
+        traces[name or ""] = line_id = str(uuid.uuid4())
+        line = {"trace_id": line_id, "model": name, "prompt_token_ids": [1], "output_token_ids": [2], "reward": 1.0}
+        if call == "forward-backward":
+            line["output_logprobs"] = [-0.5]
+        await scene.http.post("/v2/traces/import", json=line, headers=member)
+    path = f"/v1/models/{own}/train/{call}"
+    for name in ("narrow-other", ""):
+        before = await num_operations(database, own)
+        inputs = {"inputs": [traces["narrow-own"], traces[name]]}
+        refused = await scene.http.post(path, json=inputs, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden"), refused.text
+        assert f"input 1 (trace {uuid.UUID(traces[name]).hex})" in refused.json()["detail"]
+        assert await num_operations(database, own) == before
+        assert (await scene.http.post(path, json=inputs, headers=member)).status_code == 200
+    trained = await scene.http.post(path, json={"inputs": [traces["narrow-own"]] * 2}, headers=headers)
+    assert trained.status_code == 200, trained.text
+    for trace in traces.values():
+        (await scene.http.delete(f"/v2/traces/{trace}", headers=member)).raise_for_status()

@@ -307,6 +307,9 @@ async def test_quotas_are_set_where_the_form_changes_them(team, database, origin
             reply = await submit(browser, page, max_concurrent_rollouts=wrong)
             assert reply.status_code == 422, wrong
             assert f'value="{wrong}"' in reply.text
+        for wrong in ("9" * 400 + ".5 GiB", "9" * 400 + " GiB", "1." + "5" * 400 + " GiB", "9" * 30 + ".5 TiB"):
+            reply = await submit(browser, page, max_storage_bytes=wrong)
+            assert (reply.status_code, 'id="problem">Max_storage_bytes' in reply.text) == (422, True), wrong
     assert "set_quotas" in await events_of(database, owner)
 
 

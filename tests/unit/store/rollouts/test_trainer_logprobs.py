@@ -8,14 +8,14 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from store.blobs import BlobStore
 from store.database import AsyncDatabase, Database
 from store.rollouts import TraceRecord, delete_trace, record
 from store.rollouts.digests import sample_digest
-from store.rollouts.trainer_logprobs import Pass, keep_trainer_logprobs, read_trainer_logprobs
-from store.tables import OperationRow, TeamRow, TrainerLogprobsRow
+from store.rollouts.trainer_logprobs import Pass, is_kept, keep_trainer_logprobs, read_trainer_logprobs
+from store.tables import ModelRow, OperationRow, TeamRow, TrainerLogprobsRow
 from tests.unit.conftest import World
 from tests.unit.store.rollouts.conftest import make_turns, samples
 from wire.trajectories import Float32Array
@@ -74,6 +74,44 @@ async def test_the_last_pass_counts(
         found = (await read_trainer_logprobs(connection, world.team_id, [trace_id]))[trace_id]
     assert {one.operation_id for other, one in found.items() if other != digest} == {made_by.operation_id}
     assert (found[digest].checkpoint_id, found[digest].kind, found[digest].logprobs.sum()) == (None, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("whose", "sequence", "finished_first", "is_later"),
+    [("own", 2, False, True), ("own", 0, True, False), ("another", 0, True, True), ("another", 9, False, False)],
+)
+async def test_who_waits_for_a_pass_is_content_with_a_later_one(
+    whose: str, sequence: int, finished_first: bool, is_later: bool,
+    world: World, database: Database, async_database: AsyncDatabase, blobs: BlobStore, made_by: Pass,
+):  # fmt: skip
+    trace_id = await recorded(async_database, blobs, world.team_id)
+
+    async def is_there(operation_id: UUID) -> bool:
+        async with async_database.connection() as connection:
+            return await is_kept(connection, world.team_id, trace_id, operation_id)
+
+    def finish() -> None:
+        with database.session() as session:
+            session.get_one(OperationRow, made_by.operation_id).finished_at = func.clock_timestamp()
+
+    with database.session() as session:
+        model = ModelRow(slug="o/other", name="other", team_id=world.team_id, base_id=world.base_id)
+        session.add(model)
+        session.flush()
+        model_id = world.model_id if whose == "own" else model.id
+        row = OperationRow(model_id=model_id, sequence=sequence, kind="forward", payload=b"", head_version=0)
+        session.add(row)
+        session.flush()
+        other = Pass(row.id, model_id, None, 0)
+    assert not await is_there(made_by.operation_id)
+    if finished_first:
+        finish()
+    keep(database, other, trace_id)
+    if not finished_first:
+        finish()
+    assert (await is_there(made_by.operation_id), await is_there(other.operation_id)) == (is_later, True)
+    keep(database, made_by, trace_id)
+    assert await is_there(made_by.operation_id)
 
 
 async def test_what_is_not_on_record_with_the_models_team_is_left_out(

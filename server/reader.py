@@ -48,7 +48,8 @@ class Reader:
     @property
     def pid(self) -> int | None:
         """Of the process, once there is one."""
-        return self._process.pid if self._process is not None else None
+        process = self._process
+        return process.pid if process is not None else None
 
     async def read(self, data: bytes, work: Callable[Concatenate[bytes, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work`, a function of a module, makes of the data and of other arguments.
@@ -64,8 +65,9 @@ class Reader:
     async def close(self) -> None:
         """End the process, whatever it does."""
         self._is_closed = True
-        if self._process is not None:
-            self._process.kill()
+        process = self._process  # the thread may forget it meanwhile
+        if process is not None:
+            process.kill()
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
         self._forget()
 

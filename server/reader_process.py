@@ -6,9 +6,10 @@ import gc
 import sys
 import traceback
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from wire.errors import HeadwayError
+from wire.errors import HeadwayError, InvalidRequest
 
 _STDIN = 0
 
@@ -21,7 +22,7 @@ def main() -> None:
         try:
             work, args, kwargs = connection.recv()
             answer = _answer(work, connection.recv_bytes(), args, kwargs)
-            connection.send(answer)
+            connection.send_bytes(answer)
         except (EOFError, ConnectionError):
             return
         del answer
@@ -29,17 +30,19 @@ def main() -> None:
         gc.freeze()  # what is left are modules, which need not be looked through after every upload
 
 
-def _answer(work: Any, data: bytes, args: Any, kwargs: Any) -> tuple[str | None, Any]:
-    """(None, the result), or (the code of a refusal, its sentence)."""
+def _answer(work: Any, data: bytes, args: Any, kwargs: Any) -> memoryview:
+    """Pickled: (None, the result), or (the code of a refusal, its sentence)."""
     try:
-        return None, work(data, *args, **kwargs)
+        return ForkingPickler.dumps((None, work(data, *args, **kwargs)))
     except HeadwayError as error:
-        return error.code, error.message
+        return ForkingPickler.dumps((error.code, error.message))
+    except RecursionError:
+        return ForkingPickler.dumps((InvalidRequest.code, "the upload is nested too deeply to be read"))
     except MemoryError:
         raise  # the server starts another process
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
-        return HeadwayError.code, f"the upload could not be read ({type(error).__name__})"
+        return ForkingPickler.dumps((HeadwayError.code, f"the upload could not be read ({type(error).__name__})"))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,14 @@ import json
 import math
 from typing import Any
 
+from wire.errors import InvalidRequest
+
+MOST_LEVELS = 200
+"""Of lists and objects within one another. Pydantic writes no more than 254."""
+_AROUND = 20
+"""Levels of an answer around what was sent."""
+_CUT = "(nested too deeply to be shown)"
+
 
 def storable_text(text: str) -> str:
     """The text with what PostgreSQL cannot hold replaced by U+FFFD."""
@@ -17,16 +25,41 @@ def text_or_none(value: Any) -> str | None:
     return storable_text(value) if isinstance(value, str) else None
 
 
-def storable_json(value: Any) -> Any:
-    """A JSON value with texts made storable, and numbers that JSON does not have written as text."""
+def storable_json(value: Any, name: str) -> Any:
+    """A JSON value as `readable_value` makes it. `name`: where it was sent. Raises InvalidRequest where it is nested
+    too deeply to be read again."""
+    refuse_deep(value, name)
+    return readable_value(value)
+
+
+def refuse_deep(value: Any, name: str) -> None:
+    """Raises InvalidRequest for a JSON value of more than `MOST_LEVELS` levels."""
+    level = [value]
+    for _ in range(MOST_LEVELS + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, list | dict)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise InvalidRequest(f"{name} is nested too deeply: send at most {MOST_LEVELS} levels of lists and objects")
+
+
+def readable_value(value: Any, levels: int = MOST_LEVELS) -> Any:
+    """A JSON value with texts made storable, numbers that JSON does not have written as text, and what is nested more
+    deeply than so many levels left out."""
     if isinstance(value, str):
         return storable_text(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, list | dict) and not levels:
+        return _CUT
     if isinstance(value, list):
-        return [storable_json(item) for item in value]
+        return [readable_value(item, levels - 1) for item in value]
     if isinstance(value, dict):
-        return {storable_text(str(key)): storable_json(item) for key, item in value.items()}
+        return {storable_text(str(key)): readable_value(item, levels - 1) for key, item in value.items()}
     return value
 
 
@@ -36,6 +69,5 @@ def is_storable(text: str) -> bool:
 
 
 def readable_json(value: Any) -> bytes:
-    """JSON that every client reads, whatever was recorded: half surrogate pairs and numbers that JSON does not have
-    are written as `storable_json` writes them."""
-    return json.dumps(storable_json(value)).encode()
+    """JSON that every client reads, whatever was recorded: `readable_value` of it."""
+    return json.dumps(readable_value(value, MOST_LEVELS + _AROUND)).encode()

@@ -36,7 +36,7 @@ async def add_eval(session: AsyncSession, caller: Caller, model: ModelRow, reque
         stderr=request.stderr,
         higher_is_better=request.higher_is_better,
         mixed=False,
-        details=storable_json(request.metadata) if request.metadata else None,
+        details=storable_json(request.metadata, "metadata") if request.metadata else None,
     )
     session.add(row)
     await session.flush()

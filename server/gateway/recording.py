@@ -17,7 +17,7 @@ from server.gateway.generation import Answer
 from server.gateway.recorder import Served as ServedCompletion
 from server.gateway.targets import Target
 from server.models.repository import as_uuid
-from server.storable import storable_json
+from server.storable import readable_value
 from server.traces.visibility import require_trace
 from store.rollouts import Conversation, NewSample, Served
 from wire.sampling import GenerateRequest
@@ -94,4 +94,4 @@ async def recording_of(context: Context, target: Target, request: Request) -> Re
 
 def _sampling(sequence: GenerateRequest, index: int, count: int) -> dict[str, Any]:
     choice = {"choice": index} if count > 1 else {}
-    return {**storable_json(sequence.params.model_dump(exclude=_NOT_OF_SAMPLING, exclude_none=True)), **choice}
+    return {**readable_value(sequence.params.model_dump(exclude=_NOT_OF_SAMPLING, exclude_none=True)), **choice}

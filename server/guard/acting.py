@@ -43,7 +43,7 @@ async def _take(context: Context) -> AlarmRow | None:
             return None
         alarm.attempts += 1
         alarm.try_at = await _in(session, _LEASE_S)
-        if alarm.head_before is None:
+        if alarm.head_before is None:  # a roll-back writes it again, as it is when the head moves
             head = (await session.get_one(ModelRow, alarm.model_id)).head_checkpoint_id
             alarm.head_before = str(head) if head else BASE
         await session.flush()

@@ -48,7 +48,7 @@ async def acknowledge(
 async def undo(context: Context, caller: Caller, model: ModelRow, alarm_id: UUID) -> Alarm:
     """Take back what the guard did: the head goes where it was, and training goes on. The alarm is acknowledged.
 
-    Raises NotFound, Conflict where nothing was done or the head was moved since, and what `roll_to` and `resume` raise.
+    Raises NotFound, Conflict where nothing was done or the head moved since, and what `roll_to` and `resume` raise.
     """
     async with context.database.session() as session:
         alarm = await _locked(session, model.id, alarm_id)
@@ -59,22 +59,31 @@ async def undo(context: Context, caller: Caller, model: ModelRow, alarm_id: UUID
         now = str(head) if head else BASE
         rolled = alarm.head_after is not None and alarm.head_after != alarm.head_before
         if rolled and now not in (alarm.head_after, alarm.head_before):
-            raise Conflict(
-                "the head has moved since the guard set it, so going back would lose what came after; "
-                f"PUT /v2/models/{model.id}/head does that, with checkpoint_id {alarm.head_before}"
-            )
-        if model.paused_by == "guard" and _paused(alarm):
-            await pausing.resume(session, model.id, actor_of(caller), "team")
+            raise _head_moved(alarm)
     if rolled and now == alarm.head_after:
         before = alarm.head_before if alarm.head_before != BASE else None
+
+        async def check(session: AsyncSession) -> None:
+            """Steps may have been committed while samplers loaded the checkpoint."""
+            alarm = await _locked(session, model.id, alarm_id)
+            _refuse_undoing(alarm)
+            if await _locked_head(session, model.id) != alarm.head_after:
+                raise _head_moved(alarm)
+
         try:
-            await roll_to(context, model, before, actor_of(caller), f"undoes alarm {alarm.id} ({alarm.rule})")
+            await roll_to(context, model, before, actor_of(caller), f"undoes alarm {alarm.id} ({alarm.rule})", check)
         except BaseException:
             async with context.database.session() as session:
-                (await _locked(session, model.id, alarm_id)).state = was
+                alarm = await _locked(session, model.id, alarm_id)
+                if alarm.undone_at is None:
+                    alarm.state = was
             raise
     async with context.database.session() as session:
         alarm = await _locked(session, model.id, alarm_id)
+        if _paused(alarm):  # not sooner: a step would be committed on the head that is left
+            paused = await session.get_one(ModelRow, model.id, with_for_update=True, populate_existing=True)
+            if paused.paused_by == "guard":
+                await pausing.resume(session, model.id, actor_of(caller), "team")
         alarm.undone_at = await session.scalar(select(func.clock_timestamp()))
         await _acknowledge(session, alarm)
         told = {"alarm": str(alarm.id), "rule": alarm.rule}
@@ -99,6 +108,19 @@ def _refuse_undoing(alarm: AlarmRow) -> None:
         raise Conflict("this alarm was only noted, so there is nothing to undo; acknowledge it")
     if not {"pause", "rollback"}.intersection(alarm.actions):
         raise Conflict("a webhook cannot be taken back; acknowledge the alarm")
+
+
+def _head_moved(alarm: AlarmRow) -> Conflict:
+    return Conflict(
+        "the head has moved since the guard set it, so going back would lose what came after; "
+        f"PUT /v2/models/{alarm.model_id}/head does that, with checkpoint_id {alarm.head_before}"
+    )
+
+
+async def _locked_head(session: AsyncSession, model_id: UUID) -> str:
+    """Where the head is, and stays until the transaction ends."""
+    model = await session.get_one(ModelRow, model_id, with_for_update=True, populate_existing=True)
+    return str(model.head_checkpoint_id) if model.head_checkpoint_id else BASE
 
 
 async def _acknowledge(session: AsyncSession, alarm: AlarmRow) -> None:

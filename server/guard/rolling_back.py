@@ -61,6 +61,7 @@ async def roll_back(context: Context, alarm: AlarmRow) -> str:
         model = await session.get_one(ModelRow, alarm.model_id, with_for_update=True, populate_existing=True)
         if await _was_moved(session, alarm, model.head_checkpoint_id):
             raise _HeadMoved
+        row.head_before = _named(model.head_checkpoint_id)  # training went on since the first attempt
         row.head_after = to
 
     try:

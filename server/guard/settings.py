@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any, cast
 from uuid import UUID
 
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -41,7 +42,9 @@ async def read_guard(session: AsyncSession, model_id: UUID) -> Guard:
 
 async def read_set(session: AsyncSession, model_id: UUID, *, lock: bool = False) -> GuardRequest:
     """What of it is set, as `set_guard` takes it; all that is left out is a default. lock: for who changes it then."""
-    row = await session.get(GuardRow, model_id, populate_existing=True, with_for_update=lock)
+    if lock:
+        await _lock(session, model_id)
+    row = await session.get(GuardRow, model_id, populate_existing=True)
     if row is None:
         return GuardRequest()
     rules = {name: rule for name, rule in row.rules.items() if name in RULES}
@@ -53,6 +56,7 @@ async def set_guard(session: AsyncSession, caller: Caller, model: ModelRow, requ
     the webhook is not the caller's to set."""
     if model.base_id is None:
         raise InvalidRequest(f"{model.slug!r} is a base model, which is not trained; guard its forks")
+    await _lock(session, model.id)
     before = await read_guard(session, model.id)
     if "keys" not in caller.scopes and request.webhook_url is None:
         request = request.model_copy(update={"webhook_url": before.webhook_url})  # which the caller cannot see
@@ -105,6 +109,11 @@ def in_full(row: GuardRow | None) -> Guard:
 def names_an_evaluation(patterns: list[str], job_name: str | None) -> bool:
     """Whether a job of that name is an evaluation."""
     return job_name is not None and any(fnmatchcase(job_name.lower(), pattern.lower()) for pattern in patterns)
+
+
+async def _lock(session: AsyncSession, model_id: UUID) -> None:
+    """Have others who change the guard wait. It is the model's row: as long as nothing is set, the guard has none."""
+    await session.execute(select(ModelRow.id).where(ModelRow.id == model_id).with_for_update())
 
 
 def _check_rule(name: str, rule: RuleSettings) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.storable import storable_json, storable_text
+from server.storable import readable_value, storable_text
 from store.rollouts import RecordedSample, RecordedSpan, Resolved
 from store.rollouts.spans import STEP_SCHEMA
 
@@ -227,7 +227,7 @@ def readable(value: Any) -> str:
     """JSON with a line for each field; a text that holds JSON likewise."""
     if isinstance(value, str):
         return storable_text(value)
-    return json.dumps(storable_json(value), indent=2, ensure_ascii=False)
+    return json.dumps(readable_value(value), indent=2, ensure_ascii=False)
 
 
 def _tool_name(tool: Any) -> str:

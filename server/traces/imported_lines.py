@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from server.sentences import first_problem
-from server.storable import storable_json, storable_text, text_or_none
+from server.storable import readable_value, refuse_deep, storable_text, text_or_none
 from server.training.body import BodyScanner
 from store.rollouts import Conversation, ImportedTurn, NewTrace, Served, content_id
 from wire import transfers
@@ -78,8 +78,8 @@ def read_line(data: bytes, max_tokens: int) -> Line:
         said,
         turns,
         said.trace_id or content_id(turns, said.reward),
-        storable_json(_object("evaluation_result", said.evaluation_result)),
-        storable_json(_object("extra", said.extra)),
+        readable_value(_object("evaluation_result", said.evaluation_result)),
+        readable_value(_object("extra", said.extra)),
     )
 
 
@@ -138,7 +138,7 @@ def _served(where: str, said: transfers.ImportedTurn, asked: Conversation | None
         storable_text(said.completion_id or ""),
         said.model_id,
         said.checkpoint_id,
-        storable_json(_object(f"{where}: sampling", said.sampling) or {}),
+        readable_value(_object(f"{where}: sampling", said.sampling) or {}),
         text_or_none(said.finish_reason),
         said.seconds or 0.0,
         asked,
@@ -161,10 +161,13 @@ def _object(name: str, text: str | None) -> dict[str, Any] | None:
         return None
     try:
         value: Any = json.loads(text)
-    except (ValueError, RecursionError):
+    except RecursionError:
+        raise InvalidRequest(f"{name} is nested too deeply") from None
+    except ValueError:
         _not_an_object(name)
     if value is not None and not isinstance(value, dict):
         _not_an_object(name)
+    refuse_deep(value, name)
     return value
 
 

@@ -29,7 +29,7 @@ _SILENT = "nothing was heard of this rollout for too long, so it was closed; an 
 
 async def enter(context: Context, caller: Caller, trace_id: UUID, report: TraceEntered) -> None:
     """The rollout began. Raises Forbidden where the key is for some models, and this is of another or of its job."""
-    values = report.model_dump(exclude=set(report.model_extra or {}))
+    values = _fields(report)
     values["job_id"] = job_id = as_uuid(report.job_id) if report.job_id else None
     if job_id is not None:
         await require_job(context, caller, job_id, reports=True)
@@ -44,7 +44,7 @@ async def enter(context: Context, caller: Caller, trace_id: UUID, report: TraceE
 
 async def exit_(session: AsyncSession, team_id: UUID, trace_id: UUID, report: TraceExited) -> None:
     """The rollout ended. One that was closed for its silence, or cancelled, has ended as this says."""
-    values = report.model_dump(exclude=set(report.model_extra or {}))
+    values = _fields(report)
     await _upsert(session, team_id, trace_id, report.model_extra, exited_at=func.clock_timestamp(), **values)
 
 
@@ -143,14 +143,19 @@ def _is_finite(score: Any) -> bool:
     return isinstance(score, int | float) and math.isfinite(score)
 
 
+def _fields(report: TraceEntered | TraceExited) -> dict[str, Any]:
+    """What is no extra, as it came: however deeply a result is nested, refusing it is for who stores it."""
+    return {name: getattr(report, name) for name in type(report).model_fields}
+
+
 async def _upsert(
     session: AsyncSession, team_id: UUID, trace_id: UUID, extra: dict[str, Any] | None, **values: Any
 ) -> None:
     """What a report leaves out stays as it was."""
-    said = {name: storable_json(value) for name, value in values.items() if value is not None}
+    said = {name: storable_json(value, name) for name, value in values.items() if value is not None}
     said["last_activity_at"] = func.clock_timestamp()
     if extra:
-        said["extra"] = storable_json(extra)
+        said["extra"] = storable_json(extra, "the report")
     row = insert(TraceRow).values(team_id=team_id, id=trace_id, **said)
     if extra:
         said["extra"] = func.coalesce(TraceRow.extra, literal({}, JSONB)).concat(row.excluded.extra)

@@ -62,8 +62,9 @@ def _forget_traces(connection: Connection, condition: str, values: dict[str, Any
     found: Ids = set()
     while True:
         delete = f"""
-            delete from traces t where (t.team_id, t.id) in ({find} order by t.team_id, t.id limit %(at_once)s)
-                and {condition} returning t.team_id, t.id
+            delete from traces t where (t.team_id, t.id) in (
+                {find} order by t.team_id, t.id limit %(at_once)s for update of t
+            ) and {condition} returning t.team_id, t.id
         """
         if not (gone := _ids(connection, delete, values)):
             return found

@@ -10,16 +10,27 @@ from store.database import AsyncConnection, Database
 Told = Callable[[AsyncConnection, int], Awaitable[None]]
 """Writes down, in the transaction of the connection, how many went."""
 
+# Many traces are locked in the order in which recording locks them; in another, each could wait for the other.
 _CLOSE = """
-    update traces set timed_out_at = clock_timestamp()
-    where status is null and timed_out_at is null
-        and last_activity_at < clock_timestamp() - make_interval(secs => %(silent_s)s)
+    with silent as (
+        select team_id, id from traces
+        where status is null and timed_out_at is null
+            and last_activity_at < clock_timestamp() - make_interval(secs => %(silent_s)s)
+        order by team_id, id for update
+    )
+    update traces t set timed_out_at = clock_timestamp() from silent
+    where t.team_id = silent.team_id and t.id = silent.id
 """
 _CANCEL = """
-    update traces set status = 'cancelled', exited_at = clock_timestamp(), last_activity_at = clock_timestamp()
-    where team_id = %(team_id)s and status is null and timed_out_at is null
-        and (%(trace_id)s::uuid is null or id = %(trace_id)s) and (%(job_id)s::uuid is null or job_id = %(job_id)s)
-    returning job_id
+    with running as (
+        select team_id, id from traces
+        where team_id = %(team_id)s and status is null and timed_out_at is null
+            and (%(trace_id)s::uuid is null or id = %(trace_id)s) and (%(job_id)s::uuid is null or job_id = %(job_id)s)
+        order by team_id, id for update
+    )
+    update traces t set status = 'cancelled', exited_at = clock_timestamp(), last_activity_at = clock_timestamp()
+    from running where t.team_id = running.team_id and t.id = running.id
+    returning t.job_id
 """
 _PIN_TRACE = """
     update traces set pinned_at = case when %(pinned)s then coalesce(pinned_at, clock_timestamp()) end
@@ -31,9 +42,11 @@ _PIN_JOB = """
 """
 _DELETE_TRACE = "delete from traces where team_id = %(team_id)s and id = %(id)s"
 _DELETE_TRACES = """
-    delete from traces where (team_id, id) in (
-        select team_id, id from traces where team_id = %(team_id)s and job_id = %(id)s order by id limit 1000
+    with going as (
+        select team_id, id from traces where team_id = %(team_id)s and job_id = %(id)s
+        order by team_id, id limit 1000 for update
     )
+    delete from traces t using going where t.team_id = going.team_id and t.id = going.id
 """
 _DELETE_JOB = "delete from jobs where team_id = %(team_id)s and id = %(id)s"
 

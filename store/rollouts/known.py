@@ -15,15 +15,17 @@ from store.rollouts.samples import KnownSample
 Trace = tuple[UUID, UUID]
 """Team and id."""
 
-_MOST_TRACES = 8192
+_MOST_SAMPLES = 65_536
+"""About 25 MB."""
 
 
 class KnownSamples:
-    """Of the traces that were recorded last. Belongs to one event loop."""
+    """Of the traces that were recorded last, so many samples at most. Belongs to one event loop."""
 
-    def __init__(self, most_traces: int = _MOST_TRACES) -> None:
+    def __init__(self, most_samples: int = _MOST_SAMPLES) -> None:
         self._of_traces: OrderedDict[Trace, Sequence[KnownSample]] = OrderedDict()
-        self._most_traces = most_traces
+        self._most_samples = most_samples
+        self._num_samples = 0
 
     def of(self, trace: Trace) -> Sequence[KnownSample] | None:
         """In the order in which they were recorded. None: it has to be asked."""
@@ -31,11 +33,12 @@ class KnownSamples:
 
     def remember(self, trace: Trace, samples: Sequence[KnownSample]) -> None:
         """These are all that are on record."""
+        self.forget(trace)
         self._of_traces[trace] = samples
-        self._of_traces.move_to_end(trace)
-        if len(self._of_traces) > self._most_traces:
-            self._of_traces.popitem(last=False)
+        self._num_samples += len(samples)
+        while self._num_samples > self._most_samples:
+            self._num_samples -= len(self._of_traces.popitem(last=False)[1])
 
     def forget(self, trace: Trace) -> None:
         """Something else is on record."""
-        self._of_traces.pop(trace, None)
+        self._num_samples -= len(self._of_traces.pop(trace, ()))

@@ -22,134 +22,11 @@ from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts.known import KnownSamples, Trace
 from store.rollouts.samples import KnownSample, NewSample, PackedSample, pack_samples, placed
 from store.rollouts.spans import SPAN_ID_REUSED, NewSpan
+from store.rollouts.statements import COUNT_SPANS, INSERT_SAMPLE, INSERT_SPAN, KNOWN, LOCK_TRACE
 
 _ATTEMPTS = 3
 _FEW_TOKENS, _FEW_BYTES = 8192, 16 * 1024
 """What is packed at once: about a millisecond of work. A thread takes longer to wake up when the loop is busy."""
-
-_KNOWN = """
-    select team_id, trace_id, digest, prompt_length, output_length, prompt_digest, end_digest, num_items, items_digest
-    from samples
-    where (team_id, trace_id) in (select * from unnest(%(teams)s::uuid[], %(traces)s::uuid[]))
-    order by recorded_at, digest
-"""
-
-_LOCK_TRACE = """
-    insert into traces (team_id, id, model, model_id, checkpoint_ids, flags, evaluated_reward)
-    values (
-        %(team_id)s, %(id)s, %(model)s, %(model_id)s, %(checkpoint_ids)s::uuid[], %(flags)s::text[],
-        %(evaluated_reward)s
-    )
-    on conflict (team_id, id) do update set
-        last_activity_at = clock_timestamp(),
-        model = coalesce(traces.model, excluded.model),
-        model_id = coalesce(excluded.model_id, traces.model_id),
-        evaluated_reward = coalesce(excluded.evaluated_reward, traces.evaluated_reward),
-        checkpoint_ids = case when traces.checkpoint_ids @> excluded.checkpoint_ids then traces.checkpoint_ids
-            else array(select distinct unnest(traces.checkpoint_ids || excluded.checkpoint_ids)) end,
-        flags = case when traces.flags @> excluded.flags then traces.flags
-            else array(select distinct unnest(traces.flags || excluded.flags)) end
-"""
-
-_SERVED = (
-    "served_at",
-    "completion_id",
-    "model_id",
-    "checkpoint_id",
-    "sampling",
-    "finish_reason",
-    "seconds",
-    "conversation",
-    "conversation_blob",
-    "conversation_parent",
-    "items_shared",
-    "num_items",
-    "items_digest",
-)
-_TOLD = (
-    "team_id",
-    "trace_id",
-    "digest",
-    "prompt_length",
-    "output_length",
-    "parent_digest",
-    "prompt_shared",
-    "prompt_digest",
-    "end_digest",
-    "tokens",
-    "tokens_blob",
-)
-_COLUMNS = (*_TOLD, *_SERVED)
-
-# Telemetry may be here before the gateway: then the row gets what the gateway knows. The first record stays.
-# The trace is locked first, so what is there to be shared with stays; where it has gone, or the trace has, nothing is
-# written.
-_INSERT_SAMPLE = f"""
-    with locked as (
-        select from traces where team_id = %(team_id)s and id = %(trace_id)s for update
-    ), parents as (
-        select exists (select from locked) and not exists (
-            select from unnest(array[%(parent_digest)s, %(conversation_parent)s]::bytea[]) as parent (digest)
-            where parent.digest is not null and not exists (
-                select from samples s
-                where s.team_id = %(team_id)s and s.trace_id = %(trace_id)s and s.digest = parent.digest
-            )
-        ) as are_there
-    ), written as (
-        insert into samples ({", ".join(_COLUMNS)})
-        select {", ".join(f"%({name})s" for name in _COLUMNS)} from parents where are_there
-        on conflict (team_id, trace_id, digest)
-            do update set {", ".join(f"{name} = excluded.{name}" for name in _SERVED)}
-        where samples.served_at is null and excluded.served_at is not null
-        returning case when xmax = 0 then 1 else 0 end as is_new
-    ), counted as (
-        update traces set
-            last_activity_at = clock_timestamp(),
-            model_id = coalesce(%(model_id)s, model_id),
-            checkpoint_ids = case
-                when %(checkpoint_id)s::uuid is null or checkpoint_ids @> array[%(checkpoint_id)s::uuid]
-                    then checkpoint_ids
-                else checkpoint_ids || %(checkpoint_id)s::uuid
-            end,
-            num_samples = num_samples + new.num,
-            num_prompt_tokens = num_prompt_tokens + new.num * %(prompt_length)s,
-            num_output_tokens = num_output_tokens + new.num * %(output_length)s
-        from (select coalesce((select is_new from written), 0) as num from parents where are_there) as new
-        where team_id = %(team_id)s and id = %(trace_id)s
-        returning num_samples
-    )
-    select are_there, (select num_samples from counted) as num_samples from parents
-"""  # noqa: S608 - put together from constants
-
-# The content that came first counts, what comes later under the same id is kept with a flag.
-_INSERT_SPAN = """
-    insert into spans (
-        team_id, trace_id, span_id, digest, schema_tag, name, step_id, source, started_at, ended_at, sample_digest,
-        flag, num_bytes, payload, payload_blob
-    )
-    select
-        %(team_id)s, %(trace_id)s, %(span_id)s, %(digest)s, %(schema_tag)s, %(name)s, %(step_id)s, %(source)s,
-        %(started_at)s, %(ended_at)s, %(sample_digest)s,
-        coalesce(
-            %(flag)s,
-            case when exists (
-                select from spans s
-                where s.team_id = %(team_id)s and s.trace_id = %(trace_id)s and s.span_id = %(span_id)s
-                    and s.digest <> %(digest)s
-            ) then %(span_id_reused)s end
-        ),
-        %(num_bytes)s, %(payload)s, %(payload_blob)s
-    on conflict (team_id, trace_id, span_id, digest) do nothing
-    returning flag, sample_digest is not null as has_sample
-"""
-
-_COUNT_SPANS = """
-    update traces set
-        num_turns = num_turns + %(num_turns)s,
-        flags = case when flags @> %(flags)s::text[] then flags
-            else array(select distinct unnest(flags || %(flags)s::text[])) end
-    where team_id = %(team_id)s and id = %(id)s
-"""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -175,7 +52,7 @@ class TraceRecord:
 
 
 class _ParentGone(Exception):
-    """A sample that others were to share with was deleted meanwhile."""
+    """A sample that others were to share with was deleted meanwhile, or is on record with another conversation."""
 
 
 async def record(
@@ -199,9 +76,8 @@ async def record(
     for attempt in range(_ATTEMPTS):
         traces = [one.trace for one in records if one.samples]
         earlier = await _known_samples(database, traces, known if attempt == 0 else None)
-        if attempt == _ATTEMPTS - 1:
-            earlier.clear()  # shares nothing, so nothing can be missing
-        samples = await _maybe_in_a_thread(num_tokens > _FEW_TOKENS, _pack_samples, records, earlier, blobs)
+        share = attempt < _ATTEMPTS - 1
+        samples = await _maybe_in_a_thread(num_tokens > _FEW_TOKENS, _pack_samples, records, earlier, blobs, share)
         try:
             if first is None and attempt == 0 and known is not None and all(_is_turn(one, known) for one in records):
                 counts = await _write_turns(database, samples)
@@ -226,10 +102,10 @@ async def _write_turns(database: AsyncDatabase, samples: Mapping[Trace, Sequence
     values = [_sample_values(one) for _, one in sent]
     async with database.connection() as connection, connection.cursor() as cursor:
         if len(sent) == 1:
-            await cursor.execute(_INSERT_SAMPLE, values[0])
+            await cursor.execute(INSERT_SAMPLE, values[0])
         else:
             async with connection.pipeline():
-                await cursor.executemany(_INSERT_SAMPLE, values, returning=True)
+                await cursor.executemany(INSERT_SAMPLE, values, returning=True)
         return await _sample_counts(cursor, sent)
 
 
@@ -240,7 +116,7 @@ async def _write(
     spans: Sequence[tuple[Trace, dict[str, Any]]],
     first: Preparation | None,
 ) -> dict[Trace, int]:
-    """How many samples each trace has then, where it is known. Raises _ParentGone."""
+    """How many samples each trace has then; 0 where some were on record before. Raises _ParentGone."""
     counts = dict[Trace, int]()
     async with database.connection() as connection, connection.cursor() as cursor:
         # What is sent in one go is one transaction without being told so, and two statements less.
@@ -249,10 +125,10 @@ async def _write(
             if first is not None:
                 await first(connection)
             async with connection.cursor() as locking:
-                await locking.executemany(_LOCK_TRACE, [_trace_values(one) for one in records])
+                await locking.executemany(LOCK_TRACE, [_trace_values(one) for one in records])
             sent = [(trace, sample) for trace, packed in samples.items() for sample in packed]
             if sent:
-                await cursor.executemany(_INSERT_SAMPLE, [_sample_values(one) for _, one in sent], returning=True)
+                await cursor.executemany(INSERT_SAMPLE, [_sample_values(one) for _, one in sent], returning=True)
             if not is_one_go:
                 counts = await _sample_counts(cursor, sent)
                 await _write_spans(connection, spans)
@@ -264,7 +140,7 @@ async def _sample_counts(cursor: AsyncCursor[Any], sent: Sequence[tuple[Trace, P
     async for written, (trace, _) in _results(cursor, sent):
         if not written.are_there:
             raise _ParentGone
-        counts[trace] = written.num_samples or 0
+        counts[trace] = written.num_samples if written.is_new and counts.get(trace, 1) else 0
     return counts
 
 
@@ -291,10 +167,10 @@ def _pack_spans(records: Sequence[TraceRecord], blobs: BlobStore) -> list[tuple[
 
 
 def _pack_samples(
-    records: Sequence[TraceRecord], earlier: Mapping[Trace, Sequence[KnownSample]], blobs: BlobStore
+    records: Sequence[TraceRecord], earlier: Mapping[Trace, Sequence[KnownSample]], blobs: BlobStore, share: bool
 ) -> dict[Trace, list[PackedSample]]:
     return {
-        record.trace: pack_samples(_distinct(record.samples), earlier.get(record.trace, ()), blobs)
+        record.trace: pack_samples(_distinct(record.samples), earlier.get(record.trace, ()), blobs, share=share)
         for record in records
         if record.samples
     }
@@ -338,7 +214,7 @@ async def _known_samples(
         read: dict[Trace, list[KnownSample]] = defaultdict(list)
         values = {"teams": [team for team, _ in asked], "traces": [trace for _, trace in asked]}
         async with database.connection() as connection:
-            async for team_id, trace_id, *facts in await connection.execute(_KNOWN, values):
+            async for team_id, trace_id, *facts in await connection.execute(KNOWN, values):
                 read[team_id, trace_id].append(KnownSample(*facts))
         found |= read
     return found
@@ -368,7 +244,7 @@ async def _write_spans(connection: AsyncConnection, spans: Sequence[tuple[Trace,
         return
     flags, num_turns = defaultdict[Trace, set[str]](set), Counter[Trace]()
     async with connection.cursor() as cursor:
-        await cursor.executemany(_INSERT_SPAN, [values for _, values in spans], returning=True)
+        await cursor.executemany(INSERT_SPAN, [values for _, values in spans], returning=True)
         async for inserted, (trace, _) in _results(cursor, spans):
             if inserted.flag is not None:
                 flags[trace].add(inserted.flag)
@@ -378,7 +254,7 @@ async def _write_spans(connection: AsyncConnection, spans: Sequence[tuple[Trace,
             {"team_id": team, "id": trace, "num_turns": num_turns[team, trace], "flags": sorted(flags[team, trace])}
             for team, trace in sorted({*flags, *num_turns})
         ]:
-            await cursor.executemany(_COUNT_SPANS, counts)
+            await cursor.executemany(COUNT_SPANS, counts)
 
 
 async def _results(cursor: AsyncCursor[Any], sent: Sequence[Sent]) -> AsyncGenerator[tuple[Any, Sent]]:

@@ -14,6 +14,16 @@ from store.rollouts.conversations import Conversation, pack_conversation
 from store.rollouts.digests import boundary_digests, items_digests, longest_prefix, sample_digest
 from wire.trajectories import Turn
 
+_OF_A_CONVERSATION = (
+    "conversation",
+    "conversation_blob",
+    "conversation_parent",
+    "parent_items_digest",
+    "items_shared",
+    "num_items",
+    "items_digest",
+)
+
 INLINE_BYTES = 64 * 1024
 """What is larger becomes a blob."""
 
@@ -71,18 +81,21 @@ class KnownSample:
 
 @dataclass(frozen=True, slots=True)
 class PackedSample:
-    """A sample as columns of its row."""
+    """A sample as columns of its row, and the `parent_items_digest` by which its `conversation_parent` is found to be
+    what it was taken for."""
 
     sample: NewSample
     known: KnownSample
     values: dict[str, Any]
 
 
-def pack_samples(samples: Sequence[NewSample], known: Sequence[KnownSample], blobs: BlobStore) -> list[PackedSample]:
+def pack_samples(
+    samples: Sequence[NewSample], known: Sequence[KnownSample], blobs: BlobStore, *, share: bool = True
+) -> list[PackedSample]:
     """Samples of one trace, in order; each may share with those before it, and with the `known`. Writes blobs."""
     earlier, packed = list(known), list[PackedSample]()
     for sample in samples:
-        packed.append(_pack(sample, earlier, blobs))
+        packed.append(_pack(sample, earlier if share else [], blobs))
         earlier.append(packed[-1].known)
     return packed
 
@@ -131,18 +144,18 @@ def _pack(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> Pack
 def _conversation_values(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> dict[str, Any]:
     conversation = sample.served.conversation if sample.served else None
     if conversation is None:
-        names = ("conversation", "conversation_blob", "conversation_parent", "items_shared", "num_items")
-        return {**dict.fromkeys(names), "items_digest": None}
+        return dict.fromkeys(_OF_A_CONVERSATION)
     items = conversation.items()
     digests = items_digests(items)
     shared, parent = 0, None
     for other in known:
         n = other.num_items or 0
         if other.digest != sample.digest and shared < n <= len(items) and digests[n - 1] == other.items_digest:
-            shared, parent = n, other.digest
+            shared, parent = n, other
     return {
         **placed("conversation", pack_conversation(items[shared:], conversation.reply), blobs),
-        "conversation_parent": parent,
+        "conversation_parent": parent.digest if parent else None,
+        "parent_items_digest": parent.items_digest if parent else None,
         "items_shared": shared,
         "num_items": len(items),
         "items_digest": digests[-1],

@@ -117,6 +117,7 @@ async def test_lines_from_elsewhere_need_no_more_than_tokens_and_a_reward(team, 
 
 
 GOOD = {"prompt_token_ids": [1], "output_token_ids": [2], "output_logprobs": [-0.5], "reward": 0.0}
+ONE_TURN = {"prompt_token_ids": [1], "output_token_ids": [2]}
 BAD = [
     (b"{\n", "not valid JSON"),
     (b"[1, 2]\n", "object"),
@@ -138,6 +139,10 @@ BAD = [
     ({**GOOD, "format": "headway-trace/9"}, "headway-trace/1"),
     ({**GOOD, "evaluation_result": "[1]"}, "evaluation_result must be a JSON object"),
     ({**GOOD, "extra": "{" * 5000}, "extra must be a JSON object"),
+    ({**GOOD, "extra": '{"a":' + "[" * 600 + "]" * 600 + "}"}, "extra is nested too deeply"),
+    ({**GOOD, "extra": '{"a":' + "[" * 600 + "]" * 600 + "}", "error": "x" * 70_000}, "extra is nested too deeply"),
+    ({**GOOD, "evaluation_result": '{"a":' * 5000}, "evaluation_result is nested too deeply"),
+    ({"turns": [{**ONE_TURN, "request": '{"messages":' + "[" * 600 + "]" * 600 + "}"}]}, "turn 1: request is nested"),
     ({**GOOD, "prompt_token_ids": [1] * (LIMITS.batch_tokens + 1)}, "more than 20000 tokens"),
     ({**GOOD, "error": "x" * LIMITS.body_bytes}, "the line is longer than 100000 bytes"),
 ]

@@ -248,6 +248,40 @@ async def test_a_rollback_leaves_a_head_alone_that_was_moved_while_samplers_load
     assert (await team.http.get(f"/v2/models/{model_id}/head")).json()["checkpoint_id"] == ids[0]
 
 
+async def test_an_undo_goes_to_where_training_was_when_the_rollback_landed(team, model, database, held_rollback):
+    model_id = model["id"]
+    (await team.http.put(f"/v2/models/{model_id}/guard", json=ROLL_BACK)).raise_for_status()
+    ids = await hack(team, database, model_id)
+    await held_rollback.began.wait()
+    (later,) = await add_steps(database, model_id, [0.9])
+    held_rollback.may_go_on.set()
+    (alarm,) = await settled(team, database, model_id)
+    assert (await team.http.get(f"/v2/models/{model_id}/head")).json()["checkpoint_id"] == ids[1]
+    (await team.http.post(f"/v2/models/{model_id}/alarms/{alarm['id']}/undo")).raise_for_status()
+    assert (await team.http.get(f"/v2/models/{model_id}/head")).json()["checkpoint_id"] == later
+
+
+async def test_a_step_that_is_committed_while_samplers_load_is_not_lost_by_an_undo(
+    team, model, database, monkeypatch: pytest.MonkeyPatch
+):
+    model_id = model["id"]
+    (await team.http.put(f"/v2/models/{model_id}/guard", json=ROLL_BACK)).raise_for_status()
+    await hack(team, database, model_id)
+    (alarm,) = await settled(team, database, model_id)
+    steps, load_adapter = list[str](), heads.load_adapter
+
+    async def load(*arguments: Any) -> Any:
+        steps.extend(await add_steps(database, model_id, [0.4]))
+        return await load_adapter(*arguments)
+
+    monkeypatch.setattr("server.models.heads.load_adapter", load)
+    refused = await team.http.post(f"/v2/models/{model_id}/alarms/{alarm['id']}/undo")
+    assert (refused.status_code, "the head has moved since" in refused.json()["detail"]) == (409, True), refused.text
+    assert [(await team.http.get(f"/v2/models/{model_id}/head")).json()["checkpoint_id"]] == steps
+    assert [one["state"] for one in await alarms(team, model_id) if one["id"] == alarm["id"]] == ["done"]
+    assert (await team.http.get(f"/v2/models/{model_id}")).json()["paused_at"] is not None
+
+
 async def test_by_default_an_alarm_is_only_noted_and_raised_once(team, model, database):
     model_id = model["id"]
     ids = await hack(team, database, model_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
 import uuid
@@ -13,17 +14,19 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from server.app import create_app
 from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
+from server.guard.settings import read_set, write_guard
 from server.settings import ServerSettings
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, ApiKeyRow, EventRow, ModelRow, SamplerRow, TeamRow, TrainerRow
 from tests.contract.conftest import Team, new_team
 from tests.contract.test_pages import counted_queries, csrf_token, key_of, signed_in, team_id, team_id_in, visitor
 from tests.pages.rollouts import trace_row
+from wire.guard import RuleSettings
 
 __all__ = ["visitor"]
 
@@ -351,6 +354,29 @@ async def test_a_rule_is_set_and_left_to_its_defaults_again(team: Team, model, v
     assert (await visitor.get(tab)).text.count(">default<") == 8
     assert (await visitor.get(f"/models/{model['id']}/guard/rules/nothing")).status_code == 404
     assert (await events_of(database, model["id"])).count("set_guard") == 2
+
+
+async def test_of_two_who_set_their_first_rules_at_once_none_is_lost(team: Team, model, visitor, database):
+    model_id, rule = uuid.UUID(model["id"]), f"/models/{model['id']}/guard/rules/"
+    async with database.session() as session:
+        was = await read_set(session, model_id, lock=True)
+        other = asyncio.create_task(submit(visitor, f"{rule}kl_sampler", p_bound="0.25"))
+        async with asyncio.timeout(20):
+            while not other.done() and not await waits_for_a_lock(database):  # noqa: ASYNC110 - the database has no event for it
+                await asyncio.sleep(0.02)
+        request = was.model_copy(update={"rules": {**was.rules, "entropy": RuleSettings(enabled=False)}})
+        await write_guard(session, await session.get_one(ModelRow, model_id), request, COMMAND_LINE)
+    assert (await other).status_code == 303
+    rules = (await team.http.get(f"/v2/models/{model_id}/guard")).json()["rules"]
+    assert (rules["kl_sampler"]["parameters"]["bound"], rules["entropy"]["enabled"]) == (0.25, False)
+
+
+async def waits_for_a_lock(database) -> bool:
+    query = (
+        "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')"
+    )
+    async with database.session() as session:
+        return bool(await session.scalar(text(query)))
 
 
 async def test_who_may_not_see_the_webhook_leaves_it_as_it_is(team: Team, model, visitor, database, origin):

@@ -83,6 +83,19 @@ async def test_malformed_telemetry_is_refused(body, standing_team):
     assert isinstance(reply.json()["detail"], str)
 
 
+async def test_reports_that_are_nested_too_deeply_are_refused(team):
+    path = f"/v2/trace/{uuid.uuid4()}"
+    for levels, status in ((150, 200), (220, 422), (300, 422), (600, 422), (900, 422)):
+        nested = '{"a":' * levels + "1" + "}" * levels
+        result = await team.http.post(f"{path}/exit", content=f'{{"status": "x", "evaluation_result": {nested}}}')
+        extra = await team.http.post(f"{path}/enter", content=f'{{"novel": {nested}}}')
+        assert [result.status_code, extra.status_code] == [status, status], (levels, result.text, extra.text)
+        if status == 422:
+            assert "evaluation_result is nested too deeply" in result.json()["detail"]
+            assert "the report is nested too deeply" in extra.json()["detail"]
+    assert (await team.http.get(path)).status_code == 200
+
+
 async def test_what_the_database_cannot_hold_is_no_server_error(team):
     trace = uuid.uuid4()
     odd = {"status": "com\x00pleted", "error": "\ud800", "evaluation_result": {"a\x00": float("nan"), "b": ["\x00"]}}

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from wire.errors import TooLarge
 
@@ -21,6 +22,14 @@ def refuse(data: bytes, limit: int) -> None:
 
 def fail(data: bytes) -> None:
     raise ZeroDivisionError
+
+
+def nest(data: bytes, levels: int) -> Any:
+    """A number within so many lists."""
+    value: Any = 0
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 def die(data: bytes, marks: Path, times: int) -> int:

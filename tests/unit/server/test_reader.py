@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from server.reader import Reader
-from tests.unit.server.readings import begin_and_wait, describe, die, fail, refuse
-from wire.errors import HeadwayError, TooLarge, Unavailable
+from tests.unit.server.readings import begin_and_wait, describe, die, fail, nest, refuse
+from wire.errors import HeadwayError, InvalidRequest, TooLarge, Unavailable
 
 LARGE = b"x" * 100_000
 
@@ -52,6 +52,8 @@ async def test_refusals_cross_over_as_they_are(reader):
         await reader.read(LARGE, refuse, 7)
     with pytest.raises(HeadwayError, match="ZeroDivisionError"):
         await reader.read(LARGE, fail)
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        await reader.read(LARGE, nest, 5_000)
     pid = reader.pid
     assert (await reader.read(LARGE, describe))[0] == pid, "a refusal costs no process"
 
@@ -106,6 +108,7 @@ assert pid != os.getpid()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     root = Path(__file__).parents[3]
-    with subprocess.Popen([sys.executable, "-c", script], cwd=root, stderr=subprocess.PIPE) as server:
+    environment = {**os.environ, "PYTHONPATH": str(root)}  # for what the script imports of the tests
+    with subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE) as server:
         _, errors = server.communicate(timeout=60)  # its end is that of all who inherited it
     assert server.returncode == -signal.SIGKILL, errors.decode()

@@ -6,7 +6,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.sentences import field_name, first_problem
-from server.storable import is_storable, storable_json
+from server.storable import MOST_LEVELS, is_storable, readable_json, storable_json
+from tests.unit.server.readings import nest
+from wire.errors import InvalidRequest
 
 
 class Inner(BaseModel):
@@ -41,6 +43,14 @@ def test_the_part_of_the_request_is_no_part_of_the_name():
 
 
 def test_values_are_made_storable():
-    assert storable_json({"a\x00": ["\ud800", float("inf"), 1]}) == {"a\ufffd": ["?", "inf", 1]}
+    assert storable_json({"a\x00": ["\ud800", float("inf"), 1]}, "extra") == {"a\ufffd": ["?", "inf", 1]}
     assert not is_storable("a\x00")
     assert is_storable("ä")
+
+
+def test_values_that_are_nested_too_deeply_are_not_stored_and_can_be_read():
+    assert storable_json(nest(b"", MOST_LEVELS), "extra") == nest(b"", MOST_LEVELS)
+    for levels in (MOST_LEVELS + 1, 5_000):
+        with pytest.raises(InvalidRequest, match="extra is nested too deeply"):
+            storable_json({"there": [1], "here": nest(b"", levels - 1)}, "extra")
+        assert b"too deeply to be shown" in readable_json({"span": nest(b"", levels + 100)})

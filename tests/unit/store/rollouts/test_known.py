@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 import numpy as np
@@ -10,10 +11,11 @@ from sqlalchemy import func, select
 
 from store.blobs import BlobStore
 from store.database import AsyncDatabase, Database
-from store.rollouts import KnownSamples, TraceRecord, delete_trace, read_rollouts, record
+from store.rollouts import Conversation, KnownSamples, NewSample, TraceRecord, delete_trace, read_rollouts, record
+from store.rollouts.samples import KnownSample
 from store.tables import SampleRow, TraceRow
 from tests.unit.conftest import World
-from tests.unit.store.rollouts.conftest import conversations, make_turns, samples
+from tests.unit.store.rollouts.conftest import conversations, make_turns, samples, served
 
 NUM_TURNS = 6
 
@@ -102,6 +104,54 @@ async def test_the_trace_says_what_its_turns_came_from(
         assert trace.num_output_tokens == sum(len(turn.output_ids) for turn in turns)
 
 
+async def test_a_turn_that_came_back_with_another_conversation_is_not_taken_for_the_one_that_was_deleted(
+    world: World, async_database: AsyncDatabase, blobs: BlobStore
+):
+    trace_id, turns, known = uuid.uuid4(), make_turns(3), KnownSamples()
+    new = samples(world.team_id, trace_id, turns)
+    for sample in new[:2]:
+        await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, [sample])], known=known)
+    async with async_database.connection() as connection:
+        await delete_trace(connection, world.team_id, trace_id)
+    told = [NewSample(world.team_id, trace_id, turn) for turn in turns[:2]]
+    await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, told)])
+    await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, [new[2]])], known=known)
+    await assert_readable(world, async_database, blobs, trace_id, turns, [None, None, conversations(3)[2]])
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+async def test_a_conversation_is_shared_as_it_is_on_record_not_as_it_is_told_again(
+    remembers: bool, world: World, async_database: AsyncDatabase, blobs: BlobStore
+):
+    trace_id, turns, (asked, following) = uuid.uuid4(), make_turns(2), conversations(2)
+    known = KnownSamples() if remembers else None
+    others = Conversation({}, [{"role": "user", "content": "something else"}], asked.reply)
+    first = NewSample(world.team_id, trace_id, turns[0], served(others))
+    again = NewSample(world.team_id, trace_id, turns[0], served(asked))
+    second = NewSample(world.team_id, trace_id, turns[1], served(following))
+    for batch in ([first], [again, second]):
+        await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, batch)], known=known)
+    await assert_readable(world, async_database, blobs, trace_id, turns, [others, following])
+
+
+async def test_processes_that_record_one_rollout_at_the_same_time_all_count(
+    world: World, async_database: AsyncDatabase, blobs: BlobStore
+):
+    trace_id, turns = uuid.uuid4(), make_turns(60)
+    new = samples(world.team_id, trace_id, turns)
+    processes = [KnownSamples() for _ in range(3)]
+    for number, known in enumerate(processes):
+        await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, [new[number]])], known=known)
+
+    async def serve(number: int) -> None:
+        for sample in new[3 + number :: 3]:
+            one = [TraceRecord(world.team_id, trace_id, [sample])]
+            await record(async_database, blobs, one, known=processes[number])
+
+    await asyncio.gather(*(serve(number) for number in range(3)))
+    await assert_readable(world, async_database, blobs, trace_id, turns, conversations(60))
+
+
 async def test_a_sample_that_comes_twice_counts_once(world: World, async_database: AsyncDatabase, blobs: BlobStore):
     trace_id, turns, known = uuid.uuid4(), make_turns(2), KnownSamples()
     for sample in [*samples(world.team_id, trace_id, turns), *samples(world.team_id, trace_id, turns)]:
@@ -110,9 +160,12 @@ async def test_a_sample_that_comes_twice_counts_once(world: World, async_databas
 
 
 def test_the_oldest_are_forgotten():
-    known, traces = KnownSamples(2), [(uuid.uuid4(), uuid.uuid4()) for _ in range(3)]
-    for trace in traces:
-        known.remember(trace, [])
-    assert [known.of(trace) for trace in traces] == [None, [], []]
-    known.forget(traces[1])
-    assert known.of(traces[1]) is None
+    known, traces = KnownSamples(5), [(uuid.uuid4(), uuid.uuid4()) for _ in range(4)]
+    one = KnownSample(b"d", 1, 1, b"p", b"e", None, None)
+    for num_samples in (1, 2):  # a trace that grows counts once
+        for trace in traces:
+            known.remember(trace, [one] * num_samples)
+    assert [len(known.of(trace) or ()) for trace in traces] == [0, 0, 2, 2]
+    known.forget(traces[2])
+    known.remember(traces[0], [one] * 3)
+    assert [len(known.of(trace) or ()) for trace in traces] == [3, 0, 0, 2]

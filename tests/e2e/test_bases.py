@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import database_folder
 from tests.e2e.box import Box
 from tests.e2e.rollouts import chat, group, step
 
 
+@pytest.mark.slow
 def test_several_bases_are_served_and_trained_side_by_side(tiny_base: Path):
     with database_folder() as folder:
         box = Box(folder / "data", tiny_base, "--base", f"second={tiny_base}").start()

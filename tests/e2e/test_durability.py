@@ -17,6 +17,7 @@ from tests.e2e.rollouts import greedy, step
 from tests.e2e.test_training import checkpoint_files, fixed_batch
 
 
+@pytest.mark.slow
 def test_a_stopped_service_goes_on_where_it_was(own_box: Box):
     own_box.start()
     key = own_box.env["HUD_API_KEY"]
@@ -52,6 +53,7 @@ def test_a_killed_trainer_costs_neither_gradients_nor_bits(own_box: Box):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_sampler_comes_back_with_every_head(own_box: Box):
     own_box.start()
     model_id = own_box.fork("served")
@@ -141,6 +143,7 @@ def test_a_loop_that_is_run_again_with_the_same_rollouts_applies_them_once(box: 
     assert again == stepped
 
 
+@pytest.mark.slow
 def test_a_killed_database_is_started_again(own_box: Box):
     own_box.start()
     before = own_box.fork("kept")

@@ -124,6 +124,7 @@ def test_up_refuses_a_port_that_is_taken():
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
 
 
+@pytest.mark.slow
 def test_up_names_weights_that_do_not_load(tmp_path: Path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text('{"model_type": "qwen3"}')

@@ -146,7 +146,7 @@ def _measure(
     at_once = _load({**orders, "rollouts": rollouts, "seconds": options.seconds, "warm_up_s": 4.0}, pids)
     at_once["rollouts"] = rollouts
     rate = 0.6 * at_once["requests_per_s"]
-    at_60_percent = _load({**orders, "per_second": rate, "seconds": options.seconds, "warm_up_s": 4.0}, pids)
+    at_60_percent = _load({**orders, "per_second": rate, "seconds": options.seconds, "warm_up_s": 8.0}, pids)
     return {"at_once": at_once, "at_60_percent": at_60_percent}
 
 

@@ -83,14 +83,15 @@ class Load:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _at_a_rate(self) -> None:
-        """First turns at random moments, so many a second in the mean, whether or not the gateway keeps up."""
+        """Rollouts that begin at random moments, so that there are so many turns a second in the mean, whether or not
+        the gateway keeps up."""
         tasks, at = set[asyncio.Task[Any]](), time.perf_counter()
         while at < self._ends_at:
             await asyncio.sleep(max(0.0, at - time.perf_counter()))
-            task = asyncio.create_task(self._turn(self._first_messages(), None, uuid.uuid4().hex))
+            task = asyncio.create_task(self._rollout())
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-            at += random.expovariate(self._orders.per_second)
+            at += random.expovariate(self._orders.per_second / self._orders.turns)
         await asyncio.gather(*tasks)
 
     async def _rollout(self) -> None:
@@ -133,7 +134,7 @@ class Load:
             return None
         reply = from_json(content)
         # At a rate, what began before is not ours: the load of an earlier measurement may still be ending.
-        if self._measured_from < (started if self._orders.per_second else ended):
+        if self._measured_from < (started if self._orders.per_second else ended) and started < self._ends_at:
             self._note((ended - started) * 1e3, reply["usage"]["completion_tokens"])
         return reply
 

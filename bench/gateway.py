@@ -95,6 +95,9 @@ def _headway(folder: Path, samplers: list[str], options: argparse.Namespace) -> 
             spared = {"database_cpu": _postmaster(folder / "postgres")}
             orders = {"url": url, "key": key, "model": MODEL}
             with _confinement(gateway, options):
+                warm_up = {**orders, "kind": "recorded", "rollouts": 128, "seconds": 6.0, "warm_up_s": 1.0}
+                _load(warm_up, {"gateway_cpu": gateway})
+                gather_statistics(postgres.url)
                 return {
                     f"headway {kind}": _measure(gateway, {**orders, "kind": kind}, options.rollouts, options, **spared)
                     for kind in options.kinds
@@ -103,6 +106,15 @@ def _headway(folder: Path, samplers: list[str], options: argparse.Namespace) -> 
         heart.kill()
         heart.wait()
         postgres.stop()
+
+
+def gather_statistics(database_url: str) -> None:
+    """As autovacuum does, within a minute of the first rows: until then PostgreSQL takes any index for as good as any
+    other, and plans that were made so stay."""
+    database = Database(database_url)
+    with database.connection() as connection:
+        connection.execute("analyze")
+    database.close()
 
 
 def _confinement(gateway: int, options: argparse.Namespace) -> AbstractContextManager[None]:

@@ -27,6 +27,8 @@ NOT_RECORDED = "samples_not_recorded"
 
 _MOST_WAITING = 8192
 _MOST_AT_ONCE = 256
+_AT_ONCE = 3
+"""Batches that are written at the same time: who comes while one is need not wait for it."""
 _PAUSE_S = 0.2
 _MOST_FLAGGED = 100_000
 
@@ -63,21 +65,21 @@ class Recorder:
     _queue: asyncio.Queue[_Waiting] = field(default_factory=lambda: asyncio.Queue(_MOST_WAITING))
     _flagged: set[tuple[UUID, UUID]] = field(default_factory=set[tuple[UUID, UUID]])
     _known: KnownSamples = field(default_factory=KnownSamples)
-    _task: asyncio.Task[None] | None = None
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
 
     def start(self) -> None:
         """Begin to record."""
-        self._task = asyncio.create_task(self._run())
+        self._tasks = [asyncio.create_task(self._run()) for _ in range(_AT_ONCE)]
 
     async def close(self) -> None:
         """Record what waits, if it can be done in a moment, and stop."""
-        if self._task is None:
+        if not self._tasks:
             return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._queue.join(), self.patience_s)
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def keep(self, served: Served) -> None:
         """Returns when the samples are on record, or are lost. Raises nothing."""

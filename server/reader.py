@@ -18,8 +18,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 
-from server.off_loop import off_loop
 from wire.errors import Unavailable, error_from_code
+from wire.off_loop import off_loop
 
 log = structlog.get_logger(__name__)
 

@@ -15,10 +15,10 @@ from uuid import UUID
 import structlog
 
 from server.metrics.instruments import ServerMetrics
-from server.off_loop import off_loop
 from store.blobs import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.rollouts import KnownSamples, NewSample, TraceRecord, record
+from wire.off_loop import off_loop
 
 log = structlog.get_logger(__name__)
 

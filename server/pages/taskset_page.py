@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.auth.callers import Caller
 from server.context import ContextDep
 from server.models.repository import as_uuid
-from server.off_loop import off_loop
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
@@ -28,6 +27,7 @@ from store.tables import ModelRow
 from store.tasksets import content_of, tasks_after
 from wire.errors import NotFound
 from wire.guard import TaskReport
+from wire.off_loop import off_loop
 
 PAGE = 50
 _MOST_BYTES = 8 * 1024

@@ -11,12 +11,12 @@ from fastapi.responses import Response
 
 from server.auth.dependencies import CallerDep
 from server.context import ContextDep
-from server.off_loop import off_loop
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.tasksets import projects, service
 from server.tasksets.uploads import read_upload
 from server.training.openapi import json_body
 from wire.admin import Page
+from wire.off_loop import off_loop
 from wire.tasksets import (
     Project,
     ProjectPage,

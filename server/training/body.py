@@ -21,10 +21,10 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from server.hang_up import ClientGone
-from server.off_loop import off_loop
 from server.sentences import first_problem
 from server.settings import Limits
 from wire.errors import InvalidRequest, TooLarge
+from wire.off_loop import off_loop
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
 

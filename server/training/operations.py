@@ -18,7 +18,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.context import Context
 from server.hang_up import unless_hung_up
-from server.off_loop import off_loop
 from server.storing import stored_or_refused
 from store.blobs import BlobStore
 from store.notify import OPERATION_DONE, Subscription
@@ -27,6 +26,7 @@ from store.oplog.lost_answers import abandon, adopt_gradient, repeated_step
 from store.oplog.results import Result, take_result, wait_for_result
 from store.tables import GRADIENT_KINDS, OperationRow
 from wire.errors import Conflict, InvalidRequest, NothingAccumulated
+from wire.off_loop import off_loop
 from wire.tracing import span
 
 log = structlog.get_logger(__name__)

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 
 from server.context import Context
 from server.models.repository import as_uuid
-from server.off_loop import off_loop
 from server.training.admission import TrainedModel, open_model, trainable_model
 from server.training.body import read_request
 from server.training.checks import check_adam, check_loss, check_metrics, check_weights, checked_batch
@@ -18,6 +17,7 @@ from server.training.forwards import Forward, open_forward
 from server.training.operations import run_operation
 from server.training.recorded import resolve_inputs
 from wire import training as wire
+from wire.off_loop import off_loop
 from wire.payload import encode, encode_batch
 
 RequestT = TypeVar("RequestT", bound=BaseModel)

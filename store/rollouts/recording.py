@@ -6,12 +6,11 @@ a sample shares with another is there when it is written, and counts are exact. 
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from psycopg import AsyncCursor
@@ -23,13 +22,10 @@ from store.rollouts.known import KnownSamples, Trace
 from store.rollouts.samples import KnownSample, NewSample, PackedSample, pack_samples, placed
 from store.rollouts.spans import SPAN_ID_REUSED, NewSpan
 from store.rollouts.statements import COUNT_SPANS, INSERT_SAMPLE, INSERT_SPAN, KNOWN, LOCK_TRACE
+from wire.off_loop import off_loop
 
 _ATTEMPTS = 3
-_FEW_TOKENS, _FEW_BYTES = 8192, 16 * 1024
-"""What is packed at once: about a millisecond of work. A thread takes longer to wake up when the loop is busy."""
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Sent = TypeVar("Sent")
 Preparation = Callable[[AsyncConnection], Awaitable[None]]
 
@@ -71,13 +67,13 @@ async def record(
     """
     records = sorted(records, key=lambda record: (record.team_id.bytes, record.trace_id.bytes))
     num_bytes = sum(span.num_bytes for one in records for span in one.spans)
-    spans = await _maybe_in_a_thread(num_bytes > _FEW_BYTES, _pack_spans, records, blobs)
+    spans = await off_loop(num_bytes, _pack_spans, records, blobs)
     num_tokens = sum(sample.num_tokens for one in records for sample in one.samples)
     for attempt in range(_ATTEMPTS):
         traces = [one.trace for one in records if one.samples]
         earlier = await _known_samples(database, traces, known if attempt == 0 else None)
         share = attempt < _ATTEMPTS - 1
-        samples = await _maybe_in_a_thread(num_tokens > _FEW_TOKENS, _pack_samples, records, earlier, blobs, share)
+        samples = await off_loop(4 * num_tokens, _pack_samples, records, earlier, blobs, share)
         try:
             if first is None and attempt == 0 and known is not None and all(_is_turn(one, known) for one in records):
                 counts = await _write_turns(database, samples)
@@ -156,10 +152,6 @@ def _remember(
             known.remember(trace, now)
         else:
             known.forget(trace)
-
-
-async def _maybe_in_a_thread(is_long: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return await asyncio.to_thread(work, *args, **kwargs) if is_long else work(*args, **kwargs)
 
 
 def _pack_spans(records: Sequence[TraceRecord], blobs: BlobStore) -> list[tuple[Trace, dict[str, Any]]]:

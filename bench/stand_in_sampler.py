@@ -70,23 +70,20 @@ class StandIn(asyncio.Protocol):
         self._reply(b'{"status":"ok","data":[]}')
 
     def _render(self, request: Any) -> None:
-        following = request["messages"][request["continued_messages"] :]
-        ids = [*(request["continued_ids"] or []), *(i for message in following for i in _ids(message["content"]))]
-        self._reply(to_json({"token_ids": ids}))
+        self._reply(to_json({"token_ids": _rendered(request)}))
 
     def _tokenize(self, request: Any) -> None:
         self._reply(to_json({"token_ids": _ids(request["text"])}))
 
     def _generate(self, request: Any) -> None:
-        num_tokens = random.randint(*NUM_TOKENS)
+        num_tokens, chat = random.randint(*NUM_TOKENS), request.get("chat")
+        lines = [_whole(num_tokens)] if request.get("whole") else _lines(num_tokens)
+        if chat:
+            lines = [_with_prompt(lines[0], _rendered(chat)), *lines[1:]]
         if request.get("whole"):
-            self._later(answer_s(num_tokens), lambda: self._reply(_whole(num_tokens), b"application/x-ndjson"))
-            return
-        self._timers.append(
-            asyncio.get_running_loop().call_later(
-                PREFILL_S, self._stream, _lines(num_tokens), 0, b"application/x-ndjson"
-            )
-        )
+            self._later(answer_s(num_tokens), lambda: self._reply(lines[0], b"application/x-ndjson"))
+        else:
+            self._later(PREFILL_S, lambda: self._stream(lines, 0, b"application/x-ndjson"))
 
     def _chat(self, request: Any) -> None:
         num_tokens = random.randint(*NUM_TOKENS)
@@ -132,6 +129,15 @@ def _ids(text: str) -> list[int]:
 
 def _tokens(num_tokens: int) -> list[tuple[int, str, float]]:
     return [(1000 + i, _WORDS[i % len(_WORDS)], -0.25 - i / 1000) for i in range(num_tokens)]
+
+
+def _rendered(chat: Any) -> list[int]:
+    following = chat["messages"][chat["continued_messages"] :]
+    return [*(chat["continued_ids"] or []), *(i for message in following for i in _ids(message["content"]))]
+
+
+def _with_prompt(line: bytes, prompt_ids: list[int]) -> bytes:
+    return b'{"prompt_token_ids":%b,%b' % (to_json(prompt_ids), line[1:])
 
 
 @cache

@@ -73,6 +73,8 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
     async def generate(body: GenerateRequest, request: Request) -> Response:
         if body.params.constraint is not None and not backend.info.constrains:
             raise InvalidRequest(_CANNOT_CONSTRAIN.format(type(backend).__name__))
+        if body.chat is not None:
+            body.prompt_token_ids = await backend.render(body.chat)
         events = _counted(backend.generate(body), len(body.prompt_token_ids), metrics)
         if body.whole:
             events = _as_one(events, partial(_message, backend, body.reading))
@@ -81,6 +83,8 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
         first = await _first_unless_gone(request, events)
         if first is None:
             return Response(status_code=499)  # nobody reads it
+        if body.chat is not None:
+            first.prompt_token_ids = body.prompt_token_ids
         return StreamingResponse(_lines(first, events), media_type="application/x-ndjson")
 
     app.get("/healthz")(healthz)

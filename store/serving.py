@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -37,7 +36,7 @@ _FIND = f"""
         k.*,
         (select t.max_concurrent_rollouts from teams t where t.id = k.team_id) as max_concurrent_rollouts,
         m.id as model_id, m.slug,
-        coalesce(b.id, m.id) as base_id, coalesce(b.slug, m.slug) as base_slug, coalesce(b.info, m.info) as info,
+        coalesce(b.id, m.id) as base_id, coalesce(b.slug, m.slug) as base_slug,
         c.id as checkpoint_id, c.files_id, c.name as checkpoint_name, c.step,
         c.files_removed_at is not null as files_are_removed,
         w.until > clock_timestamp() + make_interval(secs => %(pin_half_time_s)s) as is_wanted,
@@ -129,7 +128,6 @@ class Serving:
     slug: str | None
     base_id: UUID | None
     base_slug: str | None
-    info: Mapping[str, Any] | None
     checkpoint_id: UUID | None
     files_id: UUID | None
     checkpoint_name: str | None

@@ -89,10 +89,12 @@ class Reading(BaseModel):
 
 
 class GenerateRequest(BaseModel):
-    """One sequence to sample under one adapter."""
+    """One sequence to sample under one adapter, after a prompt: its ids, or a chat, which is rendered first."""
 
     adapter: str
-    prompt_token_ids: list[int]
+    prompt_token_ids: list[int] = Field(default_factory=list[int])
+    chat: RenderRequest | None = None
+    """In place of the ids; the first event then says what they are."""
     params: SamplingParams
     whole: bool = False
     """Nobody reads along: the answer may come as one event, at the end."""
@@ -158,6 +160,8 @@ class GenerateEvent(BaseModel):
     finish_reason: Literal["stop", "length"] | None = None
     deltas: list[MessageDelta] = Field(default_factory=list[MessageDelta])
     message: ParsedMessage | None = None
+    prompt_token_ids: list[int] | None = None
+    """Of the first event, where the request had a chat."""
 
 
 class DerenderRequest(Reading):

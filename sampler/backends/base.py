@@ -80,10 +80,10 @@ class SamplerBackend(Protocol):
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """Sample one sequence. The last event has the finish reason; cancelling or closing the iterator cancels the
-        generation. (`reading` is for a reader or `derender`, whom somebody else asks.)
+        generation. (`chat` and `reading` are for `render`, and a reader or `derender`, whom somebody else asks.)
 
-        Raises, before the first event, NotFound for an adapter that is not loaded and InvalidRequest for a prompt
-        that is empty, out of the vocabulary or longer than the context, and for a constraint that cannot be kept.
+        Raises, before the first event, NotFound for an adapter that is not loaded and InvalidRequest for what
+        `sampler.limits` refuses and for a constraint that cannot be kept.
         """
         ...
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
@@ -96,14 +95,6 @@ def _checked_tools(body: ChatRequest) -> list[dict[str, Any]]:
     return body.tools or []
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """A rendered chat and the sequences to sample after it."""
-
-    ids: list[int]
-    sequences: list[GenerateRequest]
-
-
 class _Chat:
     """One request on whichever sampler it lands."""
 
@@ -134,39 +125,40 @@ class _Chat:
     async def answer(self, sampler: Sampler) -> Completion:
         """The whole reply."""
         async with room_on(self._context, self._target, sampler, self._body.n):
-            prompt = await self._prompt(sampler.url)
-            answers = await collect(generate_all(self._client, sampler.url, prompt.sequences), self._body.n)
+            sequences = await self._sequences(sampler.url)
+            answers = await collect(self._client, sampler.url, sequences)
         messages = [self._message(answer) for answer in answers]
-        await self._record(prompt, answers, [message.model_dump(exclude_unset=True) for message in messages])
+        await self._record(sequences, answers, [message.model_dump(exclude_unset=True) for message in messages])
         choices = [
-            self._choice(index, answer, message, prompt)
+            self._choice(index, answer, message)
             for index, (answer, message) in enumerate(zip(answers, messages, strict=True))
         ]
-        more: dict[str, Any] = {"prompt_token_ids": prompt.ids} if self._body.return_token_ids else {}
-        return self.envelope.around(choices, usage=usage(len(prompt.ids), answers), **more)
+        prompt_ids = answers[0].prompt_ids
+        more: dict[str, Any] = {"prompt_token_ids": prompt_ids} if self._body.return_token_ids else {}
+        return self.envelope.around(choices, usage=usage(len(prompt_ids), answers), **more)
 
     async def open_stream(self, sampler: Sampler) -> tuple[Completion, AsyncGenerator[Completion]]:
         """The first chunk, and the rest."""
         chunks = self._chunks(sampler)
         return await anext(chunks), chunks
 
-    async def _prompt(self, url: str) -> _Prompt:
-        ids = await self._client.render(url, self._render)
+    async def _sequences(self, url: str) -> list[GenerateRequest]:
+        """One takes its chat along, for the sampler to render; of several, the chat is rendered once, before them."""
+        prompt: dict[str, Any] = {"chat": self._render}
+        if self._body.n > 1:
+            prompt = {"prompt_token_ids": await self._client.render(url, self._render)}
         top_logprobs = self._body.top_logprobs or 0 if self._body.logprobs else 0
-        params = sampling_params(
-            self._body, self._body.max_tokens, top_logprobs, ids, self._target.info, self._constraint
-        )
-        sequences = [
+        params = sampling_params(self._body, self._body.max_tokens, top_logprobs, self._constraint)
+        return [
             GenerateRequest(
                 adapter=self._target.adapter,
-                prompt_token_ids=ids,
                 params=seeded(params, self._body.seed, index),
                 whole=not self._body.stream,
                 reading=self._reading,
+                **prompt,
             )
             for index in range(self._body.n)
         ]
-        return _Prompt(ids, sequences)
 
     def _message(self, answer: Answer) -> ChatMessage:
         parsed = answer.message
@@ -176,10 +168,10 @@ class _Chat:
             del parsed.tool_calls[1:]
         return chat_message(parsed)
 
-    def _choice(self, index: int, answer: Answer, message: ChatMessage, prompt: _Prompt) -> ChatChoice:
+    def _choice(self, index: int, answer: Answer, message: ChatMessage) -> ChatChoice:
         ids: dict[str, Any] = {}
         if self._body.return_token_ids:
-            ids = {"prompt_token_ids": prompt.ids, "token_ids": answer.token_ids}
+            ids = {"prompt_token_ids": answer.prompt_ids, "token_ids": answer.token_ids}
         return ChatChoice(
             index=index,
             message=message,
@@ -190,23 +182,29 @@ class _Chat:
 
     async def _chunks(self, sampler: Sampler) -> AsyncGenerator[Completion]:
         async with room_on(self._context, self._target, sampler, self._body.n):
-            prompt = await self._prompt(sampler.url)
-            answers = [_StreamedAnswer(index, self._body) for index in range(self._body.n)]
+            sequences = await self._sequences(sampler.url)
+            streamed = [
+                _StreamedAnswer(index, self._body, sequence.prompt_token_ids)
+                for index, sequence in enumerate(sequences)
+            ]
+            answers = [one.answer for one in streamed]
             started = False
-            async with aclosing(generate_all(self._client, sampler.url, prompt.sequences)) as events:
+            async with aclosing(generate_all(self._client, sampler.url, sequences)) as events:
                 async for index, event in events:
+                    choices = streamed[index].take(event)
                     if not started:
                         started = True
-                        yield self._opening(prompt)
-                    for choice in answers[index].take(event):
+                        yield self._opening(answers[index].prompt_ids)
+                    for choice in choices:
                         yield self.envelope.around([choice])
             if self._body.stream_options and self._body.stream_options.include_usage:
-                total = usage(len(prompt.ids), [streamed.answer for streamed in answers])
+                total = usage(len(answers[0].prompt_ids), answers)
                 yield self.envelope.around(list[ChatChoice](), usage=total)
-        replies = [streamed.reply() for streamed in answers]
-        await self._record(prompt, [streamed.answer for streamed in answers], replies)
+        await self._record(sequences, answers, [one.reply() for one in streamed])
 
-    async def _record(self, prompt: _Prompt, answers: list[Answer], replies: list[dict[str, Any]]) -> None:
+    async def _record(
+        self, sequences: list[GenerateRequest], answers: list[Answer], replies: list[dict[str, Any]]
+    ) -> None:
         if self._recording is None:
             return
         asked = {"tools": self._render.tools, "chat_template_kwargs": self._render.chat_template_kwargs}
@@ -215,10 +213,10 @@ class _Chat:
         def conversation_of(index: int) -> Conversation:
             return Conversation(preamble, self._body.messages, replies[index])
 
-        await self._recording.keep(self._target, self.envelope.id, prompt.sequences, answers, conversation_of)
+        await self._recording.keep(self._target, self.envelope.id, sequences, answers, conversation_of)
 
-    def _opening(self, prompt: _Prompt) -> Completion:
-        more: dict[str, Any] = {"prompt_token_ids": prompt.ids} if self._body.return_token_ids else {}
+    def _opening(self, prompt_ids: list[int]) -> Completion:
+        more: dict[str, Any] = {"prompt_token_ids": prompt_ids} if self._body.return_token_ids else {}
         choices = [
             ChatChoice(index=index, delta=ChatMessage(role="assistant", content=""), finish_reason=None, **more)
             for index in range(self._body.n)
@@ -229,8 +227,8 @@ class _Chat:
 class _StreamedAnswer:
     """One choice of a stream. The sampler reads the answer as it comes; its deltas are passed on."""
 
-    def __init__(self, index: int, body: ChatRequest) -> None:
-        self.answer = Answer()
+    def __init__(self, index: int, body: ChatRequest, prompt_ids: list[int]) -> None:
+        self.answer = Answer(prompt_ids)
         self._index = index
         self._body = body
         self._call_ids: dict[int, str] = {}

@@ -88,7 +88,7 @@ class _Completion:
         """The whole reply."""
         async with room_on(self._context, self._target, sampler, self._num_sequences):
             sequences = await self._sequences(sampler.url)
-            answers = await collect(generate_all(self._client, sampler.url, sequences), self._num_sequences)
+            answers = await collect(self._client, sampler.url, sequences)
         await self._record(sequences, answers)
         choices = [
             self._choice(index, answer.text, answer.tokens, answer.finish_reason, 0, sequences[index].prompt_token_ids)
@@ -105,9 +105,7 @@ class _Completion:
         sequences = list[GenerateRequest]()
         for prompt in self._prompts:
             ids = await self._client.tokenize(url, prompt) if isinstance(prompt, str) else prompt
-            params = sampling_params(
-                self._body, self._body.max_tokens, self._body.logprobs or 0, ids, self._target.info, self._constraint
-            )
+            params = sampling_params(self._body, self._body.max_tokens, self._body.logprobs or 0, self._constraint)
             for _ in range(self._body.n):
                 own = seeded(params, self._body.seed, len(sequences))
                 sequences.append(
@@ -143,7 +141,7 @@ class _Completion:
     async def _chunks(self, sampler: Sampler) -> AsyncGenerator[Completion]:
         async with room_on(self._context, self._target, sampler, self._num_sequences):
             sequences = await self._sequences(sampler.url)
-            answers = [Answer() for _ in sequences]
+            answers = [Answer(sequence.prompt_token_ids) for sequence in sequences]
             async with aclosing(generate_all(self._client, sampler.url, sequences)) as events:
                 async for index, event in events:
                     yield self._chunk(index, answers[index], event, sequences[index].prompt_token_ids)

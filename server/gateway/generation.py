@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 from server.gateway.sampler_client import SamplerClient
 from wire.chat import SamplingRequest
-from wire.engine import BaseModelInfo
-from wire.errors import InvalidRequest
 from wire.sampling import Constraint, GeneratedToken, GenerateEvent, GenerateRequest, ParsedMessage, SamplingParams
 
 Events = AsyncGenerator[tuple[int, GenerateEvent]]
@@ -18,8 +16,10 @@ Events = AsyncGenerator[tuple[int, GenerateEvent]]
 
 @dataclass(slots=True)
 class Answer:
-    """One sampled sequence, as far as it has come."""
+    """One sampled sequence, as far as it has come. `prompt_ids`: after which; of a chat that the sampler renders, they
+    come with the first tokens."""
 
+    prompt_ids: list[int]
     tokens: list[GeneratedToken] = field(default_factory=list[GeneratedToken])
     text: str = ""
     finish_reason: str | None = None
@@ -27,6 +27,8 @@ class Answer:
 
     def add(self, event: GenerateEvent) -> None:
         """Take the next tokens."""
+        if event.prompt_token_ids is not None:
+            self.prompt_ids = event.prompt_token_ids
         self.tokens += event.tokens
         self.text += event.text
         self.finish_reason = event.finish_reason
@@ -39,22 +41,9 @@ class Answer:
 
 
 def sampling_params(
-    request: SamplingRequest,
-    max_tokens: int | None,
-    top_logprobs: int,
-    prompt_ids: list[int],
-    info: BaseModelInfo | None,
-    constraint: Constraint | None,
+    request: SamplingRequest, max_tokens: int | None, top_logprobs: int, constraint: Constraint | None
 ) -> SamplingParams:
-    """How to sample after this prompt: `max_tokens` cut to what the base's context has room for. None stays None: the
-    sampler then uses all the room it has, which may be less.
-
-    Raises InvalidRequest when the prompt fills the context, or holds what the vocabulary does not.
-    """
-    room = _room(prompt_ids, info) if info is not None else None
-    _check_min_tokens(request, max_tokens, room)
-    if max_tokens is not None and room is not None:
-        max_tokens = min(max_tokens, room)
+    """How to sample. What the context has room for is the sampler's to say, who knows the prompt's length."""
     stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
     return SamplingParams(
         max_tokens=max_tokens,
@@ -102,10 +91,10 @@ async def generate_all(client: SamplerClient, url: str, requests: Sequence[Gener
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def collect(events: Events, num_sequences: int) -> list[Answer]:
+async def collect(client: SamplerClient, url: str, requests: Sequence[GenerateRequest]) -> list[Answer]:
     """Every sequence, complete."""
-    answers = [Answer() for _ in range(num_sequences)]
-    async with aclosing(events):
+    answers = [Answer(request.prompt_token_ids) for request in requests]
+    async with aclosing(generate_all(client, url, requests)) as events:
         async for index, event in events:
             answers[index].add(event)
     return answers
@@ -125,25 +114,3 @@ async def _pump(
         queue.put_nowait((index, None))
     except Exception as error:  # handed to the one who reads the queue
         queue.put_nowait((index, error))
-
-
-def _room(prompt_ids: list[int], info: BaseModelInfo) -> int:
-    if not prompt_ids:
-        raise InvalidRequest("the prompt is empty: there is nothing to continue")
-    if max(prompt_ids) >= info.vocab_size:
-        raise InvalidRequest(
-            f"the prompt holds token {max(prompt_ids)}, which is outside the vocabulary of {info.vocab_size} tokens"
-        )
-    room = info.context_length - len(prompt_ids)
-    if room < 1:
-        raise InvalidRequest(
-            f"the prompt of {len(prompt_ids)} tokens leaves no room in the model's context of {info.context_length}"
-        )
-    return room
-
-
-def _check_min_tokens(request: SamplingRequest, *limits: int | None) -> None:
-    wanted = request.min_tokens or 0
-    allowed = min((limit for limit in limits if limit is not None), default=wanted)
-    if wanted > allowed:
-        raise InvalidRequest(f"min_tokens is {wanted}, more than the {allowed} tokens that may be sampled")

@@ -60,23 +60,19 @@ class Recording:
                         seconds,
                         conversation_of(index),
                     ),
-                    sequence.prompt_token_ids,
                     answer,
                 )
                 for index, (sequence, answer) in enumerate(zip(sequences, answers, strict=True))
                 if answer.tokens
             ]
 
-        num_bytes = 4 * sum(
-            len(sequence.prompt_token_ids) + len(answer.tokens)
-            for sequence, answer in zip(sequences, answers, strict=True)
-        )
+        num_bytes = 4 * sum(len(answer.prompt_ids) + len(answer.tokens) for answer in answers)
         served = ServedCompletion(target.team_id, self.trace_id, target.slug, num_bytes, make)
         await self.context.recorder.keep(served)
 
-    def _sample(self, target: Target, served: Served, prompt_ids: list[int], answer: Answer) -> NewSample:
+    def _sample(self, target: Target, served: Served, answer: Answer) -> NewSample:
         logprobs = np.array([token.logprob for token in answer.tokens], np.float32)
-        turn = Turn(np.array(prompt_ids, np.int32), np.array(answer.token_ids, np.int32), logprobs)
+        turn = Turn(np.array(answer.prompt_ids, np.int32), np.array(answer.token_ids, np.int32), logprobs)
         return NewSample(target.team_id, self.trace_id, turn, served)
 
 

@@ -74,7 +74,8 @@ class SamplerClient:
         before the last event."""
         finished = False
         with self._call("/generate") as headers:
-            self._metrics.prompt_sent(len(request.prompt_token_ids))
+            if request.chat is None:
+                self._metrics.prompt_sent(len(request.prompt_token_ids))
             try:
                 async with self._connections.post(f"{url}/generate", headers, _as_json(request)) as exchange:
                     if exchange.status != 200:
@@ -84,6 +85,8 @@ class SamplerClient:
                         *lines, line = (line + chunk).split(b"\n")
                         for complete in lines:
                             event = GenerateEvent.model_validate_json(complete)
+                            if event.prompt_token_ids is not None:
+                                self._metrics.prompt_sent(len(event.prompt_token_ids))
                             self._metrics.sampled(len(event.tokens))
                             finished = event.finish_reason is not None
                             yield event

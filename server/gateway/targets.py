@@ -25,7 +25,6 @@ from store.adapters import adapter_name, base_adapter_name, want_checkpoint
 from store.serving import Question, Sampler, Serving, samplers_serving
 from store.tables import CheckpointRow
 from wire.catalog import ServingCheckpoint
-from wire.engine import BaseModelInfo
 from wire.errors import Gone, NotFound, Unavailable
 
 T = TypeVar("T")
@@ -48,7 +47,6 @@ class Target:
     slug: str
     base_id: UUID
     base_slug: str
-    info: BaseModelInfo | None
     checkpoint_id: UUID | None
     serving: ServingCheckpoint | None
     adapter: str
@@ -80,7 +78,6 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
         slug=found.slug,
         base_id=found.base_id,
         base_slug=found.base_slug,
-        info=BaseModelInfo(**found.info) if found.info else None,
         checkpoint_id=found.checkpoint_id,
         serving=_serving_checkpoint(found),
         adapter=adapter_name(found.files_id) if found.files_id else base_adapter_name(found.base_id),

@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from sqlalchemy import func, select
 
+from sampler.backends.base import SamplerInfo
 from server.app import create_app
 from server.auth.service import create_key
 from server.settings import GuardSettings, Limits, ServerSettings, Timeouts
@@ -91,7 +92,7 @@ async def base(
         base = ModelRow(slug="org/Tiny-Base", name="org/Tiny-Base", weights="/nowhere", info=info)
         session.add(base)
     await register_trainer(database, base.id)
-    async with serving(create_sampler(sampler_script)) as url:
+    async with serving(create_sampler(sampler_script, SamplerInfo(VOCABULARY, CONTEXT, ()))) as url:
         await register_sampler(database, base.id, url)
         heart = asyncio.create_task(keep_alive(database))
         yield base

@@ -15,12 +15,15 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import func, select, text, update
 
+from sampler.backends.base import SamplerInfo
+from sampler.limits import max_new_tokens
 from sampler.reading import HoldingBack
 from store.adapters import base_adapter_name
 from store.database import AsyncDatabase
 from store.notify import OPERATION_DONE, notify_async
 from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED
 from store.tables import CheckpointRow, ModelRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow
+from wire.errors import InvalidRequest
 from wire.payload import decode, decode_batch, encode
 from wire.sampling import (
     DerenderRequest,
@@ -205,7 +208,7 @@ class SamplerScript:
     die_after_s: float = 0.0
 
 
-def create_sampler(script: SamplerScript) -> FastAPI:
+def create_sampler(script: SamplerScript, info: SamplerInfo) -> FastAPI:
     """A sampler whose tokens are characters and whose tool calls are `CALL name {...}`."""
     app = FastAPI()
 
@@ -215,10 +218,7 @@ def create_sampler(script: SamplerScript) -> FastAPI:
 
     @app.post("/render")
     async def render(body: RenderRequest) -> dict[str, Any]:
-        script.renders.append(body)
-        following = body.messages[body.continued_messages :] if body.continued_ids else body.messages
-        text = "".join(f"<{m['role']}>{m['content']}" for m in following) + "<assistant>"
-        return {"token_ids": [*(body.continued_ids or []), *map(ord, text)]}
+        return {"token_ids": _rendered(script, body)}
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
@@ -226,15 +226,35 @@ def create_sampler(script: SamplerScript) -> FastAPI:
 
     @app.post("/generate", response_model=None)
     async def generate(body: GenerateRequest, request: Request) -> JSONResponse | StreamingResponse:
-        script.requests.append(body)
-        if script.refusal:
-            return JSONResponse({"code": "invalid_request", "message": script.refusal}, 422)
+        if body.chat is not None:
+            body.prompt_token_ids = _rendered(script, body.chat)
+        refusal = _refusal(body, info)
+        if not refusal:
+            script.requests.append(body)
+            refusal = script.refusal
+        if refusal:
+            return JSONResponse({"code": "invalid_request", "message": refusal}, 422)
         if script.die_times > 0 and script.die_after_tokens == 0:
             script.die_times -= 1
             return JSONResponse({"code": "not_found", "message": f"adapter {body.adapter} is not here"}, 404)
         return StreamingResponse(_lines(script, body), media_type="application/x-ndjson")
 
     return app
+
+
+def _rendered(script: SamplerScript, chat: RenderRequest) -> list[int]:
+    script.renders.append(chat)
+    following = chat.messages[chat.continued_messages :] if chat.continued_ids else chat.messages
+    text = "".join(f"<{m['role']}>{m['content']}" for m in following) + "<assistant>"
+    return [*(chat.continued_ids or []), *map(ord, text)]
+
+
+def _refusal(body: GenerateRequest, info: SamplerInfo) -> str:
+    try:
+        max_new_tokens(body, info)
+    except InvalidRequest as error:
+        return error.message
+    return ""
 
 
 async def _derendered(script: SamplerScript, body: DerenderRequest) -> ParsedMessage:
@@ -253,7 +273,7 @@ async def _derendered(script: SamplerScript, body: DerenderRequest) -> ParsedMes
 async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[str]:
     text = script.answer if not script.endless else "x" * 100_000
     limit = body.params.max_tokens or len(text) + 1
-    finished = False
+    finished, prompt_ids = False, body.prompt_token_ids if body.chat else None
     reading = body.reading
     reader = HoldingBack(reading, partial(_derendered, script)) if reading and not body.whole else None
     try:
@@ -262,7 +282,8 @@ async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[
                 script.die_times -= 1
                 await asyncio.sleep(script.die_after_s)
                 raise RuntimeError("the stand-in sampler dies as it was told")
-            yield await _line(reader, [_token(ord(character), character, body)], character, None)
+            tokens = [_token(ord(character), character, body)]
+            yield await _line(reader, tokens, character, None, prompt_token_ids=prompt_ids if position == 0 else None)
             if script.endless:
                 await asyncio.sleep(0.01)
         message = None
@@ -270,9 +291,9 @@ async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[
             said = DerenderRequest(token_ids=[], text=text[:limit], **dict(reading))
             message = await _derendered(script, said)
         if limit > len(text):
-            yield await _line(reader, [_token(END, "", body)], "", "stop", message)
+            yield await _line(reader, [_token(END, "", body)], "", "stop", message=message)
         else:
-            yield await _line(reader, [], "", "length", message)
+            yield await _line(reader, [], "", "length", message=message)
         finished = True
     finally:
         script.cancelled += not finished
@@ -286,13 +307,9 @@ def _token(token_id: int, text: str, body: GenerateRequest) -> GeneratedToken:
 
 
 async def _line(
-    reader: HoldingBack | None,
-    tokens: list[GeneratedToken],
-    text: str,
-    finish_reason: Any,
-    message: ParsedMessage | None = None,
+    reader: HoldingBack | None, tokens: list[GeneratedToken], text: str, finish_reason: Any, **more: Any
 ) -> str:
-    event = GenerateEvent(tokens=tokens, text=text, finish_reason=finish_reason, message=message)
+    event = GenerateEvent(tokens=tokens, text=text, finish_reason=finish_reason, **more)
     if reader is not None:
         event.deltas = await reader.take(event)
     return event.model_dump_json() + "\n"

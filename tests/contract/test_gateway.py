@@ -105,10 +105,13 @@ async def test_stop_strings_and_limits_reach_the_sampler(team, model, sampler_sc
     assert [top["token"] for top in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]] == ["A", "B"]
 
 
-async def test_a_limit_is_cut_to_the_context_and_without_one_the_sampler_decides(team, model, sampler_script):
-    await team.http.post("/chat/completions", json=chat(model, max_tokens=10**6))
+async def test_one_answer_is_one_call_of_the_sampler_and_several_share_a_rendering(team, model, sampler_script):
     await team.http.post("/chat/completions", json=chat(model))
-    assert [sent.params.max_tokens for sent in sampler_script.requests] == [CONTEXT - len(RENDERED), None]
+    assert [sent.chat == sampler_script.renders[0] for sent in sampler_script.requests] == [True]
+    reply = await team.http.post("/chat/completions", json=chat(model, n=3, return_token_ids=True))
+    assert len(sampler_script.renders) == 2
+    assert [sent.chat for sent in sampler_script.requests[1:]] == [None] * 3
+    assert [choice["prompt_token_ids"] for choice in reply.json()["choices"]] == [list(map(ord, RENDERED))] * 3
 
 
 async def test_tool_calls_are_parsed(team, model, sampler_script):

@@ -19,17 +19,17 @@ async def test_the_stand_in_speaks_the_port_and_takes_its_time(whole):
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     connections = Connections(connect_s=5, read_s=30)
     client = SamplerClient(connections, "token", lambda _: None)
-    ids = await client.render(url, RenderRequest(messages=[{"role": "user", "content": "twelve"}], continued_ids=[7]))
+    chat = RenderRequest(messages=[{"role": "user", "content": "twelve"}], continued_ids=[7])
+    ids = await client.render(url, chat)
     assert ids[0] == 7
     assert len(ids) == 3
     started = time.perf_counter()
-    request = GenerateRequest(
-        adapter="a", prompt_token_ids=ids, params=SamplingParams(), whole=whole, reading=Reading()
-    )
+    request = GenerateRequest(adapter="a", chat=chat, params=SamplingParams(), whole=whole, reading=Reading())
     events = [event async for event in client.generate(url, request)]
     seconds = time.perf_counter() - started
     tokens = [token for event in events for token in event.tokens]
     assert (len(events) == 1) == whole
+    assert [event.prompt_token_ids for event in events] == [ids] + [None] * (len(events) - 1)
     assert NUM_TOKENS[0] <= len(tokens) <= NUM_TOKENS[1]
     assert seconds >= 0.95 * answer_s(len(tokens))
     text = "".join(event.text for event in events)

@@ -136,6 +136,23 @@ async def test_an_answer_is_told_in_one_event_where_nobody_reads_along(client):
     assert whole["finish_reason"] == lines[-1]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_chat_is_rendered_and_answered_in_one_call(client, whole):
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    ids = (await client.post("/render", json=chat)).json()["token_ids"]
+    request = body(max_tokens=5, temperature=0.0, ignore_eos=True) | {"whole": whole}
+    events = []
+    for prompt in ({"prompt_token_ids": ids}, {"prompt_token_ids": [], "chat": chat}):
+        answer = await client.post("/generate", json=request | prompt)
+        events.append([GenerateEvent.model_validate_json(line) for line in answer.text.splitlines()])
+    told = [event.prompt_token_ids for event in events[1]]
+    assert told == [ids] + [None] * (len(told) - 1)
+    assert [event.prompt_token_ids for event in events[0]] == [None] * len(told)
+    assert [event.tokens for event in events[0]] == [event.tokens for event in events[1]]
+    refused = await client.post("/generate", json=request | {"chat": {"messages": []}})
+    assert refused.status_code == 422, refused.text
+
+
 async def test_who_hangs_up_on_an_answer_in_one_event_makes_room(client, narrow):
     endless = {**body(max_tokens=10_000, ignore_eos=True), "whole": True}
     waiting = asyncio.ensure_future(client.post("/generate", json=endless))

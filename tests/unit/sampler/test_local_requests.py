@@ -50,9 +50,13 @@ async def test_a_prompt_may_fill_the_context_but_for_one_token(open_backend, ask
     assert small.info.context_length == 64
     answer = await ask_on(small, [1] * 63)
     assert (len(answer.ids), answer.finish_reason) == (1, "length")
-    for prompt, params in (([1] * 64, {}), ([1] * 60, {"max_tokens": 5}), ([1] * 60, {"min_tokens": 5})):
-        with pytest.raises(InvalidRequest, match="context"):
-            await ask_on(small, prompt, **params)
+    cut = await ask_on(small, [1] * 60, max_tokens=5, ignore_eos=True)
+    assert (len(cut.ids), cut.finish_reason) == (4, "length")
+    with pytest.raises(InvalidRequest, match="the prompt of 64 tokens leaves no room in the model's context of 64"):
+        await ask_on(small, [1] * 64)
+    for params in ({"min_tokens": 5}, {"min_tokens": 5, "max_tokens": 9}, {"min_tokens": 5, "max_tokens": 4}):
+        with pytest.raises(InvalidRequest, match="min_tokens is 5, more than the 4 tokens that may be sampled"):
+            await ask_on(small, [1] * 60, **params)
 
 
 async def test_without_max_tokens_an_answer_ends_at_the_context(ask):

@@ -41,6 +41,6 @@ async def test_a_refused_request_takes_nothing_from_the_seeded_streams(open_back
     for refuse in (False, True):
         backend = open_backend(seed=12)
         if refuse:
-            await asyncio.gather(ask_on(backend, PROMPT, max_tokens=10_000), return_exceptions=True)
+            await asyncio.gather(ask_on(backend, [1] * 10_000), return_exceptions=True)
         answers.append((await ask_on(backend, PROMPT, max_tokens=20)).ids)
     assert answers[0] == answers[1]

@@ -152,8 +152,8 @@ def _whole(num_tokens: int) -> bytes:
 
 
 def _line(tokens: list[tuple[int, str, float]], reason: str | None) -> bytes:
-    shown = [{"token_id": i, "token": text, "logprob": logprob, "top_logprobs": []} for i, text, logprob in tokens]
-    text = "".join(text for _, text, _ in tokens)
+    ids, texts, logprobs = (list(column) for column in zip(*tokens, strict=True))
+    shown, text = {"ids": ids, "texts": texts, "logprobs": logprobs}, "".join(texts)
     event = {"tokens": shown, "text": text, "finish_reason": reason, "deltas": [{"content": text}]}
     event["message"] = {"content": text}
     return json.dumps(event).encode() + b"\n"

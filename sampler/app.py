@@ -22,12 +22,12 @@ from wire.errors import HeadwayError, InvalidRequest, Unauthenticated
 from wire.metrics_page import may_scrape
 from wire.sampling import (
     DerenderRequest,
-    GeneratedToken,
     GenerateEvent,
     GenerateRequest,
     ParsedMessage,
     Reading,
     RenderRequest,
+    SampledTokens,
     TokenIds,
     TokenizeRequest,
 )
@@ -134,14 +134,14 @@ async def _as_one(
     events: AsyncGenerator[GenerateEvent, None], read: Callable[[list[int], str], Awaitable[ParsedMessage | None]]
 ) -> AsyncGenerator[GenerateEvent, None]:
     """All events in one. To write and to read one line a token costs more than the tokens themselves do."""
-    tokens, texts, reason = list[GeneratedToken](), list[str](), None
+    tokens, texts, reason = SampledTokens(), list[str](), None
     async with aclosing(events):
         async for event in events:
-            tokens += event.tokens
+            tokens.extend(event.tokens)
             texts.append(event.text)
             reason = event.finish_reason
     text = "".join(texts)
-    message = await read([token.token_id for token in tokens], text)
+    message = await read(tokens.ids, text)
     yield GenerateEvent.model_construct(tokens=tokens, text=text, finish_reason=reason, deltas=[], message=message)
 
 

@@ -25,7 +25,7 @@ class HoldingBack:
 
     async def take(self, event: GenerateEvent) -> list[MessageDelta]:
         """See AnswerReader."""
-        self._token_ids += [token.token_id for token in event.tokens]
+        self._token_ids += event.tokens.ids
         self._text += event.text
         deltas = list[MessageDelta]()
         if not self._holds_back() and len(self._text) > self._num_told:

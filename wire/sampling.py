@@ -6,6 +6,7 @@ A sampler serves `POST /render`, `/tokenize` and `/generate` with these types, a
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -111,13 +112,40 @@ class TopLogprob(BaseModel):
     logprob: float
 
 
-class GeneratedToken(BaseModel):
-    """One sampled token. `token` is its text alone, empty for part of a multi-byte character."""
+@dataclass(slots=True)
+class SampledTokens:
+    """Sampled tokens, in columns: an object a token would cost more to read than all else of an answer.
 
-    token_id: int
-    token: str
-    logprob: float
-    top_logprobs: list[TopLogprob] = Field(default_factory=list)
+    A token's text is its own alone, empty for part of a multi-byte character. `top_logprobs`: a row a token where
+    alternatives were asked for, else nothing. Raises ValueError for columns that do not fit together.
+    """
+
+    ids: list[int] = field(default_factory=list[int])
+    texts: list[str] = field(default_factory=list[str])
+    logprobs: list[float] = field(default_factory=list[float])
+    top_logprobs: list[list[TopLogprob]] = field(default_factory=list[list[TopLogprob]])
+
+    def __post_init__(self) -> None:
+        if not len(self.ids) == len(self.texts) == len(self.logprobs) or len(self.top_logprobs) not in (0, len(self)):
+            raise ValueError("columns of sampled tokens differ in length")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add(self, token_id: int, text: str, logprob: float, alternatives: list[TopLogprob] | None) -> None:
+        """One more token; `alternatives` None: not asked for."""
+        self.ids.append(token_id)
+        self.texts.append(text)
+        self.logprobs.append(logprob)
+        if alternatives is not None:
+            self.top_logprobs.append(alternatives)
+
+    def extend(self, more: SampledTokens) -> None:
+        """The next tokens of the same answer."""
+        self.ids += more.ids
+        self.texts += more.texts
+        self.logprobs += more.logprobs
+        self.top_logprobs += more.top_logprobs
 
 
 class CallDelta(BaseModel):
@@ -155,8 +183,8 @@ class GenerateEvent(BaseModel):
     """One line of the answer to generate (NDJSON): newly sampled tokens, the text they settle, and, last, why it
     ended. `text` never holds half a character, nor anything from a stop string on."""
 
-    tokens: list[GeneratedToken]
-    text: str
+    tokens: SampledTokens = Field(default_factory=SampledTokens)
+    text: str = ""
     finish_reason: Literal["stop", "length"] | None = None
     deltas: list[MessageDelta] = Field(default_factory=list[MessageDelta])
     message: ParsedMessage | None = None

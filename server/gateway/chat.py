@@ -171,7 +171,7 @@ class _Chat:
     def _choice(self, index: int, answer: Answer, message: ChatMessage) -> ChatChoice:
         ids: dict[str, Any] = {}
         if self._body.return_token_ids:
-            ids = {"prompt_token_ids": answer.prompt_ids, "token_ids": answer.token_ids}
+            ids = {"prompt_token_ids": answer.prompt_ids, "token_ids": answer.tokens.ids}
         return ChatChoice(
             index=index,
             message=message,
@@ -256,7 +256,7 @@ class _StreamedAnswer:
         if self._body.logprobs:
             more["logprobs"] = chat_logprobs(event.tokens)
         if self._body.return_token_ids:
-            more["token_ids"] = [token.token_id for token in event.tokens]
+            more["token_ids"] = event.tokens.ids
         if more and event.tokens and not deltas:
             deltas = [ChatMessage(content="")]
         # Ids and logprobs ride on the first delta: they belong to the tokens, not to what was read out of them.

@@ -22,7 +22,7 @@ from store.rollouts import Conversation
 from store.serving import Sampler
 from wire.chat import MAX_CHOICES, Completion, CompletionChoice, CompletionRequest
 from wire.errors import InvalidRequest
-from wire.sampling import GeneratedToken, GenerateEvent, GenerateRequest
+from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens
 
 _AFFINE = 256
 """Prompts that begin with the same so many tokens or characters go to one sampler."""
@@ -125,14 +125,14 @@ class _Completion:
         self,
         index: int,
         text: str,
-        tokens: list[GeneratedToken],
+        tokens: SampledTokens,
         reason: str | None,
         text_offset: int,
         prompt_ids: list[int] | None,
     ) -> CompletionChoice:
         more: dict[str, Any] = {}
         if self._body.return_token_ids:
-            more["token_ids"] = [token.token_id for token in tokens]
+            more["token_ids"] = tokens.ids
             if prompt_ids is not None:
                 more["prompt_token_ids"] = prompt_ids
         logprobs = completion_logprobs(tokens, text_offset) if self._body.logprobs is not None else None

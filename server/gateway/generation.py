@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from server.gateway.sampler_client import SamplerClient
 from wire.chat import SamplingRequest
-from wire.sampling import Constraint, GeneratedToken, GenerateEvent, GenerateRequest, ParsedMessage, SamplingParams
+from wire.sampling import Constraint, GenerateEvent, GenerateRequest, ParsedMessage, SampledTokens, SamplingParams
 
 Events = AsyncGenerator[tuple[int, GenerateEvent]]
 
@@ -20,7 +20,7 @@ class Answer:
     come with the first tokens."""
 
     prompt_ids: list[int]
-    tokens: list[GeneratedToken] = field(default_factory=list[GeneratedToken])
+    tokens: SampledTokens = field(default_factory=SampledTokens)
     text: str = ""
     finish_reason: str | None = None
     message: ParsedMessage | None = None
@@ -29,15 +29,10 @@ class Answer:
         """Take the next tokens."""
         if event.prompt_token_ids is not None:
             self.prompt_ids = event.prompt_token_ids
-        self.tokens += event.tokens
+        self.tokens.extend(event.tokens)
         self.text += event.text
         self.finish_reason = event.finish_reason
         self.message = event.message
-
-    @property
-    def token_ids(self) -> list[int]:
-        """What was sampled, the end token included."""
-        return [token.token_id for token in self.tokens]
 
 
 def sampling_params(

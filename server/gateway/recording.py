@@ -71,8 +71,9 @@ class Recording:
         await self.context.recorder.keep(served)
 
     def _sample(self, target: Target, served: Served, answer: Answer) -> NewSample:
-        logprobs = np.array([token.logprob for token in answer.tokens], np.float32)
-        turn = Turn(np.array(answer.prompt_ids, np.int32), np.array(answer.token_ids, np.int32), logprobs)
+        prompt_ids, tokens = answer.prompt_ids, answer.tokens
+        logprobs = np.array(tokens.logprobs, np.float32)
+        turn = Turn(np.array(prompt_ids, np.int32), np.array(tokens.ids, np.int32), logprobs)
         return NewSample(target.team_id, self.trace_id, turn, served)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from wire.chat import (
     ToolCall,
     Usage,
 )
-from wire.sampling import GeneratedToken, ParsedCall, ParsedMessage, TopLogprob
+from wire.sampling import ParsedCall, ParsedMessage, SampledTokens, TopLogprob
 
 CHECKPOINT_HEADER = "X-Headway-Checkpoint"
 OFF_POLICY_HEADER = "X-Headway-Off-Policy"
@@ -109,34 +110,35 @@ def finish_reason(answer: Answer, *, called: bool) -> str | None:
     return "tool_calls" if called and answer.finish_reason == "stop" else answer.finish_reason
 
 
-def chat_logprobs(tokens: Sequence[GeneratedToken]) -> ChatLogprobs:
+def chat_logprobs(tokens: SampledTokens) -> ChatLogprobs:
     """One entry a token."""
-    return ChatLogprobs.model_construct(  # to check these would cost three times what it takes to make them
-        content=[
-            TokenLogprob(
-                token=token.token,
-                logprob=token.logprob,
-                bytes=list(token.token.encode()),
-                top_logprobs=[_alternative(top) for top in token.top_logprobs] if token.top_logprobs else [],
-            )
-            for token in tokens
-        ]
-    )
+    alternatives = tokens.top_logprobs or itertools.repeat(())
+    content: list[TokenLogprob] = [
+        {
+            "token": text,
+            "logprob": logprob,
+            "bytes": list(text.encode()),
+            "top_logprobs": [_alternative(top) for top in tops] if tops else [],
+        }
+        for text, logprob, tops in zip(tokens.texts, tokens.logprobs, alternatives, strict=False)
+    ]
+    return ChatLogprobs.model_construct(content=content)  # to check it would cost three times what it takes to make it
 
 
 def _alternative(top: TopLogprob) -> TokenAlternative:
-    return TokenAlternative(token=top.token, logprob=top.logprob, bytes=list(top.token.encode()))
+    return {"token": top.token, "logprob": top.logprob, "bytes": list(top.token.encode())}
 
 
-def completion_logprobs(tokens: Sequence[GeneratedToken], text_offset: int = 0) -> CompletionLogprobs:
+def completion_logprobs(tokens: SampledTokens, text_offset: int = 0) -> CompletionLogprobs:
     """One entry a token, in columns. Offsets count characters of the answer's text."""
     offsets = list[int]()
-    for token in tokens:
+    for text in tokens.texts:
         offsets.append(text_offset)
-        text_offset += len(token.token)
+        text_offset += len(text)
     return CompletionLogprobs(
-        tokens=[token.token for token in tokens],
-        token_logprobs=[token.logprob for token in tokens],
-        top_logprobs=[{top.token: top.logprob for top in token.top_logprobs} for token in tokens],
+        tokens=tokens.texts,
+        token_logprobs=tokens.logprobs,
+        top_logprobs=[{top.token: top.logprob for top in tops} for tops in tokens.top_logprobs]
+        or [dict[str, float]() for _ in tokens.ids],
         text_offset=offsets,
     )

@@ -27,12 +27,12 @@ from wire.errors import InvalidRequest
 from wire.payload import decode, decode_batch, encode
 from wire.sampling import (
     DerenderRequest,
-    GeneratedToken,
     GenerateEvent,
     GenerateRequest,
     ParsedCall,
     ParsedMessage,
     RenderRequest,
+    SampledTokens,
     TokenizeRequest,
     TopLogprob,
 )
@@ -282,7 +282,7 @@ async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[
                 script.die_times -= 1
                 await asyncio.sleep(script.die_after_s)
                 raise RuntimeError("the stand-in sampler dies as it was told")
-            tokens = [_token(ord(character), character, body)]
+            tokens = _token(ord(character), character, body)
             yield await _line(reader, tokens, character, None, prompt_token_ids=prompt_ids if position == 0 else None)
             if script.endless:
                 await asyncio.sleep(0.01)
@@ -291,24 +291,24 @@ async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[
             said = DerenderRequest(token_ids=[], text=text[:limit], **dict(reading))
             message = await _derendered(script, said)
         if limit > len(text):
-            yield await _line(reader, [_token(END, "", body)], "", "stop", message=message)
+            yield await _line(reader, _token(END, "", body), "", "stop", message=message)
         else:
-            yield await _line(reader, [], "", "length", message=message)
+            yield await _line(reader, SampledTokens(), "", "length", message=message)
         finished = True
     finally:
         script.cancelled += not finished
 
 
-def _token(token_id: int, text: str, body: GenerateRequest) -> GeneratedToken:
+def _token(token_id: int, text: str, body: GenerateRequest) -> SampledTokens:
     alternatives = [
         TopLogprob(token_id=65 + i, token=chr(65 + i), logprob=-2.0) for i in range(body.params.top_logprobs)
     ]
-    return GeneratedToken(token_id=token_id, token=text, logprob=-0.5, top_logprobs=alternatives)
+    tokens = SampledTokens()
+    tokens.add(token_id, text, -0.5, alternatives or None)
+    return tokens
 
 
-async def _line(
-    reader: HoldingBack | None, tokens: list[GeneratedToken], text: str, finish_reason: Any, **more: Any
-) -> str:
+async def _line(reader: HoldingBack | None, tokens: SampledTokens, text: str, finish_reason: Any, **more: Any) -> str:
     event = GenerateEvent(tokens=tokens, text=text, finish_reason=finish_reason, **more)
     if reader is not None:
         event.deltas = await reader.take(event)

@@ -136,7 +136,7 @@ async def test_an_answer_comes_in_pieces_or_whole_and_is_the_same(backend):
         )
         events[whole] = [event async for event in backend.generate(request)]
     assert len(events[True]) == 1 < len(events[False])
-    assert [t.token_id for e in events[False] for t in e.tokens] == [t.token_id for t in events[True][0].tokens]
+    assert [token_id for e in events[False] for token_id in e.tokens.ids] == events[True][0].tokens.ids
     assert "".join(event.text for event in events[False]) == events[True][0].text
 
 

@@ -15,12 +15,12 @@ from tests.unit.sampler.conftest import ask_backend
 from wire.errors import InvalidRequest
 from wire.sampling import (
     DerenderRequest,
-    GeneratedToken,
     GenerateEvent,
     GenerateRequest,
     MessageDelta,
     Reading,
     RenderRequest,
+    SampledTokens,
     SamplingParams,
 )
 
@@ -85,7 +85,8 @@ async def read_in_pieces(backend, ids: list[int], text: str, reading: Reading) -
         told = data.decode(errors="ignore")
         data += b"".join(backend._vocabulary.bytes_of(token_id) for token_id in ids[start : start + 3])
         new = data.decode(errors="ignore")[len(told) :]
-        tokens = [GeneratedToken(token_id=token_id, token="", logprob=0.0) for token_id in ids[start : start + 3]]
+        piece = ids[start : start + 3]
+        tokens = SampledTokens(piece, [""] * len(piece), [0.0] * len(piece))
         reason = "stop" if start + 3 >= len(ids) else None
         deltas += await reader.take(GenerateEvent(tokens=tokens, text=new, finish_reason=reason))
     return joined(deltas)
@@ -108,8 +109,7 @@ async def test_a_stream_tells_reasoning_and_calls_before_its_end(backend, tokeni
     reader = backend.reader(request, Reading(tools=TOOLS))
     kinds = []
     for position, token_id in enumerate(ids):
-        token = GeneratedToken(token_id=token_id, token="", logprob=0.0)
-        event = GenerateEvent(tokens=[token], text=backend._vocabulary.text_of(token_id))
+        event = GenerateEvent(tokens=SampledTokens([token_id], [""], [0.0]), text=backend._vocabulary.text_of(token_id))
         event.finish_reason = "stop" if position == len(ids) - 1 else None
         for delta in await reader.take(event):
             kinds += [name for name in ("reasoning_content", "content", "tool_calls") if getattr(delta, name)]
@@ -168,13 +168,13 @@ async def test_logprobs_are_of_what_the_form_allowed(backend, tokenizer):
     constraint = {"regex": "[0-9]{4}"}
     answer = await ask_backend(backend, PROMPT, adapter="all-targets", top_logprobs=10, constraint=constraint)
     free = await ask_backend(backend, PROMPT, adapter="all-targets", top_logprobs=20, max_tokens=1)
-    for token in answer.tokens[:4]:
-        assert {top.token_id for top in token.top_logprobs} == digits
-        assert np.exp([top.logprob for top in token.top_logprobs]).sum() == pytest.approx(1.0, abs=1e-4)
-    shown = {top.token_id: top.logprob for top in free.tokens[0].top_logprobs}
-    gaps = [top.logprob - shown[top.token_id] for top in answer.tokens[0].top_logprobs if top.token_id in shown]
+    for tops in answer.tokens.top_logprobs[:4]:
+        assert {top.token_id for top in tops} == digits
+        assert np.exp([top.logprob for top in tops]).sum() == pytest.approx(1.0, abs=1e-4)
+    shown = {top.token_id: top.logprob for top in free.tokens.top_logprobs[0]}
+    gaps = [top.logprob - shown[top.token_id] for top in answer.tokens.top_logprobs[0] if top.token_id in shown]
     assert np.ptp(gaps) < 1e-4 if gaps else True, "the model's own, up to the mass that was allowed"
-    assert answer.tokens[4].logprob == pytest.approx(0.0, abs=1e-6)
+    assert answer.logprobs[4] == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("single", [True, False])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 
-from wire.sampling import GenerateEvent
+from wire.sampling import GenerateEvent, SampledTokens
 
 
 class EventStream:
@@ -59,8 +59,11 @@ def _merge(items: list[GenerateEvent | Exception]) -> GenerateEvent:
         events.append(item)
     if len(events) == 1:
         return events[0]
+    tokens = SampledTokens()
+    for event in events:
+        tokens.extend(event.tokens)
     return GenerateEvent.model_construct(
-        tokens=[token for event in events for token in event.tokens],
+        tokens=tokens,
         text="".join(event.text for event in events),
         finish_reason=events[-1].finish_reason,
     )

@@ -11,7 +11,7 @@ from sampler.backends.local.constraints import Form
 from sampler.backends.local.event_stream import EventStream
 from sampler.text import SettlingText
 from sampler.vocabulary import Vocabulary
-from wire.sampling import GeneratedToken, GenerateEvent, GenerateRequest, TopLogprob
+from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, TopLogprob
 
 _GREEDY_BELOW = 1e-5  # as vLLM: dividing by less only makes infinities
 
@@ -94,7 +94,7 @@ class Sequence:
         if finish_reason is not None:
             text += self._text.flush()
         # model_construct: these are ours, and validating every token costs more than sampling it.
-        return GenerateEvent.model_construct(tokens=[self._describe(chosen)], text=text, finish_reason=finish_reason)
+        return GenerateEvent.model_construct(tokens=self._described(chosen), text=text, finish_reason=finish_reason)
 
     @property
     def unkept(self) -> str:
@@ -106,14 +106,13 @@ class Sequence:
             return "stop"
         return "length" if self.num_new >= self._max_new_tokens else None
 
-    def _describe(self, chosen: Chosen) -> GeneratedToken:
+    def _described(self, chosen: Chosen) -> SampledTokens:
         text_of = self._vocabulary.text_of
-        return GeneratedToken.model_construct(
-            token_id=chosen.token_id,
-            token=text_of(chosen.token_id),
-            logprob=chosen.logprob,
-            top_logprobs=[
-                TopLogprob.model_construct(token_id=token_id, token=text_of(token_id), logprob=logprob)
-                for token_id, logprob in chosen.alternatives
-            ],
-        )
+        alternatives = [
+            TopLogprob.model_construct(token_id=token_id, token=text_of(token_id), logprob=logprob)
+            for token_id, logprob in chosen.alternatives
+        ]
+        tokens = SampledTokens()
+        asked = alternatives if self.params.top_logprobs else None
+        tokens.add(chosen.token_id, text_of(chosen.token_id), chosen.logprob, asked)
+        return tokens

@@ -13,7 +13,7 @@ from sampler.backends.vllm.client import Chunk, finite_or_nan
 from sampler.text import SettlingText
 from sampler.vocabulary import Vocabulary
 from wire.errors import HeadwayError, Unavailable
-from wire.sampling import GeneratedToken, GenerateEvent, GenerateRequest, SamplingParams, TopLogprob
+from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, SamplingParams, TopLogprob
 
 
 def vllm_params(params: SamplingParams, limit: int, stop_ids: frozenset[int], seed: int | None) -> dict[str, Any]:
@@ -49,10 +49,10 @@ class Answer:
 
     def take(self, chunk: Chunk) -> GenerateEvent:
         """The next event. Raises Unavailable if vLLM gave up, HeadwayError for logprobs that are none."""
-        event = GenerateEvent.model_construct(tokens=[], text="", finish_reason=None)
+        event = GenerateEvent.model_construct(tokens=SampledTokens(), text="", finish_reason=None)
         positions = (chunk.get("logprobs") or {}).get("content") or []
         for token_id, position in zip(chunk["token_ids"] or [], positions, strict=True):
-            event.tokens.append(self._describe(token_id, position))
+            self._describe(event.tokens, token_id, position)
             self._advance(event, token_id)
             if event.finish_reason is not None:
                 return event  # what vLLM sampled beyond a stop string is nobody's
@@ -72,16 +72,12 @@ class Answer:
         if event.finish_reason is not None:
             event.text += self._text.flush()
 
-    def _describe(self, token_id: int, position: dict[str, Any]) -> GeneratedToken:
+    def _describe(self, tokens: SampledTokens, token_id: int, position: dict[str, Any]) -> None:
         logprob = finite_or_nan(position["logprob"])
         if not math.isfinite(logprob):
             raise HeadwayError(f"adapter {self._adapter} gives logits that are not finite")
-        return GeneratedToken.model_construct(
-            token_id=token_id,
-            token=self._vocabulary.text_of(token_id),
-            logprob=logprob,
-            top_logprobs=self._alternatives(position["top_logprobs"]) if self._params.top_logprobs else [],
-        )
+        alternatives = self._alternatives(position["top_logprobs"]) if self._params.top_logprobs else None
+        tokens.add(token_id, self._vocabulary.text_of(token_id), logprob, alternatives)
 
     def _alternatives(self, tops: list[dict[str, Any]]) -> list[TopLogprob]:
         drawable = [(top["token_id"], top["logprob"]) for top in tops if math.isfinite(finite_or_nan(top["logprob"]))]

@@ -58,7 +58,7 @@ class PieceByPiece:
         self._is_reasoning: bool | None = None
 
     async def take(self, event: GenerateEvent) -> list[MessageDelta]:
-        self._ids += [token.token_id for token in event.tokens]
+        self._ids += event.tokens.ids
         self._text += event.text
         self._untold += event.text
         ended = event.finish_reason is not None

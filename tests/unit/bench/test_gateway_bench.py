@@ -27,7 +27,7 @@ async def test_the_stand_in_speaks_the_port_and_takes_its_time(whole):
     request = GenerateRequest(adapter="a", chat=chat, params=SamplingParams(), whole=whole, reading=Reading())
     events = [event async for event in client.generate(url, request)]
     seconds = time.perf_counter() - started
-    tokens = [token for event in events for token in event.tokens]
+    tokens = [token_id for event in events for token_id in event.tokens.ids]
     assert (len(events) == 1) == whole
     assert [event.prompt_token_ids for event in events] == [ids] + [None] * (len(events) - 1)
     assert NUM_TOKENS[0] <= len(tokens) <= NUM_TOKENS[1]

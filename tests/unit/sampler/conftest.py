@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sampler.backends.local import LocalBackend, LocalSettings
-from wire.sampling import GeneratedToken, GenerateRequest, SamplingParams
+from wire.sampling import GenerateRequest, SampledTokens, SamplingParams
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text()
 ALL_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -32,17 +32,17 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 class Answer:
     """All events of a generation, put together."""
 
-    tokens: list[GeneratedToken]
+    tokens: SampledTokens
     text: str
     finish_reason: str | None
 
     @property
     def ids(self) -> list[int]:
-        return [token.token_id for token in self.tokens]
+        return self.tokens.ids
 
     @property
     def logprobs(self) -> list[float]:
-        return [token.logprob for token in self.tokens]
+        return self.tokens.logprobs
 
 
 Ask = Callable[..., Awaitable[Answer]]
@@ -152,7 +152,9 @@ async def ask_backend(backend: LocalBackend, prompt: list[int], *, adapter: str 
     request = GenerateRequest(adapter=adapter, prompt_token_ids=prompt, params=SamplingParams(**params))
     events = [event async for event in backend.generate(request)]
     assert all(event.finish_reason is None for event in events[:-1])
-    tokens = [token for event in events for token in event.tokens]
+    tokens = SampledTokens()
+    for event in events:
+        tokens.extend(event.tokens)
     return Answer(tokens, "".join(event.text for event in events), events[-1].finish_reason)
 
 

@@ -120,7 +120,9 @@ async def test_whole_answers_are_read(client, backend, tools):
 async def test_events_come_as_lines_and_are_what_the_backend_says(client, narrow, ask_on):
     events = await generate(client, seed=1, max_tokens=20, top_logprobs=2)
     expected = await ask_on(narrow, PROMPT, seed=1, max_tokens=20, top_logprobs=2)
-    assert [token for event in events for token in event.tokens] == expected.tokens
+    assert [token_id for event in events for token_id in event.tokens.ids] == expected.ids
+    assert [logprob for event in events for logprob in event.tokens.logprobs] == expected.logprobs
+    assert [tops for event in events for tops in event.tokens.top_logprobs] == expected.tokens.top_logprobs
     assert "".join(event.text for event in events) == expected.text
     assert [event.finish_reason for event in events][-1] == expected.finish_reason
 
@@ -131,7 +133,8 @@ async def test_an_answer_is_told_in_one_event_where_nobody_reads_along(client):
     [whole] = [
         json.loads(x) for x in (await client.post("/generate", json={**request, "whole": True})).text.splitlines()
     ]
-    assert whole["tokens"] == [token for line in lines for token in line["tokens"]]
+    for column in ("ids", "texts", "logprobs"):
+        assert whole["tokens"][column] == [value for line in lines for value in line["tokens"][column]]
     assert whole["text"] == "".join(line["text"] for line in lines)
     assert whole["finish_reason"] == lines[-1]["finish_reason"] == "length"
 

@@ -76,9 +76,9 @@ async def test_top_logprobs_are_the_most_likely_tokens_and_leave_out_what_cannot
     with torch.inference_mode():
         logprobs = reference("base")(input_ids=torch.tensor([prompt_of(2)])).logits[0, -1].log_softmax(-1)
     values, ids = logprobs.topk(20)
-    assert [top.token_id for top in free.tokens[0].top_logprobs] == ids.tolist()
-    assert [top.logprob for top in free.tokens[0].top_logprobs] == pytest.approx(values.tolist(), abs=1e-5)
-    assert [len(token.top_logprobs) for token in narrow.tokens] == [4, 4, 4]
+    assert [top.token_id for top in free.tokens.top_logprobs[0]] == ids.tolist()
+    assert [top.logprob for top in free.tokens.top_logprobs[0]] == pytest.approx(values.tolist(), abs=1e-5)
+    assert [len(tops) for tops in narrow.tokens.top_logprobs] == [4, 4, 4]
 
 
 async def test_a_zero_adapter_is_the_base_beside_any_other(ask, backend):

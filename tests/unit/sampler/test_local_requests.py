@@ -72,7 +72,7 @@ async def test_eos_ends_an_answer_and_is_its_last_token(ask, tokenizer):
     for answer in stopped:
         assert answer.ids[-1] == tokenizer.eos_token_id
         assert tokenizer.eos_token_id not in answer.ids[:-1]
-        assert answer.tokens[-1].token == "<|im_end|>"
+        assert answer.tokens.texts[-1] == "<|im_end|>"
         assert "<|im_end|>" not in answer.text
 
 

@@ -86,9 +86,9 @@ def test_a_stop_string_before_min_tokens_is_plain_text():
 
 async def test_a_stop_string_cuts_the_text_and_keeps_the_tokens_that_complete_it(ask):
     free = await ask(PROMPT, seed=6, max_tokens=80, ignore_eos=True)
-    readable = [n for n in range(10, 70) if free.tokens[n].token.isascii() and free.tokens[n].token]
+    readable = [n for n in range(10, 70) if free.tokens.texts[n].isascii() and free.tokens.texts[n]]
     at = next(n for n in readable if n + 1 in readable)
-    stop = free.tokens[at].token + free.tokens[at + 1].token
+    stop = free.tokens.texts[at] + free.tokens.texts[at + 1]
     answer = await ask(PROMPT, seed=6, max_tokens=80, ignore_eos=True, stop=[stop, "never said"])
     assert answer.finish_reason == "stop"
     assert answer.ids == free.ids[: len(answer.ids)]

@@ -10,13 +10,14 @@ from fastapi.responses import Response
 from server.auth.dependencies import KeyDep, ModelUserDep
 from server.context import ContextDep
 from server.gateway import chat, completions
+from server.gateway.direct import DirectRoute
 from server.models import repository
 from server.models.service import no_such_model
 from store.tables import ModelRow
 from wire.chat import ChatRequest, Completion, CompletionRequest, ListedModel, ModelList
 
 router = APIRouter(tags=["gateway"])
-sampling = APIRouter(tags=["gateway"])
+sampling = APIRouter(tags=["gateway"], route_class=DirectRoute)
 
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {

@@ -54,6 +54,9 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=2048)
     parser.add_argument("--samplers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument(
+        "--warm-up-s", type=float, default=30.0, help="all at once, until first turns are as many as any others"
+    )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--worker-cores", type=float, default=0.0, help="of each gateway process; 0: no limit")
     parser.add_argument("--kinds", nargs="+", default=["rollout", "recorded", "plain"])
@@ -155,7 +158,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Everything at once, then 60 % of what that showed."""
     pids = {"gateway_cpu": gateway, **others}
-    at_once = _load({**orders, "rollouts": rollouts, "seconds": options.seconds, "warm_up_s": 4.0}, pids)
+    at_once = _load({**orders, "rollouts": rollouts, "seconds": options.seconds, "warm_up_s": options.warm_up_s}, pids)
     at_once["rollouts"] = rollouts
     rate = 0.6 * at_once["requests_per_s"]
     at_60_percent = _load({**orders, "per_second": rate, "seconds": options.seconds, "warm_up_s": 8.0}, pids)

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
+import sys
 import threading
 from functools import partial
 from multiprocessing.connection import wait
@@ -15,6 +17,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.main import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from server.app import create_app
@@ -29,6 +32,7 @@ _SHUTDOWN_S = 10
 _WORKER_START_S = 60
 """A worker that does not answer its supervisor for so long is replaced: its imports take seconds on a busy machine."""
 _BACKLOG = 4096
+_ACCEPTS_A_TURN = 16
 _KEEP_ALIVE_S = 75
 """Longer than clients keep a connection that they may use again (httpx, hence hud and openai: 5 s): whoever is first to
 end it must not be us, or a request that is on its way at this moment is lost."""
@@ -79,13 +83,24 @@ def serve(
         "timeout_graceful_shutdown": _SHUTDOWN_S,
         "timeout_worker_healthcheck": _WORKER_START_S,
     }
+    # uvicorn.run would insist on an import string for workers, which cannot carry settings; they are pickled instead.
+    config = uvicorn.Config(partial(_app, settings, log_format), **options)
+    sockets = _listeners(config)
     if workers == 1:
-        uvicorn.run(partial(_app, settings, log_format), **options)
+        server = uvicorn.Server(config)
+        server.run(sockets)
+        if not server.started:
+            sys.exit(STARTUP_FAILURE)
     else:
-        # uvicorn.run would insist on an import string, which cannot carry settings; they are pickled instead.
-        config = uvicorn.Config(partial(_app, settings, log_format), **options)
         with shared_counts():
-            Multiprocess(config, sockets=[config.bind_socket()]).run()
+            Multiprocess(config, sockets=sockets).run()
+
+
+def _listeners(config: uvicorn.Config) -> list[socket.socket]:
+    """The listening socket, several times. libuv takes one new client of a listener in each turn of its loop, and a
+    turn of a loop with thousands of requests is long: clients that came would wait half a minute to be let in."""
+    listening = config.bind_socket()
+    return [listening, *(listening.dup() for _ in range(_ACCEPTS_A_TURN - 1))]
 
 
 def _app(settings: ServerSettings, log_format: str | None) -> FastAPI:

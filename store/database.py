@@ -33,6 +33,7 @@ AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]
 _DRIVER_POOL: dict[str, Any] = {
     "connect_args": {"autocommit": True, "row_factory": namedtuple_row},
     "pool_reset_on_return": None,
+    "pool_use_lifo": True,
     "max_overflow": 0,
 }
 

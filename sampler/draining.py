@@ -1,6 +1,6 @@
 """How a sampler ends without failing anybody: it leaves the rotation, finishes what it has, and only then stops.
 
-An answer is several calls (render, generate, read back), and whoever looked the sampler up a moment ago still comes. So
+Whoever looked the sampler up a moment ago still comes, and several answers to one chat are several calls. So
 calls are taken to the end: until none has been under way for a while, or until the limit.
 """
 

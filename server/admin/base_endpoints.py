@@ -8,6 +8,7 @@ from server.admin import bases
 from server.audit.recording import actor_of
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
+from server.in_force import InForce
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from wire.admin import Base, BaseRequest, Page
 
@@ -23,7 +24,7 @@ async def list_bases(
         return await bases.list_bases(session, cursor, limit)
 
 
-@router.post("/bases", status_code=201)
+@router.post("/bases", status_code=201, dependencies=[InForce])
 async def register_base(context: ContextDep, caller: AdminDep, body: BaseRequest) -> Base:
     """Register a base model; start its trainers and samplers with `--base NAME` then."""
     async with context.database.session() as session:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body
 
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
+from server.in_force import InForce
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.team import keys, service
 from wire.admin import Key, KeyRequest, NewKey, Page, RotateRequest, TeamKeyRequest
@@ -38,7 +39,7 @@ async def create_key(context: ContextDep, caller: AdminDep, body: TeamKeyRequest
         return await keys.create_key(session, caller, team.id, request)
 
 
-@router.post("/keys/{key_id}/rotate", status_code=201)
+@router.post("/keys/{key_id}/rotate", status_code=201, dependencies=[InForce])
 async def rotate_key(
     context: ContextDep, caller: AdminDep, key_id: UUID, body: Annotated[RotateRequest | None, Body()] = None
 ) -> NewKey:
@@ -47,7 +48,7 @@ async def rotate_key(
         return await keys.rotate_key(session, caller, None, key_id, body or RotateRequest())
 
 
-@router.delete("/keys/{key_id}")
+@router.delete("/keys/{key_id}", dependencies=[InForce])
 async def revoke_key(context: ContextDep, caller: AdminDep, key_id: UUID) -> Key:
     """Refuse the key from now on."""
     async with context.database.session() as session:

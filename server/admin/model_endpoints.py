@@ -10,6 +10,7 @@ from server.admin import models
 from server.audit.recording import actor_of
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
+from server.in_force import InForce
 from server.models import pausing
 from server.models.heads import roll_to
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
@@ -50,7 +51,7 @@ async def resume(context: ContextDep, caller: AdminDep, model_id: str) -> TeamMo
         return await models.describe_model(session, model.id)
 
 
-@router.put("/models/{model_id}/head")
+@router.put("/models/{model_id}/head", dependencies=[InForce])
 async def set_head(context: ContextDep, caller: AdminDep, model_id: str, body: AdminHeadRequest) -> Head:
     """Serve and continue from this checkpoint (null: the base weights). The reason is kept in the audit log."""
     async with context.database.session() as session:

@@ -10,6 +10,7 @@ from server.admin import planes
 from server.audit.recording import actor_of
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
+from server.in_force import InForce
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from store.tables import SamplerRow, TrainerRow
 from wire.admin import Page, Sampler, Trainer
@@ -51,7 +52,7 @@ async def list_samplers(
         return await planes.list_samplers(session, cursor, limit)
 
 
-@router.post("/samplers/{sampler_id}/drain")
+@router.post("/samplers/{sampler_id}/drain", dependencies=[InForce])
 async def drain_sampler(context: ContextDep, caller: AdminDep, sampler_id: UUID) -> Sampler:
     """Send it no new request, and have it load no new adapter."""
     async with context.database.session() as session:
@@ -59,7 +60,7 @@ async def drain_sampler(context: ContextDep, caller: AdminDep, sampler_id: UUID)
         return await planes.describe_sampler(session, sampler_id)
 
 
-@router.post("/samplers/{sampler_id}/undrain")
+@router.post("/samplers/{sampler_id}/undrain", dependencies=[InForce])
 async def undrain_sampler(context: ContextDep, caller: AdminDep, sampler_id: UUID) -> Sampler:
     """Have it work again."""
     async with context.database.session() as session:

@@ -11,6 +11,7 @@ from server.audit.parameters import EventFilterParams
 from server.audit.recording import actor_of
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
+from server.in_force import InForce
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.team import service
 from wire.admin import Event, Page, Quotas, Team, TeamChange, TeamRequest, TeamWithUsage
@@ -42,7 +43,7 @@ async def get_team(context: ContextDep, caller: AdminDep, team_id: UUID) -> Team
         return await service.describe_team(session, await service.get_team(session, str(team_id)))
 
 
-@router.patch("/teams/{team_id}")
+@router.patch("/teams/{team_id}", dependencies=[InForce])
 async def change_team(context: ContextDep, caller: AdminDep, team_id: UUID, body: TeamChange) -> TeamWithUsage:
     """Rename it, set quotas (null lifts one), disable it (its keys are refused, what was accepted is finished) or
     enable it."""
@@ -54,7 +55,7 @@ async def change_team(context: ContextDep, caller: AdminDep, team_id: UUID, body
         return await service.describe_team(session, team)
 
 
-@router.put("/teams/{team_id}/quotas")
+@router.put("/teams/{team_id}/quotas", dependencies=[InForce])
 async def set_quotas(context: ContextDep, caller: AdminDep, team_id: UUID, body: Quotas) -> TeamWithUsage:
     """Set the quotas that are named; null lifts one."""
     async with context.database.session() as session:
@@ -63,7 +64,7 @@ async def set_quotas(context: ContextDep, caller: AdminDep, team_id: UUID, body:
         return await service.describe_team(session, team)
 
 
-@router.delete("/teams/{team_id}", status_code=204)
+@router.delete("/teams/{team_id}", status_code=204, dependencies=[InForce])
 async def delete_team(context: ContextDep, caller: AdminDep, team_id: UUID) -> None:
     """Remove a team that has nothing, and its keys."""
     async with context.database.session() as session:

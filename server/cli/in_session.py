@@ -9,19 +9,22 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.cli.ending import or_stop
+from server.in_force import outlast_what_is_remembered
 from store.database import AsyncDatabase
 
 T = TypeVar("T")
 
 
 def in_session(database_url: str, act: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    """What `act` returns. Raises what it raises."""
+    """What `act` returns, once it is in force in every server process. Raises what it raises."""
 
     async def run() -> T:
         database = AsyncDatabase(database_url, pool_size=1)
         try:
             async with database.session() as session:
-                return await act(session)
+                result = await act(session)
+            await outlast_what_is_remembered()
+            return result
         finally:
             await database.close()
 

@@ -1,14 +1,16 @@
-"""Equal questions that are asked at the same time share one answer, which is never older than any of them.
+"""Equal questions share an answer, which is so fresh that nobody who was told of a change can miss it.
 
-Thousands of rollouts ask the database the same: this key, this model. An answer that was being fetched when a question
-came might miss what was committed in between, so that question waits for the next fetch, which then serves all that
-have come meanwhile. Nothing is remembered: a head that moved before a request came is seen by it, and so is a key that
-was revoked.
+Thousands of rollouts ask the database the same: this key, this model. An answer is good for all who come within
+`REMEMBERED_S` of the moment at which it was asked for. It may then miss what was committed in between; but whoever
+makes such a change (a new head, a revoked key) is told so only when that time has gone by (`server.in_force`), so a
+request that comes after a change was acknowledged sees it, whichever process it comes to. No clocks are compared, and
+no notification has to arrive.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -19,6 +21,7 @@ from store.serving import Question, Serving, find_serving, live_urls
 Q = TypeVar("Q", bound=Hashable)
 A = TypeVar("A")
 
+REMEMBERED_S = 0.010
 PIN_S = 600.0
 """How long samplers hold a checkpoint after a request that named it."""
 
@@ -26,43 +29,63 @@ PIN_S = 600.0
 class SharedLookups(Generic[Q, A]):
     """At most one fetch of a question runs, and at most one is next."""
 
-    def __init__(self, fetch: Callable[[Q], Awaitable[A]], metrics: ServerMetrics | None = None) -> None:
+    def __init__(
+        self, fetch: Callable[[Q], Awaitable[A]], metrics: ServerMetrics | None = None, good_for_s: float | None = None
+    ) -> None:
         self._fetch = fetch
         self._metrics = metrics or ServerMetrics()
+        self._good_for_s = REMEMBERED_S if good_for_s is None else good_for_s
+        self._good: dict[Q, tuple[asyncio.Future[A], float]] = {}
         self._running: dict[Q, asyncio.Future[A]] = {}
         self._next: dict[Q, asyncio.Future[A]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, question: Q) -> A:
-        """The answer as of now or later. Raises what the fetch raises."""
-        self._metrics.looked_up(shared=question in self._next)
-        if question not in self._running:
-            answer = self._start(question, asyncio.get_running_loop().create_future())
-        elif question in self._next:
-            answer = self._next[question]
+        """The answer as of `good_for_s` ago or later. Raises what the fetch raises."""
+        loop = asyncio.get_running_loop()
+        answer, good_until = self._good.get(question, (None, 0.0))
+        if answer is not None and time.monotonic() < good_until:  # the loop's own clock stands still between its turns
+            self._metrics.looked_up(shared=True)
+        elif question not in self._running:
+            self._metrics.looked_up(shared=False)
+            answer = self._start(question, loop.create_future())
         else:
-            answer = self._next[question] = asyncio.get_running_loop().create_future()
+            self._metrics.looked_up(shared=question in self._next)
+            if question not in self._next:
+                self._next[question] = loop.create_future()
+            answer = self._next[question]
+        if answer.done():
+            return answer.result()
         return await asyncio.shield(answer)  # others may wait for it too: who gives up does not take it from them
 
     def _start(self, question: Q, answer: asyncio.Future[A]) -> asyncio.Future[A]:
+        good = self._good[question] = answer, time.monotonic() + self._good_for_s
         self._running[question] = answer
         answer.add_done_callback(lambda done: done.exception())  # asked for, even if all who waited have given up
-        task = asyncio.create_task(self._run(question, answer))
+        task = asyncio.create_task(self._run(question, good))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return answer
 
-    async def _run(self, question: Q, answer: asyncio.Future[A]) -> None:
+    async def _run(self, question: Q, good: tuple[asyncio.Future[A], float]) -> None:
+        answer, good_until = good
         try:
             answer.set_result(await self._fetch(question))
         except Exception as error:
+            self._forget(question, good)
             answer.set_exception(error)
         finally:
             following = self._next.pop(question, None)
             if following is None:
                 del self._running[question]
+                left_s = max(0.0, good_until - time.monotonic())
+                asyncio.get_running_loop().call_later(left_s, self._forget, question, good)
             else:
                 self._start(question, following)
+
+    def _forget(self, question: Q, good: tuple[asyncio.Future[A], float]) -> None:
+        if self._good.get(question) is good:
+            del self._good[question]
 
 
 def serving_lookups(database: AsyncDatabase, metrics: ServerMetrics) -> SharedLookups[Question, Serving | None]:

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from server.auth.dependencies import CallerDep
 from server.context import ContextDep
 from server.guard import alarms, settings
+from server.in_force import InForce
 from server.models.service import get_callers_model
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from wire.admin import Page
@@ -58,7 +59,7 @@ async def acknowledge(
         return await alarms.acknowledge(session, caller, model, alarm_id, body.comment if body else None)
 
 
-@router.post("/alarms/{alarm_id}/undo")
+@router.post("/alarms/{alarm_id}/undo", dependencies=[InForce])
 async def undo(context: ContextDep, caller: CallerDep, model_id: str, alarm_id: UUID) -> Alarm:
     """Take back what the guard did about it: the head goes where it was, and training goes on."""
     async with context.database.session() as session:

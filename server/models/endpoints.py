@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from server.audit.recording import actor_of
 from server.auth.dependencies import CallerDep, ModelUserDep
 from server.context import ContextDep
+from server.in_force import InForce
 from server.models import forks, heads, pausing, repository, service
 from wire.catalog import CatalogModel, CatalogPage, CheckpointNode, ForkRequest, Head, HeadRequest, PauseRequest
 
@@ -34,7 +35,7 @@ async def resolve(context: ContextDep, caller: ModelUserDep, model: str) -> Cata
         return await service.describe_model_to(session, caller, model)
 
 
-@router.post("/fork", status_code=201)
+@router.post("/fork", status_code=201, dependencies=[InForce])
 async def fork(context: ContextDep, caller: CallerDep, body: ForkRequest) -> CatalogModel:
     """A new trainable model that starts from the source's current head."""
     async with context.database.session() as session:
@@ -69,7 +70,7 @@ async def get_head(context: ContextDep, caller: CallerDep, model_id: str) -> Hea
         return heads.head_of(found[0], found[2])
 
 
-@router.put("/{model_id}/head")
+@router.put("/{model_id}/head", dependencies=[InForce])
 async def set_head(context: ContextDep, caller: CallerDep, model_id: str, body: HeadRequest) -> Head:
     """Serve and continue from this checkpoint (null: the base weights). Gradients not yet applied are dropped."""
     return await heads.set_head(context, caller, model_id, body.checkpoint_id)

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.context import Context, ContextDep
 from server.guard import alarms
+from server.in_force import InForce
 from server.models.repository import as_uuid
 from server.pages.forms import submitted
 from server.pages.model_page import find_fork, find_model
@@ -45,7 +46,7 @@ async def ask_to_undo(
     return await _ask(context, request, visitor, model_id, alarm_id)
 
 
-@router.post("/forms/models/{model_id}/alarms/{alarm_id}/undo")
+@router.post("/forms/models/{model_id}/alarms/{alarm_id}/undo", dependencies=[InForce])
 async def undo(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str, alarm_id: UUID) -> Response:
     """Take back what the guard did about it. A refusal is told on the page of the question."""
     await submitted(request, visitor)

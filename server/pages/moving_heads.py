@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.context import Context, ContextDep
+from server.in_force import InForce
 from server.models import heads
 from server.pages.forms import submitted
 from server.pages.lineage import read_lineage
@@ -35,7 +36,7 @@ async def confirm(context: ContextDep, request: Request, visitor: VisitorDep, mo
     return await _ask(context, request, visitor, model_id, to)
 
 
-@router.post("/forms/models/{model_id}/head")
+@router.post("/forms/models/{model_id}/head", dependencies=[InForce])
 async def move(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str) -> Response:
     """Move it, unless it moved since the question was asked. A refusal is told on the page of the question."""
     fields = await submitted(request, visitor)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.auth.roles import MEANS, ROLES
 from server.auth.service import key_hash
 from server.context import Context, ContextDep
+from server.in_force import InForce
 from server.pages.forms import as_request, submitted
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
@@ -81,7 +82,7 @@ async def ask_to_rotate(context: ContextDep, request: Request, visitor: VisitorD
     return await _ask_to_rotate(context, request, visitor, key_id)
 
 
-@router.post("/forms/keys/{key_id}/rotate")
+@router.post("/forms/keys/{key_id}/rotate", dependencies=[InForce])
 async def rotate(context: ContextDep, request: Request, visitor: VisitorDep, key_id: UUID) -> Response:
     """Make its successor. A refusal is told on the page of the question."""
     fields = await submitted(request, visitor)

@@ -11,6 +11,7 @@ from server.audit.listing import list_events
 from server.audit.parameters import EventFilterParams
 from server.auth.dependencies import CallerDep, TeamAdminDep
 from server.context import ContextDep
+from server.in_force import InForce
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.team import keys, service
 from wire.admin import Event, Key, KeyRequest, NewKey, Page, RotateRequest, TeamWithUsage
@@ -42,7 +43,7 @@ async def create_key(context: ContextDep, caller: TeamAdminDep, body: KeyRequest
         return await keys.create_key(session, caller, caller.team_id, body)
 
 
-@router.post("/keys/{key_id}/rotate", status_code=201)
+@router.post("/keys/{key_id}/rotate", status_code=201, dependencies=[InForce])
 async def rotate_key(
     context: ContextDep, caller: TeamAdminDep, key_id: UUID, body: Annotated[RotateRequest | None, Body()] = None
 ) -> NewKey:
@@ -51,7 +52,7 @@ async def rotate_key(
         return await keys.rotate_key(session, caller, caller.team_id, key_id, body or RotateRequest())
 
 
-@router.delete("/keys/{key_id}")
+@router.delete("/keys/{key_id}", dependencies=[InForce])
 async def revoke_key(context: ContextDep, caller: TeamAdminDep, key_id: UUID) -> Key:
     """Refuse the key from now on."""
     async with context.database.session() as session:

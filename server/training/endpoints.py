@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from server.auth.dependencies import KeyDep
 from server.context import ContextDep
+from server.in_force import InForce
 from server.training import service
 from server.training.openapi import json_body
 from wire import training as wire
@@ -45,7 +46,12 @@ async def backward(context: ContextDep, key: KeyDep, model_id: str, request: Req
     return _reply(await service.backward(context, key, model_id, request))
 
 
-@router.post("/optim-step", response_model=wire.OptimStep, openapi_extra=json_body(wire.OptimStepRequest))
+@router.post(
+    "/optim-step",
+    response_model=wire.OptimStep,
+    openapi_extra=json_body(wire.OptimStepRequest),
+    dependencies=[InForce],
+)
 async def optim_step(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Apply what has accumulated; the new checkpoint is served when this returns."""
     return _reply(await service.optim_step(context, key, model_id, request))

@@ -70,7 +70,7 @@ async def record(
     spans = await off_loop(num_bytes, _pack_spans, records, blobs)
     num_tokens = sum(sample.num_tokens for one in records for sample in one.samples)
     for attempt in range(_ATTEMPTS):
-        traces = [one.trace for one in records if one.samples]
+        traces = {one.trace: any(map(_may_share, one.samples)) for one in records if one.samples}
         earlier = await _known_samples(database, traces, known if attempt == 0 else None)
         share = attempt < _ATTEMPTS - 1
         samples = await off_loop(4 * num_tokens, _pack_samples, records, earlier, blobs, share)
@@ -85,6 +85,14 @@ async def record(
             _remember(known, samples, earlier, counts)
         return
     raise AssertionError("what shares nothing misses nothing")
+
+
+def _may_share(sample: NewSample) -> bool:
+    """Whether it may go on from others of its trace: not a chat that no answer is part of."""
+    conversation = sample.served.conversation if sample.served else None
+    if conversation is None or not conversation.messages:
+        return True
+    return any(message.get("role") == "assistant" for message in conversation.messages)
 
 
 def _is_turn(record: TraceRecord, known: KnownSamples) -> bool:
@@ -198,10 +206,11 @@ def _span_values(record: TraceRecord, span: NewSpan, blobs: BlobStore) -> dict[s
 
 
 async def _known_samples(
-    database: AsyncDatabase, traces: Sequence[Trace], known: KnownSamples | None
+    database: AsyncDatabase, traces: Mapping[Trace, bool], known: KnownSamples | None
 ) -> dict[Trace, Sequence[KnownSample]]:
+    """What is on record of these traces; the database is asked only about those of whom that matters."""
     found = {trace: samples for trace in traces if known and (samples := known.of(trace)) is not None}
-    asked = [trace for trace in traces if trace not in found]
+    asked = [trace for trace, matters in traces.items() if matters and trace not in found]
     if asked:
         read: dict[Trace, list[KnownSample]] = defaultdict(list)
         values = {"teams": [team for team, _ in asked], "traces": [trace for _, trace in asked]}

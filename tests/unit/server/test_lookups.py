@@ -1,8 +1,9 @@
-"""Equal questions share an answer, and no answer is older than its question."""
+"""Equal questions share an answer, and nobody gets one that is older than what is remembered."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -26,12 +27,14 @@ class Database:
         return value
 
 
-async def test_a_question_never_gets_an_answer_that_was_fetched_before_it_came():
+SHORT_S = 0.02
+
+
+async def test_a_question_never_gets_an_answer_that_was_asked_for_too_long_before_it_came():
     database = Database()
-    lookups = SharedLookups(database.read)
+    lookups = SharedLookups(database.read, good_for_s=SHORT_S)
     before = asyncio.create_task(lookups.ask("head"))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await asyncio.sleep(SHORT_S + 0.005)
     database.value = "new"
     after = [asyncio.create_task(lookups.ask("head")) for _ in range(100)]
     await asyncio.sleep(0)
@@ -51,13 +54,41 @@ async def test_different_questions_do_not_wait_for_each_other():
     assert await asyncio.gather(*asked) == ["a: old", "b: old"]
 
 
-async def test_nothing_is_remembered():
+async def test_an_answer_is_good_for_a_moment_that_begins_with_its_question():
+    database = Database()
+    lookups = SharedLookups(database.read, good_for_s=SHORT_S)
+    first = asyncio.create_task(lookups.ask("head"))
+    await asyncio.sleep(SHORT_S / 2)
+    database.value = "new"
+    second = asyncio.create_task(lookups.ask("head"))
+    await asyncio.sleep(0)
+    database.gate.set()
+    assert await first == await second == await lookups.ask("head") == "head: old"
+    assert database.num_reads == 1
+    time.sleep(SHORT_S / 2 + 0.005)  # noqa: ASYNC251 - the loop's clock stands still meanwhile
+    assert await lookups.ask("head") == "head: new"
+
+
+async def test_a_lookup_that_takes_longer_than_its_answer_is_good_runs_once_at_a_time():
+    database = Database()
+    lookups = SharedLookups(database.read, good_for_s=SHORT_S)
+    asked = []
+    for _ in range(5):
+        asked += [asyncio.create_task(lookups.ask("head")) for _ in range(3)]
+        await asyncio.sleep(SHORT_S)
+    assert (database.num_reads, len(lookups._running), len(lookups._next)) == (1, 1, 1)
+    database.gate.set()
+    await asyncio.gather(*asked)
+    assert database.num_reads == 2
+
+
+async def test_nothing_is_left_of_what_was_asked():
     database = Database()
     database.gate.set()
-    lookups = SharedLookups(database.read)
-    assert await lookups.ask("head") == "head: old"
-    database.value = "new"
-    assert await lookups.ask("head") == "head: new"
+    lookups = SharedLookups(database.read, good_for_s=SHORT_S)
+    await asyncio.gather(*(lookups.ask(f"head {n}") for n in range(50)))
+    await asyncio.sleep(SHORT_S * 2)
+    assert not lookups._good
     assert not lookups._running
     assert not lookups._next
 

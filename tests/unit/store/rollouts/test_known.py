@@ -48,13 +48,13 @@ async def assert_readable(world: World, async_database: AsyncDatabase, blobs: Bl
         assert sample.conversation == conversation
 
 
-async def test_only_the_first_turn_of_a_rollout_asks(
+async def test_no_turn_of_a_rollout_asks_what_is_on_record(
     world: World, database: Database, async_database: AsyncDatabase, blobs: BlobStore, asked: list[int]
 ):
     trace_id, turns, known = uuid.uuid4(), make_turns(NUM_TURNS, length=400), KnownSamples()
     for sample in samples(world.team_id, trace_id, turns):
         await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, [sample])], known=known)
-    assert asked[0] == NUM_TURNS + 1
+    assert asked[0] == NUM_TURNS
     await assert_readable(world, async_database, blobs, trace_id, turns, conversations(NUM_TURNS))
     distinct = len(turns[-1].prompt_ids) + len(turns[-1].output_ids)
     assert kept_bytes(database) < 5 * distinct + NUM_TURNS * 400 * 4

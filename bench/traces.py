@@ -218,7 +218,7 @@ async def _recorder(place: Place, count: int) -> dict[str, float]:
         while made:
             trace_id, samples = made.pop()
             for sample in samples:
-                num_bytes = 4 * sample.num_tokens
+                num_bytes = sample.num_bytes
                 await recorder.keep(Completion(place.team_id, trace_id, "bench", num_bytes, lambda one=sample: [one]))
 
     started = time.perf_counter()

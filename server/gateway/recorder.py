@@ -1,4 +1,5 @@
-"""Samples into the database, by whole batches: whatever waits is one transaction, while the next batch gathers.
+"""Samples into the database, by whole batches: whatever waits is one transaction, while the next batch gathers. What is
+large goes a way of its own, so that nobody waits while it is packed.
 
 A completion waits for its batch, so a client that has its answer can train on it. Trouble never costs a completion:
 after `patience_s` it goes out, the sample counts as lost, and its trace is flagged as soon as the database is back.
@@ -18,7 +19,7 @@ from server.metrics.instruments import ServerMetrics
 from store.blobs import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.rollouts import KnownSamples, NewSample, TraceRecord, record
-from wire.off_loop import off_loop
+from wire.off_loop import off_loop, takes_long
 
 log = structlog.get_logger(__name__)
 
@@ -27,15 +28,13 @@ NOT_RECORDED = "samples_not_recorded"
 
 _MOST_WAITING = 8192
 _MOST_AT_ONCE = 256
-_AT_ONCE = 3
-"""Batches that are written at the same time: who comes while one is need not wait for it."""
 _PAUSE_S = 0.2
 _MOST_FLAGGED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The samples of one completion. `make` builds them; `num_bytes`: of their token ids."""
+    """The samples of one completion. `make` builds them; `num_bytes`: of their token ids, and of the request."""
 
     team_id: UUID
     trace_id: UUID
@@ -63,20 +62,23 @@ class Recorder:
     """Completions."""
     num_lost: int = 0
     _queue: asyncio.Queue[_Waiting] = field(default_factory=lambda: asyncio.Queue(_MOST_WAITING))
+    _large: asyncio.Queue[_Waiting] = field(default_factory=lambda: asyncio.Queue(_MOST_WAITING))
     _flagged: set[tuple[UUID, UUID]] = field(default_factory=set[tuple[UUID, UUID]])
     _known: KnownSamples = field(default_factory=KnownSamples)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
 
     def start(self) -> None:
         """Begin to record."""
-        self._tasks = [asyncio.create_task(self._run()) for _ in range(_AT_ONCE)]
+        self._tasks = [asyncio.create_task(self._run(queue)) for queue in (self._queue, self._large)]
 
     async def close(self) -> None:
         """Record what waits, if it can be done in a moment, and stop."""
         if not self._tasks:
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._queue.join(), self.patience_s)
+            async with asyncio.timeout(self.patience_s):
+                await self._queue.join()
+                await self._large.join()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -86,22 +88,22 @@ class Recorder:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(served, loop.create_future(), loop.time() + self.patience_s)
         try:
-            self._queue.put_nowait(waiting)
+            (self._large if takes_long(served.num_bytes) else self._queue).put_nowait(waiting)
         except asyncio.QueueFull:
             self._lose([waiting], "too many completions wait to be recorded")
             return
         await waiting.done
 
-    async def _run(self) -> None:
+    async def _run(self, queue: asyncio.Queue[_Waiting]) -> None:
         while True:
-            batch = [await self._queue.get()]
-            while len(batch) < _MOST_AT_ONCE and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
+            batch = [await queue.get()]
+            while len(batch) < _MOST_AT_ONCE and not queue.empty():
+                batch.append(queue.get_nowait())
             try:
                 await self._record(batch)
             finally:
                 for waiting in batch:
-                    self._queue.task_done()
+                    queue.task_done()
                     if not waiting.done.done():
                         waiting.done.set_result(None)
 

@@ -29,10 +29,11 @@ _NOT_OF_SAMPLING = {"top_logprobs"}
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Of one request. `began`: of the monotonic clock."""
+    """Of one request, of so many bytes. `began`: of the monotonic clock."""
 
     context: Context
     trace_id: UUID
+    num_bytes: int
     began: float = field(default_factory=time.monotonic)
 
     async def keep(
@@ -59,6 +60,7 @@ class Recording:
                         answer.finish_reason,
                         seconds,
                         conversation_of(index),
+                        self.num_bytes,
                     ),
                     answer,
                 )
@@ -66,7 +68,7 @@ class Recording:
                 if answer.tokens
             ]
 
-        num_bytes = 4 * sum(len(answer.prompt_ids) + len(answer.tokens) for answer in answers)
+        num_bytes = self.num_bytes + 4 * sum(len(answer.prompt_ids) + len(answer.tokens) for answer in answers)
         served = ServedCompletion(target.team_id, self.trace_id, target.slug, num_bytes, make)
         await self.context.recorder.keep(served)
 
@@ -86,7 +88,7 @@ async def recording_of(context: Context, target: Target, request: Request) -> Re
     if trace_id is None:
         return None
     await require_trace(context, target.caller, trace_id, reports=True)
-    return Recording(context, trace_id)
+    return Recording(context, trace_id, len(await request.body()))
 
 
 def _sampling(sequence: GenerateRequest, index: int, count: int) -> dict[str, Any]:

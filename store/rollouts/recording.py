@@ -68,12 +68,12 @@ async def record(
     records = sorted(records, key=lambda record: (record.team_id.bytes, record.trace_id.bytes))
     num_bytes = sum(span.num_bytes for one in records for span in one.spans)
     spans = await off_loop(num_bytes, _pack_spans, records, blobs)
-    num_tokens = sum(sample.num_tokens for one in records for sample in one.samples)
+    num_sample_bytes = sum(sample.num_bytes for one in records for sample in one.samples)
     for attempt in range(_ATTEMPTS):
         traces = {one.trace: any(map(_may_share, one.samples)) for one in records if one.samples}
         earlier = await _known_samples(database, traces, known if attempt == 0 else None)
         share = attempt < _ATTEMPTS - 1
-        samples = await off_loop(4 * num_tokens, _pack_samples, records, earlier, blobs, share)
+        samples = await off_loop(num_sample_bytes, _pack_samples, records, earlier, blobs, share)
         try:
             if first is None and attempt == 0 and known is not None and all(_is_turn(one, known) for one in records):
                 counts = await _write_turns(database, samples)

@@ -30,7 +30,8 @@ INLINE_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the gateway knows of a sample. `checkpoint_id` None: the base weights. `seconds`: request to last token."""
+    """What the gateway knows of a sample. `checkpoint_id` None: the base weights. `seconds`: request to last token.
+    `num_bytes`: of the request, as far as it is known."""
 
     at: datetime
     completion_id: str
@@ -40,6 +41,7 @@ class Served:
     finish_reason: str | None
     seconds: float
     conversation: Conversation | None
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,10 @@ class NewSample:
         return self.team_id, self.trace_id
 
     @property
-    def num_tokens(self) -> int:
-        """Of prompt and output."""
-        return len(self.turn.prompt_ids) + len(self.turn.output_ids)
+    def num_bytes(self) -> int:
+        """Of its token ids, and of its request: what there is to pack, roughly."""
+        num_ids = len(self.turn.prompt_ids) + len(self.turn.output_ids)
+        return 4 * num_ids + (self.served.num_bytes if self.served else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,10 @@ def main() -> None:
         if options.litellm:
             figures["litellm plain"] = _litellm(Path(folder), samplers, options)
     _report(figures)
-    settings = {name: getattr(options, name) for name in ("rollouts", "samplers", "workers", "worker_cores", "seconds")}
+    settings = {
+        name: getattr(options, name)
+        for name in ("rollouts", "samplers", "workers", "worker_cores", "seconds", "warm_up_s")
+    }
     machine = {"cores": os.cpu_count(), "idle": load_average < 0.5, "load_before": round(load_average, 2)}
     machine["machine"] = options.machine
     print(json.dumps({"bench": "gateway", **machine, **settings, **figures}))

@@ -45,7 +45,6 @@ from store.tables import ModelRow, SamplerAdapterRow, SamplerRow
 from wire.lifeline import VARIABLE
 
 MODEL = "bench-base"
-INFO = {"vocab_size": 200_000, "context_length": 32_768, "architecture": "T", "dtype": "d", "num_parameters": 1}
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -195,7 +194,6 @@ async def furnish(database_url: str, samplers: list[str]) -> str:
         ensure_base(session, MODEL, "/nowhere")
     with sync.session() as session:
         base = session.query(ModelRow).one()
-        base.info = INFO
         for url in samplers:
             sampler_id = register_sampler(session, base.id, url, "stand-in")
             session.add(SamplerAdapterRow(sampler_id=sampler_id, adapter=base_adapter_name(base.id), state="loaded"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -72,8 +73,6 @@ def serve(
     _allow_many_files()
     options: dict[str, Any] = {
         "factory": True,
-        "host": host,
-        "port": port,
         "workers": workers,
         "backlog": _BACKLOG,
         "access_log": False,
@@ -85,10 +84,11 @@ def serve(
     }
     # uvicorn.run would insist on an import string for workers, which cannot carry settings; they are pickled instead.
     config = uvicorn.Config(partial(_app, settings, log_format), **options)
-    sockets = _listeners(config)
+    sockets = _listeners(host, port)
     if workers == 1:
         server = uvicorn.Server(config)
-        server.run(sockets)
+        with contextlib.suppress(KeyboardInterrupt):  # raised once more when all has ended
+            server.run(sockets)
         if not server.started:
             sys.exit(STARTUP_FAILURE)
     else:
@@ -96,11 +96,19 @@ def serve(
             Multiprocess(config, sockets=sockets).run()
 
 
-def _listeners(config: uvicorn.Config) -> list[socket.socket]:
-    """The listening socket, several times. libuv takes one new client of a listener in each turn of its loop, and a
-    turn of a loop with thousands of requests is long: clients that came would wait half a minute to be let in."""
-    listening = config.bind_socket()
-    return [listening, *(listening.dup() for _ in range(_ACCEPTS_A_TURN - 1))]
+def _listeners(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on every address of the host, each several times. libuv takes one new client of a listener in
+    each turn of its loop, and a turn of a loop with thousands of requests is long: clients that came would wait half a
+    minute to be let in. Ends the process where that is not possible."""
+    listeners = list[socket.socket]()
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, *_, address in dict.fromkeys(found):
+            listening = socket.create_server(address, family=family, backlog=_BACKLOG)
+            listeners += [listening, *(listening.dup() for _ in range(_ACCEPTS_A_TURN - 1))]
+    except OSError as error:
+        sys.exit(f"cannot listen on {host}, port {port}: {error.strerror}")
+    return listeners
 
 
 def _app(settings: ServerSettings, log_format: str | None) -> FastAPI:

@@ -1,6 +1,6 @@
 """HTTP/1.1 to samplers with as little processor time as it takes: POST, keep-alive, replies as they come.
 
-A chat is three calls to a sampler, and thousands run at once. httpx spends 0.6 to 1 ms of processor time on a call,
+Thousands of calls run at once. httpx spends 0.6 to 1 ms of processor time on a call,
 this client 0.03. It leaves out what samplers do not do: redirects, cookies, compression, replies without a length.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -29,6 +30,8 @@ NOT_RECORDED = "samples_not_recorded"
 _MOST_WAITING = 8192
 _MOST_AT_ONCE = 256
 _PAUSE_S = 0.2
+_LONG_S = 0.1
+"""A batch that takes longer waits for something, which may be what the others need not wait for."""
 _MOST_FLAGGED = 100_000
 
 
@@ -63,13 +66,16 @@ class Recorder:
     num_lost: int = 0
     _queue: asyncio.Queue[_Waiting] = field(default_factory=lambda: asyncio.Queue(_MOST_WAITING))
     _large: asyncio.Queue[_Waiting] = field(default_factory=lambda: asyncio.Queue(_MOST_WAITING))
+    _began: float = math.inf
+    """The batch that is being written, of the loop's clock."""
     _flagged: set[tuple[UUID, UUID]] = field(default_factory=set[tuple[UUID, UUID]])
     _known: KnownSamples = field(default_factory=KnownSamples)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
 
     def start(self) -> None:
         """Begin to record."""
-        self._tasks = [asyncio.create_task(self._run(queue)) for queue in (self._queue, self._large)]
+        lanes = (self._run(), self._relieve(), self._run_large())
+        self._tasks = [asyncio.create_task(lane) for lane in lanes]
 
     async def close(self) -> None:
         """Record what waits, if it can be done in a moment, and stop."""
@@ -94,18 +100,37 @@ class Recorder:
             return
         await waiting.done
 
-    async def _run(self, queue: asyncio.Queue[_Waiting]) -> None:
+    async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
-            batch = [await queue.get()]
-            while len(batch) < _MOST_AT_ONCE and not queue.empty():
-                batch.append(queue.get_nowait())
-            try:
-                await self._record(batch)
-            finally:
-                for waiting in batch:
-                    queue.task_done()
-                    if not waiting.done.done():
-                        waiting.done.set_result(None)
+            first = await self._queue.get()
+            self._began = clock()
+            await self._record_with(first, self._queue)
+            self._began = math.inf
+
+    async def _relieve(self) -> None:
+        """Record what waits behind a batch that takes long."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(_LONG_S)
+            while clock() - self._began > _LONG_S and not self._queue.empty():
+                await self._record_with(self._queue.get_nowait(), self._queue)
+
+    async def _run_large(self) -> None:
+        while True:
+            await self._record_with(await self._large.get(), self._large)
+
+    async def _record_with(self, first: _Waiting, queue: asyncio.Queue[_Waiting]) -> None:
+        batch = [first]
+        while len(batch) < _MOST_AT_ONCE and not queue.empty():
+            batch.append(queue.get_nowait())
+        try:
+            await self._record(batch)
+        finally:
+            for waiting in batch:
+                queue.task_done()
+                if not waiting.done.done():
+                    waiting.done.set_result(None)
 
     async def _record(self, batch: list[_Waiting]) -> None:
         """All of it, again and again while the database is away and the first of them has patience; then one by one

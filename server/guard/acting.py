@@ -15,6 +15,7 @@ from server.guard.reading import BASE
 from server.guard.rolling_back import Undone, roll_back
 from server.guard.settings import read_guard
 from server.guard.webhooks import WebhookFailed, deliver
+from server.in_force import outlast_what_is_remembered
 from store.tables import AlarmRow, ModelRow
 from wire.errors import HeadwayError, InvalidRequest
 
@@ -55,6 +56,7 @@ async def _act(context: Context, alarm: AlarmRow) -> None:
     if "rollback" in alarm.actions and "rollback" not in outcome:
         try:
             outcome["rollback"] = await roll_back(context, alarm)
+            await outlast_what_is_remembered()  # the webhook tells of it
         except Undone:
             return
         except HeadwayError as error:

@@ -59,7 +59,8 @@ async def record(
     first: Preparation | None = None,
     known: KnownSamples | None = None,
 ) -> None:
-    """Put this on record. Without spans that is one round trip, besides one where `known` has not all of the traces.
+    """Put this on record. Without spans that is one round trip, besides one where a sample may go on from others of its
+    trace that are not `known`.
 
     first: what is to happen at the beginning of the transaction; what it raises ends it. known: brought up to date.
     What is on record already stays as it is. No two records may be of one trace. Raises OSError when a blob cannot be

@@ -122,6 +122,24 @@ async def test_one_completion_that_cannot_be_recorded_costs_the_others_nothing(t
     assert (recorder.num_recorded, recorder.num_lost) == (2, 1)
 
 
+async def test_a_rollout_that_somebody_holds_does_not_hold_up_the_others(team, database, tmp_path):
+    trace = uuid.uuid4()
+    await team.http.post(f"/v2/trace/{trace}/enter", json={})
+    recorder = Recorder(database, BlobStore(tmp_path))
+    recorder.start()
+    async with database.session() as session:
+        held = (await session.scalars(select(TraceRow).where(TraceRow.id == trace).with_for_update())).one()
+        stuck = asyncio.create_task(recorder.keep(ServedCompletion(held.team_id, trace, "m", 0, list)))
+        await asyncio.sleep(0.05)  # a batch of its own
+        async with asyncio.timeout(3):
+            for num_bytes in (0, 0, 10**6):
+                await recorder.keep(ServedCompletion(held.team_id, uuid.uuid4(), "m", num_bytes, list))
+        assert not stuck.done()
+    await stuck
+    await recorder.close()
+    assert (recorder.num_recorded, recorder.num_lost) == (4, 0)
+
+
 async def test_lists_filter_and_page(team, model):
     job = uuid.uuid4()
     await team.http.post(f"/v2/trace/job/{job}/enter", json={"name": "j"})

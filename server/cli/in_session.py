@@ -9,7 +9,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.cli.ending import or_stop
-from server.in_force import outlast_what_is_remembered
+from server.remembering import outlast_what_is_remembered
 from store.database import AsyncDatabase
 
 T = TypeVar("T")

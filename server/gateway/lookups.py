@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from server import remembering
 from server.metrics.instruments import ServerMetrics
 from store.database import AsyncDatabase
 from store.serving import Question, Serving, find_serving, live_urls
@@ -21,7 +22,6 @@ from store.serving import Question, Serving, find_serving, live_urls
 Q = TypeVar("Q", bound=Hashable)
 A = TypeVar("A")
 
-REMEMBERED_S = 0.010
 PIN_S = 600.0
 """How long samplers hold a checkpoint after a request that named it."""
 
@@ -34,7 +34,7 @@ class SharedLookups(Generic[Q, A]):
     ) -> None:
         self._fetch = fetch
         self._metrics = metrics or ServerMetrics()
-        self._good_for_s = REMEMBERED_S if good_for_s is None else good_for_s
+        self._good_for_s = remembering.REMEMBERED_S if good_for_s is None else good_for_s
         self._good: dict[Q, tuple[asyncio.Future[A], float]] = {}
         self._running: dict[Q, asyncio.Future[A]] = {}
         self._next: dict[Q, asyncio.Future[A]] = {}

@@ -15,7 +15,7 @@ from server.guard.reading import BASE
 from server.guard.rolling_back import Undone, roll_back
 from server.guard.settings import read_guard
 from server.guard.webhooks import WebhookFailed, deliver
-from server.in_force import outlast_what_is_remembered
+from server.remembering import outlast_what_is_remembered
 from store.tables import AlarmRow, ModelRow
 from wire.errors import HeadwayError, InvalidRequest
 

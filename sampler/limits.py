@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from sampler.backends.base import SamplerInfo
-from wire.errors import InvalidRequest
+from wire.errors import ContextLengthExceeded, InvalidRequest
 from wire.sampling import GenerateRequest
 
 
 def max_new_tokens(request: GenerateRequest, info: SamplerInfo) -> int:
     """How many tokens this request may sample at most: what it asks for, cut to what the context has room for.
 
-    Raises InvalidRequest for a prompt that is empty, out of the vocabulary or fills the context, and for `min_tokens`
-    of more than may be sampled.
+    Raises ContextLengthExceeded for a prompt that fills the context, and InvalidRequest for one that is empty or out of
+    the vocabulary, and for `min_tokens` of more than may be sampled.
     """
     _check_ids(request, info)
     num_prompt, params = len(request.prompt_token_ids), request.params
     room = info.context_length - num_prompt
     if room < 1:
-        raise InvalidRequest(
-            f"the prompt of {num_prompt} tokens leaves no room in the model's context of {info.context_length}"
-        )
+        raise ContextLengthExceeded.of(info.context_length, f"the prompt has {num_prompt} tokens")
     limit = min(params.max_tokens or room, room)
     if params.min_tokens > limit:
         raise InvalidRequest(f"min_tokens is {params.min_tokens}, more than the {limit} tokens that may be sampled")

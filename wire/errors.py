@@ -27,6 +27,21 @@ class InvalidRequest(HeadwayError):
     status, code = 422, "invalid_request"
 
 
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt leaves no room for an answer. Harnesses tell a prompt that grew too long from a crashed rollout by
+    this status and code, which are OpenAI's, and by the words of the sentence, which are OpenAI's and vLLM's."""
+
+    status, code = 400, "context_length_exceeded"
+
+    @classmethod
+    def of(cls, context_length: int, what_was_sent: str) -> ContextLengthExceeded:
+        """`what_was_sent`: the prompt and its length, as the subject of a sentence."""
+        return cls(
+            f"This model's maximum context length is {context_length} tokens. However, {what_was_sent}, which leaves no "
+            "room for an answer. Please reduce the length of the messages or the prompt."
+        )
+
+
 class Unauthenticated(HeadwayError):
     """No key, an unknown key, or a revoked one."""
 

@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 
 from server.gateway.connections import ConnectionFailed, Connections, NotReached
 from server.metrics.instruments import ServerMetrics
-from wire.errors import HeadwayError, InvalidRequest, Unavailable
+from wire.errors import ContextLengthExceeded, HeadwayError, InvalidRequest, Unavailable
 from wire.sampling import (
     GenerateEvent,
     GenerateRequest,
@@ -130,13 +130,16 @@ class SamplerClient:
         return gone
 
     def _refusal(self, url: str, status: int, body: bytes) -> HeadwayError:
-        sentence = _message(body) or f"the sampler answered {status}"
+        code, message = _problem(body)
+        sentence = message or f"the sampler answered {status}"
         if status in _OUT_OF_ORDER:
             return self._lost(url, sentence)
         if status in _TRY_ANOTHER:
             gone = SamplerGone(sentence)
             gone.broke_off = status not in _NOT_THERE
             return gone
+        if code == ContextLengthExceeded.code:
+            return ContextLengthExceeded(sentence)
         if 400 <= status < 500 and status not in (401, 403):
             return InvalidRequest(sentence)
         return SamplerFailed(sentence)
@@ -152,9 +155,10 @@ def _as_json(body: BaseModel) -> bytes:
         raise InvalidRequest("the request is nested too deeply") from None
 
 
-def _message(body: bytes) -> str | None:
+def _problem(body: bytes) -> tuple[str, str]:
+    """Code and sentence of a refusal; empty where it has none."""
     try:
-        message: Any = json.loads(body)["message"]
+        problem: dict[str, Any] = json.loads(body)
+        return str(problem["code"]), str(problem["message"])
     except (ValueError, KeyError, TypeError):
-        return None
-    return message if isinstance(message, str) else None
+        return "", ""

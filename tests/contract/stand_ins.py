@@ -229,11 +229,11 @@ def create_sampler(script: SamplerScript, info: SamplerInfo) -> FastAPI:
         if body.chat is not None:
             body.prompt_token_ids = _rendered(script, body.chat)
         refusal = _refusal(body, info)
-        if not refusal:
+        if refusal is None:
             script.requests.append(body)
-            refusal = script.refusal
-        if refusal:
-            return JSONResponse({"code": "invalid_request", "message": refusal}, 422)
+            refusal = InvalidRequest(script.refusal) if script.refusal else None
+        if refusal is not None:
+            return JSONResponse({"code": refusal.code, "message": refusal.message}, refusal.status)
         if script.die_times > 0 and script.die_after_tokens == 0:
             script.die_times -= 1
             return JSONResponse({"code": "not_found", "message": f"adapter {body.adapter} is not here"}, 404)
@@ -249,12 +249,12 @@ def _rendered(script: SamplerScript, chat: RenderRequest) -> list[int]:
     return [*(chat.continued_ids or []), *map(ord, text)]
 
 
-def _refusal(body: GenerateRequest, info: SamplerInfo) -> str:
+def _refusal(body: GenerateRequest, info: SamplerInfo) -> InvalidRequest | None:
     try:
         max_new_tokens(body, info)
     except InvalidRequest as error:
-        return error.message
-    return ""
+        return error
+    return None
 
 
 async def _derendered(script: SamplerScript, body: DerenderRequest) -> ParsedMessage:

@@ -197,7 +197,6 @@ REFUSED = {
     "odd role": ({"messages": [{"role": "pirate", "content": "arr"}]}, "messages[0].role is 'pirate'"),
     "no content": ({"messages": [{"role": "user"}]}, "messages[0].content is missing"),
     "odd content": ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content must be"),
-    "too long": ({"messages": [{"role": "user", "content": "x" * CONTEXT}]}, "leaves no room in the model's context"),
     "outside the vocabulary": ({"messages": [{"role": "user", "content": "ä"}]}, "outside the vocabulary"),
 }
 
@@ -212,6 +211,23 @@ async def test_what_would_not_be_served_as_asked_is_refused_by_name(
     assert reply.status_code == 422, reply.text
     assert sentence in reply.json()["detail"]
     assert reply.json()["error"]["message"] == reply.json()["detail"]
+    assert sampler_script.requests == []
+
+
+async def test_a_prompt_that_fills_the_context_is_refused_as_harnesses_know_it(
+    standing_team, standing_model, sampler_script
+):
+    for path, prompt in (
+        ("/chat/completions", {"messages": [{"role": "user", "content": "x" * CONTEXT}]}),
+        ("/completions", {"prompt": "x" * CONTEXT}),
+    ):
+        body = {"model": standing_model["model_name"], **prompt}
+        for stream in (False, True):
+            reply = await standing_team.http.post(path, json={**body, "stream": stream})
+            assert reply.status_code == 400, reply.text
+            error = reply.json()["error"]
+            assert error["code"] == "context_length_exceeded"
+            assert f"maximum context length is {CONTEXT} tokens" in error["message"]
     assert sampler_script.requests == []
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from wire.errors import InvalidRequest, NotFound, Unavailable
+from wire.errors import ContextLengthExceeded, InvalidRequest, NotFound, Unavailable
 from wire.sampling import GenerateRequest, SamplingParams
 
 PROMPT = [11, 12, 13, 14, 15, 16]
@@ -52,7 +52,7 @@ async def test_a_prompt_may_fill_the_context_but_for_one_token(open_backend, ask
     assert (len(answer.ids), answer.finish_reason) == (1, "length")
     cut = await ask_on(small, [1] * 60, max_tokens=5, ignore_eos=True)
     assert (len(cut.ids), cut.finish_reason) == (4, "length")
-    with pytest.raises(InvalidRequest, match="the prompt of 64 tokens leaves no room in the model's context of 64"):
+    with pytest.raises(ContextLengthExceeded, match="maximum context length is 64 tokens. However, the prompt has 64"):
         await ask_on(small, [1] * 64)
     for params in ({"min_tokens": 5}, {"min_tokens": 5, "max_tokens": 9}, {"min_tokens": 5, "max_tokens": 4}):
         with pytest.raises(InvalidRequest, match="min_tokens is 5, more than the 4 tokens that may be sampled"):

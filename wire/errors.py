@@ -37,8 +37,8 @@ class ContextLengthExceeded(InvalidRequest):
     def of(cls, context_length: int, what_was_sent: str) -> ContextLengthExceeded:
         """`what_was_sent`: the prompt and its length, as the subject of a sentence."""
         return cls(
-            f"This model's maximum context length is {context_length} tokens. However, {what_was_sent}, which leaves no "
-            "room for an answer. Please reduce the length of the messages or the prompt."
+            f"This model's maximum context length is {context_length} tokens. However, {what_was_sent}, which leaves "
+            "no room for an answer. Please reduce the length of the messages or the prompt."
         )
 
 

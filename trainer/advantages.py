@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from wire.spread import has_spread
 from wire.trajectories import Batch
 
 # TRL's; without it, a group whose rewards differ by a rounding would count as much as any other.
@@ -26,16 +27,15 @@ def grouped_rewards(batch: Batch) -> Float64Array:
 
 
 def groups_without_spread(rewards_GK: Float64Array) -> npt.NDArray[np.bool_]:
-    """Which groups teach nothing because all of their rewards are equal."""
-    return (rewards_GK == rewards_GK[:, :1]).all(axis=1)
+    """Which groups teach nothing because all of their rewards are equal, but for roundings."""
+    return ~has_spread(rewards_GK.min(axis=1), rewards_GK.max(axis=1))
 
 
 def advantages(batch: Batch, *, over_std: bool = False) -> Float64Array:
     """reward_scale · (reward − group mean) of each trajectory, float64, in input order.
 
     over_std: divide by the group's sample standard deviation (over n − 1) + 1e-4 before scaling, as TRL does.
-    Exactly 0.0 where a group has no spread: the mean of equal floats may differ from them by a rounding, and any
-    gradient but zero makes a step, with its momentum and decay.
+    Exactly 0.0 where a group has no spread (`wire.spread`), whose mean may differ from its rewards by a rounding.
     """
     rewards_GK = grouped_rewards(batch)
     centred_GK = rewards_GK - rewards_GK.mean(axis=1, keepdims=True)

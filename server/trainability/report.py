@@ -19,6 +19,7 @@ from store.tables import ModelRow
 from wire.cursors import make_cursor, parse_cursor
 from wire.errors import InvalidRequest
 from wire.guard import Period, TaskReport, TrainabilityReport
+from wire.spread import HAS_SPREAD
 
 NUM_PERIODS = 10
 RECENT_GROUPS = 8
@@ -43,7 +44,7 @@ _GROUPS = text(f"""
             and t.task_slug = any(:tasks)
     ), groups as (
         select task, grp, count(*) as n, avg(reward) as mean, stddev_pop(reward) as spread,
-            max(reward) > min(reward) as signal, min(created_at) as at
+            {HAS_SPREAD.format(low="min(reward)", high="max(reward)")} as signal, min(created_at) as at
         from rollouts group by task, grp
     )
     select task,

@@ -17,9 +17,10 @@ from uuid import UUID
 from store.database import AsyncConnection
 from store.rollouts.traces import REWARD, STATUS
 from wire.cursors import make_cursor, parse_cursor
+from wire.spread import HAS_SPREAD
 
 Verdict = Literal["running", "ungraded", "teaches", "all_pass", "all_fail", "all_equal"]
-"""Of a group. `all_pass`: every reward is the same and at least 1; `all_fail`: the same and at most 0."""
+"""Of a group. `all_pass`: every reward is the same (`wire.spread`) and at least 1; `all_fail`: the same and at most 0."""
 
 MOST_REWARDS = 64
 """How many rewards of a group are listed, the first ones of it."""
@@ -39,8 +40,9 @@ _FIGURES = f"""
     min({_REWARD}) filter (where {_GRADED}) as low,
     max({_REWARD}) filter (where {_GRADED}) as high
 """
-_VERDICT = """
-    case when num_running > 0 then 'running' when num_graded = 0 then 'ungraded' when low < high then 'teaches'
+_HAS_SPREAD = HAS_SPREAD.format(low="low", high="high")
+_VERDICT = f"""
+    case when num_running > 0 then 'running' when num_graded = 0 then 'ungraded' when {_HAS_SPREAD} then 'teaches'
         when low >= 1 then 'all_pass' when high <= 0 then 'all_fail' else 'all_equal' end as verdict
 """
 _GROUP_KEY = "md5(coalesce(t.group_id, '') || chr(31) || coalesce(t.task_slug, ''))::uuid"
@@ -79,7 +81,7 @@ _JOBS = f"""
             sum(num_failed)::bigint as num_failed, sum(num_graded)::bigint as num_graded,
             sum(mean * num_graded) / nullif(sum(num_graded), 0)::float8 as mean,
             count(*) filter (where num_graded > 0 and num_running = 0) as num_groups,
-            count(*) filter (where low < high and num_running = 0) as num_teaching
+            count(*) filter (where {_HAS_SPREAD} and num_running = 0) as num_teaching
         from (
             select {_FIGURES} from (
                 select * from traces where team_id = %(team_id)s and job_id = j.id

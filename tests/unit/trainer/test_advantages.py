@@ -51,5 +51,19 @@ def test_equal_rewards_whose_mean_rounds_give_exactly_zero() -> None:
     assert advantages(batch(rewards)).tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    "rewards",
+    [[0.1 + 0.2, 0.3], [0.1 + 0.2 - 0.3, 0.0], [float(np.float32(0.7)), 0.7], [1e6 + 1e-3, 1e6], [-0.3, -(0.1 + 0.2)]],
+)
+def test_rewards_that_differ_by_a_rounding_are_equal(rewards: list[float]) -> None:
+    assert rewards[0] != rewards[1]
+    assert not advantages(batch(rewards)).any()
+
+
+@pytest.mark.parametrize("rewards", [[1.0, 0.999], [1e-4, 0.0], [1e6 + 1, 1e6], [1e-6, 2e-6]])
+def test_rewards_that_differ_by_more_are_not(rewards: list[float]) -> None:
+    assert advantages(batch(rewards)).all()
+
+
 def test_only_groups_of_equal_rewards_are_without_spread() -> None:
     assert groups_without_spread(np.array([[1.0, 1.0], [1.0, 0.0]])).tolist() == [True, False]

@@ -82,6 +82,11 @@ def _render_request(body: ChatRequest) -> RenderRequest:
     if (body.prompt_token_ids is None) != (body.continuation_from is None):
         raise InvalidRequest("prompt_token_ids and continuation_from belong together: send both or neither")
     if body.prompt_token_ids is not None and body.continuation_from is not None:
+        if not body.prompt_token_ids:
+            raise InvalidRequest(
+                "prompt_token_ids is empty, but continuation_from says that it covers messages; send the ids of the "
+                "conversation so far, or neither field"
+            )
         request.continued_ids = body.prompt_token_ids
         request.continued_messages = covered_messages(messages, body.continuation_from)
     return request

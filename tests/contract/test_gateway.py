@@ -160,6 +160,7 @@ REFUSED = {
     ),
     "boundary beyond": ({"prompt_token_ids": [1], "continuation_from": 9}, "continuation_from is 9"),
     "ids without boundary": ({"prompt_token_ids": [1]}, "belong together"),
+    "empty ids": ({"prompt_token_ids": [], "continuation_from": 1}, "prompt_token_ids is empty"),
     "boundary without ids": ({"continuation_from": 1}, "belong together"),
     "huge ids": ({"prompt_token_ids": [2**70], "continuation_from": 1}, "prompt_token_ids[0]"),
     "forced tool": ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice is 'none'"),

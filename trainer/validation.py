@@ -55,7 +55,7 @@ def check_weights(datums: Sequence[Datum], weights: Sequence[Float32Array]) -> N
 
 def check_adam(adam: AdamParams) -> None:
     """Raises InvalidRequest unless AdamW is defined for these parameters."""
-    _check_number("learning_rate", adam.learning_rate, 0 < adam.learning_rate <= _LARGEST, f"above 0, up to {_LARGEST}")
+    _check_number("learning_rate", adam.learning_rate, 0 <= adam.learning_rate <= _LARGEST, f"from 0 to {_LARGEST}")
     _check_number("beta1", adam.beta1, 0 <= adam.beta1 < 1, "0 or more, below 1")
     _check_number("beta2", adam.beta2, 0 <= adam.beta2 < 1, "0 or more, below 1")
     _check_number("eps", adam.eps, 0 < adam.eps <= _LARGEST, f"above 0, up to {_LARGEST}")

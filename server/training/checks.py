@@ -58,7 +58,7 @@ def check_loss(request: ForwardBackwardRequest, losses: Losses) -> None:
 
 def check_adam(request: OptimStepRequest) -> None:
     """Raises InvalidRequest unless AdamW is defined for these parameters."""
-    _check_number("learning_rate", request.learning_rate, request.learning_rate > 0, "greater than 0")
+    _check_number("learning_rate", request.learning_rate, request.learning_rate >= 0, "0 or more")
     _check_number("beta1", request.beta1, 0 <= request.beta1 < 1, "at least 0 and below 1")
     _check_number("beta2", request.beta2, 0 <= request.beta2 < 1, "at least 0 and below 1")
     _check_number("eps", request.eps, request.eps > 0, "greater than 0")

@@ -44,6 +44,25 @@ def test_steps_equal_torchs_adamw_on_separate_tensors_bit_for_bit() -> None:
     assert held.num_steps == 3
 
 
+def test_a_learning_rate_of_zero_consumes_the_gradient_as_torchs_adamw_does() -> None:
+    """The first step of every linear warm-up."""
+    held = session()
+    before = held.weights.clone()
+    parameter = torch.nn.Parameter(held.weights.clone())
+    reference = torch.optim.AdamW([parameter], lr=0.0, weight_decay=0.1, foreach=False)
+    held.add_gradient(random_gradient(0))
+    result = adamw_step(held, AdamParams(0.0, beta2=0.999, weight_decay=0.1))
+    parameter.grad = random_gradient(0)
+    reference.step()
+    assert result.moved
+    assert result.metrics["update_norm"] == 0
+    assert torch.equal(held.weights, before)
+    assert not held.gradient.any()
+    assert torch.equal(held.exp_avg, reference.state[parameter]["exp_avg"])
+    assert torch.equal(held.exp_avg_sq, reference.state[parameter]["exp_avg_sq"])
+    assert held.num_steps == 1
+
+
 def test_a_step_clears_the_gradient_and_reports_norms() -> None:
     held = session()
     before = held.weights
@@ -120,7 +139,7 @@ def test_a_step_that_would_leave_nonfinite_weights_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("adam", "name"),
     [
-        (AdamParams(0.0), "learning_rate"),
+        (AdamParams(-1e-9), "learning_rate"),
         (AdamParams(math.inf), "learning_rate"),
         (AdamParams(1e-3, beta1=1.0), "beta1"),
         (AdamParams(1e-3, beta2=-0.1), "beta2"),

@@ -20,7 +20,8 @@ from wire.cursors import make_cursor, parse_cursor
 from wire.spread import HAS_SPREAD
 
 Verdict = Literal["running", "ungraded", "teaches", "all_pass", "all_fail", "all_equal"]
-"""Of a group. `all_pass`: every reward is the same (`wire.spread`) and at least 1; `all_fail`: the same and at most 0."""
+"""Of a group. `all_pass`: every reward is the same and at least 1; `all_fail`: the same and at most 0. What is the
+same, `wire.spread` says."""
 
 MOST_REWARDS = 64
 """How many rewards of a group are listed, the first ones of it."""

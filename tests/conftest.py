@@ -16,6 +16,9 @@ from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from tests.object_store import ObjectStore, object_store
 from tests.pages.browser import open_browser
+from wire.threads import wait_passively
+
+wait_passively()  # before a test module imports torch
 
 
 @pytest.fixture(scope="session", autouse=True)

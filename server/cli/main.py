@@ -19,6 +19,13 @@ from server.cli import (
     up,
     upkeep,
 )
+from wire.threads import wait_passively
+
+
+def wait_passively_first() -> None:
+    """Before a command imports torch, or starts a process that does."""
+    wait_passively()
+
 
 app = typer.Typer(
     name="headway",
@@ -26,6 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.callback()(wait_passively_first)
 app.command("up", context_settings={"allow_extra_args": True})(up.up)
 app.command("server")(planes.server)
 app.command("trainer")(planes.trainer)

@@ -18,7 +18,7 @@ from server.cli.in_session import in_session, in_session_or_stop
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
 from server.team import keys as team_keys
 from wire.admin import KeyRequest
-from wire.errors import HeadwayError, Unauthenticated
+from wire.errors import Forbidden, HeadwayError, Unauthenticated
 
 app = typer.Typer(help="API keys: made once, shown once, kept as a hash.", no_args_is_help=True)
 
@@ -103,10 +103,10 @@ def create_key(database_url: str, *, team: str, name: str, admin: bool) -> str:
     )
 
 
-def key_works(database_url: str, key: str) -> bool:
-    """Whether a key is known and not revoked."""
+def role_of(database_url: str, key: str) -> str | None:
+    """What a key may do; None for one that is unknown, revoked or expired, or has less than its role's scopes."""
     try:
-        in_session(database_url, lambda session: service.authenticate(session, key))
-    except Unauthenticated:
-        return False
-    return True
+        caller = in_session(database_url, lambda session: service.authenticate(session, key))
+    except (Unauthenticated, Forbidden):
+        return None
+    return next((role for role, scopes in ROLES.items() if role == caller.role and scopes == caller.scopes), None)

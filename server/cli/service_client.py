@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.cli.environment import MEMBER_ENV, read_env
 from server.cli.settings import stop_with
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def service_client(url: str | None, key: str | None, data_dir: Path) -> Generato
     """A client of the service. Ends the command with a sentence where it cannot be reached, or breaks off."""
     import httpx
 
-    known = _written_by_up(data_dir)
+    known = read_env(data_dir / MEMBER_ENV)
     url, key = url or known.get("HUD_API_URL"), key or known.get("HUD_API_KEY")
     if not url or not key:
         stop_with(
@@ -62,15 +63,6 @@ def checked(reply: httpx.Response) -> httpx.Response:
             detail = reply.text[:200]
         stop_with(f"the service answers {reply.status_code}: {detail}")
     return reply
-
-
-def _written_by_up(data_dir: Path) -> dict[str, str]:
-    try:
-        lines = (data_dir / "env").read_text().splitlines()
-    except OSError:
-        return {}
-    named = (line.removeprefix("export ").partition("=") for line in lines)
-    return {name: value for name, _, value in named}
 
 
 def _is_local(url: str) -> bool:

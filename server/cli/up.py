@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
 from server.cli.bases import choose_bases
 from server.cli.children import Child, ChildFailed, Children, end_process
-from server.cli.environment import environment_of_command, read_key, sdk_exports, write_env
+from server.cli.environment import ADMIN_ENV, MEMBER_ENV, environment_of_command, read_env, sdk_exports, write_env
 from server.cli.settings import (
     DEFAULT_DATA_DIR,
     CheckpointStoreUrl,
@@ -32,8 +32,11 @@ from server.cli.settings import (
     stop_with,
 )
 from server.cli.trainers import OnDemand, Trainers
+from server.cli.up_lock import AlreadyUp, only_up
+from store.private_files import private_data_folder, private_umask
 from store.promotion import PromotionPolicy
 from wire.endings import DRAIN_S, STOP_S
+from wire.origins import bracketed, http_origin, listen, local_host
 
 _SAY_EVERY_S = 15.0
 
@@ -66,7 +69,8 @@ def up(
 ) -> None:
     """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
 
-    Prints the exports that point the SDK here and writes them to <data-dir>/env.
+    Prints the exports that point the SDK here, with a member's key, and writes them to <data-dir>/env. An operator's
+    key is in <data-dir>/admin-env, and printed nowhere.
     """
     from store.embedded import EmbeddedPostgresFailed
 
@@ -78,9 +82,16 @@ def up(
     open_checkpoints(checkpoint_store, data_dir)  # a URL that is none is better said now than in three logs
     try:
         port = _listenable_port(host, port)
-        (data_dir / "logs").mkdir(parents=True, exist_ok=True)
-        with _database(database_url, data_dir) as url, Children(data_dir / "logs") as children:
-            exports, slugs = _prepare(url, data_dir, base or [], host, port)
+        umask = private_umask()
+        private_data_folder(data_dir)
+        (data_dir / "logs").mkdir(exist_ok=True)
+        origin = http_origin(local_host(host), port)
+        with (
+            only_up(data_dir, origin),
+            _database(database_url, data_dir) as url,
+            Children(data_dir / "logs") as children,
+        ):
+            exports, slugs = _prepare(url, data_dir, base or [], origin)
             environment = {**_environment(url, data_dir, on_demand, sampler_backend), "HEADWAY_PROMOTION": promotion}
             environment |= {"HEADWAY_CHECKPOINT_STORE": checkpoint_store} if checkpoint_store else {}
             environment |= {"HEADWAY_LOG_FORMAT": log_format.value} if log_format else {}
@@ -89,8 +100,8 @@ def up(
                 _start_planes(children, trainers, environment, slugs, host, port, sampler_arguments)
                 _wait_until_ready(children, exports["HUD_API_URL"], slugs, on_demand=on_demand)
                 _announce(exports, data_dir)
-                status = _tend(trainers, context.args, exports)
-    except (OSError, ValueError, ChildFailed, EmbeddedPostgresFailed) as error:
+                status = _tend(trainers, context.args, exports, umask)
+    except (OSError, ValueError, ChildFailed, EmbeddedPostgresFailed, AlreadyUp) as error:
         stop_with(str(error))
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT if context.args else 0
@@ -108,13 +119,12 @@ def _on_sigterm(*_: object) -> None:
 
 
 def _listenable_port(host: str, port: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from None
-        return probe.getsockname()[1]
+    try:
+        with listen(host, port) as probe:
+            return probe.getsockname()[1]
+    except OSError as error:
+        where = f"{bracketed(host)}:{port}"
+        raise OSError(f"cannot listen on {where} ({error.strerror}); choose another --host or --port") from None
 
 
 @contextmanager
@@ -133,8 +143,8 @@ def _database(url: str | None, data_dir: Path) -> Generator[str]:
         postgres.stop()
 
 
-def _prepare(url: str, data_dir: Path, bases: list[str], host: str, port: int) -> tuple[dict[str, str], list[str]]:
-    """Schema, base models, and a key; returns the exports for the SDK and the slugs to serve."""
+def _prepare(url: str, data_dir: Path, bases: list[str], origin: str) -> tuple[dict[str, str], list[str]]:
+    """Schema, base models, and keys; returns the exports for the SDK and the slugs to serve."""
     from sqlalchemy.exc import OperationalError
 
     from store.database import Database
@@ -147,20 +157,23 @@ def _prepare(url: str, data_dir: Path, bases: list[str], host: str, port: int) -
     database = Database(url)
     slugs = choose_bases(database, bases)
     database.close()
-    reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
-    exports = sdk_exports(f"http://{reachable}:{port}", _key(url, data_dir / "env"))
-    write_env(data_dir / "env", exports)
-    return exports, slugs
+    return write_keys(url, data_dir, origin), slugs
 
 
-def _key(url: str, env_file: Path) -> str:
-    """The key in the env file if it still works, else a new one for the team `default`."""
-    from server.cli.keys import create_key, key_works
+def write_keys(url: str, data_dir: Path, origin: str) -> dict[str, str]:
+    """Exports for the SDK with a member's key, in `env`, and for operators in `admin-env`, both of the team `default`.
 
-    known = read_key(env_file)
-    if known and key_works(url, known):
-        return known
-    return create_key(url, team="default", name="headway up", admin=True)
+    Keys that are there and still work stay. Earlier versions wrote an admin's key to `env`: it moves.
+    """
+    from server.cli.keys import create_key, role_of
+
+    known = [read_env(data_dir / name).get("HUD_API_KEY") for name in (ADMIN_ENV, MEMBER_ENV)]
+    keys = {role_of(url, key): key for key in reversed(known) if key}
+    for name, role in ((ADMIN_ENV, "admin"), (MEMBER_ENV, "member")):
+        if role not in keys:
+            keys[role] = create_key(url, team="default", name=f"headway up ({role})", admin=role == "admin")
+        write_env(data_dir / name, sdk_exports(origin, keys[role]))
+    return sdk_exports(origin, keys["member"])
 
 
 def _environment(url: str, data_dir: Path, on_demand: bool, sampler_backend: str) -> dict[str, str]:
@@ -228,12 +241,15 @@ def _announce(exports: Mapping[str, str], data_dir: Path) -> None:
     typer.echo("Point the SDK here:\n")
     for name, value in exports.items():
         typer.echo(f"  export {name}={value}")
-    typer.echo(f"\nor: source {data_dir / 'env'}\nCtrl-C stops everything; what was trained stays.\n")
+    typer.echo(f"\nor: source {quote(str(data_dir / MEMBER_ENV))}")
+    typer.echo(
+        f"Operators: source {quote(str(data_dir / ADMIN_ENV))}\nCtrl-C stops everything; what was trained stays.\n"
+    )
 
 
-def _tend(trainers: Trainers, command: list[str], exports: Mapping[str, str]) -> int:
+def _tend(trainers: Trainers, command: list[str], exports: Mapping[str, str], umask: int) -> int:
     """Keep the children alive: for ever, or until the command ends, whose exit status is returned."""
-    process = _start_command(command, exports) if command else None
+    process = _start_command(command, exports, umask) if command else None
     try:
         while process is None or process.poll() is None:
             trainers.tend()
@@ -244,8 +260,8 @@ def _tend(trainers: Trainers, command: list[str], exports: Mapping[str, str]) ->
             end_process(process)
 
 
-def _start_command(command: list[str], exports: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start_command(command: list[str], exports: Mapping[str, str], umask: int) -> subprocess.Popen[bytes]:
     try:
-        return subprocess.Popen(command, env=environment_of_command(exports))
+        return subprocess.Popen(command, env=environment_of_command(exports), umask=umask)
     except OSError as error:
         raise ValueError(f"cannot run {command[0]}: {error.strerror}") from None

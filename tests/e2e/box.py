@@ -25,6 +25,7 @@ class Box:
         self._start_timeout_s = start_timeout_s
         self.process: subprocess.Popen[bytes] | None = None
         self.env: dict[str, str] = {}
+        self.admin_env: dict[str, str] = {}
 
     def start(self) -> Box:
         (self.data_dir / "env").unlink(missing_ok=True)
@@ -61,13 +62,17 @@ class Box:
 
     @property
     def headers(self) -> dict[str, str]:
+        """Of a member, as the SDK sends them."""
         return {"Authorization": f"Bearer {self.env['HUD_API_KEY']}"}
 
-    def call(self, method: str, path: str, body: Any = None, timeout: float = 120.0) -> Any:
+    @property
+    def admin_headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.admin_env['HUD_API_KEY']}"}
+
+    def call(self, method: str, path: str, body: Any = None, timeout: float = 120.0, *, admin: bool = False) -> Any:
         """The JSON answer; raises AssertionError with the body on any other status than 2xx."""
-        reply = httpx.request(
-            method, self.url + path, json=body, headers=self.headers, timeout=timeout, trust_env=False
-        )
+        headers = self.admin_headers if admin else self.headers
+        reply = httpx.request(method, self.url + path, json=body, headers=headers, timeout=timeout, trust_env=False)
         assert reply.is_success, f"{reply.status_code} {reply.text}"
         return reply.json()
 
@@ -87,8 +92,8 @@ class Box:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"headway up ended\n{self.logs()}"
             if "Headway is up" in (self.data_dir / "up.log").read_text() and (self.data_dir / "env").exists():
-                lines = (self.data_dir / "env").read_text().splitlines()
-                self.env = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+                self.env = _exports(self.data_dir / "env")
+                self.admin_env = _exports(self.data_dir / "admin-env")
                 if self._answers():
                     return
             time.sleep(0.1)
@@ -99,6 +104,12 @@ class Box:
             return httpx.get(self.url + "/readyz", trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
+
+
+def _exports(path: Path) -> dict[str, str]:
+    """Without those that a shell would have to expand."""
+    named = dict(line.removeprefix("export ").split("=", 1) for line in path.read_text().splitlines())
+    return {name: value for name, value in named.items() if "$" not in value}
 
 
 def _heed_interrupts() -> None:

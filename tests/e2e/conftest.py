@@ -25,7 +25,9 @@ def box(tiny_base: Path) -> Iterator[Box]:
     with database_folder() as folder:
         box = Box(folder / "data", tiny_base).start()
         os.environ.update(box.env)
-        os.environ.update(NO_PROXY="127.0.0.1", HUD_SKIP_VERSION_CHECK="1", HUD_CLI_ANALYTICS_ENABLED="0")
+        os.environ.update(
+            NO_PROXY="127.0.0.1", no_proxy="127.0.0.1", HUD_SKIP_VERSION_CHECK="1", HUD_CLI_ANALYTICS_ENABLED="0"
+        )
         yield box
         if box.process is not None:
             assert box.stop() == 0

@@ -28,7 +28,7 @@ async def test_a_run_is_watched_rolled_back_and_watched_on(box: Box, browser: Br
     async with visiting(browser, box.url) as visit:
         page = visit.page
         await visit.go(f"/models/{model_id}")
-        await visit.sign_in(box.env["HUD_API_KEY"])
+        await visit.sign_in(box.admin_env["HUD_API_KEY"])
         await expect(page.locator("[data-chart=reward] .plot")).to_have_attribute("data-empty", "no steps yet")
 
         first = await train(box, model_id, "watched", seed=1)

@@ -80,7 +80,9 @@ def test_what_one_syncs_another_of_the_team_exports_and_finds_unchanged(box: Box
     assert (again["tasks_created"], again["tasks_updated"]) == (1, 1)
 
     # Another key of the team is another user to the client, with a directory of its own.
-    colleague = Directory(tmp_path / "colleague", box.call("POST", "/v2/team/keys", {"name": "colleague"})["key"])
+    colleague = Directory(
+        tmp_path / "colleague", box.call("POST", "/v2/team/keys", {"name": "colleague"}, admin=True)["key"]
+    )
     exported = colleague.sync("shared", "--export", "copy.json")
     assert exported["task_count"] == 3
     rows = colleague.read("copy.json")

@@ -54,7 +54,15 @@ class SamplingParams(BaseModel):
     constraint: Constraint | None = None
 
 
-class RenderRequest(BaseModel):
+class Flow(BaseModel):
+    """Whose work it is: in a sampler, teams take turns, and within a team its calls do. `call`: all that one request to
+    the gateway asks for; empty: this alone."""
+
+    team: str = ""
+    call: str = ""
+
+
+class RenderRequest(Flow):
     """Messages to token ids.
 
     With `continued_ids`, those ids cover `messages[:continued_messages]` and come back untouched, followed by the
@@ -69,7 +77,7 @@ class RenderRequest(BaseModel):
     continued_messages: int = 0
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(Flow):
     """Plain text to token ids, for the completions endpoint."""
 
     text: str
@@ -89,7 +97,7 @@ class Reading(BaseModel):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
-class GenerateRequest(BaseModel):
+class GenerateRequest(Flow):
     """One sequence to sample under one adapter, after a prompt: its ids, or a chat, which is rendered first."""
 
     adapter: str

@@ -149,9 +149,11 @@ class _Chat:
 
     async def _sequences(self, url: str) -> list[GenerateRequest]:
         """One takes its chat along, for the sampler to render; of several, the chat is rendered once, before them."""
-        prompt: dict[str, Any] = {"chat": self._render}
+        flow = {"team": str(self._target.team_id), "call": self.envelope.id}
+        prompt: dict[str, Any] = {"chat": self._render, **flow}
         if self._body.n > 1:
-            prompt = {"prompt_token_ids": await self._client.render(url, self._render)}
+            render = self._render.model_copy(update=flow)
+            prompt = {"prompt_token_ids": await self._client.render(url, render), **flow}
         top_logprobs = self._body.top_logprobs or 0 if self._body.logprobs else 0
         params = sampling_params(self._body, self._body.max_tokens, top_logprobs, self._constraint)
         return [

@@ -22,7 +22,7 @@ from store.rollouts import Conversation
 from store.serving import Sampler
 from wire.chat import MAX_CHOICES, Completion, CompletionChoice, CompletionRequest
 from wire.errors import InvalidRequest
-from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens
+from wire.sampling import Flow, GenerateEvent, GenerateRequest, SampledTokens, TokenizeRequest
 
 _AFFINE = 256
 """Prompts that begin with the same so many tokens or characters go to one sampler."""
@@ -103,8 +103,9 @@ class _Completion:
 
     async def _sequences(self, url: str) -> list[GenerateRequest]:
         sequences = list[GenerateRequest]()
+        flow = Flow(team=str(self._target.team_id), call=self.envelope.id)
         for prompt in self._prompts:
-            ids = await self._client.tokenize(url, prompt) if isinstance(prompt, str) else prompt
+            ids = prompt if not isinstance(prompt, str) else await self._tokenized(url, prompt, flow)
             params = sampling_params(self._body, self._body.max_tokens, self._body.logprobs or 0, self._constraint)
             for _ in range(self._body.n):
                 own = seeded(params, self._body.seed, len(sequences))
@@ -114,9 +115,14 @@ class _Completion:
                         prompt_token_ids=ids,
                         params=own,
                         whole=not self._body.stream,
+                        team=flow.team,
+                        call=flow.call,
                     )
                 )
         return sequences
+
+    async def _tokenized(self, url: str, text: str, flow: Flow) -> list[int]:
+        return await self._client.tokenize(url, TokenizeRequest(text=text, **dict(flow)))
 
     def _num_prompt_tokens(self, sequences: list[GenerateRequest]) -> int:
         return sum(len(sequence.prompt_token_ids) for sequence in sequences[:: self._body.n])

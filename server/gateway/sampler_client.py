@@ -65,9 +65,9 @@ class SamplerClient:
         """Messages to token ids."""
         return TokenIds.model_validate_json(await self._post(url, "/render", request)).token_ids
 
-    async def tokenize(self, url: str, text: str) -> list[int]:
+    async def tokenize(self, url: str, request: TokenizeRequest) -> list[int]:
         """Plain text to token ids."""
-        return TokenIds.model_validate_json(await self._post(url, "/tokenize", TokenizeRequest(text=text))).token_ids
+        return TokenIds.model_validate_json(await self._post(url, "/tokenize", request)).token_ids
 
     async def generate(self, url: str, request: GenerateRequest) -> AsyncGenerator[GenerateEvent]:
         """Sampled tokens as they come. Closing the generator makes the sampler stop. Raises SamplerGone when it dies

@@ -232,6 +232,22 @@ async def test_a_prompt_that_fills_the_context_is_refused_as_harnesses_know_it(
     assert sampler_script.requests == []
 
 
+async def test_samplers_learn_whose_work_it_is_so_that_teams_and_calls_can_take_turns(
+    standing_team, standing_model, sampler_script
+):
+    for _ in range(2):
+        reply = await standing_team.http.post("/chat/completions", json=chat(standing_model, n=2))
+        assert reply.status_code == 200, reply.text
+    body = {"model": standing_model["model_name"], "prompt": "ab"}
+    assert (await standing_team.http.post("/completions", json=body)).status_code == 200
+    asked = sampler_script.requests
+    teams, calls = [{request.team for request in asked}, [request.call for request in asked]]
+    assert len(teams) == 1
+    assert "" not in teams
+    assert calls[0] == calls[1] != calls[2] == calls[3] != calls[4]
+    assert [(render.team, render.call) for render in sampler_script.renders] == [(*teams, calls[0]), (*teams, calls[2])]
+
+
 MALFORMED = [
     '{"model": "m", "messages": [',
     "",

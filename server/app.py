@@ -30,6 +30,7 @@ from server.models import endpoints as models
 from server.neighbours import counting_neighbours
 from server.settings import ServerSettings
 from server.starting import starting
+from server.stopping import Draining, Shutdown
 from server.tasksets import endpoints as tasksets
 from server.tasksets import hosted
 from server.team import endpoints as team
@@ -57,10 +58,11 @@ def create_app(settings: ServerSettings) -> FastAPI:
     """The app; it connects when it starts."""
     counted = ServerMetrics()
     count_process(counted.registry)
+    shutdown = Shutdown(settings.stop)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_context(settings, counted) as context, upkeep(settings), closing_rollouts(settings):
+        async with open_context(settings, counted, shutdown) as context, upkeep(settings), closing_rollouts(settings):
             app.state.context = context
             share = context.team_limits.share_with
             with starting(settings):
@@ -78,8 +80,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
     )
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Door)
+    app.add_middleware(Draining, shutdown=shutdown)
     app.add_middleware(AccessLog)
     app.add_middleware(MeasuredRequests, metrics=counted)
+    app.state.shutdown = shutdown
     install_error_handlers(app)
     app.include_router(gateway.sampling)  # first: routes are tried in turn, and this is what is asked most
     app.include_router(pages.router)

@@ -23,6 +23,7 @@ from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
 from server.reader import Reader
 from server.settings import ServerSettings
+from server.stopping import Shutdown
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
@@ -46,10 +47,11 @@ class Context:
     key_uses: KeyUses
     recorder: Recorder
     reader: Reader
+    shutdown: Shutdown
 
 
 @asynccontextmanager
-async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> AsyncGenerator[Context]:
+async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdown: Shutdown) -> AsyncGenerator[Context]:
     """Connect, and disconnect at the end."""
     database = AsyncDatabase(settings.database_url, pool_size=settings.database_pool_size)
     listener = AsyncListener(settings.database_url)
@@ -73,12 +75,13 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics) -> Asyn
                 SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
                 pool,
                 serving_lookups(database, metrics),
-                TeamLimits(settings.gateway_limits, metrics),
+                TeamLimits(settings.gateway_limits, metrics, shutdown),
                 metrics,
                 Attempts(),
                 key_uses,
                 recorder,
                 reader,
+                shutdown,
             )
     finally:
         watch.close()

@@ -40,6 +40,7 @@ class Readiness(BaseModel):
     ready: bool
     database: bool
     bases: list[BaseReadiness]
+    stopping: bool = False
 
 
 @router.get("/healthz")
@@ -50,15 +51,18 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
 async def readyz(context: ContextDep) -> JSONResponse:
-    """200 when the whole loop can run; 503 with what is missing."""
+    """200 when the whole loop can run; 503 with what is missing, and while this server stops."""
+    stopping = context.shutdown.is_begun
     try:
         bases = await _bases(context.database)
     except SQLAlchemyError as error:
         log.warning("database_away", error=str(error).splitlines()[0])
-        return JSONResponse({"ready": False, "database": False, "bases": []}, 503)
+        return JSONResponse({"ready": False, "database": False, "bases": [], "stopping": stopping}, 503)
     on_demand = context.settings.trainer_start is not None
-    ready = all((base["trainers"] or (on_demand and base["loaded"])) and base["samplers"] for base in bases)
-    return JSONResponse({"ready": ready, "database": True, "bases": bases}, 200 if ready else 503)
+    ready = not stopping and all(
+        (base["trainers"] or (on_demand and base["loaded"])) and base["samplers"] for base in bases
+    )
+    return JSONResponse({"ready": ready, "database": True, "bases": bases, "stopping": stopping}, 200 if ready else 503)
 
 
 async def _bases(database: AsyncDatabase) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import multiprocessing
@@ -11,9 +12,11 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -23,13 +26,15 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from server.app import create_app
 from server.metrics.workers import shared_counts
-from server.settings import GatewayLimits, Limits, ServerSettings, TrainerStart, UpkeepSettings
+from server.settings import GatewayLimits, Limits, ServerSettings, StopSettings, TrainerStart, UpkeepSettings
+from server.stopping import Shutdown
 from store.promotion import PromotionPolicy
 from wire.faults import arm_faults
 from wire.logging import configure_logging
 from wire.tracing import configure_tracing
 
-_SHUTDOWN_S = 10
+_SHUTDOWN_S = 2
+"""For connections to end: no request is under way when uvicorn hears that it should stop."""
 _WORKER_START_S = 60
 """A worker that does not answer its supervisor for so long is replaced: its imports take seconds on a busy machine."""
 _BACKLOG = 4096
@@ -56,8 +61,9 @@ def serve(
     metrics_token: str | None = None,
     log_format: str | None = None,
     promotion: PromotionPolicy = PromotionPolicy.ONE,
+    stop: StopSettings | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; requests in flight get a few seconds to end."""
+    """Serve until SIGINT or SIGTERM; requests under way then end as `server.stopping` says."""
     settings = ServerSettings(
         database_url,
         blob_root,
@@ -69,6 +75,7 @@ def serve(
         database_pool_size=max(_LEAST_POOL, _POOL // workers),
         metrics_token=metrics_token,
         promotion=promotion,
+        stop=stop or StopSettings(),
     )
     _allow_many_files()
     options: dict[str, Any] = {
@@ -120,11 +127,33 @@ def _app(settings: ServerSettings, log_format: str | None) -> FastAPI:
         arm_faults()
         threading.Thread(target=_end_with, args=(supervisor,), name="supervisor", daemon=True).start()
     app = create_app(settings)
+    _drain_at_signals(app.state.shutdown)
     # Thousands of requests in flight are many objects that live long: looking for cycles among them at Python's own
     # pace is a quarter of the gateway's processor time; much less often makes pauses of 0.2 s.
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     return app
+
+
+def _drain_at_signals(shutdown: Shutdown) -> None:
+    """Have uvicorn, which has its handlers in place by now, hear of a signal when no request is left: it would close
+    its sockets at once, and cancel requests in the end. A second SIGINT reaches it at once."""
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+    async def drain_before(handler: Callable[[int, FrameType | None], Any], signum: int) -> None:
+        await shutdown.drain()
+        handler(signum, None)
+
+    def begin(handler: Callable[[int, FrameType | None], Any], signum: int) -> None:
+        if shutdown.is_begun and signum == signal.SIGINT:
+            handler(signum, None)
+        else:
+            tasks.add(loop.create_task(drain_before(handler, signum)))
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(signum)
+        if callable(handler):
+            signal.signal(signum, lambda got, _, handler=handler: loop.call_soon_threadsafe(begin, handler, got))
 
 
 def _end_with(supervisor: Any) -> None:

@@ -45,6 +45,15 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class StopSettings:
+    """What a server does at SIGTERM. `delay_s`: for so long it goes on, while `/readyz` says 503 and load balancers
+    notice; `grace_s`: for so long requests that are being worked on may go on after that."""
+
+    delay_s: float = 0.0
+    grace_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class UpkeepSettings:
     """What servers do by themselves: collections, one server at a time (`every_s`: 0 for none), and closing rollouts in
     which nothing has happened for `close_traces_after_s`, looked for every `close_every_s`."""
@@ -100,3 +109,4 @@ class ServerSettings:
     promotion: PromotionPolicy = PromotionPolicy.ONE
     """For whom a move of the head by hand waits, at most `timeouts.adapter_load_s`."""
     guard: GuardSettings = field(default_factory=GuardSettings)
+    stop: StopSettings = field(default_factory=StopSettings)

@@ -35,7 +35,7 @@ from server.cli.settings import (
     days,
     stop_with,
 )
-from server.settings import GatewayLimits, Limits, TrainerStart, UpkeepSettings
+from server.settings import GatewayLimits, Limits, StopSettings, TrainerStart, UpkeepSettings
 from store.oplog.leases import LEASE_TTL_S
 from store.promotion import PromotionPolicy
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
@@ -120,6 +120,22 @@ def server(
     metrics_token: MetricsToken = None,
     log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
+    stop_delay: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_SERVER_STOP_DELAY_S",
+            min=0.0,
+            help="Seconds after SIGTERM for which it goes on with /readyz at 503, so that load balancers notice",
+        ),
+    ] = StopSettings().delay_s,
+    stop_grace: Annotated[
+        float,
+        typer.Option(
+            envvar="HEADWAY_SERVER_STOP_GRACE_S",
+            min=0.0,
+            help="Seconds that requests which are being worked on may go on after SIGTERM",
+        ),
+    ] = StopSettings().grace_s,
 ) -> None:
     """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
@@ -155,6 +171,7 @@ def server(
         if trainer_start_command or trainer_start_webhook or trainers_on_demand
         else None,
         promotion=promotion,
+        stop=StopSettings(stop_delay, stop_grace),
     )
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from server.metrics.instruments import ServerMetrics
 from server.settings import GatewayLimits
+from server.stopping import Shutdown
 from wire.errors import HeadwayError
 
 _RETRY_AFTER_S = 2
@@ -27,8 +28,11 @@ class TeamLimits:
     """Counts in this process alone: with several server processes a team may have so many in each. A team's own quota
     is divided among all of them."""
 
-    def __init__(self, limits: GatewayLimits, metrics: ServerMetrics | None = None) -> None:
+    def __init__(
+        self, limits: GatewayLimits, metrics: ServerMetrics | None = None, shutdown: Shutdown | None = None
+    ) -> None:
         self._limits = limits
+        self._shutdown = shutdown or Shutdown()
         self._metrics = metrics or ServerMetrics()
         self._num_processes = 1
         self._running: Counter[UUID] = Counter()
@@ -41,7 +45,7 @@ class TeamLimits:
     @asynccontextmanager
     async def slot(self, team_id: UUID, quota: int | None = None) -> AsyncGenerator[None]:
         """The right to be worked on, at once or when there is room. `quota`: how many the team may have in the whole
-        service. Raises TooManyRequests when the queue is full, or too slow."""
+        service. Raises TooManyRequests when the queue is full or too slow, ServerStopping while it waits."""
         if self._running[team_id] < self._room(quota):
             self._running[team_id] += 1
         else:
@@ -65,7 +69,7 @@ class TeamLimits:
         waiting.append(turn)
         self._note_load(team_id)
         try:
-            async with asyncio.timeout(limits.wait_s):
+            async with self._shutdown.waiting(), asyncio.timeout(limits.wait_s):
                 await turn
         except BaseException as error:
             self._give_up(team_id, turn)

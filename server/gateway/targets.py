@@ -98,7 +98,8 @@ async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: 
         if not candidates:
             candidates = await _wait_for_samplers(context, target)
         if all(sampler.id in tried for sampler in candidates):
-            await asyncio.sleep(_PAUSE_S)
+            async with context.shutdown.waiting():
+                await asyncio.sleep(_PAUSE_S)
             tried.clear()
         sampler = context.sampler_pool.choose([s for s in candidates if s.id not in tried], affinity)
         tried.add(sampler.id)

@@ -16,6 +16,7 @@ from server.guard.rolling_back import Undone, roll_back
 from server.guard.settings import read_guard
 from server.guard.webhooks import WebhookFailed, deliver
 from server.remembering import outlast_what_is_remembered
+from server.stopping import ServerStopping
 from store.tables import AlarmRow, ModelRow
 from wire.errors import HeadwayError, InvalidRequest
 
@@ -59,6 +60,8 @@ async def _act(context: Context, alarm: AlarmRow) -> None:
             await outlast_what_is_remembered()  # the webhook tells of it
         except Undone:
             return
+        except ServerStopping:  # no failure of the roll-back: another server does it
+            raise
         except HeadwayError as error:
             failures["rollback"] = error.message
     last = alarm.attempts >= ATTEMPTS

@@ -107,8 +107,18 @@ async def load_adapter(
     """Have the live samplers that the policy waits for hold the checkpoint (None: the base weights), and return those
     that do.
 
-    Empty when no sampler lives. Raises PromotionRejected when all of them refuse, Unavailable when none did in time.
+    Empty when no sampler lives. Raises PromotionRejected when all of them refuse, Unavailable when none did in time or
+    the server stops.
     """
+    async with context.shutdown.waiting():
+        await _until_loaded(context, base_id, checkpoint, policy)
+    async with context.database.session() as session:
+        return await samplers_holding(session, base_id, adapter_of(base_id, checkpoint))
+
+
+async def _until_loaded(
+    context: Context, base_id: UUID, checkpoint: CheckpointRow | None, policy: PromotionPolicy
+) -> None:
     adapter, timeout_s = adapter_of(base_id, checkpoint), context.settings.timeouts.adapter_load_s
     deadline = time.monotonic() + timeout_s
     with context.listener.subscribe(ADAPTER_LOADED, adapter) as subscription:
@@ -120,14 +130,12 @@ async def load_adapter(
                 votes = await promotion_votes_async(connection, policy, base_id, adapter)
             left_s = deadline - time.monotonic()
             if not votes.live or votes.suffice(policy) or (votes.loaded and left_s <= 0):
-                break
+                return
             if votes.is_refused:
                 raise PromotionRejected(f"no sampler could load the checkpoint: {votes.refusals[0]}")
             if left_s <= 0:
                 raise Unavailable(f"no sampler loaded the checkpoint within {timeout_s:.0f} s; try again")
             await subscription.wait(min(left_s, _POLL_S))
-    async with context.database.session() as session:
-        return await samplers_holding(session, base_id, adapter)
 
 
 def _refuse_without_files(checkpoint: CheckpointRow) -> None:

@@ -43,7 +43,8 @@ async def score_trace(
         operation_id = (await run_forward(context, model, body, 0, request)).operation_id
     except InvalidRequest as error:
         raise InvalidRequest(error.message.replace(f"input 0 (trace {trace_id.hex})", "this rollout")) from None
-    await _until_kept(context, caller.team_id, trace_id, operation_id)
+    async with context.shutdown.waiting():
+        await _until_kept(context, caller.team_id, trace_id, operation_id)
     return ScoredTrace(trace_id=str(trace_id), model_id=str(model.id), operation_id=str(operation_id))
 
 

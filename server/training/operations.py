@@ -74,7 +74,8 @@ async def run_operation(
             await admit()
         try:
             operation_id = found_id or await _append(context, call)
-            return operation_id, await unless_hung_up(request, _result(context, call, operation_id, done))
+            async with context.shutdown.waiting():
+                return operation_id, await unless_hung_up(request, _result(context, call, operation_id, done))
         except NothingAccumulated:
             if repeated := await _repeated_step(context, call):
                 return repeated

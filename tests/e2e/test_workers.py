@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -14,9 +15,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import func, select
 
+from server.auth.service import create_key
+from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
+from store.tables import ModelRow, OperationRow, TrainerRow
 
 
 @dataclass
@@ -83,6 +88,56 @@ def test_workers_are_replaced_and_end_with_their_supervisor(server):
         process.wait()
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
         assert not answers(port)
+
+
+async def new_model(server: Server, database: AsyncDatabase) -> tuple[str, dict[str, str]]:
+    """A fork of a base whose trainer does nothing, and the headers of a key that may train it."""
+    async with database.session() as session:
+        key = await create_key(session, "team", "test")
+        info = {"vocab_size": 9, "context_length": 9, "architecture": "T", "dtype": "d", "num_parameters": 1}
+        session.add(base := ModelRow(slug="org/base", name="org/base", weights="/nowhere", info=info))
+        await session.flush()
+        session.add(TrainerRow(base_id=base.id, host="here", pid=1, losses={"ppo": {}}))
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(headers=headers, timeout=60, trust_env=False) as http:
+        fork = {"source_model_id": "org/base", "name": "fork"}
+        reply = await http.post(f"http://127.0.0.1:{server.port}/v2/models/fork", json=fork)
+        assert reply.status_code == 201, reply.text
+        return reply.json()["id"], headers
+
+
+async def num_queued(database: AsyncDatabase) -> int:
+    async with database.session() as session:
+        return await session.scalar(select(func.count()).select_from(OperationRow)) or 0
+
+
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+async def test_sigterm_sends_callers_that_wait_away_with_a_sentence(workers, server):
+    database = AsyncDatabase(server.environment["HEADWAY_DATABASE_URL"])
+
+    async def step(url: str, headers: dict[str, str]) -> httpx.Response:
+        async with httpx.AsyncClient(headers=headers, timeout=60, trust_env=False) as http:
+            return await http.post(url, json={"learning_rate": 1e-3})
+
+    with server.start("--workers", str(workers)) as process:
+        try:
+            await asyncio.to_thread(until, lambda: answers(server.port))
+            model_id, headers = await new_model(server, database)
+            url = f"http://127.0.0.1:{server.port}/v1/models/{model_id}/train/optim-step"
+            # A connection each: otherwise all of them land in one worker.
+            calls = [asyncio.create_task(step(url, headers)) for _ in range(8)]
+            while await num_queued(database) < len(calls):
+                assert not any(call.done() for call in calls), [call.result().text for call in calls if call.done()]
+                await asyncio.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            replies = await asyncio.gather(*calls)
+            assert [reply.status_code for reply in replies] == [503] * len(replies)
+            assert {reply.headers["retry-after"] for reply in replies} == {"5"}
+            assert all("this server is stopping" in reply.json()["detail"] for reply in replies)
+            assert await asyncio.to_thread(process.wait, 30) in (0, -signal.SIGTERM)
+        finally:
+            process.kill()
+    await database.close()
 
 
 def test_a_port_that_is_taken_is_told_and_an_interrupt_is_no_failure(server):

@@ -1,10 +1,11 @@
 """Every failure as a JSON object: `detail`, one sentence that the SDK prints, and `code`.
 
-The gateway's routes add OpenAI's `error` object, which is what OpenAI clients read.
+The gateway's routes add OpenAI's `error` object, which is what OpenAI clients read (docs/gateway.md, "Errors").
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import structlog
@@ -15,20 +16,22 @@ from sqlalchemy.exc import DataError, StatementError
 from starlette.exceptions import HTTPException
 
 from server.access_log import request_id
-from server.sentences import first_problem
+from server.sentences import field_name, first_problem
 from store.database import DATABASE_AWAY
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
 
 log = structlog.get_logger(__name__)
 
 _RETRY_AFTER_S = 2
-_OPENAI_ROUTES = ("/chat/completions", "/completions", "/models")
+_OPENAI_ROUTES = re.compile(r"(/v1)?/(chat/completions|completions|responses|models(/[^/]*)?)")
 _OPENAI_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
 }
+_OPENAI_CODES = {"unauthenticated": "invalid_api_key", "too_many_requests": "rate_limit_exceeded"}
+"""What OpenAI calls what we call otherwise."""
 _HTTP_SENTENCES = {
     400: "the body is not valid JSON",
     404: "there is no such endpoint: {method} {path}",
@@ -60,13 +63,14 @@ def error_response(request: Request, error: HeadwayError) -> JSONResponse:
     headers = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return _response(request, error.status, error.code, error.message, headers)
+    return _response(request, error.status, error.code, error.message, headers, error.param)
 
 
-def openai_error(status: int, code: str, message: str) -> dict[str, Any]:
+def openai_error(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:
     """OpenAI's error object, and the sentence again where the SDK looks for it."""
     kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}, "detail": message, "code": code}
+    error = {"message": message, "type": kind, "param": param, "code": _OPENAI_CODES.get(code, code)}
+    return {"error": error, "detail": message, "code": code}
 
 
 async def _headway_error(request: Request, error: Exception) -> JSONResponse:
@@ -74,8 +78,9 @@ async def _headway_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
-    sentence = first_problem(cast(RequestValidationError, error).errors())
-    return error_response(request, InvalidRequest(sentence))
+    problems = cast(RequestValidationError, error).errors()
+    param = field_name(problems[0]["loc"]) or None if problems[0]["type"] != "json_invalid" else None
+    return error_response(request, InvalidRequest(first_problem(problems), param=param))
 
 
 async def _http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -105,7 +110,9 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     return _response(request, 500, "internal", f"internal error; request id {request_id(request.scope)}", {})
 
 
-def _response(request: Request, status: int, code: str, message: str, headers: dict[str, str]) -> JSONResponse:
-    if request.url.path.removeprefix("/v1") in _OPENAI_ROUTES:
-        return JSONResponse(openai_error(status, code, message), status, headers)
+def _response(
+    request: Request, status: int, code: str, message: str, headers: dict[str, str], param: str | None = None
+) -> JSONResponse:
+    if _OPENAI_ROUTES.fullmatch(request.url.path):
+        return JSONResponse(openai_error(status, code, message, param), status, headers)
     return JSONResponse({"detail": message, "code": code}, status, headers)

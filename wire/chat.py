@@ -182,7 +182,10 @@ class Completion(BaseModel):
 
 
 class ListedModel(BaseModel):
-    """A model in the gateway's list: OpenAI's fields, and those that old clients of ours read."""
+    """A model in the gateway's list: OpenAI's fields, vLLM's `max_model_len`, and those that old clients of ours read.
+
+    max_model_len: tokens of prompt and answer together; null until a worker has loaded the base.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -190,6 +193,7 @@ class ListedModel(BaseModel):
     owned_by: str
     name: str
     model: str
+    max_model_len: int | None
     routes: list[str] = Field(default_factory=list[str])
 
 

@@ -15,10 +15,12 @@ class HeadwayError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
 
-    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: int | None = None, param: str | None = None) -> None:
+        """`param`: the field of the request that it is about, where it is about one."""
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
+        self.param = param
 
 
 class InvalidRequest(HeadwayError):
@@ -58,6 +60,12 @@ class NotFound(HeadwayError):
     """No such thing, or it belongs to another team (which reads the same)."""
 
     status, code = 404, "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No such model."""
+
+    code = "model_not_found"
 
 
 class Conflict(HeadwayError):

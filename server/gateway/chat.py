@@ -56,9 +56,10 @@ async def chat(context: Context, key: str, request: Request, body: ChatRequest) 
     task = _Chat(context, target, body, render, asked, recording)
     affinity = _affinity(render.messages)
     if body.stream:
-        first, rest = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.open_stream))
+        opening = on_a_sampler(context, target, affinity, task.open_stream, "messages")
+        first, rest = await unless_hung_up(request, opening)
         return EventStream(task.envelope, first, rest)
-    reply = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.answer))
+    reply = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.answer, "messages"))
     return json_response(task.envelope, reply)
 
 

@@ -47,7 +47,7 @@ async def list_models(context: ContextDep, caller: ModelUserDep) -> ModelList:
     """Every model that this key can sample."""
     async with context.database.session() as session:
         rows, _ = await repository.list_models(session, caller.team_id, None, 0, caller.model_ids)
-    return ModelList(data=[_listed(model) for model, _ in rows])
+    return ModelList(data=[_listed(model, base) for model, base in rows])
 
 
 @router.get("/models/{model}")
@@ -59,14 +59,15 @@ async def get_model(context: ContextDep, caller: ModelUserDep, model: str) -> Li
     if found is None:
         raise no_such_model(model)
     caller.require_model(found[0].id, found[0].slug)
-    return _listed(found[0])
+    return _listed(found[0], found[1])
 
 
-def _listed(model: ModelRow) -> ListedModel:
+def _listed(model: ModelRow, base: ModelRow | None) -> ListedModel:
     return ListedModel(
         id=model.slug,
         created=int(model.created_at.timestamp()),
         owned_by="team" if model.team_id else "headway",
         name=model.name,
         model=model.slug,
+        max_model_len=((base or model).info or {}).get("context_length"),
     )

@@ -42,7 +42,7 @@ async def _events(first: Completion, rest: Chunks) -> AsyncGenerator[str]:
             yield _event(as_json(chunk))
         yield _event("[DONE]")
     except HeadwayError as error:
-        yield _event(json.dumps(openai_error(error.status, error.code, error.message)))
+        yield _event(json.dumps(openai_error(error.status, error.code, error.message, error.param)))
     except Exception as error:
         log.error("stream_broken", exc_info=error)
         yield _event(json.dumps(openai_error(500, "internal", "internal error")))

@@ -25,7 +25,7 @@ from store.adapters import adapter_name, base_adapter_name, want_checkpoint
 from store.serving import Question, Sampler, Serving, samplers_serving
 from store.tables import CheckpointRow
 from wire.catalog import ServingCheckpoint
-from wire.errors import Gone, NotFound, Unavailable
+from wire.errors import ContextLengthExceeded, Gone, NotFound, Unavailable
 
 T = TypeVar("T")
 
@@ -85,10 +85,12 @@ async def find_target(context: Context, key: str, model: str, pinned: str | None
     )
 
 
-async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]]) -> T:
+async def on_a_sampler(
+    context: Context, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]], prompt: str
+) -> T:
     """What `work` makes of a sampler that holds the target's adapter. When that one is gone, another is tried, and
     everything is sampled anew: until several broke off, for then the request may be what they died of, or nobody took
-    it for `timeouts.retry_s`.
+    it for `timeouts.retry_s`. `prompt`: the parameter that holds it, for the refusal of one that is too long.
 
     Raises Unavailable when none lives, or none loads the adapter in time.
     """
@@ -105,6 +107,9 @@ async def on_a_sampler(context: Context, target: Target, affinity: bytes, work: 
         tried.add(sampler.id)
         try:
             return await work(sampler)
+        except ContextLengthExceeded as error:
+            error.param = prompt
+            raise
         except SamplerGone as gone:
             num_broken += gone.broke_off
             unheard_since = None if gone.broke_off else unheard_since or time.monotonic()
@@ -142,9 +147,12 @@ def _serving_checkpoint(found: Serving) -> ServingCheckpoint | None:
 async def _pin(context: Context, found: Serving, pinned: str) -> None:
     """Have samplers hold the checkpoint. They are woken only when the last pin has run half its time."""
     if found.checkpoint_id is None:
-        raise NotFound(f"model {found.slug!r} has no checkpoint {pinned!r}")
+        raise NotFound(f"model {found.slug!r} has no checkpoint {pinned!r}", param="checkpoint")
     if found.files_are_removed:
-        raise Gone(f"the files of {found.checkpoint_name} were removed by the retention policy; pin a newer checkpoint")
+        raise Gone(
+            f"the files of {found.checkpoint_name} were removed by the retention policy; pin a newer checkpoint",
+            param="checkpoint",
+        )
     if not found.is_wanted:
         async with context.database.session() as session:
             await want_checkpoint(session, found.checkpoint_id, PIN_S)

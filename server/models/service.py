@@ -11,7 +11,7 @@ from server.auth.callers import Caller
 from server.models import repository
 from store.tables import CheckpointRow, ModelRow
 from wire.catalog import CatalogModel, CatalogPage, CheckpointNode
-from wire.errors import NotFound
+from wire.errors import ModelNotFound, NotFound
 
 
 async def list_models(
@@ -65,9 +65,9 @@ async def get_checkpoint(session: AsyncSession, model: ModelRow, reference: str)
     return checkpoint
 
 
-def no_such_model(reference: str) -> NotFound:
+def no_such_model(reference: str) -> ModelNotFound:
     """The refusal for a model that is not there, or not the team's."""
-    return NotFound(f"there is no model {reference!r}; see 'hud models list'")
+    return ModelNotFound(f"there is no model {reference!r}; see 'hud models list'", param="model")
 
 
 def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:

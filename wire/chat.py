@@ -1,7 +1,7 @@
 """OpenAI's chat completions and completions, as far as we serve them, with the extensions for training.
 
-Requests ignore what they do not know; `server.gateway.unsupported` refuses by name what would silently change the
-result. Replies leave out the fields that were not set, so whoever makes one sets every field that shall be seen.
+Requests keep what they do not know, and `server.gateway.parameters` refuses it by name. Replies leave out the fields
+that were not set, so whoever makes one sets every field that shall be seen.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 class StreamOptions(BaseModel):
     """What a stream carries besides the answer."""
+
+    model_config = ConfigDict(extra="allow")
 
     include_usage: bool = False
 
@@ -44,8 +46,15 @@ class SamplingRequest(BaseModel):
     stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
     ignore_eos: bool = False
 
+    response_format: Any = None
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+
     checkpoint: str | None = Field(default=None, max_length=512)
-    """Pins a node of the model's tree, by id or name, instead of the head."""
+    """Pins a node of the model's tree instead of the head: its sampler path, id, name, or `slug/name`."""
     return_token_ids: bool = False
 
 
@@ -60,6 +69,7 @@ class ChatRequest(SamplingRequest):
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     prompt_token_ids: list[TokenId] | None = None

@@ -13,6 +13,7 @@ from server.context import Context
 from server.gateway.constraints import Asked, asked_constraint
 from server.gateway.continuation import covered_messages
 from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
+from server.gateway.parameters import check_parameters
 from server.gateway.recording import Recording, recording_of
 from server.gateway.replies import (
     Envelope,
@@ -28,9 +29,9 @@ from server.gateway.streaming import EventStream
 from server.gateway.targets import Target, find_target, on_a_sampler, room_on
 from server.gateway.unsupported import (
     check_logprobs,
-    check_parameters,
     off_policy_settings,
     plain_messages,
+    plain_tools,
 )
 from server.hang_up import unless_hung_up
 from store.rollouts import Conversation
@@ -77,11 +78,14 @@ def _render_request(body: ChatRequest) -> RenderRequest:
     messages = plain_messages(body.messages)
     request = RenderRequest(
         messages=messages,
-        tools=_checked_tools(body) if body.tool_choice != "none" else [],
+        tools=plain_tools(body.tools or []) if body.tool_choice != "none" else [],
         chat_template_kwargs=body.chat_template_kwargs or {},
     )
     if (body.prompt_token_ids is None) != (body.continuation_from is None):
-        raise InvalidRequest("prompt_token_ids and continuation_from belong together: send both or neither")
+        missing = "prompt_token_ids" if body.prompt_token_ids is None else "continuation_from"
+        raise InvalidRequest(
+            "prompt_token_ids and continuation_from belong together: send both or neither", param=missing
+        )
     if body.prompt_token_ids is not None and body.continuation_from is not None:
         if not body.prompt_token_ids:
             raise InvalidRequest(
@@ -91,14 +95,6 @@ def _render_request(body: ChatRequest) -> RenderRequest:
         request.continued_ids = body.prompt_token_ids
         request.continued_messages = covered_messages(messages, body.continuation_from)
     return request
-
-
-def _checked_tools(body: ChatRequest) -> list[dict[str, Any]]:
-    for index, tool in enumerate(body.tools or []):
-        function = tool.get("function")
-        if tool.get("type") != "function" or not isinstance(function, dict) or not function.get("name"):
-            raise InvalidRequest(f"tools[{index}] must be of type 'function' and name its function")
-    return body.tools or []
 
 
 class _Chat:
@@ -295,4 +291,4 @@ class _StreamedAnswer:
 
 
 def _one_call(body: ChatRequest) -> bool:
-    return (body.model_extra or {}).get("parallel_tool_calls") is False
+    return body.parallel_tool_calls is False

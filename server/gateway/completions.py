@@ -12,11 +12,12 @@ from fastapi.responses import Response
 from server.context import Context
 from server.gateway.constraints import Asked, asked_constraint
 from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
+from server.gateway.parameters import check_parameters
 from server.gateway.recording import Recording, recording_of
 from server.gateway.replies import Envelope, completion_logprobs, json_response, usage
 from server.gateway.streaming import EventStream
 from server.gateway.targets import Target, find_target, on_a_sampler, room_on
-from server.gateway.unsupported import check_parameters, off_policy_settings
+from server.gateway.unsupported import off_policy_settings
 from server.hang_up import unless_hung_up
 from store.rollouts import Conversation
 from store.serving import Sampler
@@ -40,9 +41,10 @@ async def complete(context: Context, key: str, request: Request, body: Completio
     task = _Completion(context, target, body, prompts, asked, recording)
     affinity = repr(prompts[0][:_AFFINE]).encode()
     if body.stream:
-        first, rest = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.open_stream))
+        opening = on_a_sampler(context, target, affinity, task.open_stream, "prompt")
+        first, rest = await unless_hung_up(request, opening)
         return EventStream(task.envelope, first, rest)
-    reply = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.answer))
+    reply = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.answer, "prompt"))
     return json_response(task.envelope, reply)
 
 

@@ -1,58 +1,45 @@
-"""Parameters that would change what is sampled, and that we do not have: refused by name, never ignored."""
+"""What messages and tools may hold, and which settings make a rollout off-policy. What is not served is refused by
+name, never ignored: see `server.gateway.parameters`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from server.gateway.constraints import Asked
+from server.gateway.parameters import ANY, check_fields
 from wire.chat import ChatRequest, SamplingRequest
 from wire.errors import InvalidRequest
 
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "min_p": (0,),
-    "logit_bias": ({},),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
-    "use_beam_search": (False,),
-    "echo": (False,),
-    "suffix": ("",),
-    "best_of": (1,),
-    "guided_decoding_backend": (),
-    "guided_whitespace_pattern": (),
-    "typical_p": (1,),
-    "logits_processors": ([],),
-    "prompt_logprobs": (0,),
-    "truncate_prompt_tokens": (-1,),
-    "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "prediction": (),
+# What chat templates may read, and what clients add when they send an answer back.
+_MESSAGE = frozenset(
+    ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
+)
+_ADDED: Mapping[str, Container[Any]] = {"provider_specific_fields": ANY, "cache_control": ANY}
+_ADDED_TO_MESSAGES: Mapping[str, Container[Any]] = {
+    **_ADDED,
+    "id": ANY,
+    "annotations": ANY,
+    "parsed": ANY,
+    "refusal": ("",),
     "audio": (),
-    "modalities": (["text"],),
-    "prompt_chunks": (),
+    "function_call": (),
 }
+_PART: Mapping[str, frozenset[str]] = {kind: frozenset(("type", kind)) for kind in ("text", "refusal")}
+_ADDED_TO_PARTS: Mapping[str, Container[Any]] = {**_ADDED, "annotations": ANY, "logprobs": ANY}
+_CALL = frozenset(("id", "type", "function"))
+_ADDED_TO_CALLS: Mapping[str, Container[Any]] = {**_ADDED, "index": ANY}
+_CALLED = frozenset(("name", "arguments"))
+_ADDED_TO_CALLED: Mapping[str, Container[Any]] = {**_ADDED, "parsed_arguments": ANY}
+_TOOL = frozenset(("type", "function"))
+_FUNCTION = frozenset(("name", "description", "parameters", "strict", "return"))
 _IMAGE_PARTS = ("image_url", "image", "input_image", "input_audio", "audio_url", "video_url", "file")
-
-
-def check_parameters(request: SamplingRequest) -> None:
-    """Raises InvalidRequest for a parameter that is set to more than its neutral value."""
-    for name, value in (request.model_extra or {}).items():
-        if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
-            raise InvalidRequest(f"{name} is not supported by this server; leave it out")
 
 
 def check_logprobs(request: ChatRequest) -> None:
     """Raises InvalidRequest for alternatives to logprobs that were not asked for."""
     if request.top_logprobs and not request.logprobs:
-        raise InvalidRequest("top_logprobs needs logprobs: true")
+        raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
 
 
 def off_policy_settings(request: SamplingRequest, asked: Asked | None) -> list[str]:
@@ -70,37 +57,65 @@ def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [_plain_message(f"messages[{index}]", message) for index, message in enumerate(messages)]
 
 
+def plain_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tools as a chat template shows them. Raises InvalidRequest for what is none."""
+    plain = list[dict[str, Any]]()
+    for index, tool in enumerate(tools):
+        where, function = f"tools[{index}]", tool.get("function")
+        if tool.get("type") != "function" or not isinstance(function, dict) or not function.get("name"):
+            raise InvalidRequest(f"{where} must be of type 'function' and name its function", param=where)
+        function = _plain(f"{where}.function.", function, _FUNCTION, _ADDED)
+        plain.append({**_plain(f"{where}.", tool, _TOOL, _ADDED), "function": function})
+    return plain
+
+
+def _plain(
+    where: str, given: dict[str, Any], served: frozenset[str], added: Mapping[str, Container[Any]]
+) -> dict[str, Any]:
+    """What was given, without what clients add to it: a template might show that."""
+    if given.keys() <= served:
+        return given
+    check_fields(where, given, served, added)
+    return {name: value for name, value in given.items() if name in served}
+
+
 def _plain_message(where: str, message: dict[str, Any]) -> dict[str, Any]:
     role, content = message.get("role"), message.get("content")
     if role == "developer":
         role = "system"
     if role not in ("system", "user", "assistant", "tool"):
-        raise InvalidRequest(f"{where}.role is {role!r}; it must be system, user, assistant or tool")
+        raise InvalidRequest(
+            f"{where}.role is {role!r}; it must be system, user, assistant or tool", param=f"{where}.role"
+        )
     if isinstance(content, list):
         content = "".join(_plain_part(f"{where}.content[{i}]", part) for i, part in enumerate(content))
     if content is not None and not isinstance(content, str):
-        raise InvalidRequest(f"{where}.content must be a string or a list of parts")
+        raise InvalidRequest(f"{where}.content must be a string or a list of parts", param=f"{where}.content")
     if content is None and role != "assistant":
-        raise InvalidRequest(f"{where}.content is missing")
-    _check_tool_calls(where, message.get("tool_calls"))
-    return {**message, "role": role, "content": content or ""}
+        raise InvalidRequest(f"{where}.content is missing", param=f"{where}.content")
+    plain = {**_plain(f"{where}.", message, _MESSAGE, _ADDED_TO_MESSAGES), "role": role, "content": content or ""}
+    if message.get("tool_calls") is not None:
+        plain["tool_calls"] = _plain_calls(f"{where}.tool_calls", message["tool_calls"])
+    return plain
 
 
 def _plain_part(where: str, part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in _IMAGE_PARTS:
-        raise InvalidRequest(f"{where} is of type {kind!r}: image prompts are not supported yet")
+        raise InvalidRequest(f"{where} is of type {kind!r}: image prompts are not supported yet", param=where)
     if kind not in ("text", "refusal") or not isinstance(part.get(kind), str):
-        raise InvalidRequest(f"{where} must be a part of type 'text' with a text")
-    return part[kind]
+        raise InvalidRequest(f"{where} must be a part of type 'text' with a text", param=where)
+    return _plain(f"{where}.", part, _PART[kind], _ADDED_TO_PARTS)[kind]
 
 
-def _check_tool_calls(where: str, calls: Any) -> None:
-    if calls is None:
-        return
+def _plain_calls(where: str, calls: Any) -> list[dict[str, Any]]:
     if not isinstance(calls, list):
-        raise InvalidRequest(f"{where}.tool_calls must be a list")
+        raise InvalidRequest(f"{where} must be a list", param=where)
+    plain = list[dict[str, Any]]()
     for index, call in enumerate(calls):
-        function = call.get("function") if isinstance(call, dict) else None
+        this, function = f"{where}[{index}]", call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise InvalidRequest(f"{where}.tool_calls[{index}] must be a function call with a name")
+            raise InvalidRequest(f"{this} must be a function call with a name", param=this)
+        function = _plain(f"{this}.function.", function, _CALLED, _ADDED_TO_CALLED)
+        plain.append({**_plain(f"{this}.", call, _CALL, _ADDED_TO_CALLS), "function": function})
+    return plain

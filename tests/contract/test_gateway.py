@@ -28,6 +28,15 @@ DEEP = functools.reduce(lambda inner, _: [inner], range(500), [])
 TOOL = {"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}
 
 
+def _calling(arguments):
+    function = {"name": "add", "arguments": arguments}
+    return {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+
+
+def _tool(**changes):
+    return {**TOOL, "function": {**TOOL["function"], **changes}}
+
+
 def chat(model, **changes):
     return {"model": model["model_name"], "messages": [USER], **changes}
 
@@ -187,8 +196,8 @@ REFUSED = {
         {"messages": [{"role": "user", "content": "hi", "name": "\udfff"}]},
         "half a surrogate pair",
     ),
-    "deep message": ({"messages": [{"role": "user", "content": "hi", "x": DEEP}]}, "nested too deeply"),
-    "deep tool": ({"tools": [{**TOOL, "parameters": DEEP}]}, "nested too deeply"),
+    "deep message": ({"messages": [_calling(DEEP)]}, "nested too deeply"),
+    "deep tool": ({"tools": [_tool(parameters=DEEP)]}, "nested too deeply"),
     "deep template argument": ({"chat_template_kwargs": {"x": DEEP}}, "nested too deeply"),
     "image": (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},

@@ -22,6 +22,7 @@ from store.planes import register_trainer, trainer_ready
 from store.promotion import PromotionPolicy
 from store.tables import ModelRow
 from trainer.base_model import load_base_model
+from trainer.cancellation import Cancellation
 from trainer.device_memory import device_memory
 from trainer.engine import EngineSettings, TrainingEngine
 from trainer.heap import keep_freed_memory
@@ -138,7 +139,8 @@ def _load(
         _equal_bits_for_equal_passes()
     weights = load_base_model(base.weights, device=device)
     threads = settings.threads or threads_for(weights.info.num_parameters)
-    engine = TrainingEngine(weights, _engine_settings(settings, threads), before_micro_batch=stop.check)
+    cancellation = Cancellation(database, base.id, trainer_id, stop.check)
+    engine = TrainingEngine(weights, _engine_settings(settings, threads), before_micro_batch=cancellation.check)
     worker = Worker(
         database,
         BlobStore(settings.blob_root),
@@ -152,7 +154,7 @@ def _load(
             lease_ttl_s=settings.lease_ttl_s,
             idle_lease_s=settings.idle_lease_s,
         ),
-        stop.check,
+        cancellation,
         metrics,
         logprobs,
     )

@@ -24,6 +24,7 @@ from store.oplog.operation import ModelState, Operation
 from store.oplog.sharing import next_model
 from store.oplog.work import Lease
 from store.promotion import PromotionPolicy
+from trainer.cancellation import Cancellation, Cancelled
 from trainer.instruments import TrainerMetrics
 from trainer.loading import open_head
 from trainer.logprob_keeper import LogprobKeeper
@@ -89,11 +90,11 @@ class Worker:
         checkpoints: CheckpointStore,
         engine: Engine,
         settings: WorkerSettings,
-        check: Callable[[], None] = lambda: None,
+        cancellation: Cancellation | None = None,
         metrics: TrainerMetrics | None = None,
         keeper: LogprobKeeper | None = None,
     ) -> None:
-        """`check` raises Interrupted to end what can be ended half way."""
+        """`cancellation` ends what can be ended half way: the engine asks it before each micro-batch."""
         self._database = database
         self._checkpoints = checkpoints
         self._engine = engine
@@ -103,6 +104,8 @@ class Worker:
         self._busy_at = time.monotonic()
         self._look_again_s = _POLL_S
         self._listener = Listener(database.url.render_as_string(hide_password=False), OPERATION_QUEUED, ADAPTER_LOADED)
+        self._cancellation = cancellation or Cancellation(database, settings.base_id, settings.trainer_id)
+        check = self._cancellation.check
         promotion = Promotion(database, self._listener, settings.promote_timeout_s, check, settings.promotion)
         self._metrics = metrics or TrainerMetrics()
         self._stepping = Stepping(database, blobs, checkpoints, engine, promotion, self._metrics)
@@ -142,9 +145,13 @@ class Worker:
                 started = work.start_next(connection, lease)
             if started is None:
                 return False
-            with self._metrics.operation(*started):
+            with self._metrics.operation(*started), self._cancellation.of(lease, started[0]):
                 self._carry_out(lease, *started)
             self._busy_at = time.monotonic()
+        except Cancelled as cancelled:
+            log.info("operation_cancelled", model=str(lease.model_id), reason=str(cancelled))
+            if lease.model_id not in self._resident:  # while gradients were replayed
+                self._forget(lease.model_id)
         except Interrupted:
             log.info("operation_interrupted", model=str(lease.model_id))
             self._forget(lease.model_id)
@@ -179,7 +186,7 @@ class Worker:
         except DATABASE_AWAY:
             self._outlived.add(operation.id)
             raise
-        except (LeaseLost, Interrupted):
+        except (LeaseLost, Interrupted, Cancelled):
             raise
         except Superseded:
             context.info("operation_superseded")

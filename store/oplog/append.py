@@ -27,11 +27,12 @@ _APPEND = f"""
     ), appended as (
         insert into operations (
             id, model_id, sequence, head_version, kind, state,
-            payload, payload_blob, forward_id, idempotency_key, body_digest, caller
+            payload, payload_blob, forward_id, idempotency_key, body_digest, caller, num_tokens
         )
         select
             %(id)s, %(model_id)s, sequence, head_version, %(kind)s, 'queued',
-            %(payload)s, %(payload_blob)s, %(forward_id)s, %(idempotency_key)s, %(body_digest)s, %(caller)s
+            %(payload)s, %(payload_blob)s, %(forward_id)s, %(idempotency_key)s, %(body_digest)s, %(caller)s,
+            %(num_tokens)s
         from numbered
         returning sequence
     )
@@ -78,7 +79,7 @@ async def append_operation(
     """Append to the model's log, in the caller's transaction. Raises NotFound for an unknown model.
 
     `caller`: the call that waits for the answer (`store.presence`). None, without a key: nobody does.
-    `num_tokens`: what it adds to the team's training tokens of the day.
+    `num_tokens`: what it adds to the team's training tokens of the day, and counts for in its turn.
     """
     operation_id = operation_id or uuid.uuid4()
     values = {

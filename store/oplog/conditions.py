@@ -23,6 +23,18 @@ UNACKNOWLEDGED = f"""
 """
 """Nobody has its answer, nobody waits for it, and nobody has a key to ask for it again."""
 
+WILL_BE_LEFT_OUT = """
+    (
+        o.kind = 'forward'
+        or exists (
+            select from operations s
+            where s.model_id = o.model_id and s.sequence > o.sequence and s.kind = 'optim_step' and s.state = 'queued'
+        )
+    )
+"""
+"""Nothing comes of it unless it is acknowledged: a forward has no other name than its answer, and the step that waits
+behind a gradient leaves it out."""
+
 PAYLOAD_NEEDED = f"""
     (
         o.state in ('queued', 'running')

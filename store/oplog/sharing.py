@@ -1,4 +1,4 @@
-"""How trainers of a base share its models: which model is next for one of them, and when.
+"""How trainers of a base share its models: which model is next for one of them, and when. (`turns`: which team is.)
 
 A model that nobody holds goes to the first trainer that is free. It stays there, where its weights and gradients are
 in memory, as long as its holder gets round to its operations. One that has waited for PATIENCE_S while its holder works
@@ -17,6 +17,8 @@ from sqlalchemy import ColumnElement, literal_column
 from sqlalchemy.orm import InstrumentedAttribute
 
 from store.database import Connection
+from store.oplog.conditions import UNACKNOWLEDGED
+from store.oplog.turns import BUSY_MODELS, NEXT_START_TAG
 
 PATIENCE_S = 1.0
 TENURE_S = 10.0
@@ -31,19 +33,6 @@ _FIRST_OPEN_OF = """
     left join model_leases l on l.model_id = o.model_id
 """
 
-# From one model with open operations to the next by the index of those: what waits behind a first one costs nothing.
-_BUSY_MODELS = """
-    with recursive busy as (
-        (select model_id from operations where state in ('queued', 'running') order by model_id limit 1)
-        union all
-        select (
-            select n.model_id from operations n
-            where n.state in ('queued', 'running') and n.model_id > busy.model_id order by n.model_id limit 1
-        )
-        from busy where busy.model_id is not null
-    )
-"""
-
 # When a trainer other than the holder may take the model. `greatest` and `least` pass over nulls.
 _FREE_AT = f"""
     case when o.state = 'running' then l.expires_at else least(
@@ -55,33 +44,51 @@ _FREE_AT = f"""
     ) end
 """
 
+# Somebody waits for an operation of the model, or has a key to ask for it again.
+_IS_AWAITED = f"""
+    exists (
+        select from operations o
+        where o.model_id = first.model_id and o.state in ('queued', 'running') and not ({UNACKNOWLEDGED})
+    )
+"""
+
 _NEXT = f"""
-    {_BUSY_MODELS}
-    select first.model_id, extract(epoch from greatest(first.free_at - statement_timestamp(), interval '0'))::float8
-    from (
+    {BUSY_MODELS}, first as (
         select
-            o.model_id, o.created_at,
-            case when l.model_id is null or l.trainer_id = %(trainer_id)s then o.created_at else {_FREE_AT} end
-                as free_at
+            o.model_id, o.created_at, {NEXT_START_TAG} as start_tag, count(*) over () as num_models,
+            greatest(
+                case when l.model_id is null or l.trainer_id = %(trainer_id)s then o.created_at else {_FREE_AT} end,
+                statement_timestamp()
+            ) as free_at
         from busy join models m on m.id = busy.model_id and m.base_id = %(base_id)s
         cross join {_FIRST_OPEN_OF.format(model_id="busy.model_id")}
+        left join training_turns t on t.base_id = m.base_id and t.team_id = m.team_id
         where not exists (select from trainers t where t.id = %(trainer_id)s and t.drained_at is not null)
-    ) first
-    order by greatest(first.free_at, statement_timestamp()), first.created_at
+    )
+    select model_id, extract(epoch from free_at - statement_timestamp())::float8, is_awaited
+    from (select *, num_models = 1 or {_IS_AWAITED} as is_awaited from first) first
+    order by free_at, not is_awaited, start_tag, created_at
     limit 1
 """
 
 
 @dataclass(frozen=True, slots=True)
 class NextModel:
-    """A model with work, and in how many seconds this trainer may take it (0: now)."""
+    """A model with work, and in how many seconds this trainer may take it (0: now).
+
+    is_awaited: false where other models have work too, and nobody waits for this one's.
+    """
 
     model_id: UUID
     free_in_s: float
+    is_awaited: bool = True
 
 
 def next_model(connection: Connection, base_id: UUID, trainer_id: UUID) -> NextModel | None:
-    """Of the models that this trainer holds or may take, the one whose first operation waits longest.
+    """Of the models that this trainer holds or may take, the one whose turn it is.
+
+    First those for which somebody waits; of these, one of the team whose turn it is by its tokens; of its models, the
+    one whose first operation waits longest.
 
     If there is none, the one that it may take first, if nothing happens until then; None without open operations, and
     for a trainer that is drained.

@@ -9,7 +9,8 @@ transaction changed meanwhile is waited for, read again and checked again before
 
 from __future__ import annotations
 
-from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED
+from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED, WILL_BE_LEFT_OUT
+from store.oplog.turns import CHARGE
 
 _HELD = "held as (select model_id from model_leases where model_id = %(model_id)s and token = %(token)s for update)"
 
@@ -35,6 +36,8 @@ START_NEXT = f"""
         from next, model
         where o.id = next.id
         returning o.*
+    ), charged as (
+        {CHARGE}
     ), left_out as (
         update operations o set
             state = 'superseded',
@@ -82,6 +85,37 @@ FINISH = f"""
     )
     select held.model_id as held, finished.id as finished, pg_notify(%(channel)s, %(key)s)
     from (select) as always left join held on true left join finished on true
+"""
+
+# What a look at the operation under way asks (`store.oplog.cancelling`).
+LOOK = f"""
+    select
+        l.token is not distinct from %(token)s as is_held, o.state = 'running' as is_running,
+        o.kind <> 'optim_step' and {UNACKNOWLEDGED} as is_unacknowledged,
+        {WILL_BE_LEFT_OUT} as will_be_left_out
+    from operations o left join model_leases l on l.model_id = o.model_id
+    where o.id = %(id)s
+"""
+
+LEAVE_OUT = f"""
+    with {_HELD}, left_out as (
+        update operations o set
+            state = 'superseded',
+            error_code = 'unacknowledged',
+            error_message = 'nobody waited for the answer of this ' || o.kind
+                || ' any more, so it was stopped; send it again'
+        where o.id = %(id)s and o.state = 'running' and exists (select from held)
+            and {UNACKNOWLEDGED} and {WILL_BE_LEFT_OUT}
+        returning o.id
+    )
+    select pg_notify(%(channel)s, %(key)s) from left_out
+"""
+
+PUT_BACK = f"""
+    with {_HELD}
+    update operations o set state = 'queued', started_at = null, attempts = greatest(o.attempts - 1, 0)
+    where o.id = %(id)s and o.state = 'running' and exists (select from held) and {UNACKNOWLEDGED}
+    returning o.id
 """
 
 STAGE = f"""

@@ -4,7 +4,7 @@ each other."""
 from store.tables.base import Base
 from store.tables.guard import AlarmRow, EvalRow, GuardRow
 from store.tables.models import CheckpointRow, ModelRow
-from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow
+from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow, TrainingTurnRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TraceRow
 from store.tables.rollouts import SampleRow, SpanRow
@@ -38,6 +38,7 @@ __all__ = [
     "TrainerLogprobsRow",
     "TrainerRow",
     "TrainerStartRow",
+    "TrainingTurnRow",
     "TrainingUsageRow",
     "WebSessionRow",
 ]

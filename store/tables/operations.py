@@ -83,6 +83,8 @@ class OperationRow(Base):
     lease_token: Mapped[Big | None]
     idempotency_key: Mapped[str | None]
     body_digest: Mapped[bytes | None]
+    num_tokens: Mapped[Big] = mapped_column(default=0, server_default="0")
+    """Tokens sent to be trained on or scored: what it counts for in its team's turn (`store.oplog.turns`)."""
     created_at: Mapped[CreatedAt]
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")
     """How often a trainer has started it."""
@@ -95,6 +97,18 @@ class OperationRow(Base):
     """Nobody needs the blobs of this operation any more, and they may be gone: see `store.retention`."""
     guard_checked_at: Mapped[datetime | None]
     """When the guard took notice of its failure, where numbers were not finite (`server.guard`)."""
+
+
+class TrainingTurnRow(Base):
+    """Where a team stands in the queue for a base's trainers: the tags of its last operation, in tokens of virtual time
+    (`store.oplog.turns`)."""
+
+    __tablename__ = "training_turns"
+
+    base_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    team_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("teams.id", ondelete="CASCADE"), primary_key=True)
+    start_tag: Mapped[Big]
+    finish_tag: Mapped[Big]
 
 
 class ModelLeaseRow(Base):

@@ -23,6 +23,7 @@ from store.rollouts.trainer_logprobs import read_trainer_logprobs
 from store.tables import CheckpointRow, ModelRow, OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World
+from trainer.cancellation import Cancellation
 from trainer.instruments import TrainerMetrics
 from trainer.logprob_keeper import LogprobKeeper
 from trainer.worker import Worker, WorkerSettings
@@ -84,12 +85,19 @@ class Trainer:
 
     def restart(self, trainer_id: UUID) -> None:
         """A new process: nothing in memory."""
-        self.engine = CountingEngine()
+        self.engine = self.make_engine()
         settings = WorkerSettings(self.world.base_id, trainer_id)
         stores = BlobStore(self.folder / "blobs"), FileCheckpointStore(self.folder / "checkpoints")
         self.metrics = TrainerMetrics()
         self.keeper = LogprobKeeper(self.database, self.metrics)
-        self.worker = Worker(self.database, *stores, self.engine, settings, metrics=self.metrics, keeper=self.keeper)
+        kept = {"metrics": self.metrics, "keeper": self.keeper}
+        self.worker = Worker(self.database, *stores, self.engine, settings, self.cancellation(settings), **kept)
+
+    def make_engine(self) -> CountingEngine:
+        return CountingEngine()
+
+    def cancellation(self, settings: WorkerSettings) -> Cancellation | None:
+        return None
 
     async def ask(self, kind: str, payload: bytes, *, with_key: bool = True) -> Appended:
         """Without a key, and since no call waits for the answer, the operation is unacknowledged."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sampler.admission import Admission, Bounds
 from sampler.backends.base import AnswerReader, SamplerBackend
 from sampler.metrics import SamplerMetrics
+from sampler.refusals import error_response
+from sampler.request_sizes import check_sizes
 from sampler.requests import MeasuredCalls
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated
 from wire.metrics_page import may_scrape
@@ -32,6 +35,9 @@ from wire.sampling import (
     TokenizeRequest,
 )
 
+T = TypeVar("T")
+Events = AsyncGenerator[GenerateEvent, None]
+
 _CANNOT_CONSTRAIN = (
     "the sampler backend {} does not constrain what the policy writes: ask for the format, or the call, in the prompt, "
     "and check the answer"
@@ -39,7 +45,11 @@ _CANNOT_CONSTRAIN = (
 
 
 def create_app(
-    backend: SamplerBackend, token: str, metrics: SamplerMetrics | None = None, metrics_token: str | None = None
+    backend: SamplerBackend,
+    token: str,
+    metrics: SamplerMetrics | None = None,
+    metrics_token: str | None = None,
+    bounds: Bounds | None = None,
 ) -> FastAPI:
     """The app over a backend, which it does not close. Every route but /healthz wants `Authorization: Bearer token`;
     /metrics takes the token for scrapes as well."""
@@ -47,6 +57,7 @@ def create_app(
         raise ValueError("a sampler needs a token; an empty one would let everyone in")
     app = FastAPI(title="Headway sampler", docs_url=None, redoc_url=None, openapi_url=None)
     metrics = metrics or SamplerMetrics()
+    app.add_middleware(Admission, limits=backend.prompt_limits, bounds=bounds or Bounds())
     app.add_middleware(MeasuredCalls, metrics=metrics)
     app.add_middleware(_RequireToken, token=token, metrics_token=metrics_token)
     app.add_exception_handler(HeadwayError, _answer_error)
@@ -64,46 +75,64 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
     async def show_metrics() -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
-    async def render(body: RenderRequest) -> TokenIds:
-        return TokenIds(token_ids=await backend.render(body))
+    async def render(body: RenderRequest, request: Request) -> TokenIds | Response:
+        token_ids = await _unless_gone(request, backend.render(body))
+        return _gone() if token_ids is None else TokenIds(token_ids=token_ids)
 
-    async def tokenize(body: TokenizeRequest) -> TokenIds:
-        return TokenIds(token_ids=await backend.tokenize(body.text))
+    async def tokenize(body: TokenizeRequest, request: Request) -> TokenIds | Response:
+        token_ids = await _unless_gone(request, backend.tokenize(body))
+        return _gone() if token_ids is None else TokenIds(token_ids=token_ids)
 
     async def generate(body: GenerateRequest, request: Request) -> Response:
         if body.params.constraint is not None and not backend.info.constrains:
             raise InvalidRequest(_CANNOT_CONSTRAIN.format(type(backend).__name__))
-        if body.chat is not None:
-            body.prompt_token_ids = await backend.render(body.chat)
-        events = _counted(backend.generate(body), len(body.prompt_token_ids), metrics)
-        if body.whole:
-            events = _as_one(events, partial(_message, backend, body.reading))
-        elif body.reading is not None:
-            events = _read(events, backend.reader(body, body.reading))
-        first = await _first_unless_gone(request, events)
-        if first is None:
-            return Response(status_code=499)  # nobody reads it
-        if body.chat is not None:
-            first.prompt_token_ids = body.prompt_token_ids
+        check_sizes(body)
+        begun = await _unless_gone(request, _begin(backend, body, metrics))
+        if begun is None:
+            return _gone()
+        first, events = begun
         return StreamingResponse(_lines(first, events), media_type="application/x-ndjson")
 
     app.get("/healthz")(healthz)
     app.get("/metrics")(show_metrics)
-    app.post("/render")(render)
-    app.post("/tokenize")(tokenize)
+    app.post("/render", response_model=TokenIds)(render)
+    app.post("/tokenize", response_model=TokenIds)(tokenize)
     app.post("/generate", response_model=None)(generate)
 
 
-async def _first_unless_gone(request: Request, events: AsyncIterator[GenerateEvent]) -> GenerateEvent | None:
-    """The first event, before any header is sent, so that an error keeps its status. None if the client hung up."""
-    first = asyncio.ensure_future(anext(events))
+async def _begin(
+    backend: SamplerBackend, body: GenerateRequest, metrics: SamplerMetrics
+) -> tuple[GenerateEvent, Events]:
+    """The first event, and where the others come from."""
+    if body.chat is not None:
+        body.chat.team, body.chat.call = body.team, body.call
+        body.prompt_token_ids = await backend.render(body.chat)
+    events = _counted(backend.generate(body), len(body.prompt_token_ids), metrics)
+    if body.whole:
+        events = _as_one(events, partial(_message, backend, body.reading))
+    elif body.reading is not None:
+        events = _read(events, backend.reader(body, body.reading))
+    first = await anext(events)
+    if body.chat is not None:
+        first.prompt_token_ids = body.prompt_token_ids
+    return first, events
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """What comes before any header is sent, so that an error keeps its status. None if the client hung up, which ends
+    the work."""
+    task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_hang_up(request))
     try:
-        await asyncio.wait((first, gone), return_when=asyncio.FIRST_COMPLETED)
-        return first.result() if first.done() else None
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
     finally:
         gone.cancel()
-        first.cancel()
+        task.cancel()
+
+
+def _gone() -> Response:
+    return Response(status_code=499)  # nobody reads it
 
 
 async def _hang_up(request: Request) -> None:
@@ -111,18 +140,14 @@ async def _hang_up(request: Request) -> None:
         pass
 
 
-async def _read(
-    events: AsyncGenerator[GenerateEvent, None], reader: AnswerReader
-) -> AsyncGenerator[GenerateEvent, None]:
+async def _read(events: Events, reader: AnswerReader) -> Events:
     async with aclosing(events):
         async for event in events:
             event.deltas = await reader.take(event)
             yield event
 
 
-async def _counted(
-    events: AsyncGenerator[GenerateEvent, None], num_prompt_tokens: int, metrics: SamplerMetrics
-) -> AsyncGenerator[GenerateEvent, None]:
+async def _counted(events: Events, num_prompt_tokens: int, metrics: SamplerMetrics) -> Events:
     async with aclosing(events):
         with metrics.sampling(num_prompt_tokens):
             async for event in events:
@@ -130,9 +155,7 @@ async def _counted(
                 yield event
 
 
-async def _as_one(
-    events: AsyncGenerator[GenerateEvent, None], read: Callable[[list[int], str], Awaitable[ParsedMessage | None]]
-) -> AsyncGenerator[GenerateEvent, None]:
+async def _as_one(events: Events, read: Callable[[list[int], str], Awaitable[ParsedMessage | None]]) -> Events:
     """All events in one. To write and to read one line a token costs more than the tokens themselves do."""
     tokens, texts, reason = SampledTokens(), list[str](), None
     async with aclosing(events):
@@ -153,7 +176,7 @@ async def _message(
     return await backend.derender(DerenderRequest(token_ids=token_ids, text=text, **dict(reading)))
 
 
-async def _lines(first: GenerateEvent, events: AsyncGenerator[GenerateEvent, None]) -> AsyncIterator[bytes]:
+async def _lines(first: GenerateEvent, events: Events) -> AsyncIterator[bytes]:
     async with aclosing(events):
         yield _line(first)
         async for event in events:
@@ -175,7 +198,7 @@ class _RequireToken:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] != "/healthz" and not self._admits(scope):
             refusal = Unauthenticated("the sampler wants its token: Authorization: Bearer …")
-            await _error_response(refusal)(scope, receive, send)
+            await error_response(refusal)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -188,16 +211,10 @@ class _RequireToken:
 
 async def _answer_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HeadwayError)
-    return _error_response(error)
+    return error_response(error)
 
 
 async def _answer_validation_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = [f"{'.'.join(str(step) for step in e['loc'][1:]) or 'body'}: {e['msg']}" for e in error.errors()]
-    return _error_response(InvalidRequest("; ".join(problems)))
-
-
-def _error_response(error: HeadwayError) -> JSONResponse:
-    headers: dict[str, str] = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    content: dict[str, Any] = {"code": error.code, "message": error.message}
-    return JSONResponse(content, error.status, headers)
+    return error_response(InvalidRequest("; ".join(problems)))

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from sampler.prompt_limits import PromptLimits
 from wire.errors import InvalidRequest
 from wire.sampling import RenderRequest
 
@@ -24,32 +25,41 @@ _ROLES = ("system", "user", "assistant", "tool")
 
 
 class ChatRenderer:
-    """Renders with one tokenizer. Not for concurrent use."""
+    """Renders with one tokenizer. Not for concurrent use. With limits, ids that fill the context are refused, as far as
+    possible by the text's length."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: PromptLimits | None = None) -> None:
         self._tokenizer = tokenizer
+        self._limits = limits
         self._special_ids = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
         # Everything that apply_chat_template itself takes is ours to say; other names belong to the template.
         parameters = inspect.signature(tokenizer.apply_chat_template).parameters
         self._reserved = {*parameters, "messages"} - {"kwargs"}
 
     def tokenize(self, text: str) -> list[int]:
-        """A plain text, with the special tokens that the tokenizer puts around one."""
-        return self._tokenizer.encode(text)
+        """A plain text, with the special tokens that the tokenizer puts around one. Raises ContextLengthExceeded."""
+        self._check_text(text)
+        return self._within_limits(self._tokenizer.encode(text))
 
     def tokenize_bare(self, text: str) -> list[int]:
         """A text as it is, or a piece of one."""
         return self._tokenizer.encode(text, add_special_tokens=False)
 
     def render(self, request: RenderRequest) -> list[int]:
-        """The ids of a chat. Raises InvalidRequest for what cannot be rendered, with the template's own reason."""
+        """The ids of a chat. Raises InvalidRequest for what cannot be rendered, with the template's own reason, and
+        ContextLengthExceeded."""
+        return self._within_limits(self._render(request))
+
+    def _render(self, request: RenderRequest) -> list[int]:
         self._check_template_kwargs(request.chat_template_kwargs)
         messages = [_normalized(message) for message in request.messages]
         if not messages:
             raise InvalidRequest("messages is empty; a chat needs at least one")
         if request.continued_ids is not None:
             return self._continue(request.continued_ids, _after(messages, request.continued_messages), request)
-        return self.tokenize_bare(self._apply_template(messages, request))
+        rendered = self._apply_template(messages, request)
+        self._check_text(rendered)
+        return self.tokenize_bare(rendered)
 
     def generation_prompt(self, chat_template_kwargs: dict[str, Any]) -> str:
         """What the template writes before an answer; empty where it cannot be told."""
@@ -72,6 +82,7 @@ class ChatRenderer:
         _, found, tail = self._apply_template([*stand_in, *following], request).rpartition(marker)
         if not found:
             raise InvalidRequest("this base's chat template does not show answers as they are: none can be continued")
+        self._check_text(tail)
         tail_ids = self.tokenize_bare(tail)
         if continued_ids and tail_ids[:1] == [continued_ids[-1]] and continued_ids[-1] in self._special_ids:
             tail_ids = tail_ids[1:]
@@ -94,6 +105,15 @@ class ChatRenderer:
             raise InvalidRequest(f"the chat template cannot render these messages: {error}") from error
         assert isinstance(rendered, str)
         return rendered
+
+    def _check_text(self, text: str) -> None:
+        if self._limits is not None:
+            self._limits.check_text(len(text))
+
+    def _within_limits(self, ids: list[int]) -> list[int]:
+        if self._limits is not None:
+            self._limits.check_ids(len(ids))
+        return ids
 
     def _check_template_kwargs(self, kwargs: Mapping[str, Any]) -> None:
         refused = sorted(self._reserved & kwargs.keys())

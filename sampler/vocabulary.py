@@ -33,6 +33,11 @@ class Vocabulary:
             return b""
         return self._bytes[token_id]
 
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest token."""
+        return max(map(len, self._bytes))
+
     def text_of(self, token_id: int) -> str:
         """The token alone, control tokens by their name; empty for part of a character."""
         if token_id >= len(self._bytes):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sampler.prompt_limits import PromptLimits
 from wire.sampling import (
     DerenderRequest,
     GenerateEvent,
@@ -15,6 +16,7 @@ from wire.sampling import (
     ParsedMessage,
     Reading,
     RenderRequest,
+    TokenizeRequest,
 )
 
 
@@ -47,6 +49,9 @@ class SamplerBackend(Protocol):
     @property
     def info(self) -> SamplerInfo: ...
 
+    @property
+    def prompt_limits(self) -> PromptLimits: ...
+
     def load_adapter(self, name: str, path: Path | None) -> None:
         """Make `name` usable; when this returns, it is. `path` is a folder in PEFT layout; None is a zero adapter,
         which is the base weights, exactly. Running requests are not disturbed.
@@ -71,11 +76,13 @@ class SamplerBackend(Protocol):
         ...
 
     async def render(self, request: RenderRequest) -> list[int]:
-        """Messages to token ids through the chat template. Raises InvalidRequest."""
+        """Messages to token ids through the chat template. Raises InvalidRequest, and ContextLengthExceeded as soon as
+        it is known. Cancelling it ends the work."""
         ...
 
-    async def tokenize(self, text: str) -> list[int]:
-        """Text to token ids, with the special tokens that the tokenizer itself puts around a text."""
+    async def tokenize(self, request: TokenizeRequest) -> list[int]:
+        """Text to token ids, with the special tokens that the tokenizer itself puts around a text. Raises
+        ContextLengthExceeded."""
         ...
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:

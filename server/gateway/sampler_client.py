@@ -41,8 +41,8 @@ class SamplerFailed(HeadwayError):
 
 _TRY_ANOTHER = (404, 409, 410, 429, 502, 503, 504)
 _OUT_OF_ORDER = (502, 503, 504)
-_NOT_THERE = (404, 409, 410)
-"""The adapter is not; nothing was computed."""
+_NOT_THERE = (404, 409, 410, 429)
+"""The adapter, or room for more; nothing was computed."""
 
 
 class SamplerClient:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,15 @@ from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.sequence import Sequence
 from sampler.chat_text import ChatText, WithChatText
 from sampler.draws import Draws
+from sampler.fair_gate import FairGate
 from sampler.limits import max_new_tokens
+from sampler.prompt_limits import PromptLimits
 from sampler.vocabulary import Vocabulary
 from wire.errors import Conflict, NotFound
-from wire.sampling import GenerateEvent, GenerateRequest
+from wire.sampling import Constraint, GenerateEvent, GenerateRequest
 from wire.threads import threads_for
+
+_NUM_BUILDERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,10 @@ class LocalBackend(WithChatText):
         self._info = _info(model, tokenizer, settings)
         self._vocabulary = Vocabulary(tokenizer)
         self._constraints = Constraints(tokenizer, self._vocabulary, self._info)
-        self._chat_text = ChatText(tokenizer)
+        limits = PromptLimits(self._info.context_length, self._vocabulary.longest)
+        self._chat_text = ChatText(base, tokenizer, limits)
+        self._building = FairGate(_NUM_BUILDERS)
+        self._builders = ThreadPoolExecutor(_NUM_BUILDERS, "constraints")
         self._draws = Draws(settings.seed)
         self._adapters: dict[str, Adapter] = {}
         cache = SlotCache(cache_shape(model.config, dtype, settings.kv_cache_tokens))
@@ -98,7 +106,7 @@ class LocalBackend(WithChatText):
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
         constraint = request.params.constraint
-        form = await asyncio.to_thread(self._constraints.start, constraint) if constraint else None
+        form = await self._form(request, constraint) if constraint else None
         sequence = self._new_sequence(request, form)
         self._engine.submit(sequence)
         try:
@@ -110,7 +118,13 @@ class LocalBackend(WithChatText):
     async def close(self) -> None:
         """See SamplerBackend."""
         await asyncio.to_thread(self._engine.close)
+        self._builders.shutdown(wait=False, cancel_futures=True)
         self._chat_text.close()
+
+    async def _form(self, request: GenerateRequest, constraint: Constraint) -> Form:
+        """llguidance lets go of the interpreter while it builds; so few at once leave the engine its cores."""
+        async with self._building.place(request):
+            return await asyncio.get_running_loop().run_in_executor(self._builders, self._constraints.start, constraint)
 
     def _new_sequence(self, request: GenerateRequest, form: Form | None) -> Sequence:
         adapter = self._adapters.get(request.adapter)

@@ -33,6 +33,7 @@ from sampler.backends.vllm.structured import StructuredOutputs, reasoning_gate
 from sampler.chat_text import ChatText, WithChatText
 from sampler.draws import Draws
 from sampler.limits import max_new_tokens
+from sampler.prompt_limits import PromptLimits
 from sampler.rendering import ChatRenderer
 from sampler.vocabulary import Vocabulary
 from wire.canary import Canary
@@ -67,7 +68,6 @@ class VllmBackend(WithChatText):
         self._tensors = BaseTensors.read(folder)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         self._vocabulary = Vocabulary(tokenizer)
-        self._chat_text = ChatText(tokenizer)
         self._draws = Draws(self._settings.seed)
         self._lock = threading.Lock()
         self._adapters: dict[str, _Loaded] = {}
@@ -77,6 +77,8 @@ class VllmBackend(WithChatText):
         self._server = self._connect(folder, parsers)
         self._server.start()
         self._info = _info(folder, tokenizer, self._client.models(self._server.url))
+        limits = PromptLimits(self._info.context_length, self._vocabulary.longest)
+        self._chat_text = ChatText(str(folder), tokenizer, limits)
         self._structured = StructuredOutputs(self._post)
         eos_ids = frozenset(self._info.eos_ids)
         self._reading = VllmReading(self._chat_text, self._vocabulary, eos_ids, parsers, self._post)

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 import uvicorn
 
+from sampler.admission import Bounds
 from sampler.app import create_app
 from wire.sampling import GenerateEvent
 
@@ -86,6 +87,25 @@ async def test_health_is_not_well_while_the_engine_is_dead_or_stands_still(open_
 async def test_everything_else_does(client, route, authorization):
     answer = await client.post(route, content=b"not even json", headers={"Authorization": authorization})
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+
+
+async def test_no_route_reads_a_byte_of_a_body_before_the_token(narrow):
+    app = create_app(narrow, TOKEN)
+    routes = [(route.path, method) for route in app.routes for method in route.methods]
+    assert len(routes) > 4
+
+    async def receive():
+        raise AssertionError("the body is read before the token is looked at")
+
+    for path, method in [*routes, ("/no-such-route", "POST")]:
+        sent = []
+
+        async def send(message, sent=sent):
+            sent.append(message)
+
+        scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b""}
+        await app({**scope, "raw_path": path.encode(), "root_path": "", "scheme": "http"}, receive, send)
+        assert sent[0]["status"] == (200 if path == "/healthz" else 401), path
 
 
 def test_an_empty_token_is_refused(backend):
@@ -250,3 +270,73 @@ async def test_a_scraper_reads_what_was_sampled_and_nothing_else(narrow):
     assert 'headway_sampler_tokens_total{direction="sampled"} 3.0' in page
     assert 'headway_sampler_call_seconds_count{call="generate",status="200"} 1.0' in page
     assert "headway_sampler_running 0.0" in page
+
+
+@pytest.fixture
+def bounded(narrow):
+    """A client of the sampler within these bounds."""
+
+    async def serve_within(**bounds) -> AsyncIterator[httpx.AsyncClient]:
+        async for url in serve(create_app(narrow, TOKEN, bounds=Bounds(**bounds))):
+            async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+                yield client
+
+    return serve_within
+
+
+async def test_bodies_that_no_prompt_could_need_are_refused_by_their_length(client):
+    url = client.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {10**9}\r\n\r\n"
+    writer.write(head.encode())
+    answer = await reader.readuntil(b"}")
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"context_length_exceeded" in answer
+
+
+async def test_no_more_requests_are_taken_than_a_sampler_may_have(bounded):
+    async for client in bounded(max_requests=1):
+        async with client.stream("POST", "/generate", json=ENDLESS) as answer:
+            await anext(answer.aiter_lines())
+            refused = await client.post("/generate", json=ENDLESS)
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_busy")
+            assert refused.headers["retry-after"] == "1"
+        async with asyncio.timeout(20):
+            while (await client.post("/generate", json=body(max_tokens=1))).status_code != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def test_no_more_bytes_are_taken_than_a_sampler_may_have(bounded):
+    async for client in bounded(max_bytes=100):
+        answer = await client.post("/generate", json=body(max_tokens=1, stop=["x" * 100]))
+        assert (answer.status_code, answer.json()["code"]) == (429, "too_busy")
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(bounded):
+    async for client in bounded(stalled_s=0.2):
+
+        async def half() -> AsyncIterator[bytes]:
+            yield b"{"
+            await asyncio.sleep(1)
+
+        with pytest.raises(httpx.HTTPError):
+            (await client.post("/generate", content=half())).raise_for_status()
+
+
+async def test_a_reader_who_takes_nothing_ends_its_sequence(bounded, narrow, monkeypatch):
+    submitted = []
+    submit = narrow._engine.submit
+    monkeypatch.setattr(narrow._engine, "submit", lambda sequence: (submitted.append(sequence), submit(sequence)))
+    monkeypatch.setattr("sampler.app._line", lambda event: event.model_dump_json().encode() + b" " * 1_000_000 + b"\n")
+    async for client in bounded(stalled_s=0.3):
+        async with client.stream("POST", "/generate", json=ENDLESS) as answer:
+            assert answer.status_code == 200
+            await until(lambda: submitted[0].cancelled)
+            assert submitted[0].num_new < 510, "it ended because it was left, not because it was done"
+
+
+async def test_tools_that_are_too_many_are_refused_before_anything_is_built(client):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    answer = await client.post("/generate", json=body(constraint={"calls": {"tools": [tool] * 5000}}))
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from wire.errors import ContextLengthExceeded, InvalidRequest, NotFound, Unavailable
-from wire.sampling import GenerateRequest, SamplingParams
+from wire.sampling import GenerateRequest, SamplingParams, TokenizeRequest
 
 PROMPT = [11, 12, 13, 14, 15, 16]
 
@@ -167,6 +167,6 @@ async def test_a_step_however_long_does_not_hold_up_the_event_loop(open_backend,
     running = asyncio.ensure_future(ask_on(backend, PROMPT, max_tokens=2, ignore_eos=True))
     await asyncio.sleep(0.05)
     assert not running.done()
-    assert await backend.tokenize("us") == [256]
+    assert await backend.tokenize(TokenizeRequest(text="us")) == [256]
     step_may_end.set()
     assert len((await running).ids) == 2

@@ -1,0 +1,16 @@
+"""A refusal as a sampler's HTTP interface gives it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from wire.errors import HeadwayError
+
+
+def error_response(error: HeadwayError) -> JSONResponse:
+    """Its code and its sentence."""
+    headers: dict[str, str] = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    content: dict[str, Any] = {"code": error.code, "message": error.message}
+    return JSONResponse(content, error.status, headers)

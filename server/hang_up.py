@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from fastapi import Request
 
-from wire.errors import HeadwayError
+from wire.errors import FINAL, HeadwayError
 
 T = TypeVar("T")
 
@@ -18,6 +18,7 @@ class ClientGone(HeadwayError):
 
     status: ClassVar[int] = 499
     code: ClassVar[str] = "client_gone"
+    tries: ClassVar[int | None] = FINAL
 
 
 async def unless_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+FINAL, A_FEW = 1, 3
+UNTIL_MENDED = None
+"""How often an operation is tried that ends in an error (`HeadwayError.tries`)."""
+
 
 class HeadwayError(Exception):
-    """Base of all errors that a client may see."""
+    """Base of all errors that a client may see; by itself, a fault of ours.
+
+    tries: how often an operation of the log is tried that ends in this error, before the error is its end, and the
+    answer of its Idempotency-Key for ever. FINAL where the request deserves it, or the state of things that it names.
+    UNTIL_MENDED, that is, never, for troubles that pass: storage, memory, device, database. A_FEW for faults of ours.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
+    tries: ClassVar[int | None] = A_FEW
 
     def __init__(self, message: str, *, retry_after_s: int | None = None, param: str | None = None) -> None:
         """`param`: the field of the request that it is about, where it is about one."""
@@ -26,14 +36,14 @@ class HeadwayError(Exception):
 class InvalidRequest(HeadwayError):
     """The request cannot be understood, or contradicts itself."""
 
-    status, code = 422, "invalid_request"
+    status, code, tries = 422, "invalid_request", FINAL
 
 
 class ContextLengthExceeded(InvalidRequest):
     """The prompt leaves no room for an answer. Harnesses tell a prompt that grew too long from a crashed rollout by
     this status and code, which are OpenAI's, and by the words of the sentence, which are OpenAI's and vLLM's."""
 
-    status, code = 400, "context_length_exceeded"
+    status, code, tries = 400, "context_length_exceeded", FINAL
 
     @classmethod
     def of(cls, context_length: int, what_was_sent: str) -> ContextLengthExceeded:
@@ -47,19 +57,19 @@ class ContextLengthExceeded(InvalidRequest):
 class Unauthenticated(HeadwayError):
     """No key, an unknown key, or a revoked one."""
 
-    status, code = 401, "unauthenticated"
+    status, code, tries = 401, "unauthenticated", FINAL
 
 
 class Forbidden(HeadwayError):
     """The key is good, but not for this."""
 
-    status, code = 403, "forbidden"
+    status, code, tries = 403, "forbidden", FINAL
 
 
 class NotFound(HeadwayError):
     """No such thing, or it belongs to another team (which reads the same)."""
 
-    status, code = 404, "not_found"
+    status, code, tries = 404, "not_found", FINAL
 
 
 class ModelNotFound(NotFound):
@@ -71,49 +81,49 @@ class ModelNotFound(NotFound):
 class Conflict(HeadwayError):
     """The request is fine, the state of things is not."""
 
-    status, code = 409, "conflict"
+    status, code, tries = 409, "conflict", FINAL
 
 
 class Gone(HeadwayError):
     """It existed, and can be used no more."""
 
-    status, code = 410, "gone"
+    status, code, tries = 410, "gone", FINAL
 
 
 class TooLarge(HeadwayError):
     """Over a configured limit of bytes or tokens."""
 
-    status, code = 413, "too_large"
+    status, code, tries = 413, "too_large", FINAL
 
 
 class UnsupportedEncoding(HeadwayError):
     """The body is compressed, and this route takes plain bodies only."""
 
-    status, code = 415, "unsupported_encoding"
+    status, code, tries = 415, "unsupported_encoding", FINAL
 
 
 class Unavailable(HeadwayError):
     """A plane that is needed is not there at the moment; trying again may help."""
 
-    status, code = 503, "unavailable"
+    status, code, tries = 503, "unavailable", UNTIL_MENDED
 
 
 class TimedOut(HeadwayError):
     """The work was accepted and goes on, but the answer did not come in time."""
 
-    status, code = 504, "timed_out"
+    status, code, tries = 504, "timed_out", UNTIL_MENDED
 
 
 class NothingAccumulated(Conflict):
     """optim_step without gradients."""
 
-    code = "nothing_accumulated"
+    code, tries = "nothing_accumulated", FINAL
 
 
 class Superseded(Conflict):
     """The head moved while the operation waited or ran."""
 
-    code = "superseded"
+    code, tries = "superseded", FINAL
 
 
 class Unacknowledged(Superseded):
@@ -122,49 +132,62 @@ class Unacknowledged(Superseded):
     Written by a statement of the op log as its code, and raised from that by `error_from_code`.
     """
 
-    code = "unacknowledged"
+    code, tries = "unacknowledged", FINAL
 
 
 class PromotionRejected(Conflict):
     """Every live sampler refused the new checkpoint, so the head stays."""
 
-    code = "promotion_rejected"
+    code, tries = "promotion_rejected", FINAL
 
 
 class NonFinite(Conflict):
     """The policy's own numbers overflowed, or would with this step. (A batch that does so is an InvalidRequest.)"""
 
-    code = "non_finite"
+    code, tries = "non_finite", FINAL
 
 
 class LeaseLost(HeadwayError):
     """Another trainer holds the model now; whatever this one was about to write is void."""
 
-    status, code = 409, "lease_lost"
+    status, code, tries = 409, "lease_lost", UNTIL_MENDED
 
 
 class Interrupted(HeadwayError):
     """The trainer was told to stop while it computed; the operation goes back into the queue, nobody sees this."""
 
-    status, code = 503, "interrupted"
+    status, code, tries = 503, "interrupted", UNTIL_MENDED
 
 
 class TrainerLost(HeadwayError):
-    """The operation ended its trainer, again and again."""
+    """The operation ended its trainer A_FEW times."""
 
-    status, code = 500, "trainer_lost"
+    status, code, tries = 500, "trainer_lost", FINAL
 
 
 class CorruptCheckpoint(HeadwayError):
     """A checkpoint's files do not match their manifest."""
 
-    status, code = 500, "corrupt_checkpoint"
+    status, code, tries = 500, "corrupt_checkpoint", UNTIL_MENDED
+
+
+class OutOfMemory(HeadwayError):
+    """The device, or the machine, has no memory for this operation. Another process may have taken it, for a while; a
+    batch that is too large for an empty device ends in this error after a few minutes."""
+
+    status, code, tries = 500, "out_of_memory", 8
+
+
+class DeviceLost(HeadwayError):
+    """The device failed, and this process can use it no more: it ends, and another goes on."""
+
+    status, code, tries = 500, "device_lost", A_FEW
 
 
 class SpillLost(HeadwayError):
     """What a trainer parked outside of its memory did not come back; the op log still has all of it."""
 
-    status, code = 503, "spill_lost"
+    status, code, tries = 503, "spill_lost", UNTIL_MENDED
 
 
 def error_from_code(code: str, message: str) -> HeadwayError:

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from wire.errors import HeadwayError
+from wire.errors import UNTIL_MENDED, HeadwayError
 
 _MOST, _WITHIN_S = 10, 60.0
 _MOST_ADDRESSES = 10_000
@@ -15,7 +15,7 @@ _MOST_ADDRESSES = 10_000
 class TooManyAttempts(HeadwayError):
     """Too many wrong keys from one address."""
 
-    status, code = 429, "too_many_attempts"
+    status, code, tries = 429, "too_many_attempts", UNTIL_MENDED
 
 
 class Attempts:

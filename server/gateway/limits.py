@@ -12,7 +12,7 @@ from uuid import UUID
 from server.metrics.instruments import ServerMetrics
 from server.settings import GatewayLimits
 from server.stopping import Shutdown
-from wire.errors import HeadwayError
+from wire.errors import UNTIL_MENDED, HeadwayError
 
 _RETRY_AFTER_S = 2
 
@@ -22,6 +22,7 @@ class TooManyRequests(HeadwayError):
 
     status: ClassVar[int] = 429
     code: ClassVar[str] = "too_many_requests"
+    tries: ClassVar[int | None] = UNTIL_MENDED
 
 
 class TeamLimits:

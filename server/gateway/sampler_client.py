@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 
 from server.gateway.connections import ConnectionFailed, Connections, NotReached
 from server.metrics.instruments import ServerMetrics
-from wire.errors import ContextLengthExceeded, HeadwayError, InvalidRequest, Unavailable
+from wire.errors import A_FEW, UNTIL_MENDED, ContextLengthExceeded, HeadwayError, InvalidRequest, Unavailable
 from wire.sampling import (
     GenerateEvent,
     GenerateRequest,
@@ -29,6 +29,7 @@ class SamplerGone(Unavailable):
     """This sampler died, or has just let go of the adapter; another may answer. `broke_off`: it had the request."""
 
     code: ClassVar[str] = "sampler_gone"
+    tries: ClassVar[int | None] = UNTIL_MENDED
     broke_off: bool = True
 
 
@@ -37,6 +38,7 @@ class SamplerFailed(HeadwayError):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "sampler_failed"
+    tries: ClassVar[int | None] = A_FEW
 
 
 _TRY_ANOTHER = (404, 409, 410, 429, 502, 503, 504)

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.audit.recording import Actor, record
 from store.admission import Admission
 from store.tables import ModelRow
-from wire.errors import Conflict, Forbidden
+from wire.errors import FINAL, Conflict, Forbidden
 
 Authority = Literal["team", "guard", "admin"]
 
@@ -24,6 +24,7 @@ class ModelPaused(Conflict):
     """Training of the model is paused."""
 
     code: ClassVar[str] = "paused"
+    tries: ClassVar[int | None] = FINAL
 
 
 async def pause(session: AsyncSession, model_id: UUID, reason: str, actor: Actor, authority: Authority) -> ModelRow:

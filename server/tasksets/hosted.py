@@ -7,7 +7,7 @@ from typing import ClassVar
 from fastapi import APIRouter
 
 from server.auth.dependencies import CallerDep
-from wire.errors import HeadwayError
+from wire.errors import FINAL, HeadwayError
 
 
 class NotOffered(HeadwayError):
@@ -15,6 +15,7 @@ class NotOffered(HeadwayError):
 
     status: ClassVar[int] = 422
     code: ClassVar[str] = "not_offered"
+    tries: ClassVar[int | None] = FINAL
 
 
 router = APIRouter(include_in_schema=False)

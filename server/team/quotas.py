@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from store.admission import Admission
 from store.tables import ModelRow, TeamRow
 from store.usage import storage_of
-from wire.errors import Forbidden, HeadwayError
+from wire.errors import FINAL, UNTIL_MENDED, Forbidden, HeadwayError
 
 if TYPE_CHECKING:
     from server.context import Context
@@ -27,6 +27,7 @@ class QuotaFull(Forbidden):
     """The team has all that it may have; time alone changes nothing."""
 
     code: ClassVar[str] = "quota_full"
+    tries: ClassVar[int | None] = FINAL
 
 
 class QuotaSpent(HeadwayError):
@@ -34,6 +35,7 @@ class QuotaSpent(HeadwayError):
 
     status: ClassVar[int] = 429
     code: ClassVar[str] = "quota_spent"
+    tries: ClassVar[int | None] = UNTIL_MENDED
 
 
 async def refuse_another_model(session: AsyncSession, team_id: UUID) -> None:

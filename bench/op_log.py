@@ -27,7 +27,7 @@ from store.migrations import upgrade
 from store.notify import Subscription
 from store.oplog import leases, work
 from store.oplog.append import append_operation
-from store.oplog.lost_answers import adopt_gradient
+from store.oplog.lost_answers import adopt
 from store.oplog.results import take_result
 from store.oplog.sharing import next_model
 from store.oplog.work import Lease
@@ -72,9 +72,9 @@ class OpLog:
 
         async def append(connection: AsyncConnection) -> None:
             body = next(self._bodies).to_bytes(32, "big")
-            assert await adopt_gradient(connection, model_id, body, 1) is None
+            assert await adopt(connection, model_id, body, 1) is None
             kind = "forward_backward"
-            values = {"model_id": model_id, "kind": kind, "payload": PAYLOAD, "body_digest": body, "caller": 1}
+            values = {"model_id": model_id, "kind": kind, "payload": PAYLOAD, "request_digest": body, "caller": 1}
             await append_operation(connection, **values)
 
         self._runner.run(self._with_connection(append))
@@ -112,7 +112,7 @@ class OpLog:
         """Finished operations of long ago, as many for each model."""
         query = """
             insert into operations (
-                id, model_id, sequence, head_version, kind, state, payload, body_digest, result, summary, attempts,
+                id, model_id, sequence, head_version, kind, state, payload, request_digest, result, summary, attempts,
                 created_at, started_at, finished_at, answered_at, consumed_by_id, caller
             )
             select id, model_id, next_sequence - 1 + i, 0,

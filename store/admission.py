@@ -10,13 +10,15 @@ from uuid import UUID
 
 from store.database import AsyncConnection
 from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
+from store.oplog.conditions import UNANSWERED
+from store.references import WANTED
 from store.usage import TODAY
 
 # The losses: what the newest trainer of the base announced, alive or not.
 _FIND = f"""
     with k as (
         {KEY} where k.key_hash = %(key_hash)s
-    )
+    ), {WANTED}
     select
         k.*, m.id as model_id, m.slug, b.slug as base_slug, b.info,
         (
@@ -27,10 +29,18 @@ _FIND = f"""
         coalesce(
             (select u.num_tokens from training_usage u where u.team_id = t.id and u.day = {TODAY}), 0
         ) as tokens_today,
-        b.id as base_id
+        b.id as base_id,
+        case
+            when %(idempotency_key)s::text is null
+                then exists (select from operations o where o.model_id = m.id and {UNANSWERED})
+            else exists (
+                select from operations o where o.model_id = m.id and o.idempotency_key = %(idempotency_key)s::text
+            )
+        end as may_repeat
     from k
     join teams t on t.id = k.team_id
-    left join models m on m.id = %(model_id)s and (m.team_id is null or m.team_id = k.team_id)
+    left join wanted on true
+    left join models m on m.id = wanted.id
     left join models b on b.id = m.base_id
 """  # noqa: S608 - put together from constants
 
@@ -41,7 +51,8 @@ class Admission:
 
     `model_id` and `slug` are None where there is no such model, `base_slug` where it is a base itself, `info` and
     `losses` before a trainer has loaded the base. `tokens_today`: what the team has sent to be trained since midnight,
-    UTC.
+    UTC. `may_repeat`: an operation is in the log under the call's Idempotency-Key or, for a call without one, an
+    operation whose answer nobody has.
     """
 
     key: KeyFacts
@@ -57,10 +68,23 @@ class Admission:
     max_storage_bytes: int | None
     tokens_today: int
     base_id: UUID | None
+    may_repeat: bool
 
 
-async def find_admission(connection: AsyncConnection, key_hash: bytes, model_id: UUID | None) -> Admission | None:
-    """What there is behind a key and a model's id. None for an unknown key."""
-    found = await connection.execute(_FIND, {"key_hash": key_hash, "model_id": model_id})
+async def find_admission(
+    connection: AsyncConnection,
+    key_hash: bytes,
+    model_id: UUID | None,
+    reference: str | None,
+    idempotency_key: str | None = None,
+) -> Admission | None:
+    """What there is behind a key and a model's id or, where that is None, a reference. None for an unknown key."""
+    asked = {
+        "key_hash": key_hash,
+        "model_id": model_id,
+        "reference": reference,
+        "idempotency_key": idempotency_key,
+    }
+    found = await connection.execute(_FIND.encode(), asked)
     row = await found.fetchone()
     return Admission(key_facts(row), *row[NUM_FACTS:]) if row else None

@@ -9,29 +9,12 @@ from uuid import UUID
 from store.database import AsyncConnection
 from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
 from store.planes import LIVE_FOR_S
+from store.references import WANTED
 
-# Subqueries of coalesce are evaluated in turn, and only as far as needed: a slug in full is found by its index.
 _FIND = f"""
     with k as (
         {KEY} where k.key_hash = %(key_hash)s
-    ), wanted as (
-        select coalesce(
-            (
-                select m.id from models m, k
-                where m.id = %(model_id)s::uuid and (m.team_id is null or m.team_id = k.team_id)
-            ),
-            (select m.id from models m, k where m.team_id = k.team_id and lower(m.slug) = %(reference)s::text),
-            (select m.id from models m where m.team_id is null and lower(m.slug) = %(reference)s::text),
-            (
-                select m.id from models m, k
-                where (m.team_id is null or m.team_id = k.team_id) and (
-                    lower(m.name) = %(reference)s::text
-                    or lower(regexp_replace(m.slug, '^.*/', '')) = %(reference)s::text
-                )
-                order by lower(m.name) = %(reference)s::text desc, m.team_id is null, m.created_at limit 1
-            )
-        ) as id
-    )
+    ), {WANTED}
     select
         k.*,
         (select t.max_concurrent_rollouts from teams t where t.id = k.team_id) as max_concurrent_rollouts,

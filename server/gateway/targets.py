@@ -18,7 +18,7 @@ from server.context import Context
 from server.gateway.lookups import PIN_S
 from server.gateway.sampler_client import SamplerGone
 from server.models.heads import load_adapter
-from server.models.repository import as_uuid
+from server.models.repository import as_reference, as_uuid
 from server.models.service import no_such_model
 from server.storable import is_storable
 from store.adapters import adapter_name, base_adapter_name, want_checkpoint
@@ -130,8 +130,7 @@ async def room_on(context: Context, target: Target, sampler: Sampler, num_sequen
 
 
 def _question(key: str, model: str, pinned: str | None) -> Question:
-    model_id = as_uuid(model)
-    reference = model.lower() if model_id is None and is_storable(model) else None
+    model_id, reference = as_reference(model)
     if pinned is None:
         return Question(key_hash(key), model_id, reference)
     name = pinned.rpartition("/")[2] if is_storable(pinned) else ""  # no checkpoint is called so

@@ -84,6 +84,12 @@ def as_uuid(text: str) -> UUID | None:
         return None
 
 
+def as_reference(text: str) -> tuple[UUID | None, str | None]:
+    """How the statements that look a model up are asked for it: by id, or else by a name in small letters."""
+    model_id = as_uuid(text)
+    return model_id, text.lower() if model_id is None and is_storable(text) else None
+
+
 def _by_reference(team_id: UUID, reference: str) -> _Found | None:
     if not is_storable(reference):
         return None

@@ -37,7 +37,7 @@ async def score_trace(
     """
     async with context.database.connection() as connection:
         trace = await found_trace(connection, caller.team_id, trace_id)
-    model = await _model(context, caller, trace, reference)
+    model = await _model(context, request, caller, trace, reference)
     try:
         body = ForwardRequest(inputs=[trace_id.hex])
         operation_id = (await run_forward(context, model, body, 0, request)).operation_id
@@ -48,7 +48,9 @@ async def score_trace(
     return ScoredTrace(trace_id=str(trace_id), model_id=str(model.id), operation_id=str(operation_id))
 
 
-async def _model(context: Context, caller: Caller, trace: TraceFacts, reference: str | None) -> TrainedModel:
+async def _model(
+    context: Context, request: Request, caller: Caller, trace: TraceFacts, reference: str | None
+) -> TrainedModel:
     model_id = trace.model_id
     async with context.database.session() as session:
         key = await session.scalar(select(ApiKeyRow.key_hash).where(ApiKeyRow.id == caller.key_id))
@@ -62,7 +64,7 @@ async def _model(context: Context, caller: Caller, trace: TraceFacts, reference:
             "it is not on record which model this rollout was sampled from; name the one that is to go over it, in "
             '{"model": …}'
         )
-    return await trainable_model(context, key or b"", str(model_id))
+    return await trainable_model(context, key or b"", str(model_id), request)
 
 
 async def _until_kept(context: Context, team_id: UUID, trace_id: UUID, operation_id: UUID) -> None:

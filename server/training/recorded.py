@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 from uuid import UUID
 
 from server.context import Context
@@ -15,29 +16,34 @@ from store.rollouts import RecordedSample, Resolved, TraceFacts, count_tokens, r
 from store.rollouts.lineage import Lineage, find_lineage
 from store.rollouts.spans import MALFORMED_SAMPLE, PROMPT_CHUNKS
 from wire.errors import Forbidden, InvalidRequest, TooLarge
-from wire.training import ForwardRequest, ResolvedInput, SampleInput
+from wire.training import ForwardRequest, ResolvedInput, SampleInput, TrainingInput
+
+RequestT = TypeVar("RequestT", bound=ForwardRequest)
 
 _NOT_RECORDED = "samples_not_recorded"
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedInputs:
-    """What stood for trace ids. `figures`: metrics of how old the samples are. Both empty where all came inline."""
+class RecordedInputs(Generic[RequestT]):
+    """A request with recorded rollouts in the place of their ids.
 
+    `num_bytes`: of what stood for ids. `figures`: metrics of how old the samples are. Both empty where all came inline.
+    """
+
+    request: RequestT
     num_bytes: int = 0
     figures: dict[str, float] = field(default_factory=dict[str, float])
 
 
-async def resolve_inputs(context: Context, model: TrainedModel, body: ForwardRequest) -> RecordedInputs:
-    """Put recorded rollouts in the place of their ids, in the order in which they were named.
+async def resolve_inputs(context: Context, model: TrainedModel, body: RequestT) -> RecordedInputs[RequestT]:
+    """The request with recorded rollouts in the place of their ids, in the order in which they were named.
 
     Raises InvalidRequest with one sentence for each reason why a rollout cannot be trained on, TooLarge when the
-    rollouts have more tokens than a batch may have, Forbidden for a rollout that the key does not see. Nothing is
-    changed then.
+    rollouts have more tokens than a batch may have, Forbidden for a rollout that the key does not see.
     """
     ids = {index: _trace_id(index, item) for index, item in enumerate(body.inputs) if isinstance(item, str)}
     if not ids:
-        return RecordedInputs()
+        return RecordedInputs(body)
     await _refuse_hidden(context, model, ids)
     max_tokens = context.settings.limits.batch_tokens
     async with context.database.connection() as connection:
@@ -58,9 +64,10 @@ async def resolve_inputs(context: Context, model: TrainedModel, body: ForwardReq
         for index, trace_id in ids.items()
         for age in _ages(_named(index, trace_id), found[trace_id], model, lineage, body.max_staleness)
     ]
+    inputs: list[TrainingInput] = list(body.inputs)
     for index, trace_id in ids.items():
-        body.inputs[index] = _as_input(found[trace_id])
-    return RecordedInputs(4 * num_tokens, _figures(ages))
+        inputs[index] = _as_input(found[trace_id])
+    return RecordedInputs(body.model_copy(update={"inputs": inputs}), 4 * num_tokens, _figures(ages))
 
 
 async def _refuse_hidden(context: Context, model: TrainedModel, ids: dict[int, UUID]) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from uuid import UUID
 
 import numpy as np
 from fastapi import Request
 from pydantic import BaseModel
 
 from server.context import Context
-from server.models.repository import as_uuid
 from server.training.admission import TrainedModel, open_model, trainable_model
 from server.training.body import read_request
 from server.training.checks import check_adam, check_loss, check_metrics, check_weights, checked_batch
 from server.training.forwards import Forward, open_forward
-from server.training.operations import run_operation
-from server.training.recorded import resolve_inputs
+from server.training.idempotency import request_digest
+from server.training.operations import Prepared, run_operation
+from server.training.recorded import RecordedInputs, resolve_inputs
+from store.oplog.results import Result
 from wire import training as wire
 from wire.off_loop import off_loop
 from wire.payload import encode, encode_batch
@@ -31,19 +34,21 @@ async def losses(context: Context, key: str, model_id: str) -> wire.Losses:
 
 async def forward_backward(context: Context, key: str, model_id: str, request: Request) -> wire.GradientPass:
     """Add the gradient of a built-in loss over a batch."""
-    model = await trainable_model(context, key, model_id)
+    model = await trainable_model(context, key, model_id, request)
     body, num_bytes = await _read(context, request, wire.ForwardBackwardRequest)
-    recorded = await resolve_inputs(context, model, body)
-    payload, num_tokens = await off_loop(
-        num_bytes + recorded.num_bytes, _forward_backward_payload, body, model, recorded.figures
-    )
-    _, (header, _) = await run_operation(context, request, model.id, "forward_backward", payload, num_tokens=num_tokens)
+
+    async def prepare() -> Prepared:
+        recorded = await resolve_inputs(context, model, body)
+        num_resolved = num_bytes + recorded.num_bytes
+        return Prepared(*await off_loop(num_resolved, _forward_backward_payload, recorded, model))
+
+    _, (header, _) = await _run(context, request, model, "forward_backward", body, num_bytes, prepare)
     return wire.GradientPass(**header)
 
 
 async def forward(context: Context, key: str, model_id: str, request: Request) -> Forward:
     """Logprobs of the current policy over a batch, and a handle for `backward`."""
-    model = await trainable_model(context, key, model_id)
+    model = await trainable_model(context, key, model_id, request)
     body, num_bytes = await _read(context, request, wire.ForwardRequest)
     return await run_forward(context, model, body, num_bytes, request)
 
@@ -52,47 +57,56 @@ async def run_forward(
     context: Context, model: TrainedModel, body: wire.ForwardRequest, num_bytes: int, request: Request
 ) -> Forward:
     """A forward over inputs that were read already, from so many bytes. `request`: that of the caller who waits."""
-    recorded = await resolve_inputs(context, model, body)
-    payload, num_tokens = await off_loop(num_bytes + recorded.num_bytes, _forward_payload, body, model)
-    operation_id, (header, arrays) = await run_operation(
-        context, request, model.id, "forward", payload, num_tokens=num_tokens
-    )
+
+    async def prepare() -> Prepared:
+        recorded = await resolve_inputs(context, model, body)
+        return Prepared(*await off_loop(num_bytes + recorded.num_bytes, _forward_payload, recorded, model))
+
+    operation_id, (header, arrays) = await _run(context, request, model, "forward", body, num_bytes, prepare)
     return Forward(operation_id, header["traj_idx"], header["lengths"], arrays, body.group_size)
 
 
 async def backward(context: Context, key: str, model_id: str, request: Request) -> wire.GradientPass:
     """Add the gradient of −Σ w·logprob over the datums of a forward."""
-    model = await trainable_model(context, key, model_id)
+    model = await trainable_model(context, key, model_id, request)
     body, num_bytes = await _read(context, request, wire.BackwardRequest)
-    check_metrics(body.metrics)
 
-    async def admit() -> None:
+    async def prepare() -> Prepared:
+        check_metrics(body.metrics)
         handle = await open_forward(context, model.id, body.forward_id)
         check_weights(body.weights, handle.lengths)
+        payload = await off_loop(num_bytes, _backward_payload, body)
+        return Prepared(payload, sum(len(row) for row in body.weights), handle.operation_id)
 
-    payload = await off_loop(num_bytes, _backward_payload, body)
-    _, (header, _) = await run_operation(
-        context,
-        request,
-        model.id,
-        "backward",
-        payload,
-        forward_id=as_uuid(body.forward_id),
-        admit=admit,
-        num_tokens=sum(len(row) for row in body.weights),
-    )
+    _, (header, _) = await _run(context, request, model, "backward", body, num_bytes, prepare)
     return wire.GradientPass(**header)
 
 
 async def optim_step(context: Context, key: str, model_id: str, request: Request) -> wire.OptimStep:
     """Apply the accumulated gradient; the new checkpoint is the head when this returns."""
-    model = await trainable_model(context, key, model_id, keeps=True)
-    body, _ = await _read(context, request, wire.OptimStepRequest)
-    check_adam(body)
-    _, (header, _) = await run_operation(
-        context, request, model.id, "optim_step", encode(body.model_dump(exclude_none=True))
-    )
+    model = await trainable_model(context, key, model_id, request, keeps=True)
+    body, num_bytes = await _read(context, request, wire.OptimStepRequest)
+
+    async def prepare() -> Prepared:
+        check_adam(body)
+        return Prepared(encode(body.model_dump(exclude_none=True)))
+
+    _, (header, _) = await _run(context, request, model, "optim_step", body, num_bytes, prepare)
     return wire.OptimStep(**header, model=model.slug)
+
+
+async def _run(
+    context: Context,
+    request: Request,
+    model: TrainedModel,
+    kind: str,
+    body: BaseModel,
+    num_bytes: int,
+    prepare: Callable[[], Awaitable[Prepared]],
+) -> tuple[UUID, Result]:
+    """`run_operation` for a body that was read from so many bytes."""
+    digest = await off_loop(num_bytes, request_digest, kind, body)
+    return await run_operation(context, request, model, kind, digest, prepare)
 
 
 async def _read(context: Context, request: Request, kind: type[RequestT]) -> tuple[RequestT, int]:
@@ -100,16 +114,17 @@ async def _read(context: Context, request: Request, kind: type[RequestT]) -> tup
 
 
 def _forward_backward_payload(
-    body: wire.ForwardBackwardRequest, model: TrainedModel, figures: dict[str, float]
+    recorded: RecordedInputs[wire.ForwardBackwardRequest], model: TrainedModel
 ) -> tuple[bytes, int]:
+    body, figures = recorded.request, recorded.figures
     check_loss(body, model.losses)
     batch = checked_batch(body, model.info, logprobs_optional=body.loss_fn == "cross_entropy")
     extra = {"loss_fn": body.loss_fn, "loss_fn_config": body.loss_fn_config or {}, "num_substeps": body.num_substeps}
     return encode_batch(batch, {**extra, "metrics": figures} if figures else extra), batch.num_tokens
 
 
-def _forward_payload(body: wire.ForwardRequest, model: TrainedModel) -> tuple[bytes, int]:
-    batch = checked_batch(body, model.info, logprobs_optional=True)
+def _forward_payload(recorded: RecordedInputs[wire.ForwardRequest], model: TrainedModel) -> tuple[bytes, int]:
+    batch = checked_batch(recorded.request, model.info, logprobs_optional=True)
     return encode_batch(batch, {}), batch.num_tokens
 
 

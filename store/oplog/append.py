@@ -27,12 +27,12 @@ _APPEND = f"""
     ), appended as (
         insert into operations (
             id, model_id, sequence, head_version, kind, state,
-            payload, payload_blob, forward_id, idempotency_key, body_digest, caller, num_tokens
+            payload, payload_blob, forward_id, idempotency_key, request_digest, body_digest, caller, num_tokens
         )
         select
             %(id)s, %(model_id)s, sequence, head_version, %(kind)s, 'queued',
-            %(payload)s, %(payload_blob)s, %(forward_id)s, %(idempotency_key)s, %(body_digest)s, %(caller)s,
-            %(num_tokens)s
+            %(payload)s, %(payload_blob)s, %(forward_id)s, %(idempotency_key)s, %(request_digest)s,
+            %(body_digest)s, %(caller)s, %(num_tokens)s
         from numbered
         returning sequence
     )
@@ -72,6 +72,7 @@ async def append_operation(
     payload_blob: str | None = None,
     forward_id: UUID | None = None,
     idempotency_key: str | None = None,
+    request_digest: bytes | None = None,
     body_digest: bytes | None = None,
     caller: int | None = None,
     num_tokens: int = 0,
@@ -90,6 +91,7 @@ async def append_operation(
         "payload_blob": payload_blob,
         "forward_id": forward_id,
         "idempotency_key": idempotency_key,
+        "request_digest": request_digest,
         "body_digest": body_digest,
         "caller": caller,
         "num_tokens": num_tokens,

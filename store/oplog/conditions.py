@@ -11,11 +11,11 @@ _GRADIENT = "o.kind in ('forward_backward', 'backward')"
 PENDING_GRADIENT = f"{_GRADIENT} and o.state = 'done' and o.consumed_by_id is null"
 """A part of the accumulated gradient."""
 
-UNANSWERED_GRADIENT = f"""
-    {_GRADIENT} and o.state in ('queued', 'running', 'done') and o.consumed_by_id is null
-    and o.answered_at is null and o.idempotency_key is null
+UNANSWERED = """
+    o.state in ('queued', 'running', 'done') and o.consumed_by_id is null and o.answered_at is null
+    and o.idempotency_key is null
 """
-"""Nobody has its answer yet, and nobody has a key to ask for it: an identical call may take it over."""
+"""Nobody has its answer yet, and nobody has a key to ask for it: an identical call may be about it."""
 
 UNACKNOWLEDGED = f"""
     o.answered_at is null and o.idempotency_key is null

@@ -13,19 +13,30 @@ from datetime import timedelta
 from uuid import UUID
 
 from store.database import DATABASE_AWAY, AsyncConnection, AsyncDatabase
-from store.oplog.conditions import UNANSWERED_GRADIENT
+from store.oplog.conditions import UNACKNOWLEDGED, UNANSWERED
 
 REPEATED_STEP_FOR = timedelta(minutes=15)
 
 _AWAY_PAUSE_S = 0.5
 
+_ADOPTABLE = f"""
+    case o.kind
+        when 'optim_step' then false
+        when 'forward' then {UNACKNOWLEDGED} and o.blobs_dropped_at is null and (
+            o.state <> 'done' or o.head_version = (select m.head_version from models m where m.id = o.model_id)
+        )
+        else true
+    end
+"""
+
+# Whoever waits for a forward uses its handle, once: only one that nobody waits for is given to another call.
 _ADOPT = f"""
     update operations o set caller = %(caller)s
     where o.id = (
         select o.id from operations o
-        where o.model_id = %(model_id)s and o.body_digest = %(body_digest)s and {UNANSWERED_GRADIENT}
+        where o.model_id = %(model_id)s and o.request_digest = %(request_digest)s and {UNANSWERED} and {_ADOPTABLE}
         order by o.sequence limit 1
-    ) and {UNANSWERED_GRADIENT}
+    ) and {UNANSWERED}
     returning o.id
 """
 
@@ -47,11 +58,37 @@ _REPEATED_STEP = """
         and last.finished_at > mine.created_at - %(within)s
 """
 
+_SAME_STEP = """
+    select last.id
+    from models m
+    join lateral (
+        select o.* from operations o
+        where o.model_id = m.id and o.kind in ('forward_backward', 'backward', 'optim_step')
+            and o.state in ('queued', 'running', 'done')
+        order by o.sequence desc limit 1
+    ) last on last.kind = 'optim_step'
+    where m.id = %(model_id)s and last.request_digest = %(request_digest)s and (
+        last.state <> 'done'
+        or (m.head_version = last.head_version + 1 and last.finished_at > clock_timestamp() - %(within)s)
+    )
+"""
 
-async def adopt_gradient(connection: AsyncConnection, model_id: UUID, body_digest: bytes, caller: int) -> UUID | None:
-    """The operation of an identical call whose answer nobody has, for which `caller` waits from now on."""
-    values = {"model_id": model_id, "body_digest": body_digest, "caller": caller}
+
+async def adopt(connection: AsyncConnection, model_id: UUID, request_digest: bytes, caller: int) -> UUID | None:
+    """The operation of an identical call whose answer nobody has, for which `caller` waits from now on. Never a step:
+    see `same_step`."""
+    values = {"model_id": model_id, "request_digest": request_digest, "caller": caller}
     row = await (await connection.execute(_ADOPT.encode(), values)).fetchone()
+    return row.id if row else None
+
+
+async def same_step(connection: AsyncConnection, model_id: UUID, request_digest: bytes) -> UUID | None:
+    """The step of an identical call, if it is the last thing asked of the model that is open or has changed it.
+
+    As for `repeated_step`, one that is done ended less than 15 minutes ago, and the head is where it left it.
+    """
+    values = {"model_id": model_id, "request_digest": request_digest, "within": REPEATED_STEP_FOR}
+    row = await (await connection.execute(_SAME_STEP, values)).fetchone()
     return row.id if row else None
 
 

@@ -46,10 +46,10 @@ class OperationRow(Base):
         Index(
             "ix_operations_unanswered",
             "model_id",
-            "body_digest",
+            "request_digest",
             postgresql_where=text(
-                "kind in ('forward_backward', 'backward') and state in ('queued', 'running', 'done') "
-                "and consumed_by_id is null and answered_at is null and idempotency_key is null"
+                "state in ('queued', 'running', 'done') and consumed_by_id is null and answered_at is null "
+                "and idempotency_key is null"
             ),
         ),
         Index(
@@ -82,12 +82,23 @@ class OperationRow(Base):
     """The optim_step that applied this gradient, or the backward that used this forward's handle."""
     lease_token: Mapped[Big | None]
     idempotency_key: Mapped[str | None]
+    request_digest: Mapped[bytes | None]
+    """Of the request as it was sent, parsed. Null in rows that an earlier version wrote."""
     body_digest: Mapped[bytes | None]
+    """Of what the request was resolved to, by which rows without `request_digest` are compared."""
     num_tokens: Mapped[Big] = mapped_column(default=0, server_default="0")
     """Tokens sent to be trained on or scored: what it counts for in its team's turn (`store.oplog.turns`)."""
     created_at: Mapped[CreatedAt]
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")
-    """How often a trainer has started it."""
+    """How often a trainer has started it, without the times that it was put off."""
+    deferrals: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How often it was put off for a trouble; the pause grows with it."""
+    faults: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How often for one that is an end after some tries (`wire.errors.HeadwayError.tries`)."""
+    retry_at: Mapped[datetime | None]
+    """It is queued, and not started before. Null: at once."""
+    retry_reason: Mapped[str | None]
+    """Which trouble it was put off for, last."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     caller: Mapped[Big | None]

@@ -13,7 +13,7 @@ from sqlalchemy import func, update
 from store.database import AsyncDatabase, Database
 from store.notify import AsyncListener
 from store.oplog import work
-from store.oplog.lost_answers import abandon, adopt_gradient
+from store.oplog.lost_answers import abandon, adopt
 from store.presence import PRESENT
 from store.tables import OperationRow
 from tests.unit.conftest import World
@@ -95,11 +95,11 @@ async def test_a_pass_that_was_answered_is_applied_although_its_server_died(
 async def test_who_takes_a_pass_over_waits_for_it(
     async_database: AsyncDatabase, database: Database, world: World, postgres_url: str
 ):
-    lost = await append(async_database, world, body_digest=BODY)
+    lost = await append(async_database, world, request_digest=BODY)
     async with server(database, postgres_url) as listener, async_database.connection() as connection:
         caller = listener.presence.new_call()
-        assert await adopt_gradient(connection, world.model_id, BODY, caller) == lost.id
-        assert await adopt_gradient(connection, world.model_id, b"another", caller) is None
+        assert await adopt(connection, world.model_id, BODY, caller) == lost.id
+        assert await adopt(connection, world.model_id, b"another", caller) is None
         assert await applied_by_a_step(async_database, database, world) == [lost.id]
 
 
@@ -122,12 +122,12 @@ async def test_a_step_that_was_about_to_leave_out_an_answered_pass_looks_again(
 async def test_a_pass_that_is_left_out_meanwhile_is_not_taken_over(
     async_database: AsyncDatabase, database: Database, world: World
 ):
-    lost = await append(async_database, world, body_digest=BODY)
+    lost = await append(async_database, world, request_digest=BODY)
     async with async_database.connection() as connection:
         with database.session() as session:
             session.execute(update(OperationRow).values(state="superseded"))
             session.flush()
-            adopting = asyncio.create_task(adopt_gradient(connection, world.model_id, BODY, 1))
+            adopting = asyncio.create_task(adopt(connection, world.model_id, BODY, 1))
             await asyncio.sleep(0.3)
             assert not adopting.done(), "it waits for the lock"
         assert await adopting is None

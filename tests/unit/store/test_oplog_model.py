@@ -35,7 +35,7 @@ from store.invariants import check_all
 from store.notify import Subscription
 from store.oplog import leases, work
 from store.oplog.append import append_operation
-from store.oplog.lost_answers import abandon, adopt_gradient, repeated_step
+from store.oplog.lost_answers import abandon, adopt, repeated_step
 from store.oplog.operation import ModelState, Operation
 from store.oplog.results import take_result
 from store.oplog.work import Lease
@@ -186,7 +186,7 @@ class OpLogMachine(RuleBasedStateMachine):
         digest = repr((kind, body, forward.sequence if forward else None)).encode()
         if key is None and kind in GRADIENTS:
             lost = [o for o in self.operations if o.can_be_taken_over and self._digest(o) == digest]
-            adopted = self._run(adopt_gradient, self.model_id, digest, caller)
+            adopted = self._run(adopt, self.model_id, digest, caller)
             assert adopted == (lost[0].id if lost else None)
             if lost:
                 lost[0].caller = caller
@@ -196,6 +196,7 @@ class OpLogMachine(RuleBasedStateMachine):
             "model_id": self.model_id,
             "kind": kind,
             "payload": encode({}),
+            "request_digest": digest,
             "body_digest": digest,
             "idempotency_key": key,
             "forward_id": forward.id if forward else None,

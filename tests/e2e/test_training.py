@@ -4,8 +4,12 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from safetensors.numpy import load_file
 
 from tests.e2e.box import Box
 from tests.e2e.rollouts import chat, greedy, group, step, worst_disagreement
@@ -121,7 +125,7 @@ def test_a_fork_of_a_trained_model_starts_at_its_head_and_goes_its_own_way(box: 
 
 def test_two_models_training_at_the_same_time_do_not_mix(box: Box):
     batch = fixed_batch(box)
-    other = list(reversed(batch))
+    other = [{**item, "reward": -item["reward"]} for item in batch]
     alone = [train_alone(box, "alone-a", batch), train_alone(box, "alone-b", other)]
     with ThreadPoolExecutor() as pool:
         together = list(pool.map(lambda job: train_alone(box, *job), [("both-a", batch), ("both-b", other)]))
@@ -152,8 +156,8 @@ def test_the_custom_loss_path_gives_the_gradients_of_the_built_in_loss(box: Box)
     with pytest.raises(AssertionError, match="4(09|10)"):
         box.call("POST", f"/v1/models/{custom}/train/backward", body)
     step_of_custom = box.call("POST", f"/v1/models/{custom}/train/optim-step", {"learning_rate": 1e-3})
-    a, b = (_adapter(box, m, s["checkpoint_id"]) for m, s in ((built_in, expected), (custom, step_of_custom)))
-    assert all(abs(x - y).max() < 1e-6 for x, y in zip(a, b, strict=True))
+    gradients = [_mean_gradient(box, m, s) for m, s in ((built_in, expected), (custom, step_of_custom))]
+    assert abs(gradients[0] - gradients[1]).max() < 1e-5 * abs(gradients[0]).max()
 
 
 def test_a_forward_from_before_the_weights_moved_is_refused(box: Box):
@@ -204,9 +208,8 @@ def test_racing_steps_do_not_commit_twice_from_one_accumulation(box: Box, is_ide
     assert len(box.call("GET", f"/v2/models/{model_id}/checkpoints")) == 1
 
 
-def _adapter(box: Box, model_id: str, checkpoint_id: str):
-    from safetensors.numpy import load_file
-
-    folder = Path(model_id.replace("-", "")) / checkpoint_id.replace("-", "")
-    tensors = load_file(box.data_dir / "checkpoints" / folder / "adapter" / "adapter_model.safetensors")
-    return [tensors[name] for name in sorted(tensors)]
+def _mean_gradient(box: Box, model_id: str, step: Any) -> npt.NDArray[np.float32]:
+    """AdamW's first moment after one step: a tenth of the gradient. Weights would say less, since the first step moves
+    each of them by the learning rate, whatever the size of its gradient: rounding decides where that is nearly zero."""
+    folder = Path(model_id.replace("-", "")) / step["checkpoint_id"].replace("-", "")
+    return load_file(box.data_dir / "checkpoints" / folder / "state" / "state.safetensors")["exp_avg"]

@@ -13,6 +13,8 @@ SAMPLER_INSTALLED := $(if $(filter vllm,$(SAMPLER)),.venv-vllm/installed)
 # Seed 0 ends in a dip after 30 steps of what vLLM samples: 0.85, which is not above 0.85.
 SAMPLER_DEMO_ARGS := $(if $(filter vllm,$(SAMPLER)),--steps 40)
 CHAOS_POINTS ?= 300
+# Tests wait for processes more than they compute: two at once take little more than half the time.
+TEST_PROCESSES ?= 2
 
 .PHONY: demo up test test-slow test-gpu chaos check bench docs format clean screenshots
 .DELETE_ON_ERROR:
@@ -25,7 +27,7 @@ up: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the servic
 	$(BIN)/headway up --data-dir $(UP_DIR) --base tiny-arith=$(TINY_BASE) --sampler-backend $(SAMPLER) $(UP_ARGS)
 
 test: .venv/installed-dev .venv/browser $(TINY_BASE)/config.json  ## all tests
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
 
 screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light and dark, in screenshots/
 	$(BIN)/python -m tests.pages.screenshots --out screenshots

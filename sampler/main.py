@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from store.catalog import base_by_slug
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from wire.endings import DRAIN_S
+from wire.origins import advertised_host, http_origin, listen
 
 log = structlog.get_logger(__name__)
 
@@ -57,8 +57,8 @@ def run(settings: SamplerSettings) -> None:
     options = {"seed": settings.seed, "num_threads": settings.threads or None, **settings.backend_options}
     backend = open_backend(settings.backend, base.weights, **options)
 
-    listening = socket.create_server((settings.host, settings.port))
-    url = settings.advertise or f"http://{_reachable(settings.host)}:{listening.getsockname()[1]}"
+    listening = listen(settings.host, settings.port)
+    url = settings.advertise or http_origin(advertised_host(settings.host), listening.getsockname()[1])
     checkpoints = open_checkpoint_store(settings.checkpoint_store_url)
     metrics = SamplerMetrics()
     metrics.show_process()
@@ -83,8 +83,3 @@ def run(settings: SamplerSettings) -> None:
         asyncio.run(backend.close())
         database.close()
         log.info("sampler_stopped")
-
-
-def _reachable(host: str) -> str:
-    """The address others can use for the one we listen on."""
-    return socket.gethostname() if host in ("0.0.0.0", "::", "") else host  # noqa: S104

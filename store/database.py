@@ -48,7 +48,8 @@ def normalise_url(url: str) -> URL:
 
 def psycopg_dsn(url: URL) -> str:
     """The same database as libpq spells it, for connections outside the pool (LISTEN)."""
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+    address, mark, query = url.set(drivername="postgresql").render_as_string(hide_password=False).partition("?")
+    return f"{address}{mark}{query.replace('+', '%20')}"  # libpq reads a plus sign as one
 
 
 class AsyncDatabase:

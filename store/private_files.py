@@ -10,21 +10,13 @@ from pathlib import Path
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 PRIVATE_UMASK = _OTHERS
 
-DATA_FOLDER = frozenset(
-    {
-        "admin-env",
-        "blobs",
-        "checkpoint-copies",
-        "checkpoints",
-        "env",
-        "logs",
-        "mirrors",
-        "postgres",
-        "postgres-password",
-        "up.lock",
-    }
-)
-"""What we keep in a data folder."""
+DATA_FOLDERS = frozenset({"blobs", "checkpoint-copies", "checkpoints", "logs", "mirrors", "postgres"})
+"""What we keep in a data folder, besides files, which are private from the start."""
+
+
+def open_private(path: Path) -> int:
+    """A descriptor for reading and appending to a file, made with mode 0600 where it is not there yet."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
 
 
 def write_private(path: Path, content: str) -> None:
@@ -52,9 +44,9 @@ def private_data_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     strangers = False
     for entry in sorted(folder.iterdir()):
-        if entry.name in DATA_FOLDER:
+        if entry.name in DATA_FOLDERS:
             _close(entry)
-        else:
+        elif not entry.name.startswith("."):
             strangers = strangers or entry.is_dir()
     if not strangers and not folder.stat().st_mode & stat.S_ISVTX:
         _take_from_others(folder)

@@ -33,6 +33,7 @@ from trainer.standstill import Standstill
 from trainer.stopping import Stop
 from trainer.worker import Worker, WorkerSettings
 from wire.metrics_page import metrics_page
+from wire.origins import http_origin
 from wire.threads import threads_for
 
 log = structlog.get_logger(__name__)
@@ -119,7 +120,7 @@ def _metrics_page(settings: TrainerSettings, metrics: TrainerMetrics) -> Generat
         return
     metrics.show_process()
     with metrics_page(metrics.registry, settings.metrics_host, settings.metrics_port, settings.metrics_token) as port:
-        log.info("metrics", url=f"http://{settings.metrics_host}:{port}/metrics")
+        log.info("metrics", url=f"{http_origin(settings.metrics_host, port)}/metrics")
         yield
 
 

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from wire.origins import listen
+
 METRICS_TOKEN_VARIABLE = "HEADWAY_METRICS_TOKEN"  # noqa: S105 - the variable's name
 
 
@@ -29,12 +31,14 @@ def metrics_page(registry: CollectorRegistry, host: str, port: int, token: str |
     """
     if not token and not _is_loopback(host):
         raise ValueError(f"metrics on {host} need a token: set {METRICS_TOKEN_VARIABLE}, or listen on 127.0.0.1")
-    server = ThreadingHTTPServer((host, port), _handler(registry, token))
+    server = ThreadingHTTPServer((host, port), _handler(registry, token), bind_and_activate=False)
+    server.socket.close()  # which is for IPv4 whatever the host is
+    server.socket = listen(host, port)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     try:
-        yield server.server_address[1]
+        yield server.socket.getsockname()[1]
     finally:
         server.shutdown()
         server.server_close()

@@ -20,11 +20,13 @@ from server.cli.settings import (
     OptionalDatabaseUrl,
     blob_root,
     database_url_or_embedded,
+    embedded_database_url,
     open_checkpoints,
     stop_with,
 )
 from store.database import Database
 from store.durable import sync_file, sync_folder
+from store.private_files import private_data_folder, private_umask
 
 
 def backup(
@@ -37,6 +39,7 @@ def backup(
     from store.backup import BackupManifest, back_up
     from store.blobs import BlobStore
 
+    private_umask()
     database = Database(database_url_or_embedded(database_url, data_dir))
     checkpoints = open_checkpoints(checkpoint_store, data_dir)
 
@@ -65,10 +68,12 @@ def restore(
     from store.backup import restore as restore_all
     from store.blobs import BlobStore
 
+    private_umask()
     bases = _bases(base or [])
     if not source.exists():
         stop_with(f"there is no backup at {source}")
-    database = Database(database_url or _new_embedded(data_dir))
+    private_data_folder(data_dir)
+    database = Database(database_url or embedded_database_url(data_dir))
     checkpoints = open_checkpoints(checkpoint_store, data_dir)
 
     def fill() -> BackupManifest:
@@ -88,15 +93,6 @@ def _bases(entries: list[str]) -> dict[str, str]:
     if broken := [entry for entry in entries if "=" not in entry]:
         stop_with(f"--base wants SLUG=ID_OR_PATH, not {broken[0]!r}")
     return dict(or_stop(lambda: [parse_base(entry) for entry in entries]))
-
-
-def _new_embedded(data_dir: Path) -> str:
-    from store.embedded import EmbeddedPostgres, EmbeddedPostgresFailed
-
-    try:
-        return EmbeddedPostgres(data_dir.resolve() / "postgres").url
-    except EmbeddedPostgresFailed as error:
-        stop_with(str(error))
 
 
 def _tell_missing_bases(database: Database) -> None:
@@ -139,7 +135,6 @@ def _folder_to_read(source: Path, data_dir: Path) -> Generator[Path]:
     if source.is_dir():
         yield source
         return
-    data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".restoring.", dir=data_dir) as folder:
         try:
             with tarfile.open(source) as tar:

@@ -413,6 +413,7 @@ def migrate(
 
 def _begin(plane: str, log_format: LogFormat | None) -> None:
     """What every plane does first."""
+    from store.private_files import private_umask
     from wire.faults import arm_faults
     from wire.lifeline import follow_parent
     from wire.logging import configure_logging
@@ -420,6 +421,7 @@ def _begin(plane: str, log_format: LogFormat | None) -> None:
 
     configure_logging(plane, log_format and log_format.value)
     configure_tracing(plane)
+    private_umask()
     follow_parent()
     arm_faults()
 

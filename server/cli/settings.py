@@ -158,7 +158,7 @@ def checkpoint_store_url(url: str | None, data_dir: Path) -> str:
     """The given URL, or the folder inside the data folder. Copies of what lies elsewhere go into the data folder, too,
     unless the URL says where."""
     if not url:
-        return f"file://{(data_dir / 'checkpoints').resolve()}"
+        return f"file://{quote(str((data_dir / 'checkpoints').resolve()))}"
     if url.startswith("s3://") and "cache=" not in url:
         folder = quote(str((data_dir / "checkpoint-copies").resolve()))
         return f"{url}{'&' if '?' in url else '?'}cache={folder}"
@@ -198,6 +198,14 @@ def database_url_or_embedded(database_url: str | None, data_dir: Path) -> str:
     folder = data_dir.resolve() / "postgres"
     if not folder.exists():
         stop_with(f"there is no database in {data_dir}; run `headway up` first, or set HEADWAY_DATABASE_URL")
-    from store.embedded import EmbeddedPostgres
+    return embedded_database_url(data_dir)
 
-    return EmbeddedPostgres(folder).url
+
+def embedded_database_url(data_dir: Path) -> str:
+    """The database embedded in the data folder, made where there is none, or the end of the command."""
+    from store.embedded import EmbeddedPostgres, EmbeddedPostgresFailed
+
+    try:
+        return EmbeddedPostgres(data_dir.resolve() / "postgres").url
+    except EmbeddedPostgresFailed as error:
+        stop_with(str(error))

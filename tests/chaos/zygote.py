@@ -83,7 +83,7 @@ def _become(request: Mapping[str, Any], planes: Mapping[str, Callable[[Mapping[s
     status = 0
     try:
         if "command" in request:
-            _exec(request["command"], request.get("user"))
+            _exec(request["command"], request.get("user"), request["folder"])
         _run(request, planes[request["kind"]])
     except BaseException:
         traceback.print_exc()
@@ -94,7 +94,8 @@ def _become(request: Mapping[str, Any], planes: Mapping[str, Callable[[Mapping[s
         os._exit(status)
 
 
-def _exec(command: list[str], user: str | None) -> None:
+def _exec(command: list[str], user: str | None, folder: str) -> None:
+    os.chdir(folder)
     if user:
         import pwd
 

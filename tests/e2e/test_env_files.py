@@ -65,3 +65,9 @@ def test_a_second_up_on_a_data_folder_names_the_first_and_leaves_its_files_alone
         assert word in second.stderr
     assert (box.data_dir / "env").read_text() == before
     assert httpx.get(f"{box.url}/healthz", trust_env=False).status_code == 200
+
+
+def test_a_data_folder_and_all_in_it_is_for_its_owner_alone(box: Box):
+    paths = [box.data_dir, *box.data_dir.rglob("*")]
+    readable = [str(path) for path in paths if path.lstat().st_mode & 0o077 and path.name != "up.log"]
+    assert readable == []

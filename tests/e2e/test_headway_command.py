@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -134,9 +135,15 @@ def test_up_names_weights_that_do_not_load(tmp_path: Path):
     assert "could not start" in done.stderr
 
 
-def test_a_command_runs_under_up_and_gives_its_status(tiny_base: Path):
+def test_a_command_runs_under_up_and_gives_its_status_whatever_the_data_folder_is_called(tiny_base: Path):
     script = "import os, sys, urllib.request as u; u.urlopen(os.environ['HUD_API_URL'] + '/readyz'); sys.exit(7)"
     with database_folder() as folder:
-        where = ("--data-dir", str(folder / "data"), "--port", "0", "--base", f"tiny-arith={tiny_base}")
-        done = headway("up", *where, "--", sys.executable, "-c", script)
+        data = folder / 'it\'s "my" dätä (100% #1, $HOME?)' / ("-" + "x" * 200)
+        where = ("--data-dir", str(data), "--port", "0", "--base", f"tiny-arith={tiny_base}")
+        done = headway("up", *where, "--host", "::1", "--", sys.executable, "-c", script)
+        opened = [path for path in (data, *data.rglob("*")) if path.lstat().st_mode & 0o077]
+        told = shlex.split(next(line for line in done.stdout.splitlines() if line.startswith("or: ")))
     assert done.returncode == 7, done.stdout + done.stderr
+    assert opened == []
+    assert told == ["or:", "source", str(data / "env")]
+    assert "http://[::1]:" in done.stdout

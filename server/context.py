@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import Depends, Request
 
@@ -13,7 +14,15 @@ from server.auth.attempts import Attempts
 from server.auth.key_uses import KeyUses
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
-from server.gateway.lookups import SharedLookups, live_sampler_urls, serving_lookups
+from server.gateway.lookups import (
+    Holders,
+    SharedLookups,
+    answering_samplers,
+    checkpoint_wants,
+    holder_lookups,
+    live_sampler_urls,
+    serving_lookups,
+)
 from server.gateway.recorder import Recorder
 from server.gateway.sampler_client import SamplerClient
 from server.gateway.sampler_pool import SamplerPool
@@ -48,6 +57,9 @@ class Context:
     recorder: Recorder
     reader: Reader
     shutdown: Shutdown
+    holders: SharedLookups[tuple[UUID, str], Holders]
+    wants: SharedLookups[UUID, None]
+    answering: SharedLookups[str, bool]
 
 
 @asynccontextmanager
@@ -82,6 +94,9 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 recorder,
                 reader,
                 shutdown,
+                holder_lookups(database),
+                checkpoint_wants(database),
+                answering_samplers(connections.is_answering),
             )
     finally:
         watch.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from store.promotion import PromotionPolicy
+from store.promotion import PATIENCE_S, PromotionPolicy
 from store.retention import RetentionPolicy
 from wire.engine import LoraConfig
 
@@ -37,11 +37,11 @@ class Timeouts:
     """How long a request may wait for other planes. The client gives up after 600 s."""
 
     operation_s: float = 570.0
-    adapter_load_s: float = 30.0
     sampler_connect_s: float = 5.0
     sampler_read_s: float = 600.0
-    retry_s: float = 60.0
-    """For so long, a request that no sampler takes is offered again."""
+    samplers_s: float = PATIENCE_S
+    """For so long a chat waits while no sampler lives, holds its checkpoint or answers; and a head that is moved, until
+    samplers hold the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,6 @@ class ServerSettings:
     metrics_token: str | None = None
     """With it a scraper may read /metrics; without, admins alone."""
     promotion: PromotionPolicy = PromotionPolicy.ONE
-    """For whom a move of the head by hand waits, at most `timeouts.adapter_load_s`."""
+    """For whom a move of the head by hand waits, at most `timeouts.samplers_s`."""
     guard: GuardSettings = field(default_factory=GuardSettings)
     stop: StopSettings = field(default_factory=StopSettings)

@@ -19,6 +19,11 @@ LATE_AFTER_S = 30.0
 """A live sampler that has not loaded a head for so long is out of rotation: promotions do not wait for it."""
 
 
+PATIENCE_S = 60.0
+"""How long chats, steps and moves of a head wait for a sampler: for one that lives, answers, and holds the checkpoint.
+(A head that is moved while none lives does not wait: whoever comes loads it.)"""
+
+
 class PromotionPolicy(StrEnum):
     """Whom a promotion waits for: one live sampler, more than half of them, or all."""
 

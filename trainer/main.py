@@ -19,7 +19,7 @@ from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.oplog.leases import LEASE_TTL_S
 from store.planes import register_trainer, trainer_ready
-from store.promotion import PromotionPolicy
+from store.promotion import PATIENCE_S, PromotionPolicy
 from store.tables import ModelRow
 from trainer.base_model import load_base_model
 from trainer.cancellation import Cancellation
@@ -69,7 +69,7 @@ class TrainerSettings:
     metrics_host: str = "127.0.0.1"
     metrics_token: str | None = None
     promotion: PromotionPolicy = PromotionPolicy.ONE
-    promotion_timeout_s: float = 60.0
+    promotion_timeout_s: float = PATIENCE_S
     standstill_s: float = 1800.0
     keep_logprobs: bool = True
     """Of recorded rollouts, beside the sampler's."""

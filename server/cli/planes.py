@@ -37,7 +37,7 @@ from server.cli.settings import (
 )
 from server.settings import GatewayLimits, Limits, StopSettings, TrainerStart, UpkeepSettings
 from store.oplog.leases import LEASE_TTL_S
-from store.promotion import PromotionPolicy
+from store.promotion import PATIENCE_S, PromotionPolicy
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
 from wire.endings import DRAIN_S
 
@@ -271,7 +271,7 @@ def trainer(
         typer.Option(
             envvar="HEADWAY_PROMOTION_TIMEOUT_S", min=1.0, help="Seconds that a step waits for samplers at most"
         ),
-    ] = 60.0,
+    ] = PATIENCE_S,
 ) -> None:
     """Run a trainer for one base model."""
     with _extra("trainer"):

@@ -12,18 +12,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
+from uuid import UUID
 
 from server import remembering
 from server.metrics.instruments import ServerMetrics
+from store.adapters import want_checkpoint
 from store.database import AsyncDatabase
-from store.serving import Question, Serving, find_serving, live_urls
+from store.promotion import PromotionPolicy, Votes, promotion_votes_async
+from store.serving import Question, Sampler, Serving, find_serving, live_urls, samplers_serving
 
 Q = TypeVar("Q", bound=Hashable)
 A = TypeVar("A")
 
 PIN_S = 600.0
 """How long samplers hold a checkpoint after a request that named it."""
+_WANTED_AGAIN_S = 5.0
+_ANSWERS_WITHIN_S = 1.0
 
 
 class SharedLookups(Generic[Q, A]):
@@ -96,6 +102,50 @@ def serving_lookups(database: AsyncDatabase, metrics: ServerMetrics) -> SharedLo
             return await find_serving(connection, question, PIN_S / 2)
 
     return SharedLookups(fetch, metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """The live samplers that hold an adapter; and, where there are none, what the others say about it."""
+
+    samplers: tuple[Sampler, ...]
+    votes: Votes
+
+
+def holder_lookups(database: AsyncDatabase) -> SharedLookups[tuple[UUID, str], Holders]:
+    """Who of a base's samplers holds an adapter."""
+
+    async def fetch(question: tuple[UUID, str]) -> Holders:
+        base_id, adapter = question
+        async with database.connection() as connection:
+            if samplers := await samplers_serving(connection, base_id, adapter):
+                return Holders(samplers, Votes(len(samplers), len(samplers)))
+            return Holders((), await promotion_votes_async(connection, PromotionPolicy.ONE, base_id, adapter))
+
+    return SharedLookups(fetch)
+
+
+def checkpoint_wants(database: AsyncDatabase) -> SharedLookups[UUID, None]:
+    """Have samplers load a checkpoint and hold it for a while; those who ask at about the same time ask once."""
+
+    async def fetch(checkpoint_id: UUID) -> None:
+        async with database.session() as session:
+            await want_checkpoint(session, checkpoint_id, PIN_S)
+
+    return SharedLookups(fetch, good_for_s=_WANTED_AGAIN_S)
+
+
+def answering_samplers(is_answering: Callable[[str], Awaitable[bool]]) -> SharedLookups[str, bool]:
+    """Whether the sampler at a URL says that it can generate, within a second; asked once a second at most."""
+
+    async def fetch(url: str) -> bool:
+        try:
+            async with asyncio.timeout(_ANSWERS_WITHIN_S):
+                return await is_answering(url)
+        except TimeoutError:
+            return False
+
+    return SharedLookups(fetch, good_for_s=_ANSWERS_WITHIN_S)
 
 
 def live_sampler_urls(database: AsyncDatabase) -> Callable[[], Awaitable[set[str]]]:

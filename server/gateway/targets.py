@@ -3,54 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
 import structlog
 
-from server.auth.callers import Caller, admitted
+from server.auth.callers import admitted
 from server.auth.service import key_hash
 from server.context import Context
 from server.gateway.lookups import PIN_S
+from server.gateway.patience import Patience, wait_for_samplers
 from server.gateway.sampler_client import SamplerGone
-from server.models.heads import load_adapter
+from server.gateway.target import Target
 from server.models.repository import as_reference, as_uuid
 from server.models.service import no_such_model
 from server.storable import is_storable
 from store.adapters import adapter_name, base_adapter_name, want_checkpoint
-from store.serving import Question, Sampler, Serving, samplers_serving
-from store.tables import CheckpointRow
+from store.serving import Question, Sampler, Serving
 from wire.catalog import ServingCheckpoint
-from wire.errors import ContextLengthExceeded, Gone, NotFound, Unavailable
+from wire.errors import ContextLengthExceeded, Gone, NotFound
 
 T = TypeVar("T")
 
 _MOST_BROKEN = 4
 _PAUSE_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What answers a request, fixed when the request came: a promotion in between changes nothing.
-
-    `serving` is the checkpoint as replies name it; None: the base weights. `caller`: whose key asked.
-    """
-
-    caller: Caller
-    team_id: UUID
-    model_id: UUID
-    max_concurrent_rollouts: int | None
-    slug: str
-    base_id: UUID
-    base_slug: str
-    checkpoint_id: UUID | None
-    serving: ServingCheckpoint | None
-    adapter: str
-    samplers: tuple[Sampler, ...]
 
 
 async def find_target(context: Context, key: str, model: str, pinned: str | None) -> Target:
@@ -89,16 +67,17 @@ async def on_a_sampler(
     context: Context, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]], prompt: str
 ) -> T:
     """What `work` makes of a sampler that holds the target's adapter. When that one is gone, another is tried, and
-    everything is sampled anew: until several broke off, for then the request may be what they died of, or nobody took
-    it for `timeouts.retry_s`. `prompt`: the parameter that holds it, for the refusal of one that is too long.
+    everything is sampled anew: until several broke off, for then the request may be what they died of, or for
+    `timeouts.samplers_s` none lived, held the adapter or answered. `prompt`: the parameter that holds it, which the
+    refusal of one that is too long names.
 
-    Raises Unavailable when none lives, or none loads the adapter in time.
+    Raises Unavailable.
     """
     candidates, tried = target.samplers, set[UUID]()
-    num_broken, unheard_since = 0, None
+    num_broken, patience = 0, Patience(context.settings.timeouts.samplers_s)
     while True:
         if not candidates:
-            candidates = await _wait_for_samplers(context, target)
+            candidates = await wait_for_samplers(context, target, patience)
         if all(sampler.id in tried for sampler in candidates):
             async with context.shutdown.waiting():
                 await asyncio.sleep(_PAUSE_S)
@@ -112,13 +91,11 @@ async def on_a_sampler(
             raise
         except SamplerGone as gone:
             num_broken += gone.broke_off
-            unheard_since = None if gone.broke_off else unheard_since or time.monotonic()
-            unheard_s = time.monotonic() - unheard_since if unheard_since else 0.0
-            if num_broken >= _MOST_BROKEN or unheard_s > context.settings.timeouts.retry_s:
+            (patience.reset if gone.broke_off else patience.begin)()
+            if num_broken >= _MOST_BROKEN or patience.left_s <= 0:
                 raise
         context.metrics.retried()
-        async with context.database.connection() as connection:
-            candidates = await samplers_serving(connection, target.base_id, target.adapter)
+        candidates = (await context.holders.ask((target.base_id, target.adapter))).samplers
 
 
 @asynccontextmanager
@@ -155,16 +132,3 @@ async def _pin(context: Context, found: Serving, pinned: str) -> None:
     if not found.is_wanted:
         async with context.database.session() as session:
             await want_checkpoint(session, found.checkpoint_id, PIN_S)
-
-
-async def _wait_for_samplers(context: Context, target: Target) -> tuple[Sampler, ...]:
-    checkpoint = None
-    if target.checkpoint_id is not None:
-        async with context.database.session() as session:
-            checkpoint = await session.get_one(CheckpointRow, target.checkpoint_id)
-    holding = await load_adapter(context, target.base_id, checkpoint)
-    if not holding:
-        raise Unavailable(
-            f"no sampler for the base {target.base_slug!r} is running; try again in a few seconds", retry_after_s=2
-        )
-    return tuple(Sampler(row.id, row.url) for row in holding)

@@ -119,7 +119,7 @@ async def load_adapter(
 async def _until_loaded(
     context: Context, base_id: UUID, checkpoint: CheckpointRow | None, policy: PromotionPolicy
 ) -> None:
-    adapter, timeout_s = adapter_of(base_id, checkpoint), context.settings.timeouts.adapter_load_s
+    adapter, timeout_s = adapter_of(base_id, checkpoint), context.settings.timeouts.samplers_s
     deadline = time.monotonic() + timeout_s
     with context.listener.subscribe(ADAPTER_LOADED, adapter) as subscription:
         if checkpoint is not None:

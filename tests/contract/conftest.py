@@ -122,7 +122,7 @@ async def base(
 @pytest.fixture(scope="session")
 async def origin(database_url: str, base: ModelRow, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     blobs: Path = tmp_path_factory.mktemp("blobs")
-    timeouts = Timeouts(operation_s=10, adapter_load_s=1, retry_s=2)
+    timeouts = Timeouts(operation_s=10, samplers_s=1)
     guard = GuardSettings(every_s=0.2, settle_s=0.2, retry_s=0.1, loopback_webhooks=True)
     settings = ServerSettings(database_url, blobs, "token", limits=LIMITS, timeouts=timeouts, guard=guard)
     async with serving(create_app(settings)) as url:

@@ -23,7 +23,7 @@ from tests.contract.conftest import Team, batch, num_operations, serving
 from tests.contract.stand_ins import add_checkpoint
 
 FOR_EVER = 3600.0
-PATIENT = Timeouts(operation_s=FOR_EVER, adapter_load_s=FOR_EVER, retry_s=FOR_EVER)
+PATIENT = Timeouts(operation_s=FOR_EVER, samplers_s=FOR_EVER)
 
 
 @asynccontextmanager

@@ -1,22 +1,30 @@
-"""`/healthz`: this process runs. `/readyz`: the database answers, and every base has a sampler and a trainer, or would
-get one: where trainers start on demand, none is alive while there is nothing to train."""
+"""`/healthz`: this process runs. `/readyz`: a chat with any base would be served now, and what it teaches be trained;
+else what is missing.
+
+A base is served by a sampler that lives, is not drained, has loaded the base's weights and answers. It is trained by a
+trainer that is ready; where trainers start on demand, none lives while there is nothing to train, and the base is ready
+once one has loaded it, unless the last start failed.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import structlog
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from sqlalchemy import func, select
+from sqlalchemy import Text, and_, cast, func, literal, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.context import ContextDep
-from store.adapters import base_adapter_name
+from server.context import Context, ContextDep
 from store.database import AsyncDatabase
 from store.planes import is_live
-from store.supply import supplies_async
+from store.supply import Supply, supplies_async
 from store.tables import SamplerAdapterRow, SamplerRow
 
 log = structlog.get_logger(__name__)
@@ -24,7 +32,7 @@ router = APIRouter(tags=["health"])
 
 
 class BaseReadiness(BaseModel):
-    """A base: live trainers, live samplers that hold its weights, queued operations, and why nothing is trained."""
+    """A base: trainers that are ready, samplers that would serve it, queued operations, and why nothing is trained."""
 
     base: str
     loaded: bool
@@ -35,9 +43,10 @@ class BaseReadiness(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether the whole loop can run, and what is missing."""
+    """Whether the whole loop can run, and what is missing, each in a sentence."""
 
     ready: bool
+    missing: list[str]
     database: bool
     bases: list[BaseReadiness]
     stopping: bool = False
@@ -53,37 +62,86 @@ async def healthz() -> dict[str, str]:
 async def readyz(context: ContextDep) -> JSONResponse:
     """200 when the whole loop can run; 503 with what is missing, and while this server stops."""
     stopping = context.shutdown.is_begun
+    missing = ["this server is stopping; another one takes its requests"] if stopping else []
+    facts: dict[str, Any] = {"database": True, "bases": [], "stopping": stopping}
     try:
-        bases = await _bases(context.database)
+        supplies, samplers = await _planes(context.database)
     except SQLAlchemyError as error:
         log.warning("database_away", error=str(error).splitlines()[0])
-        return JSONResponse({"ready": False, "database": False, "bases": [], "stopping": stopping}, 503)
+        return _readiness([*missing, "the database does not answer"], {**facts, "database": False})
+    if not supplies:
+        missing.append("no base model is registered; 'headway sampler --base NAME=PATH' and 'headway trainer' do it")
     on_demand = context.settings.trainer_start is not None
-    ready = not stopping and all(
-        (base["trainers"] or (on_demand and base["loaded"])) and base["samplers"] for base in bases
+    for supply in supplies:
+        able, lack = await _able_to_serve(context, supply.base, samplers.get(supply.base_id, []))
+        missing += [lack] if lack else []
+        if supply.shortage and not (on_demand and supply.is_loaded and supply.error is None):
+            missing.append(supply.shortage)
+        facts["bases"].append(_base(supply, able))
+    return _readiness(missing, facts)
+
+
+def _readiness(missing: list[str], facts: dict[str, Any]) -> JSONResponse:
+    return JSONResponse({"ready": not missing, "missing": missing, **facts}, 503 if missing else 200)
+
+
+@dataclass(frozen=True, slots=True)
+class _LiveSampler:
+    """`state` of the base's weights there: None while they are not loaded; `error`: why they cannot be."""
+
+    url: str
+    is_drained: bool
+    state: str | None
+    error: str | None
+
+
+async def _planes(database: AsyncDatabase) -> tuple[list[Supply], dict[UUID, list[_LiveSampler]]]:
+    """The supply of trainers, and the live samplers by base."""
+    base_hex = func.replace(cast(SamplerRow.base_id, Text), "-", "")
+    weights = SamplerAdapterRow.adapter == literal("hw-base-") + base_hex  # as store.adapters.base_adapter_name
+    query = (
+        select(
+            SamplerRow.base_id,
+            SamplerRow.url,
+            SamplerRow.drained_at.is_not(None),
+            SamplerAdapterRow.state,
+            SamplerAdapterRow.error,
+        )
+        .outerjoin(SamplerAdapterRow, and_(SamplerAdapterRow.sampler_id == SamplerRow.id, weights))
+        .where(is_live(SamplerRow))
     )
-    return JSONResponse({"ready": ready, "database": True, "bases": bases, "stopping": stopping}, 200 if ready else 503)
-
-
-async def _bases(database: AsyncDatabase) -> list[dict[str, Any]]:
-    """Each base with its live trainers, and the live samplers that hold its weights."""
+    samplers = defaultdict[UUID, list[_LiveSampler]](list)
     async with database.session() as session:
         supplies = await supplies_async(session)
-        holding = await session.execute(
-            select(SamplerAdapterRow.adapter, func.count())
-            .join(SamplerRow, SamplerRow.id == SamplerAdapterRow.sampler_id)
-            .where(is_live(SamplerRow), SamplerAdapterRow.state == "loaded")
-            .group_by(SamplerAdapterRow.adapter)
-        )
-        num_holding = {row[0]: row[1] for row in holding}
-    return [
-        {
-            "base": supply.base,
-            "loaded": supply.is_loaded,
-            "trainers": supply.num_ready,
-            "samplers": num_holding.get(base_adapter_name(supply.base_id), 0),
-            "queued": supply.num_open,
-            "shortage": supply.shortage,
-        }
-        for supply in supplies
-    ]
+        for base_id, url, is_drained, state, error in await session.execute(query):
+            samplers[base_id].append(_LiveSampler(url, is_drained, state, error))
+    return supplies, samplers
+
+
+async def _able_to_serve(context: Context, base: str, samplers: list[_LiveSampler]) -> tuple[int, str | None]:
+    """How many samplers would serve a chat with the base weights; and if none would, why."""
+    undrained = [sampler for sampler in samplers if not sampler.is_drained]
+    loaded = [sampler.url for sampler in undrained if sampler.state == "loaded"]
+    able = sum(await asyncio.gather(*(context.answering.ask(url) for url in loaded)))
+    if able:
+        return able, None
+    if loaded:
+        return 0, f"no sampler for base {base} answers"
+    if refusal := next((sampler.error for sampler in undrained if sampler.error), None):
+        return 0, f"no sampler for base {base} could load its weights: {refusal}"
+    if undrained:
+        return 0, f"no sampler for base {base} has loaded its weights yet"
+    if samplers:
+        return 0, f"every sampler for base {base} is drained; have one work again with 'headway undrain'"
+    return 0, f"no sampler for base {base} is alive; start one with 'headway sampler --base {base}'"
+
+
+def _base(supply: Supply, num_samplers: int) -> dict[str, Any]:
+    return {
+        "base": supply.base,
+        "loaded": supply.is_loaded,
+        "trainers": supply.num_ready,
+        "samplers": num_samplers,
+        "queued": supply.num_open,
+        "shortage": supply.shortage,
+    }

@@ -1,0 +1,114 @@
+"""`/readyz` is 200 when a chat with any base would be served and trained, and says what is missing otherwise."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import delete, func, insert, update
+
+from server.app import create_app
+from server.settings import ServerSettings, TrainerStart
+from store.adapters import base_adapter_name
+from store.tables import SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
+from tests.contract.conftest import serving
+from tests.contract.test_models import no_samplers
+
+NOBODY = "http://127.0.0.1:1"
+
+
+@asynccontextmanager
+async def changed(database, row, base_id, **values: Any):
+    """For a while the base's samplers or trainers are as `values` say."""
+    async with database.session() as session:
+        before = dict.fromkeys(values)
+        if "url" in values:
+            before["url"] = (
+                await session.scalars(SamplerRow.__table__.select().with_only_columns(SamplerRow.url))
+            ).one()
+        await session.execute(update(row).where(row.base_id == base_id).values(**values))
+    try:
+        yield
+    finally:
+        async with database.session() as session:
+            await session.execute(update(row).where(row.base_id == base_id).values(**before))
+
+
+@pytest.fixture
+def missing(origin, base):
+    """What is said to be missing of the base. (Other tests register bases that nobody serves.)"""
+
+    async def missing(url: str = origin) -> list[str]:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            reply = await http.get(f"{url}/readyz")
+        assert reply.status_code == (503 if reply.json()["missing"] else 200)
+        assert reply.json()["ready"] is (reply.status_code == 200)
+        return [sentence for sentence in reply.json()["missing"] if base.slug in sentence]
+
+    return missing
+
+
+async def test_a_base_with_a_sampler_and_a_trainer_lacks_nothing(missing):
+    assert await missing() == []
+
+
+async def test_a_base_whose_samplers_are_all_drained_is_not_ready(missing, database, base):
+    async with changed(database, SamplerRow, base.id, drained_at=func.clock_timestamp()):
+        [sentence] = await missing()
+    assert "every sampler for base" in sentence
+    assert "headway undrain" in sentence
+
+
+async def test_a_base_without_a_live_sampler_is_not_ready(missing, database):
+    async with no_samplers(database):
+        [sentence] = await missing()
+    assert "start one with 'headway sampler" in sentence
+
+
+async def test_a_sampler_that_lives_and_does_not_answer_serves_nobody(missing, database, base):
+    async with changed(database, SamplerRow, base.id, url=NOBODY):
+        [sentence] = await missing()
+    assert sentence == f"no sampler for base {base.slug} answers"
+
+
+@pytest.mark.parametrize(("error", "said"), [(None, "has loaded its weights yet"), ("too broken", "too broken")])
+async def test_a_sampler_that_has_not_loaded_the_base_serves_nobody(error, said, missing, database, base):
+    adapter = SamplerAdapterRow.adapter == base_adapter_name(base.id)
+    async with database.session() as session:
+        sampler_id = await session.scalar(
+            delete(SamplerAdapterRow).where(adapter).returning(SamplerAdapterRow.sampler_id)
+        )
+        row = {"sampler_id": sampler_id, "adapter": base_adapter_name(base.id)}
+        if error:
+            await session.execute(insert(SamplerAdapterRow).values(**row, state="failed", error=error))
+    try:
+        [sentence] = await missing()
+    finally:
+        async with database.session() as session:
+            await session.execute(delete(SamplerAdapterRow).where(adapter))
+            await session.execute(insert(SamplerAdapterRow).values(**row, state="loaded"))
+    assert said in sentence
+
+
+async def test_a_base_without_a_trainer_is_ready_only_where_one_would_be_started(
+    missing, database, database_url, base, tmp_path
+):
+    settings = ServerSettings(database_url, tmp_path, "token", trainer_start=TrainerStart())
+    async with (
+        changed(database, TrainerRow, base.id, drained_at=func.clock_timestamp()),
+        serving(create_app(settings)) as on_demand,
+    ):
+        [sentence] = await missing()
+        assert f"no trainer for base {base.slug}" in sentence
+        assert await missing(on_demand) == []
+        async with database.session() as session:
+            failed = {"asked_at": func.clock_timestamp(), "next_at": func.clock_timestamp(), "attempts": 1}
+            await session.execute(insert(TrainerStartRow).values(base_id=base.id, error="no such machine", **failed))
+        try:
+            [sentence] = await missing(on_demand)
+        finally:
+            async with database.session() as session:
+                await session.execute(delete(TrainerStartRow).where(TrainerStartRow.base_id == base.id))
+        assert "no such machine" in sentence

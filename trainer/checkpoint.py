@@ -24,7 +24,7 @@ from trainer.finite import all_finite
 from trainer.lora import LiveAdapter, LoraLayout
 from trainer.session import Session
 from wire.engine import LoraConfig
-from wire.errors import CorruptCheckpoint
+from wire.errors import CorruptCheckpoint, NonFinite
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -35,9 +35,12 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def save_adapter(session: Session, live: LiveAdapter, base_name: str, dtype: torch.dtype, folder: Path) -> None:
-    """Write the adapter as `dtype`, the precision that a sampler computes in. Raises OSError if the disk refuses."""
+    """Write the adapter as `dtype`, the precision that a sampler computes in. Raises OSError if the disk refuses,
+    NonFinite for weights that this precision does not hold."""
     (folder / _ADAPTER_CONFIG).write_text(_config_text(live, base_name))
     flat = session.weights.to(device="cpu", dtype=dtype)
+    if not all_finite(flat):
+        raise NonFinite(f"this step would leave weights that {dtype} does not hold; lower the learning_rate")
     tensors = dict(zip(session.layout.names, session.layout.views(flat), strict=True))
     _write_tensors(tensors, folder / _ADAPTER_WEIGHTS, {"format": "pt"})
 

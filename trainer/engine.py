@@ -166,12 +166,16 @@ class TrainingEngine:
         return StepResult({**result.metrics, "seconds": self._clock() - started}, result.moved)
 
     def save(self, model: UUID, adapter: Path, state: Path) -> None:
-        """Write the adapter as samplers load it, and the state as training goes on from it."""
+        """Write the adapter as samplers load it, and the state as training goes on from it.
+
+        Raises NonFinite, before anything is written, for weights with which no token could be sampled.
+        """
         session = self._sessions.get(model)
+        canary = sing(self._base, session)
         live = self._base.adapter(session.lora)
         save_adapter(session, live, self._base.name, self._base.served_dtype, adapter)
         if self._settings.canary:
-            sing(self._base, session).write(adapter)
+            canary.write(adapter)
         save_state(session, state)
 
     def _gradient_pass(

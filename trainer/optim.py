@@ -6,7 +6,7 @@ import torch
 
 from trainer.finite import all_finite
 from trainer.session import Session
-from trainer.validation import check_adam
+from wire.adamw import check_adam
 from wire.engine import AdamParams, StepResult
 from wire.errors import NonFinite
 

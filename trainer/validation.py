@@ -8,13 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer.batch import Datum
-from wire.engine import AdamParams, BaseModelInfo, LoraConfig
+from wire.engine import BaseModelInfo, LoraConfig
 from wire.errors import InvalidRequest
 from wire.trajectories import Batch, Float32Array, Trajectory
 from wire.turns import check_turn
-
-# Beyond any use, and products of two still fit float32: torch raises an error of its own where they do not.
-_LARGEST = 1e6
 
 
 def check_batch(batch: Batch, info: BaseModelInfo, *, sampling_logprobs_optional: bool) -> None:
@@ -51,22 +48,6 @@ def check_weights(datums: Sequence[Datum], weights: Sequence[Float32Array]) -> N
             raise InvalidRequest(f"weights[{index}] has {len(row)} values, its datum {len(datum.ids) - 1} positions")
         if not np.isfinite(row[datum.action_positions_N - 1]).all():
             raise InvalidRequest(f"weights[{index}] holds a value on a sampled token that is not finite")
-
-
-def check_adam(adam: AdamParams) -> None:
-    """Raises InvalidRequest unless AdamW is defined for these parameters."""
-    _check_number("learning_rate", adam.learning_rate, 0 <= adam.learning_rate <= _LARGEST, f"from 0 to {_LARGEST}")
-    _check_number("beta1", adam.beta1, 0 <= adam.beta1 < 1, "0 or more, below 1")
-    _check_number("beta2", adam.beta2, 0 <= adam.beta2 < 1, "0 or more, below 1")
-    _check_number("eps", adam.eps, 0 < adam.eps <= _LARGEST, f"above 0, up to {_LARGEST}")
-    _check_number("weight_decay", adam.weight_decay, 0 <= adam.weight_decay <= _LARGEST, f"from 0 to {_LARGEST}")
-    if adam.max_grad_norm is not None:
-        _check_number("max_grad_norm", adam.max_grad_norm, 0 < adam.max_grad_norm < math.inf, "above 0 and finite")
-
-
-def _check_number(name: str, value: float, ok: bool, rule: str) -> None:
-    if not ok:
-        raise InvalidRequest(f"{name} is {value}: it must be {rule}")
 
 
 def _check_groups(batch: Batch) -> None:

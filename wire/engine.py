@@ -131,5 +131,6 @@ class Engine(Protocol):
         ...
 
     def save(self, model: UUID, adapter: Path, state: Path) -> None:
-        """Write the adapter (PEFT layout) and the optimizer state into two existing empty folders."""
+        """Write the adapter (PEFT layout) and the optimizer state into two existing empty folders. Raises NonFinite for
+        weights that are of no use: every checkpoint goes through here before it is committed."""
         ...

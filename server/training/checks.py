@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,7 +13,6 @@ from wire.errors import InvalidRequest
 from wire.training import (
     ForwardBackwardRequest,
     ForwardRequest,
-    OptimStepRequest,
     ResolvedInput,
     SampleInput,
     TrajectoryInput,
@@ -54,17 +52,6 @@ def check_loss(request: ForwardBackwardRequest, losses: Losses) -> None:
         _check_finite(f"loss_fn_config.{key}", value)
     if request.num_substeps > len(request.inputs):
         raise InvalidRequest(f"num_substeps is {request.num_substeps}, but there are {len(request.inputs)} inputs")
-
-
-def check_adam(request: OptimStepRequest) -> None:
-    """Raises InvalidRequest unless AdamW is defined for these parameters."""
-    _check_number("learning_rate", request.learning_rate, request.learning_rate >= 0, "0 or more")
-    _check_number("beta1", request.beta1, 0 <= request.beta1 < 1, "at least 0 and below 1")
-    _check_number("beta2", request.beta2, 0 <= request.beta2 < 1, "at least 0 and below 1")
-    _check_number("eps", request.eps, request.eps > 0, "greater than 0")
-    _check_number("weight_decay", request.weight_decay, request.weight_decay >= 0, "0 or more")
-    if request.max_grad_norm is not None:
-        _check_number("max_grad_norm", request.max_grad_norm, request.max_grad_norm > 0, "greater than 0")
 
 
 def check_weights(weights: list[npt.NDArray[np.float32]], lengths: list[int]) -> None:
@@ -120,11 +107,6 @@ def _checked_turn(where: str, sample: SampleInput, info: BaseModelInfo, logprobs
     turn = Turn(prompt_ids, sample.output_token_ids, sample.output_logprobs)
     check_turn(where, turn, info, logprobs_optional=logprobs_optional)
     return turn
-
-
-def _check_number(name: str, value: float, ok: bool, rule: str) -> None:
-    if not (ok and math.isfinite(value)):
-        raise InvalidRequest(f"{name} is {value}: it must be finite and {rule}")
 
 
 def _check_finite(name: str, value: float) -> None:

@@ -13,13 +13,15 @@ from pydantic import BaseModel
 from server.context import Context
 from server.training.admission import TrainedModel, open_model, trainable_model
 from server.training.body import read_request
-from server.training.checks import check_adam, check_loss, check_metrics, check_weights, checked_batch
+from server.training.checks import check_loss, check_metrics, check_weights, checked_batch
 from server.training.forwards import Forward, open_forward
 from server.training.idempotency import request_digest
 from server.training.operations import Prepared, run_operation
 from server.training.recorded import RecordedInputs, resolve_inputs
 from store.oplog.results import Result
 from wire import training as wire
+from wire.adamw import check_adam
+from wire.engine import AdamParams
 from wire.off_loop import off_loop
 from wire.payload import encode, encode_batch
 
@@ -88,7 +90,7 @@ async def optim_step(context: Context, key: str, model_id: str, request: Request
     body, num_bytes = await _read(context, request, wire.OptimStepRequest)
 
     async def prepare() -> Prepared:
-        check_adam(body)
+        check_adam(AdamParams(**body.model_dump()))
         return Prepared(encode(body.model_dump(exclude_none=True)))
 
     _, (header, _) = await _run(context, request, model, "optim_step", body, num_bytes, prepare)

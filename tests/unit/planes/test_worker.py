@@ -28,7 +28,7 @@ from trainer.instruments import TrainerMetrics
 from trainer.logprob_keeper import LogprobKeeper
 from trainer.worker import Worker, WorkerSettings
 from wire.engine import BaseModelInfo, PassResult, StepResult
-from wire.errors import InvalidRequest
+from wire.errors import InvalidRequest, NonFinite
 from wire.payload import encode, encode_batch
 from wire.trajectories import Batch, Trajectory, Turn
 
@@ -279,6 +279,22 @@ async def test_a_step_without_gradients_is_refused(trainer: Trainer):
     trainer.work()
     assert trainer.now(step).error_code == "nothing_accumulated"
     assert trainer.head() is None
+
+
+async def test_a_step_whose_weights_are_of_no_use_moves_no_head_and_keeps_its_gradients(trainer: Trainer, monkeypatch):
+    await trainer.pass_of(5.0)
+    refused = await trainer.step()
+
+    def refuse(*_: object) -> None:
+        raise NonFinite("its logprobs are not finite")
+
+    monkeypatch.setattr(trainer.engine, "save", refuse)
+    trainer.work()
+    assert (trainer.now(refused).error_code, trainer.head()) == ("non_finite", None)
+    monkeypatch.undo()
+    await trainer.step()
+    trainer.work()
+    assert trainer.served_weights() == 5.0
 
 
 async def test_a_step_that_cannot_be_saved_keeps_its_gradients_for_the_next(trainer: Trainer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
 import numpy as np
@@ -30,7 +31,7 @@ from trainer.batch import to_datums
 from trainer.engine import TrainingEngine
 from trainer.losses import LOSSES, ActionTokens, make_loss
 from wire.engine import AdamParams, DatumTensors, LoraConfig, LossChoice
-from wire.errors import Conflict, HeadwayError, InvalidRequest, NotFound
+from wire.errors import Conflict, HeadwayError, InvalidRequest, NonFinite, NotFound
 from wire.trajectories import Batch, Trajectory
 
 IS = LossChoice("importance_sampling")
@@ -240,6 +241,19 @@ def test_on_policy_ratios_are_one() -> None:
 
 
 # Metrics
+
+
+@pytest.mark.parametrize("canary", [True, False])
+def test_finite_weights_with_which_no_token_can_be_sampled_are_not_saved(canary: bool, tmp_path: Path) -> None:
+    """Every head is saved before it is committed, with a canary or without."""
+    engine = opened(tiny_engine(canary=canary), MODEL)
+    engine.forward_backward(MODEL, mixed_batch(1), IS)
+    engine.optim_step(MODEL, STEP)
+    session(engine, MODEL).weights *= 1e25
+    assert session(engine, MODEL).weights.isfinite().all()
+    with pytest.raises(NonFinite, match="logprobs are not finite"):
+        engine.save(MODEL, tmp_path, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_pass_reports_finite_figures_under_their_names() -> None:

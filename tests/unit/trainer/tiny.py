@@ -99,10 +99,13 @@ def tiny_model(architecture: str = "qwen3", dtype: torch.dtype = torch.float32, 
 
 
 def tiny_engine(
-    architecture: str = "qwen3", dtype: torch.dtype = torch.float32, max_tokens_per_pass: int = 4096
+    architecture: str = "qwen3",
+    dtype: torch.dtype = torch.float32,
+    max_tokens_per_pass: int = 4096,
+    canary: bool = True,
 ) -> TrainingEngine:
     base = BaseModel(tiny_model(architecture, dtype))
-    return TrainingEngine(base, EngineSettings(max_tokens_per_pass=max_tokens_per_pass, threads=1))
+    return TrainingEngine(base, EngineSettings(max_tokens_per_pass=max_tokens_per_pass, threads=1, canary=canary))
 
 
 def opened(engine: TrainingEngine, model: UUID = MODEL, seed: int = 0, lora: LoraConfig = LORA) -> TrainingEngine:

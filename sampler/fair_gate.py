@@ -26,7 +26,7 @@ class FairGate:
         assert 0 <= reserve < limit
         self._limit = limit
         self._reserve = reserve
-        self._queue: FairQueue[_Turn] = FairQueue()
+        self._queue: FairQueue[_Turn] = FairQueue(width=max(8, limit // 4))
         self._num_inside = 0
 
     @property
@@ -56,14 +56,14 @@ class FairGate:
         self._let_in()
 
     def _let_in(self) -> None:
-        while (turn := self._queue.peek()) is not None and self._has_place(turn):
+        while (turn := self._queue.peek(self._has_place)) is not None:
             self._queue.begin(turn)
             self._num_inside += 1
             turn.came.set_result(None)
 
-    def _has_place(self, turn: _Turn) -> bool:
+    def _has_place(self, team: str) -> bool:
         free = self._limit - self._num_inside
         if free > self._reserve:
             return True
         share = max(1, (self._limit - self._reserve) // max(2, self._queue.num_teams))
-        return free > 0 and self._queue.num_of_team(turn.team) < share
+        return free > 0 and self._queue.num_of_team(team) < share

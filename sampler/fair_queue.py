@@ -1,16 +1,16 @@
-"""Whose turn it is: of the teams that wait, the one that was served least; within it, the call that has the least under
-way; of these, the first.
+"""Whose turn it is: of the teams that wait, the one that was served least; within it, the call that came first, but
+wide calls, which have many answers under way already, after the others.
 
 Service is counted in tokens, as in the virtual token counter (Sheng et al., OSDI 2024, arXiv:2401.00588): a team that
-comes back begins where the least served of the present ones is, so that nobody saves up turns by staying away. A call
-(one request to the gateway) with many answers is thus no obstacle to a call with one, and a team with many calls none
-to a team with few.
+comes back begins where the least served of the present ones is, so that nobody saves up turns by staying away. Calls
+(requests to the gateway, each with one or many answers) are not taken in turns by themselves: answers to one prompt are
+cheapest together.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -38,9 +38,11 @@ class _Team(Generic[Q]):
 
 
 class FairQueue(Generic[Q]):
-    """What waits, in order of turns; and how much of each call is under way, as `began` and `ended` report it."""
+    """What waits, in order of turns; and how much of each call is under way, as `begin` and `end` say. A call is wide
+    with `width` of it under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 8) -> None:
+        self.width = width
         self._teams: dict[str, _Team[Q]] = {}
         self._num_waiting = 0
 
@@ -72,13 +74,13 @@ class FairQueue(Generic[Q]):
             del team.waiting[item.call]
         self._drop_if_idle(item.team)
 
-    def peek(self) -> Q | None:
-        """Whose turn it is."""
-        waiting = [team for team in self._teams.values() if team.waiting]
+    def peek(self, may: Callable[[str], bool] = lambda _: True) -> Q | None:
+        """Whose turn it is, among the teams that `may` have one."""
+        waiting = [team for name, team in self._teams.items() if team.waiting and may(name)]
         if not waiting:
             return None
         team = min(waiting, key=lambda team: team.service)
-        return team.waiting[_least_under_way(team)][0]
+        return team.waiting[self._next_call(team)][0]
 
     def begin(self, item: Q) -> None:
         """It waits no more: its turn has come."""
@@ -115,6 +117,11 @@ class FairQueue(Generic[Q]):
         """Of which anything waits or is under way."""
         return len(self._teams)
 
+    def _next_call(self, team: _Team[Q]) -> Hashable:
+        narrow = (call for call in team.waiting if team.under_way.get(call, 0) < self.width)
+        found = next(narrow, None)
+        return found if found is not None else min(team.waiting, key=lambda call: team.under_way[call])
+
     def _team(self, name: str) -> _Team[Q]:
         if name not in self._teams:
             least = min((team.service for team in self._teams.values()), default=0.0)
@@ -125,14 +132,3 @@ class FairQueue(Generic[Q]):
         team = self._teams[name]
         if not team.waiting and not team.under_way:
             del self._teams[name]
-
-
-def _least_under_way(team: _Team[Q]) -> Hashable:
-    least, found = None, None
-    for call in team.waiting:
-        num = team.under_way.get(call, 0)
-        if num == 0:
-            return call
-        if least is None or num < least:
-            least, found = num, call
-    return found

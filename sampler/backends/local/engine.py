@@ -90,7 +90,8 @@ class Engine:
         with self._wake:
             while not (self._closing or self._arrived or self._scheduler.running or self._scheduler.waiting):
                 self._wake.wait()
-            self._scheduler.waiting.extend(self._arrived)
+            for sequence in self._arrived:
+                self._scheduler.waiting.push(sequence)
             self._arrived.clear()
             return not self._closing
 
@@ -106,7 +107,7 @@ class Engine:
             return self._step()
         except Exception as error:
             log.exception("step_failed", running=len(self._scheduler.running))
-            failed = list(self._scheduler.running) or [self._scheduler.waiting[0]]
+            failed = list(self._scheduler.running) or list(self._scheduler.waiting)[:1]
             for sequence in failed:
                 self._scheduler.leave(sequence)
             return [(sequence.stream, HeadwayError(f"the sampler's step failed: {error}")) for sequence in failed]

@@ -1,15 +1,18 @@
-"""Which sequences take part in the next step: first come first served, within the cache's budget."""
+"""Which sequences take part in the next step, within the cache's budget: in turns, as `sampler.fair_queue` says."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 
 from sampler.backends.local.kv_cache import SlotCache
 from sampler.backends.local.sequence import Sequence
+from sampler.fair_queue import FairQueue
 
 _HEADROOM_TOKENS = 32  # a sequence that joins without room to grow would soon push another one out
+_LEAD_TOKENS = 64  # so much more a team may have been served than one that waits, before it is set back for that one
+_LEAST_WIDTH = 8  # as many answers of one call as run together in any case: they share their prompt
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class Scheduler:
         self._cache = cache
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: FairQueue[Sequence] = FairQueue()
         self.running: list[Sequence] = []
 
     def plan(self) -> StepPlan:
@@ -45,11 +48,15 @@ class Scheduler:
         self._make_room()
         plan = StepPlan(forward=list(self.running))
         num_step_tokens = len(self.running)
-        while self.waiting and self._admits(self.waiting[0]):
-            newcomer = self.waiting[0]
+        self.waiting.width = max(_LEAST_WIDTH, len(self.running) // 4)
+        while (newcomer := self.waiting.peek()) is not None:
             if num_step_tokens and num_step_tokens + len(newcomer.ids) > self._max_step_tokens:
                 break
-            num_step_tokens += self._admit(self.waiting.popleft(), plan)
+            if not self._has_or_makes_room(newcomer, plan):
+                break
+            num_step_tokens += self._admit(newcomer, plan)
+        for sequence in plan.forward:  # what is computed again was served before
+            self.waiting.serve(sequence.team, len(sequence.ids) - sequence.cached if sequence.at_prompt_end else 1)
         plan.forward.sort(key=lambda sequence: id(sequence.adapter))
         return plan
 
@@ -58,6 +65,10 @@ class Scheduler:
         if sequence.row < 0:
             self.waiting.remove(sequence)
             return
+        self.waiting.end(sequence)
+        self._give_up_row(sequence)
+
+    def _give_up_row(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         last = max(self.running, key=lambda other: other.row, default=sequence)
         if last.row > sequence.row:
@@ -82,26 +93,70 @@ class Scheduler:
         return [*self.running, *self.waiting]
 
     def _make_room(self) -> None:
-        """Room for one more token of everyone that runs. What does not fit goes back to the queue's front, latest
-        comer first, and is computed again from its tokens later: its stream of random numbers goes on."""
+        """Room for one more token of everyone that runs. What does not fit goes back to the queue's front, and is
+        computed again from its tokens later: its stream of random numbers goes on."""
         while self.running and not self._cache.fits(len(self.running), self._longest()):
-            latest = self.running[-1]
-            self.leave(latest)
-            self.waiting.appendleft(latest)
+            self._set_back(max(reversed(self.running), key=self._excess))
         if self.running:
             self._cache.reserve(len(self.running), self._longest())
+
+    def _excess(self, sequence: Sequence) -> tuple[float, bool]:
+        """Who has most gives its row first; of equals, the latest comer."""
+        is_wide = self.waiting.num_under_way(sequence) > self.waiting.width
+        return self.waiting.service(sequence.team), is_wide
+
+    def _set_back(self, sequence: Sequence) -> None:
+        self._give_up_row(sequence)
+        self.waiting.push_front(sequence)
+        self.waiting.end(sequence)
+
+    def _has_or_makes_room(self, newcomer: Sequence, plan: StepPlan) -> bool:
+        """Whether it may join, if need be in place of others that have had more than their share."""
+        if self._admits(newcomer, self.running):
+            return True
+        victims = self._victims(newcomer)
+        for victim in victims:
+            self._set_back(victim)
+            plan.forward.remove(victim)
+        return bool(victims)
+
+    def _victims(self, newcomer: Sequence) -> list[Sequence]:
+        """The fewest that make room for it, those first whose team was served most, and of these the latest comers;
+        none if that does not help."""
+        left, chosen, taken = list(self.running), list[Sequence](), Counter[Hashable]()
+        latest_first = list(reversed(self.running))
+        for sequence in sorted(latest_first, key=lambda s: -self.waiting.service(s.team)):
+            if sequence.may_be_set_back and self._goes_before(newcomer, sequence, taken[sequence.call]):
+                left.remove(sequence)
+                chosen.append(sequence)
+                taken[sequence.call] += 1
+                if self._admits(newcomer, left):
+                    return chosen
+        return []
+
+    def _goes_before(self, newcomer: Sequence, running: Sequence, num_taken: int) -> bool:
+        if newcomer.team != running.team:
+            lead = self.waiting.service(running.team) - self.waiting.service(newcomer.team)
+            return lead > _LEAD_TOKENS
+        if newcomer.call == running.call:
+            return False
+        is_wide = self.waiting.num_under_way(running) - num_taken > self.waiting.width
+        return is_wide and self.waiting.num_under_way(newcomer) < self.waiting.width
 
     def _longest(self) -> int:
         return max((len(sequence.ids) for sequence in self.running), default=0)
 
-    def _admits(self, newcomer: Sequence) -> bool:
-        if not self.running:
+    def _admits(self, newcomer: Sequence, running: Collection[Sequence]) -> bool:
+        """Whether there is room for it beside those."""
+        if not running:
             return True  # alone, any request fits: the context length is within the budget
-        length = max(self._longest(), len(newcomer.ids)) + _HEADROOM_TOKENS
-        return len(self.running) < self._max_running and self._cache.fits(len(self.running) + 1, length)
+        length = max(*(len(s.ids) for s in running), len(newcomer.ids)) + _HEADROOM_TOKENS
+        return len(running) < self._max_running and self._cache.fits(len(running) + 1, length)
 
     def _admit(self, newcomer: Sequence, plan: StepPlan) -> int:
         """Give it a row, and the prompt of one that has it if there is one; returns how many tokens it adds."""
+        self.waiting.begin(newcomer)
+        newcomer.joined_at = len(newcomer.ids)
         newcomer.row = len(self.running)
         self._cache.reserve(len(self.running) + 1, max(self._longest(), len(newcomer.ids)))
         source = self._with_same_prompt(newcomer)

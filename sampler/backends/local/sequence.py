@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Hashable
 from typing import Literal
 
 from sampler.backends.local.adapter_files import Adapter
@@ -13,6 +14,9 @@ from sampler.text import SettlingText
 from sampler.vocabulary import Vocabulary
 from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, TopLogprob
 
+_LEAST_PROGRESS = 16
+_RECOMPUTED_A_TOKEN = 64
+"""So many tokens of a prompt cost about as much as one step."""
 _GREEDY_BELOW = 1e-5  # as vLLM: dividing by less only makes infinities
 
 FinishReason = Literal["stop", "length"]
@@ -36,6 +40,8 @@ class Sequence:
         stream: EventStream,
         form: Form | None = None,
     ) -> None:
+        self.team = request.team
+        self.call: Hashable = request.call or self
         self.adapter = adapter
         self.params = request.params
         self.stream = stream
@@ -44,6 +50,7 @@ class Sequence:
         self.row = -1
         self.cached = 0
         self.cancelled = False
+        self.joined_at = 0  # tokens it had when it last got its row
         self._draws = draws
         self._vocabulary = vocabulary
         self._max_new_tokens = max_new_tokens
@@ -55,6 +62,11 @@ class Sequence:
     def num_new(self) -> int:
         """Tokens sampled so far."""
         return len(self.ids) - self.num_prompt
+
+    @property
+    def may_be_set_back(self) -> bool:
+        """Whether it has come on enough since it got its row to make up for computing it again."""
+        return len(self.ids) - self.joined_at >= max(_LEAST_PROGRESS, len(self.ids) // _RECOMPUTED_A_TOKEN)
 
     @property
     def at_prompt_end(self) -> bool:

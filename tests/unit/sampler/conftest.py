@@ -150,6 +150,10 @@ def backend(open_backend: OpenBackend) -> LocalBackend:
 
 async def ask_backend(backend: LocalBackend, prompt: list[int], *, adapter: str = "base", **params: Any) -> Answer:
     request = GenerateRequest(adapter=adapter, prompt_token_ids=prompt, params=SamplingParams(**params))
+    return await collect(backend, request)
+
+
+async def collect(backend: LocalBackend, request: GenerateRequest) -> Answer:
     events = [event async for event in backend.generate(request)]
     assert all(event.finish_reason is None for event in events[:-1])
     tokens = SampledTokens()

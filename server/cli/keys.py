@@ -6,8 +6,6 @@ from datetime import timedelta
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,6 +14,7 @@ from server.auth import issuing, service
 from server.auth.roles import ROLES, SCOPES
 from server.cli.in_session import in_session, in_session_or_stop
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
+from server.cli.tables import Listing, show
 from server.team import keys as team_keys
 from wire.admin import KeyRequest
 from wire.errors import Forbidden, HeadwayError, Unauthenticated
@@ -55,13 +54,13 @@ def create(
 @app.command("list")
 def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Show every key: its first characters, its team, what it may do, and whether it still works."""
-    table = Table("id", "key", "name", "team", "role", "scopes", "created", "expires", "last used", "revoked")
+    table = Listing("id", "key", "name", "team", "role", "scopes", "created", "expires", "last used", "revoked")
     for key, team in in_session(database_url_or_embedded(database_url, data_dir), service.list_keys):
         times = (key.created_at, key.expires_at, key.last_used_at, key.revoked_at)
         shown = (f"{time:%Y-%m-%d %H:%M}" if time else "" for time in times)
         scopes = ", ".join(key.scopes) + (f" on {len(key.model_ids)} models" if key.model_ids is not None else "")
-        table.add_row(str(key.id), f"{key.prefix}…", key.name, team, key.role, scopes, *shown)
-    Console().print(table)
+        table.add_row(str(key.id), key.prefix, key.name, team, key.role, scopes, *shown)
+    show(table)
 
 
 @app.command("rotate")
@@ -93,7 +92,7 @@ def revoke(
         revoked = in_session(url, lambda session: service.revoke_key(session, key.rstrip("…")))
     except HeadwayError as error:
         stop_with(error.message)
-    typer.echo(f"revoked {revoked.prefix}… ({revoked.name})")
+    typer.echo(f"revoked {revoked.prefix} ({revoked.name})")
 
 
 def create_key(database_url: str, *, team: str, name: str, admin: bool) -> str:

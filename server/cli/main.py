@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from server.cli import (
@@ -19,6 +21,7 @@ from server.cli import (
     up,
     upkeep,
 )
+from server.cli.any_encoding import print_in_any_encoding
 from wire.threads import wait_passively
 
 
@@ -27,7 +30,15 @@ def wait_passively_first() -> None:
     wait_passively()
 
 
-app = typer.Typer(
+class Headway(typer.Typer):
+    """The command, for the installed script and `python -m server.cli` alike."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        print_in_any_encoding()
+        return super().__call__(*args, **kwargs)
+
+
+app = Headway(
     name="headway",
     help="Self-hosted GRPO training: run the service on this machine (up), or one plane of it.",
     no_args_is_help=True,

@@ -6,8 +6,6 @@ from typing import Annotated
 from uuid import UUID
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,6 +14,7 @@ from server.audit.listing import EventFilter, list_events
 from server.audit.recording import COMMAND_LINE
 from server.cli.in_session import in_session_or_stop
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
+from server.cli.tables import Listing, show
 from server.models import pausing
 from server.models.repository import as_uuid
 from server.team.service import get_team
@@ -86,22 +85,22 @@ def audit(
         return await list_events(session, team_id, EventFilter(action=action), cursor, limit)
 
     found = in_session_or_stop(database_url_or_embedded(database_url, data_dir), look)
-    table = Table("at", "who", "did", "to", "detail")
+    table = Listing("at", "who", "did", "to", "detail", prose=("detail",))
     for event in found.items:
         detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
         table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.actor, event.action, str(event.subject_id or ""), detail)
-    Console().print(table)
+    show(table)
     if found.next_cursor:
         typer.echo(f"more: --cursor {found.next_cursor}")
 
 
 def _list_planes(url: str) -> None:
-    table = Table("id", "plane", "base", "host", "pid", "state", "drained")
+    table = Listing("id", "plane", "base", "host", "pid", "state", "drained")
     for plane in in_session_or_stop(url, lambda session: planes.list_trainers(session, None, 500)).items:
         table.add_row(str(plane.id), "trainer", plane.base, plane.host, str(plane.pid), plane.state, _drained(plane))
     for plane in in_session_or_stop(url, lambda session: planes.list_samplers(session, None, 500)).items:
         table.add_row(str(plane.id), "sampler", plane.base, plane.host, str(plane.pid), plane.state, _drained(plane))
-    Console().print(table)
+    show(table)
 
 
 def _drained(plane: object) -> str:

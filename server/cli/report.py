@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.cli.in_session import in_session_or_stop
 from server.cli.operating import ModelName, find_model
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
+from server.cli.tables import Listing, show
 from server.trainability.report import trainability
 from store.tables import ModelRow
 from wire.guard import TrainabilityReport
@@ -43,13 +42,14 @@ def show_trainability(
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
-    Console().print(_table(found))
+    show(_table(found))
     if found.next_cursor:
         typer.echo(f"more: --cursor {found.next_cursor}")
 
 
-def _table(found: TrainabilityReport) -> Table:
-    table = Table("task", "rollouts", "reward", "over time", "spread", "signal", "advice", "why")
+def _table(found: TrainabilityReport) -> Listing:
+    headings = ("task", "rollouts", "reward", "over time", "spread", "signal", "advice", "why")
+    table = Listing(*headings, prose=("over time", "why"))
     for task in found.items:
         spread = "-" if task.reward_spread is None else f"{task.reward_spread:.3f}"
         signal = "-" if task.signal is None else f"{task.signal:.0%}"

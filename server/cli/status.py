@@ -7,7 +7,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -15,7 +15,8 @@ from rich.live import Live
 from rich.text import Text
 
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
-from server.cli.status_view import Disk, missing_table, view
+from server.cli.status_view import Disk, as_of, missing_table, view
+from server.cli.tables import Listing, show
 from store.database import DATABASE_AWAY, Database
 from store.overview import Overview, take_overview
 from store.promotion import Missing, missing_adapters
@@ -56,6 +57,8 @@ def _watch(database: Database, data_dir: Path, every_s: float, max_models: int, 
                 typer.echo(json.dumps({"error": _away(error)}))
             time.sleep(every_s)
     console = Console()
+    if not console.is_terminal:
+        _watch_in_a_pipe(database, data_dir, every_s, max_models)
     shown: Any = Text("")
     with Live(shown, console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
@@ -67,6 +70,16 @@ def _watch(database: Database, data_dir: Path, every_s: float, max_models: int, 
             time.sleep(every_s)
 
 
+def _watch_in_a_pipe(database: Database, data_dir: Path, every_s: float, max_models: int) -> NoReturn:
+    while True:
+        try:
+            _show(_look(database, data_dir, max_models), as_json=False)
+        except DATABASE_AWAY as error:
+            typer.echo(_away(error))
+        typer.echo("")
+        time.sleep(every_s)
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
     """What is shown at once."""
@@ -76,8 +89,10 @@ class _Look:
     disk: Disk | None
 
     def shown(self) -> RenderableType:
-        tables = view(self.overview, self.disk)
-        return Group(tables, missing_table(self.missing)) if self.missing else tables
+        return Group(*self.listings(), as_of(self.overview, self.disk))
+
+    def listings(self) -> list[Listing]:
+        return [*view(self.overview), *([missing_table(self.missing)] if self.missing else [])]
 
     def to_json(self) -> str:
         more = {"missing": [asdict(entry) for entry in self.missing], "disk": self.disk and asdict(self.disk)}
@@ -96,7 +111,8 @@ def _show(look: _Look, as_json: bool) -> None:
     if as_json:
         typer.echo(look.to_json())
     else:
-        Console().print(look.shown())
+        show(*look.listings())
+        typer.echo(as_of(look.overview, look.disk))
 
 
 def _disk(data_dir: Path) -> Disk | None:

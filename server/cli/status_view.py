@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
+from server.cli.tables import Listing
 from store.overview import ModelState, Overview, PlaneState
 from store.promotion import Missing
 from store.supply import Supply
@@ -27,59 +25,62 @@ class Disk:
     total: int
 
 
-def view(overview: Overview, disk: Disk | None) -> Group:
-    """Planes, bases, models, and the disk."""
-    return Group(
-        _planes(overview.planes),
-        _bases(overview.bases),
-        _models(overview),
-        Text(f"{_disk(disk)}as of {overview.at:%Y-%m-%d %H:%M:%S %Z}", style="dim"),
-    )
+def view(overview: Overview) -> list[Listing]:
+    """Planes, bases, models."""
+    return [_planes(overview.planes), _bases(overview.bases), _models(overview)]
 
 
-def missing_table(missing: Sequence[Missing]) -> Table:
+def as_of(overview: Overview, disk: Disk | None) -> str:
+    """When that was, and the room that the disk had."""
+    return f"{_disk(disk)}as of {overview.at:%Y-%m-%d %H:%M:%S %Z}"
+
+
+def missing_table(missing: Sequence[Missing]) -> Listing:
     """What live samplers should serve and do not: for that, the gateway sends nobody to them."""
-    table = Table("sampler", "base", "model", "checkpoint", "state", "why", title="Not served")
+    headings = ("sampler", "base", "model", "checkpoint", "state", "why")
+    table = Listing(*headings, prose=("why",), title="Not served")
     for entry in missing:
         state = "out of rotation" if entry.is_out_of_rotation else "loading"
         why = entry.error or f"missing for {entry.late_s:.0f} s"
         names = (entry.url, entry.base, entry.model, entry.checkpoint or "base weights")
-        table.add_row(*map(escape, names), state, escape(why))
+        table.add_row(*names, state, why)
     return table
 
 
-def _planes(planes: Sequence[PlaneState]) -> Table:
-    table = Table("plane", "base", "host", "pid", "state", "last heard of", "holds", title="Trainers and samplers")
+def _planes(planes: Sequence[PlaneState]) -> Listing:
+    headings = ("plane", "base", "host", "pid", "state", "last heard of", "holds")
+    table = Listing(*headings, title="Trainers and samplers")
     for plane in planes:
-        state = f"[{_STYLES[plane.state]}]{plane.state}[/]"
+        state = Text(plane.state, style=_STYLES[plane.state])
         heard = f"{plane.silent_s:.0f} s ago"
-        table.add_row(plane.plane, escape(plane.base), escape(plane.host), str(plane.pid), state, heard, _held(plane))
+        table.add_row(plane.plane, plane.base, plane.host, str(plane.pid), state, heard, _held(plane))
     return table
 
 
-def _held(plane: PlaneState) -> str:
+def _held(plane: PlaneState) -> str | Text:
     thing = "lease" if plane.plane == "trainer" else "adapter"
     held = f"{plane.num_held} {thing}{'' if plane.num_held == 1 else 's'}"
-    return f"{held}, [red]{plane.num_failed} failed[/]" if plane.num_failed else held
+    return Text.assemble(f"{held}, ", (f"{plane.num_failed} failed", "red")) if plane.num_failed else held
 
 
-def _bases(bases: Sequence[Supply]) -> Table:
-    table = Table("base", "trainers", "queued operations", "", title="Bases")
+def _bases(bases: Sequence[Supply]) -> Listing:
+    headings = ("base", "trainers", "queued operations", "shortage")
+    table = Listing(*headings, prose=("shortage",), title="Bases")
     for supply in bases:
-        table.add_row(escape(supply.base), str(supply.num_ready), str(supply.num_open), escape(supply.shortage or ""))
+        table.add_row(supply.base, str(supply.num_ready), str(supply.num_open), supply.shortage or "")
     return table
 
 
-def _models(overview: Overview) -> Table:
+def _models(overview: Overview) -> Listing:
     more = overview.num_models - len(overview.models)
     title = f"Models ({len(overview.models)} of {overview.num_models})" if more > 0 else "Models"
     columns = ("model", "team", "head", "mean reward", "KL", "entropy", "stepped", "queued", "running")
-    table = Table(*columns, title=title)
+    table = Listing(*columns, title=title)
     for model in overview.models:
         table.add_row(
-            escape(model.model),
-            escape(model.team) if model.team else "(base)",
-            escape(model.head or "base weights"),
+            model.model,
+            model.team or "(base)",
+            model.head or "base weights",
             _figure(model.reward_mean),
             _figure(model.kl),
             _figure(model.entropy),

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import COMMAND_LINE
 from server.cli.in_session import in_session_or_stop
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
+from server.cli.tables import Listing, show
 from server.team import service
 from wire.admin import Quotas, TeamChange, TeamRequest, TeamWithUsage
 
@@ -30,10 +29,10 @@ def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_
         found = await service.list_teams(session, None, _ALL)
         return [await service.describe_team(session, await service.get_team(session, str(t.id))) for t in found.items]
 
-    table = Table("id", "team", "models", "storage (bytes)", "rollouts at once", "training tokens today", "state")
+    table = Listing("id", "team", "models", "storage (bytes)", "rollouts at once", "training tokens today", "state")
     for team in in_session_or_stop(database_url_or_embedded(database_url, data_dir), look):
         table.add_row(*_row(team))
-    Console().print(table)
+    show(table)
 
 
 @teams.command("create")
@@ -104,16 +103,16 @@ def set_(
 
 
 @quotas.command("show")
-def show(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def show_quotas(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Show what a team uses of what it may have."""
 
     async def look(session: AsyncSession) -> TeamWithUsage:
         return await service.describe_team(session, await service.get_team(session, team))
 
     found = in_session_or_stop(database_url_or_embedded(database_url, data_dir), look)
-    table = Table("id", "team", "models", "storage (bytes)", "rollouts at once", "training tokens today", "state")
+    table = Listing("id", "team", "models", "storage (bytes)", "rollouts at once", "training tokens today", "state")
     table.add_row(*_row(found))
-    Console().print(table)
+    show(table)
 
 
 def _change(url: str, team: str, change: dict[str, object]) -> None:

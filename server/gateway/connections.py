@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from wire.origins import bracketed
+
 _IDLE_S = 4.0
 """An idle connection is used again for so long: uvicorn ends it after 5 s."""
 _MAX_IDLE = 1024
@@ -88,7 +90,7 @@ class Connections:
         """
         origin, target = _parse(url)
         head = b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Length: %d\r\n%b\r\n"
-        request = head % (target, f"{origin.host}:{origin.port}".encode(), len(body), headers) + body
+        request = head % (target, f"{bracketed(origin.host)}:{origin.port}".encode(), len(body), headers) + body
         connection = await self._open(origin, request)
         try:
             yield Exchange(connection, self._read_s)
@@ -103,7 +105,7 @@ class Connections:
         except ConnectionFailed:
             return False
         try:
-            connection.send(_GET_HEALTH % f"{origin.host}:{origin.port}".encode())
+            connection.send(_GET_HEALTH % f"{bracketed(origin.host)}:{origin.port}".encode())
             await connection.wait_for_status(self._connect_s)
         except ConnectionFailed:
             return False
@@ -303,7 +305,7 @@ def _parse(url: str) -> tuple[_Origin, bytes]:
 
 
 def _as_url(origin: _Origin) -> str:
-    return f"{'https' if origin.is_tls else 'http'}://{origin.host}:{origin.port}"
+    return f"{'https' if origin.is_tls else 'http'}://{bracketed(origin.host)}:{origin.port}"
 
 
 def origin_of(url: str) -> str:

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from server.gateway.connections import ConnectionFailed, Connections
+from server.gateway.connections import ConnectionFailed, Connections, origin_of
+from wire.origins import http_origin
 
 HEADERS = b"Content-Type: application/json\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -43,10 +44,10 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(answer: Answer) -> AsyncIterator[Server]:
+async def serving(answer: Answer, host: str = "127.0.0.1") -> AsyncIterator[Server]:
     server = Server(answer)
-    listening = await asyncio.start_server(server.talk, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    listening = await asyncio.start_server(server.talk, host, 0)
+    server.url = http_origin(host, listening.sockets[0].getsockname()[1])
     yield server
     listening.close()
 
@@ -74,6 +75,13 @@ async def test_a_connection_is_used_again(connections):
     assert server.num_connections == 1
     assert server.requests[0].startswith(b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1:")
     assert server.requests[0].endswith(b"\r\n\r\nbody")
+
+
+async def test_a_sampler_with_an_ipv6_address_is_reached_and_named_as_one(connections):
+    async with serving(ok, "::1") as server:
+        assert await post(connections, server.url, b"body") == (200, b"ok")
+    assert server.requests[0].startswith(b"POST /generate HTTP/1.1\r\nHost: [::1]:")
+    assert origin_of(f"{server.url}/generate") == server.url
 
 
 async def test_requests_at_once_have_connections_of_their_own(connections):

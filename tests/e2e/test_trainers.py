@@ -80,7 +80,7 @@ class Site:
             query = select(func.count()).where(TrainerRow.is_loading.is_(False), TrainerRow.stopped_at.is_(None))
             return session.scalar(query) or 0
 
-    def ask(self, model_id: UUID, kind: str, payload: bytes) -> UUID:
+    def ask(self, model_id: UUID, kind: str, payload: bytes, *, is_awaited: bool = True) -> UUID:
         async def append() -> UUID:
             database = AsyncDatabase(self._url)
             try:
@@ -91,8 +91,9 @@ class Site:
                 await database.close()
 
         operation_id = asyncio.run(append())
-        with self.database.session() as session:  # as a caller who takes each answer
-            session.get_one(OperationRow, operation_id).answered_at = func.clock_timestamp()
+        if is_awaited:
+            with self.database.session() as session:  # as a caller who takes each answer
+                session.get_one(OperationRow, operation_id).answered_at = func.clock_timestamp()
         return operation_id
 
     def now(self, operation_id: UUID) -> OperationRow:
@@ -155,6 +156,23 @@ def test_a_busy_trainer_cedes_a_waiting_model_to_a_free_one(site: Site):
     site.until(lambda: site.is_done(step))
     assert not site.is_done(long)
     assert site.holder_pid(site.models[1]) != pid
+
+
+def test_a_pass_that_nobody_waits_for_keeps_the_trainer_from_nobody_and_changes_no_bits(site: Site):
+    site.start(*SMALL_PASSES)
+    # Longer than all that follows, on any machine; nobody waits for its end.
+    long = site.ask(site.models[0], "forward_backward", batch(20_000), is_awaited=False)
+    site.until(lambda: site.is_running(long))
+    short = site.ask(site.models[1], "forward_backward", batch(4))
+    took_s = site.until(lambda: site.is_done(short))
+    print(f"another model's pass is done after {took_s:.1f} s")  # noqa: T201
+    assert not site.is_done(long)
+    site.until(lambda: site.is_running(long))
+    site.ask(site.models[0], "forward_backward", batch(4))
+    steps = [site.ask(model_id, "optim_step", _STEP) for model_id in site.models]
+    site.until(lambda: all(site.is_done(step) for step in steps))
+    assert (site.now(long).state, site.now(long).error_code) == ("superseded", "unacknowledged")
+    assert site.head_files(site.models[0]) == site.head_files(site.models[1])
 
 
 @pytest.mark.parametrize("small", [True, False])

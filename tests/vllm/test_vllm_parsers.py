@@ -198,6 +198,18 @@ async def test_forced_calls_are_in_the_bases_own_format_and_are_read(backend, si
             assert json.loads(call.arguments)["a"] in (1, 2)
 
 
+@pytest.mark.parametrize("forced", [False, True], ids=["schema", "call"])
+async def test_however_random_a_policy_is_it_writes_few_blanks_and_ends(backend, forced):
+    constraint = {"calls": {"tools": TOOLS[:1], "single": True}} if forced else {"json_schema": SCHEMA}
+    asked = (
+        ask_backend(backend, PROMPT, seed=seed, max_tokens=300, temperature=5.0, constraint=constraint)
+        for seed in range(8)
+    )
+    for answer in await asyncio.gather(*asked):
+        assert answer.finish_reason == "stop", answer.text
+        assert not re.search(r"\s{17}", answer.text)
+
+
 async def test_reasoning_is_free_and_comes_first(backend):
     """The prompt leaves the reasoning open, so whatever this random model writes is reasoning."""
     chat = RenderRequest(messages=[{"role": "user", "content": "?"}])

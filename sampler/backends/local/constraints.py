@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Any
 
 import torch
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sampler.backends.base import SamplerInfo
+from sampler.json_schemas import bounded_schema, function_parameters, plain_grammar
 from sampler.vocabulary import Vocabulary
 from wire.errors import InvalidRequest
 from wire.sampling import Constraint, ForcedCalls
@@ -25,18 +25,24 @@ from wire.sampling import Constraint, ForcedCalls
 class Form:
     """How far one answer has come in its form. For one thread."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, info: SamplerInfo) -> None:
         self._matcher = matcher
+        self._vocab_size = info.vocab_size
+        self._has_end_token = bool(info.eos_ids)
 
     def allowed_V(self) -> Tensor:
         """Boolean [V]: what may come next; end tokens where the answer may end. All false after an `error`."""
         if self._matcher.is_error():
             return torch.zeros(1, dtype=torch.bool)
-        return torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8) != 0
+        allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8) != 0
+        return allowed[: self._vocab_size]
 
-    def take(self, token_id: int) -> None:
-        """This token came."""
+    def take(self, token_id: int) -> bool:
+        """This token came. Whether the answer is over: it is complete, and the base has no token to end it with."""
         self._matcher.consume_token(token_id)
+        if self._has_end_token or self._matcher.is_error():
+            return False
+        return not bool(self.allowed_V().any()) and not self._matcher.is_error()
 
     @property
     def error(self) -> str:
@@ -53,32 +59,42 @@ class Constraints:
         self._info = info
         self._lock = threading.Lock()
         self._tokens: LLTokenizer | None = None
+        self._text_V = torch.tensor([bool(vocabulary.bytes_of(token_id)) for token_id in range(info.vocab_size)])
 
     def start(self, constraint: Constraint) -> Form:
         """The form of a new answer. May take a second. Raises InvalidRequest for what cannot be kept to."""
-        grammar, tokens = _grammar(constraint), self._of_the_base()
-        matcher = LLMatcher(tokens, grammar, log_level=0)
-        if problem := matcher.get_error():
+        try:
+            matcher = LLMatcher(self._of_the_base(), _grammar(constraint), log_level=0)
+        except ValueError as error:  # of texts that are not Unicode
+            raise InvalidRequest(f"the sampler cannot keep to this constraint: {error}") from error
+        if problem := matcher.get_error() or self._emptiness(constraint, matcher):
             raise InvalidRequest(f"the sampler cannot keep to this constraint: {_first_line(problem)}")
-        return Form(matcher)
+        return Form(matcher, self._info)
+
+    def _emptiness(self, constraint: Constraint, matcher: LLMatcher) -> str:
+        """What is wrong with a schema that only refers to itself: nothing but the end may come first."""
+        if constraint.json_schema is None or (Form(matcher, self._info).allowed_V() & self._text_V).any():
+            return ""
+        return "no JSON text is of this schema"
 
     def _of_the_base(self) -> LLTokenizer:
         with self._lock:
             if self._tokens is None:
                 words = TokenizerWrapper(_Words(self._tokenizer, self._vocabulary, self._info))
-                self._tokens = LLTokenizer(words, eos_token=list(self._info.eos_ids))
+                end_ids = list(self._info.eos_ids) or [self._info.vocab_size]
+                self._tokens = LLTokenizer(words, eos_token=end_ids)
             return self._tokens
 
 
 class _Words:
     """The vocabulary as answers are put together from it: of llguidance's own reading of a tokenizer, tokens such as
-    `<tool_call>` are no text."""
+    `<tool_call>` are no text. Behind it stands an end token for bases that have none, which is never drawn."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, info: SamplerInfo) -> None:
         self._tokenizer = tokenizer
-        ids = range(info.vocab_size)
+        ids = range(info.vocab_size + 1)
         silent = [token_id for token_id in ids if not vocabulary.bytes_of(token_id)]
-        self.eos_token_id = info.eos_ids[0]
+        self.eos_token_id = info.eos_ids[0] if info.eos_ids else info.vocab_size
         self.bos_token_id = None
         self.special_token_ids = silent
         self.tokens = [vocabulary.bytes_of(token_id) or b"<|%d|>" % token_id for token_id in ids]
@@ -91,13 +107,13 @@ class _Words:
 
 def _grammar(constraint: Constraint) -> str:
     if constraint.json_schema is not None:
-        return LLMatcher.grammar_from_json_schema(constraint.json_schema)
+        return LLMatcher.grammar_from_json_schema(bounded_schema(constraint.json_schema))
     if constraint.regex is not None:
         return LLMatcher.grammar_from_regex(constraint.regex)
     if constraint.choice is not None:
         return LLMatcher.grammar_from_lark(f"start: {' | '.join(map(json.dumps, constraint.choice))}")
     if constraint.grammar is not None:
-        return LLMatcher.grammar_from_lark(constraint.grammar)
+        return LLMatcher.grammar_from_lark(plain_grammar(constraint.grammar))
     assert constraint.calls is not None
     return LLMatcher.grammar_from_lark(_calls(constraint.calls))
 
@@ -109,14 +125,8 @@ def _calls(calls: ForcedCalls) -> str:
         function = tool["function"]
         begin = json.dumps(f'<tool_call>\n{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": ')
         rules.append(f'call_{index}: {begin} arguments_{index} "}}\\n</tool_call>"')
-        rules.append(f"arguments_{index}: %json {json.dumps(_parameters(function))}")
+        rules.append(f"arguments_{index}: %json {bounded_schema(function_parameters(function))}")
     return "\n".join(rules)
-
-
-def _parameters(function: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a function's arguments, which are an object whatever it says."""
-    schema = function.get("parameters") if function.get("strict") is not False else None
-    return {"type": "object", **schema} if isinstance(schema, dict) else {"type": "object"}
 
 
 def _first_line(problem: str) -> str:

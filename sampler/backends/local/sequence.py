@@ -97,12 +97,11 @@ class Sequence:
     def accept(self, chosen: Chosen) -> GenerateEvent:
         """Append the token that was drawn. The event has a finish reason if it was the last."""
         self.ids.append(chosen.token_id)
-        if self._form is not None:
-            self._form.take(chosen.token_id)
+        complete = self._form.take(chosen.token_id) if self._form else False
         ended_by_token = chosen.token_id in self._stop_ids
         may_stop = self.num_new > self.params.min_tokens
         text = "" if ended_by_token else self._text.feed(chosen.token_id, may_stop=may_stop)
-        finish_reason = self._finish_reason(ended_by_token)
+        finish_reason = "stop" if complete else self._finish_reason(ended_by_token)
         if finish_reason is not None:
             text += self._text.flush()
         # model_construct: these are ours, and validating every token costs more than sampling it.

@@ -1,11 +1,17 @@
 """A constraint in the words of vLLM's structured outputs. How a base writes a call, vLLM's tool parser knows: the
-grammar of forced calls is what its render route makes of an empty chat with these tools."""
+grammar of forced calls is what its render route makes of an empty chat with these tools.
+
+A JSON schema goes as a Lark grammar with a directive that only llguidance reads, so that vLLM has it kept by that: its
+xgrammar cannot be asked for bounded blanks by a request, and ignores some keywords.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sampler.backends.vllm.routes import EMPTY_CHAT, RENDER, Post
+from sampler.json_schemas import MAX_BLANKS, bounded_schema, function_parameters, plain_grammar
 from wire.errors import InvalidRequest
 from wire.sampling import Constraint, ForcedCalls
 
@@ -23,12 +29,11 @@ class StructuredOutputs:
         """vLLM's `structured_outputs`. Raises InvalidRequest for calls that the base's format cannot be held to."""
         if constraint.calls is not None:
             return await self._calls(constraint.calls)
-        given = {
-            "json": constraint.json_schema,
-            "regex": constraint.regex,
-            "choice": constraint.choice,
-            "grammar": constraint.grammar,
-        }
+        if constraint.json_schema is not None:
+            return {"grammar": f"%llguidance {{}}\nstart: %json {bounded_schema(constraint.json_schema)}"}
+        if constraint.grammar is not None:
+            return {"grammar": plain_grammar(constraint.grammar)}
+        given = {"regex": constraint.regex, "choice": constraint.choice}
         return {kind: value for kind, value in given.items() if value is not None}
 
     async def _calls(self, calls: ForcedCalls) -> dict[str, Any]:
@@ -41,6 +46,8 @@ class StructuredOutputs:
         return found
 
     async def _rendered(self, calls: ForcedCalls) -> dict[str, Any]:
+        for tool in calls.tools:
+            bounded_schema(function_parameters(tool["function"]))
         body = {
             "messages": EMPTY_CHAT,
             "tools": [_strict(tool) for tool in calls.tools],
@@ -50,12 +57,25 @@ class StructuredOutputs:
         }
         found = (await self._post(RENDER, body))["sampling_params"].get("structured_outputs") or {}
         grammar = {kind: value for kind, value in found.items() if value and not kind.startswith("_")}
+        if isinstance(tag := grammar.get("structural_tag"), str):
+            grammar["structural_tag"] = json.dumps(_with_bounded_blanks(json.loads(tag)))
         if not grammar:
             raise InvalidRequest(
                 "a call cannot be forced: vLLM's tool parser of this base has no grammar for calls, or none was named "
                 "with --tool-call-parser"
             )
         return grammar
+
+
+def _with_bounded_blanks(tag: Any) -> Any:
+    """xgrammar's structural tag with a limit on the blanks of every JSON text in it."""
+    if isinstance(tag, list):
+        return [_with_bounded_blanks(part) for part in tag]
+    if not isinstance(tag, dict):
+        return tag
+    if tag.get("type") == "json_schema" and "json_schema" in tag:
+        return {**tag, "max_whitespace_cnt": MAX_BLANKS}
+    return {name: _with_bounded_blanks(part) for name, part in tag.items()}
 
 
 def _strict(tool: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import re
 import pytest
 import torch
 
+from tests.unit.sampler.conftest import save_base
 from wire.errors import InvalidRequest
 from wire.sampling import DerenderRequest
 
@@ -76,6 +77,27 @@ async def test_forced_calls_are_read_as_calls(ask, backend, single):
         for call in parsed.tool_calls:
             assert call.name in [tool["function"]["name"] for tool in tools]
             assert json.loads(call.arguments)["a"] in (1, 2)
+
+
+async def test_a_forced_call_of_a_closed_schema_always_ends(ask):
+    """However random the policy: each of some ten gaps between its parts has at most 16 blanks."""
+    constraint = {"calls": {"tools": [ADD], "single": True}}
+    asked = [ask(PROMPT, seed=seed, max_tokens=300, temperature=5.0, constraint=constraint) for seed in range(8)]
+    assert {answer.finish_reason for answer in await asyncio.gather(*asked)} == {"stop"}
+
+
+async def test_a_base_without_an_end_token_samples_and_constrains(open_backend, ask_on, tmp_path):
+    save_base(tmp_path, eos_token_id=None)
+    configured = tmp_path / "tokenizer_config.json"
+    configured.write_text(json.dumps({**json.loads(configured.read_text()), "eos_token": None}))
+    backend = open_backend(tmp_path)
+    assert backend.info.eos_ids == ()
+    free = await ask_on(backend, PROMPT, max_tokens=20)
+    assert (len(free.ids), free.finish_reason) == (20, "length")
+    for constraint in ({"regex": "[0-9]{3}"}, {"json_schema": PARAMETERS}, {"calls": {"tools": [ADD], "single": True}}):
+        answer = await ask_on(backend, PROMPT, seed=1, constraint=constraint)
+        assert answer.finish_reason == "stop"
+        assert answer.text
 
 
 async def test_whoever_runs_beside_it_notices_nothing(ask):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -26,6 +27,9 @@ class Vocabulary:
         for piece, token_id in pieces.items():
             self._bytes[token_id] = added[token_id].content.encode() if token_id in added else read_piece(piece)
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        ids = range(len(self._bytes))
+        unlike = (i for i in ids if self.bytes_of(i) != self.text_of(i).encode())
+        self._raw = {token_id: self.bytes_of(token_id).hex() for token_id in unlike}
 
     def bytes_of(self, token_id: int) -> bytes:
         """The token's part of the text: empty for control tokens, and for ids that only pad the vocabulary."""
@@ -46,6 +50,10 @@ class Vocabulary:
             return self._bytes[token_id].decode()
         except UnicodeDecodeError:
             return ""
+
+    def raw_of(self, token_ids: Iterable[int]) -> dict[int, str]:
+        """The bytes, in hexadecimal, of those of these tokens that are not their text. (See SampledTokens.raw.)"""
+        return {token_id: self._raw[token_id] for token_id in token_ids if token_id in self._raw}
 
 
 def _piece_reader(tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -125,13 +125,16 @@ class SampledTokens:
     """Sampled tokens, in columns: an object a token would cost more to read than all else of an answer.
 
     A token's text is its own alone, empty for part of a multi-byte character. `top_logprobs`: a row a token where
-    alternatives were asked for, else nothing. Raises ValueError for columns that do not fit together.
+    alternatives were asked for, else nothing. `raw`: of ids whose part of the answer is not their text, sampled or
+    alternatives, the bytes in hexadecimal: of parts of characters, and of control tokens, which have none.
+    Raises ValueError for columns that do not fit together.
     """
 
     ids: list[int] = field(default_factory=list[int])
     texts: list[str] = field(default_factory=list[str])
     logprobs: list[float] = field(default_factory=list[float])
     top_logprobs: list[list[TopLogprob]] = field(default_factory=list[list[TopLogprob]])
+    raw: dict[int, str] = field(default_factory=dict[int, str])
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.texts) == len(self.logprobs) or len(self.top_logprobs) not in (0, len(self)):
@@ -154,6 +157,12 @@ class SampledTokens:
         self.texts += more.texts
         self.logprobs += more.logprobs
         self.top_logprobs += more.top_logprobs
+        self.raw.update(more.raw)
+
+    def bytes_of(self, token_id: int, text: str) -> bytes:
+        """A token's part of the answer; those of all tokens make up the answer's text."""
+        raw = self.raw.get(token_id)
+        return text.encode() if raw is None else bytes.fromhex(raw)
 
 
 class CallDelta(BaseModel):

@@ -14,7 +14,7 @@ from server.gateway.constraints import Asked, asked_constraint
 from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
 from server.gateway.parameters import check_parameters
 from server.gateway.recording import Recording, recording_of
-from server.gateway.replies import Envelope, completion_logprobs, json_response, usage
+from server.gateway.replies import Envelope, TextOffsets, completion_logprobs, json_response, usage
 from server.gateway.streaming import EventStream
 from server.gateway.targets import Target, find_target, on_a_sampler, room_on
 from server.gateway.unsupported import off_policy_settings
@@ -93,7 +93,14 @@ class _Completion:
             answers = await collect(self._client, sampler.url, sequences)
         await self._record(sequences, answers)
         choices = [
-            self._choice(index, answer.text, answer.tokens, answer.finish_reason, 0, sequences[index].prompt_token_ids)
+            self._choice(
+                index,
+                answer.text,
+                answer.tokens,
+                answer.finish_reason,
+                TextOffsets(),
+                sequences[index].prompt_token_ids,
+            )
             for index, answer in enumerate(answers)
         ]
         return self.envelope.around(choices, usage=usage(self._num_prompt_tokens(sequences), answers))
@@ -135,7 +142,7 @@ class _Completion:
         text: str,
         tokens: SampledTokens,
         reason: str | None,
-        text_offset: int,
+        offsets: TextOffsets,
         prompt_ids: list[int] | None,
     ) -> CompletionChoice:
         more: dict[str, Any] = {}
@@ -143,16 +150,17 @@ class _Completion:
             more["token_ids"] = tokens.ids
             if prompt_ids is not None:
                 more["prompt_token_ids"] = prompt_ids
-        logprobs = completion_logprobs(tokens, text_offset) if self._body.logprobs is not None else None
+        logprobs = completion_logprobs(tokens, offsets) if self._body.logprobs is not None else None
         return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=reason, **more)
 
     async def _chunks(self, sampler: Sampler) -> AsyncGenerator[Completion]:
         async with room_on(self._context, self._target, sampler, self._num_sequences):
             sequences = await self._sequences(sampler.url)
             answers = [Answer(sequence.prompt_token_ids) for sequence in sequences]
+            offsets = [TextOffsets() for _ in sequences]
             async with aclosing(generate_all(self._client, sampler.url, sequences)) as events:
                 async for index, event in events:
-                    yield self._chunk(index, answers[index], event, sequences[index].prompt_token_ids)
+                    yield self._chunk(index, answers[index], event, offsets[index], sequences[index].prompt_token_ids)
             if self._body.stream_options and self._body.stream_options.include_usage:
                 total = usage(self._num_prompt_tokens(sequences), answers)
                 yield self.envelope.around(list[CompletionChoice](), usage=total)
@@ -169,9 +177,11 @@ class _Completion:
 
         await self._recording.keep(self._target, self.envelope.id, sequences, answers, conversation_of)
 
-    def _chunk(self, index: int, answer: Answer, event: GenerateEvent, prompt_ids: list[int]) -> Completion:
-        is_first, offset = not answer.tokens, len(answer.text)
+    def _chunk(
+        self, index: int, answer: Answer, event: GenerateEvent, offsets: TextOffsets, prompt_ids: list[int]
+    ) -> Completion:
+        is_first = not answer.tokens
         answer.add(event)
         shown_ids = prompt_ids if is_first else None
-        choice = self._choice(index, event.text, event.tokens, event.finish_reason, offset, shown_ids)
+        choice = self._choice(index, event.text, event.tokens, event.finish_reason, offsets, shown_ids)
         return self.envelope.around([choice])

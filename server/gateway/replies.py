@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import time
 import uuid
@@ -28,7 +29,7 @@ from wire.chat import (
     ToolCall,
     Usage,
 )
-from wire.sampling import ParsedCall, ParsedMessage, SampledTokens, TopLogprob
+from wire.sampling import ParsedCall, ParsedMessage, SampledTokens
 
 CHECKPOINT_HEADER = "X-Headway-Checkpoint"
 OFF_POLICY_HEADER = "X-Headway-Off-Policy"
@@ -111,34 +112,54 @@ def finish_reason(answer: Answer, *, called: bool) -> str | None:
 
 
 def chat_logprobs(tokens: SampledTokens) -> ChatLogprobs:
-    """One entry a token."""
+    """One entry a token. All `bytes` joined are the answer's; part of a character is named by them, as OpenAI does."""
     alternatives = tokens.top_logprobs or itertools.repeat(())
     content: list[TokenLogprob] = [
         {
-            "token": text,
-            "logprob": logprob,
-            "bytes": list(text.encode()),
-            "top_logprobs": [_alternative(top) for top in tops] if tops else [],
+            **_entry(tokens, token_id, text, logprob),
+            "top_logprobs": [_entry(tokens, top.token_id, top.token, top.logprob) for top in tops] if tops else [],
         }
-        for text, logprob, tops in zip(tokens.texts, tokens.logprobs, alternatives, strict=False)
+        for token_id, text, logprob, tops in zip(tokens.ids, tokens.texts, tokens.logprobs, alternatives, strict=False)
     ]
     return ChatLogprobs.model_construct(content=content)  # to check it would cost three times what it takes to make it
 
 
-def _alternative(top: TopLogprob) -> TokenAlternative:
-    return {"token": top.token, "logprob": top.logprob, "bytes": list(top.token.encode())}
+def _entry(tokens: SampledTokens, token_id: int, text: str, logprob: float) -> TokenAlternative:
+    data = tokens.bytes_of(token_id, text)
+    return {"token": text or _escaped(data), "logprob": logprob, "bytes": list(data)}
 
 
-def completion_logprobs(tokens: SampledTokens, text_offset: int = 0) -> CompletionLogprobs:
-    """One entry a token, in columns. Offsets count characters of the answer's text."""
-    offsets = list[int]()
-    for text in tokens.texts:
-        offsets.append(text_offset)
-        text_offset += len(text)
+def _escaped(data: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in data)
+
+
+class TextOffsets:
+    """Where in its answer's text each token begins, in characters. A character begins with the first of its bytes."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._num_characters = 0
+
+    def of(self, tokens: SampledTokens) -> list[int]:
+        """Of the answer's next tokens."""
+        offsets = list[int]()
+        for token_id, text in zip(tokens.ids, tokens.texts, strict=True):
+            offsets.append(self._num_characters)
+            self._num_characters += len(self._decoder.decode(tokens.bytes_of(token_id, text)))
+        return offsets
+
+
+def completion_logprobs(tokens: SampledTokens, offsets: TextOffsets) -> CompletionLogprobs:
+    """One entry a token, in columns. Part of a character is named by its bytes, as in OpenAI's endpoint."""
+
+    def name(token_id: int, text: str) -> str:
+        data = b"" if text else tokens.bytes_of(token_id, text)
+        return f"bytes:{_escaped(data)}" if data else text
+
     return CompletionLogprobs(
-        tokens=tokens.texts,
+        tokens=[name(token_id, text) for token_id, text in zip(tokens.ids, tokens.texts, strict=True)],
         token_logprobs=tokens.logprobs,
-        top_logprobs=[{top.token: top.logprob for top in tops} for tops in tokens.top_logprobs]
+        top_logprobs=[{name(top.token_id, top.token): top.logprob for top in tops} for tops in tokens.top_logprobs]
         or [dict[str, float]() for _ in tokens.ids],
-        text_offset=offsets,
+        text_offset=offsets.of(tokens),
     )

@@ -126,4 +126,5 @@ class Sequence:
         tokens = SampledTokens()
         asked = alternatives if self.params.top_logprobs else None
         tokens.add(chosen.token_id, text_of(chosen.token_id), chosen.logprob, asked)
+        tokens.raw = self._vocabulary.raw_of((chosen.token_id, *(top.token_id for top in alternatives)))
         return tokens

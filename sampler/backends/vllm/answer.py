@@ -78,6 +78,7 @@ class Answer:
             raise HeadwayError(f"adapter {self._adapter} gives logits that are not finite")
         alternatives = self._alternatives(position["top_logprobs"]) if self._params.top_logprobs else None
         tokens.add(token_id, self._vocabulary.text_of(token_id), logprob, alternatives)
+        tokens.raw |= self._vocabulary.raw_of((token_id, *(top.token_id for top in alternatives or ())))
 
     def _alternatives(self, tops: list[dict[str, Any]]) -> list[TopLogprob]:
         drawable = [(top["token_id"], top["logprob"]) for top in tops if math.isfinite(finite_or_nan(top["logprob"]))]

@@ -28,7 +28,6 @@ from wire.sampling import (
     GenerateEvent,
     GenerateRequest,
     ParsedMessage,
-    Reading,
     RenderRequest,
     SampledTokens,
     TokenIds,
@@ -109,7 +108,7 @@ async def _begin(
         body.prompt_token_ids = await backend.render(body.chat)
     events = _counted(backend.generate(body), len(body.prompt_token_ids), metrics)
     if body.whole:
-        events = _as_one(events, partial(_message, backend, body.reading))
+        events = _as_one(events, partial(_message, backend, body))
     elif body.reading is not None:
         events = _read(events, backend.reader(body, body.reading))
     first = await anext(events)
@@ -169,11 +168,14 @@ async def _as_one(events: Events, read: Callable[[list[int], str], Awaitable[Par
 
 
 async def _message(
-    backend: SamplerBackend, reading: Reading | None, token_ids: list[int], text: str
+    backend: SamplerBackend, request: GenerateRequest, token_ids: list[int], text: str
 ) -> ParsedMessage | None:
-    if reading is None:
+    if request.reading is None:
         return None
-    return await backend.derender(DerenderRequest(token_ids=token_ids, text=text, **dict(reading)))
+    answer = DerenderRequest(
+        token_ids=token_ids, text=text, prompt_token_ids=request.prompt_token_ids, **dict(request.reading)
+    )
+    return await backend.derender(answer)
 
 
 async def _lines(first: GenerateEvent, events: Events) -> AsyncIterator[bytes]:

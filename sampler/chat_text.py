@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from sampler.backends.base import AnswerReader
+from sampler.call_forms import CallForm
 from sampler.chat_worker import ChatWorker
 from sampler.fair_gate import FairGate
-from sampler.parsing import parse_answer
 from sampler.prompt_limits import PromptLimits
-from sampler.reading import HoldingBack
+from sampler.reading import SymbolReader, joined
 from sampler.rendering import ChatRenderer
+from sampler.vocabulary import Vocabulary
 from wire.sampling import DerenderRequest, GenerateRequest, ParsedMessage, Reading, RenderRequest, TokenizeRequest
 
 _LARGE_BYTES = 32 * 1024
@@ -29,6 +30,7 @@ class WithChatText:
     """The chat methods of a SamplerBackend that leaves them to us."""
 
     _chat_text: ChatText
+    _vocabulary: Vocabulary
 
     @property
     def prompt_limits(self) -> PromptLimits:
@@ -45,11 +47,12 @@ class WithChatText:
 
     async def derender(self, request: DerenderRequest) -> ParsedMessage:
         """See SamplerBackend."""
-        return parse_answer(request.text, tools_offered=bool(request.tools) and request.tool_choice != "none")
+        reader = SymbolReader(self._vocabulary, self._chat_text.call_form, request.prompt_token_ids, request)
+        return joined(reader.read(request.token_ids, request.text, ended=True))
 
     def reader(self, request: GenerateRequest, reading: Reading) -> AnswerReader:
         """See SamplerBackend."""
-        return HoldingBack(reading, self.derender)
+        return SymbolReader(self._vocabulary, self._chat_text.call_form, request.prompt_token_ids, reading)
 
 
 class ChatText:
@@ -60,6 +63,8 @@ class ChatText:
     def __init__(self, base: str, tokenizer: PreTrainedTokenizerBase, limits: PromptLimits) -> None:
         self.limits = limits
         self._renderer = ChatRenderer(tokenizer, limits)
+        self.call_form: CallForm | None = self._renderer.calls.form
+        """How the base writes calls, where that is known."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chat-text")
         self._worker = ChatWorker(base, limits)
         self._large = FairGate(1)

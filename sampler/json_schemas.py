@@ -1,8 +1,8 @@
 """JSON schemas on their way into a grammar: with bounded blanks, and without what llguidance does not keep or survive.
 
-Both backends hand them to llguidance. Left alone it allows any number of blanks between two parts of a JSON text, and a
-policy that has not learned to write JSON may write nothing else. Over the smallest integers of 64 bits and over long
-chains of references it recurses until the process dies (llguidance 1.9).
+The local backend hands them to llguidance, vLLM to xgrammar. Left alone these allow any number of blanks between two
+parts of a JSON text, and a policy that has not learned to write JSON may write nothing else. Over the smallest integers
+of 64 bits and over long chains of references llguidance recurses until the process dies (1.9).
 """
 
 from __future__ import annotations

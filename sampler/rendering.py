@@ -15,12 +15,19 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from sampler.call_forms import CallStyle, call_style
 from sampler.prompt_limits import PromptLimits
 from wire.errors import InvalidRequest
 from wire.sampling import RenderRequest
 
 Message = dict[str, Any]
 
+# transformers drops a content that is None; some templates write calls only where it is none.
+_WITH_ABSENT_CONTENTS = (
+    "{%- set ns = namespace(messages=[]) %}{%- for message in messages %}"
+    "{%- set ns.messages = ns.messages + [message if 'content' in message else dict(message, content=none)] %}"
+    "{%- endfor %}{%- set messages = ns.messages %}"
+)
 _ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -35,6 +42,9 @@ class ChatRenderer:
         # Everything that apply_chat_template itself takes is ours to say; other names belong to the template.
         parameters = inspect.signature(tokenizer.apply_chat_template).parameters
         self._reserved = {*parameters, "messages"} - {"kwargs"}
+        end = tokenizer.eos_token
+        self.calls = call_style(self._render_probe, [end] if isinstance(end, str) else [])
+        """How the template writes calls."""
 
     def tokenize(self, text: str) -> list[int]:
         """A plain text, with the special tokens that the tokenizer puts around one. Raises ContextLengthExceeded."""
@@ -52,7 +62,7 @@ class ChatRenderer:
 
     def _render(self, request: RenderRequest) -> list[int]:
         self._check_template_kwargs(request.chat_template_kwargs)
-        messages = [_normalized(message) for message in request.messages]
+        messages = [_normalized(message, self.calls) for message in request.messages]
         if not messages:
             raise InvalidRequest("messages is empty; a chat needs at least one")
         if request.continued_ids is not None:
@@ -88,12 +98,19 @@ class ChatRenderer:
             tail_ids = tail_ids[1:]
         return [*continued_ids, *tail_ids]
 
+    def _render_probe(self, messages: list[Message], tools: list[dict[str, Any]], opened: bool) -> str:
+        return self._apply_template(messages, RenderRequest(messages=[], tools=tools, add_generation_prompt=opened))
+
     def _apply_template(self, messages: list[Message], request: RenderRequest) -> str:
-        if not self._tokenizer.chat_template:
+        template = self._tokenizer.chat_template
+        if not template:
             raise InvalidRequest("this base has no chat template; send a prompt to the completions endpoint instead")
+        has_absent = any(message.get("content") is None for message in messages)
+        with_absent = _WITH_ABSENT_CONTENTS + template if has_absent and isinstance(template, str) else None
         try:
             rendered = self._tokenizer.apply_chat_template(
                 messages,
+                chat_template=with_absent,
                 tools=request.tools or None,  # pyright: ignore[reportArgumentType]
                 add_generation_prompt=request.add_generation_prompt,
                 tokenize=False,
@@ -130,15 +147,28 @@ def _after(messages: list[Message], num_continued: int) -> list[Message]:
     return messages[num_continued:]
 
 
-def _normalized(message: Mapping[str, Any]) -> Message:
-    """As templates expect it: content a string, arguments of tool calls an object."""
+def _normalized(message: Mapping[str, Any], style: CallStyle) -> Message:
+    """As the template expects it: content a string, calls of tools in its style, or as text where it would leave them
+    out."""
     role = message.get("role")
     if role not in _ROLES:
         raise InvalidRequest(f"unknown message role {role!r}; known: {', '.join(_ROLES)}")
-    normalized = {**message, "content": _text(message.get("content"))}
-    if message.get("tool_calls"):
-        normalized["tool_calls"] = [_with_object_arguments(call) for call in message["tool_calls"]]
-    return normalized
+    content = _text(message.get("content"))
+    if not message.get("tool_calls"):
+        return {**message, "content": content}
+    calls = [_with_object_arguments(call) for call in message["tool_calls"]]
+    if style.form is not None and not (style.shows_calls and (style.beside_content or not content)):
+        written = style.form.text_of([(call["function"].get("name"), _json(call)) for call in calls])
+        kept = {key: value for key, value in message.items() if key != "tool_calls"}
+        return {**kept, "content": f"{content}\n{written}" if content else written}
+    if style.arguments_as_text:
+        calls = [{**call, "function": {**call["function"], "arguments": _json(call)}} for call in calls]
+    return {**message, "content": content or (None if style.content_absent else ""), "tool_calls": calls}
+
+
+def _json(call: Mapping[str, Any]) -> str:
+    arguments = call["function"]["arguments"]
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _text(content: Any) -> str:
@@ -167,10 +197,14 @@ def _with_object_arguments(call: Any) -> Any:
 
 def _object_or_as_is(arguments: Any) -> Any:
     """Templates put an object through `tojson`; a string would come out quoted twice."""
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        return {}
     if not isinstance(arguments, str):
-        return {} if arguments is None else arguments
+        return arguments
     try:
         parsed = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
+    if parsed is None:
+        return {}
     return parsed if isinstance(parsed, dict) else arguments

@@ -27,6 +27,8 @@ class Vocabulary:
         for piece, token_id in pieces.items():
             self._bytes[token_id] = added[token_id].content.encode() if token_id in added else read_piece(piece)
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        names = sorted((added[token_id].content for token_id in self.special_ids), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, filter(None, names))) or r"(?!)")
         ids = range(len(self._bytes))
         unlike = (i for i in ids if self.bytes_of(i) != self.text_of(i).encode())
         self._raw = {token_id: self.bytes_of(token_id).hex() for token_id in unlike}
@@ -50,6 +52,18 @@ class Vocabulary:
             return self._bytes[token_id].decode()
         except UnicodeDecodeError:
             return ""
+
+    def symbols_of(self, text: str) -> tuple[str, ...]:
+        """A text as its characters, and the control tokens that it names, each in one piece."""
+        symbols, at = list[str](), 0
+        for found in self._control.finditer(text):
+            symbols += [*text[at : found.start()], found[0]]
+            at = found.end()
+        return (*symbols, *text[at:])
+
+    def ids_of(self, name: str) -> list[int]:
+        """The control tokens of this name."""
+        return [token_id for token_id in sorted(self.special_ids) if self.text_of(token_id) == name]
 
     def raw_of(self, token_ids: Iterable[int]) -> dict[int, str]:
         """The bytes, in hexadecimal, of those of these tokens that are not their text. (See SampledTokens.raw.)"""

@@ -210,7 +210,8 @@ class GenerateEvent(BaseModel):
 
 
 class DerenderRequest(Reading):
-    """A sampled answer to be read: its ids, and the text (already cut at a stop string)."""
+    """A sampled answer to be read: its ids, and the text (already cut at a stop string), after a prompt."""
 
     token_ids: list[int]
     text: str
+    prompt_token_ids: list[int] = Field(default_factory=list[int])

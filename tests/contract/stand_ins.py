@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import func, select, text, update
 
-from sampler.backends.base import SamplerInfo
+from sampler.backends.base import AnswerReader, SamplerInfo
 from sampler.limits import max_new_tokens
 from sampler.reading import HoldingBack
 from store.adapters import base_adapter_name
@@ -29,8 +29,10 @@ from wire.sampling import (
     DerenderRequest,
     GenerateEvent,
     GenerateRequest,
+    MessageDelta,
     ParsedCall,
     ParsedMessage,
+    Reading,
     RenderRequest,
     SampledTokens,
     TokenizeRequest,
@@ -275,7 +277,7 @@ async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[
     limit = body.params.max_tokens or len(text) + 1
     finished, prompt_ids = False, body.prompt_token_ids if body.chat else None
     reading = body.reading
-    reader = HoldingBack(reading, partial(_derendered, script)) if reading and not body.whole else None
+    reader = _reader(script, reading) if reading and not body.whole else None
     try:
         for position, character in enumerate(text[:limit]):
             if script.die_times > 0 and position == script.die_after_tokens:
@@ -299,6 +301,17 @@ async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[
         script.cancelled += not finished
 
 
+class _AsItComes:
+    async def take(self, event: GenerateEvent) -> list[MessageDelta]:
+        return [MessageDelta(content=event.text)] if event.text else []
+
+
+def _reader(script: SamplerScript, reading: Reading) -> AnswerReader:
+    if reading.tools or script.answer.startswith("<think>"):
+        return HoldingBack(reading, partial(_derendered, script))
+    return _AsItComes()
+
+
 def _token(token_id: int, text: str, body: GenerateRequest) -> SampledTokens:
     alternatives = [
         TopLogprob(token_id=65 + i, token=chr(65 + i), logprob=-2.0) for i in range(body.params.top_logprobs)
@@ -308,7 +321,7 @@ def _token(token_id: int, text: str, body: GenerateRequest) -> SampledTokens:
     return tokens
 
 
-async def _line(reader: HoldingBack | None, tokens: SampledTokens, text: str, finish_reason: Any, **more: Any) -> str:
+async def _line(reader: AnswerReader | None, tokens: SampledTokens, text: str, finish_reason: Any, **more: Any) -> str:
     event = GenerateEvent(tokens=tokens, text=text, finish_reason=finish_reason, **more)
     if reader is not None:
         event.deltas = await reader.take(event)

@@ -1,6 +1,6 @@
 """What may come next in an answer that has to be of a form: llguidance's masks over the vocabulary.
 
-Calls are written as this backend reads them: `<tool_call>{"name": …, "arguments": …}</tool_call>` (Hermes, Qwen).
+Calls are written as the base's chat template writes them, which is as this backend reads them.
 """
 
 # V vocabulary
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+from itertools import groupby
 
 import torch
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sampler.backends.base import SamplerInfo
+from sampler.call_forms import HERMES, CallForm
 from sampler.json_schemas import bounded_schema, function_parameters, plain_grammar
 from sampler.vocabulary import Vocabulary
 from wire.errors import InvalidRequest
@@ -53,10 +55,17 @@ class Form:
 class Constraints:
     """Forms for one base. Any thread."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, info: SamplerInfo) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        vocabulary: Vocabulary,
+        info: SamplerInfo,
+        form: CallForm | None = HERMES,
+    ) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._info = info
+        self._form = form
         self._lock = threading.Lock()
         self._tokens: LLTokenizer | None = None
         self._text_V = torch.tensor([bool(vocabulary.bytes_of(token_id)) for token_id in range(info.vocab_size)])
@@ -64,12 +73,54 @@ class Constraints:
     def start(self, constraint: Constraint) -> Form:
         """The form of a new answer. May take a second. Raises InvalidRequest for what cannot be kept to."""
         try:
-            matcher = LLMatcher(self._of_the_base(), _grammar(constraint), log_level=0)
+            matcher = LLMatcher(self._of_the_base(), self._grammar(constraint), log_level=0)
         except ValueError as error:  # of texts that are not Unicode
             raise InvalidRequest(f"the sampler cannot keep to this constraint: {error}") from error
         if problem := matcher.get_error() or self._emptiness(constraint, matcher):
             raise InvalidRequest(f"the sampler cannot keep to this constraint: {_first_line(problem)}")
         return Form(matcher, self._info)
+
+    def _grammar(self, constraint: Constraint) -> str:
+        if constraint.json_schema is not None:
+            return LLMatcher.grammar_from_json_schema(bounded_schema(constraint.json_schema))
+        if constraint.regex is not None:
+            return LLMatcher.grammar_from_regex(constraint.regex)
+        if constraint.choice is not None:
+            return LLMatcher.grammar_from_lark(f"start: {' | '.join(map(json.dumps, constraint.choice))}")
+        if constraint.grammar is not None:
+            return LLMatcher.grammar_from_lark(plain_grammar(constraint.grammar))
+        assert constraint.calls is not None
+        return LLMatcher.grammar_from_lark(self._calls(constraint.calls))
+
+    def _calls(self, calls: ForcedCalls) -> str:
+        """Raises InvalidRequest where it is not known how the base writes a call."""
+        form = self._form
+        if form is None:
+            raise InvalidRequest(
+                "a call cannot be forced: this base's chat template writes calls in a form that the local sampler does "
+                "not know; ask for the call in the prompt, or use the vLLM backend"
+            )
+        several = "" if calls.single or not form.several else f" ({self._literal(form.separator)} call)*"
+        rules = [f"start: {self._literal(form.section_open)} call{several} {self._literal(form.section_close)}"]
+        rules.append(f"call: {' | '.join(f'call_{index}' for index in range(len(calls.tools)))}")
+        for index, tool in enumerate(calls.tools):
+            function = tool["function"]
+            name = json.dumps(function["name"], ensure_ascii=False)[1:-1] if form.is_object else function["name"]
+            begin = self._literal(f"{form.before}{name}{form.between}")
+            rules.append(f"call_{index}: {begin} arguments_{index} {self._literal(form.after)}")
+            rules.append(f"arguments_{index}: %json {bounded_schema(function_parameters(function))}")
+        return "\n".join(rules)
+
+    def _literal(self, text: str) -> str:
+        """A text in Lark's notation; control tokens by their ids."""
+        pieces = list[str]()
+        for is_character, symbols in groupby(self._vocabulary.symbols_of(text), key=lambda symbol: len(symbol) == 1):
+            if is_character:
+                pieces.append(json.dumps("".join(symbols)))
+            else:
+                ids = (",".join(map(str, self._vocabulary.ids_of(name))) for name in symbols)
+                pieces += [f"<[{one}]>" for one in ids]
+        return " ".join(pieces)
 
     def _emptiness(self, constraint: Constraint, matcher: LLMatcher) -> str:
         """What is wrong with a schema that only refers to itself: nothing but the end may come first."""
@@ -103,30 +154,6 @@ class _Words:
         if isinstance(text, bytes):  # is asked to tell whether it takes these
             raise TypeError("texts only")
         return self._tokenizer.encode(text, add_special_tokens=False)
-
-
-def _grammar(constraint: Constraint) -> str:
-    if constraint.json_schema is not None:
-        return LLMatcher.grammar_from_json_schema(bounded_schema(constraint.json_schema))
-    if constraint.regex is not None:
-        return LLMatcher.grammar_from_regex(constraint.regex)
-    if constraint.choice is not None:
-        return LLMatcher.grammar_from_lark(f"start: {' | '.join(map(json.dumps, constraint.choice))}")
-    if constraint.grammar is not None:
-        return LLMatcher.grammar_from_lark(plain_grammar(constraint.grammar))
-    assert constraint.calls is not None
-    return LLMatcher.grammar_from_lark(_calls(constraint.calls))
-
-
-def _calls(calls: ForcedCalls) -> str:
-    rules = [f"start: call{'' if calls.single else ' (SEPARATOR call)*'}", 'SEPARATOR: "\\n"']
-    rules.append(f"call: {' | '.join(f'call_{index}' for index in range(len(calls.tools)))}")
-    for index, tool in enumerate(calls.tools):
-        function = tool["function"]
-        begin = json.dumps(f'<tool_call>\n{{"name": {json.dumps(function["name"], ensure_ascii=False)}, "arguments": ')
-        rules.append(f'call_{index}: {begin} arguments_{index} "}}\\n</tool_call>"')
-        rules.append(f"arguments_{index}: %json {bounded_schema(function_parameters(function))}")
-    return "\n".join(rules)
 
 
 def _first_line(problem: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,9 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 MAX_TOP_LOGPROBS = 20
 # Decoding tells of several tokens at once: a chunk costs the server about as much as a token costs a small model.
 _STREAM_INTERVAL = 8
+# Compact JSON: an untrained policy would write blanks without end. And one library for all: left to itself, vLLM
+# chooses one by the first request, and fails at later ones that it would have had kept by another.
+_STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
 
 
 def server_command(base: Path, port: int, settings: VllmSettings, parsers: Parsers) -> list[str]:
@@ -30,6 +34,7 @@ def server_command(base: Path, port: int, settings: VllmSettings, parsers: Parse
         "--max-cpu-loras": str(settings.max_cpu_loras),
         "--max-lora-rank": str(served_rank(settings.max_lora_rank)),
         "--stream-interval": str(_STREAM_INTERVAL),
+        "--structured-outputs-config": json.dumps(_STRUCTURED_OUTPUTS),
         "--shutdown-timeout": "30",
     }
     switches = ["--enable-lora", "--enable-scale-out", "--disable-uvicorn-access-log"]

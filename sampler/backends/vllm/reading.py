@@ -65,7 +65,7 @@ class VllmReading:
         if not self._is_parsed(reading):
             return AsItComes()
         if request.params.stop:  # ids run ahead of a text that may turn out to be cut
-            return HoldingBack(reading, self.derender, always=True)
+            return HoldingBack(reading, self.derender)
         return PieceByPiece(self, request.prompt_token_ids, reading)
 
     def without_end(self, ids: list[int]) -> list[int]:

@@ -1,8 +1,8 @@
 """A constraint in the words of vLLM's structured outputs. How a base writes a call, vLLM's tool parser knows: the
 grammar of forced calls is what its render route makes of an empty chat with these tools.
 
-A JSON schema goes as a Lark grammar with a directive that only llguidance reads, so that vLLM has it kept by that: its
-xgrammar cannot be asked for bounded blanks by a request, and ignores some keywords.
+Blanks are bounded: JSON schemas are compact by the server's own setting (`command.py`), and the JSON texts inside of a
+structural tag take a limit.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ class StructuredOutputs:
         """vLLM's `structured_outputs`. Raises InvalidRequest for calls that the base's format cannot be held to."""
         if constraint.calls is not None:
             return await self._calls(constraint.calls)
-        if constraint.json_schema is not None:
-            return {"grammar": f"%llguidance {{}}\nstart: %json {bounded_schema(constraint.json_schema)}"}
-        if constraint.grammar is not None:
-            return {"grammar": plain_grammar(constraint.grammar)}
-        given = {"regex": constraint.regex, "choice": constraint.choice}
+        given = {
+            "json": _checked(constraint.json_schema),
+            "regex": constraint.regex,
+            "choice": constraint.choice,
+            "grammar": constraint.grammar and plain_grammar(constraint.grammar),
+        }
         return {kind: value for kind, value in given.items() if value is not None}
 
     async def _calls(self, calls: ForcedCalls) -> dict[str, Any]:
@@ -65,6 +66,12 @@ class StructuredOutputs:
                 "with --tool-call-parser"
             )
         return grammar
+
+
+def _checked(schema: dict[str, Any] | None) -> dict[str, Any] | None:
+    if schema is not None:
+        bounded_schema(schema)
+    return schema
 
 
 def _with_bounded_blanks(tag: Any) -> Any:

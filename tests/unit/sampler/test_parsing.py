@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampler.parsing import parse_answer
+from sampler.call_forms import HERMES, CallForm
+from sampler.json_objects import JsonObject
+from sampler.parsing import AnswerParser, Marks
+from sampler.reading import joined
+from wire.sampling import ParsedMessage
 
 ADD = '<tool_call>\n{"name": "add", "arguments": {"a": 1,  "b":[2]}}\n</tool_call>'
 
 
-def read(text: str, *, tools_offered: bool = True):
-    message = parse_answer(text, tools_offered=tools_offered)
+LLAMA = CallForm(before='{"name": "', between='", "parameters": ', after="}")
+MISTRAL = CallForm(
+    '{"name": "', '", "arguments": ', "}", section_open="[TOOL_CALLS][", section_close="]", separator=", ", several=True
+)
+DEEPSEEK = CallForm(
+    before="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+    between="\n```json\n",
+    after="\n```<｜tool▁call▁end｜>",
+    section_open="<｜tool▁calls▁begin｜>",
+    section_close="<｜tool▁calls▁end｜>",
+    separator="\n",
+    several=True,
+)
+FORMS = {"hermes": HERMES, "llama": LLAMA, "mistral": MISTRAL, "deepseek": DEEPSEEK}
+
+
+def parse(pieces: list[str], form: CallForm | None = HERMES, *, opened: bool = False) -> ParsedMessage:
+    parser = AnswerParser(Marks(form, frozenset({"add", "f"})), opened=opened)
+    return joined([*(delta for piece in pieces for delta in parser.feed(piece)), *parser.end()])
+
+
+def read(text: str, form: CallForm | None = HERMES, *, opened: bool = False):
+    message = parse([text], form, opened=opened)
     return message.reasoning_content, message.content, [(call.name, call.arguments) for call in message.tool_calls]
 
 
@@ -33,7 +59,7 @@ def test_several_calls_and_the_words_before_them():
 
 
 def test_without_tools_on_offer_a_call_is_content():
-    assert read(ADD, tools_offered=False) == (None, ADD, [])
+    assert read(ADD, None) == (None, ADD, [])
 
 
 @pytest.mark.parametrize(
@@ -43,6 +69,13 @@ def test_without_tools_on_offer_a_call_is_content():
         ('{"name": "add"}', "{}"),
         ('{"name": "add", "arguments": "{\\"a\\": 1}"}', '{"a": 1}'),
         ('{"name": "add", "arguments": {"s": "\\u00fc \\n"}}', '{"s": "\\u00fc \\n"}'),
+        ('{"name": "add", "arguments": null}', "{}"),
+        ('{"name": "add", "arguments": ""}', "{}"),
+        ('{"name": "add", "arguments": " \\n"}', "{}"),
+        ('{"name": "add", "parameters": {"a": 1}}', '{"a": 1}'),
+        ('{"name": "add", "arguments": {"a": "</tool_call>"}}', '{"a": "</tool_call>"}'),
+        ('{"name": "add", "arguments": {"a": "<tool_call>"}}', '{"a": "<tool_call>"}'),
+        ('{"name": "add", "arguments": {"a": "\\"}</tool_call>{"}}', '{"a": "\\"}</tool_call>{"}'),
     ],
 )
 def test_shapes_of_calls_that_are_read(body, arguments):
@@ -70,7 +103,7 @@ def test_a_malformed_call_stays_in_the_content_beside_those_that_are_read(body):
     ("text", "expected"),
     [
         ("<think>\nhm\n</think>\n\n42", ("hm", "42", [])),
-        ("hm\n</think>\n\n42", ("hm", "42", [])),
+        ("hm\n</think>\n\n42", (None, "hm\n</think>\n\n42", [])),
         ("<think>\n\n</think>\n\n42", (None, "42", [])),
         ("<think>\nhm", ("hm", None, [])),
         ("<think>hm</think>", ("hm", None, [])),
@@ -83,9 +116,73 @@ def test_reasoning_is_set_apart(text, expected):
     assert read(text) == expected
 
 
-@given(st.text('ab{}[]":,\\ \n', max_size=40), st.booleans())
-def test_no_answer_makes_the_reader_fail(text, tools_offered):
-    call = f'<tool_call>{{"name":"f","arguments":{text}'
-    for wrapped in (text, call, f"<tool_call>{text}</tool_call>", f"<think>{text}"):
-        for parsed in parse_answer(wrapped, tools_offered=tools_offered).tool_calls:
-            assert isinstance(json.loads(parsed.arguments), dict)
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I add.\n</think>\n\nAnswer 3", ("I add.", "Answer 3", [])),
+        ("\nI add\n and add", ("I add\n and add", None, [])),
+        ("</think>42", (None, "42", [])),
+        ("<think>\nhm</think>42", ("hm", "42", [])),
+        (f"hm {ADD}\n</think>\n{ADD}", (f"hm {ADD}", None, [("add", '{"a": 1,  "b":[2]}')])),
+        ("a</think>b</think>c", ("a", "b</think>c", [])),
+    ],
+)
+def test_what_comes_after_a_prompt_that_opened_the_reasoning_is_reasoning_up_to_its_end(text, expected):
+    assert read(text, opened=True) == expected
+
+
+CALLS = [("add", '{"a": "</tool_call>]}"}'), ("f", "{}")]
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_calls_are_read_in_the_form_that_they_are_written_in(form):
+    calls = CALLS if form.several else CALLS[:1]
+    written = form.text_of(calls)
+    assert read(written, form) == (None, None, calls)
+    assert read(f"<think>\nhm\n</think>\n\n{written}", form) == ("hm", None, calls)
+    if form is not LLAMA:
+        assert read(f"Well.\n{written}\nSo.", form) == (None, "Well.So.", calls)
+    cut = written[: len(written) // 3]
+    assert read(cut, form) == (None, cut, [])
+
+
+@pytest.mark.parametrize(
+    "text", ['{"name": "other", "parameters": {}}', 'Well, {"name": "add"}', "{}", '{"a": 1}', "{"]
+)
+def test_json_by_itself_is_a_call_only_where_it_comes_first_and_names_a_tool_on_offer(text):
+    assert read(text, LLAMA) == (None, text, [])
+
+
+PIECES = st.sampled_from(
+    ["<think>", "</think>", "<tool_call>", "</tool_call>", ADD, "\n", " ", "hm", '{"name": "f", "arguments": ', "{}",
+     "}", '"', "\\", "[", "]", ",", "<", "[TOOL_CALLS][", DEEPSEEK.section_open, DEEPSEEK.before, DEEPSEEK.between,
+     DEEPSEEK.after, DEEPSEEK.section_close, '{"name": "add", "parameters": {}}', "add", "é😀"]
+)  # fmt: skip
+TEXTS = st.lists(PIECES, max_size=12).map("".join) | st.text('ab{}[]<>/:,\\ \n"', max_size=30)
+
+
+@given(TEXTS, st.lists(st.integers(0, 200), max_size=8), st.sampled_from([*FORMS.values(), None]), st.booleans())
+def test_a_stream_in_any_pieces_is_the_whole_answer_and_nothing_is_lost(text, cuts, form, opened):
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
+    whole = parse([text], form, opened=opened)
+    assert parse(pieces, form, opened=opened) == whole
+    for call in whole.tool_calls:
+        assert isinstance(json.loads(call.arguments), dict)
+    if not whole.tool_calls:
+        said = (whole.reasoning_content or "") + (whole.content or "")
+        for tag in ("<think>", "</think>"):
+            text, said = text.replace(tag, ""), said.replace(tag, "")
+        assert said.replace("\n", "").strip() == text.replace("\n", "").strip()
+
+
+@pytest.mark.parametrize(
+    "piece", ["<tool_call>", '<tool_call>{"', '<tool_call>{"a":', '<tool_call>{"a":"\\"', "{", '{"']
+)
+def test_what_begins_like_a_call_again_and_again_is_read_once(piece, monkeypatch):
+    taken = []
+    take = JsonObject.take
+    monkeypatch.setattr(JsonObject, "take", lambda self, character: (taken.append(character), take(self, character))[1])
+    text = piece * 2_000
+    assert read(text) == read(text, LLAMA) == (None, text, [])
+    assert len(taken) < 6 * len(text)

@@ -18,7 +18,9 @@ from sampler.metrics import SamplerMetrics
 from store.catalog import base_by_slug
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
+from store.private_files import shared_umask
 from wire.endings import DRAIN_S
+from wire.hub_weights import require_weights
 from wire.origins import advertised_host, http_origin, listen
 
 log = structlog.get_logger(__name__)
@@ -55,7 +57,9 @@ def run(settings: SamplerSettings) -> None:
         base = base_by_slug(session, settings.base_slug)
     assert base.weights is not None
     options = {"seed": settings.seed, "num_threads": settings.threads or None, **settings.backend_options}
-    backend = open_backend(settings.backend, base.weights, **options)
+    require_weights(base.weights)
+    with shared_umask():
+        backend = open_backend(settings.backend, base.weights, **options)
 
     listening = listen(settings.host, settings.port)
     url = settings.advertise or http_origin(advertised_host(settings.host), listening.getsockname()[1])

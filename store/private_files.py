@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 PRIVATE_UMASK = _OTHERS
+_UMASKS: list[int] = []
+"""The one that the process was started with."""
 
 DATA_FOLDERS = frozenset({"blobs", "checkpoint-copies", "checkpoints", "logs", "mirrors", "postgres"})
 """What we keep in a data folder, besides files, which are private from the start."""
@@ -32,7 +36,21 @@ def write_private(path: Path, content: str) -> None:
 
 def private_umask() -> int:
     """From now on, what this process and its children make is for its owner alone. Returns the umask before."""
-    return os.umask(PRIVATE_UMASK)
+    before = os.umask(PRIVATE_UMASK)
+    if before != PRIVATE_UMASK:
+        _UMASKS.append(before)
+    return before
+
+
+@contextmanager
+def shared_umask() -> Generator[None]:
+    """Inside, files are made as the user's own umask says: the cache of a hub may be shared among users."""
+    ours = os.umask(_UMASKS[-1]) if _UMASKS else None
+    try:
+        yield
+    finally:
+        if ours is not None:
+            os.umask(ours)
 
 
 def private_data_folder(folder: Path) -> None:

@@ -65,7 +65,7 @@ class Supply:
     def _remedy(self) -> str:
         by_hand = f"start one with 'headway trainer --base {self.base}'"
         if self.asked_at is None or self.next_at is None:
-            return by_hand
+            return f"the last one could not start: {self.error}; {by_hand}" if self.error else by_hand
         asked = f"one was asked for at {_at(self.asked_at)} (attempt {self.attempts})"
         came_of_it = f"failed: {self.error}" if self.error else "has not come up yet"
         return f"{asked} and {came_of_it}; the next attempt is due at {_at(self.next_at)}, or {by_hand}"

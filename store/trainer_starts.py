@@ -64,6 +64,11 @@ _WANT = """
     select pg_notify(%(channel)s, replace(base_id::text, '-', '')) from noted
 """
 
+_FAILED = """
+    insert into trainer_starts (base_id, error) values (%(base_id)s, %(error)s)
+    on conflict (base_id) do update set error = %(error)s
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class WantedTrainer:
@@ -105,6 +110,6 @@ def _only(bases: list[str] | None) -> Jsonb | None:
 
 
 def start_failed(connection: Connection, base_id: UUID, error: str) -> None:
-    """Keep why an attempt came to nothing, for those who wait."""
+    """Keep why an attempt came to nothing, for those who wait, until a trainer is ready."""
     values = {"base_id": base_id, "error": error[:_MAX_ERROR_CHARS]}
-    connection.execute("update trainer_starts set error = %(error)s where base_id = %(base_id)s", values)
+    connection.execute(_FAILED, values)

@@ -19,8 +19,10 @@ from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.oplog.leases import LEASE_TTL_S
 from store.planes import register_trainer, trainer_ready
+from store.private_files import shared_umask
 from store.promotion import PATIENCE_S, PromotionPolicy
 from store.tables import ModelRow
+from store.trainer_starts import start_failed
 from trainer.base_model import load_base_model
 from trainer.cancellation import Cancellation
 from trainer.device_memory import device_memory
@@ -32,6 +34,8 @@ from trainer.logprob_keeper import LogprobKeeper
 from trainer.standstill import Standstill
 from trainer.stopping import Stop
 from trainer.worker import Worker, WorkerSettings
+from wire.errors import HeadwayError
+from wire.hub_weights import require_weights
 from wire.metrics_page import metrics_page
 from wire.origins import http_origin
 from wire.threads import threads_for
@@ -101,7 +105,8 @@ def run(settings: TrainerSettings) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop.request)
     try:
-        worker = _load(settings, database, base, trainer_id, stop, metrics, logprobs)
+        with _noting_failure(database, base.id):
+            worker = _load(settings, database, base, trainer_id, stop, metrics, logprobs)
         log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id))
         standstill.start()
         with _metrics_page(settings, metrics):
@@ -111,6 +116,17 @@ def run(settings: TrainerSettings) -> None:
         logprobs.close()
         database.close()
         log.info("trainer_stopped")
+
+
+@contextmanager
+def _noting_failure(database: Database, base_id: UUID) -> Generator[None]:
+    """Callers and `headway status` say why there is no trainer."""
+    try:
+        yield
+    except (HeadwayError, OSError, ValueError) as error:
+        with database.connection() as connection:
+            start_failed(connection, base_id, str(error))
+        raise
 
 
 @contextmanager
@@ -138,7 +154,9 @@ def _load(
     device = _device(settings.device)
     if device != "cpu":
         _equal_bits_for_equal_passes()
-    weights = load_base_model(base.weights, device=device)
+    require_weights(base.weights)
+    with shared_umask():
+        weights = load_base_model(base.weights, device=device)
     threads = settings.threads or threads_for(weights.info.num_parameters)
     cancellation = Cancellation(database, base.id, trainer_id, stop.check)
     engine = TrainingEngine(weights, _engine_settings(settings, threads), before_micro_batch=cancellation.check)

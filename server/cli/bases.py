@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import typer
@@ -10,25 +11,36 @@ from sqlalchemy import select
 from store.catalog import ensure_base
 from store.database import Database
 from store.tables import ModelRow
+from wire.hub_weights import require_weights
 
 
 def choose_bases(database: Database, entries: list[str]) -> list[str]:
     """Register the entries and return their slugs; without any, the slugs that are registered and still loadable.
 
-    Raises ValueError when there is none, for a path without a model, and for a slug that cannot be one.
+    Raises WeightsOutOfReach for an id that the hub does not have, ValueError when there is none, for a path without a
+    model, and for a slug that cannot be one.
     """
     if entries:
-        return [_register(database, *parse_base(entry)) for entry in entries]
+        named = [parse_base(entry) for entry in entries]
+        _require([weights for _, weights in named])
+        return [_register(database, slug, weights) for slug, weights in named]
     with database.session() as session:
         query = select(ModelRow.slug, ModelRow.weights).where(ModelRow.base_id.is_(None)).order_by(ModelRow.created_at)
         known = [(slug, weights or "") for slug, weights in session.execute(query)]
-    present = [slug for slug, weights in known if not weights.startswith("/") or Path(weights).exists()]
+    present = {slug: weights for slug, weights in known if not weights.startswith("/") or Path(weights).exists()}
     for slug, weights in known:
         if slug not in present:
             typer.echo(f"headway: leaving out the base {slug!r}, whose weights are no longer at {weights}", err=True)
     if not present:
         raise ValueError("no base model yet: pass --base with a Hugging Face id or the path of a model")
-    return present
+    _require(present.values())
+    return list(present)
+
+
+def _require(weights: Iterable[str]) -> None:
+    """Before anything is registered, or started that would wait for it."""
+    for each in weights:
+        require_weights(each)
 
 
 def parse_base(entry: str) -> tuple[str, str]:

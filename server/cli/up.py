@@ -36,6 +36,7 @@ from server.cli.up_lock import AlreadyUp, only_up
 from store.private_files import private_data_folder, private_umask
 from store.promotion import PromotionPolicy
 from wire.endings import DRAIN_S, STOP_S
+from wire.hub_weights import WeightsOutOfReach
 from wire.origins import bracketed, http_origin, listen, local_host
 
 _SAY_EVERY_S = 15.0
@@ -101,7 +102,7 @@ def up(
                 _wait_until_ready(children, exports["HUD_API_URL"], slugs, on_demand=on_demand)
                 _announce(exports, data_dir)
                 status = _tend(trainers, context.args, exports, umask)
-    except (OSError, ValueError, ChildFailed, EmbeddedPostgresFailed, AlreadyUp) as error:
+    except (OSError, ValueError, ChildFailed, EmbeddedPostgresFailed, AlreadyUp, WeightsOutOfReach) as error:
         stop_with(str(error))
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT if context.args else 0

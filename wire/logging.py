@@ -1,14 +1,19 @@
 """How every process logs: one structured line an event, for people on a terminal, as JSON elsewhere.
 
 What is bound to a request or an operation (`structlog.contextvars`) stands on each line that is written on its behalf.
+
+A line that cannot be written (a full disk, a pipe that nobody reads, a value that does not render) is lost, and counted
+in the next one that can be: no work fails for its log.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -22,7 +27,8 @@ _SECRET = re.compile(r"\bhw_[A-Za-z0-9_-]{32,}|(?i:\bbearer )[^\s\"',]+|(?<=://)
 def configure_logging(plane: str, log_format: str | None = None) -> None:
     """Set structlog and the standard library's logging up for one process. `log_format`: json or text; None for text
     on a terminal, and JSON elsewhere."""
-    render: list[structlog.typing.Processor] = [_renderer(log_format), without_secrets]
+    stream = _stream()
+    render: list[structlog.typing.Processor] = [_renderer(log_format, stream), without_secrets]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -32,11 +38,13 @@ def configure_logging(plane: str, log_format: str | None = None) -> None:
     ]
     structlog.configure(
         processors=[*shared, *render],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=_Logger,
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(plane=plane)
-    handler = logging.StreamHandler(sys.stderr)
+    logging.raiseExceptions = False  # a handler that fails would write about it where it has just failed
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -54,8 +62,32 @@ def without_secrets(_logger: Any, _method: str, line: Any) -> Any:
     return line
 
 
-def _renderer(log_format: str | None) -> structlog.typing.Processor:
-    is_terminal = sys.stderr.isatty()
+_Levels = cast("type[structlog.BoundLoggerBase]", structlog.make_filtering_bound_logger(logging.NOTSET))
+
+
+class _Logger(_Levels):
+    """Raises nothing."""
+
+    num_lost = 0
+
+    def _proxy_to_logger(self, method_name: str, event: str | None = None, **event_kw: Any) -> None:
+        try:
+            if lost := _Logger.num_lost:
+                super()._proxy_to_logger("warning", "log_lines_lost", lines=lost)
+                _Logger.num_lost -= lost
+            super()._proxy_to_logger(method_name, event, **event_kw)
+        except Exception:  # wherever it came from: the caller has other things to do
+            _Logger.num_lost += 1
+
+
+def _stream() -> TextIO:
+    """Standard error, or nowhere in a process that was started without one."""
+    stream: TextIO | None = sys.stderr
+    return stream if stream is not None else Path(os.devnull).open("w")
+
+
+def _renderer(log_format: str | None, stream: TextIO) -> structlog.typing.Processor:
+    is_terminal = stream.isatty()
     if log_format == "text" or (log_format is None and is_terminal):
         return structlog.dev.ConsoleRenderer(colors=is_terminal)
     return structlog.processors.JSONRenderer()

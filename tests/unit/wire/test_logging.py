@@ -66,3 +66,54 @@ def test_names_that_look_like_keys_stay(line: str):
 )
 def test_each_kind_of_secret_is_struck_out_by_itself(line: str, kept: str):
     assert without_secrets(None, "info", line) == kept
+
+
+_LOST = """
+import logging, sys, structlog
+from wire.logging import configure_logging
+FIRST
+configure_logging("server", "json")
+log = structlog.get_logger("x")
+THEN
+log.info("lost")
+log.exception("lost", exc_info=ValueError("with a traceback"))
+logging.getLogger("library").error("lost %d", "not a number")
+logging.getLogger("library").exception("lost")
+AFTER
+print("went on")
+"""
+
+
+def after_a_failure(first: str = "", then: str = "", after: str = "") -> subprocess.CompletedProcess[str]:
+    program = _LOST.replace("FIRST", first).replace("THEN", then).replace("AFTER", after)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+UNWRITABLE = {
+    "a full disk": {"first": "sys.stderr = open('/dev/full', 'w')"},
+    "a pipe that nobody reads": {"first": "import os; r, w = os.pipe(); os.close(r); sys.stderr = os.fdopen(w, 'w')"},
+    "a closed file": {"then": "sys.stderr.close()"},
+    "no file at all": {"first": "sys.stderr = None"},
+    "an encoding without the letters": {
+        "first": "sys.stderr = open('/dev/null', 'w', encoding='ascii')",
+        "then": "log = structlog.get_logger('x', name='\\ud800ä')",
+    },
+    "a value that does not render": {
+        "then": "log = structlog.get_logger('x', value=type('T', (), {'__repr__': lambda self: 1 / 0})())"
+    },
+}
+
+
+@pytest.mark.parametrize("cause", UNWRITABLE)
+def test_a_line_that_cannot_be_written_fails_nothing(cause):
+    done = after_a_failure(**UNWRITABLE[cause])
+    assert done.stdout == "went on\n", done.stderr
+
+
+def test_lines_that_were_lost_are_counted():
+    planted = "logger = structlog.PrintLogger; good = logger.info; "
+    planted += "logger.info = logger.error = logger.warning = lambda *_: 1 / 0"
+    mend = "logger.warning = good; log.warning('after')"
+    done = after_a_failure(then=planted, after=mend)
+    events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert [(line["event"], line.get("lines")) for line in events[-2:]] == [("log_lines_lost", 2), ("after", None)]

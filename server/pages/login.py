@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from server.context import ContextDep
+from server.context import Context, ContextDep
 from server.pages.forms import submitted, submitted_by_anybody
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.sessions import SESSION_S, end_session, find_visitor, start_session
 from server.pages.signing_in import COOKIE, VisitorDep, own_path
-from wire.errors import HeadwayError
+from wire.errors import HeadwayError, Unauthenticated
 
 router = APIRouter(route_class=PageRoute)
 
@@ -33,13 +33,12 @@ async def log_in(context: ContextDep, request: Request) -> Response:
     fields = await submitted_by_anybody(request)
     next_path, address = own_path(fields.get("next", "/")), request.client.host if request.client else "?"
     try:
-        context.attempts.check(address)
-        async with context.database.session() as session:
-            token = await start_session(session, fields.get("key", "").strip())
+        token = await _token_for(context, fields.get("key", "").strip(), address)
     except HeadwayError as error:
-        if error.status in (401, 403):
-            context.attempts.failed(address)
-        return page(request, "login.html", None, status=error.status, next_path=next_path, problem=error.message)
+        refusal = page(request, "login.html", None, status=error.status, next_path=next_path, problem=error.message)
+        if error.retry_after_s:
+            refusal.headers["Retry-After"] = str(error.retry_after_s)
+        return refusal
     response = RedirectResponse(next_path, 303)
     is_https = request.url.scheme == "https"
     # Lax: a link in a terminal or a chat opens the page that it names.
@@ -56,3 +55,14 @@ async def log_out(context: ContextDep, request: Request, visitor: VisitorDep) ->
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE)
     return response
+
+
+async def _token_for(context: Context, key: str, address: str) -> str:
+    """The cookie of a new session. Raises TooManyAttempts for a wrong key after too many others, and what
+    `start_session` raises."""
+    try:
+        async with context.database.session() as session:
+            return await start_session(session, key)
+    except Unauthenticated:
+        context.attempts.failed(address)
+        raise

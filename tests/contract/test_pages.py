@@ -129,6 +129,14 @@ async def test_a_wrong_key_is_told_on_the_form(stranger):
     assert 'value="/system"' in reply.text
 
 
+async def test_a_right_key_opens_whatever_wrong_ones_came_from_its_address(origin, team):
+    async with httpx.AsyncClient(base_url=origin, headers=HTML, trust_env=False, verify=False) as proxy:
+        replies = [await proxy.post("/login", data={"key": "hw_wrong", "next": "/"}) for _ in range(11)]
+        assert replies[-1].status_code == 429
+        assert int(replies[-1].headers["retry-after"]) > 0
+        assert (await proxy.post("/login", data={"key": team.key, "next": "/"})).status_code == 303
+
+
 async def test_a_session_ends_with_its_key_with_time_and_when_told_to(team, origin, database):
     async with signed_in(origin, team.key) as first, signed_in(origin, team.key) as second:
         page = await first.get("/")

@@ -84,4 +84,4 @@ async def events(
 ) -> Page[Event]:
     """The audit log, newest first."""
     async with context.database.session() as session:
-        return await list_events(session, team_id, wanted, cursor, limit)
+        return await list_events(session, team_id, wanted, cursor, limit, model_ids=caller.model_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -27,10 +28,19 @@ class EventFilter:
 
 
 async def list_events(
-    session: AsyncSession, team_id: UUID | None, wanted: EventFilter, cursor: str | None, limit: int
+    session: AsyncSession,
+    team_id: UUID | None,
+    wanted: EventFilter,
+    cursor: str | None,
+    limit: int,
+    *,
+    model_ids: Collection[UUID] | None = None,
 ) -> Page[Event]:
-    """Lines about one team's things, or (None) all, newest first."""
-    rows, following = await page_of(session, _query(team_id, wanted), [EventRow.id], cursor, limit, newest_first=True)
+    """Lines about one team's things, or (None) all, newest first. `model_ids`: about these models alone."""
+    query = _query(team_id, wanted)
+    if model_ids is not None:
+        query = query.where(EventRow.subject_id.in_(model_ids))
+    rows, following = await page_of(session, query, [EventRow.id], cursor, limit, newest_first=True)
     return Page(items=[_event(row, key) for row, key in rows], next_cursor=following)
 
 

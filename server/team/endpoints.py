@@ -67,6 +67,6 @@ async def events(
     cursor: CursorParam = None,
     limit: LimitParam = DEFAULT_LIMIT,
 ) -> Page[Event]:
-    """The team's audit log, newest first."""
+    """The team's audit log, newest first; to a key for some models, what was done to these."""
     async with context.database.session() as session:
-        return await list_events(session, caller.team_id, wanted, cursor, limit)
+        return await list_events(session, caller.team_id, wanted, cursor, limit, model_ids=caller.model_ids)

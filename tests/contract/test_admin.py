@@ -277,6 +277,16 @@ async def test_the_log_of_a_team_holds_nothing_of_another(boss, other_team, base
     assert {event["team_id"] for event in events} == {own}
 
 
+async def test_a_key_for_some_models_reads_what_was_done_to_these_alone(origin, boss, admin, team, model, base):
+    other = await team.fork(str(base.id))
+    made = await make(boss, role="team_admin", models=[model["id"]])
+    async with client(origin, made["key"]) as http:
+        events = (await http.get("/v2/team/events", params={"limit": 500})).json()["items"]
+        assert {event["subject_id"] for event in events} == {model["id"]}
+        for hidden in (other["id"], made["id"]):
+            assert (await http.get("/v2/team/events", params={"subject_id": hidden})).json()["items"] == []
+
+
 async def test_a_drained_sampler_gets_no_request_until_it_is_undrained(admin, team, model, base, database):
     async with database.session() as session:
         live = await session.scalars(select(SamplerRow.id).where(SamplerRow.base_id == base.id))

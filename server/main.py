@@ -26,7 +26,15 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from server.app import create_app
 from server.metrics.workers import shared_counts
-from server.settings import GatewayLimits, Limits, ServerSettings, StopSettings, TrainerStart, UpkeepSettings
+from server.settings import (
+    GatewayLimits,
+    GuardSettings,
+    Limits,
+    ServerSettings,
+    StopSettings,
+    TrainerStart,
+    UpkeepSettings,
+)
 from server.stopping import Shutdown
 from store.promotion import PromotionPolicy
 from wire.faults import arm_faults
@@ -62,6 +70,7 @@ def serve(
     log_format: str | None = None,
     promotion: PromotionPolicy = PromotionPolicy.ONE,
     stop: StopSettings | None = None,
+    guard: GuardSettings | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests under way then end as `server.stopping` says."""
     settings = ServerSettings(
@@ -76,6 +85,7 @@ def serve(
         metrics_token=metrics_token,
         promotion=promotion,
         stop=stop or StopSettings(),
+        guard=guard or GuardSettings(),
     )
     _allow_many_files()
     options: dict[str, Any] = {

@@ -68,14 +68,14 @@ class UpkeepSettings:
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
     """How servers watch over training. `every_s`: between two looks where no notification comes; `settle_s`: for so
-    long nothing must have happened in an evaluation job before it is scored; `loopback_webhooks`: whether webhooks may
-    go to this very machine."""
+    long nothing must have happened in an evaluation job before it is scored; `webhook_receivers`: hosts, `host:port` or
+    networks to which webhooks may go although they would be refused, such as a receiver on this very machine."""
 
     every_s: float = 10.0
     settle_s: float = 10.0
     webhook_timeout_s: float = 10.0
     retry_s: float = 10.0
-    loopback_webhooks: bool = False
+    webhook_receivers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from server.cli.settings import (
     days,
     stop_with,
 )
-from server.settings import GatewayLimits, Limits, StopSettings, TrainerStart, UpkeepSettings
+from server.settings import GatewayLimits, GuardSettings, Limits, StopSettings, TrainerStart, UpkeepSettings
 from store.oplog.leases import LEASE_TTL_S
 from store.promotion import PATIENCE_S, PromotionPolicy
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
@@ -136,6 +136,13 @@ def server(
             help="Seconds that requests which are being worked on may go on after SIGTERM",
         ),
     ] = StopSettings().grace_s,
+    webhook_receivers: Annotated[
+        str,
+        typer.Option(
+            envvar="HEADWAY_WEBHOOK_RECEIVERS",
+            help="Hosts, host:port or networks that may get webhooks though they are this machine; with commas",
+        ),
+    ] = "",
 ) -> None:
     """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
@@ -172,6 +179,7 @@ def server(
         else None,
         promotion=promotion,
         stop=StopSettings(stop_delay, stop_grace),
+        guard=GuardSettings(webhook_receivers=tuple(filter(None, webhook_receivers.replace(" ", "").split(",")))),
     )
 
 

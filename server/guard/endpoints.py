@@ -29,6 +29,7 @@ async def get_guard(context: ContextDep, caller: CallerDep, model_id: str) -> Gu
 @router.put("/guard")
 async def set_guard(context: ContextDep, caller: CallerDep, model_id: str, body: GuardRequest) -> Guard:
     """Replace what is set; what is left out gets its default. A webhook needs the scope `keys`."""
+    await settings.check_webhook(context.settings.guard, caller, body)
     async with context.database.session() as session:
         model = await get_callers_model(session, caller, model_id)
         return await settings.set_guard(session, caller, model, body)

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.audit.recording import Actor, actor_of, record
 from server.auth.callers import Caller
 from server.guard.rules import RULES
-from server.guard.webhooks import check_webhook_url
+from server.guard.webhooks import check_receiver, check_webhook_url
+from server.settings import GuardSettings
 from store.tables import GuardRow, ModelRow
 from wire.errors import InvalidRequest
 from wire.guard import Action, Guard, GuardRequest, Rule, RuleSettings
@@ -49,6 +50,12 @@ async def read_set(session: AsyncSession, model_id: UUID, *, lock: bool = False)
         return GuardRequest()
     rules = {name: rule for name, rule in row.rules.items() if name in RULES}
     return GuardRequest.model_validate({"rules": rules, "eval_jobs": row.eval_jobs, "webhook_url": row.webhook_url})
+
+
+async def check_webhook(settings: GuardSettings, caller: Caller, request: GuardRequest) -> None:
+    """Raises InvalidRequest where the webhook would go nowhere. Before the session: it asks for addresses of names."""
+    if request.webhook_url is not None and "keys" in caller.scopes:
+        await check_receiver(settings, request.webhook_url)
 
 
 async def set_guard(session: AsyncSession, caller: Caller, model: ModelRow, request: GuardRequest) -> Guard:

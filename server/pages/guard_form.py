@@ -73,6 +73,9 @@ async def _set(
     rules: dict[str, RuleSettings | None] | None = None,
 ) -> ModelRow:
     """Change these things (a rule of None: to its defaults) and leave the others as they are."""
+    if webhook_url := changes.get("webhook_url"):
+        asked = as_request(GuardRequest, {"webhook_url": webhook_url})
+        await settings.check_webhook(context.settings.guard, visitor.caller, asked)
     async with context.database.session() as session:
         model, _ = await find_fork(session, visitor, model_id)
         was = await settings.read_set(session, model.id, lock=True)

@@ -123,7 +123,7 @@ async def base(
 async def origin(database_url: str, base: ModelRow, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     blobs: Path = tmp_path_factory.mktemp("blobs")
     timeouts = Timeouts(operation_s=10, samplers_s=1)
-    guard = GuardSettings(every_s=0.2, settle_s=0.2, retry_s=0.1, loopback_webhooks=True)
+    guard = GuardSettings(every_s=0.2, settle_s=0.2, retry_s=0.1, webhook_receivers=("127.0.0.1",))
     settings = ServerSettings(database_url, blobs, "token", limits=LIMITS, timeouts=timeouts, guard=guard)
     async with serving(create_app(settings)) as url:
         yield url

@@ -466,6 +466,14 @@ async def test_a_webhook_goes_to_http_urls_alone(team, model, admin_of, url):
     assert reply.status_code == 422, reply.text
 
 
+@pytest.mark.parametrize("url", ["http://169.254.169.254/latest", "http://[::1]:9000/x", "http://0x7f000002/"])
+async def test_a_webhook_that_would_go_nowhere_is_refused_when_it_is_set(team, model, admin_of, url):
+    admin = await admin_of(team)
+    reply = await admin.put(f"/v2/models/{model['id']}/guard", json={"webhook_url": url})
+    assert reply.status_code == 422, reply.text
+    assert "where no webhook goes; an operator can allow it" in reply.json()["detail"]
+
+
 async def test_trainability_says_which_tasks_teach(team, model, database):
     async with database.session() as session:
         team_id = (await session.get_one(ModelRow, uuid.UUID(model["id"]))).team_id

@@ -8,15 +8,16 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
+import psycopg
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DataError, StatementError
+from sqlalchemy.exc import StatementError
 from starlette.exceptions import HTTPException
 
 from server.access_log import request_id
-from server.sentences import field_name, first_problem
+from server.sentences import first_field, first_problem
 from store.database import DATABASE_AWAY
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
 
@@ -39,6 +40,13 @@ _HTTP_SENTENCES = {
 }
 
 
+_UNSTORABLE = (psycopg.DataError, UnicodeEncodeError, OverflowError)
+"""What PostgreSQL or its driver raise for a value of the client's that no row can hold: a NUL character, half a
+surrogate pair, a number out of range."""
+REFUSED = (HeadwayError, RequestValidationError, StatementError, *DATABASE_AWAY, *_UNSTORABLE)
+"""Exceptions that are answered, by routes and pages alike, with what `refusal_of` makes of them."""
+
+
 class BodyTooLarge(HTTPException):
     """A body over the limit, found while it is read. FastAPI lets only its own kind of exception through there."""
 
@@ -48,13 +56,27 @@ class BodyTooLarge(HTTPException):
 
 def install_error_handlers(app: FastAPI) -> None:
     """Answer every exception as this module describes."""
-    app.add_exception_handler(HeadwayError, _headway_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(StatementError, _statement_error)
-    for kind in DATABASE_AWAY:
-        app.add_exception_handler(kind, _database_away)
+    for kind in REFUSED:
+        app.add_exception_handler(kind, _refused)
     app.add_exception_handler(Exception, _unexpected)
+
+
+def refusal_of(error: Exception) -> HeadwayError | None:
+    """The refusal with which an exception of `REFUSED` is answered; None where it is a fault of ours."""
+    if isinstance(error, HeadwayError):
+        return error
+    if isinstance(error, RequestValidationError):
+        problems = error.errors()
+        return InvalidRequest(first_problem(problems, error.body), param=first_field(problems, error.body))
+    if isinstance(error, DATABASE_AWAY):
+        log.warning("database_away", error=str(error).partition("\n")[0])
+        return Unavailable("the database does not answer at the moment; try again")
+    cause = error.orig if isinstance(error, StatementError) else error
+    if isinstance(cause, _UNSTORABLE):
+        log.warning("value_refused", error=str(cause).partition("\n")[0])
+        return InvalidRequest("the request holds a value that cannot be stored or looked for, such as a NUL character")
+    return None
 
 
 def error_response(request: Request, error: HeadwayError) -> JSONResponse:
@@ -73,16 +95,6 @@ def openai_error(status: int, code: str, message: str, param: str | None = None)
     return {"error": error, "detail": message, "code": code}
 
 
-async def _headway_error(request: Request, error: Exception) -> JSONResponse:
-    return error_response(request, cast(HeadwayError, error))
-
-
-async def _validation_error(request: Request, error: Exception) -> JSONResponse:
-    problems = cast(RequestValidationError, error).errors()
-    param = field_name(problems[0]["loc"]) or None if problems[0]["type"] != "json_invalid" else None
-    return error_response(request, InvalidRequest(first_problem(problems), param=param))
-
-
 async def _http_exception(request: Request, error: Exception) -> JSONResponse:
     error = cast(HTTPException, error)
     sentence = error.detail
@@ -92,17 +104,9 @@ async def _http_exception(request: Request, error: Exception) -> JSONResponse:
     return _response(request, error.status_code, code, sentence, dict(error.headers or {}))
 
 
-async def _statement_error(request: Request, error: Exception) -> JSONResponse:
-    """What PostgreSQL cannot hold (a NUL character, a number out of range) is the client's mistake."""
-    unencodable = isinstance(cast(StatementError, error).orig, (ValueError, OverflowError))
-    if isinstance(error, DataError) or unencodable:
-        return error_response(request, InvalidRequest("the request holds a value that cannot be stored"))
-    return await _unexpected(request, error)
-
-
-async def _database_away(request: Request, error: Exception) -> JSONResponse:
-    log.warning("database_away", method=request.method, path=request.url.path, error=str(error).partition("\n")[0])
-    return error_response(request, Unavailable("the database does not answer at the moment; try again"))
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    refusal = refusal_of(error)
+    return await _unexpected(request, error) if refusal is None else error_response(request, refusal)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

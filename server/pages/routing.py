@@ -6,18 +6,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
 from server.browsers import reads_pages
+from server.errors import REFUSED, refusal_of
 from server.pages.rendering import error_page
 from server.pages.signing_in import SignInFirst, login_url
-from server.sentences import first_problem
-from store.database import DATABASE_AWAY
-from wire.errors import HeadwayError, InvalidRequest, Unavailable
 
 
 class PageRoute(APIRoute):
@@ -36,11 +33,10 @@ class PageRoute(APIRoute):
                 return await answer(request)
             except SignInFirst:
                 return RedirectResponse(login_url(request), 303)
-            except HeadwayError as error:
-                return error_page(request, error)
-            except RequestValidationError as error:
-                return error_page(request, InvalidRequest(first_problem(error.errors())))
-            except DATABASE_AWAY:
-                return error_page(request, Unavailable("the database does not answer at the moment; try again"))
+            except REFUSED as error:
+                refusal = refusal_of(error)
+                if refusal is None:
+                    raise
+                return error_page(request, refusal)
 
         return answer_in_html

@@ -66,7 +66,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             app.state.context = context
             share = context.team_limits.share_with
             with starting(settings):
-                async with counting_neighbours(context.database, share), guarding(context):
+                async with counting_neighbours(context.background, share), guarding(context):
                     yield
 
     # The page at /docs loads nothing from the network.

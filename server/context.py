@@ -38,13 +38,17 @@ from store.database import AsyncDatabase
 from store.notify import AsyncListener
 from store.serving import Question, Serving
 
+_BACKGROUND_POOL = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The process's connections to the store and to the samplers."""
+    """The process's connections to the store and to the samplers. `database` is for requests, which may wait for one
+    another; `background` for what must go on whatever they do: readiness, the guard, what is recorded for all."""
 
     settings: ServerSettings
     database: AsyncDatabase
+    background: AsyncDatabase
     listener: AsyncListener
     blobs: BlobStore
     sampler_client: SamplerClient
@@ -65,23 +69,27 @@ class Context:
 @asynccontextmanager
 async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdown: Shutdown) -> AsyncGenerator[Context]:
     """Connect, and disconnect at the end."""
-    database = AsyncDatabase(settings.database_url, pool_size=settings.database_pool_size)
+    database = AsyncDatabase(
+        settings.database_url, pool_size=settings.database_pool_size, limits=settings.database_queue
+    )
+    background = AsyncDatabase(settings.database_url, pool_size=_BACKGROUND_POOL)
     listener = AsyncListener(settings.database_url)
     await listener.start()
     timeouts = settings.timeouts
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
     pool = SamplerPool(connections.is_answering, metrics)
     blobs = MeasuredBlobs(settings.blob_root, metrics)
-    recorder = Recorder(database, blobs, metrics)
+    recorder = Recorder(background, blobs, metrics)
     recorder.start()
-    watch = SamplerWatch(connections, live_sampler_urls(database))
-    key_uses = KeyUses(database)
+    watch = SamplerWatch(connections, live_sampler_urls(background))
+    key_uses = KeyUses(background)
     reader = Reader()
     try:
         async with watching_pools(metrics, database):
             yield Context(
                 settings,
                 database,
+                background,
                 listener,
                 blobs,
                 SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
@@ -106,6 +114,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         pool.close()
         connections.close()
         await listener.close()
+        await background.close()
         await database.close()
 
 

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.context import Context, ContextDep
 from store.database import AsyncDatabase
 from store.planes import is_live
+from store.pool_queue import TooBusy
 from store.supply import Supply, supplies_async
 from store.tables import SamplerAdapterRow, SamplerRow
 
@@ -65,8 +66,8 @@ async def readyz(context: ContextDep) -> JSONResponse:
     missing = ["this server is stopping; another one takes its requests"] if stopping else []
     facts: dict[str, Any] = {"database": True, "bases": [], "stopping": stopping}
     try:
-        supplies, samplers = await _planes(context.database)
-    except SQLAlchemyError as error:
+        supplies, samplers = await _planes(context.background)
+    except (SQLAlchemyError, TooBusy) as error:
         log.warning("database_away", error=str(error).splitlines()[0])
         return _readiness([*missing, "the database does not answer"], {**facts, "database": False})
     if not supplies:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from store.pool_queue import QueueLimits
 from store.promotion import PATIENCE_S, PromotionPolicy
 from store.retention import RetentionPolicy
 from wire.engine import LoraConfig
@@ -104,6 +105,8 @@ class ServerSettings:
     """None: trainers are there all the time, or the service is not ready."""
     database_pool_size: int = 20
     """Connections of each of the two kinds (see `store.database`). None is held while a sampler or trainer works."""
+    database_queue: QueueLimits = field(default_factory=QueueLimits)
+    """Of requests that wait for one of them."""
     metrics_token: str | None = None
     """With it a scraper may read /metrics; without, admins alone."""
     promotion: PromotionPolicy = PromotionPolicy.ONE

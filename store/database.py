@@ -22,7 +22,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-DATABASE_AWAY = (psycopg.OperationalError, psycopg.InterfaceError, OperationalError, InterfaceError, PoolTimeout)
+from store.pool_queue import PoolQueue, QueueLimits, TooBusy
+
+DATABASE_AWAY = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    OperationalError,
+    InterfaceError,
+    PoolTimeout,
+    TooBusy,
+)
 """What is raised while PostgreSQL is down, restarting, or has no connection left. Trying again may help."""
 
 
@@ -53,10 +62,11 @@ def psycopg_dsn(url: URL) -> str:
 
 
 class AsyncDatabase:
-    """The server's connections."""
+    """The server's connections. Both scopes raise TooBusy where too many wait for one."""
 
-    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+    def __init__(self, url: str, *, pool_size: int = 20, limits: QueueLimits | None = None) -> None:
         self.url = normalise_url(url)
+        self._queues = {name: PoolQueue(pool_size, limits or QueueLimits()) for name in ("session", "driver")}
         self._engine = create_async_engine(self.url, pool_size=pool_size, max_overflow=0)
         self._driver = create_async_engine(self.url, pool_size=pool_size, **_DRIVER_POOL)
         for engine in (self._engine, self._driver):
@@ -65,25 +75,32 @@ class AsyncDatabase:
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
         """One transaction: committed at the end, rolled back when an exception passes through."""
-        async with AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
+        async with (
+            self._queues["session"].turn(),
+            AsyncSession(self._engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[AsyncConnection]:
         """Statements without the ORM, each a transaction of its own."""
-        lent = await self._driver.raw_connection()
-        connection: Any = lent.driver_connection
-        try:
-            yield connection
-        finally:
-            if not _is_idle(connection):
-                lent.invalidate()
-            lent.close()
+        async with self._queues["driver"].turn():
+            lent = await self._driver.raw_connection()
+            connection: Any = lent.driver_connection
+            try:
+                yield connection
+            finally:
+                if not _is_idle(connection):
+                    lent.invalidate()
+                lent.close()
 
-    def connections(self) -> dict[str, tuple[int, int]]:
-        """Connections in use and idle, by pool."""
+    def connections(self) -> dict[str, tuple[int, int, int]]:
+        """Connections in use and idle, and how many wait for one, by pool."""
         pools: dict[str, Any] = {"session": self._engine.pool, "driver": self._driver.pool}
-        return {name: (pool.checkedout(), pool.checkedin()) for name, pool in pools.items()}
+        return {
+            name: (pool.checkedout(), pool.checkedin(), self._queues[name].num_waiting) for name, pool in pools.items()
+        }
 
     async def close(self) -> None:
         """Close the pools."""

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import structlog
 
@@ -27,7 +28,7 @@ _PAUSE_S = 1.0
 @asynccontextmanager
 async def guarding(context: Context) -> AsyncGenerator[None]:
     """Watch over all models until the block ends."""
-    task = asyncio.create_task(_keep_watching(context))
+    task = asyncio.create_task(_keep_watching(replace(context, database=context.background)))
     try:
         yield
     finally:

@@ -31,14 +31,14 @@ async def metrics(context: ContextDep, key: KeyDep, request: Request) -> Respons
 
 
 async def _check_admin(context: Context, key: str) -> None:
-    async with context.database.session() as session:
+    async with context.background.session() as session:
         caller = await authenticate(session, key)
     caller.require("admin")
 
 
 async def _census(context: Context) -> Census | None:
     try:
-        async with context.database.session() as session:
+        async with context.background.session() as session:
             return await session.run_sync(take_census)
     except SQLAlchemyError:
         return None

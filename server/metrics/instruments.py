@@ -66,7 +66,7 @@ class ServerMetrics:
         )
         self._connections = gauge(
             "headway_database_connections",
-            "Connections of the pools; a process notes them every few seconds",
+            "Connections of the pools, and who waits for one; a process notes them every few seconds",
             ["pool", "state"],
         )
         self._blobs = histogram(
@@ -120,10 +120,11 @@ class ServerMetrics:
         """A question about a key and a head."""
         (self._shared if shared else self._asked).inc()
 
-    def connections(self, pool: str, in_use: int, idle: int) -> None:
+    def connections(self, pool: str, in_use: int, idle: int, waiting: int) -> None:
         """A pool as it is now."""
         self._connections.labels(pool, "in_use").set(in_use)
         self._connections.labels(pool, "idle").set(idle)
+        self._connections.labels(pool, "waiting").set(waiting)
 
     def blob_bytes(self, direction: str, num_bytes: int) -> None:
         """A blob's size."""

@@ -19,8 +19,8 @@ async def watching_pools(metrics: ServerMetrics, database: AsyncDatabase) -> Asy
 
     async def watch() -> None:
         while True:
-            for pool, (in_use, idle) in database.connections().items():
-                metrics.connections(pool, in_use, idle)
+            for pool, (in_use, idle, waiting) in database.connections().items():
+                metrics.connections(pool, in_use, idle, waiting)
             await asyncio.sleep(_EVERY_S)
 
     task = asyncio.create_task(watch())

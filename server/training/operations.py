@@ -187,7 +187,7 @@ async def _repeated_step(context: Context, call: _Call, step_id: UUID) -> tuple[
 
 def _abandon(context: Context, operation_id: UUID, caller: int) -> None:
     """In the background: it takes as long as the database is away, and the caller may be waiting for its error."""
-    task = asyncio.create_task(abandon(context.database, operation_id, caller))
+    task = asyncio.create_task(abandon(context.background, operation_id, caller))
     _abandoning.add(task)
     task.add_done_callback(_abandoning.discard)
 

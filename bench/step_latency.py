@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _fork(client: httpx.Client) -> str:
-    base = next(m for m in client.get("/v2/models").json()["items"] if not m["is_trainable"])
+    base = next(m for m in client.get("/v2/models").json()["items"] if m["base_model"] is None)
     body = {"source_model_id": base["id"], "name": f"bench-{uuid.uuid4().hex[:8]}"}
     reply = client.post("/v2/models/fork", json=body).raise_for_status()
     return reply.json()["id"]

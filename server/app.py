@@ -90,6 +90,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     rooms = (health, auth, models, training, gateway, jobs, transfers, traces, tasksets, hosted, team, admin, metrics)
     for room in (*rooms, evals, guard, trainability):
         app.include_router(room.router)
+    app.include_router(models.legacy)
     app.include_router(remote)
     app.include_router(pages.rest)
     return app

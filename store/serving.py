@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
+from store.checkpoint_references import CheckpointReference, referred_sql
 from store.database import AsyncConnection
 from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
 from store.planes import LIVE_FOR_S
@@ -45,12 +46,7 @@ _FIND = f"""
     left join adapter_wants w on w.checkpoint_id = c.id
 """  # noqa: S608 - put together from constants
 _FIND_HEAD = _FIND.replace("{which}", "c.id = m.head_checkpoint_id")
-_FIND_PINNED = _FIND.replace(
-    "{which}",
-    """c.model_id = m.id and c.status = 'committed' and (
-        c.id = %(checkpoint_id)s::uuid or (%(checkpoint_id)s::uuid is null and c.name = %(checkpoint_name)s)
-    )""",
-)
+_FIND_PINNED = _FIND.replace("{which}", f"c.id = {referred_sql(lambda name: f'%({name})s')}")
 
 # As store.planes.takes_requests.
 _HOLDING = """
@@ -88,13 +84,7 @@ class Question:
     model_id: UUID | None
     """The reference, where it is an id; then it is nothing else."""
     reference: str | None
-    checkpoint_id: UUID | None = None
-    checkpoint_name: str | None = None
-
-    @property
-    def is_pinned(self) -> bool:
-        """Whether it asks for another node than the head."""
-        return self.checkpoint_id is not None or self.checkpoint_name is not None
+    checkpoint: CheckpointReference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +121,13 @@ async def find_serving(connection: AsyncConnection, question: Question, pin_half
         "key_hash": question.key_hash,
         "model_id": question.model_id,
         "reference": question.reference,
-        "checkpoint_id": question.checkpoint_id,
-        "checkpoint_name": question.checkpoint_name,
         "pin_half_time_s": pin_half_time_s,
         "live_for_s": LIVE_FOR_S,
     }
-    row = await (await connection.execute(_FIND_PINNED if question.is_pinned else _FIND_HEAD, asked)).fetchone()
+    if question.checkpoint is not None:
+        asked |= asdict(question.checkpoint)
+    statement = _FIND_HEAD if question.checkpoint is None else _FIND_PINNED
+    row = await (await connection.execute(statement.encode(), asked)).fetchone()
     if row is None:
         return None
     samplers = tuple(Sampler(UUID(sampler_id), url) for sampler_id, url in row.samplers or ())

@@ -19,6 +19,8 @@ class Provider(BaseModel):
 class CatalogModel(BaseModel):
     """One row of the catalog. `sdk_agent_type` makes the SDK choose the agent that captures token ids.
 
+    is_trainable: a fork of it can be trained, also of a base, which is not trained itself: `hud models list` marks what
+    can be forked. `base_model`: null for a base.
     sharing: which tokens of a training pass are computed once. "prefixes": all that sequences have in common;
     "nothing": only the turns of a trajectory are merged, for the base model did not prove more when it was loaded;
     null until a trainer has loaded it. `paused_at`: since then training calls are refused, for `pause_reason`.
@@ -45,6 +47,25 @@ class CatalogPage(BaseModel):
     total: int
 
 
+class TeamModel(BaseModel):
+    """A row of the catalog as hud-python 0.5 reads it."""
+
+    id: str
+    name: str
+    model_name: str
+    is_trainable: bool
+    status: str = "ready"
+    public: bool
+    provider: Provider = Field(default_factory=Provider)
+    base_model: str | None
+
+
+class TeamModels(BaseModel):
+    """The catalog as hud-python 0.5 reads it."""
+
+    models: list[TeamModel]
+
+
 class ForkRequest(BaseModel):
     """A new trainable model that starts where the source's head is."""
 
@@ -53,8 +74,8 @@ class ForkRequest(BaseModel):
 
 
 class CheckpointNode(BaseModel):
-    """One node of a model's checkpoint tree. Without optimizer state, training goes on from it with fresh moments;
-    without files it can be no head any more."""
+    """One node of a model's checkpoint tree. `checkpoint_name` is the sampler path that `optim_step` returned. Without
+    optimizer state, training goes on from it with fresh moments; without files it can be no head any more."""
 
     id: str
     name: str
@@ -76,7 +97,7 @@ class CheckpointNode(BaseModel):
 
 
 class HeadRequest(BaseModel):
-    """Which checkpoint shall be the head: id or name; null for the base weights."""
+    """Which checkpoint shall be the head: its sampler path, id, name, or `slug/name`; null for the base weights."""
 
     model_config = ConfigDict(extra="forbid")
 

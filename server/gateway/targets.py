@@ -17,9 +17,8 @@ from server.gateway.lookups import PIN_S
 from server.gateway.patience import Patience, wait_for_samplers
 from server.gateway.sampler_client import SamplerGone
 from server.gateway.target import Target
-from server.models.repository import as_reference, as_uuid
+from server.models.repository import as_reference, checkpoint_reference
 from server.models.service import no_such_model
-from server.storable import is_storable
 from store.adapters import adapter_name, base_adapter_name, want_checkpoint
 from store.serving import Question, Sampler, Serving
 from wire.catalog import ServingCheckpoint
@@ -108,10 +107,8 @@ async def room_on(context: Context, target: Target, sampler: Sampler, num_sequen
 
 def _question(key: str, model: str, pinned: str | None) -> Question:
     model_id, reference = as_reference(model)
-    if pinned is None:
-        return Question(key_hash(key), model_id, reference)
-    name = pinned.rpartition("/")[2] if is_storable(pinned) else ""  # no checkpoint is called so
-    return Question(key_hash(key), model_id, reference, as_uuid(pinned), name)
+    checkpoint = None if pinned is None else checkpoint_reference(pinned)
+    return Question(key_hash(key), model_id, reference, checkpoint)
 
 
 def _serving_checkpoint(found: Serving) -> ServingCheckpoint | None:

@@ -11,9 +11,33 @@ from server.auth.dependencies import CallerDep, ModelUserDep
 from server.context import ContextDep
 from server.in_force import InForce
 from server.models import forks, heads, pausing, repository, service
-from wire.catalog import CatalogModel, CatalogPage, CheckpointNode, ForkRequest, Head, HeadRequest, PauseRequest
+from wire.catalog import (
+    CatalogModel,
+    CatalogPage,
+    CheckpointNode,
+    ForkRequest,
+    Head,
+    HeadRequest,
+    PauseRequest,
+    TeamModels,
+)
 
 router = APIRouter(prefix="/v2/models", tags=["models"])
+legacy = APIRouter(tags=["models"])
+
+
+@legacy.get("/models/")
+async def list_team_models(
+    context: ContextDep,
+    caller: ModelUserDep,
+    team_only: bool = False,
+    limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
+) -> TeamModels:
+    """The catalog for `hud rl run` of hud-python 0.5, which trains the first trainable row: `team_only` leaves out base
+    models, which are forked and not trained."""
+    async with context.database.session() as session:
+        page = await service.list_models(session, caller.team_id, None, 0, caller.model_ids)
+    return service.team_models(page, limit, team_only=team_only)
 
 
 @router.get("")

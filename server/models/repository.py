@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from server.storable import is_storable
+from store.checkpoint_references import CheckpointReference, as_uuid, referred_to
 from store.tables import CheckpointRow, ModelRow
 
 BaseRow = aliased(ModelRow, name="base")
@@ -50,15 +51,14 @@ async def find_model(
     return (row[0], row[1], row[2]) if row else None
 
 
+def checkpoint_reference(reference: str) -> CheckpointReference:
+    """What a text may mean where a checkpoint is asked for; nothing, where the database could not hold it."""
+    return CheckpointReference.of(reference) if is_storable(reference) else CheckpointReference()
+
+
 async def find_checkpoint(session: AsyncSession, model_id: UUID, reference: str) -> CheckpointRow | None:
-    """The model's committed checkpoint of that id or name."""
-    if not is_storable(reference):
-        return None
-    wanted = CheckpointRow.name == reference.rpartition("/")[2]
-    if (checkpoint_id := as_uuid(reference)) is not None:
-        wanted = CheckpointRow.id == checkpoint_id
-    query = select(CheckpointRow).where(CheckpointRow.model_id == model_id, CheckpointRow.status == "committed", wanted)
-    return (await session.scalars(query)).first()
+    """The model's committed checkpoint of that sampler path, id, name, or `slug/name`."""
+    return await session.scalar(referred_to(model_id, checkpoint_reference(reference)))
 
 
 async def list_checkpoints(session: AsyncSession, model_id: UUID) -> list[CheckpointRow]:
@@ -74,14 +74,6 @@ async def list_checkpoints(session: AsyncSession, model_id: UUID) -> list[Checkp
 async def name_is_taken(session: AsyncSession, team_id: UUID, name: str) -> bool:
     """Whether a name already means some model that the team sees."""
     return await find_model(session, team_id, name) is not None
-
-
-def as_uuid(text: str) -> UUID | None:
-    """The text as an id, hex or dashed; None when it is none."""
-    try:
-        return UUID(text) if len(text) in (32, 36) else None
-    except ValueError:
-        return None
 
 
 def as_reference(text: str) -> tuple[UUID | None, str | None]:

@@ -9,8 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.auth.callers import Caller
 from server.models import repository
+from store.checkpoint_references import sampler_path
 from store.tables import CheckpointRow, ModelRow
-from wire.catalog import CatalogModel, CatalogPage, CheckpointNode
+from wire.catalog import CatalogModel, CatalogPage, CheckpointNode, TeamModel, TeamModels
 from wire.errors import ModelNotFound, NotFound
 
 
@@ -20,6 +21,24 @@ async def list_models(
     """One page, or without a limit everything. `only`: of these models (None: of all)."""
     rows, total = await repository.list_models(session, team_id, limit, offset, only)
     return CatalogPage(items=[catalog_model(model, base) for model, base in rows], total=total)
+
+
+def team_models(page: CatalogPage, limit: int | None, *, team_only: bool) -> TeamModels:
+    """As hud-python 0.5 reads the catalog; `team_only`: without base models."""
+    shown = [row for row in page.items if row.base_model is not None or not team_only][:limit]
+    return TeamModels(
+        models=[
+            TeamModel(
+                id=row.id,
+                name=row.name,
+                model_name=row.model_name,
+                is_trainable=row.base_model is not None,  # what it finds here it trains as it is
+                public=row.base_model is None,
+                base_model=row.base_model,
+            )
+            for row in shown
+        ]
+    )
 
 
 async def get_model(session: AsyncSession, team_id: UUID, reference: str) -> ModelRow:
@@ -58,7 +77,7 @@ async def list_checkpoints(session: AsyncSession, model: ModelRow) -> list[Check
 
 
 async def get_checkpoint(session: AsyncSession, model: ModelRow, reference: str) -> CheckpointRow:
-    """A committed checkpoint of this model by id or name. Raises NotFound."""
+    """A committed checkpoint of this model, as `store.checkpoint_references` reads the text. Raises NotFound."""
     checkpoint = await repository.find_checkpoint(session, model.id, reference)
     if checkpoint is None:
         raise NotFound(f"model {model.slug!r} has no checkpoint {reference!r}")
@@ -77,7 +96,7 @@ def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
         id=str(model.id),
         name=model.name,
         model_name=model.slug,
-        is_trainable=model.base_id is not None,
+        is_trainable=True,
         created_at=model.created_at,
         base_model=base.slug if base else None,
         head_checkpoint_id=str(model.head_checkpoint_id) if model.head_checkpoint_id else None,
@@ -91,7 +110,7 @@ def _node(row: CheckpointRow, model: ModelRow) -> CheckpointNode:
     return CheckpointNode(
         id=str(row.id),
         name=row.name,
-        checkpoint_name=f"{model.slug}/{row.name}",
+        checkpoint_name=sampler_path(row.files_model_id, row.files_id),
         prev_model_checkpoint_id=str(row.parent_id) if row.parent_id else None,
         is_active=row.id == model.head_checkpoint_id,
         step=row.step,

@@ -13,6 +13,11 @@ ADAPTER = "adapter"
 STATE = "state"
 
 
+def part_path(model: UUID, checkpoint: UUID, part: str) -> str:
+    """Where a part is, as clients are told by every store; means nothing outside of Headway."""
+    return f"checkpoints/{model.hex}/{checkpoint.hex}/{part}"
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What a checkpoint consists of: relative path to size in bytes and SHA-256."""

@@ -18,6 +18,7 @@ from store.checkpoint_stores.base import (
     FileProblem,
     Manifest,
     StoredCheckpoint,
+    part_path,
 )
 from store.checkpoint_stores.manifests import (
     MANIFEST,
@@ -94,7 +95,7 @@ class FileCheckpointStore:
         """Nothing to do: there is no copy."""
 
     def describe(self, model: UUID, checkpoint: UUID, part: str) -> str:
-        return f"checkpoints/{model.hex}/{checkpoint.hex}/{part}"
+        return part_path(model, checkpoint, part)
 
     def stored(self) -> Iterator[StoredCheckpoint]:
         for folder in self._root.glob("*/*"):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from store.checkpoint_references import CheckpointReference, as_uuid, referred_to
 from store.tables import CheckpointRow, EventRow, ModelRow, TeamRow
 from wire.errors import Conflict, NotFound
 
@@ -34,7 +33,7 @@ def _find_model(session: Session, reference: str) -> ModelRow:
     """By id, slug, or TEAM/SLUG."""
     team, _, slug = reference.rpartition("/")
     query = select(ModelRow).join(TeamRow, TeamRow.id == ModelRow.team_id)
-    if (model_id := _as_uuid(reference)) is not None:
+    if (model_id := as_uuid(reference)) is not None:
         query = query.where(ModelRow.id == model_id)
     else:
         query = query.where(func.lower(ModelRow.slug) == slug.lower())
@@ -48,21 +47,12 @@ def _find_model(session: Session, reference: str) -> ModelRow:
 
 
 def _find_checkpoint(session: Session, model: ModelRow, reference: str) -> CheckpointRow:
-    """By id or name, or `head`."""
-    wanted = CheckpointRow.name == reference.rpartition("/")[2]
-    if (checkpoint_id := _as_uuid(reference)) is not None:
-        wanted = CheckpointRow.id == checkpoint_id
-    elif reference == "head":
-        wanted = CheckpointRow.id == model.head_checkpoint_id
-    query = select(CheckpointRow).where(CheckpointRow.model_id == model.id, CheckpointRow.status == "committed", wanted)
-    row = session.scalars(query).first()
+    """As everywhere, or `head`."""
+    if reference == "head":
+        wanted = CheckpointReference(checkpoint_id=model.head_checkpoint_id)
+    else:
+        wanted = CheckpointReference.of(reference)
+    row = session.scalar(referred_to(model.id, wanted))
     if row is None:
         raise NotFound(f"model {model.slug!r} has no checkpoint {reference!r}")
     return row
-
-
-def _as_uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text) if len(text) in (32, 36) else None
-    except ValueError:
-        return None

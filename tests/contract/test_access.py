@@ -48,6 +48,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v3/api/sdk-events/cli"): (PUBLIC, {}),
     ("GET", "/v2/auth/me"): (ANY, None),
     ("GET", "/v2/models"): (USE, None),
+    ("GET", "/models/"): (USE, None),
     ("GET", "/v2/models/resolve?model={model}"): (USE, None),
     ("POST", "/v2/models/fork"): (TRAIN, {"source_model_id": "{model}", "name": "{new_name}"}),
     ("GET", "/v2/models/{model_id}"): (USE, None),

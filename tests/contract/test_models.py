@@ -24,7 +24,8 @@ async def test_the_catalog_shows_bases_and_own_forks(team, other_team, base, mod
     assert fork["is_trainable"] is True
     assert fork["provider"] == {"name": "headway"}
     assert fork["base_model"] == base.slug
-    assert rows[base.slug]["is_trainable"] is False
+    assert rows[base.slug]["is_trainable"] is True  # what can be forked: the SDK marks it
+    assert rows[base.slug]["base_model"] is None
     others = (await other_team.http.get("/v2/models")).json()
     assert model["model_name"] not in {row["model_name"] for row in others["items"]}
 
@@ -122,7 +123,7 @@ async def test_checkpoints_come_oldest_first_as_a_bare_array(team, model):
     assert [node["is_active"] for node in nodes] == [False, True]
     assert nodes[1]["prev_model_checkpoint_id"] == first["checkpoint_id"]
     assert nodes[1]["metrics"] == {"reward_std": 0.5}
-    assert nodes[1]["checkpoint_name"] == f"{model['model_name']}/{nodes[1]['name']}"
+    assert nodes[1]["checkpoint_name"] == path_of(model, second)
 
 
 async def test_the_head_rolls_back_and_the_next_step_extends_from_there(team, model, database):
@@ -152,12 +153,87 @@ async def test_the_head_goes_back_to_the_base_weights(team, model):
     assert [node["is_active"] for node in nodes] == [False]
 
 
-async def test_a_checkpoint_may_be_set_by_name(team, model):
+def path_of(model, step):
+    """As trainers return it (`sampler_path`); the stand-in's is made up."""
+    return f"checkpoints/{uuid.UUID(model['id']).hex}/{uuid.UUID(step['checkpoint_id']).hex}/adapter"
+
+
+def references_to(model, node):
+    """Everything by which a checkpoint may be asked for."""
+    by_name = (node["name"], f"{model['model_name']}/{node['name']}", f"{model['model_name'].upper()}/{node['name']}")
+    return (node["checkpoint_name"], node["id"], uuid.UUID(node["id"]).hex, *by_name)
+
+
+async def test_a_checkpoint_is_meant_by_path_id_name_or_slug_and_name_wherever_one_is_asked_for(team, model, base):
     await team.step(model["id"])
-    [node] = (await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json()
-    for name in (node["name"], node["checkpoint_name"]):
-        reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": name})
-        assert reply.json()["checkpoint_id"] == node["id"]
+    await team.step(model["id"])
+    node = (await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json()[0]
+    for reference in references_to(model, node):
+        head = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": reference})
+        assert head.json()["checkpoint_id"] == node["id"], reference
+        score = {"benchmark": "b", "score": 0.5, "checkpoint": reference}
+        scored = await team.http.post(f"/v2/models/{model['id']}/evals", json=score)
+        assert scored.json()["checkpoint_id"] == node["id"], reference
+        chat = {"model": model["model_name"], "messages": [{"role": "user", "content": "x"}], "checkpoint": reference}
+        reply = await team.http.post("/chat/completions", json=chat)
+        assert reply.json()["checkpoint"]["id"] == node["id"], reference
+    other = await team.fork(str(base.id))
+    elsewhere = (
+        f"{other['model_name']}/{node['name']}",
+        f"{other['model_name']}/{node['id']}",
+        node["checkpoint_name"].replace("adapter", "state"),
+        node["checkpoint_name"].replace("checkpoints", "elsewhere"),
+        "\x00",
+    )
+    for reference in elsewhere:
+        head = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": reference})
+        assert head.status_code == 404, reference
+        chat["checkpoint"] = reference
+        assert (await team.http.post("/chat/completions", json=chat)).status_code == 404, reference
+    for reference in references_to(model, node):  # of another model
+        head = await team.http.put(f"/v2/models/{other['id']}/head", json={"checkpoint_id": reference})
+        assert head.status_code == 404, reference
+
+
+async def test_a_path_comes_before_an_id_an_id_before_a_name_and_a_name_before_slug_and_name(team, model, database):
+    steps = [await team.step(model["id"]) for _ in range(4)]
+    path, named = path_of(model, steps[0]), f"{model['model_name']}/x"
+    names = {1: path, 2: steps[1]["checkpoint_id"], 3: "x"}
+    async with database.session() as session:
+        for index, name in names.items():
+            row = await session.get_one(CheckpointRow, uuid.UUID(steps[index]["checkpoint_id"]))
+            row.name = name
+
+    async def meant(reference):
+        reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": reference})
+        return [step["checkpoint_id"] for step in steps].index(reply.json()["checkpoint_id"])
+
+    assert [await meant(path), await meant(steps[1]["checkpoint_id"]), await meant(named)] == [0, 1, 3]
+    async with database.session() as session:
+        (await session.get_one(CheckpointRow, uuid.UUID(steps[2]["checkpoint_id"]))).name = named
+    assert await meant(named) == 2
+
+
+async def test_the_root_of_a_fork_has_the_path_of_the_files_that_it_took_over(team, model):
+    step = await team.step(model["id"])
+    fork = await team.fork(model["model_name"])
+    [root] = (await team.http.get(f"/v2/models/{fork['id']}/checkpoints")).json()
+    assert root["checkpoint_name"] == path_of(model, step)
+    chat = {"model": fork["model_name"], "messages": [{"role": "user", "content": "x"}]}
+    reply = await team.http.post("/chat/completions", json={**chat, "checkpoint": root["checkpoint_name"]})
+    assert reply.json()["checkpoint"]["id"] == root["id"]
+
+
+async def test_the_catalog_of_old_clients_leaves_bases_out_of_a_team_s_models(team, base, model):
+    everything = (await team.http.get("/models/", params={"limit": 200})).json()["models"]
+    assert {row["model_name"] for row in everything if row["is_trainable"]} == {model["model_name"]}
+    assert base.slug in {row["model_name"] for row in everything if row["public"]}
+    [own] = (await team.http.get("/models/", params={"team_only": "true", "limit": 200})).json()["models"]
+    expected = {"id": model["id"], "is_trainable": True, "status": "ready", "public": False, "base_model": base.slug}
+    assert {name: own[name] for name in expected} == expected
+    refused = await team.train(str(base.id), "forward-backward", batch())
+    assert refused.status_code == 403
+    assert "fork" in refused.json()["detail"]
 
 
 async def test_a_base_model_has_no_head_to_set(team, base):

@@ -20,6 +20,7 @@ from store.checkpoint_stores.base import (
     FileProblem,
     Manifest,
     StoredCheckpoint,
+    part_path,
 )
 from store.checkpoint_stores.cache import CheckpointCache
 from store.checkpoint_stores.manifests import (
@@ -106,7 +107,7 @@ class S3CheckpointStore:
             self._cache.release(_copy_name(model, checkpoint, part))
 
     def describe(self, model: UUID, checkpoint: UUID, part: str) -> str:
-        return f"checkpoints/{model.hex}/{checkpoint.hex}/{part}"
+        return part_path(model, checkpoint, part)
 
     def stored(self) -> Iterator[StoredCheckpoint]:
         for (model, checkpoint), found in self._found().items():

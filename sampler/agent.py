@@ -5,6 +5,8 @@ Reconciled at start, on every wake-up and now and then unasked, so a sampler tha
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -42,6 +44,8 @@ class AdapterHolder(Protocol):
     def loaded(self) -> set[str]: ...
 
     def trouble(self) -> str | None: ...
+
+    def final_trouble(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +207,10 @@ class Agent:
                 self._stop.wait(1.0)
 
     def beat(self) -> None:
-        """A heartbeat, unless what generates is dead or stands still: nobody is to be sent here until it is back."""
+        """A heartbeat, unless what generates is dead or stands still: nobody is to be sent here until it is back. If it
+        will not be back, the process ends."""
         trouble = self._holder.trouble()
-        if trouble and self._is_silent:
+        if trouble and self._is_silent and self._holder.final_trouble() is None:
             return
         with self._database.session() as session:
             (fall_silent if trouble else heartbeat)(session, SamplerRow, self._sampler_id)
@@ -214,6 +219,8 @@ class Agent:
         elif self._is_silent:
             log.info("back_in_rotation")
         self._is_silent = trouble is not None
+        if self._holder.final_trouble() is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _keep_heartbeat(self) -> None:
         while not self._leaving.wait(HEARTBEAT_S):

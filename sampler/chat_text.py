@@ -84,9 +84,9 @@ class ChatText:
         return await self._apart(request)
 
     async def _apart(self, request: RenderRequest | TokenizeRequest) -> list[int]:
-        async with self._large.place(request) as serve:
+        async with self._large.place(request) as place:
             ids = await self._worker.ids(request)
-            serve(len(ids))
+            place.serve(len(ids))
             return ids
 
     async def tokenize_bare(self, text: str) -> list[int]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from sampler.fair_queue import FairQueue
 from wire.sampling import Flow
@@ -16,6 +17,15 @@ class _Turn:
     team: str
     call: Hashable
     came: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Inside a gate. `num_before`: how many of its team had got in and were not out yet."""
+
+    num_before: int
+    serve: Callable[[int], None]
+    """To be called with the number of tokens that were served."""
 
 
 class FairGate:
@@ -35,8 +45,8 @@ class FairGate:
         return len(self._queue)
 
     @asynccontextmanager
-    async def place(self, flow: Flow) -> AsyncGenerator[Callable[[int], None]]:
-        """A place, when its turn has come. Call what it gives with the number of tokens that were served."""
+    async def place(self, flow: Flow) -> AsyncGenerator[Place]:
+        """A place, when its turn has come."""
         turn = _Turn(flow.team, flow.call or object(), asyncio.get_running_loop().create_future())
         self._queue.push(turn)
         self._let_in()
@@ -46,7 +56,7 @@ class FairGate:
             self._leave(turn) if turn.came.done() and not turn.came.cancelled() else self._queue.remove(turn)
             raise
         try:
-            yield lambda num_tokens: self._queue.serve(turn.team, num_tokens)
+            yield Place(self._queue.num_of_team(turn.team) - 1, partial(self._queue.serve, turn.team))
         finally:
             self._leave(turn)
 

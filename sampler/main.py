@@ -19,7 +19,7 @@ from store.catalog import base_by_slug
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.private_files import shared_umask
-from wire.endings import DRAIN_S
+from wire.endings import DRAIN_S, GaveUp
 from wire.hub_weights import require_weights
 from wire.origins import advertised_host, http_origin, listen
 
@@ -51,7 +51,7 @@ class SamplerSettings:
 
 def run(settings: SamplerSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises NotFound for an unknown base, OSError or ValueError for a base that the
-    backend cannot serve."""
+    backend cannot serve, GaveUp for one that it cannot serve any more."""
     database = Database(settings.database_url)
     with database.session() as session:
         base = base_by_slug(session, settings.base_slug)
@@ -87,3 +87,5 @@ def run(settings: SamplerSettings) -> None:
         asyncio.run(backend.close())
         database.close()
         log.info("sampler_stopped")
+    if (reason := backend.final_trouble()) is not None:
+        raise GaveUp(reason)

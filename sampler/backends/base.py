@@ -75,6 +75,10 @@ class SamplerBackend(Protocol):
         does not block."""
         ...
 
+    def final_trouble(self) -> str | None:
+        """Why nothing will be generated any more, so that the process may end. From any thread; does not block."""
+        ...
+
     async def render(self, request: RenderRequest) -> list[int]:
         """Messages to token ids through the chat template. Raises InvalidRequest, and ContextLengthExceeded as soon as
         it is known. Cancelling it ends the work."""

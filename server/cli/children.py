@@ -13,7 +13,7 @@ from typing import Self
 
 import typer
 
-from wire.endings import STOP_S
+from wire.endings import GAVE_UP_STATUS, STOP_S
 from wire.lifeline import VARIABLE
 
 _RESTART_PAUSE_S = 1.0
@@ -113,7 +113,9 @@ class Children:
     def _mourn(self, child: Child, process: subprocess.Popen[bytes]) -> Death:
         child.process = None
         death = Death(child, process.pid, process.returncode, self._last_words(child))
-        if not child.stays_down:
+        if death.status == GAVE_UP_STATUS:
+            typer.echo(f"headway: {child.name} gave up, and is not started again: {death.last_words}", err=True)
+        elif not child.stays_down:
             lived_s = time.monotonic() - child.started_at
             child.pause_s = _RESTART_PAUSE_S if lived_s > _HEALTHY_S else min(child.pause_s * 2, _MAX_PAUSE_S)
             child.restart_at = time.monotonic() + child.pause_s

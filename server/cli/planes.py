@@ -39,7 +39,7 @@ from server.settings import GatewayLimits, GuardSettings, Limits, StopSettings, 
 from store.oplog.leases import LEASE_TTL_S
 from store.promotion import PATIENCE_S, PromotionPolicy
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
-from wire.endings import DRAIN_S
+from wire.endings import DRAIN_S, GAVE_UP_STATUS, GaveUp
 
 Base = Annotated[
     str,
@@ -343,6 +343,14 @@ def sampler(
     vllm_max_lora_rank: Annotated[
         int, typer.Option(envvar="HEADWAY_VLLM_MAX_LORA_RANK", min=1, help="Adapters of a higher rank are refused")
     ] = 64,
+    vllm_max_num_seqs: Annotated[
+        int,
+        typer.Option(
+            envvar="HEADWAY_VLLM_MAX_NUM_SEQS",
+            min=1,
+            help="Sequences that vLLM computes at once; more wait, and teams take turns",
+        ),
+    ] = 256,
     vllm_adapter_dir: Annotated[
         Path | None,
         typer.Option(envvar="HEADWAY_VLLM_ADAPTER_DIR", help="Folder for adapter files, which vLLM has to reach too"),
@@ -375,6 +383,7 @@ def sampler(
         "python": vllm_python,
         "extra_args": tuple(shlex.split(vllm_args)),
         "max_lora_rank": vllm_max_lora_rank,
+        "max_num_seqs": vllm_max_num_seqs,
         "adapter_dir": vllm_adapter_dir,
         "tool_call_parser": tool_call_parser,
         "reasoning_parser": reasoning_parser,
@@ -449,6 +458,8 @@ def _or_stop(run: Callable[[], None]) -> None:
 
     try:
         run()
+    except GaveUp as error:
+        stop_with(str(error), GAVE_UP_STATUS)
     except (HeadwayError, OSError, ValueError) as error:
         stop_with(str(error))
     except OperationalError as error:

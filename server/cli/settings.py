@@ -185,10 +185,10 @@ def blob_root(data_dir: Path) -> Path:
     return data_dir.resolve() / "blobs"
 
 
-def stop_with(sentence: str) -> NoReturn:
-    """End the command with one sentence on stderr and exit status 1."""
+def stop_with(sentence: str, status: int = 1) -> NoReturn:
+    """End the command with one sentence on stderr."""
     typer.echo(f"headway: {sentence}", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(status)
 
 
 def database_url_or_embedded(database_url: str | None, data_dir: Path) -> str:

@@ -103,6 +103,10 @@ class LocalBackend(WithChatText):
         """See SamplerBackend."""
         return self._engine.trouble()
 
+    def final_trouble(self) -> str | None:
+        """See SamplerBackend. The engine survives a step that fails."""
+        return None
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
         constraint = request.params.constraint

@@ -58,6 +58,9 @@ class AttachedServer:
             return f"vLLM has not sampled a token for {self._stall.stalled_s:.0f} s"
         return None
 
+    def final_trouble(self) -> None:
+        """Its keeper may start it again at any time."""
+
     def stop(self) -> None:
         """Leave it running."""
         self._stop.set()

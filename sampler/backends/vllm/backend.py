@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from sampler.backends.vllm.attached import AttachedServer
 from sampler.backends.vllm.base_tensors import BaseTensors, local_folder
 from sampler.backends.vllm.canary_check import CanaryCheck
 from sampler.backends.vllm.client import VllmClient
-from sampler.backends.vllm.command import served_rank
+from sampler.backends.vllm.command import served_num_seqs, served_rank
 from sampler.backends.vllm.parsers import ChatFormat, Parsers, choose_parsers
 from sampler.backends.vllm.reading import VllmReading
 from sampler.backends.vllm.server import OwnServer
@@ -32,6 +32,7 @@ from sampler.backends.vllm.settings import VllmSettings
 from sampler.backends.vllm.structured import StructuredOutputs, reasoning_gate
 from sampler.chat_text import ChatText, WithChatText
 from sampler.draws import Draws
+from sampler.fair_gate import FairGate
 from sampler.limits import max_new_tokens
 from sampler.prompt_limits import PromptLimits
 from sampler.rendering import ChatRenderer
@@ -68,6 +69,8 @@ class VllmBackend(WithChatText):
         self._tensors = BaseTensors.read(folder)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         self._vocabulary = Vocabulary(tokenizer)
+        max_num_seqs = served_num_seqs(self._settings)
+        self._gate = FairGate(max_num_seqs, reserve=max_num_seqs // 8)
         self._draws = Draws(self._settings.seed)
         self._lock = threading.Lock()
         self._adapters: dict[str, _Loaded] = {}
@@ -96,7 +99,7 @@ class VllmBackend(WithChatText):
             raise Conflict(f"adapter {name} is loaded already; new weights need a new name")
         started, num_losses = time.monotonic(), self._num_losses
         if not self._server.ready:
-            raise Unavailable("vLLM is being started again")
+            raise Unavailable(self._server.trouble() or "vLLM is being started again")
         if path is not None:
             check_adapter(name, path, self._tensors, served_rank(self._settings.max_lora_rank))
         canary = Canary.read(path) if path is not None else None
@@ -133,6 +136,10 @@ class VllmBackend(WithChatText):
         """See SamplerBackend."""
         return self._server.trouble()
 
+    def final_trouble(self) -> str | None:
+        """See SamplerBackend."""
+        return self._server.final_trouble()
+
     async def derender(self, request: DerenderRequest) -> ParsedMessage:
         """See SamplerBackend; and Unavailable while the server is away."""
         return await self._reading.derender(request)
@@ -143,21 +150,26 @@ class VllmBackend(WithChatText):
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
-        with self._in_use(request.adapter) as served_as:
+        async with AsyncExitStack() as stack:
+            served_as = stack.enter_context(self._in_use(request.adapter))
             params, prompt = request.params, request.prompt_token_ids
             limit = max_new_tokens(request, self._info)
             stop_ids = frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self._info.eos_ids)
             answer = Answer(request, self._vocabulary, limit=limit, stop_ids=stop_ids)
             sampling = vllm_params(params, limit, stop_ids, self._seed(request))
-            gate: dict[str, Any] = {}
+            more: dict[str, Any] = {}
             if params.constraint is not None:
                 sampling["structured_outputs"] = await self._structured.of(params.constraint)
-                gate = reasoning_gate(params.constraint)
+                more = reasoning_gate(params.constraint)
+            place = await stack.enter_async_context(self._gate.place(request))
+            place.serve(len(prompt))
+            more |= {"priority": place.num_before} if self._settings.url is None else {}
             whole = request.whole and not params.stop  # an answer that ends at a stop string has to be watched
-            chunks = self._client.generate(self._server.url, served_as, prompt, sampling, whole=whole, **gate)
+            chunks = self._client.generate(self._server.url, served_as, prompt, sampling, whole=whole, **more)
             async with aclosing(chunks), self._blaming(params.constraint):
                 async for chunk in chunks:
                     event = answer.take(chunk)
+                    place.serve(len(event.tokens))
                     yield event
                     if event.finish_reason is not None:
                         return

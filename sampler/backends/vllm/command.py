@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -33,6 +34,8 @@ def server_command(base: Path, port: int, settings: VllmSettings, parsers: Parse
         "--max-loras": str(settings.max_loras),
         "--max-cpu-loras": str(settings.max_cpu_loras),
         "--max-lora-rank": str(served_rank(settings.max_lora_rank)),
+        "--max-num-seqs": str(settings.max_num_seqs),
+        "--scheduling-policy": "priority",  # that of a request is how many of its team are before it
         "--stream-interval": str(_STREAM_INTERVAL),
         "--structured-outputs-config": json.dumps(_STRUCTURED_OUTPUTS),
         "--shutdown-timeout": "30",
@@ -52,6 +55,19 @@ def server_environment(num_threads: int) -> dict[str, str]:
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
+
+
+def served_num_seqs(settings: VllmSettings) -> int:
+    """How many sequences the server computes at once; its own arguments win. Raises ValueError."""
+    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
+    parser.add_argument("--max-num-seqs", "--max_num_seqs", type=int, default=settings.max_num_seqs)
+    try:
+        given: int = parser.parse_known_args(settings.extra_args)[0].max_num_seqs
+    except argparse.ArgumentError as error:
+        raise ValueError(f"vLLM's arguments: {error}") from None
+    if given < 1:
+        raise ValueError(f"vLLM's arguments: --max-num-seqs is {given}; it must be at least 1")
+    return given
 
 
 def served_rank(wanted: int) -> int:

@@ -17,6 +17,7 @@ import structlog
 from sampler.backends.vllm.client import VllmClient
 from sampler.backends.vllm.command import server_command, server_environment
 from sampler.backends.vllm.parsers import Parsers
+from sampler.backends.vllm.server_log import ServerLog
 from sampler.backends.vllm.settings import VllmSettings
 from sampler.backends.vllm.stall import StallWatch
 
@@ -28,10 +29,14 @@ _SICK_AFTER = 3  # health checks in a row
 _STOP_S = 12.0
 _BACK_OFF_S = (1.0, 2.0, 5.0, 15.0, 30.0)
 _WELL_AFTER_S = 60.0
+_MOST_DEATHS = 5
+"""In a row, none of them after the server had been well for a while."""
 
 
 class OwnServer:
-    """Calls `on_loss` whenever the server, and every adapter in it, is gone; it may be back under another URL."""
+    """Calls `on_loss` whenever the server, and every adapter in it, is gone; it may be back under another URL. `ready`
+    is a server that has sampled a token. One that dies again and again is not started any more: `final_trouble` says
+    why."""
 
     def __init__(
         self,
@@ -49,6 +54,8 @@ class OwnServer:
         self._client = client
         self._on_loss = on_loss
         self._process: subprocess.Popen[bytes] | None = None
+        self._log: ServerLog | None = None
+        self._final: str | None = None
         self._ready_at = 0.0
         self._stall = StallWatch(client)
         self._stop = threading.Event()
@@ -70,9 +77,13 @@ class OwnServer:
     def trouble(self) -> str | None:
         """Why nothing can be generated now, or None."""
         if not self.ready:
-            return "vLLM is being started again"
+            return self._final or "vLLM is being started again"
         process = self._process
         return "vLLM has died" if process is None or process.poll() is not None else None
+
+    def final_trouble(self) -> str | None:
+        """Why it is not started again; None while it is."""
+        return self._final
 
     def stop(self) -> None:
         """End it, gently first. Blocks."""
@@ -89,17 +100,23 @@ class OwnServer:
             server_command(self._base, port, self._settings, self._parsers),
             env=server_environment(self._num_threads),
             stdin=subprocess.PIPE,  # its lifeline
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own, which ends as one
         )
+        assert self._process.stdout is not None
+        self._log = ServerLog(self._process.stdout)
 
     def _wait_until_ready(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + self._settings.start_timeout_s
-        while not self._client.is_healthy(self.url):
-            if self._process.poll() is not None:
-                raise OSError(
-                    f"vLLM ended with status {self._process.returncode} while it started; its reason is above"
-                )
+        """Until it has sampled a token. Raises OSError with the reason when it dies over that, or takes too long."""
+        process, deadline = self._process, time.monotonic() + self._settings.start_timeout_s
+        assert process is not None
+        was_healthy = False
+        while not ((is_healthy := self._client.is_healthy(self.url)) and self._client.generates(self.url)):
+            if process.poll() is not None or (was_healthy and not is_healthy):
+                when = "over its first request" if was_healthy or is_healthy else "while it started"
+                raise OSError(f"vLLM died {when}: {self._reason()}")
+            was_healthy = was_healthy or is_healthy
             if time.monotonic() > deadline:
                 raise OSError(f"vLLM was not ready within {self._settings.start_timeout_s:.0f} s")
             if self._stop.wait(_POLL_S):
@@ -108,20 +125,35 @@ class OwnServer:
         self._stall.restart()
         self.ready = True
 
+    def _reason(self) -> str:
+        """Of a server that died, or whose engine did; what is left of it is ended first, so that it has said all."""
+        self._end()
+        return self._log.reason() if self._log is not None else "it said nothing"
+
     def _watch(self) -> None:
-        deaths = 0
+        deaths, reason = 0, ""
         while not self._stop.is_set():
             self._wait_for_death()
             if self._stop.is_set():
                 return
-            deaths = 0 if time.monotonic() - self._ready_at > _WELL_AFTER_S else deaths
-            self.ready = False
-            self._on_loss()
-            self._end()
-            log.error("vllm_died", again_in_s=_BACK_OFF_S[min(deaths, len(_BACK_OFF_S) - 1)])
-            self._stop.wait(_BACK_OFF_S[min(deaths, len(_BACK_OFF_S) - 1)])
-            deaths += 1
-            self._start_again()
+            deaths = 1 if self.ready and time.monotonic() - self._ready_at > _WELL_AFTER_S else deaths + 1
+            if self.ready:
+                reason = self._reason()
+                self._on_loss()
+            if deaths >= _MOST_DEATHS:
+                self._give_up(deaths, reason)
+                return
+            pause_s = _BACK_OFF_S[min(deaths, len(_BACK_OFF_S)) - 1]
+            log.error("vllm_died", reason=reason, again_in_s=pause_s)
+            self._stop.wait(pause_s)
+            reason = self._start_again()
+
+    def _give_up(self, deaths: int, reason: str) -> None:
+        self._final = (
+            f"vLLM died {deaths} times in a row and is not started again, the last time of: {reason} (change its "
+            "settings or the base, then start the sampler again)"
+        )
+        log.error("vllm_given_up", reason=reason, deaths=deaths)
 
     def _wait_for_death(self) -> None:
         """Until the process has ended, or has not answered for a while, or no token has come out for long."""
@@ -137,15 +169,19 @@ class OwnServer:
                 log.error("vllm_stands_still", for_s=round(self._stall.stalled_s))
                 return
 
-    def _start_again(self) -> None:
+    def _start_again(self) -> str:
+        """Why it did not work; empty if it did."""
         if self._stop.is_set():
-            return
+            return ""
         try:
             self._spawn()
             self._wait_until_ready()
-            log.info("vllm_is_back", url=self.url)
         except OSError as error:
+            self._end()
             log.error("vllm_not_started", error=str(error))
+            return str(error)
+        log.info("vllm_is_back", url=self.url)
+        return ""
 
     def _end(self) -> None:
         process, self._process = self._process, None

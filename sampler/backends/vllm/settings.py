@@ -18,8 +18,10 @@ class VllmSettings:
 
     seed makes requests without a seed of their own reproducible. num_threads is for a server on a CPU; None: as many as
     the model is worth. max_lora_rank is rounded up to one that vLLM knows. max_loras adapters compute in one batch, and
-    requests for others wait. adapter_dir: a folder that the server can read, for adapter files (None: the system's for
-    temporary files). A server out of which no token comes for stalled_s, though it is asked for one, is started again.
+    requests for others wait. max_num_seqs sequences are computed at once; more wait here, where teams take turns (of a
+    server of `url`: what that one has). adapter_dir: a folder that the server can read, for adapter files (None: the
+    system's for temporary files). A server out of which no token comes for stalled_s, though it is asked for one, is
+    started again.
     """
 
     url: str | None = None
@@ -32,6 +34,7 @@ class VllmSettings:
     max_lora_rank: int = 64
     max_loras: int = 8
     max_cpu_loras: int = 64
+    max_num_seqs: int = 256
     adapter_dir: Path | None = None
     start_timeout_s: float = 900.0
     stalled_s: float = 60.0

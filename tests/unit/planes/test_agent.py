@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ class Holder:
         self.names: set[str] = set()
         self.away = False
         self.sick: str | None = None
+        self.given_up: str | None = None
 
     def load_adapter(self, name: str, path: Path | None) -> None:
         if self.away:
@@ -36,6 +39,9 @@ class Holder:
 
     def trouble(self) -> str | None:
         return self.sick
+
+    def final_trouble(self) -> str | None:
+        return self.given_up
 
 
 @pytest.fixture
@@ -132,3 +138,15 @@ def test_who_has_said_goodbye_stays_away_though_its_engine_runs(agent: Agent, da
     assert not is_in_rotation(database, world)
     agent.close()
     assert not is_in_rotation(database, world)
+
+
+def test_a_sampler_whose_backend_gave_up_ends(agent: Agent, holder: Holder, monkeypatch: pytest.MonkeyPatch):
+    signals: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *sent: signals.append(sent))
+    holder.sick = "it is being started again"
+    agent.beat()
+    agent.beat()
+    assert not signals
+    holder.sick = holder.given_up = "it died five times"
+    agent.beat()
+    assert signals == [(os.getpid(), signal.SIGTERM)]

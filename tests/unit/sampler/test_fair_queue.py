@@ -84,9 +84,9 @@ def test_nothing_is_kept_of_teams_that_left():
 
 
 async def enter(gate: FairGate, flow: Flow, entered: list[str], leave: asyncio.Event) -> None:
-    async with gate.place(flow) as serve:
+    async with gate.place(flow) as place:
         entered.append(flow.team + flow.call)
-        serve(10)
+        place.serve(10)
         await leave.wait()
 
 

@@ -38,6 +38,8 @@ class Timeouts:
     """How long a request may wait for other planes. The client gives up after 600 s."""
 
     operation_s: float = 570.0
+    trouble_s: float = 60.0
+    """Of that, for a trouble that keeps the operation from being carried out: a full disk, say."""
     sampler_connect_s: float = 5.0
     sampler_read_s: float = 600.0
     samplers_s: float = PATIENCE_S

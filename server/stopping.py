@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import error_response, openai_error
 from server.settings import StopSettings
-from wire.errors import Unavailable
+from wire.errors import UNTIL_MENDED, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,7 @@ class ServerStopping(Unavailable):
     """This process ends; another, or its successor, takes the same call again."""
 
     code: ClassVar[str] = "server_stopping"
+    tries: ClassVar[int | None] = UNTIL_MENDED
 
     def __init__(self) -> None:
         super().__init__(

@@ -37,10 +37,13 @@ class TrainerMetrics:
         self.registry = CollectorRegistry()
         self._operations = Histogram(
             "headway_trainer_operation_seconds",
-            "Operations, from being taken to their end: done, failed, or interrupted",
+            "Operations, from being taken to their end: done, failed, deferred, or interrupted",
             ["kind", "outcome"],
             buckets=_OPERATION_S,
             registry=self.registry,
+        )
+        self._deferrals = Counter(
+            "headway_trainer_deferrals", "Operations that were put off for a trouble", ["code"], registry=self.registry
         )
         self._phases = Counter(
             "headway_trainer_phase_seconds",
@@ -100,12 +103,17 @@ class TrainerMetrics:
                     seen.failed(self._outcome)
         finally:
             self._busy.set(0)
-            outcome = self._outcome if self._outcome in ("done", "interrupted") else "failed"
+            outcome = self._outcome if self._outcome in ("done", "interrupted", "deferred") else "failed"
             self._operations.labels(operation.kind, outcome).observe(time.perf_counter() - started)
 
     def failed(self, code: str) -> None:
         """The operation under way ends in this error."""
         self._outcome = code
+
+    def deferred(self, code: str) -> None:
+        """The operation under way is put off for this trouble."""
+        self._outcome = "deferred"
+        self._deferrals.labels(code).inc()
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:

@@ -25,6 +25,7 @@ from store.tables import ModelRow
 from store.trainer_starts import start_failed
 from trainer.base_model import load_base_model
 from trainer.cancellation import Cancellation
+from trainer.device_errors import device_error
 from trainer.device_memory import device_memory
 from trainer.engine import EngineSettings, TrainingEngine
 from trainer.heap import keep_freed_memory
@@ -176,6 +177,7 @@ def _load(
         cancellation,
         metrics,
         logprobs,
+        diagnose=device_error,
     )
     _show_memory(metrics, engine, worker, device)
     with database.session() as session:

@@ -8,8 +8,10 @@ has consumed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -17,9 +19,10 @@ import structlog
 
 from store.blobs import BlobStore
 from store.checkpoint_stores import CheckpointStore
-from store.database import DATABASE_AWAY, Database
+from store.database import DATABASE_AWAY, Connection, Database
 from store.notify import ADAPTER_LOADED, OPERATION_QUEUED, Listener
 from store.oplog import leases, work
+from store.oplog.deferring import defer, is_end
 from store.oplog.operation import ModelState, Operation
 from store.oplog.sharing import next_model
 from store.oplog.work import Lease
@@ -31,15 +34,25 @@ from trainer.logprob_keeper import LogprobKeeper
 from trainer.passes import Passes
 from trainer.promotion import Promotion
 from trainer.stepping import Stepping
+from trainer.troubles import Diagnosis, trouble_behind
 from wire.engine import Engine
-from wire.errors import HeadwayError, Interrupted, LeaseLost, NothingAccumulated, Superseded, TrainerLost, Unavailable
+from wire.errors import (
+    A_FEW,
+    DeviceLost,
+    HeadwayError,
+    Interrupted,
+    LeaseLost,
+    NothingAccumulated,
+    Superseded,
+    TrainerLost,
+)
 from wire.faults import fault_point
 
 log = structlog.get_logger(__name__)
 
 _POLL_S = 2.0
 _LOST_RACE_S = 0.02
-_MAX_ATTEMPTS = 3
+_AWAY_PAUSE_S, _MAX_AWAY_PAUSE_S = 1.0, 30.0
 _NOTHING_ACCUMULATED = (
     "there are no accumulated gradients; call forward-backward first (a repeated optim_step returns the last step only "
     "with the same body, within 15 minutes, and while nothing else has moved the head)"
@@ -93,14 +106,17 @@ class Worker:
         cancellation: Cancellation | None = None,
         metrics: TrainerMetrics | None = None,
         keeper: LogprobKeeper | None = None,
+        diagnose: Diagnosis = lambda error: None,
     ) -> None:
-        """`cancellation` ends what can be ended half way: the engine asks it before each micro-batch."""
+        """`cancellation` ends what can be ended half way: the engine asks it before each micro-batch. `diagnose` knows
+        the errors of the engine's device."""
         self._database = database
         self._checkpoints = checkpoints
         self._engine = engine
         self._settings = settings
         self._resident: dict[UUID, _Resident] = {}
-        self._outlived: set[UUID] = set()
+        self._outlived: dict[UUID, int] = {}
+        self._diagnose = diagnose
         self._busy_at = time.monotonic()
         self._look_again_s = _POLL_S
         self._listener = Listener(database.url.render_as_string(hide_password=False), OPERATION_QUEUED, ADAPTER_LOADED)
@@ -120,11 +136,13 @@ class Worker:
     def run(self, stop: Stop, leave: Callable[[float], bool] = lambda idle_s: False) -> None:
         """Work until told to stop; what is under way then is finished, or left to be handed back. `leave` is told for
         how long there was no work, and says whether that is the end."""
+        away_pause_s = _AWAY_PAUSE_S
         while not stop.is_set():
             try:
                 self._listener.listen()
                 while not stop.is_set() and self.work_once():
-                    pass
+                    away_pause_s = _AWAY_PAUSE_S
+                away_pause_s = _AWAY_PAUSE_S
                 if not stop.is_set() and leave(time.monotonic() - self._busy_at):
                     break
                 self._let_go_of_idle_models()
@@ -132,7 +150,9 @@ class Worker:
             except DATABASE_AWAY as error:
                 log.warning("database_away", error=str(error).splitlines()[0])
                 self._forget_all()
-                stop.nap(lambda: time.sleep(1.0))
+                # One that takes no writes must not be sent one finished operation after the other.
+                stop.nap(partial(time.sleep, away_pause_s))
+                away_pause_s = min(2 * away_pause_s, _MAX_AWAY_PAUSE_S)
         self._listener.close()
 
     def work_once(self) -> bool:
@@ -181,45 +201,35 @@ class Worker:
             self._refuse_poison(operation)
             self._bring_to_head(lease, model)
             self._handlers[operation.kind](lease, operation, model)
-            self._outlived.discard(operation.id)
+            self._outlived.pop(operation.id, None)
             context.info("operation_done")
-        except DATABASE_AWAY:
-            self._outlived.add(operation.id)
-            raise
         except (LeaseLost, Interrupted, Cancelled):
             raise
         except Superseded:
             context.info("operation_superseded")
             self._forget(model.id)
             self._fail(lease, operation, Superseded("the head was moved while this operation ran; nothing was kept"))
-        except HeadwayError as error:
-            context.info("operation_refused", code=error.code, reason=error.message)
-            self._fail(lease, operation, error)
-        except OSError as error:
-            context.exception("operation_not_stored")
-            self._forget(model.id)
-            reason = f"the trainer cannot use its storage ({error.strerror or error}); nothing of this {operation.kind}"
-            self._fail(lease, operation, Unavailable(f"{reason} was applied, send it again when that is mended"))
-        except Exception:
-            context.exception("operation_broke")
-            self._forget(model.id)
-            message = f"the trainer failed on this {operation.kind}; its log has operation {operation.id}"
-            self._fail(lease, operation, HeadwayError(message))
+        except Exception as error:
+            trouble = trouble_behind(error, operation, self._diagnose)
+            if is_end(operation, trouble):
+                context.info("operation_refused", code=trouble.code, reason=trouble.message)
+                self._fail(lease, operation, trouble)
+            else:
+                is_bug = trouble.code == HeadwayError.code
+                context.warning("operation_deferred", code=trouble.code, reason=trouble.message, exc_info=is_bug)
+                self._defer(lease, operation, trouble)
+            if not isinstance(error, HeadwayError):
+                self._forget(model.id)
+            if isinstance(trouble, DeviceLost):
+                raise trouble from error
 
     def _refuse_poison(self, operation: Operation) -> None:
-        """An operation that kills its trainer must not do so for ever: all models of the base would wait behind it.
-        Nor must one whose end a database with a full disk does not take: each attempt may leave a checkpoint behind."""
-        if operation.attempts <= _MAX_ATTEMPTS:
-            return
-        if operation.id in self._outlived:
-            raise Unavailable(
-                f"the database failed while this {operation.kind} ran, and again when it was repeated; nothing of it "
-                "was applied, send it again when that is mended"
+        """An operation that kills its trainer must not do so for ever: all models of the base would wait behind it."""
+        if operation.attempts - self._outlived.get(operation.id, 0) > A_FEW:
+            raise TrainerLost(
+                f"this {operation.kind} was started {A_FEW} times and its trainer died each time, perhaps for want of "
+                "memory; send a smaller batch"
             )
-        raise TrainerLost(
-            f"this {operation.kind} was started {_MAX_ATTEMPTS} times and its trainer died each time, perhaps for want "
-            "of memory; send a smaller batch"
-        )
 
     def num_leases(self) -> int:
         """Models that this trainer holds. May be called from any thread."""
@@ -227,12 +237,28 @@ class Worker:
 
     def _fail(self, lease: Lease, operation: Operation, error: HeadwayError) -> None:
         self._metrics.failed(error.code)
+        with self._noting_the_end(lease, operation) as connection:
+            work.fail(connection, lease, operation, error)
+
+    def _defer(self, lease: Lease, operation: Operation, trouble: HeadwayError) -> None:
+        self._metrics.deferred(trouble.code)
+        self._forget(lease.model_id)
+        with self._noting_the_end(lease, operation) as connection:
+            defer(connection, lease, operation, trouble, forgiven=1 + self._outlived.get(operation.id, 0))
+
+    @contextmanager
+    def _noting_the_end(self, lease: Lease, operation: Operation) -> Generator[Connection]:
+        """While the database is away the operation stays as it is, and that it was started once more is remembered
+        here, for its trainer has not died."""
         try:
             with self._database.connection() as connection:
-                work.fail(connection, lease, operation, error)
-            self._outlived.discard(operation.id)
+                yield connection
+            self._outlived.pop(operation.id, None)
         except Superseded:
             self._forget(lease.model_id)
+        except DATABASE_AWAY:
+            self._outlived[operation.id] = self._outlived.get(operation.id, 0) + 1
+            raise
 
     def _bring_to_head(self, lease: Lease, model: ModelState) -> None:
         resident = self._resident.get(model.id)

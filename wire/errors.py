@@ -75,7 +75,7 @@ class NotFound(HeadwayError):
 class ModelNotFound(NotFound):
     """No such model."""
 
-    code = "model_not_found"
+    code, tries = "model_not_found", FINAL
 
 
 class Conflict(HeadwayError):
@@ -200,3 +200,8 @@ def _all_subclasses(cls: type[HeadwayError]) -> list[type[HeadwayError]]:
 
 
 _BY_CODE = {cls.code: cls for cls in _all_subclasses(HeadwayError)}
+
+TROUBLES = frozenset(code for code, cls in _BY_CODE.items() if cls.tries is UNTIL_MENDED)
+"""Codes in which no operation ends."""
+FAULTS = frozenset(code for code, cls in _BY_CODE.items() if cls.tries not in (UNTIL_MENDED, FINAL))
+"""Codes in which one ends after some tries."""

@@ -48,6 +48,8 @@ POINTS = frozenset(
         "complete:after-commit",
         "fail:before-commit",
         "fail:after-commit",
+        "defer:before-commit",
+        "defer:after-commit",
         # A step (trainer).
         "step:before-adamw",
         "step:after-adamw",

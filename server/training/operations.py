@@ -165,11 +165,19 @@ async def _append(context: Context, call: _Call, prepared: Prepared) -> UUID:
 
 
 async def _result(context: Context, call: _Call, operation_id: UUID, done: Subscription) -> Result:
-    timeout_s = context.settings.timeouts.operation_s
+    timeouts = context.settings.timeouts
     if operation_id == call.id:
-        return await take_result(context.database, done, context.blobs, operation_id, timeout_s, call.caller)
+        return await take_result(
+            context.database, done, context.blobs, operation_id, timeouts.operation_s, call.caller, timeouts.trouble_s
+        )
     return await wait_for_result(
-        context.database, context.listener, context.blobs, operation_id, timeout_s, call.caller
+        context.database,
+        context.listener,
+        context.blobs,
+        operation_id,
+        timeouts.operation_s,
+        call.caller,
+        timeouts.trouble_s,
     )
 
 

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from store.invariants.base import Invariant
+from wire.errors import A_FEW, FAULTS, TROUBLES
+
+# ruff: noqa: S608 - put together from constants
+
+
+def _listed(codes: frozenset[str]) -> str:
+    return ", ".join(f"'{code}'" for code in sorted(codes))
+
 
 LOG = (
     Invariant(
@@ -50,6 +58,31 @@ LOG = (
                 then o.result is not null or o.result_blob is not null or o.finished_at is not null
             else false
         end
+        """,
+    ),
+    Invariant(
+        "operations end in what their request deserves",
+        "No operation ended in a trouble that passes, nor in a fault of ours that was not tried a few times. (Those "
+        "of earlier versions, which have no request_digest, may have.)",
+        f"""
+        select o.id as operation_id, o.model_id, o.kind, o.error_code, o.attempts, o.faults
+        from operations o
+        where o.state = 'failed' and o.request_digest is not null and (
+            o.error_code in ({_listed(TROUBLES)})
+            or (o.error_code in ({_listed(FAULTS)}) and o.attempts + o.faults < {A_FEW})
+        )
+        """,
+    ),
+    Invariant(
+        "what is put off says why",
+        "An operation that is not tried before a time is queued (or was superseded since), and says why.",
+        """
+        select o.id as operation_id, o.model_id, o.kind, o.state, o.retry_at, o.retry_reason, o.deferrals
+        from operations o
+        where (o.retry_at is not null and (
+                o.state not in ('queued', 'superseded') or o.retry_reason is null or o.deferrals = 0
+            ))
+            or o.faults > o.deferrals
         """,
     ),
     Invariant(

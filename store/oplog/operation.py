@@ -20,6 +20,7 @@ class Operation:
     payload_blob: str | None
     forward_id: UUID | None
     attempts: int
+    faults: int = 0
 
 
 @dataclass(frozen=True, slots=True)

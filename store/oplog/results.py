@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -14,15 +15,24 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from store.blobs import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.notify import OPERATION_DONE, AsyncListener, Subscription
+from store.oplog.deferring import Trouble, trouble_of
 from store.supply import supplies_async
 from store.tables import ModelRow, OperationRow
 from wire.errors import Gone, HeadwayError, TimedOut, Unavailable, error_from_code
 from wire.faults import fault_point
 from wire.payload import decode
 
+TROUBLE_S = 60.0
+"""The HUD SDK sends no training call again by itself, and waits for 600 s."""
+
 _POLL_S = 5.0
-_AWAY_POLL_S = 0.5
+_TROUBLED_POLL_S = 0.5
+_AWAY_RETRY_S = 5
 _INSTANT_BYTES = 4096  # unpacked on the event loop: a thread would take longer to wake up
+
+_AWAY = Trouble(
+    "operation", True, "the database does not answer; the operation is in its log, send the same call again", 0.0
+)
 
 Result: TypeAlias = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]
 """The header and the arrays of a result."""
@@ -48,11 +58,12 @@ async def wait_for_result(
     operation_id: UUID,
     timeout_s: float,
     caller: int | None = None,
+    trouble_s: float = TROUBLE_S,
 ) -> Result:
     """As `take_result`, for an operation that may have ended long ago."""
     with listener.subscribe(OPERATION_DONE, operation_id.hex) as done:
         done.wake()
-        return await take_result(database, done, blobs, operation_id, timeout_s, caller)
+        return await take_result(database, done, blobs, operation_id, timeout_s, caller, trouble_s)
 
 
 async def take_result(
@@ -62,24 +73,49 @@ async def take_result(
     operation_id: UUID,
     timeout_s: float,
     caller: int | None = None,
+    trouble_s: float = TROUBLE_S,
 ) -> Result:
     """The decoded result of an operation, as soon as `done` says that it is there; noted as answered to `caller`.
 
     Raises the error with which it failed, Superseded when the head moved or a step left it out, TimedOut or Unavailable
-    when there is no answer after `timeout_s`: it then goes on without its caller.
+    when there is no answer after `timeout_s`, or a trouble has kept the operation from being carried out for
+    `trouble_s`: it then goes on without its caller.
     """
     deadline, poll_s = time.monotonic() + timeout_s, _POLL_S
+    trouble_since: float | None = None
     while True:
         left_s = deadline - time.monotonic()
         await done.wait(max(0.0, min(left_s, poll_s)))
         try:
             if (result := await _take(database, blobs, operation_id, caller)) is not None:
                 return result
-            poll_s = _POLL_S
+            trouble = await _trouble(database, operation_id)
         except DATABASE_AWAY:  # which ends no operation
-            poll_s = _AWAY_POLL_S
+            trouble = _AWAY
+        trouble_since = None if trouble is None else trouble_since or time.monotonic()
+        poll_s = _POLL_S if trouble is None else _TROUBLED_POLL_S
         if left_s <= 0:
-            raise await _timed_out(database, operation_id, timeout_s)
+            raise await _timed_out(database, operation_id, timeout_s, trouble)
+        is_waiting = trouble is not None and trouble.retry_in_s is not None  # else it is tried at this moment
+        if trouble and trouble_since and is_waiting and time.monotonic() - trouble_since >= trouble_s:
+            raise _unavailable(trouble)
+
+
+async def _trouble(database: AsyncDatabase, operation_id: UUID) -> Trouble | None:
+    async with database.connection() as connection:
+        return await trouble_of(connection, operation_id)
+
+
+def _unavailable(trouble: Trouble) -> Unavailable:
+    if trouble is _AWAY:
+        return Unavailable(_AWAY.reason, retry_after_s=_AWAY_RETRY_S)
+    retry_s = max(1, math.ceil(trouble.retry_in_s or 0.0))
+    which = f"the {trouble.kind}" if trouble.is_its_own else f"a {trouble.kind} before it"
+    return Unavailable(
+        f"{trouble.reason}; {which} stays queued and is tried again in {retry_s} s; "
+        "send the same call again to wait for it",
+        retry_after_s=retry_s,
+    )
 
 
 async def _take(database: AsyncDatabase, blobs: BlobStore, operation_id: UUID, caller: int | None) -> Result | None:
@@ -127,13 +163,17 @@ async def _note_answered(database: AsyncDatabase, operation_id: UUID, caller: in
         return await noted.fetchone() is not None
 
 
-async def _timed_out(database: AsyncDatabase, operation_id: UUID, timeout_s: float) -> HeadwayError:
+async def _timed_out(
+    database: AsyncDatabase, operation_id: UUID, timeout_s: float, trouble: Trouble | None
+) -> HeadwayError:
+    if trouble is not None and trouble.retry_in_s is not None:
+        return _unavailable(trouble)
     try:
         async with database.session() as session:
             operation = await session.get_one(OperationRow, operation_id)
             why = await _why_waiting(session, operation)
     except DATABASE_AWAY:
-        return Unavailable("the database does not answer; the operation is in its log, send the same call again")
+        return _unavailable(_AWAY)
     return TimedOut(
         f"the {operation.kind} is not done after {timeout_s:.0f} s: {why}; "
         "it stays queued, send the same call again to wait for it"

@@ -38,7 +38,7 @@ _FREE_AT = f"""
     case when o.state = 'running' then l.expires_at else least(
         l.expires_at,
         greatest(
-            greatest(o.created_at, b.finished_at) + interval '{PATIENCE_S} seconds',
+            greatest(o.created_at, b.finished_at, o.retry_at) + interval '{PATIENCE_S} seconds',
             l.taken_at + interval '{TENURE_S} seconds'
         )
     ) end
@@ -58,6 +58,7 @@ _NEXT = f"""
             o.model_id, o.created_at, {NEXT_START_TAG} as start_tag, count(*) over () as num_models,
             greatest(
                 case when l.model_id is null or l.trainer_id = %(trainer_id)s then o.created_at else {_FREE_AT} end,
+                o.retry_at,
                 statement_timestamp()
             ) as free_at
         from busy join models m on m.id = busy.model_id and m.base_id = %(base_id)s

@@ -28,6 +28,7 @@ START_NEXT = f"""
         update operations o
         set state = 'running',
             attempts = attempts + 1,
+            retry_at = null,
             lease_token = %(token)s,
             started_at = clock_timestamp(),
             head_version = case
@@ -51,8 +52,8 @@ START_NEXT = f"""
     )
     select
         held.model_id as held, started.id, started.sequence, started.kind, started.payload, started.payload_blob,
-        started.forward_id, started.attempts, model.id as model_id, model.slug, model.base_id, model.lora,
-        model.head_checkpoint_id, model.head_version, coalesce(head.step, 0) as head_step,
+        started.forward_id, started.attempts, started.faults, model.id as model_id, model.slug, model.base_id,
+        model.lora, model.head_checkpoint_id, model.head_version, coalesce(head.step, 0) as head_step,
         head.state_removed_at is not null as head_is_thinned,
         (select count(pg_notify(%(channel)s, replace(left_out.id::text, '-', ''))) from left_out) as num_left_out,
         set_config('synchronous_commit', 'off', true)
@@ -85,6 +86,24 @@ FINISH = f"""
     )
     select held.model_id as held, finished.id as finished, pg_notify(%(channel)s, %(key)s)
     from (select) as always left join held on true left join finished on true
+"""
+
+# The operation keeps its place, and those behind it wait. A checkpoint that it staged will never be committed.
+DEFER = f"""
+    with {_HELD}, deferred as (
+        update operations o set
+            state = 'queued', started_at = null, attempts = greatest(o.attempts - %(forgiven)s, 0),
+            deferrals = o.deferrals + 1, faults = o.faults + %(faults)s, retry_reason = %(reason)s,
+            retry_at = clock_timestamp()
+                + make_interval(secs => least(%(pause_s)s * power(2, least(o.deferrals, 20)), %(max_pause_s)s))
+        where o.id = %(id)s and o.state = 'running' and exists (select from held)
+        returning o.id, o.model_id
+    ), rejected as (
+        update checkpoints c set status = 'rejected'
+        from deferred where c.model_id = deferred.model_id and c.status = 'staged'
+    )
+    select held.model_id as held, deferred.id as deferred, pg_notify(%(channel)s, %(key)s)
+    from (select) as always left join held on true left join deferred on true
 """
 
 # What a look at the operation under way asks (`store.oplog.cancelling`).

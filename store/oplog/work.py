@@ -21,7 +21,7 @@ from store.oplog.append import INLINE_BYTES
 from store.oplog.leases import lease_lost
 from store.oplog.operation import ModelState, Operation
 from store.tables import OperationRow
-from wire.errors import HeadwayError, Superseded
+from wire.errors import UNTIL_MENDED, HeadwayError, Superseded
 from wire.faults import fault_point
 
 
@@ -47,7 +47,15 @@ def start_next(connection: Connection, lease: Lease) -> tuple[Operation, ModelSt
     if row.id is None:
         return None
     operation = Operation(
-        row.id, row.model_id, row.sequence, row.kind, row.payload, row.payload_blob, row.forward_id, row.attempts
+        row.id,
+        row.model_id,
+        row.sequence,
+        row.kind,
+        row.payload,
+        row.payload_blob,
+        row.forward_id,
+        row.attempts,
+        row.faults,
     )
     model = ModelState(
         row.model_id,
@@ -107,7 +115,9 @@ def complete(
 
 
 def fail(connection: Connection, lease: Lease, operation: Operation, error: HeadwayError) -> None:
-    """The operation was refused or broke; nothing of it stays. Raises Superseded or LeaseLost."""
+    """The operation ends in this error, which `store.oplog.deferring` says; nothing of it stays. Raises Superseded or
+    LeaseLost."""
+    assert error.tries is not UNTIL_MENDED, f"{error.code} is a trouble that passes, and no end"
     fault_point("fail:before-commit")
     _finish(connection, lease, operation, state="failed", error_code=error.code, error_message=error.message)
     fault_point("fail:after-commit")

@@ -56,6 +56,8 @@ class ModelState:
     stepped_at: datetime | None
     num_queued: int
     num_running: int
+    trouble: str | None = None
+    """Why its first open operation is put off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +143,14 @@ def _models(session: Session, limit: int) -> list[ModelState]:
             OperationRow.model_id,
             func.count().filter(OperationRow.state == "queued").label("queued"),
             func.count().filter(OperationRow.state == "running").label("running"),
+            func.max(OperationRow.retry_reason).filter(OperationRow.retry_at.is_not(None)).label("trouble"),
         )
         .where(is_open)
         .group_by(OperationRow.model_id)
         .subquery()
     )
     query = (
-        select(ModelRow, TeamRow.name, base.c.slug, CheckpointRow, waiting.c.queued, waiting.c.running)
+        select(ModelRow, TeamRow.name, base.c.slug, CheckpointRow, waiting.c.queued, waiting.c.running, waiting.c.trouble)
         .outerjoin(TeamRow, TeamRow.id == ModelRow.team_id)
         .outerjoin(base, base.c.id == ModelRow.base_id)
         .outerjoin(CheckpointRow, CheckpointRow.id == ModelRow.head_checkpoint_id)
@@ -159,7 +162,13 @@ def _models(session: Session, limit: int) -> list[ModelState]:
 
 
 def _model_state(
-    model: ModelRow, team: str | None, base: str | None, head: CheckpointRow | None, queued: int, running: int
+    model: ModelRow,
+    team: str | None,
+    base: str | None,
+    head: CheckpointRow | None,
+    queued: int,
+    running: int,
+    trouble: str | None,
 ) -> ModelState:
     metrics = head.metrics if head else {}
     return ModelState(
@@ -175,4 +184,5 @@ def _model_state(
         stepped_at=head.committed_at if head else None,
         num_queued=queued or 0,
         num_running=running or 0,
+        trouble=trouble,
     )

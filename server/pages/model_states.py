@@ -17,7 +17,8 @@ _WORK = text(f"""
         o.model_id,
         count(*) filter (where o.state = 'running') as running,
         count(*) filter (where o.state = 'queued') as queued,
-        count(*) filter (where {PENDING_GRADIENT}) as pending
+        count(*) filter (where {PENDING_GRADIENT}) as pending,
+        max(o.retry_reason) filter (where o.retry_at is not null) as trouble
     from operations o
     where o.model_id = any(:model_ids) and (o.state in ('queued', 'running') or ({PENDING_GRADIENT}))
     group by o.model_id
@@ -33,6 +34,8 @@ class ModelState:
     pending: int = 0
     has_trainer: bool = True
     is_paused: bool = False
+    trouble: str | None = None
+    """Why the first open operation is put off."""
 
     @property
     def word(self) -> str:
@@ -42,7 +45,7 @@ class ModelState:
         if self.is_paused:
             return "paused"
         if self.queued:
-            return "queued" if self.has_trainer else "waiting"
+            return "queued" if self.has_trainer and self.trouble is None else "waiting"
         return "idle"
 
     @property
@@ -53,6 +56,8 @@ class ModelState:
         if self.is_paused:
             return f"training is paused; {self.queued} queued" if self.queued else "training is paused"
         if self.queued:
+            if self.trouble is not None:
+                return f"{self.queued} queued, and tried again soon: {self.trouble}"
             return f"{self.queued} queued" if self.has_trainer else f"{self.queued} queued, and no trainer for its base"
         return "nothing queued"
 
@@ -62,12 +67,14 @@ async def model_states(
 ) -> dict[UUID, ModelState]:
     """The state of each of these models."""
     rows = await session.execute(_WORK, {"model_ids": [model.id for model in models]})
-    work = {row.model_id: (row.running, row.queued, row.pending) for row in rows}
+    work = {row.model_id: (row.running, row.queued, row.pending, row.trouble) for row in rows}
+    states = {model.id: work.get(model.id, (0, 0, 0, None)) for model in models}
     return {
         model.id: ModelState(
-            *work.get(model.id, (0, 0, 0)),
+            *states[model.id][:3],
             has_trainer=model.base_id in bases_with_trainer,
             is_paused=model.paused_at is not None,
+            trouble=states[model.id][3],
         )
         for model in models
     }

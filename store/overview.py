@@ -150,7 +150,9 @@ def _models(session: Session, limit: int) -> list[ModelState]:
         .subquery()
     )
     query = (
-        select(ModelRow, TeamRow.name, base.c.slug, CheckpointRow, waiting.c.queued, waiting.c.running, waiting.c.trouble)
+        select(
+            ModelRow, TeamRow.name, base.c.slug, CheckpointRow, waiting.c.queued, waiting.c.running, waiting.c.trouble
+        )
         .outerjoin(TeamRow, TeamRow.id == ModelRow.team_id)
         .outerjoin(base, base.c.id == ModelRow.base_id)
         .outerjoin(CheckpointRow, CheckpointRow.id == ModelRow.head_checkpoint_id)

@@ -31,8 +31,9 @@ def view(overview: Overview) -> list[Listing]:
 
 
 def as_of(overview: Overview, disk: Disk | None) -> str:
-    """When that was, and the room that the disk had."""
-    return f"{_disk(disk)}as of {overview.at:%Y-%m-%d %H:%M:%S %Z}"
+    """What waits for a trouble to pass, when that was, and the room that the disk had."""
+    troubles = "".join(f"{m.model} waits: {m.trouble}\n" for m in overview.models if m.trouble is not None)
+    return f"{troubles}{_disk(disk)}as of {overview.at:%Y-%m-%d %H:%M:%S %Z}"
 
 
 def missing_table(missing: Sequence[Missing]) -> Listing:

@@ -62,8 +62,8 @@ LOG = (
     ),
     Invariant(
         "operations end in what their request deserves",
-        "No operation ended in a trouble that passes, nor in a fault of ours that was not tried a few times. (Those "
-        "of earlier versions, which have no request_digest, may have.)",
+        "No operation, unless an earlier version logged it (without request_digest), ended in a trouble that passes, or "
+        "in a fault of ours before it was tried a few times.",
         f"""
         select o.id as operation_id, o.model_id, o.kind, o.error_code, o.attempts, o.faults
         from operations o

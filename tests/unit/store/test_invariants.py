@@ -122,6 +122,18 @@ def running_under_an_old_lease(estate: Estate) -> None:
     change(estate, ModelLeaseRow, ModelLeaseRow.token == token, token=token + 1)
 
 
+def trouble_as_an_end(estate: Estate) -> None:
+    estate.operation("forward", state="failed", error_code="unavailable", request_digest=b"x")
+
+
+def fault_that_was_tried_once(estate: Estate) -> None:
+    estate.operation("forward", state="failed", error_code="internal", attempts=1, request_digest=b"x")
+
+
+def put_off_without_a_reason(estate: Estate) -> None:
+    estate.operation("forward", state="queued", retry_at=func.clock_timestamp())
+
+
 def done_without_result(estate: Estate) -> None:
     estate.operation("forward", state="done")
 
@@ -190,6 +202,9 @@ def operation_of_a_base(estate: Estate) -> None:
         (two_at_once, "one operation runs at a time"),
         (running_under_an_old_lease, "running operations are leased"),
         (done_without_result, "ended operations have an outcome"),
+        (trouble_as_an_end, "operations end in what their request deserves"),
+        (fault_that_was_tried_once, "operations end in what their request deserves"),
+        (put_off_without_a_reason, "what is put off says why"),
         (superseded_and_consumed, "gradients are done before they count"),
         (consumed_by_a_failed_step, "gradients are consumed by a step behind them"),
         (forward_used_by_another_backward, "forwards are used by a backward behind them"),

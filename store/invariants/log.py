@@ -62,7 +62,7 @@ LOG = (
     ),
     Invariant(
         "operations end in what their request deserves",
-        "No operation, unless an earlier version logged it (without request_digest), ended in a trouble that passes, or "
+        "No operation, but those that an earlier version logged (without request_digest), ended in a trouble, or "
         "in a fault of ours before it was tried a few times.",
         f"""
         select o.id as operation_id, o.model_id, o.kind, o.error_code, o.attempts, o.faults

@@ -145,7 +145,8 @@ def _form(render: Render, one: str, two: str, end_marks: Sequence[str]) -> CallF
 
 def _without_header(text: str, starts: Sequence[str]) -> str:
     start = next((start for start in starts if start and text.startswith(start)), _common_start(text, starts[0]))
-    return text.removeprefix(start).rpartition(_END_REASONING)[2].lstrip()
+    _, reasoned, rest = text.removeprefix(start).rpartition(_END_REASONING)
+    return rest.lstrip() if reasoned else rest
 
 
 def _without_end(text: str, end: str, end_marks: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from sampler.call_forms import CallForm
+from sampler.harmony import HARMONY_TOKENS, HarmonyParser
 from sampler.parsing import AnswerParser, Marks
 from sampler.vocabulary import Vocabulary
 from wire.sampling import (
@@ -26,14 +27,18 @@ _PROMPT_TAIL = 64
 
 
 class SymbolReader:
-    """An AnswerReader over `AnswerParser`, for backends that leave reading to us."""
+    """An AnswerReader over a parser of symbols, for backends that leave reading to us."""
 
     def __init__(self, vocabulary: Vocabulary, form: CallForm | None, prompt: Sequence[int], reading: Reading) -> None:
         is_offered = bool(reading.tools) and reading.tool_choice != "none"
         names = frozenset(_names(reading.tools)) if is_offered else frozenset[str]()
         marks = Marks(form if is_offered else None, names, vocabulary.symbols_of)
         self._symbols = _SettledSymbols(vocabulary)
-        self._parser = AnswerParser(marks, opened=opens_reasoning(vocabulary, prompt))
+        self._parser: AnswerParser | HarmonyParser = (
+            HarmonyParser(reads_calls=is_offered)
+            if vocabulary.control_names >= HARMONY_TOKENS
+            else AnswerParser(marks, opened=opens_reasoning(vocabulary, prompt))
+        )
 
     async def take(self, event: GenerateEvent) -> list[MessageDelta]:
         """See AnswerReader."""

@@ -28,6 +28,7 @@ class Vocabulary:
             self._bytes[token_id] = added[token_id].content.encode() if token_id in added else read_piece(piece)
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         names = sorted((added[token_id].content for token_id in self.special_ids), key=len, reverse=True)
+        self.control_names = frozenset(names)
         self._control = re.compile("|".join(map(re.escape, filter(None, names))) or r"(?!)")
         ids = range(len(self._bytes))
         unlike = (i for i in ids if self.bytes_of(i) != self.text_of(i).encode())

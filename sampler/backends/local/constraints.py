@@ -23,6 +23,9 @@ from sampler.vocabulary import Vocabulary
 from wire.errors import InvalidRequest
 from wire.sampling import Constraint, ForcedCalls
 
+_MORE_CALLS = "{0,15}"
+"""Without a limit, a policy that has not learned to end would call and call."""
+
 
 class Form:
     """How far one answer has come in its form. For one thread."""
@@ -100,7 +103,7 @@ class Constraints:
                 "a call cannot be forced: this base's chat template writes calls in a form that the local sampler does "
                 "not know; ask for the call in the prompt, or use the vLLM backend"
             )
-        several = "" if calls.single or not form.several else f" ({self._literal(form.separator)} call)*"
+        several = "" if calls.single or not form.several else f" ({self._literal(form.separator)} call){_MORE_CALLS}"
         rules = [f"start: {self._literal(form.section_open)} call{several} {self._literal(form.section_close)}"]
         rules.append(f"call: {' | '.join(f'call_{index}' for index in range(len(calls.tools)))}")
         for index, tool in enumerate(calls.tools):

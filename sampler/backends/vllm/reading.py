@@ -106,7 +106,9 @@ class VllmReading:
 
     def _parsed(self, message: dict[str, Any], ids: list[int]) -> ParsedMessage:
         functions = [call["function"] for call in message.get("tool_calls") or []]
-        calls = [ParsedCall(name=function["name"], arguments=function["arguments"] or "{}") for function in functions]
+        calls = [
+            ParsedCall(name=function["name"], arguments=_arguments(function["arguments"])) for function in functions
+        ]
         reasoning = self.without_control(message.get("reasoning"), ids) or None
         content = self.without_control(message.get("content"), ids)
         return ParsedMessage(
@@ -128,3 +130,8 @@ class VllmReading:
             if rest.strip() and rest.strip() != (parsed.content or "").strip():
                 parsed.content = rest
         return parsed
+
+
+def _arguments(written: str | None) -> str:
+    """A call without arguments has an empty object of them, however it was written."""
+    return written if written and written.strip() not in ("", "null", '""') else "{}"

@@ -49,6 +49,14 @@ GLM = (
     "{{ '<arg_key>' + key + '</arg_key><arg_value>' + value + '</arg_value>' }}{%- endfor %}{{ '</tool_call>' }}"
     "{%- endfor %}{{ '<|end|>' }}" + OPENED
 )
+HARMONY = (
+    "{%- for m in messages %}{%- if m.role != 'assistant' %}{{ '<|start|>' + m.role + '<|message|>' + m.content }}"
+    "{{ '<|end|>' }}{%- elif m.tool_calls %}{%- set f = m.tool_calls[0].function %}"
+    "{{ '<|start|>assistant to=functions.' + f.name + '<|channel|>commentary json<|message|>' }}"
+    "{{ f.arguments | tojson }}{{ '<|call|>' }}"
+    "{%- else %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|return|>' }}{%- endif %}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{%- endif %}"
+)
 QWEN = TEMPLATE.replace("<|im_start|>", "<|start|>").replace("<|im_end|>", "<|end|>")
 
 HERMES_TEXT = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
@@ -64,13 +72,18 @@ TOOLS = [{"type": "function", "function": {"name": name, "parameters": SCHEMA}} 
 CALL = {"id": "c12345678", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 
 
+CONTROL = ("<|start|>", "<|end|>", "[TOOL_CALLS]")
+HARMONY_CONTROL = ("<|start|>", "<|end|>", "<|return|>", "<|call|>", "<|channel|>", "<|message|>", "<|constrain|>")
+
+
 def tokenizer_of(template: str) -> PreTrainedTokenizerFast:
+    is_harmony = template == HARMONY
     vocab = {symbol: index for index, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     bpe = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = decoders.ByteLevel()
-    bpe.add_special_tokens([AddedToken(token, special=True) for token in ("<|start|>", "<|end|>", "[TOOL_CALLS]")])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>")
+    bpe.add_special_tokens([AddedToken(token, special=True) for token in (HARMONY_CONTROL if is_harmony else CONTROL)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|call|>" if is_harmony else "<|end|>")
     tokenizer.chat_template = template
     return tokenizer
 
@@ -161,3 +174,39 @@ def test_control_tokens_of_a_broken_call_are_no_text():
     base = Base(MISTRAL)
     ids = base.tokenizer.encode("Well [TOOL_CALLS]no call")
     assert base.read(ids, step=1).content == "Well no call"
+
+
+HARMONY_ANSWERS = {
+    "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>42<|return|>": (
+        "Hm.", "42", []
+    ),
+    "<|channel|>commentary to=functions.add <|constrain|>json<|message|>{\"a\": 1}<|call|>": (
+        None, None, [("add", '{"a": 1}')]
+    ),
+    " to=functions.add<|channel|>commentary json<|message|>{\"a\": \"</x>\"}<|call|>": (
+        None, None, [("add", '{"a": "</x>"}')]
+    ),
+    "<|channel|>commentary to=functions.add<|message|>no json<|call|>": (None, "no json", []),
+    "<|channel|>analysis<|message|>cut o": ("cut o", None, []),
+    "plain text": (None, "plain text", []),
+    "plain<|end|>": (None, "plain", []),
+    "x" * 300: (None, "x" * 300, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HARMONY_ANSWERS)
+def test_harmonys_channels_are_reasoning_calls_and_content(text):
+    base, expected = Base(HARMONY), HARMONY_ANSWERS[text]
+    for step in (1, 3, 1000):
+        message = base.read(base.tokenizer.encode(text), step=step)
+        calls = [(call.name, call.arguments) for call in message.tool_calls]
+        assert (message.reasoning_content, message.content, calls) == expected
+
+
+def test_harmonys_calls_are_forced_in_its_form():
+    base = Base(HARMONY)
+    for seed in range(3):
+        ids = base.forced(seed, single=False)
+        assert base.tokenizer.decode(ids).startswith(" to=functions.")
+        [call] = base.read(ids, step=1).tool_calls
+        assert json.loads(call.arguments)["a"] in (1, 2)

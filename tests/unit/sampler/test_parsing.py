@@ -6,7 +6,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sampler.call_forms import HERMES, CallForm
@@ -161,12 +161,13 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES, max_size=12).map("".join) | st.text('ab{}[]<>/:,\\ \n"', max_size=30)
 
 
+@example(' {"name": "add", "parameters": {}}', [1], LLAMA, False)
 @given(TEXTS, st.lists(st.integers(0, 200), max_size=8), st.sampled_from([*FORMS.values(), None]), st.booleans())
 def test_a_stream_in_any_pieces_is_the_whole_answer_and_nothing_is_lost(text, cuts, form, opened):
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
     whole = parse([text], form, opened=opened)
-    assert parse(pieces, form, opened=opened) == whole
+    assert parse(pieces, form, opened=opened) == parse(list(text), form, opened=opened) == whole
     for call in whole.tool_calls:
         assert isinstance(json.loads(call.arguments), dict)
     if not whole.tool_calls:

@@ -28,6 +28,7 @@ from wire.engine import AdamParams, Engine
 from wire.errors import HeadwayError
 from wire.faults import fault_point
 from wire.payload import decode, encode
+from wire.training import LEFT_OUT
 
 log = structlog.get_logger(__name__)
 
@@ -53,9 +54,15 @@ class Stepping:
         self._promotion = promotion
 
     def optim_step(
-        self, lease: Lease, operation: Operation, model: ModelState, summaries: list[dict[str, Any]]
+        self,
+        lease: Lease,
+        operation: Operation,
+        model: ModelState,
+        summaries: list[dict[str, Any]],
+        num_left_out: int = 0,
     ) -> None:
-        """Apply the gradients that the engine holds, which left these summaries.
+        """Apply the gradients that the engine holds, which left these summaries. `num_left_out`: passes that it does
+        not hold, for nobody had their answer.
 
         Raises Superseded, PromotionRejected, LeaseLost.
         """
@@ -69,8 +76,10 @@ class Stepping:
         facts = summarise_step(summaries, stepped, adam)
         if model.head_is_thinned:
             facts["metrics"]["fresh_moments"] = 1.0
+        if num_left_out:
+            facts["metrics"][LEFT_OUT] = float(num_left_out)
         checkpoint_id = self._stage(lease, model, facts, laps)
-        self._promote(lease, operation, model, checkpoint_id, laps)
+        self._promote(lease, operation, model, checkpoint_id, num_left_out, laps)
         self._metrics.stepped(model, facts["metrics"])
         log.info("step_done", checkpoint=str(checkpoint_id), **logged_figures(facts["metrics"]), **laps.figures())
 
@@ -87,13 +96,23 @@ class Stepping:
             work.stage_checkpoint(connection, lease, model, values)
         return checkpoint_id
 
-    def _promote(self, lease: Lease, operation: Operation, model: ModelState, checkpoint_id: UUID, laps: Laps) -> None:
-        answer = {
+    def _promote(
+        self,
+        lease: Lease,
+        operation: Operation,
+        model: ModelState,
+        checkpoint_id: UUID,
+        num_left_out: int,
+        laps: Laps,
+    ) -> None:
+        answer: dict[str, Any] = {
             "step": model.head_step + 1,
             "checkpoint_id": str(checkpoint_id),
             "sampler_path": self._checkpoints.describe(model.id, checkpoint_id, ADAPTER),
             "state_path": self._checkpoints.describe(model.id, checkpoint_id, STATE),
         }
+        if num_left_out:
+            answer[LEFT_OUT] = num_left_out
         try:
             with laps("settle"):
                 self._checkpoints.settle(model.id, checkpoint_id)

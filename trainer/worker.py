@@ -297,13 +297,14 @@ class Worker:
     def _optim_step(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         with self._database.connection() as connection:
             pending = work.pending_summaries(connection, model.id)
+            num_left_out = work.num_left_out(connection, operation)
         if not pending:
             raise NothingAccumulated(_NOTHING_ACCUMULATED)
         try:
             if self._passes.accumulated(model.id) != list(pending):
                 log.info("gradients_left_out", model=model.slug, operation=str(operation.id), applied=len(pending))
                 self._load(lease, model)
-            self._stepping.optim_step(lease, operation, model, list(pending.values()))
+            self._stepping.optim_step(lease, operation, model, list(pending.values()), num_left_out)
         except BaseException:
             self._forget(model.id)
             raise

@@ -178,6 +178,12 @@ class ForwardPass(Closed):
     data: list[ForwardDatum]
 
 
+LEFT_OUT = "passes_left_out"
+"""In a step's metrics, and in its result in the log: how many passes it does not apply, for nobody had their answer.
+The SDK takes no further field in the reply, so there it is a header."""
+LEFT_OUT_HEADER = "Headway-Passes-Left-Out"
+
+
 class OptimStep(Closed):
     """The checkpoint that a step made, and the slug under which it is served already."""
 

@@ -54,9 +54,12 @@ async def backward(context: ContextDep, key: KeyDep, model_id: str, request: Req
 )
 async def optim_step(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Apply what has accumulated; the new checkpoint is served when this returns."""
-    return _reply(await service.optim_step(context, key, model_id, request))
+    stepped, num_left_out = await service.optim_step(context, key, model_id, request)
+    return _reply(stepped, {wire.LEFT_OUT_HEADER: str(num_left_out)} if num_left_out else None)
 
 
-def _reply(body: BaseModel) -> Response:
+def _reply(body: BaseModel, headers: dict[str, str] | None = None) -> Response:
     """JSON with the bare token NaN where a metric is not a number: the client takes that, but no null."""
-    return Response(to_json(body.model_dump(), inf_nan_mode="constants"), media_type="application/json")
+    return Response(
+        to_json(body.model_dump(), inf_nan_mode="constants"), headers=headers, media_type="application/json"
+    )

@@ -84,8 +84,9 @@ async def backward(context: Context, key: str, model_id: str, request: Request) 
     return wire.GradientPass(**header)
 
 
-async def optim_step(context: Context, key: str, model_id: str, request: Request) -> wire.OptimStep:
-    """Apply the accumulated gradient; the new checkpoint is the head when this returns."""
+async def optim_step(context: Context, key: str, model_id: str, request: Request) -> tuple[wire.OptimStep, int]:
+    """Apply the accumulated gradient; the new checkpoint is the head when this returns. With it, how many passes were
+    left out, for nobody had their answer."""
     model = await trainable_model(context, key, model_id, request, keeps=True)
     body, num_bytes = await _read(context, request, wire.OptimStepRequest)
 
@@ -94,7 +95,8 @@ async def optim_step(context: Context, key: str, model_id: str, request: Request
         return Prepared(encode(body.model_dump(exclude_none=True)))
 
     _, (header, _) = await _run(context, request, model, "optim_step", body, num_bytes, prepare)
-    return wire.OptimStep(**header, model=model.slug)
+    num_left_out = header.pop(wire.LEFT_OUT, 0)
+    return wire.OptimStep(**header, model=model.slug), num_left_out
 
 
 async def _run(

@@ -73,6 +73,17 @@ PENDING_SUMMARIES = f"""
     select id, summary from operations o where o.model_id = %(model_id)s and {PENDING_GRADIENT} order by sequence
 """
 
+# Between the last step that was made and this one.
+NUM_LEFT_OUT = """
+    select count(*) as num from operations o
+    where o.model_id = %(model_id)s and o.sequence < %(sequence)s and o.state = 'superseded'
+        and o.error_code = 'unacknowledged' and o.kind in ('forward_backward', 'backward')
+        and o.sequence > coalesce((
+            select max(s.sequence) from operations s
+            where s.model_id = %(model_id)s and s.kind = 'optim_step' and s.state = 'done'
+        ), 0)
+"""
+
 FINISH = f"""
     with {_HELD}, finished as (
         update operations

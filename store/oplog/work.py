@@ -81,6 +81,13 @@ def pending_summaries(connection: Connection, model_id: UUID) -> dict[UUID, dict
     return {row.id: row.summary for row in rows}
 
 
+def num_left_out(connection: Connection, step: Operation) -> int:
+    """Gradient operations since the last step that this one leaves out, since nobody had their answer."""
+    values = {"model_id": step.model_id, "sequence": step.sequence}
+    (row,) = connection.execute(statements.NUM_LEFT_OUT, values)
+    return row.num
+
+
 def read_payload(operation: Operation | OperationRow, blobs: BlobStore) -> bytes:
     """An operation's payload, from wherever it lies."""
     if operation.payload is not None:

@@ -122,7 +122,7 @@ class StandInTrainer:
         return encode({"metrics": header["metrics"], "num_datums": len(header["lengths"])})
 
     async def _optim_step(self, session: Any, operation: OperationRow, model: ModelRow) -> bytes | None:
-        await session.execute(_LEAVE_OUT, {"model_id": model.id})
+        left_out = await session.execute(_LEAVE_OUT, {"model_id": model.id})
         unconsumed = select(OperationRow).where(
             OperationRow.model_id == model.id,
             OperationRow.kind.in_(("forward_backward", "backward")),
@@ -139,7 +139,8 @@ class StandInTrainer:
         model.head_checkpoint_id = checkpoint.id
         model.head_version += 1
         paths = {"sampler_path": "somewhere/adapter", "state_path": "somewhere/state"}
-        return encode({"step": checkpoint.step, "checkpoint_id": str(checkpoint.id), **paths})
+        more = {"passes_left_out": left_out.rowcount} if left_out.rowcount else {}
+        return encode({"step": checkpoint.step, "checkpoint_id": str(checkpoint.id), **paths, **more})
 
 
 async def add_checkpoint(session: Any, model: ModelRow) -> CheckpointRow:

@@ -94,7 +94,8 @@ async def test_a_pass_with_a_key_is_not_taken_over(team, model, database, traine
 async def test_the_next_step_leaves_out_a_pass_whose_caller_is_gone(team, model, database, trainer):
     await lose(team, model, "forward-backward", batch(), database, trainer)
     assert (await team.train(model["id"], "forward-backward", OTHER)).status_code == 200
-    assert (await team.train(model["id"], "optim-step", {"learning_rate": 1e-3})).status_code == 200
+    stepped = await team.train(model["id"], "optim-step", {"learning_rate": 1e-3})
+    assert (stepped.status_code, stepped.headers["Headway-Passes-Left-Out"]) == (200, "1")
     lost, kept, step = await operations(database, model)
     assert (lost.state, lost.consumed_by_id) == ("superseded", None)
     assert kept.consumed_by_id == step.id

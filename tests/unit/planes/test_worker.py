@@ -28,7 +28,7 @@ from trainer.logprob_keeper import LogprobKeeper
 from trainer.worker import Worker, WorkerSettings
 from wire.engine import BaseModelInfo, PassResult, StepResult
 from wire.errors import InvalidRequest, NonFinite
-from wire.payload import encode, encode_batch
+from wire.payload import decode, encode, encode_batch
 from wire.trajectories import Batch, Trajectory, Turn
 
 TURN = Turn(np.array([1], np.int32), np.array([2], np.int32), np.array([-1.0], np.float32))
@@ -249,6 +249,10 @@ async def test_a_step_leaves_out_what_nobody_acknowledged_and_applies_the_others
     trainer.work()
     assert trainer.engine.passes == 3 + 2
     assert trainer.served_weights() == 101.0
+    head = trainer.head()
+    assert head is not None
+    assert head.metrics["passes_left_out"] == 1
+    assert decode(trainer.now(step).result or b"")[0]["passes_left_out"] == 1
     row = trainer.now(left_out)
     assert (row.state, row.error_code, row.consumed_by_id) == ("superseded", "unacknowledged", None)
     assert "send it again" in (row.error_message or "")

@@ -64,16 +64,17 @@ async def _requests(app: Any, number: int) -> float:
 def _layers() -> dict[str, Any]:
     """Each alone, and all as the server has them. Imported late: prometheus_client reads its environment then."""
     from server.access_log import AccessLog
-    from server.auth.door import Door
     from server.metrics.instruments import ServerMetrics
     from server.metrics.requests import MeasuredRequests
+    from server.request_body import SealedBodies
+    from server.settings import Limits
 
     return {
         "bare": _endpoint,
-        "door": Door(_endpoint),
+        "sealed bodies": SealedBodies(_endpoint, Limits()),
         "access log": AccessLog(_endpoint),
         "metrics": MeasuredRequests(_endpoint, ServerMetrics()),
-        "all": MeasuredRequests(AccessLog(Door(_endpoint)), ServerMetrics()),
+        "all": MeasuredRequests(AccessLog(SealedBodies(_endpoint, Limits())), ServerMetrics()),
     }
 
 

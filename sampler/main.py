@@ -20,6 +20,7 @@ from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.private_files import shared_umask
 from wire.endings import DRAIN_S, GaveUp
+from wire.http_protocol import BoundedProtocol, ConnectionBounds
 from wire.hub_weights import require_weights
 from wire.origins import advertised_host, http_origin, listen
 
@@ -27,6 +28,12 @@ log = structlog.get_logger(__name__)
 
 _SHUTDOWN_S = 2
 """For what is still under way after the drain; it is cut off then, and sampled anew elsewhere."""
+
+
+class SamplerProtocol(BoundedProtocol):
+    """Of gateways, whose own clients may read slowly: it is theirs to give up a stream."""
+
+    bounds = ConnectionBounds(readers_may_stall=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,8 @@ def run(settings: SamplerSettings) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
+        http=SamplerProtocol,
+        ws="none",
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
     agent.start()

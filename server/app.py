@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from server import health, pages
@@ -13,8 +13,6 @@ from server.access_log import AccessLog
 from server.admin import endpoints as admin
 from server.auth import endpoints as auth
 from server.auth.dependencies import CallerDep
-from server.auth.door import Door
-from server.body_limit import BodyLimit
 from server.context import open_context
 from server.errors import install_error_handlers
 from server.evals import endpoints as evals
@@ -28,6 +26,8 @@ from server.metrics.requests import MeasuredRequests
 from server.metrics.workers import count_process
 from server.models import endpoints as models
 from server.neighbours import counting_neighbours
+from server.request_body import SealedBodies
+from server.routing import KeyedRouter
 from server.settings import ServerSettings
 from server.starting import starting
 from server.stopping import Draining, Shutdown
@@ -45,7 +45,7 @@ from wire.problem import Problem
 
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
 
-remote = APIRouter(tags=["runtime"])
+remote = KeyedRouter(tags=["runtime"])
 
 
 @remote.post("/runtime/sessions", include_in_schema=False)
@@ -78,8 +78,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         strict_content_type=False,
         responses={"default": {"model": Problem, "description": "A refusal"}},
     )
-    app.add_middleware(BodyLimit, limits=settings.limits)
-    app.add_middleware(Door)
+    app.add_middleware(SealedBodies, limits=settings.limits)
     app.add_middleware(Draining, shutdown=shutdown)
     app.add_middleware(AccessLog)
     app.add_middleware(MeasuredRequests, metrics=counted)

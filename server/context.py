@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from server.auth.attempts import Attempts
 from server.auth.key_uses import KeyUses
+from server.gateway.admission import SamplingKeys
 from server.gateway.connections import Connections
 from server.gateway.limits import TeamLimits
 from server.gateway.lookups import (
@@ -36,7 +37,6 @@ from server.stopping import Shutdown
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
-from store.serving import Question, Serving
 
 _BACKGROUND_POOL = 4
 
@@ -53,7 +53,7 @@ class Context:
     blobs: BlobStore
     sampler_client: SamplerClient
     sampler_pool: SamplerPool
-    lookups: SharedLookups[Question, Serving | None]
+    sampling_keys: SamplingKeys
     team_limits: TeamLimits
     metrics: ServerMetrics
     attempts: Attempts
@@ -94,7 +94,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 blobs,
                 SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
                 pool,
-                serving_lookups(database, metrics),
+                SamplingKeys(serving_lookups(database, metrics), key_uses),
                 TeamLimits(settings.gateway_limits, metrics, shutdown),
                 metrics,
                 Attempts(),

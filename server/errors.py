@@ -17,9 +17,11 @@ from sqlalchemy.exc import StatementError
 from starlette.exceptions import HTTPException
 
 from server.access_log import request_id
+from server.auth.access import sent_key
+from server.request_body import BodyTooLarge
 from server.sentences import first_field, first_problem
 from store.database import DATABASE_AWAY
-from wire.errors import HeadwayError, InvalidRequest, Unavailable
+from wire.errors import HeadwayError, InvalidRequest, Unauthenticated, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +35,8 @@ _OPENAI_TYPES = {
 }
 _OPENAI_CODES = {"unauthenticated": "invalid_api_key", "too_many_requests": "rate_limit_exceeded"}
 """What OpenAI calls what we call otherwise."""
+_NO_ROUTE = (404, 405)
+"""What there is is for those to know who have a key."""
 _HTTP_SENTENCES = {
     400: "the body is not valid JSON",
     404: "there is no such endpoint: {method} {path}",
@@ -45,13 +49,6 @@ _UNSTORABLE = (psycopg.DataError, UnicodeEncodeError, OverflowError)
 surrogate pair, a number out of range."""
 REFUSED = (HeadwayError, RequestValidationError, StatementError, *DATABASE_AWAY, *_UNSTORABLE)
 """Exceptions that are answered, by routes and pages alike, with what `refusal_of` makes of them."""
-
-
-class BodyTooLarge(HTTPException):
-    """A body over the limit, found while it is read. FastAPI lets only its own kind of exception through there."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(413, f"the request is larger than {limit_bytes} bytes, the most this server takes")
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -97,6 +94,11 @@ def openai_error(status: int, code: str, message: str, param: str | None = None)
 
 async def _http_exception(request: Request, error: Exception) -> JSONResponse:
     error = cast(HTTPException, error)
+    if error.status_code in _NO_ROUTE:
+        try:
+            sent_key(request)
+        except Unauthenticated as no_key:
+            return error_response(request, no_key)
     sentence = error.detail
     if not isinstance(error, BodyTooLarge) and error.status_code in _HTTP_SENTENCES:
         sentence = _HTTP_SENTENCES[error.status_code].format(method=request.method, path=request.url.path)

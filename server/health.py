@@ -15,13 +15,14 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy import Text, and_, cast, func, literal, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from server.auth.access import ANYBODY
 from server.context import Context, ContextDep
+from server.routing import KeyedRouter
 from store.database import AsyncDatabase
 from store.planes import is_live
 from store.pool_queue import TooBusy
@@ -29,7 +30,7 @@ from store.supply import Supply, supplies_async
 from store.tables import SamplerAdapterRow, SamplerRow
 
 log = structlog.get_logger(__name__)
-router = APIRouter(tags=["health"])
+router = KeyedRouter(tags=["health"])
 
 
 class BaseReadiness(BaseModel):
@@ -53,13 +54,18 @@ class Readiness(BaseModel):
     stopping: bool = False
 
 
-@router.get("/healthz")
+@router.get("/healthz", dependencies=[ANYBODY])
 async def healthz() -> dict[str, str]:
     """Whether this process runs."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
+@router.get(
+    "/readyz",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Not ready"}},
+    dependencies=[ANYBODY],
+)
 async def readyz(context: ContextDep) -> JSONResponse:
     """200 when the whole loop can run; 503 with what is missing, and while this server stops."""
     stopping = context.shutdown.is_begun

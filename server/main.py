@@ -38,6 +38,7 @@ from server.settings import (
 from server.stopping import Shutdown
 from store.promotion import PromotionPolicy
 from wire.faults import arm_faults
+from wire.http_protocol import BoundedProtocol
 from wire.logging import configure_logging
 from wire.tracing import configure_tracing
 
@@ -95,6 +96,8 @@ def serve(
         "access_log": False,
         "log_config": None,
         "server_header": False,
+        "http": BoundedProtocol,
+        "ws": "none",
         "timeout_keep_alive": _KEEP_ALIVE_S,
         "timeout_graceful_shutdown": _SHUTDOWN_S,
         "timeout_worker_healthcheck": _WORKER_START_S,

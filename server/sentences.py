@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wire.errors import InvalidRequest
+
 _MOST_SHOWN = 100
 _MOST_LOOKED_AT = 100
 _PARTS = ("body", "query", "path", "header", "cookie")
@@ -59,6 +61,11 @@ def first_problem(errors: Sequence[Error], body: Any = None) -> str:
 def first_field(errors: Sequence[Error], body: Any = None) -> str | None:
     """The name of the field that `first_problem` is about; None where it is the whole body."""
     return field_name(_place(errors[0], body)) or None if errors[0]["type"] != "json_invalid" else None
+
+
+def invalid_request(errors: Sequence[Mapping[str, Any]]) -> InvalidRequest:
+    """The refusal of a request in which pydantic found these; it names the field as OpenAI's clients read it."""
+    return InvalidRequest(first_problem(errors), param=first_field(errors))
 
 
 def field_name(location: Sequence[int | str]) -> str:

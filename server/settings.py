@@ -21,7 +21,9 @@ class Limits:
     body_bytes: int = 64 * 1024**2
     """Of a chat, a completion, or an upload of telemetry or tasks."""
     small_body_bytes: int = 1024**2
-    """Of every other request."""
+    """Of every other request with a key."""
+    open_body_bytes: int = 8 * 1024
+    """Of a request to a route that asks for no key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -123,8 +123,8 @@ class KeyRequest(Closed):
 
     name: Name
     role: RoleName = "member"
-    scopes: list[ScopeName] | None = None
-    models: list[str] | None = Field(default=None, min_length=1, max_length=1000)
+    scopes: Annotated[list[ScopeName], Field(fail_fast=True)] | None = None
+    models: Annotated[list[str], Field(fail_fast=True)] | None = Field(default=None, min_length=1, max_length=1000)
     expires_at: AwareDatetime | None = None
 
 

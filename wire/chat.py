@@ -17,6 +17,9 @@ MAX_CHOICES = 128
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True, max_length=2**22)]
+"""No base has room for as many."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -38,12 +41,12 @@ class SamplingRequest(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     seed: Seed | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(fail_fast=True, max_length=16)] | None = None
     temperature: float | None = Field(default=None, ge=0, le=100)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1, lt=2**31)
     min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=256)] | None = None
     ignore_eos: bool = False
 
     response_format: Any = None
@@ -61,18 +64,18 @@ class SamplingRequest(BaseModel):
 class ChatRequest(SamplingRequest):
     """`POST /chat/completions`."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: Annotated[list[dict[str, Any]], Field(fail_fast=True, min_length=1)]
     max_tokens: int | None = Field(
         default=None, ge=1, lt=2**31, validation_alias=AliasChoices("max_completion_tokens", "max_tokens")
     )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    prompt_token_ids: list[TokenId] | None = None
+    prompt_token_ids: TokenIds | None = None
     """Ids of the messages before the boundary that `continuation_from` counts; they come back untouched."""
     continuation_from: int | None = Field(default=None, ge=1, lt=2**31)
 
@@ -80,7 +83,7 @@ class ChatRequest(SamplingRequest):
 class CompletionRequest(SamplingRequest):
     """`POST /completions`."""
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
     max_tokens: int = Field(default=16, ge=1, lt=2**31)
     logprobs: int | None = Field(default=None, ge=0, le=20)
 

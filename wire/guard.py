@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from wire.admin import Closed
+from wire.bounded import FEW_ENTRIES
 from wire.texts import Name, Sentence
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -72,15 +73,17 @@ class RuleSettings(Closed):
     """What a rule does, and from where on. Left out: the default. An alarm is kept and shown in any case."""
 
     enabled: bool = True
-    actions: list[Action] | None = Field(default=None, max_length=3)
-    parameters: dict[str, Finite] = Field(default_factory=dict[str, float])
+    actions: Annotated[list[Action], Field(fail_fast=True)] | None = Field(default=None, max_length=3)
+    parameters: Annotated[dict[str, Finite], FEW_ENTRIES] = Field(default_factory=dict[str, float])
 
 
 class GuardRequest(Closed):
     """A model's guard; what is left out gets its default. Only a team_admin or admin may set `webhook_url`."""
 
-    rules: dict[str, RuleSettings] = Field(default_factory=dict[str, RuleSettings], max_length=50)
-    eval_jobs: list[Name] | None = Field(default=None, max_length=20)
+    rules: Annotated[dict[str, RuleSettings], FEW_ENTRIES] = Field(
+        default_factory=dict[str, RuleSettings], max_length=50
+    )
+    eval_jobs: Annotated[list[Name], Field(fail_fast=True)] | None = Field(default=None, max_length=20)
     webhook_url: Annotated[str, Field(max_length=2000)] | None = None
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import socket
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from wire.origins import listen
 
+_MOST_AT_ONCE = 16
+_REQUEST_S = 10.0
 METRICS_TOKEN_VARIABLE = "HEADWAY_METRICS_TOKEN"  # noqa: S105 - the variable's name
 
 
@@ -31,10 +35,9 @@ def metrics_page(registry: CollectorRegistry, host: str, port: int, token: str |
     """
     if not token and not _is_loopback(host):
         raise ValueError(f"metrics on {host} need a token: set {METRICS_TOKEN_VARIABLE}, or listen on 127.0.0.1")
-    server = ThreadingHTTPServer((host, port), _handler(registry, token), bind_and_activate=False)
+    server = _BoundedServer((host, port), _handler(registry, token), bind_and_activate=False)
     server.socket.close()  # which is for IPv4 whatever the host is
     server.socket = listen(host, port)
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     try:
@@ -45,9 +48,40 @@ def metrics_page(registry: CollectorRegistry, host: str, port: int, token: str |
         thread.join()
 
 
+class _BoundedServer(ThreadingHTTPServer):
+    """So many connections at a time, and so long for each: `timeout` of a handler is for each read alone."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._room = threading.BoundedSemaphore(_MOST_AT_ONCE)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        deadline = threading.Timer(_REQUEST_S, _hang_up, (request,))
+        deadline.daemon = True
+        deadline.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            deadline.cancel()
+            self._room.release()
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 def _handler(registry: CollectorRegistry, token: str | None) -> type[BaseHTTPRequestHandler]:
     class Page(BaseHTTPRequestHandler):
-        timeout = 10
+        timeout = _REQUEST_S
 
         def do_GET(self) -> None:
             if self.path.partition("?")[0] != "/metrics":

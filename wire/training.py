@@ -25,6 +25,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from wire.bounded import FEW_ENTRIES
 from wire.trajectories import Float32Array, Int32Array
 
 
@@ -124,7 +125,7 @@ class ForwardBackwardRequest(ForwardRequest):
     """A batch to be trained on with a built-in loss."""
 
     loss_fn: Text = "importance_sampling"
-    loss_fn_config: dict[str, float] | None = None
+    loss_fn_config: Annotated[dict[str, float], FEW_ENTRIES] | None = None
     num_substeps: int = Field(default=1, ge=1)
 
 
@@ -133,7 +134,7 @@ class BackwardRequest(Closed):
 
     forward_id: Text
     weights: Annotated[list[Floats], FailFast()]
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: Annotated[dict[str, float], FEW_ENTRIES] = Field(default_factory=dict)
 
 
 class OptimStepRequest(Closed):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from server.admin import bases
 from server.audit.recording import actor_of
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
 from server.in_force import InForce
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.routing import KeyedRouter
 from wire.admin import Base, BaseRequest, Page
 
-router = APIRouter()
+router = KeyedRouter()
 
 
 @router.get("/bases")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from server.admin import base_endpoints, key_endpoints, model_endpoints, plane_endpoints, team_endpoints
+from server.routing import KeyedRouter
 
-router = APIRouter(prefix="/v2/admin", tags=["admin"])
+router = KeyedRouter(prefix="/v2/admin", tags=["admin"])
 for part in (team_endpoints, key_endpoints, base_endpoints, plane_endpoints, model_endpoints):
     router.include_router(part.router)

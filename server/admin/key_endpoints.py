@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Body
+from fastapi import Body
 
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
 from server.in_force import InForce
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.routing import KeyedRouter
 from server.team import keys, service
 from wire.admin import Key, KeyRequest, NewKey, Page, RotateRequest, TeamKeyRequest
 
-router = APIRouter()
+router = KeyedRouter()
 
 
 @router.get("/keys")

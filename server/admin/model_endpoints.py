@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from fastapi import APIRouter
-
 from server.admin import models
 from server.audit.recording import actor_of
 from server.auth.dependencies import AdminDep
@@ -14,10 +12,11 @@ from server.in_force import InForce
 from server.models import pausing
 from server.models.heads import roll_to
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.routing import KeyedRouter
 from wire.admin import AdminHeadRequest, Page, TeamModel
 from wire.catalog import Head, PauseRequest
 
-router = APIRouter()
+router = KeyedRouter()
 
 
 @router.get("/models")

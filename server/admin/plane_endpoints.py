@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from fastapi import APIRouter
-
 from server.admin import planes
 from server.audit.recording import actor_of
 from server.auth.dependencies import AdminDep
 from server.context import ContextDep
 from server.in_force import InForce
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.routing import KeyedRouter
 from store.tables import SamplerRow, TrainerRow
 from wire.admin import Page, Sampler, Trainer
 
-router = APIRouter()
+router = KeyedRouter()
 
 
 @router.get("/trainers")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from fastapi import APIRouter
-
 from server.audit.listing import list_events
 from server.audit.parameters import EventFilterParams
 from server.audit.recording import actor_of
@@ -13,10 +11,11 @@ from server.auth.dependencies import AdminDep
 from server.context import ContextDep
 from server.in_force import InForce
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.routing import KeyedRouter
 from server.team import service
 from wire.admin import Event, Page, Quotas, Team, TeamChange, TeamRequest, TeamWithUsage
 
-router = APIRouter()
+router = KeyedRouter()
 
 
 @router.get("/teams")

@@ -1,75 +1,86 @@
 """Who calls, as FastAPI dependencies: `KeyDep` is the key as sent, `CallerDep` the team behind it.
 
 `CallerDep` asks for the scope `read` where a request only reads (GET), and for `train` where it changes something. The
-other dependencies are for routes about which that is not true.
+other dependencies are for routes about which that is not true. Each of them decides before the body is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from fastapi import Depends, Request
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from server.auth.access import Access, DescribedKey, sent_key
 from server.auth.callers import Caller
 from server.auth.roles import Scope
 from server.auth.service import authenticate
-from server.context import ContextDep
-from wire.errors import Unauthenticated
+from server.context import Context
 
-_bearer = HTTPBearer(auto_error=False, description="An API key from `headway keys create`")
-_header = APIKeyHeader(name="X-API-Key", auto_error=False)
-
-
-async def sent_key(
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    header: Annotated[str | None, Depends(_header)],
-) -> str:
-    """The key of a request, not yet checked. For routes that check it in the session they open anyway."""
-    key = bearer.credentials if bearer else header
-    if not key:
-        raise no_key()
-    return key
+_CALLER = "headway.caller"
+_READS = ("GET", "HEAD")
 
 
-def no_key() -> Unauthenticated:
-    """The refusal of a request that carries no key."""
-    return Unauthenticated("no API key: send 'Authorization: Bearer <key>' (the SDK takes it from HUD_API_KEY)")
+class SentKey(Access):
+    """There is a key. The endpoint checks it in a statement that it needs anyway, and opens the body then."""
+
+    opens_body: ClassVar[bool] = False
+
+    async def admit(self, request: Request) -> None:
+        sent_key(request)
+
+    async def __call__(self, request: Request, _described: DescribedKey) -> str:
+        """The key as sent."""
+        return sent_key(request)
 
 
-KeyDep = Annotated[str, Depends(sent_key)]
+class KeyAccess(Access):
+    """A live key with one of these scopes; without scopes, any live key."""
+
+    def __init__(self, *scopes: Scope) -> None:
+        self._scopes = scopes
+
+    async def admit(self, request: Request) -> None:
+        caller = await _authenticated(request)
+        if scopes := self.scopes_for(request.method):
+            caller.require(*scopes)
+
+    def scopes_for(self, method: str) -> tuple[Scope, ...]:
+        """Of which a key needs one."""
+        return self._scopes
+
+    async def __call__(self, request: Request, _described: DescribedKey) -> Caller:
+        """Who calls."""
+        return request.scope[_CALLER]
 
 
-async def any_caller(context: ContextDep, key: KeyDep) -> Caller:
-    """The caller, authenticated, whatever the key's scopes."""
-    async with context.database.session() as session:
-        caller = await authenticate(session, key)
-    context.key_uses.note(caller.key_id)
+class _ByMethod(KeyAccess):
+    """A key that may read or, where the request changes something, train."""
+
+    def scopes_for(self, method: str) -> tuple[Scope, ...]:
+        return ("read",) if method in _READS else ("train",)
+
+
+async def _authenticated(request: Request) -> Caller:
+    """The caller, looked up once a request."""
+    caller: Caller | None = request.scope.get(_CALLER)
+    if caller is None:
+        key, context = sent_key(request), _context(request)
+        async with context.database.session() as session:
+            caller = request.scope[_CALLER] = await authenticate(session, key)
+        context.key_uses.note(caller.key_id)
     return caller
 
 
-AnyCallerDep = Annotated[Caller, Depends(any_caller)]
+def _context(request: Request) -> Context:
+    return request.app.state.context
 
 
-async def calling(request: Request, caller: AnyCallerDep) -> Caller:
-    """The caller, who may read or, where the request changes something, train."""
-    caller.require("read" if request.method in ("GET", "HEAD") else "train")
-    return caller
-
-
-def _with_one_of(*scopes: Scope) -> Callable[[Caller], Awaitable[Caller]]:
-    async def caller_with_scope(caller: AnyCallerDep) -> Caller:
-        caller.require(*scopes)
-        return caller
-
-    return caller_with_scope
-
-
-CallerDep = Annotated[Caller, Depends(calling)]
-ModelUserDep = Annotated[Caller, Depends(_with_one_of("sample", "train", "read"))]
+KeyDep = Annotated[str, Depends(SentKey())]
+AnyCallerDep = Annotated[Caller, Depends(KeyAccess())]
+CallerDep = Annotated[Caller, Depends(_ByMethod())]
+ModelUserDep = Annotated[Caller, Depends(KeyAccess("sample", "train", "read"))]
 """Looks models up: to read them, or to use them."""
-ReporterDep = Annotated[Caller, Depends(_with_one_of("train", "sample"))]
+ReporterDep = Annotated[Caller, Depends(KeyAccess("train", "sample"))]
 """Reports about rollouts."""
-TeamAdminDep = Annotated[Caller, Depends(_with_one_of("keys"))]
-AdminDep = Annotated[Caller, Depends(_with_one_of("admin"))]
+TeamAdminDep = Annotated[Caller, Depends(KeyAccess("keys"))]
+AdminDep = Annotated[Caller, Depends(KeyAccess("admin"))]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from server.auth.dependencies import AnyCallerDep
+from server.routing import KeyedRouter
 from wire.admin import Account
 
-router = APIRouter(prefix="/v2/auth", tags=["account"])
+router = KeyedRouter(prefix="/v2/auth", tags=["account"])
 
 
 @router.get("/me")

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from server.auth.dependencies import CallerDep
 from server.context import ContextDep
 from server.evals import service
 from server.models.service import get_callers_model
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.routing import KeyedRouter
 from wire.admin import Page
 from wire.guard import Eval, EvalRequest, EvaluationJob, EvaluationMark
 
-router = APIRouter(tags=["evals"])
+router = KeyedRouter(tags=["evals"])
 
 
 @router.get("/v2/models/{model_id}/evals")

@@ -10,6 +10,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from server.context import Context
+from server.gateway.admission import SamplingKey
 from server.gateway.constraints import Asked, asked_constraint
 from server.gateway.continuation import covered_messages
 from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
@@ -48,7 +49,7 @@ from wire.sampling import (
 )
 
 
-async def chat(context: Context, key: str, request: Request, body: ChatRequest) -> Response:
+async def chat(context: Context, key: SamplingKey, request: Request, body: ChatRequest) -> Response:
     """A chat completion, whole or streamed. A client that hangs up stops the sampling."""
     render = _render_request(body)
     asked = asked_constraint(body)

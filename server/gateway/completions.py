@@ -10,6 +10,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from server.context import Context
+from server.gateway.admission import SamplingKey
 from server.gateway.constraints import Asked, asked_constraint
 from server.gateway.generation import Answer, collect, generate_all, sampling_params, seeded
 from server.gateway.parameters import check_parameters
@@ -31,7 +32,7 @@ _AFFINE = 256
 Prompts = list[str] | list[list[int]]
 
 
-async def complete(context: Context, key: str, request: Request, body: CompletionRequest) -> Response:
+async def complete(context: Context, key: SamplingKey, request: Request, body: CompletionRequest) -> Response:
     """A completion for each prompt, whole or streamed. A client that hangs up stops the sampling."""
     check_parameters(body)
     asked = asked_constraint(body)

@@ -27,7 +27,7 @@ _MAX_IDLE = 1024
 _GET_HEALTH = b"GET /healthz HTTP/1.1\r\nHost: %b\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """Seconds, seconds, times: a machine that vanishes and comes back under its address has forgotten the connection."""
-_PAUSE_BYTES = 4 * 1024**2
+_PAUSE_BYTES = 256 * 1024
 """So much of a reply may wait for its reader before the sampler is held back."""
 
 

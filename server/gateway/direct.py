@@ -1,54 +1,63 @@
-"""Routes whose plain requests go straight to their endpoint: thousands a second pass here, and nothing else.
+"""Routes whose requests go straight to their endpoint: thousands a second pass here, and nothing else.
 
 The framework resolves dependencies anew for each request, parses its JSON into objects and then checks these: more work
-than all that the gateway does before it asks a sampler. Here the body's bytes are checked as they are parsed. Whatever
-is not plain (another way to send a key, another content type, a body that is refused) goes the framework's way, so that
-every refusal reads as it does elsewhere.
+than all that the gateway does before it asks a sampler. Here the body's bytes are checked as they are parsed: those of
+large ones in the process that reads uploads, one at a time. Refusals read as they do elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from email.message import Message
 from typing import Any, get_type_hints
 
 from fastapi import Request
-from fastapi.responses import Response
-from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from server.context import request_context
+from server.context import Context
+from server.gateway.admission import sampling_key
+from server.gateway.json_bodies import parse, parse_large
 from server.hang_up import ClientGone
+from server.routing import Handler, KeyedRoute
 
-_BEARER = "bearer "
+_APART_BYTES = 1024**2
+"""More is parsed in another process."""
+_NO_OBJECT = {"type": "model_attributes_type", "loc": ("body",), "msg": "", "input": None}
 
 
-class DirectRoute(APIRoute):
+class DirectRoute(KeyedRoute):
     """Of endpoints that take `context`, `key`, `request` and a model as `body`, and return a Response."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """See APIRoute."""
-        by_framework, endpoint = super().get_route_handler(), self.endpoint
+    def get_answer_handler(self) -> Handler:
+        """See KeyedRoute."""
+        endpoint: Any = self.endpoint
         model: type[BaseModel] = get_type_hints(endpoint)["body"]
 
-        async def handle(request: Request) -> Response:
-            key = _plain_key(request)
-            if key is None:
-                return await by_framework(request)
+        async def handle(request: Request) -> Any:
+            context: Context = request.app.state.context
             try:
-                body = model.model_validate_json(await request.body())
-            except ValidationError:
-                return await by_framework(request)
+                content = await request.body()
             except ClientDisconnect:
                 raise ClientGone("the client hung up while it sent its request") from None
-            return await endpoint(await request_context(request), key, request, body)
+            body = await _parsed(context, request, content, model)
+            return await endpoint(context, sampling_key(request), request, body)
 
         return handle
 
 
-def _plain_key(request: Request) -> str | None:
-    """The key of a request that brings JSON and a bearer token, as nearly all do."""
-    given = request.headers.get("authorization", "")
-    if given[: len(_BEARER)].lower() != _BEARER or request.headers.get("content-type") != "application/json":
-        return None
-    return given[len(_BEARER) :].strip() or None
+async def _parsed(context: Context, request: Request, content: bytes, model: type[BaseModel]) -> BaseModel:
+    if not _is_json(request.headers.get("content-type", "application/json")):
+        raise RequestValidationError([_NO_OBJECT])
+    if len(content) > _APART_BYTES:
+        return await context.reader.read(content, parse_large, model)
+    return parse(content, model)
+
+
+def _is_json(content_type: str) -> bool:
+    if content_type == "application/json":
+        return True
+    message = Message()
+    message["content-type"] = content_type
+    subtype = message.get_content_subtype()
+    return message.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))

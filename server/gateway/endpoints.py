@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Depends, Request
 from fastapi.responses import Response
 
-from server.auth.dependencies import KeyDep, ModelUserDep
+from server.auth.dependencies import ModelUserDep
 from server.context import ContextDep
 from server.gateway import chat, completions
+from server.gateway.admission import SamplingKeyDep
 from server.gateway.direct import DirectRoute
+from server.gateway.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
 from server.models import repository
 from server.models.service import no_such_model
+from server.routing import KeyedRouter
 from store.tables import ModelRow
 from wire.chat import ChatRequest, Completion, CompletionRequest, ListedModel, ModelList
 
-router = APIRouter(tags=["gateway"])
-sampling = APIRouter(tags=["gateway"], route_class=DirectRoute)
+router = KeyedRouter(tags=["gateway"])
+sampling = KeyedRouter(tags=["gateway"], route_class=DirectRoute)
 
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -27,16 +30,22 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@sampling.post("/chat/completions", response_model=Completion, responses=STREAMED)
-@sampling.post("/v1/chat/completions", response_model=Completion, include_in_schema=False)
-async def chat_completions(context: ContextDep, key: KeyDep, request: Request, body: ChatRequest) -> Response:
+@sampling.post("/chat/completions", response_model=Completion, responses=STREAMED, dependencies=[Depends(ONE_PROMPT)])
+@sampling.post(
+    "/v1/chat/completions", response_model=Completion, include_in_schema=False, dependencies=[Depends(ONE_PROMPT)]
+)
+async def chat_completions(context: ContextDep, key: SamplingKeyDep, request: Request, body: ChatRequest) -> Response:
     """OpenAI's chat completions, with token ids for training."""
     return await chat.chat(context, key, request, body)
 
 
-@sampling.post("/completions", response_model=Completion, responses=STREAMED)
-@sampling.post("/v1/completions", response_model=Completion, include_in_schema=False)
-async def text_completions(context: ContextDep, key: KeyDep, request: Request, body: CompletionRequest) -> Response:
+@sampling.post("/completions", response_model=Completion, responses=STREAMED, dependencies=[Depends(MANY_PROMPTS)])
+@sampling.post(
+    "/v1/completions", response_model=Completion, include_in_schema=False, dependencies=[Depends(MANY_PROMPTS)]
+)
+async def text_completions(
+    context: ContextDep, key: SamplingKeyDep, request: Request, body: CompletionRequest
+) -> Response:
     """OpenAI's completions."""
     return await completions.complete(context, key, request, body)
 

@@ -12,6 +12,10 @@ from wire.chat import SamplingRequest
 from wire.sampling import Constraint, GenerateEvent, GenerateRequest, ParsedMessage, SampledTokens, SamplingParams
 
 Events = AsyncGenerator[tuple[int, GenerateEvent]]
+Waiting = asyncio.Queue[tuple[int, GenerateEvent | BaseException | None]]
+
+_MOST_WAITING = 16
+"""Events of a sequence that wait for their reader, before the sampler is held back."""
 
 
 @dataclass(slots=True)
@@ -68,7 +72,9 @@ async def generate_all(client: SamplerClient, url: str, requests: Sequence[Gener
             async for event in events:
                 yield 0, event
         return
-    queue: asyncio.Queue[tuple[int, GenerateEvent | BaseException | None]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, GenerateEvent | BaseException | None]] = asyncio.Queue(
+        _MOST_WAITING * len(requests)
+    )
     tasks = [asyncio.create_task(_pump(client, url, i, request, queue)) for i, request in enumerate(requests)]
     try:
         running = len(tasks)
@@ -100,12 +106,12 @@ async def _pump(
     url: str,
     index: int,
     request: GenerateRequest,
-    queue: asyncio.Queue[tuple[int, GenerateEvent | BaseException | None]],
+    queue: Waiting,
 ) -> None:
     try:
         async with aclosing(client.generate(url, request)) as events:
             async for event in events:
-                queue.put_nowait((index, event))
-        queue.put_nowait((index, None))
+                await queue.put((index, event))
+        await queue.put((index, None))
     except Exception as error:  # handed to the one who reads the queue
-        queue.put_nowait((index, error))
+        await queue.put((index, error))

@@ -10,9 +10,8 @@ from uuid import UUID
 
 import structlog
 
-from server.auth.callers import admitted
-from server.auth.service import key_hash
 from server.context import Context
+from server.gateway.admission import SamplingKey
 from server.gateway.lookups import PIN_S
 from server.gateway.patience import Patience, wait_for_samplers
 from server.gateway.sampler_client import SamplerGone
@@ -30,17 +29,14 @@ _MOST_BROKEN = 4
 _PAUSE_S = 0.5
 
 
-async def find_target(context: Context, key: str, model: str, pinned: str | None) -> Target:
-    """Authenticate and resolve in one statement.
+async def find_target(context: Context, key: SamplingKey, model: str, pinned: str | None) -> Target:
+    """What the key's team calls so, in the statement that authenticated it where that asked for the same.
 
     Raises Unauthenticated, Forbidden where the key may not sample this, NotFound for the model or the pinned
     checkpoint, Gone when that one's files were removed.
     """
-    found = await context.lookups.ask(_question(key, model, pinned))
-    caller = admitted(found.key if found else None)
-    assert found is not None, "an unknown key is not admitted"
-    context.key_uses.note(caller.key_id)
-    caller.require("sample")
+    key = await context.sampling_keys.ask(key, _question(key.hashed, model, pinned))
+    found, caller = key.found, key.caller
     if found.model_id is None or found.slug is None or found.base_id is None or found.base_slug is None:
         raise no_such_model(model)
     caller.require_model(found.model_id, found.slug)
@@ -105,10 +101,10 @@ async def room_on(context: Context, target: Target, sampler: Sampler, num_sequen
             yield
 
 
-def _question(key: str, model: str, pinned: str | None) -> Question:
+def _question(hashed: bytes, model: str, pinned: str | None) -> Question:
     model_id, reference = as_reference(model)
     checkpoint = None if pinned is None else checkpoint_reference(pinned)
-    return Question(key_hash(key), model_id, reference, checkpoint)
+    return Question(hashed, model_id, reference, checkpoint)
 
 
 def _serving_checkpoint(found: Serving) -> ServingCheckpoint | None:

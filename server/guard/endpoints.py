@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from fastapi import APIRouter
-
 from server.auth.dependencies import CallerDep
 from server.context import ContextDep
 from server.guard import alarms, settings
 from server.in_force import InForce
 from server.models.service import get_callers_model
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.routing import KeyedRouter
 from wire.admin import Page
 from wire.guard import AcknowledgeRequest, Alarm, Guard, GuardRequest
 
-router = APIRouter(prefix="/v2/models/{model_id}", tags=["guard"])
+router = KeyedRouter(prefix="/v2/models/{model_id}", tags=["guard"])
 
 
 @router.get("/guard")

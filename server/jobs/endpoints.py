@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from server.auth.dependencies import CallerDep, ReporterDep
 from server.context import ContextDep
 from server.jobs import service
 from server.models.repository import as_uuid
+from server.routing import KeyedRouter
 from server.traces.visibility import ReportedJob, SeenJob, require_job
 from wire.reports import CancelRequest, Deleted, Job, JobCancelled, JobEntered, JobPage, JobsCancelled, Pin, TracePage
 
-router = APIRouter(tags=["jobs"])
+router = KeyedRouter(tags=["jobs"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=256)]

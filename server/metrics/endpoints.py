@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy.exc import SQLAlchemyError
@@ -12,10 +12,11 @@ from server.auth.service import authenticate
 from server.context import Context, ContextDep
 from server.metrics.census import census_exposition
 from server.metrics.workers import exposition
+from server.routing import KeyedRouter
 from store.census import Census, take_census
 from wire.metrics_page import may_scrape
 
-router = APIRouter(tags=["operations"])
+router = KeyedRouter(tags=["operations"])
 
 
 @router.get(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from server.audit.recording import actor_of
 from server.auth.dependencies import CallerDep, ModelUserDep
 from server.context import ContextDep
 from server.in_force import InForce
 from server.models import forks, heads, pausing, repository, service
+from server.routing import KeyedRouter
 from wire.catalog import (
     CatalogModel,
     CatalogPage,
@@ -22,8 +23,8 @@ from wire.catalog import (
     TeamModels,
 )
 
-router = APIRouter(prefix="/v2/models", tags=["models"])
-legacy = APIRouter(tags=["models"])
+router = KeyedRouter(prefix="/v2/models", tags=["models"])
+legacy = KeyedRouter(tags=["models"])
 
 
 @legacy.get("/models/")

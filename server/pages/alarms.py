@@ -31,7 +31,6 @@ async def acknowledge(
 ) -> Response:
     """It needs no more attention."""
     await submitted(request, visitor)
-    visitor.caller.require("train")
     async with context.database.session() as session:
         model, _ = await find_model(session, visitor, model_id)
         await alarms.acknowledge(session, visitor.caller, model, alarm_id, None)
@@ -50,7 +49,6 @@ async def ask_to_undo(
 async def undo(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str, alarm_id: UUID) -> Response:
     """Take back what the guard did about it. A refusal is told on the page of the question."""
     await submitted(request, visitor)
-    visitor.caller.require("train")
     async with context.database.session() as session:
         model, _ = await find_model(session, visitor, model_id)
     try:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
+from server.auth.access import ANYBODY
 from server.context import Context, ContextDep
 from server.pages.forms import submitted, submitted_by_anybody
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.sessions import SESSION_S, end_session, find_visitor, start_session
-from server.pages.signing_in import COOKIE, VisitorDep, own_path
+from server.pages.signing_in import COOKIE, ReadingVisitorDep, own_path
 from wire.errors import HeadwayError, Unauthenticated
 
 router = APIRouter(route_class=PageRoute)
 
 
-@router.get("/login")
+@router.get("/login", dependencies=[ANYBODY])
 async def login_form(context: ContextDep, request: Request) -> Response:
     """The form; whoever is signed in goes on."""
     next_path = own_path(request.query_params.get("next", "/"))
@@ -27,7 +28,7 @@ async def login_form(context: ContextDep, request: Request) -> Response:
     return page(request, "login.html", None, next_path=next_path)
 
 
-@router.post("/login")
+@router.post("/login", dependencies=[ANYBODY])
 async def log_in(context: ContextDep, request: Request) -> Response:
     """Exchange a key for a session."""
     fields = await submitted_by_anybody(request)
@@ -47,7 +48,7 @@ async def log_in(context: ContextDep, request: Request) -> Response:
 
 
 @router.post("/logout")
-async def log_out(context: ContextDep, request: Request, visitor: VisitorDep) -> Response:
+async def log_out(context: ContextDep, request: Request, visitor: ReadingVisitorDep) -> Response:
     """End the session."""
     await submitted(request, visitor)
     async with context.database.session() as session:

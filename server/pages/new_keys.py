@@ -22,7 +22,7 @@ from server.pages.forms import as_request, submitted
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.sessions import Visitor
-from server.pages.signing_in import VisitorDep
+from server.pages.signing_in import KeyKeeperDep, VisitorDep
 from server.team import keys, service
 from store.tables import ApiKeyRow
 from wire.admin import KeyRequest, NewKey, RotateRequest
@@ -49,10 +49,9 @@ async def ask_for_a_key(
 
 
 @router.post("/forms/keys")
-async def create(context: ContextDep, request: Request, visitor: VisitorDep) -> Response:
+async def create(context: ContextDep, request: Request, visitor: KeyKeeperDep) -> Response:
     """Make it. A refusal is told on the form, which keeps what was filled in."""
     fields = await submitted(request, visitor)
-    visitor.caller.require("keys")
     try:
         body = _key_request(fields)
         async with context.database.session() as session:
@@ -83,10 +82,9 @@ async def ask_to_rotate(context: ContextDep, request: Request, visitor: VisitorD
 
 
 @router.post("/forms/keys/{key_id}/rotate", dependencies=[InForce])
-async def rotate(context: ContextDep, request: Request, visitor: VisitorDep, key_id: UUID) -> Response:
+async def rotate(context: ContextDep, request: Request, visitor: KeyKeeperDep, key_id: UUID) -> Response:
     """Make its successor. A refusal is told on the page of the question."""
     fields = await submitted(request, visitor)
-    visitor.caller.require("keys")
     try:
         body = as_request(RotateRequest, {"grace_s": fields.get("grace_s", "")})
         async with context.database.session() as session:

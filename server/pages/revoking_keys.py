@@ -14,7 +14,7 @@ from server.pages.new_keys import find_key, teams_of
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.sessions import Visitor
-from server.pages.signing_in import VisitorDep
+from server.pages.signing_in import KeyKeeperDep, VisitorDep
 from server.team import keys
 from wire.errors import HeadwayError
 
@@ -28,10 +28,9 @@ async def confirm(context: ContextDep, request: Request, visitor: VisitorDep, ke
 
 
 @router.post("/forms/keys/{key_id}/revoke", dependencies=[InForce])
-async def revoke(context: ContextDep, request: Request, visitor: VisitorDep, key_id: UUID) -> Response:
+async def revoke(context: ContextDep, request: Request, visitor: KeyKeeperDep, key_id: UUID) -> Response:
     """Refuse it from now on. A refusal is told on the page of the question."""
     await submitted(request, visitor)
-    visitor.caller.require("keys")
     try:
         async with context.database.session() as session:
             await keys.revoke_key(session, visitor.caller, teams_of(visitor), key_id)

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
-from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
@@ -15,9 +14,12 @@ from server.browsers import reads_pages
 from server.errors import REFUSED, refusal_of
 from server.pages.rendering import error_page
 from server.pages.signing_in import SignInFirst, login_url
+from server.request_body import BodyTooLarge
+from server.routing import KeyedRoute
+from wire.errors import TooLarge
 
 
-class PageRoute(APIRoute):
+class PageRoute(KeyedRoute):
     """Leaves requests that carry a key, or do not ask for HTML, to the API."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -33,6 +35,8 @@ class PageRoute(APIRoute):
                 return await answer(request)
             except SignInFirst:
                 return RedirectResponse(login_url(request), 303)
+            except BodyTooLarge as error:
+                return error_page(request, TooLarge(error.detail))
             except REFUSED as error:
                 refusal = refusal_of(error)
                 if refusal is None:

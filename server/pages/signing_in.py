@@ -1,4 +1,5 @@
-"""The session of a request, as a dependency, and where to go without one."""
+"""The session of a request, as a dependency, and where to go without one. `VisitorDep` asks for the scope `read` where
+a page is shown, and for `train` where a form was sent; the others are for routes about which that is not true."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, Request
 
-from server.context import ContextDep
+from server.auth.access import Access
+from server.auth.roles import Scope
+from server.context import Context
 from server.pages.sessions import Visitor, find_visitor
 from wire.errors import Unauthenticated
 
@@ -18,8 +21,25 @@ class SignInFirst(Unauthenticated):
     """Nobody is signed in, or not any more."""
 
 
-async def visiting(context: ContextDep, request: Request) -> Visitor:
-    """Who looks at the page. Raises SignInFirst."""
+class Visiting(Access):
+    """Somebody is signed in with a key that may read, and has the scope. Without one: as the request's method says."""
+
+    def __init__(self, scope: Scope | None = None) -> None:
+        self._scope: Scope | None = scope
+
+    async def admit(self, request: Request) -> None:
+        """Raises SignInFirst, or Forbidden."""
+        visitor = request.state.visitor = await _visitor(request)
+        visitor.caller.require("read")
+        visitor.caller.require(self._scope or ("read" if request.method in ("GET", "HEAD") else "train"))
+
+    async def __call__(self, request: Request) -> Visitor:
+        """Who looks at the page."""
+        return request.state.visitor
+
+
+async def _visitor(request: Request) -> Visitor:
+    context: Context = request.app.state.context
     token = request.cookies.get(COOKIE)
     if not token:
         raise SignInFirst("sign in first")
@@ -27,13 +47,14 @@ async def visiting(context: ContextDep, request: Request) -> Visitor:
         visitor = await find_visitor(session, token)
     if visitor is None:
         raise SignInFirst("your session has ended; sign in again")
-    request.state.visitor = visitor
-    visitor.caller.require("read")
     context.key_uses.note(visitor.caller.key_id)
     return visitor
 
 
-VisitorDep = Annotated[Visitor, Depends(visiting)]
+VisitorDep = Annotated[Visitor, Depends(Visiting())]
+ReadingVisitorDep = Annotated[Visitor, Depends(Visiting("read"))]
+KeyKeeperDep = Annotated[Visitor, Depends(Visiting("keys"))]
+OperatorDep = Annotated[Visitor, Depends(Visiting("admin"))]
 
 
 def login_url(request: Request) -> str:

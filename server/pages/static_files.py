@@ -7,16 +7,17 @@ from functools import cache
 from importlib import resources
 from pathlib import PurePosixPath
 
-from fastapi import APIRouter
 from fastapi.responses import Response
 
+from server.auth.access import ANYBODY
+from server.routing import KeyedRouter
 from wire.errors import NotFound
 
 _FOLDER = resources.files("server.pages") / "static"
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 _FOR_GOOD = "public, max-age=31536000, immutable"
 
-router = APIRouter()
+router = KeyedRouter(dependencies=[ANYBODY])
 
 
 @router.get("/static/{version}/{path:path}")

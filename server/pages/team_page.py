@@ -16,7 +16,7 @@ from server.pages.forms import as_request, submitted
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.sessions import Visitor
-from server.pages.signing_in import VisitorDep
+from server.pages.signing_in import OperatorDep, VisitorDep
 from server.team import service
 from wire.admin import Quotas, TeamChange, TeamWithUsage
 from wire.errors import HeadwayError, InvalidRequest
@@ -34,10 +34,9 @@ async def team_page(context: ContextDep, request: Request, visitor: VisitorDep, 
 
 
 @router.post("/forms/teams/{team_id}/quotas", dependencies=[InForce])
-async def set_quotas(context: ContextDep, request: Request, visitor: VisitorDep, team_id: UUID) -> Response:
+async def set_quotas(context: ContextDep, request: Request, visitor: OperatorDep, team_id: UUID) -> Response:
     """Set what the form changes; what it leaves as it was stays. A refusal is told on the page."""
     fields = await submitted(request, visitor)
-    visitor.caller.require("admin")
     try:
         async with context.database.session() as session:
             team = await service.get_team(session, str(team_id))

@@ -6,12 +6,14 @@ import json
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 
 from server.auth.dependencies import CallerDep
 from server.context import ContextDep
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.request_body import UPLOAD
+from server.routing import KeyedRouter
 from server.tasksets import projects, service
 from server.tasksets.uploads import read_upload
 from server.training.openapi import json_body
@@ -30,7 +32,7 @@ from wire.tasksets import (
     UploadDone,
 )
 
-router = APIRouter(tags=["tasksets"])
+router = KeyedRouter(tags=["tasksets"])
 
 
 @router.get("/v2/tasksets")
@@ -86,7 +88,7 @@ async def remove_task(context: ContextDep, caller: CallerDep, taskset_id: UUID, 
         return await service.remove(session, caller, taskset_id, name)
 
 
-@router.post("/v2/tasks/upload", openapi_extra=json_body(TasksUpload))
+@router.post("/v2/tasks/upload", openapi_extra=json_body(TasksUpload), dependencies=[Depends(UPLOAD)])
 async def upload_tasks(context: ContextDep, caller: CallerDep, request: Request) -> UploadDone:
     """Add tasks to a taskset, or replace those of the same name."""
     upload = await read_upload(context, request)

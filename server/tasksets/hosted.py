@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fastapi import APIRouter
-
 from server.auth.dependencies import CallerDep
+from server.routing import KeyedRouter
 from wire.errors import FINAL, HeadwayError
 
 
@@ -18,7 +17,7 @@ class NotOffered(HeadwayError):
     tries: ClassVar[int | None] = FINAL
 
 
-router = APIRouter(include_in_schema=False)
+router = KeyedRouter(include_in_schema=False)
 
 _NO_ENVIRONMENTS = (
     "this server keeps and runs no environments: run tasks where you are, with `taskset.run(agent, "

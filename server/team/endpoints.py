@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Body
+from fastapi import Body
 
 from server.audit.listing import list_events
 from server.audit.parameters import EventFilterParams
@@ -13,10 +13,11 @@ from server.auth.dependencies import CallerDep, TeamAdminDep
 from server.context import ContextDep
 from server.in_force import InForce
 from server.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.routing import KeyedRouter
 from server.team import keys, service
 from wire.admin import Event, Key, KeyRequest, NewKey, Page, RotateRequest, TeamWithUsage
 
-router = APIRouter(prefix="/v2/team", tags=["team"])
+router = KeyedRouter(prefix="/v2/team", tags=["team"])
 
 
 @router.get("")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 
+from server.auth.access import ANYBODY
 from server.auth.dependencies import CallerDep, ReporterDep
 from server.context import ContextDep
 from server.models.repository import as_uuid
+from server.request_body import UPLOAD
+from server.routing import KeyedRouter
 from server.storable import readable_json
 from server.traces import service
 from server.traces.details import trace_detail, trace_events, trace_spans
@@ -36,7 +39,7 @@ from wire.reports import (
     TraceSpans,
 )
 
-router = APIRouter(tags=["traces"])
+router = KeyedRouter(tags=["traces"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=256)]
@@ -130,9 +133,13 @@ async def cancel(context: ContextDep, caller: CallerDep, body: CancelRequest) ->
 
 
 @router.post(
-    "/trace/{trace_id}/telemetry-upload", openapi_extra=json_body(TelemetryUpload), dependencies=[ReportedTrace]
+    "/trace/{trace_id}/telemetry-upload",
+    openapi_extra=json_body(TelemetryUpload),
+    dependencies=[ReportedTrace, Depends(UPLOAD)],
 )
-@router.post("/v3/api/trace/{trace_id}/telemetry-upload", include_in_schema=False, dependencies=[ReportedTrace])
+@router.post(
+    "/v3/api/trace/{trace_id}/telemetry-upload", include_in_schema=False, dependencies=[ReportedTrace, Depends(UPLOAD)]
+)
 async def upload_telemetry(
     context: ContextDep, caller: ReporterDep, trace_id: UUID, request: Request
 ) -> dict[str, int]:
@@ -140,8 +147,8 @@ async def upload_telemetry(
     return {"accepted": await take_upload(context, caller.team_id, trace_id, request)}
 
 
-@router.post("/sdk-events/cli")
-@router.post("/v3/api/sdk-events/cli", include_in_schema=False)
+@router.post("/sdk-events/cli", dependencies=[ANYBODY])
+@router.post("/v3/api/sdk-events/cli", include_in_schema=False, dependencies=[ANYBODY])
 async def cli_event() -> dict[str, int]:
     """Usage events of the SDK's CLI, which asks for no key and expects no answer. They are not kept."""
     return {"accepted": 0}

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
 from server.auth.dependencies import CallerDep
 from server.context import ContextDep
+from server.request_body import COUNTED_BY_ITS_READER
+from server.routing import KeyedRouter
 from server.traces.exporting import count_wanted, export
 from server.traces.filters import FilterDep
 from server.traces.formats import FORMATS, FormatName
 from server.traces.importing import ImportOptions, take_lines
 from wire.transfers import ImportResult
 
-router = APIRouter(tags=["traces"])
+router = KeyedRouter(tags=["traces"])
 
 FormatQuery = Annotated[FormatName, Query(alias="format")]
 
@@ -50,6 +52,7 @@ async def export_traces(
 
 @router.post(
     "/v2/traces/import",
+    dependencies=[Depends(COUNTED_BY_ITS_READER)],
     openapi_extra={
         "requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
     },

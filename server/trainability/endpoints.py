@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from server.auth.dependencies import CallerDep
 from server.context import ContextDep
 from server.models.service import get_callers_model
 from server.page_parameters import DEFAULT_LIMIT, LimitParam
+from server.routing import KeyedRouter
 from server.trainability.report import trainability
 from wire.guard import TrainabilityReport
 
-router = APIRouter(tags=["trainability"])
+router = KeyedRouter(tags=["trainability"])
 
 
 @router.get("/v2/models/{model_id}/trainability")

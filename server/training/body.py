@@ -31,6 +31,8 @@ RequestT = TypeVar("RequestT", bound=BaseModel)
 _SCAN_BYTES = 1 << 20
 _SLICE_BYTES = 1 << 18
 _REST_BYTES = 64 << 20
+_MOST_OBJECTS = 2_000_000
+"""In what remains: each takes fifty times the bytes that it is written in."""
 _NONCE = secrets.token_hex(16)  # of this process, so that no text from outside can pose as a placeholder
 
 # A string, or a list of numbers (NaN and Infinity too, so that they can be refused by name); either may be cut off
@@ -198,6 +200,8 @@ def _reason(error: ValueError) -> str:
 def _parse(scanner: BodyScanner, last: bytes, kind: type[RequestT]) -> RequestT:
     scanner.feed(last)
     rest = scanner.finish()
+    if rest.count(b"{") + rest.count(b"[") > _MOST_OBJECTS:
+        raise TooLarge(f"the batch holds more than {_MOST_OBJECTS} objects and lists; send it in smaller batches")
     try:
         return kind.model_validate_json(rest, context=scanner.arrays)
     except ValidationError as error:

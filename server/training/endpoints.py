@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 from pydantic_core import to_json
@@ -12,11 +12,12 @@ from pydantic_core import to_json
 from server.auth.dependencies import KeyDep
 from server.context import ContextDep
 from server.in_force import InForce
+from server.routing import KeyedRouter
 from server.training import service
 from server.training.openapi import json_body
 from wire import training as wire
 
-router = APIRouter(prefix="/v1/models/{model_id}/train", tags=["training"])
+router = KeyedRouter(prefix="/v1/models/{model_id}/train", tags=["training"])
 
 
 @router.get("/losses")

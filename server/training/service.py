@@ -11,6 +11,7 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from server.context import Context
+from server.request_body import COUNTED_BY_ITS_READER, open_body
 from server.training.admission import TrainedModel, open_model, trainable_model
 from server.training.body import read_request
 from server.training.checks import check_loss, check_metrics, check_weights, checked_batch
@@ -114,6 +115,8 @@ async def _run(
 
 
 async def _read(context: Context, request: Request, kind: type[RequestT]) -> tuple[RequestT, int]:
+    """For callers whom `open_model` has admitted."""
+    open_body(request, COUNTED_BY_ITS_READER)
     return await read_request(request, kind, context.settings.limits)
 
 

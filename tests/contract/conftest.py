@@ -36,6 +36,7 @@ from tests.contract.stand_ins import (
     register_sampler,
     register_trainer,
 )
+from wire.http_protocol import BoundedProtocol
 
 VOCABULARY = 128
 CONTEXT = 512
@@ -80,7 +81,8 @@ async def quick_database(database_url: str) -> AsyncIterator[AsyncDatabase]:
 async def serving(app: Any) -> AsyncIterator[str]:
     """The app behind a real HTTP server in this process; yields its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=1)
+    options = {"http": BoundedProtocol, "ws": "none", "timeout_graceful_shutdown": 1}
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", **options)
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext
     task = asyncio.create_task(server.serve(sockets=[listening]))

@@ -173,5 +173,5 @@ async def test_a_slow_reader_holds_the_sampler_back(connections):
 
     async with serving(plenty) as server, connections.post(server.url, HEADERS, b"") as exchange:
         await asyncio.sleep(0.2)
-        assert exchange._connection._num_waiting_bytes < 16 * 1024**2
+        assert exchange._connection._num_waiting_bytes < 1024**2
         assert len(await exchange.read()) == 64 * 1024**2

@@ -1,0 +1,111 @@
+"""The body of a request: sealed until the route has admitted whoever sent it, and bounded from then on.
+
+`SealedBodies` is around the whole app, so no route, whatever its class, gets a byte of a body that nobody has opened.
+`server.routing.KeyedRoute` opens it when the key is known to be live and to have the route's scope. How large it may
+be is declared beside the route (`dependencies=[Depends(UPLOAD)]`); without a line it is `Limits.small_body_bytes`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.settings import Limits
+
+_SCOPE_KEY = "headway.request_body"
+
+MoreRoom = Callable[[Request], Awaitable[int]]
+
+
+@dataclass(frozen=True)
+class BodyBound:
+    """The most bytes that a route takes. `more`: asked once for a body that passes them; how many it may be after all.
+
+    A dependency that does nothing: the route finds it among its dependencies.
+    """
+
+    max_bytes: Callable[[Limits], int]
+    more: MoreRoom | None = None
+
+    async def __call__(self) -> None:
+        """See the class."""
+
+
+SMALL = BodyBound(lambda limits: limits.small_body_bytes)
+OPEN_TO_ANYBODY = BodyBound(lambda limits: limits.open_body_bytes)
+UPLOAD = BodyBound(lambda limits: limits.body_bytes)
+COUNTED_BY_ITS_READER = BodyBound(lambda limits: sys.maxsize)
+"""For bodies that are never in memory as a whole: what reads them has limits of its own."""
+
+
+class BodyTooLarge(HTTPException):
+    """A body over the limit, found while it is read. FastAPI lets only its own kind of exception through there."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(413, f"the request is larger than {limit_bytes} bytes, the most this server takes")
+
+
+class SealedBodies:
+    """ASGI middleware: `receive` raises until the body is opened."""
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = scope[_SCOPE_KEY] = RequestBody(scope, receive, self._limits)
+        await self._app(scope, body.receive, send)
+
+
+class RequestBody:
+    """Of one request."""
+
+    __slots__ = ("_limits", "_max_bytes", "_more", "_num_bytes", "_receive", "_scope")
+
+    def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._limits = limits
+        self._max_bytes: int | None = None
+        self._more: Callable[[], Awaitable[int]] | None = None
+        self._num_bytes = 0
+
+    def open(self, bound: BodyBound, request: Request) -> None:
+        """Let it be read, up to the bound. For whoever has just authenticated the request."""
+        more = bound.more
+        self._max_bytes = bound.max_bytes(self._limits)
+        self._more = None if more is None else lambda: more(request)
+
+    async def receive(self) -> Message:
+        """The next message of the client. Raises BodyTooLarge before anything is kept of what passes the bound."""
+        if self._max_bytes is None:
+            raise RuntimeError("the body of a request was to be read before its key was checked")
+        if not self._num_bytes:
+            announced = Headers(scope=self._scope).get("content-length", "")
+            await self._check(int(announced) if announced.isdecimal() and len(announced) < 20 else 0)
+        message = await self._receive()
+        self._num_bytes += len(message.get("body", b""))
+        await self._check(self._num_bytes)
+        return message
+
+    async def _check(self, num_bytes: int) -> None:
+        assert self._max_bytes is not None
+        if num_bytes > self._max_bytes and self._more is not None:
+            self._max_bytes, self._more = max(self._max_bytes, await self._more()), None
+        if num_bytes > self._max_bytes:
+            raise BodyTooLarge(self._max_bytes)
+
+
+def open_body(request: Request, bound: BodyBound) -> None:
+    """Let the body be read. For whoever has just authenticated the request."""
+    body: RequestBody = request.scope[_SCOPE_KEY]
+    body.open(bound, request)

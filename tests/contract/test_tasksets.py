@@ -181,7 +181,7 @@ async def test_a_team_is_one_project(team):
         ("POST", "/v2/rollouts/submit"),
         ("POST", "/v2/builds/upload-url"),
         ("GET", "/v2/registry"),
-        ("GET", f"/v2/registry/{uuid.uuid4()}"),
+        ("GET", f"/v2/registry/{uuid.UUID(int=1)}"),
     ],
 )
 async def test_what_a_hosted_service_runs_is_refused_with_what_to_do_instead(method, path, standing_team):

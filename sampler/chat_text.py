@@ -63,7 +63,9 @@ class ChatText:
     def __init__(self, base: str, tokenizer: PreTrainedTokenizerBase, limits: PromptLimits) -> None:
         self.limits = limits
         self._renderer = ChatRenderer(tokenizer, limits)
-        self.call_form: CallForm | None = self._renderer.calls.form
+        self.calls = self._renderer.calls
+        """How the template writes calls."""
+        self.call_form: CallForm | None = self.calls.form
         """How the base writes calls, where that is known."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chat-text")
         self._worker = ChatWorker(base, limits)

@@ -18,7 +18,7 @@ from wire.sampling import CallDelta, MessageDelta, ParsedCall
 
 Symbols = tuple[str, ...]
 Attempt = Generator[None, str, Any]
-Part = Literal["reasoning", "content"]
+Part = Literal["reasoning", "content", "unread"]
 
 END = ""
 """The symbol behind the last one."""
@@ -34,11 +34,14 @@ class _Mismatch(Exception):
 @dataclass(frozen=True)
 class Marks:
     """What to look for in an answer. `form` None: no calls. `tool_names`: those on offer, which a call without any mark
-    has to name."""
+    has to name. `unread`: what begins calls that somebody else reads, from there to the end of the answer; without any
+    marks in it, all content may be calls. `reasons`: whether `<think>` means anything."""
 
     form: CallForm | None
     tool_names: frozenset[str]
     symbols_of: Callable[[str], Symbols] = tuple
+    unread: tuple[str, ...] | None = None
+    reasons: bool = True
     think: Symbols = field(init=False)
     end_think: Symbols = field(init=False)
 
@@ -50,7 +53,7 @@ class Marks:
         """What a call may begin with here, and what may follow one."""
         form = self.form
         if form is None:
-            return {}
+            return {self.symbols_of(mark): "unread" for mark in self.unread or ()}
         marks = {form.section_open: "section", form.open_mark: "call"}
         if after_call:
             marks |= {form.separator: "next", form.section_close: "close"}
@@ -64,8 +67,8 @@ class AnswerParser:
 
     def __init__(self, marks: Marks, *, opened: bool) -> None:
         self._marks = marks
-        self._part: Part = "reasoning" if opened else "content"
-        self._may_think = True
+        self._part: Part = "reasoning" if opened and marks.reasons else "content"
+        self._may_think = marks.reasons
         self._at_start = True
         self._after_call = False
         self._drops_newlines = False
@@ -73,6 +76,7 @@ class AnswerParser:
         self._attempt: Attempt | None = None
         self._attempted: list[str] = []
         self._num_calls = 0
+        self._unread: list[str] = []
         self._saying: Part = "content"
         self._said: list[str] = []
         self._deltas: list[MessageDelta] = []
@@ -93,6 +97,11 @@ class AnswerParser:
             self._say("content", "".join(self._blanks))
         return self.feed(())
 
+    @property
+    def unread(self) -> str:
+        """The text that somebody else reads, with the blanks before it."""
+        return "".join(self._unread)
+
     def _take(self, symbol: str) -> None:
         waiting = [symbol]
         while waiting:
@@ -105,8 +114,8 @@ class AnswerParser:
             try:
                 self._attempt.send(symbol)
             except StopIteration as done:
-                self._attempt, self._attempted = None, []
-                self._is_read(done.value)
+                attempted, self._attempt, self._attempted = self._attempted, None, []
+                self._is_read(done.value, attempted)
             except (_Mismatch, NotThisObject):
                 first, *rest = self._attempted
                 self._attempt, self._attempted = None, []
@@ -126,6 +135,8 @@ class AnswerParser:
         return True
 
     def _openings(self) -> dict[Symbols, str]:
+        if self._part == "unread":
+            return {}
         thinking = {self._marks.think: "think"} if self._may_think else {}
         if self._part == "reasoning":
             return {**thinking, self._marks.end_think: "end_think"}
@@ -136,9 +147,13 @@ class AnswerParser:
             return  # control tokens are no text
         if self._part == "reasoning":
             self._is_reasoning(symbol)
+        elif self._part == "unread":
+            self._unread.append(symbol)
         elif symbol in _BLANKS:
             self._drops_newlines = self._drops_newlines and symbol == "\n"
             self._blanks += [] if self._drops_newlines or self._after_call else [symbol]
+        elif self._marks.unread == ():
+            self._leave_unread((symbol,))
         else:
             self._say("content", "".join([*self._blanks, symbol]))
             self._blanks, self._drops_newlines = [], False
@@ -151,7 +166,15 @@ class AnswerParser:
             self._say("reasoning", "".join([*self._blanks, symbol]))
             self._blanks, self._may_think = [], False
 
-    def _is_read(self, found: ParsedCall | str) -> None:
+    def _leave_unread(self, symbols: Iterable[str]) -> None:
+        self._part = "unread"
+        self._unread = [*self._blanks, *(symbol for symbol in symbols if len(symbol) == 1)]
+        self._blanks = []
+
+    def _is_read(self, found: ParsedCall | str, symbols: list[str]) -> None:
+        if found == "unread":
+            self._leave_unread(symbols)
+            return
         self._blanks = []
         if isinstance(found, ParsedCall):
             self._flush()

@@ -27,12 +27,28 @@ _PROMPT_TAIL = 64
 
 
 class SymbolReader:
-    """An AnswerReader over a parser of symbols, for backends that leave reading to us."""
+    """An AnswerReader over a parser of symbols, for backends that leave reading to us. `unread` and `reasons` are
+    those of Marks."""
 
-    def __init__(self, vocabulary: Vocabulary, form: CallForm | None, prompt: Sequence[int], reading: Reading) -> None:
-        is_offered = bool(reading.tools) and reading.tool_choice != "none"
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        form: CallForm | None,
+        prompt: Sequence[int],
+        reading: Reading,
+        *,
+        unread: tuple[str, ...] | None = None,
+        reasons: bool = True,
+    ) -> None:
+        is_offered = offers_tools(reading)
         names = frozenset(_names(reading.tools)) if is_offered else frozenset[str]()
-        marks = Marks(form if is_offered else None, names, vocabulary.symbols_of)
+        marks = Marks(
+            form if is_offered else None,
+            names,
+            vocabulary.symbols_of,
+            unread=unread if is_offered else None,
+            reasons=reasons,
+        )
         self._symbols = _SettledSymbols(vocabulary)
         self._parser: AnswerParser | HarmonyParser = (
             HarmonyParser(reads_calls=is_offered)
@@ -48,6 +64,11 @@ class SymbolReader:
         """The deltas of the next tokens, and of the text that they settle."""
         deltas = self._parser.feed(self._symbols.take(token_ids, len(text)))
         return [*deltas, *self._parser.end()] if ended else deltas
+
+    @property
+    def unread(self) -> str:
+        """See AnswerParser."""
+        return self._parser.unread if isinstance(self._parser, AnswerParser) else ""
 
 
 class _SettledSymbols:
@@ -88,6 +109,11 @@ class HoldingBack:
             return []
         request = DerenderRequest(token_ids=self._token_ids, text=self._text, **dict(self._reading))
         return as_deltas(await self._derender(request))
+
+
+def offers_tools(reading: Reading) -> bool:
+    """Whether an answer may have calls in it."""
+    return bool(reading.tools) and reading.tool_choice != "none"
 
 
 def opens_reasoning(vocabulary: Vocabulary, prompt: Sequence[int]) -> bool:

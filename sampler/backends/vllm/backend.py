@@ -25,7 +25,7 @@ from sampler.backends.vllm.base_tensors import BaseTensors, local_folder
 from sampler.backends.vllm.canary_check import CanaryCheck
 from sampler.backends.vllm.client import VllmClient
 from sampler.backends.vllm.command import served_num_seqs, served_rank
-from sampler.backends.vllm.parsers import ChatFormat, Parsers, choose_parsers
+from sampler.backends.vllm.parsers import ChatFormat, Parsers, choose_parsers, divide
 from sampler.backends.vllm.reading import VllmReading
 from sampler.backends.vllm.server import OwnServer
 from sampler.backends.vllm.settings import VllmSettings
@@ -76,15 +76,18 @@ class VllmBackend(WithChatText):
         self._adapters: dict[str, _Loaded] = {}
         self._num_losses = 0
         self._client = VllmClient()
-        parsers = None if self._settings.url else self._parsers(folder, tokenizer)
-        self._server = self._connect(folder, parsers)
+        chat = _chat_format(folder, tokenizer)
+        self._server = self._connect(folder, chat)
         self._server.start()
         self._info = _info(folder, tokenizer, self._client.models(self._server.url))
         limits = PromptLimits(self._info.context_length, self._vocabulary.longest)
         self._chat_text = ChatText(str(folder), tokenizer, limits)
-        self._structured = StructuredOutputs(self._post)
+        named = self._settings.tool_call_parser, self._settings.reasoning_parser
+        division = divide(*named, chat, self._chat_text.calls)
+        several = division.form is None or division.form.several
+        self._structured = StructuredOutputs(self._post, several=several)
         eos_ids = frozenset(self._info.eos_ids)
-        self._reading = VllmReading(self._chat_text, self._vocabulary, eos_ids, parsers, self._post)
+        self._reading = VllmReading(self._chat_text, self._vocabulary, eos_ids, division, self._post)
         self._folders = AdapterFolders(self._settings.adapter_dir, self._tensors)
         self._leaving = ThreadPoolExecutor(1, thread_name_prefix="vllm-unload")
         self._canaries = CanaryCheck(lambda *question: self._client.logprob_of(self._server.url, *question))
@@ -187,18 +190,15 @@ class VllmBackend(WithChatText):
     async def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         return await self._client.ask(self._server.url + route, body)
 
-    def _parsers(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Parsers:
-        model_type: str = AutoConfig.from_pretrained(folder).model_type
-        template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
-        chat = ChatFormat(template, ChatRenderer(tokenizer).generation_prompt({}), model_type, tokenizer.get_vocab())
+    def _parsers(self, chat: ChatFormat) -> Parsers:
         parsers = choose_parsers(self._settings.tool_call_parser, self._settings.reasoning_parser, chat)
         log.info("parsers", tool_call=parsers.tool_call, reasoning=parsers.reasoning)
         return parsers
 
-    def _connect(self, folder: Path, parsers: Parsers | None) -> OwnServer | AttachedServer:
-        if self._settings.url or parsers is None:
-            url, stalled_s = self._settings.url or "", self._settings.stalled_s
-            return AttachedServer(url, self._client, self._served, self._forget_all, stalled_s)
+    def _connect(self, folder: Path, chat: ChatFormat) -> OwnServer | AttachedServer:
+        if url := self._settings.url:
+            return AttachedServer(url, self._client, self._served, self._forget_all, self._settings.stalled_s)
+        parsers = self._parsers(chat)
         num_threads = self._settings.num_threads or threads_for(self._tensors.num_parameters)
         return OwnServer(folder, num_threads, self._settings, parsers, self._client, self._forget_all)
 
@@ -264,6 +264,13 @@ class VllmBackend(WithChatText):
         if request.params.seed is not None or self._settings.seed is None:
             return request.params.seed
         return self._draws.stream(None, request.prompt_token_ids).getrandbits(63)
+
+
+def _chat_format(folder: Path, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+    model_type: str = AutoConfig.from_pretrained(folder).model_type
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    opening = ChatRenderer(tokenizer).generation_prompt({})
+    return ChatFormat(template, opening, model_type, tokenizer.get_vocab())
 
 
 def _info(folder: Path, tokenizer: PreTrainedTokenizerBase, models: list[dict[str, Any]]) -> SamplerInfo:

@@ -1,7 +1,9 @@
-"""Which of vLLM's parsers read a base's answers: those that were set, else what its chat template gives away.
+"""Which of vLLM's parsers go with a base (those that were set, else what its chat template gives away), and which
+parts of its answers they read.
 
 The template tells the model how to write a call; vLLM has a parser for each way. A base that may reason says so in
-its template too: it can be told not to, or its answers begin inside a reasoning block.
+its template too: it can be told not to, or its answers begin inside a reasoning block. What can be read here, is, as
+by all backends; vLLM reads calls in other forms, and whatever it was set to read.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 import structlog
+
+from sampler.call_forms import CallForm, CallStyle
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +34,10 @@ _TOOL_PARSERS: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 _REASONING_OF_TOOLS = {"glm45": "glm45", "minimax_m2": "minimax_m2", "openai": "openai_gptoss"}
 _THINK = ("<think>", "</think>")
+_READ_HERE = ("hermes", "openai")
+"""Also where the template shows no calls."""
+_THINKING = (None, "qwen3", "deepseek_r1", "deepseek_v3", "glm45", "minimax_m2", "openai_gptoss")
+"""Parsers of reasoning that is read here: in `<think>` tags, or Harmony's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,18 @@ class Parsers:
         """For the command line of a server."""
         tools = ["--enable-auto-tool-choice", "--tool-call-parser", self.tool_call] if self.tool_call else []
         return [*tools, *(["--reasoning-parser", self.reasoning] if self.reasoning else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Who reads what. `form`: calls that are read here. `unread`: what begins calls that vLLM reads; without any marks
+    in it, all content may be calls; None: it reads none. `reasons`: whether reasoning is read here. `all_by_vllm`: it
+    is set to read reasoning in a form that is not known here."""
+
+    form: CallForm | None
+    unread: tuple[str, ...] | None = None
+    reasons: bool = True
+    all_by_vllm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +89,21 @@ def choose_parsers(tool_call: str | None, reasoning: str | None, chat: ChatForma
             "no_reasoning_parser", hint="this base may reason: name one of vLLM's parsers with --reasoning-parser"
         )
     return Parsers(chosen_tools, chosen_reasoning)
+
+
+def divide(tool_call: str | None, reasoning: str | None, chat: ChatFormat, calls: CallStyle) -> Division:
+    """Who reads what, with these parsers named. Naming the one that the template gives away changes nothing."""
+    if reasoning not in (NONE, *_THINKING):
+        return Division(None, all_by_vllm=True)
+    reasons, default = reasoning != NONE, _tool_parser(chat.template)
+    if tool_call == NONE:
+        return Division(None, reasons=reasons)
+    parser = tool_call or default
+    is_shown = calls.shows_calls and calls.form is not None
+    if parser == default and (is_shown or parser is None or parser in _READ_HERE):
+        return Division(calls.form, reasons=reasons)
+    marks = next((marks for marks, name in _TOOL_PARSERS if name == parser), ())
+    return Division(None, marks, reasons)
 
 
 def opens_reasoning(generation_prompt: str) -> bool:

@@ -19,10 +19,11 @@ _MAX_KEPT = 256
 
 
 class StructuredOutputs:
-    """Translates; `post` asks the server."""
+    """Translates; `post` asks the server. `several`: whether an answer may have more calls than one."""
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, post: Post, *, several: bool = True) -> None:
         self._post = post
+        self._several = several
         self._of_calls: dict[str, dict[str, Any]] = {}
 
     async def of(self, constraint: Constraint) -> dict[str, Any]:
@@ -53,7 +54,7 @@ class StructuredOutputs:
             "messages": EMPTY_CHAT,
             "tools": [_strict(tool) for tool in calls.tools],
             "tool_choice": "required",
-            "parallel_tool_calls": not calls.single,
+            "parallel_tool_calls": self._several and not calls.single,
             "max_tokens": 1,
         }
         found = (await self._post(RENDER, body))["sampling_params"].get("structured_outputs") or {}

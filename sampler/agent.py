@@ -21,7 +21,7 @@ from store.adapters import WantedAdapter, forget_adapter, report_adapter, report
 from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Database
 from store.notify import ADAPTERS_CHANGED, Listener
-from store.planes import HEARTBEAT_S, fall_silent, heartbeat, register_sampler, say_goodbye
+from store.planes import HEARTBEAT_S, fall_silent, give_up, heartbeat, register_sampler
 from store.tables import SamplerRow
 from wire.errors import Unavailable
 from wire.faults import fault_point
@@ -83,7 +83,7 @@ class Agent:
         self._unwanted_since: dict[str, float] = {}
         self._stop = threading.Event()
         self._leaving = threading.Event()
-        self._is_silent = False
+        self._trouble: str | None = None
         with database.session() as session:
             self._sampler_id = register_sampler(session, settings.base_id, settings.url, settings.backend)
         self._listener = Listener(database.url.render_as_string(hide_password=False), ADAPTERS_CHANGED)
@@ -102,7 +102,7 @@ class Agent:
             self._heart.join()  # a heartbeat would take the goodbye back
         try:
             with self._database.session() as session:
-                say_goodbye(session, SamplerRow, self._sampler_id)
+                give_up(session, self._sampler_id, self._holder.final_trouble())
         except DATABASE_AWAY:
             log.warning("goodbye_not_said", reason="the database is away; the heartbeat runs out by itself")
 
@@ -210,15 +210,18 @@ class Agent:
         """A heartbeat, unless what generates is dead or stands still: nobody is to be sent here until it is back. If it
         will not be back, the process ends."""
         trouble = self._holder.trouble()
-        if trouble and self._is_silent and self._holder.final_trouble() is None:
+        if trouble and trouble == self._trouble and self._holder.final_trouble() is None:
             return
         with self._database.session() as session:
-            (fall_silent if trouble else heartbeat)(session, SamplerRow, self._sampler_id)
+            if trouble:
+                fall_silent(session, self._sampler_id, trouble)
+            else:
+                heartbeat(session, SamplerRow, self._sampler_id)
         if trouble:
             log.error("out_of_rotation", reason=trouble)
-        elif self._is_silent:
+        elif self._trouble:
             log.info("back_in_rotation")
-        self._is_silent = trouble is not None
+        self._trouble = trouble
         if self._holder.final_trouble() is not None:
             os.kill(os.getpid(), signal.SIGTERM)
 

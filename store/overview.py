@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Float, cast, func, select, text
+from sqlalchemy import ColumnElement, Float, cast, func, or_, select, text
 from sqlalchemy.orm import Session
 
-from store.planes import is_live
+from store.planes import has_trouble, is_live
 from store.supply import Supply, supplies
 from store.tables import (
     CheckpointRow,
@@ -25,7 +25,8 @@ from store.tables import (
 
 @dataclass(frozen=True, slots=True)
 class PlaneState:
-    """A trainer or sampler that has not said goodbye. `state`: starting, live, draining, or silent."""
+    """A trainer or sampler that has not said goodbye, or a base's last sampler, which gave up. `state`: starting, live,
+    draining, silent, or stopped."""
 
     plane: str
     id: UUID
@@ -38,6 +39,8 @@ class PlaneState:
     """Models that a trainer has leased, or adapters that a sampler has loaded."""
     num_failed: int
     """Adapters that a sampler could not load."""
+    trouble: str | None = None
+    """Why a sampler can generate nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +118,15 @@ def _samplers(session: Session) -> list[PlaneState]:
             SamplerRow, ModelRow.slug, is_live(SamplerRow), _silence(SamplerRow), adapters("loaded"), adapters("failed")
         )
         .join(ModelRow, ModelRow.id == SamplerRow.base_id)
-        .where(SamplerRow.stopped_at.is_(None))
+        .where(or_(SamplerRow.stopped_at.is_(None), has_trouble()))
         .order_by(SamplerRow.started_at)
     )
-    return [
-        PlaneState(
-            "sampler", row.id, slug, row.host, row.pid, _live(row) if live else "silent", silent_s, num_held, num_failed
-        )
-        for row, slug, live, silent_s, num_held, num_failed in session.execute(query)
-    ]
+    found = list[PlaneState]()
+    for row, slug, live, silent_s, num_held, num_failed in session.execute(query):
+        state = _live(row) if live else "stopped" if row.stopped_at else "silent"
+        counts = num_held, num_failed
+        found.append(PlaneState("sampler", row.id, slug, row.host, row.pid, state, silent_s, *counts, row.trouble))
+    return found
 
 
 def _live(row: TrainerRow | SamplerRow) -> str:

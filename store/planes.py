@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from store.notify import TRAINERS_CHANGED, notify
 from store.tables import SamplerRow, TrainerRow, TrainerStartRow
@@ -66,8 +66,10 @@ def register_sampler(session: Session, base_id: UUID, url: str, backend: str) ->
 
 
 def heartbeat(session: Session, row: type[TrainerRow] | type[SamplerRow], row_id: UUID) -> None:
-    """Say that this process lives."""
-    session.execute(update(row).where(row.id == row_id).values(heartbeat_at=func.clock_timestamp(), stopped_at=None))
+    """Say that this process lives, and is well."""
+    well = {"trouble": None} if row is SamplerRow else {}
+    now = func.clock_timestamp()
+    session.execute(update(row).where(row.id == row_id).values(heartbeat_at=now, stopped_at=None, **well))
 
 
 def say_goodbye(session: Session, row: type[TrainerRow] | type[SamplerRow], row_id: UUID) -> None:
@@ -75,10 +77,25 @@ def say_goodbye(session: Session, row: type[TrainerRow] | type[SamplerRow], row_
     session.execute(update(row).where(row.id == row_id).values(stopped_at=func.clock_timestamp()))
 
 
-def fall_silent(session: Session, row: type[TrainerRow] | type[SamplerRow], row_id: UUID) -> None:
-    """Count as gone from now on, until the next heartbeat: this process runs, and cannot do its work."""
-    silent_since = func.clock_timestamp() - timedelta(seconds=LIVE_FOR_S)
-    session.execute(update(row).where(row.id == row_id).values(heartbeat_at=silent_since))
+def fall_silent(session: Session, sampler_id: UUID, trouble: str) -> None:
+    """Count as gone until the next heartbeat: this sampler runs, and cannot do its work."""
+    silent_since = func.least(SamplerRow.heartbeat_at, func.clock_timestamp() - timedelta(seconds=LIVE_FOR_S))
+    values = {"heartbeat_at": silent_since, "trouble": _storable(trouble)}
+    session.execute(update(SamplerRow).where(SamplerRow.id == sampler_id).values(values))
+
+
+def give_up(session: Session, sampler_id: UUID, trouble: str | None) -> None:
+    """Say goodbye, and why this sampler will not be back, if that is so."""
+    say_goodbye(session, SamplerRow, sampler_id)
+    values = {"trouble": _storable(trouble) if trouble else None}
+    session.execute(update(SamplerRow).where(SamplerRow.id == sampler_id).values(values))
+
+
+def has_trouble() -> ColumnElement[bool]:
+    """SQL: this sampler has a trouble, and is there or was the last one of its base."""
+    later = aliased(SamplerRow)
+    is_followed = exists().where(later.base_id == SamplerRow.base_id, later.started_at > SamplerRow.started_at)
+    return and_(SamplerRow.trouble.is_not(None), or_(SamplerRow.stopped_at.is_(None), ~is_followed))
 
 
 async def known_losses(session: AsyncSession, base_id: UUID) -> dict[str, dict[str, float | None]]:
@@ -90,3 +107,8 @@ async def known_losses(session: AsyncSession, base_id: UUID) -> dict[str, dict[s
         .limit(1)
     )
     return (await session.scalar(query)) or {}
+
+
+def _storable(text: str) -> str:
+    """A log may have anything in it; PostgreSQL keeps no NUL."""
+    return text.replace("\x00", "\ufffd")

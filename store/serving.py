@@ -68,6 +68,18 @@ _LIVE_URLS = """
 """
 
 
+# As store.planes.has_trouble.
+_TROUBLE = """
+    select s.trouble from samplers s
+    where s.base_id = %(base_id)s and s.trouble is not null and (
+        s.stopped_at is null
+        or not exists (select from samplers l where l.base_id = s.base_id and l.started_at > s.started_at)
+    )
+    order by s.started_at desc
+    limit 1
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampler:
     """A live sampler, and where it is reached."""
@@ -139,6 +151,12 @@ async def samplers_serving(connection: AsyncConnection, base_id: UUID, adapter: 
     values = {"base_id": base_id, "adapter": adapter, "live_for_s": LIVE_FOR_S}
     rows = await (await connection.execute(_HOLDING, values)).fetchall()
     return tuple(Sampler(*row) for row in rows)
+
+
+async def sampler_trouble(connection: AsyncConnection, base_id: UUID) -> str | None:
+    """Why a base has no live sampler, as far as one has said so."""
+    row = await (await connection.execute(_TROUBLE, {"base_id": base_id})).fetchone()
+    return row.trouble if row else None
 
 
 async def live_urls(connection: AsyncConnection) -> set[str]:

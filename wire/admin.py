@@ -190,7 +190,7 @@ class Trainer(BaseModel):
 
 
 class Sampler(BaseModel):
-    """A sampler process. `num_adapters`: those that it has loaded."""
+    """A sampler process. `num_adapters`: those that it has loaded. `trouble`: why it can generate nothing."""
 
     id: UUID
     base: str
@@ -203,6 +203,7 @@ class Sampler(BaseModel):
     heartbeat_at: datetime
     drained_at: datetime | None
     num_adapters: int
+    trouble: str | None = None
 
 
 class Event(BaseModel):

@@ -13,7 +13,7 @@ from store.overview import ModelState, Overview, PlaneState
 from store.promotion import Missing
 from store.supply import Supply
 
-_STYLES = {"live": "green", "starting": "yellow", "draining": "yellow", "silent": "bold red"}
+_STYLES = {"live": "green", "starting": "yellow", "draining": "yellow", "silent": "bold red", "stopped": "bold red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,11 @@ def view(overview: Overview) -> list[Listing]:
 
 
 def as_of(overview: Overview, disk: Disk | None) -> str:
-    """What waits for a trouble to pass, when that was, and the room that the disk had."""
+    """Which samplers are in trouble, what waits for one to pass, when that was, and the room that the disk had."""
+    sick = (plane for plane in overview.planes if plane.trouble is not None)
+    samplers = "".join(f"the sampler of {p.base} ({p.host}, pid {p.pid}) is {p.state}: {p.trouble}\n" for p in sick)
     troubles = "".join(f"{m.model} waits: {m.trouble}\n" for m in overview.models if m.trouble is not None)
-    return f"{troubles}{_disk(disk)}as of {overview.at:%Y-%m-%d %H:%M:%S %Z}"
+    return f"{samplers}{troubles}{_disk(disk)}as of {overview.at:%Y-%m-%d %H:%M:%S %Z}"
 
 
 def missing_table(missing: Sequence[Missing]) -> Listing:

@@ -21,7 +21,7 @@ from server.metrics.instruments import ServerMetrics
 from store.adapters import want_checkpoint
 from store.database import AsyncDatabase
 from store.promotion import PromotionPolicy, Votes, promotion_votes_async
-from store.serving import Question, Sampler, Serving, find_serving, live_urls, samplers_serving
+from store.serving import Question, Sampler, Serving, find_serving, live_urls, sampler_trouble, samplers_serving
 
 Q = TypeVar("Q", bound=Hashable)
 A = TypeVar("A")
@@ -106,10 +106,12 @@ def serving_lookups(database: AsyncDatabase, metrics: ServerMetrics) -> SharedLo
 
 @dataclass(frozen=True, slots=True)
 class Holders:
-    """The live samplers that hold an adapter; and, where there are none, what the others say about it."""
+    """The live samplers that hold an adapter; and, where there are none, what the others say about it. `trouble`: why
+    none lives, if that is known."""
 
     samplers: tuple[Sampler, ...]
     votes: Votes
+    trouble: str | None = None
 
 
 def holder_lookups(database: AsyncDatabase) -> SharedLookups[tuple[UUID, str], Holders]:
@@ -120,7 +122,8 @@ def holder_lookups(database: AsyncDatabase) -> SharedLookups[tuple[UUID, str], H
         async with database.connection() as connection:
             if samplers := await samplers_serving(connection, base_id, adapter):
                 return Holders(samplers, Votes(len(samplers), len(samplers)))
-            return Holders((), await promotion_votes_async(connection, PromotionPolicy.ONE, base_id, adapter))
+            votes = await promotion_votes_async(connection, PromotionPolicy.ONE, base_id, adapter)
+            return Holders((), votes, None if votes.live else await sampler_trouble(connection, base_id))
 
     return SharedLookups(fetch)
 

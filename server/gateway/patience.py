@@ -52,7 +52,8 @@ async def wait_for_samplers(context: Context, target: Target, patience: Patience
                     raise _unavailable(target, f"could load {_name(target)}: {held.votes.refusals[0]}")
                 if patience.left_s <= 0:
                     did = f"loaded {_name(target)}" if held.votes.live else "came up"
-                    raise _unavailable(target, f"{did} within {patience.limit_s:.0f} s")
+                    why = f" ({held.trouble})" if held.trouble else ""
+                    raise _unavailable(target, f"{did} within {patience.limit_s:.0f} s{why}")
                 await subscription.wait(min(patience.left_s, _LOOK_EVERY_S))
 
 

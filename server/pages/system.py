@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from sqlalchemy import Text, cast, func, select, text
+from sqlalchemy import Text, cast, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.auth.callers import Caller
@@ -18,7 +18,7 @@ from server.pages.disks import disks
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
-from store.planes import is_live
+from store.planes import has_trouble, is_live
 from store.supply import supplies_async
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow
 
@@ -50,6 +50,7 @@ class Plane:
     holds: list[str]
     others: int
     failed: int = 0
+    trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +120,16 @@ async def _samplers(session: AsyncSession, caller: Caller) -> list[Plane]:
         loaded, failed = counts.get(row.id, (0, 0))
         mine = heads.get(row.id, [])
         unnamed = [("", False)] * max(0, loaded - len(mine))
-        planes.append(_plane(row, base, lives, mine + unnamed, failed))
+        planes.append(replace(_plane(row, base, lives, mine + unnamed, failed), trouble=row.trouble))
     return planes
 
 
 async def _rows(session: AsyncSession, kind: type[TrainerRow] | type[SamplerRow]) -> list[Any]:
-    """Those that did not say goodbye, the living first."""
+    """Those that did not say goodbye, and a base's last sampler if it gave up; the living first."""
     query = (
         select(kind, ModelRow.slug, is_live(kind))
         .join(ModelRow, ModelRow.id == kind.base_id)
-        .where(kind.stopped_at.is_(None))
+        .where(kind.stopped_at.is_(None) if kind is TrainerRow else or_(kind.stopped_at.is_(None), has_trouble()))
         .order_by(is_live(kind).desc(), kind.started_at.desc())
         .limit(_MOST)
     )
@@ -137,7 +138,7 @@ async def _rows(session: AsyncSession, kind: type[TrainerRow] | type[SamplerRow]
 
 def _plane(row: Any, base: str, lives: bool, holds: list[tuple[str, bool]], failed: int = 0) -> Plane:
     loading = lives and isinstance(row, TrainerRow) and row.is_loading
-    state = "starting" if loading else "live" if lives else "silent"
+    state = "starting" if loading else "live" if lives else "stopped" if row.stopped_at else "silent"
     if lives and row.drained_at is not None:
         state = "drained"
     mine = [name for name, is_mine in holds if is_mine]

@@ -64,6 +64,8 @@ class SamplerRow(Base):
     stopped_at: Mapped[datetime | None]
     drained_at: Mapped[datetime | None]
     """Since then it gets no new request and loads no new adapter."""
+    trouble: Mapped[str | None]
+    """Why it runs and can generate nothing, or why it has given up."""
 
 
 class SamplerAdapterRow(Base):

@@ -16,6 +16,7 @@ from store.promotion import PATIENCE_S
 from store.tables import SamplerAdapterRow, SamplerRow
 from tests.contract.conftest import serving
 from tests.contract.test_models import no_samplers, unloaded_checkpoint
+from tests.contract.test_pages import signed_in
 
 USER = {"role": "user", "content": "12*3?"}
 NOBODY = "http://127.0.0.1:1"
@@ -83,6 +84,25 @@ async def test_a_chat_waits_as_long_for_a_sampler_that_is_away_as_for_one_that_d
             assert reply.status_code == 503
             assert int(reply.headers["retry-after"]) > 0
             assert time.monotonic() - began >= LIMIT_S
+
+
+async def test_who_waits_for_a_sampler_that_gave_up_reads_why_and_so_does_the_system_page(
+    database, team, model, origin
+):
+    why = "vLLM died 5 times in a row: head size 16 is not supported"
+    async with no_samplers(database):
+        async with database.session() as session:
+            await session.execute(update(SamplerRow).values(trouble=why))
+        try:
+            reply = await team.http.post("/chat/completions", json={"model": model["model_name"], "messages": [USER]})
+            async with signed_in(origin, team.key) as browser:
+                page = await browser.get("/system")
+        finally:
+            async with database.session() as session:
+                await session.execute(update(SamplerRow).values(trouble=None))
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+    assert f"({why})" in reply.json()["detail"]
+    assert why in page.text
 
 
 async def test_a_checkpoint_that_every_sampler_refuses_is_not_waited_for(database, team, model):

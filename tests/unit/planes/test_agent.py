@@ -132,6 +132,33 @@ def test_a_sampler_whose_engine_is_dead_leaves_the_rotation_and_comes_back_by_it
     assert is_in_rotation(database, world)
 
 
+def trouble_of(database: Database, agent: Agent) -> str | None:
+    with database.session() as session:
+        return session.get_one(SamplerRow, agent._sampler_id).trouble
+
+
+def test_why_a_sampler_is_out_of_rotation_is_on_record_until_it_is_back(
+    agent: Agent, database: Database, world: World, holder: Holder
+):
+    for trouble in ("vLLM has died", "vLLM is being started again\x00"):
+        holder.sick = trouble
+        agent.beat()
+        assert trouble_of(database, agent) == trouble.replace("\x00", "\ufffd")
+        assert not is_in_rotation(database, world)
+    holder.sick = None
+    agent.beat()
+    assert trouble_of(database, agent) is None
+
+
+@pytest.mark.parametrize("why", ["vLLM died 5 times", None])
+def test_one_that_leaves_says_why_only_if_it_gave_up(agent: Agent, database: Database, holder: Holder, why: str | None):
+    holder.sick = "vLLM is being started again"
+    agent.beat()
+    holder.given_up = why
+    agent.close()
+    assert trouble_of(database, agent) == why
+
+
 def test_who_has_said_goodbye_stays_away_though_its_engine_runs(agent: Agent, database: Database, world: World):
     agent.start()
     agent.leave()

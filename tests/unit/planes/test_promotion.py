@@ -13,7 +13,6 @@ from store.database import Database
 from store.notify import ADAPTER_LOADED, Listener
 from store.planes import fall_silent, register_sampler
 from store.promotion import PromotionPolicy
-from store.tables import SamplerRow
 from tests.unit.conftest import World
 from trainer.promotion import Promotion
 from wire.errors import PromotionRejected
@@ -96,7 +95,7 @@ def test_a_sampler_that_falls_silent_meanwhile_is_not_waited_for(database, sampl
     def silence() -> None:
         time.sleep(0.4)
         with database.session() as session:
-            fall_silent(session, SamplerRow, samplers[2])
+            fall_silent(session, samplers[2], "vLLM has died")
 
     thread = threading.Thread(target=silence)
     thread.start()

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import func, update
 
-from store.planes import register_sampler
+from store.planes import fall_silent, give_up, register_sampler
 from store.tables import CheckpointRow, SamplerAdapterRow
 from tests.unit.store.conftest import Estate
 from tests.unit.store.test_commands import headway
@@ -51,6 +51,21 @@ def test_tables_show_what_waits_and_how_many_models_are_left_out(estate: Estate)
     assert shown.exit_code == 0, shown.output
     for word in ("Trainers and samplers", "fork", "Models (1 of 2)"):
         assert word in shown.stdout, shown.stdout
+
+
+def test_a_sampler_in_trouble_is_shown_with_the_reason_also_when_it_gave_up_until_another_follows(estate: Estate):
+    with estate.database.session() as session:
+        sampler = register_sampler(session, estate.world.base_id, "http://nowhere", "vllm")
+        fall_silent(session, sampler, "vLLM is being started again")
+    assert "is silent: vLLM is being started again" in headway(estate, "status").stdout
+    with estate.database.session() as session:
+        give_up(session, sampler, "vLLM died 5 times in a row: head size 16 is not supported")
+    assert "is stopped: vLLM died 5 times in a row: head size 16" in " ".join(headway(estate, "status").stdout.split())
+    (shown,) = [plane for plane in json.loads(headway(estate, "status", "--json").stdout)["planes"] if plane["trouble"]]
+    assert (shown["plane"], shown["state"]) == ("sampler", "stopped")
+    with estate.database.session() as session:
+        register_sampler(session, estate.world.base_id, "http://nowhere", "vllm")
+    assert "vLLM died" not in headway(estate, "status").stdout
 
 
 def test_watch_looks_again_until_ctrl_c_and_ends_cleanly(estate: Estate):

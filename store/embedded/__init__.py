@@ -17,7 +17,7 @@ import structlog
 
 from store.embedded.access import EmbeddedPostgresFailed, let_in_with_password_only, new_password, read_password
 from store.embedded.postmaster import Postmaster
-from store.embedded.programs import SUPERUSER, Programs
+from store.embedded.programs import SUPERUSER, VERSION_FILE, Programs
 from store.embedded.socket_folder import is_private, socket_folder
 from store.embedded.users import Users
 from store.private_files import open_private
@@ -90,7 +90,7 @@ class EmbeddedPostgres:
     def _prepare(self) -> None:
         """A database that lets nobody in without our password: a new one, or one of an earlier version, which let in
         everybody."""
-        if not (self._folder / "PG_VERSION").exists():
+        if not (self._folder / VERSION_FILE).exists():
             self._programs.initialise(self._folder)
         password = read_password(self._folder)
         if password is None:

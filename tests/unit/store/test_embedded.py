@@ -221,3 +221,20 @@ def test_a_database_that_was_half_made_is_made_anew():
         postgres = EmbeddedPostgres(folder / "postgres")
         assert not draft.exists()
         postgres.stop()
+
+
+def test_a_mount_point_takes_a_database_and_one_that_was_left_half_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be replaced by another folder. `tests.e2e.test_hardships` has a real one."""
+    with database_folder() as folder:
+        disk = folder / "disk"
+        for left in ("lost+found", ".disk-new-x/base", "base/1"):
+            (disk / left).mkdir(parents=True)
+        before = disk.stat().st_ino
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == disk.resolve())
+        postgres = EmbeddedPostgres(disk)
+        with psycopg.connect(dsn_of(postgres)) as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+        postgres.stop()
+        assert disk.stat().st_ino == before
+        assert stat.S_IMODE(disk.stat().st_mode) == 0o700
+        assert not list(disk.glob(".disk-new-*"))

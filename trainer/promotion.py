@@ -11,7 +11,7 @@ import structlog
 from store.database import Database
 from store.notify import Listener
 from store.promotion import PromotionPolicy, Votes, promotion_votes
-from wire.errors import PromotionRejected
+from wire.errors import PromotionRejected, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,8 @@ class Promotion:
         """Return once the live samplers that the policy waits for serve the adapter, or time is up and at least one
         does, or none is alive at all.
 
-        Raises PromotionRejected when every live sampler refused it, or none managed it in time.
+        Raises PromotionRejected when every live sampler refused it, Unavailable when none managed it in time: that is
+        the samplers' trouble, and the step is tried again.
         """
         deadline = time.monotonic() + self._timeout_s
         while True:
@@ -63,7 +64,4 @@ class Promotion:
             log.warning("promoted_without_all", adapter=adapter, live=votes.live, holding=votes.loaded)
             return
         refused = f" ({len(votes.refusals)} refused it: {votes.refusals[0]})" if votes.refusals else ""
-        raise PromotionRejected(
-            f"no sampler loaded the new checkpoint within {self._timeout_s:.0f} s{refused}; the head stays, "
-            "submit the batch again when a sampler answers"
-        )
+        raise Unavailable(f"no sampler loaded the new checkpoint within {self._timeout_s:.0f} s{refused}")

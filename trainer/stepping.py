@@ -64,7 +64,7 @@ class Stepping:
         """Apply the gradients that the engine holds, which left these summaries. `num_left_out`: passes that it does
         not hold, for nobody had their answer.
 
-        Raises Superseded, PromotionRejected, LeaseLost.
+        Raises Superseded, PromotionRejected, Unavailable where no sampler loaded the checkpoint in time, LeaseLost.
         """
         header, _ = decode(work.read_payload(operation, self._blobs))
         adam = AdamParams(**header)

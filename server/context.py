@@ -37,6 +37,7 @@ from server.stopping import Shutdown
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
+from store.oplog.waiting import WaitingCalls
 
 _BACKGROUND_POOL = 4
 
@@ -50,6 +51,7 @@ class Context:
     database: AsyncDatabase
     background: AsyncDatabase
     listener: AsyncListener
+    waiting_calls: WaitingCalls
     blobs: BlobStore
     sampler_client: SamplerClient
     sampler_pool: SamplerPool
@@ -76,6 +78,8 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     listener = AsyncListener(settings.database_url)
     await listener.start()
     timeouts = settings.timeouts
+    waiting_calls = WaitingCalls(background, listener, trouble_s=timeouts.trouble_s)
+    waiting_calls.start()
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
     pool = SamplerPool(connections.is_answering, metrics)
     blobs = MeasuredBlobs(settings.blob_root, metrics)
@@ -91,6 +95,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 database,
                 background,
                 listener,
+                waiting_calls,
                 blobs,
                 SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
                 pool,
@@ -113,6 +118,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         await key_uses.close()
         pool.close()
         connections.close()
+        await waiting_calls.close()
         await listener.close()
         await background.close()
         await database.close()

@@ -49,10 +49,15 @@ class Subscription:
         """Let `wait` return."""
         self._woken.set()
 
+    def connected(self) -> None:
+        """The listener has a connection, after a while in which it may have missed wake-ups."""
+        self.wake()
+
     async def wait(self, timeout_s: float) -> bool:
         """Wait for a wake-up; False when none came in time. Consumes the wake-up."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):  # in Python 3.11 wait_for loses a cancellation that comes with it
+                await self._woken.wait()
         woken = self._woken.is_set()
         self._woken.clear()
         return woken
@@ -61,8 +66,8 @@ class Subscription:
 class AsyncListener:
     """One connection that listens for a whole server process and hands each wake-up to those who wait for it.
 
-    After a lost connection everybody is woken once, since wake-ups may have been missed. The same connection shows
-    that the process is there (`presence`).
+    After a lost connection every subscription hears of it (`Subscription.connected`), since wake-ups may have been
+    missed. The same connection shows that the process is there (`presence`).
     """
 
     def __init__(self, url: str, channels: Iterable[str] = (OPERATION_DONE, ADAPTER_LOADED, GUARD_DUE)) -> None:
@@ -87,9 +92,15 @@ class AsyncListener:
     def subscribe(self, channel: str, key: str | None) -> Generator[Subscription]:
         """Wake-ups for one key of a channel (None: for all of them) until the block ends."""
         subscription = Subscription()
+        with self.listening(channel, key, subscription):
+            yield subscription
+
+    @contextmanager
+    def listening(self, channel: str, key: str | None, subscription: Subscription) -> Generator[None]:
+        """As `subscribe`, for a subscription of the caller's."""
         self._waiting.setdefault((channel, key), set()).add(subscription)
         try:
-            yield subscription
+            yield
         finally:
             self._waiting[channel, key].discard(subscription)
             if not self._waiting[channel, key]:
@@ -108,7 +119,7 @@ class AsyncListener:
             for channel in self._channels:
                 await connection.execute(f"listen {channel}".encode())
             await self.presence.announce(connection)
-            self._wake_all()
+            self._connected()
             async for notification in connection.notifies():
                 yield notification
 
@@ -116,10 +127,10 @@ class AsyncListener:
         for subscription in [*self._waiting.get((channel, key), ()), *self._waiting.get((channel, None), ())]:
             subscription.wake()
 
-    def _wake_all(self) -> None:
+    def _connected(self) -> None:
         for subscriptions in self._waiting.values():
             for subscription in subscriptions:
-                subscription.wake()
+                subscription.connected()
 
 
 class Listener:

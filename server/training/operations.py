@@ -19,11 +19,11 @@ from server.storing import stored_or_refused
 from server.training.admission import TrainedModel
 from server.training.idempotency import IDEMPOTENCY_HEADER, body_digest
 from store.blobs import BlobStore
-from store.notify import OPERATION_DONE, Subscription
 from store.oplog.append import PlacedPayload, append_operation, place_payload
 from store.oplog.keys import operation_of_key
 from store.oplog.lost_answers import abandon, adopt, repeated_step, same_step
 from store.oplog.results import Result, take_result, wait_for_result
+from store.oplog.waiting import WaitingCall
 from store.tables import GRADIENT_KINDS
 from wire.errors import Conflict, NothingAccumulated
 from wire.off_loop import off_loop
@@ -65,14 +65,14 @@ async def run_operation(
         raise model.refusal
     prepared = await prepare() if found_id is None else None
     # Listening begins before the operation exists, so its end cannot be missed and nobody has to look for it.
-    with _watched(context, call), context.listener.subscribe(OPERATION_DONE, call.id.hex) as done:
+    with _watched(context, call), context.waiting_calls.wait_for(call.id) as waiting:
         structlog.contextvars.bind_contextvars(operation=str(found_id or call.id), model_id=str(model.id))
         try:
             if prepared is not None:
                 found_id = await _append(context, call, prepared)
             assert found_id is not None
             async with context.shutdown.waiting():
-                return found_id, await unless_hung_up(request, _result(context, call, found_id, done))
+                return found_id, await unless_hung_up(request, _result(context, call, found_id, waiting))
         except NothingAccumulated:
             if found_id is not None and (repeated := await _repeated_step(context, call, found_id)):
                 return repeated
@@ -164,20 +164,12 @@ async def _append(context: Context, call: _Call, prepared: Prepared) -> UUID:
         raise
 
 
-async def _result(context: Context, call: _Call, operation_id: UUID, done: Subscription) -> Result:
-    timeouts = context.settings.timeouts
+async def _result(context: Context, call: _Call, operation_id: UUID, waiting: WaitingCall) -> Result:
+    timeout_s = context.settings.timeouts.operation_s
     if operation_id == call.id:
-        return await take_result(
-            context.database, done, context.blobs, operation_id, timeouts.operation_s, call.caller, timeouts.trouble_s
-        )
+        return await take_result(context.database, waiting, context.blobs, timeout_s, call.caller)
     return await wait_for_result(
-        context.database,
-        context.listener,
-        context.blobs,
-        operation_id,
-        timeouts.operation_s,
-        call.caller,
-        timeouts.trouble_s,
+        context.database, context.waiting_calls, context.blobs, operation_id, timeout_s, call.caller
     )
 
 
@@ -190,7 +182,7 @@ async def _repeated_step(context: Context, call: _Call, step_id: UUID) -> tuple[
     if repeated_id is None:
         return None
     log.info("step_repeated", operation=str(step_id), repeats=str(repeated_id))
-    return repeated_id, await wait_for_result(context.database, context.listener, context.blobs, repeated_id, 0.0)
+    return repeated_id, await wait_for_result(context.database, context.waiting_calls, context.blobs, repeated_id, 0.0)
 
 
 def _abandon(context: Context, operation_id: UUID, caller: int) -> None:

@@ -6,10 +6,7 @@ docs/decisions/0033.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from uuid import UUID
-
-from store.database import AsyncConnection, Connection
+from store.database import Connection
 from store.notify import OPERATION_DONE
 from store.oplog import statements
 from store.oplog.leases import lease_lost
@@ -23,31 +20,6 @@ PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
 trouble has passed."""
 
 _MOST_CHARACTERS = 2000
-
-# The first open operation of the model, for which all others wait.
-_TROUBLE = """
-    select first.kind, first.id = o.id as is_its_own, first.retry_reason as reason,
-        extract(epoch from first.retry_at - clock_timestamp())::float8 as retry_in_s
-    from operations o
-    join lateral (
-        select * from operations q where q.model_id = o.model_id and q.state in ('queued', 'running')
-        order by q.sequence limit 1
-    ) first on first.retry_reason is not null
-    where o.id = %(id)s
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """What an operation waits for. `kind`: of the operation that was put off, which may be one before it.
-
-    retry_in_s: None while it is being tried again.
-    """
-
-    kind: str
-    is_its_own: bool
-    reason: str
-    retry_in_s: float | None
 
 
 def is_end(operation: Operation, error: HeadwayError) -> bool:
@@ -79,9 +51,3 @@ def defer(connection: Connection, lease: Lease, operation: Operation, error: Hea
         raise lease_lost(lease.model_id)
     if row.deferred is None:
         raise Superseded("the head was moved while this operation ran; nothing of it was kept")
-
-
-async def trouble_of(connection: AsyncConnection, operation_id: UUID) -> Trouble | None:
-    """What keeps an open operation from being carried out; None where nothing does, or it has ended."""
-    row = await (await connection.execute(_TROUBLE, {"id": operation_id})).fetchone()
-    return Trouble(*row) if row else None

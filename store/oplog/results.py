@@ -14,24 +14,22 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.blobs import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
-from store.notify import OPERATION_DONE, AsyncListener, Subscription
-from store.oplog.deferring import Trouble, trouble_of
+from store.oplog.waiting import DATABASE_TROUBLE, Trouble, WaitingCall, WaitingCalls, troubles_and_ends
+from store.pool_queue import TooBusy
 from store.supply import supplies_async
 from store.tables import ModelRow, OperationRow
 from wire.errors import Gone, HeadwayError, TimedOut, Unavailable, error_from_code
 from wire.faults import fault_point
 from wire.payload import decode
 
-TROUBLE_S = 60.0
-"""The HUD SDK sends no training call again by itself, and waits for 600 s."""
-
-_POLL_S = 5.0
-_TROUBLED_POLL_S = 0.5
 _AWAY_RETRY_S = 5
 _INSTANT_BYTES = 4096  # unpacked on the event loop: a thread would take longer to wake up
 
-_AWAY = Trouble(
-    "operation", True, "the database does not answer; the operation is in its log, send the same call again", 0.0
+_BUSY = Trouble(
+    "operation",
+    True,
+    "this server has more calls at once than it can work on; the operation is in its log, send the same call again",
+    0.0,
 )
 
 Result: TypeAlias = tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]
@@ -53,62 +51,48 @@ _TAKE_ANY = f"{_NOTE} returning id"
 
 async def wait_for_result(
     database: AsyncDatabase,
-    listener: AsyncListener,
+    calls: WaitingCalls,
     blobs: BlobStore,
     operation_id: UUID,
     timeout_s: float,
     caller: int | None = None,
-    trouble_s: float = TROUBLE_S,
 ) -> Result:
     """As `take_result`, for an operation that may have ended long ago."""
-    with listener.subscribe(OPERATION_DONE, operation_id.hex) as done:
-        done.wake()
-        return await take_result(database, done, blobs, operation_id, timeout_s, caller, trouble_s)
+    with calls.wait_for(operation_id) as call:
+        call.wake()
+        return await take_result(database, call, blobs, timeout_s, caller)
 
 
 async def take_result(
-    database: AsyncDatabase,
-    done: Subscription,
-    blobs: BlobStore,
-    operation_id: UUID,
-    timeout_s: float,
-    caller: int | None = None,
-    trouble_s: float = TROUBLE_S,
+    database: AsyncDatabase, call: WaitingCall, blobs: BlobStore, timeout_s: float, caller: int | None = None
 ) -> Result:
-    """The decoded result of an operation, as soon as `done` says that it is there; noted as answered to `caller`.
+    """The decoded result of the operation that `call` waits for, as soon as it is there; noted as answered to `caller`.
 
     Raises the error with which it failed, Superseded when the head moved or a step left it out, TimedOut or Unavailable
-    when there is no answer after `timeout_s`, or a trouble has kept the operation from being carried out for
-    `trouble_s`: it then goes on without its caller.
+    when there is no answer after `timeout_s`, or a trouble has kept the operation from being carried out for too long:
+    it then goes on without its caller.
     """
-    deadline, poll_s = time.monotonic() + timeout_s, _POLL_S
-    trouble_since: float | None = None
+    deadline = time.monotonic() + timeout_s
     while True:
         left_s = deadline - time.monotonic()
-        await done.wait(max(0.0, min(left_s, poll_s)))
+        await call.wait(max(0.0, left_s))
         try:
-            if (result := await _take(database, blobs, operation_id, caller)) is not None:
+            if (result := await _take(database, blobs, call.operation_id, caller)) is not None:
                 return result
-            trouble = await _trouble(database, operation_id)
+            call.look()
+        except TooBusy:
+            call.note(_BUSY)
         except DATABASE_AWAY:  # which ends no operation
-            trouble = _AWAY
-        trouble_since = None if trouble is None else trouble_since or time.monotonic()
-        poll_s = _POLL_S if trouble is None else _TROUBLED_POLL_S
+            call.note(DATABASE_TROUBLE)
         if left_s <= 0:
-            raise await _timed_out(database, operation_id, timeout_s, trouble)
-        is_waiting = trouble is not None and trouble.retry_in_s is not None  # else it is tried at this moment
-        if trouble and trouble_since and is_waiting and time.monotonic() - trouble_since >= trouble_s:
-            raise _unavailable(trouble)
-
-
-async def _trouble(database: AsyncDatabase, operation_id: UUID) -> Trouble | None:
-    async with database.connection() as connection:
-        return await trouble_of(connection, operation_id)
+            raise await _timed_out(database, call.operation_id, timeout_s)
+        if call.trouble is not None and call.is_overdue:
+            raise _unavailable(call.trouble)
 
 
 def _unavailable(trouble: Trouble) -> Unavailable:
-    if trouble is _AWAY:
-        return Unavailable(_AWAY.reason, retry_after_s=_AWAY_RETRY_S)
+    if trouble in (DATABASE_TROUBLE, _BUSY):
+        return Unavailable(trouble.reason, retry_after_s=_AWAY_RETRY_S)
     retry_s = max(1, math.ceil(trouble.retry_in_s or 0.0))
     which = f"the {trouble.kind}" if trouble.is_its_own else f"a {trouble.kind} before it"
     return Unavailable(
@@ -163,17 +147,19 @@ async def _note_answered(database: AsyncDatabase, operation_id: UUID, caller: in
         return await noted.fetchone() is not None
 
 
-async def _timed_out(
-    database: AsyncDatabase, operation_id: UUID, timeout_s: float, trouble: Trouble | None
-) -> HeadwayError:
-    if trouble is not None and trouble.retry_in_s is not None:
-        return _unavailable(trouble)
+async def _timed_out(database: AsyncDatabase, operation_id: UUID, timeout_s: float) -> HeadwayError:
     try:
+        async with database.connection() as connection:
+            trouble = (await troubles_and_ends(connection, [operation_id])).get(operation_id)
+        if trouble is not None and trouble.retry_in_s is not None:
+            return _unavailable(trouble)
         async with database.session() as session:
             operation = await session.get_one(OperationRow, operation_id)
             why = await _why_waiting(session, operation)
+    except TooBusy:
+        return _unavailable(_BUSY)
     except DATABASE_AWAY:
-        return _unavailable(_AWAY)
+        return _unavailable(DATABASE_TROUBLE)
     return TimedOut(
         f"the {operation.kind} is not done after {timeout_s:.0f} s: {why}; "
         "it stays queued, send the same call again to wait for it"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -9,6 +10,8 @@ import pytest
 import pytest_asyncio
 
 from store.database import AsyncDatabase, Database
+from store.notify import AsyncListener
+from store.oplog.waiting import TROUBLE_S, WaitingCalls
 from store.planes import register_trainer
 from store.tables import CheckpointRow, ModelRow, TeamRow
 
@@ -67,3 +70,25 @@ async def async_database(database: Database, postgres_url: str) -> AsyncIterator
     async_database = AsyncDatabase(postgres_url)
     yield async_database
     await async_database.close()
+
+
+@asynccontextmanager
+async def looking_after_calls(
+    database: AsyncDatabase, *, trouble_s: float = TROUBLE_S, every_s: float = 5.0
+) -> AsyncIterator[WaitingCalls]:
+    """As a server does it, with a listener that listens."""
+    listener = AsyncListener(database.url.render_as_string(hide_password=False))
+    await listener.start()
+    calls = WaitingCalls(database, listener, trouble_s=trouble_s, every_s=every_s)
+    calls.start()
+    try:
+        yield calls
+    finally:
+        await calls.close()
+        await listener.close()
+
+
+@pytest_asyncio.fixture
+async def waiting_calls(async_database: AsyncDatabase) -> AsyncIterator[WaitingCalls]:
+    async with looking_after_calls(async_database) as calls:
+        yield calls

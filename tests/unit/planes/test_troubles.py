@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,12 @@ from sqlalchemy import update
 
 from store.database import AsyncDatabase, Database
 from store.invariants import check_all
-from store.notify import AsyncListener
-from store.oplog import results, work
+from store.oplog import work
 from store.oplog.deferring import MAX_PAUSE_S, defer
 from store.oplog.results import wait_for_result
 from store.tables import OperationRow
 from store.tree import move_head
-from tests.unit.conftest import World
+from tests.unit.conftest import World, looking_after_calls
 from tests.unit.planes.test_worker import CountingEngine, Trainer
 from tests.unit.store.test_oplog import append, start, take
 from wire.errors import (
@@ -221,17 +221,17 @@ async def test_a_trouble_that_were_stored_as_an_end_is_refused_and_noticed(
 
 
 async def test_a_caller_hears_of_the_trouble_after_a_while_and_when_to_come_again(
-    database: Database, async_database: AsyncDatabase, world: World, postgres_url: str, tmp_path: Path
+    database: Database, async_database: AsyncDatabase, world: World
 ):
     own, behind = await append(async_database, world), await append(async_database, world)
     lease = take(database, world)
     operation, _ = start(database, lease)
     with database.connection() as connection:
         defer(connection, lease, operation, Unavailable("the trainer cannot use its storage (No space left on device)"))
-    listener = AsyncListener(postgres_url)
     for waiting, whose in ((own, "the forward_backward"), (behind, "a forward_backward before it")):
-        with pytest.raises(Unavailable) as refused:
-            await wait_for_result(async_database, listener, None, waiting.id, 30.0, trouble_s=0.2)  # type: ignore[arg-type]
+        async with looking_after_calls(async_database, trouble_s=0.2) as calls:
+            with pytest.raises(Unavailable) as refused:
+                await wait_for_result(async_database, calls, None, waiting.id, 30.0)  # type: ignore[arg-type]
         assert refused.value.message.startswith(
             f"the trainer cannot use its storage (No space left on device); {whose} stays queued and is tried again in"
         )
@@ -240,14 +240,17 @@ async def test_a_caller_hears_of_the_trouble_after_a_while_and_when_to_come_agai
 
 
 async def test_a_caller_hears_of_a_database_that_stays_away(
-    async_database: AsyncDatabase, world: World, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    async_database: AsyncDatabase, world: World, monkeypatch: pytest.MonkeyPatch
 ):
     asked = await append(async_database, world)
 
-    async def away(*_: object) -> None:
+    @asynccontextmanager
+    async def away(*_: object) -> AsyncIterator[Any]:
         raise psycopg.OperationalError("the connection was lost")
+        yield
 
-    monkeypatch.setattr(results, "_take", away)
-    with pytest.raises(Unavailable, match="the database does not answer") as refused:
-        await wait_for_result(async_database, AsyncListener(postgres_url), None, asked.id, 30.0, trouble_s=0.2)  # type: ignore[arg-type]
+    monkeypatch.setattr(async_database, "connection", away)
+    async with looking_after_calls(async_database, trouble_s=0.2) as calls:
+        with pytest.raises(Unavailable, match="the database does not answer") as refused:
+            await wait_for_result(async_database, calls, None, asked.id, 30.0)  # type: ignore[arg-type]
     assert refused.value.retry_after_s

@@ -10,9 +10,9 @@ from sqlalchemy import text
 
 from store.blobs import BlobStore
 from store.database import AsyncDatabase, Database
-from store.notify import AsyncListener
 from store.oplog import work
 from store.oplog.results import wait_for_result
+from store.oplog.waiting import WaitingCalls
 from tests.unit.conftest import World
 from tests.unit.store.test_oplog import append, finish_pass, start, take
 from wire.payload import encode
@@ -61,22 +61,24 @@ def test_the_embedded_database_writes_through(database: Database):
 
 
 async def test_whatever_is_acknowledged_waits_for_the_disk(
-    async_database: AsyncDatabase, database: Database, world: World, add_checkpoint, tmp_path: Path, postgres_url: str
+    async_database: AsyncDatabase,
+    database: Database,
+    world: World,
+    add_checkpoint,
+    tmp_path: Path,
+    waiting_calls: WaitingCalls,
 ):
-    listener = AsyncListener(postgres_url)
-    await listener.start()
     with watched_commits(database):
         await append(async_database, world)
         lease = take(database, world)
         done = finish_pass(database, lease)
-        await wait_for_result(async_database, listener, BlobStore(tmp_path), done.id, 5.0)
+        await wait_for_result(async_database, waiting_calls, BlobStore(tmp_path), done.id, 5.0)
         await append(async_database, world, "optim_step")
         step, model = start(database, lease)
         with database.connection() as connection:
             work.commit_step(connection, lease, step, model, add_checkpoint("staged"), encode({}))
         with database.connection() as connection:
             noted = connection.execute("select distinct state, synchronous_commit from commits").fetchall()
-    await listener.close()
     assert {tuple(row) for row in noted} == {
         (state, "on") for state in ("appended", "finished", "answered", "committed", "moved", "leased")
     }

@@ -9,12 +9,12 @@ from sqlalchemy import update
 
 from store.blobs import BlobStore
 from store.database import AsyncDatabase, Database
-from store.notify import AsyncListener
 from store.oplog import leases, leaving, work
 from store.oplog.append import Appended, append_operation, place_payload
 from store.oplog.operation import ModelState, Operation
 from store.oplog.results import wait_for_result
 from store.oplog.sharing import NextModel, next_model
+from store.oplog.waiting import WaitingCalls
 from store.oplog.work import Lease
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, TrainerRow
 from store.tree import move_head
@@ -177,19 +177,16 @@ async def test_consumed_gradients_survive_a_move_of_the_head(
 
 
 async def test_a_waiter_gets_the_result_when_the_trainer_completes(
-    async_database: AsyncDatabase, database: Database, world: World, postgres_url: str, tmp_path
+    async_database: AsyncDatabase, database: Database, world: World, waiting_calls: WaitingCalls, tmp_path
 ):
-    listener, blobs = AsyncListener(postgres_url), BlobStore(tmp_path)
-    await listener.start()
     operation = await append(async_database, world)
     finish_pass(database, take(database, world))
-    header, _ = await wait_for_result(async_database, listener, blobs, operation.id, 5.0)
-    await listener.close()
+    header, _ = await wait_for_result(async_database, waiting_calls, BlobStore(tmp_path), operation.id, 5.0)
     assert header == {"metrics": {}, "num_datums": 1}
 
 
 async def test_a_waiter_gets_the_error_of_a_refused_operation(
-    async_database: AsyncDatabase, database: Database, world: World, postgres_url: str, tmp_path
+    async_database: AsyncDatabase, database: Database, world: World, waiting_calls: WaitingCalls, tmp_path
 ):
     operation = await append(async_database, world)
     lease = take(database, world)
@@ -197,17 +194,17 @@ async def test_a_waiter_gets_the_error_of_a_refused_operation(
     with database.connection() as connection:
         work.fail(connection, lease, started, InvalidRequest("input 0 is empty"))
     with pytest.raises(InvalidRequest, match="input 0 is empty"):
-        await wait_for_result(async_database, AsyncListener(postgres_url), BlobStore(tmp_path), operation.id, 5.0)
+        await wait_for_result(async_database, waiting_calls, BlobStore(tmp_path), operation.id, 5.0)
 
 
 async def test_a_waiter_is_told_that_no_trainer_lives(
-    async_database: AsyncDatabase, database: Database, world: World, postgres_url: str, tmp_path
+    async_database: AsyncDatabase, database: Database, world: World, waiting_calls: WaitingCalls, tmp_path
 ):
     with database.session() as session:
         session.execute(update(TrainerRow).values(heartbeat_at=TrainerRow.heartbeat_at - timedelta(minutes=1)))
     operation = await append(async_database, world)
     with pytest.raises(TimedOut, match="no trainer for base base is alive since"):
-        await wait_for_result(async_database, AsyncListener(postgres_url), BlobStore(tmp_path), operation.id, 0.0)
+        await wait_for_result(async_database, waiting_calls, BlobStore(tmp_path), operation.id, 0.0)
 
 
 def test_large_payloads_become_blobs(tmp_path):

@@ -32,12 +32,13 @@ from sqlalchemy import text
 
 from store.database import AsyncDatabase, Database, normalise_url, psycopg_dsn
 from store.invariants import check_all
-from store.notify import Subscription
+from store.notify import AsyncListener
 from store.oplog import leases, work
 from store.oplog.append import append_operation
 from store.oplog.lost_answers import abandon, adopt, repeated_step
 from store.oplog.operation import ModelState, Operation
-from store.oplog.results import take_result
+from store.oplog.results import wait_for_result
+from store.oplog.waiting import WaitingCalls
 from store.oplog.work import Lease
 from store.presence import PRESENT, Presence
 from store.tables import ModelRow, OperationRow
@@ -223,7 +224,8 @@ class OpLogMachine(RuleBasedStateMachine):
         caller = self.server.presence.new_call()
         error = {"done": None, "failed": InvalidRequest, "superseded": Superseded}.get(operation.state, TimedOut)
         try:
-            taking = take_result(self.async_database, _Woken(), None, operation.id, 0.0, caller)  # type: ignore[arg-type]
+            calls = WaitingCalls(self.async_database, AsyncListener(str(self.async_database.url)))
+            taking = wait_for_result(self.async_database, calls, None, operation.id, 0.0, caller)  # type: ignore[arg-type]
             self.runner.run(taking)
             assert error is None
             operation.caller = None if operation.is_answered else caller
@@ -516,11 +518,6 @@ class OpLogMachine(RuleBasedStateMachine):
     async def _move_head(self, target: UUID | None) -> None:
         async with self.async_database.session() as session:
             await move_head(session, self.model_id, target)
-
-
-class _Woken(Subscription):
-    async def wait(self, timeout_s: float) -> bool:
-        return True
 
 
 def test_op_log_leases_and_tree_do_as_their_model_does(database: Database, world: World, postgres_url: str):

@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 from store.adapters import want_checkpoint
 from store.database import AsyncDatabase
 from store.oplog.results import wait_for_result
+from store.oplog.waiting import WaitingCalls
 from store.planes import known_losses, register_sampler, register_trainer
 from store.retention import RetentionPolicy, keeping_files, marking
 from store.retention.pins import pin
@@ -236,18 +237,17 @@ def test_uploads_under_way_are_left_alone(estate: Estate):
     assert estate.collect() == []
 
 
-async def test_an_answer_that_was_not_kept_is_gone_and_says_so(estate: Estate, async_database: AsyncDatabase):
-    from store.notify import AsyncListener
-
+async def test_an_answer_that_was_not_kept_is_gone_and_says_so(
+    estate: Estate, async_database: AsyncDatabase, waiting_calls: WaitingCalls
+):
     answered = estate.operation(
         "forward", state="done", head_version=-1, answered_at=func.clock_timestamp(), result_blob=put(estate, b"answer")
     )
     estate.age_operations()
     estate.age_files()
     assert [r.what for r in estate.collect()] == ["blob"]
-    listener = AsyncListener(estate.database.url.render_as_string(hide_password=False))
     with pytest.raises(Gone, match="not kept any longer"):
-        await wait_for_result(async_database, listener, estate.blobs, answered, 5.0)
+        await wait_for_result(async_database, waiting_calls, estate.blobs, answered, 5.0)
 
 
 async def test_rows_of_long_dead_processes_go_but_not_what_is_known_of_the_losses(

@@ -34,6 +34,7 @@ from server.metrics.keeping import watching_pools
 from server.reader import Reader
 from server.settings import ServerSettings
 from server.stopping import Shutdown
+from server.training.places import TrainingPlaces
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
@@ -57,6 +58,7 @@ class Context:
     sampler_pool: SamplerPool
     sampling_keys: SamplingKeys
     team_limits: TeamLimits
+    training_places: TrainingPlaces
     metrics: ServerMetrics
     attempts: Attempts
     key_uses: KeyUses
@@ -101,6 +103,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 pool,
                 SamplingKeys(serving_lookups(database, metrics), key_uses),
                 TeamLimits(settings.gateway_limits, metrics, shutdown),
+                TrainingPlaces(settings.training_limits),
                 metrics,
                 Attempts(),
                 key_uses,

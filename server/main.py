@@ -33,6 +33,7 @@ from server.settings import (
     ServerSettings,
     StopSettings,
     TrainerStart,
+    TrainingLimits,
     UpkeepSettings,
 )
 from server.stopping import Shutdown
@@ -65,6 +66,7 @@ def serve(
     workers: int = 1,
     limits: Limits | None = None,
     gateway_limits: GatewayLimits | None = None,
+    training_limits: TrainingLimits | None = None,
     upkeep: UpkeepSettings | None = None,
     trainer_start: TrainerStart | None = None,
     metrics_token: str | None = None,
@@ -80,6 +82,7 @@ def serve(
         sampler_token,
         limits=limits or Limits(),
         gateway_limits=gateway_limits or GatewayLimits(),
+        training_limits=training_limits or TrainingLimits(),
         upkeep=upkeep,
         trainer_start=trainer_start,
         database_pool_size=max(_LEAST_POOL, _POOL // workers),

@@ -36,6 +36,19 @@ class GatewayLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingLimits:
+    """Training calls at once in one server process, all of them and those of one team. One that waits takes 60 KB."""
+
+    calls: int = 10_000
+    calls_per_team: int = 5_000
+
+    @classmethod
+    def of(cls, calls: int) -> TrainingLimits:
+        """So many, of which no team may have more than half."""
+        return cls(calls, -(-calls // 2))
+
+
+@dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long a request may wait for other planes. The client gives up after 600 s."""
 
@@ -104,6 +117,7 @@ class ServerSettings:
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     gateway_limits: GatewayLimits = field(default_factory=GatewayLimits)
+    training_limits: TrainingLimits = field(default_factory=TrainingLimits)
     upkeep: UpkeepSettings | None = None
     trainer_start: TrainerStart | None = None
     """None: trainers are there all the time, or the service is not ready."""

@@ -21,7 +21,7 @@ _RETRY_AFTER_S = 5
 class QueueLimits:
     """How many wait for a connection of a pool at most, and for how long each."""
 
-    most_waiting: int = 4096
+    most_waiting: int = 10_000
     patience_s: float = 30.0
 
 

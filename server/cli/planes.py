@@ -35,7 +35,15 @@ from server.cli.settings import (
     days,
     stop_with,
 )
-from server.settings import GatewayLimits, GuardSettings, Limits, StopSettings, TrainerStart, UpkeepSettings
+from server.settings import (
+    GatewayLimits,
+    GuardSettings,
+    Limits,
+    StopSettings,
+    TrainerStart,
+    TrainingLimits,
+    UpkeepSettings,
+)
 from store.oplog.leases import LEASE_TTL_S
 from store.promotion import PATIENCE_S, PromotionPolicy
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
@@ -117,6 +125,14 @@ def server(
             help="Chats and completions of a team at once, in each process; as many again wait, more get a 429",
         ),
     ] = GatewayLimits().running_per_team,
+    max_training_calls: Annotated[
+        int,
+        typer.Option(
+            envvar="HEADWAY_MAX_TRAINING_CALLS",
+            min=1,
+            help="Training calls at once, in each process, half of them of one team; more get a 503 (429 of one team)",
+        ),
+    ] = TrainingLimits().calls,
     metrics_token: MetricsToken = None,
     log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
@@ -158,6 +174,7 @@ def server(
         metrics_token=metrics_token,
         log_format=log_format and log_format.value,
         gateway_limits=GatewayLimits(max_requests_per_team, max_requests_per_team),
+        training_limits=TrainingLimits.of(max_training_calls),
         limits=Limits(training_body_bytes=max_batch_bytes, batch_tokens=max_batch_tokens),
         upkeep=UpkeepSettings(
             checkpoint_store_url(checkpoint_store, data_dir),

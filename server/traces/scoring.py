@@ -40,7 +40,8 @@ async def score_trace(
     model = await _model(context, request, caller, trace, reference)
     try:
         body = ForwardRequest(inputs=[trace_id.hex])
-        operation_id = (await run_forward(context, model, body, 0, request)).operation_id
+        with context.training_places.taken(model.team_id):
+            operation_id = (await run_forward(context, model, body, 0, request)).operation_id
     except InvalidRequest as error:
         raise InvalidRequest(error.message.replace(f"input 0 (trace {trace_id.hex})", "this rollout")) from None
     async with context.shutdown.waiting():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -41,6 +43,19 @@ class TrainedModel:
     admission: Admission
     idempotency_key: str | None = None
     refusal: HeadwayError | None = None
+
+
+@asynccontextmanager
+async def training_call(
+    context: Context, key: str, model_id: str, request: Request, *, keeps: bool = False
+) -> AsyncGenerator[TrainedModel]:
+    """The model of a call that trains it, which has a place among those of this process until the block ends.
+
+    Entered before the body is read. Raises what `trainable_model` raises, or that there is no place.
+    """
+    model = await trainable_model(context, key, model_id, request, keeps=keeps)
+    with context.training_places.taken(model.team_id):
+        yield model
 
 
 async def trainable_model(

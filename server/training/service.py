@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from server.context import Context
 from server.request_body import COUNTED_BY_ITS_READER, open_body
-from server.training.admission import TrainedModel, open_model, trainable_model
+from server.training.admission import TrainedModel, open_model, training_call
 from server.training.body import read_request
 from server.training.checks import check_loss, check_metrics, check_weights, checked_batch
 from server.training.forwards import Forward, open_forward
@@ -37,23 +37,23 @@ async def losses(context: Context, key: str, model_id: str) -> wire.Losses:
 
 async def forward_backward(context: Context, key: str, model_id: str, request: Request) -> wire.GradientPass:
     """Add the gradient of a built-in loss over a batch."""
-    model = await trainable_model(context, key, model_id, request)
-    body, num_bytes = await _read(context, request, wire.ForwardBackwardRequest)
+    async with training_call(context, key, model_id, request) as model:
+        body, num_bytes = await _read(context, request, wire.ForwardBackwardRequest)
 
-    async def prepare() -> Prepared:
-        recorded = await resolve_inputs(context, model, body)
-        num_resolved = num_bytes + recorded.num_bytes
-        return Prepared(*await off_loop(num_resolved, _forward_backward_payload, recorded, model))
+        async def prepare() -> Prepared:
+            recorded = await resolve_inputs(context, model, body)
+            num_resolved = num_bytes + recorded.num_bytes
+            return Prepared(*await off_loop(num_resolved, _forward_backward_payload, recorded, model))
 
-    _, (header, _) = await _run(context, request, model, "forward_backward", body, num_bytes, prepare)
-    return wire.GradientPass(**header)
+        _, (header, _) = await _run(context, request, model, "forward_backward", body, num_bytes, prepare)
+        return wire.GradientPass(**header)
 
 
 async def forward(context: Context, key: str, model_id: str, request: Request) -> Forward:
     """Logprobs of the current policy over a batch, and a handle for `backward`."""
-    model = await trainable_model(context, key, model_id, request)
-    body, num_bytes = await _read(context, request, wire.ForwardRequest)
-    return await run_forward(context, model, body, num_bytes, request)
+    async with training_call(context, key, model_id, request) as model:
+        body, num_bytes = await _read(context, request, wire.ForwardRequest)
+        return await run_forward(context, model, body, num_bytes, request)
 
 
 async def run_forward(
@@ -71,33 +71,33 @@ async def run_forward(
 
 async def backward(context: Context, key: str, model_id: str, request: Request) -> wire.GradientPass:
     """Add the gradient of −Σ w·logprob over the datums of a forward."""
-    model = await trainable_model(context, key, model_id, request)
-    body, num_bytes = await _read(context, request, wire.BackwardRequest)
+    async with training_call(context, key, model_id, request) as model:
+        body, num_bytes = await _read(context, request, wire.BackwardRequest)
 
-    async def prepare() -> Prepared:
-        check_metrics(body.metrics)
-        handle = await open_forward(context, model.id, body.forward_id)
-        check_weights(body.weights, handle.lengths)
-        payload = await off_loop(num_bytes, _backward_payload, body)
-        return Prepared(payload, sum(len(row) for row in body.weights), handle.operation_id)
+        async def prepare() -> Prepared:
+            check_metrics(body.metrics)
+            handle = await open_forward(context, model.id, body.forward_id)
+            check_weights(body.weights, handle.lengths)
+            payload = await off_loop(num_bytes, _backward_payload, body)
+            return Prepared(payload, sum(len(row) for row in body.weights), handle.operation_id)
 
-    _, (header, _) = await _run(context, request, model, "backward", body, num_bytes, prepare)
-    return wire.GradientPass(**header)
+        _, (header, _) = await _run(context, request, model, "backward", body, num_bytes, prepare)
+        return wire.GradientPass(**header)
 
 
 async def optim_step(context: Context, key: str, model_id: str, request: Request) -> tuple[wire.OptimStep, int]:
     """Apply the accumulated gradient; the new checkpoint is the head when this returns. With it, how many passes were
     left out, for nobody had their answer."""
-    model = await trainable_model(context, key, model_id, request, keeps=True)
-    body, num_bytes = await _read(context, request, wire.OptimStepRequest)
+    async with training_call(context, key, model_id, request, keeps=True) as model:
+        body, num_bytes = await _read(context, request, wire.OptimStepRequest)
 
-    async def prepare() -> Prepared:
-        check_adam(AdamParams(**body.model_dump()))
-        return Prepared(encode(body.model_dump(exclude_none=True)))
+        async def prepare() -> Prepared:
+            check_adam(AdamParams(**body.model_dump()))
+            return Prepared(encode(body.model_dump(exclude_none=True)))
 
-    _, (header, _) = await _run(context, request, model, "optim_step", body, num_bytes, prepare)
-    num_left_out = header.pop(wire.LEFT_OUT, 0)
-    return wire.OptimStep(**header, model=model.slug), num_left_out
+        _, (header, _) = await _run(context, request, model, "optim_step", body, num_bytes, prepare)
+        num_left_out = header.pop(wire.LEFT_OUT, 0)
+        return wire.OptimStep(**header, model=model.slug), num_left_out
 
 
 async def _run(

@@ -111,9 +111,60 @@ def test_a_line_that_cannot_be_written_fails_nothing(cause):
 
 
 def test_lines_that_were_lost_are_counted():
-    planted = "logger = structlog.PrintLogger; good = logger.info; "
+    planted = "logger = structlog.WriteLogger; good = logger.info; "
     planted += "logger.info = logger.error = logger.warning = lambda *_: 1 / 0"
     mend = "logger.warning = good; log.warning('after')"
     done = after_a_failure(then=planted, after=mend)
     events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert [(line["event"], line.get("lines")) for line in events[-2:]] == [("log_lines_lost", 2), ("after", None)]
+
+
+_FULL_PIPE = """
+import os, sys, time
+reading, writing = os.pipe()
+os.set_blocking(writing, False)
+try:
+    while True:
+        os.write(writing, b"x" * 4096)
+except BlockingIOError:
+    os.set_blocking(writing, True)
+sys.stderr = os.fdopen(writing, "w")
+"""
+
+
+def test_a_pipe_that_is_full_is_waited_for_once_and_lines_go_on_when_it_is_read():
+    then = "log.info('a' * 10_000); log.info('lost, too')"
+    after = """
+read = b""
+os.set_blocking(reading, False)
+while True:
+    try:
+        read += os.read(reading, 65536)
+    except BlockingIOError:
+        break
+log.info("after", text="b" * 10_000)
+print(os.read(reading, 65536).decode())
+"""
+    done = after_a_failure(first=_FULL_PIPE, then=then, after=after)
+    *printed, last = done.stdout.splitlines()
+    assert last == "went on", done.stderr
+    lost, first = [json.loads(line) for line in printed if line]
+    assert (lost["event"], lost["lines"]) == ("log_lines_lost", 4)
+    assert (first["event"], len(first["text"])) == ("after", 10_000)
+
+
+def test_a_line_that_was_torn_ends_before_the_next_one():
+    room = "os.read(reading, 8192)"
+    after = """
+os.set_blocking(reading, False)
+try:
+    while os.read(reading, 65536): pass
+except BlockingIOError:
+    pass
+log.info("after")
+print(os.read(reading, 65536).decode())
+"""
+    done = after_a_failure(first=_FULL_PIPE + room, then="log.info('a' * 100_000)", after=after)
+    lines = done.stdout.splitlines()
+    assert [json.loads(line)["event"] for line in lines if line.startswith("{")] == ["log_lines_lost", "after"], lines
+    assert lines[0] == ""

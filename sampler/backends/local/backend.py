@@ -142,7 +142,7 @@ class LocalBackend(WithChatText):
             vocabulary=self._vocabulary,
             eos_ids=frozenset(self._info.eos_ids),
             max_new_tokens=limit,
-            stream=EventStream(),
+            stream=EventStream(self._engine.wake),
             form=form,
         )
 

@@ -59,6 +59,12 @@ class Engine:
     def cancel(self, sequence: Sequence) -> None:
         """Drop the sequence before the next step; fine if it has ended."""
         sequence.cancelled = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again at what there is to do. From any thread."""
+        with self._wake:
+            self._wake.notify()
 
     def trouble(self) -> str | None:
         """Why it does not step though it should, or None."""
@@ -80,6 +86,7 @@ class Engine:
         with torch.inference_mode():
             while self._take_arrivals():
                 self._drop_cancelled()
+                self._scheduler.park_unread()
                 if self._scheduler.running or self._scheduler.waiting:
                     self._post(self._step_or_fail())
         left = [*self._scheduler.sequences(), *self._arrived]
@@ -88,7 +95,7 @@ class Engine:
     def _take_arrivals(self) -> bool:
         """Wait for work; False when it is time to end."""
         with self._wake:
-            while not (self._closing or self._arrived or self._scheduler.running or self._scheduler.waiting):
+            while not (self._closing or self._arrived or self._scheduler.has_work()):
                 self._wake.wait()
             for sequence in self._arrived:
                 self._scheduler.waiting.push(sequence)

@@ -34,7 +34,8 @@ class StepPlan:
 
 
 class Scheduler:
-    """Holds the waiting and the running; the running have rows 0 … n − 1 of the cache, in no order."""
+    """Holds the waiting, the running, and the parked, whose readers are behind; the running have rows 0 … n − 1 of the
+    cache, in no order."""
 
     def __init__(self, cache: SlotCache, *, max_running: int, max_step_tokens: int) -> None:
         self._cache = cache
@@ -42,6 +43,23 @@ class Scheduler:
         self._max_step_tokens = max_step_tokens
         self.waiting: FairQueue[Sequence] = FairQueue()
         self.running: list[Sequence] = []
+        self.parked: list[Sequence] = []
+
+    def has_work(self) -> bool:
+        """Whether anything can be done, for anybody."""
+        is_any = self.running or self.waiting
+        return bool(is_any) or any(one.cancelled or not one.stream.is_behind for one in self.parked)
+
+    def park_unread(self) -> None:
+        """Take those out of the steps whose readers are behind, and let those come back that have caught up: like
+        others that were set back, they are computed again from their tokens."""
+        for sequence in [one for one in self.parked if not one.stream.is_behind]:
+            self.parked.remove(sequence)
+            self.waiting.push_front(sequence)
+        for sequence in [one for one in self.running if one.stream.is_behind]:
+            self._give_up_row(sequence)
+            self.waiting.end(sequence)
+            self.parked.append(sequence)
 
     def plan(self) -> StepPlan:
         """Admit whom there is room for, and say what the step computes."""
@@ -62,6 +80,9 @@ class Scheduler:
 
     def leave(self, sequence: Sequence) -> None:
         """Free the sequence's row, wherever it is; the last row moves into the gap."""
+        if sequence in self.parked:
+            self.parked.remove(sequence)
+            return
         if sequence.row < 0:
             self.waiting.remove(sequence)
             return
@@ -90,7 +111,7 @@ class Scheduler:
 
     def sequences(self) -> Iterable[Sequence]:
         """Everyone, running first."""
-        return [*self.running, *self.waiting]
+        return [*self.running, *self.waiting, *self.parked]
 
     def _make_room(self) -> None:
         """Room for one more token of everyone that runs. What does not fit goes back to the queue's front, and is

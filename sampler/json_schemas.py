@@ -2,7 +2,8 @@
 
 The local backend hands them to llguidance, vLLM to xgrammar. Left alone these allow any number of blanks between two
 parts of a JSON text, and a policy that has not learned to write JSON may write nothing else. Over the smallest integers
-of 64 bits and over long chains of references llguidance recurses until the process dies (1.9).
+of 64 bits and over long chains of references llguidance recurses until the process dies (1.9); what passes here needs
+the stack of `backends.local.deep_threads`.
 """
 
 from __future__ import annotations

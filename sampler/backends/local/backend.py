@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sampler.backends.base import SamplerInfo
 from sampler.backends.local.adapter_files import Adapter, read_adapter
 from sampler.backends.local.base_model import cache_shape, load_base, plain_logits, use_slot_attention
 from sampler.backends.local.constraints import Constraints, Form
+from sampler.backends.local.deep_threads import deep_threads
 from sampler.backends.local.engine import Engine
 from sampler.backends.local.event_stream import EventStream, post
 from sampler.backends.local.kv_cache import SlotCache
@@ -68,7 +68,7 @@ class LocalBackend(WithChatText):
         self._chat_text = ChatText(base, tokenizer, limits)
         self._constraints = Constraints(tokenizer, self._vocabulary, self._info, self._chat_text.call_form)
         self._building = FairGate(_NUM_BUILDERS)
-        self._builders = ThreadPoolExecutor(_NUM_BUILDERS, "constraints")
+        self._builders = deep_threads(_NUM_BUILDERS, "constraints")
         self._draws = Draws(settings.seed)
         self._adapters: dict[str, Adapter] = {}
         cache = SlotCache(cache_shape(model.config, dtype, settings.kv_cache_tokens))

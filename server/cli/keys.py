@@ -15,11 +15,12 @@ from server.auth.roles import ROLES, SCOPES
 from server.cli.in_session import in_session, in_session_or_stop
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
 from server.cli.tables import Listing, show
+from server.cli.whole_help import WholeHelp
 from server.team import keys as team_keys
 from wire.admin import KeyRequest
 from wire.errors import Forbidden, HeadwayError, Unauthenticated
 
-app = typer.Typer(help="API keys: made once, shown once, kept as a hash.", no_args_is_help=True)
+app = typer.Typer(cls=WholeHelp, help="API keys: made once, shown once, kept as a hash.", no_args_is_help=True)
 
 
 @app.command("create")

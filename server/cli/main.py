@@ -22,6 +22,7 @@ from server.cli import (
     upkeep,
 )
 from server.cli.any_encoding import print_in_any_encoding
+from server.cli.whole_help import WholeHelp
 from wire.threads import wait_passively
 
 
@@ -40,9 +41,11 @@ class Headway(typer.Typer):
 
 app = Headway(
     name="headway",
+    cls=WholeHelp,
     help="Self-hosted GRPO training: run the service on this machine (up), or one plane of it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 app.callback()(wait_passively_first)
 app.command("up", context_settings={"allow_extra_args": True})(up.up)

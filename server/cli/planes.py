@@ -206,7 +206,7 @@ def trainer(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     checkpoint_store: CheckpointStoreUrl = None,
     threads: Threads = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …; auto: a GPU if there is one")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say; auto: a GPU if there is one")] = "auto",
     max_tokens_per_pass: Annotated[
         int,
         typer.Option(

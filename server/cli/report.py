@@ -11,11 +11,12 @@ from server.cli.in_session import in_session_or_stop
 from server.cli.operating import ModelName, find_model
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from server.cli.tables import Listing, show
+from server.cli.whole_help import WholeHelp
 from server.trainability.report import trainability
 from store.tables import ModelRow
 from wire.guard import TrainabilityReport
 
-app = typer.Typer(help="Reports", no_args_is_help=True)
+app = typer.Typer(cls=WholeHelp, help="Reports on what was trained.", no_args_is_help=True)
 
 
 @app.callback()

@@ -100,7 +100,7 @@ KeepEveryStates = Annotated[
     typer.Option(
         envvar="HEADWAY_KEEP_EVERY_STATES",
         min=0,
-        help="… and of every Nth step (whole, with its adapter); 0: none",
+        help="Keep those of every Nth step too, whole, with its adapter; 0: none",
     ),
 ]
 KeepLastAdapters = Annotated[

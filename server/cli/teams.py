@@ -11,11 +11,12 @@ from server.audit.recording import COMMAND_LINE
 from server.cli.in_session import in_session_or_stop
 from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from server.cli.tables import Listing, show
+from server.cli.whole_help import WholeHelp
 from server.team import service
 from wire.admin import Quotas, TeamChange, TeamRequest, TeamWithUsage
 
-teams = typer.Typer(help="Teams: who owns models, keys, jobs and traces.", no_args_is_help=True)
-quotas = typer.Typer(help="What a team may have.", no_args_is_help=True)
+teams = typer.Typer(cls=WholeHelp, help="Teams: who owns models, keys, jobs and traces.", no_args_is_help=True)
+quotas = typer.Typer(cls=WholeHelp, help="What a team may have.", no_args_is_help=True)
 
 TeamName = Annotated[str, typer.Argument(help="The team's name or id")]
 _ALL = 10_000

@@ -93,6 +93,21 @@ def test_every_command_explains_itself_in_any_encoding(path: tuple[str, ...], en
     assert "Usage" in printed(encoding, *path, "--help")
 
 
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_help_names_every_option_variable_and_command_whole_at_80_columns(path: tuple[str, ...], monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = " ".join(printed("ascii", *path, "--help").split())
+    command: Any = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]
+    options = [name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]]
+    variables = [parameter.envvar for parameter in command.params if getattr(parameter, "envvar", None)]
+    inner = [one for one in getattr(command, "commands", {}).values() if not one.hidden]
+    sentences = [" ".join(one.help.partition("\n\n")[0].split()) for one in inner]
+    missing = [text for text in (*options, *variables, *sentences) if text.isascii() and text not in shown]
+    assert not missing, shown
+
+
 @pytest.fixture
 def furnished(database: Database, tmp_path: Path) -> tuple[str, ...]:
     """Options of a command that finds a database with names of all kinds."""

@@ -15,6 +15,7 @@ from server.models.repository import find_model
 from server.models.service import no_such_model
 from server.traces.service import found_trace
 from server.training.admission import TrainedModel, trainable_model
+from server.training.sent import Sent
 from server.training.service import run_forward
 from store.rollouts import TraceFacts
 from store.rollouts.trainer_logprobs import is_kept
@@ -41,7 +42,7 @@ async def score_trace(
     try:
         body = ForwardRequest(inputs=[trace_id.hex])
         with context.training_places.taken(model.team_id):
-            operation_id = (await run_forward(context, model, body, 0, request)).operation_id
+            operation_id = (await run_forward(context, model, Sent(body, 0), request)).operation_id
     except InvalidRequest as error:
         raise InvalidRequest(error.message.replace(f"input 0 (trace {trace_id.hex})", "this rollout")) from None
     async with context.shutdown.waiting():

@@ -51,12 +51,14 @@ async def run_operation(
     kind: str,
     digest: bytes,
     prepare: Callable[[], Awaitable[Prepared]],
+    drop: Callable[[], None],
 ) -> tuple[UUID, Result]:
     """Append the operation, wait for its result, and note that somebody was there to take it.
 
     A call that repeats one which is in the log gets the result of that, whatever has changed since; `digest` says of
     two requests whether they are the same. Otherwise the model's refusal is raised, or `prepare` resolves the request,
-    and raises where the state of things forbids it. The operation goes on when the caller hangs up (ClientGone) or gets
+    and raises where the state of things forbids it. What was sent is not kept while the call waits: `drop` is called
+    when it is in the log. The operation goes on when the caller hangs up (ClientGone) or gets
     another error; its answer then counts as not given.
     """
     call = _Call(uuid.uuid4(), context.listener.presence.new_call(), model, kind, digest, prepare)
@@ -70,6 +72,8 @@ async def run_operation(
         try:
             if prepared is not None:
                 found_id = await _append(context, call, prepared)
+            prepared = None
+            drop()
             assert found_id is not None
             async with context.shutdown.waiting():
                 return found_id, await unless_hung_up(request, _result(context, call, found_id, waiting))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 from fastapi import Request
-from pydantic import BaseModel
 
 from server.context import Context
 from server.request_body import COUNTED_BY_ITS_READER, open_body
@@ -19,14 +18,13 @@ from server.training.forwards import Forward, open_forward
 from server.training.idempotency import request_digest
 from server.training.operations import Prepared, run_operation
 from server.training.recorded import RecordedInputs, resolve_inputs
+from server.training.sent import RequestT, Sent
 from store.oplog.results import Result
 from wire import training as wire
 from wire.adamw import check_adam
 from wire.engine import AdamParams
 from wire.off_loop import off_loop
 from wire.payload import encode, encode_batch
-
-RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
 async def losses(context: Context, key: str, model_id: str) -> wire.Losses:
@@ -38,50 +36,52 @@ async def losses(context: Context, key: str, model_id: str) -> wire.Losses:
 async def forward_backward(context: Context, key: str, model_id: str, request: Request) -> wire.GradientPass:
     """Add the gradient of a built-in loss over a batch."""
     async with training_call(context, key, model_id, request) as model:
-        body, num_bytes = await _read(context, request, wire.ForwardBackwardRequest)
+        sent = await _read(context, request, wire.ForwardBackwardRequest)
 
         async def prepare() -> Prepared:
-            recorded = await resolve_inputs(context, model, body)
-            num_resolved = num_bytes + recorded.num_bytes
+            recorded = await resolve_inputs(context, model, sent.body)
+            num_resolved = sent.num_bytes + recorded.num_bytes
             return Prepared(*await off_loop(num_resolved, _forward_backward_payload, recorded, model))
 
-        _, (header, _) = await _run(context, request, model, "forward_backward", body, num_bytes, prepare)
+        _, (header, _) = await _run(context, request, model, "forward_backward", sent, prepare)
         return wire.GradientPass(**header)
 
 
 async def forward(context: Context, key: str, model_id: str, request: Request) -> Forward:
     """Logprobs of the current policy over a batch, and a handle for `backward`."""
     async with training_call(context, key, model_id, request) as model:
-        body, num_bytes = await _read(context, request, wire.ForwardRequest)
-        return await run_forward(context, model, body, num_bytes, request)
+        sent = await _read(context, request, wire.ForwardRequest)
+        return await run_forward(context, model, sent, request)
 
 
 async def run_forward(
-    context: Context, model: TrainedModel, body: wire.ForwardRequest, num_bytes: int, request: Request
+    context: Context, model: TrainedModel, sent: Sent[wire.ForwardRequest], request: Request
 ) -> Forward:
-    """A forward over inputs that were read already, from so many bytes. `request`: that of the caller who waits."""
+    """A forward over inputs that were read already. `request`: that of the caller who waits."""
+    group_size = sent.body.group_size
 
     async def prepare() -> Prepared:
-        recorded = await resolve_inputs(context, model, body)
-        return Prepared(*await off_loop(num_bytes + recorded.num_bytes, _forward_payload, recorded, model))
+        recorded = await resolve_inputs(context, model, sent.body)
+        return Prepared(*await off_loop(sent.num_bytes + recorded.num_bytes, _forward_payload, recorded, model))
 
-    operation_id, (header, arrays) = await _run(context, request, model, "forward", body, num_bytes, prepare)
-    return Forward(operation_id, header["traj_idx"], header["lengths"], arrays, body.group_size)
+    operation_id, (header, arrays) = await _run(context, request, model, "forward", sent, prepare)
+    return Forward(operation_id, header["traj_idx"], header["lengths"], arrays, group_size)
 
 
 async def backward(context: Context, key: str, model_id: str, request: Request) -> wire.GradientPass:
     """Add the gradient of −Σ w·logprob over the datums of a forward."""
     async with training_call(context, key, model_id, request) as model:
-        body, num_bytes = await _read(context, request, wire.BackwardRequest)
+        sent = await _read(context, request, wire.BackwardRequest)
 
         async def prepare() -> Prepared:
+            body = sent.body
             check_metrics(body.metrics)
             handle = await open_forward(context, model.id, body.forward_id)
             check_weights(body.weights, handle.lengths)
-            payload = await off_loop(num_bytes, _backward_payload, body)
+            payload = await off_loop(sent.num_bytes, _backward_payload, body)
             return Prepared(payload, sum(len(row) for row in body.weights), handle.operation_id)
 
-        _, (header, _) = await _run(context, request, model, "backward", body, num_bytes, prepare)
+        _, (header, _) = await _run(context, request, model, "backward", sent, prepare)
         return wire.GradientPass(**header)
 
 
@@ -89,13 +89,13 @@ async def optim_step(context: Context, key: str, model_id: str, request: Request
     """Apply the accumulated gradient; the new checkpoint is the head when this returns. With it, how many passes were
     left out, for nobody had their answer."""
     async with training_call(context, key, model_id, request, keeps=True) as model:
-        body, num_bytes = await _read(context, request, wire.OptimStepRequest)
+        sent = await _read(context, request, wire.OptimStepRequest)
 
         async def prepare() -> Prepared:
-            check_adam(AdamParams(**body.model_dump()))
-            return Prepared(encode(body.model_dump(exclude_none=True)))
+            check_adam(AdamParams(**sent.body.model_dump()))
+            return Prepared(encode(sent.body.model_dump(exclude_none=True)))
 
-        _, (header, _) = await _run(context, request, model, "optim_step", body, num_bytes, prepare)
+        _, (header, _) = await _run(context, request, model, "optim_step", sent, prepare)
         num_left_out = header.pop(wire.LEFT_OUT, 0)
         return wire.OptimStep(**header, model=model.slug), num_left_out
 
@@ -105,19 +105,17 @@ async def _run(
     request: Request,
     model: TrainedModel,
     kind: str,
-    body: BaseModel,
-    num_bytes: int,
+    sent: Sent[Any],
     prepare: Callable[[], Awaitable[Prepared]],
 ) -> tuple[UUID, Result]:
-    """`run_operation` for a body that was read from so many bytes."""
-    digest = await off_loop(num_bytes, request_digest, kind, body)
-    return await run_operation(context, request, model, kind, digest, prepare)
+    digest = await off_loop(sent.num_bytes, request_digest, kind, sent.body)
+    return await run_operation(context, request, model, kind, digest, prepare, sent.drop)
 
 
-async def _read(context: Context, request: Request, kind: type[RequestT]) -> tuple[RequestT, int]:
+async def _read(context: Context, request: Request, kind: type[RequestT]) -> Sent[RequestT]:
     """For callers whom `open_model` has admitted."""
     open_body(request, COUNTED_BY_ITS_READER)
-    return await read_request(request, kind, context.settings.limits)
+    return Sent(*await read_request(request, kind, context.settings.limits))
 
 
 def _forward_backward_payload(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 
 from server.app import create_app
 from server.settings import ServerSettings, TrainingLimits
+from server.training.operations import Prepared
 from store.pool_queue import QueueLimits
 from tests.contract.conftest import Team, batch, num_operations, serving, trajectory
 from tests.contract.stand_ins import StandInTrainer
+from wire.training import ForwardBackwardRequest
 
 
 async def test_requests_that_find_every_connection_lent_are_refused_and_nothing_else_waits(
@@ -119,3 +122,14 @@ async def test_one_team_more_than_a_server_has_places_for_is_refused_until_there
         while (reply := await train(http, other_team, others_model, 1.0)).status_code == 503:  # noqa: ASYNC110 - the server notices
             await asyncio.sleep(0.02)
         assert reply.status_code == 200
+
+
+async def test_a_call_that_waits_keeps_nothing_of_what_was_sent(
+    quick_database, team: Team, model, paused: StandInTrainer
+):
+    call = train(team.http, team, model, 1.0)
+    await until_logged(quick_database, model, 1)
+    await asyncio.sleep(0.2)  # the server hears of that after we do
+    assert not [kept for kept in gc.get_objects() if isinstance(kept, (ForwardBackwardRequest, Prepared))]
+    paused.paused = False
+    assert (await call).status_code == 200

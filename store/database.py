@@ -17,7 +17,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Engine, Pool, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -48,8 +48,12 @@ _DRIVER_POOL: dict[str, Any] = {
 
 
 def normalise_url(url: str) -> URL:
-    """Any spelling of a PostgreSQL URL, with the psycopg 3 driver. Raises ValueError for other databases."""
-    parsed = make_url(url)
+    """Any spelling of a PostgreSQL URL, with the psycopg 3 driver. Raises ValueError for other databases and for what
+    is no URL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:  # whose sentence may hold the password
+        raise ValueError("the database's URL cannot be read: write postgresql://USER:PASSWORD@HOST:5432/NAME") from None
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise ValueError(f"Headway needs PostgreSQL, not {parsed.get_backend_name()}")
     return parsed.set(drivername="postgresql+psycopg")

@@ -13,12 +13,12 @@ from server.audit.recording import COMMAND_LINE
 from server.auth import issuing, service
 from server.auth.roles import ROLES, SCOPES
 from server.cli.in_session import in_session, in_session_or_stop
-from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
+from server.cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from server.cli.tables import Listing, show
 from server.cli.whole_help import WholeHelp
 from server.team import keys as team_keys
-from wire.admin import KeyRequest
-from wire.errors import Forbidden, HeadwayError, Unauthenticated
+from wire.admin import KeyRequest, TeamRequest
+from wire.errors import Forbidden, Unauthenticated
 
 app = typer.Typer(cls=WholeHelp, help="API keys: made once, shown once, kept as a hash.", no_args_is_help=True)
 
@@ -31,7 +31,7 @@ def create(
     role: Annotated[str, typer.Option(help=f"What it may do: {', '.join(ROLES)}")] = "member",
     scopes: Annotated[list[str] | None, typer.Option("--scope", help=f"Less than that: {', '.join(SCOPES)}")] = None,
     models: Annotated[list[str] | None, typer.Option("--model", help="These models alone")] = None,
-    days: Annotated[float | None, typer.Option(help="It expires after so many days")] = None,
+    days: Annotated[float | None, typer.Option(min=0, max=36_500, help="It expires after so many days")] = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -44,7 +44,7 @@ def create(
         if days is not None:
             expires_at = (await session.scalars(select(func.clock_timestamp()))).one() + timedelta(days=days)
         request = KeyRequest.model_validate({**wanted, "expires_at": expires_at})
-        team_id = await service.ensure_team(session, team)
+        team_id = await service.ensure_team(session, TeamRequest(name=team).name)
         grant = await team_keys.grant_of(session, team_id, request)
         key, _ = await issuing.issue(session, team_id, grant, COMMAND_LINE)
         return key
@@ -56,7 +56,7 @@ def create(
 def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Show every key: its first characters, its team, what it may do, and whether it still works."""
     table = Listing("id", "key", "name", "team", "role", "scopes", "created", "expires", "last used", "revoked")
-    for key, team in in_session(database_url_or_embedded(database_url, data_dir), service.list_keys):
+    for key, team in in_session_or_stop(database_url_or_embedded(database_url, data_dir), service.list_keys):
         times = (key.created_at, key.expires_at, key.last_used_at, key.revoked_at)
         shown = (f"{time:%Y-%m-%d %H:%M}" if time else "" for time in times)
         scopes = ", ".join(key.scopes) + (f" on {len(key.model_ids)} models" if key.model_ids is not None else "")
@@ -89,10 +89,7 @@ def revoke(
 ) -> None:
     """Revoke a key. Requests with it are refused from now on."""
     url = database_url_or_embedded(database_url, data_dir)
-    try:
-        revoked = in_session(url, lambda session: service.revoke_key(session, key.rstrip("…")))
-    except HeadwayError as error:
-        stop_with(error.message)
+    revoked = in_session_or_stop(url, lambda session: service.revoke_key(session, key.rstrip("…")))
     typer.echo(f"revoked {revoked.prefix} ({revoked.name})")
 
 

@@ -65,7 +65,7 @@ def server(
     sampler_token: SamplerToken,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on")] = 8420,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on")] = 8420,
     max_batch_bytes: Annotated[
         int, typer.Option(envvar="HEADWAY_MAX_BATCH_BYTES", min=1, help="Largest training batch, in bytes of JSON")
     ] = _DEFAULT_LIMITS.training_body_bytes,
@@ -283,7 +283,9 @@ def trainer(
     ] = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option(envvar="HEADWAY_METRICS_PORT", min=0, help="Serve /metrics there; 0: any free one; default: not"),
+        typer.Option(
+            envvar="HEADWAY_METRICS_PORT", min=0, max=65535, help="Serve /metrics there; 0: any free one; default: not"
+        ),
     ] = None,
     metrics_host: Annotated[
         str, typer.Option(envvar="HEADWAY_METRICS_HOST", help="Address for it; any but this machine's wants a token")
@@ -338,7 +340,7 @@ def sampler(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     checkpoint_store: CheckpointStoreUrl = None,
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one")] = 0,
     advertise: Annotated[str | None, typer.Option(help="URL under which the gateway reaches this sampler")] = None,
     backend: Annotated[str, typer.Option(help="What generates: local or vllm")] = "local",
     seed: Annotated[int | None, typer.Option(help="Make requests without a seed reproducible")] = None,
@@ -430,11 +432,12 @@ def migrate(
     base: Annotated[list[str] | None, typer.Option(help="Register a base model: SLUG=NAME_OR_PATH")] = None,
 ) -> None:
     """Bring the database to the newest schema, and register base models."""
+    from server.cli.ending import or_stop
     from store.catalog import ensure_base
     from store.database import Database
     from store.migrations import upgrade
 
-    upgrade(database_url)
+    or_stop(lambda: upgrade(database_url))
     database = Database(database_url)
     for entry in base or ():
         slug, separator, weights = entry.partition("=")

@@ -16,8 +16,27 @@ if TYPE_CHECKING:
 
 DEFAULT_DATA_DIR = Path(".headway")
 
+
+def _readable_url(url: str | None) -> str | None:
+    from store.database import normalise_url
+
+    try:
+        if url:
+            normalise_url(url)
+    except ValueError as error:
+        stop_with(str(error))
+    return url
+
+
 DatabaseUrl = Annotated[
-    str, typer.Option(envvar="HEADWAY_DATABASE_URL", help="PostgreSQL URL", show_default=False, show_envvar=True)
+    str,
+    typer.Option(
+        envvar="HEADWAY_DATABASE_URL",
+        help="PostgreSQL URL",
+        show_default=False,
+        show_envvar=True,
+        callback=_readable_url,
+    ),
 ]
 OptionalDatabaseUrl = Annotated[
     str | None,
@@ -26,6 +45,7 @@ OptionalDatabaseUrl = Annotated[
         help="PostgreSQL URL; default: the one embedded in the data folder",
         show_default=False,
         show_envvar=True,
+        callback=_readable_url,
     ),
 ]
 DataDir = Annotated[

@@ -50,7 +50,7 @@ def up(
     ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one")] = 8420,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one")] = 8420,
     database_url: OptionalDatabaseUrl = None,
     checkpoint_store: CheckpointStoreUrl = None,
     seed: Annotated[int | None, typer.Option(help="Make sampling without a seed reproducible")] = None,

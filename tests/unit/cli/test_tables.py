@@ -145,6 +145,49 @@ def test_what_is_listed_of_keys_is_what_revoke_takes(furnished: tuple[str, ...])
     assert printed("utf-8", "keys", "revoke", key["id"], *furnished)
 
 
+def ended(*arguments: str) -> tuple[object, str]:
+    """The exit status of a command, and what it wrote to standard error. Raises what the command raises."""
+    before, sys.stderr = sys.stderr, io.StringIO()
+    try:
+        app([*arguments])
+    except SystemExit as end:
+        return end.code, sys.stderr.getvalue()
+    finally:
+        sys.stderr = before
+    return 0, ""
+
+
+def with_a_database() -> Iterator[tuple[str, ...]]:
+    """A call of every command that works on the database, planes and `up` apart, without the URL at its end."""
+    for path in ALL:
+        command: Any = typer.main.get_command(app)
+        for name in path:
+            command = command.commands[name]
+        needed = [parameter for parameter in command.params if parameter.required and parameter.name != "database_url"]
+        is_plane = path[:1] in (("up",), ("server",), ("trainer",), ("sampler",), ("key",))
+        if not is_plane and any(parameter.name == "database_url" for parameter in command.params):
+            given = [[*parameter.opts[:1], "x"] if "--" in parameter.opts[0] else ["x"] for parameter in needed]
+            yield (*path, *(word for words in given for word in words))
+
+
+@pytest.mark.parametrize("call", list(with_a_database()), ids=" ".join)
+@pytest.mark.parametrize("url", ["postgresql://nobody:secret@127.0.0.1:1/x", "nonsense"])
+def test_a_database_that_is_not_there_ends_a_command_with_a_sentence(
+    call: tuple[str, ...], url: str, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    status, sentence = ended(*call, "--database-url", url)
+    assert status == 1
+    assert sentence.startswith("headway: ")
+    assert len(sentence.splitlines()) == 1
+    assert "secret" not in sentence
+
+
+def test_a_key_is_of_a_team_with_a_name_and_ends_in_a_time_that_there_is(furnished: tuple[str, ...]):
+    assert ended("keys", "create", "one", "--team", "", *furnished)[0] == 1
+    assert ended("keys", "create", "one", "--days", "1e30", *furnished)[0] == 2
+
+
 def test_every_command_was_walked():
     assert {("up",), ("keys", "list"), ("quota", "show"), ("report", "trainability")} < set(ALL)
     assert len(ALL) > 30

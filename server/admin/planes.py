@@ -91,8 +91,8 @@ def _trainer(row: TrainerRow, base: str, lives: bool, num_models: int) -> Traine
 
 def _sampler(row: SamplerRow, base: str, lives: bool, num_adapters: int) -> Sampler:
     state = _state(row, lives)
-    facts = {**_facts(row, base), "url": row.url, "backend": row.backend, "trouble": row.trouble}
-    return Sampler(**facts, state=state, num_adapters=num_adapters)
+    more: dict[str, Any] = {"url": row.url, "backend": row.backend, "trouble": row.trouble}
+    return Sampler(**_facts(row, base), **more, state=state, num_adapters=num_adapters)
 
 
 async def _find(session: AsyncSession, plane: Plane, plane_id: UUID) -> TrainerRow | SamplerRow:

@@ -43,7 +43,7 @@ Error = Mapping[str, Any]
 def first_problem(errors: Sequence[Error], body: Any = None) -> str:
     """The first error as a sentence, together with those about the same value. `body`: what was sent, where it is at
     hand: with it, every type in a location is recognised."""
-    error = errors[0]
+    error = _telling(errors, body)
     place = _place(error, body)
     at_place = [other for other in errors[:_MOST_LOOKED_AT] if _place(other, body) == place]
     field, kind = field_name(place), error["type"]
@@ -60,7 +60,19 @@ def first_problem(errors: Sequence[Error], body: Any = None) -> str:
 
 def first_field(errors: Sequence[Error], body: Any = None) -> str | None:
     """The name of the field that `first_problem` is about; None where it is the whole body."""
-    return field_name(_place(errors[0], body)) or None if errors[0]["type"] != "json_invalid" else None
+    return field_name(_place(_telling(errors, body), body)) or None if errors[0]["type"] != "json_invalid" else None
+
+
+def _telling(errors: Sequence[Error], body: Any) -> Error:
+    """The first error; but where a value is of another kind than a union's first member, and something within it is
+    wrong for a later one, that: the value is of the later one's kind."""
+    first = _place(errors[0], body)
+    if _is_of_another_kind(errors[0]):
+        for other in errors[1:_MOST_LOOKED_AT]:
+            place = _place(other, body)
+            if len(place) > len(first) and place[: len(first)] == first:
+                return other
+    return errors[0]
 
 
 def invalid_request(errors: Sequence[Mapping[str, Any]]) -> InvalidRequest:
@@ -130,4 +142,4 @@ def _words(error: Error) -> str:
     if error["type"] == "is_instance_of":
         return f"should be a valid {error['ctx']['class']}"
     problem = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return f"{problem[:1].lower()}{problem[1:]}"
+    return f"{problem[:1].lower()}{problem[1:]}".replace(" after validation", "")

@@ -44,7 +44,7 @@ def test_a_validation_error_becomes_a_sentence(text, sentence):
 
 
 class Chosen(BaseModel):
-    stop: str | Annotated[list[str], Field(max_length=2)] | None = None
+    stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=2)] | None = None
     checked: Annotated[str, AfterValidator(str.lower)] | Inner | None = None
     deep: list[Annotated[int, AfterValidator(abs)] | list[Inner]] = []
 
@@ -53,12 +53,13 @@ class Chosen(BaseModel):
     ("value", "sentence"),
     [
         ({"stop": 5}, "stop: should be a valid string or a valid list"),
-        ({"stop": ["a", 5]}, "stop: should be a valid string"),
-        ({"stop": ["a", "b", "c"]}, "stop: list should have at most 2 items after validation, not 3"),
+        ({"stop": ["a", 5]}, "stop[1]: should be a valid string"),
+        ({"stop": ["a", "b", "c"]}, "stop: list should have at most 2 items, not 3"),
         ({"checked": 5}, "checked: should be a valid string or an object"),
         ({"checked": []}, "checked: should be a valid string or an object"),
         ({"deep": [1, "x"]}, "deep[1]: should be a valid integer or a valid list"),
-        ({"deep": [1, [{"count": {}}]]}, "deep[1]: should be a valid integer"),
+        ({"stop": [""]}, "stop[0]: string should have at least 1 character"),
+        ({"deep": [1, [{"count": {}}]]}, "deep[1][0].count: should be a valid integer"),
     ],
 )
 @pytest.mark.parametrize("is_known", [True, False])

@@ -44,8 +44,11 @@ def bounded_schema(schema: Mapping[str, Any]) -> str:
 
 
 def function_parameters(function: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a function's arguments, which are an object whatever it says."""
-    schema = function.get("parameters") if function.get("strict") is not False else None
+    """The schema of a function's arguments, which are an object whatever it says. One without parameters has none, as
+    OpenAI defines it."""
+    if function.get("strict") is False:
+        return {"type": "object"}
+    schema = function.get("parameters") or {"properties": {}, "additionalProperties": False}
     return {"type": "object", **schema} if isinstance(schema, dict) else {"type": "object"}
 
 

@@ -80,7 +80,7 @@ class Constraints:
         except ValueError as error:  # of texts that are not Unicode
             raise InvalidRequest(f"the sampler cannot keep to this constraint: {error}") from error
         if problem := matcher.get_error() or self._emptiness(constraint, matcher):
-            raise InvalidRequest(f"the sampler cannot keep to this constraint: {_first_line(problem)}")
+            raise InvalidRequest(f"the sampler cannot keep to this constraint: {_reason(problem)}")
         return Form(matcher, self._info)
 
     def _grammar(self, constraint: Constraint) -> str:
@@ -159,5 +159,8 @@ class _Words:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
 
-def _first_line(problem: str) -> str:
-    return problem.strip().splitlines()[0][:500]
+def _reason(problem: str) -> str:
+    """The first line; of a regex parser's errors, which draw the place below it, with the cause that comes last."""
+    first, *drawn = problem.strip().splitlines()
+    causes = [f" {line.removeprefix('error: ')}" for line in drawn if line.startswith("error: ")]
+    return "".join([first, *causes[-1:]])[:500]

@@ -86,6 +86,14 @@ async def test_a_forced_call_of_a_closed_schema_always_ends(ask):
     assert {answer.finish_reason for answer in await asyncio.gather(*asked)} == {"stop"}
 
 
+@pytest.mark.parametrize("parameters", [{}, {"parameters": None}, {"parameters": {}}])
+async def test_a_function_without_parameters_is_called_without_arguments(ask, backend, parameters):
+    tools = [{"type": "function", "function": {"name": "now", **parameters}}]
+    answer = await ask(PROMPT, seed=1, temperature=5.0, constraint={"calls": {"tools": tools, "single": True}})
+    request = DerenderRequest(token_ids=answer.ids, text=answer.text, tools=tools, tool_choice="required")
+    assert [json.loads(call.arguments) for call in (await backend.derender(request)).tool_calls] == [{}]
+
+
 async def test_a_base_without_an_end_token_samples_and_constrains(open_backend, ask_on, tmp_path):
     save_base(tmp_path, eos_token_id=None)
     configured = tmp_path / "tokenizer_config.json"
@@ -123,6 +131,12 @@ async def test_whoever_runs_beside_it_notices_nothing(ask):
 )
 async def test_a_constraint_that_makes_no_sense_is_refused(ask, constraint):
     with pytest.raises(InvalidRequest, match="cannot keep to this constraint"):
+        await ask(PROMPT, constraint=constraint)
+
+
+@pytest.mark.parametrize("constraint", [{"regex": "(?=a)b"}, {"json_schema": {"type": "string", "pattern": "(?=a)b"}}])
+async def test_the_refusal_of_an_expression_has_the_cause_on_its_one_line(ask, constraint):
+    with pytest.raises(InvalidRequest, match=r"look-ahead and look-behind, is not supported$"):
         await ask(PROMPT, constraint=constraint)
 
 

@@ -84,7 +84,7 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
 
     async def generate(body: GenerateRequest, request: Request) -> Response:
         if body.params.constraint is not None and not backend.info.constrains:
-            raise InvalidRequest(_CANNOT_CONSTRAIN.format(type(backend).__name__))
+            raise InvalidRequest(_CANNOT_CONSTRAIN.format(type(backend).__name__), param="constraint")
         check_sizes(body)
         begun = await _unless_gone(request, _begin(backend, body, metrics))
         if begun is None:

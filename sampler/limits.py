@@ -20,13 +20,16 @@ def max_new_tokens(request: GenerateRequest, info: SamplerInfo) -> int:
         raise ContextLengthExceeded.of(info.context_length, f"the prompt has {num_prompt} tokens")
     limit = min(params.max_tokens or room, room)
     if params.min_tokens > limit:
-        raise InvalidRequest(f"min_tokens is {params.min_tokens}, more than the {limit} tokens that may be sampled")
+        raise InvalidRequest(
+            f"min_tokens is {params.min_tokens}, more than the {limit} tokens that may be sampled", param="min_tokens"
+        )
     return limit
 
 
 def _check_ids(request: GenerateRequest, info: SamplerInfo) -> None:
     if not request.prompt_token_ids:
         raise InvalidRequest("the prompt is empty: there is nothing to continue")
-    for what, ids in (("the prompt", request.prompt_token_ids), ("stop_token_ids", request.params.stop_token_ids)):
+    prompt, stops = request.prompt_token_ids, request.params.stop_token_ids
+    for what, ids, field in (("the prompt", prompt, None), ("stop_token_ids", stops, "stop_token_ids")):
         if ids and not (min(ids) >= 0 and max(ids) < info.vocab_size):
-            raise InvalidRequest(f"{what} has token ids outside the vocabulary of {info.vocab_size}")
+            raise InvalidRequest(f"{what} has token ids outside the vocabulary of {info.vocab_size}", param=field)

@@ -10,7 +10,9 @@ from wire.errors import HeadwayError
 
 
 def error_response(error: HeadwayError) -> JSONResponse:
-    """Its code and its sentence."""
+    """Its code, its sentence, and the field of the request that it is about, where it is about one."""
     headers: dict[str, str] = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     content: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.param is not None:
+        content["param"] = error.param
     return JSONResponse(content, error.status, headers)

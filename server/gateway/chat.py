@@ -27,7 +27,7 @@ from server.gateway.replies import (
 )
 from server.gateway.sampler_client import SamplerFailed
 from server.gateway.streaming import EventStream
-from server.gateway.targets import Target, find_target, on_a_sampler, room_on
+from server.gateway.targets import Named, Target, find_target, on_a_sampler, room_on
 from server.gateway.unsupported import (
     check_logprobs,
     off_policy_settings,
@@ -53,15 +53,16 @@ async def chat(context: Context, key: SamplingKey, request: Request, body: ChatR
     """A chat completion, whole or streamed. A client that hangs up stops the sampling."""
     render = _render_request(body)
     asked = asked_constraint(body)
+    named = Named("messages", asked[0] if asked else None)
     target = await find_target(context, key, body.model, body.checkpoint)
     recording = await recording_of(context, target, request)
     task = _Chat(context, target, body, render, asked, recording)
     affinity = _affinity(render.messages)
     if body.stream:
-        opening = on_a_sampler(context, target, affinity, task.open_stream, "messages")
+        opening = on_a_sampler(context, target, affinity, task.open_stream, named)
         first, rest = await unless_hung_up(request, opening)
         return EventStream(task.envelope, first, rest)
-    reply = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.answer, "messages"))
+    reply = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.answer, named))
     return json_response(task.envelope, reply)
 
 

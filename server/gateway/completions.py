@@ -17,7 +17,7 @@ from server.gateway.parameters import check_parameters
 from server.gateway.recording import Recording, recording_of
 from server.gateway.replies import Envelope, TextOffsets, completion_logprobs, json_response, usage
 from server.gateway.streaming import EventStream
-from server.gateway.targets import Target, find_target, on_a_sampler, room_on
+from server.gateway.targets import Named, Target, find_target, on_a_sampler, room_on
 from server.gateway.unsupported import off_policy_settings
 from server.hang_up import unless_hung_up
 from store.rollouts import Conversation
@@ -36,16 +36,17 @@ async def complete(context: Context, key: SamplingKey, request: Request, body: C
     """A completion for each prompt, whole or streamed. A client that hangs up stops the sampling."""
     check_parameters(body)
     asked = asked_constraint(body)
+    named = Named("prompt", asked[0] if asked else None)
     prompts = _prompts(body)
     target = await find_target(context, key, body.model, body.checkpoint)
     recording = await recording_of(context, target, request)
     task = _Completion(context, target, body, prompts, asked, recording)
     affinity = repr(prompts[0][:_AFFINE]).encode()
     if body.stream:
-        opening = on_a_sampler(context, target, affinity, task.open_stream, "prompt")
+        opening = on_a_sampler(context, target, affinity, task.open_stream, named)
         first, rest = await unless_hung_up(request, opening)
         return EventStream(task.envelope, first, rest)
-    reply = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.answer, "prompt"))
+    reply = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.answer, named))
     return json_response(task.envelope, reply)
 
 

@@ -132,7 +132,7 @@ class SamplerClient:
         return gone
 
     def _refusal(self, url: str, status: int, body: bytes) -> HeadwayError:
-        code, message = _problem(body)
+        code, message, param = _problem(body)
         sentence = message or f"the sampler answered {status}"
         if status in _OUT_OF_ORDER:
             return self._lost(url, sentence)
@@ -143,7 +143,7 @@ class SamplerClient:
         if code == ContextLengthExceeded.code:
             return ContextLengthExceeded(sentence)
         if 400 <= status < 500 and status not in (401, 403):
-            return InvalidRequest(sentence)
+            return InvalidRequest(sentence, param=param)
         return SamplerFailed(sentence)
 
 
@@ -157,10 +157,10 @@ def _as_json(body: BaseModel) -> bytes:
         raise InvalidRequest("the request is nested too deeply") from None
 
 
-def _problem(body: bytes) -> tuple[str, str]:
-    """Code and sentence of a refusal; empty where it has none."""
+def _problem(body: bytes) -> tuple[str, str, str | None]:
+    """Code and sentence of a refusal, empty where it has none, and the field that it is about."""
     try:
         problem: dict[str, Any] = json.loads(body)
-        return str(problem["code"]), str(problem["message"])
+        return str(problem["code"]), str(problem["message"]), problem.get("param")
     except (ValueError, KeyError, TypeError):
-        return "", ""
+        return "", "", None

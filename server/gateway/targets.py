@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
@@ -21,7 +22,7 @@ from server.models.service import no_such_model
 from store.adapters import adapter_name, base_adapter_name, want_checkpoint
 from store.serving import Question, Sampler, Serving
 from wire.catalog import ServingCheckpoint
-from wire.errors import ContextLengthExceeded, Gone, NotFound
+from wire.errors import ContextLengthExceeded, Gone, InvalidRequest, NotFound
 
 T = TypeVar("T")
 
@@ -58,13 +59,25 @@ async def find_target(context: Context, key: SamplingKey, model: str, pinned: st
     )
 
 
+@dataclass(frozen=True)
+class Named:
+    """The parameters of a request that samplers know by other names."""
+
+    prompt: str
+    constraint: str | None
+
+    def of(self, param: str | None) -> str | None:
+        """What the client calls a field of a sampler's request."""
+        return self.constraint if param == "constraint" else param
+
+
 async def on_a_sampler(
-    context: Context, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]], prompt: str
+    context: Context, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]], named: Named
 ) -> T:
     """What `work` makes of a sampler that holds the target's adapter. When that one is gone, another is tried, and
     everything is sampled anew: until several broke off, for then the request may be what they died of, or for
-    `timeouts.samplers_s` none lived, held the adapter or answered. `prompt`: the parameter that holds it, which the
-    refusal of one that is too long names.
+    `timeouts.samplers_s` none lived, held the adapter or answered. `named`: what the client
+    calls what a sampler refuses.
 
     Raises Unavailable.
     """
@@ -81,8 +94,8 @@ async def on_a_sampler(
         tried.add(sampler.id)
         try:
             return await work(sampler)
-        except ContextLengthExceeded as error:
-            error.param = prompt
+        except InvalidRequest as error:
+            error.param = named.prompt if isinstance(error, ContextLengthExceeded) else named.of(error.param)
             raise
         except SamplerGone as gone:
             num_broken += gone.broke_off

@@ -18,6 +18,7 @@ from sqlalchemy import func, select, text, update
 from sampler.backends.base import AnswerReader, SamplerInfo
 from sampler.limits import max_new_tokens
 from sampler.reading import HoldingBack
+from sampler.refusals import error_response
 from store.adapters import base_adapter_name
 from store.database import AsyncDatabase
 from store.notify import OPERATION_DONE, notify_async
@@ -234,9 +235,9 @@ def create_sampler(script: SamplerScript, info: SamplerInfo) -> FastAPI:
         refusal = _refusal(body, info)
         if refusal is None:
             script.requests.append(body)
-            refusal = InvalidRequest(script.refusal) if script.refusal else None
+            refusal = InvalidRequest(script.refusal, param="constraint") if script.refusal else None
         if refusal is not None:
-            return JSONResponse({"code": refusal.code, "message": refusal.message}, refusal.status)
+            return error_response(refusal)
         if script.die_times > 0 and script.die_after_tokens == 0:
             script.die_times -= 1
             return JSONResponse({"code": "not_found", "message": f"adapter {body.adapter} is not here"}, 404)

@@ -131,6 +131,7 @@ async def test_what_a_sampler_cannot_keep_to_is_the_clients_to_change(stream, as
     reply = await ask(guided_json={"type": "nonsense"}, stream=stream)
     assert reply.status_code == 422
     assert reply.json()["error"]["message"] == sampler_script.refusal
+    assert reply.json()["error"]["param"] == "guided_json"
 
 
 @pytest.mark.parametrize(

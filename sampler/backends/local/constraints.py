@@ -76,6 +76,13 @@ class Constraints:
     def start(self, constraint: Constraint) -> Form:
         """The form of a new answer. May take a second. Raises InvalidRequest for what cannot be kept to."""
         try:
+            return self._start(constraint)
+        except InvalidRequest as refusal:
+            refusal.param = "constraint"
+            raise
+
+    def _start(self, constraint: Constraint) -> Form:
+        try:
             matcher = LLMatcher(self._of_the_base(), self._grammar(constraint), log_level=0)
         except ValueError as error:  # of texts that are not Unicode
             raise InvalidRequest(f"the sampler cannot keep to this constraint: {error}") from error

@@ -210,7 +210,9 @@ class VllmBackend(WithChatText):
         except HeadwayError as error:
             if constraint is None or not await self._is_refusal(error):
                 raise
-            raise InvalidRequest(f"the sampler cannot keep to this constraint: {error.message}") from error
+            raise InvalidRequest(
+                f"the sampler cannot keep to this constraint: {error.message}", param="constraint"
+            ) from error
 
     async def _is_refusal(self, error: HeadwayError) -> bool:
         stumbled = type(error) is HeadwayError

@@ -130,8 +130,9 @@ async def test_whoever_runs_beside_it_notices_nothing(ask):
     ],
 )
 async def test_a_constraint_that_makes_no_sense_is_refused(ask, constraint):
-    with pytest.raises(InvalidRequest, match="cannot keep to this constraint"):
+    with pytest.raises(InvalidRequest, match="cannot keep to this constraint") as caught:
         await ask(PROMPT, constraint=constraint)
+    assert caught.value.param == "constraint"
 
 
 @pytest.mark.parametrize("constraint", [{"regex": "(?=a)b"}, {"json_schema": {"type": "string", "pattern": "(?=a)b"}}])

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.routing import Mount
 
 from server import health, pages
 from server.access_log import AccessLog
@@ -26,7 +27,7 @@ from server.metrics.requests import MeasuredRequests
 from server.metrics.workers import count_process
 from server.models import endpoints as models
 from server.neighbours import counting_neighbours
-from server.request_body import SealedBodies
+from server.request_body import SealedBodies, opened_to_anybody
 from server.routing import KeyedRouter
 from server.settings import ServerSettings
 from server.starting import starting
@@ -78,6 +79,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
         strict_content_type=False,
         responses={"default": {"model": Problem, "description": "A refusal"}},
     )
+    for mount in app.routes:
+        if isinstance(mount, Mount):
+            mount.app = opened_to_anybody(mount.app)
     app.add_middleware(SealedBodies, limits=settings.limits)
     app.add_middleware(Draining, shutdown=shutdown)
     app.add_middleware(AccessLog)

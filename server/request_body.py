@@ -109,3 +109,15 @@ def open_body(request: Request, bound: BodyBound) -> None:
     """Let the body be read. For whoever has just authenticated the request."""
     body: RequestBody = request.scope[_SCOPE_KEY]
     body.open(bound, request)
+
+
+def opened_to_anybody(app: ASGIApp) -> ASGIApp:
+    """An app that is mounted beside the routes and asks nobody for a key, such as one for static files: its responses
+    listen on `receive` for clients that are gone."""
+
+    async def opened(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            open_body(Request(scope), OPEN_TO_ANYBODY)
+        await app(scope, receive, send)
+
+    return opened

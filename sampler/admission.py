@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sampler.prompt_limits import PromptLimits
 from sampler.refusals import error_response
-from wire.errors import ContextLengthExceeded, HeadwayError, InvalidRequest
+from wire.errors import FINAL, UNTIL_MENDED, ContextLengthExceeded, HeadwayError, InvalidRequest
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +31,7 @@ class TooBusy(HeadwayError):
 
     status: ClassVar[int] = 429
     code: ClassVar[str] = "too_busy"
+    tries: ClassVar[int | None] = UNTIL_MENDED
 
 
 class TooSlow(HeadwayError):
@@ -38,6 +39,7 @@ class TooSlow(HeadwayError):
 
     status: ClassVar[int] = 408
     code: ClassVar[str] = "too_slow"
+    tries: ClassVar[int | None] = FINAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wire.errors import Unavailable
+from wire.errors import UNTIL_MENDED, Unavailable
 
 _RETRY_AFTER_S = 5
 
@@ -29,6 +29,7 @@ class TooBusy(Unavailable):
     """Every connection of the pool is lent, and too many wait for one, or this one has waited for too long."""
 
     code: ClassVar[str] = "too_busy"
+    tries: ClassVar[int | None] = UNTIL_MENDED
 
 
 class PoolQueue:

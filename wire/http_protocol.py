@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 
@@ -102,7 +103,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_began_at, self._lingering_since, self._num_unproductive = None, None, 0
         if len(self.pipeline) >= self.bounds.pipelined:
             self._refusal = 400, "invalid_request", "too many requests were sent ahead of their answers"
-            raise _Refused
+            raise HttpParserError("refused")  # ends the parsing of what this client sends
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -122,7 +123,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._num_head_bytes += num_bytes
         if self._num_head_bytes > self.bounds.head_bytes or len(self.headers) > self.bounds.num_headers:
             self._refusal = self._head_too_large()
-            raise _Refused
+            raise HttpParserError("refused")  # ends the parsing of what this client sends
 
     def _head_too_large(self) -> tuple[int, str, str]:
         most = f"{self.bounds.head_bytes} bytes in {self.bounds.num_headers} headers"
@@ -217,7 +218,3 @@ class _Progress:
         if self._since is None or at != self._at:
             self._since, self._at = now, at
         return now - self._since > for_s
-
-
-class _Refused(Exception):
-    """Ends the parsing of what a client sends."""

@@ -22,6 +22,7 @@ class TooManyTrainingCalls(Unavailable):
     """This process answers as many training calls as it may."""
 
     code: ClassVar[str] = "too_busy"
+    tries: ClassVar[int | None] = UNTIL_MENDED
 
 
 class TooManyOfTheTeam(HeadwayError):

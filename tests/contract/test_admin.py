@@ -321,4 +321,4 @@ async def test_models_of_all_teams_are_listed_to_operators(admin, team_id, model
 
 async def test_a_model_of_nobody_cannot_be_paused(admin, base: ModelRow):
     refused(await admin.post(f"/v2/admin/models/{base.id}/pause", json={"reason": "x"}), 403, "forbidden", "base")
-    refused(await admin.post(f"/v2/admin/models/{uuid.uuid4()}/pause", json={"reason": "x"}), 404, "not_found")
+    refused(await admin.post(f"/v2/admin/models/{uuid.uuid4()}/pause", json={"reason": "x"}), 404, "model_not_found")

@@ -73,8 +73,9 @@ async def test_without_a_token_nobody_gets_in_by_an_empty_one(origin: str):
 
 async def test_chats_steps_and_refusals_are_counted_under_route_templates(metered: str, member: Team, base: ModelRow):
     model = await member.fork(str(base.id))
-    before = await samples(metered)
     chat = {"model": model["id"], "messages": [{"role": "user", "content": "hi"}]}
+    await member.http.post("/chat/completions", json=chat)  # from now on a key is looked up together with its model
+    before = await samples(metered)
     assert (await member.http.post("/chat/completions", json=chat)).status_code == 200
     await member.step(model["id"])
     assert (await member.http.get("/v2/nothing/secret-path")).status_code == 404

@@ -28,6 +28,7 @@ CAUGHT = {
     "_Odd": "store/rollouts/spans.py",
     "_ParentGone": "store/rollouts/recording.py",
     "_OnRecord": "store/rollouts/importing.py",
+    "GaveUp": "server/cli/planes.py",
 }
 """Where what is no refusal is caught. (Commands print what they cannot do, and have no callers on the wire.)"""
 NOT_ANSWERED = ("server.cli", "server.mirror", "store.backup")

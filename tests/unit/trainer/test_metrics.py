@@ -14,8 +14,8 @@ from trainer.summaries import logged_figures
 from wire.engine import AdamParams, LossChoice
 from wire.trajectories import Batch
 
-# What the worker adds to a step's figures (tests/unit/planes/test_kept_states.py sees it there).
-OF_THE_WORKER = {"fresh_moments"}
+# What the worker adds to a step's figures (test_kept_states.py and test_lost_answers.py see it there).
+OF_THE_WORKER = {"fresh_moments", "passes_left_out"}
 # What the server tells of recorded rollouts (tests/contract/test_training_by_id.py).
 OF_THE_SERVER = {"staleness:mean", "staleness:max", "off_policy_samples:sum"}
 DOCUMENTED = re.findall(r"^\| `([^`]+)` \|", Path("docs/metrics.md").read_text(), re.MULTILINE)

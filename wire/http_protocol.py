@@ -185,7 +185,8 @@ class BoundedProtocol(HttpToolsProtocol):
             if now - self._head_began_at > bounds.head_s:
                 self._refuse(408, "timed_out", f"the request's headers took longer than {bounds.head_s:.0f} s")
         elif cycle is None or (cycle.response_complete and not cycle.more_body):
-            if self._idle.is_silent(now, self._num_received, bounds.idle_s):
+            # Clients keep a connection for their next request, but open none without having one.
+            if self._idle.is_silent(now, self._num_received, bounds.head_s if cycle is None else bounds.idle_s):
                 self.transport.close()
         elif cycle.response_complete:
             self._lingering_since = self._lingering_since or now

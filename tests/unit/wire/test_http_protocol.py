@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,6 +172,21 @@ async def test_what_is_never_finished_ends():
         ends = await asyncio.gather(*(begin(begun) for begun in NEVER_FINISHED))
     assert dict(zip(NEVER_FINISHED, ends, strict=True)) == NEVER_FINISHED
     assert app.gone == app.num_heads == 3
+
+
+async def test_a_connection_without_a_request_ends_sooner_than_one_that_had_one():
+    class Keeping(Brief):
+        bounds = replace(Brief.bounds, idle_s=1000.0)
+
+    async with listening(App(), Keeping) as connect:
+        asked, asking = await connect()
+        asking.write(b"GET /refuse HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert (await asked.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        silent, _ = await connect()
+        async with asyncio.timeout(PATIENCE_S):
+            assert not await silent.read()
+        assert not asked.at_eof()
+        asking.close()
 
 
 @pytest.mark.parametrize("begun", [HEAD + b"a: ", HEAD + b"Content-Length: 100000\r\n\r\n"], ids=["head", "body"])

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from server.access_log import request_id
 from server.auth.access import sent_key
+from server.body_memory import BodiesInTheWay
 from server.request_body import BodyTooLarge
 from server.sentences import first_field, first_problem
 from store.database import DATABASE_AWAY
@@ -37,6 +38,7 @@ _OPENAI_CODES = {"unauthenticated": "invalid_api_key", "too_many_requests": "rat
 """What OpenAI calls what we call otherwise."""
 _NO_ROUTE = (404, 405)
 """What there is is for those to know who have a key."""
+_HTTP_CODES = {404: "not_found", 413: "too_large", 503: "unavailable"}
 _HTTP_SENTENCES = {
     400: "the body is not valid JSON",
     404: "there is no such endpoint: {method} {path}",
@@ -100,9 +102,9 @@ async def _http_exception(request: Request, error: Exception) -> JSONResponse:
         except Unauthenticated as no_key:
             return error_response(request, no_key)
     sentence = error.detail
-    if not isinstance(error, BodyTooLarge) and error.status_code in _HTTP_SENTENCES:
+    if not isinstance(error, BodyTooLarge | BodiesInTheWay) and error.status_code in _HTTP_SENTENCES:
         sentence = _HTTP_SENTENCES[error.status_code].format(method=request.method, path=request.url.path)
-    code = "too_large" if error.status_code == 413 else "not_found" if error.status_code == 404 else "invalid_request"
+    code = _HTTP_CODES.get(error.status_code, "invalid_request")
     return _response(request, error.status_code, code, sentence, dict(error.headers or {}))
 
 

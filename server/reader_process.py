@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from server.json_size import UPLOADS
 from wire.errors import HeadwayError, InvalidRequest
 
 _STDIN = 0
@@ -33,6 +34,7 @@ def main() -> None:
 def _answer(work: Any, data: bytes, args: Any, kwargs: Any) -> memoryview:
     """Pickled: (None, the result), or (the code of a refusal, its sentence)."""
     try:
+        UPLOADS.check(data)
         return ForkingPickler.dumps((None, work(data, *args, **kwargs)))
     except HeadwayError as error:
         return ForkingPickler.dumps((error.code, error.message))

@@ -24,6 +24,11 @@ class Limits:
     """Of every other request with a key."""
     open_body_bytes: int = 8 * 1024
     """Of a request to a route that asks for no key."""
+    bodies_in_memory_bytes: int = 256 * 1024**2
+    """Of all bodies beyond `small_body_bytes` that are read at once, in one server process. Training batches and
+    imports are no part of it: they are worked off while they come."""
+    body_wait_s: float = 60.0
+    """How long a body waits for its share of that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from server.context import Context
 from server.gateway.admission import sampling_key
 from server.gateway.json_bodies import parse, parse_large
 from server.hang_up import ClientGone
+from server.request_body import body_was_read
 from server.routing import Handler, KeyedRoute
 
 _APART_BYTES = 1024**2
@@ -41,6 +42,7 @@ class DirectRoute(KeyedRoute):
             except ClientDisconnect:
                 raise ClientGone("the client hung up while it sent its request") from None
             body = await _parsed(context, request, content, model)
+            body_was_read(request)
             return await endpoint(context, sampling_key(request), request, body)
 
         return handle

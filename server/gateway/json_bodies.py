@@ -3,21 +3,18 @@ should start soon."""
 
 from __future__ import annotations
 
-import re
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from server.json_size import JsonBounds
 from server.sentences import invalid_request
-from wire.errors import InvalidRequest, TooLarge
+from wire.errors import InvalidRequest
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-_MOST_CONTAINERS = 500_000
-"""Lists and objects of a large body: each takes a hundred times the bytes that it is written in."""
-_MOST_QUOTES = 4_000_000
-"""Of a large body: two for each text and each name."""
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_BOUNDS = JsonBounds(containers=500_000, texts=2_000_000)
+"""Of a large body: each list or object becomes a model of ours, a hundred times the bytes that it is written in."""
 _UNREADABLE = {
     "in hex escape": "the request holds half a surrogate pair, which is not a character",
     "end of hex escape": "the request holds half a surrogate pair, which is not a character",
@@ -28,11 +25,7 @@ _UNREADABLE = {
 
 def parse_large(content: bytes, model: type[ModelT]) -> ModelT:
     """For the process that reads uploads. Raises InvalidRequest, or TooLarge."""
-    if content.count(b'"') > _MOST_QUOTES:
-        raise TooLarge(f"the body holds more than {_MOST_QUOTES // 2} texts")
-    bare = _STRING.sub(b"", content)
-    if bare.count(b"[") + bare.count(b"{") > _MOST_CONTAINERS:
-        raise TooLarge(f"the body holds more than {_MOST_CONTAINERS} lists and objects")
+    _BOUNDS.check(content)
     return parse(content, model)
 
 

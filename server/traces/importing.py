@@ -25,7 +25,7 @@ from server.traces.visibility import require_job, require_trace
 from store.database import AsyncConnection
 from store.rollouts import NewTrace, Outcome, import_trace
 from store.tables import JobRow
-from wire.errors import HeadwayError, TooLarge, UnsupportedEncoding
+from wire.errors import HeadwayError, TooLarge
 from wire.transfers import ImportResult, RefusedLine
 
 _MOST_REFUSALS = 1000
@@ -43,12 +43,9 @@ class ImportOptions:
 async def take_lines(context: Context, caller: Caller, request: Request, options: ImportOptions) -> ImportResult:
     """Record what the lines hold; what became of them.
 
-    Raises UnsupportedEncoding for a compressed body, and TooLarge for a longer one than the server takes: the lines
-    before that are recorded then, and importing them again changes nothing.
+    Raises TooLarge for a longer body than the server takes: the lines before that are recorded then, and importing them
+    again changes nothing.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedEncoding(f"imports compressed with {encoding[:32]!r} are not taken; unpack them first")
     importing = _Import(context, caller, options)
     await importing.begin()
     number = 0

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
 from store.rollouts import NewSample, NewSpan, read_span
-from wire.errors import InvalidRequest
+from wire.errors import InvalidRequest, TooLarge
 
 _BEGIN = re.compile(r'[ \t\r\n]*\{[ \t\r\n]*"telemetry"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*')
 _COMMA = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _END = re.compile(r"[ \t\r\n]*\][ \t\r\n]*\}[ \t\r\n]*\Z")
 _DECODER = json.JSONDecoder()
+MAX_SPANS = 100_000
+"""In an upload: each becomes a row."""
 
 
 def read_upload(body: bytes, team_id: UUID, trace_id: UUID) -> tuple[list[NewSpan], list[NewSample]]:
@@ -27,11 +30,14 @@ def read_upload(body: bytes, team_id: UUID, trace_id: UUID) -> tuple[list[NewSpa
 
 
 def parse_upload(body: bytes) -> list[Any]:
-    """The spans of an upload. Raises InvalidRequest unless it is `{"telemetry": [...]}`."""
+    """The spans of an upload. Raises InvalidRequest unless it is `{"telemetry": [...]}`, TooLarge for too many."""
     try:
-        return list(_spans(body.decode("utf-8", "surrogatepass")))
+        spans = list(islice(_spans(body.decode("utf-8", "surrogatepass")), MAX_SPANS + 1))
     except ValueError:
-        return _parse_at_once(body)  # which says what is wrong with it, if anything is
+        spans = _parse_at_once(body)  # which says what is wrong with it, if anything is
+    if len(spans) > MAX_SPANS:
+        raise TooLarge(f"the upload holds more than {MAX_SPANS} spans; send it in smaller parts")
+    return spans
 
 
 def _spans(text: str) -> Iterator[Any]:

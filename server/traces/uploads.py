@@ -10,17 +10,13 @@ from server.context import Context
 from server.storing import stored_or_refused
 from server.traces.upload_body import read_upload
 from store.rollouts import TraceRecord, record
-from wire.errors import UnsupportedEncoding
 
 
 async def take_upload(context: Context, team_id: UUID, trace_id: UUID, request: Request) -> int:
     """Record a batch of spans; how many there were, odd ones included.
 
-    Raises InvalidRequest unless the body is `{"telemetry": [...]}`, UnsupportedEncoding for a compressed one.
+    Raises InvalidRequest unless the body is `{"telemetry": [...]}`.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedEncoding(f"uploads compressed with {encoding[:32]!r} are not taken; send plain JSON")
     body = await request.body()
     spans, samples = await context.reader.read(body, read_upload, team_id, trace_id)
     if spans:

@@ -105,7 +105,10 @@ async def _http_exception(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, BodyTooLarge | BodiesInTheWay) and error.status_code in _HTTP_SENTENCES:
         sentence = _HTTP_SENTENCES[error.status_code].format(method=request.method, path=request.url.path)
     code = _HTTP_CODES.get(error.status_code, "invalid_request")
-    return _response(request, error.status_code, code, sentence, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code in _NO_ROUTE:  # OpenAI's clients ask for many that are not served here
+        return JSONResponse(openai_error(error.status_code, code, sentence), error.status_code, headers)
+    return _response(request, error.status_code, code, sentence, headers)
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

@@ -121,3 +121,10 @@ async def test_a_service_without_samplers_says_when_to_come_back(client, standin
             await client.chat.completions.create(model=standing_model["model_name"], messages=[USER])
     assert contract(refused.value) == (503, "server_error", "unavailable", None)
     assert int(refused.value.response.headers["retry-after"]) > 0
+
+
+async def test_an_endpoint_that_is_not_served_is_refused_in_openais_shape_too(standing_team):
+    reply = await standing_team.http.post("/v1/embeddings", json={"model": "x", "input": "y"})
+    assert reply.status_code == 404
+    assert reply.json()["error"]["code"] == reply.json()["code"] == "not_found"
+    assert reply.json()["error"]["message"] == reply.json()["detail"]

@@ -168,6 +168,8 @@ class _Words:
 
 def _reason(problem: str) -> str:
     """The first line; of a regex parser's errors, which draw the place below it, with the cause that comes last."""
+    if "coerce_one_of" in problem:  # an option of the library, which no client can set
+        return "of a schema's oneOf, exactly one must fit, which is not served; say anyOf"
     first, *drawn = problem.strip().splitlines()
     causes = [f" {line.removeprefix('error: ')}" for line in drawn if line.startswith("error: ")]
     return "".join([first, *causes[-1:]])[:500]

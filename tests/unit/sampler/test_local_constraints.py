@@ -135,6 +135,12 @@ async def test_a_constraint_that_makes_no_sense_is_refused(ask, constraint):
     assert caught.value.param == "constraint"
 
 
+async def test_a_schema_of_which_one_alternative_must_fit_is_refused_with_what_to_say_instead(ask):
+    alternatives = {"oneOf": [{"type": "string"}, {"type": "string", "minLength": 2}]}
+    with pytest.raises(InvalidRequest, match="not served; say anyOf$"):
+        await ask(PROMPT, constraint={"json_schema": alternatives})
+
+
 @pytest.mark.parametrize("constraint", [{"regex": "(?=a)b"}, {"json_schema": {"type": "string", "pattern": "(?=a)b"}}])
 async def test_the_refusal_of_an_expression_has_the_cause_on_its_one_line(ask, constraint):
     with pytest.raises(InvalidRequest, match=r"look-ahead and look-behind, is not supported$"):

@@ -64,15 +64,16 @@ def first_field(errors: Sequence[Error], body: Any = None) -> str | None:
 
 
 def _telling(errors: Sequence[Error], body: Any) -> Error:
-    """The first error; but where a value is of another kind than a union's first member, and something within it is
-    wrong for a later one, that: the value is of the later one's kind."""
+    """The first error; but where a value is of another kind than a union's first member, what is wrong with it, or
+    within it, for a later one, of whose kind it is."""
+    if not _is_of_another_kind(errors[0]):
+        return errors[0]
     first = _place(errors[0], body)
-    if _is_of_another_kind(errors[0]):
-        for other in errors[1:_MOST_LOOKED_AT]:
-            place = _place(other, body)
-            if len(place) > len(first) and place[: len(first)] == first:
-                return other
-    return errors[0]
+    places = ((error, _place(error, body)) for error in errors[1:_MOST_LOOKED_AT])
+    same = [(error, place) for error, place in places if place[: len(first)] == first]
+    of_right_kind = [error for error, _ in same if not _is_of_another_kind(error)]
+    deeper = [error for error, place in same if len(place) > len(first)]
+    return [*of_right_kind, *deeper, errors[0]][0]
 
 
 def invalid_request(errors: Sequence[Mapping[str, Any]]) -> InvalidRequest:

@@ -14,6 +14,8 @@ from store.tables import CheckpointRow, ModelRow
 from wire.catalog import CatalogModel, CatalogPage, CheckpointNode, TeamModel, TeamModels
 from wire.errors import ModelNotFound, NotFound
 
+_MOST_SHOWN = 200
+
 
 async def list_models(
     session: AsyncSession, team_id: UUID, limit: int | None, offset: int, only: Collection[UUID] | None = None
@@ -86,7 +88,8 @@ async def get_checkpoint(session: AsyncSession, model: ModelRow, reference: str)
 
 def no_such_model(reference: str) -> ModelNotFound:
     """The refusal for a model that is not there, or not the team's."""
-    return ModelNotFound(f"there is no model {reference!r}; see 'hud models list'", param="model")
+    shown = reference if len(reference) <= _MOST_SHOWN else f"{reference[:_MOST_SHOWN]}…"
+    return ModelNotFound(f"there is no model {shown!r}; see 'hud models list'", param="model")
 
 
 def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:

@@ -47,6 +47,7 @@ class Chosen(BaseModel):
     stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=2)] | None = None
     checked: Annotated[str, AfterValidator(str.lower)] | Inner | None = None
     deep: list[Annotated[int, AfterValidator(abs)] | list[Inner]] = []
+    prompt: str | list[str] | Annotated[list[int], Field(max_length=2)] = ""
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,7 @@ class Chosen(BaseModel):
         ({"checked": []}, "checked: should be a valid string or an object"),
         ({"deep": [1, "x"]}, "deep[1]: should be a valid integer or a valid list"),
         ({"stop": [""]}, "stop[0]: string should have at least 1 character"),
+        ({"prompt": [1, 2, 3]}, "prompt: list should have at most 2 items, not 3"),
         ({"deep": [1, [{"count": {}}]]}, "deep[1][0].count: should be a valid integer"),
     ],
 )

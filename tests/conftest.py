@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,20 @@ def commands_leave_our_logging_alone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wire.logging.configure_logging", lambda *_: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def the_umask_stays() -> Iterator[None]:
+    """Commands that run inside a test make all files private from then on."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
+def heed_interrupts() -> None:
+    """For a child: a test run in the background of a script ignores SIGINT, and its children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

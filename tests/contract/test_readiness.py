@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import delete, func, insert, update
+from sqlalchemy import delete, func, insert, select, update
 
 from server.app import create_app
 from server.settings import ServerSettings, TrainerStart
@@ -25,9 +25,7 @@ async def changed(database, row, base_id, **values: Any):
     async with database.session() as session:
         before = dict.fromkeys(values)
         if "url" in values:
-            before["url"] = (
-                await session.scalars(SamplerRow.__table__.select().with_only_columns(SamplerRow.url))
-            ).one()
+            before["url"] = (await session.scalars(select(SamplerRow.url).where(SamplerRow.base_id == base_id))).one()
         await session.execute(update(row).where(row.base_id == base_id).values(**values))
     try:
         yield

@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 
+from tests.conftest import heed_interrupts
+
 START_TIMEOUT_S = 180.0
 
 
@@ -36,7 +38,7 @@ class Box:
                 [*command, "--base", f"tiny-arith={self._base}", *self._args],
                 stdout=log,
                 stderr=log,
-                preexec_fn=_heed_interrupts,
+                preexec_fn=heed_interrupts,
             )
         self._wait_until_ready()
         return self
@@ -110,11 +112,6 @@ def _exports(path: Path) -> dict[str, str]:
     """Without those that a shell would have to expand."""
     named = dict(line.removeprefix("export ").split("=", 1) for line in path.read_text().splitlines())
     return {name: value for name, value in named.items() if "$" not in value}
-
-
-def _heed_interrupts() -> None:
-    """A test run in the background of a script ignores SIGINT, and its children would too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _environment(pid: int) -> str:

@@ -63,7 +63,7 @@ async def test_a_run_is_watched_rolled_back_and_watched_on(box: Box, browser: Br
         await expect(page.get_by_role("status").filter(has_text="to be looked at")).to_be_visible()
         with pytest.raises(AssertionError, match="409 .*to be looked at"):
             await asyncio.to_thread(
-                box.call, "POST", f"/v1/models/{model_id}/train/optim-step", {"learning_rate": 1e-3}
+                box.call, "POST", f"/v1/models/{model_id}/train/optim-step", {"learning_rate": 2e-3}
             )
         await page.get_by_role("link", name="Resume training").click()
         await page.get_by_role("button", name="Resume training").click()

@@ -115,9 +115,10 @@ async def num_queued(database: AsyncDatabase) -> int:
 async def test_sigterm_sends_callers_that_wait_away_with_a_sentence(workers, server):
     database = AsyncDatabase(server.environment["HEADWAY_DATABASE_URL"])
 
-    async def step(url: str, headers: dict[str, str]) -> httpx.Response:
+    async def step(url: str, headers: dict[str, str], index: int) -> httpx.Response:
+        """One of its own: identical ones may share an operation."""
         async with httpx.AsyncClient(headers=headers, timeout=60, trust_env=False) as http:
-            return await http.post(url, json={"learning_rate": 1e-3})
+            return await http.post(url, json={"learning_rate": 1e-3 * (1 + index)})
 
     with server.start("--workers", str(workers)) as process:
         try:
@@ -125,7 +126,7 @@ async def test_sigterm_sends_callers_that_wait_away_with_a_sentence(workers, ser
             model_id, headers = await new_model(server, database)
             url = f"http://127.0.0.1:{server.port}/v1/models/{model_id}/train/optim-step"
             # A connection each: otherwise all of them land in one worker.
-            calls = [asyncio.create_task(step(url, headers)) for _ in range(8)]
+            calls = [asyncio.create_task(step(url, headers, index)) for index in range(8)]
             while await num_queued(database) < len(calls):
                 assert not any(call.done() for call in calls), [call.result().text for call in calls if call.done()]
                 await asyncio.sleep(0.05)

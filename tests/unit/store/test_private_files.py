@@ -63,7 +63,8 @@ def test_a_walk_that_was_interrupted_is_gone_over_again(tmp_path: Path, monkeypa
 def test_what_lies_beside_our_folders_stays_as_it_is(tmp_path: Path):
     project = tmp_path / "project"
     as_an_earlier_version_left_it(project)
-    (project / "src").mkdir(mode=0o755)
+    (project / "src").mkdir()
+    (project / "src").chmod(0o755)
     private_data_folder(project)
     assert opened(project) == {".", "src"}
 

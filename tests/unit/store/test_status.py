@@ -13,6 +13,7 @@ from sqlalchemy import func, update
 
 from store.planes import fall_silent, give_up, register_sampler
 from store.tables import CheckpointRow, SamplerAdapterRow
+from tests.conftest import heed_interrupts
 from tests.unit.store.conftest import Estate
 from tests.unit.store.test_commands import headway
 
@@ -72,7 +73,8 @@ def test_watch_looks_again_until_ctrl_c_and_ends_cleanly(estate: Estate):
     url = estate.database.url.render_as_string(hide_password=False)
     environment = {**os.environ, "HEADWAY_DATABASE_URL": url, "HEADWAY_DATA_DIR": str(estate.folder)}
     command = [sys.executable, "-m", "server.cli", "status", "--watch", "--json", "--every-s", "0.2"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, env=environment, text=True, preexec_fn=heed_interrupts, **streams)
     assert process.stdout is not None
     before = json.loads(process.stdout.readline())
     assert [model["num_queued"] for model in before["models"]] == [0, 0]

@@ -30,7 +30,7 @@ if user:
     entry = pwd.getpwnam(user)
     os.setgroups([]); os.setgid(entry.pw_gid); os.setuid(entry.pw_uid)
 try:
-    psycopg.connect(dsn, connect_timeout=5).execute("copy (select 1) to program 'true'")
+    psycopg.connect(dsn, connect_timeout=5).execute("copy (select 1) to program 'cat > /dev/null'")
 except psycopg.OperationalError as error:
     print(error)
 else:
@@ -68,7 +68,8 @@ def socket_of(postgres: EmbeddedPostgres) -> Path:
 
 
 def attempt(user: str, dsn: str) -> str:
-    done = subprocess.run([sys.executable, "-c", CONNECT, user, dsn], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", CONNECT, user, dsn], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 

@@ -128,8 +128,10 @@ async def alarms(team, model_id: str, **params: Any) -> list[dict[str, Any]]:
 
 async def settled(team, database: AsyncDatabase, model_id: str) -> list[dict[str, Any]]:
     """The alarms, once everything was looked at and nothing is pending."""
+    unsettled = ""
 
     async def look() -> list[Any] | None:
+        nonlocal unsettled
         async with database.session() as session:
             steps = (
                 select(func.count())
@@ -145,9 +147,13 @@ async def settled(team, database: AsyncDatabase, model_id: str) -> list[dict[str
                 select(func.count()).select_from(EvalRow).where(EvalRow.id.in_(ids), EvalRow.guard_checked_at.is_(None))
             )
             unchecked = (unchecked or 0) + (await session.scalar(waiting) or 0)
+        unsettled = f"{unchecked} not looked at; {found}"
         return [found] if not unchecked and all(one["state"] != "pending" for one in found) else None
 
-    return (await until(look))[0]
+    try:
+        return (await until(look))[0]
+    except TimeoutError:
+        raise AssertionError(f"not settled in {WAIT_S:.0f} s: {unsettled}") from None
 
 
 async def test_a_hack_rolls_the_head_back_to_the_best_checkpoint_and_pauses(team, model, database):

@@ -59,7 +59,7 @@ bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.engine $(BENCH_ARGS)
 
 docs: .venv/installed  ## docs/losses.md, from the docstrings of the losses
-	$(BIN)/python -m trainer.losses.reference > docs/losses.md
+	$(BIN)/python -m trainer.engine.losses.reference > docs/losses.md
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

@@ -18,7 +18,7 @@ from bench.clock import step_seconds
 from bench.flops import matmul_flops_per_s, useful_flops
 from bench.memory import peak_bytes
 from bench.policies import make_policies
-from trainer.engine import EngineSettings
+from trainer.engine.engine import EngineSettings
 from wire.engine import LoraConfig
 
 

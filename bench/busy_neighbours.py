@@ -53,8 +53,8 @@ def trainee(num_layers: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from bench.batches import Shape, random_batch
-    from trainer.base_model import BaseModel
-    from trainer.engine import TrainingEngine
+    from trainer.engine.base_model import BaseModel
+    from trainer.engine.engine import TrainingEngine
     from wire.engine import LoraConfig, LossChoice
 
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ from bench.group_memory import measure_memory
 from bench.models import BIG_BASES, small_config
 from bench.policies import Policies, make_policies
 from bench.step_time import MAX_GRADIENT_ERROR, NAIVE, OURS, PACKED, StepTimes, measure_steps
-from trainer.heap import keep_freed_memory
+from trainer.engine.heap import keep_freed_memory
 
 SPEED_BARS = {("A", NAIVE): 7, ("A", PACKED): 1.4, ("L", NAIVE): 15, ("L", PACKED): 3.5}
 NEVER_SLOWER = 0.97

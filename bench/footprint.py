@@ -12,9 +12,9 @@ import httpx
 
 _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 _MARKS = {
-    "server": "server.cli server ",
-    "trainer": "server.cli trainer ",
-    "sampler": "server.cli sampler ",
+    "server": "cli server ",
+    "trainer": "cli trainer ",
+    "sampler": "cli sampler ",
     "vllm-http": "backends/vllm/launch.py ",
     "vllm-engine": "VLLM::EngineCore",
     "vllm-worker": "VLLM::Worker",

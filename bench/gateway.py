@@ -35,14 +35,14 @@ from sqlalchemy import func, update
 
 from bench.cgroups import confined
 from server.auth.service import create_key
-from store.adapters import base_adapter_name
 from store.catalog import ensure_base
 from store.database import AsyncDatabase, Database
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
-from store.planes import register_sampler
+from store.planes.adapters import base_adapter_name
+from store.planes.registration import register_sampler
 from store.tables import ModelRow, SamplerAdapterRow, SamplerRow
-from wire.lifeline import VARIABLE
+from wire.process.lifeline import VARIABLE
 
 MODEL = "bench-base"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -92,7 +92,7 @@ def _headway(folder: Path, samplers: list[str], options: argparse.Namespace) -> 
         "HEADWAY_GC_EVERY_S": "0",
     }
     workers = ["--workers", str(options.workers)] if options.workers > 1 else []
-    command = [sys.executable, "-m", "server.cli", "server", "--port", str(port), *workers]
+    command = [sys.executable, "-m", "cli", "server", "--port", str(port), *workers]
     heart = subprocess.Popen([sys.executable, "-m", "bench.gateway", "--heart", postgres.url], stdin=subprocess.PIPE)
     url = f"http://127.0.0.1:{port}"
     try:

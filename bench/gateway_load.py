@@ -24,8 +24,8 @@ import uvloop
 from pydantic_core import from_json, to_json
 
 from bench.stand_in_sampler import answer_s
-from server.gateway.connections import ConnectionFailed, Connections
-from wire.lifeline import follow_parent
+from server.sampling.connections import ConnectionFailed, Connections
+from wire.process.lifeline import follow_parent
 
 
 @dataclass

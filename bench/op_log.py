@@ -29,10 +29,10 @@ from store.oplog import leases, work
 from store.oplog.append import append_operation
 from store.oplog.lost_answers import adopt
 from store.oplog.results import wait_for_result
-from store.oplog.sharing import next_model
+from store.oplog.scheduling import next_model
 from store.oplog.waiting import WaitingCalls
 from store.oplog.work import Lease
-from store.planes import register_trainer
+from store.planes.registration import register_trainer
 from store.tables import ModelRow, TeamRow
 from wire.payload import encode
 

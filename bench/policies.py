@@ -21,8 +21,8 @@ from transformers import Qwen3Config
 
 from bench.batches import Shape, near_policy, random_batch
 from bench.models import build_model
-from trainer.base_model import BaseModel
-from trainer.engine import EngineSettings, TrainingEngine
+from trainer.engine.base_model import BaseModel
+from trainer.engine.engine import EngineSettings, TrainingEngine
 from wire.engine import AdamParams, LoraConfig, LossChoice
 from wire.trajectories import Batch
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from bench.promotion_clients import Answer
-from wire.threads import threads_for
+from wire.process.threads import threads_for
 
 # B answers of a batch, S positions, V vocabulary
 

@@ -113,7 +113,7 @@ def _progress_line(seen: Seen, num_promotions: int, now: Footprint) -> str:
 
 
 def _collect_garbage(data_dir: Path) -> Any:
-    command = [sys.executable, "-m", "server.cli", "gc", "--json", "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "cli", "gc", "--json", "--data-dir", str(data_dir)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 

@@ -63,10 +63,10 @@ async def _requests(app: Any, number: int) -> float:
 
 def _layers() -> dict[str, Any]:
     """Each alone, and all as the server has them. Imported late: prometheus_client reads its environment then."""
-    from server.access_log import AccessLog
+    from server.http.access_log import AccessLog
+    from server.http.request_body import SealedBodies
+    from server.http.request_metrics import MeasuredRequests
     from server.metrics.instruments import ServerMetrics
-    from server.metrics.requests import MeasuredRequests
-    from server.request_body import SealedBodies
     from server.settings import Limits
 
     return {
@@ -80,8 +80,8 @@ def _layers() -> dict[str, Any]:
 
 def _measure(profile: bool) -> dict[str, float]:
     """Of this process's environment: by layer, what it adds."""
-    from wire.logging import configure_logging
-    from wire.tracing import configure_tracing
+    from wire.process.logging import configure_logging
+    from wire.process.tracing import configure_tracing
 
     with Path(os.devnull).open("w") as nowhere:
         sys.stderr = nowhere

@@ -22,7 +22,7 @@ import httptools
 import uvloop
 from pydantic_core import from_json, to_json
 
-from wire.lifeline import follow_parent
+from wire.process.lifeline import follow_parent
 
 PREFILL_S = 0.020
 PER_TOKEN_S = 0.015

@@ -25,8 +25,8 @@ import torch
 from peft import set_peft_model_state_dict
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainer.base_model import BaseModel
-from trainer.engine import EngineSettings, TrainingEngine
+from trainer.engine.base_model import BaseModel
+from trainer.engine.engine import EngineSettings, TrainingEngine
 from wire.engine import LoraConfig
 
 LORA = LoraConfig(rank=16)

@@ -35,8 +35,8 @@ from bench.clock import say
 from bench.large_uploads import measure_large_uploads
 from bench.trace_corpus import JOB, MODEL, fill, make_rollout, numbered, served_samples
 from bench.trace_place import Place, client, client_process, lags, open_place
-from server.gateway.recorder import Recorder
-from server.gateway.recorder import Served as Completion
+from server.sampling.recorder import Recorder
+from server.sampling.recorder import Served as Completion
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from store.rollouts import resolve

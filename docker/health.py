@@ -25,7 +25,7 @@ def is_heard_of(database_url: str, host: str) -> bool:
     from sqlalchemy import exists, select
 
     from store.database import Database
-    from store.planes import is_live
+    from store.planes.registration import is_live
     from store.tables import TrainerRow
 
     database = Database(database_url)

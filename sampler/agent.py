@@ -17,15 +17,15 @@ from uuid import UUID
 import structlog
 
 from sampler.metrics import SamplerMetrics
-from store.adapters import WantedAdapter, forget_adapter, report_adapter, reported_adapters, wanted_adapters
 from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Database
 from store.notify import ADAPTERS_CHANGED, Listener
-from store.planes import HEARTBEAT_S, fall_silent, give_up, heartbeat, register_sampler
+from store.planes.adapters import WantedAdapter, forget_adapter, report_adapter, reported_adapters, wanted_adapters
+from store.planes.registration import HEARTBEAT_S, fall_silent, give_up, heartbeat, register_sampler
 from store.tables import SamplerRow
 from wire.errors import Unavailable
-from wire.faults import fault_point
-from wire.tracing import span
+from wire.process.faults import fault_point
+from wire.process.tracing import span
 
 log = structlog.get_logger(__name__)
 

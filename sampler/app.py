@@ -15,14 +15,14 @@ from fastapi.responses import Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sampler.admission import Admission, Bounds
+from sampler.admission.admission import Admission, Bounds
+from sampler.admission.request_sizes import check_sizes
 from sampler.backends.base import AnswerReader, SamplerBackend
 from sampler.metrics import SamplerMetrics
 from sampler.refusals import error_response
-from sampler.request_sizes import check_sizes
 from sampler.requests import MeasuredCalls
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated
-from wire.metrics_page import may_scrape
+from wire.process.metrics_page import may_scrape
 from wire.sampling import (
     DerenderRequest,
     GenerateEvent,

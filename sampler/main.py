@@ -10,19 +10,19 @@ from typing import Any
 import structlog
 import uvicorn
 
+from sampler.admission.draining import DrainingServer, InFlight
 from sampler.agent import LINGER_S, Agent, AgentSettings
 from sampler.app import create_app
 from sampler.backends import open_backend
-from sampler.draining import DrainingServer, InFlight
 from sampler.metrics import SamplerMetrics
 from store.catalog import base_by_slug
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.private_files import shared_umask
-from wire.endings import DRAIN_S, GaveUp
-from wire.http_protocol import BoundedProtocol, ConnectionBounds
-from wire.hub_weights import require_weights
-from wire.origins import advertised_host, http_origin, listen
+from wire.process.exits import DRAIN_S, GaveUp
+from wire.process.http_protocol import BoundedProtocol, ConnectionBounds
+from wire.process.hub_weights import require_weights
+from wire.process.origins import advertised_host, http_origin, listen
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sampler.metrics import SamplerMetrics
-from wire.tracing import span
+from wire.process.tracing import span
 
 log = structlog.get_logger(__name__)
 

@@ -9,40 +9,41 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Mount
 
-from server import health, pages
-from server.access_log import AccessLog
-from server.admin import endpoints as admin
-from server.auth import endpoints as auth
-from server.auth.dependencies import CallerDep
+from server import pages
+from server.background.closing_rollouts import closing_rollouts
+from server.background.garbage_collection import upkeep
+from server.background.replicas import counting_neighbours
+from server.background.trainer_launchers import starting
 from server.context import open_context
-from server.errors import install_error_handlers
-from server.evals import endpoints as evals
-from server.gateway import endpoints as gateway
-from server.guard import endpoints as guard
 from server.guard.watch import guarding
-from server.jobs import endpoints as jobs
-from server.metrics import endpoints as metrics
+from server.http import health
+from server.http import metrics_page as metrics
+from server.http.access_log import AccessLog
+from server.http.authentication import CallerDep
+from server.http.errors import install_error_handlers
+from server.http.problem import Problem
+from server.http.request_body import SealedBodies, opened_to_anybody
+from server.http.request_metrics import MeasuredRequests
+from server.http.routing import KeyedRouter
+from server.http.stopping import Draining, Shutdown
 from server.metrics.instruments import ServerMetrics
-from server.metrics.requests import MeasuredRequests
 from server.metrics.workers import count_process
-from server.models import endpoints as models
-from server.neighbours import counting_neighbours
-from server.request_body import SealedBodies, opened_to_anybody
-from server.routing import KeyedRouter
+from server.protocols.hud import account as auth
+from server.protocols.hud import evals as evals
+from server.protocols.hud import guard as guard
+from server.protocols.hud import hosted
+from server.protocols.hud import jobs as jobs
+from server.protocols.hud import models as models
+from server.protocols.hud import tasksets as tasksets
+from server.protocols.hud import team as team
+from server.protocols.hud import traces as traces
+from server.protocols.hud import trainability as trainability
+from server.protocols.hud import transfers as transfers
+from server.protocols.hud.admin import router as admin
+from server.protocols.hud.training import endpoints as training
+from server.protocols.openai import endpoints as gateway
 from server.settings import ServerSettings
-from server.starting import starting
-from server.stopping import Draining, Shutdown
-from server.tasksets import endpoints as tasksets
-from server.tasksets import hosted
-from server.team import endpoints as team
-from server.traces import endpoints as traces
-from server.traces import transfer_endpoints as transfers
-from server.traces.closing import closing_rollouts
-from server.trainability import endpoints as trainability
-from server.training import endpoints as training
-from server.upkeep import upkeep
 from wire.errors import NotFound
-from wire.problem import Problem
 
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
 

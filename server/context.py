@@ -12,10 +12,14 @@ from fastapi import Depends, Request
 
 from server.auth.attempts import Attempts
 from server.auth.key_uses import KeyUses
-from server.gateway.admission import SamplingKeys
-from server.gateway.connections import Connections
-from server.gateway.limits import TeamLimits
-from server.gateway.lookups import (
+from server.http.stopping import Shutdown
+from server.metrics.blobs import MeasuredBlobs
+from server.metrics.instruments import ServerMetrics
+from server.metrics.keeping import watching_pools
+from server.protocols.openai.admission import SamplingKeys
+from server.sampling.connections import Connections
+from server.sampling.limits import TeamLimits
+from server.sampling.lookups import (
     Holders,
     SharedLookups,
     answering_samplers,
@@ -24,17 +28,13 @@ from server.gateway.lookups import (
     live_sampler_urls,
     serving_lookups,
 )
-from server.gateway.recorder import Recorder
-from server.gateway.sampler_client import SamplerClient
-from server.gateway.sampler_pool import SamplerPool
-from server.gateway.sampler_watch import SamplerWatch
-from server.metrics.blobs import MeasuredBlobs
-from server.metrics.instruments import ServerMetrics
-from server.metrics.keeping import watching_pools
-from server.reader import Reader
+from server.sampling.recorder import Recorder
+from server.sampling.sampler_client import SamplerClient
+from server.sampling.sampler_pool import SamplerPool
+from server.sampling.sampler_watch import SamplerWatch
 from server.settings import ServerSettings
-from server.stopping import Shutdown
 from server.training.places import TrainingPlaces
+from server.uploads.upload_parser import Reader
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.notify import AsyncListener

@@ -25,6 +25,7 @@ from uvicorn.main import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from server.app import create_app
+from server.http.stopping import Shutdown
 from server.metrics.workers import shared_counts
 from server.settings import (
     GatewayLimits,
@@ -36,12 +37,11 @@ from server.settings import (
     TrainingLimits,
     UpkeepSettings,
 )
-from server.stopping import Shutdown
-from store.promotion import PromotionPolicy
-from wire.faults import arm_faults
-from wire.http_protocol import BoundedProtocol
-from wire.logging import configure_logging
-from wire.tracing import configure_tracing
+from store.planes.promotion import PromotionPolicy
+from wire.process.faults import arm_faults
+from wire.process.http_protocol import BoundedProtocol
+from wire.process.logging import configure_logging
+from wire.process.tracing import configure_tracing
 
 _SHUTDOWN_S = 2
 """For connections to end: no request is under way when uvicorn hears that it should stop."""
@@ -75,7 +75,7 @@ def serve(
     stop: StopSettings | None = None,
     guard: GuardSettings | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way then end as `server.stopping` says."""
+    """Serve until SIGINT or SIGTERM; requests under way then end as `server.http.stopping` says."""
     settings = ServerSettings(
         database_url,
         blob_root,

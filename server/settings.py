@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from store.planes.promotion import PATIENCE_S, PromotionPolicy
 from store.pool_queue import QueueLimits
-from store.promotion import PATIENCE_S, PromotionPolicy
 from store.retention import RetentionPolicy
 from wire.engine import LoraConfig
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from store.durable import DurableFolders, sync_file, sync_folder
 from wire.errors import CorruptCheckpoint
-from wire.faults import fault_point
+from wire.process.faults import fault_point
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _ASIDE_S = 0.05

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from store.planes import LIVE_FOR_S
+from store.planes.registration import LIVE_FOR_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Census:
     heads: list[ModelHead]
 
 
-# `lives` as store.planes.is_live.
+# `lives` as store.planes.registration.is_live.
 _LIVES = f"stopped_at is null and heartbeat_at > clock_timestamp() - interval '{LIVE_FOR_S} s'"
 
 _OPERATIONS = """

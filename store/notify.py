@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from store.database import normalise_url, psycopg_dsn
-from store.presence import Presence
+from store.planes.presence import Presence
 
 OPERATION_QUEUED = "hw_operation_queued"  # key: model id
 OPERATION_DONE = "hw_operation_done"  # key: operation id

@@ -14,7 +14,7 @@ import structlog
 
 from store.database import DATABASE_AWAY, Database
 from store.notify import OPERATION_QUEUED, TRAINERS_CHANGED, Listener
-from store.trainer_starts import WantedTrainer, all_served, claim_wanted, start_failed
+from store.planes.trainer_starts import WantedTrainer, all_served, claim_wanted, start_failed
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from tests.object_store import ObjectStore, object_store
 from tests.pages.browser import open_browser
-from wire.threads import wait_passively
+from wire.process.threads import wait_passively
 
 wait_passively()  # before a test module imports torch
 
@@ -27,7 +27,7 @@ wait_passively()  # before a test module imports torch
 def commands_leave_our_logging_alone() -> Iterator[None]:
     """A command that runs inside a test would have all later tests log to a stream that was closed with it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wire.logging.configure_logging", lambda *_: None)
+        patch.setattr("wire.process.logging.configure_logging", lambda *_: None)
         yield
 
 

@@ -3,8 +3,8 @@
 1. Transactions end where the session scope ends: nobody calls `.commit()`.
 2. Weights and payloads are never unpickled.
 3. No module of ours is called `utils`.
-4. Commands print tables with `server.cli.tables`, which never cuts what the next command needs.
-5. Whatever puts a URL together from host and port brackets IPv6 addresses (`wire.origins`).
+4. Commands print tables with `cli.terminal.tables`, which never cuts what the next command needs.
+5. Whatever puts a URL together from host and port brackets IPv6 addresses (`wire.process.origins`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = ("wire", "store", "server", "trainer", "sampler")
-COMMANDS, TABLES = Path("server/cli"), Path("server/cli/tables.py")
+PACKAGES = ("wire", "store", "server", "trainer", "sampler", "cli")
+COMMANDS, TABLES = Path("cli"), Path("cli/terminal/tables.py")
 UNPICKLERS = {"pickle", "cPickle", "dill", "joblib", "shelve"}
 
 
@@ -24,7 +24,7 @@ def violations(path: Path) -> Iterator[str]:
         yield f"{path}: name the module for its one concept"
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.JoinedStr) and _puts_a_url_together(node):
-            yield f"{path}:{node.lineno}: put URLs together with wire.origins.http_origin"
+            yield f"{path}:{node.lineno}: put URLs together with wire.process.origins.http_origin"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr == "commit":
                 yield f"{path}:{node.lineno}: a session scope commits, nothing else does"
@@ -33,8 +33,8 @@ def violations(path: Path) -> Iterator[str]:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         for name in names:
-            if name == "rich.table" and path.parent == COMMANDS and path != TABLES:
-                yield f"{path}:{node.lineno}: print tables with server.cli.tables"
+            if name == "rich.table" and COMMANDS in path.parents and path != TABLES:
+                yield f"{path}:{node.lineno}: print tables with cli.terminal.tables"
             if name.split(".")[0] in UNPICKLERS:
                 yield f"{path}:{node.lineno}: nothing here is pickled"
 

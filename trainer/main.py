@@ -18,28 +18,28 @@ from store.catalog import base_by_slug, describe_base
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.oplog.leases import LEASE_TTL_S
-from store.planes import register_trainer, trainer_ready
+from store.planes.promotion import PATIENCE_S, PromotionPolicy
+from store.planes.registration import register_trainer, trainer_ready
+from store.planes.trainer_starts import start_failed
 from store.private_files import shared_umask
-from store.promotion import PATIENCE_S, PromotionPolicy
 from store.tables import ModelRow
-from store.trainer_starts import start_failed
-from trainer.base_model import load_base_model
-from trainer.cancellation import Cancellation
-from trainer.device_errors import device_error
-from trainer.device_memory import device_memory
-from trainer.engine import EngineSettings, TrainingEngine
-from trainer.heap import keep_freed_memory
-from trainer.instruments import TrainerMetrics
-from trainer.lease_keeper import LeaseKeeper
-from trainer.logprob_keeper import LogprobKeeper
-from trainer.standstill import Standstill
-from trainer.stopping import Stop
-from trainer.worker import Worker, WorkerSettings
+from trainer.engine.base_model import load_base_model
+from trainer.engine.device_errors import device_error
+from trainer.engine.device_memory import device_memory
+from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.heap import keep_freed_memory
+from trainer.worker.cancellation import Cancellation
+from trainer.worker.instruments import TrainerMetrics
+from trainer.worker.lease_keeper import LeaseKeeper
+from trainer.worker.logprob_keeper import LogprobKeeper
+from trainer.worker.loop import Worker, WorkerSettings
+from trainer.worker.stopping import Stop
+from trainer.worker.watchdog import Standstill
 from wire.errors import HeadwayError
-from wire.hub_weights import require_weights
-from wire.metrics_page import metrics_page
-from wire.origins import http_origin
-from wire.threads import threads_for
+from wire.process.hub_weights import require_weights
+from wire.process.metrics_page import metrics_page
+from wire.process.origins import http_origin
+from wire.process.threads import threads_for
 
 log = structlog.get_logger(__name__)
 

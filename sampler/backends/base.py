@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sampler.prompt_limits import PromptLimits
+from sampler.admission.prompt_limits import PromptLimits
 from wire.sampling import (
     DerenderRequest,
     GenerateEvent,
@@ -94,7 +94,7 @@ class SamplerBackend(Protocol):
         generation. (`chat` and `reading` are for `render`, and a reader or `derender`, whom somebody else asks.)
 
         Raises, before the first event, NotFound for an adapter that is not loaded and InvalidRequest for what
-        `sampler.limits` refuses and for a constraint that cannot be kept.
+        `sampler.admission.limits` refuses and for a constraint that cannot be kept.
         """
         ...
 

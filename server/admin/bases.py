@@ -5,13 +5,13 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.admin.types import Base, BaseRequest, Page
 from server.audit.recording import Actor, record
 from server.paging import page_of
 from store.catalog import ensure_base
-from store.planes import takes_requests
-from store.supply import supplies_async
+from store.planes.registration import takes_requests
+from store.planes.trainer_availability import supplies_async
 from store.tables import ModelRow, SamplerRow
-from wire.admin import Base, BaseRequest, Page
 from wire.errors import Conflict
 
 

@@ -7,11 +7,11 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.models.repository import BaseRow, as_uuid
-from server.models.service import catalog_model, no_such_model
+from server.admin.types import Page, TeamModel
+from server.catalog.repository import BaseRow, as_uuid
+from server.catalog.service import catalog_model, no_such_model
 from server.paging import page_of
 from store.tables import ModelRow, TeamRow
-from wire.admin import Page, TeamModel
 
 
 async def list_models(session: AsyncSession, team_id: UUID | None, cursor: str | None, limit: int) -> Page[TeamModel]:

@@ -13,12 +13,12 @@ from uuid import UUID
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.admin.types import Page, Sampler, Trainer
 from server.audit.recording import Actor, record
 from server.paging import page_of
 from store.notify import ADAPTERS_CHANGED, OPERATION_QUEUED, TRAINERS_CHANGED, notify_async
-from store.planes import is_live
+from store.planes.registration import is_live
 from store.tables import ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow
-from wire.admin import Page, Sampler, Trainer
 from wire.errors import Conflict, NotFound
 
 Plane = type[TrainerRow] | type[SamplerRow]

@@ -10,10 +10,10 @@ from uuid import UUID
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.admin.types import Event, Page
 from server.paging import page_of
-from server.storable import is_storable
+from server.sanitizing import is_storable
 from store.tables import ApiKeyRow, EventRow
-from wire.admin import Event, Page
 
 
 @dataclass(frozen=True, slots=True)

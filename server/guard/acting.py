@@ -10,13 +10,13 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD, record
+from server.cache_barrier import outlast_what_is_remembered
 from server.context import Context
 from server.guard.reading import BASE
 from server.guard.rolling_back import Undone, roll_back
 from server.guard.settings import read_guard
 from server.guard.webhooks import WebhookFailed, deliver
-from server.remembering import outlast_what_is_remembered
-from server.stopping import ServerStopping
+from server.http.stopping import ServerStopping
 from store.tables import AlarmRow, ModelRow
 from wire.errors import HeadwayError, InvalidRequest
 

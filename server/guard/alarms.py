@@ -7,17 +7,17 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.admin.types import Page
 from server.audit.recording import actor_of, record
 from server.auth.callers import Caller
+from server.catalog import pausing
+from server.catalog.heads import roll_to
 from server.context import Context
 from server.guard.reading import BASE
-from server.models import pausing
-from server.models.heads import roll_to
+from server.guard.types import Alarm
 from server.paging import page_of
 from store.tables import AlarmRow, ModelRow
-from wire.admin import Page
 from wire.errors import Conflict, NotFound
-from wire.guard import Alarm
 
 
 async def list_alarms(

@@ -18,14 +18,14 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD, record
+from server.catalog import pausing
 from server.guard.history import History
 from server.guard.reading import path_to, read_history
 from server.guard.rules import RULES, Finding
 from server.guard.settings import read_guard
-from server.models import pausing
+from server.guard.types import Guard
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, CheckpointRow, EvalRow, ModelRow, OperationRow
-from wire.guard import Guard
 
 log = structlog.get_logger(__name__)
 

@@ -13,11 +13,11 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD
+from server.catalog import pausing
+from server.catalog.heads import roll_to
 from server.context import Context
 from server.guard.history import Score
 from server.guard.reading import BASE, path_to, scores_on
-from server.models import pausing
-from server.models.heads import roll_to
 from store.tables import AlarmRow, CheckpointRow, ModelRow
 
 _LEFT = "the head had been moved elsewhere meanwhile, and was left there"

@@ -11,11 +11,23 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.audit.lines import GrowingLine
 from server.audit.recording import actor_of
 from server.auth.callers import Caller
+from server.catalog.repository import as_uuid
 from server.context import Context
-from server.models.repository import as_uuid
-from server.storable import storable_text
-from server.traces.service import describe
-from server.traces.visibility import models_of
+from server.rollouts.service import describe
+from server.rollouts.types import (
+    CancelledJob,
+    CancelRequest,
+    Deleted,
+    Job,
+    JobCancelled,
+    JobEntered,
+    JobPage,
+    JobsCancelled,
+    Pin,
+    TracePage,
+)
+from server.rollouts.visibility import models_of
+from server.sanitizing import storable_text
 from store.database import AsyncConnection
 from store.rollouts import (
     JobFacts,
@@ -32,18 +44,6 @@ from store.rollouts import (
 )
 from store.tables import JobRow
 from wire.errors import NotFound
-from wire.reports import (
-    CancelledJob,
-    CancelRequest,
-    Deleted,
-    Job,
-    JobCancelled,
-    JobEntered,
-    JobPage,
-    JobsCancelled,
-    Pin,
-    TracePage,
-)
 
 
 async def enter(session: AsyncSession, team_id: UUID, job_id: UUID, report: JobEntered) -> None:

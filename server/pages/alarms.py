@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.catalog.repository import as_uuid
 from server.context import Context, ContextDep
 from server.guard import alarms
-from server.in_force import InForce
-from server.models.repository import as_uuid
+from server.http.cache_barrier import InForce
 from server.pages.forms import submitted
 from server.pages.model_page import find_fork, find_model
 from server.pages.model_states import model_states

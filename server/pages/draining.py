@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.admin import planes
 from server.audit.recording import actor_of
 from server.context import Context, ContextDep
-from server.in_force import InForce
+from server.http.cache_barrier import InForce
 from server.pages.forms import submitted
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.sessions import Visitor
 from server.pages.signing_in import OperatorDep, VisitorDep
-from store.planes import is_live
+from store.planes.registration import is_live
 from store.tables import ModelLeaseRow, ModelRow, SamplerRow, TrainerRow
 from wire.errors import HeadwayError, NotFound
 

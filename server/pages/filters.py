@@ -9,9 +9,9 @@ from uuid import UUID
 
 from fastapi import Depends, Query
 
-from server.models.repository import as_uuid
+from server.catalog.repository import as_uuid
 from server.pages.addresses import address
-from server.storable import is_storable
+from server.sanitizing import is_storable
 from store.rollouts import JobFilter, TraceFilter
 from store.rollouts.jobs import JobStatus
 from store.rollouts.traces import Status

@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 from server.context import Context, ContextDep
 from server.guard import settings
 from server.guard.rules import RULES
+from server.guard.types import Action, GuardRequest, RuleSettings
 from server.pages.forms import as_request, submitted
 from server.pages.guard_tab import ACTIONS, seen_rules
 from server.pages.model_page import find_fork
@@ -19,7 +20,6 @@ from server.pages.sessions import Visitor
 from server.pages.signing_in import VisitorDep
 from store.tables import ModelRow
 from wire.errors import HeadwayError, InvalidRequest, NotFound
-from wire.guard import Action, GuardRequest, RuleSettings
 
 router = APIRouter(route_class=PageRoute)
 

@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.guard import settings
 from server.guard.alarms import list_alarms
 from server.guard.rules import RULES
+from server.guard.types import Action, Guard, GuardRequest, Rule
 from server.pages.sessions import Visitor
 from store.tables import ModelRow
-from wire.guard import Action, Guard, GuardRequest, Rule
 
 _ALARMS = 20
 

@@ -12,9 +12,9 @@ from server.pages.filters import JOB_STATUSES, Cursor, JobFilterDep, wanted_jobs
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
-from server.traces.visibility import models_of
+from server.rollouts.visibility import models_of
 from store.rollouts import list_jobs, summarise_jobs
-from store.rollouts.spreads import MOST_SUMMARISED
+from store.rollouts.group_stats import MOST_SUMMARISED
 
 PAGE = 50
 

@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal, get_args
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from server.catalog.repository import as_uuid
 from server.context import ContextDep
-from server.models.repository import as_uuid
 from server.pages.filters import TRACE_STATUSES, Cursor, TraceFilterDep
 from server.pages.rendering import page
 from server.pages.rollout_rows import rollout_rows
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
 from server.pages.strips import strip
-from server.traces.visibility import require_job
+from server.rollouts.visibility import require_job
 from store.rollouts import Verdict, find_job, list_groups
 from wire.errors import NotFound
 

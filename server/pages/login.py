@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from server.auth.access import ANYBODY
 from server.context import Context, ContextDep
+from server.http.access import ANYBODY
 from server.pages.forms import submitted, submitted_by_anybody
 from server.pages.rendering import page
 from server.pages.routing import PageRoute

@@ -11,14 +11,14 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.auth.callers import Caller
+from server.catalog.repository import BaseRow
 from server.context import ContextDep
-from server.models.repository import BaseRow
 from server.pages.model_states import ModelState, model_states
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
 from server.pages.sparkline import sparkline
-from store.supply import Supply, supplies_async
+from store.planes.trainer_availability import Supply, supplies_async
 from store.tables import CheckpointRow, ModelRow
 
 PAGE = 50

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.catalog import repository
+from server.catalog.service import no_such_model
 from server.context import ContextDep
 from server.guard.alarms import list_alarms
-from server.models import repository
-from server.models.service import no_such_model
+from server.guard.types import TaskReport
 from server.pages import series
 from server.pages.checkpoint_rows import checkpoint_rows
 from server.pages.guard_tab import guard_tab
@@ -27,10 +28,9 @@ from server.pages.sparkline import sparkline
 from server.pages.tree_layout import lay_out
 from server.pages.tree_picture import draw
 from server.trainability.report import trainability
-from store.supply import supplies_async
+from store.planes.trainer_availability import supplies_async
 from store.tables import ModelRow
 from wire.errors import Forbidden, NotFound
-from wire.guard import TaskReport
 
 router = APIRouter(route_class=PageRoute)
 

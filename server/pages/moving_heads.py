@@ -9,9 +9,9 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.catalog import heads
 from server.context import Context, ContextDep
-from server.in_force import InForce
-from server.models import heads
+from server.http.cache_barrier import InForce
 from server.pages.forms import submitted
 from server.pages.lineage import read_lineage
 from server.pages.model_page import find_fork, find_model
@@ -20,7 +20,7 @@ from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.sessions import Visitor
 from server.pages.signing_in import VisitorDep
-from store.planes import takes_requests
+from store.planes.registration import takes_requests
 from store.tables import ModelRow, SamplerRow
 from wire.errors import Conflict, HeadwayError, NotFound
 

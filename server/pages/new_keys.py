@@ -14,10 +14,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.admin.types import KeyRequest, NewKey, RotateRequest
 from server.auth.roles import MEANS, ROLES
 from server.auth.service import key_hash
 from server.context import Context, ContextDep
-from server.in_force import InForce
+from server.http.cache_barrier import InForce
 from server.pages.forms import as_request, submitted
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
@@ -25,7 +26,6 @@ from server.pages.sessions import Visitor
 from server.pages.signing_in import KeyKeeperDep, VisitorDep
 from server.team import keys, service
 from store.tables import ApiKeyRow
-from wire.admin import KeyRequest, NewKey, RotateRequest
 from wire.errors import HeadwayError, InvalidRequest, NotFound
 
 COOKIE = "headway_new_key"

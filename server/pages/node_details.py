@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.pages.lineage import Node
-from store.adapters import samplers_holding
+from store.planes.adapters import samplers_holding
 from store.tables import CheckpointRow, ModelRow
 
 _FIRST = (

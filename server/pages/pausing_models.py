@@ -8,8 +8,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.audit.recording import actor_of
+from server.catalog import pausing
+from server.catalog.types import PauseRequest
 from server.context import Context, ContextDep
-from server.models import pausing
 from server.pages.forms import as_request, submitted
 from server.pages.model_page import find_fork
 from server.pages.model_states import model_states
@@ -17,7 +18,6 @@ from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.sessions import Visitor
 from server.pages.signing_in import VisitorDep
-from wire.catalog import PauseRequest
 from wire.errors import HeadwayError
 
 router = APIRouter(route_class=PageRoute)

@@ -9,7 +9,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from server.access_log import request_id
+from server.http.access_log import request_id
 from server.pages import formats
 from server.pages.addresses import address
 from server.pages.sessions import Visitor

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.context import Context, ContextDep
-from server.in_force import InForce
+from server.http.cache_barrier import InForce
 from server.pages.forms import submitted
 from server.pages.new_keys import find_key, teams_of
 from server.pages.rendering import page

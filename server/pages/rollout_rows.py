@@ -8,7 +8,7 @@ from uuid import UUID
 from server.auth.callers import Caller
 from server.context import Context
 from server.pages.filters import Filter, wanted_traces
-from server.traces.visibility import models_of
+from server.rollouts.visibility import models_of
 from store.database import AsyncConnection
 from store.rollouts import TraceFacts, list_traces
 

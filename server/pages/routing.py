@@ -10,12 +10,12 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from server.browsers import reads_pages
-from server.errors import REFUSED, refusal_of
+from server.http.browsers import reads_pages
+from server.http.errors import REFUSED, refusal_of
+from server.http.request_body import BodyTooLarge
+from server.http.routing import KeyedRoute
 from server.pages.rendering import error_page
 from server.pages.signing_in import SignInFirst, login_url
-from server.request_body import BodyTooLarge
-from server.routing import KeyedRoute
 from wire.errors import TooLarge
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
+from server.catalog.repository import as_uuid
 from server.context import ContextDep
-from server.models.repository import as_uuid
 from server.pages.forms import submitted
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
-from server.traces.scoring import score_trace
+from server.rollouts.scoring import score_trace
 from store.database import AsyncConnection
 from store.rollouts import TraceFacts
 from wire.errors import NotFound

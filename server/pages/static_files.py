@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 
 from fastapi.responses import Response
 
-from server.auth.access import ANYBODY
-from server.routing import KeyedRouter
+from server.http.access import ANYBODY
+from server.http.routing import KeyedRouter
 from wire.errors import NotFound
 
 _FOLDER = resources.files("server.pages") / "static"

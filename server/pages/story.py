@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.storable import readable_value, storable_text
+from server.sanitizing import readable_value, storable_text
 from store.rollouts import RecordedSample, RecordedSpan, Resolved
 from store.rollouts.spans import STEP_SCHEMA
 

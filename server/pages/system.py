@@ -18,8 +18,8 @@ from server.pages.disks import disks
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
-from store.planes import has_trouble, is_live
-from store.supply import supplies_async
+from store.planes.registration import has_trouble, is_live
+from store.planes.trainer_availability import supplies_async
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow
 
 _MOST = 100

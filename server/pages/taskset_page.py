@@ -13,21 +13,21 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.auth.callers import Caller
+from server.catalog.repository import as_uuid
 from server.context import ContextDep
-from server.models.repository import as_uuid
+from server.guard.types import TaskReport
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
 from server.pages.sparkline import sparkline
-from server.storable import is_storable
+from server.sanitizing import is_storable
 from server.tasksets.service import get_taskset
 from server.trainability.report import trainability_of
 from server.trainability.trained import trained_on
 from store.tables import ModelRow
 from store.tasksets import content_of, tasks_after
 from wire.errors import NotFound
-from wire.guard import TaskReport
-from wire.off_loop import off_loop
+from wire.process.off_loop import off_loop
 
 PAGE = 50
 _MOST_BYTES = 8 * 1024

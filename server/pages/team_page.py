@@ -9,16 +9,16 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
+from server.admin.types import Quotas, TeamChange, TeamWithUsage
 from server.audit.recording import actor_of
 from server.context import Context, ContextDep
-from server.in_force import InForce
+from server.http.cache_barrier import InForce
 from server.pages.forms import as_request, submitted
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.sessions import Visitor
 from server.pages.signing_in import OperatorDep, VisitorDep
 from server.team import service
-from wire.admin import Quotas, TeamChange, TeamWithUsage
 from wire.errors import HeadwayError, InvalidRequest
 
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}

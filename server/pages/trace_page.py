@@ -14,8 +14,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from server.catalog.repository import as_uuid
 from server.context import ContextDep
-from server.models.repository import as_uuid
 from server.pages.addresses import address
 from server.pages.rendering import page
 from server.pages.rollout_rows import CheckpointName, checkpoint_names
@@ -24,9 +24,9 @@ from server.pages.scoring import is_scorable
 from server.pages.signing_in import VisitorDep
 from server.pages.story import Part, Scene, Story, readable, tell
 from server.pages.tokens import GAP_LEVELS, LEVELS, Strip, last_passes, mean_logprob, strip_of
-from server.traces.off_policy import Gap, gap_of_rollout, gap_of_sample
-from server.traces.service import describe, no_such_trace
-from server.traces.visibility import require_trace
+from server.rollouts.off_policy import Gap, gap_of_rollout, gap_of_sample
+from server.rollouts.service import describe, no_such_trace
+from server.rollouts.visibility import require_trace
 from store.rollouts import (
     JobFacts,
     RecordedSpan,

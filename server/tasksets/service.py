@@ -7,18 +7,18 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.admin.types import Page
 from server.audit.recording import actor_of, record
 from server.auth.callers import Caller
-from server.models.repository import as_uuid
+from server.catalog.repository import as_uuid
 from server.paging import page_of
-from server.storable import is_storable
-from server.tasksets.projects import refuse_other_project
+from server.protocols.hud.projects import refuse_other_project
+from server.sanitizing import is_storable
+from server.tasksets.types import TaskRemoved, Taskset, TasksetDeleted, TasksetName, TasksetRequest, UploadDone
 from server.tasksets.uploads import MAX_TASKS, MAX_TASKSET_BYTES, Upload
 from store.tables import TasksetRow
 from store.tasksets import contents_of, find_taskset, find_taskset_named, make_taskset, put_tasks, remove_task
-from wire.admin import Page
 from wire.errors import Conflict, InvalidRequest, NotFound, TooLarge
-from wire.tasksets import TaskRemoved, Taskset, TasksetDeleted, TasksetName, TasksetRequest, UploadDone
 
 _MAX_NAME = 200
 

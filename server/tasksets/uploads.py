@@ -12,10 +12,10 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from server.context import Context
-from server.sentences import first_problem
-from server.storable import is_storable
+from server.http.validation_messages import first_problem
+from server.sanitizing import is_storable
+from server.tasksets.types import TasksUpload, UploadedTask
 from wire.errors import InvalidRequest, TooLarge
-from wire.tasksets import TasksUpload, UploadedTask
 
 MAX_TASKS = 100_000
 MAX_TASK_BYTES = 1024**2

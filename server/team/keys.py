@@ -8,14 +8,14 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.admin.types import Key, KeyRequest, NewKey, Page, RotateRequest
 from server.audit.recording import actor_of
 from server.auth.callers import Caller
 from server.auth.issuing import Grant, issue, refuse_beyond, revoke, rotate
-from server.models import repository
-from server.models.service import no_such_model
+from server.catalog import repository
+from server.catalog.service import no_such_model
 from server.paging import page_of
 from store.tables import ApiKeyRow, TeamRow
-from wire.admin import Key, KeyRequest, NewKey, Page, RotateRequest
 from wire.errors import NotFound
 
 

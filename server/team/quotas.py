@@ -1,4 +1,4 @@
-"""Quotas of a team, where they are enforced: forks, training calls; the gateway's are in `server.gateway.limits`.
+"""Quotas of a team, where they are enforced: forks, training calls; the gateway's are in `server.sampling.limits`.
 
 A call that crosses a line is taken, the next one is refused: what a batch or a checkpoint adds is known afterwards.
 """

@@ -10,14 +10,14 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.admin.types import Page, Quotas, Team, TeamChange, TeamWithUsage, Usage
 from server.audit.recording import Actor, record
-from server.models.repository import as_uuid
+from server.catalog.repository import as_uuid
 from server.paging import page_of
-from server.storable import is_storable
+from server.sanitizing import is_storable
 from server.team.quotas import seconds_to_reset
 from store.tables import ApiKeyRow, TeamRow
 from store.usage import usage_of
-from wire.admin import Page, Quotas, Team, TeamChange, TeamWithUsage, Usage
 from wire.errors import Conflict, NotFound
 
 

@@ -12,13 +12,13 @@ from typing import Any, Literal
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.models.service import no_such_model
-from server.storable import is_storable
+from server.catalog.service import no_such_model
+from server.guard.types import Period, TaskReport, TrainabilityReport
+from server.sanitizing import is_storable
 from store.rollouts.traces import REWARD, STATUS
 from store.tables import ModelRow
 from wire.cursors import make_cursor, parse_cursor
 from wire.errors import InvalidRequest
-from wire.guard import Period, TaskReport, TrainabilityReport
 from wire.spread import HAS_SPREAD
 
 NUM_PERIODS = 10

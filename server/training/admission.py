@@ -12,16 +12,16 @@ from fastapi import Request
 from server.auth.callers import admitted
 from server.auth.roles import Scope
 from server.auth.service import key_hash
+from server.catalog.pausing import refuse_paused
+from server.catalog.repository import as_reference
+from server.catalog.service import no_such_model
 from server.context import Context
-from server.models.pausing import refuse_paused
-from server.models.repository import as_reference
-from server.models.service import no_such_model
 from server.team.quotas import refuse_full_storage, refuse_spent_tokens
 from server.training.checks import Losses
 from server.training.idempotency import IDEMPOTENCY_HEADER, idempotency_key
 from store.admission import Admission, find_admission
-from store.supply import supplies_async
-from store.trainer_starts import want_trainer
+from store.planes.trainer_availability import supplies_async
+from store.planes.trainer_starts import want_trainer
 from wire.engine import BaseModelInfo
 from wire.errors import Forbidden, HeadwayError, Unavailable
 

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from server.storable import is_storable
-from wire.engine import BaseModelInfo
-from wire.errors import InvalidRequest
-from wire.training import (
+from server.protocols.hud.training.schemas import (
     ForwardBackwardRequest,
     ForwardRequest,
     ResolvedInput,
     SampleInput,
     TrajectoryInput,
 )
+from server.sanitizing import is_storable
+from wire.engine import BaseModelInfo
+from wire.errors import InvalidRequest
 from wire.trajectories import Batch, Trajectory, Turn
 from wire.turns import check_turn
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic_core import to_json
 
+from server.catalog.repository import as_uuid
 from server.context import Context
-from server.models.repository import as_uuid
 from store.blobs import BlobStore
 from store.tables import ModelRow, OperationRow
 from wire.errors import Gone, NotFound

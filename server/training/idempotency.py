@@ -17,7 +17,7 @@ from fastapi import Request
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from server.models.repository import as_uuid
+from server.catalog.repository import as_uuid
 from wire.errors import InvalidRequest
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"

@@ -14,10 +14,10 @@ from fastapi import Request
 from psycopg.errors import UniqueViolation
 
 from server.context import Context
-from server.hang_up import unless_hung_up
-from server.storing import stored_or_refused
+from server.http.disconnects import unless_hung_up
 from server.training.admission import TrainedModel
 from server.training.idempotency import IDEMPOTENCY_HEADER, body_digest
+from server.uploads.storing import stored_or_refused
 from store.blobs import BlobStore
 from store.oplog.append import PlacedPayload, append_operation, place_payload
 from store.oplog.keys import operation_of_key
@@ -26,8 +26,8 @@ from store.oplog.results import Result, take_result, wait_for_result
 from store.oplog.waiting import WaitingCall
 from store.tables import GRADIENT_KINDS
 from wire.errors import Conflict, NothingAccumulated
-from wire.off_loop import off_loop
-from wire.tracing import span
+from wire.process.off_loop import off_loop
+from wire.process.tracing import span
 
 log = structlog.get_logger(__name__)
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 from uuid import UUID
 
+from server.catalog.repository import as_uuid
 from server.context import Context
 from server.evals.service import evaluation_traces
-from server.models.repository import as_uuid
-from server.traces.visibility import hidden_traces
+from server.protocols.hud.training.schemas import ForwardRequest, ResolvedInput, SampleInput, TrainingInput
+from server.rollouts.visibility import hidden_traces
 from server.training.admission import TrainedModel
 from store.rollouts import RecordedSample, Resolved, TraceFacts, count_tokens, resolve
 from store.rollouts.lineage import Lineage, find_lineage
 from store.rollouts.spans import MALFORMED_SAMPLE, PROMPT_CHUNKS
 from wire.errors import Forbidden, InvalidRequest, TooLarge
-from wire.training import ForwardRequest, ResolvedInput, SampleInput, TrainingInput
 
 RequestT = TypeVar("RequestT", bound=ForwardRequest)
 

@@ -10,21 +10,22 @@ import numpy as np
 from fastapi import Request
 
 from server.context import Context
-from server.request_body import COUNTED_BY_ITS_READER, open_body
+from server.http.request_body import COUNTED_BY_ITS_READER, open_body
+from server.protocols.hud.training import schemas as wire
+from server.protocols.hud.training.body import read_request
+from server.protocols.hud.training.sent import RequestT, Sent
 from server.training.admission import TrainedModel, open_model, training_call
-from server.training.body import read_request
 from server.training.checks import check_loss, check_metrics, check_weights, checked_batch
 from server.training.forwards import Forward, open_forward
 from server.training.idempotency import request_digest
 from server.training.operations import Prepared, run_operation
 from server.training.recorded import RecordedInputs, resolve_inputs
-from server.training.sent import RequestT, Sent
+from store.oplog.lost_answers import LEFT_OUT
 from store.oplog.results import Result
-from wire import training as wire
 from wire.adamw import check_adam
 from wire.engine import AdamParams
-from wire.off_loop import off_loop
 from wire.payload import encode, encode_batch
+from wire.process.off_loop import off_loop
 
 
 async def losses(context: Context, key: str, model_id: str) -> wire.Losses:
@@ -96,7 +97,7 @@ async def optim_step(context: Context, key: str, model_id: str, request: Request
             return Prepared(encode(sent.body.model_dump(exclude_none=True)))
 
         _, (header, _) = await _run(context, request, model, "optim_step", sent, prepare)
-        num_left_out = header.pop(wire.LEFT_OUT, 0)
+        num_left_out = header.pop(LEFT_OUT, 0)
         return wire.OptimStep(**header, model=model.slug), num_left_out
 
 

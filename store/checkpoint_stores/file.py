@@ -31,7 +31,7 @@ from store.checkpoint_stores.manifests import (
     write_manifest,
 )
 from store.durable import DurableFolders, sync_file, sync_folder
-from wire.faults import fault_point
+from wire.process.faults import fault_point
 
 _STAGING = ".staging"
 

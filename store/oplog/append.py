@@ -12,7 +12,7 @@ from store.database import AsyncConnection
 from store.notify import OPERATION_QUEUED
 from store.usage import COUNT
 from wire.errors import NotFound
-from wire.faults import fault_point
+from wire.process.faults import fault_point
 
 INLINE_BYTES = 64 * 1024
 
@@ -79,7 +79,7 @@ async def append_operation(
 ) -> Appended:
     """Append to the model's log, in the caller's transaction. Raises NotFound for an unknown model.
 
-    `caller`: the call that waits for the answer (`store.presence`). None, without a key: nobody does.
+    `caller`: the call that waits for the answer (`store.planes.presence`). None, without a key: nobody does.
     `num_tokens`: what it adds to the team's training tokens of the day, and counts for in its turn.
     """
     operation_id = operation_id or uuid.uuid4()

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from store.presence import PRESENT
+from store.planes.presence import PRESENT
 
 _GRADIENT = "o.kind in ('forward_backward', 'backward')"
 

@@ -13,7 +13,7 @@ from store.oplog.leases import lease_lost
 from store.oplog.operation import Operation
 from store.oplog.work import Lease
 from wire.errors import UNTIL_MENDED, HeadwayError, Superseded
-from wire.faults import fault_point
+from wire.process.faults import fault_point
 
 PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
 """Before it is tried again; the pause doubles each time, up to the second. A caller who waits for a minute sees that a

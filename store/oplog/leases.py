@@ -14,8 +14,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.notify import OPERATION_QUEUED, notify
-from store.oplog.sharing import left_lying
-from store.planes import HEARTBEAT_S
+from store.oplog.scheduling import left_lying
+from store.planes.registration import HEARTBEAT_S
 from store.tables import CheckpointRow, ModelLeaseRow, OperationRow, TrainerRow
 from store.tables.operations import lease_tokens
 from wire.errors import LeaseLost

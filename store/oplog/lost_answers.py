@@ -15,6 +15,9 @@ from uuid import UUID
 from store.database import DATABASE_AWAY, AsyncConnection, AsyncDatabase
 from store.oplog.conditions import UNACKNOWLEDGED, UNANSWERED
 
+LEFT_OUT = "passes_left_out"
+"""In a step's metrics, and in its result in the log: how many passes it does not apply, because nobody received their
+answers."""
 REPEATED_STEP_FOR = timedelta(minutes=15)
 
 _AWAY_PAUSE_S = 0.5

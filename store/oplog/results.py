@@ -15,12 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from store.blobs import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.oplog.waiting import DATABASE_TROUBLE, Trouble, WaitingCall, WaitingCalls, troubles_and_ends
+from store.planes.trainer_availability import supplies_async
 from store.pool_queue import TooBusy
-from store.supply import supplies_async
 from store.tables import ModelRow, OperationRow
 from wire.errors import Gone, HeadwayError, TimedOut, Unavailable, error_from_code
-from wire.faults import fault_point
 from wire.payload import decode
+from wire.process.faults import fault_point
 
 _AWAY_RETRY_S = 5
 _INSTANT_BYTES = 4096  # unpacked on the event loop: a thread would take longer to wake up

@@ -22,7 +22,7 @@ from store.oplog.leases import lease_lost
 from store.oplog.operation import ModelState, Operation
 from store.tables import OperationRow
 from wire.errors import UNTIL_MENDED, HeadwayError, Superseded
-from wire.faults import fault_point
+from wire.process.faults import fault_point
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ committed. So a step or a `set_head` is done before the mark, and the node is a 
 finds the mark: `set_head` to a node without optimizer state goes on with fresh moments and says so, to one without
 files it is refused. A fork shares the lock of the node it starts from, and copies its marks: either its root is there
 when the mark is decided, and the node stays; or it finds the mark. A trainer that had read a row before the mark and
-misses the files afterwards reads the row again (`trainer.loading`). What samplers shall hold for a `set_head` under way
-(`adapter_wants`) stays as well. Lock order as everywhere: lease, model, operations, checkpoints.
+misses the files afterwards reads the row again (`trainer.worker.loading`). What samplers hold for a `set_head` under
+way (`adapter_wants`) stays as well. Lock order as everywhere: lease, model, operations, checkpoints.
 
 **Files without a row.** A trainer publishes files first and inserts the row later. Folders that no row names are left
 alone for the grace period; then the collector inserts a rejected row under their id. A trainer that was held up for so

@@ -12,6 +12,7 @@ prompt is stored from where another sample of the same trace ends: a conversatio
 
 from store.rollouts.changing import cancel_traces, close_silent_traces, delete_job, delete_trace, pin_job, pin_trace
 from store.rollouts.conversations import Conversation
+from store.rollouts.group_stats import GroupFacts, GroupPage, JobSummary, Verdict, list_groups, summarise_jobs
 from store.rollouts.importing import ImportedTurn, NewTrace, Outcome, content_id, import_trace
 from store.rollouts.jobs import JobFacts, JobFilter, count_jobs, find_job, list_jobs
 from store.rollouts.known import KnownSamples
@@ -20,7 +21,6 @@ from store.rollouts.recording import TraceRecord, record
 from store.rollouts.resolving import Resolved, resolve, resolve_rollout
 from store.rollouts.samples import NewSample, Served
 from store.rollouts.spans import NewSpan, read_span
-from store.rollouts.spreads import GroupFacts, GroupPage, JobSummary, Verdict, list_groups, summarise_jobs
 from store.rollouts.traces import (
     TraceFacts,
     TraceFilter,

@@ -22,7 +22,7 @@ from store.rollouts.known import KnownSamples, Trace
 from store.rollouts.samples import KnownSample, NewSample, PackedSample, pack_samples, placed
 from store.rollouts.spans import SPAN_ID_REUSED, NewSpan
 from store.rollouts.statements import COUNT_SPANS, INSERT_SAMPLE, INSERT_SPAN, KNOWN, LOCK_TRACE
-from wire.off_loop import off_loop
+from wire.process.off_loop import off_loop
 
 _ATTEMPTS = 3
 

@@ -102,7 +102,7 @@ class OperationRow(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     caller: Mapped[Big | None]
-    """The call that waits for the answer (`store.presence`), or was given it; null: none, or several were given it."""
+    """The call that waits for the answer (`store.planes.presence`) or was given it; null: none, or several were."""
     answered_at: Mapped[datetime | None]
     blobs_dropped_at: Mapped[datetime | None]
     """Nobody needs the blobs of this operation any more, and they may be gone: see `store.retention`."""

@@ -16,14 +16,14 @@ import httpx
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from server.cli.keys import create_key
+from cli.commands.keys import create_key
 from store.catalog import ensure_base
 from store.database import Database, normalise_url, psycopg_dsn
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from tests.chaos.processes import Zygote, children_of, is_alive, send
 from tests.chaos.sabotage import SABOTAGES
-from wire import faults
+from wire.process import faults
 
 BASE = "tiny-arith"
 PLANES = ("server", "trainer", "sampler")

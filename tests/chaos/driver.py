@@ -23,7 +23,7 @@ from tests.chaos.faults import ANY_TIME, Fault, all_faults
 from tests.chaos.ledger import Ledger, as_text, done_faults, identity, summary
 from tests.chaos.outcome import PARTS
 from tests.chaos.run import KEYLESS_PARTS, RunReport, differences, run
-from wire.faults import POINTS
+from wire.process.faults import POINTS
 
 TINY_BASE = Path(__file__).parents[2] / ".headway-cache" / "tiny-arith"
 NUM_PROGRAMS = 8

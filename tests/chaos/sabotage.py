@@ -28,7 +28,7 @@ def _fencing() -> None:
 
 def _replay() -> None:
     """A trainer that takes a model over does not accumulate again what was acknowledged."""
-    from trainer.passes import Passes
+    from trainer.worker.passes import Passes
 
     Passes.replay = lambda *_: None  # type: ignore[method-assign]
 

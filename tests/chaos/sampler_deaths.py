@@ -27,7 +27,7 @@ from uuid import UUID
 
 import httpx
 
-from store.promotion import missing_adapters
+from store.planes.promotion import missing_adapters
 from tests.chaos.box import Box
 from tests.chaos.processes import is_alive, send
 from tests.chaos.reference import largest_difference

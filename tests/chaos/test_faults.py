@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.rules import PACKAGES
-from wire import faults
-from wire.faults import POINTS, Fault, fault_point
+from wire.process import faults
+from wire.process.faults import POINTS, Fault, fault_point
 
 _REACH = (
-    "from wire.faults import arm_faults, fault_point\narm_faults()\nfor _ in range(3): fault_point('take:after-commit')"
+    "from wire.process.faults import arm_faults, fault_point\narm_faults()\n"
+    "for _ in range(3): fault_point('take:after-commit')"
 )
 
 

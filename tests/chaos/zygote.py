@@ -61,7 +61,7 @@ def _import_models() -> None:
         "transformers.models.llama.modeling_llama",
         "transformers.models.auto.tokenization_auto",
         "sampler.backends.local",
-        "sampler.rendering",
+        "sampler.chat.rendering",
         "peft.tuners.lora.model",
         "jinja2",
         "uvicorn.protocols.http.auto",
@@ -108,8 +108,8 @@ def _exec(command: list[str], user: str | None, folder: str) -> None:
 
 def _run(request: Mapping[str, Any], plane: Callable[[Mapping[str, Any]], None]) -> None:
     from tests.chaos.sabotage import apply
-    from wire.faults import arm_faults
-    from wire.logging import configure_logging
+    from wire.process.faults import arm_faults
+    from wire.process.logging import configure_logging
 
     configure_logging(request["kind"])
     os.environ.update(request["environment"])

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sampler.backends.base import SamplerInfo
 from server.app import create_app
 from server.auth.service import create_key
-from server.remembering import outlast_what_is_remembered
+from server.cache_barrier import outlast_what_is_remembered
 from server.settings import GuardSettings, Limits, ServerSettings, Timeouts
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
@@ -36,7 +36,7 @@ from tests.contract.stand_ins import (
     register_sampler,
     register_trainer,
 )
-from wire.http_protocol import BoundedProtocol
+from wire.process.http_protocol import BoundedProtocol
 
 VOCABULARY = 128
 CONTEXT = 512

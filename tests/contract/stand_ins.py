@@ -15,14 +15,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import func, select, text, update
 
+from sampler.admission.limits import max_new_tokens
 from sampler.backends.base import AnswerReader, SamplerInfo
-from sampler.limits import max_new_tokens
-from sampler.reading import HoldingBack
+from sampler.chat.reading import HoldingBack
 from sampler.refusals import error_response
-from store.adapters import base_adapter_name
 from store.database import AsyncDatabase
 from store.notify import OPERATION_DONE, notify_async
 from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED
+from store.planes.adapters import base_adapter_name
 from store.tables import CheckpointRow, ModelRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow
 from wire.errors import InvalidRequest
 from wire.payload import decode, decode_batch, encode

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 from server.audit.recording import COMMAND_LINE, GUARD
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
-from server.models.pausing import pause
+from server.catalog.pausing import pause
 from store.tables import ApiKeyRow, CheckpointRow, ModelRow, SamplerRow
 from tests.contract.conftest import Team, batch
 

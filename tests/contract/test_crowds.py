@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from server.app import create_app
+from server.protocols.hud.training.schemas import ForwardBackwardRequest
 from server.settings import ServerSettings, TrainingLimits
 from server.training.operations import Prepared
 from store.pool_queue import QueueLimits
 from tests.contract.conftest import Team, batch, num_operations, serving, trajectory
 from tests.contract.stand_ins import StandInTrainer
-from wire.training import ForwardBackwardRequest
 
 
 async def test_requests_that_find_every_connection_lent_are_refused_and_nothing_else_waits(

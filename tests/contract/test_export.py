@@ -196,8 +196,8 @@ async def test_exports_are_filtered_as_lists_are_and_know_only_their_team(team, 
 
 
 async def test_an_export_goes_through_as_many_pages_as_there_are(team, monkeypatch):
-    monkeypatch.setattr("server.traces.exporting._PAGE", 2)
-    monkeypatch.setattr("server.traces.exporting._PORTION_TOKENS", 1)
+    monkeypatch.setattr("server.rollouts.exporting._PAGE", 2)
+    monkeypatch.setattr("server.rollouts.exporting._PORTION_TOKENS", 1)
     traces = [str(uuid.UUID(await roll_out(team, TURNS[:1]))) for _ in range(5)]
     assert [row["trace_id"] for row in await rows(team)] == traces[::-1]
     packed = await export(team, gzip=True)
@@ -207,7 +207,7 @@ async def test_an_export_goes_through_as_many_pages_as_there_are(team, monkeypat
 async def test_an_export_that_breaks_off_does_not_pass_for_whole(team, monkeypatch):
     import httpx
 
-    from server.traces import exporting
+    from server.rollouts import exporting
 
     monkeypatch.setattr(exporting, "_PORTION_TOKENS", 1)
     real, calls = exporting.resolve, []

@@ -8,7 +8,8 @@ import uuid
 
 import pytest
 
-from server.gateway.parameters import served_parameters, standing
+from server.protocols.openai.parameters import served_parameters, standing
+from server.protocols.openai.schemas import ChatRequest, CompletionRequest
 from tests.contract.parameters_of_others import (
     OF_OTHER_SERVERS,
     OPENAI_CHATS,
@@ -16,7 +17,6 @@ from tests.contract.parameters_of_others import (
     VLLM_CHATS,
     VLLM_COMPLETIONS,
 )
-from wire.chat import ChatRequest, CompletionRequest
 
 USER = {"role": "user", "content": "12*3?"}
 TOOL = {"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}

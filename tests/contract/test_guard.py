@@ -17,10 +17,10 @@ from sqlalchemy import func, select
 from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
+from server.catalog import heads
 from server.evals.service import evaluation_traces
 from server.guard import rolling_back
 from server.guard.checking import check_due
-from server.models import heads
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, CheckpointRow, EvalRow, EventRow, JobRow, ModelRow, OperationRow, SampleRow, TraceRow
 from store.tree import move_head
@@ -212,7 +212,7 @@ def held_rollback(monkeypatch: pytest.MonkeyPatch) -> HeldRollback:
         return await heads_load_adapter(*arguments)
 
     async def roll_to(*arguments: Any) -> Any:
-        monkeypatch.setattr("server.models.heads.load_adapter", load_adapter)
+        monkeypatch.setattr("server.catalog.heads.load_adapter", load_adapter)
         try:
             return await guards_roll_to(*arguments)
         finally:
@@ -280,7 +280,7 @@ async def test_a_step_that_is_committed_while_samplers_load_is_not_lost_by_an_un
         steps.extend(await add_steps(database, model_id, [0.4]))
         return await load_adapter(*arguments)
 
-    monkeypatch.setattr("server.models.heads.load_adapter", load)
+    monkeypatch.setattr("server.catalog.heads.load_adapter", load)
     refused = await team.http.post(f"/v2/models/{model_id}/alarms/{alarm['id']}/undo")
     assert (refused.status_code, "the head has moved since" in refused.json()["detail"]) == (409, True), refused.text
     assert [(await team.http.get(f"/v2/models/{model_id}/head")).json()["checkpoint_id"]] == steps

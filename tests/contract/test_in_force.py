@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from server import remembering
+from server import cache_barrier
 from server.app import create_app
 from server.auth.service import create_key
 from server.settings import ServerSettings
@@ -35,7 +35,7 @@ async def served(http: httpx.AsyncClient, model) -> str | None:
 @pytest.fixture
 async def processes(team, database_url, tmp_path, monkeypatch) -> AsyncIterator[list[httpx.AsyncClient]]:
     """Two servers on one database."""
-    monkeypatch.setattr(remembering, "REMEMBERED_S", REMEMBERED_S)
+    monkeypatch.setattr(cache_barrier, "REMEMBERED_S", REMEMBERED_S)
     settings = ServerSettings(database_url, tmp_path, "token")
     options = {"headers": {"Authorization": team.http.headers["Authorization"]}, "trust_env": False}
     async with (

@@ -20,20 +20,20 @@ from sqlalchemy import text
 
 from server.app import create_app
 from server.audit.recording import COMMAND_LINE
-from server.auth.dependencies import CallerDep
 from server.auth.issuing import Grant, issue
 from server.auth.roles import SCOPES
 from server.auth.service import ensure_team
-from server.gateway.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
+from server.http.authentication import CallerDep
+from server.http.request_body import COUNTED_BY_ITS_READER, OPEN_TO_ANYBODY, SMALL, UPLOAD, BodyBound, SealedBodies
+from server.http.routing import KeyedRoute, KeyedRouter, bound_of
 from server.pages.sessions import start_session
 from server.pages.signing_in import COOKIE
-from server.request_body import COUNTED_BY_ITS_READER, OPEN_TO_ANYBODY, SMALL, UPLOAD, BodyBound, SealedBodies
-from server.routing import KeyedRoute, KeyedRouter, bound_of
+from server.protocols.hud.training import schemas as wire_training
+from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
 from server.settings import Limits, ServerSettings
 from store.database import AsyncDatabase
 from tests.contract.conftest import LIMITS
 from tests.contract.test_access import PUBLIC, ROUTES, SHOWN_BY_THE_FRAMEWORK, SUFFICES
-from wire import training as wire_training
 from wire.bounded import few_entries
 
 OPEN = {

@@ -20,13 +20,13 @@ from server.app import create_app
 from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.guard.settings import read_set, write_guard
+from server.guard.types import RuleSettings
 from server.settings import ServerSettings
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, ApiKeyRow, EventRow, ModelRow, SamplerRow, TeamRow, TrainerRow
 from tests.contract.conftest import Team, new_team
 from tests.contract.test_pages import counted_queries, csrf_token, key_of, signed_in, team_id, team_id_in, visitor
 from tests.pages.rollouts import trace_row
-from wire.guard import RuleSettings
 
 __all__ = ["visitor"]
 

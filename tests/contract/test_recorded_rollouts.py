@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from server.gateway.recorder import NOT_RECORDED, Recorder
-from server.gateway.recorder import Served as ServedCompletion
+from server.sampling.recorder import NOT_RECORDED, Recorder
+from server.sampling.recorder import Served as ServedCompletion
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.tables import SampleRow, SpanRow, TraceRow

@@ -32,7 +32,7 @@ class Box:
     def start(self) -> Box:
         (self.data_dir / "env").unlink(missing_ok=True)
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "server.cli", "up", "--data-dir", str(self.data_dir), "--port", "0"]
+        command = [sys.executable, "-m", "cli", "up", "--data-dir", str(self.data_dir), "--port", "0"]
         with (self.data_dir / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--base", f"tiny-arith={self._base}", *self._args],
@@ -52,7 +52,7 @@ class Box:
 
     def kill(self, name: str) -> None:
         """SIGKILL one plane; `up` starts it again."""
-        pids = subprocess.check_output(["pgrep", "-f", f"server.cli {name} .*"], text=True).split()
+        pids = subprocess.check_output(["pgrep", "-f", f"cli {name} .*"], text=True).split()
         mine = [int(p) for p in pids if f"HEADWAY_DATA_DIR={self.data_dir}\0" in _environment(int(p))]
         assert mine, f"no {name} is running"
         for pid in mine:

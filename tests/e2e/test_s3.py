@@ -29,7 +29,7 @@ def s3_box(s3: ObjectStore, tiny_base: Path) -> Iterator[Box]:
 
 
 def headway(box: Box, *arguments: str) -> str:
-    command = [sys.executable, "-m", "server.cli", *arguments, "--data-dir", str(box.data_dir)]
+    command = [sys.executable, "-m", "cli", *arguments, "--data-dir", str(box.data_dir)]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

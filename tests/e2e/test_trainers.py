@@ -55,7 +55,7 @@ class Site:
 
     def launch(self, *args: str) -> subprocess.Popen[bytes]:
         where = ("--data-dir", str(self.folder), "--database-url", self._url)
-        command = [sys.executable, "-m", "server.cli", "trainer", "--base", "tiny", "--device", "cpu", *where, *args]
+        command = [sys.executable, "-m", "cli", "trainer", "--base", "tiny", "--device", "cpu", *where, *args]
         with (self.folder / "trainers.log").open("ab") as log:
             self._trainers.append(subprocess.Popen(command, stdout=log, stderr=log))
         return self._trainers[-1]

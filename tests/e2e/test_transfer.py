@@ -20,7 +20,7 @@ TURNS = 12
 
 def headway(box: Box, *args: str) -> str:
     env = {key: value for key, value in os.environ.items() if not key.startswith("HUD_")}
-    command = [sys.executable, "-m", "server.cli", *args, "--data-dir", str(box.data_dir)]
+    command = [sys.executable, "-m", "cli", *args, "--data-dir", str(box.data_dir)]
     done = subprocess.run(command, capture_output=True, text=True, env={**env, "COLUMNS": "200"}, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

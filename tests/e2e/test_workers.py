@@ -52,7 +52,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         "HEADWAY_SAMPLER_TOKEN": "token",
         "HEADWAY_DATA_DIR": str(tmp_path),
     }
-    yield Server([sys.executable, "-m", "server.cli", "server", "--port", str(port)], environment, port)
+    yield Server([sys.executable, "-m", "cli", "server", "--port", str(port)], environment, port)
     postgres.stop()
 
 

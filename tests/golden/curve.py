@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from tests.unit.trainer.tiny import LORA, MODEL, VOCAB, rollout, tiny_model
-from trainer.base_model import BaseModel
-from trainer.engine import EngineSettings, TrainingEngine
+from trainer.engine.base_model import BaseModel
+from trainer.engine.engine import EngineSettings, TrainingEngine
 from wire.engine import AdamParams, LossChoice
 from wire.trajectories import Batch, Trajectory, Turn
 

@@ -17,9 +17,9 @@ import pytest
 
 from tests.golden.curve import LORA, NUM_STEPS, Curve, new_engine, sampled, train
 from tests.unit.trainer.tiny import norms_in_their_own_dtype, session
-from trainer import recomputation
-from trainer.engine import TrainingEngine
-from trainer.losses import LOSSES
+from trainer.engine import recomputation
+from trainer.engine.engine import TrainingEngine
+from trainer.engine.losses import LOSSES
 from wire.engine import AdamParams, LossChoice
 from wire.trajectories import Batch
 

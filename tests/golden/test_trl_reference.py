@@ -24,7 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from tests.unit.trainer.naive import worst_relative_error
 from tests.unit.trainer.tiny import MODEL, VOCAB, gradients, opened, rollout, tiny_engine, tiny_model
-from trainer.engine import TrainingEngine
+from trainer.engine.engine import TrainingEngine
 from wire.engine import LossChoice
 from wire.trajectories import Batch, Trajectory
 

@@ -11,10 +11,10 @@ import torch
 from tests.unit.trainer.naive import worst_relative_error
 from tests.unit.trainer.test_kernels import SCALE, a_tree, by_definition, inputs
 from tests.unit.trainer.tiny import ARCHITECTURES, MODEL, deep_batch, gradients, mixed_batch, opened, tiny_model
-from trainer.base_model import BaseModel
-from trainer.engine import EngineSettings, TrainingEngine
-from trainer.kernels import choose_kernel
-from trainer.kernels.flex import FlexKernel
+from trainer.engine.base_model import BaseModel
+from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.kernels import choose_kernel
+from trainer.engine.kernels.flex import FlexKernel
 from wire.engine import LossChoice
 
 pytestmark = pytest.mark.gpu

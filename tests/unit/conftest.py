@@ -12,7 +12,7 @@ import pytest_asyncio
 from store.database import AsyncDatabase, Database
 from store.notify import AsyncListener
 from store.oplog.waiting import TROUBLE_S, WaitingCalls
-from store.planes import register_trainer
+from store.planes.registration import register_trainer
 from store.tables import CheckpointRow, ModelRow, TeamRow
 
 

@@ -17,8 +17,8 @@ from sampler.backends.vllm import VllmBackend, VllmSettings
 from tests.conftest import database_folder
 from tests.e2e.box import Box
 from tests.unit.sampler import conftest as local
-from trainer.base_model import BaseModel, load_base_model
-from trainer.engine import TrainingEngine
+from trainer.engine.base_model import BaseModel, load_base_model
+from trainer.engine.engine import TrainingEngine
 from wire.engine import LoraConfig
 
 tokenizer, adapters, reference, ask, ask_on = local.tokenizer, local.adapters, local.reference, local.ask, local.ask_on

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from sampler.backends.vllm import VllmBackend, VllmSettings
 from tests.unit.sampler.conftest import Answer, ask_backend
 from tests.vllm.conftest import START_TIMEOUT_S, SaveTrained, load_all
-from trainer.base_model import BaseModel
-from trainer.batch import Datum
-from trainer.engine import TrainingEngine
+from trainer.engine.base_model import BaseModel
+from trainer.engine.batch import Datum
+from trainer.engine.engine import TrainingEngine
 from wire.canary import Canary
 from wire.engine import LoraConfig
 from wire.errors import CorruptCheckpoint, InvalidRequest, Unavailable

@@ -13,7 +13,7 @@ import pytest
 from sampler.backends.vllm.parsers import Division
 from sampler.backends.vllm.reading import VllmReading
 from sampler.backends.vllm.routes import RENDER
-from sampler.reading import joined
+from sampler.chat.reading import joined
 from sampler.vocabulary import Vocabulary
 from tests.unit.sampler.conftest import ask_backend
 from wire.errors import InvalidRequest

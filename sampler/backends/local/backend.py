@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from sampler.admission.fair_gate import FairGate
+from sampler.admission.limits import max_new_tokens
+from sampler.admission.prompt_limits import PromptLimits
 from sampler.backends.base import SamplerInfo
 from sampler.backends.local.adapter_files import Adapter, read_adapter
 from sampler.backends.local.base_model import cache_shape, load_base, plain_logits, use_slot_attention
@@ -22,15 +25,12 @@ from sampler.backends.local.kv_cache import SlotCache
 from sampler.backends.local.packed_step import PackedModel, require_exact
 from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.sequence import Sequence
-from sampler.chat_text import ChatText, WithChatText
+from sampler.chat.text import ChatText, WithChatText
 from sampler.draws import Draws
-from sampler.fair_gate import FairGate
-from sampler.limits import max_new_tokens
-from sampler.prompt_limits import PromptLimits
 from sampler.vocabulary import Vocabulary
 from wire.errors import Conflict, NotFound
+from wire.process.threads import threads_for
 from wire.sampling import Constraint, GenerateEvent, GenerateRequest
-from wire.threads import threads_for
 
 _NUM_BUILDERS = 2
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sampler.backends.base import SamplerInfo
-from sampler.call_forms import HERMES, CallForm
-from sampler.json_schemas import bounded_schema, function_parameters, plain_grammar
+from sampler.chat.call_forms import HERMES, CallForm
+from sampler.chat.json_schemas import bounded_schema, function_parameters, plain_grammar
 from sampler.vocabulary import Vocabulary
 from wire.errors import InvalidRequest
 from wire.sampling import Constraint, ForcedCalls

@@ -11,11 +11,11 @@ from typing import Any
 import structlog
 import torch
 
-from sampler.backends.local.choosing import Chosen, choose
 from sampler.backends.local.event_stream import Delivery
 from sampler.backends.local.packed_step import PackedModel
 from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.sequence import Sequence
+from sampler.backends.local.token_sampling import Chosen, choose
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
 
 log: Any = structlog.get_logger(__name__)

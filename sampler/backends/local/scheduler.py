@@ -1,4 +1,4 @@
-"""Which sequences take part in the next step, within the cache's budget: in turns, as `sampler.fair_queue` says."""
+"""Which sequences take part in the next step within the cache's budget, in turns: `sampler.admission.fair_queue`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 
+from sampler.admission.fair_queue import FairQueue
 from sampler.backends.local.kv_cache import SlotCache
 from sampler.backends.local.sequence import Sequence
-from sampler.fair_queue import FairQueue
 
 _HEADROOM_TOKENS = 32  # a sequence that joins without room to grow would soon push another one out
 _LEAD_TOKENS = 64  # so much more a team may have been served than one that waits, before it is set back for that one

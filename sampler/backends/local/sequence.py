@@ -7,10 +7,10 @@ from collections.abc import Hashable
 from typing import Literal
 
 from sampler.backends.local.adapter_files import Adapter
-from sampler.backends.local.choosing import Chosen, RowChoice
 from sampler.backends.local.constraints import Form
 from sampler.backends.local.event_stream import EventStream
-from sampler.text import SettlingText
+from sampler.backends.local.token_sampling import Chosen, RowChoice
+from sampler.incremental_text import SettlingText
 from sampler.vocabulary import Vocabulary
 from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, TopLogprob
 

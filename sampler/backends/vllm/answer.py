@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from sampler.backends.vllm.client import Chunk, finite_or_nan
-from sampler.text import SettlingText
+from sampler.incremental_text import SettlingText
 from sampler.vocabulary import Vocabulary
 from wire.errors import HeadwayError, Unavailable
 from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, SamplingParams, TopLogprob

@@ -16,6 +16,9 @@ from typing import Any
 import structlog
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from sampler.admission.fair_gate import FairGate
+from sampler.admission.limits import max_new_tokens
+from sampler.admission.prompt_limits import PromptLimits
 from sampler.backends.base import AnswerReader, SamplerInfo
 from sampler.backends.vllm.adapter_check import check_adapter
 from sampler.backends.vllm.adapter_folders import AdapterFolders
@@ -30,17 +33,14 @@ from sampler.backends.vllm.reading import VllmReading
 from sampler.backends.vllm.server import OwnServer
 from sampler.backends.vllm.settings import VllmSettings
 from sampler.backends.vllm.structured import StructuredOutputs, reasoning_gate
-from sampler.chat_text import ChatText, WithChatText
+from sampler.chat.rendering import ChatRenderer
+from sampler.chat.text import ChatText, WithChatText
 from sampler.draws import Draws
-from sampler.fair_gate import FairGate
-from sampler.limits import max_new_tokens
-from sampler.prompt_limits import PromptLimits
-from sampler.rendering import ChatRenderer
 from sampler.vocabulary import Vocabulary
 from wire.canary import Canary
 from wire.errors import Conflict, HeadwayError, InvalidRequest, NotFound, Unavailable
+from wire.process.threads import threads_for
 from wire.sampling import Constraint, DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, Reading
-from wire.threads import threads_for
 
 log = structlog.get_logger(__name__)
 

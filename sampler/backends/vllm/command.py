@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sampler.backends.vllm.parsers import Parsers
 from sampler.backends.vllm.settings import VllmSettings
-from wire.lifeline import VARIABLE
+from wire.process.lifeline import VARIABLE
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from sampler.call_forms import CallForm, CallStyle
+from sampler.chat.call_forms import CallForm, CallStyle
 
 log = structlog.get_logger(__name__)
 

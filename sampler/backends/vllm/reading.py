@@ -19,8 +19,8 @@ import structlog
 from sampler.backends.base import AnswerReader
 from sampler.backends.vllm.parsers import Division, opens_reasoning
 from sampler.backends.vllm.routes import DERENDER, Post, chat_request
-from sampler.chat_text import ChatText
-from sampler.reading import HoldingBack, SymbolReader, as_deltas, joined
+from sampler.chat.reading import HoldingBack, SymbolReader, as_deltas, joined
+from sampler.chat.text import ChatText
 from sampler.vocabulary import Vocabulary
 from wire.errors import InvalidRequest
 from wire.sampling import (

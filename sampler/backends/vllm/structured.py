@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from sampler.backends.vllm.routes import EMPTY_CHAT, RENDER, Post
-from sampler.json_schemas import MAX_BLANKS, bounded_schema, function_parameters, plain_grammar
+from sampler.chat.json_schemas import MAX_BLANKS, bounded_schema, function_parameters, plain_grammar
 from wire.errors import InvalidRequest
 from wire.sampling import Constraint, ForcedCalls
 

@@ -36,7 +36,7 @@ from store.checkpoint_stores.manifests import (
 from store.checkpoint_stores.s3.bucket import Bucket, DamagedObject, NoSuchObject, StoredObject, connect
 from store.checkpoint_stores.s3.location import Location
 from wire.errors import CorruptCheckpoint, Unavailable
-from wire.faults import fault_point
+from wire.process.faults import fault_point
 
 log = structlog.get_logger(__name__)
 

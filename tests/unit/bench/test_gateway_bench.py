@@ -8,8 +8,8 @@ import time
 import pytest
 
 from bench.stand_in_sampler import NUM_TOKENS, StandIn, answer_s
-from server.gateway.connections import Connections
-from server.gateway.sampler_client import SamplerClient
+from server.sampling.connections import Connections
+from server.sampling.sampler_client import SamplerClient
 from wire.sampling import GenerateRequest, Reading, RenderRequest, SamplingParams
 
 

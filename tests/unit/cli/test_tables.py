@@ -14,10 +14,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from cli.in_session import in_session
+from cli.main import app
+from cli.terminal.tables import Listing, show
 from server.auth.service import create_key
-from server.cli.in_session import in_session
-from server.cli.main import app
-from server.cli.tables import Listing, show
 from store.catalog import ensure_base
 from store.database import Database
 from tests.rules import violations
@@ -56,12 +56,12 @@ def test_in_a_pipe_values_stand_between_tabs_and_there_is_no_box(capsys):
 
 def test_a_command_that_draws_its_own_table_is_noticed(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    planted = Path("server/cli/new_command.py")
+    planted = Path("cli/new_command.py")
     planted.parent.mkdir(parents=True)
     planted.write_text("from rich.table import Table\n")
-    assert list(violations(planted)) == [f"{planted}:1: print tables with server.cli.tables"]
+    assert list(violations(planted)) == [f"{planted}:1: print tables with cli.terminal.tables"]
     planted.write_text("def url(host, port):\n    return f'see http://{host}:{port}/x'\n")
-    assert list(violations(planted)) == [f"{planted}:2: put URLs together with wire.origins.http_origin"]
+    assert list(violations(planted)) == [f"{planted}:2: put URLs together with wire.process.origins.http_origin"]
 
 
 def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.up_lock import AlreadyUp, only_up
+from cli.box.up_lock import AlreadyUp, only_up
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from server.cli.up_lock import only_up
+from cli.box.up_lock import only_up
 with only_up(Path(sys.argv[1]), "http://127.0.0.1:1"):
     print("held", flush=True)
     time.sleep(600)

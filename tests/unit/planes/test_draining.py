@@ -11,15 +11,15 @@ from sqlalchemy import func, select, update
 from sampler.agent import Agent, AgentSettings
 from server.admin import planes
 from server.audit.recording import COMMAND_LINE
-from store.adapters import base_adapter_name, report_adapter
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
 from store.oplog import leases
-from store.planes import register_sampler
-from store.promotion import PromotionPolicy, Votes, promotion_votes
-from store.supply import supplies
+from store.planes.adapters import base_adapter_name, report_adapter
+from store.planes.promotion import PromotionPolicy, Votes, promotion_votes
+from store.planes.registration import register_sampler
+from store.planes.trainer_availability import supplies
+from store.planes.trainer_starts import all_served
 from store.tables import ModelLeaseRow, ModelRow, OperationRow, SamplerRow, TrainerRow
-from store.trainer_starts import all_served
 from tests.unit.conftest import World
 from tests.unit.planes.test_agent import Holder
 from tests.unit.planes.test_worker import Trainer

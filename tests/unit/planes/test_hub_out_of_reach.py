@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from cli.commands.bases import choose_bases
 from sampler.main import SamplerSettings
 from sampler.main import run as run_sampler
-from server.cli.bases import choose_bases
 from store.catalog import ensure_base
 from store.database import Database
-from store.supply import supplies
+from store.planes.trainer_availability import supplies
 from trainer.main import TrainerSettings
 from trainer.main import run as run_trainer
-from wire.hub_weights import WeightsOutOfReach
+from wire.process.hub_weights import WeightsOutOfReach
 
 NOWHERE = "someone/nowhere"
 

@@ -22,7 +22,7 @@ from store.verification import missing_files
 from tests.unit.conftest import World
 from tests.unit.planes.test_agent import Holder
 from tests.unit.planes.test_worker import CountingEngine, Trainer
-from trainer.worker import Worker, WorkerSettings
+from trainer.worker.loop import Worker, WorkerSettings
 
 
 class CountingEngineWithMoments(CountingEngine):

@@ -8,13 +8,13 @@ from uuid import UUID
 
 import pytest
 
-from store.adapters import report_adapter
 from store.database import Database
 from store.notify import ADAPTER_LOADED, Listener
-from store.planes import fall_silent, register_sampler
-from store.promotion import PromotionPolicy
+from store.planes.adapters import report_adapter
+from store.planes.promotion import PromotionPolicy
+from store.planes.registration import fall_silent, register_sampler
 from tests.unit.conftest import World
-from trainer.promotion import Promotion
+from trainer.worker.promotion import Promotion
 from wire.errors import PromotionRejected, Unavailable
 
 X = "hw-x"

@@ -190,7 +190,7 @@ async def test_a_database_that_takes_no_writes_does_not_count_as_a_death_of_the_
     step = await trainer.step()
     with monkeypatch.context() as patched:
         patched.setattr(work, "commit_step", full)
-        patched.setattr("trainer.worker.defer", full)
+        patched.setattr("trainer.worker.loop.defer", full)
         for _ in range(2 * A_FEW):
             with pytest.raises(psycopg.errors.DiskFull):
                 trainer.work()

@@ -22,10 +22,10 @@ from store.rollouts.trainer_logprobs import read_trainer_logprobs
 from store.tables import CheckpointRow, ModelRow, OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World
-from trainer.cancellation import Cancellation
-from trainer.instruments import TrainerMetrics
-from trainer.logprob_keeper import LogprobKeeper
-from trainer.worker import Worker, WorkerSettings
+from trainer.worker.cancellation import Cancellation
+from trainer.worker.instruments import TrainerMetrics
+from trainer.worker.logprob_keeper import LogprobKeeper
+from trainer.worker.loop import Worker, WorkerSettings
 from wire.engine import BaseModelInfo, PassResult, StepResult
 from wire.errors import InvalidRequest, NonFinite
 from wire.payload import decode, encode, encode_batch

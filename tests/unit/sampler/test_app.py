@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 import uvicorn
 
-from sampler.admission import Bounds
+from sampler.admission.admission import Bounds
 from sampler.app import create_app
 from wire.sampling import GenerateEvent
 

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from sampler.backends.base import SamplerInfo
 from sampler.backends.local.constraints import Constraints
-from sampler.reading import SymbolReader, joined
-from sampler.rendering import ChatRenderer
+from sampler.chat.reading import SymbolReader, joined
+from sampler.chat.rendering import ChatRenderer
 from sampler.vocabulary import Vocabulary
 from tests.unit.sampler.conftest import TEMPLATE
 from wire.errors import InvalidRequest

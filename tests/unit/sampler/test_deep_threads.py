@@ -6,7 +6,7 @@ import ctypes
 import threading
 
 from sampler.backends.local.deep_threads import STACK_BYTES, deep_threads
-from sampler.json_schemas import MAX_OBJECTS
+from sampler.chat.json_schemas import MAX_OBJECTS
 from tests.unit.sampler.test_call_forms import QWEN, Base
 from wire.sampling import Constraint
 

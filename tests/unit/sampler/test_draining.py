@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from sampler.draining import DrainingServer, InFlight
+from sampler.admission.draining import DrainingServer, InFlight
 
 
 class Work:

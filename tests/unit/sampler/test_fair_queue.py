@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from sampler.fair_gate import FairGate
-from sampler.fair_queue import FairQueue
+from sampler.admission.fair_gate import FairGate
+from sampler.admission.fair_queue import FairQueue
 from wire.sampling import Flow
 
 

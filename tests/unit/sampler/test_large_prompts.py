@@ -9,8 +9,8 @@ import signal
 import pytest
 import pytest_asyncio
 
-from sampler.chat_text import ChatText, is_large
-from sampler.prompt_limits import PromptLimits
+from sampler.admission.prompt_limits import PromptLimits
+from sampler.chat.text import ChatText, is_large
 from wire.errors import ContextLengthExceeded, InvalidRequest
 from wire.sampling import RenderRequest, TokenizeRequest
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sampler.backends.local.choosing import RowChoice, choose
+from sampler.backends.local.token_sampling import RowChoice, choose
 
 KEPT = [(1, 1.0), (5, 1.0), (0, 0.5), (30, 0.7), (0, 0.999), (2000, 1.0), (0, 1e-9)]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampler.text import SettlingText
+from sampler.incremental_text import SettlingText
 from sampler.vocabulary import Vocabulary
 from tests.unit.sampler.conftest import build_tokenizer
 

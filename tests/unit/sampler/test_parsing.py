@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sampler.call_forms import HERMES, CallForm
-from sampler.json_objects import JsonObject
-from sampler.parsing import AnswerParser, Marks
-from sampler.reading import joined
+from sampler.chat.call_forms import HERMES, CallForm
+from sampler.chat.json_objects import JsonObject
+from sampler.chat.parsing import AnswerParser, Marks
+from sampler.chat.reading import joined
 from wire.sampling import ParsedMessage
 
 ADD = '<tool_call>\n{"name": "add", "arguments": {"a": 1,  "b":[2]}}\n</tool_call>'

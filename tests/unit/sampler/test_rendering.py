@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from sampler.rendering import ChatRenderer
+from sampler.chat.rendering import ChatRenderer
 from tests.unit.sampler.conftest import build_tokenizer
 from wire.errors import InvalidRequest
 from wire.sampling import RenderRequest

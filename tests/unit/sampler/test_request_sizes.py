@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sampler.request_sizes import check_sizes
+from sampler.admission.request_sizes import check_sizes
 from wire.errors import InvalidRequest
 from wire.sampling import Constraint, ForcedCalls, GenerateRequest, Reading, RenderRequest, SamplingParams
 

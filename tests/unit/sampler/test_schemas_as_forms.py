@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sampler.backends.base import SamplerInfo
 from sampler.backends.local.constraints import Constraints
-from sampler.json_schemas import MAX_BLANKS
+from sampler.chat.json_schemas import MAX_BLANKS
 from sampler.vocabulary import Vocabulary
 from tests.unit.sampler.conftest import build_tokenizer
 from wire.errors import InvalidRequest

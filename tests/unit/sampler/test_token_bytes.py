@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from sampler.vocabulary import Vocabulary
-from server.gateway.replies import TextOffsets, chat_logprobs, completion_logprobs
+from server.protocols.openai.replies import TextOffsets, chat_logprobs, completion_logprobs
 from tests.unit.sampler.conftest import build_tokenizer
 from wire.sampling import GenerateEvent, SampledTokens, TopLogprob
 

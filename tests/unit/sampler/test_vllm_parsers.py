@@ -7,7 +7,7 @@ import pytest
 from sampler.backends.vllm.command import server_command
 from sampler.backends.vllm.parsers import ChatFormat, Parsers, choose_parsers, opens_reasoning
 from sampler.backends.vllm.settings import VllmSettings
-from sampler.rendering import ChatRenderer
+from sampler.chat.rendering import ChatRenderer
 from tests.unit.sampler.conftest import build_tokenizer
 
 HERMES = '{% if tools %}<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}{% endif %}'

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from sampler.admission.prompt_limits import PromptLimits
 from sampler.backends.vllm.answer import Answer
 from sampler.backends.vllm.parsers import ChatFormat, Division, divide
 from sampler.backends.vllm.reading import VllmReading
-from sampler.call_forms import HERMES
-from sampler.chat_text import ChatText
-from sampler.prompt_limits import PromptLimits
-from sampler.reading import SymbolReader, joined
+from sampler.chat.call_forms import HERMES
+from sampler.chat.reading import SymbolReader, joined
+from sampler.chat.text import ChatText
 from sampler.vocabulary import Vocabulary
 from tests.unit.sampler.test_call_forms import DEEPSEEK, GLM, LLAMA, QWEN, TOOLS, tokenizer_of
 from wire.errors import InvalidRequest

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from fastapi import Depends, FastAPI, Request
 
-from server.body_memory import BodiesInTheWay, BodyMemory
-from server.errors import install_error_handlers
-from server.json_size import JsonBounds
-from server.request_body import UPLOAD, SealedBodies, open_body
+from server.http.body_memory import BodiesInTheWay, BodyMemory
+from server.http.errors import install_error_handlers
+from server.http.request_body import UPLOAD, SealedBodies, open_body
 from server.settings import Limits
+from server.uploads.json_size import JsonBounds
 from wire.errors import TooLarge
 
 PIECE = b"x" * 1000

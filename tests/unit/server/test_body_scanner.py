@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from server.training import body
-from server.training.body import BodyScanner
+from server.protocols.hud.training import body
+from server.protocols.hud.training.body import BodyScanner
 from wire.errors import InvalidRequest, TooLarge
 
 NUMBERS = st.integers(-(2**31), 2**31 - 1) | st.floats(allow_nan=True, allow_infinity=True, width=32)

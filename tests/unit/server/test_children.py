@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.children import Child, Children
-from wire.endings import GAVE_UP_STATUS
+from cli.box.children import Child, Children
+from wire.process.exits import GAVE_UP_STATUS
 
 
 @pytest.mark.parametrize(("status", "starts_again"), [(1, True), (GAVE_UP_STATUS, False)])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
+from server.background.closing_rollouts import closing_rollouts
 from server.settings import ServerSettings, UpkeepSettings
-from server.traces.closing import closing_rollouts
 from store.database import AsyncDatabase, Database
 from store.rollouts import TraceFilter, list_traces
 from store.tables import TraceRow

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from server.gateway.connections import ConnectionFailed, Connections, origin_of
-from wire.origins import http_origin
+from server.sampling.connections import ConnectionFailed, Connections, origin_of
+from wire.process.origins import http_origin
 
 HEADERS = b"Content-Type: application/json\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.gateway.continuation import covered_messages
+from server.protocols.openai.continuation import covered_messages
 from wire.errors import InvalidRequest
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from server.errors import install_error_handlers
+from server.http.errors import install_error_handlers
 from store.database import AsyncDatabase
 
 SENTENCE = "the database does not answer at the moment; try again"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.traces.formats import FORMATS
+from server.rollouts.formats import FORMATS
 from store.rollouts import Conversation, RecordedSample, Resolved, TraceFacts
 from wire.trajectories import Turn
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server.gateway.generation import generate_all
+from server.sampling.generation import generate_all
 from wire.sampling import GenerateEvent, GenerateRequest, SamplingParams
 
 REQUEST = GenerateRequest(adapter="a", prompt_token_ids=[1], params=SamplingParams())

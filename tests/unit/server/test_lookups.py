@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from server.gateway.lookups import SharedLookups
+from server.sampling.lookups import SharedLookups
 
 
 class Database:

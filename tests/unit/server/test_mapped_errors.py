@@ -13,25 +13,25 @@ from starlette.exceptions import HTTPException
 import server
 import store
 import wire
-from server.errors import REFUSED
+from server.http.errors import REFUSED
 from wire.errors import HeadwayError
 
 CAUGHT = {
-    "ConnectionFailed": "server/gateway/sampler_client.py",
+    "ConnectionFailed": "server/sampling/sampler_client.py",
     "WebhookFailed": "server/guard/acting.py",
     "Refused": "server/guard/webhooks.py",
     "Undone": "server/guard/acting.py",
     "_HeadMoved": "server/guard/rolling_back.py",
-    "EmbeddedPostgresFailed": "server/cli/settings.py",
+    "EmbeddedPostgresFailed": "cli/settings.py",
     "NoSuchObject": "store/checkpoint_stores/s3/store.py",
     "DamagedObject": "store/checkpoint_stores/s3/store.py",
     "_Odd": "store/rollouts/spans.py",
     "_ParentGone": "store/rollouts/recording.py",
     "_OnRecord": "store/rollouts/importing.py",
-    "GaveUp": "server/cli/planes.py",
+    "GaveUp": "cli/commands/planes.py",
 }
 """Where what is no refusal is caught. (Commands print what they cannot do, and have no callers on the wire.)"""
-NOT_ANSWERED = ("server.cli", "server.mirror", "store.backup")
+NOT_ANSWERED = ("cli", "server.mirror", "store.backup")
 
 
 def exceptions() -> Iterator[type[Exception]]:

@@ -20,7 +20,7 @@ from server.metrics.census import census_exposition
 from server.metrics.instruments import ServerMetrics
 from server.metrics.workers import exposition, shared_counts
 from store.census import Census, Held, ModelHead, OpenOperations
-from trainer.instruments import TrainerMetrics
+from trainer.worker.instruments import TrainerMetrics
 
 DOCUMENTED = set(re.findall(r"^\| `(headway_[a-z_]+)` \|", Path("docs/monitoring.md").read_text(), re.MULTILINE))
 MONITORING = Path("docker/monitoring")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from server.reader import Reader
+from server.uploads.upload_parser import Reader
 from tests.unit.server.readings import begin_and_wait, describe, die, fail, nest, refuse
 from wire.errors import HeadwayError, InvalidRequest, TooLarge, Unavailable
 
@@ -100,7 +100,7 @@ async def test_a_client_that_leaves_costs_no_answer_of_another(reader, tmp_path)
 def test_it_ends_with_a_server_that_is_killed():
     script = """
 import asyncio, os, signal
-from server.reader import Reader
+from server.uploads.upload_parser import Reader
 from tests.unit.server.readings import describe
 
 pid, *_ = asyncio.run(Reader().read(b"x" * 100_000, describe))

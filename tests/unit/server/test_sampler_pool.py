@@ -7,8 +7,8 @@ import uuid
 from collections import Counter
 from contextlib import ExitStack
 
-from server.gateway.sampler_pool import SamplerPool
-from store.serving import Sampler
+from server.sampling.sampler_pool import SamplerPool
+from store.planes.serving import Sampler
 
 
 def samplers(count: int) -> list[Sampler]:

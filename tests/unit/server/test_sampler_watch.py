@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
-from server.gateway.connections import ConnectionFailed, Connections
-from server.gateway.sampler_watch import SamplerWatch
+from server.sampling.connections import ConnectionFailed, Connections
+from server.sampling.sampler_watch import SamplerWatch
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

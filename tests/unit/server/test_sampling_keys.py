@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from server.gateway import admission
-from server.gateway.admission import SamplingKeys
-from server.gateway.lookups import SharedLookups
+from server.protocols.openai import admission
+from server.protocols.openai.admission import SamplingKeys
+from server.sampling.lookups import SharedLookups
 from store.keys import KeyFacts
-from store.serving import Question, Serving
+from store.planes.serving import Question, Serving
 from wire.errors import Forbidden, Unauthenticated
 
 KEY = KeyFacts(uuid.uuid4(), uuid.uuid4(), "team", "member", ["sample"], None, False, False, False)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+from server.background.trainer_launchers import starting
 from server.settings import ServerSettings, TrainerStart
-from server.starting import starting
 from store.database import AsyncDatabase, Database
 from store.oplog import leaving
 from store.oplog.append import append_operation
-from store.supply import supplies
+from store.planes.trainer_availability import supplies
 from tests.unit.conftest import World
 
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from server.gateway.limits import TeamLimits, TooManyRequests
+from server.sampling.limits import TeamLimits, TooManyRequests
 from server.settings import GatewayLimits
 
 TEAM, OTHER = uuid.uuid4(), uuid.uuid4()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import server.upkeep as module
+import server.background.garbage_collection as module
+from server.background.garbage_collection import upkeep
 from server.settings import ServerSettings, UpkeepSettings
-from server.upkeep import upkeep
 from store.database import Database
 from store.retention import Collector, Removal, keeping_files
 

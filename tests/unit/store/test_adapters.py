@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import update
 
-from store.adapters import (
+from store.database import AsyncDatabase, Database
+from store.planes.adapters import (
     base_adapter_name,
     forget_adapter,
     report_adapter,
@@ -11,8 +12,7 @@ from store.adapters import (
     want_checkpoint,
     wanted_adapters,
 )
-from store.database import AsyncDatabase, Database
-from store.planes import register_sampler, say_goodbye
+from store.planes.registration import register_sampler, say_goodbye
 from store.tables import ModelRow, SamplerRow
 from tests.unit.conftest import World
 

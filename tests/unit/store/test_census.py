@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import func, update
 
 from store.census import take_census
-from store.planes import trainer_ready
+from store.planes.registration import trainer_ready
 from store.tables import CheckpointRow, TrainerRow
 from tests.unit.store.conftest import Estate
 

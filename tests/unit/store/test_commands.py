@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from server.cli.main import app
+from cli.main import app
 from store.tables import ApiKeyRow
 from tests.unit.store.conftest import Estate
 from tests.unit.store.places import FilePlace

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, insert, text, update
 
 from store.invariants import INVARIANTS, check_all, check_files
-from store.planes import register_sampler
+from store.planes.registration import register_sampler
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, SamplerAdapterRow
 from tests.unit.store.conftest import Estate
 

@@ -14,7 +14,7 @@ from store.database import AsyncDatabase, Database
 from store.notify import AsyncListener
 from store.oplog import work
 from store.oplog.lost_answers import abandon, adopt
-from store.presence import PRESENT
+from store.planes.presence import PRESENT
 from store.tables import OperationRow
 from tests.unit.conftest import World
 from tests.unit.store.test_oplog import append, finish_pass, start, state_of, take

@@ -13,7 +13,7 @@ from store.oplog import leases, leaving, work
 from store.oplog.append import Appended, append_operation, place_payload
 from store.oplog.operation import ModelState, Operation
 from store.oplog.results import wait_for_result
-from store.oplog.sharing import NextModel, next_model
+from store.oplog.scheduling import NextModel, next_model
 from store.oplog.waiting import WaitingCalls
 from store.oplog.work import Lease
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, TrainerRow

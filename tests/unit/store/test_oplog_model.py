@@ -40,7 +40,7 @@ from store.oplog.operation import ModelState, Operation
 from store.oplog.results import wait_for_result
 from store.oplog.waiting import WaitingCalls
 from store.oplog.work import Lease
-from store.presence import PRESENT, Presence
+from store.planes.presence import PRESENT, Presence
 from store.tables import ModelRow, OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World

@@ -9,11 +9,10 @@ import pytest
 from rich.console import Console
 from sqlalchemy import text, update
 
-from server.cli.status_view import missing_table
-from store.adapters import base_adapter_name, report_adapter
+from cli.terminal.status_view import missing_table
 from store.database import AsyncDatabase, Database
-from store.planes import register_sampler, say_goodbye
-from store.promotion import (
+from store.planes.adapters import base_adapter_name, report_adapter
+from store.planes.promotion import (
     LATE_AFTER_S,
     PromotionPolicy,
     Votes,
@@ -21,7 +20,8 @@ from store.promotion import (
     promotion_votes,
     promotion_votes_async,
 )
-from store.serving import samplers_serving
+from store.planes.registration import register_sampler, say_goodbye
+from store.planes.serving import samplers_serving
 from store.tables import ModelRow, SamplerRow
 from tests.unit.conftest import World
 

@@ -8,11 +8,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select, update
 
-from store.adapters import want_checkpoint
 from store.database import AsyncDatabase
 from store.oplog.results import wait_for_result
 from store.oplog.waiting import WaitingCalls
-from store.planes import known_losses, register_sampler, register_trainer
+from store.planes.adapters import want_checkpoint
+from store.planes.registration import known_losses, register_sampler, register_trainer
 from store.retention import RetentionPolicy, keeping_files, marking
 from store.retention.pins import pin
 from store.tables import CheckpointRow, EventRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow

@@ -61,7 +61,7 @@ def weights_of(store: S3CheckpointStore, checkpoint: uuid.UUID) -> bytes:
 PUBLISHER = """
 import sys, uuid
 from store.checkpoint_stores import open_checkpoint_store
-from wire.faults import arm_faults
+from wire.process.faults import arm_faults
 arm_faults()
 store = open_checkpoint_store(sys.argv[1])
 model, checkpoint = uuid.UUID(sys.argv[2]), uuid.UUID(sys.argv[3])

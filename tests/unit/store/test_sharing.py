@@ -13,7 +13,7 @@ from sqlalchemy import func, update
 from store.database import AsyncDatabase, Database
 from store.oplog import leases, leaving, work
 from store.oplog.append import append_operation
-from store.oplog.sharing import PATIENCE_S, TENURE_S, NextModel, next_model
+from store.oplog.scheduling import PATIENCE_S, TENURE_S, NextModel, next_model
 from store.oplog.turns import CALL_TOKENS
 from store.oplog.work import Lease
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, TeamRow, TrainerRow

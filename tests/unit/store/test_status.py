@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import func, update
 
-from store.planes import fall_silent, give_up, register_sampler
+from store.planes.registration import fall_silent, give_up, register_sampler
 from store.tables import CheckpointRow, SamplerAdapterRow
 from tests.conftest import heed_interrupts
 from tests.unit.store.conftest import Estate
@@ -72,7 +72,7 @@ def test_a_sampler_in_trouble_is_shown_with_the_reason_also_when_it_gave_up_unti
 def test_watch_looks_again_until_ctrl_c_and_ends_cleanly(estate: Estate):
     url = estate.database.url.render_as_string(hide_password=False)
     environment = {**os.environ, "HEADWAY_DATABASE_URL": url, "HEADWAY_DATA_DIR": str(estate.folder)}
-    command = [sys.executable, "-m", "server.cli", "status", "--watch", "--json", "--every-s", "0.2"]
+    command = [sys.executable, "-m", "cli", "status", "--watch", "--json", "--every-s", "0.2"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, env=environment, text=True, preexec_fn=heed_interrupts, **streams)
     assert process.stdout is not None

@@ -13,11 +13,11 @@ from sqlalchemy import update
 from store.database import AsyncDatabase, Database
 from store.oplog import leaving
 from store.oplog.append import append_operation
-from store.planes import register_trainer, trainer_ready
+from store.planes.registration import register_trainer, trainer_ready
+from store.planes.trainer_availability import Supply, supplies
+from store.planes.trainer_starts import WantedTrainer, all_served, claim_wanted, start_failed, want_trainer
 from store.starter import Starter
-from store.supply import Supply, supplies
 from store.tables import TrainerRow, TrainerStartRow
-from store.trainer_starts import WantedTrainer, all_served, claim_wanted, start_failed, want_trainer
 from tests.unit.conftest import World
 
 

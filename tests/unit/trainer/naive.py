@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from tests.unit.trainer.tiny import MODEL
-from trainer.engine import TrainingEngine
+from trainer.engine.engine import TrainingEngine
 from wire.trajectories import Batch, Trajectory, Turn
 
 Formula = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]

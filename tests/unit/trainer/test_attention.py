@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from trainer.attention import IMPLEMENTATION, PackedLayout, UnsupportedArchitecture, packed_attention
-from trainer.kernels.cascade import CascadeKernel
-from trainer.prefix_tree import build_tree
+from trainer.engine.attention import IMPLEMENTATION, PackedLayout, UnsupportedArchitecture, packed_attention
+from trainer.engine.kernels.cascade import CascadeKernel
+from trainer.engine.prefix_tree import build_tree
 
 LAYOUT = PackedLayout(build_tree([np.array([1, 2, 3]), np.array([1, 2, 5, 6])]), CascadeKernel())
 

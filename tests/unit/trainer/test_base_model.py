@@ -39,14 +39,14 @@ from tests.unit.trainer.tiny import (
     tiny_engine,
     tiny_model,
 )
-from trainer.architectures import known_sharing
-from trainer.attention import UnsupportedArchitecture
-from trainer.base_model import BaseModel, load_base_model
-from trainer.engine import TrainingEngine
-from trainer.kernels import Kernel, cascade
-from trainer.kernels.cascade import CascadeKernel
-from trainer.kernels.dense import DenseKernel
-from trainer.prefix_tree import Node
+from trainer.engine.architectures import known_sharing
+from trainer.engine.attention import UnsupportedArchitecture
+from trainer.engine.base_model import BaseModel, load_base_model
+from trainer.engine.engine import TrainingEngine
+from trainer.engine.kernels import Kernel, cascade
+from trainer.engine.kernels.cascade import CascadeKernel
+from trainer.engine.kernels.dense import DenseKernel
+from trainer.engine.prefix_tree import Node
 from wire.engine import BaseModelInfo, LossChoice
 
 

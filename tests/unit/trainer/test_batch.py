@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.trainer.tiny import rollout, trajectory, turn
-from trainer.batch import align, datum_tensors, to_datums
+from trainer.engine.batch import align, datum_tensors, to_datums
 
 
 def test_turns_that_extend_one_another_become_one_datum() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.trainer.naive import saved_policy, turn_logprobs
 from tests.unit.trainer.tiny import LORA, MODEL, OTHER, mixed_batch, opened, session, tiny_engine, tiny_model
-from trainer.engine import TrainingEngine
+from trainer.engine.engine import TrainingEngine
 from wire.engine import AdamParams, LoraConfig, LossChoice
 from wire.errors import CorruptCheckpoint
 
@@ -209,7 +209,7 @@ def test_a_disk_that_refuses_the_weights_is_an_os_error(tmp_path: Path, monkeypa
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("trainer.checkpoint.save_file", full)
+    monkeypatch.setattr("trainer.engine.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space left on device") as refused:
         saved(opened(tiny_engine()), tmp_path)
     assert refused.value.errno == errno.ENOSPC

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.unit.trainer.tiny import MODEL, opened, trajectory, turn
-from trainer import logprobs
-from trainer.base_model import BaseModel
-from trainer.engine import EngineSettings, TrainingEngine
+from trainer.engine import logprobs
+from trainer.engine.base_model import BaseModel
+from trainer.engine.engine import EngineSettings, TrainingEngine
 from wire.engine import LossChoice
 from wire.trajectories import Batch
 

@@ -26,10 +26,10 @@ from tests.unit.trainer.tiny import (
     trajectory,
     turn,
 )
-from trainer.advantages import advantages
-from trainer.batch import to_datums
-from trainer.engine import TrainingEngine
-from trainer.losses import LOSSES, ActionTokens, make_loss
+from trainer.engine.advantages import advantages
+from trainer.engine.batch import to_datums
+from trainer.engine.engine import TrainingEngine
+from trainer.engine.losses import LOSSES, ActionTokens, make_loss
 from wire.engine import AdamParams, DatumTensors, LoraConfig, LossChoice
 from wire.errors import Conflict, HeadwayError, InvalidRequest, NonFinite, NotFound
 from wire.trajectories import Batch, Trajectory

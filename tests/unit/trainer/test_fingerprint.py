@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer.fingerprint import fingerprint
+from trainer.engine.fingerprint import fingerprint
 
 
 def a_module(seed: int = 0) -> torch.nn.Module:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from trainer.finite import all_finite
+from trainer.engine.finite import all_finite
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -26,13 +26,13 @@ from tests.unit.trainer.tiny import (
     tiny_engine,
     tiny_model,
 )
-from trainer.base_model import BaseModel
-from trainer.batch import to_datums
-from trainer.losses import LOSSES
-from trainer.mixers import Paths
-from trainer.packing import Pack
-from trainer.prefix_tree import Node
-from trainer.scores import Scores
+from trainer.engine.base_model import BaseModel
+from trainer.engine.batch import to_datums
+from trainer.engine.losses import LOSSES
+from trainer.engine.mixers import Paths
+from trainer.engine.packing import Pack
+from trainer.engine.prefix_tree import Node
+from trainer.engine.scores import Scores
 from wire.engine import LossChoice
 from wire.trajectories import Batch
 
@@ -195,7 +195,7 @@ def test_a_linear_mixer_that_took_the_tree_for_one_sequence_would_be_seen(tmp_pa
         torch.zeros(tree.num_tokens, dtype=torch.int64),
         torch.arange(tree.num_tokens),
     )
-    with patch("trainer.mixers.paths_of", one_row):
+    with patch("trainer.engine.mixers.paths_of", one_row):
         engine.forward_backward(MODEL, deep_batch(), LossChoice("importance_sampling"))
     _, expected = naive_pass(tiny_model("qwen3-next"), engine, deep_batch(), "importance_sampling", tmp_path)
     assert worst_relative_error(gradients(engine), expected) > 0.1

@@ -9,7 +9,7 @@ import pytest
 from structlog.contextvars import get_contextvars
 
 from store.oplog.operation import ModelState, Operation
-from trainer.instruments import TrainerMetrics
+from trainer.worker.instruments import TrainerMetrics
 
 
 def model(number: int = 0) -> ModelState:

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.kernels import KERNELS, Kernel, cascade, choose_kernel
-from trainer.kernels.cascade import CascadeKernel
-from trainer.kernels.dense import DenseKernel
-from trainer.kernels.flex import FlexKernel
-from trainer.prefix_tree import PrefixTree, build_tree
+from trainer.engine.kernels import KERNELS, Kernel, cascade, choose_kernel
+from trainer.engine.kernels.cascade import CascadeKernel
+from trainer.engine.kernels.dense import DenseKernel
+from trainer.engine.kernels.flex import FlexKernel
+from trainer.engine.prefix_tree import PrefixTree, build_tree
 
 HEADS, KEY_HEADS, WIDTH, SCALE = 4, 2, 6, 0.3
 

@@ -5,8 +5,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from trainer import logprobs
-from trainer.logprobs import action_logprobs
+from trainer.engine import logprobs
+from trainer.engine.logprobs import action_logprobs
 
 ROWS, TARGETS = torch.tensor([4, 0, 2, 4]), torch.tensor([1, 6, 0, 5])
 

@@ -23,9 +23,9 @@ from tests.unit.trainer.tiny import (
     trajectory,
     turn,
 )
-from trainer.advantages import advantages
-from trainer.engine import TrainingEngine
-from trainer.losses import LOSSES, LossOptions
+from trainer.engine.advantages import advantages
+from trainer.engine.engine import TrainingEngine
+from trainer.engine.losses import LOSSES, LossOptions
 from wire.engine import AdamParams, LossChoice
 from wire.errors import InvalidRequest
 from wire.trajectories import Batch

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from trainer.losses import LOSSES, ActionTokens, make_loss
+from trainer.engine.losses import LOSSES, ActionTokens, make_loss
 from wire.engine import LossChoice
 from wire.errors import InvalidRequest
 

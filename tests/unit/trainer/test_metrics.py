@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.unit.trainer.tiny import MODEL, mixed_batch, opened, tiny_engine, trajectory, turn
-from trainer.losses import LOSSES
-from trainer.summaries import logged_figures
+from trainer.engine.losses import LOSSES
+from trainer.worker.summaries import logged_figures
 from wire.engine import AdamParams, LossChoice
 from wire.trajectories import Batch
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from trainer.lora import LoraLayout
-from trainer.optim import adamw_step
-from trainer.session import Session
+from trainer.engine.lora import LoraLayout
+from trainer.engine.optim import adamw_step
+from trainer.engine.session import Session
 from wire.engine import AdamParams, LoraConfig
 from wire.errors import Conflict, InvalidRequest
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.batch import Datum
-from trainer.kernels.dense import DenseKernel
-from trainer.packing import Pack, PassBudget, build_pack, plan_micro_batches
+from trainer.engine.batch import Datum
+from trainer.engine.kernels.dense import DenseKernel
+from trainer.engine.packing import Pack, PassBudget, build_pack, plan_micro_batches
 
 
 def datum(trajectory_index: int, ids: list[int]) -> Datum:

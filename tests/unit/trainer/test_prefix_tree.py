@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.prefix_tree import Node, PrefixTree, build_tree
+from trainer.engine.prefix_tree import Node, PrefixTree, build_tree
 
 FEW_TOKENS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=8)
 

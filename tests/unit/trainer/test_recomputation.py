@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tests.unit.trainer.tiny import MODEL, deep_batch, gradients, mixed_batch, opened, session, tiny_model
-from trainer import recomputation
-from trainer.base_model import BaseModel
-from trainer.batch import to_datums
-from trainer.engine import EngineSettings, TrainingEngine
-from trainer.recomputation import saved_bytes
+from trainer.engine import recomputation
+from trainer.engine.base_model import BaseModel
+from trainer.engine.batch import to_datums
+from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.recomputation import saved_bytes
 from wire.engine import LossChoice
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.losses import LOSSES, LossOptions
-from trainer.losses.reference import render
+from trainer.engine.losses import LOSSES, LossOptions
+from trainer.engine.losses.reference import render
 
 DOCS = Path(__file__).parents[3] / "docs" / "losses.md"
 

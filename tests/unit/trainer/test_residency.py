@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.unit.trainer.tiny import LORA, mixed_batch, opened, session, tiny_model
-from trainer.base_model import BaseModel
-from trainer.engine import EngineSettings, TrainingEngine
-from trainer.lora import LoraLayout
-from trainer.residency import ResidentSessions
-from trainer.session import Session
-from trainer.spill import SpillFolder
+from trainer.engine.base_model import BaseModel
+from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.lora import LoraLayout
+from trainer.engine.residency import ResidentSessions
+from trainer.engine.session import Session
+from trainer.engine.spill import SpillFolder
 from wire.engine import AdamParams, LoraConfig, LossChoice
 from wire.errors import NotFound, SpillLost
 

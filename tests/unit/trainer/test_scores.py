@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.batch import Datum
-from trainer.kernels.dense import DenseKernel
-from trainer.packing import build_pack
-from trainer.scores import Scores, refuse_nonfinite
+from trainer.engine.batch import Datum
+from trainer.engine.kernels.dense import DenseKernel
+from trainer.engine.packing import build_pack
+from trainer.engine.scores import Scores, refuse_nonfinite
 from wire.errors import InvalidRequest
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import threading
 
-from trainer.standstill import Standstill
-from trainer.stopping import Stop
+from trainer.worker.stopping import Stop
+from trainer.worker.watchdog import Standstill
 
 
 def test_who_does_not_move_for_long_stands_still_and_who_asks_whether_to_stop_moves():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from trainer.summaries import summarise_pass, summarise_step
+from trainer.worker.summaries import summarise_pass, summarise_step
 from wire.engine import AdamParams, PassResult, StepResult
 
 

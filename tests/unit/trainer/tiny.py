@@ -37,9 +37,9 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNorm
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRMSNorm
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm
 
-from trainer.base_model import BaseModel
-from trainer.engine import EngineSettings, TrainingEngine
-from trainer.session import Session
+from trainer.engine.base_model import BaseModel
+from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.session import Session
 from wire.engine import LoraConfig
 from wire.trajectories import Batch, Trajectory, Turn
 

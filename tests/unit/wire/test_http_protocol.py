@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from wire.http_protocol import BoundedProtocol, ConnectionBounds
+from wire.process.http_protocol import BoundedProtocol, ConnectionBounds
 
 PATIENCE_S = 30
 HEAD = b"POST /read HTTP/1.1\r\nHost: here\r\n"

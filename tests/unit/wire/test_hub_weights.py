@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from wire.hub_weights import WeightsOutOfReach, require_weights
+from wire.process.hub_weights import WeightsOutOfReach, require_weights
 
 MODEL = "someone/some-model"
 
@@ -77,7 +77,7 @@ def test_a_hub_that_refuses_connections_is_named(monkeypatch):
 def test_a_hub_that_never_answers_is_given_up_within_seconds(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr("wire.hub_weights._ANSWER_S", 0.2)
+        monkeypatch.setattr("wire.process.hub_weights._ANSWER_S", 0.2)
         began = time.monotonic()
         with pytest.raises(WeightsOutOfReach, match="cannot be reached"):
             require_weights(MODEL)

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from wire.logging import without_secrets
+from wire.process.logging import without_secrets
 
 KEY = "hw_" + "aB3_" * 10 + "xyz"
 
 _PROGRAM = f"""
 import logging, structlog
-from wire.logging import configure_logging
+from wire.process.logging import configure_logging
 configure_logging("server", FORMAT)
 with structlog.contextvars.bound_contextvars(request_id="r-1"):
     structlog.get_logger("x").info("hello", url="postgresql://me:hunter2@db/x")
@@ -70,7 +70,7 @@ def test_each_kind_of_secret_is_struck_out_by_itself(line: str, kept: str):
 
 _LOST = """
 import logging, sys, structlog
-from wire.logging import configure_logging
+from wire.process.logging import configure_logging
 FIRST
 configure_logging("server", "json")
 log = structlog.get_logger("x")

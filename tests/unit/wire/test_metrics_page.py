@@ -9,8 +9,8 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from wire import metrics_page as page
-from wire.metrics_page import metrics_page
+from wire.process import metrics_page as page
+from wire.process.metrics_page import metrics_page
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import urllib.request
 import pytest
 from prometheus_client import CollectorRegistry
 
-from wire.metrics_page import metrics_page
-from wire.origins import advertised_host, http_origin, listen, local_host
+from wire.process.metrics_page import metrics_page
+from wire.process.origins import advertised_host, http_origin, listen, local_host
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from wire.threads import wait_passively
+from wire.process.threads import wait_passively
 
 _OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 _COMMAND_AND_THEN_TORCH = """
-from server.cli.main import app
+from cli.main import app
 try:
     app(["migrate", "--database-url", "no database"])
 except BaseException:

@@ -13,7 +13,7 @@ OPERATION = uuid.UUID("9dd8436c-e355-4198-a228-ea566a52567e")
 
 _SERVER = f"""
 import uuid
-from wire.tracing import configure_tracing, current_ids, span, span_apart
+from wire.process.tracing import configure_tracing, current_ids, span, span_apart
 configure_tracing("server")
 caller = {{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}
 with span("POST", kind="server", caller=caller) as request:
@@ -27,7 +27,7 @@ with span("POST", kind="server", caller=caller) as request:
 
 _TRAINER = f"""
 import uuid
-from wire.tracing import configure_tracing, operation_span, span
+from wire.process.tracing import configure_tracing, operation_span, span
 configure_tracing("trainer")
 for attempt in (1, 2):
     with operation_span(uuid.UUID("{OPERATION}"), attempt, {{"kind": "optim_step"}}):
@@ -70,7 +70,7 @@ def test_an_operation_is_a_trace_whose_id_is_its_own():
 def test_without_an_endpoint_nothing_is_imported_and_spans_do_nothing():
     program = """
 import sys
-from wire.tracing import configure_tracing, current_ids, span
+from wire.process.tracing import configure_tracing, current_ids, span
 configure_tracing("server")
 with span("x") as nothing:
     nothing.note(a=1)

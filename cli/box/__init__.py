@@ -1,0 +1,1 @@
+"""`headway up`: all planes as child processes on one machine."""

@@ -1,0 +1,147 @@
+"""The child processes of `headway up`: started together, restarted when they die, stopped cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import typer
+
+from wire.process.exits import GAVE_UP_STATUS, STOP_S
+from wire.process.lifeline import VARIABLE
+
+_RESTART_PAUSE_S = 1.0
+_MAX_PAUSE_S = 30.0
+_HEALTHY_S = 60.0  # a child that lived for so long is started again after the shortest pause
+
+
+class ChildFailed(RuntimeError):
+    """A child did not come up."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One process: its name, command line, and what it gets in its environment. `stays_down`: it may end. `stop_s`:
+    after SIGTERM, it gets so long to end."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    stays_down: bool = False
+    stop_s: float = STOP_S
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    pause_s: float = _RESTART_PAUSE_S / 2
+    restart_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A process that ended: with which status, and its last words."""
+
+    child: Child
+    pid: int
+    status: int
+    last_words: str
+
+
+class Children:
+    """Keeps every child alive until the end of the block. Each writes to `<logs>/<name>.log`."""
+
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
+        self._children: list[Child] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, child: Child) -> None:
+        """Start a child and keep watch over it."""
+        self._children.append(child)
+        self._spawn(child)
+
+    def check_started(self) -> None:
+        """Raises ChildFailed, with its last words, if a child has already ended."""
+        for child in self._children:
+            assert child.process is not None
+            if child.process.poll() is not None:
+                raise ChildFailed(f"{child.name} could not start: {self._last_words(child)}")
+
+    def is_running(self, name: str) -> bool:
+        """Whether there is a child of this name."""
+        return any(child.name == name for child in self._children)
+
+    def tend(self) -> list[Death]:
+        """Note who died, and start them again after a pause that doubles while they keep dying."""
+        deaths = [self._mourn(c, c.process) for c in self._children if c.process and c.process.poll() is not None]
+        self._children = [c for c in self._children if c.process or not c.stays_down]
+        for child in self._children:
+            if child.restart_at is not None and time.monotonic() >= child.restart_at:
+                self._spawn(child)
+        return deaths
+
+    def stop(self) -> None:
+        """SIGTERM to all; SIGKILL to those that do not end in time."""
+        running = [(c, c.process) for c in self._children if c.process]
+        for _, process in running:
+            _signal(process, signal.SIGTERM)
+        told_at = time.monotonic()
+        for child, process in running:
+            end_process(process, told_at + child.stop_s - time.monotonic())
+
+    def _spawn(self, child: Child) -> None:
+        child.started_at, child.restart_at = time.monotonic(), None
+        with (self.logs / f"{child.name}.log").open("ab") as log:
+            child.process = subprocess.Popen(
+                child.command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **child.environment, VARIABLE: "1", "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,  # Ctrl-C reaches us alone; we stop the children in order
+            )
+
+    def _mourn(self, child: Child, process: subprocess.Popen[bytes]) -> Death:
+        child.process = None
+        death = Death(child, process.pid, process.returncode, self._last_words(child))
+        if death.status == GAVE_UP_STATUS:
+            typer.echo(f"headway: {child.name} gave up, and is not started again: {death.last_words}", err=True)
+        elif not child.stays_down:
+            lived_s = time.monotonic() - child.started_at
+            child.pause_s = _RESTART_PAUSE_S if lived_s > _HEALTHY_S else min(child.pause_s * 2, _MAX_PAUSE_S)
+            child.restart_at = time.monotonic() + child.pause_s
+            then = f"starting it again in {child.pause_s:.0f} s"
+            typer.echo(f"headway: {child.name} ended with status {death.status}; {then}: {death.last_words}", err=True)
+        elif death.status:
+            typer.echo(f"headway: {child.name} ended with status {death.status}: {death.last_words}", err=True)
+        return death
+
+    def _last_words(self, child: Child) -> str:
+        path = self.logs / f"{child.name}.log"
+        lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        return f"{lines[-1] if lines else 'it said nothing'} (log: {path})"
+
+
+def end_process(process: subprocess.Popen[bytes], timeout_s: float = STOP_S) -> None:
+    """SIGTERM, and SIGKILL if that is not enough in time."""
+    _signal(process, signal.SIGTERM)
+    try:
+        process.wait(max(0.1, timeout_s))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], signum: signal.Signals) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signum)

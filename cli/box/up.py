@@ -1,0 +1,268 @@
+"""`headway up`: everything on this machine, as child processes of one command, the way production runs them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from typing import Annotated
+
+import typer
+
+from cli.box.children import Child, ChildFailed, Children, end_process
+from cli.box.environment import ADMIN_ENV, MEMBER_ENV, environment_of_command, read_env, sdk_exports, write_env
+from cli.box.trainers import OnDemand, Trainers
+from cli.box.up_lock import AlreadyUp, only_up
+from cli.commands.bases import choose_bases
+from cli.settings import (
+    DEFAULT_DATA_DIR,
+    CheckpointStoreUrl,
+    DataDir,
+    LogFormatOption,
+    OptionalDatabaseUrl,
+    Promotion,
+    ReasoningParser,
+    ToolCallParser,
+    open_checkpoints,
+    stop_with,
+)
+from store.planes.promotion import PromotionPolicy
+from store.private_files import private_data_folder, private_umask
+from wire.process.exits import DRAIN_S, STOP_S
+from wire.process.hub_weights import WeightsOutOfReach
+from wire.process.origins import bracketed, http_origin, listen, local_host
+
+_SAY_EVERY_S = 15.0
+
+
+def up(
+    context: typer.Context,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(help="Base model: a Hugging Face id or a path, or SLUG=ID_OR_PATH. Repeat for several."),
+    ] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one")] = 8420,
+    database_url: OptionalDatabaseUrl = None,
+    checkpoint_store: CheckpointStoreUrl = None,
+    seed: Annotated[int | None, typer.Option(help="Make sampling without a seed reproducible")] = None,
+    on_demand: Annotated[
+        bool, typer.Option("--on-demand", help="Start trainers when there is work, and end them when there is none")
+    ] = False,
+    idle_exit_seconds: Annotated[
+        float, typer.Option(min=0.1, help="With --on-demand: a trainer ends after so many seconds without work")
+    ] = 300.0,
+    sampler_backend: Annotated[
+        str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
+    ] = "local",
+    tool_call_parser: ToolCallParser = None,
+    reasoning_parser: ReasoningParser = None,
+    log_format: LogFormatOption = None,
+    promotion: Promotion = PromotionPolicy.ONE,
+) -> None:
+    """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
+
+    Prints the exports that point the SDK here, with a member's key, and writes them to <data-dir>/env. An operator's
+    key is in <data-dir>/admin-env, and printed nowhere.
+    """
+    from store.embedded import EmbeddedPostgresFailed
+
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    sampler_arguments = ["--backend", sampler_backend, *(["--seed", str(seed)] if seed is not None else [])]
+    for flag, parser in (("--tool-call-parser", tool_call_parser), ("--reasoning-parser", reasoning_parser)):
+        sampler_arguments += [flag, parser] if parser else []
+    data_dir = data_dir.resolve()
+    open_checkpoints(checkpoint_store, data_dir)  # a URL that is none is better said now than in three logs
+    try:
+        port = _listenable_port(host, port)
+        umask = private_umask()
+        private_data_folder(data_dir)
+        (data_dir / "logs").mkdir(exist_ok=True)
+        origin = http_origin(local_host(host), port)
+        with (
+            only_up(data_dir, origin),
+            _database(database_url, data_dir) as url,
+            Children(data_dir / "logs") as children,
+        ):
+            exports, slugs = _prepare(url, data_dir, base or [], origin)
+            environment = {**_environment(url, data_dir, on_demand, sampler_backend), "HEADWAY_PROMOTION": promotion}
+            environment |= {"HEADWAY_CHECKPOINT_STORE": checkpoint_store} if checkpoint_store else {}
+            environment |= {"HEADWAY_LOG_FORMAT": log_format.value} if log_format else {}
+            lifetime = OnDemand(idle_exit_seconds) if on_demand else None
+            with Trainers(children, url, slugs, environment, lifetime) as trainers:
+                _start_planes(children, trainers, environment, slugs, host, port, sampler_arguments)
+                _wait_until_ready(children, exports["HUD_API_URL"], slugs, on_demand=on_demand)
+                _announce(exports, data_dir)
+                status = _tend(trainers, context.args, exports, umask)
+    except (OSError, ValueError, ChildFailed, EmbeddedPostgresFailed, AlreadyUp, WeightsOutOfReach) as error:
+        stop_with(str(error))
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT if context.args else 0
+    except _Terminated:
+        status = 128 + signal.SIGTERM if context.args else 0
+    raise typer.Exit(status)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, on its way through the `finally` blocks."""
+
+
+def _on_sigterm(*_: object) -> None:
+    raise _Terminated
+
+
+def _listenable_port(host: str, port: int) -> int:
+    try:
+        with listen(host, port) as probe:
+            return probe.getsockname()[1]
+    except OSError as error:
+        where = f"{bracketed(host)}:{port}"
+        raise OSError(f"cannot listen on {where} ({error.strerror}); choose another --host or --port") from None
+
+
+@contextmanager
+def _database(url: str | None, data_dir: Path) -> Generator[str]:
+    """The given database, or an embedded one that is started again when it dies, and stops with us."""
+    from store.embedded import EmbeddedPostgres
+
+    if url:
+        yield url
+        return
+    postgres = EmbeddedPostgres(data_dir / "postgres")
+    try:
+        with postgres.kept_alive():
+            yield postgres.url
+    finally:
+        postgres.stop()
+
+
+def _prepare(url: str, data_dir: Path, bases: list[str], origin: str) -> tuple[dict[str, str], list[str]]:
+    """Schema, base models, and keys; returns the exports for the SDK and the slugs to serve."""
+    from sqlalchemy.exc import OperationalError
+
+    from store.database import Database
+    from store.migrations import upgrade
+
+    try:
+        upgrade(url)
+    except OperationalError as error:
+        raise ValueError(f"the database does not answer: {str(error.orig).splitlines()[0]}") from None
+    database = Database(url)
+    slugs = choose_bases(database, bases)
+    database.close()
+    return write_keys(url, data_dir, origin), slugs
+
+
+def write_keys(url: str, data_dir: Path, origin: str) -> dict[str, str]:
+    """Exports for the SDK with a member's key, in `env`, and for operators in `admin-env`, both of the team `default`.
+
+    Keys that are there and still work stay. Earlier versions wrote an admin's key to `env`: it moves.
+    """
+    from cli.commands.keys import create_key, role_of
+
+    known = [read_env(data_dir / name).get("HUD_API_KEY") for name in (ADMIN_ENV, MEMBER_ENV)]
+    keys = {role_of(url, key): key for key in reversed(known) if key}
+    for name, role in ((ADMIN_ENV, "admin"), (MEMBER_ENV, "member")):
+        if role not in keys:
+            keys[role] = create_key(url, team="default", name=f"headway up ({role})", admin=role == "admin")
+        write_env(data_dir / name, sdk_exports(origin, keys[role]))
+    return sdk_exports(origin, keys["member"])
+
+
+def _environment(url: str, data_dir: Path, on_demand: bool, sampler_backend: str) -> dict[str, str]:
+    return {
+        "HEADWAY_DATABASE_URL": url,
+        "HEADWAY_DATA_DIR": str(data_dir),
+        "HEADWAY_SAMPLER_TOKEN": secrets.token_urlsafe(32),
+        **({"HEADWAY_TRAINERS_ON_DEMAND": "1"} if on_demand else {}),
+        # The local backend computes as the trainer does: nothing there to check, for a tenth of a small step.
+        **({"HEADWAY_CANARY": "0"} if sampler_backend == "local" else {}),
+    }
+
+
+def _start_planes(
+    children: Children,
+    trainers: Trainers,
+    environment: dict[str, str],
+    slugs: list[str],
+    host: str,
+    port: int,
+    sampler_arguments: list[str],
+) -> None:
+    headway = [sys.executable, "-m", "cli"]
+    children.start(Child("server", [*headway, "server", "--host", host, "--port", str(port)], environment))
+    trainers.start()
+    for slug in slugs:
+        command = [*headway, "sampler", "--base", slug, *sampler_arguments]
+        children.start(Child(f"sampler-{slug}", command, environment, stop_s=_drain_s() + STOP_S))
+
+
+def _drain_s() -> float:
+    """As the samplers read it, which complain about anything else."""
+    try:
+        return float(os.environ.get("HEADWAY_DRAIN_S", DRAIN_S))
+    except ValueError:
+        return DRAIN_S
+
+
+def _wait_until_ready(children: Children, origin: str, slugs: list[str], *, on_demand: bool) -> None:
+    """Wait as long as the children live: a first start may have to download weights."""
+    started, said = time.monotonic(), 0.0
+    while not _ready(origin, slugs, on_demand=on_demand):
+        children.check_started()
+        waited_s = time.monotonic() - started
+        if waited_s - said >= _SAY_EVERY_S:
+            said = waited_s
+            typer.echo(f"headway: loading {', '.join(slugs)} for {waited_s:.0f} s (logs in {children.logs})", err=True)
+        time.sleep(0.1)
+
+
+def _ready(origin: str, slugs: list[str], *, on_demand: bool) -> bool:
+    import httpx
+
+    try:
+        bases = httpx.get(f"{origin}/readyz", timeout=2.0, trust_env=False).json()["bases"]
+    except (httpx.HTTPError, ValueError):
+        return False
+    able = "loaded" if on_demand else "trainers"
+    ready = {base["base"] for base in bases if base[able] and base["samplers"]}
+    return ready >= set(slugs)
+
+
+def _announce(exports: Mapping[str, str], data_dir: Path) -> None:
+    typer.echo(f"\nHeadway is up at {exports['HUD_API_URL']} (API description at /docs, logs in {data_dir / 'logs'}).")
+    typer.echo("Point the SDK here:\n")
+    for name, value in exports.items():
+        typer.echo(f"  export {name}={value}")
+    typer.echo(f"\nor: source {quote(str(data_dir / MEMBER_ENV))}")
+    typer.echo(
+        f"Operators: source {quote(str(data_dir / ADMIN_ENV))}\nCtrl-C stops everything; what was trained stays.\n"
+    )
+
+
+def _tend(trainers: Trainers, command: list[str], exports: Mapping[str, str], umask: int) -> int:
+    """Keep the children alive: for ever, or until the command ends, whose exit status is returned."""
+    process = _start_command(command, exports, umask) if command else None
+    try:
+        while process is None or process.poll() is None:
+            trainers.tend()
+            time.sleep(0.2)
+        return process.returncode
+    finally:
+        if process is not None:
+            end_process(process)
+
+
+def _start_command(command: list[str], exports: Mapping[str, str], umask: int) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(command, env=environment_of_command(exports), umask=umask)
+    except OSError as error:
+        raise ValueError(f"cannot run {command[0]}: {error.strerror}") from None

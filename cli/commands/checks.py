@@ -1,0 +1,108 @@
+"""`headway verify` and `headway doctor`: is everything as the database says, and is what it says possible."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from cli.ending import or_stop
+from cli.settings import (
+    DEFAULT_DATA_DIR,
+    CheckpointStoreUrl,
+    DataDir,
+    OptionalDatabaseUrl,
+    blob_root,
+    database_url_or_embedded,
+    open_checkpoints,
+)
+from store.invariants.base import Violation
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
+
+
+def verify(
+    as_json: Json = False,
+    checkpoint_store: CheckpointStoreUrl = None,
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Read every checkpoint and blob that the database names, and name what is missing, changed or too much.
+
+    Exit status 1 if anything is. The service may run meanwhile.
+    """
+    from store.blobs import BlobStore
+    from store.database import Database
+    from store.verification import verify as verify_all
+
+    database = Database(database_url_or_embedded(database_url, data_dir))
+    checkpoints = open_checkpoints(checkpoint_store, data_dir)
+    with progress("verifying") as show:
+        damages = or_stop(lambda: verify_all(database, checkpoints, BlobStore(blob_root(data_dir)), show))
+    database.close()
+    if as_json:
+        typer.echo(json.dumps({"damages": [asdict(damage) for damage in damages]}))
+    else:
+        for damage in damages:
+            typer.echo(f"{damage.what}: {damage.path} of {damage.where}")
+        typer.echo(f"{len(damages)} files are not as they should be" if damages else "all files are as they should be")
+    raise typer.Exit(1 if damages else 0)
+
+
+def doctor(
+    as_json: Json = False,
+    files: Annotated[bool, typer.Option("--files", help="Also look whether checkpoints have their files")] = False,
+    checkpoint_store: CheckpointStoreUrl = None,
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Check what must be true of the database at every moment. Exit status 1 if anything is not."""
+    from store.database import Database
+    from store.invariants import INVARIANTS, check_all, check_files
+
+    database = Database(database_url_or_embedded(database_url, data_dir))
+    checkpoints = open_checkpoints(checkpoint_store, data_dir) if files else None
+
+    def examine() -> list[Violation]:
+        with database.session() as session:
+            found = check_all(session)
+        return found + (check_files(database, checkpoints) if checkpoints else [])
+
+    violations = or_stop(examine)
+    database.close()
+    if as_json:
+        typer.echo(json.dumps({"violations": [asdict(violation) for violation in violations]}, default=str))
+    else:
+        _print(violations, len(INVARIANTS) + files)
+    raise typer.Exit(1 if violations else 0)
+
+
+def _print(violations: list[Violation], num_checked: int) -> None:
+    for violation in violations:
+        typer.echo(f"{violation.name}: does not hold. {violation.sentence}")
+        for row in violation.rows:
+            typer.echo("  " + ", ".join(f"{name}={value}" for name, value in row.items()))
+    held = num_checked - len(violations)
+    typer.echo(f"{held} of {num_checked} invariants hold")
+
+
+def progress(doing: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar on stderr while it is a terminal."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    @contextmanager
+    def shown():
+        console = Console(stderr=True)
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(doing, total=None)
+            yield lambda done, of: bar.update(task, completed=done, total=of)
+
+    return shown()

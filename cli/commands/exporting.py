@@ -1,0 +1,97 @@
+"""`headway export`: recorded rollouts as a file."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cli.service_client import Key, Url, checked, service_client
+from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
+
+if TYPE_CHECKING:
+    import httpx
+
+
+def export(
+    out: Annotated[Path, typer.Option("--out", help="The file to write; a name that ends in .gz is compressed")],
+    name: Annotated[
+        str, typer.Option("--format", help="headway, trl, verl, openrlhf, openai-rft or parquet")
+    ] = "headway",
+    job: Annotated[str | None, typer.Option(help="Of this job (id)")] = None,
+    model: Annotated[str | None, typer.Option(help="Of this model (id)")] = None,
+    group: Annotated[str | None, typer.Option(help="Of this group (id)")] = None,
+    task: Annotated[str | None, typer.Option(help="Of this task (slug)")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Sampled from this checkpoint (id)")] = None,
+    status: Annotated[str | None, typer.Option(help="running, completed, error or cancelled")] = None,
+    min_reward: Annotated[float | None, typer.Option(help="With at least this reward")] = None,
+    max_reward: Annotated[float | None, typer.Option(help="With at most this reward")] = None,
+    since: Annotated[str | None, typer.Option(help="Begun then or later (ISO time)")] = None,
+    until: Annotated[str | None, typer.Option(help="Begun before then (ISO time)")] = None,
+    has_samples: Annotated[bool | None, typer.Option(help="With tokens on record, or without")] = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Write recorded rollouts to a file. It gets its name when it is whole, and not before."""
+    asked: dict[str, Any] = {
+        "format": name,
+        "gzip": out.suffix == ".gz",
+        "job_id": job,
+        "model_id": model,
+        "group_id": group,
+        "task_slug": task,
+        "checkpoint_id": checkpoint,
+        "status": status,
+        "min_reward": min_reward,
+        "max_reward": max_reward,
+        "since": since,
+        "until": until,
+        "has_samples": has_samples,
+    }
+    part = out.with_name(out.name + ".part")
+    try:
+        with service_client(url, key, data_dir) as http, part.open("wb") as file:
+            total, written = _download(http, {field: it for field, it in asked.items() if it is not None}, file)
+        part.replace(out)
+    except OSError as error:
+        stop_with(f"{out}: {error.strerror or error}")
+    finally:
+        part.unlink(missing_ok=True)
+    typer.echo(f"{written} of {total} rollouts in {out}")
+    if written < total:
+        typer.echo(f"{total - written} left out: without words on record that {name} could tell, or deleted meanwhile")
+
+
+def _download(http: httpx.Client, query: dict[str, Any], file: BinaryIO) -> tuple[int, int]:
+    """How many rollouts fit the filters, and how many are in the file."""
+    with http.stream("GET", "/v2/traces/export", params=query) as reply, _progress() as progress:
+        total = int(checked(reply).headers.get("X-Total-Count", 0))
+        counter = _Counter(gzipped=query["gzip"]) if query["format"] != "parquet" else None
+        task = progress.add_task("exporting", total=total)
+        for piece in reply.iter_raw():
+            file.write(piece)
+            if counter is not None:
+                progress.update(task, completed=counter.count(piece))
+    return total, counter.num_lines if counter is not None else total
+
+
+class _Counter:
+    """Rollouts so far, by the ends of their lines."""
+
+    def __init__(self, *, gzipped: bool) -> None:
+        self.num_lines = 0
+        self._unpack = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress if gzipped else bytes
+
+    def count(self, piece: bytes) -> int:
+        self.num_lines += self._unpack(piece).count(b"\n")
+        return self.num_lines
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -1,0 +1,108 @@
+"""`headway import`: rollouts from a file, in portions, each answered for line by line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cli.service_client import Key, Url, checked, service_client
+from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
+
+_PORTION_BYTES = 8 << 20
+_COUNTED: tuple[str, ...] = ("imported", "unchanged", "rescored", "num_refused")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="As `export` writes it: headway lines (.jsonl, .jsonl.gz) or .parquet")],
+    job: Annotated[str | None, typer.Option(help="Put them under a job of this name")] = None,
+    rescore: Annotated[
+        bool,
+        typer.Option("--rescore", help="What is on record takes the file's reward and status"),
+    ] = False,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Record rollouts from a file. Again is harmless: what is on record already is not recorded twice."""
+    query = {"rescore": rescore, **({"job": job} if job is not None else {})}
+    totals: dict[str, int] = dict.fromkeys(_COUNTED, 0)
+    begins_at, console = 1, Console(stderr=True)
+    try:
+        with service_client(url, key, data_dir) as http, _lines_of(file, console) as lines:
+            for portion in _portions(lines):
+                reply = http.post("/v2/traces/import", params=query, content=b"".join(portion))
+                result: dict[str, Any] = checked(reply).json()
+                _tell(console, result, begins_at)
+                totals = {what: totals[what] + result[what] for what in _COUNTED}
+                begins_at += len(portion)
+    except ModuleNotFoundError:
+        stop_with("reading Parquet needs pyarrow; install headway[export], or import JSON lines")
+    except (OSError, EOFError, ValueError) as error:
+        stop_with(f"{file}: {getattr(error, 'strerror', None) or error}; before that, {_said(totals)}")
+    typer.echo(_said(totals))
+    if totals["num_refused"]:
+        raise typer.Exit(1)
+
+
+def _tell(console: Console, result: dict[str, Any], begins_at: int) -> None:
+    for refusal in result["refused"]:
+        named = f" ({refusal['trace_id']})" if refusal["trace_id"] else ""
+        console.print(
+            f"line {begins_at + refusal['line'] - 1}{named}: {refusal['detail']}", markup=False, soft_wrap=True
+        )
+    if result["num_refused"] > len(result["refused"]):
+        console.print(f"… and {result['num_refused'] - len(result['refused'])} more")
+
+
+def _said(totals: dict[str, int]) -> str:
+    return (
+        f"{totals['imported']} imported, {totals['unchanged']} on record already, {totals['rescored']} scored anew, "
+        f"{totals['num_refused']} refused"
+    )
+
+
+def _portions(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
+    """As many lines as are sent at once. A long line goes alone."""
+    portion, size = list[bytes](), 0
+    for line in lines:
+        if portion and size + len(line) > _PORTION_BYTES:
+            yield portion
+            portion, size = [], 0
+        portion.append(line)
+        size += len(line)
+    if portion:
+        yield portion
+
+
+@contextmanager
+def _lines_of(file: Path, console: Console) -> Generator[Iterator[bytes]]:
+    """The file's lines, each with its end, under a progress bar of the file's bytes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with (
+        Progress(*columns, console=console, transient=True) as progress,
+        progress.open(file, "rb", description="importing", total=file.stat().st_size) as content,
+    ):
+        if file.suffix == ".parquet":
+            yield _rows(content)
+        else:
+            yield _ended(gzip.GzipFile(fileobj=content) if file.suffix == ".gz" else content)
+
+
+def _ended(lines: Any) -> Iterator[bytes]:
+    return (line if line.endswith(b"\n") else line + b"\n" for line in lines)
+
+
+def _rows(content: BinaryIO) -> Iterator[bytes]:
+    from pyarrow.parquet import ParquetFile
+
+    for batch in ParquetFile(content).iter_batches(batch_size=16):
+        for row in batch.to_pylist():
+            yield json.dumps(row).encode() + b"\n"

@@ -1,0 +1,109 @@
+"""`headway keys`: create, list, revoke."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cli.in_session import in_session, in_session_or_stop
+from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
+from cli.terminal.tables import Listing, show
+from cli.terminal.whole_help import WholeHelp
+from server.admin.types import KeyRequest, TeamRequest
+from server.audit.recording import COMMAND_LINE
+from server.auth import issuing, service
+from server.auth.roles import ROLES, SCOPES
+from server.team import keys as team_keys
+from wire.errors import Forbidden, Unauthenticated
+
+app = typer.Typer(cls=WholeHelp, help="API keys: made once, shown once, kept as a hash.", no_args_is_help=True)
+
+
+@app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for")],
+    team: Annotated[str, typer.Option(help="Whose models it opens; made if it does not exist")] = "default",
+    admin: Annotated[bool, typer.Option("--admin", help="An operator's key: --role admin")] = False,
+    role: Annotated[str, typer.Option(help=f"What it may do: {', '.join(ROLES)}")] = "member",
+    scopes: Annotated[list[str] | None, typer.Option("--scope", help=f"Less than that: {', '.join(SCOPES)}")] = None,
+    models: Annotated[list[str] | None, typer.Option("--model", help="These models alone")] = None,
+    days: Annotated[float | None, typer.Option(min=0, max=36_500, help="It expires after so many days")] = None,
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Make a key and print it. It cannot be shown again."""
+    url = database_url_or_embedded(database_url, data_dir)
+    wanted = {"name": name, "role": "admin" if admin else role, "scopes": scopes, "models": models}
+
+    async def act(session: AsyncSession) -> str:
+        expires_at = None
+        if days is not None:
+            expires_at = (await session.scalars(select(func.clock_timestamp()))).one() + timedelta(days=days)
+        request = KeyRequest.model_validate({**wanted, "expires_at": expires_at})
+        team_id = await service.ensure_team(session, TeamRequest(name=team).name)
+        grant = await team_keys.grant_of(session, team_id, request)
+        key, _ = await issuing.issue(session, team_id, grant, COMMAND_LINE)
+        return key
+
+    typer.echo(in_session_or_stop(url, act))
+
+
+@app.command("list")
+def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Show every key: its first characters, its team, what it may do, and whether it still works."""
+    table = Listing("id", "key", "name", "team", "role", "scopes", "created", "expires", "last used", "revoked")
+    for key, team in in_session_or_stop(database_url_or_embedded(database_url, data_dir), service.list_keys):
+        times = (key.created_at, key.expires_at, key.last_used_at, key.revoked_at)
+        shown = (f"{time:%Y-%m-%d %H:%M}" if time else "" for time in times)
+        scopes = ", ".join(key.scopes) + (f" on {len(key.model_ids)} models" if key.model_ids is not None else "")
+        table.add_row(str(key.id), key.prefix, key.name, team, key.role, scopes, *shown)
+    show(table)
+
+
+@app.command("rotate")
+def rotate(
+    key: Annotated[str, typer.Argument(help="The key's id, or its first characters as `list` shows them")],
+    grace_hours: Annotated[float, typer.Option(min=0, max=720, help="The old key works for so long")] = 24.0,
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Make another key that allows the same, and print it. The old one ends after a while."""
+
+    async def act(session: AsyncSession) -> str:
+        row = await service.find_live_key(session, key.rstrip("…"))
+        new, _ = await issuing.rotate(session, row, COMMAND_LINE, grace_hours * 3600)
+        return new
+
+    typer.echo(in_session_or_stop(database_url_or_embedded(database_url, data_dir), act))
+
+
+@app.command("revoke")
+def revoke(
+    key: Annotated[str, typer.Argument(help="The key's id, or its first characters as `list` shows them")],
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Revoke a key. Requests with it are refused from now on."""
+    url = database_url_or_embedded(database_url, data_dir)
+    revoked = in_session_or_stop(url, lambda session: service.revoke_key(session, key.rstrip("…")))
+    typer.echo(f"revoked {revoked.prefix} ({revoked.name})")
+
+
+def create_key(database_url: str, *, team: str, name: str, admin: bool) -> str:
+    """A new key for a team."""
+    return in_session(
+        database_url, lambda session: service.create_key(session, team, name, role="admin" if admin else "member")
+    )
+
+
+def role_of(database_url: str, key: str) -> str | None:
+    """What a key may do; None for one that is unknown, revoked or expired, or has less than its role's scopes."""
+    try:
+        caller = in_session(database_url, lambda session: service.authenticate(session, key))
+    except (Unauthenticated, Forbidden):
+        return None
+    return next((role for role, scopes in ROLES.items() if role == caller.role and scopes == caller.scopes), None)

@@ -1,0 +1,141 @@
+"""`headway team` and `headway quota`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cli.in_session import in_session_or_stop
+from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
+from cli.terminal.tables import Listing, show
+from cli.terminal.whole_help import WholeHelp
+from server.admin.types import Quotas, TeamChange, TeamRequest, TeamWithUsage
+from server.audit.recording import COMMAND_LINE
+from server.team import service
+
+teams = typer.Typer(cls=WholeHelp, help="Teams: who owns models, keys, jobs and traces.", no_args_is_help=True)
+quotas = typer.Typer(cls=WholeHelp, help="What a team may have.", no_args_is_help=True)
+
+TeamName = Annotated[str, typer.Argument(help="The team's name or id")]
+_ALL = 10_000
+
+
+@teams.command("list")
+def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Show every team and what it uses of its quotas."""
+
+    async def look(session: AsyncSession) -> list[TeamWithUsage]:
+        found = await service.list_teams(session, None, _ALL)
+        return [await service.describe_team(session, await service.get_team(session, str(t.id))) for t in found.items]
+
+    table = Listing("id", "team", "models", "storage (bytes)", "rollouts at once", "training tokens today", "state")
+    for team in in_session_or_stop(database_url_or_embedded(database_url, data_dir), look):
+        table.add_row(*_row(team))
+    show(table)
+
+
+@teams.command("create")
+def create(name: str, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Make a team. It has no key yet: `headway keys create NAME --team TEAM`."""
+
+    async def act(session: AsyncSession) -> None:
+        await service.create_team(session, TeamRequest(name=name).name, Quotas(), COMMAND_LINE)
+
+    in_session_or_stop(database_url_or_embedded(database_url, data_dir), act)
+    typer.echo(f"made the team {name}")
+
+
+@teams.command("rename")
+def rename(
+    team: TeamName, name: str, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
+    """Give a team another name."""
+    _change(database_url_or_embedded(database_url, data_dir), team, {"name": name})
+    typer.echo(f"the team {team} is called {name} now")
+
+
+@teams.command("disable")
+def disable(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Refuse all keys of a team. What was accepted before is finished."""
+    _change(database_url_or_embedded(database_url, data_dir), team, {"disabled": True})
+    typer.echo(f"disabled the team {team}")
+
+
+@teams.command("enable")
+def enable(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Accept the keys of a team again."""
+    _change(database_url_or_embedded(database_url, data_dir), team, {"disabled": False})
+    typer.echo(f"enabled the team {team}")
+
+
+@teams.command("delete")
+def delete(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Remove a team that has nothing, and its keys."""
+
+    async def act(session: AsyncSession) -> None:
+        await service.delete_team(session, await service.get_team(session, team), COMMAND_LINE)
+
+    in_session_or_stop(database_url_or_embedded(database_url, data_dir), act)
+    typer.echo(f"removed the team {team}")
+
+
+@quotas.command("set")
+def set_(
+    team: TeamName,
+    models: Annotated[str | None, typer.Option(help="How many models; none: any number")] = None,
+    storage_bytes: Annotated[str | None, typer.Option(help="Bytes of checkpoints; none: any number")] = None,
+    rollouts: Annotated[str | None, typer.Option(help="Rollouts at once; none: any number")] = None,
+    tokens_per_day: Annotated[str | None, typer.Option(help="Training tokens a day; none: any number")] = None,
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Set what is named; the rest stays."""
+    named = {
+        "max_models": models,
+        "max_storage_bytes": storage_bytes,
+        "max_concurrent_rollouts": rollouts,
+        "max_training_tokens_per_day": tokens_per_day,
+    }
+    wanted = {name: None if value == "none" else value for name, value in named.items() if value is not None}
+    _change(database_url_or_embedded(database_url, data_dir), team, {"quotas": wanted})
+    typer.echo(f"set {len(wanted)} quotas of the team {team}; see 'headway quota show {team}'")
+
+
+@quotas.command("show")
+def show_quotas(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Show what a team uses of what it may have."""
+
+    async def look(session: AsyncSession) -> TeamWithUsage:
+        return await service.describe_team(session, await service.get_team(session, team))
+
+    found = in_session_or_stop(database_url_or_embedded(database_url, data_dir), look)
+    table = Listing("id", "team", "models", "storage (bytes)", "rollouts at once", "training tokens today", "state")
+    table.add_row(*_row(found))
+    show(table)
+
+
+def _change(url: str, team: str, change: dict[str, object]) -> None:
+    async def act(session: AsyncSession) -> None:
+        wanted = TeamChange.model_validate(change)
+        await service.change_team(session, await service.get_team(session, team), wanted, COMMAND_LINE)
+
+    in_session_or_stop(url, act)
+
+
+def _row(team: TeamWithUsage) -> list[str]:
+    used, may = team.usage, team.quotas
+    return [
+        str(team.id),
+        team.name,
+        _of(used.num_models, may.max_models),
+        _of(used.storage_bytes, may.max_storage_bytes),
+        "any number" if may.max_concurrent_rollouts is None else str(may.max_concurrent_rollouts),
+        _of(used.training_tokens_today, may.max_training_tokens_per_day),
+        "disabled" if team.disabled_at else "",
+    ]
+
+
+def _of(used: int, quota: int | None) -> str:
+    return str(used) if quota is None else f"{used} of {quota}"

@@ -1,0 +1,121 @@
+"""`headway gc`, `pin`, `unpin`: what is kept of checkpoints and blobs."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from cli.ending import or_stop
+from cli.settings import (
+    DEFAULT_DATA_DIR,
+    CheckpointStoreUrl,
+    DataDir,
+    GraceS,
+    KeepEveryStates,
+    KeepLastAdapters,
+    KeepLastJobs,
+    KeepLastStates,
+    KeepPayloadsH,
+    KeepPlanesH,
+    KeepTracesD,
+    OptionalDatabaseUrl,
+    blob_root,
+    database_url_or_embedded,
+    days,
+    open_checkpoints,
+)
+from store.retention import Removal
+from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
+
+Model = Annotated[str, typer.Argument(help="A model's id or name, or TEAM/NAME")]
+Checkpoint = Annotated[str, typer.Argument(help="A checkpoint's id or name, or `head`")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
+
+
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, list what would be removed")] = False,
+    strangers: Annotated[
+        bool, typer.Option("--strangers", help="Also remove folders of models that this database does not know")
+    ] = False,
+    as_json: Json = False,
+    keep_last_states: KeepLastStates = DEFAULT_POLICY.keep_last_states,
+    keep_every_states: KeepEveryStates = DEFAULT_POLICY.keep_every_states,
+    keep_last_adapters: KeepLastAdapters = DEFAULT_POLICY.keep_last_adapters,
+    keep_payloads_h: KeepPayloadsH = DEFAULT_POLICY.keep_payloads_s / 3600,
+    keep_planes_h: KeepPlanesH = DEFAULT_POLICY.keep_planes_s / 3600,
+    keep_traces_d: KeepTracesD = None,
+    keep_last_jobs: KeepLastJobs = None,
+    gc_grace_s: GraceS = DEFAULT_POLICY.grace_s,
+    checkpoint_store: CheckpointStoreUrl = None,
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Remove what nobody needs: thinned optimizer states, leftovers, unread blobs, old rollouts, rows of the dead."""
+    from store.blobs import BlobStore
+    from store.database import Database
+    from store.retention import Collector
+
+    policy = RetentionPolicy(
+        keep_last_states,
+        keep_every_states,
+        keep_last_adapters,
+        keep_payloads_h * 3600,
+        keep_planes_h * 3600,
+        gc_grace_s,
+        days(keep_traces_d),
+        keep_last_jobs,
+    )
+    database = Database(database_url_or_embedded(database_url, data_dir))
+    checkpoints = open_checkpoints(checkpoint_store, data_dir)
+    collector = Collector(database, BlobStore(blob_root(data_dir)), checkpoints, policy)
+    removed = or_stop(lambda: collector.collect(dry_run=dry_run, strangers=strangers))
+    database.close()
+    if as_json:
+        typer.echo(json.dumps({"dry_run": dry_run, "removed": [asdict(removal) for removal in removed]}))
+        return
+    _print(removed, dry_run)
+
+
+def _print(removed: list[Removal], dry_run: bool) -> None:
+    by_kind: dict[str, list[Removal]] = defaultdict(list)
+    for removal in removed:
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {removal.what} {removal.name}")
+        by_kind[removal.what].append(removal)
+    for what, removals in by_kind.items():
+        num_bytes = sum(removal.num_bytes or 0 for removal in removals)
+        size = f", {num_bytes / 2**20:.1f} MiB" if num_bytes else ""
+        typer.echo(f"{what}: {len(removals)}{size}")
+    if not removed:
+        typer.echo("nothing to remove")
+
+
+def pin(
+    model: Model, checkpoint: Checkpoint, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
+    """Keep a checkpoint whole, optimizer state included, whatever the retention policy says."""
+    _pin(database_url_or_embedded(database_url, data_dir), model, checkpoint, pinned=True)
+
+
+def unpin(
+    model: Model, checkpoint: Checkpoint, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
+    """Leave a checkpoint to the retention policy again."""
+    _pin(database_url_or_embedded(database_url, data_dir), model, checkpoint, pinned=False)
+
+
+def _pin(database_url: str, model: str, checkpoint: str, *, pinned: bool) -> None:
+    from store.database import Database
+    from store.retention.pins import pin
+
+    database = Database(database_url)
+
+    def act() -> str:
+        with database.session() as session:
+            return pin(session, model, checkpoint, pinned=pinned).name
+
+    typer.echo(f"{'pinned' if pinned else 'unpinned'} {or_stop(act)}")
+    database.close()

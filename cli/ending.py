@@ -1,0 +1,28 @@
+"""How a command that works on the stores ends when it cannot go on: with one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from cli.settings import stop_with
+
+T = TypeVar("T")
+
+
+def or_stop(work: Callable[[], T]) -> T:
+    """What `work` returns, or the end of the command."""
+    from pydantic import ValidationError
+
+    from server.http.validation_messages import first_problem
+    from store.database import DATABASE_AWAY
+    from wire.errors import HeadwayError
+
+    try:
+        return work()
+    except DATABASE_AWAY as error:
+        stop_with(f"the database does not answer: {str(getattr(error, 'orig', error)).partition(chr(10))[0]}")
+    except ValidationError as error:
+        stop_with(first_problem(error.errors()))
+    except (HeadwayError, OSError, ValueError) as error:
+        stop_with(str(error))

@@ -1,0 +1,36 @@
+"""Commands that do one thing in one transaction of the database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from cli.ending import or_stop
+from server.cache_barrier import outlast_what_is_remembered
+from store.database import AsyncDatabase
+
+T = TypeVar("T")
+
+
+def in_session(database_url: str, act: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    """What `act` returns, once it is in force in every server process. Raises what it raises."""
+
+    async def run() -> T:
+        database = AsyncDatabase(database_url, pool_size=1)
+        try:
+            async with database.session() as session:
+                result = await act(session)
+            await outlast_what_is_remembered()
+            return result
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+def in_session_or_stop(database_url: str, act: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    """What `act` returns, or the end of the command with a sentence."""
+    return or_stop(lambda: in_session(database_url, act))

@@ -1,0 +1,231 @@
+"""What every command takes from flags or the environment, and how a command ends when it cannot go on."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+from urllib.parse import quote
+
+import typer
+
+from store.planes.promotion import PromotionPolicy
+
+if TYPE_CHECKING:
+    from store.checkpoint_stores import CheckpointStore
+
+DEFAULT_DATA_DIR = Path(".headway")
+
+
+def _readable_url(url: str | None) -> str | None:
+    from store.database import normalise_url
+
+    try:
+        if url:
+            normalise_url(url)
+    except ValueError as error:
+        stop_with(str(error))
+    return url
+
+
+DatabaseUrl = Annotated[
+    str,
+    typer.Option(
+        envvar="HEADWAY_DATABASE_URL",
+        help="PostgreSQL URL",
+        show_default=False,
+        show_envvar=True,
+        callback=_readable_url,
+    ),
+]
+OptionalDatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_DATABASE_URL",
+        help="PostgreSQL URL; default: the one embedded in the data folder",
+        show_default=False,
+        show_envvar=True,
+        callback=_readable_url,
+    ),
+]
+DataDir = Annotated[
+    Path, typer.Option(envvar="HEADWAY_DATA_DIR", help="Folder for blobs, checkpoints and logs", show_envvar=True)
+]
+CheckpointStoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_CHECKPOINT_STORE",
+        help="file:///FOLDER or s3://BUCKET/PREFIX (with AWS_*); default: file://<data-dir>/checkpoints",
+        show_envvar=True,
+    ),
+]
+SamplerToken = Annotated[
+    str,
+    typer.Option(
+        envvar="HEADWAY_SAMPLER_TOKEN", help="Secret between gateway and samplers", show_default=False, show_envvar=True
+    ),
+]
+
+ToolCallParser = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_TOOL_CALL_PARSER",
+        help="With vLLM: its parser of tool calls, or none; default: as the base's chat template writes them",
+    ),
+]
+ReasoningParser = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_REASONING_PARSER",
+        help="With vLLM: its parser of reasoning, or none; default: by the base's chat template",
+    ),
+]
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+LogFormatOption = Annotated[
+    LogFormat | None,
+    typer.Option(
+        "--log-format",
+        envvar="HEADWAY_LOG_FORMAT",
+        help="json or text; default: text on a terminal, else json",
+        show_default=False,
+    ),
+]
+MetricsToken = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_METRICS_TOKEN",
+        help="With it Prometheus may read /metrics",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
+
+
+KeepLastStates = Annotated[
+    int,
+    typer.Option(
+        envvar="HEADWAY_KEEP_LAST_STATES", min=1, help="Optimizer states to keep: of each model's newest checkpoints"
+    ),
+]
+KeepEveryStates = Annotated[
+    int,
+    typer.Option(
+        envvar="HEADWAY_KEEP_EVERY_STATES",
+        min=0,
+        help="Keep those of every Nth step too, whole, with its adapter; 0: none",
+    ),
+]
+KeepLastAdapters = Annotated[
+    int | None,
+    typer.Option(
+        envvar="HEADWAY_KEEP_LAST_ADAPTERS", min=1, help="Adapters to keep of each model", show_default="all of them"
+    ),
+]
+KeepPayloadsH = Annotated[
+    float,
+    typer.Option(
+        envvar="HEADWAY_KEEP_PAYLOADS_H", min=0.0, help="Hours to keep large requests and answers that are worked off"
+    ),
+]
+KeepPlanesH = Annotated[
+    float,
+    typer.Option(envvar="HEADWAY_KEEP_PLANES_H", min=0.0, help="Hours to keep rows of dead trainers and samplers"),
+]
+KeepTracesD = Annotated[
+    float | None,
+    typer.Option(
+        envvar="HEADWAY_KEEP_TRACES_D",
+        min=0.0,
+        help="Days to keep recorded rollouts that are not pinned",
+        show_default="for good",
+    ),
+]
+KeepLastJobs = Annotated[
+    int | None,
+    typer.Option(
+        envvar="HEADWAY_KEEP_LAST_JOBS",
+        min=1,
+        help="Jobs to keep of each team, with their rollouts",
+        show_default="all",
+    ),
+]
+GraceS = Annotated[
+    float,
+    typer.Option(
+        envvar="HEADWAY_GC_GRACE_S", min=0.0, help="Seconds that a file may be without a row: uploads under way"
+    ),
+]
+
+
+Promotion = Annotated[
+    PromotionPolicy,
+    typer.Option(
+        envvar="HEADWAY_PROMOTION",
+        help="Live samplers that must hold a checkpoint before the head moves: one, quorum (most) or all",
+    ),
+]
+
+
+def checkpoint_store_url(url: str | None, data_dir: Path) -> str:
+    """The given URL, or the folder inside the data folder. Copies of what lies elsewhere go into the data folder, too,
+    unless the URL says where."""
+    if not url:
+        return f"file://{quote(str((data_dir / 'checkpoints').resolve()))}"
+    if url.startswith("s3://") and "cache=" not in url:
+        folder = quote(str((data_dir / "checkpoint-copies").resolve()))
+        return f"{url}{'&' if '?' in url else '?'}cache={folder}"
+    return url
+
+
+def open_checkpoints(url: str | None, data_dir: Path) -> CheckpointStore:
+    """The store at `checkpoint_store_url`, or the end of the command."""
+    from store.checkpoint_stores import open_checkpoint_store
+
+    try:
+        return open_checkpoint_store(checkpoint_store_url(url, data_dir))
+    except ValueError as error:
+        stop_with(str(error))
+
+
+def days(number: float | None) -> float | None:
+    """In seconds; None stays None."""
+    return None if number is None else number * 86_400
+
+
+def blob_root(data_dir: Path) -> Path:
+    """Where large payloads lie."""
+    return data_dir.resolve() / "blobs"
+
+
+def stop_with(sentence: str, status: int = 1) -> NoReturn:
+    """End the command with one sentence on stderr."""
+    typer.echo(f"headway: {sentence}", err=True)
+    raise typer.Exit(status)
+
+
+def database_url_or_embedded(database_url: str | None, data_dir: Path) -> str:
+    """The given URL, or the embedded database that `headway up` made in the data folder."""
+    if database_url:
+        return database_url
+    folder = data_dir.resolve() / "postgres"
+    if not folder.exists():
+        stop_with(f"there is no database in {data_dir}; run `headway up` first, or set HEADWAY_DATABASE_URL")
+    return embedded_database_url(data_dir)
+
+
+def embedded_database_url(data_dir: Path) -> str:
+    """The database embedded in the data folder, made where there is none, or the end of the command."""
+    from store.embedded import EmbeddedPostgres, EmbeddedPostgresFailed
+
+    try:
+        return EmbeddedPostgres(data_dir.resolve() / "postgres").url
+    except EmbeddedPostgresFailed as error:
+        stop_with(str(error))

@@ -1,0 +1,114 @@
+"""The overview as tables in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.text import Text
+
+from cli.terminal.tables import Listing
+from store.planes.overview import ModelState, Overview, PlaneState
+from store.planes.promotion import Missing
+from store.planes.trainer_availability import Supply
+
+_STYLES = {"live": "green", "starting": "yellow", "draining": "yellow", "silent": "bold red", "stopped": "bold red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The file system of the data folder, in bytes."""
+
+    folder: str
+    free: int
+    total: int
+
+
+def view(overview: Overview) -> list[Listing]:
+    """Planes, bases, models."""
+    return [_planes(overview.planes), _bases(overview.bases), _models(overview)]
+
+
+def as_of(overview: Overview, disk: Disk | None) -> str:
+    """Which samplers are in trouble, what waits for one to pass, when that was, and the room that the disk had."""
+    sick = (plane for plane in overview.planes if plane.trouble is not None)
+    samplers = "".join(f"the sampler of {p.base} ({p.host}, pid {p.pid}) is {p.state}: {p.trouble}\n" for p in sick)
+    troubles = "".join(f"{m.model} waits: {m.trouble}\n" for m in overview.models if m.trouble is not None)
+    return f"{samplers}{troubles}{_disk(disk)}as of {overview.at:%Y-%m-%d %H:%M:%S %Z}"
+
+
+def missing_table(missing: Sequence[Missing]) -> Listing:
+    """What live samplers should serve and do not: for that, the gateway sends nobody to them."""
+    headings = ("sampler", "base", "model", "checkpoint", "state", "why")
+    table = Listing(*headings, prose=("why",), title="Not served")
+    for entry in missing:
+        state = "out of rotation" if entry.is_out_of_rotation else "loading"
+        why = entry.error or f"missing for {entry.late_s:.0f} s"
+        names = (entry.url, entry.base, entry.model, entry.checkpoint or "base weights")
+        table.add_row(*names, state, why)
+    return table
+
+
+def _planes(planes: Sequence[PlaneState]) -> Listing:
+    headings = ("plane", "base", "host", "pid", "state", "last heard of", "holds")
+    table = Listing(*headings, title="Trainers and samplers")
+    for plane in planes:
+        state = Text(plane.state, style=_STYLES[plane.state])
+        heard = f"{plane.silent_s:.0f} s ago"
+        table.add_row(plane.plane, plane.base, plane.host, str(plane.pid), state, heard, _held(plane))
+    return table
+
+
+def _held(plane: PlaneState) -> str | Text:
+    thing = "lease" if plane.plane == "trainer" else "adapter"
+    held = f"{plane.num_held} {thing}{'' if plane.num_held == 1 else 's'}"
+    return Text.assemble(f"{held}, ", (f"{plane.num_failed} failed", "red")) if plane.num_failed else held
+
+
+def _bases(bases: Sequence[Supply]) -> Listing:
+    headings = ("base", "trainers", "queued operations", "shortage")
+    table = Listing(*headings, prose=("shortage",), title="Bases")
+    for supply in bases:
+        table.add_row(supply.base, str(supply.num_ready), str(supply.num_open), supply.shortage or "")
+    return table
+
+
+def _models(overview: Overview) -> Listing:
+    more = overview.num_models - len(overview.models)
+    title = f"Models ({len(overview.models)} of {overview.num_models})" if more > 0 else "Models"
+    columns = ("model", "team", "head", "mean reward", "KL", "entropy", "stepped", "queued", "running")
+    table = Listing(*columns, title=title)
+    for model in overview.models:
+        table.add_row(
+            model.model,
+            model.team or "(base)",
+            model.head or "base weights",
+            _figure(model.reward_mean),
+            _figure(model.kl),
+            _figure(model.entropy),
+            _since(model, overview.at),
+            str(model.num_queued),
+            str(model.num_running),
+        )
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _since(model: ModelState, now: datetime) -> str:
+    if model.stepped_at is None:
+        return ""
+    seconds = max(0.0, (now - model.stepped_at).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def _disk(disk: Disk | None) -> str:
+    if disk is None:
+        return ""
+    return f"{disk.free / 1e9:.1f} GB of {disk.total / 1e9:.1f} GB free at {disk.folder}; "

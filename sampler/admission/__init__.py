@@ -1,0 +1,1 @@
+"""Which requests a sampler takes, in which order, and which it refuses."""

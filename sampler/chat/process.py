@@ -1,0 +1,60 @@
+"""The process of `sampler.chat.worker`: one large prompt after the other, until the sampler's end of the socket closes.
+
+Requests and answers are bytes: first the base and its limits, then requests as `chat_worker` writes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from multiprocessing.connection import Connection
+
+from pydantic import ValidationError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from sampler.admission.prompt_limits import PromptLimits
+from sampler.chat.rendering import ChatRenderer
+from wire.errors import HeadwayError, InvalidRequest
+from wire.sampling import RenderRequest, TokenizeRequest
+
+_STDIN = 0
+_NICE = 5
+REFUSED, IDS = b"!", b"#"
+
+
+def main() -> None:
+    """Serve the sampler that started this process."""
+    connection = Connection(_STDIN)
+    os.nice(_NICE)  # sampling goes first
+    try:
+        base, *limits = json.loads(connection.recv_bytes())
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
+        renderer = ChatRenderer(tokenizer, PromptLimits(*limits))
+        connection.send_bytes(b"ready")
+        while True:
+            connection.send_bytes(_answer(renderer, connection.recv_bytes()))
+    except (EOFError, ConnectionError):
+        return
+
+
+def _answer(renderer: ChatRenderer, request: bytes) -> bytes:
+    kind, body = request[:1], request[1:]
+    try:
+        if kind == b"r":
+            ids = renderer.render(RenderRequest.model_validate_json(body))
+        else:
+            ids = renderer.tokenize(TokenizeRequest.model_validate_json(body).text)
+    except (ValidationError, RecursionError):
+        return _refusal(InvalidRequest("the messages are nested too deeply to be rendered"))
+    except HeadwayError as error:
+        return _refusal(error)
+    return IDS + array("q", ids).tobytes()
+
+
+def _refusal(error: HeadwayError) -> bytes:
+    return REFUSED + json.dumps([error.code, error.message]).encode()
+
+
+if __name__ == "__main__":
+    main()

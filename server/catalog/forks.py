@@ -1,0 +1,105 @@
+"""Forks: a team's trainable model that starts where its source's head is."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import uuid
+
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.audit.recording import actor_of, record
+from server.auth.service import Caller
+from server.catalog import repository
+from server.catalog.service import no_such_model
+from server.catalog.types import ForkRequest
+from server.team.quotas import refuse_another_model
+from store.tables import CheckpointRow, ModelRow
+from wire.engine import LoraConfig
+from wire.errors import Conflict, InvalidRequest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_AGENT_TYPES = {"openai", "openai_compatible", "claude", "claude_cli", "codex_cli", "gemini", "operator", "anthropic"}
+
+
+async def fork(session: AsyncSession, caller: Caller, request: ForkRequest, default_lora: LoraConfig) -> ModelRow:
+    """Make the fork. Raises NotFound for the source, InvalidRequest or Conflict for the name, QuotaFull."""
+    caller.require_whole_team("fork")
+    found = await repository.find_model(session, caller.team_id, request.source_model_id)
+    if found is None:
+        raise no_such_model(request.source_model_id)
+    source, _, head = found
+    _check_name(request.name)
+    if await repository.name_is_taken(session, caller.team_id, request.name):
+        raise _taken(request.name)
+    await refuse_another_model(session, caller.team_id)
+    model = await _insert_model(session, caller, source, request.name, default_lora)
+    if head is not None:
+        await _take_over_head(session, model, head)
+    detail = {"source": source.slug, "checkpoint": head.name if head else None}
+    record(session, actor_of(caller), "fork", team_id=caller.team_id, subject_id=model.id, **detail)
+    await session.flush()
+    return model
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            "a model's name is 1 to 100 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
+        )
+    if repository.as_uuid(name) is not None:
+        raise InvalidRequest(f"{name!r} reads as a model id; choose another name")
+    if name.lower() in _AGENT_TYPES:
+        raise InvalidRequest(f"{name!r} is the name of an agent type in the SDK; choose another")
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"the name {name!r} is taken; choose another, or use that model")
+
+
+async def _insert_model(
+    session: AsyncSession, caller: Caller, source: ModelRow, name: str, default_lora: LoraConfig
+) -> ModelRow:
+    row = insert(ModelRow).values(
+        id=uuid.uuid4(),
+        team_id=caller.team_id,
+        slug=name,
+        name=name,
+        base_id=source.base_id or source.id,
+        forked_from_id=source.id,
+        lora=source.lora or dataclasses.asdict(default_lora),
+    )
+    # Two racing forks: the unique index lets one through.
+    model = await session.scalar(row.on_conflict_do_nothing().returning(ModelRow))
+    if model is None:
+        raise _taken(name)
+    return model
+
+
+async def _take_over_head(session: AsyncSession, model: ModelRow, head: CheckpointRow) -> None:
+    """A root that references the source's files, optimizer state included if it was kept: nothing is copied."""
+    # Held until the root is there, so that retention either sees the root or has marked the node before.
+    await session.refresh(head, with_for_update={"read": True})
+    if head.files_removed_at is not None:
+        raise Conflict("the source's head moved meanwhile, and its old files were removed; fork again")
+    root_id = uuid.uuid4()
+    root = CheckpointRow(
+        id=root_id,
+        model_id=model.id,
+        parent_id=None,
+        files_id=head.files_id,
+        files_model_id=head.files_model_id,
+        step=0,
+        name=f"0000-{root_id.hex[:8]}",
+        status="committed",
+        manifest=head.manifest,
+        metrics={},
+        committed_at=func.clock_timestamp(),
+        state_removed_at=head.state_removed_at,
+    )
+    session.add(root)
+    await session.flush()
+    model.head_checkpoint_id = root_id
+    await session.flush()

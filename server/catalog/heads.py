@@ -1,0 +1,143 @@
+"""Moving a head by hand: samplers load the checkpoint first, then one transaction flips."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.audit.recording import Actor, actor_of, record
+from server.auth.service import Caller
+from server.catalog import service
+from server.catalog.types import Head
+from server.context import Context
+from store.notify import ADAPTER_LOADED
+from store.planes.adapters import base_adapter_name, samplers_holding, want_checkpoint
+from store.planes.promotion import PromotionPolicy, promotion_votes_async
+from store.tables import CheckpointRow, ModelRow, SamplerRow
+from store.tree import head_of as head_of_model
+from store.tree import move_head
+from wire.errors import Forbidden, Gone, PromotionRejected, Unavailable
+from wire.process.faults import fault_point
+
+log = structlog.get_logger(__name__)
+
+_POLL_S = 1.0
+_WANT_S = 300.0
+
+
+async def set_head(context: Context, caller: Caller, reference: str, checkpoint_reference: str | None) -> Head:
+    """Point the model's head at one of its checkpoints, or (None) at the base weights.
+
+    Raises NotFound, Forbidden for a base model, Gone when its files were removed, PromotionRejected when
+    every live sampler refuses the checkpoint.
+    """
+    async with context.database.session() as session:
+        model = await service.get_model(session, caller.team_id, reference)
+    caller.require_model(model.id, model.slug)
+    return await roll_to(context, model, checkpoint_reference, actor_of(caller))
+
+
+async def roll_to(
+    context: Context,
+    model: ModelRow,
+    checkpoint_reference: str | None,
+    actor: Actor,
+    reason: str | None = None,
+    check: Callable[[AsyncSession], Awaitable[None]] | None = None,
+) -> Head:
+    """As `set_head`, of a model that was found already, by whoever may; `reason` goes into the audit log.
+
+    `check` is asked first thing in the transaction that moves the head, for samplers may have taken long to load the
+    checkpoint; what it raises leaves the head where it is.
+    """
+    if model.base_id is None:
+        raise Forbidden(f"{model.slug!r} is a base model, whose weights do not change; fork it first")
+    async with context.database.session() as session:
+        checkpoint = None
+        if checkpoint_reference is not None:
+            checkpoint = await service.get_checkpoint(session, model, checkpoint_reference)
+            _refuse_without_files(checkpoint)
+    await load_adapter(context, model.base_id, checkpoint, context.settings.promotion)
+    fault_point("head:before-commit")
+    async with context.database.session() as session:
+        if check is not None:
+            await check(session)
+        before = await head_of_model(session, model.id)
+        await move_head(session, model.id, checkpoint.id if checkpoint else None)
+        if checkpoint is not None:  # read again under the model's lock, which retention takes as well
+            checkpoint = await session.get_one(CheckpointRow, checkpoint.id)
+            _refuse_without_files(checkpoint)
+        moved = {"from": str(before) if before else None, "to": str(checkpoint.id) if checkpoint else None}
+        why = {"reason": reason} if reason else {}
+        record(session, actor, "set_head", team_id=model.team_id, subject_id=model.id, **moved, **why)
+    fault_point("head:after-commit")
+    if checkpoint is not None and checkpoint.state_removed_at is not None:
+        log.warning("head_without_optimizer_state", model=model.slug, checkpoint=checkpoint.name)
+    return head_of(model, checkpoint)
+
+
+def head_of(model: ModelRow, checkpoint: CheckpointRow | None) -> Head:
+    """A head as clients read it."""
+    if checkpoint is None:
+        return Head(model_id=str(model.id), checkpoint_id=None)
+    return Head(
+        model_id=str(model.id),
+        checkpoint_id=str(checkpoint.id),
+        checkpoint_name=checkpoint.name,
+        step=checkpoint.step,
+        fresh_moments=checkpoint.state_removed_at is not None,
+    )
+
+
+def adapter_of(base_id: UUID, checkpoint: CheckpointRow | None) -> str:
+    """The name under which samplers hold a checkpoint, or (None) the base weights."""
+    return checkpoint.adapter_name if checkpoint else base_adapter_name(base_id)
+
+
+async def load_adapter(
+    context: Context,
+    base_id: UUID,
+    checkpoint: CheckpointRow | None,
+    policy: PromotionPolicy = PromotionPolicy.ONE,
+) -> list[SamplerRow]:
+    """Have the live samplers that the policy waits for hold the checkpoint (None: the base weights), and return those
+    that do.
+
+    Empty when no sampler lives. Raises PromotionRejected when all of them refuse, Unavailable when none did in time or
+    the server stops.
+    """
+    async with context.shutdown.waiting():
+        await _until_loaded(context, base_id, checkpoint, policy)
+    async with context.database.session() as session:
+        return await samplers_holding(session, base_id, adapter_of(base_id, checkpoint))
+
+
+async def _until_loaded(
+    context: Context, base_id: UUID, checkpoint: CheckpointRow | None, policy: PromotionPolicy
+) -> None:
+    adapter, timeout_s = adapter_of(base_id, checkpoint), context.settings.timeouts.samplers_s
+    deadline = time.monotonic() + timeout_s
+    with context.listener.subscribe(ADAPTER_LOADED, adapter) as subscription:
+        if checkpoint is not None:
+            async with context.database.session() as session:
+                await want_checkpoint(session, checkpoint.id, _WANT_S)
+        while True:
+            async with context.database.connection() as connection:
+                votes = await promotion_votes_async(connection, policy, base_id, adapter)
+            left_s = deadline - time.monotonic()
+            if not votes.live or votes.suffice(policy) or (votes.loaded and left_s <= 0):
+                return
+            if votes.is_refused:
+                raise PromotionRejected(f"no sampler could load the checkpoint: {votes.refusals[0]}")
+            if left_s <= 0:
+                raise Unavailable(f"no sampler loaded the checkpoint within {timeout_s:.0f} s; try again")
+            await subscription.wait(min(left_s, _POLL_S))
+
+
+def _refuse_without_files(checkpoint: CheckpointRow) -> None:
+    if checkpoint.files_removed_at is not None:
+        raise Gone(f"the files of {checkpoint.name} were removed by the retention policy; choose a newer checkpoint")

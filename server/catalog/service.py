@@ -1,0 +1,131 @@
+"""The catalog as clients see it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.auth.callers import Caller
+from server.catalog import repository
+from server.catalog.types import CatalogModel, CatalogPage, CheckpointNode, TeamModel, TeamModels
+from store.checkpoint_references import sampler_path
+from store.tables import CheckpointRow, ModelRow
+from wire.errors import ModelNotFound, NotFound
+
+_MOST_SHOWN = 200
+
+
+async def list_models(
+    session: AsyncSession, team_id: UUID, limit: int | None, offset: int, only: Collection[UUID] | None = None
+) -> CatalogPage:
+    """One page, or without a limit everything. `only`: of these models (None: of all)."""
+    rows, total = await repository.list_models(session, team_id, limit, offset, only)
+    return CatalogPage(items=[catalog_model(model, base) for model, base in rows], total=total)
+
+
+def team_models(page: CatalogPage, limit: int | None, *, team_only: bool) -> TeamModels:
+    """As hud-python 0.5 reads the catalog; `team_only`: without base models."""
+    shown = [row for row in page.items if row.base_model is not None or not team_only][:limit]
+    return TeamModels(
+        models=[
+            TeamModel(
+                id=row.id,
+                name=row.name,
+                model_name=row.model_name,
+                is_trainable=row.base_model is not None,  # what it finds here it trains as it is
+                public=row.base_model is None,
+                base_model=row.base_model,
+            )
+            for row in shown
+        ]
+    )
+
+
+async def get_model(session: AsyncSession, team_id: UUID, reference: str) -> ModelRow:
+    """A model by id, slug or name. Raises NotFound, for another team's too."""
+    found = await repository.find_model(session, team_id, reference)
+    if found is None:
+        raise no_such_model(reference)
+    return found[0]
+
+
+async def get_callers_model(session: AsyncSession, caller: Caller, reference: str) -> ModelRow:
+    """As `get_model`. Raises Forbidden where the caller's key is for other models."""
+    model = await get_model(session, caller.team_id, reference)
+    caller.require_model(model.id, model.slug)
+    return model
+
+
+async def describe_model(session: AsyncSession, team_id: UUID, reference: str) -> CatalogModel:
+    """A model's catalog row."""
+    found = await repository.find_model(session, team_id, reference)
+    if found is None:
+        raise no_such_model(reference)
+    return catalog_model(found[0], found[1])
+
+
+async def describe_model_to(session: AsyncSession, caller: Caller, reference: str) -> CatalogModel:
+    """A model's catalog row. Raises Forbidden where the caller's key is for other models."""
+    model = await describe_model(session, caller.team_id, reference)
+    caller.require_model(UUID(model.id), model.model_name)
+    return model
+
+
+async def list_checkpoints(session: AsyncSession, model: ModelRow) -> list[CheckpointNode]:
+    """The model's tree, oldest first."""
+    return [_node(row, model) for row in await repository.list_checkpoints(session, model.id)]
+
+
+async def get_checkpoint(session: AsyncSession, model: ModelRow, reference: str) -> CheckpointRow:
+    """A committed checkpoint of this model, as `store.checkpoint_references` reads the text. Raises NotFound."""
+    checkpoint = await repository.find_checkpoint(session, model.id, reference)
+    if checkpoint is None:
+        raise NotFound(f"model {model.slug!r} has no checkpoint {reference!r}")
+    return checkpoint
+
+
+def no_such_model(reference: str) -> ModelNotFound:
+    """The refusal for a model that is not there, or not the team's."""
+    shown = reference if len(reference) <= _MOST_SHOWN else f"{reference[:_MOST_SHOWN]}…"
+    return ModelNotFound(f"there is no model {shown!r}; see 'hud models list'", param="model")
+
+
+def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
+    """A model as the catalog shows it."""
+    info = (base or model).info or {}
+    return CatalogModel(
+        id=str(model.id),
+        name=model.name,
+        model_name=model.slug,
+        is_trainable=True,
+        created_at=model.created_at,
+        base_model=base.slug if base else None,
+        head_checkpoint_id=str(model.head_checkpoint_id) if model.head_checkpoint_id else None,
+        sharing=info.get("sharing"),
+        paused_at=model.paused_at,
+        pause_reason=model.pause_reason,
+    )
+
+
+def _node(row: CheckpointRow, model: ModelRow) -> CheckpointNode:
+    return CheckpointNode(
+        id=str(row.id),
+        name=row.name,
+        checkpoint_name=sampler_path(row.files_model_id, row.files_id),
+        prev_model_checkpoint_id=str(row.parent_id) if row.parent_id else None,
+        is_active=row.id == model.head_checkpoint_id,
+        step=row.step,
+        created_at=row.created_at,
+        num_traces=row.num_traces,
+        num_datums=row.num_datums,
+        num_tokens=row.num_tokens,
+        mean_reward=row.mean_reward,
+        learning_rate=row.learning_rate,
+        loss_fn=row.loss_fn,
+        metrics=row.metrics,
+        has_files=row.files_removed_at is None,
+        has_optimizer_state=row.files_removed_at is None and row.state_removed_at is None,
+        is_pinned=row.pinned_at is not None,
+    )

@@ -1,0 +1,131 @@
+"""The model catalog, forks, checkpoint trees and heads, as clients read and write them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.texts import Sentence
+
+
+class Provider(BaseModel):
+    """Who serves a model."""
+
+    name: str = "headway"
+
+
+class CatalogModel(BaseModel):
+    """One row of the catalog. `sdk_agent_type` makes the SDK choose the agent that captures token ids.
+
+    is_trainable: a fork of it can be trained, also of a base, which is not trained itself: `hud models list` marks what
+    can be forked. `base_model`: null for a base.
+    sharing: which tokens of a training pass are computed once. "prefixes": all that sequences have in common;
+    "nothing": only the turns of a trajectory are merged, for the base model did not prove more when it was loaded;
+    null until a trainer has loaded it. `paused_at`: since then training calls are refused, for `pause_reason`.
+    """
+
+    id: str
+    name: str
+    model_name: str
+    sdk_agent_type: str = "openai_compatible"
+    is_trainable: bool
+    provider: Provider = Field(default_factory=Provider)
+    created_at: datetime
+    base_model: str | None
+    head_checkpoint_id: str | None
+    sharing: str | None = None
+    paused_at: datetime | None = None
+    pause_reason: str | None = None
+
+
+class CatalogPage(BaseModel):
+    """One page of the catalog; `total` counts all of it."""
+
+    items: list[CatalogModel]
+    total: int
+
+
+class TeamModel(BaseModel):
+    """A row of the catalog as hud-python 0.5 reads it."""
+
+    id: str
+    name: str
+    model_name: str
+    is_trainable: bool
+    status: str = "ready"
+    public: bool
+    provider: Provider = Field(default_factory=Provider)
+    base_model: str | None
+
+
+class TeamModels(BaseModel):
+    """The catalog as hud-python 0.5 reads it."""
+
+    models: list[TeamModel]
+
+
+class ForkRequest(BaseModel):
+    """A new trainable model that starts where the source's head is."""
+
+    source_model_id: str
+    name: str
+
+
+class CheckpointNode(BaseModel):
+    """One node of a model's checkpoint tree. `checkpoint_name` is the sampler path that `optim_step` returned. Without
+    optimizer state, training goes on from it with fresh moments; without files it can be no head any more."""
+
+    id: str
+    name: str
+    checkpoint_name: str
+    prev_model_checkpoint_id: str | None
+    is_active: bool
+    step: int
+    created_at: datetime
+    num_traces: int | None
+    num_datums: int | None
+    num_tokens: int | None
+    mean_reward: float | None
+    learning_rate: float | None
+    loss_fn: str | None
+    metrics: dict[str, Any]
+    has_files: bool = True
+    has_optimizer_state: bool = True
+    is_pinned: bool = False
+
+
+class HeadRequest(BaseModel):
+    """Which checkpoint shall be the head: its sampler path, id, name, or `slug/name`; null for the base weights."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint_id: str | None
+
+
+class PauseRequest(BaseModel):
+    """Why a model shall not be trained for now: what callers are told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Sentence
+
+
+class Head(BaseModel):
+    """Which checkpoint is the head; null: the base weights. `fresh_moments`: its optimizer state was thinned, so that
+    the next step starts with new moments."""
+
+    model_id: str
+    checkpoint_id: str | None
+    checkpoint_name: str | None = None
+    step: int | None = None
+    fresh_moments: bool = False
+
+
+class ServingCheckpoint(BaseModel):
+    """The checkpoint that answered a request."""
+
+    id: str
+    name: str
+    step: int

@@ -1,0 +1,86 @@
+"""Who calls, as FastAPI dependencies: `KeyDep` is the key as sent, `CallerDep` the team behind it.
+
+`CallerDep` asks for the scope `read` where a request only reads (GET), and for `train` where it changes something. The
+other dependencies are for routes about which that is not true. Each of them decides before the body is read.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from fastapi import Depends, Request
+
+from server.auth.callers import Caller
+from server.auth.roles import Scope
+from server.auth.service import authenticate
+from server.context import Context
+from server.http.access import Access, DescribedKey, sent_key
+
+_CALLER = "headway.caller"
+_READS = ("GET", "HEAD")
+
+
+class SentKey(Access):
+    """There is a key. The endpoint checks it in a statement that it needs anyway, and opens the body then."""
+
+    opens_body: ClassVar[bool] = False
+
+    async def admit(self, request: Request) -> None:
+        sent_key(request)
+
+    async def __call__(self, request: Request, _described: DescribedKey) -> str:
+        """The key as sent."""
+        return sent_key(request)
+
+
+class KeyAccess(Access):
+    """A live key with one of these scopes; without scopes, any live key."""
+
+    def __init__(self, *scopes: Scope) -> None:
+        self._scopes = scopes
+
+    async def admit(self, request: Request) -> None:
+        caller = await _authenticated(request)
+        if scopes := self.scopes_for(request.method):
+            caller.require(*scopes)
+
+    def scopes_for(self, method: str) -> tuple[Scope, ...]:
+        """Of which a key needs one."""
+        return self._scopes
+
+    async def __call__(self, request: Request, _described: DescribedKey) -> Caller:
+        """Who calls."""
+        return request.scope[_CALLER]
+
+
+class _ByMethod(KeyAccess):
+    """A key that may read or, where the request changes something, train."""
+
+    def scopes_for(self, method: str) -> tuple[Scope, ...]:
+        return ("read",) if method in _READS else ("train",)
+
+
+async def _authenticated(request: Request) -> Caller:
+    """The caller, looked up once a request."""
+    caller: Caller | None = request.scope.get(_CALLER)
+    if caller is None:
+        key, context = sent_key(request), _context(request)
+        async with context.database.session() as session:
+            caller = request.scope[_CALLER] = await authenticate(session, key)
+        context.key_uses.note(caller.key_id)
+    return caller
+
+
+def _context(request: Request) -> Context:
+    return request.app.state.context
+
+
+KeyDep = Annotated[str, Depends(SentKey())]
+AnyCallerDep = Annotated[Caller, Depends(KeyAccess())]
+CallerDep = Annotated[Caller, Depends(_ByMethod())]
+ModelUserDep = Annotated[Caller, Depends(KeyAccess("sample", "train", "read"))]
+"""Looks models up: to read them, or to use them."""
+ReporterDep = Annotated[Caller, Depends(KeyAccess("train", "sample"))]
+"""Reports about rollouts."""
+TeamAdminDep = Annotated[Caller, Depends(KeyAccess("keys"))]
+AdminDep = Annotated[Caller, Depends(KeyAccess("admin"))]

@@ -1,0 +1,154 @@
+"""`/healthz`: this process runs. `/readyz`: a chat with any base would be served now, and what it teaches be trained;
+else what is missing.
+
+A base is served by a sampler that lives, is not drained, has loaded the base's weights and answers. It is trained by a
+trainer that is ready; where trainers start on demand, none lives while there is nothing to train, and the base is ready
+once one has loaded it, unless the last start failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy import Text, and_, cast, func, literal, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from server.context import Context, ContextDep
+from server.http.access import ANYBODY
+from server.http.routing import KeyedRouter
+from store.database import AsyncDatabase
+from store.planes.registration import is_live
+from store.planes.trainer_availability import Supply, supplies_async
+from store.pool_queue import TooBusy
+from store.tables import SamplerAdapterRow, SamplerRow
+
+log = structlog.get_logger(__name__)
+router = KeyedRouter(tags=["health"])
+
+
+class BaseReadiness(BaseModel):
+    """A base: trainers that are ready, samplers that would serve it, queued operations, and why nothing is trained."""
+
+    base: str
+    loaded: bool
+    trainers: int
+    samplers: int
+    queued: int
+    shortage: str | None
+
+
+class Readiness(BaseModel):
+    """Whether the whole loop can run, and what is missing, each in a sentence."""
+
+    ready: bool
+    missing: list[str]
+    database: bool
+    bases: list[BaseReadiness]
+    stopping: bool = False
+
+
+@router.get("/healthz", dependencies=[ANYBODY])
+async def healthz() -> dict[str, str]:
+    """Whether this process runs."""
+    return {"status": "ok"}
+
+
+@router.get(
+    "/readyz",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Not ready"}},
+    dependencies=[ANYBODY],
+)
+async def readyz(context: ContextDep) -> JSONResponse:
+    """200 when the whole loop can run; 503 with what is missing, and while this server stops."""
+    stopping = context.shutdown.is_begun
+    missing = ["this server is stopping; another one takes its requests"] if stopping else []
+    facts: dict[str, Any] = {"database": True, "bases": [], "stopping": stopping}
+    try:
+        supplies, samplers = await _planes(context.background)
+    except (SQLAlchemyError, TooBusy) as error:
+        log.warning("database_away", error=str(error).splitlines()[0])
+        return _readiness([*missing, "the database does not answer"], {**facts, "database": False})
+    if not supplies:
+        missing.append("no base model is registered; 'headway sampler --base NAME=PATH' and 'headway trainer' do it")
+    on_demand = context.settings.trainer_start is not None
+    for supply in supplies:
+        able, lack = await _able_to_serve(context, supply.base, samplers.get(supply.base_id, []))
+        missing += [lack] if lack else []
+        if supply.shortage and not (on_demand and supply.is_loaded and supply.error is None):
+            missing.append(supply.shortage)
+        facts["bases"].append(_base(supply, able))
+    return _readiness(missing, facts)
+
+
+def _readiness(missing: list[str], facts: dict[str, Any]) -> JSONResponse:
+    return JSONResponse({"ready": not missing, "missing": missing, **facts}, 503 if missing else 200)
+
+
+@dataclass(frozen=True, slots=True)
+class _LiveSampler:
+    """`state` of the base's weights there: None while they are not loaded; `error`: why they cannot be."""
+
+    url: str
+    is_drained: bool
+    state: str | None
+    error: str | None
+
+
+async def _planes(database: AsyncDatabase) -> tuple[list[Supply], dict[UUID, list[_LiveSampler]]]:
+    """The supply of trainers, and the live samplers by base."""
+    base_hex = func.replace(cast(SamplerRow.base_id, Text), "-", "")
+    weights = SamplerAdapterRow.adapter == literal("hw-base-") + base_hex  # as store.planes.adapters.base_adapter_name
+    query = (
+        select(
+            SamplerRow.base_id,
+            SamplerRow.url,
+            SamplerRow.drained_at.is_not(None),
+            SamplerAdapterRow.state,
+            SamplerAdapterRow.error,
+        )
+        .outerjoin(SamplerAdapterRow, and_(SamplerAdapterRow.sampler_id == SamplerRow.id, weights))
+        .where(is_live(SamplerRow))
+    )
+    samplers = defaultdict[UUID, list[_LiveSampler]](list)
+    async with database.session() as session:
+        supplies = await supplies_async(session)
+        for base_id, url, is_drained, state, error in await session.execute(query):
+            samplers[base_id].append(_LiveSampler(url, is_drained, state, error))
+    return supplies, samplers
+
+
+async def _able_to_serve(context: Context, base: str, samplers: list[_LiveSampler]) -> tuple[int, str | None]:
+    """How many samplers would serve a chat with the base weights; and if none would, why."""
+    undrained = [sampler for sampler in samplers if not sampler.is_drained]
+    loaded = [sampler.url for sampler in undrained if sampler.state == "loaded"]
+    able = sum(await asyncio.gather(*(context.answering.ask(url) for url in loaded)))
+    if able:
+        return able, None
+    if loaded:
+        return 0, f"no sampler for base {base} answers"
+    if refusal := next((sampler.error for sampler in undrained if sampler.error), None):
+        return 0, f"no sampler for base {base} could load its weights: {refusal}"
+    if undrained:
+        return 0, f"no sampler for base {base} has loaded its weights yet"
+    if samplers:
+        return 0, f"every sampler for base {base} is drained; have one work again with 'headway undrain'"
+    return 0, f"no sampler for base {base} is alive; start one with 'headway sampler --base {base}'"
+
+
+def _base(supply: Supply, num_samplers: int) -> dict[str, Any]:
+    return {
+        "base": supply.base,
+        "loaded": supply.is_loaded,
+        "trainers": supply.num_ready,
+        "samplers": num_samplers,
+        "queued": supply.num_open,
+        "shortage": supply.shortage,
+    }

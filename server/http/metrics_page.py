@@ -1,0 +1,45 @@
+"""`GET /metrics`, for a scraper with the token of its own, or for an admin."""
+
+from __future__ import annotations
+
+from fastapi import Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy.exc import SQLAlchemyError
+
+from server.auth.service import authenticate
+from server.context import Context, ContextDep
+from server.http.authentication import KeyDep
+from server.http.routing import KeyedRouter
+from server.metrics.census import census_exposition
+from server.metrics.workers import exposition
+from store.census import Census, take_census
+from wire.process.metrics_page import may_scrape
+
+router = KeyedRouter(tags=["operations"])
+
+
+@router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+)
+async def metrics(context: ContextDep, key: KeyDep, request: Request) -> Response:
+    """What this server (all its worker processes) has counted, and what the database knows, for Prometheus."""
+    if not may_scrape(request.headers.get("authorization"), context.settings.metrics_token):
+        await _check_admin(context, key)
+    census = await _census(context)
+    counted = exposition(context.metrics.registry) + census_exposition(census, context.settings.blob_root)
+    return Response(counted, media_type=CONTENT_TYPE_LATEST)
+
+
+async def _check_admin(context: Context, key: str) -> None:
+    async with context.background.session() as session:
+        caller = await authenticate(session, key)
+    caller.require("admin")
+
+
+async def _census(context: Context) -> Census | None:
+    try:
+        async with context.background.session() as session:
+            return await session.run_sync(take_census)
+    except SQLAlchemyError:
+        return None

@@ -1,0 +1,1 @@
+"""One folder for each wire protocol. None knows another; the core knows none."""

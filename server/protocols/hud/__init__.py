@@ -1,0 +1,1 @@
+"""The HUD SDK's wire: training, catalog, traces, jobs, tasksets, teams, administration."""

@@ -1,0 +1,67 @@
+"""`/v2/admin/trainers` and `/v2/admin/samplers`: what there is, and draining."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from server.admin import planes
+from server.admin.types import Page, Sampler, Trainer
+from server.audit.recording import actor_of
+from server.context import ContextDep
+from server.http.authentication import AdminDep
+from server.http.cache_barrier import InForce
+from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.http.routing import KeyedRouter
+from store.tables import SamplerRow, TrainerRow
+
+router = KeyedRouter()
+
+
+@router.get("/trainers")
+async def list_trainers(
+    context: ContextDep, caller: AdminDep, cursor: CursorParam = None, limit: LimitParam = DEFAULT_LIMIT
+) -> Page[Trainer]:
+    """Trainers, oldest first."""
+    async with context.database.session() as session:
+        return await planes.list_trainers(session, cursor, limit)
+
+
+@router.post("/trainers/{trainer_id}/drain")
+async def drain_trainer(context: ContextDep, caller: AdminDep, trainer_id: UUID) -> Trainer:
+    """Have it finish its operation, hand back its models, and take no other."""
+    async with context.database.session() as session:
+        await planes.drain(session, TrainerRow, trainer_id, actor_of(caller))
+        return await planes.describe_trainer(session, trainer_id)
+
+
+@router.post("/trainers/{trainer_id}/undrain")
+async def undrain_trainer(context: ContextDep, caller: AdminDep, trainer_id: UUID) -> Trainer:
+    """Have it work again."""
+    async with context.database.session() as session:
+        await planes.undrain(session, TrainerRow, trainer_id, actor_of(caller))
+        return await planes.describe_trainer(session, trainer_id)
+
+
+@router.get("/samplers")
+async def list_samplers(
+    context: ContextDep, caller: AdminDep, cursor: CursorParam = None, limit: LimitParam = DEFAULT_LIMIT
+) -> Page[Sampler]:
+    """Samplers, oldest first."""
+    async with context.database.session() as session:
+        return await planes.list_samplers(session, cursor, limit)
+
+
+@router.post("/samplers/{sampler_id}/drain", dependencies=[InForce])
+async def drain_sampler(context: ContextDep, caller: AdminDep, sampler_id: UUID) -> Sampler:
+    """Send it no new request, and have it load no new adapter."""
+    async with context.database.session() as session:
+        await planes.drain(session, SamplerRow, sampler_id, actor_of(caller))
+        return await planes.describe_sampler(session, sampler_id)
+
+
+@router.post("/samplers/{sampler_id}/undrain", dependencies=[InForce])
+async def undrain_sampler(context: ContextDep, caller: AdminDep, sampler_id: UUID) -> Sampler:
+    """Have it work again."""
+    async with context.database.session() as session:
+        await planes.undrain(session, SamplerRow, sampler_id, actor_of(caller))
+        return await planes.describe_sampler(session, sampler_id)

@@ -1,0 +1,10 @@
+"""`/v2/admin`: for keys with the scope `admin`. One router a noun; together they are `router`."""
+
+from __future__ import annotations
+
+from server.http.routing import KeyedRouter
+from server.protocols.hud.admin import bases, keys, models, planes, teams
+
+router = KeyedRouter(prefix="/v2/admin", tags=["admin"])
+for part in (teams, keys, bases, planes, models):
+    router.include_router(part.router)

@@ -1,0 +1,86 @@
+"""`/v2/admin/teams`, and the audit log of all of them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from server.admin.types import Event, Page, Quotas, Team, TeamChange, TeamRequest, TeamWithUsage
+from server.audit.listing import list_events
+from server.audit.recording import actor_of
+from server.context import ContextDep
+from server.http.authentication import AdminDep
+from server.http.cache_barrier import InForce
+from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
+from server.http.routing import KeyedRouter
+from server.protocols.hud.event_filters import EventFilterParams
+from server.team import service
+
+router = KeyedRouter()
+
+
+@router.get("/teams")
+async def list_teams(
+    context: ContextDep, caller: AdminDep, cursor: CursorParam = None, limit: LimitParam = DEFAULT_LIMIT
+) -> Page[Team]:
+    """All teams, oldest first."""
+    async with context.database.session() as session:
+        return await service.list_teams(session, cursor, limit)
+
+
+@router.post("/teams", status_code=201)
+async def create_team(context: ContextDep, caller: AdminDep, body: TeamRequest) -> TeamWithUsage:
+    """A new team, which has no key yet."""
+    async with context.database.session() as session:
+        team = await service.create_team(session, body.name, body.quotas, actor_of(caller))
+        return await service.describe_team(session, team)
+
+
+@router.get("/teams/{team_id}")
+async def get_team(context: ContextDep, caller: AdminDep, team_id: UUID) -> TeamWithUsage:
+    """One team, its quotas, and what it uses of them."""
+    async with context.database.session() as session:
+        return await service.describe_team(session, await service.get_team(session, str(team_id)))
+
+
+@router.patch("/teams/{team_id}", dependencies=[InForce])
+async def change_team(context: ContextDep, caller: AdminDep, team_id: UUID, body: TeamChange) -> TeamWithUsage:
+    """Rename it, set quotas (null lifts one), disable it (its keys are refused, what was accepted is finished) or
+    enable it."""
+    async with context.database.session() as session:
+        team = await service.get_team(session, str(team_id))
+        if body.disabled:
+            service.refuse_own_team(team.id, caller.team_id)
+        await service.change_team(session, team, body, actor_of(caller))
+        return await service.describe_team(session, team)
+
+
+@router.put("/teams/{team_id}/quotas", dependencies=[InForce])
+async def set_quotas(context: ContextDep, caller: AdminDep, team_id: UUID, body: Quotas) -> TeamWithUsage:
+    """Set the quotas that are named; null lifts one."""
+    async with context.database.session() as session:
+        team = await service.get_team(session, str(team_id))
+        await service.change_team(session, team, TeamChange(quotas=body), actor_of(caller))
+        return await service.describe_team(session, team)
+
+
+@router.delete("/teams/{team_id}", status_code=204, dependencies=[InForce])
+async def delete_team(context: ContextDep, caller: AdminDep, team_id: UUID) -> None:
+    """Remove a team that has nothing, and its keys."""
+    async with context.database.session() as session:
+        team = await service.get_team(session, str(team_id))
+        service.refuse_own_team(team.id, caller.team_id)
+        await service.delete_team(session, team, actor_of(caller))
+
+
+@router.get("/events")
+async def events(
+    context: ContextDep,
+    caller: AdminDep,
+    wanted: EventFilterParams,
+    team_id: UUID | None = None,
+    cursor: CursorParam = None,
+    limit: LimitParam = DEFAULT_LIMIT,
+) -> Page[Event]:
+    """The audit log, newest first."""
+    async with context.database.session() as session:
+        return await list_events(session, team_id, wanted, cursor, limit, model_ids=caller.model_ids)

@@ -1,0 +1,121 @@
+"""`/v2/models`: catalog, forks, checkpoints, heads."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+
+from server.audit.recording import actor_of
+from server.catalog import forks, heads, pausing, repository, service
+from server.catalog.types import (
+    CatalogModel,
+    CatalogPage,
+    CheckpointNode,
+    ForkRequest,
+    Head,
+    HeadRequest,
+    PauseRequest,
+    TeamModels,
+)
+from server.context import ContextDep
+from server.http.authentication import CallerDep, ModelUserDep
+from server.http.cache_barrier import InForce
+from server.http.routing import KeyedRouter
+
+router = KeyedRouter(prefix="/v2/models", tags=["models"])
+legacy = KeyedRouter(tags=["models"])
+
+
+@legacy.get("/models/")
+async def list_team_models(
+    context: ContextDep,
+    caller: ModelUserDep,
+    team_only: bool = False,
+    limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
+) -> TeamModels:
+    """The catalog for `hud rl run` of hud-python 0.5, which trains the first trainable row: `team_only` leaves out base
+    models, which are forked and not trained."""
+    async with context.database.session() as session:
+        page = await service.list_models(session, caller.team_id, None, 0, caller.model_ids)
+    return service.team_models(page, limit, team_only=team_only)
+
+
+@router.get("")
+async def list_models(
+    context: ContextDep,
+    caller: ModelUserDep,
+    limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+) -> CatalogPage:
+    """Base models and the team's own; without `limit`, all of them."""
+    async with context.database.session() as session:
+        return await service.list_models(session, caller.team_id, limit, offset, caller.model_ids)
+
+
+@router.get("/resolve")
+async def resolve(context: ContextDep, caller: ModelUserDep, model: str) -> CatalogModel:
+    """The model that an id, slug or name means."""
+    async with context.database.session() as session:
+        return await service.describe_model_to(session, caller, model)
+
+
+@router.post("/fork", status_code=201, dependencies=[InForce])
+async def fork(context: ContextDep, caller: CallerDep, body: ForkRequest) -> CatalogModel:
+    """A new trainable model that starts from the source's current head."""
+    async with context.database.session() as session:
+        model = await forks.fork(session, caller, body, context.settings.default_lora)
+        return await service.describe_model(session, caller.team_id, str(model.id))
+
+
+@router.get("/{model_id}")
+async def get_model(context: ContextDep, caller: ModelUserDep, model_id: str) -> CatalogModel:
+    """One model of the catalog."""
+    async with context.database.session() as session:
+        return await service.describe_model_to(session, caller, model_id)
+
+
+@router.get("/{model_id}/checkpoints")
+async def list_checkpoints(context: ContextDep, caller: CallerDep, model_id: str) -> list[CheckpointNode]:
+    """The model's checkpoint tree, oldest first."""
+    async with context.database.session() as session:
+        model = await service.get_model(session, caller.team_id, model_id)
+        caller.require_model(model.id, model.slug)
+        return await service.list_checkpoints(session, model)
+
+
+@router.get("/{model_id}/head")
+async def get_head(context: ContextDep, caller: CallerDep, model_id: str) -> Head:
+    """The checkpoint that the gateway serves; null: the base weights."""
+    async with context.database.session() as session:
+        found = await repository.find_model(session, caller.team_id, model_id)
+        if found is None:
+            raise service.no_such_model(model_id)
+        caller.require_model(found[0].id, found[0].slug)
+        return heads.head_of(found[0], found[2])
+
+
+@router.put("/{model_id}/head", dependencies=[InForce])
+async def set_head(context: ContextDep, caller: CallerDep, model_id: str, body: HeadRequest) -> Head:
+    """Serve and continue from this checkpoint (null: the base weights). Gradients not yet applied are dropped."""
+    return await heads.set_head(context, caller, model_id, body.checkpoint_id)
+
+
+@router.post("/{model_id}/pause")
+async def pause(context: ContextDep, caller: CallerDep, model_id: str, body: PauseRequest) -> CatalogModel:
+    """Refuse training calls of this model, with the reason, until it is resumed. Sampling goes on."""
+    async with context.database.session() as session:
+        model = await service.get_model(session, caller.team_id, model_id)
+        caller.require_model(model.id, model.slug)
+        await pausing.pause(session, model.id, body.reason, actor_of(caller), "team")
+        return await service.describe_model(session, caller.team_id, str(model.id))
+
+
+@router.post("/{model_id}/resume")
+async def resume(context: ContextDep, caller: CallerDep, model_id: str) -> CatalogModel:
+    """Accept training calls of this model again."""
+    async with context.database.session() as session:
+        model = await service.get_model(session, caller.team_id, model_id)
+        caller.require_model(model.id, model.slug)
+        await pausing.resume(session, model.id, actor_of(caller), "team")
+        return await service.describe_model(session, caller.team_id, str(model.id))

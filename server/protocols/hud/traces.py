@@ -1,0 +1,154 @@
+"""Rollouts. Telemetry has two spellings, with and without the hosted service's prefix."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Query, Request
+from fastapi.responses import Response
+
+from server.catalog.repository import as_uuid
+from server.context import ContextDep
+from server.http.access import ANYBODY
+from server.http.authentication import CallerDep, ReporterDep
+from server.http.request_body import UPLOAD
+from server.http.routing import KeyedRouter
+from server.protocols.hud.openapi import json_body
+from server.protocols.hud.trace_filters import FilterDep
+from server.rollouts import service
+from server.rollouts.details import trace_detail, trace_events, trace_spans
+from server.rollouts.scoring import score_trace
+from server.rollouts.types import (
+    CancelRequest,
+    Deleted,
+    Pin,
+    ScoredTrace,
+    ScoreTrace,
+    TelemetryUpload,
+    Trace,
+    TraceCancelled,
+    TraceDetail,
+    TraceEntered,
+    TraceEvents,
+    TraceExited,
+    TraceList,
+    TraceSpans,
+)
+from server.rollouts.uploads import take_upload
+from server.rollouts.visibility import ReportedTrace, SeenTrace, require_trace
+from server.sanitizing import readable_json
+
+router = KeyedRouter(tags=["traces"])
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Cursor = Annotated[str | None, Query(max_length=256)]
+
+
+@router.post("/v2/trace/{trace_id}/enter", dependencies=[ReportedTrace])
+async def enter(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceEntered) -> dict[str, str]:
+    """A rollout begins."""
+    await service.enter(context, caller, trace_id, body)
+    return {"trace_id": str(trace_id)}
+
+
+@router.post("/v2/trace/{trace_id}/exit", dependencies=[ReportedTrace])
+async def exit_(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceExited) -> dict[str, str]:
+    """A rollout ended."""
+    async with context.database.session() as session:
+        await service.exit_(session, caller.team_id, trace_id, body)
+    return {"trace_id": str(trace_id)}
+
+
+@router.get("/v2/trace/{trace_id}", dependencies=[SeenTrace])
+async def get_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Trace:
+    """One rollout."""
+    return await service.get_trace(context, caller.team_id, trace_id)
+
+
+@router.get("/v2/trace/{trace_id}/events", response_model=TraceEvents, dependencies=[SeenTrace])
+async def get_events(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Response:
+    """What the agent said and what its tools answered, in order."""
+    events = await trace_events(context, caller.team_id, trace_id)
+    return Response(readable_json({"events": events}), media_type="application/json")
+
+
+@router.get("/v2/traces")
+async def list_traces(
+    context: ContextDep,
+    caller: CallerDep,
+    wanted: FilterDep,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+) -> TraceList:
+    """The team's rollouts, newest first, as many as fit all filters."""
+    return await service.page_of_traces(context, caller.team_id, wanted, limit, cursor)
+
+
+@router.get("/v2/traces/{trace_id}", response_model=TraceDetail, dependencies=[SeenTrace])
+async def get_detail(context: ContextDep, caller: CallerDep, trace_id: UUID, tokens: bool = True) -> Response:
+    """One rollout with its turns: what was asked and answered, token ids, logprobs, checkpoints."""
+    detail = await trace_detail(context, caller.team_id, trace_id, tokens=tokens)
+    return Response(detail, media_type="application/json")
+
+
+@router.get("/v2/traces/{trace_id}/spans", response_model=TraceSpans, dependencies=[SeenTrace])
+async def get_spans(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Response:
+    """The spans that telemetry brought, as they were sent."""
+    return Response(await trace_spans(context, caller.team_id, trace_id), media_type="application/json")
+
+
+@router.post("/v2/traces/{trace_id}/logprobs", dependencies=[SeenTrace])
+async def score(
+    context: ContextDep, caller: CallerDep, trace_id: UUID, body: ScoreTrace, request: Request
+) -> ScoredTrace:
+    """Have a model's trainer go over the rollout, so that its logprobs stand beside the sampler's."""
+    return await score_trace(context, request, caller, trace_id, body.model)
+
+
+@router.delete("/v2/traces/{trace_id}", dependencies=[SeenTrace])
+async def delete_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Deleted:
+    """Delete a rollout and all that was recorded of it."""
+    return await service.delete(context, caller, trace_id)
+
+
+@router.put("/v2/traces/{trace_id}/pin", dependencies=[SeenTrace])
+async def pin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Pin:
+    """Keep a rollout, whatever the retention policy says."""
+    return await service.pin(context, caller.team_id, trace_id, True)
+
+
+@router.delete("/v2/traces/{trace_id}/pin", dependencies=[SeenTrace])
+async def unpin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Pin:
+    """Leave a rollout to the retention policy again."""
+    return await service.pin(context, caller.team_id, trace_id, False)
+
+
+@router.post("/v2/rollouts/cancel")
+async def cancel(context: ContextDep, caller: CallerDep, body: CancelRequest) -> TraceCancelled:
+    """Mark a rollout as cancelled. It runs at the client, which is not told."""
+    if (trace_id := as_uuid(body.trace_id or "")) is not None:
+        await require_trace(context, caller, trace_id)
+    return await service.cancel(context, caller.team_id, body)
+
+
+@router.post(
+    "/trace/{trace_id}/telemetry-upload",
+    openapi_extra=json_body(TelemetryUpload),
+    dependencies=[ReportedTrace, Depends(UPLOAD)],
+)
+@router.post(
+    "/v3/api/trace/{trace_id}/telemetry-upload", include_in_schema=False, dependencies=[ReportedTrace, Depends(UPLOAD)]
+)
+async def upload_telemetry(
+    context: ContextDep, caller: ReporterDep, trace_id: UUID, request: Request
+) -> dict[str, int]:
+    """A batch of spans, recorded before this returns: training may refer to them at once."""
+    return {"accepted": await take_upload(context, caller.team_id, trace_id, request)}
+
+
+@router.post("/sdk-events/cli", dependencies=[ANYBODY])
+@router.post("/v3/api/sdk-events/cli", include_in_schema=False, dependencies=[ANYBODY])
+async def cli_event() -> dict[str, int]:
+    """Usage events of the SDK's CLI, which asks for no key and expects no answer. They are not kept."""
+    return {"accepted": 0}

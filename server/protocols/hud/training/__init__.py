@@ -1,0 +1,1 @@
+"""`/v1/models/{model_id}/train`: bodies, schemas, endpoints."""

@@ -1,0 +1,193 @@
+"""The training API as clients speak it. Everything here is closed: unknown fields are refused.
+
+Long arrays of numbers never become lists: `server.protocols.hud.training.body` cuts them out of the JSON text, and the
+fields here pick them up from the validation context by their placeholder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    FailFast,
+    Field,
+    PlainValidator,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from wire.bounded import FEW_ENTRIES
+from wire.trajectories import Float32Array, Int32Array
+
+
+def _cut_array(value: Any, info: ValidationInfo, what: str) -> npt.NDArray[Any]:
+    arrays: Mapping[str, npt.NDArray[Any]] = info.context or {}
+    if isinstance(value, str) and value in arrays:
+        return arrays[value]
+    if value == []:
+        return np.zeros(0, np.int32)
+    raise ValueError(f"must be a list of {what}")
+
+
+def _token_ids(value: Any, info: ValidationInfo) -> npt.NDArray[Any]:
+    """int32, or int64 where an id does not fit, which no vocabulary holds."""
+    array = _cut_array(value, info, "integers")
+    if array.dtype.kind != "i":
+        raise ValueError("must be a list of integers")
+    return array
+
+
+def _floats(value: Any, info: ValidationInfo) -> Float32Array:
+    array = _cut_array(value, info, "numbers")
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)
+
+
+def _trajectories(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, str) and value in (info.context or {}):
+        raise ValueError("must be a list of trajectories, not of numbers")
+    return value
+
+
+def _text(value: str, info: ValidationInfo) -> str:
+    if value in (info.context or {}):
+        raise ValueError("must not be a list of numbers")
+    return value
+
+
+_INTEGERS = {"type": "array", "items": {"type": "integer"}}
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+
+TokenIds: TypeAlias = Annotated[Int32Array, PlainValidator(_token_ids), WithJsonSchema(_INTEGERS)]
+Text: TypeAlias = Annotated[str, AfterValidator(_text)]
+Floats: TypeAlias = Annotated[Float32Array, PlainValidator(_floats), WithJsonSchema(_NUMBERS)]
+
+
+class Closed(BaseModel):
+    """A request or reply in which every unknown field is an error, and no value is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class SampleInput(Closed):
+    """One turn: the whole prompt, and what was sampled."""
+
+    prompt_token_ids: TokenIds | None = None
+    prompt_chunks: list[Any] | None = None
+    output_token_ids: TokenIds
+    output_logprobs: Floats = Field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+class TrajectoryInput(Closed):
+    """The turns of one rollout, and its reward."""
+
+    samples: Annotated[list[SampleInput], FailFast(), Field(min_length=1)]
+    reward: float
+    trace_id: Text | None = None
+
+
+class ResolvedInput(TrajectoryInput):
+    """A recorded rollout in the place of its trace id. Only the server makes these."""
+
+
+def _kind_of_input(value: Any) -> str:
+    return "trace id" if isinstance(value, str) else "trajectory"
+
+
+TrainingInput: TypeAlias = Annotated[
+    Annotated[Text, Tag("trace id")] | Annotated[TrajectoryInput, Tag("trajectory")], Discriminator(_kind_of_input)
+]
+TrainingInputs: TypeAlias = Annotated[
+    list[TrainingInput], FailFast(), Field(min_length=1), BeforeValidator(_trajectories)
+]
+
+
+class ForwardRequest(Closed):
+    """A batch whose per-token logprobs are wanted. (The last field is ours, the SDK does not send it.)"""
+
+    inputs: TrainingInputs
+    group_size: int | None = Field(default=None, ge=1)
+    reward_scale: float = 1.0
+    max_staleness: int | None = Field(default=None, ge=0)
+    """Of recorded rollouts: the most optimizer steps that may lie between their samples' checkpoint and the head."""
+
+
+class ForwardBackwardRequest(ForwardRequest):
+    """A batch to be trained on with a built-in loss."""
+
+    loss_fn: Text = "importance_sampling"
+    loss_fn_config: Annotated[dict[str, float], FEW_ENTRIES] | None = None
+    num_substeps: int = Field(default=1, ge=1)
+
+
+class BackwardRequest(Closed):
+    """Weights −dC/dlogprobs for the datums that a forward returned."""
+
+    forward_id: Text
+    weights: Annotated[list[Floats], FailFast()]
+    metrics: Annotated[dict[str, float], FEW_ENTRIES] = Field(default_factory=dict)
+
+
+class OptimStepRequest(Closed):
+    """Parameters of one AdamW step. max_grad_norm: the gradient is scaled down to this 2-norm if it is longer."""
+
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+
+
+class Losses(Closed):
+    """The names that `loss_fn` may have."""
+
+    losses: list[str]
+
+
+class GradientPass(Closed):
+    """What a forward_backward or backward did."""
+
+    metrics: dict[str, float]
+    num_datums: int
+
+
+class ForwardDatum(Closed):
+    """One training sequence of a forward: per-token arrays of one length, as long as its tokens without the first."""
+
+    reward: float
+    traj_idx: int
+    group_idx: int | None
+    logprobs: list[float]
+    sampling_logprobs: list[float]
+    mask: list[float]
+
+
+class ForwardPass(Closed):
+    """A forward's handle and datums. (Written by `server.training.forwards` without making these objects.)"""
+
+    forward_id: str
+    data: list[ForwardDatum]
+
+
+LEFT_OUT_HEADER = "Headway-Passes-Left-Out"
+"""`store.oplog.lost_answers.LEFT_OUT`: the SDK takes no further field in a step's reply."""
+
+
+class OptimStep(Closed):
+    """The checkpoint that a step made, and the slug under which it is served already."""
+
+    step: int
+    checkpoint_id: str
+    sampler_path: str
+    state_path: str
+    model: str

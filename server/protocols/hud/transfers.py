@@ -1,0 +1,82 @@
+"""Recorded rollouts out of the service, and back in. Before the routes of one trace, whose ids these names are not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+from fastapi.responses import StreamingResponse
+
+from server.context import ContextDep
+from server.http.authentication import CallerDep
+from server.http.request_body import COUNTED_BY_ITS_READER
+from server.http.routing import KeyedRouter
+from server.protocols.hud.trace_filters import FilterDep
+from server.rollouts.exporting import count_wanted, export
+from server.rollouts.formats import FORMATS, FormatName
+from server.rollouts.importing import ImportOptions, take_lines
+from server.rollouts.transfer_types import ImportResult
+
+router = KeyedRouter(tags=["traces"])
+
+FormatQuery = Annotated[FormatName, Query(alias="format")]
+
+
+@router.get("/v2/traces/export", response_class=StreamingResponse)
+async def export_traces(
+    context: ContextDep,
+    caller: CallerDep,
+    wanted: FilterDep,
+    name: FormatQuery = "headway",
+    gzip: bool = False,
+) -> StreamingResponse:
+    """The rollouts that fit all filters, newest first, as one file. `X-Total-Count` says how many there are: formats
+    made of words leave out those that cannot be told in words."""
+    chosen = FORMATS[name]
+    writer = chosen.writer(gzipped=gzip)
+    total = await count_wanted(context, caller.team_id, wanted)
+    pieces = export(context, caller.team_id, wanted, writer)
+    first = await anext(pieces)
+    suffix = chosen.suffix + (".gz" if gzip else "")
+    headers = {
+        "X-Total-Count": str(total),
+        "Content-Disposition": f'attachment; filename="traces-{name}{suffix}"',
+        "Cache-Control": "no-store",
+        "X-Accel-Buffering": "no",
+    }
+    return StreamingResponse(
+        _from(first, pieces), headers=headers, media_type="application/gzip" if gzip else chosen.media_type
+    )
+
+
+@router.post(
+    "/v2/traces/import",
+    dependencies=[Depends(COUNTED_BY_ITS_READER)],
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
+    },
+)
+async def import_traces(
+    context: ContextDep,
+    caller: CallerDep,
+    request: Request,
+    job: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
+    rescore: bool = False,
+) -> ImportResult:
+    """Rollouts from elsewhere, one JSON object a line (`format=headway`). Each is recorded whole or refused.
+
+    job: the name of the job that they belong to, made where it is not there. rescore: what is on record with the same
+    tokens takes the reward and the status of its line; without it, a line that says otherwise is refused.
+    A key for some models refuses lines of others.
+    """
+    return await take_lines(context, caller, request, ImportOptions(job, rescore))
+
+
+async def _from(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    try:
+        yield first
+        async for piece in rest:
+            yield piece
+    finally:
+        await rest.aclose()

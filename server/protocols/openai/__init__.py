@@ -1,0 +1,1 @@
+"""OpenAI's wire: chat and text completions, its errors and its streams."""

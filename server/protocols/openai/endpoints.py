@@ -1,0 +1,82 @@
+"""The inference gateway, under every spelling of its base URL that OpenAI clients produce."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Depends, Request
+from fastapi.responses import Response
+
+from server.catalog import repository
+from server.catalog.service import no_such_model
+from server.context import ContextDep
+from server.http.authentication import ModelUserDep
+from server.http.routing import KeyedRouter
+from server.protocols.openai import chat, completions
+from server.protocols.openai.admission import SamplingKeyDep
+from server.protocols.openai.direct import DirectRoute
+from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
+from server.protocols.openai.schemas import ChatRequest, Completion, CompletionRequest, ListedModel, ModelList
+from store.tables import ModelRow
+
+router = KeyedRouter(tags=["gateway"])
+sampling = KeyedRouter(tags=["gateway"], route_class=DirectRoute)
+
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The completion, or with `stream` server-sent events that each carry a chunk of it",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+@sampling.post("/chat/completions", response_model=Completion, responses=STREAMED, dependencies=[Depends(ONE_PROMPT)])
+@sampling.post(
+    "/v1/chat/completions", response_model=Completion, include_in_schema=False, dependencies=[Depends(ONE_PROMPT)]
+)
+async def chat_completions(context: ContextDep, key: SamplingKeyDep, request: Request, body: ChatRequest) -> Response:
+    """OpenAI's chat completions, with token ids for training."""
+    return await chat.chat(context, key, request, body)
+
+
+@sampling.post("/completions", response_model=Completion, responses=STREAMED, dependencies=[Depends(MANY_PROMPTS)])
+@sampling.post(
+    "/v1/completions", response_model=Completion, include_in_schema=False, dependencies=[Depends(MANY_PROMPTS)]
+)
+async def text_completions(
+    context: ContextDep, key: SamplingKeyDep, request: Request, body: CompletionRequest
+) -> Response:
+    """OpenAI's completions."""
+    return await completions.complete(context, key, request, body)
+
+
+@router.get("/models")
+@router.get("/v1/models", include_in_schema=False)
+async def list_models(context: ContextDep, caller: ModelUserDep) -> ModelList:
+    """Every model that this key can sample."""
+    async with context.database.session() as session:
+        rows, _ = await repository.list_models(session, caller.team_id, None, 0, caller.model_ids)
+    return ModelList(data=[_listed(model, base) for model, base in rows])
+
+
+@router.get("/models/{model}")
+@router.get("/v1/models/{model}", include_in_schema=False)
+async def get_model(context: ContextDep, caller: ModelUserDep, model: str) -> ListedModel:
+    """One of them."""
+    async with context.database.session() as session:
+        found = await repository.find_model(session, caller.team_id, model)
+    if found is None:
+        raise no_such_model(model)
+    caller.require_model(found[0].id, found[0].slug)
+    return _listed(found[0], found[1])
+
+
+def _listed(model: ModelRow, base: ModelRow | None) -> ListedModel:
+    return ListedModel(
+        id=model.slug,
+        created=int(model.created_at.timestamp()),
+        owned_by="team" if model.team_id else "headway",
+        name=model.name,
+        model=model.slug,
+        max_model_len=((base or model).info or {}).get("context_length"),
+    )

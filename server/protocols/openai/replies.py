@@ -1,0 +1,165 @@
+"""Replies in OpenAI's shapes, with token ids and the serving checkpoint."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from server.protocols.openai.schemas import (
+    ChatChoice,
+    ChatLogprobs,
+    ChatMessage,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    FunctionCall,
+    PromptTokensDetails,
+    TokenAlternative,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from server.sampling.generation import Answer
+from server.sampling.targets import Target
+from wire.sampling import ParsedCall, ParsedMessage, SampledTokens
+
+CHECKPOINT_HEADER = "X-Headway-Checkpoint"
+OFF_POLICY_HEADER = "X-Headway-Off-Policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What all pieces of one reply have in common."""
+
+    target: Target
+    kind: str
+    off_policy: list[str]
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def around(self, choices: list[ChatChoice] | list[CompletionChoice], **more: Any) -> Completion:
+        """A reply, or a chunk of one."""
+        return Completion(
+            id=f"cmpl-{self.id}",
+            object=self.kind,
+            created=self.created,
+            model=self.target.slug,
+            choices=choices,
+            checkpoint=self.target.serving,
+            **more,
+        )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The checkpoint for those who do not parse the body, and what makes a training rollout off-policy."""
+        serving = self.target.serving
+        headers = {CHECKPOINT_HEADER: serving.name if serving else "base"}
+        return {**headers, OFF_POLICY_HEADER: ", ".join(self.off_policy)} if self.off_policy else headers
+
+
+def as_json(reply: BaseModel) -> str:
+    """The reply with the fields that were set."""
+    return reply.model_dump_json(exclude_unset=True)
+
+
+def json_response(envelope: Envelope, reply: Completion) -> Response:
+    """A whole reply."""
+    return Response(as_json(reply), media_type="application/json", headers=envelope.headers)
+
+
+def usage(prompt_tokens: int, answers: Iterable[Answer]) -> Usage:
+    """What a request cost. Samplers do not report what their prefix cache saved."""
+    completion_tokens = sum(len(answer.tokens) for answer in answers)
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=0),
+    )
+
+
+def chat_message(parsed: ParsedMessage) -> ChatMessage:
+    """An answer as clients replay it: keys that would be null are left out, but for `content`."""
+    more: dict[str, Any] = {}
+    if parsed.reasoning_content:
+        more["reasoning_content"] = parsed.reasoning_content
+    if parsed.tool_calls:
+        more["tool_calls"] = [tool_call(call) for call in parsed.tool_calls]
+    return ChatMessage(role="assistant", content=parsed.content, **more)
+
+
+def tool_call(call: ParsedCall) -> ToolCall:
+    """A tool call with a fresh id."""
+    return ToolCall(id=new_call_id(), type="function", function=FunctionCall(name=call.name, arguments=call.arguments))
+
+
+def new_call_id() -> str:
+    """An id as OpenAI's look."""
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def finish_reason(answer: Answer, *, called: bool) -> str | None:
+    """OpenAI's word for why the answer ended; `called`: tools were."""
+    return "tool_calls" if called and answer.finish_reason == "stop" else answer.finish_reason
+
+
+def chat_logprobs(tokens: SampledTokens) -> ChatLogprobs:
+    """One entry a token. All `bytes` joined are the answer's; part of a character is named by them, as OpenAI does."""
+    alternatives = tokens.top_logprobs or itertools.repeat(())
+    content: list[TokenLogprob] = [
+        {
+            **_entry(tokens, token_id, text, logprob),
+            "top_logprobs": [_entry(tokens, top.token_id, top.token, top.logprob) for top in tops] if tops else [],
+        }
+        for token_id, text, logprob, tops in zip(tokens.ids, tokens.texts, tokens.logprobs, alternatives, strict=False)
+    ]
+    return ChatLogprobs.model_construct(content=content)  # to check it would cost three times what it takes to make it
+
+
+def _entry(tokens: SampledTokens, token_id: int, text: str, logprob: float) -> TokenAlternative:
+    data = tokens.bytes_of(token_id, text)
+    return {"token": text or _escaped(data), "logprob": logprob, "bytes": list(data)}
+
+
+def _escaped(data: bytes) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in data)
+
+
+class TextOffsets:
+    """Where in its answer's text each token begins, in characters. A character begins with the first of its bytes."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._num_characters = 0
+
+    def of(self, tokens: SampledTokens) -> list[int]:
+        """Of the answer's next tokens."""
+        offsets = list[int]()
+        for token_id, text in zip(tokens.ids, tokens.texts, strict=True):
+            offsets.append(self._num_characters)
+            self._num_characters += len(self._decoder.decode(tokens.bytes_of(token_id, text)))
+        return offsets
+
+
+def completion_logprobs(tokens: SampledTokens, offsets: TextOffsets) -> CompletionLogprobs:
+    """One entry a token, in columns. Part of a character is named by its bytes, as in OpenAI's endpoint."""
+
+    def name(token_id: int, text: str) -> str:
+        data = b"" if text else tokens.bytes_of(token_id, text)
+        return f"bytes:{_escaped(data)}" if data else text
+
+    return CompletionLogprobs(
+        tokens=[name(token_id, text) for token_id, text in zip(tokens.ids, tokens.texts, strict=True)],
+        token_logprobs=tokens.logprobs,
+        top_logprobs=[{name(top.token_id, top.token): top.logprob for top in tops} for tops in tokens.top_logprobs]
+        or [dict[str, float]() for _ in tokens.ids],
+        text_offset=offsets.of(tokens),
+    )

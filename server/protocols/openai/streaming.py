@@ -1,0 +1,52 @@
+"""Server-sent events: the first chunk is awaited before anything is sent, so that errors keep their status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+
+import structlog
+from fastapi.responses import StreamingResponse
+from starlette.types import Send
+
+from server.http.errors import openai_error
+from server.protocols.openai.replies import Envelope, as_json
+from server.protocols.openai.schemas import Completion
+from wire.errors import HeadwayError
+
+log = structlog.get_logger(__name__)
+
+Chunks = AsyncGenerator[Completion]
+
+
+class EventStream(StreamingResponse):
+    """A stream that stops the sampler as soon as it ends, for whatever reason: also when the client hangs up."""
+
+    def __init__(self, envelope: Envelope, first: Completion, rest: Chunks) -> None:
+        self._chunks = rest
+        headers = {**envelope.headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(_events(first, rest), media_type="text/event-stream", headers=headers)
+
+    async def stream_response(self, send: Send) -> None:
+        """Send everything, then close the generator, which closes the connection to the sampler."""
+        try:
+            await super().stream_response(send)
+        finally:
+            await self._chunks.aclose()
+
+
+async def _events(first: Completion, rest: Chunks) -> AsyncGenerator[str]:
+    yield _event(as_json(first))
+    try:
+        async for chunk in rest:
+            yield _event(as_json(chunk))
+        yield _event("[DONE]")
+    except HeadwayError as error:
+        yield _event(json.dumps(openai_error(error.status, error.code, error.message, error.param)))
+    except Exception as error:
+        log.error("stream_broken", exc_info=error)
+        yield _event(json.dumps(openai_error(500, "internal", "internal error")))
+
+
+def _event(data: str) -> str:
+    return f"data: {data}\n\n"

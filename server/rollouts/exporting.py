@@ -1,0 +1,72 @@
+"""Recorded rollouts as a file that streams out: newest first, in portions, with no connection held between them.
+
+A file that was not finished must not pass for a whole one. So a failure half way cuts the connection: a chunked answer
+without its last chunk is an error to every HTTP client, and a Parquet or gzip file without its end does not open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from uuid import UUID
+
+import structlog
+
+from server.context import Context
+from server.rollouts.formats import Writer
+from store.rollouts import TraceFacts, TraceFilter, TracePage, count_traces, list_traces, resolve
+
+log = structlog.get_logger(__name__)
+
+_PAGE = 200
+_PORTION_TOKENS = 1_000_000
+"""Read at once, as far as one rollout does not have more. Twelve bytes each while they become text."""
+
+
+async def count_wanted(context: Context, team_id: UUID, wanted: TraceFilter) -> int:
+    """How many rollouts there are to export, for a progress bar."""
+    async with context.database.connection() as connection:
+        return await count_traces(connection, team_id, wanted)
+
+
+async def export(context: Context, team_id: UUID, wanted: TraceFilter, writer: Writer) -> AsyncGenerator[bytes]:
+    """The file in pieces. The first comes when the first portion was read, so that errors keep their status.
+
+    Every rollout is written as it is when its portion is read. Those that begin after the export are not in it, and
+    those deleted before their turn came are not either.
+    """
+    cursor, more, begun = None, True, False
+    try:
+        while more:
+            page = await _page(context, team_id, wanted, cursor)
+            for ids in _portions(page.traces):
+                found = await resolve(context.database, context.blobs, team_id, ids, conversations=True)
+                rollouts = [found[trace_id] for trace_id in ids if trace_id in found]
+                piece = await asyncio.to_thread(writer.write, rollouts)
+                if piece or not begun:  # empty, where the format leaves these out or waits for more
+                    begun = True
+                    yield piece
+            cursor, more = page.next_cursor, page.next_cursor is not None
+        yield await asyncio.to_thread(writer.close)
+    except Exception as error:
+        log.error("export_broken", error=str(error).partition("\n")[0])
+        raise
+
+
+async def _page(context: Context, team_id: UUID, wanted: TraceFilter, cursor: str | None) -> TracePage:
+    async with context.database.connection() as connection:
+        return await list_traces(connection, team_id, wanted, limit=_PAGE, cursor=cursor)
+
+
+def _portions(traces: Sequence[TraceFacts]) -> Iterator[list[UUID]]:
+    """Ids of rollouts that are read together."""
+    ids, num_tokens = list[UUID](), 0
+    for trace in traces:
+        size = trace.num_prompt_tokens + trace.num_output_tokens
+        if ids and num_tokens + size > _PORTION_TOKENS:
+            yield ids
+            ids, num_tokens = [], 0
+        ids.append(trace.id)
+        num_tokens += size
+    if ids:
+        yield ids

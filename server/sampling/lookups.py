@@ -1,0 +1,161 @@
+"""Equal questions share an answer, which is so fresh that nobody who was told of a change can miss it.
+
+Thousands of rollouts ask the database the same: this key, this model. An answer is good for all who come within
+`REMEMBERED_S` of the moment at which it was asked for. It may then miss what was committed in between; but whoever
+makes such a change (a new head, a revoked key) gets the reply only when that time has gone by
+(`server.http.cache_barrier`), so a request that comes after a change was acknowledged sees it, whichever process it
+comes to. No clocks are compared, and no notification has to arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from server import cache_barrier
+from server.metrics.instruments import ServerMetrics
+from store.database import AsyncDatabase
+from store.planes.adapters import want_checkpoint
+from store.planes.promotion import PromotionPolicy, Votes, promotion_votes_async
+from store.planes.serving import Question, Sampler, Serving, find_serving, live_urls, sampler_trouble, samplers_serving
+
+Q = TypeVar("Q", bound=Hashable)
+A = TypeVar("A")
+
+PIN_S = 600.0
+"""How long samplers hold a checkpoint after a request that named it."""
+_WANTED_AGAIN_S = 5.0
+_ANSWERS_WITHIN_S = 1.0
+
+
+class SharedLookups(Generic[Q, A]):
+    """At most one fetch of a question runs, and at most one is next."""
+
+    def __init__(
+        self, fetch: Callable[[Q], Awaitable[A]], metrics: ServerMetrics | None = None, good_for_s: float | None = None
+    ) -> None:
+        self._fetch = fetch
+        self._metrics = metrics or ServerMetrics()
+        self._good_for_s = cache_barrier.REMEMBERED_S if good_for_s is None else good_for_s
+        self._good: dict[Q, tuple[asyncio.Future[A], float]] = {}
+        self._running: dict[Q, asyncio.Future[A]] = {}
+        self._next: dict[Q, asyncio.Future[A]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, question: Q) -> A:
+        """The answer as of `good_for_s` ago or later. Raises what the fetch raises."""
+        loop = asyncio.get_running_loop()
+        answer, good_until = self._good.get(question, (None, 0.0))
+        if answer is not None and time.monotonic() < good_until:  # the loop's own clock stands still between its turns
+            self._metrics.looked_up(shared=True)
+        elif question not in self._running:
+            self._metrics.looked_up(shared=False)
+            answer = self._start(question, loop.create_future())
+        else:
+            self._metrics.looked_up(shared=question in self._next)
+            if question not in self._next:
+                self._next[question] = loop.create_future()
+            answer = self._next[question]
+        if answer.done():
+            return answer.result()
+        return await asyncio.shield(answer)  # others may wait for it too: who gives up does not take it from them
+
+    def _start(self, question: Q, answer: asyncio.Future[A]) -> asyncio.Future[A]:
+        good = self._good[question] = answer, time.monotonic() + self._good_for_s
+        self._running[question] = answer
+        answer.add_done_callback(lambda done: done.exception())  # asked for, even if all who waited have given up
+        task = asyncio.create_task(self._run(question, good))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return answer
+
+    async def _run(self, question: Q, good: tuple[asyncio.Future[A], float]) -> None:
+        answer, good_until = good
+        try:
+            answer.set_result(await self._fetch(question))
+        except Exception as error:
+            self._forget(question, good)
+            answer.set_exception(error)
+        finally:
+            following = self._next.pop(question, None)
+            if following is None:
+                del self._running[question]
+                left_s = max(0.0, good_until - time.monotonic())
+                asyncio.get_running_loop().call_later(left_s, self._forget, question, good)
+            else:
+                self._start(question, following)
+
+    def _forget(self, question: Q, good: tuple[asyncio.Future[A], float]) -> None:
+        if self._good.get(question) is good:
+            del self._good[question]
+
+
+def serving_lookups(database: AsyncDatabase, metrics: ServerMetrics) -> SharedLookups[Question, Serving | None]:
+    """Whose key, which weights, who holds them."""
+
+    async def fetch(question: Question) -> Serving | None:
+        async with database.connection() as connection:
+            return await find_serving(connection, question, PIN_S / 2)
+
+    return SharedLookups(fetch, metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """The live samplers that hold an adapter; and, where there are none, what the others say about it. `trouble`: why
+    none lives, if that is known."""
+
+    samplers: tuple[Sampler, ...]
+    votes: Votes
+    trouble: str | None = None
+
+
+def holder_lookups(database: AsyncDatabase) -> SharedLookups[tuple[UUID, str], Holders]:
+    """Who of a base's samplers holds an adapter."""
+
+    async def fetch(question: tuple[UUID, str]) -> Holders:
+        base_id, adapter = question
+        async with database.connection() as connection:
+            if samplers := await samplers_serving(connection, base_id, adapter):
+                return Holders(samplers, Votes(len(samplers), len(samplers)))
+            votes = await promotion_votes_async(connection, PromotionPolicy.ONE, base_id, adapter)
+            return Holders((), votes, None if votes.live else await sampler_trouble(connection, base_id))
+
+    return SharedLookups(fetch)
+
+
+def checkpoint_wants(database: AsyncDatabase) -> SharedLookups[UUID, None]:
+    """Have samplers load a checkpoint and hold it for a while; those who ask at about the same time ask once."""
+
+    async def fetch(checkpoint_id: UUID) -> None:
+        async with database.session() as session:
+            await want_checkpoint(session, checkpoint_id, PIN_S)
+
+    return SharedLookups(fetch, good_for_s=_WANTED_AGAIN_S)
+
+
+def answering_samplers(is_answering: Callable[[str], Awaitable[bool]]) -> SharedLookups[str, bool]:
+    """Whether the sampler at a URL says that it can generate, within a second; asked once a second at most."""
+
+    async def fetch(url: str) -> bool:
+        try:
+            async with asyncio.timeout(_ANSWERS_WITHIN_S):
+                return await is_answering(url)
+        except TimeoutError:
+            return False
+
+    return SharedLookups(fetch, good_for_s=_ANSWERS_WITHIN_S)
+
+
+def live_sampler_urls(database: AsyncDatabase) -> Callable[[], Awaitable[set[str]]]:
+    """Where the samplers are whose heartbeat has not run out, whatever they hold."""
+
+    async def fetch() -> set[str]:
+        async with database.connection() as connection:
+            return await live_urls(connection)
+
+    return fetch

@@ -1,0 +1,67 @@
+"""One patience for samplers: whether none lives, none holds the adapter or none answers, a request waits for so long in
+all, and then gets a 503 that says which of these it was."""
+
+from __future__ import annotations
+
+import time
+
+from server.context import Context
+from server.sampling.target import Target
+from store.notify import ADAPTER_LOADED
+from store.planes.serving import Sampler
+from wire.errors import Unavailable
+
+_LOOK_EVERY_S = 1.0
+_RETRY_AFTER_S = 2
+
+
+class Patience:
+    """Of one request, from the first moment in which no sampler took it."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._since: float | None = None
+
+    def begin(self) -> None:
+        """Nobody takes the request; without effect while that is so already."""
+        self._since = self._since or time.monotonic()
+
+    def reset(self) -> None:
+        """A sampler had it."""
+        self._since = None
+
+    @property
+    def left_s(self) -> float:
+        """For how long it may still wait."""
+        return self.limit_s - (time.monotonic() - self._since if self._since else 0.0)
+
+
+async def wait_for_samplers(context: Context, target: Target, patience: Patience) -> tuple[Sampler, ...]:
+    """The live samplers that hold the target's adapter, once there are some. Those that wait for the same ask the
+    database together. Raises Unavailable when all of them refuse the adapter, or patience is over."""
+    patience.begin()
+    if target.checkpoint_id is not None:  # a head that has moved on since is loaded by nobody unasked
+        await context.wants.ask(target.checkpoint_id)
+    async with context.shutdown.waiting():
+        with context.listener.subscribe(ADAPTER_LOADED, target.adapter) as subscription:
+            while True:
+                held = await context.holders.ask((target.base_id, target.adapter))
+                if held.samplers:
+                    return held.samplers
+                if held.votes.is_refused:
+                    raise _unavailable(target, f"could load {_name(target)}: {held.votes.refusals[0]}")
+                if patience.left_s <= 0:
+                    did = f"loaded {_name(target)}" if held.votes.live else "came up"
+                    why = f" ({held.trouble})" if held.trouble else ""
+                    raise _unavailable(target, f"{did} within {patience.limit_s:.0f} s{why}")
+                await subscription.wait(min(patience.left_s, _LOOK_EVERY_S))
+
+
+def _name(target: Target) -> str:
+    return target.serving.name if target.serving else "the base weights"
+
+
+def _unavailable(target: Target, why: str) -> Unavailable:
+    return Unavailable(
+        f"no sampler for the base {target.base_slug!r} {why}; try again in a few seconds", retry_after_s=_RETRY_AFTER_S
+    )

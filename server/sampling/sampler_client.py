@@ -1,0 +1,166 @@
+"""Speaking to one sampler over HTTP: the types of `wire.sampling`, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import structlog
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from server.metrics.instruments import ServerMetrics
+from server.sampling.connections import ConnectionFailed, Connections, NotReached
+from wire.errors import A_FEW, UNTIL_MENDED, ContextLengthExceeded, HeadwayError, InvalidRequest, Unavailable
+from wire.process.tracing import span_apart
+from wire.sampling import (
+    GenerateEvent,
+    GenerateRequest,
+    RenderRequest,
+    TokenIds,
+    TokenizeRequest,
+)
+
+
+class SamplerGone(Unavailable):
+    """This sampler died, or has just let go of the adapter; another may answer. `broke_off`: it had the request."""
+
+    code: ClassVar[str] = "sampler_gone"
+    tries: ClassVar[int | None] = UNTIL_MENDED
+    broke_off: bool = True
+
+
+class SamplerFailed(HeadwayError):
+    """The sampler answered with an error of its own."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "sampler_failed"
+    tries: ClassVar[int | None] = A_FEW
+
+
+_TRY_ANOTHER = (404, 409, 410, 429, 502, 503, 504)
+_OUT_OF_ORDER = (502, 503, 504)
+_NOT_THERE = (404, 409, 410, 429)
+"""The adapter, or room for more; nothing was computed."""
+
+
+class SamplerClient:
+    """The sampler port. `url` is the sampler's own; each call carries the token that samplers ask for. `on_lost` is
+    told the URL of one that does not answer, or breaks off."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        token: str,
+        on_lost: Callable[[str], None],
+        metrics: ServerMetrics | None = None,
+    ) -> None:
+        self._connections = connections
+        self._headers = f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n".encode()
+        self._on_lost = on_lost
+        self._metrics = metrics or ServerMetrics()
+
+    async def render(self, url: str, request: RenderRequest) -> list[int]:
+        """Messages to token ids."""
+        return TokenIds.model_validate_json(await self._post(url, "/render", request)).token_ids
+
+    async def tokenize(self, url: str, request: TokenizeRequest) -> list[int]:
+        """Plain text to token ids."""
+        return TokenIds.model_validate_json(await self._post(url, "/tokenize", request)).token_ids
+
+    async def generate(self, url: str, request: GenerateRequest) -> AsyncGenerator[GenerateEvent]:
+        """Sampled tokens as they come. Closing the generator makes the sampler stop. Raises SamplerGone when it dies
+        before the last event."""
+        finished = False
+        with self._call("/generate") as headers:
+            if request.chat is None:
+                self._metrics.prompt_sent(len(request.prompt_token_ids))
+            try:
+                async with self._connections.post(f"{url}/generate", headers, _as_json(request)) as exchange:
+                    if exchange.status != 200:
+                        raise self._refusal(url, exchange.status, await exchange.read())
+                    line = b""
+                    async for chunk in exchange.chunks():
+                        *lines, line = (line + chunk).split(b"\n")
+                        for complete in lines:
+                            event = GenerateEvent.model_validate_json(complete)
+                            if event.prompt_token_ids is not None:
+                                self._metrics.prompt_sent(len(event.prompt_token_ids))
+                            self._metrics.sampled(len(event.tokens))
+                            finished = event.finish_reason is not None
+                            yield event
+            except (ConnectionFailed, ValidationError) as error:
+                raise self._lost(url, "the sampler was lost while it answered; try again", error) from error
+            if not finished:
+                raise self._lost(url, "the sampler was lost while it answered; try again")
+
+    async def _post(self, url: str, path: str, body: BaseModel) -> bytes:
+        with self._call(path) as headers:
+            try:
+                async with self._connections.post(url + path, headers, _as_json(body)) as exchange:
+                    content = await exchange.read()
+            except ConnectionFailed as error:
+                raise self._lost(url, "the sampler does not answer; try again", error) from error
+            if exchange.status != 200:
+                raise self._refusal(url, exchange.status, content)
+        return content
+
+    @contextmanager
+    def _call(self, path: str) -> Generator[bytes]:
+        """Time the block, and give the headers that its call carries: token, request and span."""
+        name, started, outcome = path[1:], time.perf_counter(), "failed"
+        try:
+            with span_apart(f"sampler {name}", kind="client") as call:
+                more = call.headers()
+                if request_id := structlog.contextvars.get_contextvars().get("request_id"):
+                    more["X-Request-Id"] = request_id
+                yield self._headers + "".join(f"{key}: {value}\r\n" for key, value in more.items()).encode()
+            outcome = "done"
+        except GeneratorExit:
+            outcome = "stopped"
+            raise
+        finally:
+            self._metrics.sampler_called(name, outcome, time.perf_counter() - started)
+
+    def _lost(self, url: str, sentence: str, error: Exception | None = None) -> SamplerGone:
+        self._on_lost(url)
+        gone = SamplerGone(sentence)
+        gone.broke_off = not isinstance(error, NotReached)
+        return gone
+
+    def _refusal(self, url: str, status: int, body: bytes) -> HeadwayError:
+        code, message, param = _problem(body)
+        sentence = message or f"the sampler answered {status}"
+        if status in _OUT_OF_ORDER:
+            return self._lost(url, sentence)
+        if status in _TRY_ANOTHER:
+            gone = SamplerGone(sentence)
+            gone.broke_off = status not in _NOT_THERE
+            return gone
+        if code == ContextLengthExceeded.code:
+            return ContextLengthExceeded(sentence)
+        if 400 <= status < 500 and status not in (401, 403):
+            return InvalidRequest(sentence, param=param)
+        return SamplerFailed(sentence)
+
+
+def _as_json(body: BaseModel) -> bytes:
+    """What goes to the sampler. JSON from a client may hold what cannot be written as JSON again."""
+    try:
+        return body.__pydantic_serializer__.to_json(body)
+    except PydanticSerializationError as error:
+        if "surrogates" in str(error):
+            raise InvalidRequest("the request holds half a surrogate pair, which is not a character") from None
+        raise InvalidRequest("the request is nested too deeply") from None
+
+
+def _problem(body: bytes) -> tuple[str, str, str | None]:
+    """Code and sentence of a refusal, empty where it has none, and the field that it is about."""
+    try:
+        problem: dict[str, Any] = json.loads(body)
+        return str(problem["code"]), str(problem["message"]), problem.get("param")
+    except (ValueError, KeyError, TypeError):
+        return "", "", None

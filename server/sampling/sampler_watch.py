@@ -1,0 +1,52 @@
+"""Requests on samplers that fell silent: a process that was stopped, or a machine whose cable was pulled, keeps its
+connections and answers nothing.
+
+A whole answer is silent until it is there, for minutes if it is long, so silence alone says nothing. A sampler is given
+up when its heartbeat has run out and its /healthz does not answer either: one that merely lost the database goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from server.sampling.connections import Connections, origin_of
+from store.database import DATABASE_AWAY
+
+log = structlog.get_logger(__name__)
+
+_EVERY_S = 1.0
+
+
+class SamplerWatch:
+    """One task a process; asks for `live_urls` (of samplers with a heartbeat) only while something is under way."""
+
+    def __init__(
+        self, connections: Connections, live_urls: Callable[[], Awaitable[set[str]]], every_s: float = _EVERY_S
+    ) -> None:
+        self._connections = connections
+        self._live_urls = live_urls
+        self._every_s = every_s
+        self._task = asyncio.create_task(self._keep_watching())
+
+    def close(self) -> None:
+        """Watch nobody any more."""
+        self._task.cancel()
+
+    async def _keep_watching(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            if not self._connections.busy():
+                continue
+            try:
+                live = {origin_of(url) for url in await self._live_urls()}
+            except DATABASE_AWAY:
+                continue
+            await asyncio.gather(*(self._look_after(url) for url in self._connections.busy() if url not in live))
+
+    async def _look_after(self, url: str) -> None:
+        if not await self._connections.is_answering(url):
+            log.warning("sampler_fell_silent", url=url)
+            self._connections.abandon(url)

@@ -1,0 +1,1 @@
+"""Large bodies, parsed in a process of their own."""

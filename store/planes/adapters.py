@@ -1,0 +1,122 @@
+"""Which adapters samplers shall hold, and which they do.
+
+Samplers are reconciled, not commanded: what they shall hold is a query over the tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from store.database import Connection
+from store.notify import ADAPTER_LOADED, ADAPTERS_CHANGED, notify_async
+from store.planes.registration import takes_requests
+from store.tables import AdapterWantRow, CheckpointRow, ModelRow, SamplerAdapterRow, SamplerRow
+
+
+@dataclass(frozen=True, slots=True)
+class WantedAdapter:
+    """An adapter that every sampler of its base shall hold. No files: the base weights under a name of their own."""
+
+    name: str
+    files: tuple[UUID, UUID] | None  # (model, checkpoint) in the checkpoint store
+
+
+def adapter_name(files_id: UUID) -> str:
+    """The immutable name under which samplers serve the weights in a checkpoint's files."""
+    return f"hw-{files_id.hex}"
+
+
+def base_adapter_name(base_id: UUID) -> str:
+    """The name of a base's zero adapter."""
+    return f"hw-base-{base_id.hex}"
+
+
+# Staged ones first: a step waits for them.
+_WANTED = """
+    select c.files_model_id, c.files_id
+    from checkpoints c
+    join models m on m.id = c.model_id
+    where m.base_id = %(base_id)s and (
+        c.id = m.head_checkpoint_id
+        or c.status = 'staged'
+        or c.id in (select checkpoint_id from adapter_wants where until > clock_timestamp())
+    ) and not exists (select from samplers where id = %(sampler_id)s and drained_at is not null)
+    order by c.status = 'staged' desc
+"""
+
+_REPORTED = "select adapter from sampler_adapters where sampler_id = %(sampler_id)s and state = 'loaded'"
+
+# The commit does not wait for the disk: a report that is lost is made again.
+_REPORT = """
+    with reported as (
+        insert into sampler_adapters (sampler_id, adapter, state, error)
+        values (%(sampler_id)s, %(adapter)s, %(state)s, %(error)s)
+        on conflict (sampler_id, adapter)
+        do update set state = excluded.state, error = excluded.error, at = clock_timestamp()
+        returning adapter
+    )
+    select pg_notify(%(channel)s, adapter), set_config('synchronous_commit', 'off', true) from reported
+"""
+
+
+def wanted_adapters(connection: Connection, base_id: UUID, sampler_id: UUID | None = None) -> list[WantedAdapter]:
+    """The base itself, and every staged checkpoint, head, and pin of its models, in this order; of a sampler that is
+    drained, the base alone: what else it holds lingers, and goes."""
+    rows = connection.execute(_WANTED, {"base_id": base_id, "sampler_id": sampler_id})
+    by_name = {adapter_name(row.files_id): (row.files_model_id, row.files_id) for row in rows}
+    base = WantedAdapter(base_adapter_name(base_id), None)
+    return [base, *(WantedAdapter(name, files) for name, files in by_name.items())]
+
+
+def report_adapter(connection: Connection, sampler_id: UUID, adapter: str, error: str | None) -> None:
+    """A sampler loaded an adapter, or could not (and why)."""
+    values = {"sampler_id": sampler_id, "adapter": adapter, "state": "failed" if error else "loaded", "error": error}
+    connection.execute(_REPORT, {**values, "channel": ADAPTER_LOADED})
+
+
+def reported_adapters(connection: Connection, sampler_id: UUID) -> set[str]:
+    """What this sampler is known to hold."""
+    return {row.adapter for row in connection.execute(_REPORTED, {"sampler_id": sampler_id})}
+
+
+def forget_adapter(session: Session, sampler_id: UUID, adapter: str) -> None:
+    """A sampler is about to unload an adapter: from this commit on nobody is sent there for it."""
+    session.execute(
+        delete(SamplerAdapterRow).where(
+            SamplerAdapterRow.sampler_id == sampler_id, SamplerAdapterRow.adapter == adapter
+        )
+    )
+
+
+async def samplers_holding(session: AsyncSession, base_id: UUID, adapter: str) -> list[SamplerRow]:
+    """Live samplers of a base that have this adapter loaded."""
+    query = (
+        select(SamplerRow)
+        .join(SamplerAdapterRow, SamplerAdapterRow.sampler_id == SamplerRow.id)
+        .where(SamplerRow.base_id == base_id, takes_requests())
+        .where(SamplerAdapterRow.adapter == adapter, SamplerAdapterRow.state == "loaded")
+    )
+    return list(await session.scalars(query))
+
+
+async def want_checkpoint(session: AsyncSession, checkpoint_id: UUID, for_s: float) -> None:
+    """Have every sampler of the checkpoint's base hold it for a while, whether or not a head points at it."""
+    until = func.clock_timestamp() + timedelta(seconds=for_s)
+    row = insert(AdapterWantRow).values(checkpoint_id=checkpoint_id, until=until)
+    longest = func.greatest(AdapterWantRow.until, row.excluded.until)
+    await session.execute(row.on_conflict_do_update(index_elements=["checkpoint_id"], set_={"until": longest}))
+    base_of = (
+        select(ModelRow.base_id)
+        .join(CheckpointRow, CheckpointRow.model_id == ModelRow.id)
+        .where(CheckpointRow.id == checkpoint_id)
+    )
+    base_id = await session.scalar(base_of)
+    assert base_id is not None, "checkpoints belong to forks, and forks have a base"
+    await notify_async(session, ADAPTERS_CHANGED, base_id.hex)

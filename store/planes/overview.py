@@ -1,0 +1,193 @@
+"""Where everything stands, for people who look: planes, bases, and models with the step that they serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Float, cast, func, or_, select, text
+from sqlalchemy.orm import Session
+
+from store.planes.registration import has_trouble, is_live
+from store.planes.trainer_availability import Supply, supplies
+from store.tables import (
+    CheckpointRow,
+    ModelLeaseRow,
+    ModelRow,
+    OperationRow,
+    SamplerAdapterRow,
+    SamplerRow,
+    TeamRow,
+    TrainerRow,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneState:
+    """A trainer or sampler that has not said goodbye, or a base's last sampler, which gave up. `state`: starting, live,
+    draining, silent, or stopped."""
+
+    plane: str
+    id: UUID
+    base: str
+    host: str
+    pid: int
+    state: str
+    silent_s: float
+    num_held: int
+    """Models that a trainer has leased, or adapters that a sampler has loaded."""
+    num_failed: int
+    """Adapters that a sampler could not load."""
+    trouble: str | None = None
+    """Why a sampler can generate nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """A model and its head; the figures are those of the head's step, and None for a model without one."""
+
+    id: UUID
+    model: str
+    team: str | None
+    base: str | None
+    head: str | None
+    step: int | None
+    reward_mean: float | None
+    kl: float | None
+    entropy: float | None
+    stepped_at: datetime | None
+    num_queued: int
+    num_running: int
+    trouble: str | None = None
+    """Why its first open operation is put off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The service at one moment, by the database's clock."""
+
+    at: datetime
+    planes: list[PlaneState]
+    bases: list[Supply]
+    models: list[ModelState]
+    num_models: int
+
+
+def take_overview(session: Session, *, max_models: int = 200) -> Overview:
+    """Everything that is not over; of the models, those that stepped or were made last."""
+    at: datetime = session.execute(text("select clock_timestamp()")).scalar_one()
+    return Overview(
+        at=at,
+        planes=[*_trainers(session), *_samplers(session)],
+        bases=supplies(session),
+        models=_models(session, max_models),
+        num_models=session.scalar(select(func.count()).select_from(ModelRow)) or 0,
+    )
+
+
+def _trainers(session: Session) -> list[PlaneState]:
+    held = (
+        select(func.count())
+        .where(ModelLeaseRow.trainer_id == TrainerRow.id, ModelLeaseRow.expires_at > func.clock_timestamp())
+        .scalar_subquery()
+    )
+    query = (
+        select(TrainerRow, ModelRow.slug, is_live(TrainerRow), _silence(TrainerRow), held)
+        .join(ModelRow, ModelRow.id == TrainerRow.base_id)
+        .where(TrainerRow.stopped_at.is_(None))
+        .order_by(TrainerRow.started_at)
+    )
+    found = list[PlaneState]()
+    for row, slug, live, silent_s, num_held in session.execute(query):
+        state = ("starting" if row.is_loading else _live(row)) if live else "silent"
+        found.append(PlaneState("trainer", row.id, slug, row.host, row.pid, state, silent_s, num_held, 0))
+    return found
+
+
+def _samplers(session: Session) -> list[PlaneState]:
+    def adapters(state: str):
+        return (
+            select(func.count())
+            .where(SamplerAdapterRow.sampler_id == SamplerRow.id, SamplerAdapterRow.state == state)
+            .scalar_subquery()
+        )
+
+    query = (
+        select(
+            SamplerRow, ModelRow.slug, is_live(SamplerRow), _silence(SamplerRow), adapters("loaded"), adapters("failed")
+        )
+        .join(ModelRow, ModelRow.id == SamplerRow.base_id)
+        .where(or_(SamplerRow.stopped_at.is_(None), has_trouble()))
+        .order_by(SamplerRow.started_at)
+    )
+    found = list[PlaneState]()
+    for row, slug, live, silent_s, num_held, num_failed in session.execute(query):
+        state = _live(row) if live else "stopped" if row.stopped_at else "silent"
+        counts = num_held, num_failed
+        found.append(PlaneState("sampler", row.id, slug, row.host, row.pid, state, silent_s, *counts, row.trouble))
+    return found
+
+
+def _live(row: TrainerRow | SamplerRow) -> str:
+    return "live" if row.drained_at is None else "draining"
+
+
+def _silence(row: type[TrainerRow] | type[SamplerRow]) -> ColumnElement[float]:
+    """Seconds since its last heartbeat."""
+    return cast(func.extract("epoch", func.clock_timestamp() - row.heartbeat_at), Float)
+
+
+def _models(session: Session, limit: int) -> list[ModelState]:
+    base = select(ModelRow.id, ModelRow.slug).where(ModelRow.base_id.is_(None)).subquery()
+    is_open = OperationRow.state.in_(("queued", "running"))
+    waiting = (
+        select(
+            OperationRow.model_id,
+            func.count().filter(OperationRow.state == "queued").label("queued"),
+            func.count().filter(OperationRow.state == "running").label("running"),
+            func.max(OperationRow.retry_reason).filter(OperationRow.retry_at.is_not(None)).label("trouble"),
+        )
+        .where(is_open)
+        .group_by(OperationRow.model_id)
+        .subquery()
+    )
+    query = (
+        select(
+            ModelRow, TeamRow.name, base.c.slug, CheckpointRow, waiting.c.queued, waiting.c.running, waiting.c.trouble
+        )
+        .outerjoin(TeamRow, TeamRow.id == ModelRow.team_id)
+        .outerjoin(base, base.c.id == ModelRow.base_id)
+        .outerjoin(CheckpointRow, CheckpointRow.id == ModelRow.head_checkpoint_id)
+        .outerjoin(waiting, waiting.c.model_id == ModelRow.id)
+        .order_by(func.coalesce(CheckpointRow.committed_at, ModelRow.created_at).desc(), ModelRow.id)
+        .limit(limit)
+    )
+    return [_model_state(*row) for row in session.execute(query)]
+
+
+def _model_state(
+    model: ModelRow,
+    team: str | None,
+    base: str | None,
+    head: CheckpointRow | None,
+    queued: int,
+    running: int,
+    trouble: str | None,
+) -> ModelState:
+    metrics = head.metrics if head else {}
+    return ModelState(
+        id=model.id,
+        model=model.slug,
+        team=team,
+        base=base,
+        head=head.name if head else None,
+        step=head.step if head else None,
+        reward_mean=head.mean_reward if head else None,
+        kl=metrics.get("kl_sampling_trainer:mean"),
+        entropy=metrics.get("entropy:mean"),
+        stepped_at=head.committed_at if head else None,
+        num_queued=queued or 0,
+        num_running=running or 0,
+        trouble=trouble,
+    )

@@ -1,0 +1,165 @@
+"""What a chat needs to know, in one statement: whose key it carries, which weights it asks for, and who holds them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import UUID
+
+from store.checkpoint_references import CheckpointReference, referred_sql
+from store.database import AsyncConnection
+from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
+from store.planes.registration import LIVE_FOR_S
+from store.references import WANTED
+
+_FIND = f"""
+    with k as (
+        {KEY} where k.key_hash = %(key_hash)s
+    ), {WANTED}
+    select
+        k.*,
+        (select t.max_concurrent_rollouts from teams t where t.id = k.team_id) as max_concurrent_rollouts,
+        m.id as model_id, m.slug,
+        coalesce(b.id, m.id) as base_id, coalesce(b.slug, m.slug) as base_slug,
+        c.id as checkpoint_id, c.files_id, c.name as checkpoint_name, c.step,
+        c.files_removed_at is not null as files_are_removed,
+        w.until > clock_timestamp() + make_interval(secs => %(pin_half_time_s)s) as is_wanted,
+        (
+            select json_agg(json_build_array(s.id, s.url))
+            from samplers s
+            join sampler_adapters a on a.sampler_id = s.id
+            where a.state = 'loaded'
+                and a.adapter = case
+                    when c.id is null then 'hw-base-' || replace(coalesce(b.id, m.id)::text, '-', '')
+                    else 'hw-' || replace(c.files_id::text, '-', '')
+                end
+                and s.base_id = coalesce(b.id, m.id)
+                and s.stopped_at is null
+                and s.drained_at is null
+                and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
+        ) as samplers
+    from k
+    left join wanted on true
+    left join models m on m.id = wanted.id
+    left join models b on b.id = m.base_id
+    left join checkpoints c on {{which}}
+    left join adapter_wants w on w.checkpoint_id = c.id
+"""  # noqa: S608 - put together from constants
+_FIND_HEAD = _FIND.replace("{which}", "c.id = m.head_checkpoint_id")
+_FIND_PINNED = _FIND.replace("{which}", f"c.id = {referred_sql(lambda name: f'%({name})s')}")
+
+# As store.planes.registration.takes_requests.
+_HOLDING = """
+    select s.id, s.url
+    from samplers s
+    join sampler_adapters a on a.sampler_id = s.id
+    where a.adapter = %(adapter)s
+        and a.state = 'loaded'
+        and s.base_id = %(base_id)s
+        and s.stopped_at is null
+        and s.drained_at is null
+        and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
+"""
+
+
+_LIVE_URLS = """
+    select distinct url from samplers
+    where stopped_at is null and heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
+"""
+
+
+# As store.planes.registration.has_trouble.
+_TROUBLE = """
+    select s.trouble from samplers s
+    where s.base_id = %(base_id)s and s.trouble is not null and (
+        s.stopped_at is null
+        or not exists (select from samplers l where l.base_id = s.base_id and l.started_at > s.started_at)
+    )
+    order by s.started_at desc
+    limit 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """A live sampler, and where it is reached."""
+
+    id: UUID
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A key's hash, what it calls the model, and which checkpoint it wants (None: the head)."""
+
+    key_hash: bytes
+    model_id: UUID | None
+    """The reference, where it is an id; then it is nothing else."""
+    reference: str | None
+    checkpoint: CheckpointReference | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A key that is known, and the weights that it asks for.
+
+    From `model_id` on all is None where the team sees no such model; from `checkpoint_id` on, for the base weights or
+    where the pinned node is not there. `is_wanted`: samplers shall hold it for a while longer, whatever the head is.
+    """
+
+    key: KeyFacts
+    max_concurrent_rollouts: int | None
+    model_id: UUID | None
+    slug: str | None
+    base_id: UUID | None
+    base_slug: str | None
+    checkpoint_id: UUID | None
+    files_id: UUID | None
+    checkpoint_name: str | None
+    step: int | None
+    files_are_removed: bool | None
+    is_wanted: bool | None
+    samplers: tuple[Sampler, ...]
+
+    @property
+    def team_id(self) -> UUID:
+        """The key's team."""
+        return self.key.team_id
+
+
+async def find_serving(connection: AsyncConnection, question: Question, pin_half_time_s: float) -> Serving | None:
+    """What there is behind a key, a model and a checkpoint. None for an unknown key."""
+    asked: dict[str, Any] = {
+        "key_hash": question.key_hash,
+        "model_id": question.model_id,
+        "reference": question.reference,
+        "pin_half_time_s": pin_half_time_s,
+        "live_for_s": LIVE_FOR_S,
+    }
+    if question.checkpoint is not None:
+        asked |= asdict(question.checkpoint)
+    statement = _FIND_HEAD if question.checkpoint is None else _FIND_PINNED
+    row = await (await connection.execute(statement.encode(), asked)).fetchone()
+    if row is None:
+        return None
+    samplers = tuple(Sampler(UUID(sampler_id), url) for sampler_id, url in row.samplers or ())
+    return Serving(key_facts(row), *row[NUM_FACTS:-1], samplers=samplers)
+
+
+async def samplers_serving(connection: AsyncConnection, base_id: UUID, adapter: str) -> tuple[Sampler, ...]:
+    """Live samplers of a base that have this adapter loaded."""
+    values = {"base_id": base_id, "adapter": adapter, "live_for_s": LIVE_FOR_S}
+    rows = await (await connection.execute(_HOLDING, values)).fetchall()
+    return tuple(Sampler(*row) for row in rows)
+
+
+async def sampler_trouble(connection: AsyncConnection, base_id: UUID) -> str | None:
+    """Why a base has no live sampler, as far as one has said so."""
+    row = await (await connection.execute(_TROUBLE, {"base_id": base_id})).fetchone()
+    return row.trouble if row else None
+
+
+async def live_urls(connection: AsyncConnection) -> set[str]:
+    """Where all live samplers are reached."""
+    rows = await (await connection.execute(_LIVE_URLS, {"live_for_s": LIVE_FOR_S})).fetchall()
+    return {row.url for row in rows}

@@ -1,0 +1,1 @@
+"""The training engine: torch, LoRA, packing, losses, checkpoints. It knows no database."""

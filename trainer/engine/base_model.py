@@ -1,0 +1,231 @@
+"""The frozen base model: loading it, and scoring packs under whichever session is bound."""
+
+# T packed tokens, P predictions, D hidden size, V vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import structlog
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from trainer.engine.architectures import (
+    Sharing,
+    adapted_modules,
+    known_sharing,
+    linear_mixers,
+    refuse_unsupported,
+    unembedding_weight,
+)
+from trainer.engine.attention import IMPLEMENTATION, UnsupportedArchitecture, register
+from trainer.engine.batch import Datum
+from trainer.engine.fingerprint import fingerprint
+from trainer.engine.kernels import choose_kernel
+from trainer.engine.kernels.dense import DenseKernel
+from trainer.engine.logprobs import action_logprobs
+from trainer.engine.lora import LiveAdapter
+from trainer.engine.mixers import expand
+from trainer.engine.packing import Pack, PassBudget, build_pack
+from trainer.engine.recomputation import Recomputation, saved_bytes
+from trainer.engine.self_check import disagreement, probe
+from trainer.engine.session import Session
+from wire.engine import BaseModelInfo, LoraConfig
+
+log = structlog.get_logger(__name__)
+
+# Long enough for what is kept once a pass to weigh little, and shorter than any context.
+_PROBE_TOKENS = 32
+
+
+class BaseModel:
+    """A causal language model of transformers whose own weights never change.
+
+    Takes the model over: its attention is replaced, its parameters are frozen, LoRA layers are put in. Sequences of
+    a pack share what they have in common if the architecture is known to allow it and the model proves it when it
+    loads; if not, each sequence is a pass of its own.
+    Raises UnsupportedArchitecture where even that differs from the model's own logits or gradients.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        refuse_unsupported(model.config)
+        register()
+        model.set_attn_implementation(IMPLEMENTATION)
+        self._model = model.eval().requires_grad_(False)
+        self._kernel = choose_kernel(model.device)
+        self._lora_dtype = torch.promote_types(model.dtype, torch.float32)
+        # A copy only where the base is below float32: a bf16 head costs four times the error of a float32 one.
+        self._unembedding_VD = unembedding_weight(model).to(self._lora_dtype)
+        self._targets = adapted_modules(model)
+        self._adapters: dict[tuple[int, int], LiveAdapter] = {}
+        self._active: LiveAdapter | None = None
+        self._bytes_per_token: dict[LiveAdapter, float] = {}
+        for mixer in linear_mixers(model):
+            expand(mixer)
+        self._recomputation = Recomputation(model)
+        sharing = self._proven(known_sharing(model))
+        self._budget = PassBudget(
+            max_tokens=0,
+            tokens_per_pair=_tokens_per_pair(model),
+            shares=not linear_mixers(model),
+            alone=sharing is Sharing.NOTHING,
+        )
+        self.info = _describe(model, vocab_size=len(self._unembedding_VD), sharing=sharing)
+
+    @property
+    def device(self) -> torch.device:
+        """Where packs must lie."""
+        return self._model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of LoRA weights, gradients, moments and logprobs."""
+        return self._lora_dtype
+
+    @property
+    def name(self) -> str:
+        """Where the weights came from, for the adapter's configuration."""
+        return self._model.name_or_path or ""
+
+    @property
+    def served_dtype(self) -> torch.dtype:
+        """Of the frozen weights, and of the adapters that samplers load."""
+        return self._model.dtype
+
+    def adapter(self, lora: LoraConfig) -> LiveAdapter:
+        """The live adapter of this shape, made on first use; models of one shape share it."""
+        shape = (lora.rank, lora.alpha)
+        if shape not in self._adapters:
+            self._adapters[shape] = LiveAdapter(self._model, lora, self._targets, self._lora_dtype)
+            self._active = None
+        return self._adapters[shape]
+
+    def bind(self, session: Session) -> LiveAdapter:
+        """Let the session's weights compute from now on."""
+        adapter = self.adapter(session.lora)
+        if self._active is not adapter:
+            adapter.activate()
+            self._active = adapter
+        adapter.bind(session.weights)
+        return adapter
+
+    def budget(self, max_tokens: int) -> PassBudget:
+        """What plans must know of this model."""
+        return replace(self._budget, max_tokens=max_tokens)
+
+    def pack(self, datums: Sequence[Datum]) -> Pack:
+        """One forward pass over datums."""
+        return build_pack(datums, self._kernel, self.device)
+
+    def logprobs(self, pack: Pack, *, recompute: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """logprobs_P of the pack's predictions (gradient reaches the bound LoRA weights) and entropies_P, in nats.
+
+        recompute: keep only each layer's input for the backward.
+        """
+        with self._recomputation.switched(recompute):
+            hidden_TD = self._hidden(pack)
+        return action_logprobs(hidden_TD, pack.rows_P, pack.targets_P, self._unembedding_VD)
+
+    def most_likely(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
+        """ids_P of the most likely tokens at the pack's predictions and logprobs_P, without gradient. For short packs:
+        makes all of their logits."""
+        with torch.no_grad():
+            hidden_PD = self._hidden(pack).index_select(0, pack.rows_P).to(self._unembedding_VD.dtype)
+            logprobs_P, ids_P = (hidden_PD @ self._unembedding_VD.T).log_softmax(-1).max(-1)
+        return ids_P, logprobs_P
+
+    def base_logprobs(self, pack: Pack) -> torch.Tensor:
+        """logprobs_P of the base model itself, without gradient: the bound adapter is off for as long as this takes."""
+        assert self._active is not None, "bind a session first"
+        with torch.no_grad(), self._active.switched_off():
+            return self.logprobs(pack)[0]
+
+    def activation_bytes(self, pack: Pack) -> int:
+        """What a pass keeps for its backward, unless it recomputes, under the bound session.
+
+        Measured once an adapter on a short pass, so that it holds for whatever the architecture and PEFT keep.
+        """
+        assert self._active is not None, "bind a session first"
+        if self._active not in self._bytes_per_token:
+            short = self.pack([probe(_PROBE_TOKENS + 1, self.info.vocab_size)])
+            self._bytes_per_token[self._active] = saved_bytes(lambda: self.logprobs(short)[0]) / _PROBE_TOKENS
+        # Linear mixers compute each path by itself, and what they keep outweighs the rest.
+        merged = sum(datum.num_computed_tokens for datum in pack.datums)
+        return round(self._bytes_per_token[self._active] * (pack.num_tokens if self._budget.shares else merged))
+
+    def room_for_activations(self) -> int:
+        """Bytes that a pass may keep, if nobody says how many."""
+        return torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else 8 << 30
+
+    def _hidden(self, pack: Pack) -> torch.Tensor:
+        # The backbone, not the language model on top: that one would make logits of every token.
+        output = self._model.base_model(
+            input_ids=pack.input_ids_T[None],
+            position_ids=pack.position_ids_T[None],
+            attention_mask=None,
+            use_cache=False,
+            packed_layout=pack.layout,
+        )
+        return output.last_hidden_state[0]
+
+    def _proven(self, sharing: Sharing) -> Sharing:
+        """The most sharing under which the model agrees with itself, by the kernel it was to have or the dense one."""
+        name, difference = type(self._model).__name__, None
+        kernels = [self._kernel, DenseKernel()]
+        for attempt, kernel in product([Sharing.PREFIXES, Sharing.NOTHING], kernels):
+            if attempt is Sharing.PREFIXES is not sharing:
+                continue
+            self._kernel = kernel
+            difference = disagreement(self._model, self.pack, self.logprobs, alone=attempt is Sharing.NOTHING)
+            if difference is None:
+                return attempt
+            log.warning(
+                "base_model_disagrees",
+                architecture=name,
+                kernel=type(kernel).__name__,
+                sharing=attempt,
+                reason=difference,
+            )
+        raise UnsupportedArchitecture(f"{name}: {difference}")
+
+
+def load_base_model(
+    name_or_path: str, *, device: str = "cpu", dtype: torch.dtype | None = None, revision: str | None = None
+) -> BaseModel:
+    """Load safetensors weights from a folder or the hub; code that comes with them is never run.
+
+    dtype: float32 on the CPU and bfloat16 elsewhere, if not given. Raises OSError for weights that are not there,
+    UnsupportedArchitecture for those that would be computed wrongly.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        name_or_path,
+        revision=revision,
+        dtype=dtype or (torch.float32 if device == "cpu" else torch.bfloat16),
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    torch.nn.Module.to(model, torch.device(device))
+    return BaseModel(model)
+
+
+def _describe(model: PreTrainedModel, vocab_size: int, sharing: Sharing) -> BaseModelInfo:
+    return BaseModelInfo(
+        vocab_size=vocab_size,
+        context_length=int(model.config.max_position_embeddings),
+        architecture=type(model).__name__,
+        dtype=str(model.dtype).removeprefix("torch."),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        fingerprint=fingerprint(model),
+        sharing=sharing.value,
+    )
+
+
+def _tokens_per_pair(model: PreTrainedModel) -> float:
+    """Multiplications of attention between two tokens, next to those of one token by the layers' weights."""
+    config = model.config
+    heads = int(config.num_attention_heads) * int(getattr(config, "head_dim", None) or 0) or int(config.hidden_size)
+    embeddings = sum(p.numel() for p in model.get_input_embeddings().parameters())
+    weights = sum(p.numel() for p in model.base_model.parameters()) - embeddings
+    return 2 * heads * int(config.num_hidden_layers) / weights

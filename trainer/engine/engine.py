@@ -1,0 +1,260 @@
+"""The training engine: weights, gradients and moments of many models on one base.
+
+A pass turns trajectories into datums and packs those into micro-batches. Each is scored under the model's weights;
+the loss, or the client, says what a unit of each token's logprob is worth; those weights go back through the model
+into a scratch gradient. Only a pass that came to its end adds the scratch to the model's gradient, so a refusal at
+any point leaves nothing behind.
+"""
+
+# N action tokens of a micro-batch
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import torch
+
+from trainer.engine.advantages import advantages
+from trainer.engine.base_model import BaseModel
+from trainer.engine.batch import Datum, datum_tensors, to_datums
+from trainer.engine.canary import sing
+from trainer.engine.checkpoint import load_session, save_adapter, save_state
+from trainer.engine.finite import squares_finite
+from trainer.engine.losses import LOSSES, LossOptions, make_loss
+from trainer.engine.metrics import PassTally
+from trainer.engine.objective import BuiltinObjective, ClientObjective, Objective
+from trainer.engine.optim import adamw_step
+from trainer.engine.packing import plan_micro_batches
+from trainer.engine.residency import ResidentSessions
+from trainer.engine.scores import Scores, refuse_broken_policy, trajectory_indices
+from trainer.engine.session import Session
+from trainer.engine.spill import SpillFolder
+from trainer.engine.timing import PhaseClock
+from trainer.engine.validation import check_batch, check_lora, check_num_substeps, check_weights
+from wire.engine import AdamParams, BaseModelInfo, DatumTensors, LoraConfig, LossChoice, PassResult, StepResult
+from wire.errors import InvalidRequest, NotFound, SpillLost
+from wire.trajectories import Batch, Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """max_tokens_per_pass bounds what is computed at once; it and threads decide GEMM shapes, hence the last bits.
+
+    max_activation_bytes: a pass that would keep more for its backward recomputes its layers instead, at the same bits;
+    None for half of the device's free memory, and 8 GiB on a CPU. threads: of torch, None for its default.
+
+    max_grad_norm: clip the accumulated gradient to this 2-norm where a call does not say; None for no clipping.
+
+    max_resident_bytes: of weights, gradients and moments on the device, None for no limit; models beyond it are
+    parked, and one at a time comes on top while it is opened. max_host_bytes: of models parked in host memory (none
+    if that is the device); the others go to files under spill_root (None: the system's for temporary files).
+
+    canary: write a few logprobs beside each adapter, for samplers with an engine of their own to check theirs by.
+    """
+
+    max_tokens_per_pass: int = 16384
+    max_activation_bytes: int | None = None
+    threads: int | None = None
+    max_grad_norm: float | None = None
+    max_resident_bytes: int | None = None
+    max_host_bytes: int = 16 << 30
+    spill_root: Path | None = None
+    canary: bool = True
+
+
+class TrainingEngine:
+    """`wire.engine.Engine` in torch."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        settings: EngineSettings | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        before_micro_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`before_micro_batch` may raise to end a pass half way; the model is then as if it had never begun."""
+        self._base = base
+        self._settings = settings or EngineSettings()
+        self._clock = clock
+        self._before_micro_batch = before_micro_batch
+        self._sessions = ResidentSessions(
+            base.device,
+            self._settings.max_resident_bytes,
+            self._settings.max_host_bytes if base.device.type != "cpu" else 0,
+            SpillFolder(self._settings.spill_root),
+            self._release,
+        )
+        limit = self._settings.max_activation_bytes
+        self._max_activation_bytes = base.room_for_activations() if limit is None else limit
+        if self._settings.threads is not None:
+            torch.set_num_threads(self._settings.threads)
+
+    @property
+    def info(self) -> BaseModelInfo:
+        """Facts of the base model."""
+        return self._base.info
+
+    @property
+    def losses(self) -> Mapping[str, Mapping[str, float | None]]:
+        """Every loss by name, with its hyperparameters and options and their defaults (None: a shorthand, unset)."""
+        return {name: {**loss.defaults(), **LossOptions.defaults()} for name, loss in LOSSES.items()}
+
+    def open(self, model: UUID, lora: LoraConfig, adapter: Path | None, state: Path | None) -> None:
+        """Make a model resident. Raises CorruptCheckpoint, and keeps what was held, if its files do not fit."""
+        check_lora(lora)
+        layout = self._base.adapter(lora).layout
+        session = load_session(lora, layout, adapter, state, self._base.dtype, self._base.device)
+        self._sessions.put(model, session)
+
+    def close(self, model: UUID) -> None:
+        """Forget everything of this model."""
+        self._sessions.remove(model)
+
+    def holds(self, model: UUID) -> bool:
+        """Whether the model is open. One that was parked is brought back; if that fails, it is not open any more."""
+        try:
+            self._sessions.get(model)
+        except (NotFound, SpillLost):
+            return False
+        return True
+
+    def places(self) -> dict[str, tuple[int, int]]:
+        """Open models and their bytes on the device, in host memory and on disk. May be called from any thread."""
+        return self._sessions.places()
+
+    def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice) -> PassResult:
+        """Add the gradient of a built-in loss, summed over the batch's action tokens unless its options say else."""
+        built_in, options = make_loss(loss), LossOptions.from_config(loss.config)
+        check_num_substeps(loss.num_substeps)
+        check_batch(batch, self.info, sampling_logprobs_optional=built_in.sampling_logprobs_optional)
+        datums = to_datums(batch.trajectories)
+        objective = BuiltinObjective(
+            built_in,
+            advantages(batch, over_std=bool(options.advantage_std)),
+            options,
+            datums,
+            self._base.base_logprobs,
+        )
+        return self._gradient_pass(model, batch, datums, objective, loss.num_substeps)
+
+    def forward(self, model: UUID, batch: Batch) -> list[DatumTensors]:
+        """Logprobs of the current policy, with the packs and thus the bits that `backward` will see."""
+        check_batch(batch, self.info, sampling_logprobs_optional=True)
+        self._base.bind(self._sessions.get(model))
+        datums = to_datums(batch.trajectories)
+        with torch.no_grad():
+            scored = [self._score(micro_batch) for micro_batch in self._plan(batch, datums, num_substeps=1)]
+        tensors = {datum: found for scores in scored for datum, found in _datum_tensors(scores, batch)}
+        return [tensors[datum] for datum in datums]
+
+    def backward(self, model: UUID, batch: Batch, weights: Sequence[Float32Array]) -> PassResult:
+        """Add the gradient of −Σ w · logprob; weights of positions without an action are ignored."""
+        check_batch(batch, self.info, sampling_logprobs_optional=True)
+        datums = to_datums(batch.trajectories)
+        check_weights(datums, weights)
+        return self._gradient_pass(model, batch, datums, ClientObjective(datums, weights), num_substeps=1)
+
+    def optim_step(self, model: UUID, adam: AdamParams) -> StepResult:
+        """Apply the accumulated gradient by AdamW and clear it."""
+        started = self._clock()
+        result = adamw_step(self._sessions.get(model), adam, self._settings.max_grad_norm)
+        return StepResult({**result.metrics, "seconds": self._clock() - started}, result.moved)
+
+    def save(self, model: UUID, adapter: Path, state: Path) -> None:
+        """Write the adapter as samplers load it, and the state as training goes on from it.
+
+        Raises NonFinite, before anything is written, for weights with which no token could be sampled.
+        """
+        session = self._sessions.get(model)
+        canary = sing(self._base, session)
+        live = self._base.adapter(session.lora)
+        save_adapter(session, live, self._base.name, self._base.served_dtype, adapter)
+        if self._settings.canary:
+            canary.write(adapter)
+        save_state(session, state)
+
+    def _gradient_pass(
+        self, model: UUID, batch: Batch, datums: list[Datum], objective: Objective, num_substeps: int
+    ) -> PassResult:
+        phases, tally = PhaseClock(self._clock), PassTally()
+        with self._all_or_none(self._sessions.get(model)) as gradient:
+            with phases("plan"):
+                micro_batches = self._plan(batch, datums, num_substeps)
+            for micro_batch in micro_batches:
+                with phases("forward"):
+                    scores = self._score(micro_batch)
+                with phases("loss"):
+                    weighted = objective(scores)
+                with phases("backward"):
+                    scores.backpropagate(weighted.weights_N)
+                    if not squares_finite(gradient):
+                        raise self._overflow(gradient, micro_batch, datums, objective)
+                tally.add(scores, weighted)
+        return tally.result(batch, datums, phases.metrics(), self._shape_settings())
+
+    def _overflow(
+        self, scratch: torch.Tensor, micro_batch: list[Datum], datums: list[Datum], objective: Objective
+    ) -> InvalidRequest:
+        """Names the heaviest datum whose gradient overflows alone. Computes each again: the call is lost anyway."""
+        weights: dict[Datum, float] = {}
+        for datum in micro_batch:
+            scratch.zero_()
+            scores = self._score([datum])
+            weights_N = objective(scores).weights_N
+            scores.backpropagate(weights_N)
+            if not squares_finite(scratch):
+                weights[datum] = weights_N.abs().max().item()
+        if weights:
+            # One absurd reward drags the advantages of its whole group along; it is the farthest from the mean itself.
+            datum = max(weights, key=lambda datum: weights[datum])
+            return InvalidRequest(
+                f"input {datum.trajectory_index} (datum {datums.index(datum)}): its gradient is not finite, for its "
+                "reward, weights or output_logprobs are too far off"
+            )
+        indices = trajectory_indices(micro_batch)
+        return InvalidRequest(
+            f"inputs {indices.min()} to {indices.max()}: the gradient of each is finite, but their sum, with what came "
+            "before them in this batch, is not; scale their rewards or weights down"
+        )
+
+    def _shape_settings(self) -> dict[str, float]:
+        """What decided the GEMM shapes, beside the batch itself: a replay needs the same."""
+        return {"max_tokens_per_pass": self._settings.max_tokens_per_pass, "threads": torch.get_num_threads()}
+
+    @contextmanager
+    def _all_or_none(self, session: Session) -> Generator[torch.Tensor]:
+        """The scratch that backward passes fill; it counts only if the block comes to its end."""
+        scratch = self._base.bind(session).scratch_gradient
+        scratch.zero_()
+        yield scratch
+        session.add_gradient(scratch)
+
+    def _plan(self, batch: Batch, datums: list[Datum], num_substeps: int) -> list[list[Datum]]:
+        return plan_micro_batches(
+            datums,
+            group_size=batch.group_size or len(batch.trajectories),
+            num_substeps=num_substeps,
+            budget=self._base.budget(self._settings.max_tokens_per_pass),
+        )
+
+    def _score(self, micro_batch: list[Datum]) -> Scores:
+        self._before_micro_batch()
+        pack = self._base.pack(micro_batch)
+        recompute = torch.is_grad_enabled() and self._base.activation_bytes(pack) > self._max_activation_bytes
+        scores = Scores.of(pack, *self._base.logprobs(pack, recompute=recompute))
+        refuse_broken_policy(scores)
+        return scores
+
+    def _release(self, session: Session) -> None:
+        """A stale buffer that the live adapter is bound to must not outlive its session; the next use binds again."""
+        self._base.adapter(session.lora).release()
+
+
+def _datum_tensors(scores: Scores, batch: Batch) -> Iterator[tuple[Datum, DatumTensors]]:
+    for datum, row_N in scores.per_datum().items():
+        yield datum, datum_tensors(datum, batch.trajectories[datum.trajectory_index].reward, row_N)

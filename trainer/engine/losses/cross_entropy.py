@@ -1,0 +1,18 @@
+"""Imitation of the sampled tokens, whatever their reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trainer.engine.losses.base import ActionTokens, Costs, Loss
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEntropy(Loss):
+    """C = −Σ π_t over action tokens. Rewards, advantages and sampling logprobs are ignored."""
+
+    sampling_logprobs_optional: ClassVar[bool] = True
+
+    def __call__(self, tokens: ActionTokens) -> Costs:
+        return Costs(-tokens.logprobs_N)

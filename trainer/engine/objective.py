@@ -1,0 +1,104 @@
+"""What a unit of each action token's logprob is worth: weights_N = −dC/dlogprobs_N.
+
+Built-in losses and weights sent by a client end in the same form, so that everything after is one road.
+"""
+
+# N action tokens of a micro-batch
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainer.engine.batch import Datum
+from trainer.engine.losses import ActionTokens, Loss, LossOptions
+from trainer.engine.packing import Pack
+from trainer.engine.scores import Scores, refuse_nonfinite
+from wire.trajectories import Float32Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weighted:
+    """weights_N, costs_N: like logprobs_N, detached. clipped_N: bool, None if the objective never clips.
+
+    kl_base_N: k3 of each token towards the base model, None if nobody asked.
+    """
+
+    weights_N: torch.Tensor
+    costs_N: torch.Tensor
+    clipped_N: torch.Tensor | None = None
+    kl_base_N: torch.Tensor | None = None
+
+
+class Objective(Protocol):
+    """Weighs the action tokens of a micro-batch. Raises InvalidRequest if what it computes is not finite."""
+
+    def __call__(self, scores: Scores) -> Weighted: ...
+
+
+class BuiltinObjective:
+    """A loss of ours, with each trajectory's advantage on each of its action tokens, and what any loss may ask for.
+
+    datums: all of the call, micro-batches will bring some at a time. base_logprobs: logprobs_P of a pack's
+    predictions under the base model, detached; called only if there is a penalty.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        advantages: npt.NDArray[np.float64],
+        options: LossOptions,
+        datums: Sequence[Datum],
+        base_logprobs: Callable[[Pack], torch.Tensor],
+    ) -> None:
+        self._loss = loss
+        self._advantages = advantages
+        self._kl_penalty_coef = options.kl_penalty_coef
+        self._base_logprobs = base_logprobs
+        scales_S = options.cost_scales(np.array([datum.num_actions for datum in datums]))
+        self._scales = dict(zip(datums, scales_S, strict=True))
+
+    def __call__(self, scores: Scores) -> Weighted:
+        logprobs_N = scores.logprobs_N.clone().requires_grad_()
+        tokens = ActionTokens(
+            logprobs_N=logprobs_N,
+            sampling_logprobs_N=scores.sampling_logprobs_N,
+            advantages_N=scores.per_action([self._advantages[scores.trajectories_N]]),
+            sequences_N=scores.sequences_N,
+            num_sequences=len(scores.pack.datums),
+        )
+        costs = self._loss(tokens)
+        kl_base_N = self._kl_base(scores, logprobs_N)
+        penalised_N = costs.costs_N if kl_base_N is None else costs.costs_N + self._kl_penalty_coef * kl_base_N
+        costs_N = penalised_N * self._scales_of(scores)
+        (slopes_N,) = torch.autograd.grad(costs_N.sum(), logprobs_N)
+        refuse_nonfinite(costs_N + slopes_N, scores)
+        return Weighted(-slopes_N, costs_N.detach(), costs.clipped_N, None if kl_base_N is None else kl_base_N.detach())
+
+    def _kl_base(self, scores: Scores, logprobs_N: torch.Tensor) -> torch.Tensor | None:
+        """k3 of each token: exp(b − π) − (b − π) − 1, b under the base model."""
+        if not self._kl_penalty_coef:
+            return None
+        gaps_N = self._base_logprobs(scores.pack)[scores.pack.inverse_N] - logprobs_N
+        kl_base_N = torch.expm1(gaps_N) - gaps_N
+        refuse_nonfinite(kl_base_N, scores, "the policy is too far from the base model for a KL penalty")
+        return kl_base_N
+
+    def _scales_of(self, scores: Scores) -> torch.Tensor:
+        return scores.per_action([np.full(datum.num_actions, self._scales[datum]) for datum in scores.pack.datums])
+
+
+class ClientObjective:
+    """Weights from a client, one row a datum over its next-token positions; C is then −Σ w · logprob."""
+
+    def __init__(self, datums: Sequence[Datum], weights: Sequence[Float32Array]) -> None:
+        self._weights = {datum: row[datum.action_positions_N - 1] for datum, row in zip(datums, weights, strict=True)}
+
+    def __call__(self, scores: Scores) -> Weighted:
+        weights_N = scores.per_action([self._weights[datum] for datum in scores.pack.datums])
+        return Weighted(weights_N, -weights_N * scores.logprobs_N)

@@ -1,0 +1,153 @@
+"""Datums to micro-batches to packs: what the model computes at once, each token that sequences share once.
+
+The plan depends on the batch, num_substeps and the budget alone, so that a replay with the same three computes the
+same GEMM shapes and thus the same bits. Losses are sums: a split changes nothing but rounding.
+
+A pack separates what is computed from what is trained on: it has predictions, and each action token reads one of
+them (`inverse_N`), possibly one that others read too.
+"""
+
+# T packed tokens, P predictions, N action tokens of all datums of the pack, S datums
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from trainer.engine.attention import PackedLayout
+from trainer.engine.batch import Datum
+from trainer.engine.kernels import Kernel
+from trainer.engine.prefix_tree import build_tree, common_prefix, lexicographic
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pack:
+    """One forward pass over datums. All tensors int64, on the model's device.
+
+    position_ids_T: a token's place in its own sequence, which is its depth in the tree. rows_P, targets_P: the packed
+    token whose hidden state predicts, and the token predicted; no two predictions are the same. inverse_N: the
+    prediction that an action token reads, datum by datum.
+    """
+
+    datums: Sequence[Datum]
+    input_ids_T: torch.Tensor
+    position_ids_T: torch.Tensor
+    layout: PackedLayout
+    rows_P: torch.Tensor
+    targets_P: torch.Tensor
+    inverse_N: torch.Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the model computes."""
+        return len(self.input_ids_T)
+
+
+@dataclass(frozen=True, slots=True)
+class PassBudget:
+    """What a micro-batch may cost, in tokens.
+
+    tokens_per_pair: what attention of one token to one other costs, next to a token's way through the other layers.
+    shares: whether sequences of a pack share what they have in common. alone: each datum is a pass of its own.
+    """
+
+    max_tokens: int
+    tokens_per_pair: float = 0.0
+    shares: bool = True
+    alone: bool = False
+
+
+def plan_micro_batches(
+    datums: Sequence[Datum], *, group_size: int, num_substeps: int, budget: PassBudget
+) -> list[list[Datum]]:
+    """Micro-batches within the budget, groups in the order of the batch.
+
+    A group is kept whole if the budget allows, else cut where its datums share least; a datum is never split, so one
+    over the budget goes alone. Substeps divide the groups, or the trajectories where there are more substeps than
+    groups.
+    """
+    if budget.alone:
+        return [[datum] for datum in datums]
+    chunks = _substeps(datums, group_size, num_substeps)
+    return [micro_batch for groups in chunks for micro_batch in _fill(groups, budget)]
+
+
+def build_pack(datums: Sequence[Datum], kernel: Kernel, device: torch.device) -> Pack:
+    """A tree of the datums' sequences, and the predictions that their action tokens read."""
+    # The last token predicts nothing, so it is never fed to the model.
+    tree = build_tree([datum.ids[:-1] for datum in datums], kernel.min_shared)
+    rows_N = np.concatenate(
+        [path[datum.action_positions_N - 1] for datum, path in zip(datums, tree.paths_S, strict=True)]
+    )
+    targets_N = np.concatenate([datum.ids[datum.action_positions_N] for datum in datums]).astype(np.int64)
+    # One number for each pair of row and target.
+    pairs_P, inverse_N = np.unique(rows_N * (int(targets_N.max()) + 1) + targets_N, return_inverse=True)
+    rows_P, targets_P = np.divmod(pairs_P, int(targets_N.max()) + 1)
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.int64, copy=False)).to(device)
+
+    return Pack(
+        datums=datums,
+        input_ids_T=tensor(tree.ids_T),
+        position_ids_T=tensor(tree.depths_T),
+        layout=PackedLayout(tree, kernel),
+        rows_P=tensor(rows_P),
+        targets_P=tensor(targets_P),
+        inverse_N=tensor(inverse_N),
+    )
+
+
+def _substeps(datums: Sequence[Datum], group_size: int, num_substeps: int) -> Iterator[list[list[Datum]]]:
+    units = _by(datums, group_size)
+    if len(units) < num_substeps:
+        units = _by(datums, 1)
+    for indices in np.array_split(np.arange(len(units)), min(num_substeps, len(units))):
+        yield [units[i] for i in indices]
+
+
+def _by(datums: Sequence[Datum], num_trajectories: int) -> list[list[Datum]]:
+    return [list(unit) for _, unit in groupby(datums, key=lambda datum: datum.trajectory_index // num_trajectories)]
+
+
+def _fill(groups: Iterable[list[Datum]], budget: PassBudget) -> Iterator[list[Datum]]:
+    filling: list[Datum] = []
+    filled = 0.0
+    for unit, cost in (unit for group in groups for unit in _units(group, budget)):
+        # What units share with one another is not counted here; a pack of several still shares it.
+        if filling and filled + cost > budget.max_tokens:
+            yield filling
+            filling, filled = [], 0.0
+        filling, filled = filling + unit, filled + cost
+    yield filling
+
+
+def _units(group: list[Datum], budget: PassBudget) -> Iterator[tuple[list[Datum], float]]:
+    """The group and its cost, or pieces of it: neighbours in lexicographic order share most."""
+    ordered = [group[i] for i in lexicographic([datum.ids[:-1] for datum in group])]
+    first, *others = ordered
+    unit, cost = [first], _cost(first, None, budget)
+    pieces: list[tuple[list[Datum], float]] = []
+    for last, datum in zip(ordered, others, strict=False):
+        added = _cost(datum, last, budget)
+        if cost + added > budget.max_tokens:
+            pieces.append((unit, cost))
+            unit, cost = [datum], _cost(datum, None, budget)
+        else:
+            unit, cost = [*unit, datum], cost + added
+    if not pieces:
+        yield group, cost
+        return
+    yield from [*pieces, (unit, cost)]
+
+
+def _cost(datum: Datum, last: Datum | None, budget: PassBudget) -> float:
+    """What a datum adds to a pack in which `last` is the one before it, in tokens."""
+    length = datum.num_computed_tokens
+    shared = common_prefix(last.ids[:-1], datum.ids[:-1]) if last is not None and budget.shares else 0
+    pairs = (length * (length + 1) - shared * (shared + 1)) / 2
+    return length - shared + pairs * budget.tokens_per_pair

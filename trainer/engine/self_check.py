@@ -1,0 +1,121 @@
+"""A base model proves itself when it loads: packed logprobs and gradients against transformers' own, a row a sequence.
+
+A wrong attention, position, state or logit treatment raises no error by itself; it costs 0.3 nats or more a token.
+Short sequences that share prefixes on several levels are enough to tell that from rounding, and take milliseconds.
+What this leaves out: windows longer than the sequences.
+"""
+
+# D hidden size, N predictions of all sequences, L tokens of a sequence
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from trainer.engine.attention import IMPLEMENTATION
+from trainer.engine.batch import Datum
+from trainer.engine.packing import Pack
+
+# Mean absolute difference in nats, and difference of gradients by their size: well above rounding, well below the
+# cheapest mistake.
+_TOLERANCES = {torch.float64: (1e-5, 1e-4), torch.float32: (1e-3, 1e-2)}
+_LOW_PRECISION_TOLERANCES = (0.1, 0.3)
+
+Score = Callable[[Pack], tuple[torch.Tensor, torch.Tensor]]
+
+
+def probe(length: int, vocab_size: int, seed: int = 1, prefix: Sequence[int] = ()) -> Datum:
+    """A sequence of ids without a pattern, each of which but the first is an action."""
+    fresh = (np.arange(len(prefix), length) + seed) * 7919 % vocab_size
+    ids = np.concatenate([np.asarray(prefix, np.int32), fresh.astype(np.int32)])
+    return Datum(0, ids, np.arange(1, length), np.zeros(length - 1, np.float32))
+
+
+def disagreement(
+    model: PreTrainedModel, pack: Callable[[Sequence[Datum]], Pack], score: Score, *, alone: bool = False
+) -> str | None:
+    """How packed logprobs or their gradients differ from the model's own eager ones; None if they agree.
+
+    alone: sequences are packed one by one. Gradients are those of the embedded tokens, through all of the model. A
+    model that cannot be run as it is run here differs, too. Raises UnsupportedArchitecture for what no kernel computes.
+    """
+    datums = _family(int(model.config.vocab_size))
+    close, aligned = _TOLERANCES.get(model.dtype, _LOW_PRECISION_TOLERANCES)
+    packs = [pack([datum]) for datum in datums] if alone else [pack(datums)]
+    try:
+        found = [_packed(model, each, score) for each in packs]
+    except (AttributeError, RuntimeError, TypeError) as error:
+        return f"packed computation fails: {error}"
+    with _own_attention(model):
+        own = [_own(model, datum) for datum in datums]
+    logprobs_N, own_N = (torch.cat([logprobs for logprobs, _ in each]).double() for each in (found, own))
+    if not (difference := (logprobs_N - own_N).abs().mean().item()) <= close:
+        return f"packed logprobs differ from the model's own by {difference:.2g} nats a token"
+    slopes_D, own_D = (torch.stack([slope.double() for _, slope in each]).sum(0) for each in (found, own))
+    if not (difference := ((slopes_D - own_D).norm() / own_D.norm()).item()) <= aligned:
+        return f"gradients of packed logprobs differ from the model's own by {difference:.2g} of their size"
+    return None
+
+
+def _family(vocab_size: int) -> list[Datum]:
+    """A root with two branches, one of which branches again, and a stranger."""
+    trunk = probe(20, vocab_size, seed=3).ids.tolist()
+    branch = probe(32, vocab_size, seed=11, prefix=trunk).ids.tolist()
+    return [
+        probe(34, vocab_size, seed=11, prefix=branch),
+        probe(27, vocab_size, seed=5, prefix=trunk),
+        probe(39, vocab_size, seed=17, prefix=branch),
+        probe(7, vocab_size, seed=23),
+    ]
+
+
+def _packed(model: PreTrainedModel, pack: Pack, score: Score) -> tuple[torch.Tensor, torch.Tensor]:
+    with _embedded(model) as embedded, torch.enable_grad():
+        logprobs_N = score(pack)[0][pack.inverse_N]
+        return logprobs_N.detach(), _slope(logprobs_N, pack.datums, embedded[0])
+
+
+def _own(model: PreTrainedModel, datum: Datum) -> tuple[torch.Tensor, torch.Tensor]:
+    ids_L = torch.from_numpy(datum.ids.astype(np.int64)).to(model.device)
+    with _embedded(model) as embedded, torch.enable_grad():
+        logits_LV = model(input_ids=ids_L[None, :-1], use_cache=False).logits[0]
+        exact = torch.promote_types(logits_LV.dtype, torch.float32)
+        logprobs_L = logits_LV.to(exact).log_softmax(-1).gather(1, ids_L[1:, None])[:, 0]
+        return logprobs_L.detach(), _slope(logprobs_L, [datum], embedded[0])
+
+
+def _slope(logprobs_N: torch.Tensor, datums: Sequence[Datum], embedded_1LD: torch.Tensor) -> torch.Tensor:
+    """Gradient of a weighted sum of logprobs, summed over tokens: what a token is worth to all that share it."""
+    weights_N = torch.cat([torch.linspace(0.5, 1.5, datum.num_actions) for datum in datums]).to(logprobs_N)
+    (gradient_1LD,) = torch.autograd.grad((logprobs_N * weights_N).sum(), embedded_1LD)
+    return gradient_1LD[0].sum(0)
+
+
+@contextmanager
+def _embedded(model: PreTrainedModel) -> Generator[list[torch.Tensor]]:
+    """The embedded tokens of the pass inside, as a leaf that gradients reach."""
+    caught: list[torch.Tensor] = []
+
+    def catch(_module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        caught.append(output.detach().requires_grad_())
+        return caught[-1]
+
+    handle = model.get_input_embeddings().register_forward_hook(catch)
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _own_attention(model: PreTrainedModel) -> Generator[None]:
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(IMPLEMENTATION)

@@ -1,0 +1,101 @@
+"""Long operations end early when they cannot count any more, so that they do not keep a trainer from everybody.
+
+Looked for between micro-batches, with one small statement every so often. What ended early has added nothing to the
+model's gradient, and the engine is as it was. See docs/decisions/0034.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from uuid import UUID
+
+import structlog
+
+from store.database import DATABASE_AWAY, Connection, Database
+from store.oplog import cancelling
+from store.oplog.operation import Operation
+from store.oplog.scheduling import next_model
+from store.oplog.work import Lease
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY_S = 1.0
+GRACE_S = 5.0
+
+
+class Cancelled(Exception):
+    """The operation under way was ended early, and the log says so already."""
+
+
+class Cancellation:
+    """Of the operation that a trainer carries out. Used by the thread that carries it out."""
+
+    def __init__(
+        self,
+        database: Database,
+        base_id: UUID,
+        trainer_id: UUID,
+        check: Callable[[], None] = lambda: None,
+        look_every_s: float = LOOK_EVERY_S,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        """`check` is called at every occasion, and may raise too.
+
+        grace_s: for so long a pass that nobody waits for goes on although other work waits. Its caller may be about to
+        send it again, because its server was restarted, say; it would start again from nothing.
+        """
+        self._database = database
+        self._base_id, self._trainer_id = base_id, trainer_id
+        self._check = check
+        self._look_every_s, self._grace_s = look_every_s, grace_s
+        self._under_way: tuple[Lease, Operation] | None = None
+        self._looked_at = 0.0
+        self._unawaited_since: float | None = None
+
+    @contextmanager
+    def of(self, lease: Lease, operation: Operation) -> Generator[None]:
+        """The block carries this operation out."""
+        self._under_way, self._looked_at, self._unawaited_since = (lease, operation), time.monotonic(), None
+        try:
+            yield
+        finally:
+            self._under_way = None
+
+    def check(self) -> None:
+        """Call where it can be ended: raises Cancelled, Superseded, LeaseLost, or what the other check raises."""
+        self._check()
+        if self._under_way is None or time.monotonic() - self._looked_at < self._look_every_s:
+            return
+        try:
+            self._look(*self._under_way)
+        except DATABASE_AWAY as error:  # the pass may outlive that
+            log.warning("cancellation_not_checked", error=str(error).splitlines()[0])
+        self._looked_at = time.monotonic()
+
+    def _look(self, lease: Lease, operation: Operation) -> None:
+        with self._database.connection() as connection:
+            seen = cancelling.look(connection, lease, operation)
+            if not seen.is_unacknowledged:
+                self._unawaited_since = None
+                return
+            if seen.will_be_left_out and cancelling.leave_out(connection, lease, operation):
+                raise Cancelled(f"nobody waits for this {operation.kind}, and nothing could come of it")
+            is_in_the_way = self._has_had_its_grace() and self._others_wait(connection, lease)
+            if is_in_the_way and cancelling.put_back(connection, lease, operation):
+                raise Cancelled(f"nobody waits for this {operation.kind}, and others wait for this trainer")
+
+    def _has_had_its_grace(self) -> bool:
+        now = time.monotonic()
+        self._unawaited_since = self._unawaited_since or now
+        return now - self._unawaited_since >= self._grace_s
+
+    def _others_wait(self, connection: Connection, lease: Lease) -> bool:
+        upcoming = next_model(connection, self._base_id, self._trainer_id)
+        return (
+            upcoming is not None
+            and upcoming.model_id != lease.model_id
+            and upcoming.is_awaited
+            and not upcoming.free_in_s
+        )

@@ -1,0 +1,71 @@
+"""A thread that keeps a trainer's heartbeat and leases alive while its main thread computes."""
+
+from __future__ import annotations
+
+import threading
+from uuid import UUID
+
+import structlog
+from sqlalchemy import text
+
+from store.database import DATABASE_AWAY, Database
+from store.oplog import leases, leaving
+from store.planes.registration import HEARTBEAT_S, heartbeat
+from store.tables import TrainerRow
+from wire.process.faults import fault_point
+
+log = structlog.get_logger(__name__)
+
+
+class LeaseKeeper:
+    """Renews until closed; then gives every lease back, so that another trainer can go on at once."""
+
+    def __init__(self, database: Database, trainer_id: UUID, ttl_s: float = leases.LEASE_TTL_S) -> None:
+        self._database = database
+        self._trainer_id = trainer_id
+        self._ttl_s = ttl_s
+        self._renew_every_s = min(HEARTBEAT_S, ttl_s / 5)  # a renewal may come late, or not at all
+        self._start()
+
+    def close(self) -> None:
+        """Stop renewing, and give back the leases and the operation under way."""
+        self._pause()
+        try:
+            with self._database.connection() as connection:
+                leaving.hand_back(connection, self._trainer_id)
+        except DATABASE_AWAY:
+            log.warning("leases_not_released", reason="the database is away; they run out by themselves")
+
+    def leave_if_idle(self) -> bool:
+        """Say goodbye unless there is work for this trainer; then it goes on. Call from the thread that works."""
+        self._pause()  # a heartbeat would take the goodbye back
+        left = False
+        try:
+            with self._database.connection() as connection:
+                left = leaving.leave_if_idle(connection, self._trainer_id)
+        finally:
+            if not left:
+                self._start()
+        return left
+
+    def _start(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(self._stop,), name="lease-keeper", daemon=True)
+        self._thread.start()
+
+    def _pause(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.wait(self._renew_every_s):
+            try:
+                fault_point("lease:before-renew")
+                with self._database.session() as session:
+                    # A renewal that a crash of PostgreSQL undoes is made again; the disk could make it late.
+                    session.execute(text("set local synchronous_commit = off"))
+                    heartbeat(session, TrainerRow, self._trainer_id)
+                    leases.renew_all(session, self._trainer_id, self._ttl_s)
+                fault_point("lease:after-renew")
+            except Exception as error:  # without this thread the leases would run out under a process that works
+                log.warning("heartbeat_missed", error=str(error).splitlines()[0], kind=type(error).__name__)

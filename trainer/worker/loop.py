@@ -1,0 +1,312 @@
+"""The trainer's loop: lease a model, bring it to its head, carry out its operations in order.
+
+Speaks to the op log and the checkpoint store, and to the engine through its port; knows nothing of torch. What
+survives a crash is in the log: whoever takes the lease next loads the head and replays the gradients that no step
+has consumed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from store.blobs import BlobStore
+from store.checkpoint_stores import CheckpointStore
+from store.database import DATABASE_AWAY, Connection, Database
+from store.notify import ADAPTER_LOADED, OPERATION_QUEUED, Listener
+from store.oplog import leases, work
+from store.oplog.deferring import defer, is_end
+from store.oplog.operation import ModelState, Operation
+from store.oplog.scheduling import next_model
+from store.oplog.work import Lease
+from store.planes.promotion import PromotionPolicy
+from trainer.worker.cancellation import Cancellation, Cancelled
+from trainer.worker.instruments import TrainerMetrics
+from trainer.worker.loading import open_head
+from trainer.worker.logprob_keeper import LogprobKeeper
+from trainer.worker.passes import Passes
+from trainer.worker.promotion import Promotion
+from trainer.worker.stepping import Stepping
+from trainer.worker.troubles import Diagnosis, trouble_behind
+from wire.engine import Engine
+from wire.errors import (
+    A_FEW,
+    DeviceLost,
+    HeadwayError,
+    Interrupted,
+    LeaseLost,
+    NothingAccumulated,
+    Superseded,
+    TrainerLost,
+)
+from wire.process.faults import fault_point
+
+log = structlog.get_logger(__name__)
+
+_POLL_S = 2.0
+_LOST_RACE_S = 0.02
+_AWAY_PAUSE_S, _MAX_AWAY_PAUSE_S = 1.0, 30.0
+_NOTHING_ACCUMULATED = (
+    "there are no accumulated gradients; call forward-backward first (a repeated optim_step returns the last step only "
+    "with the same body, within 15 minutes, and while nothing else has moved the head)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Which base this trainer serves, as whom, whom a promotion waits for, and for how long.
+
+    idle_lease_s: a model without work for so long is given up, with what it holds in memory.
+    """
+
+    base_id: UUID
+    trainer_id: UUID
+    promote_timeout_s: float = 60.0
+    promotion: PromotionPolicy = PromotionPolicy.ONE
+    lease_ttl_s: float = leases.LEASE_TTL_S
+    idle_lease_s: float = 600.0
+
+
+class Stop(Protocol):
+    """When a worker ends (`trainer.worker.stopping`)."""
+
+    def is_set(self) -> bool: ...
+
+    def nap(self, wait: Callable[[], object]) -> None:
+        """Wait, and wake up early when it is time to end."""
+        ...
+
+
+@dataclass(slots=True)
+class _Resident:
+    """A model that the engine holds: under which lease, and for which position of the head."""
+
+    lease: Lease
+    head_version: int
+    used_at: float = field(default_factory=time.monotonic)
+
+
+class Worker:
+    """Works off the operations of one base's models with one engine."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        checkpoints: CheckpointStore,
+        engine: Engine,
+        settings: WorkerSettings,
+        cancellation: Cancellation | None = None,
+        metrics: TrainerMetrics | None = None,
+        keeper: LogprobKeeper | None = None,
+        diagnose: Diagnosis = lambda error: None,
+    ) -> None:
+        """`cancellation` ends what can be ended half way: the engine asks it before each micro-batch. `diagnose` knows
+        the errors of the engine's device."""
+        self._database = database
+        self._checkpoints = checkpoints
+        self._engine = engine
+        self._settings = settings
+        self._resident: dict[UUID, _Resident] = {}
+        self._outlived: dict[UUID, int] = {}
+        self._diagnose = diagnose
+        self._busy_at = time.monotonic()
+        self._look_again_s = _POLL_S
+        self._listener = Listener(database.url.render_as_string(hide_password=False), OPERATION_QUEUED, ADAPTER_LOADED)
+        self._cancellation = cancellation or Cancellation(database, settings.base_id, settings.trainer_id)
+        check = self._cancellation.check
+        promotion = Promotion(database, self._listener, settings.promote_timeout_s, check, settings.promotion)
+        self._metrics = metrics or TrainerMetrics()
+        self._stepping = Stepping(database, blobs, checkpoints, engine, promotion, self._metrics)
+        self._passes = Passes(database, blobs, engine, self._metrics, keeper)
+        self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {
+            "forward_backward": self._passes.forward_backward,
+            "forward": self._passes.forward,
+            "backward": self._passes.backward,
+            "optim_step": self._optim_step,
+        }
+
+    def run(self, stop: Stop, leave: Callable[[float], bool] = lambda idle_s: False) -> None:
+        """Work until told to stop; what is under way then is finished, or left to be handed back. `leave` is told for
+        how long there was no work, and says whether that is the end."""
+        away_pause_s = _AWAY_PAUSE_S
+        while not stop.is_set():
+            try:
+                self._listener.listen()
+                while not stop.is_set() and self.work_once():
+                    away_pause_s = _AWAY_PAUSE_S
+                away_pause_s = _AWAY_PAUSE_S
+                if not stop.is_set() and leave(time.monotonic() - self._busy_at):
+                    break
+                self._let_go_of_idle_models()
+                stop.nap(lambda: self._listener.wait(self._look_again_s))
+            except DATABASE_AWAY as error:
+                log.warning("database_away", error=str(error).splitlines()[0])
+                self._forget_all()
+                # One that takes no writes must not be sent one finished operation after the other.
+                stop.nap(partial(time.sleep, away_pause_s))
+                away_pause_s = min(2 * away_pause_s, _MAX_AWAY_PAUSE_S)
+        self._listener.close()
+
+    def work_once(self) -> bool:
+        """Carry out one operation; False when there is none for this trainer."""
+        lease = self._take_next_model()
+        if lease is None:
+            return False
+        try:
+            with self._database.connection() as connection:
+                started = work.start_next(connection, lease)
+            if started is None:
+                return False
+            with self._metrics.operation(*started), self._cancellation.of(lease, started[0]):
+                self._carry_out(lease, *started)
+            self._busy_at = time.monotonic()
+        except Cancelled as cancelled:
+            log.info("operation_cancelled", model=str(lease.model_id), reason=str(cancelled))
+            if lease.model_id not in self._resident:  # while gradients were replayed
+                self._forget(lease.model_id)
+        except Interrupted:
+            log.info("operation_interrupted", model=str(lease.model_id))
+            self._forget(lease.model_id)
+        except LeaseLost:
+            log.warning("lease_lost", model=str(lease.model_id))
+            self._forget(lease.model_id)
+        return True
+
+    def _take_next_model(self) -> Lease | None:
+        with self._database.connection() as connection:
+            upcoming = next_model(connection, self._settings.base_id, self._settings.trainer_id)
+        if upcoming is None or upcoming.free_in_s:
+            self._look_again_s = min(_POLL_S, upcoming.free_in_s) if upcoming else _POLL_S
+            return None
+        self._look_again_s, model_id = _LOST_RACE_S, upcoming.model_id
+        if model_id in self._resident:
+            return self._resident[model_id].lease
+        fault_point("lease:before-take")
+        with self._database.session() as session:
+            token = leases.acquire(session, self._settings.trainer_id, model_id, self._settings.lease_ttl_s)
+        fault_point("lease:after-take")
+        return Lease(model_id, token) if token is not None else None
+
+    def _carry_out(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+        context = log.bind(model=model.slug, operation=str(operation.id), kind=operation.kind)
+        try:
+            self._refuse_poison(operation)
+            self._bring_to_head(lease, model)
+            self._handlers[operation.kind](lease, operation, model)
+            self._outlived.pop(operation.id, None)
+            context.info("operation_done")
+        except (LeaseLost, Interrupted, Cancelled):
+            raise
+        except Superseded:
+            context.info("operation_superseded")
+            self._forget(model.id)
+            self._fail(lease, operation, Superseded("the head was moved while this operation ran; nothing was kept"))
+        except Exception as error:
+            trouble = trouble_behind(error, operation, self._diagnose)
+            if is_end(operation, trouble):
+                context.info("operation_refused", code=trouble.code, reason=trouble.message)
+                self._fail(lease, operation, trouble)
+            else:
+                is_bug = trouble.code == HeadwayError.code
+                context.warning("operation_deferred", code=trouble.code, reason=trouble.message, exc_info=is_bug)
+                self._defer(lease, operation, trouble)
+            if not isinstance(error, HeadwayError):
+                self._forget(model.id)
+            if isinstance(trouble, DeviceLost):
+                raise trouble from error
+
+    def _refuse_poison(self, operation: Operation) -> None:
+        """An operation that kills its trainer must not do so for ever: all models of the base would wait behind it."""
+        if operation.attempts - self._outlived.get(operation.id, 0) > A_FEW:
+            raise TrainerLost(
+                f"this {operation.kind} was started {A_FEW} times and its trainer died each time, perhaps for want of "
+                "memory; send a smaller batch"
+            )
+
+    def num_leases(self) -> int:
+        """Models that this trainer holds. May be called from any thread."""
+        return len(self._resident)
+
+    def _fail(self, lease: Lease, operation: Operation, error: HeadwayError) -> None:
+        self._metrics.failed(error.code)
+        with self._noting_the_end(lease, operation) as connection:
+            work.fail(connection, lease, operation, error)
+
+    def _defer(self, lease: Lease, operation: Operation, trouble: HeadwayError) -> None:
+        self._metrics.deferred(trouble.code)
+        self._forget(lease.model_id)
+        with self._noting_the_end(lease, operation) as connection:
+            defer(connection, lease, operation, trouble, forgiven=1 + self._outlived.get(operation.id, 0))
+
+    @contextmanager
+    def _noting_the_end(self, lease: Lease, operation: Operation) -> Generator[Connection]:
+        """While the database is away the operation stays as it is, and that it was started once more is remembered
+        here, for its trainer has not died."""
+        try:
+            with self._database.connection() as connection:
+                yield connection
+            self._outlived.pop(operation.id, None)
+        except Superseded:
+            self._forget(lease.model_id)
+        except DATABASE_AWAY:
+            self._outlived[operation.id] = self._outlived.get(operation.id, 0) + 1
+            raise
+
+    def _bring_to_head(self, lease: Lease, model: ModelState) -> None:
+        resident = self._resident.get(model.id)
+        current = resident is not None and resident.lease == lease and resident.head_version == model.head_version
+        if resident is not None and current and self._engine.holds(model.id):
+            resident.used_at = time.monotonic()
+            return
+        self._load(lease, model)
+
+    def _load(self, lease: Lease, model: ModelState) -> None:
+        """The head, and on top of it the gradients that the next step will apply."""
+        self._forget(model.id)
+        with self._metrics.phase("load"):
+            open_head(self._database, self._checkpoints, self._engine, model)
+        with self._metrics.phase("replay"):
+            self._passes.replay(model)
+        self._resident[model.id] = _Resident(lease, model.head_version)
+
+    def _let_go_of_idle_models(self) -> None:
+        for model_id, resident in list(self._resident.items()):
+            if time.monotonic() - resident.used_at > self._settings.idle_lease_s:
+                with self._database.session() as session:
+                    released = leases.release(session, model_id, resident.lease.token)
+                log.info("model_given_up", model=str(model_id), lease_released=released)
+                self._forget(model_id)
+
+    def _forget(self, model_id: UUID) -> None:
+        self._resident.pop(model_id, None)
+        self._passes.forget(model_id)
+        self._engine.close(model_id)
+
+    def _forget_all(self) -> None:
+        for model_id in list(self._resident):
+            self._forget(model_id)
+
+    def _optim_step(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+        with self._database.connection() as connection:
+            pending = work.pending_summaries(connection, model.id)
+            num_left_out = work.num_left_out(connection, operation)
+        if not pending:
+            raise NothingAccumulated(_NOTHING_ACCUMULATED)
+        try:
+            if self._passes.accumulated(model.id) != list(pending):
+                log.info("gradients_left_out", model=model.slug, operation=str(operation.id), applied=len(pending))
+                self._load(lease, model)
+            self._stepping.optim_step(lease, operation, model, list(pending.values()), num_left_out)
+        except BaseException:
+            self._forget(model.id)
+            raise
+        self._passes.forget(model.id)
+        self._resident[model.id].head_version = model.head_version + 1

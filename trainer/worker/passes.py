@@ -1,0 +1,146 @@
+"""Passes over a batch, from the op log to the engine and back: forward, forward_backward, backward, and replays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import structlog
+
+from store.blobs import BlobStore
+from store.database import Database
+from store.oplog import work
+from store.oplog.operation import ModelState, Operation
+from store.oplog.work import Lease
+from store.tables import OperationRow
+from trainer.worker.instruments import TrainerMetrics
+from trainer.worker.logprob_keeper import LogprobKeeper, rows_of
+from trainer.worker.summaries import logged_figures, summarise_pass
+from wire.engine import DatumTensors, Engine, LossChoice, PassResult
+from wire.errors import Gone, NotFound
+from wire.payload import decode, decode_batch, encode
+from wire.process.faults import fault_point
+from wire.trajectories import Batch
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A gradient pass that the engine has carried out."""
+
+    result: PassResult
+    batch: Batch
+    loss_fn: str
+    caller_metrics: Mapping[str, float]
+
+
+class Passes:
+    """Handlers of the operations that do not move the weights. A refusal leaves the engine as it was."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        engine: Engine,
+        metrics: TrainerMetrics | None = None,
+        keeper: LogprobKeeper | None = None,
+    ) -> None:
+        self._metrics = metrics or TrainerMetrics()
+        self._keeper = keeper or LogprobKeeper(database, self._metrics)
+        self._database = database
+        self._blobs = blobs
+        self._engine = engine
+        self._accumulated: dict[UUID, list[UUID]] = {}
+
+    def accumulated(self, model_id: UUID) -> list[UUID]:
+        """The operations whose gradients the engine holds for a model, in order."""
+        return self._accumulated.get(model_id, [])
+
+    def forget(self, model_id: UUID) -> None:
+        """The engine holds no gradient of this model any more."""
+        self._accumulated.pop(model_id, None)
+
+    def forward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+        """Logprobs of the current policy."""
+        batch, _ = decode_batch(work.read_payload(operation, self._blobs))
+        with self._metrics.phase("score"):
+            datums = self._engine.forward(model.id, batch)
+        placed = work.place_result(self._blobs, _encode_datums(datums))
+        with self._database.connection() as connection:
+            work.complete(connection, lease, operation, placed)
+        self._keeper.keep(operation, model, batch, rows_of(datums, len(batch.trajectories)))
+
+    def forward_backward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+        """The gradient of a built-in loss."""
+        done = self._run(operation)
+        self._complete(lease, operation, done)
+        self._keeper.keep(operation, model, done.batch, done.result.logprobs)
+
+    def backward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+        """The gradient of the caller's own loss. Raises Gone for a handle that is used or of other weights."""
+        forward = self._forward_of(operation)
+        if forward.head_version != model.head_version:
+            raise Gone("the weights moved since this forward; call forward again and weigh its new logprobs")
+        if forward.consumed_by_id is not None:
+            raise Gone("this forward_id was used by an earlier backward; call forward again")
+        self._complete(lease, operation, self._run(operation))
+
+    def replay(self, model: ModelState) -> None:
+        """Accumulate again what was acknowledged and no step has consumed; the engine holds the head, no gradient."""
+        with self._database.connection() as connection:
+            pending = work.pending_gradients(connection, model.id)
+        for operation in pending:
+            log.info("replaying", model=model.slug, operation=str(operation.id), kind=operation.kind)
+            fault_point("replay:before-pass")
+            self._run(operation)
+            fault_point("replay:after-pass")
+
+    def _run(self, operation: Operation) -> _Done:
+        payload = work.read_payload(operation, self._blobs)
+        if operation.kind == "forward_backward":
+            batch, extra = decode_batch(payload)
+            loss = LossChoice(extra["loss_fn"], extra["loss_fn_config"] or {}, extra["num_substeps"])
+            with self._metrics.phase("pass"):
+                result = self._engine.forward_backward(operation.model_id, batch, loss)
+            self._metrics.passed(result.metrics)
+            self._accumulated.setdefault(operation.model_id, []).append(operation.id)
+            return _Done(result, batch, loss.name, extra.get("metrics", {}))
+        header, arrays = decode(payload)
+        batch, _ = decode_batch(work.read_payload(self._forward_of(operation), self._blobs))
+        weights = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1])
+        with self._metrics.phase("pass"):
+            result = self._engine.backward(operation.model_id, batch, weights)
+        self._metrics.passed(result.metrics)
+        self._accumulated.setdefault(operation.model_id, []).append(operation.id)
+        return _Done(result, batch, "custom", header["metrics"])
+
+    def _forward_of(self, operation: Operation) -> OperationRow:
+        with self._database.session() as session:
+            forward = session.get(OperationRow, operation.forward_id)
+        if forward is None or forward.model_id != operation.model_id or forward.kind != "forward":
+            raise NotFound("there is no such forward_id for this model; call forward first")
+        return forward
+
+    def _complete(self, lease: Lease, operation: Operation, done: _Done) -> None:
+        metrics = {**done.result.metrics, **done.caller_metrics}
+        answer = encode({"metrics": metrics, "num_datums": done.result.num_datums})
+        placed = work.place_result(self._blobs, answer)
+        summary = summarise_pass(done.result, metrics, len(done.batch.trajectories), done.loss_fn)
+        with self._database.connection() as connection:
+            work.complete(connection, lease, operation, placed, summary)
+        log.info("pass_done", operation=str(operation.id), loss_fn=done.loss_fn, **logged_figures(metrics))
+
+
+def _encode_datums(datums: list[DatumTensors]) -> bytes:
+    header = {"traj_idx": [d.trajectory_index for d in datums], "lengths": [len(d.logprobs) for d in datums]}
+    arrays: dict[str, Any] = {
+        "rewards": np.array([d.reward for d in datums], np.float64),
+        "logprobs": np.concatenate([d.logprobs for d in datums]),
+        "sampling_logprobs": np.concatenate([d.sampling_logprobs for d in datums]),
+        "mask": np.concatenate([d.mask for d in datums]),
+    }
+    return encode(header, arrays)

@@ -1,0 +1,67 @@
+"""Wait until samplers hold a staged checkpoint, so that the head only ever points at what can be served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+import structlog
+
+from store.database import Database
+from store.notify import Listener
+from store.planes.promotion import PromotionPolicy, Votes, promotion_votes
+from wire.errors import PromotionRejected, Unavailable
+
+log = structlog.get_logger(__name__)
+
+_POLL_S = 0.5
+
+
+class Promotion:
+    """Asks the samplers of a base, through the database, whether they hold an adapter."""
+
+    def __init__(
+        self,
+        database: Database,
+        listener: Listener,
+        timeout_s: float,
+        check: Callable[[], None] = lambda: None,
+        policy: PromotionPolicy = PromotionPolicy.ONE,
+    ) -> None:
+        """`check` may raise to end a wait early."""
+        self._database = database
+        self._listener = listener
+        self._timeout_s = timeout_s
+        self._check = check
+        self._policy = policy
+
+    def wait_until_loaded(self, base_id: UUID, adapter: str) -> None:
+        """Return once the live samplers that the policy waits for serve the adapter, or time is up and at least one
+        does, or none is alive at all.
+
+        Raises PromotionRejected when every live sampler refused it, Unavailable when none managed it in time: that is
+        the samplers' trouble, and the step is tried again.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            with self._database.connection() as connection:
+                votes = promotion_votes(connection, self._policy, base_id, adapter)
+            if not votes.live or votes.suffice(self._policy):
+                return None
+            if votes.is_refused:
+                raise PromotionRejected(
+                    f"no sampler could load the new checkpoint: {votes.refusals[0]}; the head stays"
+                )
+            self._check()
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return self._time_is_up(adapter, votes)
+            self._listener.wait(min(left_s, _POLL_S))
+
+    def _time_is_up(self, adapter: str, votes: Votes) -> None:
+        if votes.loaded:
+            log.warning("promoted_without_all", adapter=adapter, live=votes.live, holding=votes.loaded)
+            return
+        refused = f" ({len(votes.refusals)} refused it: {votes.refusals[0]})" if votes.refusals else ""
+        raise Unavailable(f"no sampler loaded the new checkpoint within {self._timeout_s:.0f} s{refused}")

@@ -1,0 +1,126 @@
+"""One optimizer step, from the op log to a head that is being served.
+
+AdamW in memory; files staged, hashed, renamed; the checkpoint inserted as `staged`; samplers load it while the files
+are fsynced; one fenced transaction commits checkpoint, operation and head together.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from store.blobs import BlobStore
+from store.checkpoint_stores import CheckpointStore
+from store.checkpoint_stores.base import ADAPTER, STATE
+from store.database import Database
+from store.oplog import work
+from store.oplog.lost_answers import LEFT_OUT
+from store.oplog.operation import ModelState, Operation
+from store.oplog.work import Lease
+from store.planes.adapters import adapter_name
+from trainer.worker.instruments import TrainerMetrics
+from trainer.worker.promotion import Promotion
+from trainer.worker.summaries import logged_figures, summarise_step
+from trainer.worker.timing import Laps
+from wire.engine import AdamParams, Engine
+from wire.errors import HeadwayError
+from wire.payload import decode, encode
+from wire.process.faults import fault_point
+
+log = structlog.get_logger(__name__)
+
+
+class Stepping:
+    """Handler of optim_step. When it raises, the weights in the engine are no checkpoint's, and the model has to be
+    loaded again."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        checkpoints: CheckpointStore,
+        engine: Engine,
+        promotion: Promotion,
+        metrics: TrainerMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics or TrainerMetrics()
+        self._database = database
+        self._blobs = blobs
+        self._checkpoints = checkpoints
+        self._engine = engine
+        self._promotion = promotion
+
+    def optim_step(
+        self,
+        lease: Lease,
+        operation: Operation,
+        model: ModelState,
+        summaries: list[dict[str, Any]],
+        num_left_out: int = 0,
+    ) -> None:
+        """Apply the gradients that the engine holds, which left these summaries. `num_left_out`: passes that it does
+        not hold, for nobody had their answer.
+
+        Raises Superseded, PromotionRejected, Unavailable where no sampler loaded the checkpoint in time, LeaseLost.
+        """
+        header, _ = decode(work.read_payload(operation, self._blobs))
+        adam = AdamParams(**header)
+        fault_point("step:before-adamw")
+        with self._metrics.phase("adamw"):
+            stepped = self._engine.optim_step(model.id, adam)
+        laps = Laps(self._metrics.phase)
+        fault_point("step:after-adamw")
+        facts = summarise_step(summaries, stepped, adam)
+        if model.head_is_thinned:
+            facts["metrics"]["fresh_moments"] = 1.0
+        if num_left_out:
+            facts["metrics"][LEFT_OUT] = float(num_left_out)
+        checkpoint_id = self._stage(lease, model, facts, laps)
+        self._promote(lease, operation, model, checkpoint_id, num_left_out, laps)
+        self._metrics.stepped(model, facts["metrics"])
+        log.info("step_done", checkpoint=str(checkpoint_id), **logged_figures(facts["metrics"]), **laps.figures())
+
+    def _stage(self, lease: Lease, model: ModelState, facts: dict[str, Any], laps: Laps) -> UUID:
+        checkpoint_id = uuid.uuid4()
+        with self._checkpoints.stage(model.id, checkpoint_id) as staged:
+            with laps("save"):
+                self._engine.save(model.id, staged / ADAPTER, staged / STATE)
+            fault_point("step:after-save")
+            with laps("publish"):
+                manifest = self._checkpoints.publish(model.id, checkpoint_id, staged)
+        values = {"id": checkpoint_id, "manifest": manifest.to_json(), **facts}
+        with self._database.connection() as connection:
+            work.stage_checkpoint(connection, lease, model, values)
+        return checkpoint_id
+
+    def _promote(
+        self,
+        lease: Lease,
+        operation: Operation,
+        model: ModelState,
+        checkpoint_id: UUID,
+        num_left_out: int,
+        laps: Laps,
+    ) -> None:
+        answer: dict[str, Any] = {
+            "step": model.head_step + 1,
+            "checkpoint_id": str(checkpoint_id),
+            "sampler_path": self._checkpoints.describe(model.id, checkpoint_id, ADAPTER),
+            "state_path": self._checkpoints.describe(model.id, checkpoint_id, STATE),
+        }
+        if num_left_out:
+            answer[LEFT_OUT] = num_left_out
+        try:
+            with laps("settle"):
+                self._checkpoints.settle(model.id, checkpoint_id)
+            with laps("promote"):
+                self._promotion.wait_until_loaded(model.base_id, adapter_name(checkpoint_id))
+            with laps("commit"), self._database.connection() as connection:
+                work.commit_step(connection, lease, operation, model, checkpoint_id, encode(answer))
+        except (HeadwayError, OSError):
+            with self._database.connection() as connection:
+                work.reject_checkpoint(connection, checkpoint_id)
+            raise

@@ -1,0 +1,1 @@
+"""What every process is made of: logging, tracing, faults, threads, exits, sockets."""

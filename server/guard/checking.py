@@ -14,7 +14,7 @@ from typing import Literal
 from uuid import UUID
 
 import structlog
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, func, over, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD, record
@@ -32,7 +32,11 @@ log = structlog.get_logger(__name__)
 Kind = Literal["checkpoint", "eval", "operation"]
 
 _BATCH = 50
-_TABLES = {"checkpoint": CheckpointRow, "eval": EvalRow, "operation": OperationRow}
+_TABLES: dict[Kind, type[CheckpointRow | EvalRow | OperationRow]] = {
+    "checkpoint": CheckpointRow,
+    "eval": EvalRow,
+    "operation": OperationRow,
+}
 _LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('guard:' || :model_id, 0))")
 
 
@@ -67,21 +71,19 @@ async def check_due(database: AsyncDatabase) -> int:
 
 
 async def _due(session: AsyncSession) -> list[Due]:
-    steps = select(CheckpointRow.id, CheckpointRow.model_id).where(
-        CheckpointRow.guard_checked_at.is_(None), CheckpointRow.status == "committed"
-    )
-    evals = select(EvalRow.id, EvalRow.model_id).where(EvalRow.guard_checked_at.is_(None))
-    failures = select(OperationRow.id, OperationRow.model_id).where(
-        OperationRow.error_code == "non_finite", OperationRow.guard_checked_at.is_(None)
-    )
+    """At most `_BATCH` of each kind. Models take turns, so that thousands of steps of one delay no other's alarms."""
     found = list[Due]()
-    queries: Sequence[tuple[Kind, object]] = (
-        ("operation", failures.order_by(OperationRow.created_at).limit(_BATCH)),
-        ("checkpoint", steps.order_by(CheckpointRow.created_at).limit(_BATCH)),
-        ("eval", evals.order_by(EvalRow.created_at).limit(_BATCH)),
+    conditions: Sequence[tuple[Kind, ColumnElement[bool]]] = (
+        ("operation", OperationRow.error_code == "non_finite"),
+        ("checkpoint", CheckpointRow.status == "committed"),
+        ("eval", true()),
     )
-    for kind, query in queries:
-        found += [Due(kind, *row) for row in await session.execute(query)]  # type: ignore[call-overload]
+    for kind, condition in conditions:
+        table = _TABLES[kind]
+        of_its_model = over(func.row_number(), partition_by=table.model_id, order_by=table.created_at)
+        query = select(table.id, table.model_id).where(table.guard_checked_at.is_(None), condition)
+        rows = await session.execute(query.order_by(of_its_model, table.created_at).limit(_BATCH))
+        found += [Due(kind, *row) for row in rows]
     return found
 
 

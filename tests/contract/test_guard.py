@@ -20,7 +20,7 @@ from server.auth.service import ensure_team
 from server.catalog import heads
 from server.evals.service import evaluation_traces
 from server.guard import rolling_back
-from server.guard.checking import check_due
+from server.guard.checking import _BATCH, _due, check_due
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, CheckpointRow, EvalRow, EventRow, JobRow, ModelRow, OperationRow, SampleRow, TraceRow
 from store.tree import move_head
@@ -344,6 +344,17 @@ async def test_many_servers_raise_an_alarm_once(team, model, database):
     async with database.session() as session:
         found = select(func.count()).select_from(AlarmRow).where(AlarmRow.model_id == uuid.UUID(model_id))
         assert await session.scalar(found) == 1
+
+
+async def test_many_steps_of_one_model_delay_no_other(team, model, base, quick_database):
+    other = await team.fork(str(base.id))
+    async with quick_database.session() as session:
+        for model_id, num_steps in ((model["id"], 2 * _BATCH), (other["id"], 1)):
+            row = await session.get_one(ModelRow, uuid.UUID(model_id))
+            for _ in range(num_steps):
+                await add_checkpoint(session, row)
+        assert uuid.UUID(other["id"]) in {due.model_id for due in await _due(session)}
+        await session.rollback()
 
 
 async def test_a_webhook_is_told_and_tried_again(team, model, database, receiver, admin_of):

@@ -241,11 +241,11 @@ async def test_a_base_model_has_no_head_to_set(team, base):
     assert reply.status_code == 403
 
 
-async def test_the_head_stays_when_every_sampler_refuses_the_checkpoint(team, model, database):
+async def test_the_head_stays_when_every_sampler_refuses_the_checkpoint(team, model, base, database):
     step = await team.step(model["id"])
     broken = await unloaded_checkpoint(database, model["id"])
     async with database.session() as session:
-        sampler = (await session.scalars(select(SamplerRow))).one()
+        sampler = (await session.scalars(select(SamplerRow).where(SamplerRow.base_id == base.id))).one()
         row = SamplerAdapterRow(sampler_id=sampler.id, adapter=broken.adapter_name, state="failed", error="too broken")
         session.add(row)
     reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": str(broken.id)})

@@ -105,10 +105,10 @@ async def test_who_waits_for_a_sampler_that_gave_up_reads_why_and_so_does_the_sy
     assert why in page.text
 
 
-async def test_a_checkpoint_that_every_sampler_refuses_is_not_waited_for(database, team, model):
+async def test_a_checkpoint_that_every_sampler_refuses_is_not_waited_for(database, team, model, base):
     broken = await unloaded_checkpoint(database, model["id"])
     async with database.session() as session:
-        sampler_id = await session.scalar(select(SamplerRow.id))
+        sampler_id = await session.scalar(select(SamplerRow.id).where(SamplerRow.base_id == base.id))
         row = SamplerAdapterRow(sampler_id=sampler_id, adapter=broken.adapter_name, state="failed", error="too broken")
         session.add(row)
     body = {"model": model["model_name"], "messages": [USER], "checkpoint": str(uuid.UUID(str(broken.id)))}

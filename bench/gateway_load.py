@@ -107,7 +107,7 @@ class Load:
             await asyncio.sleep(self._orders.environment_s)
 
     def _first_messages(self) -> list[dict[str, Any]]:
-        question = f"Question {random.randrange(512)}: what is the sum of the following numbers? "
+        question = f"ServingQuery {random.randrange(512)}: what is the sum of the following numbers? "
         return [{"role": "user", "content": question + "17 and 25, " * 64}]
 
     async def _turn(self, messages: list[dict[str, Any]], so_far: tuple[list[int], int] | None, trace: str) -> Any:

@@ -53,7 +53,7 @@ async def measure_large_uploads(place: Place, count: int) -> dict[str, Any]:
         "event_loop_lag_ms_before": quiet_lags,
         "completions": busy,
         "completions_before": quiet,
-        "reader_peak_mb": _peak_mb(place.context.reader.pid),
+        "reader_peak_mb": _peak_mb(place.context.upload_parser.pid),
         "server_peak_mb": _peak_mb(os.getpid()),
     }
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.ending import or_stop
-from server.cache_barrier import outlast_what_is_remembered
+from server.cache_barrier import wait_until_caches_expire
 from store.database import AsyncDatabase
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ def in_session(database_url: str, act: Callable[[AsyncSession], Awaitable[T]]) -
         try:
             async with database.session() as session:
                 result = await act(session)
-            await outlast_what_is_remembered()
+            await wait_until_caches_expire()
             return result
         finally:
             await database.close()

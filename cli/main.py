@@ -11,6 +11,7 @@ from cli.commands import (
     backups,
     checks,
     exporting,
+    garbage_collection,
     importing,
     keys,
     mirror,
@@ -19,7 +20,6 @@ from cli.commands import (
     report,
     status,
     teams,
-    upkeep,
 )
 from cli.terminal.any_encoding import print_in_any_encoding
 from cli.terminal.whole_help import WholeHelp
@@ -57,9 +57,9 @@ app.command("status")(status.status)
 app.command("mirror")(mirror.mirror)
 app.command("export")(exporting.export)
 app.command("import")(importing.import_)
-app.command("gc")(upkeep.gc)
-app.command("pin")(upkeep.pin)
-app.command("unpin")(upkeep.unpin)
+app.command("gc")(garbage_collection.gc)
+app.command("pin")(garbage_collection.pin)
+app.command("unpin")(garbage_collection.unpin)
 app.command("verify")(checks.verify)
 app.command("doctor")(checks.doctor)
 app.command("backup")(backups.backup)

@@ -11,9 +11,9 @@ from starlette.routing import Mount
 
 from server import pages
 from server.background.closing_rollouts import closing_rollouts
-from server.background.garbage_collection import upkeep
-from server.background.replicas import counting_neighbours
-from server.background.trainer_launchers import starting
+from server.background.garbage_collection import collecting_garbage
+from server.background.replicas import counting_replicas
+from server.background.trainer_launchers import launching_trainers
 from server.context import open_context
 from server.guard.watch import guarding
 from server.http import health
@@ -64,11 +64,15 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_context(settings, counted, shutdown) as context, upkeep(settings), closing_rollouts(settings):
+        async with (
+            open_context(settings, counted, shutdown) as context,
+            collecting_garbage(settings),
+            closing_rollouts(settings),
+        ):
             app.state.context = context
             share = context.team_limits.share_with
-            with starting(settings):
-                async with counting_neighbours(context.background, share), guarding(context):
+            with launching_trainers(settings):
+                async with counting_replicas(context.background, share), guarding(context):
                     yield
 
     # The page at /docs loads nothing from the network.

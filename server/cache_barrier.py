@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 
-REMEMBERED_S = 0.010
+CACHE_LIFETIME_S = 0.010
 _MORE_S = 0.001
 """No two clocks run equally fast."""
 
 
-async def outlast_what_is_remembered() -> None:
+async def wait_until_caches_expire() -> None:
     """Return when no server process can remember what was before this call."""
-    until = time.monotonic() + REMEMBERED_S + _MORE_S
+    until = time.monotonic() + CACHE_LIFETIME_S + _MORE_S
     while (left_s := until - time.monotonic()) > 0:  # noqa: ASYNC110 - a busy loop may wake its sleepers too early
         await asyncio.sleep(left_s)

@@ -34,7 +34,7 @@ from server.sampling.sampler_pool import SamplerPool
 from server.sampling.sampler_watch import SamplerWatch
 from server.settings import ServerSettings
 from server.training.places import TrainingPlaces
-from server.uploads.upload_parser import Reader
+from server.uploads.upload_parser import UploadParser
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
@@ -63,7 +63,7 @@ class Context:
     attempts: Attempts
     key_uses: KeyUses
     recorder: Recorder
-    reader: Reader
+    upload_parser: UploadParser
     shutdown: Shutdown
     holders: SharedLookups[tuple[UUID, str], Holders]
     wants: SharedLookups[UUID, None]
@@ -89,7 +89,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     recorder.start()
     watch = SamplerWatch(connections, live_sampler_urls(background))
     key_uses = KeyUses(background)
-    reader = Reader()
+    upload_parser = UploadParser()
     try:
         async with watching_pools(metrics, database):
             yield Context(
@@ -108,7 +108,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 Attempts(),
                 key_uses,
                 recorder,
-                reader,
+                upload_parser,
                 shutdown,
                 holder_lookups(database),
                 checkpoint_wants(database),
@@ -117,7 +117,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     finally:
         watch.close()
         await recorder.close()
-        await reader.close()
+        await upload_parser.close()
         await key_uses.close()
         pool.close()
         connections.close()

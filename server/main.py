@@ -28,6 +28,7 @@ from server.app import create_app
 from server.http.stopping import Shutdown
 from server.metrics.workers import shared_counts
 from server.settings import (
+    GarbageCollectionSettings,
     GatewayLimits,
     GuardSettings,
     Limits,
@@ -35,7 +36,6 @@ from server.settings import (
     StopSettings,
     TrainerStart,
     TrainingLimits,
-    UpkeepSettings,
 )
 from store.planes.promotion import PromotionPolicy
 from wire.process.faults import arm_faults
@@ -67,7 +67,7 @@ def serve(
     limits: Limits | None = None,
     gateway_limits: GatewayLimits | None = None,
     training_limits: TrainingLimits | None = None,
-    upkeep: UpkeepSettings | None = None,
+    garbage_collection: GarbageCollectionSettings | None = None,
     trainer_start: TrainerStart | None = None,
     metrics_token: str | None = None,
     log_format: str | None = None,
@@ -83,7 +83,7 @@ def serve(
         limits=limits or Limits(),
         gateway_limits=gateway_limits or GatewayLimits(),
         training_limits=training_limits or TrainingLimits(),
-        upkeep=upkeep,
+        garbage_collection=garbage_collection,
         trainer_start=trainer_start,
         database_pool_size=max(_LEAST_POOL, _POOL // workers),
         metrics_token=metrics_token,

@@ -77,7 +77,7 @@ class StopSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class UpkeepSettings:
+class GarbageCollectionSettings:
     """What servers do by themselves: collections, one server at a time (`every_s`: 0 for none), and closing rollouts in
     which nothing has happened for `close_traces_after_s`, looked for every `close_every_s`."""
 
@@ -123,7 +123,7 @@ class ServerSettings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     gateway_limits: GatewayLimits = field(default_factory=GatewayLimits)
     training_limits: TrainingLimits = field(default_factory=TrainingLimits)
-    upkeep: UpkeepSettings | None = None
+    garbage_collection: GarbageCollectionSettings | None = None
     trainer_start: TrainerStart | None = None
     """None: trainers are there all the time, or the service is not ready."""
     database_pool_size: int = 20

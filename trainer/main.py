@@ -34,7 +34,7 @@ from trainer.worker.lease_keeper import LeaseKeeper
 from trainer.worker.logprob_keeper import LogprobKeeper
 from trainer.worker.loop import Worker, WorkerSettings
 from trainer.worker.stopping import Stop
-from trainer.worker.watchdog import Standstill
+from trainer.worker.watchdog import Watchdog
 from wire.errors import HeadwayError
 from wire.process.hub_weights import require_weights
 from wire.process.metrics_page import metrics_page
@@ -50,7 +50,7 @@ class TrainerSettings:
 
     stop_grace_s: after SIGTERM, what cannot be ended half way may go on for so long before it is handed back.
     idle_exit_s: end after so long without work; None for never.
-    standstill_s: end when one micro-batch takes so long.
+    watchdog_s: end when one micro-batch takes so long.
     promotion: whom a new checkpoint waits for, at most promotion_timeout_s.
     """
 
@@ -75,7 +75,7 @@ class TrainerSettings:
     metrics_token: str | None = None
     promotion: PromotionPolicy = PromotionPolicy.ONE
     promotion_timeout_s: float = PATIENCE_S
-    standstill_s: float = 1800.0
+    watchdog_s: float = 1800.0
     keep_logprobs: bool = True
     """Of recorded rollouts, beside the sampler's."""
 
@@ -101,15 +101,15 @@ def run(settings: TrainerSettings) -> None:
 
     metrics = TrainerMetrics()
     logprobs = LogprobKeeper(database, metrics, enabled=settings.keep_logprobs)
-    standstill = Standstill(settings.standstill_s, stands_still)
-    stop = Stop(settings.stop_grace_s, cut_short, standstill.seen)
+    watchdog = Watchdog(settings.watchdog_s, stands_still)
+    stop = Stop(settings.stop_grace_s, cut_short, watchdog.seen)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop.request)
     try:
         with _noting_failure(database, base.id):
             worker = _load(settings, database, base, trainer_id, stop, metrics, logprobs)
         log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id))
-        standstill.start()
+        watchdog.start()
         with _metrics_page(settings, metrics):
             worker.run(stop, _leave_after(settings.idle_exit_s, keeper))
     finally:

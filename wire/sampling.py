@@ -89,7 +89,7 @@ class TokenIds(BaseModel):
     token_ids: list[int]
 
 
-class Reading(BaseModel):
+class ParseOptions(BaseModel):
     """What decides how an answer to a chat is read: OpenAI's `tools` and `tool_choice`, as the prompt had them."""
 
     tools: list[dict[str, Any]] = Field(default_factory=list)
@@ -107,7 +107,7 @@ class GenerateRequest(Flow):
     params: SamplingParams
     whole: bool = False
     """Nobody reads along: the answer may come as one event, at the end."""
-    reading: Reading | None = None
+    reading: ParseOptions | None = None
     """Read the answer as a chat's: into the last event's `message` where it is whole, else, as far as it
     has come, into the events' `deltas`."""
 
@@ -209,7 +209,7 @@ class GenerateEvent(BaseModel):
     """Of the first event, where the request had a chat."""
 
 
-class DerenderRequest(Reading):
+class DerenderRequest(ParseOptions):
     """A sampled answer to be read: its ids, and the text (already cut at a stop string), after a prompt."""
 
     token_ids: list[int]

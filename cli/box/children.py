@@ -80,9 +80,9 @@ class Children:
         """Whether there is a child of this name."""
         return any(child.name == name for child in self._children)
 
-    def tend(self) -> list[Death]:
+    def restart_dead(self) -> list[Death]:
         """Note who died, and start them again after a pause that doubles while they keep dying."""
-        deaths = [self._mourn(c, c.process) for c in self._children if c.process and c.process.poll() is not None]
+        deaths = [self._record_exit(c, c.process) for c in self._children if c.process and c.process.poll() is not None]
         self._children = [c for c in self._children if c.process or not c.stays_down]
         for child in self._children:
             if child.restart_at is not None and time.monotonic() >= child.restart_at:
@@ -110,7 +110,7 @@ class Children:
                 start_new_session=True,  # Ctrl-C reaches us alone; we stop the children in order
             )
 
-    def _mourn(self, child: Child, process: subprocess.Popen[bytes]) -> Death:
+    def _record_exit(self, child: Child, process: subprocess.Popen[bytes]) -> Death:
         child.process = None
         death = Death(child, process.pid, process.returncode, self._last_words(child))
         if death.status == GAVE_UP_STATUS:

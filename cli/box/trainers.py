@@ -14,8 +14,8 @@ import structlog
 
 from cli.box.children import Child, Children, Death
 from store.database import DATABASE_AWAY, Database
-from store.oplog.leaving import bury
-from store.planes.trainer_availability import supplies
+from store.oplog.leaving import release_dead
+from store.planes.trainer_availability import trainer_availability
 from store.planes.trainer_starts import WantedTrainer, start_failed
 from store.starter import Starter
 
@@ -59,16 +59,16 @@ class Trainers:
     def start(self) -> None:
         """Those that must be there from the start: on demand, of bases that no trainer has ever described."""
         with self._database.session() as session:
-            loaded = {supply.base for supply in supplies(session) if supply.is_loaded}
+            loaded = {supply.base for supply in trainer_availability(session) if supply.is_loaded}
         for slug in self._slugs:
             if self._on_demand is None or slug not in loaded:
                 self._start(slug)
 
-    def tend(self) -> None:
+    def restart_dead(self) -> None:
         """Start what was asked for, and look after the children."""
         while not self._wanted.empty():
             self._start(self._wanted.get())
-        for death in self._children.tend():
+        for death in self._children.restart_dead():
             if death.child.name.startswith("trainer-"):
                 self._settle(death)
 
@@ -88,7 +88,7 @@ class Trainers:
         slug = death.child.name.removeprefix("trainer-")
         try:
             with self._database.connection() as connection:
-                bury(connection, socket.gethostname(), death.pid)
+                release_dead(connection, socket.gethostname(), death.pid)
             if self._on_demand is not None and death.status:
                 self._note_failure(slug, f"ended with status {death.status}: {death.last_words}")
         except DATABASE_AWAY:
@@ -96,6 +96,6 @@ class Trainers:
 
     def _note_failure(self, slug: str, error: str) -> None:
         with self._database.session() as session:
-            (base_id,) = [supply.base_id for supply in supplies(session) if supply.base == slug]
+            (base_id,) = [supply.base_id for supply in trainer_availability(session) if supply.base == slug]
         with self._database.connection() as connection:
             start_failed(connection, base_id, error)

@@ -253,7 +253,7 @@ def _tend(trainers: Trainers, command: list[str], exports: Mapping[str, str], um
     process = _start_command(command, exports, umask) if command else None
     try:
         while process is None or process.poll() is None:
-            trainers.tend()
+            trainers.restart_dead()
             time.sleep(0.2)
         return process.returncode
     finally:

@@ -36,13 +36,13 @@ from cli.settings import (
     stop_with,
 )
 from server.settings import (
+    GarbageCollectionSettings,
     GatewayLimits,
     GuardSettings,
     Limits,
     StopSettings,
     TrainerStart,
     TrainingLimits,
-    UpkeepSettings,
 )
 from store.oplog.leases import LEASE_TTL_S
 from store.planes.promotion import PATIENCE_S, PromotionPolicy
@@ -176,7 +176,7 @@ def server(
         gateway_limits=GatewayLimits(max_requests_per_team, max_requests_per_team),
         training_limits=TrainingLimits.of(max_training_calls),
         limits=Limits(training_body_bytes=max_batch_bytes, batch_tokens=max_batch_tokens),
-        upkeep=UpkeepSettings(
+        garbage_collection=GarbageCollectionSettings(
             checkpoint_store_url(checkpoint_store, data_dir),
             RetentionPolicy(
                 keep_last_states,
@@ -269,10 +269,10 @@ def trainer(
             help="Seconds that what cannot be interrupted may go on after SIGTERM",
         ),
     ] = 10.0,
-    standstill: Annotated[
+    watchdog: Annotated[
         float,
         typer.Option(
-            envvar="HEADWAY_STANDSTILL_S", min=1.0, help="A trainer whose engine takes longer for one micro-batch ends"
+            envvar="HEADWAY_WATCHDOG_S", min=1.0, help="A trainer whose engine takes longer for one micro-batch ends"
         ),
     ] = 1800.0,
     idle_exit_seconds: Annotated[
@@ -328,7 +328,7 @@ def trainer(
         metrics_token=metrics_token,
         promotion=promotion,
         promotion_timeout_s=promotion_timeout,
-        standstill_s=standstill,
+        watchdog_s=watchdog,
     )
     _or_stop(lambda: run(settings))
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from cli.terminal.tables import Listing
 from store.planes.overview import ModelState, Overview, PlaneState
 from store.planes.promotion import Missing
-from store.planes.trainer_availability import Supply
+from store.planes.trainer_availability import TrainerAvailability
 
 _STYLES = {"live": "green", "starting": "yellow", "draining": "yellow", "silent": "bold red", "stopped": "bold red"}
 
@@ -66,7 +66,7 @@ def _held(plane: PlaneState) -> str | Text:
     return Text.assemble(f"{held}, ", (f"{plane.num_failed} failed", "red")) if plane.num_failed else held
 
 
-def _bases(bases: Sequence[Supply]) -> Listing:
+def _bases(bases: Sequence[TrainerAvailability]) -> Listing:
     headings = ("base", "trainers", "queued operations", "shortage")
     table = Listing(*headings, prose=("shortage",), title="Bases")
     for supply in bases:

@@ -14,7 +14,7 @@ from wire.sampling import (
     GenerateRequest,
     MessageDelta,
     ParsedMessage,
-    Reading,
+    ParseOptions,
     RenderRequest,
     TokenizeRequest,
 )
@@ -102,7 +102,7 @@ class SamplerBackend(Protocol):
         """Read an answer: reasoning, content, tool calls. Never fails on what a policy wrote."""
         ...
 
-    def reader(self, request: GenerateRequest, reading: Reading) -> AnswerReader:
+    def reader(self, request: GenerateRequest, reading: ParseOptions) -> AnswerReader:
         """A reader of the answer to this request."""
         ...
 

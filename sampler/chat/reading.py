@@ -17,7 +17,7 @@ from wire.sampling import (
     MessageDelta,
     ParsedCall,
     ParsedMessage,
-    Reading,
+    ParseOptions,
 )
 
 Derender = Callable[[DerenderRequest], Awaitable[ParsedMessage]]
@@ -35,7 +35,7 @@ class SymbolReader:
         vocabulary: Vocabulary,
         form: CallForm | None,
         prompt: Sequence[int],
-        reading: Reading,
+        reading: ParseOptions,
         *,
         unread: tuple[str, ...] | None = None,
         reasons: bool = True,
@@ -92,10 +92,10 @@ class _SettledSymbols:
             yield self._waiting.popleft()
 
 
-class HoldingBack:
+class BufferingParser:
     """An AnswerReader that says nothing before the end, for a whole answer's parser."""
 
-    def __init__(self, reading: Reading, derender: Derender) -> None:
+    def __init__(self, reading: ParseOptions, derender: Derender) -> None:
         self._reading = reading
         self._derender = derender
         self._token_ids: list[int] = []
@@ -111,7 +111,7 @@ class HoldingBack:
         return as_deltas(await self._derender(request))
 
 
-def offers_tools(reading: Reading) -> bool:
+def offers_tools(reading: ParseOptions) -> bool:
     """Whether an answer may have calls in it."""
     return bool(reading.tools) and reading.tool_choice != "none"
 

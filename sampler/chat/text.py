@@ -17,7 +17,7 @@ from sampler.chat.reading import SymbolReader, joined
 from sampler.chat.rendering import ChatRenderer
 from sampler.chat.worker import ChatWorker
 from sampler.vocabulary import Vocabulary
-from wire.sampling import DerenderRequest, GenerateRequest, ParsedMessage, Reading, RenderRequest, TokenizeRequest
+from wire.sampling import DerenderRequest, GenerateRequest, ParsedMessage, ParseOptions, RenderRequest, TokenizeRequest
 
 _LARGE_BYTES = 32 * 1024
 _NODE_BYTES = 32
@@ -50,7 +50,7 @@ class WithChatText:
         reader = SymbolReader(self._vocabulary, self._chat_text.call_form, request.prompt_token_ids, request)
         return joined(reader.read(request.token_ids, request.text, ended=True))
 
-    def reader(self, request: GenerateRequest, reading: Reading) -> AnswerReader:
+    def reader(self, request: GenerateRequest, reading: ParseOptions) -> AnswerReader:
         """See SamplerBackend."""
         return SymbolReader(self._vocabulary, self._chat_text.call_form, request.prompt_token_ids, reading)
 

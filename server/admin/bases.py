@@ -10,7 +10,7 @@ from server.audit.recording import Actor, record
 from server.paging import page_of
 from store.catalog import ensure_base
 from store.planes.registration import takes_requests
-from store.planes.trainer_availability import supplies_async
+from store.planes.trainer_availability import trainer_availability_async
 from store.tables import ModelRow, SamplerRow
 from wire.errors import Conflict
 
@@ -36,7 +36,7 @@ async def register_base(session: AsyncSession, request: BaseRequest, actor: Acto
 
 
 async def _describe(session: AsyncSession, row: ModelRow) -> Base:
-    (supply,) = await supplies_async(session, row.id)
+    (supply,) = await trainer_availability_async(session, row.id)
     samplers = select(func.count()).select_from(SamplerRow).where(SamplerRow.base_id == row.id, takes_requests())
     return Base(
         id=row.id,

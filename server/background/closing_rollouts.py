@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from server.settings import ServerSettings, UpkeepSettings
+from server.settings import GarbageCollectionSettings, ServerSettings
 from store.database import DATABASE_AWAY, Database
 from store.rollouts import close_silent_traces
 
@@ -20,11 +20,11 @@ log = structlog.get_logger(__name__)
 async def closing_rollouts(settings: ServerSettings) -> AsyncGenerator[None]:
     """Close silent rollouts in the background until the block ends. The first time after one interval, so that a
     service that comes back hears of its rollouts before it judges them."""
-    if settings.upkeep is None:
+    if settings.garbage_collection is None:
         yield
         return
     database = Database(settings.database_url, pool_size=1)
-    task = asyncio.create_task(_keep_closing(database, settings.upkeep))
+    task = asyncio.create_task(_keep_closing(database, settings.garbage_collection))
     try:
         yield
     finally:
@@ -34,7 +34,7 @@ async def closing_rollouts(settings: ServerSettings) -> AsyncGenerator[None]:
         database.close()
 
 
-async def _keep_closing(database: Database, settings: UpkeepSettings) -> None:
+async def _keep_closing(database: Database, settings: GarbageCollectionSettings) -> None:
     while True:
         await asyncio.sleep(settings.close_every_s)
         try:

@@ -20,16 +20,19 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def upkeep(settings: ServerSettings) -> AsyncGenerator[None]:
+async def collecting_garbage(settings: ServerSettings) -> AsyncGenerator[None]:
     """Collect in the background until the block ends. The first time after one interval, so that a service that comes
     back is up before its old rows are judged."""
-    if settings.upkeep is None or not settings.upkeep.every_s:
+    if settings.garbage_collection is None or not settings.garbage_collection.every_s:
         yield
         return
     database = Database(settings.database_url, pool_size=2)
-    blobs, checkpoints = BlobStore(settings.blob_root), open_checkpoint_store(settings.upkeep.checkpoint_store_url)
-    collector = Collector(database, blobs, checkpoints, settings.upkeep.policy)
-    task = asyncio.create_task(_keep_collecting(collector, settings.upkeep.every_s))
+    blobs, checkpoints = (
+        BlobStore(settings.blob_root),
+        open_checkpoint_store(settings.garbage_collection.checkpoint_store_url),
+    )
+    collector = Collector(database, blobs, checkpoints, settings.garbage_collection.policy)
+    task = asyncio.create_task(_keep_collecting(collector, settings.garbage_collection.every_s))
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ _LOOK_EVERY_S = 10.0
 
 
 @asynccontextmanager
-async def counting_neighbours(database: AsyncDatabase, tell: Callable[[int], None]) -> AsyncGenerator[None]:
+async def counting_replicas(database: AsyncDatabase, tell: Callable[[int], None]) -> AsyncGenerator[None]:
     """Tell the number now and then, until the block ends."""
     task = asyncio.create_task(_keep_counting(database, tell))
     try:

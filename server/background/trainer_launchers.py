@@ -28,7 +28,7 @@ Failed = Callable[[WantedTrainer, str], None]
 
 
 @contextmanager
-def starting(settings: ServerSettings) -> Generator[None]:
+def launching_trainers(settings: ServerSettings) -> Generator[None]:
     """See to trainers until the block ends, if the settings say how. What was started goes on."""
     how = settings.trainer_start
     if how is None or not (how.command or how.webhook):

@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator
 
 from fastapi import Depends
 
-from server.cache_barrier import outlast_what_is_remembered
+from server.cache_barrier import wait_until_caches_expire
 
 
 async def _outlasting() -> AsyncGenerator[None]:
     yield
-    await outlast_what_is_remembered()
+    await wait_until_caches_expire()
 
 
-InForce = Depends(_outlasting, scope="function")
+CacheBarrier = Depends(_outlasting, scope="function")
 """For routes: their answer goes out when no server process can have an older answer in mind."""

@@ -13,7 +13,7 @@ from wire.errors import FINAL, HeadwayError
 T = TypeVar("T")
 
 
-class ClientGone(HeadwayError):
+class ClientDisconnected(HeadwayError):
     """The client hung up; nobody reads this answer."""
 
     status: ClassVar[int] = 499
@@ -21,17 +21,17 @@ class ClientGone(HeadwayError):
     tries: ClassVar[int | None] = FINAL
 
 
-async def unless_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client hangs up. Read the body before.
 
-    Raises ClientGone also when the result is there, but the client is not.
+    Raises ClientDisconnected also when the result is there, but the client is not.
     """
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_hang_up(request))
     try:
         await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
         if watching.done():
-            raise ClientGone("the client hung up")
+            raise ClientDisconnected("the client hung up")
         return working.result()
     finally:
         for task in (working, watching):

@@ -25,7 +25,7 @@ from server.http.access import ANYBODY
 from server.http.routing import KeyedRouter
 from store.database import AsyncDatabase
 from store.planes.registration import is_live
-from store.planes.trainer_availability import Supply, supplies_async
+from store.planes.trainer_availability import TrainerAvailability, trainer_availability_async
 from store.pool_queue import TooBusy
 from store.tables import SamplerAdapterRow, SamplerRow
 
@@ -102,7 +102,7 @@ class _LiveSampler:
     error: str | None
 
 
-async def _planes(database: AsyncDatabase) -> tuple[list[Supply], dict[UUID, list[_LiveSampler]]]:
+async def _planes(database: AsyncDatabase) -> tuple[list[TrainerAvailability], dict[UUID, list[_LiveSampler]]]:
     """The supply of trainers, and the live samplers by base."""
     base_hex = func.replace(cast(SamplerRow.base_id, Text), "-", "")
     weights = SamplerAdapterRow.adapter == literal("hw-base-") + base_hex  # as store.planes.adapters.base_adapter_name
@@ -119,7 +119,7 @@ async def _planes(database: AsyncDatabase) -> tuple[list[Supply], dict[UUID, lis
     )
     samplers = defaultdict[UUID, list[_LiveSampler]](list)
     async with database.session() as session:
-        supplies = await supplies_async(session)
+        supplies = await trainer_availability_async(session)
         for base_id, url, is_drained, state, error in await session.execute(query):
             samplers[base_id].append(_LiveSampler(url, is_drained, state, error))
     return supplies, samplers
@@ -143,7 +143,7 @@ async def _able_to_serve(context: Context, base: str, samplers: list[_LiveSample
     return 0, f"no sampler for base {base} is alive; start one with 'headway sampler --base {base}'"
 
 
-def _base(supply: Supply, num_samplers: int) -> dict[str, Any]:
+def _base(supply: TrainerAvailability, num_samplers: int) -> dict[str, Any]:
     return {
         "base": supply.base,
         "loaded": supply.is_loaded,

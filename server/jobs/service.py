@@ -109,11 +109,11 @@ async def delete(context: Context, caller: Caller, job_id: UUID) -> Deleted:
     """Delete a job, its rollouts, and all that was recorded of them. Raises NotFound."""
     line = GrowingLine(actor_of(caller), "delete_job", team_id=caller.team_id, subject_id=job_id)
 
-    async def told(connection: AsyncConnection, num_traces: int) -> None:
+    async def on_change(connection: AsyncConnection, num_traces: int) -> None:
         await line.write(connection, traces_deleted=num_traces)
 
     async with context.database.connection() as connection:
-        was_there, num_traces = await delete_job(connection, caller.team_id, job_id, told)
+        was_there, num_traces = await delete_job(connection, caller.team_id, job_id, on_change)
     if not was_there:
         raise _no_such_job(job_id)
     return Deleted(traces_deleted=num_traces)

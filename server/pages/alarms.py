@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.catalog.repository import as_uuid
 from server.context import Context, ContextDep
 from server.guard import alarms
-from server.http.cache_barrier import InForce
+from server.http.cache_barrier import CacheBarrier
 from server.pages.forms import submitted
 from server.pages.model_page import find_fork, find_model
 from server.pages.model_states import model_states
@@ -45,7 +45,7 @@ async def ask_to_undo(
     return await _ask(context, request, visitor, model_id, alarm_id)
 
 
-@router.post("/forms/models/{model_id}/alarms/{alarm_id}/undo", dependencies=[InForce])
+@router.post("/forms/models/{model_id}/alarms/{alarm_id}/undo", dependencies=[CacheBarrier])
 async def undo(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str, alarm_id: UUID) -> Response:
     """Take back what the guard did about it. A refusal is told on the page of the question."""
     await submitted(request, visitor)

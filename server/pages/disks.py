@@ -28,7 +28,7 @@ class Disk:
 async def disks(settings: ServerSettings) -> list[Disk]:
     """Those that this server can see; a checkpoint store elsewhere is none."""
     folders = {"requests and answers": settings.blob_root}
-    store_url = urlsplit(settings.upkeep.checkpoint_store_url) if settings.upkeep else None
+    store_url = urlsplit(settings.garbage_collection.checkpoint_store_url) if settings.garbage_collection else None
     if store_url is not None and store_url.scheme == "file":
         folders["checkpoints"] = Path(unquote(store_url.path))
     return await asyncio.to_thread(_measure, folders)

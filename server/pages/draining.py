@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.admin import planes
 from server.audit.recording import actor_of
 from server.context import Context, ContextDep
-from server.http.cache_barrier import InForce
+from server.http.cache_barrier import CacheBarrier
 from server.pages.forms import submitted
 from server.pages.rendering import page
 from server.pages.routing import PageRoute
@@ -38,7 +38,7 @@ async def confirm(
     return await _ask(context, request, visitor, kind, plane_id, verb)
 
 
-@router.post("/forms/system/{kind}/{plane_id}/{verb}", dependencies=[InForce])
+@router.post("/forms/system/{kind}/{plane_id}/{verb}", dependencies=[CacheBarrier])
 async def drain_or_undrain(
     context: ContextDep, request: Request, visitor: OperatorDep, kind: Kind, plane_id: UUID, verb: Verb
 ) -> Response:

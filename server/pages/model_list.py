@@ -18,7 +18,7 @@ from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
 from server.pages.sparkline import sparkline
-from store.planes.trainer_availability import Supply, supplies_async
+from store.planes.trainer_availability import TrainerAvailability, trainer_availability_async
 from store.tables import CheckpointRow, ModelRow
 
 PAGE = 50
@@ -65,7 +65,7 @@ async def models(
 ) -> Response:
     """The team's models, newest first."""
     async with context.database.session() as session:
-        supplies = await supplies_async(session)
+        supplies = await trainer_availability_async(session)
         total, listed = await _listed(session, visitor.caller, number, supplies)
     values: dict[str, Any] = {"number": number, "num_pages": max(1, -(-total // PAGE)), "total": total}
     return page(request, "models.html", visitor, models=listed, bases=supplies, **values)
@@ -79,7 +79,7 @@ async def models_elsewhere(visitor: VisitorDep) -> Response:
 
 
 async def _listed(
-    session: AsyncSession, caller: Caller, number: int, supplies: list[Supply]
+    session: AsyncSession, caller: Caller, number: int, supplies: list[TrainerAvailability]
 ) -> tuple[int, list[ListedModel]]:
     mine = ModelRow.team_id == caller.team_id
     if caller.model_ids is not None:

@@ -28,7 +28,7 @@ from server.pages.sparkline import sparkline
 from server.pages.tree_layout import lay_out
 from server.pages.tree_picture import draw
 from server.trainability.report import trainability
-from store.planes.trainer_availability import supplies_async
+from store.planes.trainer_availability import trainer_availability_async
 from store.tables import ModelRow
 from wire.errors import Forbidden, NotFound
 
@@ -57,7 +57,7 @@ async def model_page(
     async with context.database.session() as session:
         model, base = await find_model(session, visitor, model_id)
         if base is None:
-            (supply,) = await supplies_async(session, model.id)
+            (supply,) = await trainer_availability_async(session, model.id)
             return page(request, "base.html", visitor, model=model, supply=supply)
         values = await _common(session, model, base)
         if tab == "checkpoints":
@@ -115,7 +115,7 @@ async def find_fork(session: AsyncSession, visitor: Visitor, model_id: str) -> t
 
 async def _common(session: AsyncSession, model: ModelRow, base: ModelRow) -> dict[str, Any]:
     """What stands above the tabs."""
-    (supply,) = await supplies_async(session, base.id)
+    (supply,) = await trainer_availability_async(session, base.id)
     states = await model_states(session, [model], {base.id} if supply.num_ready else set())
     lineage = await read_lineage(session, model, with_forks=True)
     rewards = [node.mean_reward for node in lineage.path]

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.context import Context, ContextDep
-from server.http.cache_barrier import InForce
+from server.http.cache_barrier import CacheBarrier
 from server.pages.forms import submitted
 from server.pages.new_keys import find_key, teams_of
 from server.pages.rendering import page
@@ -27,7 +27,7 @@ async def confirm(context: ContextDep, request: Request, visitor: VisitorDep, ke
     return await _ask(context, request, visitor, key_id)
 
 
-@router.post("/forms/keys/{key_id}/revoke", dependencies=[InForce])
+@router.post("/forms/keys/{key_id}/revoke", dependencies=[CacheBarrier])
 async def revoke(context: ContextDep, request: Request, visitor: KeyKeeperDep, key_id: UUID) -> Response:
     """Refuse it from now on. A refusal is told on the page of the question."""
     await submitted(request, visitor)

@@ -19,7 +19,7 @@ from server.pages.rendering import page
 from server.pages.routing import PageRoute
 from server.pages.signing_in import VisitorDep
 from store.planes.registration import has_trouble, is_live
-from store.planes.trainer_availability import supplies_async
+from store.planes.trainer_availability import trainer_availability_async
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow
 
 _MOST = 100
@@ -70,7 +70,7 @@ async def system(context: ContextDep, request: Request, visitor: VisitorDep) -> 
     """The state of the box."""
     async with context.database.session() as session:
         values: dict[str, Any] = {
-            "bases": await supplies_async(session),
+            "bases": await trainer_availability_async(session),
             "trainers": await _trainers(session, visitor.caller),
             "samplers": await _samplers(session, visitor.caller),
             "queue": await _queue(session, visitor.caller),

@@ -22,8 +22,8 @@ from server.pages.rollout_rows import CheckpointName, checkpoint_names
 from server.pages.routing import PageRoute
 from server.pages.scoring import is_scorable
 from server.pages.signing_in import VisitorDep
-from server.pages.story import Part, Scene, Story, readable, tell
 from server.pages.tokens import GAP_LEVELS, LEVELS, Strip, last_passes, mean_logprob, strip_of
+from server.pages.transcript import Part, Scene, Transcript, build_transcript, readable
 from server.rollouts.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.rollouts.service import describe, no_such_trace
 from server.rollouts.visibility import require_trace
@@ -118,7 +118,7 @@ async def trace_page(
     spans = await read_spans(context.database, context.blobs, team_id, found_id)
     async with context.database.connection() as connection:
         kept = (await read_trainer_logprobs(connection, team_id, [found_id])).get(found_id, {})
-        named = {one.checkpoint_id for one in (*rollout.told, *rollout.others, *kept.values())}
+        named = {one.checkpoint_id for one in (*rollout.reported, *rollout.others, *kept.values())}
         names = await checkpoint_names(connection, team_id, {one for one in named if one is not None})
         job = await find_job(connection, team_id, rollout.trace.job_id) if rollout.trace.job_id else None
         may_score = visitor.may_train and await is_scorable(connection, rollout.trace)
@@ -147,10 +147,10 @@ def _values(
     token: int,
 ) -> dict[str, Any]:
     resolved = resolve_rollout(rollout)
-    story = tell(resolved, (*rollout.told, *rollout.others), spans)
+    transcript = build_transcript(resolved, (*rollout.reported, *rollout.others), spans)
     if opened is not None:
-        start = (min(opened, len(story.scenes)) - 1) // PAGE * PAGE
-    start = max(0, min(start, len(story.scenes) - 1) // PAGE * PAGE)
+        start = (min(opened, len(transcript.scenes)) - 1) // PAGE * PAGE
+    start = max(0, min(start, len(transcript.scenes) - 1) // PAGE * PAGE)
     trace = describe(rollout.trace)
     return {
         "trace": trace,
@@ -159,27 +159,27 @@ def _values(
         "result": readable(trace.evaluation_result)[:_MOST_TEXT_OPEN] if trace.evaluation_result else None,
         "flags": [(flag, _FLAGS.get(flag, "")) for flag in trace.flags],
         "names": names,
-        "story": story,
-        "scenes": _shown(story, kept, names, start, opened, token),
+        "transcript": transcript,
+        "scenes": _shown(transcript, kept, names, start, opened, token),
         "trainer_gap": gap_of_rollout(resolved.samples, kept),
         "passes": last_passes(resolved.samples, kept),
         "num_passed": sum(sample.digest in kept for sample in resolved.samples),
         "start": start,
         "opened": opened,
-        "end": min(start + PAGE, len(story.scenes)),
+        "end": min(start + PAGE, len(transcript.scenes)),
         "page_size": PAGE,
-        "num_turns": _num_turns(story, resolved),
-        "is_live": trace.status == "running" and len(story.scenes) <= _MOST_TURNS_LIVE,
-        "spare": story.spare[:_MOST_SPARE],
+        "num_turns": _num_turns(transcript, resolved),
+        "is_live": trace.status == "running" and len(transcript.scenes) <= _MOST_TURNS_LIVE,
+        "spare": transcript.spare[:_MOST_SPARE],
     }
 
 
-def _num_turns(story: Story, resolved: Resolved) -> int:
-    return max(len(resolved.samples), sum(scene.number is not None for scene in story.scenes))
+def _num_turns(transcript: Transcript, resolved: Resolved) -> int:
+    return max(len(resolved.samples), sum(scene.number is not None for scene in transcript.scenes))
 
 
 def _shown(
-    story: Story,
+    transcript: Transcript,
     kept: TrainerLogprobsOf,
     names: dict[UUID, CheckpointName],
     start: int,
@@ -187,7 +187,7 @@ def _shown(
     token: int,
 ) -> list[ShownScene]:
     shown, room = list[ShownScene](), _MOST_TOKENS
-    for place, scene in enumerate(story.scenes[start : start + PAGE], start + 1):
+    for place, scene in enumerate(transcript.scenes[start : start + PAGE], start + 1):
         is_open = place == opened
         sample = scene.sample
         trainer = kept.get(sample.digest) if sample else None

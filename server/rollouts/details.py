@@ -72,7 +72,7 @@ async def trace_events(context: Context, team_id: UUID, trace_id: UUID) -> list[
 def _source(resolved: Resolved) -> str | None:
     if not resolved.samples:
         return None
-    return "telemetry" if resolved.is_told else "gateway"
+    return "telemetry" if resolved.is_reported else "gateway"
 
 
 def _shown(sample: RecordedSample, kept: TrainerLogprobsOf, *, tokens: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from server.audit.recording import actor_of
 from server.auth.callers import Caller
 from server.catalog.repository import find_model
 from server.context import Context
-from server.http.disconnects import ClientGone
+from server.http.disconnects import ClientDisconnected
 from server.rollouts.imported_lines import Line, read_line
 from server.rollouts.transfer_types import ImportResult, RefusedLine
 from server.rollouts.visibility import require_job, require_trace
@@ -54,7 +54,7 @@ async def take_lines(context: Context, caller: Caller, request: Request, options
             number += 1
             await importing.take(number, line)
     except ClientDisconnect:
-        raise ClientGone(f"the client hung up while it sent line {number + 1}") from None
+        raise ClientDisconnected(f"the client hung up while it sent line {number + 1}") from None
     return importing.result
 
 
@@ -94,7 +94,7 @@ class _Import:
         try:
             if data is None:
                 raise TooLarge(f"the line is longer than {self._context.settings.limits.body_bytes} bytes")
-            line = await self._context.reader.read(data, read_line, self._context.settings.limits.batch_tokens)
+            line = await self._context.upload_parser.read(data, read_line, self._context.settings.limits.batch_tokens)
             trace_id = line.trace_id
             await self._record(line)
         except HeadwayError as error:
@@ -107,7 +107,7 @@ class _Import:
         await self._require(trace)
         with stored_or_refused("rollout"):
             outcome = await import_trace(
-                self._context.database, self._context.blobs, trace, self._told, rescore=self._options.rescore
+                self._context.database, self._context.blobs, trace, self._on_change, rescore=self._options.rescore
             )
         setattr(self.result, outcome, getattr(self.result, outcome) + 1)
 
@@ -124,7 +124,7 @@ class _Import:
             await require_job(self._context, self._caller, trace.job_id, reports=True)
             self._open_jobs.add(trace.job_id)
 
-    async def _told(self, connection: AsyncConnection, outcome: Outcome) -> None:
+    async def _on_change(self, connection: AsyncConnection, outcome: Outcome) -> None:
         """The audit log has one line of an import, which every rollout brings up to date."""
         if self._audited is None:
             actor, team_id = actor_of(self._caller), self._caller.team_id

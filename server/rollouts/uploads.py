@@ -18,7 +18,7 @@ async def take_upload(context: Context, team_id: UUID, trace_id: UUID, request: 
     Raises InvalidRequest unless the body is `{"telemetry": [...]}`.
     """
     body = await request.body()
-    spans, samples = await context.reader.read(body, read_upload, team_id, trace_id)
+    spans, samples = await context.upload_parser.read(body, read_upload, team_id, trace_id)
     if spans:
         with stored_or_refused("upload"):
             await record(context.database, context.blobs, [TraceRecord(team_id, trace_id, samples, spans)])

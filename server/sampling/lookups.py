@@ -1,7 +1,7 @@
 """Equal questions share an answer, which is so fresh that nobody who was told of a change can miss it.
 
 Thousands of rollouts ask the database the same: this key, this model. An answer is good for all who come within
-`REMEMBERED_S` of the moment at which it was asked for. It may then miss what was committed in between; but whoever
+`CACHE_LIFETIME_S` of the moment at which it was asked for. It may then miss what was committed in between; but whoever
 makes such a change (a new head, a revoked key) gets the reply only when that time has gone by
 (`server.http.cache_barrier`), so a request that comes after a change was acknowledged sees it, whichever process it
 comes to. No clocks are compared, and no notification has to arrive.
@@ -21,7 +21,15 @@ from server.metrics.instruments import ServerMetrics
 from store.database import AsyncDatabase
 from store.planes.adapters import want_checkpoint
 from store.planes.promotion import PromotionPolicy, Votes, promotion_votes_async
-from store.planes.serving import Question, Sampler, Serving, find_serving, live_urls, sampler_trouble, samplers_serving
+from store.planes.serving import (
+    Sampler,
+    ServingInfo,
+    ServingQuery,
+    find_serving,
+    live_urls,
+    sampler_trouble,
+    samplers_serving,
+)
 
 Q = TypeVar("Q", bound=Hashable)
 A = TypeVar("A")
@@ -40,7 +48,7 @@ class SharedLookups(Generic[Q, A]):
     ) -> None:
         self._fetch = fetch
         self._metrics = metrics or ServerMetrics()
-        self._good_for_s = cache_barrier.REMEMBERED_S if good_for_s is None else good_for_s
+        self._good_for_s = cache_barrier.CACHE_LIFETIME_S if good_for_s is None else good_for_s
         self._good: dict[Q, tuple[asyncio.Future[A], float]] = {}
         self._running: dict[Q, asyncio.Future[A]] = {}
         self._next: dict[Q, asyncio.Future[A]] = {}
@@ -94,10 +102,10 @@ class SharedLookups(Generic[Q, A]):
             del self._good[question]
 
 
-def serving_lookups(database: AsyncDatabase, metrics: ServerMetrics) -> SharedLookups[Question, Serving | None]:
+def serving_lookups(database: AsyncDatabase, metrics: ServerMetrics) -> SharedLookups[ServingQuery, ServingInfo | None]:
     """Whose key, which weights, who holds them."""
 
-    async def fetch(question: Question) -> Serving | None:
+    async def fetch(question: ServingQuery) -> ServingInfo | None:
         async with database.connection() as connection:
             return await find_serving(connection, question, PIN_S / 2)
 

@@ -21,7 +21,7 @@ from server.sampling.patience import Patience, wait_for_samplers
 from server.sampling.sampler_client import SamplerGone
 from server.sampling.target import Target
 from store.planes.adapters import adapter_name, base_adapter_name, want_checkpoint
-from store.planes.serving import Question, Sampler, Serving
+from store.planes.serving import Sampler, ServingInfo, ServingQuery
 from wire.errors import ContextLengthExceeded, Gone, InvalidRequest, NotFound
 
 T = TypeVar("T")
@@ -114,19 +114,19 @@ async def room_on(context: Context, target: Target, sampler: Sampler, num_sequen
             yield
 
 
-def _question(hashed: bytes, model: str, pinned: str | None) -> Question:
+def _question(hashed: bytes, model: str, pinned: str | None) -> ServingQuery:
     model_id, reference = as_reference(model)
     checkpoint = None if pinned is None else checkpoint_reference(pinned)
-    return Question(hashed, model_id, reference, checkpoint)
+    return ServingQuery(hashed, model_id, reference, checkpoint)
 
 
-def _serving_checkpoint(found: Serving) -> ServingCheckpoint | None:
+def _serving_checkpoint(found: ServingInfo) -> ServingCheckpoint | None:
     if found.checkpoint_id is None or found.checkpoint_name is None or found.step is None:
         return None
     return ServingCheckpoint(id=str(found.checkpoint_id), name=found.checkpoint_name, step=found.step)
 
 
-async def _pin(context: Context, found: Serving, pinned: str) -> None:
+async def _pin(context: Context, found: ServingInfo, pinned: str) -> None:
     """Have samplers hold the checkpoint. They are woken only when the last pin has run half its time."""
     if found.checkpoint_id is None:
         raise NotFound(f"model {found.slug!r} has no checkpoint {pinned!r}", param="checkpoint")

@@ -35,7 +35,7 @@ class Upload:
 async def read_upload(context: Context, request: Request) -> Upload:
     """The body of a request. Raises InvalidRequest and TooLarge, naming the task."""
     body = await request.body()
-    return await context.reader.read(body, _read)
+    return await context.upload_parser.read(body, _read)
 
 
 def _read(body: bytes) -> Upload:

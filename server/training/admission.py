@@ -20,7 +20,7 @@ from server.team.quotas import refuse_full_storage, refuse_spent_tokens
 from server.training.checks import Losses
 from server.training.idempotency import IDEMPOTENCY_HEADER, idempotency_key
 from store.admission import Admission, find_admission
-from store.planes.trainer_availability import supplies_async
+from store.planes.trainer_availability import trainer_availability_async
 from store.planes.trainer_starts import want_trainer
 from wire.engine import BaseModelInfo
 from wire.errors import Forbidden, HeadwayError, Unavailable
@@ -120,7 +120,7 @@ async def open_model(
 async def _not_loaded(context: Context, slug: str) -> Unavailable:
     """The refusal of a base whose facts no trainer has told yet; asks for one, should somebody start them on demand."""
     async with context.database.session() as session:
-        (base,) = [supply for supply in await supplies_async(session) if supply.base == slug]
+        (base,) = [supply for supply in await trainer_availability_async(session) if supply.base == slug]
     async with context.database.connection() as connection:
         await want_trainer(connection, base.base_id)
     return Unavailable(f"no trainer has loaded the base {slug!r} yet: {base.shortage}; then try again")

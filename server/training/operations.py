@@ -14,7 +14,7 @@ from fastapi import Request
 from psycopg.errors import UniqueViolation
 
 from server.context import Context
-from server.http.disconnects import unless_hung_up
+from server.http.disconnects import unless_disconnected
 from server.training.admission import TrainedModel
 from server.training.idempotency import IDEMPOTENCY_HEADER, body_digest
 from server.uploads.storing import stored_or_refused
@@ -58,7 +58,7 @@ async def run_operation(
     A call that repeats one which is in the log gets the result of that, whatever has changed since; `digest` says of
     two requests whether they are the same. Otherwise the model's refusal is raised, or `prepare` resolves the request,
     and raises where the state of things forbids it. What was sent is not kept while the call waits: `drop` is called
-    when it is in the log. The operation goes on when the caller hangs up (ClientGone) or gets
+    when it is in the log. The operation goes on when the caller hangs up (ClientDisconnected) or gets
     another error; its answer then counts as not given.
     """
     call = _Call(uuid.uuid4(), context.listener.presence.new_call(), model, kind, digest, prepare)
@@ -76,7 +76,7 @@ async def run_operation(
             drop()
             assert found_id is not None
             async with context.shutdown.waiting():
-                return found_id, await unless_hung_up(request, _result(context, call, found_id, waiting))
+                return found_id, await unless_disconnected(request, _result(context, call, found_id, waiting))
         except NothingAccumulated:
             if found_id is not None and (repeated := await _repeated_step(context, call, found_id)):
                 return repeated

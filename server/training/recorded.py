@@ -140,7 +140,7 @@ def _ungraded(trace: TraceFacts) -> str | None:
 
 
 def _without_tokens(found: Resolved) -> str | None:
-    odd = {MALFORMED_SAMPLE, PROMPT_CHUNKS, *(() if found.is_told else (_NOT_RECORDED,))}.intersection(
+    odd = {MALFORMED_SAMPLE, PROMPT_CHUNKS, *(() if found.is_reported else (_NOT_RECORDED,))}.intersection(
         found.trace.flags
     )
     if odd:

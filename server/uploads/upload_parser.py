@@ -35,7 +35,7 @@ _NOT_PASSED_ON = ("HEADWAY_", "AWS_", "PG", "PROMETHEUS_")
 """Of variables that a process which reads strangers' bytes has no need of."""
 
 
-class Reader:
+class UploadParser:
     """One of each server process. Uploads wait for one another, so that one at a time takes memory."""
 
     def __init__(self) -> None:

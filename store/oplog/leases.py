@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.notify import OPERATION_QUEUED, notify
-from store.oplog.scheduling import left_lying
+from store.oplog.scheduling import is_starved
 from store.planes.registration import HEARTBEAT_S
 from store.tables import CheckpointRow, ModelLeaseRow, OperationRow, TrainerRow
 from store.tables.operations import lease_tokens
@@ -33,7 +33,7 @@ def acquire(session: Session, trainer_id: UUID, model_id: UUID, ttl_s: float = L
     expires_at = func.clock_timestamp() + timedelta(seconds=ttl_s)
     row = insert(ModelLeaseRow).values(model_id=model_id, trainer_id=trainer_id, expires_at=expires_at)
     mine, now = ModelLeaseRow.trainer_id == trainer_id, func.clock_timestamp()
-    free = or_(mine, ModelLeaseRow.expires_at < now, left_lying(ModelLeaseRow.model_id))
+    free = or_(mine, ModelLeaseRow.expires_at < now, is_starved(ModelLeaseRow.model_id))
     taken = {"trainer_id": trainer_id, "expires_at": expires_at, "taken_at": now, "token": lease_tokens.next_value()}
     query = row.on_conflict_do_update(index_elements=["model_id"], set_=taken, where=free)
     token = session.scalar(query.returning(ModelLeaseRow.token))

@@ -50,7 +50,7 @@ def hand_back(connection: Connection, trainer_id: UUID) -> None:
     connection.execute(_HAND_BACK, {"trainer_id": trainer_id, "forgiven": 1, **wake})
 
 
-def bury(connection: Connection, host: str, pid: int) -> None:
+def release_dead(connection: Connection, host: str, pid: int) -> None:
     """Settle what a trainer left that its parent saw die, so that nobody waits until its leases run out."""
     query = "select id from trainers where host = %(host)s and pid = %(pid)s and stopped_at is null"
     wake = {"queued": OPERATION_QUEUED, "changed": TRAINERS_CHANGED}

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from store.blobs import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.oplog.waiting import DATABASE_TROUBLE, Trouble, WaitingCall, WaitingCalls, troubles_and_ends
-from store.planes.trainer_availability import supplies_async
+from store.planes.trainer_availability import trainer_availability_async
 from store.pool_queue import TooBusy
 from store.tables import ModelRow, OperationRow
 from wire.errors import Gone, HeadwayError, TimedOut, Unavailable, error_from_code
@@ -168,7 +168,7 @@ async def _timed_out(database: AsyncDatabase, operation_id: UUID, timeout_s: flo
 
 async def _why_waiting(session: AsyncSession, operation: OperationRow) -> str:
     base_id = await session.scalar(select(ModelRow.base_id).where(ModelRow.id == operation.model_id))
-    for supply in await supplies_async(session, base_id):
+    for supply in await trainer_availability_async(session, base_id):
         if supply.shortage:
             return supply.shortage
     if operation.state == "running":

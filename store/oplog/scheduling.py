@@ -98,7 +98,7 @@ def next_model(connection: Connection, base_id: UUID, trainer_id: UUID) -> NextM
     return NextModel(*row) if row else None
 
 
-def left_lying(model_id: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
+def is_starved(model_id: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
     """SQL: the holder of this model's lease leaves an operation waiting for too long."""
     of_model = _FIRST_OPEN_OF.format(model_id=f"{model_id.class_.__tablename__}.model_id")
     waits = f"select {_FREE_AT} from {of_model}"

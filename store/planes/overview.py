@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Float, cast, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from store.planes.registration import has_trouble, is_live
-from store.planes.trainer_availability import Supply, supplies
+from store.planes.trainer_availability import TrainerAvailability, trainer_availability
 from store.tables import (
     CheckpointRow,
     ModelLeaseRow,
@@ -69,7 +69,7 @@ class Overview:
 
     at: datetime
     planes: list[PlaneState]
-    bases: list[Supply]
+    bases: list[TrainerAvailability]
     models: list[ModelState]
     num_models: int
 
@@ -80,7 +80,7 @@ def take_overview(session: Session, *, max_models: int = 200) -> Overview:
     return Overview(
         at=at,
         planes=[*_trainers(session), *_samplers(session)],
-        bases=supplies(session),
+        bases=trainer_availability(session),
         models=_models(session, max_models),
         num_models=session.scalar(select(func.count()).select_from(ModelRow)) or 0,
     )

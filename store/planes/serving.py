@@ -89,7 +89,7 @@ class Sampler:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ServingQuery:
     """A key's hash, what it calls the model, and which checkpoint it wants (None: the head)."""
 
     key_hash: bytes
@@ -100,7 +100,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class ServingInfo:
     """A key that is known, and the weights that it asks for.
 
     From `model_id` on all is None where the team sees no such model; from `checkpoint_id` on, for the base weights or
@@ -127,7 +127,9 @@ class Serving:
         return self.key.team_id
 
 
-async def find_serving(connection: AsyncConnection, question: Question, pin_half_time_s: float) -> Serving | None:
+async def find_serving(
+    connection: AsyncConnection, question: ServingQuery, pin_half_time_s: float
+) -> ServingInfo | None:
     """What there is behind a key, a model and a checkpoint. None for an unknown key."""
     asked: dict[str, Any] = {
         "key_hash": question.key_hash,
@@ -143,7 +145,7 @@ async def find_serving(connection: AsyncConnection, question: Question, pin_half
     if row is None:
         return None
     samplers = tuple(Sampler(UUID(sampler_id), url) for sampler_id, url in row.samplers or ())
-    return Serving(key_facts(row), *row[NUM_FACTS:-1], samplers=samplers)
+    return ServingInfo(key_facts(row), *row[NUM_FACTS:-1], samplers=samplers)
 
 
 async def samplers_serving(connection: AsyncConnection, base_id: UUID, adapter: str) -> tuple[Sampler, ...]:

@@ -36,7 +36,7 @@ _SUPPLY = f"""
 
 
 @dataclass(frozen=True, slots=True)
-class Supply:
+class TrainerAvailability:
     """A base, its trainers, and what is done about it when there is none."""
 
     base_id: UUID
@@ -71,14 +71,14 @@ class Supply:
         return f"{asked} and {came_of_it}; the next attempt is due at {_at(self.next_at)}, or {by_hand}"
 
 
-def supplies(session: Session) -> list[Supply]:
+def trainer_availability(session: Session) -> list[TrainerAvailability]:
     """All bases."""
-    return [Supply(*row) for row in session.execute(*_query(None))]
+    return [TrainerAvailability(*row) for row in session.execute(*_query(None))]
 
 
-async def supplies_async(session: AsyncSession, base_id: UUID | None = None) -> list[Supply]:
+async def trainer_availability_async(session: AsyncSession, base_id: UUID | None = None) -> list[TrainerAvailability]:
     """All bases, or this one."""
-    return [Supply(*row) for row in await session.execute(*_query(base_id))]
+    return [TrainerAvailability(*row) for row in await session.execute(*_query(base_id))]
 
 
 def _query(base_id: UUID | None) -> tuple[TextClause, dict[str, Any]]:

@@ -113,7 +113,7 @@ class Collector:
         for entry in stored:
             row, name = rows.get(entry.checkpoint), f"{entry.model.hex}/{entry.checkpoint.hex}"
             if row is None and entry.age_s > self._policy.grace_s and (strangers or entry.model in models):
-                yield Removal("files without a row", name), self._bury(entry, entry.model in models)
+                yield Removal("files without a row", name), self._remove_checkpoint(entry, entry.model in models)
             elif row is None:
                 continue  # young, or another database's
             elif row.status == "rejected":
@@ -139,9 +139,9 @@ class Collector:
             elif blob.name not in needed:
                 yield Removal("blob", blob.name, blob.size), self._remove_blob(blob)
 
-    def _bury(self, entry: StoredCheckpoint, is_known: bool) -> _Remove:
+    def _remove_checkpoint(self, entry: StoredCheckpoint, is_known: bool) -> _Remove:
         def remove() -> int | None:
-            if is_known and not marking.bury(self._database, entry.model, entry.checkpoint):
+            if is_known and not marking.mark_removed(self._database, entry.model, entry.checkpoint):
                 return None  # its row has come meanwhile
             return self._checkpoints.remove(entry.model, entry.checkpoint)
 

@@ -106,7 +106,7 @@ def forget_planes(database: Database, policy: RetentionPolicy, *, dry_run: bool)
     return found
 
 
-def bury(database: Database, model_id: UUID, checkpoint_id: UUID) -> bool:
+def mark_removed(database: Database, model_id: UUID, checkpoint_id: UUID) -> bool:
     """Take the id of files that no row names, so that nobody can name them any more. False: somebody did.
 
     A trainer that was held up between its files and its row finds the id taken, and its step fails.

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from store.database import AsyncConnection, Database
 
-Told = Callable[[AsyncConnection, int], Awaitable[None]]
+OnChange = Callable[[AsyncConnection, int], Awaitable[None]]
 """Writes down, in the transaction of the connection, how many went."""
 
 # Many traces are locked in the order in which recording locks them; in another, each could wait for the other.
@@ -83,10 +83,10 @@ async def delete_trace(connection: AsyncConnection, team_id: UUID, trace_id: UUI
     return (await connection.execute(_DELETE_TRACE, {"team_id": team_id, "id": trace_id})).rowcount > 0
 
 
-async def delete_job(connection: AsyncConnection, team_id: UUID, job_id: UUID, told: Told) -> tuple[bool, int]:
+async def delete_job(connection: AsyncConnection, team_id: UUID, job_id: UUID, on_change: OnChange) -> tuple[bool, int]:
     """Delete a job with its traces; whether it was there, and how many traces went. In portions, each a transaction of
-    its own, at whose end `told` hears how many went so far: a job that is broken off half way through can be deleted
-    again."""
+    its own, at whose end `on_change` is called with how many went so far: a deletion that was broken off can be
+    repeated."""
     asked, num_deleted = {"team_id": team_id, "id": job_id}, 0
     while True:
         async with connection.transaction():
@@ -94,6 +94,6 @@ async def delete_job(connection: AsyncConnection, team_id: UUID, job_id: UUID, t
             was_there = not gone and (await connection.execute(_DELETE_JOB, asked)).rowcount > 0
             num_deleted += gone
             if gone or was_there:
-                await told(connection, num_deleted)
+                await on_change(connection, num_deleted)
         if not gone:
             return was_there or num_deleted > 0, num_deleted

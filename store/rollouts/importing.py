@@ -28,7 +28,7 @@ IMPORTED = "imported"
 
 Outcome = Literal["imported", "unchanged", "rescored"]
 
-Told = Callable[[AsyncConnection, Outcome], Awaitable[None]]
+OnChange = Callable[[AsyncConnection, Outcome], Awaitable[None]]
 """Writes down, in the transaction of the connection, what becomes of a rollout."""
 
 _FACTS = (
@@ -108,9 +108,9 @@ class _OnRecord(Exception):
 
 
 async def import_trace(
-    database: AsyncDatabase, blobs: BlobStore, trace: NewTrace, told: Told, *, rescore: bool = False
+    database: AsyncDatabase, blobs: BlobStore, trace: NewTrace, on_change: OnChange, *, rescore: bool = False
 ) -> Outcome:
-    """Record a rollout under its id, for its team. One transaction, in which `told` hears of it, if anything changes.
+    """Record a rollout under its id, for its team. One transaction, in which `on_change` is called if anything changes.
 
     Where the id is on record, its turns must be the same, bit for bit. Then nothing changes or, with `rescore`, reward
     and status do. Raises Conflict where the turns differ, or reward or status do without `rescore`.
@@ -119,12 +119,12 @@ async def import_trace(
     async def insert(connection: AsyncConnection) -> None:
         if await (await connection.execute(_INSERT, trace.facts())).fetchone() is None:
             raise _OnRecord
-        await told(connection, "imported")
+        await on_change(connection, "imported")
 
     try:
         await record(database, blobs, [_as_record(trace)], first=insert)
     except _OnRecord:
-        return await _compare(database, blobs, trace, told, rescore=rescore)
+        return await _compare(database, blobs, trace, on_change, rescore=rescore)
     return "imported"
 
 
@@ -166,7 +166,9 @@ def _step(number: int, one: ImportedTurn) -> NewSpan:
     )
 
 
-async def _compare(database: AsyncDatabase, blobs: BlobStore, trace: NewTrace, told: Told, *, rescore: bool) -> Outcome:
+async def _compare(
+    database: AsyncDatabase, blobs: BlobStore, trace: NewTrace, on_change: OnChange, *, rescore: bool
+) -> Outcome:
     found = (await resolve(database, blobs, trace.team_id, [trace.id])).get(trace.id)
     if found is None or _turns(found) != [sample_digest(one.turn) for one in trace.turns]:
         raise Conflict(
@@ -181,7 +183,7 @@ async def _compare(database: AsyncDatabase, blobs: BlobStore, trace: NewTrace, t
         )
     async with database.connection() as connection, connection.transaction():
         await connection.execute(_RESCORE, trace.facts())
-        await told(connection, "rescored")
+        await on_change(connection, "rescored")
     return "rescored"
 
 

@@ -77,13 +77,13 @@ class RecordedSample:
 class Rollout:
     """A trace and its samples.
 
-    `told`: those of its agent's steps, by ascending step; a step that repeats another's tokens repeats its sample.
+    `reported`: those of its agent's steps, by ascending step; a step that repeats another's tokens repeats its sample.
     `others`: what the gateway recorded besides, in order of time: all there is without telemetry, otherwise answers
     that were lost and asked for again, and calls that were not the agent's.
     """
 
     trace: TraceFacts
-    told: tuple[RecordedSample, ...]
+    reported: tuple[RecordedSample, ...]
     others: tuple[RecordedSample, ...]
 
 
@@ -150,10 +150,10 @@ def _assemble(
 
 
 def _rollout(trace: TraceFacts, unpacking: _Unpacking, steps: list[tuple[int, bytes]]) -> Rollout:
-    told = tuple(unpacking.sample(digest, step_id) for step_id, digest in steps if digest in unpacking.rows)
+    reported = tuple(unpacking.sample(digest, step_id) for step_id, digest in steps if digest in unpacking.rows)
     named = {digest for _, digest in steps}
     others = tuple(unpacking.sample(digest, None) for digest in unpacking.rows if digest not in named)
-    return Rollout(trace, told, others)
+    return Rollout(trace, reported, others)
 
 
 def _unpacked_spans(spans: Sequence[Any], samples: Sequence[Any], blobs: BlobStore) -> list[RecordedSpan]:

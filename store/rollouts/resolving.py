@@ -1,8 +1,8 @@
 """What a recorded rollout is as a trajectory: which of its samples are the agent's turns, in which order.
 
 Telemetry decides: the samples of the agent's steps, by ascending step. It is what the client would send inline. The
-gateway's record fills in, where it is certain: a sample that a told one goes on from was a turn, though the upload of
-its step got lost. Only where telemetry tells of no tokens at all does the gateway's record stand for the rollout. It
+gateway's record fills in where it is certain: a sample that a reported one goes on from was a turn, though the upload
+of its step got lost. Only where telemetry tells of no tokens at all does the gateway's record stand for the rollout. It
 may hold answers that were lost on the way and asked for again: of several answers to one prompt the one counts that
 the rollout went on from, or else the last. Calls of others under the same trace id cannot be told apart there.
 """
@@ -26,12 +26,12 @@ from wire.trajectories import Trajectory
 class Resolved:
     """A rollout as a trajectory. `samples`: its turns in order; none where no tokens are on record.
 
-    `is_told`: telemetry told of the turns; otherwise they are the gateway's record. The reward is the trace's.
+    `is_reported`: telemetry told of the turns; otherwise they are the gateway's record. The reward is the trace's.
     """
 
     trace: TraceFacts
     samples: tuple[RecordedSample, ...]
-    is_told: bool
+    is_reported: bool
 
     def trajectory(self) -> Trajectory:
         """For the trainer. The trace must have a reward and samples."""
@@ -55,15 +55,15 @@ async def resolve(
 
 def resolve_rollout(rollout: Rollout) -> Resolved:
     """A rollout that was read already."""
-    if rollout.told:
-        return Resolved(rollout.trace, tuple(_filled(rollout.told, rollout.others)), is_told=True)
-    return Resolved(rollout.trace, tuple(_one_answer_each(rollout.others)), is_told=False)
+    if rollout.reported:
+        return Resolved(rollout.trace, tuple(_filled(rollout.reported, rollout.others)), is_reported=True)
+    return Resolved(rollout.trace, tuple(_one_answer_each(rollout.others)), is_reported=False)
 
 
-def _filled(told: Sequence[RecordedSample], others: Sequence[RecordedSample]) -> Iterable[RecordedSample]:
-    """The told samples, each behind those of the others that it goes on from."""
+def _filled(reported: Sequence[RecordedSample], others: Sequence[RecordedSample]) -> Iterable[RecordedSample]:
+    """The reported samples, each behind those of the others that it goes on from."""
     left = sorted(others, key=lambda sample: len(sample.turn.prompt_ids))
-    for sample in told:
+    for sample in reported:
         before = [other for other in left if _goes_on(sample, other)]
         left = [other for other in left if not _goes_on(sample, other)]
         yield from before

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sampler.backends.base import SamplerInfo
 from server.app import create_app
 from server.auth.service import create_key
-from server.cache_barrier import outlast_what_is_remembered
+from server.cache_barrier import wait_until_caches_expire
 from server.settings import GuardSettings, Limits, ServerSettings, Timeouts
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
@@ -59,7 +59,7 @@ class PatientDatabase(AsyncDatabase):
     async def session(self) -> AsyncIterator[AsyncSession]:
         async with super().session() as session:
             yield session
-        await outlast_what_is_remembered()
+        await wait_until_caches_expire()
 
 
 @pytest.fixture(scope="session")

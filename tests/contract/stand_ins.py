@@ -17,7 +17,7 @@ from sqlalchemy import func, select, text, update
 
 from sampler.admission.limits import max_new_tokens
 from sampler.backends.base import AnswerReader, SamplerInfo
-from sampler.chat.reading import HoldingBack
+from sampler.chat.reading import BufferingParser
 from sampler.refusals import error_response
 from store.database import AsyncDatabase
 from store.notify import OPERATION_DONE, notify_async
@@ -33,7 +33,7 @@ from wire.sampling import (
     MessageDelta,
     ParsedCall,
     ParsedMessage,
-    Reading,
+    ParseOptions,
     RenderRequest,
     SampledTokens,
     TokenizeRequest,
@@ -308,9 +308,9 @@ class _AsItComes:
         return [MessageDelta(content=event.text)] if event.text else []
 
 
-def _reader(script: SamplerScript, reading: Reading) -> AnswerReader:
+def _reader(script: SamplerScript, reading: ParseOptions) -> AnswerReader:
     if reading.tools or script.answer.startswith("<think>"):
-        return HoldingBack(reading, partial(_derendered, script))
+        return BufferingParser(reading, partial(_derendered, script))
     return _AsItComes()
 
 

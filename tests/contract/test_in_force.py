@@ -17,7 +17,7 @@ from server.settings import ServerSettings
 from tests.contract.conftest import serving
 
 MOVES = 6
-REMEMBERED_S = 0.2
+CACHE_LIFETIME_S = 0.2
 """Much longer than it is, so that what nobody waited out would be seen."""
 
 
@@ -35,7 +35,7 @@ async def served(http: httpx.AsyncClient, model) -> str | None:
 @pytest.fixture
 async def processes(team, database_url, tmp_path, monkeypatch) -> AsyncIterator[list[httpx.AsyncClient]]:
     """Two servers on one database."""
-    monkeypatch.setattr(cache_barrier, "REMEMBERED_S", REMEMBERED_S)
+    monkeypatch.setattr(cache_barrier, "CACHE_LIFETIME_S", CACHE_LIFETIME_S)
     settings = ServerSettings(database_url, tmp_path, "token")
     options = {"headers": {"Authorization": team.http.headers["Authorization"]}, "trust_env": False}
     async with (

@@ -64,7 +64,7 @@ async def scene(
     taskset_id = (await upload(standing_team, *tasks, name="looked-at")).json()["taskset_id"]
     blobs = BlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
     await tell(database, blobs, told, checkpoint=second[-1])
-    await tell(database, blobs, untold, checkpoint=second[-1], is_told=False)
+    await tell(database, blobs, untold, checkpoint=second[-1], is_reported=False)
     async with database.session() as session:
         await pass_over(session, told, second[-1], turns(3, 40)[0])
     ids = [row.id for row in (trained, fresh, base, job, told, untold, raised)]
@@ -219,7 +219,7 @@ async def test_a_rollout_is_watched_while_it_runs(browser: Browser, origin, sess
     async with visiting(browser, origin, storage_state=session) as visit:
         await visit.go(f"/trace/{row.id.hex}")
         await expect(visit.page.get_by_role("heading", name="Nothing on record yet")).to_be_visible()
-        await tell(database, BlobStore(tmp_path), row, num_turns=1, is_told=False)
+        await tell(database, BlobStore(tmp_path), row, num_turns=1, is_reported=False)
         await expect(visit.page.get_by_role("heading", name="Turn 1: Agent")).to_be_visible()
         await visit.page.get_by_text("40 tokens, mean").click()
         await standing_team.http.post(f"/v2/trace/{row.id}/exit", json={"status": "completed", "reward": 0.75})

@@ -61,7 +61,7 @@ async def scene(origin: str, base: ModelRow, database: AsyncDatabase, tmp_path_f
             failed = trace_row(owner, status="error", reward=0.0, error="<b>boom</b>", flags=["prompt_chunks"])
             session.add(failed)
         await tell(database, blobs, rows[0], checkpoint=checkpoint)
-        await tell(database, blobs, rows[1], checkpoint=checkpoint, is_told=False)
+        await tell(database, blobs, rows[1], checkpoint=checkpoint, is_reported=False)
         await tell(database, blobs, done[0], num_turns=100, num_tokens=200)
         yield Scene(team, job.id, other.id, rows[0].id, rows[1].id, done[0].id, failed.id, checkpoint)
 

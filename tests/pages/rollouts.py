@@ -146,7 +146,7 @@ async def tell(
     num_turns: int = 3,
     num_tokens: int = 40,
     checkpoint: CheckpointRow | None = None,
-    is_told: bool = True,
+    is_reported: bool = True,
 ) -> None:
     """What the gateway records of the trace, and what telemetry tells of it, unless it does not."""
     made, texts = turns(num_turns, num_tokens)
@@ -173,5 +173,5 @@ async def tell(
         messages = [*messages, reply, {"role": "tool", "content": "42"}]
     score = {"phase": "evaluate", "name": "grade", "result": {"score": 0.5, "content": "half right"}}
     steps.append(span(trace.id, 3 + 2 * num_turns, "task", task_call=score))
-    spans = [read_span(one, trace.id) for one in steps] if is_told else []
+    spans = [read_span(one, trace.id) for one in steps] if is_reported else []
     await record(database, blobs, [TraceRecord(trace.team_id, trace.id, samples, spans)])

@@ -157,7 +157,7 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
         assert taskset is not None
         await put_tasks(session, taskset, [invented_task(number) for number in range(30)])
     await tell(database, blobs, told, checkpoint=head)
-    await tell(database, blobs, untold, checkpoint=head, is_told=False)
+    await tell(database, blobs, untold, checkpoint=head, is_reported=False)
     async with database.session() as session:
         await pass_over(session, told, head, turns(3, 40)[0])
     await tell(database, blobs, running, num_turns=60, num_tokens=900, checkpoint=head)

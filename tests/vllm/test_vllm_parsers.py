@@ -23,7 +23,7 @@ from wire.sampling import (
     GenerateRequest,
     MessageDelta,
     ParsedMessage,
-    Reading,
+    ParseOptions,
     RenderRequest,
     SampledTokens,
     SamplingParams,
@@ -86,7 +86,7 @@ def tidy(text: str | None) -> str | None:
 async def test_what_can_be_read_is_and_the_rest_is_content_whole_and_streamed(case, reads, backend, tokenizer):
     text, offered, kwargs, reasoning, content, calls = READ[case]
     ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-    reading = Reading(tools=TOOLS if offered else [], chat_template_kwargs=kwargs)
+    reading = ParseOptions(tools=TOOLS if offered else [], chat_template_kwargs=kwargs)
     parsed = await reads.derender(DerenderRequest(token_ids=ids, text=text, **dict(reading)))
     assert (tidy(parsed.reasoning_content), tidy(parsed.content)) == (reasoning, content)
     assert [(call.name, json.loads(call.arguments)) for call in parsed.tool_calls] == calls
@@ -94,7 +94,7 @@ async def test_what_can_be_read_is_and_the_rest_is_content_whole_and_streamed(ca
 
 
 async def read_in_pieces(
-    reads, vocabulary: Vocabulary, ids: list[int], reading: Reading, prompt: list[int] = PROMPT
+    reads, vocabulary: Vocabulary, ids: list[int], reading: ParseOptions, prompt: list[int] = PROMPT
 ) -> ParsedMessage:
     """A reader's deltas put together; the answer comes three tokens at a time."""
     request = GenerateRequest(adapter="base", prompt_token_ids=prompt, params=SamplingParams())
@@ -127,7 +127,7 @@ async def test_after_a_prompt_that_opened_it_an_answer_is_reasoning_whole_and_st
     if getattr(reads, "_division", None) == Division(None, all_by_vllm=True):
         pytest.skip("vLLM's parsers do not look at the prompt")
     ids, prompt = (tokenizer.encode(part, add_special_tokens=False) for part in (text, "<think>\n"))
-    reading = Reading(tools=TOOLS)
+    reading = ParseOptions(tools=TOOLS)
     request = DerenderRequest(token_ids=ids, text=text, prompt_token_ids=prompt, **dict(reading))
     parsed = await reads.derender(request)
     assert (tidy(parsed.reasoning_content), tidy(parsed.content)) == (reasoning, content)
@@ -138,7 +138,7 @@ async def test_after_a_prompt_that_opened_it_an_answer_is_reasoning_whole_and_st
 @pytest.mark.parametrize("arguments", EMPTY)
 async def test_empty_arguments_are_an_empty_object_whole_and_streamed(arguments, reads, backend, tokenizer):
     text = f'<tool_call>\n{{"name": "add", "arguments": {arguments}}}\n</tool_call>'
-    ids, reading = tokenizer.encode(text, add_special_tokens=False), Reading(tools=TOOLS)
+    ids, reading = tokenizer.encode(text, add_special_tokens=False), ParseOptions(tools=TOOLS)
     parsed = await reads.derender(DerenderRequest(token_ids=ids, text=text, **dict(reading)))
     assert [(call.name, call.arguments) for call in parsed.tool_calls] == [("add", "{}")]
     assert await read_in_pieces(reads, backend._vocabulary, ids, reading) == parsed
@@ -148,7 +148,7 @@ async def test_a_stream_gives_reasoning_and_content_before_its_end(backend, toke
     text = f"<think>{'one two three ' * 10}</think>{'four five six ' * 10}{ADD}"
     ids = tokenizer.encode(text, add_special_tokens=False)
     request = GenerateRequest(adapter="base", prompt_token_ids=PROMPT, params=SamplingParams())
-    reader = backend.reader(request, Reading(tools=TOOLS))
+    reader = backend.reader(request, ParseOptions(tools=TOOLS))
     kinds = []
     for position, token_id in enumerate(ids):
         event = GenerateEvent(tokens=SampledTokens([token_id], [""], [0.0]), text=backend._vocabulary.text_of(token_id))
@@ -187,7 +187,7 @@ async def test_tools_that_vllm_does_not_take_leave_the_answer_as_it_is(reads, ba
     ids = tokenizer.encode(ADD, add_special_tokens=False)
     parsed = await reads.derender(DerenderRequest(token_ids=ids, text=ADD, tools=tools))
     assert (parsed.content, parsed.tool_calls) == (ADD, [])
-    assert await read_in_pieces(reads, backend._vocabulary, ids, Reading(tools=tools)) == parsed
+    assert await read_in_pieces(reads, backend._vocabulary, ids, ParseOptions(tools=tools)) == parsed
 
 
 @pytest.mark.parametrize(

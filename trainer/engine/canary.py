@@ -12,7 +12,7 @@ from wire.errors import NonFinite
 _NUM_TOKENS = 17
 
 
-def sing(base: BaseModel, session: Session) -> Canary:
+def compute_canary(base: BaseModel, session: Session) -> Canary:
     """What the policy would say after the same ids for every session of a base; binds the session.
 
     Raises NonFinite where it could say nothing: finite weights may give infinite logits.

@@ -22,7 +22,7 @@ import torch
 from trainer.engine.advantages import advantages
 from trainer.engine.base_model import BaseModel
 from trainer.engine.batch import Datum, datum_tensors, to_datums
-from trainer.engine.canary import sing
+from trainer.engine.canary import compute_canary
 from trainer.engine.checkpoint import load_session, save_adapter, save_state
 from trainer.engine.finite import squares_finite
 from trainer.engine.losses import LOSSES, LossOptions, make_loss
@@ -34,7 +34,7 @@ from trainer.engine.residency import ResidentSessions
 from trainer.engine.scores import Scores, refuse_broken_policy, trajectory_indices
 from trainer.engine.session import Session
 from trainer.engine.spill import SpillFolder
-from trainer.engine.timing import PhaseClock
+from trainer.engine.timing import PhaseTimer
 from trainer.engine.validation import check_batch, check_lora, check_num_substeps, check_weights
 from wire.engine import AdamParams, BaseModelInfo, DatumTensors, LoraConfig, LossChoice, PassResult, StepResult
 from wire.errors import InvalidRequest, NotFound, SpillLost
@@ -171,7 +171,7 @@ class TrainingEngine:
         Raises NonFinite, before anything is written, for weights with which no token could be sampled.
         """
         session = self._sessions.get(model)
-        canary = sing(self._base, session)
+        canary = compute_canary(self._base, session)
         live = self._base.adapter(session.lora)
         save_adapter(session, live, self._base.name, self._base.served_dtype, adapter)
         if self._settings.canary:
@@ -181,7 +181,7 @@ class TrainingEngine:
     def _gradient_pass(
         self, model: UUID, batch: Batch, datums: list[Datum], objective: Objective, num_substeps: int
     ) -> PassResult:
-        phases, tally = PhaseClock(self._clock), PassTally()
+        phases, tally = PhaseTimer(self._clock), PassTally()
         with self._all_or_none(self._sessions.get(model)) as gradient:
             with phases("plan"):
                 micro_batches = self._plan(batch, datums, num_substeps)

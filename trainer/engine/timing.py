@@ -13,7 +13,7 @@ from typing import Literal
 Phase = Literal["plan", "forward", "loss", "backward"]
 
 
-class PhaseClock:
+class PhaseTimer:
     """Adds up the seconds of each phase, and of the whole from its making on."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

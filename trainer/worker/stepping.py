@@ -24,7 +24,7 @@ from store.planes.adapters import adapter_name
 from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.promotion import Promotion
 from trainer.worker.summaries import logged_figures, summarise_step
-from trainer.worker.timing import Laps
+from trainer.worker.timing import StageTimer
 from wire.engine import AdamParams, Engine
 from wire.errors import HeadwayError
 from wire.payload import decode, encode
@@ -71,7 +71,7 @@ class Stepping:
         fault_point("step:before-adamw")
         with self._metrics.phase("adamw"):
             stepped = self._engine.optim_step(model.id, adam)
-        laps = Laps(self._metrics.phase)
+        laps = StageTimer(self._metrics.phase)
         fault_point("step:after-adamw")
         facts = summarise_step(summaries, stepped, adam)
         if model.head_is_thinned:
@@ -83,7 +83,7 @@ class Stepping:
         self._metrics.stepped(model, facts["metrics"])
         log.info("step_done", checkpoint=str(checkpoint_id), **logged_figures(facts["metrics"]), **laps.figures())
 
-    def _stage(self, lease: Lease, model: ModelState, facts: dict[str, Any], laps: Laps) -> UUID:
+    def _stage(self, lease: Lease, model: ModelState, facts: dict[str, Any], laps: StageTimer) -> UUID:
         checkpoint_id = uuid.uuid4()
         with self._checkpoints.stage(model.id, checkpoint_id) as staged:
             with laps("save"):
@@ -103,7 +103,7 @@ class Stepping:
         model: ModelState,
         checkpoint_id: UUID,
         num_left_out: int,
-        laps: Laps,
+        laps: StageTimer,
     ) -> None:
         answer: dict[str, Any] = {
             "step": model.head_step + 1,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
 
-class Laps:
+class StageTimer:
     """Measures phases as `measure` does, and keeps the seconds of each; counts the whole from its making on."""
 
     def __init__(self, measure: Callable[[str], AbstractContextManager[None]]) -> None:

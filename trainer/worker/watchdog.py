@@ -14,7 +14,7 @@ _LOOKS = 4
 """In the time after which it counts."""
 
 
-class Standstill:
+class Watchdog:
     """Calls `stands_still`, in a thread, once `seen` has not been called for so long."""
 
     def __init__(self, after_s: float, stands_still: Callable[[float], None]) -> None:
@@ -25,7 +25,7 @@ class Standstill:
     def start(self) -> None:
         """Begin to watch."""
         self.seen()
-        threading.Thread(target=self._watch, name="standstill", daemon=True).start()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def seen(self) -> None:
         """Something moved: between two micro-batches, between two operations, and while there is nothing to do."""

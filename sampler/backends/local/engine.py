@@ -15,7 +15,7 @@ from sampler.backends.local.event_stream import Delivery
 from sampler.backends.local.packed_step import PackedModel
 from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.sequence import Sequence
-from sampler.backends.local.token_sampling import Chosen, choose
+from sampler.backends.local.token_sampling import SampledToken, sample_tokens
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
 
 log: Any = structlog.get_logger(__name__)
@@ -128,10 +128,10 @@ class Engine:
             logits_NV = logits_NV[plan.source_indices()]
             self._scheduler.hand_over(plan)
         takers = plan.takers()
-        chosen = choose(logits_NV, [sequence.next_choice() for sequence in takers])
+        chosen = sample_tokens(logits_NV, [sequence.next_choice() for sequence in takers])
         return [self._advance(sequence, token) for sequence, token in zip(takers, chosen, strict=True)]
 
-    def _advance(self, sequence: Sequence, chosen: Chosen) -> Delivery:
+    def _advance(self, sequence: Sequence, chosen: SampledToken) -> Delivery:
         if not math.isfinite(chosen.logprob):
             self._scheduler.expel(sequence)
             if sequence.unkept:

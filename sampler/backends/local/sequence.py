@@ -9,8 +9,8 @@ from typing import Literal
 from sampler.backends.local.adapter_files import Adapter
 from sampler.backends.local.constraints import Form
 from sampler.backends.local.event_stream import EventStream
-from sampler.backends.local.token_sampling import Chosen, RowChoice
-from sampler.incremental_text import SettlingText
+from sampler.backends.local.token_sampling import RowSampling, SampledToken
+from sampler.incremental_detokenizer import IncrementalDetokenizer
 from sampler.vocabulary import Vocabulary
 from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, TopLogprob
 
@@ -55,7 +55,7 @@ class Sequence:
         self._vocabulary = vocabulary
         self._max_new_tokens = max_new_tokens
         self._stop_ids = frozenset(self.params.stop_token_ids) | (frozenset() if self.params.ignore_eos else eos_ids)
-        self._text = SettlingText(vocabulary, self.params.stop)
+        self._text = IncrementalDetokenizer(vocabulary, self.params.stop)
         self._form = form
 
     @property
@@ -81,10 +81,10 @@ class Sequence:
             and self.ids[: self.num_prompt] == other.ids[: other.num_prompt]
         )
 
-    def next_choice(self) -> RowChoice:
+    def next_choice(self) -> RowSampling:
         """How to sample the next token; takes one number from this sequence's stream."""
         params = self.params
-        return RowChoice(
+        return RowSampling(
             temperature=params.temperature if params.temperature >= _GREEDY_BELOW else 0.0,
             top_k=params.top_k,
             top_p=params.top_p,
@@ -94,7 +94,7 @@ class Sequence:
             allowed_V=self._form.allowed_V() if self._form else None,
         )
 
-    def accept(self, chosen: Chosen) -> GenerateEvent:
+    def accept(self, chosen: SampledToken) -> GenerateEvent:
         """Append the token that was drawn. The event has a finish reason if it was the last."""
         self.ids.append(chosen.token_id)
         complete = self._form.take(chosen.token_id) if self._form else False
@@ -117,7 +117,7 @@ class Sequence:
             return "stop"
         return "length" if self.num_new >= self._max_new_tokens else None
 
-    def _described(self, chosen: Chosen) -> SampledTokens:
+    def _described(self, chosen: SampledToken) -> SampledTokens:
         text_of = self._vocabulary.text_of
         alternatives = [
             TopLogprob.model_construct(token_id=token_id, token=text_of(token_id), logprob=logprob)

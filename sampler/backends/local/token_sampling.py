@@ -20,7 +20,7 @@ _LARGEST_UNIFORM = 1.0 - 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class RowChoice:
+class RowSampling:
     """How one row is sampled. `uniform` is from [0, 1), unused when greedy; `banned` cannot be drawn, nor, where it is
     given, anything that `allowed_V` (boolean) leaves out."""
 
@@ -39,7 +39,7 @@ class RowChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class SampledToken:
     """What was drawn, its logprob in nats, and the row's most likely (token id, logprob) as far as asked for."""
 
     token_id: int
@@ -47,7 +47,7 @@ class Chosen:
     alternatives: list[tuple[int, float]]
 
 
-def choose(logits_NV: Tensor, rows: Sequence[RowChoice]) -> list[Chosen]:
+def sample_tokens(logits_NV: Tensor, rows: Sequence[RowSampling]) -> list[SampledToken]:
     """One token a row. The logits are overwritten when they are float32. A row that is not finite has logprob NaN."""
     logits_NV = logits_NV.float()
     _ban(logits_NV, rows)
@@ -58,10 +58,10 @@ def choose(logits_NV: Tensor, rows: Sequence[RowChoice]) -> list[Chosen]:
     token_ids_N = _draw(logprobs_NV, rows)
     logprobs_N = logprobs_NV.gather(1, token_ids_N[:, None])[:, 0]
     alternatives = _alternatives(logprobs_NV, rows)
-    return [Chosen(*drawn) for drawn in zip(token_ids_N.tolist(), logprobs_N.tolist(), alternatives, strict=True)]
+    return [SampledToken(*drawn) for drawn in zip(token_ids_N.tolist(), logprobs_N.tolist(), alternatives, strict=True)]
 
 
-def _ban(logits_NV: Tensor, rows: Sequence[RowChoice]) -> None:
+def _ban(logits_NV: Tensor, rows: Sequence[RowSampling]) -> None:
     for index, row in enumerate(rows):
         if row.banned:
             logits_NV[index, list(row.banned)] = -torch.inf
@@ -69,7 +69,7 @@ def _ban(logits_NV: Tensor, rows: Sequence[RowChoice]) -> None:
             logits_NV[index].masked_fill_(~row.allowed_V, -torch.inf)
 
 
-def _restrict(logits_NV: Tensor, rows: Sequence[RowChoice]) -> None:
+def _restrict(logits_NV: Tensor, rows: Sequence[RowSampling]) -> None:
     """Set what top-k and then top-p leave out to −inf, in place."""
     restricted = [(index, row) for index, row in enumerate(rows) if row.restricted]
     if not restricted:
@@ -99,7 +99,7 @@ def _kept(logits_MV: Tensor, top_k_M: Tensor, top_p_M: Tensor) -> Tensor:
     return torch.zeros_like(logits_MV, dtype=torch.bool).scatter_(1, ids_MW, inside_MW)
 
 
-def _draw(logprobs_NV: Tensor, rows: Sequence[RowChoice]) -> Tensor:
+def _draw(logprobs_NV: Tensor, rows: Sequence[RowSampling]) -> Tensor:
     """Token ids [N]: the first whose cumulative probability exceeds the row's uniform number, or the most likely."""
     if all(row.temperature == 0 for row in rows):
         return logprobs_NV.argmax(-1)
@@ -124,7 +124,7 @@ def _inverse_cdf(probs_NV: Tensor, uniforms_N: Tensor) -> Tensor:
     return (chunks_N1 * _CDF_CHUNK + tokens_N1)[:, 0].clamp_(max=vocab_size - 1)
 
 
-def _alternatives(logprobs_NV: Tensor, rows: Sequence[RowChoice]) -> list[list[tuple[int, float]]]:
+def _alternatives(logprobs_NV: Tensor, rows: Sequence[RowSampling]) -> list[list[tuple[int, float]]]:
     most = max(row.top_logprobs for row in rows)
     if most == 0:
         return [[] for _ in rows]

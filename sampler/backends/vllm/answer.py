@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from sampler.backends.vllm.client import Chunk, finite_or_nan
-from sampler.incremental_text import SettlingText
+from sampler.incremental_detokenizer import IncrementalDetokenizer
 from sampler.vocabulary import Vocabulary
 from wire.errors import HeadwayError, Unavailable
 from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, SamplingParams, TopLogprob
@@ -44,7 +44,7 @@ class Answer:
         self._vocabulary = vocabulary
         self._limit = limit
         self._stop_ids = stop_ids
-        self._text = SettlingText(vocabulary, request.params.stop)
+        self._text = IncrementalDetokenizer(vocabulary, request.params.stop)
         self._num_tokens = 0
 
     def take(self, chunk: Chunk) -> GenerateEvent:

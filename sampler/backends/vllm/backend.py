@@ -40,7 +40,7 @@ from sampler.vocabulary import Vocabulary
 from wire.canary import Canary
 from wire.errors import Conflict, HeadwayError, InvalidRequest, NotFound, Unavailable
 from wire.process.threads import threads_for
-from wire.sampling import Constraint, DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, Reading
+from wire.sampling import Constraint, DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, ParseOptions
 
 log = structlog.get_logger(__name__)
 
@@ -147,7 +147,7 @@ class VllmBackend(WithChatText):
         """See SamplerBackend; and Unavailable while the server is away."""
         return await self._reading.derender(request)
 
-    def reader(self, request: GenerateRequest, reading: Reading) -> AnswerReader:
+    def reader(self, request: GenerateRequest, reading: ParseOptions) -> AnswerReader:
         """See SamplerBackend."""
         return self._reading.reader(request, reading)
 

@@ -19,7 +19,7 @@ import structlog
 from sampler.backends.base import AnswerReader
 from sampler.backends.vllm.parsers import Division, opens_reasoning
 from sampler.backends.vllm.routes import DERENDER, Post, chat_request
-from sampler.chat.reading import HoldingBack, SymbolReader, as_deltas, joined
+from sampler.chat.reading import BufferingParser, SymbolReader, as_deltas, joined
 from sampler.chat.text import ChatText
 from sampler.vocabulary import Vocabulary
 from wire.errors import InvalidRequest
@@ -30,7 +30,7 @@ from wire.sampling import (
     MessageDelta,
     ParsedCall,
     ParsedMessage,
-    Reading,
+    ParseOptions,
 )
 
 log = structlog.get_logger(__name__)
@@ -58,10 +58,10 @@ class VllmReading:
         reader = self._divided(request.prompt_token_ids, request)
         return joined(await reader.read(request.token_ids, request.text, ended=True))
 
-    def reader(self, request: GenerateRequest, reading: Reading) -> AnswerReader:
+    def reader(self, request: GenerateRequest, reading: ParseOptions) -> AnswerReader:
         """See SamplerBackend."""
         if self._division.all_by_vllm:
-            return HoldingBack(reading, self._read_by_vllm)
+            return BufferingParser(reading, self._read_by_vllm)
         return self._divided(request.prompt_token_ids, reading)
 
     async def calls(self, request: DerenderRequest) -> list[ParsedCall]:
@@ -72,7 +72,7 @@ class VllmReading:
         message = await self._message(request, ids)
         return _calls(message) if message else []
 
-    def _divided(self, prompt: Sequence[int], reading: Reading) -> DividedReader:
+    def _divided(self, prompt: Sequence[int], reading: ParseOptions) -> DividedReader:
         division = self._division
         symbols = SymbolReader(
             self._vocabulary, division.form, prompt, reading, unread=division.unread, reasons=division.reasons
@@ -86,7 +86,7 @@ class VllmReading:
             return ParsedMessage(content=request.text)
         return await self._checked(request, self._parsed(message, ids))
 
-    async def _message(self, reading: Reading, ids: list[int]) -> dict[str, Any] | None:
+    async def _message(self, reading: ParseOptions, ids: list[int]) -> dict[str, Any] | None:
         choice = {"index": 0, "token_ids": ids, "finish_reason": "stop"}
         body = {"generate_response": {"choices": [choice]}, "chat_request": chat_request(reading)}
         try:
@@ -148,7 +148,7 @@ class VllmReading:
 class DividedReader:
     """An AnswerReader that asks vLLM at the end about what is left unread."""
 
-    def __init__(self, vllm: VllmReading, symbols: SymbolReader, reading: Reading) -> None:
+    def __init__(self, vllm: VllmReading, symbols: SymbolReader, reading: ParseOptions) -> None:
         self._vllm = vllm
         self._symbols = symbols
         self._reading = reading
@@ -166,7 +166,7 @@ class DividedReader:
         deltas = self._symbols.read(token_ids, text, ended=ended)
         if not ended or not self._symbols.unread:
             return deltas
-        fields = {name: getattr(self._reading, name) for name in Reading.model_fields}
+        fields = {name: getattr(self._reading, name) for name in ParseOptions.model_fields}
         answer = DerenderRequest(token_ids=self._ids, text="".join(self._texts), **fields)
         calls = await self._vllm.calls(answer)
         left = ParsedMessage(content=None if calls else self._symbols.unread, tool_calls=calls)

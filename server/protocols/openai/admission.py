@@ -19,7 +19,7 @@ from server.auth.key_uses import KeyUses
 from server.auth.service import key_hash
 from server.http.access import Access, DescribedKey, sent_key
 from server.sampling.lookups import SharedLookups
-from store.planes.serving import Question, Serving
+from store.planes.serving import ServingInfo, ServingQuery
 
 _SAMPLING_KEY = "headway.sampling_key"
 _MOST_KEYS = 4096
@@ -33,11 +33,11 @@ class SamplingKey:
 
     hashed: bytes
     caller: Caller
-    question: Question
-    found: Serving
+    question: ServingQuery
+    found: ServingInfo
     asked_at: float
 
-    def answer_to(self, question: Question) -> Serving | None:
+    def answer_to(self, question: ServingQuery) -> ServingInfo | None:
         """What is known already, where that was the question."""
         is_recent = time.monotonic() - self.asked_at < _GOOD_FOR_S
         return self.found if is_recent and question == self.question else None
@@ -46,18 +46,18 @@ class SamplingKey:
 class SamplingKeys:
     """Of one server process."""
 
-    def __init__(self, lookups: SharedLookups[Question, Serving | None], key_uses: KeyUses) -> None:
+    def __init__(self, lookups: SharedLookups[ServingQuery, ServingInfo | None], key_uses: KeyUses) -> None:
         self._lookups = lookups
         self._key_uses = key_uses
-        self._last: OrderedDict[bytes, Question] = OrderedDict()
+        self._last: OrderedDict[bytes, ServingQuery] = OrderedDict()
 
     async def admit(self, key: str) -> SamplingKey:
         """Raises Unauthenticated, or Forbidden where the key may not sample."""
         hashed, asked_at = key_hash(key), time.monotonic()
-        question = self._last.get(hashed) or Question(hashed, None, None)
+        question = self._last.get(hashed) or ServingQuery(hashed, None, None)
         return self._admitted(question, await self._lookups.ask(question), asked_at)
 
-    async def ask(self, key: SamplingKey, question: Question) -> SamplingKey:
+    async def ask(self, key: SamplingKey, question: ServingQuery) -> SamplingKey:
         """The key with the answer to this question; the next request of the key is expected to have the same one.
 
         Raises what `admit` raises, where that has changed meanwhile.
@@ -73,7 +73,7 @@ class SamplingKeys:
                 self._last.popitem(last=False)
         return key
 
-    def _admitted(self, question: Question, found: Serving | None, asked_at: float) -> SamplingKey:
+    def _admitted(self, question: ServingQuery, found: ServingInfo | None, asked_at: float) -> SamplingKey:
         caller = admitted(found.key if found else None)
         assert found is not None, "an unknown key is not admitted"
         self._key_uses.note(caller.key_id)

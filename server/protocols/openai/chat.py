@@ -10,9 +10,9 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from server.context import Context
-from server.http.disconnects import unless_hung_up
+from server.http.disconnects import unless_disconnected
 from server.protocols.openai.admission import SamplingKey
-from server.protocols.openai.constraints import Asked, asked_constraint
+from server.protocols.openai.constraints import RequestedConstraint, requested_constraint
 from server.protocols.openai.continuation import covered_messages
 from server.protocols.openai.parameters import check_parameters
 from server.protocols.openai.replies import (
@@ -44,7 +44,7 @@ from wire.sampling import (
     GenerateEvent,
     GenerateRequest,
     MessageDelta,
-    Reading,
+    ParseOptions,
     RenderRequest,
 )
 
@@ -52,7 +52,7 @@ from wire.sampling import (
 async def chat(context: Context, key: SamplingKey, request: Request, body: ChatRequest) -> Response:
     """A chat completion, whole or streamed. A client that hangs up stops the sampling."""
     render = _render_request(body)
-    asked = asked_constraint(body)
+    asked = requested_constraint(body)
     named = Named("messages", asked[0] if asked else None)
     target = await find_target(context, key, body.model, body.checkpoint)
     recording = await recording_of(context, target, request)
@@ -60,9 +60,9 @@ async def chat(context: Context, key: SamplingKey, request: Request, body: ChatR
     affinity = _affinity(render.messages)
     if body.stream:
         opening = on_a_sampler(context, target, affinity, task.open_stream, named)
-        first, rest = await unless_hung_up(request, opening)
+        first, rest = await unless_disconnected(request, opening)
         return EventStream(task.envelope, first, rest)
-    reply = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.answer, named))
+    reply = await unless_disconnected(request, on_a_sampler(context, target, affinity, task.answer, named))
     return json_response(task.envelope, reply)
 
 
@@ -108,7 +108,7 @@ class _Chat:
         target: Target,
         body: ChatRequest,
         render: RenderRequest,
-        asked: Asked | None,
+        asked: RequestedConstraint | None,
         recording: Recording | None,
     ) -> None:
         self._client = context.sampler_client
@@ -117,7 +117,7 @@ class _Chat:
         self._body = body
         self._render = render
         self._constraint = asked[1] if asked else None
-        self._reading = Reading(
+        self._reading = ParseOptions(
             tools=render.tools,
             tool_choice=body.tool_choice or "auto",
             chat_template_kwargs=render.chat_template_kwargs,

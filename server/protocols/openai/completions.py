@@ -10,9 +10,9 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from server.context import Context
-from server.http.disconnects import unless_hung_up
+from server.http.disconnects import unless_disconnected
 from server.protocols.openai.admission import SamplingKey
-from server.protocols.openai.constraints import Asked, asked_constraint
+from server.protocols.openai.constraints import RequestedConstraint, requested_constraint
 from server.protocols.openai.parameters import check_parameters
 from server.protocols.openai.replies import Envelope, TextOffsets, completion_logprobs, json_response, usage
 from server.protocols.openai.schemas import MAX_CHOICES, Completion, CompletionChoice, CompletionRequest
@@ -35,7 +35,7 @@ Prompts = list[str] | list[list[int]]
 async def complete(context: Context, key: SamplingKey, request: Request, body: CompletionRequest) -> Response:
     """A completion for each prompt, whole or streamed. A client that hangs up stops the sampling."""
     check_parameters(body)
-    asked = asked_constraint(body)
+    asked = requested_constraint(body)
     named = Named("prompt", asked[0] if asked else None)
     prompts = _prompts(body)
     target = await find_target(context, key, body.model, body.checkpoint)
@@ -44,9 +44,9 @@ async def complete(context: Context, key: SamplingKey, request: Request, body: C
     affinity = repr(prompts[0][:_AFFINE]).encode()
     if body.stream:
         opening = on_a_sampler(context, target, affinity, task.open_stream, named)
-        first, rest = await unless_hung_up(request, opening)
+        first, rest = await unless_disconnected(request, opening)
         return EventStream(task.envelope, first, rest)
-    reply = await unless_hung_up(request, on_a_sampler(context, target, affinity, task.answer, named))
+    reply = await unless_disconnected(request, on_a_sampler(context, target, affinity, task.answer, named))
     return json_response(task.envelope, reply)
 
 
@@ -75,7 +75,7 @@ class _Completion:
         target: Target,
         body: CompletionRequest,
         prompts: Prompts,
-        asked: Asked | None,
+        asked: RequestedConstraint | None,
         recording: Recording | None,
     ) -> None:
         self._client = context.sampler_client

@@ -20,11 +20,11 @@ _VLLM_SWITCHES = ("disable_fallback", "disable_any_whitespace", "disable_additio
 _SETS_NOTHING: Mapping[str, tuple[bool | None, ...]] = dict.fromkeys(_VLLM_SWITCHES, (None, False))
 """Settings of vLLM's `structured_outputs` that its clients send along, at values that set nothing."""
 
-Asked = tuple[str, Constraint]
+RequestedConstraint = tuple[str, Constraint]
 """The parameter that asks for it, and what it asks for."""
 
 
-def asked_constraint(request: SamplingRequest) -> Asked | None:
+def requested_constraint(request: SamplingRequest) -> RequestedConstraint | None:
     """The one constraint of a request. Raises InvalidRequest for one that makes no sense, and for several."""
     asked = [*_of_the_format(request), *_forced_calls(request)]
     if len(asked) > 1:
@@ -42,8 +42,8 @@ def asked_constraint(request: SamplingRequest) -> Asked | None:
     return asked[0]
 
 
-def _of_the_format(request: SamplingRequest) -> list[Asked]:
-    asked = list[Asked]()
+def _of_the_format(request: SamplingRequest) -> list[RequestedConstraint]:
+    asked = list[RequestedConstraint]()
     for name, read in _READERS.items():
         if (given := getattr(request, name)) is not None:
             try:
@@ -55,7 +55,7 @@ def _of_the_format(request: SamplingRequest) -> list[Asked]:
     return asked
 
 
-def _forced_calls(request: SamplingRequest) -> list[Asked]:
+def _forced_calls(request: SamplingRequest) -> list[RequestedConstraint]:
     if not isinstance(request, ChatRequest) or request.tool_choice in _UNFORCED:
         return []
     choice, tools = request.tool_choice, request.tools or []

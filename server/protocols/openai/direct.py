@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from server.context import Context
-from server.http.disconnects import ClientGone
+from server.http.disconnects import ClientDisconnected
 from server.http.request_body import body_was_read
 from server.http.routing import Handler, KeyedRoute
 from server.protocols.openai.admission import sampling_key
@@ -40,7 +40,7 @@ class DirectRoute(KeyedRoute):
             try:
                 content = await request.body()
             except ClientDisconnect:
-                raise ClientGone("the client hung up while it sent its request") from None
+                raise ClientDisconnected("the client hung up while it sent its request") from None
             body = await _parsed(context, request, content, model)
             body_was_read(request)
             return await endpoint(context, sampling_key(request), request, body)
@@ -52,7 +52,7 @@ async def _parsed(context: Context, request: Request, content: bytes, model: typ
     if not _is_json(request.headers.get("content-type", "application/json")):
         raise RequestValidationError([_NO_OBJECT])
     if len(content) > _APART_BYTES:
-        return await context.reader.read(content, parse_large, model)
+        return await context.upload_parser.read(content, parse_large, model)
     return parse(content, model)
 
 

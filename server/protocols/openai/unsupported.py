@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any
 
-from server.protocols.openai.constraints import Asked
+from server.protocols.openai.constraints import RequestedConstraint
 from server.protocols.openai.parameters import ANY, check_fields
 from server.protocols.openai.schemas import ChatRequest, SamplingRequest
 from wire.errors import InvalidRequest
@@ -42,7 +42,7 @@ def check_logprobs(request: ChatRequest) -> None:
         raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
 
 
-def off_policy_settings(request: SamplingRequest, asked: Asked | None) -> list[str]:
+def off_policy_settings(request: SamplingRequest, asked: RequestedConstraint | None) -> list[str]:
     """Settings of a training rollout under which its logprobs are not those that a trainer computes."""
     if not request.return_token_ids:
         return []

@@ -10,7 +10,7 @@ import pytest
 from bench.stand_in_sampler import NUM_TOKENS, StandIn, answer_s
 from server.sampling.connections import Connections
 from server.sampling.sampler_client import SamplerClient
-from wire.sampling import GenerateRequest, Reading, RenderRequest, SamplingParams
+from wire.sampling import GenerateRequest, ParseOptions, RenderRequest, SamplingParams
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -24,7 +24,7 @@ async def test_the_stand_in_speaks_the_port_and_takes_its_time(whole):
     assert ids[0] == 7
     assert len(ids) == 3
     started = time.perf_counter()
-    request = GenerateRequest(adapter="a", chat=chat, params=SamplingParams(), whole=whole, reading=Reading())
+    request = GenerateRequest(adapter="a", chat=chat, params=SamplingParams(), whole=whole, reading=ParseOptions())
     events = [event async for event in client.generate(url, request)]
     seconds = time.perf_counter() - started
     tokens = [token_id for event in events for token_id in event.tokens.ids]

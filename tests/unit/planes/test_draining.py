@@ -17,7 +17,7 @@ from store.oplog import leases
 from store.planes.adapters import base_adapter_name, report_adapter
 from store.planes.promotion import PromotionPolicy, Votes, promotion_votes
 from store.planes.registration import register_sampler
-from store.planes.trainer_availability import supplies
+from store.planes.trainer_availability import trainer_availability
 from store.planes.trainer_starts import all_served
 from store.tables import ModelLeaseRow, ModelRow, OperationRow, SamplerRow, TrainerRow
 from tests.unit.conftest import World
@@ -95,7 +95,7 @@ async def test_a_base_whose_trainers_are_drained_has_none(async_database, databa
     with database.connection() as connection:
         assert not all_served(connection, None)
     with database.session() as session:
-        (supply,) = supplies(session)
+        (supply,) = trainer_availability(session)
     assert supply.num_ready == 0
 
 

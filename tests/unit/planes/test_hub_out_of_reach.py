@@ -12,7 +12,7 @@ from sampler.main import SamplerSettings
 from sampler.main import run as run_sampler
 from store.catalog import ensure_base
 from store.database import Database
-from store.planes.trainer_availability import supplies
+from store.planes.trainer_availability import trainer_availability
 from trainer.main import TrainerSettings
 from trainer.main import run as run_trainer
 from wire.process.hub_weights import WeightsOutOfReach
@@ -33,7 +33,7 @@ def test_up_registers_nothing(database: Database):
     with pytest.raises(WeightsOutOfReach, match=NOWHERE):
         choose_bases(database, [f"new={NOWHERE}"])
     with database.session() as session:
-        assert supplies(session) == []
+        assert trainer_availability(session) == []
 
 
 def test_a_trainer_leaves_word_for_status_and_for_those_who_wait(database: Database, tmp_path: Path):
@@ -44,7 +44,7 @@ def test_a_trainer_leaves_word_for_status_and_for_those_who_wait(database: Datab
     with pytest.raises(WeightsOutOfReach, match=NOWHERE):
         run_trainer(settings)
     with database.session() as session:
-        (supply,) = supplies(session)
+        (supply,) = trainer_availability(session)
     assert "the last one could not start: the Hugging Face hub at http://127.0.0.1:9 cannot" in (supply.shortage or "")
 
 

@@ -17,7 +17,7 @@ from sampler.chat.rendering import ChatRenderer
 from sampler.vocabulary import Vocabulary
 from tests.unit.sampler.conftest import TEMPLATE
 from wire.errors import InvalidRequest
-from wire.sampling import Constraint, ParsedMessage, Reading, RenderRequest
+from wire.sampling import Constraint, ParsedMessage, ParseOptions, RenderRequest
 
 # The essential form of what the families' templates write; `[TOOL_CALLS]` and `<|end|>` are control tokens here.
 USER = (
@@ -117,7 +117,7 @@ class Base:
         raise AssertionError("it does not end")
 
     def read(self, ids: list[int], *, step: int) -> ParsedMessage:
-        reader, deltas = SymbolReader(self.vocabulary, self.form, [], Reading(tools=TOOLS)), []
+        reader, deltas = SymbolReader(self.vocabulary, self.form, [], ParseOptions(tools=TOOLS)), []
         for start in range(0, len(ids), step):
             piece = ids[start : start + step]
             text = b"".join(self.vocabulary.bytes_of(token_id) for token_id in piece).decode()

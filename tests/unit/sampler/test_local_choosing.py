@@ -7,13 +7,15 @@ import math
 import pytest
 import torch
 
-from sampler.backends.local.token_sampling import RowChoice, choose
+from sampler.backends.local.token_sampling import RowSampling, sample_tokens
 
 KEPT = [(1, 1.0), (5, 1.0), (0, 0.5), (30, 0.7), (0, 0.999), (2000, 1.0), (0, 1e-9)]
 
 
-def row(uniform: float = 0.0, **changes) -> RowChoice:
-    return RowChoice(**{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "uniform": uniform, "top_logprobs": 0} | changes)
+def row(uniform: float = 0.0, **changes) -> RowSampling:
+    return RowSampling(
+        **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "uniform": uniform, "top_logprobs": 0} | changes
+    )
 
 
 def logits(*probabilities: float) -> torch.Tensor:
@@ -22,7 +24,7 @@ def logits(*probabilities: float) -> torch.Tensor:
 
 @pytest.mark.parametrize(("uniform", "token"), [(0.0, 1), (0.19, 1), (0.21, 2), (0.69, 2), (0.71, 4), (0.999999, 4)])
 def test_a_uniform_number_goes_through_the_inverse_of_the_cumulative_probabilities(uniform, token):
-    chosen = choose(logits(0.0, 0.2, 0.5, 0.0, 0.3, 0.0), [row(uniform)])[0]
+    chosen = sample_tokens(logits(0.0, 0.2, 0.5, 0.0, 0.3, 0.0), [row(uniform)])[0]
     assert chosen.token_id == token
     assert chosen.logprob == pytest.approx(math.log([0, 0.2, 0.5, 0, 0.3][token]), abs=1e-6)
 
@@ -36,7 +38,7 @@ def test_evenly_spread_uniforms_draw_each_token_as_often_as_it_is_likely(vocab_s
     counts = torch.zeros(vocab_size)
     for start in range(0, number, 500):
         part = rows[start : start + 500]
-        drawn = choose(probabilities.log().expand(len(part), -1).clone(), part)
+        drawn = sample_tokens(probabilities.log().expand(len(part), -1).clone(), part)
         counts += torch.bincount(torch.tensor([c.token_id for c in drawn]), minlength=vocab_size)
     assert (counts / number - probabilities).abs().max() < 2 / number
 
@@ -45,7 +47,7 @@ def test_the_largest_uniform_never_draws_an_impossible_token():
     for vocab_size in (5, 256, 1000):
         values = torch.full((1, vocab_size), -torch.inf)
         values[0, [1, 3]] = 0.0
-        assert choose(values, [row(1.0 - 2**-53)])[0].token_id == 3
+        assert sample_tokens(values, [row(1.0 - 2**-53)])[0].token_id == 3
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), KEPT)
@@ -55,7 +57,7 @@ def test_top_k_and_top_p_keep_what_the_plain_way_keeps(top_k, top_p):
     probabilities = values[order].double().softmax(-1)
     kept = order[probabilities.cumsum(-1) - probabilities < top_p]
     expected = values[kept].double().log_softmax(-1)
-    chosen = choose(values[None].clone(), [row(0.5, top_k=top_k, top_p=top_p, top_logprobs=20)])[0]
+    chosen = sample_tokens(values[None].clone(), [row(0.5, top_k=top_k, top_p=top_p, top_logprobs=20)])[0]
     assert [token_id for token_id, _ in chosen.alternatives] == kept[:20].tolist()
     assert [logprob for _, logprob in chosen.alternatives] == pytest.approx(expected[:20].tolist(), abs=1e-5)
 
@@ -63,10 +65,10 @@ def test_top_k_and_top_p_keep_what_the_plain_way_keeps(top_k, top_p):
 def test_rows_do_not_touch_each_other():
     values = torch.randn(4, 50, generator=torch.Generator().manual_seed(3))
     rows = [row(0.3, temperature=0.5), row(0.3, top_k=2), row(temperature=0.0), row(0.3, banned=(7, 8), top_logprobs=3)]
-    together = choose(values.clone(), rows)
-    assert together == [choose(values[n : n + 1].clone(), [rows[n]])[0] for n in range(4)]
+    together = sample_tokens(values.clone(), rows)
+    assert together == [sample_tokens(values[n : n + 1].clone(), [rows[n]])[0] for n in range(4)]
 
 
 def test_greedy_takes_the_most_likely_and_reports_its_plain_logprob():
-    chosen = choose(logits(0.2, 0.5, 0.3), [row(0.99, temperature=0.0, top_k=1)])[0]
+    chosen = sample_tokens(logits(0.2, 0.5, 0.3), [row(0.99, temperature=0.0, top_k=1)])[0]
     assert (chosen.token_id, chosen.logprob) == (1, pytest.approx(math.log(0.5), abs=1e-6))

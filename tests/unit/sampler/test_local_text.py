@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampler.incremental_text import SettlingText
+from sampler.incremental_detokenizer import IncrementalDetokenizer
 from sampler.vocabulary import Vocabulary
 from tests.unit.sampler.conftest import build_tokenizer
 
@@ -16,7 +16,7 @@ PROMPT = [21, 22, 23]
 
 
 def settle(text: str, stops: list[str]) -> tuple[list[str], bool]:
-    stream = SettlingText(VOCABULARY, stops)
+    stream = IncrementalDetokenizer(VOCABULARY, stops)
     pieces: list[str] = []
     for token_id in TOKENIZER.encode(text):
         pieces.append(stream.feed(token_id))
@@ -47,10 +47,10 @@ def test_a_character_appears_with_its_last_byte():
 
 def test_half_a_character_at_the_end_stays_out_and_a_broken_one_is_replaced():
     first, second, *_ = TOKENIZER.encode("🎉")
-    stream = SettlingText(VOCABULARY, [])
+    stream = IncrementalDetokenizer(VOCABULARY, [])
     assert stream.feed(first) + stream.feed(second) + stream.flush() == ""
     (letter,) = TOKENIZER.encode("x")
-    stream = SettlingText(VOCABULARY, [])
+    stream = IncrementalDetokenizer(VOCABULARY, [])
     assert stream.feed(first) + stream.feed(letter) == "\ufffdx"
 
 
@@ -78,7 +78,7 @@ def test_settled_text_is_the_text_up_to_the_first_stop_string(text: str, stops: 
 
 
 def test_a_stop_string_before_min_tokens_is_plain_text():
-    stream = SettlingText(VOCABULARY, ["ab"])
+    stream = IncrementalDetokenizer(VOCABULARY, ["ab"])
     ids = TOKENIZER.encode("abab")
     settled = [stream.feed(token_id, may_stop=number >= 2) for number, token_id in enumerate(ids)]
     assert (settled, stream.stopped) == (["", "ab", "", ""], True)

@@ -6,7 +6,7 @@ import pytest
 
 from sampler.admission.request_sizes import check_sizes
 from wire.errors import InvalidRequest
-from wire.sampling import Constraint, ForcedCalls, GenerateRequest, Reading, RenderRequest, SamplingParams
+from wire.sampling import Constraint, ForcedCalls, GenerateRequest, ParseOptions, RenderRequest, SamplingParams
 
 
 def tools(count: int, **parameters) -> list[dict]:
@@ -26,7 +26,7 @@ def nested(depth: int) -> dict:
 
 
 def offered(some: list[dict]) -> dict:
-    return {"chat": RenderRequest(messages=[], tools=some), "reading": Reading(tools=some)}
+    return {"chat": RenderRequest(messages=[], tools=some), "reading": ParseOptions(tools=some)}
 
 
 TOO_MUCH = {

@@ -18,7 +18,7 @@ from sampler.chat.text import ChatText
 from sampler.vocabulary import Vocabulary
 from tests.unit.sampler.test_call_forms import DEEPSEEK, GLM, LLAMA, QWEN, TOOLS, tokenizer_of
 from wire.errors import InvalidRequest
-from wire.sampling import DerenderRequest, GenerateRequest, ParsedMessage, Reading, SamplingParams
+from wire.sampling import DerenderRequest, GenerateRequest, ParsedMessage, ParseOptions, SamplingParams
 
 THINKING = "{#- enable_thinking #}"
 
@@ -56,10 +56,10 @@ class Behind:
         answer = DerenderRequest(token_ids=ids, text=text, prompt_token_ids=prompt_ids, **reading)
         whole = await self.reading.derender(answer)
         for step in (1, 2, 7):
-            assert await self.streamed(ids, prompt_ids, Reading(**reading), step) == whole
+            assert await self.streamed(ids, prompt_ids, ParseOptions(**reading), step) == whole
         return whole
 
-    async def streamed(self, ids: list[int], prompt: list[int], reading: Reading, step: int) -> ParsedMessage:
+    async def streamed(self, ids: list[int], prompt: list[int], reading: ParseOptions, step: int) -> ParsedMessage:
         request = GenerateRequest(adapter="a", prompt_token_ids=prompt, params=SamplingParams(max_tokens=len(ids)))
         vllm, reader = Answer(request, self.vocabulary, limit=len(ids), stop_ids=frozenset()), []
         reads = self.reading.reader(request, reading)
@@ -105,7 +105,7 @@ CALL = '<tool_call>\n{{"name": "add", "arguments": {}}}\n</tool_call>'
 async def test_what_is_known_here_is_read_here_whole_and_streamed(prompt, text, expected):
     base = behind(QWEN)
     assert said(await base.read(text, prompt)) == expected
-    local = SymbolReader(base.vocabulary, HERMES, base.ids(prompt), Reading(tools=TOOLS))
+    local = SymbolReader(base.vocabulary, HERMES, base.ids(prompt), ParseOptions(tools=TOOLS))
     assert said(joined(local.read(base.ids(text), text, ended=True))) == expected
     assert not base.asked
 
@@ -148,7 +148,7 @@ async def test_without_tools_on_offer_vllm_is_not_asked():
 async def test_what_comes_before_a_call_does_not_wait_for_vllm():
     base = behind(GLM)
     request = GenerateRequest(adapter="a", params=SamplingParams(max_tokens=9))
-    reader = base.reading.reader(request, Reading(tools=TOOLS))
+    reader = base.reading.reader(request, ParseOptions(tools=TOOLS))
     vllm = Answer(request, base.vocabulary, limit=99, stop_ids=frozenset())
     ids = base.ids("<think>a</think>b")
     logprobs = {"content": [{"logprob": -1.0, "top_logprobs": []}] * len(ids)}

@@ -19,7 +19,7 @@ def test_a_process_that_gave_up_is_not_started_again(status, starts_again, tmp_p
         child = Child("sampler-x", [sys.executable, "-c", program], {})
         children.start(child)
         deadline = time.monotonic() + 60
-        while not children.tend():
+        while not children.restart_dead():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert (child.restart_at is not None) == starts_again

@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from server.background.closing_rollouts import closing_rollouts
-from server.settings import ServerSettings, UpkeepSettings
+from server.settings import GarbageCollectionSettings, ServerSettings
 from store.database import AsyncDatabase, Database
 from store.rollouts import TraceFilter, list_traces
 from store.tables import TraceRow
@@ -25,8 +25,11 @@ async def test_a_rollout_without_a_sign_of_life_is_closed_and_no_other(
         session.add(TraceRow(team_id=world.team_id, id=done, last_activity_at=long_ago, status="completed"))
         session.add(TraceRow(team_id=world.team_id, id=lively))
     url = database.url.render_as_string(hide_password=False)
-    upkeep = UpkeepSettings(f"file://{tmp_path}/c", close_every_s=0.02)
-    async with closing_rollouts(ServerSettings(url, tmp_path / "blobs", "token", upkeep=upkeep)), asyncio.timeout(30):
+    garbage_collection = GarbageCollectionSettings(f"file://{tmp_path}/c", close_every_s=0.02)
+    async with (
+        closing_rollouts(ServerSettings(url, tmp_path / "blobs", "token", garbage_collection=garbage_collection)),
+        asyncio.timeout(30),
+    ):
         while not await _closed(async_database):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert await _closed(async_database) == [silent]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from server.uploads.upload_parser import Reader
+from server.uploads.upload_parser import UploadParser
 from tests.unit.server.readings import begin_and_wait, describe, die, fail, nest, refuse
 from wire.errors import HeadwayError, InvalidRequest, TooLarge, Unavailable
 
@@ -20,8 +20,8 @@ LARGE = b"x" * 100_000
 
 
 @pytest.fixture
-async def reader() -> AsyncIterator[Reader]:
-    reader = Reader()
+async def reader() -> AsyncIterator[UploadParser]:
+    reader = UploadParser()
     yield reader
     await reader.close()
 
@@ -100,10 +100,10 @@ async def test_a_client_that_leaves_costs_no_answer_of_another(reader, tmp_path)
 def test_it_ends_with_a_server_that_is_killed():
     script = """
 import asyncio, os, signal
-from server.uploads.upload_parser import Reader
+from server.uploads.upload_parser import UploadParser
 from tests.unit.server.readings import describe
 
-pid, *_ = asyncio.run(Reader().read(b"x" * 100_000, describe))
+pid, *_ = asyncio.run(UploadParser().read(b"x" * 100_000, describe))
 assert pid != os.getpid()
 os.kill(os.getpid(), signal.SIGKILL)
 """

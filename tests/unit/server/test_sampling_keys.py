@@ -11,7 +11,7 @@ from server.protocols.openai import admission
 from server.protocols.openai.admission import SamplingKeys
 from server.sampling.lookups import SharedLookups
 from store.keys import KeyFacts
-from store.planes.serving import Question, Serving
+from store.planes.serving import ServingInfo, ServingQuery
 from wire.errors import Forbidden, Unauthenticated
 
 KEY = KeyFacts(uuid.uuid4(), uuid.uuid4(), "team", "member", ["sample"], None, False, False, False)
@@ -30,13 +30,13 @@ class Catalog:
 
     def __init__(self) -> None:
         self.key: KeyFacts | None = KEY
-        self.asked = list[Question]()
+        self.asked = list[ServingQuery]()
 
-    async def find(self, question: Question) -> Serving | None:
+    async def find(self, question: ServingQuery) -> ServingInfo | None:
         self.asked.append(question)
         if self.key is None:
             return None
-        found = Serving(self.key, None, *NOTHING, samplers=())
+        found = ServingInfo(self.key, None, *NOTHING, samplers=())
         return found if question.reference is None else replace(found, model_id=uuid.uuid4(), slug=question.reference)
 
 
@@ -50,10 +50,10 @@ def keys(catalog: Catalog) -> SamplingKeys:
     return SamplingKeys(SharedLookups(catalog.find, good_for_s=0.0), Uses())  # pyright: ignore[reportArgumentType]
 
 
-async def chat(keys: SamplingKeys, model: str) -> Serving:
+async def chat(keys: SamplingKeys, model: str) -> ServingInfo:
     """A request: its head, and then its body."""
     admitted = await keys.admit("hw_key")
-    return (await keys.ask(admitted, Question(admitted.hashed, None, model))).found
+    return (await keys.ask(admitted, ServingQuery(admitted.hashed, None, model))).found
 
 
 async def test_a_key_s_second_chat_with_a_model_is_one_question(keys, catalog):
@@ -93,5 +93,5 @@ async def test_keys_that_are_remembered_are_bounded(keys, monkeypatch):
     monkeypatch.setattr(admission, "_MOST_KEYS", 2)
     for number in range(5):
         admitted = await keys.admit(f"hw_{number}")
-        await keys.ask(admitted, Question(admitted.hashed, None, "a"))
+        await keys.ask(admitted, ServingQuery(admitted.hashed, None, "a"))
     assert len(keys._last) == 2

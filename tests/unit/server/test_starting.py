@@ -10,12 +10,12 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from server.background.trainer_launchers import starting
+from server.background.trainer_launchers import launching_trainers
 from server.settings import ServerSettings, TrainerStart
 from store.database import AsyncDatabase, Database
 from store.oplog import leaving
 from store.oplog.append import append_operation
-from store.planes.trainer_availability import supplies
+from store.planes.trainer_availability import trainer_availability
 from tests.unit.conftest import World
 
 
@@ -29,7 +29,7 @@ async def leave_work_without_trainers(database: Database, async_database: AsyncD
 
 def shortage(database: Database) -> str:
     with database.session() as session:
-        return supplies(session)[0].shortage or ""
+        return trainer_availability(session)[0].shortage or ""
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -51,7 +51,7 @@ async def test_the_command_gets_the_base_in_its_environment_and_its_failure_is_t
         "print('asking for a machine')\nprint('quota exceeded')\nsys.exit(3)\n"
     )
     how = TrainerStart(command=f"{sys.executable} '{script}' $(touch {tmp_path / 'shell'})")
-    with starting(ServerSettings(postgres_url, tmp_path, "token", trainer_start=how)):
+    with launching_trainers(ServerSettings(postgres_url, tmp_path, "token", trainer_start=how)):
         until(lambda: "failed: the start command ended with status 3: quota exceeded" in shortage(database))
     assert (tmp_path / "told").read_text() == f"base1{postgres_url}"
     assert not (tmp_path / "shell").exists()
@@ -62,7 +62,7 @@ async def test_a_command_that_does_not_exist_is_told(
 ):
     await leave_work_without_trainers(database, async_database, world)
     how = TrainerStart(command="/nowhere/start")
-    with starting(ServerSettings(postgres_url, tmp_path, "token", trainer_start=how)):
+    with launching_trainers(ServerSettings(postgres_url, tmp_path, "token", trainer_start=how)):
         until(lambda: "No such file or directory" in shortage(database))
 
 
@@ -83,7 +83,7 @@ async def test_the_webhook_is_told_the_base_and_why(
     threading.Thread(target=hook.serve_forever, daemon=True).start()
     await leave_work_without_trainers(database, async_database, world)
     how = TrainerStart(webhook=f"http://127.0.0.1:{hook.server_port}/")
-    with starting(ServerSettings(postgres_url, tmp_path, "token", trainer_start=how)):
+    with launching_trainers(ServerSettings(postgres_url, tmp_path, "token", trainer_start=how)):
         until(lambda: "500 Internal Server Error" in shortage(database))
     hook.shutdown()
     assert told == [{"base": "base", "queued": 1, "reason": "1 operations wait for a trainer", "attempt": 1}]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import server.background.garbage_collection as module
-from server.background.garbage_collection import upkeep
-from server.settings import ServerSettings, UpkeepSettings
+from server.background.garbage_collection import collecting_garbage
+from server.settings import GarbageCollectionSettings, ServerSettings
 from store.database import Database
 from store.retention import Collector, Removal, keeping_files
 
@@ -16,7 +16,12 @@ from store.retention import Collector, Removal, keeping_files
 @pytest.fixture
 def settings(database: Database, tmp_path: Path) -> ServerSettings:
     url = database.url.render_as_string(hide_password=False)
-    return ServerSettings(url, tmp_path / "blobs", "token", upkeep=UpkeepSettings(f"file://{tmp_path}/c", every_s=0.02))
+    return ServerSettings(
+        url,
+        tmp_path / "blobs",
+        "token",
+        garbage_collection=GarbageCollectionSettings(f"file://{tmp_path}/c", every_s=0.02),
+    )
 
 
 async def test_a_server_collects_now_and_then_off_its_event_loop(settings: ServerSettings, monkeypatch):
@@ -27,7 +32,7 @@ async def test_a_server_collects_now_and_then_off_its_event_loop(settings: Serve
         return [Removal("blob", "x", 1)]
 
     monkeypatch.setattr(Collector, "collect", collect)
-    async with upkeep(settings):
+    async with collecting_garbage(settings):
         while len(collected) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert not any(collected)
@@ -56,13 +61,16 @@ async def test_a_collection_that_cannot_be_does_not_end_those_to_come(
 
     monkeypatch.setattr(Collector, "collect", counted)
     with keeping_files(database):
-        async with upkeep(settings):
+        async with collecting_garbage(settings):
             while calls < 4:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("without", [{"upkeep": None}, {"upkeep": UpkeepSettings("file:///x", every_s=0.0)}])
+@pytest.mark.parametrize(
+    "without",
+    [{"garbage_collection": None}, {"garbage_collection": GarbageCollectionSettings("file:///x", every_s=0.0)}],
+)
 async def test_a_server_can_do_without(settings: ServerSettings, monkeypatch, without):
     monkeypatch.setattr(module, "Collector", None)
-    async with upkeep(dataclasses.replace(settings, **without)):
+    async with collecting_garbage(dataclasses.replace(settings, **without)):
         pass

@@ -125,7 +125,7 @@ async def test_a_trainer_whose_parent_saw_it_die_leaves_its_models_at_once_and_i
     operation_id = await ask(async_database, world.model_id)
     with database.connection() as connection:
         work.start_next(connection, Lease(world.model_id, token))
-        leaving.bury(connection, host, -7)
+        leaving.release_dead(connection, host, -7)
     with database.session() as session:
         operation = session.get_one(OperationRow, operation_id)
         assert (operation.state, operation.attempts) == ("queued", 1)

@@ -14,7 +14,7 @@ from store.database import AsyncDatabase, Database
 from store.oplog import leaving
 from store.oplog.append import append_operation
 from store.planes.registration import register_trainer, trainer_ready
-from store.planes.trainer_availability import Supply, supplies
+from store.planes.trainer_availability import TrainerAvailability, trainer_availability
 from store.planes.trainer_starts import WantedTrainer, all_served, claim_wanted, start_failed, want_trainer
 from store.starter import Starter
 from store.tables import TrainerRow, TrainerStartRow
@@ -37,9 +37,9 @@ def claim(database: Database) -> list[WantedTrainer]:
         return claim_wanted(connection, None, 60.0)
 
 
-def supply(database: Database) -> Supply:
+def supply(database: Database) -> TrainerAvailability:
     with database.session() as session:
-        (only,) = supplies(session)
+        (only,) = trainer_availability(session)
     return only
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
-from server.http.disconnects import ClientGone
+from server.http.disconnects import ClientDisconnected
 from server.http.validation_messages import first_problem
 from server.settings import Limits
 from wire.errors import InvalidRequest, TooLarge
@@ -67,7 +67,7 @@ async def read_request(request: Request, kind: type[RequestT], limits: Limits) -
                 buffer.clear()
         return await off_loop(received, _parse, scanner, bytes(buffer), kind), received
     except ClientDisconnect:
-        raise ClientGone("the client hung up while it sent the batch") from None
+        raise ClientDisconnected("the client hung up while it sent the batch") from None
 
 
 class BodyScanner:

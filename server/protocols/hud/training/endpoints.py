@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from server.context import ContextDep
 from server.http.authentication import KeyDep
-from server.http.cache_barrier import InForce
+from server.http.cache_barrier import CacheBarrier
 from server.http.routing import KeyedRouter
 from server.protocols.hud.openapi import json_body
 from server.protocols.hud.training import schemas as wire
@@ -51,7 +51,7 @@ async def backward(context: ContextDep, key: KeyDep, model_id: str, request: Req
     "/optim-step",
     response_model=wire.OptimStep,
     openapi_extra=json_body(wire.OptimStepRequest),
-    dependencies=[InForce],
+    dependencies=[CacheBarrier],
 )
 async def optim_step(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Apply what has accumulated; the new checkpoint is served when this returns."""

@@ -47,7 +47,7 @@ async def test_turns_come_back_bit_for_bit_and_cost_their_length_once(
     for sample in samples(world.team_id, trace_id, turns):
         await record(async_database, blobs, [TraceRecord(world.team_id, trace_id, [sample], model="m")])
     (rollout,) = (await read_rollouts(async_database, blobs, world.team_id, [trace_id], conversations=True)).values()
-    assert not rollout.told
+    assert not rollout.reported
     for found, wanted, asked in zip(rollout.others, turns, conversations(12), strict=True):
         assert_same(found.turn, wanted)
         assert found.conversation == asked
@@ -76,9 +76,9 @@ async def test_both_roads_write_one_row_for_a_sample(
         await record(async_database, blobs, [one])
     assert len(rows(database, SampleRow)) == 3
     (rollout,) = (await read_rollouts(async_database, blobs, world.team_id, [trace_id], conversations=True)).values()
-    assert [sample.step_id for sample in rollout.told] == [1, 2, 3]
+    assert [sample.step_id for sample in rollout.reported] == [1, 2, 3]
     assert not rollout.others
-    for found, wanted, asked in zip(rollout.told, turns, conversations(3), strict=True):
+    for found, wanted, asked in zip(rollout.reported, turns, conversations(3), strict=True):
         assert_same(found.turn, wanted)
         assert (found.checkpoint_id, found.conversation) == (checkpoint, asked)
     facts = rollout.trace
@@ -94,8 +94,8 @@ async def test_steps_are_in_order_whatever_order_their_batches_came_in(
     for batch in (spans[4:], spans[:2], spans[1:5]):
         await record(async_database, blobs, [telemetry(world, trace_id, turns, batch)])
     (rollout,) = (await read_rollouts(async_database, blobs, world.team_id, [trace_id])).values()
-    assert [sample.step_id for sample in rollout.told] == [1, 2, 3, 4, 5, 6]
-    for found, wanted in zip(rollout.told, turns, strict=True):
+    assert [sample.step_id for sample in rollout.reported] == [1, 2, 3, 4, 5, 6]
+    for found, wanted in zip(rollout.reported, turns, strict=True):
         assert_same(found.turn, wanted)
     assert rollout.trace.num_turns == 6
 
@@ -106,7 +106,7 @@ async def test_two_steps_with_the_same_tokens_are_two_turns(
     trace_id, (turn,) = uuid.uuid4(), make_turns(1)
     await record(async_database, blobs, [telemetry(world, trace_id, [turn, turn])])
     (rollout,) = (await read_rollouts(async_database, blobs, world.team_id, [trace_id])).values()
-    assert [sample.step_id for sample in rollout.told] == [1, 2]
+    assert [sample.step_id for sample in rollout.reported] == [1, 2]
     assert rollout.trace.num_samples == 1
 
 
@@ -119,8 +119,8 @@ async def test_another_content_under_the_same_span_id_is_kept_and_does_not_count
     for one in (first, second, first, second):
         await record(async_database, blobs, [telemetry(world, trace_id, turns, [one])])
     (rollout,) = (await read_rollouts(async_database, blobs, world.team_id, [trace_id])).values()
-    assert_same(rollout.told[0].turn, turns[0])
-    assert len(rollout.told) == 1
+    assert_same(rollout.reported[0].turn, turns[0])
+    assert len(rollout.reported) == 1
     assert rollout.trace.flags == [SPAN_ID_REUSED]
     assert rollout.trace.num_turns == 1
     spans = await read_spans(async_database, blobs, world.team_id, trace_id)

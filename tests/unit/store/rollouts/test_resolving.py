@@ -46,7 +46,7 @@ async def test_without_telemetry_the_gateways_record_is_the_rollout_and_retries_
     samples = [at(world, trace_id, n, turn) for n, turn in enumerate(calls)]
     found, turns = await resolved(world, async_database, blobs, trace_id, samples)
     assert turns == outputs(one, two, three), "the answer that was gone on from, else the last"
-    assert not found.is_told
+    assert not found.is_reported
 
 
 async def test_telemetry_decides_where_it_tells_of_tokens(
@@ -58,7 +58,7 @@ async def test_telemetry_decides_where_it_tells_of_tokens(
     told = list(enumerate(turns, 1))
     found, kept = await resolved(world, async_database, blobs, trace_id, samples, told[::-1])
     assert kept == outputs(*turns)
-    assert found.is_told
+    assert found.is_reported
 
 
 async def test_a_step_whose_upload_got_lost_is_filled_in_where_the_next_goes_on_from_it(

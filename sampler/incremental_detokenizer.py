@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sampler.vocabulary import Vocabulary
 
 
-class SettlingText:
+class IncrementalDetokenizer:
     """Feed tokens, get text that will not be taken back. `stopped` is set once a stop string is complete."""
 
     def __init__(self, vocabulary: Vocabulary, stops: Sequence[str]) -> None:

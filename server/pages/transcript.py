@@ -45,22 +45,24 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
-    """`spare`: samples on record that are no turn of the rollout. `is_told`: by telemetry."""
+class Transcript:
+    """`spare`: samples on record that are no turn of the rollout. `is_reported`: by telemetry."""
 
     scenes: list[Scene]
     spare: list[RecordedSample]
-    is_told: bool
+    is_reported: bool
 
 
-def tell(resolved: Resolved, samples: Iterable[RecordedSample], spans: Sequence[RecordedSpan]) -> Story:
+def build_transcript(
+    resolved: Resolved, samples: Iterable[RecordedSample], spans: Sequence[RecordedSpan]
+) -> Transcript:
     """samples: all that are on record, with their conversations."""
     steps = [span for span in spans if span.flag is None and span.schema_tag == STEP_SCHEMA]
     turns = {sample.digest for sample in resolved.samples}
     scenes = _told(resolved, steps) if steps else _recorded(resolved.samples)
     spare = [sample for sample in samples if sample.digest not in turns]
     _number(scenes)
-    return Story(scenes, spare, bool(steps))
+    return Transcript(scenes, spare, bool(steps))
 
 
 def _number(scenes: list[Scene]) -> None:

@@ -49,6 +49,7 @@ check: .venv/installed-dev  ## lint, format, types, architecture, Dockerfiles
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.rules
+	$(BIN)/python -m tests.cycles
 	$(BIN)/hadolint --ignore DL3008 docker/*.Dockerfile  # Debian removes the versions that could be pinned
 	$(BIN)/pyright
 

@@ -20,12 +20,12 @@ from server.http import health
 from server.http import metrics_page as metrics
 from server.http.access_log import AccessLog
 from server.http.authentication import CallerDep
+from server.http.draining import Draining
 from server.http.errors import install_error_handlers
 from server.http.problem import Problem
 from server.http.request_body import SealedBodies, opened_to_anybody
 from server.http.request_metrics import MeasuredRequests
 from server.http.routing import KeyedRouter
-from server.http.stopping import Draining, Shutdown
 from server.metrics.instruments import ServerMetrics
 from server.metrics.workers import count_process
 from server.protocols.hud import account as auth
@@ -43,6 +43,7 @@ from server.protocols.hud.admin import router as admin
 from server.protocols.hud.training import endpoints as training
 from server.protocols.openai import endpoints as gateway
 from server.settings import ServerSettings
+from server.shutdown import Shutdown
 from wire.errors import NotFound
 
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."

@@ -12,7 +12,6 @@ from fastapi import Depends, Request
 
 from server.auth.attempts import Attempts
 from server.auth.key_uses import KeyUses
-from server.http.stopping import Shutdown
 from server.metrics.blobs import MeasuredBlobs
 from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
@@ -33,6 +32,7 @@ from server.sampling.sampler_client import SamplerClient
 from server.sampling.sampler_pool import SamplerPool
 from server.sampling.sampler_watch import SamplerWatch
 from server.settings import ServerSettings
+from server.shutdown import Shutdown
 from server.training.places import TrainingPlaces
 from server.uploads.upload_parser import UploadParser
 from store.blobs import BlobStore

@@ -25,7 +25,6 @@ from uvicorn.main import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from server.app import create_app
-from server.http.stopping import Shutdown
 from server.metrics.workers import shared_counts
 from server.settings import (
     GarbageCollectionSettings,
@@ -37,6 +36,7 @@ from server.settings import (
     TrainerStart,
     TrainingLimits,
 )
+from server.shutdown import Shutdown
 from store.planes.promotion import PromotionPolicy
 from wire.process.faults import arm_faults
 from wire.process.http_protocol import BoundedProtocol
@@ -75,7 +75,7 @@ def serve(
     stop: StopSettings | None = None,
     guard: GuardSettings | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way then end as `server.http.stopping` says."""
+    """Serve until SIGINT or SIGTERM; requests under way then end as `server.shutdown` says."""
     settings = ServerSettings(
         database_url,
         blob_root,

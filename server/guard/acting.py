@@ -16,7 +16,7 @@ from server.guard.reading import BASE
 from server.guard.rolling_back import Undone, roll_back
 from server.guard.settings import read_guard
 from server.guard.webhooks import WebhookFailed, deliver
-from server.http.stopping import ServerStopping
+from server.shutdown import ServerStopping
 from store.tables import AlarmRow, ModelRow
 from wire.errors import HeadwayError, InvalidRequest
 

@@ -20,7 +20,7 @@ from server.http.access import sent_key
 from server.http.access_log import request_id
 from server.http.body_memory import BodiesInTheWay
 from server.http.request_body import BodyTooLarge
-from server.http.validation_messages import first_field, first_problem
+from server.validation_messages import first_field, first_problem
 from store.database import DATABASE_AWAY
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated, Unavailable
 

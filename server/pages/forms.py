@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl, urlsplit
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from server.http.validation_messages import first_problem
 from server.pages.sessions import Visitor
+from server.validation_messages import first_problem
 from wire.errors import Forbidden, InvalidRequest
 
 RequestT = TypeVar("RequestT", bound=BaseModel)

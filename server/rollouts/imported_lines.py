@@ -12,10 +12,10 @@ from uuid import UUID
 import numpy as np
 from pydantic import ValidationError
 
-from server.http.validation_messages import first_problem
-from server.protocols.hud.training.body import BodyScanner
 from server.rollouts import transfer_types
 from server.sanitizing import readable_value, refuse_deep, storable_text, text_or_none
+from server.uploads.json_scanner import JsonScanner
+from server.validation_messages import first_problem
 from store.rollouts import Conversation, ImportedTurn, NewTrace, Served, content_id
 from wire.errors import InvalidRequest, TooLarge
 from wire.trajectories import Turn
@@ -65,7 +65,7 @@ class Line:
 
 def read_line(data: bytes, max_tokens: int) -> Line:
     """The line's rollout. Raises InvalidRequest with one sentence for whatever is wrong with it, or TooLarge."""
-    scanner = BodyScanner(max_tokens)
+    scanner = JsonScanner(max_tokens)
     try:
         scanner.feed(data)
         said = transfer_types.ImportedTrace.model_validate_json(scanner.finish(), context=scanner.arrays)

@@ -9,7 +9,7 @@ from uuid import UUID
 import numpy as np
 from pydantic import AfterValidator, BaseModel, Field
 
-from server.protocols.hud.training.schemas import Closed, Floats, Text, TokenIds
+from server.uploads.json_fields import Closed, Floats, Text, TokenIds
 
 TRACE_FORMAT = "headway-trace/1"
 

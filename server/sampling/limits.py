@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from typing import ClassVar
 from uuid import UUID
 
-from server.http.stopping import Shutdown
 from server.metrics.instruments import ServerMetrics
 from server.settings import GatewayLimits
+from server.shutdown import Shutdown
 from wire.errors import UNTIL_MENDED, HeadwayError
 
 _RETRY_AFTER_S = 2

@@ -12,9 +12,9 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from server.context import Context
-from server.http.validation_messages import first_problem
 from server.sanitizing import is_storable
 from server.tasksets.types import TasksUpload, UploadedTask
+from server.validation_messages import first_problem
 from wire.errors import InvalidRequest, TooLarge
 
 MAX_TASKS = 100_000

@@ -1,48 +1,27 @@
-"""Reading a training batch: hundreds of megabytes of JSON, nearly all of it lists of numbers.
-
-While the body streams in, every list of numbers is cut out and becomes a numpy array, leaving a placeholder. What
-remains is small and is parsed as ordinary JSON. Memory follows the limits, not the body: four bytes for each number
-(eight for an integer beyond 32 bits), at most `Limits.batch_tokens` integers and as many other numbers, and a small
-multiple of `_REST_BYTES` for what remains and for the string or list that is being read.
-"""
+"""Reading a training batch while it streams in, within `Limits.training_body_bytes` and `Limits.batch_tokens`; its
+lists of numbers never become Python objects (`server.uploads.json_scanner`)."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-import secrets
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from server.http.disconnects import ClientDisconnected
-from server.http.validation_messages import first_problem
 from server.settings import Limits
+from server.uploads.json_scanner import JsonScanner
+from server.validation_messages import first_problem
 from wire.errors import InvalidRequest, TooLarge
 from wire.process.off_loop import off_loop
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 _SCAN_BYTES = 1 << 20
-_SLICE_BYTES = 1 << 18
-_REST_BYTES = 64 << 20
 _MOST_OBJECTS = 2_000_000
 """In what remains: each takes fifty times the bytes that it is written in."""
-_NONCE = secrets.token_hex(16)  # of this process, so that no text from outside can pose as a placeholder
-
-# A string, or a list of numbers (NaN and Infinity too, so that they can be refused by name); either may be cut off
-# by the end of the buffer. Possessive quantifiers: no backtracking over megabytes.
-_TOKEN = re.compile(
-    rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|(?P<open_string>\\?\Z))'
-    rb"|\[\s*+(?:[-0-9NI][-+0-9.eENaInfity,\s]*+(?:(?P<array>\])|(?P<open_array>\Z))|(?P<open_bracket>\Z))",
-    re.DOTALL,
-)
-_IS_FLOAT = re.compile(rb"[.eENI]")
 
 
 async def read_request(request: Request, kind: type[RequestT], limits: Limits) -> tuple[RequestT, int]:
@@ -51,7 +30,7 @@ async def read_request(request: Request, kind: type[RequestT], limits: Limits) -
     Raises TooLarge as soon as a limit is passed (the HTTP server throws away what still comes), InvalidRequest with
     one sentence for whatever else is wrong.
     """
-    scanner = BodyScanner(limits.batch_tokens)
+    scanner = JsonScanner(limits.batch_tokens)
     scan_bytes = min(_SCAN_BYTES, 2 * limits.batch_tokens)  # so many tokens have no fewer bytes
     buffer, received = bytearray(), 0
     try:
@@ -70,134 +49,7 @@ async def read_request(request: Request, kind: type[RequestT], limits: Limits) -
         raise ClientDisconnected("the client hung up while it sent the batch") from None
 
 
-class BodyScanner:
-    """Cuts lists of numbers out of JSON text that comes in pieces. Lists within strings stay where they are."""
-
-    def __init__(self, max_tokens: int) -> None:
-        self.arrays: dict[str, npt.NDArray[Any]] = {}
-        self.num_tokens = 0
-        """Integers seen in lists, which is what token ids are."""
-        self.num_floats = 0
-        """Other numbers seen in lists: logprobs, or the weights of a backward."""
-        self._max_tokens = max_tokens
-        self._rest = bytearray()
-        self._pending = bytearray()
-        self._scan_at = 0
-
-    def feed(self, piece: bytes) -> None:
-        """Take the next piece. Raises TooLarge, or InvalidRequest for a list that is not JSON."""
-        self._pending += piece
-        if len(self._pending) >= self._scan_at:
-            self._scan(bytes(self._pending))
-            self._scan_at = 2 * len(self._pending)  # a list longer than the buffer is not scanned again and again
-
-    def finish(self) -> bytes:
-        """The JSON text with placeholders, complete."""
-        self._scan(bytes(self._pending))
-        self._rest += self._pending
-        return bytes(self._rest)
-
-    def _scan(self, text: bytes) -> None:
-        done = 0
-        for match in _TOKEN.finditer(text):
-            if match.lastgroup == "array":
-                self._rest += text[done : match.start()]
-                self._rest += self._cut(text[match.start() : match.end()])
-                done = match.end()
-            elif match.lastgroup is not None:
-                self._keep(text, done, match.start())
-                return
-        self._keep(text, done, len(text))
-
-    def _keep(self, text: bytes, done: int, end: int) -> None:
-        """Settle everything before `end`; what comes after it waits for more."""
-        self._rest += text[done:end]
-        self._pending = bytearray(text[end:])
-        is_list = self._pending.startswith(b"[")
-        if is_list:
-            self._count(self._pending.count(b","), is_float=_IS_FLOAT.search(self._pending) is not None)
-        if is_list and len(self._pending) > _REST_BYTES:
-            raise TooLarge(f"the batch holds a list of numbers that is longer than {_REST_BYTES} bytes")
-        if len(self._rest) + (0 if is_list else len(self._pending)) > _REST_BYTES:
-            raise TooLarge(f"the batch holds more than {_REST_BYTES} bytes besides its lists of numbers")
-
-    def _cut(self, text: bytes) -> bytes:
-        is_float = _IS_FLOAT.search(text) is not None
-        self._count(text.count(b",") + 1, is_float=is_float)  # before it is made
-        array = _parse_numbers(text, is_float)
-        if array.dtype.kind == "i":
-            self.num_tokens += len(array)
-        else:
-            self.num_floats += len(array)
-        name = f"{_NONCE}:{len(self.arrays)}"
-        self.arrays[name] = array
-        return b'"' + name.encode() + b'"'
-
-    def _count(self, num_more: int, *, is_float: bool) -> None:
-        seen, what = (self.num_floats, "logprobs or weights") if is_float else (self.num_tokens, "tokens")
-        if seen + num_more > self._max_tokens:
-            raise TooLarge(
-                f"the batch holds more than {self._max_tokens} {what}, the most this server takes at once; "
-                "send it in smaller batches (gradients accumulate over calls)"
-            )
-
-
-def _parse_numbers(text: bytes, is_float: bool) -> npt.NDArray[Any]:
-    """A JSON list of numbers as int32, as int64 where they do not fit, or as float32."""
-    return np.concatenate([_parse_slice(piece, is_float) for piece in _slices(text)])
-
-
-def _slices(text: bytes) -> list[bytes]:
-    """The list in lists of bounded size, so that only so many numbers are Python objects at a time."""
-    if len(text) <= _SLICE_BYTES:
-        return [text]
-    slices, start = [], 1
-    while (end := text.find(b",", start + _SLICE_BYTES)) != -1:
-        slices.append(b"[" + text[start:end] + b"]")
-        start = end + 1
-    return [*slices, b"[" + text[start:]]
-
-
-def _parse_slice(text: bytes, is_float: bool) -> npt.NDArray[Any]:
-    try:
-        numbers = from_json(text)
-    except ValueError as error:
-        raise InvalidRequest(f"the body is not valid JSON: a list of numbers is malformed ({_reason(error)})") from None
-    if not numbers:
-        raise InvalidRequest("the body is not valid JSON: a list of numbers has a stray comma")
-    if is_float:
-        return _float32([_as_float(n) for n in numbers] if _has_huge(text) else numbers)
-    try:
-        array = np.array(numbers, np.int64)
-    except OverflowError:
-        return _float32([_as_float(n) for n in numbers])
-    fits = array.min() >= -(2**31) and array.max() < 2**31
-    return array.astype(np.int32) if fits else array
-
-
-def _float32(numbers: list[float]) -> npt.NDArray[np.float32]:
-    """Infinite where a float32 cannot hold the number, which is refused later, by name."""
-    with np.errstate(over="ignore"):
-        return np.array(numbers, np.float64).astype(np.float32)
-
-
-def _has_huge(text: bytes) -> bool:
-    """Whether a number of more digits than a float has may be among them."""
-    return re.search(rb"[0-9]{300}", text) is not None
-
-
-def _as_float(number: float) -> float:
-    try:
-        return float(number)
-    except OverflowError:
-        return float("inf")
-
-
-def _reason(error: ValueError) -> str:
-    return str(error).partition(" at line")[0]
-
-
-def _parse(scanner: BodyScanner, last: bytes, kind: type[RequestT]) -> RequestT:
+def _parse(scanner: JsonScanner, last: bytes, kind: type[RequestT]) -> RequestT:
     scanner.feed(last)
     rest = scanner.finish()
     if rest.count(b"{") + rest.count(b"[") > _MOST_OBJECTS:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from server.protocols.hud.training import body
-from server.protocols.hud.training.body import BodyScanner
+from server.uploads import json_scanner
+from server.uploads.json_scanner import JsonScanner
 from wire.errors import InvalidRequest, TooLarge
 
 NUMBERS = st.integers(-(2**31), 2**31 - 1) | st.floats(allow_nan=True, allow_infinity=True, width=32)
@@ -23,8 +23,8 @@ VALUES = st.recursive(
 )
 
 
-def scan(text: bytes, cuts=(), max_tokens=10**9) -> BodyScanner:
-    scanner = BodyScanner(max_tokens)
+def scan(text: bytes, cuts=(), max_tokens=10**9) -> JsonScanner:
+    scanner = JsonScanner(max_tokens)
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         scanner.feed(text[start:end])
     return scanner
@@ -69,7 +69,7 @@ def test_malformed_text_stays_malformed(text, cut):
         expected = json.loads(text)
     except ValueError:
         expected = None
-    scanner = BodyScanner(10**9)
+    scanner = JsonScanner(10**9)
     try:
         scanner.feed(text[:cut].encode())
         scanner.feed(text[cut:].encode())
@@ -126,8 +126,8 @@ def test_a_list_without_end_is_refused_before_it_ends(number):
 
 @pytest.mark.parametrize(("start", "more"), [(b'{"a": "', b"x"), (b"[1", b" "), (b"[", b" "), (b"[0.", b"1")])
 def test_what_never_ends_is_refused_before_it_is_large(start, more, monkeypatch):
-    monkeypatch.setattr(body, "_REST_BYTES", 10_000)
-    scanner = BodyScanner(10**9)
+    monkeypatch.setattr(json_scanner, "_REST_BYTES", 10_000)
+    scanner = JsonScanner(10**9)
     scanner.feed(start)
 
     def feed_on() -> None:

@@ -1,8 +1,8 @@
-"""Graceful shutdown of a server process: what becomes of the requests that are under way at SIGTERM.
+"""Graceful shutdown of a server process: which requests are under way, and what those do that wait for another plane.
 
-`/readyz` turns to 503 first. Then requests that wait for another plane get 503 with Retry-After at once: what they wait
-for goes on without them. Requests that are being worked on have a while to end; those that do not end in it are
-cancelled, and get the same 503, or as their last event the same sentence where a stream of events has begun.
+At SIGTERM `/readyz` turns to 503 first. Then whatever waits for another plane is refused with ServerStopping at once:
+what it waits for goes on without it. What is being worked on has a while to end; what does not end in it is cancelled,
+and refused in the same way. `server.http.draining` turns the refusal into a response.
 
 Whoever waits for another plane in a request does it within `Shutdown.waiting`. What waits without it is found by the
 end of that while, so that no request ends in a bare 500.
@@ -12,17 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.errors import error_response, openai_error
 from server.settings import StopSettings
 from wire.errors import UNTIL_MENDED, Unavailable
 
@@ -31,8 +26,6 @@ log = structlog.get_logger(__name__)
 RETRY_AFTER_S = 5
 _LAST_WORDS_S = 2.0
 """For a refusal to reach a client, who may read slowly."""
-_ALWAYS_SERVED = ("/healthz", "/readyz", "/metrics")
-_EVENTS = "text/event-stream"
 
 
 class ServerStopping(Unavailable):
@@ -143,47 +136,3 @@ def _interrupt(blocks: set[asyncio.Timeout]) -> None:
     now = asyncio.get_running_loop().time()
     while blocks:
         blocks.pop().reschedule(now)
-
-
-class Draining:
-    """Answers what `Shutdown` ends. Plain ASGI, around everything that may wait."""
-
-    def __init__(self, app: ASGIApp, shutdown: Shutdown) -> None:
-        self._app = app
-        self._shutdown = shutdown
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        shutdown = self._shutdown
-        if scope["type"] != "http" or scope["path"] in _ALWAYS_SERVED:
-            await self._app(scope, receive, send)
-            return
-        started: Headers | None = None
-        is_whole = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal started, is_whole
-            if message["type"] == "http.response.start":
-                started = Headers(raw=message["headers"])
-                if shutdown.is_begun:  # the client's next request shall go elsewhere
-                    MutableHeaders(scope=message)["Connection"] = "close"
-            else:
-                is_whole = not message.get("more_body", False)
-            await send(message)
-
-        shutdown.began()
-        try:
-            async with shutdown.running():
-                await self._app(scope, receive, send_and_note)
-        except ServerStopping as stopping:
-            if started is None:
-                await error_response(Request(scope), stopping)(scope, receive, send_and_note)
-            elif not is_whole and started.get("content-type", "").startswith(_EVENTS):
-                await send({"type": "http.response.body", "body": _last_event(stopping)})
-            # Any other answer that has begun is cut: its client sees that it is not whole.
-        finally:
-            shutdown.ended()
-
-
-def _last_event(stopping: ServerStopping) -> bytes:
-    error = openai_error(stopping.status, stopping.code, stopping.message)
-    return f"data: {json.dumps(error)}\n\n".encode()

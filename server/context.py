@@ -15,7 +15,7 @@ from server.auth.key_uses import KeyUses
 from server.metrics.blobs import MeasuredBlobs
 from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
-from server.protocols.openai.admission import SamplingKeys
+from server.sampling.admission import SamplingKeys
 from server.sampling.connections import Connections
 from server.sampling.limits import TeamLimits
 from server.sampling.lookups import (

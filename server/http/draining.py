@@ -9,7 +9,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.errors import error_response, openai_error
+from server.http.errors import error_response
+from server.protocols.openai.errors import openai_error
 from server.shutdown import ServerStopping, Shutdown
 
 _ALWAYS_SERVED = ("/healthz", "/readyz", "/metrics")

@@ -6,7 +6,7 @@ The gateway's routes add OpenAI's `error` object, which is what OpenAI clients r
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import cast
 
 import psycopg
 import structlog
@@ -20,6 +20,7 @@ from server.http.access import sent_key
 from server.http.access_log import request_id
 from server.http.body_memory import BodiesInTheWay
 from server.http.request_body import BodyTooLarge
+from server.protocols.openai.errors import openai_error
 from server.validation_messages import first_field, first_problem
 from store.database import DATABASE_AWAY
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated, Unavailable
@@ -28,14 +29,6 @@ log = structlog.get_logger(__name__)
 
 _RETRY_AFTER_S = 2
 _OPENAI_ROUTES = re.compile(r"(/v1)?/(chat/completions|completions|responses|models(/[^/]*)?)")
-_OPENAI_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-}
-_OPENAI_CODES = {"unauthenticated": "invalid_api_key", "too_many_requests": "rate_limit_exceeded"}
-"""What OpenAI calls what we call otherwise."""
 _NO_ROUTE = (404, 405)
 """What there is is for those to know who have a key."""
 _HTTP_CODES = {404: "not_found", 413: "too_large", 503: "unavailable"}
@@ -85,13 +78,6 @@ def error_response(request: Request, error: HeadwayError) -> JSONResponse:
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return _response(request, error.status, error.code, error.message, headers, error.param)
-
-
-def openai_error(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object, and the sentence again where the SDK looks for it."""
-    kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    error = {"message": message, "type": kind, "param": param, "code": _OPENAI_CODES.get(code, code)}
-    return {"error": error, "detail": message, "code": code}
 
 
 async def _http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -15,7 +15,7 @@ from server.catalog.repository import as_reference, checkpoint_reference
 from server.catalog.service import no_such_model
 from server.catalog.types import ServingCheckpoint
 from server.context import Context
-from server.protocols.openai.admission import SamplingKey
+from server.sampling.admission import SamplingKey
 from server.sampling.lookups import PIN_S
 from server.sampling.patience import Patience, wait_for_samplers
 from server.sampling.sampler_client import SamplerGone

@@ -11,7 +11,6 @@ from fastapi.responses import Response
 
 from server.context import Context
 from server.http.disconnects import unless_disconnected
-from server.protocols.openai.admission import SamplingKey
 from server.protocols.openai.constraints import RequestedConstraint, requested_constraint
 from server.protocols.openai.continuation import covered_messages
 from server.protocols.openai.parameters import check_parameters
@@ -32,6 +31,7 @@ from server.protocols.openai.unsupported import (
     plain_messages,
     plain_tools,
 )
+from server.sampling.admission import SamplingKey
 from server.sampling.generation import Answer, collect, generate_all, sampling_params, seeded
 from server.sampling.recording import Recording, recording_of
 from server.sampling.sampler_client import SamplerFailed

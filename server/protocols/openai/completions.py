@@ -11,13 +11,13 @@ from fastapi.responses import Response
 
 from server.context import Context
 from server.http.disconnects import unless_disconnected
-from server.protocols.openai.admission import SamplingKey
 from server.protocols.openai.constraints import RequestedConstraint, requested_constraint
 from server.protocols.openai.parameters import check_parameters
 from server.protocols.openai.replies import Envelope, TextOffsets, completion_logprobs, json_response, usage
 from server.protocols.openai.schemas import MAX_CHOICES, Completion, CompletionChoice, CompletionRequest
 from server.protocols.openai.streaming import EventStream
 from server.protocols.openai.unsupported import off_policy_settings
+from server.sampling.admission import SamplingKey
 from server.sampling.generation import Answer, collect, generate_all, sampling_params, seeded
 from server.sampling.recording import Recording, recording_of
 from server.sampling.targets import Named, Target, find_target, on_a_sampler, room_on

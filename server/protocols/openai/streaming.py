@@ -9,7 +9,7 @@ import structlog
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
-from server.http.errors import openai_error
+from server.protocols.openai.errors import openai_error
 from server.protocols.openai.replies import Envelope, as_json
 from server.protocols.openai.schemas import Completion
 from wire.errors import HeadwayError

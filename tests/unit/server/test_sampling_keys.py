@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from server.protocols.openai import admission
-from server.protocols.openai.admission import SamplingKeys
+from server.sampling import admission
+from server.sampling.admission import SamplingKeys
 from server.sampling.lookups import SharedLookups
 from store.keys import KeyFacts
 from store.planes.serving import ServingInfo, ServingQuery

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,8 +22,8 @@ from store.database import Database, psycopg_dsn
 from store.oplog import leases
 from store.retention import Collector, Removal, RetentionPolicy
 from store.tables import CheckpointRow, ModelRow, OperationRow
+from tests.ports.checkpoint_places import Place, place_maker
 from tests.unit.conftest import World
-from tests.unit.store.places import FilePlace, Place, S3Place
 
 DAY_S = 24 * 3600.0
 
@@ -184,7 +183,7 @@ def place_kind() -> str:
 @pytest.fixture
 def make_place(place_kind: str, request: pytest.FixtureRequest) -> Callable[[Path], Place]:
     """A checkpoint store with nothing in it, which belongs to this folder."""
-    return FilePlace if place_kind == "file" else partial(S3Place, request.getfixturevalue("s3"))
+    return place_maker(place_kind, request)
 
 
 @pytest.fixture

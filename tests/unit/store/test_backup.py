@@ -17,8 +17,8 @@ from store.rollouts import NewSample, TraceRecord, record
 from store.rollouts.trainer_logprobs import Pass, keep_trainer_logprobs
 from store.tables import ApiKeyRow, Base, ModelRow, OperationRow
 from store.verification import verify
+from tests.ports.checkpoint_places import KINDS, Place
 from tests.unit.store.conftest import Estate
-from tests.unit.store.places import KINDS, Place
 from tests.unit.store.rollouts.conftest import make_turns
 from wire.errors import Conflict, CorruptCheckpoint, NotFound
 

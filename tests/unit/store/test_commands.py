@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from store.tables import ApiKeyRow
+from tests.ports.checkpoint_places import FilePlace
 from tests.unit.store.conftest import Estate
-from tests.unit.store.places import FilePlace
 
 
 def headway(estate: Estate, *arguments: str, folder: str = "") -> Result:

@@ -16,8 +16,8 @@ from store.planes.registration import known_losses, register_sampler, register_t
 from store.retention import RetentionPolicy, keeping_files, marking
 from store.retention.pins import pin
 from store.tables import CheckpointRow, EventRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow
+from tests.ports.checkpoint_places import KINDS
 from tests.unit.store.conftest import DAY_S, Estate
-from tests.unit.store.places import KINDS
 from wire.errors import Conflict, CorruptCheckpoint, Gone, NotFound
 
 

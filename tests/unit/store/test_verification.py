@@ -5,8 +5,8 @@ import uuid
 import pytest
 
 from store.verification import missing_files, verify
+from tests.ports.checkpoint_places import KINDS
 from tests.unit.store.conftest import Estate
-from tests.unit.store.places import KINDS
 
 
 @pytest.fixture(params=KINDS)

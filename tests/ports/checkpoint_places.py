@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+
+import pytest
 
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.cache import CheckpointCache
@@ -89,3 +93,8 @@ class S3Place:
 
     def leave_behind(self, data: bytes) -> None:
         self.path(f"{uuid.uuid4().hex}/{uuid.uuid4().hex}/state/state.safetensors").write_bytes(data)
+
+
+def place_maker(kind: str, request: pytest.FixtureRequest) -> Callable[[Path], Place]:
+    """A checkpoint store with nothing in it, which belongs to this folder."""
+    return FilePlace if kind == "file" else partial(S3Place, request.getfixturevalue("s3"))

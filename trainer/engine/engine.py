@@ -22,7 +22,7 @@ import torch
 from trainer.engine.advantages import advantages
 from trainer.engine.base_model import BaseModel
 from trainer.engine.batch import Datum, datum_tensors, to_datums
-from trainer.engine.canary import compute_canary
+from trainer.engine.canary import compute_canary, may_overflow
 from trainer.engine.checkpoint import load_session, save_adapter, save_state
 from trainer.engine.finite import squares_finite
 from trainer.engine.losses import LOSSES, LossOptions, make_loss
@@ -171,10 +171,12 @@ class TrainingEngine:
         Raises NonFinite, before anything is written, for weights with which no token could be sampled.
         """
         session = self._sessions.get(model)
-        canary = compute_canary(self._base, session)
+        canary = None
+        if self._settings.canary or may_overflow(self._base, session):
+            canary = compute_canary(self._base, session)
         live = self._base.adapter(session.lora)
         save_adapter(session, live, self._base.name, self._base.served_dtype, adapter)
-        if self._settings.canary:
+        if canary is not None and self._settings.canary:
             canary.write(adapter)
         save_state(session, state)
 

@@ -28,6 +28,7 @@ from tests.unit.trainer.tiny import (
 )
 from trainer.engine.advantages import advantages
 from trainer.engine.batch import to_datums
+from trainer.engine.canary import _SAFE_WEIGHT, compute_canary, may_overflow
 from trainer.engine.engine import TrainingEngine
 from trainer.engine.losses import LOSSES, ActionTokens, make_loss
 from wire.engine import AdamParams, DatumTensors, LoraConfig, LossChoice
@@ -254,6 +255,17 @@ def test_finite_weights_with_which_no_token_can_be_sampled_are_not_saved(canary:
     with pytest.raises(NonFinite, match="logprobs are not finite"):
         engine.save(MODEL, tmp_path, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_too_small_to_overflow_are_saved_without_a_forward_and_do_not_overflow(tmp_path: Path) -> None:
+    engine = opened(tiny_engine(canary=False), MODEL)
+    own = session(engine, MODEL)
+    own.weights.fill_(_SAFE_WEIGHT)  # all of one sign: sums grow as fast as they can
+    assert not may_overflow(engine._base, own)
+    assert np.isfinite(compute_canary(engine._base, own).logprobs).all()
+    engine.save(MODEL, tmp_path, tmp_path)
+    own.weights[0] = -1.01 * _SAFE_WEIGHT
+    assert may_overflow(engine._base, own)
 
 
 def test_every_pass_reports_finite_figures_under_their_names() -> None:

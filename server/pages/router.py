@@ -5,35 +5,22 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from server.pages import (
-    alarms,
-    draining,
-    guard_form,
-    job_list,
-    job_page,
-    keys,
-    login,
-    model_list,
-    model_page,
-    moving_heads,
-    new_keys,
-    pausing_models,
-    revoking_keys,
-    rollout_list,
-    scoring,
-    static_files,
-    system,
-    taskset_page,
-    tasksets,
-    team_page,
-    trace_page,
-)
-from server.pages.routing import PageRoute
-from server.pages.signing_in import VisitorDep
+from server.pages.checkpoints import moving_heads
+from server.pages.guard import alarms, guard_form
+from server.pages.jobs import job_list, job_page
+from server.pages.models import model_list, model_page, pausing_models
+from server.pages.rollouts import rollout_list, scoring, trace_page
+from server.pages.session import login
+from server.pages.shared import static_files
+from server.pages.shared.routing import PageRoute
+from server.pages.shared.signing_in import VisitorDep
+from server.pages.system import draining, system_page
+from server.pages.tasksets import taskset_list, taskset_page
+from server.pages.team import keys, new_keys, revoking_keys, team_page
 from wire.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
-_ROOMS = (
+_PAGES = (
     static_files,
     login,
     model_list,
@@ -47,17 +34,17 @@ _ROOMS = (
     rollout_list,
     trace_page,
     scoring,
-    tasksets,
+    taskset_list,
     taskset_page,
-    system,
+    system_page,
     draining,
     keys,
     new_keys,
     revoking_keys,
     team_page,
 )
-for room in _ROOMS:
-    router.include_router(room.router)
+for one in _PAGES:
+    router.include_router(one.router)
 
 rest = APIRouter(route_class=PageRoute, include_in_schema=False)
 """Included after every endpoint."""

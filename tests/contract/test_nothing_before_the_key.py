@@ -26,8 +26,8 @@ from server.auth.service import ensure_team
 from server.http.authentication import CallerDep
 from server.http.request_body import COUNTED_BY_ITS_READER, OPEN_TO_ANYBODY, SMALL, UPLOAD, BodyBound, SealedBodies
 from server.http.routing import KeyedRoute, KeyedRouter, bound_of
-from server.pages.sessions import start_session
-from server.pages.signing_in import COOKIE
+from server.pages.shared.sessions import start_session
+from server.pages.shared.signing_in import COOKIE
 from server.protocols.hud.training import schemas as wire_training
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
 from server.settings import Limits, ServerSettings

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.pages.lineage import Lineage, Node
-from server.pages.tree_layout import Item, lay_out
+from server.pages.checkpoints.lineage import Lineage, Node
+from server.pages.checkpoints.tree_layout import Item, lay_out
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -1,0 +1,1 @@
+"""A model's checkpoint tree, and moving its head."""

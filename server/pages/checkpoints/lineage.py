@@ -1,0 +1,123 @@
+"""A model's checkpoint tree as the pages use it: one row a node, without metrics and manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from store.tables import CheckpointRow, ModelRow
+
+COMMIT_ORDER = CheckpointRow.committed_at, CheckpointRow.step, CheckpointRow.id
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A committed checkpoint. `forks`: models that started from it."""
+
+    id: UUID
+    parent_id: UUID | None
+    step: int
+    name: str
+    mean_reward: float | None
+    committed_at: datetime | None
+    is_pinned: bool
+    has_files: bool
+    has_state: bool
+    forks: tuple[str, ...] = ()
+
+
+class Lineage:
+    """All nodes in commit order, and which way leads to the head."""
+
+    def __init__(self, nodes: Sequence[Node], head_id: UUID | None) -> None:
+        self.nodes = nodes
+        self.by_id = {node.id: node for node in nodes}
+        self.head = self.by_id.get(head_id) if head_id else None
+
+    @cached_property
+    def steps(self) -> list[Node]:
+        """Without the root that a fork of a trained model begins with."""
+        return [node for node in self.nodes if node.step > 0]
+
+    @cached_property
+    def path(self) -> list[Node]:
+        """From the root to the head; empty while the base weights are served."""
+        return self.path_to(self.head)
+
+    def path_to(self, node: Node | None) -> list[Node]:
+        """From the root to this node."""
+        path: list[Node] = []
+        while node is not None:
+            path.append(node)
+            node = self.by_id.get(node.parent_id) if node.parent_id else None
+        return path[::-1]
+
+    def find(self, name: str | None) -> Node | None:
+        """The node of that name or id."""
+        return next((node for node in self.nodes if name in (node.name, str(node.id), node.id.hex)), None)
+
+    def left_behind(self) -> list[tuple[int, int]]:
+        """Ranges of `steps` (first, last) that do not lead to the head: rolled back, or beside it."""
+        on_path = {node.id for node in self.path}
+        ranges: list[tuple[int, int]] = []
+        for index, node in enumerate(self.steps):
+            if node.id in on_path:
+                continue
+            if ranges and ranges[-1][1] == index - 1:
+                ranges[-1] = (ranges[-1][0], index)
+            else:
+                ranges.append((index, index))
+        return ranges
+
+    def rollbacks(self) -> list[tuple[int, str]]:
+        """(index of the step that went on from elsewhere than its predecessor, where from)."""
+        marks: list[tuple[int, str]] = []
+        for index in range(1, len(self.steps)):
+            node = self.steps[index]
+            if node.parent_id != self.steps[index - 1].id:
+                parent = self.by_id.get(node.parent_id) if node.parent_id else None
+                marks.append((index, parent.name if parent else "the base weights"))
+        return marks
+
+
+async def read_lineage(session: AsyncSession, model: ModelRow, *, with_forks: bool = False) -> Lineage:
+    """The tree of a model: one statement, two with the names of the models that were forked from it."""
+    forks = await _forks(session, model) if with_forks else {}
+    query = (
+        select(
+            CheckpointRow.id,
+            CheckpointRow.parent_id,
+            CheckpointRow.step,
+            CheckpointRow.name,
+            CheckpointRow.mean_reward,
+            CheckpointRow.committed_at,
+            CheckpointRow.pinned_at.is_not(None),
+            CheckpointRow.files_removed_at.is_(None),
+            CheckpointRow.files_removed_at.is_(None) & CheckpointRow.state_removed_at.is_(None),
+        )
+        .where(CheckpointRow.model_id == model.id, CheckpointRow.status == "committed")
+        .order_by(*COMMIT_ORDER)
+    )
+    nodes = [Node(*row, forks=tuple(forks.get(row[0], ()))) for row in await session.execute(query)]
+    return Lineage(nodes, model.head_checkpoint_id)
+
+
+async def _forks(session: AsyncSession, model: ModelRow) -> dict[UUID, list[str]]:
+    """Which of the team's models began at which of this one's checkpoints."""
+    query = (
+        select(CheckpointRow.files_id, ModelRow.slug)
+        .join(ModelRow, ModelRow.id == CheckpointRow.model_id)
+        .where(ModelRow.forked_from_id == model.id, ModelRow.team_id == model.team_id)
+        .where(CheckpointRow.parent_id.is_(None), CheckpointRow.step == 0)
+        .order_by(ModelRow.created_at)
+    )
+    found: dict[UUID, list[str]] = {}
+    for files_id, slug in await session.execute(query):
+        found.setdefault(files_id, []).append(slug)
+    return found

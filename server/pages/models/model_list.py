@@ -1,0 +1,105 @@
+"""`/`: the team's models and the bases they can be forked from. (`/models` leads there, unless a client asks.)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import RedirectResponse, Response
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.auth.callers import Caller
+from server.catalog.repository import BaseRow
+from server.context import ContextDep
+from server.pages.shared.model_states import ModelState, model_states
+from server.pages.shared.rendering import page
+from server.pages.shared.routing import PageRoute
+from server.pages.shared.signing_in import VisitorDep
+from server.pages.shared.sparkline import sparkline
+from store.planes.trainer_availability import TrainerAvailability, trainer_availability_async
+from store.tables import CheckpointRow, ModelRow
+
+PAGE = 50
+_SPARK_POINTS = 40
+
+router = APIRouter(route_class=PageRoute)
+
+# The newest rewards of each model, by its index on (model, time); oldest first.
+_REWARDS = text("""
+    select m.id, r.rewards
+    from unnest(cast(:model_ids as uuid[])) as m(id)
+    join lateral (
+        select array_agg(mean_reward order by created_at) as rewards from (
+            select mean_reward, created_at from checkpoints
+            where model_id = m.id and status = 'committed' and mean_reward is not null
+            order by created_at desc limit :points
+        ) newest
+    ) r on true
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """A line of the list."""
+
+    model: ModelRow
+    base: ModelRow
+    head: CheckpointRow | None
+    rewards: list[float]
+    state: ModelState
+
+    @property
+    def spark(self) -> str:
+        """Its last rewards."""
+        return sparkline(self.rewards)
+
+
+@router.get("/")
+async def models(
+    context: ContextDep,
+    request: Request,
+    visitor: VisitorDep,
+    number: Annotated[int, Query(alias="page", ge=1, le=100_000)] = 1,
+) -> Response:
+    """The team's models, newest first."""
+    async with context.database.session() as session:
+        supplies = await trainer_availability_async(session)
+        total, listed = await _listed(session, visitor.caller, number, supplies)
+    values: dict[str, Any] = {"number": number, "num_pages": max(1, -(-total // PAGE)), "total": total}
+    return page(request, "models/list.html", visitor, models=listed, bases=supplies, **values)
+
+
+@router.get("/models")
+@router.get("/models/")
+async def models_elsewhere(visitor: VisitorDep) -> Response:
+    """Where people look for the list."""
+    return RedirectResponse("/", 303)
+
+
+async def _listed(
+    session: AsyncSession, caller: Caller, number: int, supplies: list[TrainerAvailability]
+) -> tuple[int, list[ListedModel]]:
+    mine = ModelRow.team_id == caller.team_id
+    if caller.model_ids is not None:
+        mine &= ModelRow.id.in_(caller.model_ids)
+    total = await session.scalar(select(func.count()).select_from(ModelRow).where(mine))
+    query = (
+        select(ModelRow, BaseRow, CheckpointRow)
+        .join(BaseRow, BaseRow.id == ModelRow.base_id)
+        .outerjoin(CheckpointRow, CheckpointRow.id == ModelRow.head_checkpoint_id)
+        .where(mine)
+        .order_by(ModelRow.created_at.desc(), ModelRow.id)
+    )
+    found = (await session.execute(query.limit(PAGE).offset((number - 1) * PAGE))).all()
+    model_ids = [model.id for model, _, _ in found]
+    rewards = {
+        row.id: row.rewards or []
+        for row in await session.execute(_REWARDS, {"model_ids": model_ids, "points": _SPARK_POINTS})
+    }
+    models = [model for model, _, _ in found]
+    states = await model_states(session, models, {supply.base_id for supply in supplies if supply.num_ready})
+    return total or 0, [
+        ListedModel(model, base, head, rewards.get(model.id, []), states[model.id]) for model, base, head in found
+    ]

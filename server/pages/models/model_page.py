@@ -1,0 +1,147 @@
+"""`/models/<id>`: how a model learns, and its checkpoint tree. `/live/models/<id>/series`: what its charts show."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.context import ContextDep
+from server.guard.alarms import list_alarms
+from server.guard.types import TaskReport
+from server.pages.checkpoints.checkpoint_rows import checkpoint_rows
+from server.pages.checkpoints.lineage import Lineage, read_lineage
+from server.pages.checkpoints.node_details import NodeDetails, node_details
+from server.pages.checkpoints.tree_layout import lay_out
+from server.pages.checkpoints.tree_picture import draw
+from server.pages.guard.guard_tab import guard_tab
+from server.pages.models import series
+from server.pages.models.held_out import held_out_charts, held_out_scores
+from server.pages.shared.model_states import model_states
+from server.pages.shared.rendering import page
+from server.pages.shared.routing import PageRoute
+from server.pages.shared.signing_in import VisitorDep
+from server.pages.shared.sparkline import sparkline
+from server.pages.shared.visible_models import find_model
+from server.trainability.report import trainability
+from store.planes.trainer_availability import trainer_availability_async
+from store.tables import ModelRow
+from wire.errors import NotFound
+
+router = APIRouter(route_class=PageRoute)
+
+Tab = Literal["training", "checkpoints", "tasks", "guard"]
+_TEMPLATES: dict[Tab, str] = {
+    "training": "models/training.html",
+    "checkpoints": "checkpoints/tab.html",
+    "tasks": "models/tasks.html",
+    "guard": "guard/tab.html",
+}
+
+_MOST_ALARMS = 5
+_TASKS = 50
+Index = Annotated[int, Query(ge=0, le=2**31)]
+
+
+@router.get("/models/{model_id}")
+async def model_page(
+    context: ContextDep,
+    request: Request,
+    visitor: VisitorDep,
+    model_id: str,
+    tab: Tab = "training",
+    node: str | None = None,
+    open_run: Annotated[str | None, Query(alias="open")] = None,
+    before: Annotated[int | None, Query(ge=0, le=2**31)] = None,
+    cursor: Annotated[str | None, Query(max_length=3000)] = None,
+) -> Response:
+    """One model; of a base, what there is to say about it."""
+    async with context.database.session() as session:
+        model, base = await find_model(session, visitor, model_id)
+        if base is None:
+            (supply,) = await trainer_availability_async(session, model.id)
+            return page(request, "models/base.html", visitor, model=model, supply=supply)
+        values = await _common(session, model, base)
+        if tab == "checkpoints":
+            values |= await _checkpoints(session, model, base, values["lineage"], node, open_run, before)
+        elif tab == "tasks":
+            report = await trainability(session, model, cursor=cursor, limit=_TASKS)
+            values |= {"report": report, "cursor": cursor, "sparks": [_spark(task) for task in report.items]}
+        elif tab == "guard":
+            values |= await guard_tab(session, visitor, model, cursor)
+        else:
+            values |= {"charts": series.CHARTS, "most_points": series.MOST_POINTS}
+    return page(request, _TEMPLATES[tab], visitor, tab=tab, **values)
+
+
+@router.get("/live/models/{model_id}/series")
+async def model_series(context: ContextDep, visitor: VisitorDep, model_id: str, after: Index = 0) -> JSONResponse:
+    """Points of the charts after the first `after` steps; without it, the newest ones that fit in an answer.
+
+    `first`: how many steps come before the first point. `left_behind` and `rollbacks` count steps from 0 and speak of
+    the whole history, since a rollback changes what earlier points mean. `scores` are all that are held out.
+    """
+    async with context.database.session() as session:
+        model, _ = await find_model(session, visitor, model_id)
+        lineage = await read_lineage(session, model)
+        total = len(lineage.steps)
+        first = min(max(after, total - series.MOST_POINTS, 0), total)
+        figures = await series.points(session, model.id, first)
+        figures["scores"] = await held_out_scores(session, model.id)
+    shown = total - first, total - series.MOST_POINTS
+    left_behind = [r for r in lineage.left_behind() if r[1] >= shown[1]]
+    rollbacks = [r for r in lineage.rollbacks() if r[0] >= shown[1]]
+    answer = {"total": total, "first": first, **figures, "left_behind": left_behind, "rollbacks": rollbacks}
+    return JSONResponse(answer, headers={"Cache-Control": "no-store"})
+
+
+async def _common(session: AsyncSession, model: ModelRow, base: ModelRow) -> dict[str, Any]:
+    """What stands above the tabs."""
+    (supply,) = await trainer_availability_async(session, base.id)
+    states = await model_states(session, [model], {base.id} if supply.num_ready else set())
+    lineage = await read_lineage(session, model, with_forks=True)
+    rewards = [node.mean_reward for node in lineage.path]
+    found = await list_alarms(session, model.id, only_open=True, cursor=None, limit=_MOST_ALARMS)
+    return {
+        "alarms": found.items,
+        "has_more_alarms": found.next_cursor is not None,
+        "held_out": await held_out_charts(session, model.id),
+        "model": model,
+        "base": base,
+        "supply": supply,
+        "state": states[model.id],
+        "lineage": lineage,
+        "reward": series.last_known(rewards),
+        "rewards": [reward for reward in rewards if reward is not None],
+    }
+
+
+def _spark(task: TaskReport) -> str:
+    return sparkline([period.reward_mean for period in task.over_time])
+
+
+async def _checkpoints(
+    session: AsyncSession,
+    model: ModelRow,
+    base: ModelRow,
+    lineage: Lineage,
+    node: str | None,
+    open_run: str | None,
+    before: int | None,
+) -> dict[str, Any]:
+    chosen = lineage.head if node is None else lineage.find(node)
+    if node not in (None, "base") and chosen is None:
+        raise NotFound(f"model {model.slug!r} has no checkpoint {node!r}")
+    items = lay_out(lineage, chosen, lineage.find(open_run) if open_run else None)
+    picture = draw(lineage, items, chosen if node else None, f"/models/{model.id}", f"Base weights of {base.slug}")
+    details: NodeDetails | None = await node_details(session, base, chosen) if chosen else None
+    return {
+        "picture": picture,
+        "chosen": chosen,
+        "details": details,
+        "node_is_named": node is not None,
+        "is_base_chosen": node == "base" or (node is None and lineage.head is None),
+        "table": await checkpoint_rows(session, lineage, before),
+    }

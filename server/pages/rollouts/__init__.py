@@ -1,0 +1,1 @@
+"""Rollouts: the list of them, and the page of one."""

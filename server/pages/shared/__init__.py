@@ -1,0 +1,1 @@
+"""What pages share: rendering, routes, forms, filters, sessions, and the templates that others extend."""

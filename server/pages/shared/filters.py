@@ -1,0 +1,117 @@
+"""What the filters of lists say. A form that is left empty sends empty texts, which say nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+from uuid import UUID
+
+from fastapi import Depends, Query
+
+from server.catalog.repository import as_uuid
+from server.pages.shared.addresses import address
+from server.sanitizing import is_storable
+from store.rollouts import JobFilter, TraceFilter
+from store.rollouts.jobs import JobStatus
+from store.rollouts.traces import Status
+from wire.errors import InvalidRequest
+
+Text = Annotated[str, Query(max_length=512)]
+Cursor = Annotated[str | None, Query(max_length=256)]
+
+JOB_STATUSES: tuple[str, ...] = get_args(JobStatus)
+TRACE_STATUSES: tuple[str, ...] = get_args(Status)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """As it was sent. `said`: the names and texts that say something."""
+
+    said: dict[str, str]
+
+    def __getitem__(self, name: str) -> str:
+        return self.said.get(name, "")
+
+    def address(self, path: str, **more: Any) -> str:
+        """The list at this path with this filter."""
+        return address(path, **{**self.said, **more})
+
+    def text(self, name: str) -> str | None:
+        """Raises InvalidRequest for what no row can hold."""
+        value = self.said.get(name)
+        if value is not None and not is_storable(value):
+            raise InvalidRequest(f"{name} holds characters that nothing here can be named by")
+        return value
+
+    def number(self, name: str) -> float | None:
+        """Raises InvalidRequest unless it is a finite number."""
+        try:
+            value = float(self.said[name]) if name in self.said else None
+        except ValueError:
+            value = math.nan
+        if value is not None and not math.isfinite(value):
+            raise InvalidRequest(f"{name} must be a number, such as 0.5")
+        return value
+
+    def uuid(self, name: str) -> UUID | None:
+        """Raises InvalidRequest unless it is an id."""
+        if name not in self.said:
+            return None
+        value = as_uuid(self.said[name])
+        if value is None:
+            raise InvalidRequest(f"{name} must be an id: 32 hex digits, or a UUID with dashes")
+        return value
+
+    def one_of(self, name: str, choices: tuple[str, ...]) -> Any:
+        """Raises InvalidRequest unless it is one of these."""
+        value = self.said.get(name)
+        if value is not None and value not in choices:
+            raise InvalidRequest(f"{name} must be one of {', '.join(choices)}")
+        return value
+
+
+def job_filter(name: Text = "", taskset: Text = "", status: Text = "") -> Filter:
+    """Of the list of jobs."""
+    return _filter(name=name.strip(), taskset=taskset.strip(), status=status)
+
+
+def trace_filter(
+    status: Text = "",
+    task: Text = "",
+    group: Text = "",
+    min_reward: Text = "",
+    max_reward: Text = "",
+    model: Text = "",
+    checkpoint: Text = "",
+) -> Filter:
+    """Of a list of rollouts."""
+    texts = {"task": task.strip(), "group": group.strip(), "model": model.strip(), "checkpoint": checkpoint.strip()}
+    return _filter(status=status, min_reward=min_reward.strip(), max_reward=max_reward.strip(), **texts)
+
+
+JobFilterDep = Annotated[Filter, Depends(job_filter)]
+TraceFilterDep = Annotated[Filter, Depends(trace_filter)]
+
+
+def wanted_jobs(said: Filter) -> JobFilter:
+    """Raises InvalidRequest for what the filter cannot mean."""
+    return JobFilter(said.text("name"), said.text("taskset"), said.one_of("status", JOB_STATUSES))
+
+
+def wanted_traces(said: Filter, job_id: UUID | None = None) -> TraceFilter:
+    """Raises InvalidRequest for what the filter cannot mean."""
+    return TraceFilter(
+        model_id=said.uuid("model"),
+        job_id=job_id,
+        group_id=said.text("group"),
+        task_slug=said.text("task"),
+        checkpoint_id=said.uuid("checkpoint"),
+        min_reward=said.number("min_reward"),
+        max_reward=said.number("max_reward"),
+        status=said.one_of("status", TRACE_STATUSES),
+    )
+
+
+def _filter(**values: str) -> Filter:
+    return Filter({name: value for name, value in values.items() if value})

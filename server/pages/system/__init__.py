@@ -1,0 +1,1 @@
+"""Trainers, samplers and disks, for operators."""

@@ -1,0 +1,165 @@
+"""`/system`: trainers, samplers and what they hold, the queue, the disks. Of other teams' work only how much it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from sqlalchemy import Text, cast, func, or_, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.auth.callers import Caller
+from server.context import ContextDep
+from server.pages.shared.rendering import page
+from server.pages.shared.routing import PageRoute
+from server.pages.shared.signing_in import VisitorDep
+from server.pages.system.disks import disks
+from store.planes.registration import has_trouble, is_live
+from store.planes.trainer_availability import trainer_availability_async
+from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow
+
+_MOST = 100
+
+router = APIRouter(route_class=PageRoute)
+
+_QUEUE = text("""
+    select
+        m.id, m.slug, m.team_id,
+        count(*) filter (where o.state = 'running') as running,
+        count(*) filter (where o.state = 'queued') as queued,
+        min(o.created_at) as oldest,
+        min(o.kind) filter (where o.state = 'running') as kind
+    from operations o join models m on m.id = o.model_id
+    where o.state in ('queued', 'running')
+    group by m.id
+    order by oldest
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """A trainer or sampler. `holds`: names of the team's models, and how many are other teams'."""
+
+    row: Any
+    base: str
+    state: str
+    holds: list[str]
+    others: int
+    failed: int = 0
+    trouble: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A model with open operations; no name where the visitor may not see it."""
+
+    id: UUID | None
+    name: str
+    running: int
+    queued: int
+    oldest: datetime
+    kind: str | None
+
+
+@router.get("/system")
+async def system(context: ContextDep, request: Request, visitor: VisitorDep) -> Response:
+    """The state of the box."""
+    async with context.database.session() as session:
+        values: dict[str, Any] = {
+            "bases": await trainer_availability_async(session),
+            "trainers": await _trainers(session, visitor.caller),
+            "samplers": await _samplers(session, visitor.caller),
+            "queue": await _queue(session, visitor.caller),
+        }
+    return page(request, "system/system.html", visitor, disks=await disks(context.settings), **values)
+
+
+async def _trainers(session: AsyncSession, caller: Caller) -> list[Plane]:
+    leases: dict[UUID, list[tuple[str, bool]]] = {}
+    query = (
+        select(ModelLeaseRow.trainer_id, ModelRow.slug, ModelRow.id, ModelRow.team_id)
+        .join(ModelRow, ModelRow.id == ModelLeaseRow.model_id)
+        .where(ModelLeaseRow.expires_at > func.clock_timestamp())
+        .order_by(ModelRow.slug)
+    )
+    for trainer_id, slug, model_id, owner in await session.execute(query):
+        leases.setdefault(trainer_id, []).append((slug, _is_named(caller, model_id, owner)))
+    return [_plane(row, base, lives, leases.get(row.id, [])) for row, base, lives in await _rows(session, TrainerRow)]
+
+
+async def _samplers(session: AsyncSession, caller: Caller) -> list[Plane]:
+    """What they hold is told in words: `arith-rl 0007-3f9c21ab`."""
+    adapter = func.concat("hw-", func.replace(cast(CheckpointRow.files_id, Text), "-", ""))
+    query = (
+        select(SamplerAdapterRow.sampler_id, ModelRow.id, ModelRow.slug, CheckpointRow.name)
+        .join(SamplerRow, SamplerRow.id == SamplerAdapterRow.sampler_id)
+        .join(ModelRow, (ModelRow.base_id == SamplerRow.base_id) & (ModelRow.team_id == caller.team_id))
+        .join(CheckpointRow, (CheckpointRow.id == ModelRow.head_checkpoint_id) & (adapter == SamplerAdapterRow.adapter))
+        .where(is_live(SamplerRow), SamplerAdapterRow.state == "loaded")
+        .order_by(ModelRow.slug)
+    )
+    heads: dict[UUID, list[tuple[str, bool]]] = {}
+    for sampler_id, model_id, slug, name in await session.execute(query):
+        heads.setdefault(sampler_id, []).append((f"{slug} {name}", _is_named(caller, model_id, caller.team_id)))
+    counts = {
+        row[0]: (row[1], row[2])
+        for row in await session.execute(
+            select(
+                SamplerAdapterRow.sampler_id,
+                func.count().filter(SamplerAdapterRow.state == "loaded"),
+                func.count().filter(SamplerAdapterRow.state == "failed"),
+            ).group_by(SamplerAdapterRow.sampler_id)
+        )
+    }
+    planes: list[Plane] = []
+    for row, base, lives in await _rows(session, SamplerRow):
+        loaded, failed = counts.get(row.id, (0, 0))
+        mine = heads.get(row.id, [])
+        unnamed = [("", False)] * max(0, loaded - len(mine))
+        planes.append(replace(_plane(row, base, lives, mine + unnamed, failed), trouble=row.trouble))
+    return planes
+
+
+async def _rows(session: AsyncSession, kind: type[TrainerRow] | type[SamplerRow]) -> list[Any]:
+    """Those that did not say goodbye, and a base's last sampler if it gave up; the living first."""
+    query = (
+        select(kind, ModelRow.slug, is_live(kind))
+        .join(ModelRow, ModelRow.id == kind.base_id)
+        .where(kind.stopped_at.is_(None) if kind is TrainerRow else or_(kind.stopped_at.is_(None), has_trouble()))
+        .order_by(is_live(kind).desc(), kind.started_at.desc())
+        .limit(_MOST)
+    )
+    return list((await session.execute(query)).all())
+
+
+def _plane(row: Any, base: str, lives: bool, holds: list[tuple[str, bool]], failed: int = 0) -> Plane:
+    loading = lives and isinstance(row, TrainerRow) and row.is_loading
+    state = "starting" if loading else "live" if lives else "stopped" if row.stopped_at else "silent"
+    if lives and row.drained_at is not None:
+        state = "drained"
+    mine = [name for name, is_mine in holds if is_mine]
+    return Plane(row, base, state, mine, len(holds) - len(mine), failed)
+
+
+async def _queue(session: AsyncSession, caller: Caller) -> list[Waiting]:
+    rows = await session.execute(_QUEUE)
+    return [
+        Waiting(
+            row.id if _is_named(caller, row.id, row.team_id) else None,
+            row.slug if _is_named(caller, row.id, row.team_id) else "another model",
+            row.running,
+            row.queued,
+            row.oldest,
+            row.kind,
+        )
+        for row in rows
+    ]
+
+
+def _is_named(caller: Caller, model_id: UUID, owner: UUID | None) -> bool:
+    """Whether this caller may read the name of a model."""
+    return owner == caller.team_id and (caller.model_ids is None or model_id in caller.model_ids)

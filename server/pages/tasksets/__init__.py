@@ -1,0 +1,1 @@
+"""Tasksets: the list of them, and the page of one."""

@@ -1,0 +1,1 @@
+"""A team: what it uses, its quotas, and its keys."""

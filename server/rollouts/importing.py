@@ -80,7 +80,7 @@ class _Import:
             return
         name = storable_text(self._options.job)
         self._job_id = uuid.uuid5(self._caller.team_id, f"import {name}")
-        await require_job(self._context, self._caller, self._job_id, reports=True)
+        await require_job(self._context.database, self._caller, self._job_id, reports=True)
         self.result.job_id = str(self._job_id)
         async with self._context.database.session() as session:
             row = insert(JobRow).values(team_id=self._caller.team_id, id=self._job_id, name=name)
@@ -119,9 +119,9 @@ class _Import:
         for one in trace.turns:
             if one.served is not None and one.served.model_id is not None:
                 self._caller.require_model(one.served.model_id, str(one.served.model_id))
-        await require_trace(self._context, self._caller, trace.id, reports=True)
+        await require_trace(self._context.database, self._caller, trace.id, reports=True)
         if trace.job_id is not None and trace.job_id != self._job_id and trace.job_id not in self._open_jobs:
-            await require_job(self._context, self._caller, trace.job_id, reports=True)
+            await require_job(self._context.database, self._caller, trace.job_id, reports=True)
             self._open_jobs.add(trace.job_id)
 
     async def _on_change(self, connection: AsyncConnection, outcome: Outcome) -> None:

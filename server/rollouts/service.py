@@ -41,7 +41,7 @@ async def enter(context: Context, caller: Caller, trace_id: UUID, report: TraceE
     values = _fields(report)
     values["job_id"] = job_id = as_uuid(report.job_id) if report.job_id else None
     if job_id is not None:
-        await require_job(context, caller, job_id, reports=True)
+        await require_job(context.database, caller, job_id, reports=True)
     async with context.database.session() as session:
         found = await find_model(session, caller.team_id, report.model) if report.model else None
         if found:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from uuid import UUID
 
-from fastapi import Depends
 from sqlalchemy import ARRAY, Uuid, any_, func, literal, not_, select
 
 from server.auth.callers import Caller
-from server.context import Context, ContextDep
-from server.http.authentication import AnyCallerDep
+from store.database import AsyncDatabase
 from store.tables import TraceRow
 from wire.errors import Forbidden
 
@@ -24,13 +22,13 @@ def models_of(caller: Caller) -> list[UUID] | None:
     return None if caller.model_ids is None else sorted(caller.model_ids)
 
 
-async def require_trace(context: Context, caller: Caller, trace_id: UUID, *, reports: bool = False) -> None:
+async def require_trace(database: AsyncDatabase, caller: Caller, trace_id: UUID, *, reports: bool = False) -> None:
     """Raises Forbidden for a rollout of another model; one that there is not yet passes. reports: so does one whose
     model is not known."""
     if caller.model_ids is None:
         return
     query = select(TraceRow.model_id).where(TraceRow.team_id == caller.team_id, TraceRow.id == trace_id)
-    async with context.database.session() as session:
+    async with database.session() as session:
         found = (await session.execute(query)).one_or_none()
     if found is None or found.model_id in caller.model_ids or (reports and found.model_id is None):
         return
@@ -38,17 +36,17 @@ async def require_trace(context: Context, caller: Caller, trace_id: UUID, *, rep
 
 
 async def hidden_traces(
-    context: Context, team_id: UUID, model_ids: Collection[UUID], ids: Collection[UUID]
+    database: AsyncDatabase, team_id: UUID, model_ids: Collection[UUID], ids: Collection[UUID]
 ) -> set[UUID]:
     """Those of the team's rollouts that a key for these models does not see."""
     named = literal(list(ids), ARRAY(Uuid))  # as one parameter: a batch may name more than there may be
     of_these = func.coalesce(TraceRow.model_id.in_(model_ids), False)
     query = select(TraceRow.id).where(TraceRow.team_id == team_id, TraceRow.id == any_(named), not_(of_these))
-    async with context.database.session() as session:
+    async with database.session() as session:
         return set(await session.scalars(query))
 
 
-async def require_job(context: Context, caller: Caller, job_id: UUID, *, reports: bool = False) -> None:
+async def require_job(database: AsyncDatabase, caller: Caller, job_id: UUID, *, reports: bool = False) -> None:
     """Raises Forbidden for a job with rollouts of other models, or with none of the key's; one without rollouts passes.
     reports: so does one whose rollouts are of no known model."""
     if caller.model_ids is None:
@@ -56,28 +54,7 @@ async def require_job(context: Context, caller: Caller, job_id: UUID, *, reports
     own = func.bool_or(TraceRow.model_id.in_(caller.model_ids))
     others = func.bool_or(TraceRow.model_id.not_in(caller.model_ids))
     query = select(func.count(), own, others).where(TraceRow.team_id == caller.team_id, TraceRow.job_id == job_id)
-    async with context.database.session() as session:
+    async with database.session() as session:
         num_traces, has_own, has_others = (await session.execute(query)).one()
     if num_traces and (has_others or not (has_own or reports)):
         raise Forbidden(f"this key is for some models alone, and the job {job_id} is not of these alone")
-
-
-async def _seen_trace(context: ContextDep, caller: AnyCallerDep, trace_id: UUID) -> None:
-    await require_trace(context, caller, trace_id)
-
-
-async def _reported_trace(context: ContextDep, caller: AnyCallerDep, trace_id: UUID) -> None:
-    await require_trace(context, caller, trace_id, reports=True)
-
-
-async def _seen_job(context: ContextDep, caller: AnyCallerDep, job_id: UUID) -> None:
-    await require_job(context, caller, job_id)
-
-
-async def _reported_job(context: ContextDep, caller: AnyCallerDep, job_id: UUID) -> None:
-    await require_job(context, caller, job_id, reports=True)
-
-
-SeenTrace, ReportedTrace = Depends(_seen_trace), Depends(_reported_trace)
-SeenJob, ReportedJob = Depends(_seen_job), Depends(_reported_job)
-"""For routes with `{trace_id}` or `{job_id}` in their path."""

@@ -87,7 +87,7 @@ async def recording_of(context: Context, target: Target, request: Request) -> Re
     trace_id = as_uuid(request.headers.get(TRACE_HEADER, ""))
     if trace_id is None:
         return None
-    await require_trace(context, target.caller, trace_id, reports=True)
+    await require_trace(context.database, target.caller, trace_id, reports=True)
     return Recording(context, trace_id, len(await request.body()))
 
 

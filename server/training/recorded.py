@@ -75,7 +75,7 @@ async def _refuse_hidden(context: Context, model: TrainedModel, ids: dict[int, U
     model_ids = model.admission.key.model_ids
     if model_ids is None:
         return
-    hidden = await hidden_traces(context, model.team_id, model_ids, ids.values())
+    hidden = await hidden_traces(context.database, model.team_id, model_ids, ids.values())
     for index, trace_id in ids.items():
         if trace_id in hidden:
             raise Forbidden(f"{_named(index, trace_id)} is of none of the models that this key is for")

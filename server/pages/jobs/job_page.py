@@ -50,7 +50,7 @@ async def job_page(
     """One job; the id with dashes or without."""
     team_id, found_id = visitor.caller.team_id, as_uuid(job_id)
     if found_id:
-        await require_job(context, visitor.caller, found_id)
+        await require_job(context.database, visitor.caller, found_id)
     async with context.database.connection() as connection:
         job = await find_job(connection, team_id, found_id) if found_id else None
         if job is None:

@@ -110,7 +110,7 @@ async def trace_page(
     team_id, found_id = visitor.caller.team_id, as_uuid(trace_id)
     if found_id is None:
         raise NotFound(f"there is no trace {trace_id}")
-    await require_trace(context, visitor.caller, found_id)
+    await require_trace(context.database, visitor.caller, found_id)
     found = await read_rollouts(context.database, context.blobs, team_id, [found_id], conversations=True)
     if found_id not in found:
         raise no_such_trace(found_id)

@@ -12,6 +12,7 @@ from server.context import ContextDep
 from server.http.authentication import CallerDep, ReporterDep
 from server.http.routing import KeyedRouter
 from server.jobs import service
+from server.protocols.hud.visibility import ReportedJob, SeenJob
 from server.rollouts.types import (
     CancelRequest,
     Deleted,
@@ -23,7 +24,7 @@ from server.rollouts.types import (
     Pin,
     TracePage,
 )
-from server.rollouts.visibility import ReportedJob, SeenJob, require_job
+from server.rollouts.visibility import require_job
 
 router = KeyedRouter(tags=["jobs"])
 
@@ -81,7 +82,7 @@ async def unpin_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Pin
 async def cancel_job(context: ContextDep, caller: CallerDep, body: CancelRequest) -> JobCancelled:
     """Mark the running rollouts of a job as cancelled. They run at the client, which is not told."""
     if (job_id := as_uuid(body.job_id or "")) is not None:
-        await require_job(context, caller, job_id)
+        await require_job(context.database, caller, job_id)
     return await service.cancel_job(context, caller.team_id, body)
 
 

@@ -16,6 +16,7 @@ from server.http.request_body import UPLOAD
 from server.http.routing import KeyedRouter
 from server.protocols.hud.openapi import json_body
 from server.protocols.hud.trace_filters import FilterDep
+from server.protocols.hud.visibility import ReportedTrace, SeenTrace
 from server.rollouts import service
 from server.rollouts.details import trace_detail, trace_events, trace_spans
 from server.rollouts.scoring import score_trace
@@ -36,7 +37,7 @@ from server.rollouts.types import (
     TraceSpans,
 )
 from server.rollouts.uploads import take_upload
-from server.rollouts.visibility import ReportedTrace, SeenTrace, require_trace
+from server.rollouts.visibility import require_trace
 from server.sanitizing import readable_json
 
 router = KeyedRouter(tags=["traces"])
@@ -128,7 +129,7 @@ async def unpin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) ->
 async def cancel(context: ContextDep, caller: CallerDep, body: CancelRequest) -> TraceCancelled:
     """Mark a rollout as cancelled. It runs at the client, which is not told."""
     if (trace_id := as_uuid(body.trace_id or "")) is not None:
-        await require_trace(context, caller, trace_id)
+        await require_trace(context.database, caller, trace_id)
     return await service.cancel(context, caller.team_id, body)
 
 

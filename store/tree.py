@@ -8,7 +8,8 @@ from sqlalchemy import and_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.notify import ADAPTERS_CHANGED, OPERATION_DONE, OPERATION_QUEUED, notify_async
-from store.tables import GRADIENT_KINDS, ModelRow, OperationRow
+from store.operation_kinds import CONSUMERS, GRADIENTS
+from store.tables import ModelRow, OperationRow
 from wire.errors import Superseded
 
 _REASON = "the model's head was moved before these gradients were applied, so they were dropped; roll out again"
@@ -35,8 +36,8 @@ async def move_head(session: AsyncSession, model_id: UUID, checkpoint_id: UUID |
 def _supersede(model_id: UUID):
     is_open = OperationRow.state.in_(("queued", "running"))
     is_pending_gradient = and_(OperationRow.state == "done", OperationRow.consumed_by_id.is_(None))
-    gradients = and_(OperationRow.kind.in_(GRADIENT_KINDS), or_(is_open, is_pending_gradient))
-    steps = and_(OperationRow.kind == "optim_step", is_open)
+    gradients = and_(OperationRow.kind.in_(GRADIENTS), or_(is_open, is_pending_gradient))
+    steps = and_(OperationRow.kind.in_(CONSUMERS), is_open)
     return (
         update(OperationRow)
         .where(OperationRow.model_id == model_id, or_(gradients, steps))

@@ -5,6 +5,8 @@
 3. No module of ours is called `utils`.
 4. Commands print tables with `cli.terminal.tables`, which never cuts what the next command needs.
 5. Whatever puts a URL together from host and port brackets IPv6 addresses (`wire.process.origins`).
+6. Kinds of operation are named in their table (`store.operation_kinds`), by protocols, and by engines, whose phases
+   have the same names; everything else derives from the table.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from store.operation_kinds import KINDS
+
 PACKAGES = ("wire", "store", "server", "trainer", "sampler", "cli")
 COMMANDS, TABLES = Path("cli"), Path("cli/terminal/tables.py")
+NAME_KINDS = Path("store/operation_kinds.py"), Path("server/protocols"), Path("trainer/engine")
 UNPICKLERS = {"pickle", "cPickle", "dill", "joblib", "shelve"}
 
 
@@ -23,6 +28,8 @@ def violations(path: Path) -> Iterator[str]:
     if path.stem in ("utils", "helpers", "common"):
         yield f"{path}: name the module for its one concept"
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and _names_a_kind(node.value) and not _may_name_kinds(path):
+            yield f"{path}:{node.lineno}: take the kind of operation from store.operation_kinds"
         if isinstance(node, ast.JoinedStr) and _puts_a_url_together(node):
             yield f"{path}:{node.lineno}: put URLs together with wire.process.origins.http_origin"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -37,6 +44,15 @@ def violations(path: Path) -> Iterator[str]:
                 yield f"{path}:{node.lineno}: print tables with cli.terminal.tables"
             if name.split(".")[0] in UNPICKLERS:
                 yield f"{path}:{node.lineno}: nothing here is pickled"
+
+
+def _names_a_kind(value: object) -> bool:
+    """Whether a constant is the name of a kind, or SQL that holds one."""
+    return isinstance(value, str) and (value in KINDS or any(f"'{name}'" in value for name in KINDS))
+
+
+def _may_name_kinds(path: Path) -> bool:
+    return any(path == allowed or allowed in path.parents for allowed in NAME_KINDS)
 
 
 def _puts_a_url_together(text: ast.JoinedStr) -> bool:

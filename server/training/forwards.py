@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from server.catalog.repository import as_uuid
 from server.context import Context
 from store.blobs import BlobStore
+from store.operation_kinds import HANDLE_GIVERS
 from store.tables import ModelRow, OperationRow
 from wire.errors import Gone, NotFound
 from wire.payload import decode
@@ -61,7 +62,7 @@ async def open_forward(context: Context, model_id: UUID, forward_id: str) -> For
     async with context.database.session() as session:
         operation_id = as_uuid(forward_id)
         operation = await session.get(OperationRow, operation_id) if operation_id else None
-        if operation is None or (operation.model_id, operation.kind) != (model_id, "forward"):
+        if operation is None or operation.model_id != model_id or operation.kind not in HANDLE_GIVERS:
             raise NotFound(f"this model has no forward {forward_id!r}")
         model = await session.get_one(ModelRow, model_id)
     if operation.state != "done":

@@ -19,12 +19,12 @@ from server.training.admission import TrainedModel
 from server.training.idempotency import IDEMPOTENCY_HEADER, body_digest
 from server.uploads.storing import stored_or_refused
 from store.blobs import BlobStore
+from store.operation_kinds import KINDS
 from store.oplog.append import PlacedPayload, append_operation, place_payload
 from store.oplog.keys import operation_of_key
 from store.oplog.lost_answers import abandon, adopt, repeated_step, same_step
 from store.oplog.results import Result, take_result, wait_for_result
 from store.oplog.waiting import WaitingCall
-from store.tables import GRADIENT_KINDS
 from wire.errors import Conflict, NothingAccumulated
 from wire.process.off_loop import off_loop
 from wire.process.tracing import span
@@ -114,12 +114,13 @@ async def _find(context: Context, call: _Call) -> UUID | None:
     """The operation that this call is about: of its key, or, without one, of the same call whose answer got lost."""
     if call.key is not None:
         return await _of_key(context, call, call.key) if call.model.admission.may_repeat else None
+    kind = KINDS[call.kind]
     async with context.database.connection() as connection:
-        if call.kind in GRADIENT_KINDS:
+        if kind.is_gradient:
             return await adopt(connection, call.model.id, call.digest, call.caller)
-        if call.kind == "forward" and call.model.admission.may_repeat:
+        if kind.leaves_only_an_answer and call.model.admission.may_repeat:
             return await adopt(connection, call.model.id, call.digest, call.caller)
-        if call.kind == "optim_step" and (call.model.admission.may_repeat or call.model.refusal is not None):
+        if kind.moves_head and (call.model.admission.may_repeat or call.model.refusal is not None):
             return await same_step(connection, call.model.id, call.digest)
     return None
 

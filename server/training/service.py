@@ -20,6 +20,7 @@ from server.training.forwards import Forward, open_forward
 from server.training.idempotency import request_digest
 from server.training.operations import Prepared, run_operation
 from server.training.recorded import RecordedInputs, resolve_inputs
+from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, OPTIM_STEP
 from store.oplog.lost_answers import LEFT_OUT
 from store.oplog.results import Result
 from wire.adamw import check_adam
@@ -44,7 +45,7 @@ async def forward_backward(context: Context, key: str, model_id: str, request: R
             num_resolved = sent.num_bytes + recorded.num_bytes
             return Prepared(*await off_loop(num_resolved, _forward_backward_payload, recorded, model))
 
-        _, (header, _) = await _run(context, request, model, "forward_backward", sent, prepare)
+        _, (header, _) = await _run(context, request, model, FORWARD_BACKWARD.name, sent, prepare)
         return wire.GradientPass(**header)
 
 
@@ -65,7 +66,7 @@ async def run_forward(
         recorded = await resolve_inputs(context, model, sent.body)
         return Prepared(*await off_loop(sent.num_bytes + recorded.num_bytes, _forward_payload, recorded, model))
 
-    operation_id, (header, arrays) = await _run(context, request, model, "forward", sent, prepare)
+    operation_id, (header, arrays) = await _run(context, request, model, FORWARD.name, sent, prepare)
     return Forward(operation_id, header["traj_idx"], header["lengths"], arrays, group_size)
 
 
@@ -82,7 +83,7 @@ async def backward(context: Context, key: str, model_id: str, request: Request) 
             payload = await off_loop(sent.num_bytes, _backward_payload, body)
             return Prepared(payload, sum(len(row) for row in body.weights), handle.operation_id)
 
-        _, (header, _) = await _run(context, request, model, "backward", sent, prepare)
+        _, (header, _) = await _run(context, request, model, BACKWARD.name, sent, prepare)
         return wire.GradientPass(**header)
 
 
@@ -96,7 +97,7 @@ async def optim_step(context: Context, key: str, model_id: str, request: Request
             check_adam(AdamParams(**sent.body.model_dump()))
             return Prepared(encode(sent.body.model_dump(exclude_none=True)))
 
-        _, (header, _) = await _run(context, request, model, "optim_step", sent, prepare)
+        _, (header, _) = await _run(context, request, model, OPTIM_STEP.name, sent, prepare)
         num_left_out = header.pop(LEFT_OUT, 0)
         return wire.OptimStep(**header, model=model.slug), num_left_out
 

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from store.invariants.base import Invariant
+from store.operation_kinds import (
+    CONSUMERS,
+    GRADIENTS,
+    HANDLE_GIVERS,
+    HANDLE_USERS,
+    HEAD_MOVERS,
+    is_any,
+    is_none,
+)
 from wire.errors import A_FEW, FAULTS, TROUBLES
 
 # ruff: noqa: S608 - put together from constants
@@ -88,33 +97,34 @@ LOG = (
     Invariant(
         "gradients are done before they count",
         "Only a gradient that is done can be consumed, and only a gradient leaves a summary.",
-        """
+        f"""
         select o.id as operation_id, o.model_id, o.kind, o.state, o.consumed_by_id
         from operations o
-        where (o.kind in ('forward_backward', 'backward') and o.consumed_by_id is not null and o.state <> 'done')
-            or (o.kind in ('forward_backward', 'backward') and o.state = 'done' and o.summary is null)
-            or (o.kind = 'optim_step' and o.consumed_by_id is not null)
+        where ({is_any("o.kind", GRADIENTS)} and o.consumed_by_id is not null and o.state <> 'done')
+            or ({is_any("o.kind", GRADIENTS)} and o.state = 'done' and o.summary is null)
+            or ({is_any("o.kind", CONSUMERS)} and o.consumed_by_id is not null)
         """,
     ),
     Invariant(
         "gradients are consumed by a step behind them",
         "What consumed a gradient is a later step of the same model that is done.",
-        """
+        f"""
         select g.id as gradient_id, g.model_id, g.sequence, s.id as step_id, s.kind, s.state,
             s.sequence as step_sequence
         from operations g join operations s on s.id = g.consumed_by_id
-        where g.kind in ('forward_backward', 'backward')
-            and (s.kind <> 'optim_step' or s.state <> 'done' or s.model_id <> g.model_id or s.sequence <= g.sequence)
+        where {is_any("g.kind", GRADIENTS)}
+            and ({is_none("s.kind", CONSUMERS)} or s.state <> 'done'
+                or s.model_id <> g.model_id or s.sequence <= g.sequence)
         """,
     ),
     Invariant(
         "forwards are used by a backward behind them",
         "A forward's handle is used by a later backward of the same model that was made for it.",
-        """
+        f"""
         select f.id as forward_id, f.model_id, b.id as backward_id, b.kind, b.state, b.forward_id as of_forward_id
         from operations f join operations b on b.id = f.consumed_by_id
-        where f.kind = 'forward' and (
-            b.kind <> 'backward' or b.model_id <> f.model_id or b.forward_id is distinct from f.id
+        where {is_any("f.kind", HANDLE_GIVERS)} and (
+            {is_none("b.kind", HANDLE_USERS)} or b.model_id <> f.model_id or b.forward_id is distinct from f.id
             or b.sequence <= f.sequence or b.state not in ('done', 'superseded')
         )
         """,
@@ -123,35 +133,34 @@ LOG = (
         "steps consume all that was acknowledged",
         "A step that is done consumed every gradient before it that was done: none waits behind a step, and none was "
         "left for a later one.",
-        """
+        f"""
         select g.id as gradient_id, g.model_id, g.sequence, g.consumed_by_id, s.id as step_id,
             s.sequence as step_sequence
         from operations g
-        join operations s on s.model_id = g.model_id and s.kind = 'optim_step' and s.state = 'done'
+        join operations s on s.model_id = g.model_id and {is_any("s.kind", CONSUMERS)} and s.state = 'done'
             and s.sequence > g.sequence
         left join operations c on c.id = g.consumed_by_id
-        where g.kind in ('forward_backward', 'backward') and g.state = 'done'
-            and (c.id is null or s.sequence < c.sequence)
+        where {is_any("g.kind", GRADIENTS)} and g.state = 'done' and (c.id is null or s.sequence < c.sequence)
         """,
     ),
     Invariant(
         "steps have gradients",
         "A step that is done consumed at least one gradient.",
-        """
+        f"""
         select s.id as step_id, s.model_id, s.sequence from operations s
-        where s.kind = 'optim_step' and s.state = 'done'
+        where {is_any("s.kind", CONSUMERS)} and s.state = 'done'
             and s.id not in (select g.consumed_by_id from operations g where g.consumed_by_id is not null)
         """,
     ),
     Invariant(
         "a step is a checkpoint",
         "A model has as many committed checkpoints of its own as steps that are done.",
-        """
+        f"""
         select m.id as model_id, m.slug, s.num_steps, c.num_checkpoints
         from models m
         cross join lateral (
             select count(*) as num_steps from operations o
-            where o.model_id = m.id and o.kind = 'optim_step' and o.state = 'done'
+            where o.model_id = m.id and {is_any("o.kind", HEAD_MOVERS)} and o.state = 'done'
         ) s
         cross join lateral (
             select count(*) as num_checkpoints from checkpoints c
@@ -171,11 +180,11 @@ LOG = (
     Invariant(
         "what may be replayed keeps its payload",
         "Operations that are open, and gradients that no step has consumed, have not given up their blobs.",
-        """
+        f"""
         select o.id as operation_id, o.model_id, o.kind, o.state, o.blobs_dropped_at from operations o
         where o.blobs_dropped_at is not null and (
             o.state in ('queued', 'running')
-            or (o.kind in ('forward_backward', 'backward') and o.state = 'done' and o.consumed_by_id is null)
+            or ({is_any("o.kind", GRADIENTS)} and o.state = 'done' and o.consumed_by_id is null)
         )
         """,
     ),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from store.invariants.base import Invariant
+from store.operation_kinds import HEAD_MOVERS, is_any
+
+# ruff: noqa: S608 - put together from constants
 
 TREE = (
     Invariant(
@@ -73,13 +76,14 @@ TREE = (
         "staged checkpoints are of a step under way",
         "A model has at most one staged checkpoint, made by a step that runs (or was superseded) under the lease that "
         "is there now.",
-        """
+        f"""
         select c.id as checkpoint_id, c.model_id, c.created_at, l.token, l.expires_at
         from checkpoints c left join model_leases l on l.model_id = c.model_id
         where c.status = 'staged' and (
             not exists (
                 select from operations o
-                where o.model_id = c.model_id and o.kind = 'optim_step' and o.state in ('running', 'superseded')
+                where o.model_id = c.model_id and {is_any("o.kind", HEAD_MOVERS)}
+                    and o.state in ('running', 'superseded')
                     and o.lease_token = l.token and o.started_at <= c.created_at
             )
             or exists (

@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
+from store.operation_kinds import ANSWERS_ONLY, CONSUMERS, GRADIENTS, HANDLE_GIVERS, is_any
 from store.planes.presence import PRESENT
 
-_GRADIENT = "o.kind in ('forward_backward', 'backward')"
-
-PENDING_GRADIENT = f"{_GRADIENT} and o.state = 'done' and o.consumed_by_id is null"
+PENDING_GRADIENT = f"{is_any('o.kind', GRADIENTS)} and o.state = 'done' and o.consumed_by_id is null"
 """A part of the accumulated gradient."""
 
 UNANSWERED = """
@@ -23,24 +22,25 @@ UNACKNOWLEDGED = f"""
 """
 """Nobody has its answer, nobody waits for it, and nobody has a key to ask for it again."""
 
-WILL_BE_LEFT_OUT = """
+WILL_BE_LEFT_OUT = f"""
     (
-        o.kind = 'forward'
+        {is_any("o.kind", ANSWERS_ONLY)}
         or exists (
             select from operations s
-            where s.model_id = o.model_id and s.sequence > o.sequence and s.kind = 'optim_step' and s.state = 'queued'
+            where s.model_id = o.model_id and s.sequence > o.sequence
+                and {is_any("s.kind", CONSUMERS)} and s.state = 'queued'
         )
     )
 """
-"""Nothing comes of it unless it is acknowledged: a forward has no other name than its answer, and the step that waits
-behind a gradient leaves it out."""
+"""Nothing comes of it unless it is acknowledged: it leaves nothing but its answer, or it is a gradient that the step
+which waits behind it leaves out."""
 
 PAYLOAD_NEEDED = f"""
     (
         o.state in ('queued', 'running')
         or ({PENDING_GRADIENT})
         or (
-            o.kind = 'forward' and o.state = 'done' and o.consumed_by_id is null
+            {is_any("o.kind", HANDLE_GIVERS)} and o.state = 'done' and o.consumed_by_id is null
             and o.head_version = (select m.head_version from models m where m.id = o.model_id)
         )
         or o.id in (

@@ -13,6 +13,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from store.database import DATABASE_AWAY, AsyncConnection, AsyncDatabase
+from store.operation_kinds import HANDLE_GIVERS, HEAD_MOVERS, MODEL_CHANGERS, is_any
 from store.oplog.conditions import UNACKNOWLEDGED, UNANSWERED
 
 LEFT_OUT = "passes_left_out"
@@ -23,9 +24,9 @@ REPEATED_STEP_FOR = timedelta(minutes=15)
 _AWAY_PAUSE_S = 0.5
 
 _ADOPTABLE = f"""
-    case o.kind
-        when 'optim_step' then false
-        when 'forward' then {UNACKNOWLEDGED} and o.blobs_dropped_at is null and (
+    case
+        when {is_any("o.kind", HEAD_MOVERS)} then false
+        when {is_any("o.kind", HANDLE_GIVERS)} then {UNACKNOWLEDGED} and o.blobs_dropped_at is null and (
             o.state <> 'done' or o.head_version = (select m.head_version from models m where m.id = o.model_id)
         )
         else true
@@ -47,29 +48,29 @@ _ADOPT = f"""
 _ABANDON = "update operations set caller = null, answered_at = null where id = %(id)s and caller = %(caller)s"
 
 # The step moved the head from its own version to the next: if that is the head's still, nothing has moved it since.
-_REPEATED_STEP = """
+_REPEATED_STEP = f"""
     select last.id
     from operations mine
     join models m on m.id = mine.model_id
     join lateral (
         select o.* from operations o
         where o.model_id = mine.model_id and o.sequence < mine.sequence
-            and o.kind in ('forward_backward', 'backward', 'optim_step') and o.state = 'done'
+            and {is_any("o.kind", MODEL_CHANGERS)} and o.state = 'done'
         order by o.sequence desc limit 1
-    ) last on last.kind = 'optim_step'
+    ) last on {is_any("last.kind", HEAD_MOVERS)}
     where mine.id = %(id)s and last.body_digest = mine.body_digest and m.head_version = last.head_version + 1
         and last.finished_at > mine.created_at - %(within)s
 """
 
-_SAME_STEP = """
+_SAME_STEP = f"""
     select last.id
     from models m
     join lateral (
         select o.* from operations o
-        where o.model_id = m.id and o.kind in ('forward_backward', 'backward', 'optim_step')
+        where o.model_id = m.id and {is_any("o.kind", MODEL_CHANGERS)}
             and o.state in ('queued', 'running', 'done')
         order by o.sequence desc limit 1
-    ) last on last.kind = 'optim_step'
+    ) last on {is_any("last.kind", HEAD_MOVERS)}
     where m.id = %(model_id)s and last.request_digest = %(request_digest)s and (
         last.state <> 'done'
         or (m.head_version = last.head_version + 1 and last.finished_at > clock_timestamp() - %(within)s)

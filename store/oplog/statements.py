@@ -9,6 +9,7 @@ transaction changed meanwhile is waited for, read again and checked again before
 
 from __future__ import annotations
 
+from store.operation_kinds import BOUND_TO_HEAD, CONSUMERS, GRADIENTS, HANDLE_USERS, HEAD_MOVERS, is_any, is_none
 from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED, WILL_BE_LEFT_OUT
 from store.oplog.turns import CHARGE
 
@@ -32,7 +33,7 @@ START_NEXT = f"""
             lease_token = %(token)s,
             started_at = clock_timestamp(),
             head_version = case
-                when kind in ('forward', 'optim_step') then model.head_version else o.head_version
+                when {is_any("kind", BOUND_TO_HEAD)} then model.head_version else o.head_version
             end
         from next, model
         where o.id = next.id
@@ -46,7 +47,7 @@ START_NEXT = f"""
             error_message = 'nobody waited for the answer of this ' || o.kind
                 || ' any more when an optim_step came, so the step left it out; send it again'
         from started
-        where started.kind = 'optim_step' and o.model_id = started.model_id and o.sequence < started.sequence
+        where {is_any("started.kind", CONSUMERS)} and o.model_id = started.model_id and o.sequence < started.sequence
             and {PENDING_GRADIENT} and {UNACKNOWLEDGED}
         returning o.id
     )
@@ -74,13 +75,13 @@ PENDING_SUMMARIES = f"""
 """
 
 # Between the last step that was made and this one.
-NUM_LEFT_OUT = """
+NUM_LEFT_OUT = f"""
     select count(*) as num from operations o
     where o.model_id = %(model_id)s and o.sequence < %(sequence)s and o.state = 'superseded'
-        and o.error_code = 'unacknowledged' and o.kind in ('forward_backward', 'backward')
+        and o.error_code = 'unacknowledged' and {is_any("o.kind", GRADIENTS)}
         and o.sequence > coalesce((
             select max(s.sequence) from operations s
-            where s.model_id = %(model_id)s and s.kind = 'optim_step' and s.state = 'done'
+            where s.model_id = %(model_id)s and {is_any("s.kind", CONSUMERS)} and s.state = 'done'
         ), 0)
 """
 
@@ -93,7 +94,8 @@ FINISH = f"""
         returning id, forward_id, kind
     ), used as (
         update operations o set consumed_by_id = finished.id
-        from finished where o.id = finished.forward_id and finished.kind = 'backward' and %(state)s = 'done'
+        from finished
+        where o.id = finished.forward_id and {is_any("finished.kind", HANDLE_USERS)} and %(state)s = 'done'
     )
     select held.model_id as held, finished.id as finished, pg_notify(%(channel)s, %(key)s)
     from (select) as always left join held on true left join finished on true
@@ -121,7 +123,7 @@ DEFER = f"""
 LOOK = f"""
     select
         l.token is not distinct from %(token)s as is_held, o.state = 'running' as is_running,
-        o.kind <> 'optim_step' and {UNACKNOWLEDGED} as is_unacknowledged,
+        {is_none("o.kind", HEAD_MOVERS)} and {UNACKNOWLEDGED} as is_unacknowledged,
         {WILL_BE_LEFT_OUT} as will_be_left_out
     from operations o left join model_leases l on l.model_id = o.model_id
     where o.id = %(id)s

@@ -4,7 +4,7 @@ each other."""
 from store.tables.base import Base
 from store.tables.guard import AlarmRow, EvalRow, GuardRow
 from store.tables.models import CheckpointRow, ModelRow
-from store.tables.operations import GRADIENT_KINDS, ModelLeaseRow, OperationRow, TrainingTurnRow
+from store.tables.operations import ModelLeaseRow, OperationRow, TrainingTurnRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TraceRow
 from store.tables.rollouts import SampleRow, SpanRow
@@ -14,7 +14,6 @@ from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
 from store.tables.trainer_logprobs import TrainerLogprobsRow
 
 __all__ = [
-    "GRADIENT_KINDS",
     "AdapterWantRow",
     "AlarmRow",
     "ApiKeyRow",

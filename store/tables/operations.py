@@ -9,9 +9,8 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Sequence, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from store.operation_kinds import GRADIENTS, is_any
 from store.tables.base import Base, Big, CreatedAt, UuidKey
-
-GRADIENT_KINDS = ("forward_backward", "backward")
 
 lease_tokens = Sequence("lease_tokens", metadata=Base.metadata)
 
@@ -32,9 +31,7 @@ class OperationRow(Base):
             "ix_operations_unconsumed",
             "model_id",
             "sequence",
-            postgresql_where=text(
-                "kind in ('forward_backward', 'backward') and state = 'done' and consumed_by_id is null"
-            ),
+            postgresql_where=text(f"{is_any('kind', GRADIENTS)} and state = 'done' and consumed_by_id is null"),
         ),
         Index(
             "uq_operations_idempotency_key",

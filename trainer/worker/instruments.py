@@ -19,6 +19,7 @@ from wire.process.tracing import operation_span, span
 
 _OPERATION_S = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _MAX_MODELS = 50
+_SECONDS_OF_PHASE = "seconds_"
 _OF_A_MODEL = {
     "headway_trainer_model_loss": ("loss:sum", "Loss of the last step"),
     "headway_trainer_model_reward_mean": ("reward_mean", "Mean reward of its batch"),
@@ -128,8 +129,10 @@ class TrainerMetrics:
     def passed(self, metrics: Mapping[str, float]) -> None:
         """A gradient pass with these metrics."""
         self._passes.inc()
-        for phase in ("plan", "forward", "loss", "backward"):
-            self._phases.labels(phase).inc(max(0.0, metrics.get(f"seconds_{phase}:sum", 0.0)))
+        for name, seconds in metrics.items():
+            if name.startswith(_SECONDS_OF_PHASE) and name.endswith(":sum"):
+                phase = name.removeprefix(_SECONDS_OF_PHASE).removesuffix(":sum")
+                self._phases.labels(phase).inc(max(0.0, seconds))
         for kind, name in (
             ("action", "tokens:sum"),
             ("merged", "tokens_merged:sum"),

@@ -21,6 +21,7 @@ from store.blobs import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Connection, Database
 from store.notify import ADAPTER_LOADED, OPERATION_QUEUED, Listener
+from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, KINDS, OPTIM_STEP
 from store.oplog import leases, work
 from store.oplog.deferring import defer, is_end
 from store.oplog.operation import ModelState, Operation
@@ -127,11 +128,12 @@ class Worker:
         self._stepping = Stepping(database, blobs, checkpoints, engine, promotion, self._metrics)
         self._passes = Passes(database, blobs, engine, self._metrics, keeper)
         self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {
-            "forward_backward": self._passes.forward_backward,
-            "forward": self._passes.forward,
-            "backward": self._passes.backward,
-            "optim_step": self._optim_step,
+            FORWARD_BACKWARD.name: self._passes.forward_backward,
+            FORWARD.name: self._passes.forward,
+            BACKWARD.name: self._passes.backward,
+            OPTIM_STEP.name: self._optim_step,
         }
+        assert self._handlers.keys() == KINDS.keys(), "each kind of operation has a handler"
 
     def run(self, stop: Stop, leave: Callable[[float], bool] = lambda idle_s: False) -> None:
         """Work until told to stop; what is under way then is finished, or left to be handed back. `leave` is told for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -12,6 +12,7 @@ import structlog
 
 from store.blobs import BlobStore
 from store.database import Database
+from store.operation_kinds import BACKWARD, FORWARD_BACKWARD, GRADIENTS, HANDLE_GIVERS
 from store.oplog import work
 from store.oplog.operation import ModelState, Operation
 from store.oplog.work import Lease
@@ -55,6 +56,11 @@ class Passes:
         self._blobs = blobs
         self._engine = engine
         self._accumulated: dict[UUID, list[UUID]] = {}
+        self._gradient_passes: dict[str, Callable[[Operation], _Done]] = {
+            FORWARD_BACKWARD.name: self._built_in_loss,
+            BACKWARD.name: self._callers_loss,
+        }
+        assert self._gradient_passes.keys() == set(GRADIENTS), "each kind that is a gradient can be replayed"
 
     def accumulated(self, model_id: UUID) -> list[UUID]:
         """The operations whose gradients the engine holds for a model, in order."""
@@ -100,28 +106,30 @@ class Passes:
             fault_point("replay:after-pass")
 
     def _run(self, operation: Operation) -> _Done:
-        payload = work.read_payload(operation, self._blobs)
-        if operation.kind == "forward_backward":
-            batch, extra = decode_batch(payload)
-            loss = LossChoice(extra["loss_fn"], extra["loss_fn_config"] or {}, extra["num_substeps"])
-            with self._metrics.phase("pass"):
-                result = self._engine.forward_backward(operation.model_id, batch, loss)
-            self._metrics.passed(result.metrics)
-            self._accumulated.setdefault(operation.model_id, []).append(operation.id)
-            return _Done(result, batch, loss.name, extra.get("metrics", {}))
-        header, arrays = decode(payload)
+        done = self._gradient_passes[operation.kind](operation)
+        self._metrics.passed(done.result.metrics)
+        self._accumulated.setdefault(operation.model_id, []).append(operation.id)
+        return done
+
+    def _built_in_loss(self, operation: Operation) -> _Done:
+        batch, extra = decode_batch(work.read_payload(operation, self._blobs))
+        loss = LossChoice(extra["loss_fn"], extra["loss_fn_config"] or {}, extra["num_substeps"])
+        with self._metrics.phase("pass"):
+            result = self._engine.forward_backward(operation.model_id, batch, loss)
+        return _Done(result, batch, loss.name, extra.get("metrics", {}))
+
+    def _callers_loss(self, operation: Operation) -> _Done:
+        header, arrays = decode(work.read_payload(operation, self._blobs))
         batch, _ = decode_batch(work.read_payload(self._forward_of(operation), self._blobs))
         weights = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1])
         with self._metrics.phase("pass"):
             result = self._engine.backward(operation.model_id, batch, weights)
-        self._metrics.passed(result.metrics)
-        self._accumulated.setdefault(operation.model_id, []).append(operation.id)
         return _Done(result, batch, "custom", header["metrics"])
 
     def _forward_of(self, operation: Operation) -> OperationRow:
         with self._database.session() as session:
             forward = session.get(OperationRow, operation.forward_id)
-        if forward is None or forward.model_id != operation.model_id or forward.kind != "forward":
+        if forward is None or forward.model_id != operation.model_id or forward.kind not in HANDLE_GIVERS:
             raise NotFound("there is no such forward_id for this model; call forward first")
         return forward
 

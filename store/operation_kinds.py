@@ -1,0 +1,81 @@
+"""The kinds of operation, one row each: what an operation of the kind does to its model, and what its answer is for.
+
+Statements, indexes, invariants and the tree derive from these facts, and name no kind themselves (`tests.rules`). A new
+kind is a row here and a handler in `trainer.worker.loop`; one that is a gradient also needs a migration, for the index
+of pending gradients lists their kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OperationKind:
+    """What is true of every operation of one kind.
+
+    is_gradient: it adds to the model's accumulated gradient, from when it is done until a step consumes it.
+    binds_to_head: it belongs to the weights that it sees when it starts, not to those of when it was accepted.
+    consumes_gradients: it applies the gradients before it whose answers were acknowledged, and leaves out the others.
+    moves_head: it ends with a new checkpoint, which is the head. It is carried out whether or not its caller is there,
+    and a call that repeats it is given its answer only while nothing else has changed the model.
+    gives_handle: its answer names it for one later operation, while the head stays where it was.
+    uses_handle: it is that later operation.
+    """
+
+    name: str
+    is_gradient: bool = False
+    binds_to_head: bool = False
+    consumes_gradients: bool = False
+    moves_head: bool = False
+    gives_handle: bool = False
+    uses_handle: bool = False
+
+    @property
+    def leaves_only_an_answer(self) -> bool:
+        """Nothing comes of it unless its answer is received."""
+        return not (self.is_gradient or self.moves_head)
+
+    @property
+    def changes_model(self) -> bool:
+        """Its gradient, weights or moments are others afterwards."""
+        return self.is_gradient or self.moves_head
+
+
+FORWARD_BACKWARD = OperationKind("forward_backward", is_gradient=True)
+FORWARD = OperationKind("forward", binds_to_head=True, gives_handle=True)
+BACKWARD = OperationKind("backward", is_gradient=True, uses_handle=True)
+OPTIM_STEP = OperationKind("optim_step", binds_to_head=True, consumes_gradients=True, moves_head=True)
+
+KINDS = {kind.name: kind for kind in (FORWARD_BACKWARD, FORWARD, BACKWARD, OPTIM_STEP)}
+
+
+def _names(fact: Callable[[OperationKind], bool]) -> tuple[str, ...]:
+    return tuple(name for name, kind in KINDS.items() if fact(kind))
+
+
+GRADIENTS = _names(lambda kind: kind.is_gradient)
+BOUND_TO_HEAD = _names(lambda kind: kind.binds_to_head)
+CONSUMERS = _names(lambda kind: kind.consumes_gradients)
+HEAD_MOVERS = _names(lambda kind: kind.moves_head)
+HANDLE_GIVERS = _names(lambda kind: kind.gives_handle)
+HANDLE_USERS = _names(lambda kind: kind.uses_handle)
+ANSWERS_ONLY = _names(lambda kind: kind.leaves_only_an_answer)
+MODEL_CHANGERS = _names(lambda kind: kind.changes_model)
+
+
+def is_any(column: str, names: tuple[str, ...]) -> str:
+    """SQL: the kind in this column is one of these."""
+    if len(names) == 1:
+        return f"{column} = {_quoted(names)}"
+    return f"{column} in ({_quoted(names)})" if names else "false"
+
+
+def is_none(column: str, names: tuple[str, ...]) -> str:
+    """SQL: the kind in this column is none of these."""
+    return f"{column} <> {_quoted(names)}" if len(names) == 1 else f"not {is_any(column, names)}"
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import LiteralString
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class OperationKind:
     uses_handle: it is that later operation.
     """
 
-    name: str
+    name: LiteralString
     is_gradient: bool = False
     binds_to_head: bool = False
     consumes_gradients: bool = False
@@ -48,11 +49,11 @@ FORWARD = OperationKind("forward", binds_to_head=True, gives_handle=True)
 BACKWARD = OperationKind("backward", is_gradient=True, uses_handle=True)
 OPTIM_STEP = OperationKind("optim_step", binds_to_head=True, consumes_gradients=True, moves_head=True)
 
-KINDS = {kind.name: kind for kind in (FORWARD_BACKWARD, FORWARD, BACKWARD, OPTIM_STEP)}
+KINDS: dict[str, OperationKind] = {kind.name: kind for kind in (FORWARD_BACKWARD, FORWARD, BACKWARD, OPTIM_STEP)}
 
 
-def _names(fact: Callable[[OperationKind], bool]) -> tuple[str, ...]:
-    return tuple(name for name, kind in KINDS.items() if fact(kind))
+def _names(fact: Callable[[OperationKind], bool]) -> tuple[LiteralString, ...]:
+    return tuple(kind.name for kind in KINDS.values() if fact(kind))
 
 
 GRADIENTS = _names(lambda kind: kind.is_gradient)
@@ -65,17 +66,17 @@ ANSWERS_ONLY = _names(lambda kind: kind.leaves_only_an_answer)
 MODEL_CHANGERS = _names(lambda kind: kind.changes_model)
 
 
-def is_any(column: str, names: tuple[str, ...]) -> str:
+def is_any(column: LiteralString, names: tuple[LiteralString, ...]) -> LiteralString:
     """SQL: the kind in this column is one of these."""
     if len(names) == 1:
         return f"{column} = {_quoted(names)}"
     return f"{column} in ({_quoted(names)})" if names else "false"
 
 
-def is_none(column: str, names: tuple[str, ...]) -> str:
+def is_none(column: LiteralString, names: tuple[LiteralString, ...]) -> LiteralString:
     """SQL: the kind in this column is none of these."""
     return f"{column} <> {_quoted(names)}" if len(names) == 1 else f"not {is_any(column, names)}"
 
 
-def _quoted(names: tuple[str, ...]) -> str:
+def _quoted(names: tuple[LiteralString, ...]) -> LiteralString:
     return ", ".join(f"'{name}'" for name in names)

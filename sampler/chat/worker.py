@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
 import threading
 from array import array
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +19,7 @@ import structlog
 
 from sampler.admission.prompt_limits import PromptLimits
 from wire.errors import InvalidRequest, Unavailable, error_from_code
+from wire.process.connected_child import ConnectedChild
 from wire.sampling import RenderRequest, TokenizeRequest
 
 log = structlog.get_logger(__name__)
@@ -51,16 +48,15 @@ class ChatWorker:
         self._most_s = most_s
         self._thread = ThreadPoolExecutor(1, "chat-worker")
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._child = ConnectedChild(
+            "sampler.chat.process", _NOT_PASSED_ON, {"TOKENIZERS_PARALLELISM": "false"}, self._greet
+        )
         self._under_way: _Job | None = None
-        self._is_closed = False
 
     @property
     def pid(self) -> int | None:
         """Of the process, once there is one."""
-        process = self._process
-        return process.pid if process is not None else None
+        return self._child.pid
 
     async def ids(self, request: RenderRequest | TokenizeRequest) -> list[int]:
         """What ChatRenderer makes of it. Cancelling ends the work. Raises HeadwayError."""
@@ -76,33 +72,27 @@ class ChatWorker:
 
     def close(self) -> None:
         """End the process, whatever it does."""
-        self._is_closed = True
-        self._kill()
+        self._child.close()
         self._thread.shutdown(cancel_futures=True)
-        self._forget()
+        self._child.forget()
 
     def _give_up(self, job: _Job) -> None:
         """The process cannot be interrupted, so it is ended, but for one that is only starting."""
         with self._lock:
             job.is_abandoned = True
             if self._under_way is job:
-                self._kill()
-
-    def _kill(self) -> None:
-        process = self._process
-        if process is not None:
-            process.kill()
+                self._child.kill()
 
     def _ask(self, job: _Job) -> list[int]:
         for _ in range(_ATTEMPTS):
-            if self._is_closed:
+            if self._child.is_closed:
                 raise Unavailable("the sampler is shutting down", retry_after_s=1)
             if job.is_abandoned:
                 break
             try:
                 answer = self._exchange(job)
             except (EOFError, OSError) as error:
-                self._forget()
+                self._child.forget()
                 if not job.is_abandoned:
                     log.warning("chat_worker_lost", reason=str(error) or type(error).__name__, num_bytes=len(job.data))
                 continue
@@ -112,7 +102,7 @@ class ChatWorker:
         raise InvalidRequest("this prompt could not be rendered: the process that does it ended over it; shorten it")
 
     def _exchange(self, job: _Job) -> bytes:
-        connection = self._connected()
+        connection = self._child.connected()
         with self._lock:
             self._under_way = job
         try:
@@ -122,39 +112,12 @@ class ChatWorker:
         finally:
             with self._lock:
                 self._under_way = None
-        self._forget()
+        self._child.forget()
         raise InvalidRequest(f"rendering and tokenizing this prompt takes longer than {self._most_s:.0f} s; shorten it")
 
-    def _connected(self) -> Connection:
-        if self._connection is None:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                connection = self._connection = Connection(ours.detach())
-                command = [sys.executable, "-P", "-m", "sampler.chat.process"]
-                self._process = subprocess.Popen(
-                    command, stdin=theirs.fileno(), env=_environment(), start_new_session=True
-                )
-            if self._is_closed:  # too early for `close` to see it
-                self._process.kill()
-            connection.send_bytes(self._hello)
-            if not connection.poll(_START_S):
-                raise OSError(f"it did not start within {_START_S:.0f} s")
-            connection.recv_bytes()
-            log.info("chat_worker_started", pid=self.pid)
-        return self._connection
-
-    def _forget(self) -> None:
-        """End the process; the next prompt starts another."""
-        process, connection, self._process, self._connection = self._process, self._connection, None, None
-        if connection is not None:
-            connection.close()
-        if process is not None:
-            process.kill()
-            process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """It finds our modules where this process finds them, whatever lies in the working directory."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
-    path = os.pathsep.join(filter(None, sys.path))
-    return {**kept, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
+    def _greet(self, connection: Connection) -> None:
+        connection.send_bytes(self._hello)
+        if not connection.poll(_START_S):
+            raise OSError(f"it did not start within {_START_S:.0f} s")
+        connection.recv_bytes()
+        log.info("chat_worker_started", pid=self.pid)

@@ -7,18 +7,14 @@ types of ours. It ends when the server ends, however that ends, and is replaced 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 
 from wire.errors import Unavailable, error_from_code
+from wire.process.connected_child import ConnectedChild
 from wire.process.off_loop import off_loop
 
 log = structlog.get_logger(__name__)
@@ -41,15 +37,14 @@ class UploadParser:
     def __init__(self) -> None:
         self._small = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "reader")
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
-        self._is_closed = False
+        self._child = ConnectedChild(
+            "server.uploads.parser_process", _NOT_PASSED_ON, {"OPENBLAS_NUM_THREADS": "1"}, lambda _: self._started()
+        )
 
     @property
     def pid(self) -> int | None:
         """Of the process, once there is one."""
-        process = self._process
-        return process.pid if process is not None else None
+        return self._child.pid
 
     async def read(self, data: bytes, work: Callable[Concatenate[bytes, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `work`, a function of a module, makes of the data and of other arguments.
@@ -64,16 +59,13 @@ class UploadParser:
 
     async def close(self) -> None:
         """End the process, whatever it does."""
-        self._is_closed = True
-        process = self._process  # the thread may forget it meanwhile
-        if process is not None:
-            process.kill()
+        self._child.close()
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
-        self._forget()
+        self._child.forget()
 
     def _ask(self, data: bytes, work: Any, args: Any, kwargs: Any) -> Any:
         for _ in range(_ATTEMPTS):
-            if self._is_closed:
+            if self._child.is_closed:
                 raise Unavailable("the server is stopping; nothing was accepted, send it again")
             try:
                 code, result = self._exchange(data, work, args, kwargs)
@@ -86,7 +78,7 @@ class UploadParser:
         raise Unavailable("the process that reads uploads ended over it; nothing was accepted, send it again")
 
     def _exchange(self, data: bytes, work: Any, args: Any, kwargs: Any) -> tuple[str | None, Any]:
-        connection, is_whole = self._connected(), False
+        connection, is_whole = self._child.connected(), False
         try:
             connection.send((work, args, kwargs))
             connection.send_bytes(data)
@@ -94,34 +86,8 @@ class UploadParser:
             is_whole = True
         finally:
             if not is_whole or len(data) > _MOST_BYTES:
-                self._forget()
+                self._child.forget()
         return answer
 
-    def _connected(self) -> Connection:
-        if self._connection is None:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                command = [sys.executable, "-P", "-m", "server.uploads.parser_process"]
-                self._connection = Connection(ours.detach())
-                self._process = subprocess.Popen(
-                    command, stdin=theirs.fileno(), env=_environment(), start_new_session=True
-                )
-            if self._is_closed:  # too early for `close` to see it
-                self._process.kill()
-            log.info("reader_started", pid=self.pid)
-        return self._connection
-
-    def _forget(self) -> None:
-        """End the process; the next upload starts another."""
-        process, connection, self._process, self._connection = self._process, self._connection, None, None
-        if connection is not None:
-            connection.close()
-        if process is not None:
-            process.kill()
-            process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """It finds our modules where this process finds them, whatever lies in the working directory."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
-    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+    def _started(self) -> None:
+        log.info("reader_started", pid=self.pid)

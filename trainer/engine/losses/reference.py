@@ -11,7 +11,7 @@ from trainer.engine.losses import LOSSES, Loss, LossOptions
 _INTRODUCTION = """\
 # Losses
 
-Written by `make docs` from the docstrings in `trainer/losses/`; change those, not this file.
+Written by `make docs` from the docstrings in `trainer/engine/losses/`; change those, not this file.
 
 A loss is named by `loss_fn` and tuned by `loss_fn_config`, a mapping of keys to floats:
 

@@ -33,6 +33,7 @@ from server.sampling.sampler_pool import SamplerPool
 from server.sampling.sampler_watch import SamplerWatch
 from server.settings import ServerSettings
 from server.shutdown import Shutdown
+from server.training.collaborators import Training
 from server.training.places import TrainingPlaces
 from server.uploads.upload_parser import UploadParser
 from store.blobs import BlobStore
@@ -58,7 +59,7 @@ class Context:
     sampler_pool: SamplerPool
     sampling_keys: SamplingKeys
     team_limits: TeamLimits
-    training_places: TrainingPlaces
+    training: Training
     metrics: ServerMetrics
     attempts: Attempts
     key_uses: KeyUses
@@ -103,7 +104,19 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 pool,
                 SamplingKeys(serving_lookups(database, metrics), key_uses),
                 TeamLimits(settings.gateway_limits, metrics, shutdown),
-                TrainingPlaces(settings.training_limits),
+                Training(
+                    database,
+                    background,
+                    blobs,
+                    listener,
+                    waiting_calls,
+                    shutdown,
+                    metrics,
+                    key_uses,
+                    TrainingPlaces(settings.training_limits),
+                    settings.limits.batch_tokens,
+                    timeouts.operation_s,
+                ),
                 metrics,
                 Attempts(),
                 key_uses,

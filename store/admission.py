@@ -1,4 +1,5 @@
-"""A key and the model that it asks for, with all that decides about a training call, in one statement."""
+"""The model that a training call names, with all that decides about the call, in one statement; together with the key
+that it carries, where it is not known yet whose it is."""
 
 from __future__ import annotations
 
@@ -15,12 +16,8 @@ from store.references import WANTED
 from store.usage import TODAY
 
 # The losses: what the newest trainer of the base announced, alive or not.
-_FIND = f"""
-    with k as (
-        {KEY} where k.key_hash = %(key_hash)s
-    ), {WANTED}
-    select
-        k.*, m.id as model_id, m.slug, b.slug as base_slug, b.info,
+_FACTS = f"""
+        m.id as model_id, m.slug, b.slug as base_slug, b.info,
         (
             select t.losses from trainers t where t.base_id = b.id and not t.is_loading
             order by t.started_at desc limit 1
@@ -37,17 +34,27 @@ _FIND = f"""
                 select from operations o where o.model_id = m.id and o.idempotency_key = %(idempotency_key)s::text
             )
         end as may_repeat
-    from k
+"""  # noqa: S608 - put together from constants
+_MODEL = """
     join teams t on t.id = k.team_id
     left join wanted on true
     left join models m on m.id = wanted.id
     left join models b on b.id = m.base_id
+"""
+
+_BY_KEY = f"""
+    with k as ({KEY} where k.key_hash = %(key_hash)s), {WANTED}
+    select k.*, {_FACTS} from k {_MODEL}
+"""  # noqa: S608 - put together from constants
+_BY_TEAM = f"""
+    with k as (select %(team_id)s::uuid as team_id), {WANTED}
+    select {_FACTS} from k {_MODEL}
 """  # noqa: S608 - put together from constants
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A key that is known, and the model as its team sees it.
+    """A model as a team sees it.
 
     `model_id` and `slug` are None where there is no such model, `base_slug` where it is a base itself, `info` and
     `losses` before a trainer has loaded the base. `tokens_today`: what the team has sent to be trained since midnight,
@@ -55,7 +62,6 @@ class Admission:
     operation whose answer nobody has.
     """
 
-    key: KeyFacts
     model_id: UUID | None
     slug: str | None
     base_slug: str | None
@@ -71,20 +77,37 @@ class Admission:
     may_repeat: bool
 
 
-async def find_admission(
+async def find_keyed_admission(
     connection: AsyncConnection,
     key_hash: bytes,
     model_id: UUID | None,
     reference: str | None,
     idempotency_key: str | None = None,
-) -> Admission | None:
+) -> tuple[KeyFacts, Admission] | None:
     """What there is behind a key and a model's id or, where that is None, a reference. None for an unknown key."""
-    asked = {
-        "key_hash": key_hash,
-        "model_id": model_id,
-        "reference": reference,
-        "idempotency_key": idempotency_key,
-    }
-    found = await connection.execute(_FIND.encode(), asked)
-    row = await found.fetchone()
-    return Admission(key_facts(row), *row[NUM_FACTS:]) if row else None
+    row = await _found(connection, _BY_KEY, model_id, reference, idempotency_key, key_hash=key_hash)
+    return (key_facts(row), Admission(*row[NUM_FACTS:])) if row else None
+
+
+async def find_admission(
+    connection: AsyncConnection,
+    team_id: UUID,
+    model_id: UUID | None,
+    reference: str | None,
+    idempotency_key: str | None = None,
+) -> Admission | None:
+    """What a team means by a model's id or, where that is None, a reference. None where there is no such team."""
+    row = await _found(connection, _BY_TEAM, model_id, reference, idempotency_key, team_id=team_id)
+    return Admission(*row) if row else None
+
+
+async def _found(
+    connection: AsyncConnection,
+    statement: str,
+    model_id: UUID | None,
+    reference: str | None,
+    idempotency_key: str | None,
+    **whose: Any,
+) -> Any:
+    named = {"model_id": model_id, "reference": reference, "idempotency_key": idempotency_key}
+    return await (await connection.execute(statement.encode(), {**named, **whose})).fetchone()

@@ -6,19 +6,18 @@ A call that crosses a line is taken, the next one is refused: what a batch or a 
 from __future__ import annotations
 
 from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.auth.callers import Caller
 from store.admission import Admission
+from store.database import AsyncDatabase
 from store.tables import ModelRow, TeamRow
 from store.usage import storage_of
 from wire.errors import FINAL, UNTIL_MENDED, Forbidden, HeadwayError
-
-if TYPE_CHECKING:
-    from server.context import Context
 
 _RAISE = "an operator can raise it ('headway quota set')"
 
@@ -49,28 +48,28 @@ async def refuse_another_model(session: AsyncSession, team_id: UUID) -> None:
         raise QuotaFull(f"the team {team.name!r} has {num_models} of its {team.max_models} models; {_RAISE}")
 
 
-async def refuse_full_storage(context: Context, found: Admission) -> None:
+async def refuse_full_storage(database: AsyncDatabase, caller: Caller, found: Admission) -> None:
     """Raises QuotaFull for a team whose checkpoints take all the storage that it may have."""
     if found.max_storage_bytes is None:
         return
-    async with context.database.session() as session:
-        used = await storage_of(session, found.key.team_id)
+    async with database.session() as session:
+        used = await storage_of(session, caller.team_id)
     if used >= found.max_storage_bytes:
         raise QuotaFull(
-            f"the checkpoints of team {found.key.team!r} take {used} of its {found.max_storage_bytes} bytes of "
+            f"the checkpoints of team {caller.team!r} take {used} of its {found.max_storage_bytes} bytes of "
             f"storage; they shrink as old optimizer states are thinned, and {_RAISE}. The gradients are kept: "
             "then call optim-step again"
         )
 
 
-def refuse_spent_tokens(found: Admission) -> None:
+def refuse_spent_tokens(caller: Caller, found: Admission) -> None:
     """Raises QuotaSpent for a team that has sent all the tokens that it may train on today."""
     allowed = found.max_training_tokens_per_day
     if allowed is None or found.tokens_today < allowed:
         return
     wait_s = seconds_to_reset(datetime.now(UTC))
     raise QuotaSpent(
-        f"the team {found.key.team!r} has used {found.tokens_today} of its {allowed} training tokens of today; it gets "
+        f"the team {caller.team!r} has used {found.tokens_today} of its {allowed} training tokens of today; it gets "
         f"as many again at 00:00 UTC, in {_hours(wait_s)}, and {_RAISE}",
         retry_after_s=wait_s,
     )

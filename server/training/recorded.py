@@ -1,52 +1,71 @@
-"""Training by trace id: recorded rollouts become the very inputs that the client would have sent inline."""
+"""Training by trace id: recorded rollouts become the very trajectories that a client would have sent inline."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from uuid import UUID
 
-from server.catalog.repository import as_uuid
-from server.context import Context
 from server.evals.service import evaluation_traces
-from server.protocols.hud.training.schemas import ForwardRequest, ResolvedInput, SampleInput, TrainingInput
 from server.rollouts.visibility import hidden_traces
 from server.training.admission import TrainedModel
+from server.training.requests import BatchRequest
+from store.blobs import BlobStore
+from store.database import AsyncDatabase
 from store.rollouts import RecordedSample, Resolved, TraceFacts, count_tokens, resolve
 from store.rollouts.lineage import Lineage, find_lineage
 from store.rollouts.spans import MALFORMED_SAMPLE, PROMPT_CHUNKS
 from wire.errors import Forbidden, InvalidRequest, TooLarge
-
-RequestT = TypeVar("RequestT", bound=ForwardRequest)
+from wire.trajectories import Batch
 
 _NOT_RECORDED = "samples_not_recorded"
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedInputs(Generic[RequestT]):
-    """A request with recorded rollouts in the place of their ids.
+class ResolvedBatch:
+    """A batch with recorded rollouts in the place of their ids.
 
-    `num_bytes`: of what stood for ids. `figures`: metrics of how old the samples are. Both empty where all came inline.
+    `recorded`: these ids, by the place of each in the batch. `num_bytes`: of what it was read from, and of what stood
+    for ids. `figures`: metrics of how old the samples are. Empty where all trajectories were sent.
     """
 
-    request: RequestT
-    num_bytes: int = 0
-    figures: dict[str, float] = field(default_factory=dict[str, float])
+    batch: Batch
+    recorded: Mapping[int, UUID]
+    num_bytes: int
+    figures: Mapping[str, float]
 
 
-async def resolve_inputs(context: Context, model: TrainedModel, body: RequestT) -> RecordedInputs[RequestT]:
-    """The request with recorded rollouts in the place of their ids, in the order in which they were named.
+async def resolve_batch(
+    database: AsyncDatabase, blobs: BlobStore, model: TrainedModel, request: BatchRequest, max_tokens: int
+) -> ResolvedBatch:
+    """The batch with recorded rollouts in the place of their ids, in the order in which they were named.
 
     Raises InvalidRequest with one sentence for each reason why a rollout cannot be trained on, TooLarge when the
-    rollouts have more tokens than a batch may have, Forbidden for a rollout that the key does not see.
+    rollouts have more tokens than a batch may have, Forbidden for a rollout that the caller does not see.
     """
-    ids = {index: _trace_id(index, item) for index, item in enumerate(body.inputs) if isinstance(item, str)}
-    if not ids:
-        return RecordedInputs(body)
-    await _refuse_hidden(context, model, ids)
-    max_tokens = context.settings.limits.batch_tokens
-    async with context.database.connection() as connection:
+    ids = {index: item for index, item in enumerate(request.inputs) if isinstance(item, UUID)}
+    found, figures, num_bytes = dict[UUID, Resolved](), dict[str, float](), request.num_bytes
+    if ids:
+        num_tokens = await _checked_size(database, model, ids, max_tokens)
+        await _refuse_evaluations(database, model, ids)
+        found = await resolve(database, blobs, model.team_id, ids.values())
+        for index, trace_id in ids.items():
+            _check_trainable(_named(index, trace_id), found.get(trace_id))
+        lineage = await _lineage(database, model, found.values())
+        ages = [
+            age
+            for index, trace_id in ids.items()
+            for age in _ages(_named(index, trace_id), found[trace_id], model, lineage, request.max_staleness)
+        ]
+        figures, num_bytes = _figures(ages), num_bytes + 4 * num_tokens
+    trajectories = [found[item].trajectory() if isinstance(item, UUID) else item for item in request.inputs]
+    return ResolvedBatch(Batch(trajectories, request.group_size, request.reward_scale), ids, num_bytes, figures)
+
+
+async def _checked_size(database: AsyncDatabase, model: TrainedModel, ids: Mapping[int, UUID], max_tokens: int) -> int:
+    """How many tokens the rollouts have. Raises Forbidden, TooLarge."""
+    await _refuse_hidden(database, model, ids)
+    async with database.connection() as connection:
         counts = await count_tokens(connection, model.team_id, ids.values())
     num_tokens = sum(counts.get(trace_id, 0) for trace_id in ids.values())
     if num_tokens > max_tokens:
@@ -54,36 +73,23 @@ async def resolve_inputs(context: Context, model: TrainedModel, body: RequestT) 
             f"the recorded rollouts of this batch have {num_tokens} tokens, more than the {max_tokens} that this "
             "server takes at once; send it in smaller batches (gradients accumulate over calls)"
         )
-    await _refuse_evaluations(context, model, ids)
-    found = await resolve(context.database, context.blobs, model.team_id, ids.values())
-    for index, trace_id in ids.items():
-        _check_trainable(_named(index, trace_id), found.get(trace_id))
-    lineage = await _lineage(context, model, found.values())
-    ages = [
-        age
-        for index, trace_id in ids.items()
-        for age in _ages(_named(index, trace_id), found[trace_id], model, lineage, body.max_staleness)
-    ]
-    inputs: list[TrainingInput] = list(body.inputs)
-    for index, trace_id in ids.items():
-        inputs[index] = _as_input(found[trace_id])
-    return RecordedInputs(body.model_copy(update={"inputs": inputs}), 4 * num_tokens, _figures(ages))
+    return num_tokens
 
 
-async def _refuse_hidden(context: Context, model: TrainedModel, ids: dict[int, UUID]) -> None:
+async def _refuse_hidden(database: AsyncDatabase, model: TrainedModel, ids: Mapping[int, UUID]) -> None:
     """Raises Forbidden where the key is for some models, for the first rollout that is of none of them."""
-    model_ids = model.admission.key.model_ids
+    model_ids = model.caller.model_ids
     if model_ids is None:
         return
-    hidden = await hidden_traces(context.database, model.team_id, model_ids, ids.values())
+    hidden = await hidden_traces(database, model.team_id, model_ids, ids.values())
     for index, trace_id in ids.items():
         if trace_id in hidden:
             raise Forbidden(f"{_named(index, trace_id)} is of none of the models that this key is for")
 
 
-async def _refuse_evaluations(context: Context, model: TrainedModel, ids: dict[int, UUID]) -> None:
+async def _refuse_evaluations(database: AsyncDatabase, model: TrainedModel, ids: Mapping[int, UUID]) -> None:
     """Raises InvalidRequest for the first rollout of an evaluation: trained on, it would hold nothing out any more."""
-    async with context.database.session() as session:
+    async with database.session() as session:
         found = await evaluation_traces(session, model.team_id, model.id, list(ids.values()))
     for index, trace_id in ids.items():
         if trace_id in found:
@@ -91,14 +97,6 @@ async def _refuse_evaluations(context: Context, model: TrainedModel, ids: dict[i
                 f"{_named(index, trace_id)} belongs to an evaluation (job {found[trace_id][:100]!r}), which is held "
                 'out from training; if it is none, POST {"evaluation": false} to /v2/jobs/<job id>/evaluation'
             )
-
-
-def _trace_id(index: int, text: str) -> UUID:
-    trace_id = as_uuid(text)
-    if trace_id is None:
-        shown = text if len(text) <= 64 else text[:64] + "…"
-        raise InvalidRequest(f"input {index} is {shown!r}, which is no trace id: 32 hex digits, or a UUID with dashes")
-    return trace_id
 
 
 def _named(index: int, trace_id: UUID) -> str:
@@ -153,10 +151,10 @@ def _without_tokens(found: Resolved) -> str | None:
     return None
 
 
-async def _lineage(context: Context, model: TrainedModel, resolved: Collection[Resolved]) -> Lineage:
+async def _lineage(database: AsyncDatabase, model: TrainedModel, resolved: Collection[Resolved]) -> Lineage:
     samples = [sample for one in resolved for sample in one.samples]
     models = {sample.model_id for sample in samples} | {one.trace.model_id for one in resolved}
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         return await find_lineage(
             connection,
             model.id,
@@ -195,20 +193,6 @@ def _check_age(named: str, found: Resolved, ages: list[int | None], max_stalenes
             f"{named} was sampled {oldest} steps away from the head, and max_staleness is {max_staleness}; "
             "roll out again, or allow more"
         )
-
-
-def _as_input(found: Resolved) -> ResolvedInput:
-    trajectory = found.trajectory()
-    samples = [
-        SampleInput.model_construct(
-            prompt_token_ids=turn.prompt_ids,
-            prompt_chunks=None,
-            output_token_ids=turn.output_ids,
-            output_logprobs=turn.sampling_logprobs,
-        )
-        for turn in trajectory.turns
-    ]
-    return ResolvedInput.model_construct(samples=samples, reward=trajectory.reward, trace_id=trajectory.trace_id)
 
 
 def _figures(ages: list[int | None]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from server.app import create_app
 from server.protocols.hud.training.schemas import ForwardBackwardRequest
 from server.settings import ServerSettings, TrainingLimits
 from server.training.operations import Prepared
+from server.training.requests import BatchRequest
 from store.pool_queue import QueueLimits
 from tests.contract.conftest import Team, batch, num_operations, serving, trajectory
 from tests.contract.stand_ins import StandInTrainer
@@ -130,6 +131,6 @@ async def test_a_call_that_waits_keeps_nothing_of_what_was_sent(
     call = train(team.http, team, model, 1.0)
     await until_logged(quick_database, model, 1)
     await asyncio.sleep(0.2)  # the server hears of that after we do
-    assert not [kept for kept in gc.get_objects() if isinstance(kept, (ForwardBackwardRequest, Prepared))]
+    assert not [kept for kept in gc.get_objects() if isinstance(kept, (ForwardBackwardRequest, BatchRequest, Prepared))]
     paused.paused = False
     assert (await call).status_code == 200

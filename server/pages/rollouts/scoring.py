@@ -7,10 +7,11 @@ from fastapi.responses import RedirectResponse, Response
 
 from server.catalog.repository import as_uuid
 from server.context import ContextDep
+from server.http.disconnects import unless_disconnected
 from server.pages.shared.forms import submitted
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
-from server.rollouts.scoring import score_trace
+from server.training.scoring import score_trace
 from store.database import AsyncConnection
 from store.rollouts import TraceFacts
 from wire.errors import NotFound
@@ -35,5 +36,5 @@ async def score(context: ContextDep, request: Request, visitor: VisitorDep, trac
     found_id = as_uuid(trace_id)
     if found_id is None:
         raise NotFound(f"there is no trace {trace_id}")
-    await score_trace(context, request, visitor.caller, found_id, None)
+    await unless_disconnected(request, score_trace(context.training, visitor.caller, found_id, None))
     return RedirectResponse(f"/trace/{found_id}?by=trainer", 303)

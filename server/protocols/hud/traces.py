@@ -12,6 +12,7 @@ from server.catalog.repository import as_uuid
 from server.context import ContextDep
 from server.http.access import ANYBODY
 from server.http.authentication import CallerDep, ReporterDep
+from server.http.disconnects import unless_disconnected
 from server.http.request_body import UPLOAD
 from server.http.routing import KeyedRouter
 from server.protocols.hud.openapi import json_body
@@ -19,7 +20,6 @@ from server.protocols.hud.trace_filters import FilterDep
 from server.protocols.hud.visibility import ReportedTrace, SeenTrace
 from server.rollouts import service
 from server.rollouts.details import trace_detail, trace_events, trace_spans
-from server.rollouts.scoring import score_trace
 from server.rollouts.types import (
     CancelRequest,
     Deleted,
@@ -39,6 +39,8 @@ from server.rollouts.types import (
 from server.rollouts.uploads import take_upload
 from server.rollouts.visibility import require_trace
 from server.sanitizing import readable_json
+from server.training.idempotency import IDEMPOTENCY_HEADER
+from server.training.scoring import score_trace
 
 router = KeyedRouter(tags=["traces"])
 
@@ -104,7 +106,8 @@ async def score(
     context: ContextDep, caller: CallerDep, trace_id: UUID, body: ScoreTrace, request: Request
 ) -> ScoredTrace:
     """Have a model's trainer go over the rollout, so that its logprobs stand beside the sampler's."""
-    return await score_trace(context, request, caller, trace_id, body.model)
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    return await unless_disconnected(request, score_trace(context.training, caller, trace_id, body.model, key))
 
 
 @router.delete("/v2/traces/{trace_id}", dependencies=[SeenTrace])

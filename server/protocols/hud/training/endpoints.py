@@ -1,21 +1,41 @@
-"""`/v1/models/{model_id}/train`: parse, call, answer. Bodies are read by `training.body`, not by the framework."""
+"""`/v1/models/{model_id}/train`: admit, read, submit, answer. Bodies are read by `body`, not by the framework."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
+from uuid import UUID
 
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from server.context import ContextDep
+from server.auth.service import key_hash
+from server.context import Context, ContextDep
 from server.http.authentication import KeyDep
 from server.http.cache_barrier import CacheBarrier
+from server.http.disconnects import unless_disconnected
+from server.http.request_body import COUNTED_BY_ITS_READER, open_body
 from server.http.routing import KeyedRouter
 from server.protocols.hud.openapi import json_body
 from server.protocols.hud.training import schemas as wire
+from server.protocols.hud.training.body import read_request
+from server.protocols.hud.training.digests import request_digest
+from server.protocols.hud.training.forward_replies import Forward
+from server.protocols.hud.training.sent import RequestT, Sent, sent_batch, sent_weights
 from server.training import service
+from server.training.admission import TrainedModel, training_call
+from server.training.idempotency import IDEMPOTENCY_HEADER
+from server.training.operations import Call, submit
+from server.training.requests import LossRequest
+from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, OPTIM_STEP
+from store.oplog.lost_answers import LEFT_OUT
+from store.oplog.results import Result
+from wire.engine import AdamParams
+from wire.process.off_loop import off_loop
 
 router = KeyedRouter(prefix="/v1/models/{model_id}/train", tags=["training"])
 
@@ -23,7 +43,7 @@ router = KeyedRouter(prefix="/v1/models/{model_id}/train", tags=["training"])
 @router.get("/losses")
 async def losses(context: ContextDep, key: KeyDep, model_id: str) -> wire.Losses:
     """Names of the built-in losses."""
-    return await service.losses(context, key, model_id)
+    return wire.Losses(losses=await service.losses(context.training, key_hash(key), model_id))
 
 
 @router.post(
@@ -31,20 +51,37 @@ async def losses(context: ContextDep, key: KeyDep, model_id: str) -> wire.Losses
 )
 async def forward_backward(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Add the gradient of a built-in loss over a batch of trajectories."""
-    return _reply(await service.forward_backward(context, key, model_id, request))
+    async with _training_call(context, key, model_id, request) as model:
+        sent = await _read(context, request, wire.ForwardBackwardRequest)
+        loss = LossRequest(sent.body.loss_fn, sent.body.loss_fn_config or {}, sent.body.num_substeps)
+        digest = await _digest(FORWARD_BACKWARD.name, sent)
+        call = service.forward_backward(context.training, model, digest, partial(sent_batch, sent), loss)
+        _, (header, _) = await _answered(context, request, model, call, sent)
+    return _reply(wire.GradientPass(**header))
 
 
 @router.post("/forward", response_model=wire.ForwardPass, openapi_extra=json_body(wire.ForwardRequest))
 async def forward(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Per-token logprobs of the current policy, and a handle for `backward`."""
-    result = await service.forward(context, key, model_id, request)
+    async with _training_call(context, key, model_id, request) as model:
+        sent = await _read(context, request, wire.ForwardRequest)
+        group_size = sent.body.group_size
+        digest = await _digest(FORWARD.name, sent)
+        call = service.forward(context.training, model, digest, partial(sent_batch, sent))
+        operation_id, (header, arrays) = await _answered(context, request, model, call, sent)
+    result = Forward(operation_id, header["traj_idx"], header["lengths"], arrays, group_size)
     return Response(await asyncio.to_thread(result.to_json), media_type="application/json")
 
 
 @router.post("/backward", response_model=wire.GradientPass, openapi_extra=json_body(wire.BackwardRequest))
 async def backward(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Add the gradient of a loss that the client computed: weights are −dC/dlogprobs."""
-    return _reply(await service.backward(context, key, model_id, request))
+    async with _training_call(context, key, model_id, request) as model:
+        sent = await _read(context, request, wire.BackwardRequest)
+        digest = await _digest(BACKWARD.name, sent)
+        call = service.backward(context.training, model, digest, partial(sent_weights, sent))
+        _, (header, _) = await _answered(context, request, model, call, sent)
+    return _reply(wire.GradientPass(**header))
 
 
 @router.post(
@@ -55,8 +92,40 @@ async def backward(context: ContextDep, key: KeyDep, model_id: str, request: Req
 )
 async def optim_step(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Apply what has accumulated; the new checkpoint is served when this returns."""
-    stepped, num_left_out = await service.optim_step(context, key, model_id, request)
+    async with _training_call(context, key, model_id, request, keeps=True) as model:
+        sent = await _read(context, request, wire.OptimStepRequest)
+        digest = await _digest(OPTIM_STEP.name, sent)
+        call = service.optim_step(AdamParams(**sent.body.model_dump()), digest)
+        _, (header, _) = await _answered(context, request, model, call, sent)
+    num_left_out = header.pop(LEFT_OUT, 0)  # passes whose answer nobody had
+    stepped = wire.OptimStep(**header, model=model.slug)
     return _reply(stepped, {wire.LEFT_OUT_HEADER: str(num_left_out)} if num_left_out else None)
+
+
+def _training_call(
+    context: Context, key: str, model_id: str, request: Request, *, keeps: bool = False
+) -> AbstractAsyncContextManager[TrainedModel]:
+    idempotency_key = request.headers.get(IDEMPOTENCY_HEADER)
+    return training_call(context.training, key_hash(key), model_id, idempotency_key, keeps=keeps)
+
+
+async def _read(context: Context, request: Request, kind: type[RequestT]) -> Sent[RequestT]:
+    """For callers who were admitted."""
+    open_body(request, COUNTED_BY_ITS_READER)
+    return Sent(*await read_request(request, kind, context.settings.limits))
+
+
+async def _digest(kind: str, sent: Sent[Any]) -> bytes:
+    return await off_loop(sent.num_bytes, request_digest, kind, sent.body)
+
+
+async def _answered(
+    context: Context, request: Request, model: TrainedModel, call: Call, sent: Sent[Any]
+) -> tuple[UUID, Result]:
+    """The operation and its result, unless the client hangs up."""
+    async with submit(context.training, model, call) as operation:
+        sent.drop()
+        return operation.id, await unless_disconnected(request, operation.result())
 
 
 def _reply(body: BaseModel, headers: dict[str, str] | None = None) -> Response:

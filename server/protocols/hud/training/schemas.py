@@ -44,10 +44,6 @@ class TrajectoryInput(Closed):
     trace_id: Text | None = None
 
 
-class ResolvedInput(TrajectoryInput):
-    """A recorded rollout in the place of its trace id. Only the server makes these."""
-
-
 def _kind_of_input(value: Any) -> str:
     return "trace id" if isinstance(value, str) else "trajectory"
 
@@ -122,7 +118,7 @@ class ForwardDatum(Closed):
 
 
 class ForwardPass(Closed):
-    """A forward's handle and datums. (Written by `server.training.forwards` without making these objects.)"""
+    """A forward's handle and datums. (Written by `forward_replies` without making these objects.)"""
 
     forward_id: str
     data: list[ForwardDatum]

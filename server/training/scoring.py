@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from uuid import UUID
-
-from fastapi import Request
-from sqlalchemy import select
 
 from server.auth.callers import Caller
 from server.catalog.repository import find_model
 from server.catalog.service import no_such_model
-from server.context import Context
-from server.protocols.hud.training.schemas import ForwardRequest
-from server.protocols.hud.training.sent import Sent
 from server.rollouts.service import found_trace
 from server.rollouts.types import ScoredTrace
 from server.training.admission import TrainedModel, trainable_model
-from server.training.service import run_forward
+from server.training.collaborators import Training
+from server.training.operations import submit
+from server.training.requests import BatchRequest
+from server.training.service import forward
+from store.database import AsyncDatabase
 from store.rollouts import TraceFacts
 from store.rollouts.trainer_logprobs import is_kept
-from store.tables import ApiKeyRow
 from wire.errors import InvalidRequest, Unavailable
 
 _KEPT_WITHIN_S = 10.0
@@ -29,51 +27,61 @@ _LOOK_S = 0.05
 
 
 async def score_trace(
-    context: Context, request: Request, caller: Caller, trace_id: UUID, reference: str | None
+    training: Training, caller: Caller, trace_id: UUID, reference: str | None, idempotency_key: str | None = None
 ) -> ScoredTrace:
     """Have the head of a model (None: the one that it was sampled from) go over a rollout, and wait for what it made.
 
     Like a `forward` over its id: the same rollouts are refused, and its tokens count. Raises NotFound, InvalidRequest,
     Unavailable where the trainer keeps no logprobs, and what a training call raises.
     """
-    async with context.database.connection() as connection:
+    async with training.database.connection() as connection:
         trace = await found_trace(connection, caller.team_id, trace_id)
-    model = await _model(context, request, caller, trace, reference)
+    model = await _model(training, caller, trace, reference, idempotency_key)
     try:
-        body = ForwardRequest(inputs=[trace_id.hex])
-        with context.training_places.taken(model.team_id):
-            operation_id = (await run_forward(context, model, Sent(body, 0), request)).operation_id
+        with training.places.taken(model.team_id):
+            operation_id = await _forward(training, model, trace_id)
     except InvalidRequest as error:
         raise InvalidRequest(error.message.replace(f"input 0 (trace {trace_id.hex})", "this rollout")) from None
-    async with context.shutdown.waiting():
-        await _until_kept(context, caller.team_id, trace_id, operation_id)
+    async with training.shutdown.waiting():
+        await _until_kept(training.database, caller.team_id, trace_id, operation_id)
     return ScoredTrace(trace_id=str(trace_id), model_id=str(model.id), operation_id=str(operation_id))
 
 
+async def _forward(training: Training, model: TrainedModel, trace_id: UUID) -> UUID:
+    """The operation, when its result is there."""
+
+    async def batch() -> BatchRequest:
+        return BatchRequest([trace_id])
+
+    digest = hashlib.sha256(b"score\0" + trace_id.bytes).digest()
+    async with submit(training, model, forward(training, model, digest, batch)) as operation:
+        await operation.result()
+        return operation.id
+
+
 async def _model(
-    context: Context, request: Request, caller: Caller, trace: TraceFacts, reference: str | None
+    training: Training, caller: Caller, trace: TraceFacts, reference: str | None, idempotency_key: str | None
 ) -> TrainedModel:
     model_id = trace.model_id
-    async with context.database.session() as session:
-        key = await session.scalar(select(ApiKeyRow.key_hash).where(ApiKeyRow.id == caller.key_id))
-        if reference is not None:
+    if reference is not None:
+        async with training.database.session() as session:
             found = await find_model(session, caller.team_id, reference)
-            if found is None:
-                raise no_such_model(reference)
-            model_id = found[0].id
+        if found is None:
+            raise no_such_model(reference)
+        model_id = found[0].id
     if model_id is None:
         raise InvalidRequest(
             "it is not on record which model this rollout was sampled from; name the one that is to go over it, in "
             '{"model": …}'
         )
-    return await trainable_model(context, key or b"", str(model_id), request)
+    return await trainable_model(training, caller, str(model_id), idempotency_key)
 
 
-async def _until_kept(context: Context, team_id: UUID, trace_id: UUID, operation_id: UUID) -> None:
+async def _until_kept(database: AsyncDatabase, team_id: UUID, trace_id: UUID, operation_id: UUID) -> None:
     """The trainer writes them soon after its answer."""
     deadline = time.monotonic() + _KEPT_WITHIN_S
     while True:
-        async with context.database.connection() as connection:
+        async with database.connection() as connection:
             if await is_kept(connection, team_id, trace_id, operation_id):
                 return
         if time.monotonic() > deadline:

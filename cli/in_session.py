@@ -9,22 +9,19 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.ending import or_stop
-from server.cache_barrier import wait_until_caches_expire
 from store.database import AsyncDatabase
 
 T = TypeVar("T")
 
 
 def in_session(database_url: str, act: Callable[[AsyncSession], Awaitable[T]]) -> T:
-    """What `act` returns, once it is in force in every server process. Raises what it raises."""
+    """What `act` returns, once its transaction is committed. Raises what it raises."""
 
     async def run() -> T:
         database = AsyncDatabase(database_url, pool_size=1)
         try:
             async with database.session() as session:
-                result = await act(session)
-            await wait_until_caches_expire()
-            return result
+                return await act(session)
         finally:
             await database.close()
 

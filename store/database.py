@@ -22,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from store.cache_barrier import WatchedSession, has_changed_cached, wait_until_caches_expire
 from store.pool_queue import PoolQueue, QueueLimits, TooBusy
 
 DATABASE_AWAY = (
@@ -78,13 +79,16 @@ class AsyncDatabase:
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
-        """One transaction: committed at the end, rolled back when an exception passes through."""
+        """One transaction: committed at the end, rolled back when an exception passes through. After a change of what
+        server processes cache, it returns when their answers have expired (`store.cache_barrier`)."""
         async with (
             self._queues["session"].turn(),
-            AsyncSession(self._engine, expire_on_commit=False) as session,
+            AsyncSession(self._engine, sync_session_class=WatchedSession, expire_on_commit=False) as session,
             session.begin(),
         ):
             yield session
+        if has_changed_cached(session):
+            await wait_until_caches_expire()
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[AsyncConnection]:

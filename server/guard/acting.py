@@ -10,7 +10,6 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD, record
-from server.cache_barrier import wait_until_caches_expire
 from server.context import Context
 from server.guard.reading import BASE
 from server.guard.rolling_back import Undone, roll_back
@@ -57,7 +56,6 @@ async def _act(context: Context, alarm: AlarmRow) -> None:
     if "rollback" in alarm.actions and "rollback" not in outcome:
         try:
             outcome["rollback"] = await roll_back(context, alarm)
-            await wait_until_caches_expire()  # the webhook tells of it
         except Undone:
             return
         except ServerStopping:  # no failure of the roll-back: another server does it

@@ -2,9 +2,9 @@
 
 Thousands of rollouts ask the database the same: this key, this model. An answer is good for all who come within
 `CACHE_LIFETIME_S` of the moment at which it was asked for. It may then miss what was committed in between; but whoever
-makes such a change (a new head, a revoked key) gets the reply only when that time has gone by
-(`server.http.cache_barrier`), so a request that comes after a change was acknowledged sees it, whichever process it
-comes to. No clocks are compared, and no notification has to arrive.
+makes such a change (a new head, a revoked key) gets the reply only when that time has gone by (`store.cache_barrier`),
+so a request that comes after a change was acknowledged sees it, whichever process it comes to. No clocks are compared,
+and no notification has to arrive.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from server import cache_barrier
 from server.metrics.instruments import ServerMetrics
+from store import cache_barrier
 from store.database import AsyncDatabase
 from store.planes.adapters import want_checkpoint
 from store.planes.promotion import PromotionPolicy, Votes, promotion_votes_async

@@ -13,7 +13,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.blobs import BlobStore
+from store.cache_barrier import wait_until_caches_expire
 from store.database import DATABASE_AWAY, AsyncDatabase
+from store.operation_kinds import HEAD_MOVERS
 from store.oplog.waiting import DATABASE_TROUBLE, Trouble, WaitingCall, WaitingCalls, troubles_and_ends
 from store.planes.trainer_availability import trainer_availability_async
 from store.pool_queue import TooBusy
@@ -45,7 +47,7 @@ _NOTE = """
         caller = case when answered_at is null or caller = %(caller)s then %(caller)s::bigint end
     where id = %(id)s and state = 'done'
 """
-_TAKE_SMALL = f"{_NOTE} and result is not null returning result"
+_TAKE_SMALL = f"{_NOTE} and result is not null returning result, kind"
 _TAKE_ANY = f"{_NOTE} returning id"
 
 
@@ -106,16 +108,19 @@ async def _take(database: AsyncDatabase, blobs: BlobStore, operation_id: UUID, c
     small = await _take_small(database, operation_id, caller)
     if small is None:
         return await _take_any(database, blobs, operation_id, caller)
-    return decode(small) if len(small) <= _INSTANT_BYTES else await asyncio.to_thread(decode, small)
+    result, kind = small
+    await _outlast_caches(kind)
+    return decode(result) if len(result) <= _INSTANT_BYTES else await asyncio.to_thread(decode, result)
 
 
-async def _take_small(database: AsyncDatabase, operation_id: UUID, caller: int | None) -> bytes | None:
+async def _take_small(database: AsyncDatabase, operation_id: UUID, caller: int | None) -> tuple[bytes, str] | None:
+    """The result and the kind of the operation."""
     fault_point("reply:before-take")
     async with database.connection() as connection:
         taken = await connection.execute(_TAKE_SMALL.encode(), {"id": operation_id, "caller": caller})
         row = await taken.fetchone()
     fault_point("reply:after-take")
-    return row.result if row else None
+    return (row.result, row.kind) if row else None
 
 
 async def _take_any(database: AsyncDatabase, blobs: BlobStore, operation_id: UUID, caller: int | None) -> Result | None:
@@ -129,8 +134,15 @@ async def _take_any(database: AsyncDatabase, blobs: BlobStore, operation_id: UUI
     result = await asyncio.to_thread(_read_result, operation, blobs)
     fault_point("reply:before-note")
     if await _note_answered(database, operation_id, caller):
+        await _outlast_caches(operation.kind)
         return result
     return await _take_any(database, blobs, operation_id, caller)  # superseded while it was read
+
+
+async def _outlast_caches(kind: str) -> None:
+    """A step is answered when no server process serves the head that was before (`store.cache_barrier`)."""
+    if kind in HEAD_MOVERS:
+        await wait_until_caches_expire()
 
 
 def _read_result(operation: OperationRow, blobs: BlobStore) -> Result:

@@ -16,12 +16,10 @@ import httpx
 import pytest
 import uvicorn
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from sampler.backends.base import SamplerInfo
 from server.app import create_app
 from server.auth.service import create_key
-from server.cache_barrier import wait_until_caches_expire
 from server.settings import GuardSettings, Limits, ServerSettings, Timeouts
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
@@ -52,26 +50,8 @@ def database_url() -> Iterator[str]:
         postgres.stop()
 
 
-class PatientDatabase(AsyncDatabase):
-    """A change is in force when its session has ended, as it is when a route has replied."""
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[AsyncSession]:
-        async with super().session() as session:
-            yield session
-        await wait_until_caches_expire()
-
-
 @pytest.fixture(scope="session")
 async def database(database_url: str) -> AsyncIterator[AsyncDatabase]:
-    database = PatientDatabase(database_url)
-    yield database
-    await database.close()
-
-
-@pytest.fixture(scope="session")
-async def quick_database(database_url: str) -> AsyncIterator[AsyncDatabase]:
-    """For what no chat depends on yet."""
     database = AsyncDatabase(database_url)
     yield database
     await database.close()
@@ -99,8 +79,8 @@ def sampler_script() -> SamplerScript:
 
 
 @pytest.fixture(scope="session")
-async def trainer(quick_database: AsyncDatabase) -> AsyncIterator[StandInTrainer]:
-    async with StandInTrainer(quick_database) as trainer:
+async def trainer(database: AsyncDatabase) -> AsyncIterator[StandInTrainer]:
+    async with StandInTrainer(database) as trainer:
         yield trainer
 
 
@@ -167,14 +147,14 @@ async def new_team(origin: str, database: AsyncDatabase) -> AsyncIterator[Team]:
 
 
 @pytest.fixture
-async def team(origin: str, quick_database: AsyncDatabase) -> AsyncIterator[Team]:
-    async with new_team(origin, quick_database) as team:
+async def team(origin: str, database: AsyncDatabase) -> AsyncIterator[Team]:
+    async with new_team(origin, database) as team:
         yield team
 
 
 @pytest.fixture
-async def other_team(origin: str, quick_database: AsyncDatabase) -> AsyncIterator[Team]:
-    async with new_team(origin, quick_database) as team:
+async def other_team(origin: str, database: AsyncDatabase) -> AsyncIterator[Team]:
+    async with new_team(origin, database) as team:
         yield team
 
 

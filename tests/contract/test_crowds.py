@@ -73,11 +73,11 @@ async def until_logged(database, model: dict[str, Any], number: int) -> None:
 
 
 async def test_calls_that_wait_for_a_trainer_take_no_connection_and_are_all_answered(
-    database_url, quick_database, tmp_path: Path, team: Team, model, paused: StandInTrainer
+    database_url, database, tmp_path: Path, team: Team, model, paused: StandInTrainer
 ):
     async with crowded_server(database_url, tmp_path, database_pool_size=2) as http:
         calls = [train(http, team, model, 1.0 + number) for number in range(100)]
-        await until_logged(quick_database, model, len(calls))
+        await until_logged(database, model, len(calls))
         assert (await http.get("/readyz")).json()["database"]
         assert (await http.get("/v2/models", headers={"Authorization": f"Bearer {team.key}"})).status_code == 200
         assert not any(call.done() for call in calls)
@@ -86,34 +86,34 @@ async def test_calls_that_wait_for_a_trainer_take_no_connection_and_are_all_answ
 
 
 async def test_training_calls_that_find_no_place_are_refused_with_a_sentence_and_a_time(
-    database_url, quick_database, tmp_path: Path, team: Team, model, base, other_team: Team, paused: StandInTrainer
+    database_url, database, tmp_path: Path, team: Team, model, base, other_team: Team, paused: StandInTrainer
 ):
     others_model = await other_team.fork(str(base.id))
     async with crowded_server(
         database_url, tmp_path, training_limits=TrainingLimits(calls=2, calls_per_team=1)
     ) as http:
         first = train(http, team, model, 1.0)
-        await until_logged(quick_database, model, 1)
+        await until_logged(database, model, 1)
         refused = await train(http, team, model, 2.0)
         assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
         assert "1 training calls of this team wait for an answer at this server" in refused.json()["detail"]
         assert int(refused.headers["retry-after"]) > 0
         others = train(http, other_team, others_model, 1.0)
-        await until_logged(quick_database, others_model, 1)
+        await until_logged(database, others_model, 1)
         paused.paused = False
         assert [(await call).status_code for call in (first, others)] == [200, 200]
         assert (await train(http, team, model, 2.0)).status_code == 200
 
 
 async def test_one_team_more_than_a_server_has_places_for_is_refused_until_there_is_one(
-    database_url, quick_database, tmp_path: Path, team: Team, model, base, other_team: Team, paused: StandInTrainer
+    database_url, database, tmp_path: Path, team: Team, model, base, other_team: Team, paused: StandInTrainer
 ):
     others_model = await other_team.fork(str(base.id))
     async with crowded_server(
         database_url, tmp_path, training_limits=TrainingLimits(calls=1, calls_per_team=1)
     ) as http:
         first = train(http, team, model, 1.0)
-        await until_logged(quick_database, model, 1)
+        await until_logged(database, model, 1)
         refused = await train(http, other_team, others_model, 1.0)
         assert (refused.status_code, refused.json()["code"]) == (503, "too_busy")
         assert "1 training calls wait for an answer at this server" in refused.json()["detail"]
@@ -125,11 +125,9 @@ async def test_one_team_more_than_a_server_has_places_for_is_refused_until_there
         assert reply.status_code == 200
 
 
-async def test_a_call_that_waits_keeps_nothing_of_what_was_sent(
-    quick_database, team: Team, model, paused: StandInTrainer
-):
+async def test_a_call_that_waits_keeps_nothing_of_what_was_sent(database, team: Team, model, paused: StandInTrainer):
     call = train(team.http, team, model, 1.0)
-    await until_logged(quick_database, model, 1)
+    await until_logged(database, model, 1)
     await asyncio.sleep(0.2)  # the server hears of that after we do
     assert not [kept for kept in gc.get_objects() if isinstance(kept, (ForwardBackwardRequest, BatchRequest, Prepared))]
     paused.paused = False

@@ -346,9 +346,9 @@ async def test_many_servers_raise_an_alarm_once(team, model, database):
         assert await session.scalar(found) == 1
 
 
-async def test_many_steps_of_one_model_delay_no_other(team, model, base, quick_database):
+async def test_many_steps_of_one_model_delay_no_other(team, model, base, database):
     other = await team.fork(str(base.id))
-    async with quick_database.session() as session:
+    async with database.session() as session:
         for model_id, num_steps in ((model["id"], 2 * _BATCH), (other["id"], 1)):
             row = await session.get_one(ModelRow, uuid.UUID(model_id))
             for _ in range(num_steps):

@@ -6,14 +6,20 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from sqlalchemy import func, update
 
-from server import cache_barrier
 from server.app import create_app
 from server.auth.service import create_key
+from server.context import ContextDep
 from server.settings import ServerSettings
+from store import cache_barrier
+from store.tables import ApiKeyRow
 from tests.contract.conftest import serving
 
 MOVES = 6
@@ -32,6 +38,17 @@ async def served(http: httpx.AsyncClient, model) -> str | None:
     return checkpoint["id"] if checkpoint else None
 
 
+def with_a_forgetful_route(app: FastAPI) -> FastAPI:
+    """A route that revokes a key and knows nothing of caches."""
+
+    async def revoke(context: ContextDep, key_id: UUID) -> None:
+        async with context.database.session() as session:
+            await session.execute(update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(revoked_at=func.now()))
+
+    app.router.routes.insert(0, APIRoute("/planted/keys/{key_id}", revoke, methods=["DELETE"]))
+    return app
+
+
 @pytest.fixture
 async def processes(team, database_url, tmp_path, monkeypatch) -> AsyncIterator[list[httpx.AsyncClient]]:
     """Two servers on one database."""
@@ -39,7 +56,7 @@ async def processes(team, database_url, tmp_path, monkeypatch) -> AsyncIterator[
     settings = ServerSettings(database_url, tmp_path, "token")
     options = {"headers": {"Authorization": team.http.headers["Authorization"]}, "trust_env": False}
     async with (
-        serving(create_app(settings)) as one,
+        serving(with_a_forgetful_route(create_app(settings))) as one,
         serving(create_app(settings)) as two,
         httpx.AsyncClient(base_url=one, **options) as here,
         httpx.AsyncClient(base_url=two, **options) as there,
@@ -84,7 +101,8 @@ async def test_a_step_is_served_when_it_has_replied(team, model, processes):
             assert await asyncio.gather(*(served(http, model) for http in processes)) == [head, head]
 
 
-async def test_a_revoked_key_is_refused_at_once(team, model, processes, database):
+@pytest.mark.parametrize("route", ["/v2/team/keys", "/planted/keys"])
+async def test_a_revoked_key_is_refused_at_once(route, team, model, processes, database):
     async with database.session() as session:
         boss = {"Authorization": f"Bearer {await create_key(session, team.name, 'boss', role='team_admin')}"}
 
@@ -98,7 +116,7 @@ async def test_a_revoked_key_is_refused_at_once(team, model, processes, database
         made = (await team.http.post("/v2/team/keys", json={"name": "brief"}, headers=boss)).json()
         assert await statuses(made["key"]) == [200, 200]
         asking = asyncio.create_task(statuses(made["key"]))
-        revoked = await processes[0].delete(f"/v2/team/keys/{made['id']}", headers=boss)
+        revoked = await processes[0].delete(f"{route}/{made['id']}", headers=boss)
         assert revoked.status_code == 200, revoked.text
         assert await statuses(made["key"]) == [401, 401]
         await asking

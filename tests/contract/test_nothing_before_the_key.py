@@ -230,8 +230,8 @@ async def test_an_announced_body_over_the_bound_is_refused_unread(app, keys):
         (ONE_PROMPT, "null", Limits().body_bytes),
     ],
 )
-async def test_a_prompt_may_be_as_long_as_the_largest_base_has_room_for(bound, info, most, base, quick_database):
-    async with quick_database.session() as session:
+async def test_a_prompt_may_be_as_long_as_the_largest_base_has_room_for(bound, info, most, base, database):
+    async with database.session() as session:
         await session.execute(text(f"update models set info = {info} where team_id is null"))
 
         @contextlib.asynccontextmanager

@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog import heads
 from server.context import Context, ContextDep
-from server.http.cache_barrier import CacheBarrier
 from server.pages.checkpoints.lineage import read_lineage
 from server.pages.shared.forms import submitted
 from server.pages.shared.model_states import model_states
@@ -36,7 +35,7 @@ async def confirm(context: ContextDep, request: Request, visitor: VisitorDep, mo
     return await _ask(context, request, visitor, model_id, to)
 
 
-@router.post("/forms/models/{model_id}/head", dependencies=[CacheBarrier])
+@router.post("/forms/models/{model_id}/head")
 async def move(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str) -> Response:
     """Move it, unless it moved since the question was asked. A refusal is told on the page of the question."""
     fields = await submitted(request, visitor)

@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.catalog.repository import as_uuid
 from server.context import Context, ContextDep
 from server.guard import alarms
-from server.http.cache_barrier import CacheBarrier
 from server.pages.shared.forms import submitted
 from server.pages.shared.model_states import model_states
 from server.pages.shared.rendering import page
@@ -45,7 +44,7 @@ async def ask_to_undo(
     return await _ask(context, request, visitor, model_id, alarm_id)
 
 
-@router.post("/forms/models/{model_id}/alarms/{alarm_id}/undo", dependencies=[CacheBarrier])
+@router.post("/forms/models/{model_id}/alarms/{alarm_id}/undo")
 async def undo(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str, alarm_id: UUID) -> Response:
     """Take back what the guard did about it. A refusal is told on the page of the question."""
     await submitted(request, visitor)

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.admin import planes
 from server.audit.recording import actor_of
 from server.context import Context, ContextDep
-from server.http.cache_barrier import CacheBarrier
 from server.pages.shared.forms import submitted
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
@@ -38,7 +37,7 @@ async def confirm(
     return await _ask(context, request, visitor, kind, plane_id, verb)
 
 
-@router.post("/forms/system/{kind}/{plane_id}/{verb}", dependencies=[CacheBarrier])
+@router.post("/forms/system/{kind}/{plane_id}/{verb}")
 async def drain_or_undrain(
     context: ContextDep, request: Request, visitor: OperatorDep, kind: Kind, plane_id: UUID, verb: Verb
 ) -> Response:

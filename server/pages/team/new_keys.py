@@ -18,7 +18,6 @@ from server.admin.types import KeyRequest, NewKey, RotateRequest
 from server.auth.roles import MEANS, ROLES
 from server.auth.service import key_hash
 from server.context import Context, ContextDep
-from server.http.cache_barrier import CacheBarrier
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
@@ -81,7 +80,7 @@ async def ask_to_rotate(context: ContextDep, request: Request, visitor: VisitorD
     return await _ask_to_rotate(context, request, visitor, key_id)
 
 
-@router.post("/forms/keys/{key_id}/rotate", dependencies=[CacheBarrier])
+@router.post("/forms/keys/{key_id}/rotate")
 async def rotate(context: ContextDep, request: Request, visitor: KeyKeeperDep, key_id: UUID) -> Response:
     """Make its successor. A refusal is told on the page of the question."""
     fields = await submitted(request, visitor)

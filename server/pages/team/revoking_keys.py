@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.context import Context, ContextDep
-from server.http.cache_barrier import CacheBarrier
 from server.pages.shared.forms import submitted
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
@@ -27,7 +26,7 @@ async def confirm(context: ContextDep, request: Request, visitor: VisitorDep, ke
     return await _ask(context, request, visitor, key_id)
 
 
-@router.post("/forms/keys/{key_id}/revoke", dependencies=[CacheBarrier])
+@router.post("/forms/keys/{key_id}/revoke")
 async def revoke(context: ContextDep, request: Request, visitor: KeyKeeperDep, key_id: UUID) -> Response:
     """Refuse it from now on. A refusal is told on the page of the question."""
     await submitted(request, visitor)

@@ -12,7 +12,6 @@ from fastapi.responses import RedirectResponse, Response
 from server.admin.types import Quotas, TeamChange, TeamWithUsage
 from server.audit.recording import actor_of
 from server.context import Context, ContextDep
-from server.http.cache_barrier import CacheBarrier
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
@@ -33,7 +32,7 @@ async def team_page(context: ContextDep, request: Request, visitor: VisitorDep, 
     return await _show(context, request, visitor, team_id)
 
 
-@router.post("/forms/teams/{team_id}/quotas", dependencies=[CacheBarrier])
+@router.post("/forms/teams/{team_id}/quotas")
 async def set_quotas(context: ContextDep, request: Request, visitor: OperatorDep, team_id: UUID) -> Response:
     """Set what the form changes; what it leaves as it was stays. A refusal is told on the page."""
     fields = await submitted(request, visitor)

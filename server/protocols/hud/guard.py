@@ -10,7 +10,6 @@ from server.context import ContextDep
 from server.guard import alarms, settings
 from server.guard.types import AcknowledgeRequest, Alarm, Guard, GuardRequest
 from server.http.authentication import CallerDep
-from server.http.cache_barrier import CacheBarrier
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.routing import KeyedRouter
 
@@ -59,7 +58,7 @@ async def acknowledge(
         return await alarms.acknowledge(session, caller, model, alarm_id, body.comment if body else None)
 
 
-@router.post("/alarms/{alarm_id}/undo", dependencies=[CacheBarrier])
+@router.post("/alarms/{alarm_id}/undo")
 async def undo(context: ContextDep, caller: CallerDep, model_id: str, alarm_id: UUID) -> Alarm:
     """Take back what the guard did about it: the head goes where it was, and training goes on."""
     async with context.database.session() as session:

@@ -20,7 +20,6 @@ from server.catalog.types import (
 )
 from server.context import ContextDep
 from server.http.authentication import CallerDep, ModelUserDep
-from server.http.cache_barrier import CacheBarrier
 from server.http.routing import KeyedRouter
 
 router = KeyedRouter(prefix="/v2/models", tags=["models"])
@@ -60,7 +59,7 @@ async def resolve(context: ContextDep, caller: ModelUserDep, model: str) -> Cata
         return await service.describe_model_to(session, caller, model)
 
 
-@router.post("/fork", status_code=201, dependencies=[CacheBarrier])
+@router.post("/fork", status_code=201)
 async def fork(context: ContextDep, caller: CallerDep, body: ForkRequest) -> CatalogModel:
     """A new trainable model that starts from the source's current head."""
     async with context.database.session() as session:
@@ -95,7 +94,7 @@ async def get_head(context: ContextDep, caller: CallerDep, model_id: str) -> Hea
         return heads.head_of(found[0], found[2])
 
 
-@router.put("/{model_id}/head", dependencies=[CacheBarrier])
+@router.put("/{model_id}/head")
 async def set_head(context: ContextDep, caller: CallerDep, model_id: str, body: HeadRequest) -> Head:
     """Serve and continue from this checkpoint (null: the base weights). Gradients not yet applied are dropped."""
     return await heads.set_head(context, caller, model_id, body.checkpoint_id)

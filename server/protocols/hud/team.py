@@ -11,7 +11,6 @@ from server.admin.types import Event, Key, KeyRequest, NewKey, Page, RotateReque
 from server.audit.listing import list_events
 from server.context import ContextDep
 from server.http.authentication import CallerDep, TeamAdminDep
-from server.http.cache_barrier import CacheBarrier
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.routing import KeyedRouter
 from server.protocols.hud.event_filters import EventFilterParams
@@ -44,7 +43,7 @@ async def create_key(context: ContextDep, caller: TeamAdminDep, body: KeyRequest
         return await keys.create_key(session, caller, caller.team_id, body)
 
 
-@router.post("/keys/{key_id}/rotate", status_code=201, dependencies=[CacheBarrier])
+@router.post("/keys/{key_id}/rotate", status_code=201)
 async def rotate_key(
     context: ContextDep, caller: TeamAdminDep, key_id: UUID, body: Annotated[RotateRequest | None, Body()] = None
 ) -> NewKey:
@@ -53,7 +52,7 @@ async def rotate_key(
         return await keys.rotate_key(session, caller, caller.team_id, key_id, body or RotateRequest())
 
 
-@router.delete("/keys/{key_id}", dependencies=[CacheBarrier])
+@router.delete("/keys/{key_id}")
 async def revoke_key(context: ContextDep, caller: TeamAdminDep, key_id: UUID) -> Key:
     """Refuse the key from now on."""
     async with context.database.session() as session:

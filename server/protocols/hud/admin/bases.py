@@ -7,7 +7,6 @@ from server.admin.types import Base, BaseRequest, Page
 from server.audit.recording import actor_of
 from server.context import ContextDep
 from server.http.authentication import AdminDep
-from server.http.cache_barrier import CacheBarrier
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.routing import KeyedRouter
 
@@ -23,7 +22,7 @@ async def list_bases(
         return await bases.list_bases(session, cursor, limit)
 
 
-@router.post("/bases", status_code=201, dependencies=[CacheBarrier])
+@router.post("/bases", status_code=201)
 async def register_base(context: ContextDep, caller: AdminDep, body: BaseRequest) -> Base:
     """Register a base model; start its trainers and samplers with `--base NAME` then."""
     async with context.database.session() as session:

@@ -10,7 +10,6 @@ from fastapi import Body
 from server.admin.types import Key, KeyRequest, NewKey, Page, RotateRequest, TeamKeyRequest
 from server.context import ContextDep
 from server.http.authentication import AdminDep
-from server.http.cache_barrier import CacheBarrier
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.routing import KeyedRouter
 from server.team import keys, service
@@ -40,7 +39,7 @@ async def create_key(context: ContextDep, caller: AdminDep, body: TeamKeyRequest
         return await keys.create_key(session, caller, team.id, request)
 
 
-@router.post("/keys/{key_id}/rotate", status_code=201, dependencies=[CacheBarrier])
+@router.post("/keys/{key_id}/rotate", status_code=201)
 async def rotate_key(
     context: ContextDep, caller: AdminDep, key_id: UUID, body: Annotated[RotateRequest | None, Body()] = None
 ) -> NewKey:
@@ -49,7 +48,7 @@ async def rotate_key(
         return await keys.rotate_key(session, caller, None, key_id, body or RotateRequest())
 
 
-@router.delete("/keys/{key_id}", dependencies=[CacheBarrier])
+@router.delete("/keys/{key_id}")
 async def revoke_key(context: ContextDep, caller: AdminDep, key_id: UUID) -> Key:
     """Refuse the key from now on."""
     async with context.database.session() as session:

@@ -12,7 +12,6 @@ from server.catalog.heads import roll_to
 from server.catalog.types import Head, PauseRequest
 from server.context import ContextDep
 from server.http.authentication import AdminDep
-from server.http.cache_barrier import CacheBarrier
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.routing import KeyedRouter
 
@@ -50,7 +49,7 @@ async def resume(context: ContextDep, caller: AdminDep, model_id: str) -> TeamMo
         return await models.describe_model(session, model.id)
 
 
-@router.put("/models/{model_id}/head", dependencies=[CacheBarrier])
+@router.put("/models/{model_id}/head")
 async def set_head(context: ContextDep, caller: AdminDep, model_id: str, body: AdminHeadRequest) -> Head:
     """Serve and continue from this checkpoint (null: the base weights). The reason is kept in the audit log."""
     async with context.database.session() as session:

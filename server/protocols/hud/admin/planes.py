@@ -9,7 +9,6 @@ from server.admin.types import Page, Sampler, Trainer
 from server.audit.recording import actor_of
 from server.context import ContextDep
 from server.http.authentication import AdminDep
-from server.http.cache_barrier import CacheBarrier
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.routing import KeyedRouter
 from store.tables import SamplerRow, TrainerRow
@@ -51,7 +50,7 @@ async def list_samplers(
         return await planes.list_samplers(session, cursor, limit)
 
 
-@router.post("/samplers/{sampler_id}/drain", dependencies=[CacheBarrier])
+@router.post("/samplers/{sampler_id}/drain")
 async def drain_sampler(context: ContextDep, caller: AdminDep, sampler_id: UUID) -> Sampler:
     """Send it no new request, and have it load no new adapter."""
     async with context.database.session() as session:
@@ -59,7 +58,7 @@ async def drain_sampler(context: ContextDep, caller: AdminDep, sampler_id: UUID)
         return await planes.describe_sampler(session, sampler_id)
 
 
-@router.post("/samplers/{sampler_id}/undrain", dependencies=[CacheBarrier])
+@router.post("/samplers/{sampler_id}/undrain")
 async def undrain_sampler(context: ContextDep, caller: AdminDep, sampler_id: UUID) -> Sampler:
     """Have it work again."""
     async with context.database.session() as session:

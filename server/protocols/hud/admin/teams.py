@@ -9,7 +9,6 @@ from server.audit.listing import list_events
 from server.audit.recording import actor_of
 from server.context import ContextDep
 from server.http.authentication import AdminDep
-from server.http.cache_barrier import CacheBarrier
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.routing import KeyedRouter
 from server.protocols.hud.event_filters import EventFilterParams
@@ -42,7 +41,7 @@ async def get_team(context: ContextDep, caller: AdminDep, team_id: UUID) -> Team
         return await service.describe_team(session, await service.get_team(session, str(team_id)))
 
 
-@router.patch("/teams/{team_id}", dependencies=[CacheBarrier])
+@router.patch("/teams/{team_id}")
 async def change_team(context: ContextDep, caller: AdminDep, team_id: UUID, body: TeamChange) -> TeamWithUsage:
     """Rename it, set quotas (null lifts one), disable it (its keys are refused, what was accepted is finished) or
     enable it."""
@@ -54,7 +53,7 @@ async def change_team(context: ContextDep, caller: AdminDep, team_id: UUID, body
         return await service.describe_team(session, team)
 
 
-@router.put("/teams/{team_id}/quotas", dependencies=[CacheBarrier])
+@router.put("/teams/{team_id}/quotas")
 async def set_quotas(context: ContextDep, caller: AdminDep, team_id: UUID, body: Quotas) -> TeamWithUsage:
     """Set the quotas that are named; null lifts one."""
     async with context.database.session() as session:
@@ -63,7 +62,7 @@ async def set_quotas(context: ContextDep, caller: AdminDep, team_id: UUID, body:
         return await service.describe_team(session, team)
 
 
-@router.delete("/teams/{team_id}", status_code=204, dependencies=[CacheBarrier])
+@router.delete("/teams/{team_id}", status_code=204)
 async def delete_team(context: ContextDep, caller: AdminDep, team_id: UUID) -> None:
     """Remove a team that has nothing, and its keys."""
     async with context.database.session() as session:

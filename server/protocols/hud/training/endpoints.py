@@ -16,7 +16,6 @@ from pydantic_core import to_json
 from server.auth.service import key_hash
 from server.context import Context, ContextDep
 from server.http.authentication import KeyDep
-from server.http.cache_barrier import CacheBarrier
 from server.http.disconnects import unless_disconnected
 from server.http.request_body import COUNTED_BY_ITS_READER, open_body
 from server.http.routing import KeyedRouter
@@ -88,7 +87,6 @@ async def backward(context: ContextDep, key: KeyDep, model_id: str, request: Req
     "/optim-step",
     response_model=wire.OptimStep,
     openapi_extra=json_body(wire.OptimStepRequest),
-    dependencies=[CacheBarrier],
 )
 async def optim_step(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Apply what has accumulated; the new checkpoint is served when this returns."""

@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from sqlalchemy import func, select
 
+from sampler.app import create_app as create_sampler_app
 from sampler.backends.base import SamplerInfo
 from server.app import create_app
 from server.auth.service import create_key
@@ -27,13 +28,13 @@ from store.migrations import upgrade
 from store.tables import ModelRow, OperationRow
 from tests.conftest import database_folder
 from tests.contract.stand_ins import (
-    SamplerScript,
+    BreaksOff,
     StandInTrainer,
-    create_sampler,
     keep_alive,
     register_sampler,
     register_trainer,
 )
+from tests.ports.scripted_backend import END, SamplerScript, ScriptedBackend
 from wire.process.http_protocol import BoundedProtocol
 
 VOCABULARY = 128
@@ -94,7 +95,8 @@ async def base(
         base = ModelRow(slug="org/Tiny-Base", name="org/Tiny-Base", weights="/nowhere", info=info)
         session.add(base)
     await register_trainer(database, base.id)
-    async with serving(create_sampler(sampler_script, SamplerInfo(VOCABULARY, CONTEXT, ()))) as url:
+    sampler = ScriptedBackend(sampler_script, SamplerInfo(VOCABULARY, CONTEXT, (END,), constrains=True), holds_all=True)
+    async with serving(BreaksOff(create_sampler_app(sampler, "token"))) as url:
         await register_sampler(database, base.id, url)
         heart = asyncio.create_task(keep_alive(database))
         yield base

@@ -1,44 +1,23 @@
-"""A trainer and a sampler with made-up results, for tests of the wire alone. The real ones are tested end to end."""
+"""A trainer with made-up results, for tests of the wire alone, and the rows of planes. The real ones are tested end to
+end; the sampler is `tests.ports.scripted_backend` behind the real HTTP app."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import func, select, text, update
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sampler.admission.limits import max_new_tokens
-from sampler.backends.base import AnswerReader, SamplerInfo
-from sampler.chat.reading import BufferingParser
-from sampler.refusals import error_response
 from store.database import AsyncDatabase
 from store.notify import OPERATION_DONE, notify_async
 from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED
 from store.planes.adapters import base_adapter_name
 from store.tables import CheckpointRow, ModelRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow
-from wire.errors import InvalidRequest
 from wire.payload import decode, decode_batch, encode
-from wire.sampling import (
-    DerenderRequest,
-    GenerateEvent,
-    GenerateRequest,
-    MessageDelta,
-    ParsedCall,
-    ParsedMessage,
-    ParseOptions,
-    RenderRequest,
-    SampledTokens,
-    TokenizeRequest,
-    TopLogprob,
-)
 
 LOSSES: dict[str, dict[str, float]] = {
     "cross_entropy": {},
@@ -192,139 +171,17 @@ async def keep_alive(database: AsyncDatabase) -> None:
         await asyncio.sleep(1)
 
 
-END = 2
-"""A token is its character's code point; this one ends a turn."""
+class BreaksOff:
+    """A sampler's app whose connections break where it raises: a process that dies has no status 500 to answer with."""
 
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
-@dataclass
-class SamplerScript:
-    """What the stand-in sampler does next."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_or_break(message: Message) -> None:
+            if message.get("status") == 500:
+                await send({**message, "status": 200, "headers": [(b"transfer-encoding", b"chunked")]})
+                raise RuntimeError("the connection breaks here")
+            await send(message)
 
-    answer: str = "36"
-    calls: int = 1
-    requests: list[GenerateRequest] = field(default_factory=list)
-    renders: list[RenderRequest] = field(default_factory=list)
-    cancelled: int = 0
-    endless: bool = False
-    die_times: int = 0
-    die_after_tokens: int = 0
-    refusal: str = ""
-    die_after_s: float = 0.0
-
-
-def create_sampler(script: SamplerScript, info: SamplerInfo) -> FastAPI:
-    """A sampler whose tokens are characters and whose tool calls are `CALL name {...}`."""
-    app = FastAPI()
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.post("/render")
-    async def render(body: RenderRequest) -> dict[str, Any]:
-        return {"token_ids": _rendered(script, body)}
-
-    @app.post("/tokenize")
-    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
-        return {"token_ids": list(map(ord, body.text))}
-
-    @app.post("/generate", response_model=None)
-    async def generate(body: GenerateRequest, request: Request) -> JSONResponse | StreamingResponse:
-        if body.chat is not None:
-            body.prompt_token_ids = _rendered(script, body.chat)
-        refusal = _refusal(body, info)
-        if refusal is None:
-            script.requests.append(body)
-            refusal = InvalidRequest(script.refusal, param="constraint") if script.refusal else None
-        if refusal is not None:
-            return error_response(refusal)
-        if script.die_times > 0 and script.die_after_tokens == 0:
-            script.die_times -= 1
-            return JSONResponse({"code": "not_found", "message": f"adapter {body.adapter} is not here"}, 404)
-        return StreamingResponse(_lines(script, body), media_type="application/x-ndjson")
-
-    return app
-
-
-def _rendered(script: SamplerScript, chat: RenderRequest) -> list[int]:
-    script.renders.append(chat)
-    following = chat.messages[chat.continued_messages :] if chat.continued_ids else chat.messages
-    text = "".join(f"<{m['role']}>{m['content']}" for m in following) + "<assistant>"
-    return [*(chat.continued_ids or []), *map(ord, text)]
-
-
-def _refusal(body: GenerateRequest, info: SamplerInfo) -> InvalidRequest | None:
-    try:
-        max_new_tokens(body, info)
-    except InvalidRequest as error:
-        return error
-    return None
-
-
-async def _derendered(script: SamplerScript, body: DerenderRequest) -> ParsedMessage:
-    thought, _, text = body.text.rpartition("</think>")
-    thought = thought.removeprefix("<think>") or None
-    if body.tools and text.startswith("CALL "):
-        _, name, arguments = text.split(" ", 2)
-        return ParsedMessage(
-            content=None,
-            reasoning_content=thought,
-            tool_calls=[ParsedCall(name=name, arguments=arguments)] * script.calls,
-        )
-    return ParsedMessage(content=text, reasoning_content=thought)
-
-
-async def _lines(script: SamplerScript, body: GenerateRequest) -> AsyncIterator[str]:
-    text = script.answer if not script.endless else "x" * 100_000
-    limit = body.params.max_tokens or len(text) + 1
-    finished, prompt_ids = False, body.prompt_token_ids if body.chat else None
-    reading = body.reading
-    reader = _reader(script, reading) if reading and not body.whole else None
-    try:
-        for position, character in enumerate(text[:limit]):
-            if script.die_times > 0 and position == script.die_after_tokens:
-                script.die_times -= 1
-                await asyncio.sleep(script.die_after_s)
-                raise RuntimeError("the stand-in sampler dies as it was told")
-            tokens = _token(ord(character), character, body)
-            yield await _line(reader, tokens, character, None, prompt_token_ids=prompt_ids if position == 0 else None)
-            if script.endless:
-                await asyncio.sleep(0.01)
-        message = None
-        if reading and body.whole:
-            said = DerenderRequest(token_ids=[], text=text[:limit], **dict(reading))
-            message = await _derendered(script, said)
-        if limit > len(text):
-            yield await _line(reader, _token(END, "", body), "", "stop", message=message)
-        else:
-            yield await _line(reader, SampledTokens(), "", "length", message=message)
-        finished = True
-    finally:
-        script.cancelled += not finished
-
-
-class _AsItComes:
-    async def take(self, event: GenerateEvent) -> list[MessageDelta]:
-        return [MessageDelta(content=event.text)] if event.text else []
-
-
-def _reader(script: SamplerScript, reading: ParseOptions) -> AnswerReader:
-    if reading.tools or script.answer.startswith("<think>"):
-        return BufferingParser(reading, partial(_derendered, script))
-    return _AsItComes()
-
-
-def _token(token_id: int, text: str, body: GenerateRequest) -> SampledTokens:
-    alternatives = [
-        TopLogprob(token_id=65 + i, token=chr(65 + i), logprob=-2.0) for i in range(body.params.top_logprobs)
-    ]
-    tokens = SampledTokens()
-    tokens.add(token_id, text, -0.5, alternatives or None)
-    return tokens
-
-
-async def _line(reader: AnswerReader | None, tokens: SampledTokens, text: str, finish_reason: Any, **more: Any) -> str:
-    event = GenerateEvent(tokens=tokens, text=text, finish_reason=finish_reason, **more)
-    if reader is not None:
-        event.deltas = await reader.take(event)
-    return event.model_dump_json() + "\n"
+        await self._app(scope, receive, send_or_break)

@@ -18,8 +18,9 @@ from server.auth.service import revoke_key
 from server.settings import GatewayLimits, ServerSettings
 from store.tables import CheckpointRow, SamplerRow
 from tests.contract.conftest import CONTEXT, new_team, serving
-from tests.contract.stand_ins import END, register_sampler
+from tests.contract.stand_ins import register_sampler
 from tests.contract.test_models import no_samplers, unloaded_checkpoint
+from tests.ports.scripted_backend import END
 
 JSON = {"Content-Type": "application/json"}
 USER = {"role": "user", "content": [{"type": "text", "text": "12*3?"}]}

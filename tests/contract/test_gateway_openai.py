@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from tests.contract.stand_ins import END
+from tests.ports.scripted_backend import END
 
 USER = {"role": "user", "content": "12*3?"}
 TOOLS = [

@@ -16,6 +16,7 @@ import torch
 from sampler.backends.vllm import VllmBackend, VllmSettings
 from tests.conftest import database_folder
 from tests.e2e.box import Box
+from tests.ports.sampler_backends import Sampler, load_all
 from tests.unit.sampler import conftest as local
 from trainer.engine.base_model import BaseModel, load_base_model
 from trainer.engine.engine import TrainingEngine
@@ -57,11 +58,14 @@ async def backend(base: Path, adapters: dict[str, Path]) -> AsyncIterator[VllmBa
         await backend.close()
 
 
-def load_all(backend: VllmBackend, adapters: dict[str, Path]) -> None:
-    """What a sampler of these tests holds."""
-    backend.load_adapter("base", None)
-    for name, folder in adapters.items():
-        backend.load_adapter(name, folder)
+@pytest.fixture(scope="session")
+def sampler(backend: VllmBackend, base: Path, adapters: dict[str, Path]) -> Sampler:
+    """For the suite of the port; the other one attaches to the same server."""
+
+    def open_another() -> VllmBackend:
+        return VllmBackend(str(base), VllmSettings(seed=0, url=backend._server.url))
+
+    return Sampler(backend, adapters, "<|im_end|>", open_another)
 
 
 @pytest.fixture(scope="session")

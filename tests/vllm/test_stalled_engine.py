@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sampler.backends.vllm import VllmBackend
-from tests.unit.sampler.conftest import ask_backend
+from tests.ports.sampler_backends import ask_backend
 from tests.vllm.conftest import START_TIMEOUT_S, load_all
 
 pytestmark = pytest.mark.vllm

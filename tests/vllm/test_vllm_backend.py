@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sampler.backends.vllm import VllmBackend, VllmSettings
-from tests.unit.sampler.conftest import Answer, ask_backend
-from tests.vllm.conftest import START_TIMEOUT_S, SaveTrained, load_all
+from tests.ports.sampler_backends import Answer, ask_backend, load_all
+from tests.vllm.conftest import START_TIMEOUT_S, SaveTrained
 from trainer.engine.base_model import BaseModel
 from trainer.engine.batch import Datum
 from trainer.engine.engine import TrainingEngine

@@ -15,7 +15,7 @@ from sampler.backends.vllm.reading import VllmReading
 from sampler.backends.vllm.routes import RENDER
 from sampler.chat.reading import joined
 from sampler.vocabulary import Vocabulary
-from tests.unit.sampler.conftest import ask_backend
+from tests.ports.sampler_backends import ask_backend
 from wire.errors import InvalidRequest
 from wire.sampling import (
     DerenderRequest,

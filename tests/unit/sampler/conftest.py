@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sampler.backends.local import LocalBackend, LocalSettings
-from wire.sampling import GenerateRequest, SampledTokens, SamplingParams
+from tests.ports.sampler_backends import Answer, ask_backend
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text()
 ALL_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -26,23 +25,6 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "attention-only": {"r": 8, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj"]},
     "rslora-and-head": {"r": 3, "lora_alpha": 5, "target_modules": ["down_proj", "lm_head"], "use_rslora": True},
 }
-
-
-@dataclass(frozen=True)
-class Answer:
-    """All events of a generation, put together."""
-
-    tokens: SampledTokens
-    text: str
-    finish_reason: str | None
-
-    @property
-    def ids(self) -> list[int]:
-        return self.tokens.ids
-
-    @property
-    def logprobs(self) -> list[float]:
-        return self.tokens.logprobs
 
 
 Ask = Callable[..., Awaitable[Answer]]
@@ -146,20 +128,6 @@ async def open_backend(base: Path, adapters: dict[str, Path]) -> AsyncIterator[O
 @pytest.fixture(scope="session")
 def backend(open_backend: OpenBackend) -> LocalBackend:
     return open_backend(seed=0)
-
-
-async def ask_backend(backend: LocalBackend, prompt: list[int], *, adapter: str = "base", **params: Any) -> Answer:
-    request = GenerateRequest(adapter=adapter, prompt_token_ids=prompt, params=SamplingParams(**params))
-    return await collect(backend, request)
-
-
-async def collect(backend: LocalBackend, request: GenerateRequest) -> Answer:
-    events = [event async for event in backend.generate(request)]
-    assert all(event.finish_reason is None for event in events[:-1])
-    tokens = SampledTokens()
-    for event in events:
-        tokens.extend(event.tokens)
-    return Answer(tokens, "".join(event.text for event in events), events[-1].finish_reason)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from sampler.backends.local import event_stream
-from tests.unit.sampler.conftest import collect
+from tests.ports.sampler_backends import collect
 from wire.sampling import GenerateRequest, SampledTokens, SamplingParams
 
 MOST_UNREAD, LONG = 16, 300

@@ -1,22 +1,10 @@
-"""Whoever else is in the batch, a seed gives the same tokens."""
+"""Where the randomness of requests without a seed comes from."""
 
 from __future__ import annotations
 
 import asyncio
 
 PROMPT = [10, 20, 30, 40]
-
-
-async def test_a_seed_gives_the_same_tokens_alone_and_in_any_company(ask):
-    alone = await ask(PROMPT, seed=3, max_tokens=40, ignore_eos=True)
-    company = [ask([n, n + 1], adapter="all-targets", max_tokens=5 * n) for n in range(1, 9)]
-    crowded, *_ = await asyncio.gather(ask(PROMPT, seed=3, max_tokens=40, ignore_eos=True), *company)
-    assert crowded.ids == alone.ids
-
-
-async def test_seeds_differ_and_so_do_their_negatives(ask):
-    answers = await asyncio.gather(*(ask(PROMPT, seed=seed, max_tokens=20) for seed in (1, -1, 2)))
-    assert len({tuple(answer.ids) for answer in answers}) == 3
 
 
 async def test_a_seeded_backend_repeats_its_run_while_repeats_of_a_prompt_differ(open_backend, ask_on):

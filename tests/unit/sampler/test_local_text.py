@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +11,6 @@ from tests.unit.sampler.conftest import build_tokenizer
 
 TOKENIZER = build_tokenizer()
 VOCABULARY = Vocabulary(TOKENIZER)
-PROMPT = [21, 22, 23]
 
 
 def settle(text: str, stops: list[str]) -> tuple[list[str], bool]:
@@ -82,22 +80,3 @@ def test_a_stop_string_before_min_tokens_is_plain_text():
     ids = TOKENIZER.encode("abab")
     settled = [stream.feed(token_id, may_stop=number >= 2) for number, token_id in enumerate(ids)]
     assert (settled, stream.stopped) == (["", "ab", "", ""], True)
-
-
-async def test_a_stop_string_cuts_the_text_and_keeps_the_tokens_that_complete_it(ask):
-    free = await ask(PROMPT, seed=6, max_tokens=80, ignore_eos=True)
-    readable = [n for n in range(10, 70) if free.tokens.texts[n].isascii() and free.tokens.texts[n]]
-    at = next(n for n in readable if n + 1 in readable)
-    stop = free.tokens.texts[at] + free.tokens.texts[at + 1]
-    answer = await ask(PROMPT, seed=6, max_tokens=80, ignore_eos=True, stop=[stop, "never said"])
-    assert answer.finish_reason == "stop"
-    assert answer.ids == free.ids[: len(answer.ids)]
-    assert answer.text == free.text[: free.text.index(stop)]
-    assert b"".join(VOCABULARY.bytes_of(token_id) for token_id in answer.ids).endswith(stop.encode())
-
-
-@pytest.mark.parametrize("seed", range(3))
-async def test_streamed_text_is_the_decoded_tokens(ask, seed):
-    answer = await ask(PROMPT, seed=seed, max_tokens=100, temperature=1.5)
-    whole = b"".join(VOCABULARY.bytes_of(token_id) for token_id in answer.ids).decode(errors="replace")
-    assert whole.rstrip("\ufffd") == answer.text.rstrip("\ufffd")

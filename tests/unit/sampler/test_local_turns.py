@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.unit.sampler.conftest import collect
+from tests.ports.sampler_backends import collect
 from wire.sampling import GenerateRequest, SamplingParams
 
 WIDE, LONG = 16, 300

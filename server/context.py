@@ -17,9 +17,9 @@ from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
 from server.sampling.admission import SamplingKeys
 from server.sampling.connections import Connections
+from server.sampling.dispatch import Dispatch
 from server.sampling.limits import TeamLimits
 from server.sampling.lookups import (
-    Holders,
     SharedLookups,
     answering_samplers,
     checkpoint_wants,
@@ -27,10 +27,12 @@ from server.sampling.lookups import (
     live_sampler_urls,
     serving_lookups,
 )
+from server.sampling.patience import AdapterHolders
 from server.sampling.recorder import Recorder
 from server.sampling.sampler_client import SamplerClient
 from server.sampling.sampler_pool import SamplerPool
 from server.sampling.sampler_watch import SamplerWatch
+from server.sampling.service import SamplingService
 from server.settings import ServerSettings
 from server.shutdown import Shutdown
 from server.training.collaborators import Training
@@ -55,18 +57,15 @@ class Context:
     listener: AsyncListener
     waiting_calls: WaitingCalls
     blobs: BlobStore
-    sampler_client: SamplerClient
-    sampler_pool: SamplerPool
+    sampling: SamplingService
     sampling_keys: SamplingKeys
     team_limits: TeamLimits
     training: Training
     metrics: ServerMetrics
     attempts: Attempts
     key_uses: KeyUses
-    recorder: Recorder
     upload_parser: UploadParser
     shutdown: Shutdown
-    holders: SharedLookups[tuple[UUID, str], Holders]
     wants: SharedLookups[UUID, None]
     answering: SharedLookups[str, bool]
 
@@ -88,6 +87,9 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     blobs = MeasuredBlobs(settings.blob_root, metrics)
     recorder = Recorder(background, blobs, metrics)
     recorder.start()
+    team_limits = TeamLimits(settings.gateway_limits, metrics, shutdown)
+    wants = checkpoint_wants(database)
+    holders = AdapterHolders(holder_lookups(database), wants, listener, shutdown)
     watch = SamplerWatch(connections, live_sampler_urls(background))
     key_uses = KeyUses(background)
     upload_parser = UploadParser()
@@ -100,10 +102,15 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 listener,
                 waiting_calls,
                 blobs,
-                SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
-                pool,
+                SamplingService(
+                    database,
+                    SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
+                    Dispatch(pool, holders, metrics, timeouts.samplers_s),
+                    team_limits,
+                    recorder,
+                ),
                 SamplingKeys(serving_lookups(database, metrics), key_uses),
-                TeamLimits(settings.gateway_limits, metrics, shutdown),
+                team_limits,
                 Training(
                     database,
                     background,
@@ -120,11 +127,9 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 metrics,
                 Attempts(),
                 key_uses,
-                recorder,
                 upload_parser,
                 shutdown,
-                holder_lookups(database),
-                checkpoint_wants(database),
+                wants,
                 answering_samplers(connections.is_answering),
             )
     finally:

@@ -121,11 +121,3 @@ class Head(BaseModel):
     checkpoint_name: str | None = None
     step: int | None = None
     fresh_moments: bool = False
-
-
-class ServingCheckpoint(BaseModel):
-    """The checkpoint that answered a request."""
-
-    id: str
-    name: str
-    step: int

@@ -1,1 +1,1 @@
-"""The inference gateway: OpenAI requests in, tokens through a sampler, OpenAI replies out."""
+"""The core of sampling: prompts in, tokens through a sampler, answers out and on record. Knows no protocol."""

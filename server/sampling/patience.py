@@ -4,10 +4,13 @@ all, and then gets a 503 that says which of these it was."""
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from uuid import UUID
 
-from server.context import Context
+from server.sampling.lookups import Holders, SharedLookups
 from server.sampling.target import Target
-from store.notify import ADAPTER_LOADED
+from server.shutdown import Shutdown
+from store.notify import ADAPTER_LOADED, AsyncListener
 from store.planes.serving import Sampler
 from wire.errors import Unavailable
 
@@ -36,29 +39,38 @@ class Patience:
         return self.limit_s - (time.monotonic() - self._since if self._since else 0.0)
 
 
-async def wait_for_samplers(context: Context, target: Target, patience: Patience) -> tuple[Sampler, ...]:
-    """The live samplers that hold the target's adapter, once there are some. Those that wait for the same ask the
-    database together. Raises Unavailable when all of them refuse the adapter, or patience is over."""
-    patience.begin()
-    if target.checkpoint_id is not None:  # a head that has moved on since is loaded by nobody unasked
-        await context.wants.ask(target.checkpoint_id)
-    async with context.shutdown.waiting():
-        with context.listener.subscribe(ADAPTER_LOADED, target.adapter) as subscription:
-            while True:
-                held = await context.holders.ask((target.base_id, target.adapter))
-                if held.samplers:
-                    return held.samplers
-                if held.votes.is_refused:
-                    raise _unavailable(target, f"could load {_name(target)}: {held.votes.refusals[0]}")
-                if patience.left_s <= 0:
-                    did = f"loaded {_name(target)}" if held.votes.live else "came up"
-                    why = f" ({held.trouble})" if held.trouble else ""
-                    raise _unavailable(target, f"{did} within {patience.limit_s:.0f} s{why}")
-                await subscription.wait(min(patience.left_s, _LOOK_EVERY_S))
+@dataclass(frozen=True, slots=True)
+class AdapterHolders:
+    """Finds the live samplers that hold a target's adapter, and waits for them. `wants`: has samplers load it."""
 
+    holders: SharedLookups[tuple[UUID, str], Holders]
+    wants: SharedLookups[UUID, None]
+    listener: AsyncListener
+    shutdown: Shutdown
 
-def _name(target: Target) -> str:
-    return target.serving.name if target.serving else "the base weights"
+    async def find(self, target: Target) -> Holders:
+        """Who holds it now."""
+        return await self.holders.ask((target.base_id, target.adapter))
+
+    async def wait(self, target: Target, patience: Patience) -> tuple[Sampler, ...]:
+        """They, once there are some. Those that wait for the same ask the database together. Raises Unavailable when
+        all of them refuse the adapter, or patience is over."""
+        patience.begin()
+        if target.checkpoint is not None:  # a head that has moved on since is loaded by nobody unasked
+            await self.wants.ask(target.checkpoint.id)
+        async with self.shutdown.waiting():
+            with self.listener.subscribe(ADAPTER_LOADED, target.adapter) as subscription:
+                while True:
+                    held = await self.find(target)
+                    if held.samplers:
+                        return held.samplers
+                    if held.votes.is_refused:
+                        raise _unavailable(target, f"could load {target.weights}: {held.votes.refusals[0]}")
+                    if patience.left_s <= 0:
+                        did = f"loaded {target.weights}" if held.votes.live else "came up"
+                        why = f" ({held.trouble})" if held.trouble else ""
+                        raise _unavailable(target, f"{did} within {patience.limit_s:.0f} s{why}")
+                    await subscription.wait(min(patience.left_s, _LOOK_EVERY_S))
 
 
 def _unavailable(target: Target, why: str) -> Unavailable:

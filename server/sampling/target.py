@@ -6,15 +6,23 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from server.auth.callers import Caller
-from server.catalog.types import ServingCheckpoint
 from store.planes.serving import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class ServedCheckpoint:
+    """The node of the model's tree whose weights answer."""
+
+    id: UUID
+    name: str
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """What answers a request, fixed when the request came: a promotion in between changes nothing.
 
-    `serving` is the checkpoint as replies name it; None: the base weights. `caller`: whose key asked.
+    checkpoint None: the base weights. `caller`: who asked. `samplers`: those that held the adapter at that moment.
     """
 
     caller: Caller
@@ -24,7 +32,11 @@ class Target:
     slug: str
     base_id: UUID
     base_slug: str
-    checkpoint_id: UUID | None
-    serving: ServingCheckpoint | None
+    checkpoint: ServedCheckpoint | None
     adapter: str
     samplers: tuple[Sampler, ...]
+
+    @property
+    def weights(self) -> str:
+        """What answers, in a sentence."""
+        return self.checkpoint.name if self.checkpoint else "the base weights"

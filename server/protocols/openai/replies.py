@@ -5,9 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import time
-import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi.responses import Response
@@ -20,49 +18,53 @@ from server.protocols.openai.schemas import (
     Completion,
     CompletionChoice,
     CompletionLogprobs,
-    FunctionCall,
     PromptTokensDetails,
+    ServingCheckpoint,
     TokenAlternative,
     TokenLogprob,
-    ToolCall,
     Usage,
 )
-from server.sampling.generation import Answer
-from server.sampling.targets import Target
-from wire.sampling import ParsedCall, ParsedMessage, SampledTokens
+from server.sampling.answers import Answer
+from server.sampling.target import Target
+from wire.sampling import SampledTokens
 
 CHECKPOINT_HEADER = "X-Headway-Checkpoint"
 OFF_POLICY_HEADER = "X-Headway-Off-Policy"
 
 
-@dataclass(frozen=True, slots=True)
 class Envelope:
     """What all pieces of one reply have in common."""
 
-    target: Target
-    kind: str
-    off_policy: list[str]
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    created: int = field(default_factory=lambda: int(time.time()))
+    def __init__(self, target: Target, kind: str, off_policy: list[str], completion_id: str) -> None:
+        self._kind = kind
+        self._off_policy = off_policy
+        self._id = f"cmpl-{completion_id}"
+        self._created = int(time.time())
+        self._model = target.slug
+        self._checkpoint = _serving_checkpoint(target)
 
     def around(self, choices: list[ChatChoice] | list[CompletionChoice], **more: Any) -> Completion:
         """A reply, or a chunk of one."""
         return Completion(
-            id=f"cmpl-{self.id}",
-            object=self.kind,
-            created=self.created,
-            model=self.target.slug,
+            id=self._id,
+            object=self._kind,
+            created=self._created,
+            model=self._model,
             choices=choices,
-            checkpoint=self.target.serving,
+            checkpoint=self._checkpoint,
             **more,
         )
 
     @property
     def headers(self) -> dict[str, str]:
         """The checkpoint for those who do not parse the body, and what makes a training rollout off-policy."""
-        serving = self.target.serving
-        headers = {CHECKPOINT_HEADER: serving.name if serving else "base"}
-        return {**headers, OFF_POLICY_HEADER: ", ".join(self.off_policy)} if self.off_policy else headers
+        headers = {CHECKPOINT_HEADER: self._checkpoint.name if self._checkpoint else "base"}
+        return {**headers, OFF_POLICY_HEADER: ", ".join(self._off_policy)} if self._off_policy else headers
+
+
+def _serving_checkpoint(target: Target) -> ServingCheckpoint | None:
+    served = target.checkpoint
+    return ServingCheckpoint(id=str(served.id), name=served.name, step=served.step) if served else None
 
 
 def as_json(reply: BaseModel) -> str:
@@ -86,24 +88,9 @@ def usage(prompt_tokens: int, answers: Iterable[Answer]) -> Usage:
     )
 
 
-def chat_message(parsed: ParsedMessage) -> ChatMessage:
+def chat_message(answer: Answer) -> ChatMessage:
     """An answer as clients replay it: keys that would be null are left out, but for `content`."""
-    more: dict[str, Any] = {}
-    if parsed.reasoning_content:
-        more["reasoning_content"] = parsed.reasoning_content
-    if parsed.tool_calls:
-        more["tool_calls"] = [tool_call(call) for call in parsed.tool_calls]
-    return ChatMessage(role="assistant", content=parsed.content, **more)
-
-
-def tool_call(call: ParsedCall) -> ToolCall:
-    """A tool call with a fresh id."""
-    return ToolCall(id=new_call_id(), type="function", function=FunctionCall(name=call.name, arguments=call.arguments))
-
-
-def new_call_id() -> str:
-    """An id as OpenAI's look."""
-    return f"call_{uuid.uuid4().hex[:24]}"
+    return ChatMessage(**answer.as_message())
 
 
 def finish_reason(answer: Answer, *, called: bool) -> str | None:

@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
 from typing_extensions import TypedDict
 
-from server.catalog.types import ServingCheckpoint
-
 MAX_CHOICES = 128
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -179,6 +177,14 @@ class CompletionChoice(BaseModel):
     finish_reason: str | None = None
     prompt_token_ids: list[int] | None = None
     token_ids: list[int] | None = None
+
+
+class ServingCheckpoint(BaseModel):
+    """The checkpoint that answered a request."""
+
+    id: str
+    name: str
+    step: int
 
 
 class Completion(BaseModel):

@@ -1,0 +1,74 @@
+"""What is to be sampled, in no protocol's words."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wire.sampling import ParseOptions, RenderRequest, SamplingParams
+
+_AFFINE = 256
+"""Prompts that begin with the same so many tokens or characters go to one sampler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation, rendered by the sampler; the answer is read as `reading` says.
+
+    messages: as the client sent them, which is how they are recorded. single_call: of several tool calls in an answer,
+    only the first is taken.
+    """
+
+    render: RenderRequest
+    reading: ParseOptions
+    messages: list[dict[str, Any]]
+    single_call: bool = False
+
+
+Prompt = str | list[int] | Chat
+"""Text, token ids or a chat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What an answer is recorded under. `num_bytes`: of the client's request."""
+
+    trace_id: uuid.UUID
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """`num_answers` to each prompt. Sequence number = prompt number · num_answers + answer number.
+
+    params.seed: of the first sequence; each of the others has the next one. whole: nobody reads along, so the sampler
+    may send each answer in one piece. rollout None: nothing is recorded.
+    """
+
+    prompts: Sequence[Prompt]
+    params: SamplingParams
+    num_answers: int = 1
+    whole: bool = True
+    rollout: Rollout | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def num_sequences(self) -> int:
+        """How many answers there will be."""
+        return len(self.prompts) * self.num_answers
+
+    def prompt_of(self, index: int) -> Prompt:
+        """What the index-th sequence continues."""
+        return self.prompts[index // self.num_answers]
+
+
+def affinity(prompt: Prompt) -> bytes:
+    """Prompts with the same one go to the same sampler, whose prefix cache knows how they begin. All turns of a
+    conversation, and all conversations about one question, have in common all up to the first message of the user."""
+    if not isinstance(prompt, Chat):
+        return repr(prompt[:_AFFINE]).encode()
+    messages = prompt.render.messages
+    first = next((i for i, message in enumerate(messages) if message["role"] == "user"), 0)
+    return "\0".join(message["content"] for message in messages[: first + 1]).encode("utf-8", "replace")

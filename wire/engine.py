@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+from wire.plans import Plan, PlanSettings
 from wire.trajectories import Batch, Float32Array
 
 
@@ -114,15 +115,22 @@ class Engine(Protocol):
         """Whether the model is open and whole; if not, it has to be opened again. May take as long as reading it."""
         ...
 
-    def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice) -> PassResult:
-        """Add the loss's gradient to the model's accumulated gradient."""
+    def plan(self, batch: Batch, num_substeps: int = 1, settings: PlanSettings | None = None) -> Plan:
+        """How passes over this batch are cut up, by these settings or the engine's own. A pass follows the plan that it
+        is given, whatever the engine's settings are: equal plans give equal bits on equal devices."""
         ...
 
-    def forward(self, model: UUID, batch: Batch) -> list[DatumTensors]:
+    def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice, plan: Plan | None = None) -> PassResult:
+        """Add the loss's gradient to the model's accumulated gradient. plan: None for that of `plan`."""
+        ...
+
+    def forward(self, model: UUID, batch: Batch, plan: Plan | None = None) -> list[DatumTensors]:
         """Logprobs of the current policy, no gradient."""
         ...
 
-    def backward(self, model: UUID, batch: Batch, weights: Sequence[Float32Array]) -> PassResult:
+    def backward(
+        self, model: UUID, batch: Batch, weights: Sequence[Float32Array], plan: Plan | None = None
+    ) -> PassResult:
         """Add the gradient of −Σ w·logprob, `weights` aligned with `forward`'s datums of the same batch."""
         ...
 

@@ -55,7 +55,7 @@ LOG = (
     ),
     Invariant(
         "ended operations have an outcome",
-        "What is done has a result, what failed has a reason, and what is open has neither.",
+        "What is done has a result, what failed has a reason, and what is open has neither, nor a plan.",
         """
         select o.id as operation_id, o.model_id, o.kind, o.state, o.error_code
         from operations o
@@ -65,6 +65,7 @@ LOG = (
             when o.state = 'failed' then o.error_code is null or o.finished_at is null
             when o.state in ('queued', 'running')
                 then o.result is not null or o.result_blob is not null or o.finished_at is not null
+                    or o.plan is not null
             else false
         end
         """,

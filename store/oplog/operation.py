@@ -21,6 +21,10 @@ class Operation:
     forward_id: UUID | None
     attempts: int
     faults: int = 0
+    plan: bytes | None = None
+    """Of one that is replayed, `wire.plans` bytes. None: an earlier version carried it out."""
+    metrics: Mapping[str, float] | None = None
+    """Of one that is replayed without plan."""
 
 
 @dataclass(frozen=True, slots=True)

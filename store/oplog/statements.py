@@ -66,7 +66,8 @@ START_NEXT = f"""
 """
 
 PENDING = f"""
-    select id, model_id, sequence, kind, payload, payload_blob, forward_id, attempts
+    select id, model_id, sequence, kind, payload, payload_blob, forward_id, attempts, faults, plan,
+        case when plan is null then summary -> 'metrics' end as metrics
     from operations o where o.model_id = %(model_id)s and {PENDING_GRADIENT} order by sequence
 """
 
@@ -89,7 +90,8 @@ FINISH = f"""
     with {_HELD}, finished as (
         update operations
         set state = %(state)s, result = %(result)s, result_blob = %(result_blob)s, summary = %(summary)s,
-            error_code = %(error_code)s, error_message = %(error_message)s, finished_at = clock_timestamp()
+            plan = %(plan)s, error_code = %(error_code)s, error_message = %(error_message)s,
+            finished_at = clock_timestamp()
         where id = %(id)s and state = 'running' and exists (select from held)
         returning id, forward_id, kind
     ), used as (

@@ -107,8 +107,9 @@ def complete(
     operation: Operation,
     placed_result: Mapping[str, Any],
     summary: Mapping[str, Any] | None = None,
+    plan: bytes | None = None,
 ) -> None:
-    """The operation is done. Raises Superseded or LeaseLost, and then nothing was written."""
+    """The operation is done, by this plan. Raises Superseded or LeaseLost, and then nothing was written."""
     fault_point("complete:before-commit")
     _finish(
         connection,
@@ -116,6 +117,7 @@ def complete(
         operation,
         state="done",
         summary=Jsonb(summary) if summary is not None else None,
+        plan=plan,
         **placed_result,
     )
     fault_point("complete:after-commit")
@@ -185,7 +187,7 @@ def commit_step(
     fault_point("step:after-commit")
 
 
-_NOTHING = dict.fromkeys(("result", "result_blob", "summary", "error_code", "error_message"))
+_NOTHING = dict.fromkeys(("result", "result_blob", "summary", "plan", "error_code", "error_message"))
 
 
 def _finish(connection: Connection, lease: Lease, operation: Operation, **values: Any) -> None:

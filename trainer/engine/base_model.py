@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 
@@ -23,7 +24,7 @@ from trainer.engine.architectures import (
 from trainer.engine.attention import IMPLEMENTATION, UnsupportedArchitecture, register
 from trainer.engine.batch import Datum
 from trainer.engine.fingerprint import fingerprint
-from trainer.engine.kernels import choose_kernel
+from trainer.engine.kernels import KERNELS, choose_kernel, kernel_name
 from trainer.engine.kernels.dense import DenseKernel
 from trainer.engine.logprobs import action_logprobs
 from trainer.engine.lora import LiveAdapter
@@ -110,6 +111,24 @@ class BaseModel:
             self._active = adapter
         adapter.bind(session.weights)
         return adapter
+
+    @property
+    def kernel(self) -> str:
+        """Of attention, by its name in `trainer.engine.kernels`."""
+        return kernel_name(self._kernel)
+
+    @contextmanager
+    def computing_by(self, kernel: str) -> Generator[None]:
+        """Packs that are made inside are for this kernel; for the model's own where it does not run."""
+        own, planned = self._kernel, KERNELS.get(kernel)
+        if planned is not None and planned.runs_on(self.device):
+            self._kernel = own if isinstance(own, planned) else planned()
+        else:
+            log.warning("kernel_of_plan_does_not_run", planned=kernel, used=self.kernel)
+        try:
+            yield
+        finally:
+            self._kernel = own
 
     def budget(self, max_tokens: int) -> PassBudget:
         """What plans must know of this model."""

@@ -13,10 +13,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import torch
 
 from trainer.engine.advantages import advantages
@@ -38,12 +39,13 @@ from trainer.engine.timing import PhaseTimer
 from trainer.engine.validation import check_batch, check_lora, check_num_substeps, check_weights
 from wire.engine import AdamParams, BaseModelInfo, DatumTensors, LoraConfig, LossChoice, PassResult, StepResult
 from wire.errors import InvalidRequest, NotFound, SpillLost
+from wire.plans import Plan, PlanSettings, plan_of
 from wire.trajectories import Batch, Float32Array
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """max_tokens_per_pass bounds what is computed at once; it and threads decide GEMM shapes, hence the last bits.
+    """max_tokens_per_pass bounds what is computed at once; it and threads go into plans, which decide the last bits.
 
     max_activation_bytes: a pass that would keep more for its backward recomputes its layers instead, at the same bits;
     None for half of the device's free memory, and 8 GiB on a CPU. threads: of torch, None for its default.
@@ -127,7 +129,15 @@ class TrainingEngine:
         """Open models and their bytes on the device, in host memory and on disk. May be called from any thread."""
         return self._sessions.places()
 
-    def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice) -> PassResult:
+    def plan(self, batch: Batch, num_substeps: int = 1, settings: PlanSettings | None = None) -> Plan:
+        """How passes over this batch are cut up, by these settings or the engine's own."""
+        started = self._clock()
+        check_num_substeps(num_substeps)
+        check_batch(batch, self.info, sampling_logprobs_optional=True)
+        plan = self._plan(batch, to_datums(batch.trajectories), num_substeps, settings)
+        return replace(plan, seconds=self._clock() - started)
+
+    def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice, plan: Plan | None = None) -> PassResult:
         """Add the gradient of a built-in loss, summed over the batch's action tokens unless its options say else."""
         built_in, options = make_loss(loss), LossOptions.from_config(loss.config)
         check_num_substeps(loss.num_substeps)
@@ -140,24 +150,27 @@ class TrainingEngine:
             datums,
             self._base.base_logprobs,
         )
-        return self._gradient_pass(model, batch, datums, objective, loss.num_substeps)
+        return self._gradient_pass(model, batch, datums, objective, loss.num_substeps, plan)
 
-    def forward(self, model: UUID, batch: Batch) -> list[DatumTensors]:
-        """Logprobs of the current policy, with the packs and thus the bits that `backward` will see."""
+    def forward(self, model: UUID, batch: Batch, plan: Plan | None = None) -> list[DatumTensors]:
+        """Logprobs of the current policy; a `backward` by the same plan sees the same bits."""
         check_batch(batch, self.info, sampling_logprobs_optional=True)
         self._base.bind(self._sessions.get(model))
         datums = to_datums(batch.trajectories)
-        with torch.no_grad():
-            scored = [self._score(micro_batch) for micro_batch in self._plan(batch, datums, num_substeps=1)]
+        plan = plan or self._plan(batch, datums, num_substeps=1)
+        with torch.no_grad(), self._computing_by(plan):
+            scored = [self._score(micro_batch) for micro_batch in _micro_batches(plan, datums)]
         tensors = {datum: found for scores in scored for datum, found in _datum_tensors(scores, batch)}
         return [tensors[datum] for datum in datums]
 
-    def backward(self, model: UUID, batch: Batch, weights: Sequence[Float32Array]) -> PassResult:
+    def backward(
+        self, model: UUID, batch: Batch, weights: Sequence[Float32Array], plan: Plan | None = None
+    ) -> PassResult:
         """Add the gradient of −Σ w · logprob; weights of positions without an action are ignored."""
         check_batch(batch, self.info, sampling_logprobs_optional=True)
         datums = to_datums(batch.trajectories)
         check_weights(datums, weights)
-        return self._gradient_pass(model, batch, datums, ClientObjective(datums, weights), num_substeps=1)
+        return self._gradient_pass(model, batch, datums, ClientObjective(datums, weights), 1, plan)
 
     def optim_step(self, model: UUID, adam: AdamParams) -> StepResult:
         """Apply the accumulated gradient by AdamW and clear it."""
@@ -181,12 +194,19 @@ class TrainingEngine:
         save_state(session, state)
 
     def _gradient_pass(
-        self, model: UUID, batch: Batch, datums: list[Datum], objective: Objective, num_substeps: int
+        self,
+        model: UUID,
+        batch: Batch,
+        datums: list[Datum],
+        objective: Objective,
+        num_substeps: int,
+        plan: Plan | None,
     ) -> PassResult:
-        phases, tally = PhaseTimer(self._clock), PassTally()
-        with self._all_or_none(self._sessions.get(model)) as gradient:
-            with phases("plan"):
-                micro_batches = self._plan(batch, datums, num_substeps)
+        phases, tally = PhaseTimer(self._clock, plan.seconds if plan else 0.0), PassTally()
+        with phases("plan"):
+            plan = plan or self._plan(batch, datums, num_substeps)
+            micro_batches = _micro_batches(plan, datums)
+        with self._all_or_none(self._sessions.get(model)) as gradient, self._computing_by(plan):
             for micro_batch in micro_batches:
                 with phases("forward"):
                     scores = self._score(micro_batch)
@@ -197,7 +217,7 @@ class TrainingEngine:
                     if not squares_finite(gradient):
                         raise self._overflow(gradient, micro_batch, datums, objective)
                 tally.add(scores, weighted)
-        return tally.result(batch, datums, phases.metrics(), self._shape_settings())
+        return tally.result(batch, datums, phases.metrics(), asdict(plan.settings))
 
     def _overflow(
         self, scratch: torch.Tensor, micro_batch: list[Datum], datums: list[Datum], objective: Objective
@@ -224,9 +244,16 @@ class TrainingEngine:
             "before them in this batch, is not; scale their rewards or weights down"
         )
 
-    def _shape_settings(self) -> dict[str, float]:
-        """What decided the GEMM shapes, beside the batch itself: a replay needs the same."""
-        return {"max_tokens_per_pass": self._settings.max_tokens_per_pass, "threads": torch.get_num_threads()}
+    @contextmanager
+    def _computing_by(self, plan: Plan) -> Generator[None]:
+        """The block computes by the plan's kernel and threads."""
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(plan.settings.threads)
+            with self._base.computing_by(plan.kernel):
+                yield
+        finally:
+            torch.set_num_threads(threads)
 
     @contextmanager
     def _all_or_none(self, session: Session) -> Generator[torch.Tensor]:
@@ -236,13 +263,18 @@ class TrainingEngine:
         yield scratch
         session.add_gradient(scratch)
 
-    def _plan(self, batch: Batch, datums: list[Datum], num_substeps: int) -> list[list[Datum]]:
-        return plan_micro_batches(
+    def _plan(self, batch: Batch, datums: list[Datum], num_substeps: int, settings: PlanSettings | None = None) -> Plan:
+        threads = self._settings.threads or torch.get_num_threads()
+        settings = settings or PlanSettings(self._settings.max_tokens_per_pass, threads)
+        micro_batches = plan_micro_batches(
             datums,
             group_size=batch.group_size or len(batch.trajectories),
             num_substeps=num_substeps,
-            budget=self._base.budget(self._settings.max_tokens_per_pass),
+            budget=self._base.budget(settings.max_tokens_per_pass),
         )
+        indices = {datum: index for index, datum in enumerate(datums)}
+        shard = [[indices[datum] for datum in micro_batch] for micro_batch in micro_batches]
+        return plan_of([shard], settings, self._base.kernel)
 
     def _score(self, micro_batch: list[Datum]) -> Scores:
         self._before_micro_batch()
@@ -255,6 +287,12 @@ class TrainingEngine:
     def _release(self, session: Session) -> None:
         """A stale buffer that the live adapter is bound to must not outlive its session; the next use binds again."""
         self._base.adapter(session.lora).release()
+
+
+def _micro_batches(plan: Plan, datums: Sequence[Datum]) -> list[list[Datum]]:
+    assert np.array_equal(np.sort(plan.order_D), np.arange(len(datums))), "the plan is of another batch"
+    assert len(plan.shards) == 1, "this engine sums one shard"
+    return [[datums[index] for index in micro_batch.tolist()] for micro_batch in plan.shards[0]]
 
 
 def _datum_tensors(scores: Scores, batch: Batch) -> Iterator[tuple[Datum, DatumTensors]]:

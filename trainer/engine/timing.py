@@ -16,10 +16,11 @@ Phase = Literal["plan", "forward", "loss", "backward"]
 class PhaseTimer:
     """Adds up the seconds of each phase, and of the whole from its making on."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], plan_s: float = 0.0) -> None:
+        """plan_s: that planning took before."""
         self._clock = clock
-        self._started = clock()
-        self._seconds: dict[Phase, float] = {"plan": 0.0, "forward": 0.0, "loss": 0.0, "backward": 0.0}
+        self._started = clock() - plan_s
+        self._seconds: dict[Phase, float] = {"plan": plan_s, "forward": 0.0, "loss": 0.0, "backward": 0.0}
 
     @contextmanager
     def __call__(self, phase: Phase) -> Generator[None]:

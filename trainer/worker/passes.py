@@ -23,6 +23,7 @@ from trainer.worker.summaries import logged_figures, summarise_pass
 from wire.engine import DatumTensors, Engine, LossChoice, PassResult
 from wire.errors import Gone, NotFound
 from wire.payload import decode, decode_batch, encode
+from wire.plans import Plan, PlanSettings, decode_plan, encode_plan
 from wire.process.faults import fault_point
 from wire.trajectories import Batch
 
@@ -35,6 +36,7 @@ class _Done:
 
     result: PassResult
     batch: Batch
+    plan: Plan
     loss_fn: str
     caller_metrics: Mapping[str, float]
 
@@ -73,11 +75,12 @@ class Passes:
     def forward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         """Logprobs of the current policy."""
         batch, _ = decode_batch(work.read_payload(operation, self._blobs))
+        plan = self._engine.plan(batch)
         with self._metrics.phase("score"):
-            datums = self._engine.forward(model.id, batch)
+            datums = self._engine.forward(model.id, batch, plan)
         placed = work.place_result(self._blobs, _encode_datums(datums))
         with self._database.connection() as connection:
-            work.complete(connection, lease, operation, placed)
+            work.complete(connection, lease, operation, placed, plan=encode_plan(plan))
         self._keeper.keep(operation, model, batch, rows_of(datums, len(batch.trajectories)))
 
     def forward_backward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
@@ -115,16 +118,27 @@ class Passes:
         batch, extra = decode_batch(work.read_payload(operation, self._blobs))
         loss = LossChoice(extra["loss_fn"], extra["loss_fn_config"] or {}, extra["num_substeps"])
         with self._metrics.phase("pass"):
-            result = self._engine.forward_backward(operation.model_id, batch, loss)
-        return _Done(result, batch, loss.name, extra.get("metrics", {}))
+            plan = self._plan(operation.plan, operation, batch, loss.num_substeps)
+            result = self._engine.forward_backward(operation.model_id, batch, loss, plan)
+        return _Done(result, batch, plan, loss.name, extra.get("metrics", {}))
 
     def _callers_loss(self, operation: Operation) -> _Done:
         header, arrays = decode(work.read_payload(operation, self._blobs))
-        batch, _ = decode_batch(work.read_payload(self._forward_of(operation), self._blobs))
+        forward = self._forward_of(operation)
+        batch, _ = decode_batch(work.read_payload(forward, self._blobs))
         weights = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1])
         with self._metrics.phase("pass"):
-            result = self._engine.backward(operation.model_id, batch, weights)
-        return _Done(result, batch, "custom", header["metrics"])
+            # The caller weighed what the forward saw: by its plan the logprobs are the same to the bit.
+            plan = self._plan(operation.plan or forward.plan, operation, batch)
+            result = self._engine.backward(operation.model_id, batch, weights, plan)
+        return _Done(result, batch, plan, "custom", header["metrics"])
+
+    def _plan(self, recorded: bytes | None, operation: Operation, batch: Batch, num_substeps: int = 1) -> Plan:
+        """The recorded one. Without: for what an earlier version carried out, one by the settings in its metrics; for
+        what is carried out now, one by those of this trainer."""
+        if recorded is not None:
+            return decode_plan(recorded)
+        return self._engine.plan(batch, num_substeps, _settings_of(operation.metrics or {}))
 
     def _forward_of(self, operation: Operation) -> OperationRow:
         with self._database.session() as session:
@@ -139,8 +153,13 @@ class Passes:
         placed = work.place_result(self._blobs, answer)
         summary = summarise_pass(done.result, metrics, len(done.batch.trajectories), done.loss_fn)
         with self._database.connection() as connection:
-            work.complete(connection, lease, operation, placed, summary)
+            work.complete(connection, lease, operation, placed, summary, encode_plan(done.plan))
         log.info("pass_done", operation=str(operation.id), loss_fn=done.loss_fn, **logged_figures(metrics))
+
+
+def _settings_of(metrics: Mapping[str, float]) -> PlanSettings | None:
+    max_tokens, threads = int(metrics.get("max_tokens_per_pass", 0)), int(metrics.get("threads", 0))
+    return PlanSettings(max_tokens, threads) if max_tokens > 0 and threads > 0 else None
 
 
 def _encode_datums(datums: list[DatumTensors]) -> bytes:

@@ -42,12 +42,12 @@ class MicroBatches(CountingEngine):
         self.num_opened += 1
         super().open(*args)
 
-    def forward_backward(self, model, batch, loss):
+    def forward_backward(self, model, batch, loss, plan=None):
         self._compute()
         self.done.append(batch.trajectories[0].reward)
-        return super().forward_backward(model, batch, loss)
+        return super().forward_backward(model, batch, loss, plan)
 
-    def forward(self, model, batch):
+    def forward(self, model, batch, plan=None):
         self._compute()
         one = np.zeros(1, np.float32)
         return [DatumTensors(0, 0.0, one, one, one)]

@@ -29,13 +29,15 @@ from trainer.worker.loop import Worker, WorkerSettings
 from wire.engine import BaseModelInfo, PassResult, StepResult
 from wire.errors import InvalidRequest, NonFinite
 from wire.payload import decode, encode, encode_batch
+from wire.plans import Plan, PlanSettings, plan_of
 from wire.trajectories import Batch, Trajectory, Turn
 
 TURN = Turn(np.array([1], np.int32), np.array([2], np.int32), np.array([-1.0], np.float32))
 
 
 class CountingEngine:
-    """Weights and gradients are numbers: a pass adds its reward, a step moves the weights there."""
+    """Weights and gradients are numbers: a pass adds its reward, a step moves the weights there. It plans as many
+    trajectories a micro-batch as its settings allow tokens."""
 
     info = BaseModelInfo(10, 10, "none", "float32", 1)
 
@@ -44,6 +46,8 @@ class CountingEngine:
         self.weights: dict[UUID, float] = {}
         self.gradients: dict[UUID, float] = {}
         self.passes = 0
+        self.settings = PlanSettings(2, 1)
+        self.plans: list[Plan] = []
         self.refuse_saving = False
         self.logprobs: list[np.ndarray] | None = None
 
@@ -58,11 +62,18 @@ class CountingEngine:
         self.weights.pop(model, None)
         self.gradients.pop(model, None)
 
-    def forward_backward(self, model, batch, loss) -> PassResult:
+    def plan(self, batch, num_substeps=1, settings=None) -> Plan:
+        settings = settings or self.settings
+        indices, size = range(len(batch.trajectories)), settings.max_tokens_per_pass
+        shard = [indices[i : i + size] for i in range(0, len(indices), size)]
+        return plan_of([shard], settings, "none")
+
+    def forward_backward(self, model, batch, loss, plan=None) -> PassResult:
         reward = batch.trajectories[0].reward
         if reward < 0:
             raise InvalidRequest("input 0: negative")
         self.passes += 1
+        self.plans.append(plan)
         self.gradients[model] += reward
         return PassResult({"reward_mean": reward}, 1, 1, self.logprobs)
 

@@ -138,6 +138,10 @@ def done_without_result(estate: Estate) -> None:
     estate.operation("forward", state="done")
 
 
+def planned_before_it_ended(estate: Estate) -> None:
+    estate.operation("forward", plan=b"x")
+
+
 def superseded_and_consumed(estate: Estate) -> None:
     estate.step()
     change(estate, OperationRow, OperationRow.kind == "forward_backward", state="superseded")
@@ -202,6 +206,7 @@ def operation_of_a_base(estate: Estate) -> None:
         (two_at_once, "one operation runs at a time"),
         (running_under_an_old_lease, "running operations are leased"),
         (done_without_result, "ended operations have an outcome"),
+        (planned_before_it_ended, "ended operations have an outcome"),
         (trouble_as_an_end, "operations end in what their request deserves"),
         (fault_that_was_tried_once, "operations end in what their request deserves"),
         (put_off_without_a_reason, "what is put off says why"),

@@ -1,0 +1,110 @@
+"""A pass follows the plan that it is given, and not the settings of the engine that carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.trainer.tiny import MODEL, mixed_batch, opened, session, tiny_engine, tiny_model
+from trainer.engine.base_model import BaseModel
+from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.kernels import KERNELS
+from wire.engine import LossChoice
+from wire.plans import Plan, PlanSettings, decode_plan, encode_plan, plan_of
+
+IS = LossChoice("importance_sampling")
+
+
+@pytest.fixture(autouse=True)
+def threads_of_torch() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def other_engine() -> tuple[TrainingEngine, list[int]]:
+    """With other settings, and the threads that it had before each micro-batch."""
+    seen: list[int] = []
+    settings = EngineSettings(max_tokens_per_pass=4096, threads=2)
+    base = BaseModel(tiny_model())
+    engine = TrainingEngine(base, settings, before_micro_batch=lambda: seen.append(torch.get_num_threads()))
+    return opened(engine), seen
+
+
+def micro_batches(plan: Plan) -> list[list[int]]:
+    (shard,) = plan.shards
+    return [micro_batch.tolist() for micro_batch in shard]
+
+
+def test_other_settings_and_the_same_plan_give_the_same_bits() -> None:
+    batch, engine = mixed_batch(), opened(tiny_engine(max_tokens_per_pass=30))
+    plan = engine.plan(batch)
+    passed = engine.forward_backward(MODEL, batch, IS, plan)
+    forwarded = engine.forward(MODEL, batch, plan)
+    weights = [row.logprobs for row in forwarded]
+    engine.backward(MODEL, batch, weights, plan)
+
+    other, threads = other_engine()
+    recorded = decode_plan(encode_plan(plan))
+    replayed = other.forward_backward(MODEL, batch, IS, recorded)
+    for row, again in zip(forwarded, other.forward(MODEL, batch, recorded), strict=True):
+        assert np.array_equal(row.logprobs, again.logprobs)
+    other.backward(MODEL, batch, weights, recorded)
+
+    assert torch.equal(session(other).gradient, session(engine).gradient)
+    assert len(threads) == 3 * len(micro_batches(plan))
+    assert (set(threads), torch.get_num_threads()) == ({1}, 2)
+    names = ("max_tokens_per_pass", "threads", "micro_batches:sum")
+    assert [replayed.metrics[name] for name in names] == [passed.metrics[name] for name in names]
+
+
+def test_without_the_plan_other_settings_cut_the_batch_up_otherwise_and_end_in_other_bits() -> None:
+    batch, engine = mixed_batch(), opened(tiny_engine(max_tokens_per_pass=30))
+    other, _ = other_engine()
+    engine.forward_backward(MODEL, batch, IS)
+    other.forward_backward(MODEL, batch, IS)
+    assert micro_batches(engine.plan(batch)) != micro_batches(other.plan(batch))
+    assert not torch.equal(session(other).gradient, session(engine).gradient)
+
+
+def test_settings_alone_make_the_plan_that_another_engine_made_by_them() -> None:
+    batch, engine = mixed_batch(), tiny_engine(max_tokens_per_pass=30)
+    other, _ = other_engine()
+    plan = other.plan(batch, 2, PlanSettings(30, 1))
+    assert encode_plan(plan) == encode_plan(engine.plan(batch, 2))
+    assert [len(micro_batches(other.plan(batch, substeps))) for substeps in (1, 2, 6)] == [1, 2, 6]
+
+
+def test_a_pass_is_computed_by_the_kernel_of_its_plan() -> None:
+    batch, engine = mixed_batch(), opened(tiny_engine())
+    own = engine.plan(batch)
+    made: list[str] = []
+    dense = plan_of([micro_batches(own)], own.settings, "dense")
+    prepare = KERNELS["dense"].prepare
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KERNELS["dense"], "prepare", lambda *args: made.append("dense") or prepare(*args))
+        engine.forward_backward(MODEL, batch, IS, own)
+        assert (own.kernel, made) == ("cascade", [])
+        engine.forward_backward(MODEL, batch, IS, dense)
+    assert made
+    assert engine.plan(batch).kernel == "cascade"
+
+
+def test_a_kernel_that_does_not_run_here_gives_way_to_the_models_own() -> None:
+    batch, engines = mixed_batch(), [opened(tiny_engine()) for _ in range(2)]
+    own = engines[0].plan(batch)
+    elsewhere = plan_of([micro_batches(own)], own.settings, "of a later version")
+    for engine, plan in zip(engines, (own, elsewhere), strict=True):
+        engine.forward_backward(MODEL, batch, IS, plan)
+    assert torch.equal(session(engines[0]).gradient, session(engines[1]).gradient)
+
+
+def test_a_plan_of_another_batch_is_not_followed() -> None:
+    batch, engine = mixed_batch(), opened(tiny_engine())
+    for indices in ([0], [*range(7), 6], [*range(9)]):
+        with pytest.raises(AssertionError, match="another batch"):
+            engine.forward_backward(MODEL, batch, IS, plan_of([[indices]], PlanSettings(30, 1), "cascade"))
+    assert not session(engine).gradient.any()

@@ -1,0 +1,104 @@
+"""How a pass over a batch is cut up. Losses are sums, so that a plan decides nothing but rounding, and all of that.
+
+The plan of an operation is kept in its row, and a replay follows it: the same bits come out of a trainer with other
+settings. See docs/decisions/0041.
+"""
+
+# D datums, M micro-batches, S shards
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wire.payload import decode, encode
+from wire.trajectories import Int32Array
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSettings:
+    """What each trainer may set for itself. max_tokens_per_pass: the budget of a micro-batch. threads: of torch."""
+
+    max_tokens_per_pass: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Which datums are computed together, in which order, and by what.
+
+    order_D: indices of the batch's datums, as they are computed; each datum once. micro_batch_sizes_M: how many of them
+    each micro-batch holds, in that order. shard_sizes_S: how many micro-batches each shard holds. A shard sums its
+    micro-batches in their order; the gradient is the sum of the shards in theirs, whoever computes them.
+
+    kernel: of attention, by the engine's name for it. seconds: that planning took, 0 for a plan that was read.
+    """
+
+    settings: PlanSettings
+    kernel: str
+    order_D: Int32Array
+    micro_batch_sizes_M: Int32Array
+    shard_sizes_S: Int32Array
+    seconds: float = 0.0
+
+    @property
+    def shards(self) -> list[list[Int32Array]]:
+        """The datums of each micro-batch of each shard."""
+        micro_batches = np.split(self.order_D, np.cumsum(self.micro_batch_sizes_M)[:-1])
+        sizes, ends = self.shard_sizes_S.tolist(), np.cumsum(self.shard_sizes_S).tolist()
+        return [micro_batches[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
+def plan_of(
+    shards: Sequence[Sequence[Sequence[int]]], settings: PlanSettings, kernel: str, seconds: float = 0.0
+) -> Plan:
+    """The plan with these datums in each micro-batch of each shard."""
+    micro_batches = [micro_batch for shard in shards for micro_batch in shard]
+    return Plan(
+        settings,
+        kernel,
+        _array(index for micro_batch in micro_batches for index in micro_batch),
+        _array(map(len, micro_batches)),
+        _array(map(len, shards)),
+        seconds,
+    )
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """As an operation's row keeps it: a few hundred bytes, and less than one more for each datum."""
+    settings = plan.settings
+    header = {
+        "format": _FORMAT,
+        "max_tokens_per_pass": settings.max_tokens_per_pass,
+        "threads": settings.threads,
+        "kernel": plan.kernel,
+    }
+    arrays = {
+        # Neighbours are mostly computed together: differences compress to almost nothing.
+        "order": np.diff(plan.order_D, prepend=np.int32(0)),
+        "micro_batches": plan.micro_batch_sizes_M,
+        "shards": plan.shard_sizes_S,
+    }
+    return encode(header, arrays)
+
+
+def decode_plan(data: bytes) -> Plan:
+    """The plan that `encode_plan` wrote. Raises ValueError on anything else."""
+    header, arrays = decode(data)
+    if header.get("format") != _FORMAT:
+        raise ValueError("not a plan, or one of a later version")
+    return Plan(
+        PlanSettings(header["max_tokens_per_pass"], header["threads"]),
+        header["kernel"],
+        np.cumsum(arrays["order"], dtype=np.int32),
+        arrays["micro_batches"],
+        arrays["shards"],
+    )
+
+
+def _array(values: Iterable[int]) -> Int32Array:
+    return np.fromiter(values, np.int32)

@@ -4,9 +4,6 @@ agent ends after its answer, and no policy is asked in the judge's place."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import openai
 import pytest
 
 from tests.e2e.box import Box
+from tests.e2e.hud_command import run_hud
 
 ENVIRONMENT = """
 from collections.abc import AsyncGenerator
@@ -44,10 +42,7 @@ def test_a_judge_that_is_not_there_is_not_found_and_nobody_answers_for_it(box: B
 def test_a_full_evaluation_ends_after_the_answer_and_records_it_alone(box: Box, tmp_path: Path):
     (tmp_path / "tasks.py").write_text(ENVIRONMENT)
     box.fork("judged")
-    hud = Path(sys.executable).with_name("hud")
-    command = [hud, "eval", "tasks.py", "judged", "--full", "--yes", "--json"]
-    environment = {**os.environ, "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    done = run_hud("eval", "tasks.py", "judged", "--full", "--yes", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     jobs = box.call("GET", "/v2/jobs")["items"]
     [trace] = box.call("GET", f"/v2/jobs/{jobs[0]['id']}/traces")["items"]

@@ -18,7 +18,8 @@ from playwright.async_api import Browser, expect
 from transformers import AutoModelForCausalLM
 
 from tests.e2e.box import Box
-from tests.e2e.test_sdk import client_of, hud_cli, hud_json
+from tests.e2e.hud_command import run_hud
+from tests.e2e.test_sdk import client_of, hud_json
 from tests.pages.visit import visiting
 
 TURNS = 12
@@ -206,19 +207,19 @@ def test_the_cli_lists_jobs_and_shows_rollouts(box: Box, job: Any):
     job_id, trace_id = str(uuid.UUID(job.id)), job.runs[0].trace_id
     listed = {one["id"]: one for one in hud_json("jobs")}
     assert listed[job_id]["status"] == "completed"
-    assert job_id in hud_cli("jobs", "list").stdout
+    assert job_id in run_hud("jobs", "list").stdout
     rows = hud_json("jobs", job_id)
     assert {uuid.UUID(row["id"]).hex for row in rows} == {run.trace_id for run in job.runs}
     assert all(row["status"] == "completed" and row["reward"] is not None for row in rows)
-    table = hud_cli("jobs", job_id)
+    table = run_hud("jobs", job_id)
     assert table.returncode == 0, table.stderr
     assert str(uuid.UUID(trace_id)) in table.stdout
     for spelling in (trace_id, str(uuid.UUID(trace_id))):
-        shown = hud_cli("trace", spelling)
+        shown = run_hud("trace", spelling)
         assert shown.returncode == 0, shown.stdout + shown.stderr
         assert "Turn 1" in shown.stdout
     assert "agent_message" in json.dumps(hud_json("trace", trace_id))
-    assert hud_cli("trace", "0" * 32).returncode == 1
-    cancelled = hud_cli("jobs", "cancel", job_id, "--yes")
+    assert run_hud("trace", "0" * 32).returncode == 1
+    cancelled = run_hud("jobs", "cancel", job_id, "--yes")
     assert cancelled.returncode == 0, cancelled.stdout + cancelled.stderr
     assert "No active tasks" in cancelled.stdout + cancelled.stderr

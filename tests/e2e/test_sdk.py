@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.e2e.box import Box
+from tests.e2e.hud_command import run_hud
 from tests.e2e.rollouts import chat, greedy, group
 
 
@@ -33,15 +31,8 @@ def payloads(box: Box, model: str, seed: int = 0) -> list[Any]:
     return [TrajectoryPayload(**item) for p in ("12+30=?", "7+8=?") for item in group(box, model, p, seed=seed)]
 
 
-def hud_cli(*args: str) -> subprocess.CompletedProcess[str]:
-    hud = Path(sys.executable).with_name("hud")
-    return subprocess.run(
-        [hud, *args], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}, timeout=120
-    )
-
-
 def hud_json(*args: str) -> Any:
-    done = hud_cli(*args, "--json")
+    done = run_hud(*args, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -172,19 +163,19 @@ def _with_answers_reencoded(samples: list[Any], messages: list[Any], base: Path)
 
 
 def test_the_cli_lists_forks_and_rolls_back(box: Box):
-    assert "tiny-arith" in hud_cli("models", "list").stdout
+    assert "tiny-arith" in run_hud("models", "list").stdout
     assert "tiny-arith" in json.dumps(hud_json("models", "list"))
 
     forked = hud_json("models", "fork", "tiny-arith", "--name", "cli-fork", "--yes")
     assert "cli-fork" in json.dumps(forked)
-    again = hud_cli("models", "fork", "tiny-arith", "--name", "cli-fork", "--yes")
+    again = run_hud("models", "fork", "tiny-arith", "--name", "cli-fork", "--yes")
     assert again.returncode == 1
     assert "taken" in again.stderr + again.stdout
-    assert hud_cli("models", "fork", "tiny-arith", "--name", "cli-fork", "--yes", "--if-not-exists").returncode == 0
+    assert run_hud("models", "fork", "tiny-arith", "--name", "cli-fork", "--yes", "--if-not-exists").returncode == 0
 
     model_id = next(m["id"] for m in box.call("GET", "/v2/models")["items"] if m["model_name"] == "cli-fork")
-    assert hud_cli("models", "checkpoints", "cli-fork").returncode == 0
-    assert hud_cli("models", "head", "cli-fork").returncode == 0
+    assert run_hud("models", "checkpoints", "cli-fork").returncode == 0
+    assert run_hud("models", "head", "cli-fork").returncode == 0
     steps = []
     for _ in range(2):
         body = {"inputs": group(box, "cli-fork", "12+30=?"), "group_size": 4}
@@ -194,14 +185,14 @@ def test_the_cli_lists_forks_and_rolls_back(box: Box):
     listed = json.dumps(hud_json("models", "checkpoints", "cli-fork"))
     assert all(s["checkpoint_id"] in listed for s in steps)
     assert steps[1]["checkpoint_id"] in json.dumps(hud_json("models", "head", "cli-fork"))
-    done = hud_cli("models", "head", "cli-fork", "--set", steps[0]["checkpoint_id"], "--yes")
+    done = run_hud("models", "head", "cli-fork", "--set", steps[0]["checkpoint_id"], "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     assert steps[0]["checkpoint_id"] in json.dumps(hud_json("models", "head", "cli-fork"))
 
 
 def test_the_cli_prints_one_sentence_for_a_refusal(box: Box):
     box.fork("cli-refused")
-    done = hud_cli("models", "head", "cli-refused", "--set", "0" * 32, "--yes")
+    done = run_hud("models", "head", "cli-refused", "--set", "0" * 32, "--yes")
     assert done.returncode == 1
     assert "Request failed: " in done.stderr
     assert "checkpoint" in done.stderr

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.box import Box
+from tests.e2e.hud_command import run_hud
 from tests.e2e.test_sdk import client_of
 
 ROWS = [
@@ -45,10 +44,7 @@ class Directory:
         return json.loads((self._folder / name).read_text())
 
     def hud(self, *args: str) -> subprocess.CompletedProcess[str]:
-        hud = Path(sys.executable).with_name("hud")
-        environment = {**os.environ, "HUD_API_KEY": self._key, "COLUMNS": "200"}
-        options = {"capture_output": True, "text": True, "timeout": 120}
-        return subprocess.run([hud, *args], cwd=self._folder, env=environment, **options)
+        return run_hud(*args, cwd=self._folder, HUD_API_KEY=self._key)
 
     def sync(self, *args: str) -> dict[str, Any]:
         done = self.hud("sync", "tasks", *args, "--json")

@@ -352,15 +352,15 @@ async def test_a_request_is_cancelled_before_and_after_its_first_token(sampler: 
 async def test_closing_ends_what_is_in_flight_and_refuses_what_comes(sampler: Sampler):
     backend = await asyncio.to_thread(sampler.open_another)
     assert backend.loaded() == set()
-    await asyncio.to_thread(backend.load_adapter, "base", None)
-    async with aclosing(backend.generate(asking(PROMPT, **ENDLESS))) as events:
+    await asyncio.to_thread(backend.load_adapter, "of-another", None)
+    async with aclosing(backend.generate(asking(PROMPT, adapter="of-another", **ENDLESS))) as events:
         await anext(events)
         await backend.close()
         with pytest.raises(Unavailable):
             async for _ in events:
                 pass
     with pytest.raises(Unavailable):
-        await ask_backend(backend, PROMPT)
+        await ask_backend(backend, PROMPT, adapter="of-another")
     assert backend.trouble() is not None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -73,7 +74,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
             app.state.context = context
             share = context.team_limits.share_with
             with launching_trainers(settings):
-                async with counting_replicas(context.background, share), guarding(context):
+                async with (
+                    counting_replicas(context.background, share),
+                    guarding(replace(context.heads, database=context.background), settings.guard),
+                ):
                     yield
 
     # The page at /docs loads nothing from the network.

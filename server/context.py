@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from server.auth.attempts import Attempts
 from server.auth.key_uses import KeyUses
+from server.catalog.heads import Heads
 from server.metrics.blobs import MeasuredBlobs
 from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
@@ -61,6 +62,7 @@ class Context:
     sampling_keys: SamplingKeys
     team_limits: TeamLimits
     training: Training
+    heads: Heads
     metrics: ServerMetrics
     attempts: Attempts
     key_uses: KeyUses
@@ -124,6 +126,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                     settings.limits.batch_tokens,
                     timeouts.operation_s,
                 ),
+                Heads(database, listener, shutdown, settings.promotion, timeouts.samplers_s),
                 metrics,
                 Attempts(),
                 key_uses,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -13,11 +14,12 @@ from server.audit.recording import Actor, actor_of, record
 from server.auth.service import Caller
 from server.catalog import service
 from server.catalog.types import Head
-from server.context import Context
-from store.notify import ADAPTER_LOADED
-from store.planes.adapters import base_adapter_name, samplers_holding, want_checkpoint
+from server.shutdown import Shutdown
+from store.database import AsyncDatabase
+from store.notify import ADAPTER_LOADED, AsyncListener
+from store.planes.adapters import base_adapter_name, want_checkpoint
 from store.planes.promotion import PromotionPolicy, promotion_votes_async
-from store.tables import CheckpointRow, ModelRow, SamplerRow
+from store.tables import CheckpointRow, ModelRow
 from store.tree import head_of as head_of_model
 from store.tree import move_head
 from wire.errors import Forbidden, Gone, PromotionRejected, Unavailable
@@ -29,20 +31,32 @@ _POLL_S = 1.0
 _WANT_S = 300.0
 
 
-async def set_head(context: Context, caller: Caller, reference: str, checkpoint_reference: str | None) -> Head:
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What moving a head takes. `policy`: which samplers must have loaded the checkpoint; `timeout_s`: within which
+    time."""
+
+    database: AsyncDatabase
+    listener: AsyncListener
+    shutdown: Shutdown
+    policy: PromotionPolicy
+    timeout_s: float
+
+
+async def set_head(heads: Heads, caller: Caller, reference: str, checkpoint_reference: str | None) -> Head:
     """Point the model's head at one of its checkpoints, or (None) at the base weights.
 
     Raises NotFound, Forbidden for a base model, Gone when its files were removed, PromotionRejected when
     every live sampler refuses the checkpoint.
     """
-    async with context.database.session() as session:
+    async with heads.database.session() as session:
         model = await service.get_model(session, caller.team_id, reference)
     caller.require_model(model.id, model.slug)
-    return await roll_to(context, model, checkpoint_reference, actor_of(caller))
+    return await roll_to(heads, model, checkpoint_reference, actor_of(caller))
 
 
 async def roll_to(
-    context: Context,
+    heads: Heads,
     model: ModelRow,
     checkpoint_reference: str | None,
     actor: Actor,
@@ -56,14 +70,14 @@ async def roll_to(
     """
     if model.base_id is None:
         raise Forbidden(f"{model.slug!r} is a base model, whose weights do not change; fork it first")
-    async with context.database.session() as session:
+    async with heads.database.session() as session:
         checkpoint = None
         if checkpoint_reference is not None:
             checkpoint = await service.get_checkpoint(session, model, checkpoint_reference)
             _refuse_without_files(checkpoint)
-    await load_adapter(context, model.base_id, checkpoint, context.settings.promotion)
+    await load_adapter(heads, model.base_id, checkpoint)
     fault_point("head:before-commit")
-    async with context.database.session() as session:
+    async with heads.database.session() as session:
         if check is not None:
             await check(session)
         before = await head_of_model(session, model.id)
@@ -98,35 +112,25 @@ def adapter_of(base_id: UUID, checkpoint: CheckpointRow | None) -> str:
     return checkpoint.adapter_name if checkpoint else base_adapter_name(base_id)
 
 
-async def load_adapter(
-    context: Context,
-    base_id: UUID,
-    checkpoint: CheckpointRow | None,
-    policy: PromotionPolicy = PromotionPolicy.ONE,
-) -> list[SamplerRow]:
-    """Have the live samplers that the policy waits for hold the checkpoint (None: the base weights), and return those
-    that do.
+async def load_adapter(heads: Heads, base_id: UUID, checkpoint: CheckpointRow | None) -> None:
+    """Have the live samplers that the policy waits for hold the checkpoint (None: the base weights).
 
-    Empty when no sampler lives. Raises PromotionRejected when all of them refuse, Unavailable when none did in time or
-    the server stops.
+    Returns at once when no sampler lives. Raises PromotionRejected when all of them refuse, Unavailable when none did
+    in time or the server stops.
     """
-    async with context.shutdown.waiting():
-        await _until_loaded(context, base_id, checkpoint, policy)
-    async with context.database.session() as session:
-        return await samplers_holding(session, base_id, adapter_of(base_id, checkpoint))
+    async with heads.shutdown.waiting():
+        await _until_loaded(heads, base_id, checkpoint)
 
 
-async def _until_loaded(
-    context: Context, base_id: UUID, checkpoint: CheckpointRow | None, policy: PromotionPolicy
-) -> None:
-    adapter, timeout_s = adapter_of(base_id, checkpoint), context.settings.timeouts.samplers_s
+async def _until_loaded(heads: Heads, base_id: UUID, checkpoint: CheckpointRow | None) -> None:
+    adapter, policy, timeout_s = adapter_of(base_id, checkpoint), heads.policy, heads.timeout_s
     deadline = time.monotonic() + timeout_s
-    with context.listener.subscribe(ADAPTER_LOADED, adapter) as subscription:
+    with heads.listener.subscribe(ADAPTER_LOADED, adapter) as subscription:
         if checkpoint is not None:
-            async with context.database.session() as session:
+            async with heads.database.session() as session:
                 await want_checkpoint(session, checkpoint.id, _WANT_S)
         while True:
-            async with context.database.connection() as connection:
+            async with heads.database.connection() as connection:
                 votes = await promotion_votes_async(connection, policy, base_id, adapter)
             left_s = deadline - time.monotonic()
             if not votes.live or votes.suffice(policy) or (votes.loaded and left_s <= 0):

@@ -10,12 +10,14 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD, record
-from server.context import Context
+from server.catalog.heads import Heads
 from server.guard.reading import BASE
 from server.guard.rolling_back import Undone, roll_back
 from server.guard.settings import read_guard
 from server.guard.webhooks import WebhookFailed, deliver
+from server.settings import GuardSettings
 from server.shutdown import ServerStopping
+from store.database import AsyncDatabase
 from store.tables import AlarmRow, ModelRow
 from wire.errors import HeadwayError, InvalidRequest
 
@@ -26,18 +28,18 @@ _LEASE_S = 180.0
 """Longer than an attempt takes: samplers load the checkpoint, and the receiver answers."""
 
 
-async def act_due(context: Context) -> int:
+async def act_due(heads: Heads, settings: GuardSettings) -> int:
     """Do what alarms wait for; how many alarms that were."""
     num_tried = 0
-    while alarm := await _take(context):
-        await _act(context, alarm)
+    while alarm := await _take(heads.database):
+        await _act(heads, settings, alarm)
         num_tried += 1
     return num_tried
 
 
-async def _take(context: Context) -> AlarmRow | None:
+async def _take(database: AsyncDatabase) -> AlarmRow | None:
     """An alarm that is due, which others leave alone for a while."""
-    async with context.database.session() as session:
+    async with database.session() as session:
         due = select(AlarmRow).where(AlarmRow.state == "pending", AlarmRow.try_at <= func.clock_timestamp())
         alarm = await session.scalar(due.order_by(AlarmRow.try_at).limit(1).with_for_update(skip_locked=True))
         if alarm is None:
@@ -51,11 +53,11 @@ async def _take(context: Context) -> AlarmRow | None:
         return alarm
 
 
-async def _act(context: Context, alarm: AlarmRow) -> None:
+async def _act(heads: Heads, settings: GuardSettings, alarm: AlarmRow) -> None:
     outcome, failures = dict(alarm.outcome), dict[str, str]()
     if "rollback" in alarm.actions and "rollback" not in outcome:
         try:
-            outcome["rollback"] = await roll_back(context, alarm)
+            outcome["rollback"] = await roll_back(heads, alarm)
         except Undone:
             return
         except ServerStopping:  # no failure of the roll-back: another server does it
@@ -65,14 +67,14 @@ async def _act(context: Context, alarm: AlarmRow) -> None:
     last = alarm.attempts >= ATTEMPTS
     if "webhook" in alarm.actions and "webhook" not in outcome and ("rollback" not in failures or last):
         try:
-            outcome["webhook"] = await _tell(context, alarm, {**outcome, **failures})
+            outcome["webhook"] = await _tell(heads.database, settings, alarm, {**outcome, **failures})
         except (WebhookFailed, InvalidRequest) as error:
             failures["webhook"] = str(error)
-    await _write(context, alarm, outcome, failures)
+    await _write(heads.database, settings.retry_s, alarm, outcome, failures)
 
 
-async def _tell(context: Context, alarm: AlarmRow, outcome: dict[str, str]) -> str:
-    async with context.database.session() as session:
+async def _tell(database: AsyncDatabase, settings: GuardSettings, alarm: AlarmRow, outcome: dict[str, str]) -> str:
+    async with database.session() as session:
         url = (await read_guard(session, alarm.model_id)).webhook_url
         model = await session.get_one(ModelRow, alarm.model_id)
     if url is None:
@@ -89,11 +91,13 @@ async def _tell(context: Context, alarm: AlarmRow, outcome: dict[str, str]) -> s
         "outcome": outcome,
         "created_at": alarm.created_at.isoformat(),
     }
-    return await deliver(context.settings.guard, url, str(alarm.id), body)
+    return await deliver(settings, url, str(alarm.id), body)
 
 
-async def _write(context: Context, alarm: AlarmRow, outcome: dict[str, str], failures: dict[str, str]) -> None:
-    async with context.database.session() as session:
+async def _write(
+    database: AsyncDatabase, retry_s: float, alarm: AlarmRow, outcome: dict[str, str], failures: dict[str, str]
+) -> None:
+    async with database.session() as session:
         row = await session.get_one(AlarmRow, alarm.id, with_for_update=True)
         if row.state != "pending":  # undone meanwhile
             return
@@ -106,7 +110,7 @@ async def _write(context: Context, alarm: AlarmRow, outcome: dict[str, str], fai
         elif gives_up:
             row.state = "failed"
         else:
-            row.try_at = await _in(session, context.settings.guard.retry_s * 2 ** (row.attempts - 1))
+            row.try_at = await _in(session, retry_s * 2 ** (row.attempts - 1))
         if row.state != "pending":
             model = await session.get_one(ModelRow, row.model_id)
             acted = {"alarm": str(row.id), "rule": row.rule, "outcome": row.outcome}

@@ -11,8 +11,7 @@ from server.admin.types import Page
 from server.audit.recording import actor_of, record
 from server.auth.callers import Caller
 from server.catalog import pausing
-from server.catalog.heads import roll_to
-from server.context import Context
+from server.catalog.heads import Heads, roll_to
 from server.guard.reading import BASE
 from server.guard.types import Alarm
 from server.paging import page_of
@@ -45,12 +44,12 @@ async def acknowledge(
     return describe(alarm)
 
 
-async def undo(context: Context, caller: Caller, model: ModelRow, alarm_id: UUID) -> Alarm:
+async def undo(heads: Heads, caller: Caller, model: ModelRow, alarm_id: UUID) -> Alarm:
     """Take back what the guard did: the head goes where it was, and training goes on. The alarm is acknowledged.
 
     Raises NotFound, Conflict where nothing was done or the head moved since, and what `roll_to` and `resume` raise.
     """
-    async with context.database.session() as session:
+    async with heads.database.session() as session:
         alarm = await _locked(session, model.id, alarm_id)
         _refuse_undoing(alarm)
         # Whoever is about to act on it finds that it is not pending any more.
@@ -71,14 +70,14 @@ async def undo(context: Context, caller: Caller, model: ModelRow, alarm_id: UUID
                 raise _head_moved(alarm)
 
         try:
-            await roll_to(context, model, before, actor_of(caller), f"undoes alarm {alarm.id} ({alarm.rule})", check)
+            await roll_to(heads, model, before, actor_of(caller), f"undoes alarm {alarm.id} ({alarm.rule})", check)
         except BaseException:
-            async with context.database.session() as session:
+            async with heads.database.session() as session:
                 alarm = await _locked(session, model.id, alarm_id)
                 if alarm.undone_at is None:
                     alarm.state = was
             raise
-    async with context.database.session() as session:
+    async with heads.database.session() as session:
         alarm = await _locked(session, model.id, alarm_id)
         if _paused(alarm):  # not sooner: a step would be committed on the head that is left
             paused = await session.get_one(ModelRow, model.id, with_for_update=True, populate_existing=True)

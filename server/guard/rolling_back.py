@@ -14,8 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD
 from server.catalog import pausing
-from server.catalog.heads import roll_to
-from server.context import Context
+from server.catalog.heads import Heads, roll_to
 from server.guard.history import Score
 from server.guard.reading import BASE, path_to, scores_on
 from store.tables import AlarmRow, CheckpointRow, ModelRow
@@ -31,12 +30,12 @@ class Goal:
     why: str
 
 
-async def roll_back(context: Context, alarm: AlarmRow) -> str:
+async def roll_back(heads: Heads, alarm: AlarmRow) -> str:
     """Back to the best held-out checkpoint; what came of it. Without a held-out score the model is paused instead.
 
     Raises Undone where somebody took the alarm back before anything was done.
     """
-    async with context.database.session() as session:
+    async with heads.database.session() as session:
         row = await _lock_pending(session, alarm)
         model = await session.get_one(ModelRow, alarm.model_id)
         head = model.head_checkpoint_id
@@ -66,7 +65,7 @@ async def roll_back(context: Context, alarm: AlarmRow) -> str:
 
     try:
         why = f"{alarm.rule}: {alarm.message}"[:1000]
-        await roll_to(context, model, to if to != BASE else None, GUARD, why, check)
+        await roll_to(heads, model, to if to != BASE else None, GUARD, why, check)
     except _HeadMoved:
         return _LEFT
     alarm.head_after = to

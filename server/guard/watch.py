@@ -7,14 +7,14 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import structlog
 
-from server.context import Context
+from server.catalog.heads import Heads
 from server.evals.jobs import score_jobs
 from server.guard.acting import act_due
 from server.guard.checking import check_due
+from server.settings import GuardSettings
 from store.database import DATABASE_AWAY
 from store.notify import GUARD_DUE, OPERATION_DONE
 from wire.errors import Unavailable
@@ -26,9 +26,9 @@ _PAUSE_S = 1.0
 
 
 @asynccontextmanager
-async def guarding(context: Context) -> AsyncGenerator[None]:
+async def guarding(heads: Heads, settings: GuardSettings) -> AsyncGenerator[None]:
     """Watch over all models until the block ends."""
-    task = asyncio.create_task(_keep_watching(replace(context, database=context.background)))
+    task = asyncio.create_task(_keep_watching(heads, settings))
     try:
         yield
     finally:
@@ -37,17 +37,17 @@ async def guarding(context: Context) -> AsyncGenerator[None]:
             await task
 
 
-async def _keep_watching(context: Context) -> None:
-    every_s, jobs_at = context.settings.guard.every_s, 0.0
-    listener = context.listener
+async def _keep_watching(heads: Heads, settings: GuardSettings) -> None:
+    every_s, jobs_at = settings.every_s, 0.0
+    listener = heads.listener
     with listener.subscribe(OPERATION_DONE, None) as steps, listener.subscribe(GUARD_DUE, None) as others:
         while True:
             try:
                 if time.monotonic() >= jobs_at:
-                    await score_jobs(context.database, context.settings.guard.settle_s)
+                    await score_jobs(heads.database, settings.settle_s)
                     jobs_at = time.monotonic() + every_s
-                await check_due(context.database)
-                await act_due(context)
+                await check_due(heads.database)
+                await act_due(heads, settings)
             except Unavailable as away:
                 log.warning("guard_failed", error=away.message)
             except DATABASE_AWAY as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, ClassVar, TypeVar
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from wire.errors import FINAL, HeadwayError
 
@@ -37,6 +38,15 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
         for task in (working, watching):
             task.cancel()
         await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def body_chunks(request: Request, what: str) -> AsyncGenerator[bytes]:
+    """The body as it comes in. Raises ClientDisconnected when the client hangs up while it sends `what`."""
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect:
+        raise ClientDisconnected(f"the client hung up while it sent {what}") from None
 
 
 async def _hang_up(request: Request) -> None:

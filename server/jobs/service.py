@@ -12,7 +12,6 @@ from server.audit.lines import GrowingLine
 from server.audit.recording import actor_of
 from server.auth.callers import Caller
 from server.catalog.repository import as_uuid
-from server.context import Context
 from server.rollouts.service import describe
 from server.rollouts.types import (
     CancelledJob,
@@ -28,7 +27,7 @@ from server.rollouts.types import (
 )
 from server.rollouts.visibility import models_of
 from server.sanitizing import storable_text
-from store.database import AsyncConnection
+from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts import (
     JobFacts,
     JobFilter,
@@ -62,66 +61,68 @@ async def enter(session: AsyncSession, team_id: UUID, job_id: UUID, report: JobE
     await session.execute(row)
 
 
-async def page_of_jobs(context: Context, caller: Caller, limit: int, cursor: str | None) -> JobPage:
+async def page_of_jobs(database: AsyncDatabase, caller: Caller, limit: int, cursor: str | None) -> JobPage:
     """The team's jobs that the key sees, newest first. Raises InvalidRequest for a cursor that is none."""
     wanted = JobFilter(model_ids=models_of(caller))
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         jobs, next_cursor = await list_jobs(connection, caller.team_id, limit=limit, cursor=cursor, wanted=wanted)
         total = await count_jobs(connection, caller.team_id, wanted.model_ids)
     return JobPage(items=[_describe(job) for job in jobs], total=total, next_cursor=next_cursor)
 
 
-async def get_job(context: Context, team_id: UUID, job_id: UUID) -> Job:
+async def get_job(database: AsyncDatabase, team_id: UUID, job_id: UUID) -> Job:
     """One job. Raises NotFound."""
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         return _describe(await _found_job(connection, team_id, job_id))
 
 
-async def page_of_traces(context: Context, team_id: UUID, job_id: UUID, limit: int, cursor: str | None) -> TracePage:
+async def page_of_traces(
+    database: AsyncDatabase, team_id: UUID, job_id: UUID, limit: int, cursor: str | None
+) -> TracePage:
     """A job's rollouts, newest first. Raises NotFound, and InvalidRequest for a cursor that is none."""
     wanted = TraceFilter(job_id=job_id)
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         await _found_job(connection, team_id, job_id)
         page = await list_traces(connection, team_id, wanted, limit=limit, cursor=cursor)
         total = await count_traces(connection, team_id, wanted)
     return TracePage(items=[describe(trace) for trace in page.traces], total=total, next_cursor=page.next_cursor)
 
 
-async def cancel_job(context: Context, team_id: UUID, request: CancelRequest) -> JobCancelled:
+async def cancel_job(database: AsyncDatabase, team_id: UUID, request: CancelRequest) -> JobCancelled:
     """Mark the running rollouts of a job as cancelled."""
     job_id = as_uuid(request.job_id or "")
     if job_id is None:
         return JobCancelled(cancelled=0)
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         return JobCancelled(cancelled=len(await cancel_traces(connection, team_id, job_id=job_id)))
 
 
-async def cancel_all(context: Context, team_id: UUID) -> JobsCancelled:
+async def cancel_all(database: AsyncDatabase, team_id: UUID) -> JobsCancelled:
     """Mark all running rollouts of the team as cancelled."""
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         cancelled = await cancel_traces(connection, team_id)
     jobs = Counter(job_id for job_id in cancelled if job_id is not None)
     details = [CancelledJob(job_id=str(job_id), cancelled=count) for job_id, count in jobs.items()]
     return JobsCancelled(jobs_cancelled=len(jobs), total_tasks_cancelled=len(cancelled), job_details=details)
 
 
-async def delete(context: Context, caller: Caller, job_id: UUID) -> Deleted:
+async def delete(database: AsyncDatabase, caller: Caller, job_id: UUID) -> Deleted:
     """Delete a job, its rollouts, and all that was recorded of them. Raises NotFound."""
     line = GrowingLine(actor_of(caller), "delete_job", team_id=caller.team_id, subject_id=job_id)
 
     async def on_change(connection: AsyncConnection, num_traces: int) -> None:
         await line.write(connection, traces_deleted=num_traces)
 
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         was_there, num_traces = await delete_job(connection, caller.team_id, job_id, on_change)
     if not was_there:
         raise _no_such_job(job_id)
     return Deleted(traces_deleted=num_traces)
 
 
-async def pin(context: Context, team_id: UUID, job_id: UUID, pinned: bool) -> Pin:
+async def pin(database: AsyncDatabase, team_id: UUID, job_id: UUID, pinned: bool) -> Pin:
     """Keep a job with its rollouts, or leave them to the retention policy again. Raises NotFound."""
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         if not await pin_job(connection, team_id, job_id, pinned=pinned):
             raise _no_such_job(job_id)
     return Pin(pinned=pinned)

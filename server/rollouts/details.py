@@ -6,27 +6,30 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-from server.context import Context
 from server.rollouts.ids import id_or_none
 from server.rollouts.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.rollouts.service import describe, found_trace, no_such_trace
 from server.sanitizing import readable_json
+from store.blobs import BlobStore
+from store.database import AsyncDatabase
 from store.rollouts import RecordedSample, RecordedSpan, Resolved, read_rollouts, read_spans, resolve_rollout
 from store.rollouts.trainer_logprobs import TrainerLogprobs, TrainerLogprobsOf, read_trainer_logprobs
 
 
-async def trace_detail(context: Context, team_id: UUID, trace_id: UUID, *, tokens: bool) -> bytes:
+async def trace_detail(
+    database: AsyncDatabase, blobs: BlobStore, team_id: UUID, trace_id: UUID, *, tokens: bool
+) -> bytes:
     """The rollout as JSON. tokens: with ids and logprobs, of which a long rollout has megabytes. Raises NotFound.
 
     `turns`: what would be trained on, in order. `other_samples`: what the gateway served besides. `messages` is what
     was asked, `reply` what was read out of the answer; both null where only telemetry told of the sample. `trainer`:
     the last pass that went over the sample, and how far its logprobs are from the sampler's; null where none did.
     """
-    found = await read_rollouts(context.database, context.blobs, team_id, [trace_id], conversations=True)
+    found = await read_rollouts(database, blobs, team_id, [trace_id], conversations=True)
     if trace_id not in found:
         raise no_such_trace(trace_id)
     rollout = found[trace_id]
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         kept = (await read_trainer_logprobs(connection, team_id, [trace_id])).get(trace_id, {})
 
     def write() -> bytes:
@@ -46,26 +49,28 @@ async def trace_detail(context: Context, team_id: UUID, trace_id: UUID, *, token
     return await asyncio.to_thread(write)
 
 
-async def trace_spans(context: Context, team_id: UUID, trace_id: UUID) -> bytes:
+async def trace_spans(database: AsyncDatabase, blobs: BlobStore, team_id: UUID, trace_id: UUID) -> bytes:
     """The spans as they were sent, odd ones included, as JSON. Raises NotFound."""
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         await found_trace(connection, team_id, trace_id)
-    spans = await read_spans(context.database, context.blobs, team_id, trace_id)
+    spans = await read_spans(database, blobs, team_id, trace_id)
     shown = [{"received_at": one.received_at.isoformat(), "flag": one.flag, "span": one.span} for one in spans]
     return await asyncio.to_thread(readable_json, {"spans": shown})
 
 
-async def trace_events(context: Context, team_id: UUID, trace_id: UUID) -> list[dict[str, Any]]:
+async def trace_events(
+    database: AsyncDatabase, blobs: BlobStore, team_id: UUID, trace_id: UUID
+) -> list[dict[str, Any]]:
     """What the agent said and what its tools answered, in order; without telemetry, what the gateway saw of it.
 
     Raises NotFound.
     """
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         await found_trace(connection, team_id, trace_id)
-    spans = await read_spans(context.database, context.blobs, team_id, trace_id)
+    spans = await read_spans(database, blobs, team_id, trace_id)
     if events := [event for one in spans if one.flag is None and (event := _event(one)) is not None]:
         return events
-    found = await read_rollouts(context.database, context.blobs, team_id, [trace_id], conversations=True)
+    found = await read_rollouts(database, blobs, team_id, [trace_id], conversations=True)
     return [_said(sample) for sample in resolve_rollout(found[trace_id]).samples] if trace_id in found else []
 
 

@@ -12,8 +12,9 @@ from uuid import UUID
 
 import structlog
 
-from server.context import Context
 from server.rollouts.formats import Writer
+from store.blobs import BlobStore
+from store.database import AsyncDatabase
 from store.rollouts import TraceFacts, TraceFilter, TracePage, count_traces, list_traces, resolve
 
 log = structlog.get_logger(__name__)
@@ -23,13 +24,15 @@ _PORTION_TOKENS = 1_000_000
 """Read at once, as far as one rollout does not have more. Twelve bytes each while they become text."""
 
 
-async def count_wanted(context: Context, team_id: UUID, wanted: TraceFilter) -> int:
+async def count_wanted(database: AsyncDatabase, team_id: UUID, wanted: TraceFilter) -> int:
     """How many rollouts there are to export, for a progress bar."""
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         return await count_traces(connection, team_id, wanted)
 
 
-async def export(context: Context, team_id: UUID, wanted: TraceFilter, writer: Writer) -> AsyncGenerator[bytes]:
+async def export(
+    database: AsyncDatabase, blobs: BlobStore, team_id: UUID, wanted: TraceFilter, writer: Writer
+) -> AsyncGenerator[bytes]:
     """The file in pieces. The first comes when the first portion was read, so that errors keep their status.
 
     Every rollout is written as it is when its portion is read. Those that begin after the export are not in it, and
@@ -38,9 +41,9 @@ async def export(context: Context, team_id: UUID, wanted: TraceFilter, writer: W
     cursor, more, begun = None, True, False
     try:
         while more:
-            page = await _page(context, team_id, wanted, cursor)
+            page = await _page(database, team_id, wanted, cursor)
             for ids in _portions(page.traces):
-                found = await resolve(context.database, context.blobs, team_id, ids, conversations=True)
+                found = await resolve(database, blobs, team_id, ids, conversations=True)
                 rollouts = [found[trace_id] for trace_id in ids if trace_id in found]
                 piece = await asyncio.to_thread(writer.write, rollouts)
                 if piece or not begun:  # empty, where the format leaves these out or waits for more
@@ -53,8 +56,8 @@ async def export(context: Context, team_id: UUID, wanted: TraceFilter, writer: W
         raise
 
 
-async def _page(context: Context, team_id: UUID, wanted: TraceFilter, cursor: str | None) -> TracePage:
-    async with context.database.connection() as connection:
+async def _page(database: AsyncDatabase, team_id: UUID, wanted: TraceFilter, cursor: str | None) -> TracePage:
+    async with database.connection() as connection:
         return await list_traces(connection, team_id, wanted, limit=_PAGE, cursor=cursor)
 
 

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from fastapi import Request
 from sqlalchemy.dialects.postgresql import insert
-from starlette.requests import ClientDisconnect
 
 from server.audit.lines import GrowingLine
 from server.audit.recording import actor_of
 from server.auth.callers import Caller
 from server.catalog.repository import find_model
-from server.context import Context
-from server.http.disconnects import ClientDisconnected
 from server.rollouts.imported_lines import Line, read_line
 from server.rollouts.transfer_types import ImportResult, RefusedLine
 from server.rollouts.visibility import require_job, require_trace
 from server.sanitizing import storable_text
 from server.settings import Limits
 from server.uploads.storing import stored_or_refused
-from store.database import AsyncConnection
+from server.uploads.upload_parser import UploadParser
+from store.blobs import BlobStore
+from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts import NewTrace, Outcome, import_trace
 from store.tables import JobRow
 from wire.errors import HeadwayError, TooLarge
@@ -40,30 +38,47 @@ class ImportOptions:
     rescore: bool = False
 
 
-async def take_lines(context: Context, caller: Caller, request: Request, options: ImportOptions) -> ImportResult:
-    """Record what the lines hold; what became of them.
+async def take_lines(
+    database: AsyncDatabase,
+    blobs: BlobStore,
+    parser: UploadParser,
+    limits: Limits,
+    caller: Caller,
+    chunks: AsyncIterator[bytes],
+    options: ImportOptions,
+) -> ImportResult:
+    """Record what the lines hold; what became of them. `chunks`: the lines as they come in, cut anywhere.
 
     Raises TooLarge for a longer body than the server takes: the lines before that are recorded then, and importing them
     again changes nothing.
     """
-    importing = _Import(context, caller, options)
+    importing = _Import(database, blobs, caller, options)
     await importing.begin()
     number = 0
-    try:
-        async for line in _lines(request, context.settings.limits):
-            number += 1
-            await importing.take(number, line)
-    except ClientDisconnect:
-        raise ClientDisconnected(f"the client hung up while it sent line {number + 1}") from None
+    async for data in _lines(chunks, limits):
+        number += 1
+        trace_id = None
+        try:
+            if data is None:
+                raise TooLarge(f"the line is longer than {limits.body_bytes} bytes")
+            if data.strip():
+                line = await parser.read(data, read_line, limits.batch_tokens)
+                trace_id = line.trace_id
+                await importing.record(line)
+        except HeadwayError as error:
+            if error.status >= 500:
+                raise
+            importing.refuse(number, trace_id, error.message)
     return importing.result
 
 
 class _Import:
     """One request's lines."""
 
-    def __init__(self, context: Context, caller: Caller, options: ImportOptions) -> None:
+    def __init__(self, database: AsyncDatabase, blobs: BlobStore, caller: Caller, options: ImportOptions) -> None:
         self.result = ImportResult()
-        self._context = context
+        self._database = database
+        self._blobs = blobs
         self._caller = caller
         self._options = options
         self._job_id: UUID | None = None
@@ -80,34 +95,19 @@ class _Import:
             return
         name = storable_text(self._options.job)
         self._job_id = uuid.uuid5(self._caller.team_id, f"import {name}")
-        await require_job(self._context.database, self._caller, self._job_id, reports=True)
+        await require_job(self._database, self._caller, self._job_id, reports=True)
         self.result.job_id = str(self._job_id)
-        async with self._context.database.session() as session:
+        async with self._database.session() as session:
             row = insert(JobRow).values(team_id=self._caller.team_id, id=self._job_id, name=name)
             await session.execute(row.on_conflict_do_nothing())
 
-    async def take(self, number: int, data: bytes | None) -> None:
-        """Record a line. None: it was too long to be kept."""
-        if data is not None and not data.strip():
-            return
-        trace_id = None
-        try:
-            if data is None:
-                raise TooLarge(f"the line is longer than {self._context.settings.limits.body_bytes} bytes")
-            line = await self._context.upload_parser.read(data, read_line, self._context.settings.limits.batch_tokens)
-            trace_id = line.trace_id
-            await self._record(line)
-        except HeadwayError as error:
-            if error.status >= 500:
-                raise
-            self._refuse(number, trace_id, error.message)
-
-    async def _record(self, line: Line) -> None:
+    async def record(self, line: Line) -> None:
+        """Record a line's rollout. Raises Forbidden, or what is wrong with it."""
         trace: NewTrace = line.as_trace(self._caller.team_id, self._job_id, await self._model(line.model))
         await self._require(trace)
         with stored_or_refused("rollout"):
             outcome = await import_trace(
-                self._context.database, self._context.blobs, trace, self._on_change, rescore=self._options.rescore
+                self._database, self._blobs, trace, self._on_change, rescore=self._options.rescore
             )
         setattr(self.result, outcome, getattr(self.result, outcome) + 1)
 
@@ -119,9 +119,9 @@ class _Import:
         for one in trace.turns:
             if one.served is not None and one.served.model_id is not None:
                 self._caller.require_model(one.served.model_id, str(one.served.model_id))
-        await require_trace(self._context.database, self._caller, trace.id, reports=True)
+        await require_trace(self._database, self._caller, trace.id, reports=True)
         if trace.job_id is not None and trace.job_id != self._job_id and trace.job_id not in self._open_jobs:
-            await require_job(self._context.database, self._caller, trace.job_id, reports=True)
+            await require_job(self._database, self._caller, trace.job_id, reports=True)
             self._open_jobs.add(trace.job_id)
 
     async def _on_change(self, connection: AsyncConnection, outcome: Outcome) -> None:
@@ -138,24 +138,25 @@ class _Import:
         if name is None:
             return None
         if name not in self._models:
-            async with self._context.database.session() as session:
+            async with self._database.session() as session:
                 found = await find_model(session, self._caller.team_id, name)
             if found:
                 self._caller.require_model(found[0].id, found[0].slug)
             self._models[name] = found[0].id if found else None
         return self._models[name]
 
-    def _refuse(self, number: int, trace_id: UUID | None, detail: str) -> None:
+    def refuse(self, number: int, trace_id: UUID | None, detail: str) -> None:
+        """Note why a line is not recorded."""
         self.result.num_refused += 1
         if len(self.result.refused) < _MOST_REFUSALS:
             shown = str(trace_id) if trace_id else None
             self.result.refused.append(RefusedLine(line=number, trace_id=shown, detail=detail))
 
 
-async def _lines(request: Request, limits: Limits) -> AsyncGenerator[bytes | None]:
+async def _lines(chunks: AsyncIterator[bytes], limits: Limits) -> AsyncGenerator[bytes | None]:
     """Lines as they come in; None in the place of one that is longer than a request may be."""
     waiting, received, is_dropping = bytearray(), 0, False
-    async for chunk in request.stream():
+    async for chunk in chunks:
         received += len(chunk)
         if received > limits.training_body_bytes:
             raise TooLarge(

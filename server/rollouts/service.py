@@ -14,7 +14,6 @@ from server.audit.lines import GrowingLine
 from server.audit.recording import actor_of
 from server.auth.callers import Caller
 from server.catalog.repository import as_uuid, find_model
-from server.context import Context
 from server.rollouts.ids import id_or_none
 from server.rollouts.types import (
     CancelRequest,
@@ -28,7 +27,7 @@ from server.rollouts.types import (
 )
 from server.rollouts.visibility import require_job
 from server.sanitizing import storable_json
-from store.database import AsyncConnection
+from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts import TraceFacts, TraceFilter, cancel_traces, delete_trace, find_trace, list_traces, pin_trace
 from store.tables import TraceRow
 from wire.errors import NotFound
@@ -36,13 +35,13 @@ from wire.errors import NotFound
 _SILENT = "nothing was heard of this rollout for too long, so it was closed; an exit that still comes counts"
 
 
-async def enter(context: Context, caller: Caller, trace_id: UUID, report: TraceEntered) -> None:
+async def enter(database: AsyncDatabase, caller: Caller, trace_id: UUID, report: TraceEntered) -> None:
     """The rollout began. Raises Forbidden where the key is for some models, and this is of another or of its job."""
     values = _fields(report)
     values["job_id"] = job_id = as_uuid(report.job_id) if report.job_id else None
     if job_id is not None:
-        await require_job(context.database, caller, job_id, reports=True)
-    async with context.database.session() as session:
+        await require_job(database, caller, job_id, reports=True)
+    async with database.session() as session:
         found = await find_model(session, caller.team_id, report.model) if report.model else None
         if found:
             caller.require_model(found[0].id, found[0].slug)
@@ -57,44 +56,44 @@ async def exit_(session: AsyncSession, team_id: UUID, trace_id: UUID, report: Tr
     await _upsert(session, team_id, trace_id, report.model_extra, exited_at=func.clock_timestamp(), **values)
 
 
-async def get_trace(context: Context, team_id: UUID, trace_id: UUID) -> Trace:
+async def get_trace(database: AsyncDatabase, team_id: UUID, trace_id: UUID) -> Trace:
     """One rollout. Raises NotFound."""
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         return describe(await found_trace(connection, team_id, trace_id))
 
 
 async def page_of_traces(
-    context: Context, team_id: UUID, wanted: TraceFilter, limit: int, cursor: str | None
+    database: AsyncDatabase, team_id: UUID, wanted: TraceFilter, limit: int, cursor: str | None
 ) -> TraceList:
     """Rollouts, newest first. Raises InvalidRequest for a cursor that is none."""
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         page = await list_traces(connection, team_id, wanted, limit=limit, cursor=cursor)
     return TraceList(items=[describe(trace) for trace in page.traces], next_cursor=page.next_cursor)
 
 
-async def cancel(context: Context, team_id: UUID, request: CancelRequest) -> TraceCancelled:
+async def cancel(database: AsyncDatabase, team_id: UUID, request: CancelRequest) -> TraceCancelled:
     """Mark a rollout that runs as cancelled."""
     trace_id, job_id = as_uuid(request.trace_id or ""), as_uuid(request.job_id or "")
     if trace_id is None:
         return TraceCancelled(status="not_found")
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         cancelled = await cancel_traces(connection, team_id, trace_id=trace_id, job_id=job_id)
     return TraceCancelled(status="accepted" if cancelled else "not_found")
 
 
-async def delete(context: Context, caller: Caller, trace_id: UUID) -> Deleted:
+async def delete(database: AsyncDatabase, caller: Caller, trace_id: UUID) -> Deleted:
     """Delete a rollout and all that was recorded of it. Raises NotFound."""
     line = GrowingLine(actor_of(caller), "delete_trace", team_id=caller.team_id, subject_id=trace_id)
-    async with context.database.connection() as connection, connection.transaction():
+    async with database.connection() as connection, connection.transaction():
         if not await delete_trace(connection, caller.team_id, trace_id):
             raise no_such_trace(trace_id)
         await line.write(connection)
     return Deleted(traces_deleted=1)
 
 
-async def pin(context: Context, team_id: UUID, trace_id: UUID, pinned: bool) -> Pin:
+async def pin(database: AsyncDatabase, team_id: UUID, trace_id: UUID, pinned: bool) -> Pin:
     """Keep a rollout, or leave it to the retention policy again. Raises NotFound."""
-    async with context.database.connection() as connection:
+    async with database.connection() as connection:
         if not await pin_trace(connection, team_id, trace_id, pinned=pinned):
             raise no_such_trace(trace_id)
     return Pin(pinned=pinned)

@@ -12,9 +12,8 @@ from server.audit.recording import actor_of, record
 from server.auth.callers import Caller
 from server.catalog.repository import as_uuid
 from server.paging import page_of
-from server.protocols.hud.projects import refuse_other_project
 from server.sanitizing import is_storable
-from server.tasksets.types import TaskRemoved, Taskset, TasksetDeleted, TasksetName, TasksetRequest, UploadDone
+from server.tasksets.types import TaskRemoved, Taskset, TasksetDeleted, TasksetName, UploadDone
 from server.tasksets.uploads import MAX_TASKS, MAX_TASKSET_BYTES, Upload
 from store.tables import TasksetRow
 from store.tasksets import contents_of, find_taskset, find_taskset_named, make_taskset, put_tasks, remove_task
@@ -44,12 +43,11 @@ async def named(session: AsyncSession, caller: Caller, name: str) -> TasksetName
     return TasksetName(taskset_id=str(row.id), name=row.name)
 
 
-async def create(session: AsyncSession, caller: Caller, request: TasksetRequest) -> Taskset:
+async def create(session: AsyncSession, caller: Caller, name: str) -> Taskset:
     """An empty taskset. Raises InvalidRequest for a name that is none, Conflict for one that is taken."""
-    refuse_other_project(caller, request.project_id)
-    row = await _made(session, caller, request.name)
+    row = await _made(session, caller, name)
     if row is None:
-        raise Conflict(f"the team has a taskset named {request.name!r} already; upload tasks to it, or delete it first")
+        raise Conflict(f"the team has a taskset named {name!r} already; upload tasks to it, or delete it first")
     return describe(row, caller)
 
 
@@ -58,7 +56,6 @@ async def upload(session: AsyncSession, caller: Caller, request: Upload) -> Uplo
 
     Raises NotFound for an id that the team has not, TooLarge for a taskset that would outgrow the bounds.
     """
-    refuse_other_project(caller, request.project_id)
     row = await _locked(session, caller, request)
     put = await put_tasks(session, row, request.tasks)
     if row.num_tasks > MAX_TASKS or row.num_bytes > MAX_TASKSET_BYTES:

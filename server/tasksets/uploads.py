@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from fastapi import Request
 from pydantic import ValidationError
 
-from server.context import Context
 from server.sanitizing import is_storable
 from server.tasksets.types import TasksUpload, UploadedTask
+from server.uploads.upload_parser import UploadParser
 from server.validation_messages import first_problem
 from wire.errors import InvalidRequest, TooLarge
 
@@ -32,10 +31,9 @@ class Upload:
     tasks: Sequence[tuple[str, str]]
 
 
-async def read_upload(context: Context, request: Request) -> Upload:
-    """The body of a request. Raises InvalidRequest and TooLarge, naming the task."""
-    body = await request.body()
-    return await context.upload_parser.read(body, _read)
+async def read_upload(parser: UploadParser, body: bytes) -> Upload:
+    """The upload in a JSON text. Raises InvalidRequest and TooLarge, naming the task."""
+    return await parser.read(body, _read)
 
 
 def _read(body: bytes) -> Upload:

@@ -45,7 +45,7 @@ async def move(context: ContextDep, request: Request, visitor: VisitorDep, model
             model, _ = await find_model(session, visitor, model_id)
         if fields.get("head") != _head_name(model):
             raise Conflict("the head has moved since you opened this page; this is how things stand now")
-        await heads.set_head(context, visitor.caller, model_id, None if target == BASE_WEIGHTS else target)
+        await heads.set_head(context.heads, visitor.caller, model_id, None if target == BASE_WEIGHTS else target)
     except HeadwayError as error:
         if error.status == 404:
             raise

@@ -51,7 +51,7 @@ async def undo(context: ContextDep, request: Request, visitor: VisitorDep, model
     async with context.database.session() as session:
         model, _ = await find_model(session, visitor, model_id)
     try:
-        await alarms.undo(context, visitor.caller, model, alarm_id)
+        await alarms.undo(context.heads, visitor.caller, model, alarm_id)
     except HeadwayError as error:
         return await _ask(context, request, visitor, model_id, alarm_id, error)
     return RedirectResponse(f"/models/{model.id}", 303)

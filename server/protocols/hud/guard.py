@@ -63,4 +63,4 @@ async def undo(context: ContextDep, caller: CallerDep, model_id: str, alarm_id: 
     """Take back what the guard did about it: the head goes where it was, and training goes on."""
     async with context.database.session() as session:
         model = await get_callers_model(session, caller, model_id)
-    return await alarms.undo(context, caller, model, alarm_id)
+    return await alarms.undo(context.heads, caller, model, alarm_id)

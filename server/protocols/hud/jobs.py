@@ -43,13 +43,13 @@ async def enter(context: ContextDep, caller: ReporterDep, job_id: UUID, body: Jo
 @router.get("/v2/jobs")
 async def list_jobs(context: ContextDep, caller: CallerDep, limit: Limit = 20, cursor: Cursor = None) -> JobPage:
     """The team's jobs, newest first."""
-    return await service.page_of_jobs(context, caller, limit, cursor)
+    return await service.page_of_jobs(context.database, caller, limit, cursor)
 
 
 @router.get("/v2/jobs/{job_id}", dependencies=[SeenJob])
 async def get_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Job:
     """One job."""
-    return await service.get_job(context, caller.team_id, job_id)
+    return await service.get_job(context.database, caller.team_id, job_id)
 
 
 @router.get("/v2/jobs/{job_id}/traces", dependencies=[SeenJob])
@@ -57,25 +57,25 @@ async def list_traces(
     context: ContextDep, caller: CallerDep, job_id: UUID, limit: Limit = 20, cursor: Cursor = None
 ) -> TracePage:
     """A job's rollouts, newest first."""
-    return await service.page_of_traces(context, caller.team_id, job_id, limit, cursor)
+    return await service.page_of_traces(context.database, caller.team_id, job_id, limit, cursor)
 
 
 @router.delete("/v2/jobs/{job_id}", dependencies=[SeenJob])
 async def delete_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Deleted:
     """Delete a job with its rollouts and all that was recorded of them."""
-    return await service.delete(context, caller, job_id)
+    return await service.delete(context.database, caller, job_id)
 
 
 @router.put("/v2/jobs/{job_id}/pin", dependencies=[SeenJob])
 async def pin_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Pin:
     """Keep a job with its rollouts, whatever the retention policy says."""
-    return await service.pin(context, caller.team_id, job_id, True)
+    return await service.pin(context.database, caller.team_id, job_id, True)
 
 
 @router.delete("/v2/jobs/{job_id}/pin", dependencies=[SeenJob])
 async def unpin_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Pin:
     """Leave a job to the retention policy again."""
-    return await service.pin(context, caller.team_id, job_id, False)
+    return await service.pin(context.database, caller.team_id, job_id, False)
 
 
 @router.post("/v2/rollouts/cancel_job")
@@ -83,11 +83,11 @@ async def cancel_job(context: ContextDep, caller: CallerDep, body: CancelRequest
     """Mark the running rollouts of a job as cancelled. They run at the client, which is not told."""
     if (job_id := as_uuid(body.job_id or "")) is not None:
         await require_job(context.database, caller, job_id)
-    return await service.cancel_job(context, caller.team_id, body)
+    return await service.cancel_job(context.database, caller.team_id, body)
 
 
 @router.post("/v2/rollouts/cancel_user_jobs")
 async def cancel_all(context: ContextDep, caller: CallerDep) -> JobsCancelled:
     """Mark all running rollouts of the team as cancelled."""
     caller.require_whole_team("cancel all of the team's rollouts")
-    return await service.cancel_all(context, caller.team_id)
+    return await service.cancel_all(context.database, caller.team_id)

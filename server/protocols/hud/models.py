@@ -97,7 +97,7 @@ async def get_head(context: ContextDep, caller: CallerDep, model_id: str) -> Hea
 @router.put("/{model_id}/head")
 async def set_head(context: ContextDep, caller: CallerDep, model_id: str, body: HeadRequest) -> Head:
     """Serve and continue from this checkpoint (null: the base weights). Gradients not yet applied are dropped."""
-    return await heads.set_head(context, caller, model_id, body.checkpoint_id)
+    return await heads.set_head(context.heads, caller, model_id, body.checkpoint_id)
 
 
 @router.post("/{model_id}/pause")

@@ -48,8 +48,9 @@ async def list_tasksets(
 @router.post("/v2/tasksets", status_code=201)
 async def create_taskset(context: ContextDep, caller: CallerDep, body: TasksetRequest) -> Taskset:
     """A taskset without tasks."""
+    projects.refuse_other_project(caller, body.project_id)
     async with context.database.session() as session:
-        return await service.create(session, caller, body)
+        return await service.create(session, caller, body.name)
 
 
 @router.get("/v2/tasksets/by-name/{name:path}")
@@ -92,7 +93,8 @@ async def remove_task(context: ContextDep, caller: CallerDep, taskset_id: UUID, 
 @router.post("/v2/tasks/upload", openapi_extra=json_body(TasksUpload), dependencies=[Depends(UPLOAD)])
 async def upload_tasks(context: ContextDep, caller: CallerDep, request: Request) -> UploadDone:
     """Add tasks to a taskset, or replace those of the same name."""
-    upload = await read_upload(context, request)
+    upload = await read_upload(context.upload_parser, await request.body())
+    projects.refuse_other_project(caller, upload.project_id)
     async with context.database.session() as session:
         return await service.upload(session, caller, upload)
 

@@ -51,7 +51,7 @@ Cursor = Annotated[str | None, Query(max_length=256)]
 @router.post("/v2/trace/{trace_id}/enter", dependencies=[ReportedTrace])
 async def enter(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceEntered) -> dict[str, str]:
     """A rollout begins."""
-    await service.enter(context, caller, trace_id, body)
+    await service.enter(context.database, caller, trace_id, body)
     return {"trace_id": str(trace_id)}
 
 
@@ -66,13 +66,13 @@ async def exit_(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: 
 @router.get("/v2/trace/{trace_id}", dependencies=[SeenTrace])
 async def get_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Trace:
     """One rollout."""
-    return await service.get_trace(context, caller.team_id, trace_id)
+    return await service.get_trace(context.database, caller.team_id, trace_id)
 
 
 @router.get("/v2/trace/{trace_id}/events", response_model=TraceEvents, dependencies=[SeenTrace])
 async def get_events(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Response:
     """What the agent said and what its tools answered, in order."""
-    events = await trace_events(context, caller.team_id, trace_id)
+    events = await trace_events(context.database, context.blobs, caller.team_id, trace_id)
     return Response(readable_json({"events": events}), media_type="application/json")
 
 
@@ -85,20 +85,22 @@ async def list_traces(
     cursor: Cursor = None,
 ) -> TraceList:
     """The team's rollouts, newest first, as many as fit all filters."""
-    return await service.page_of_traces(context, caller.team_id, wanted, limit, cursor)
+    return await service.page_of_traces(context.database, caller.team_id, wanted, limit, cursor)
 
 
 @router.get("/v2/traces/{trace_id}", response_model=TraceDetail, dependencies=[SeenTrace])
 async def get_detail(context: ContextDep, caller: CallerDep, trace_id: UUID, tokens: bool = True) -> Response:
     """One rollout with its turns: what was asked and answered, token ids, logprobs, checkpoints."""
-    detail = await trace_detail(context, caller.team_id, trace_id, tokens=tokens)
+    detail = await trace_detail(context.database, context.blobs, caller.team_id, trace_id, tokens=tokens)
     return Response(detail, media_type="application/json")
 
 
 @router.get("/v2/traces/{trace_id}/spans", response_model=TraceSpans, dependencies=[SeenTrace])
 async def get_spans(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Response:
     """The spans that telemetry brought, as they were sent."""
-    return Response(await trace_spans(context, caller.team_id, trace_id), media_type="application/json")
+    return Response(
+        await trace_spans(context.database, context.blobs, caller.team_id, trace_id), media_type="application/json"
+    )
 
 
 @router.post("/v2/traces/{trace_id}/logprobs", dependencies=[SeenTrace])
@@ -113,19 +115,19 @@ async def score(
 @router.delete("/v2/traces/{trace_id}", dependencies=[SeenTrace])
 async def delete_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Deleted:
     """Delete a rollout and all that was recorded of it."""
-    return await service.delete(context, caller, trace_id)
+    return await service.delete(context.database, caller, trace_id)
 
 
 @router.put("/v2/traces/{trace_id}/pin", dependencies=[SeenTrace])
 async def pin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Pin:
     """Keep a rollout, whatever the retention policy says."""
-    return await service.pin(context, caller.team_id, trace_id, True)
+    return await service.pin(context.database, caller.team_id, trace_id, True)
 
 
 @router.delete("/v2/traces/{trace_id}/pin", dependencies=[SeenTrace])
 async def unpin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) -> Pin:
     """Leave a rollout to the retention policy again."""
-    return await service.pin(context, caller.team_id, trace_id, False)
+    return await service.pin(context.database, caller.team_id, trace_id, False)
 
 
 @router.post("/v2/rollouts/cancel")
@@ -133,7 +135,7 @@ async def cancel(context: ContextDep, caller: CallerDep, body: CancelRequest) ->
     """Mark a rollout as cancelled. It runs at the client, which is not told."""
     if (trace_id := as_uuid(body.trace_id or "")) is not None:
         await require_trace(context.database, caller, trace_id)
-    return await service.cancel(context, caller.team_id, body)
+    return await service.cancel(context.database, caller.team_id, body)
 
 
 @router.post(
@@ -148,7 +150,9 @@ async def upload_telemetry(
     context: ContextDep, caller: ReporterDep, trace_id: UUID, request: Request
 ) -> dict[str, int]:
     """A batch of spans, recorded before this returns: training may refer to them at once."""
-    return {"accepted": await take_upload(context, caller.team_id, trace_id, request)}
+    database, blobs, parser = context.database, context.blobs, context.upload_parser
+    body = await request.body()
+    return {"accepted": await take_upload(database, blobs, parser, caller.team_id, trace_id, body)}
 
 
 @router.post("/sdk-events/cli", dependencies=[ANYBODY])

@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from server.context import ContextDep
 from server.http.authentication import CallerDep
+from server.http.disconnects import body_chunks
 from server.http.request_body import COUNTED_BY_ITS_READER
 from server.http.routing import KeyedRouter
 from server.protocols.hud.trace_filters import FilterDep
@@ -35,8 +36,8 @@ async def export_traces(
     made of words leave out those that cannot be told in words."""
     chosen = FORMATS[name]
     writer = chosen.writer(gzipped=gzip)
-    total = await count_wanted(context, caller.team_id, wanted)
-    pieces = export(context, caller.team_id, wanted, writer)
+    total = await count_wanted(context.database, caller.team_id, wanted)
+    pieces = export(context.database, context.blobs, caller.team_id, wanted, writer)
     first = await anext(pieces)
     suffix = chosen.suffix + (".gz" if gzip else "")
     headers = {
@@ -70,7 +71,15 @@ async def import_traces(
     tokens takes the reward and the status of its line; without it, a line that says otherwise is refused.
     A key for some models refuses lines of others.
     """
-    return await take_lines(context, caller, request, ImportOptions(job, rescore))
+    return await take_lines(
+        context.database,
+        context.blobs,
+        context.upload_parser,
+        context.settings.limits,
+        caller,
+        body_chunks(request, "the import"),
+        ImportOptions(job, rescore),
+    )
 
 
 async def _from(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

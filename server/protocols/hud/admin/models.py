@@ -54,4 +54,4 @@ async def set_head(context: ContextDep, caller: AdminDep, model_id: str, body: A
     """Serve and continue from this checkpoint (null: the base weights). The reason is kept in the audit log."""
     async with context.database.session() as session:
         model = await models.get_model(session, model_id)
-    return await roll_to(context, model, body.checkpoint_id, actor_of(caller), body.reason)
+    return await roll_to(context.heads, model, body.checkpoint_id, actor_of(caller), body.reason)

@@ -8,9 +8,8 @@ from typing import NoReturn, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect
 
-from server.http.disconnects import ClientDisconnected
+from server.http.disconnects import body_chunks
 from server.settings import Limits
 from server.uploads.json_scanner import JsonScanner
 from server.validation_messages import first_problem
@@ -33,20 +32,17 @@ async def read_request(request: Request, kind: type[RequestT], limits: Limits) -
     scanner = JsonScanner(limits.batch_tokens)
     scan_bytes = min(_SCAN_BYTES, 2 * limits.batch_tokens)  # so many tokens have no fewer bytes
     buffer, received = bytearray(), 0
-    try:
-        if (announced := _announced_bytes(request)) > limits.training_body_bytes:
-            raise _too_many_bytes(limits, announced)
-        async for chunk in request.stream():
-            received += len(chunk)
-            if received > limits.training_body_bytes:
-                raise _too_many_bytes(limits, received)
-            buffer += chunk
-            if len(buffer) >= scan_bytes:
-                await asyncio.to_thread(scanner.feed, bytes(buffer))
-                buffer.clear()
-        return await off_loop(received, _parse, scanner, bytes(buffer), kind), received
-    except ClientDisconnect:
-        raise ClientDisconnected("the client hung up while it sent the batch") from None
+    if (announced := _announced_bytes(request)) > limits.training_body_bytes:
+        raise _too_many_bytes(limits, announced)
+    async for chunk in body_chunks(request, "the batch"):
+        received += len(chunk)
+        if received > limits.training_body_bytes:
+            raise _too_many_bytes(limits, received)
+        buffer += chunk
+        if len(buffer) >= scan_bytes:
+            await asyncio.to_thread(scanner.feed, bytes(buffer))
+            buffer.clear()
+    return await off_loop(received, _parse, scanner, bytes(buffer), kind), received
 
 
 def _parse(scanner: JsonScanner, last: bytes, kind: type[RequestT]) -> RequestT:

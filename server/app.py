@@ -72,7 +72,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             closing_rollouts(settings),
         ):
             app.state.context = context
-            share = context.team_limits.share_with
+            share = context.sampling.limits.share_with
             with launching_trainers(settings):
                 async with (
                     counting_replicas(context.background, share),

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import Depends, Request
 
@@ -17,6 +16,7 @@ from server.metrics.blobs import MeasuredBlobs
 from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
 from server.sampling.admission import SamplingKeys
+from server.sampling.collaborators import Sampling
 from server.sampling.connections import Connections
 from server.sampling.dispatch import Dispatch
 from server.sampling.limits import TeamLimits
@@ -33,7 +33,6 @@ from server.sampling.recorder import Recorder
 from server.sampling.sampler_client import SamplerClient
 from server.sampling.sampler_pool import SamplerPool
 from server.sampling.sampler_watch import SamplerWatch
-from server.sampling.service import SamplingService
 from server.settings import ServerSettings
 from server.shutdown import Shutdown
 from server.training.collaborators import Training
@@ -58,9 +57,7 @@ class Context:
     listener: AsyncListener
     waiting_calls: WaitingCalls
     blobs: BlobStore
-    sampling: SamplingService
-    sampling_keys: SamplingKeys
-    team_limits: TeamLimits
+    sampling: Sampling
     training: Training
     heads: Heads
     metrics: ServerMetrics
@@ -68,7 +65,6 @@ class Context:
     key_uses: KeyUses
     upload_parser: UploadParser
     shutdown: Shutdown
-    wants: SharedLookups[UUID, None]
     answering: SharedLookups[str, bool]
 
 
@@ -89,7 +85,6 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     blobs = MeasuredBlobs(settings.blob_root, metrics)
     recorder = Recorder(background, blobs, metrics)
     recorder.start()
-    team_limits = TeamLimits(settings.gateway_limits, metrics, shutdown)
     wants = checkpoint_wants(database)
     holders = AdapterHolders(holder_lookups(database), wants, listener, shutdown)
     watch = SamplerWatch(connections, live_sampler_urls(background))
@@ -104,15 +99,15 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 listener,
                 waiting_calls,
                 blobs,
-                SamplingService(
+                Sampling(
                     database,
+                    SamplingKeys(serving_lookups(database, metrics), key_uses),
+                    wants,
                     SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
                     Dispatch(pool, holders, metrics, timeouts.samplers_s),
-                    team_limits,
+                    TeamLimits(settings.gateway_limits, metrics, shutdown),
                     recorder,
                 ),
-                SamplingKeys(serving_lookups(database, metrics), key_uses),
-                team_limits,
                 Training(
                     database,
                     background,
@@ -132,7 +127,6 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 key_uses,
                 upload_parser,
                 shutdown,
-                wants,
                 answering_samplers(connections.is_answering),
             )
     finally:

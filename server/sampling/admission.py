@@ -39,10 +39,10 @@ class SamplingKey:
 
 
 class SamplingKeys:
-    """Of one server process."""
+    """Of one server process. `lookups` also answer what teams ask that are known without a key."""
 
     def __init__(self, lookups: SharedLookups[ServingQuery, ServingInfo | None], key_uses: KeyUses) -> None:
-        self._lookups = lookups
+        self.lookups = lookups
         self._key_uses = key_uses
         self._last: OrderedDict[bytes, ServingQuery] = OrderedDict()
 
@@ -50,7 +50,7 @@ class SamplingKeys:
         """Raises Unauthenticated, or Forbidden where the key may not sample."""
         hashed, asked_at = key_hash(key), time.monotonic()
         question = self._last.get(hashed) or ServingQuery(hashed, None, None)
-        return self._admitted(question, await self._lookups.ask(question), asked_at)
+        return self._admitted(hashed, question, await self.lookups.ask(question), asked_at)
 
     async def ask(self, key: SamplingKey, question: ServingQuery) -> SamplingKey:
         """The key with the answer to this question; the next request of the key is expected to have the same one.
@@ -60,7 +60,7 @@ class SamplingKeys:
         if key.answer_to(question) is not None:
             return key
         asked_at = time.monotonic()
-        key = self._admitted(question, await self._lookups.ask(question), asked_at)
+        key = self._admitted(key.hashed, question, await self.lookups.ask(question), asked_at)
         if key.found.model_id is not None:
             self._last[key.hashed] = question
             self._last.move_to_end(key.hashed)
@@ -68,9 +68,11 @@ class SamplingKeys:
                 self._last.popitem(last=False)
         return key
 
-    def _admitted(self, question: ServingQuery, found: ServingInfo | None, asked_at: float) -> SamplingKey:
+    def _admitted(
+        self, hashed: bytes, question: ServingQuery, found: ServingInfo | None, asked_at: float
+    ) -> SamplingKey:
         caller = admitted(found.key if found else None)
         assert found is not None, "an unknown key is not admitted"
         self._key_uses.note(caller.key_id)
         caller.require("sample")
-        return SamplingKey(question.key_hash, caller, question, found, asked_at)
+        return SamplingKey(hashed, caller, question, found, asked_at)

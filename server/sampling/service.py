@@ -9,61 +9,50 @@ from typing import Any
 
 from server.rollouts.visibility import require_trace
 from server.sampling.answers import Answer, AnswerStream, Events
-from server.sampling.dispatch import Dispatch
+from server.sampling.collaborators import Sampling
 from server.sampling.generation import generate_all, seeded
-from server.sampling.limits import TeamLimits
-from server.sampling.recorder import Recorder
 from server.sampling.recording import served_completion
 from server.sampling.requests import Chat, Prompt, SampleRequest, affinity
-from server.sampling.sampler_client import SamplerClient, SamplerFailed
+from server.sampling.sampler_client import SamplerFailed
 from server.sampling.target import Target
-from store.database import AsyncDatabase
 from store.planes.serving import Sampler
 from wire.sampling import Flow, GenerateRequest, TokenizeRequest
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingService:
-    """Of one server process."""
+async def sample(sampling: Sampling, target: Target, request: SampleRequest) -> list[Answer]:
+    """Every answer, whole and on record.
 
-    database: AsyncDatabase
-    client: SamplerClient
-    dispatch: Dispatch
-    limits: TeamLimits
-    recorder: Recorder
+    Raises Forbidden where the rollout is of a model that is not the caller's, TooManyRequests, Unavailable,
+    InvalidRequest (`param`: "constraint" where it is about that), SamplerFailed.
+    """
+    task = await _begin(sampling, target, request)
+    return await sampling.dispatch.on_a_sampler(target, affinity(request.prompts[0]), task.whole)
 
-    async def sample(self, target: Target, request: SampleRequest) -> list[Answer]:
-        """Every answer, whole and on record.
 
-        Raises Forbidden where the rollout is of a model that is not the caller's, TooManyRequests, Unavailable,
-        InvalidRequest (`param`: "constraint" where it is about that), SamplerFailed.
-        """
-        task = await self._begin(target, request)
-        return await self.dispatch.on_a_sampler(target, affinity(request.prompts[0]), task.whole)
+async def stream(sampling: Sampling, target: Target, request: SampleRequest) -> AnswerStream:
+    """The same as it comes, once its first event is there: until then a sampler that is gone is replaced."""
+    task = await _begin(sampling, target, request)
+    return await sampling.dispatch.on_a_sampler(target, affinity(request.prompts[0]), task.open_stream)
 
-    async def stream(self, target: Target, request: SampleRequest) -> AnswerStream:
-        """The same as it comes, once its first event is there: until then a sampler that is gone is replaced."""
-        task = await self._begin(target, request)
-        return await self.dispatch.on_a_sampler(target, affinity(request.prompts[0]), task.open_stream)
 
-    async def _begin(self, target: Target, request: SampleRequest) -> _Task:
-        """A key for some models must not record under a rollout of another model, which would become one of these."""
-        if request.rollout is not None:
-            await require_trace(self.database, target.caller, request.rollout.trace_id, reports=True)
-        return _Task(self, target, request, time.monotonic())
+async def _begin(sampling: Sampling, target: Target, request: SampleRequest) -> _Task:
+    """A key for some models must not record under a rollout of another model, which would become one of these."""
+    if request.rollout is not None:
+        await require_trace(sampling.database, target.caller, request.rollout.trace_id, reports=True)
+    return _Task(sampling, target, request, time.monotonic())
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
     """One request on whichever sampler it lands. `began`: of the monotonic clock."""
 
-    service: SamplingService
+    sampling: Sampling
     target: Target
     request: SampleRequest
     began: float
 
     async def whole(self, sampler: Sampler) -> list[Answer]:
-        """See SamplingService.sample."""
+        """See `sample`."""
         answers = list[Answer]()
         async with aclosing(self._events(sampler, answers)) as events:
             async for _ in events:
@@ -71,26 +60,26 @@ class _Task:
         return answers
 
     async def open_stream(self, sampler: Sampler) -> AnswerStream:
-        """See SamplingService.stream."""
+        """See `stream`."""
         answers = list[Answer]()
         events = self._events(sampler, answers)
         return AnswerStream(answers, await anext(events), events)
 
     async def _events(self, sampler: Sampler, answers: list[Answer]) -> Events:
         """Those of all sequences; `answers` is filled with them."""
-        service, target, request = self.service, self.target, self.request
-        async with service.limits.slot(target.team_id, target.max_concurrent_rollouts):
-            with service.dispatch.pool.occupied(sampler, request.num_sequences):
+        sampling, target, request = self.sampling, self.target, self.request
+        async with sampling.limits.slot(target.team_id, target.max_concurrent_rollouts):
+            with sampling.dispatch.pool.occupied(sampler, request.num_sequences):
                 sequences = await self._sequences(sampler.url)
                 answers += [self._answer(index, sequence) for index, sequence in enumerate(sequences)]
-                async with aclosing(generate_all(service.client, sampler.url, sequences)) as events:
+                async with aclosing(generate_all(sampling.client, sampler.url, sequences)) as events:
                     async for index, event in events:
                         answers[index].add(event)
                         yield index, event
         self._check(answers)
         if request.rollout is not None:
             completion = served_completion(target, request, request.rollout, self.began, sequences, answers)
-            await service.recorder.keep(completion)
+            await sampling.recorder.keep(completion)
 
     async def _sequences(self, url: str) -> list[GenerateRequest]:
         target, request, sequences = self.target, self.request, list[GenerateRequest]()
@@ -114,7 +103,7 @@ class _Task:
     async def _source(self, url: str, prompt: Prompt, flow: Flow) -> dict[str, Any]:
         """What to continue. One sequence takes its chat along, for the sampler to render; of several, the chat is
         rendered once, before them."""
-        client = self.service.client
+        client = self.sampling.client
         if isinstance(prompt, list):
             return {"prompt_token_ids": prompt}
         if isinstance(prompt, str):

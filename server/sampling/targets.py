@@ -6,9 +6,11 @@ from uuid import UUID
 
 import structlog
 
+from server.auth.callers import Caller
 from server.catalog.repository import as_reference, checkpoint_reference
 from server.catalog.service import no_such_model
 from server.sampling.admission import SamplingKey, SamplingKeys
+from server.sampling.collaborators import Sampling
 from server.sampling.lookups import SharedLookups
 from server.sampling.target import ServedCheckpoint, Target
 from store.planes.adapters import adapter_name, base_adapter_name
@@ -16,26 +18,23 @@ from store.planes.serving import ServingInfo, ServingQuery
 from wire.errors import Gone, NotFound
 
 
-async def find_target(
-    keys: SamplingKeys, wants: SharedLookups[UUID, None], key: SamplingKey, model: str, pinned: str | None = None
-) -> Target:
-    """What the key's team calls so, in the statement that authenticated it where that asked for the same. `wants`: has
-    samplers hold a pinned checkpoint.
+async def find_target(sampling: Sampling, who: SamplingKey | Caller, model: str, pinned: str | None = None) -> Target:
+    """What the caller's team calls so. For a key this is one statement with the one that authenticated it, where that
+    asked for the same. `who`: or a caller who is known already.
 
-    Raises Unauthenticated, Forbidden where the key may not sample this, NotFound for the model or the pinned
+    Raises Unauthenticated, Forbidden where the caller may not sample this, NotFound for the model or the pinned
     checkpoint, Gone when that one's files were removed.
     """
-    key = await keys.ask(key, _question(key.hashed, model, pinned))
-    found, caller = key.found, key.caller
-    if found.model_id is None or found.slug is None or found.base_id is None or found.base_slug is None:
+    caller, found = await _found(sampling.keys, who, model, pinned)
+    if found is None or found.model_id is None or found.slug is None or found.base_id is None or not found.base_slug:
         raise no_such_model(model)
     caller.require_model(found.model_id, found.slug)
     structlog.contextvars.bind_contextvars(model_id=str(found.model_id), checkpoint=found.checkpoint_name)
     if pinned is not None:
-        await _pin(wants, found, pinned)
+        await _pin(sampling.wants, found, pinned)
     return Target(
         caller=caller,
-        team_id=found.team_id,
+        team_id=caller.team_id,
         model_id=found.model_id,
         max_concurrent_rollouts=found.max_concurrent_rollouts,
         slug=found.slug,
@@ -47,10 +46,16 @@ async def find_target(
     )
 
 
-def _question(hashed: bytes, model: str, pinned: str | None) -> ServingQuery:
+async def _found(
+    keys: SamplingKeys, who: SamplingKey | Caller, model: str, pinned: str | None
+) -> tuple[Caller, ServingInfo | None]:
     model_id, reference = as_reference(model)
     checkpoint = None if pinned is None else checkpoint_reference(pinned)
-    return ServingQuery(hashed, model_id, reference, checkpoint)
+    if isinstance(who, Caller):
+        who.require("sample")
+        return who, await keys.lookups.ask(ServingQuery(who.team_id, model_id, reference, checkpoint))
+    key = await keys.ask(who, ServingQuery(who.hashed, model_id, reference, checkpoint))
+    return key.caller, key.found
 
 
 def _checkpoint(found: ServingInfo) -> ServedCheckpoint | None:

@@ -1,4 +1,5 @@
-"""What a chat needs to know, in one statement: whose key it carries, which weights it asks for, and who holds them."""
+"""What a chat needs to know, in one statement: which weights it asks for and who holds them; and the key that it
+carries, where it is not known yet whose it is."""
 
 from __future__ import annotations
 
@@ -12,12 +13,15 @@ from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
 from store.planes.registration import LIVE_FOR_S
 from store.references import WANTED
 
-_FIND = f"""
-    with k as (
-        {KEY} where k.key_hash = %(key_hash)s
-    ), {WANTED}
-    select
-        k.*,
+# As store.planes.registration.takes_requests.
+_TAKES_REQUESTS = """
+    s.stopped_at is null
+    and s.drained_at is null
+    and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
+"""
+
+# Adapters as store.planes.adapters names them.
+_FACTS = f"""
         (select t.max_concurrent_rollouts from teams t where t.id = k.team_id) as max_concurrent_rollouts,
         m.id as model_id, m.slug,
         coalesce(b.id, m.id) as base_id, coalesce(b.slug, m.slug) as base_slug,
@@ -34,9 +38,7 @@ _FIND = f"""
                     else 'hw-' || replace(c.files_id::text, '-', '')
                 end
                 and s.base_id = coalesce(b.id, m.id)
-                and s.stopped_at is null
-                and s.drained_at is null
-                and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
+                and {_TAKES_REQUESTS}
         ) as samplers
     from k
     left join wanted on true
@@ -45,21 +47,31 @@ _FIND = f"""
     left join checkpoints c on {{which}}
     left join adapter_wants w on w.checkpoint_id = c.id
 """  # noqa: S608 - put together from constants
-_FIND_HEAD = _FIND.replace("{which}", "c.id = m.head_checkpoint_id")
-_FIND_PINNED = _FIND.replace("{which}", f"c.id = {referred_sql(lambda name: f'%({name})s')}")
+_BY_KEY = f"""
+    with k as ({KEY} where k.key_hash = %(who)s), {WANTED}
+    select k.*, {_FACTS}
+"""
+_BY_TEAM = f"""
+    with k as (select %(who)s::uuid as team_id), {WANTED}
+    select {_FACTS}
+"""
+_WHICH = {False: "c.id = m.head_checkpoint_id", True: f"c.id = {referred_sql(lambda name: f'%({name})s')}"}
+_STATEMENTS = {
+    (is_keyed, is_pinned): (_BY_KEY if is_keyed else _BY_TEAM).replace("{which}", which).encode()
+    for is_keyed in (True, False)
+    for is_pinned, which in _WHICH.items()
+}
+"""By whether a key asks, and whether for a checkpoint."""
 
-# As store.planes.registration.takes_requests.
-_HOLDING = """
+_HOLDING = f"""
     select s.id, s.url
     from samplers s
     join sampler_adapters a on a.sampler_id = s.id
     where a.adapter = %(adapter)s
         and a.state = 'loaded'
         and s.base_id = %(base_id)s
-        and s.stopped_at is null
-        and s.drained_at is null
-        and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
-"""
+        and {_TAKES_REQUESTS}
+"""  # noqa: S608 - put together from constants
 
 
 _LIVE_URLS = """
@@ -90,9 +102,10 @@ class Sampler:
 
 @dataclass(frozen=True, slots=True)
 class ServingQuery:
-    """A key's hash, what it calls the model, and which checkpoint it wants (None: the head)."""
+    """Who asks (the hash of a key, or a team that is known), what they call the model, and which checkpoint they want
+    (None: the head)."""
 
-    key_hash: bytes
+    who: bytes | UUID
     model_id: UUID | None
     """The reference, where it is an id; then it is nothing else."""
     reference: str | None
@@ -101,13 +114,13 @@ class ServingQuery:
 
 @dataclass(frozen=True, slots=True)
 class ServingInfo:
-    """A key that is known, and the weights that it asks for.
+    """A key that is known (None where a team asked), and the weights that are asked for.
 
     From `model_id` on all is None where the team sees no such model; from `checkpoint_id` on, for the base weights or
     where the pinned node is not there. `is_wanted`: samplers shall hold it for a while longer, whatever the head is.
     """
 
-    key: KeyFacts
+    key: KeyFacts | None
     max_concurrent_rollouts: int | None
     model_id: UUID | None
     slug: str | None
@@ -121,18 +134,13 @@ class ServingInfo:
     is_wanted: bool | None
     samplers: tuple[Sampler, ...]
 
-    @property
-    def team_id(self) -> UUID:
-        """The key's team."""
-        return self.key.team_id
-
 
 async def find_serving(
     connection: AsyncConnection, question: ServingQuery, pin_half_time_s: float
 ) -> ServingInfo | None:
-    """What there is behind a key, a model and a checkpoint. None for an unknown key."""
+    """What there is behind a key or a team, a model and a checkpoint. None for an unknown key."""
     asked: dict[str, Any] = {
-        "key_hash": question.key_hash,
+        "who": question.who,
         "model_id": question.model_id,
         "reference": question.reference,
         "pin_half_time_s": pin_half_time_s,
@@ -140,12 +148,14 @@ async def find_serving(
     }
     if question.checkpoint is not None:
         asked |= asdict(question.checkpoint)
-    statement = _FIND_HEAD if question.checkpoint is None else _FIND_PINNED
-    row = await (await connection.execute(statement.encode(), asked)).fetchone()
+    is_keyed = isinstance(question.who, bytes)
+    statement = _STATEMENTS[is_keyed, question.checkpoint is not None]
+    row = await (await connection.execute(statement, asked)).fetchone()
     if row is None:
         return None
     samplers = tuple(Sampler(UUID(sampler_id), url) for sampler_id, url in row.samplers or ())
-    return ServingInfo(key_facts(row), *row[NUM_FACTS:-1], samplers=samplers)
+    key, rest = (key_facts(row), row[NUM_FACTS:-1]) if is_keyed else (None, row[:-1])
+    return ServingInfo(key, *rest, samplers=samplers)
 
 
 async def samplers_serving(connection: AsyncConnection, base_id: UUID, adapter: str) -> tuple[Sampler, ...]:

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.context import Context
 from server.http.access import Access, DescribedKey, sent_key
-from server.sampling.admission import SamplingKey, SamplingKeys
+from server.sampling.admission import SamplingKey
 
 _SAMPLING_KEY = "headway.sampling_key"
 
@@ -16,8 +17,8 @@ class _SamplingAccess(Access):
     """A live key with the scope `sample`."""
 
     async def admit(self, request: Request) -> None:
-        keys: SamplingKeys = request.app.state.context.sampling_keys
-        request.scope[_SAMPLING_KEY] = await keys.admit(sent_key(request))
+        context: Context = request.app.state.context
+        request.scope[_SAMPLING_KEY] = await context.sampling.keys.admit(sent_key(request))
 
     async def __call__(self, request: Request, _described: DescribedKey) -> SamplingKey:
         """The key of a request that was admitted."""

@@ -15,8 +15,9 @@ from server.protocols.openai.replies import Envelope, json_response
 from server.protocols.openai.schemas import Completion
 from server.protocols.openai.streaming import EventStream
 from server.sampling.answers import Answer, AnswerStream
+from server.sampling.collaborators import Sampling
 from server.sampling.requests import SampleRequest
-from server.sampling.service import SamplingService
+from server.sampling.service import sample, stream
 from server.sampling.target import Target
 from wire.errors import ContextLengthExceeded, InvalidRequest
 
@@ -57,13 +58,13 @@ class Named:
 
 
 async def respond(
-    sampling: SamplingService, request: Request, target: Target, sample: SampleRequest, reply: Reply, named: Named
+    sampling: Sampling, request: Request, target: Target, wanted: SampleRequest, reply: Reply, named: Named
 ) -> Response:
     """Sample, and reply. Raises what sampling raises until something was sent."""
-    if sample.whole:
-        answers = await _unless_refused(request, sampling.sample(target, sample), named)
+    if wanted.whole:
+        answers = await _unless_refused(request, sample(sampling, target, wanted), named)
         return json_response(reply.envelope, reply.whole(answers))
-    chunks = reply.chunks(await _unless_refused(request, sampling.stream(target, sample), named))
+    chunks = reply.chunks(await _unless_refused(request, stream(sampling, target, wanted), named))
     return EventStream(reply.envelope, await anext(chunks), chunks)
 
 

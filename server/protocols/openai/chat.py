@@ -30,7 +30,7 @@ async def chat(context: Context, key: SamplingKey, request: Request, body: ChatR
     """A chat completion, whole or streamed."""
     prompt = _chat_prompt(body)
     asked = requested_constraint(body)
-    target = await find_target(context.sampling_keys, context.wants, key, body.model, body.checkpoint)
+    target = await find_target(context.sampling, key, body.model, body.checkpoint)
     sample = SampleRequest(
         [prompt],
         sampling_params(body, body.max_tokens, body.top_logprobs or 0 if body.logprobs else 0, asked),

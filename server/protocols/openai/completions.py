@@ -32,7 +32,7 @@ async def complete(context: Context, key: SamplingKey, request: Request, body: C
     check_parameters(body)
     asked = requested_constraint(body)
     prompts = _prompts(body)
-    target = await find_target(context.sampling_keys, context.wants, key, body.model, body.checkpoint)
+    target = await find_target(context.sampling, key, body.model, body.checkpoint)
     sample = SampleRequest(
         prompts,
         sampling_params(body, body.max_tokens, body.logprobs or 0, asked),

@@ -35,7 +35,7 @@ def backup(
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Write database, checkpoints and blobs as of one moment. The service may run meanwhile."""
+    """Write database, checkpoints and blobs as of one moment; the service may run meanwhile."""
     from store.backup import BackupManifest, back_up
     from store.blobs import BlobStore
 
@@ -57,13 +57,13 @@ def restore(
     source: Annotated[Path, typer.Option("--from", help="A folder or .tar file that `headway backup` wrote")],
     base: Annotated[
         list[str] | None,
-        typer.Option(help="SLUG=ID_OR_PATH of a base model whose weights lie elsewhere on this machine"),
+        typer.Option(help="SLUG=ID_OR_PATH of a base model whose weights are elsewhere on this machine"),
     ] = None,
     checkpoint_store: CheckpointStoreUrl = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Bring a service back into an empty database and an empty data folder. Then start it as ever."""
+    """Restore a backup into an empty database and an empty data folder; then start the service as usual."""
     from store.backup import BackupManifest
     from store.backup import restore as restore_all
     from store.blobs import BlobStore

@@ -31,7 +31,7 @@ def verify(
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Read every checkpoint and blob that the database names, and name what is missing, changed or too much.
+    """Read every checkpoint and blob that the database names, and list files that are missing, changed or not named.
 
     Exit status 1 if anything is. The service may run meanwhile.
     """
@@ -55,12 +55,12 @@ def verify(
 
 def doctor(
     as_json: Json = False,
-    files: Annotated[bool, typer.Option("--files", help="Also look whether checkpoints have their files")] = False,
+    files: Annotated[bool, typer.Option("--files", help="Also check that checkpoints have their files")] = False,
     checkpoint_store: CheckpointStoreUrl = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Check what must be true of the database at every moment. Exit status 1 if anything is not."""
+    """Check the database's invariants. Exit status 1 if one does not hold."""
     from store.database import Database
     from store.invariants import INVARIANTS, check_all, check_files
 

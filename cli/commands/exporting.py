@@ -37,7 +37,7 @@ def export(
     key: Key = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Write recorded rollouts to a file. It gets its name when it is whole, and not before."""
+    """Write recorded rollouts to a file. It is written as FILE.part and renamed when it is complete."""
     asked: dict[str, Any] = {
         "format": name,
         "gzip": out.suffix == ".gz",

@@ -54,7 +54,7 @@ def gc(
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Remove what nobody needs: thinned optimizer states, leftovers, unread blobs, old rollouts, rows of the dead."""
+    """Remove thinned optimizer states, files without a row, unread blobs, old rollouts and rows of dead processes."""
     from store.blobs import BlobStore
     from store.database import Database
     from store.retention import Collector

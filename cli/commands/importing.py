@@ -25,13 +25,13 @@ def import_(
     job: Annotated[str | None, typer.Option(help="Put them under a job of this name")] = None,
     rescore: Annotated[
         bool,
-        typer.Option("--rescore", help="What is on record takes the file's reward and status"),
+        typer.Option("--rescore", help="Replace reward and status of recorded rollouts with the file's"),
     ] = False,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Record rollouts from a file. Again is harmless: what is on record already is not recorded twice."""
+    """Record rollouts from a file. May be repeated: a rollout that is on record is not recorded twice."""
     query = {"rescore": rescore, **({"job": job} if job is not None else {})}
     totals: dict[str, int] = dict.fromkeys(_COUNTED, 0)
     begins_at, console = 1, Console(stderr=True)

@@ -20,13 +20,13 @@ from server.auth.roles import ROLES, SCOPES
 from server.team import keys as team_keys
 from wire.errors import Forbidden, Unauthenticated
 
-app = typer.Typer(cls=WholeHelp, help="API keys: made once, shown once, kept as a hash.", no_args_is_help=True)
+app = typer.Typer(cls=WholeHelp, help="API keys. A key is shown once and stored as a hash.", no_args_is_help=True)
 
 
 @app.command("create")
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for")],
-    team: Annotated[str, typer.Option(help="Whose models it opens; made if it does not exist")] = "default",
+    team: Annotated[str, typer.Option(help="The team whose models it opens; created if it does not exist")] = "default",
     admin: Annotated[bool, typer.Option("--admin", help="An operator's key: --role admin")] = False,
     role: Annotated[str, typer.Option(help=f"What it may do: {', '.join(ROLES)}")] = "member",
     scopes: Annotated[list[str] | None, typer.Option("--scope", help=f"Less than that: {', '.join(SCOPES)}")] = None,
@@ -71,7 +71,7 @@ def rotate(
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Make another key that allows the same, and print it. The old one ends after a while."""
+    """Make another key with the same rights, and print it. The old one expires after --grace-hours."""
 
     async def act(session: AsyncSession) -> str:
         row = await service.find_live_key(session, key.rstrip("…"))

@@ -20,8 +20,8 @@ from cli.settings import (
 def mirror(
     to: Annotated[str, typer.Option("--to", help="tensorboard:DIR, wandb:PROJECT or mlflow:URI")],
     model: Annotated[list[str] | None, typer.Option(help="A model (SLUG or TEAM/SLUG); repeat; default: all")] = None,
-    once: Annotated[bool, typer.Option("--once", help="End when everything so far is there")] = False,
-    every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks")] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="End when every step so far is copied")] = False,
+    every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two queries")] = 5.0,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     log_format: LogFormatOption = None,

@@ -28,7 +28,7 @@ ModelName = Annotated[str, typer.Argument(help="The model's id or name; TEAM/MOD
 
 
 def drain(plane: PlaneId = "", database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Take a trainer or sampler out of service, gently: what it is doing is finished, nothing new is given to it."""
+    """Give a trainer or sampler no new work. What it is doing is finished."""
     url = database_url_or_embedded(database_url, data_dir)
     if not plane:
         _list_planes(url)
@@ -38,7 +38,7 @@ def drain(plane: PlaneId = "", database_url: OptionalDatabaseUrl = None, data_di
 
 
 def undrain(plane: PlaneId, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Have a drained trainer or sampler work again."""
+    """Give a drained trainer or sampler work again."""
     url = database_url_or_embedded(database_url, data_dir)
     in_session_or_stop(url, lambda session: _drain(session, plane, drained=False))
     typer.echo(f"{plane} works again")
@@ -46,7 +46,7 @@ def undrain(plane: PlaneId, database_url: OptionalDatabaseUrl = None, data_dir: 
 
 def pause(
     model: ModelName,
-    reason: Annotated[str, typer.Option(help="What callers are told")],
+    reason: Annotated[str, typer.Option(help="Returned to callers in the error")],
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -71,10 +71,10 @@ def resume(model: ModelName, database_url: OptionalDatabaseUrl = None, data_dir:
 
 
 def audit(
-    team: Annotated[str | None, typer.Option(help="Of this team's things alone")] = None,
-    action: Annotated[str | None, typer.Option(help="Such as set_head")] = None,
+    team: Annotated[str | None, typer.Option(help="Only events of this team")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this action, such as set_head")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
-    cursor: Annotated[str | None, typer.Option(help="Go on where the list before ended")] = None,
+    cursor: Annotated[str | None, typer.Option(help="Continue where the previous list ended")] = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:

@@ -16,7 +16,7 @@ from server.guard.types import TrainabilityReport
 from server.trainability.report import trainability
 from store.tables import ModelRow
 
-app = typer.Typer(cls=WholeHelp, help="Reports on what was trained.", no_args_is_help=True)
+app = typer.Typer(cls=WholeHelp, help="Reports on training.", no_args_is_help=True)
 
 
 @app.callback()
@@ -29,7 +29,7 @@ def show_trainability(
     model: ModelName,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every task's figures over time")] = False,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
-    cursor: Annotated[str | None, typer.Option(help="Go on where the list before ended")] = None,
+    cursor: Annotated[str | None, typer.Option(help="Continue where the previous list ended")] = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:

@@ -25,10 +25,10 @@ from store.planes.promotion import Missing, missing_adapters
 def status(
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show how it changes, until Ctrl-C")] = False,
-    every_s: Annotated[float, typer.Option("--every-s", min=0.2, help="With --watch: seconds between two looks")] = 2.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, until Ctrl-C")] = False,
+    every_s: Annotated[float, typer.Option("--every-s", min=0.2, help="With --watch: seconds between queries")] = 2.0,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on one line; with --watch, one for each look")
+        bool, typer.Option("--json", help="One JSON object on one line; with --watch, one for each query")
     ] = False,
     max_models: Annotated[int, typer.Option(min=1, help="Models to show: those that stepped last")] = 200,
 ) -> None:

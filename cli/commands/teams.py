@@ -15,8 +15,8 @@ from server.admin.types import Quotas, TeamChange, TeamRequest, TeamWithUsage
 from server.audit.recording import COMMAND_LINE
 from server.team import service
 
-teams = typer.Typer(cls=WholeHelp, help="Teams: who owns models, keys, jobs and traces.", no_args_is_help=True)
-quotas = typer.Typer(cls=WholeHelp, help="What a team may have.", no_args_is_help=True)
+teams = typer.Typer(cls=WholeHelp, help="Teams, which own models, keys, jobs and traces.", no_args_is_help=True)
+quotas = typer.Typer(cls=WholeHelp, help="Quotas of teams.", no_args_is_help=True)
 
 TeamName = Annotated[str, typer.Argument(help="The team's name or id")]
 _ALL = 10_000
@@ -58,7 +58,7 @@ def rename(
 
 @teams.command("disable")
 def disable(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Refuse all keys of a team. What was accepted before is finished."""
+    """Refuse all keys of a team. Operations that were accepted before are carried out."""
     _change(database_url_or_embedded(database_url, data_dir), team, {"disabled": True})
     typer.echo(f"disabled the team {team}")
 
@@ -72,7 +72,7 @@ def enable(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: D
 
 @teams.command("delete")
 def delete(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Remove a team that has nothing, and its keys."""
+    """Remove a team without models, jobs and traces, and its keys."""
 
     async def act(session: AsyncSession) -> None:
         await service.delete_team(session, await service.get_team(session, team), COMMAND_LINE)
@@ -91,7 +91,7 @@ def set_(
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Set what is named; the rest stays."""
+    """Set the quotas that are named; the others stay."""
     named = {
         "max_models": models,
         "max_storage_bytes": storage_bytes,
@@ -105,7 +105,7 @@ def set_(
 
 @quotas.command("show")
 def show_quotas(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Show what a team uses of what it may have."""
+    """Show a team's quotas and what it uses of them."""
 
     async def look(session: AsyncSession) -> TeamWithUsage:
         return await service.describe_team(session, await service.get_team(session, team))

@@ -1,4 +1,4 @@
-"""The agent beside a sampler: tells the database what it holds, and brings it to what the database wants.
+"""The agent beside a sampler: reports to the database what it holds, and loads what the database wants.
 
 Reconciled at start, on every wake-up and now and then unasked, so a sampler that comes back needs nobody's help.
 """

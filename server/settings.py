@@ -1,4 +1,4 @@
-"""What a server process is told when it starts."""
+"""Settings of a server process."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class CheckpointReference:
 
 
 def sampler_path(files_model_id: UUID, files_id: UUID) -> str:
-    """Where clients are told that the adapter of a checkpoint is."""
+    """The path of a checkpoint's adapter, as clients get it."""
     return part_path(files_model_id, files_id, ADAPTER)
 
 

@@ -19,8 +19,8 @@ async def move_head(session: AsyncSession, model_id: UUID, checkpoint_id: UUID |
     """Point the head at one of the model's committed checkpoints (None: at the base weights).
 
     Gradients that no step has consumed were computed on other weights, or asked for when those were the head's: they
-    are superseded, and their callers told. So are the steps that wait to apply them, and the one that is running, which
-    cannot commit any more.
+    are superseded, and their callers notified. So are the steps that wait to apply them, and the one that is running,
+    which cannot commit any more.
     """
     model = await session.get_one(ModelRow, model_id, with_for_update=True)
     model.head_checkpoint_id = checkpoint_id

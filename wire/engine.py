@@ -47,7 +47,7 @@ class PassResult:
     """What one gradient pass did. Metric names are `name` or `name:reduction`.
 
     logprobs: of each trajectory, the policy's of every output token as the loss saw it: float32 nats, turn by turn.
-    None where the engine does not tell.
+    None where the engine does not return them.
     """
 
     metrics: dict[str, float]

@@ -40,7 +40,7 @@ class InvalidRequest(HeadwayError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """The prompt leaves no room for an answer. Harnesses tell a prompt that grew too long from a crashed rollout by
+    """The prompt leaves no room for an answer. Harnesses distinguish a prompt that grew too long from a crash by
     this status and code, which are OpenAI's, and by the words of the sentence, which are OpenAI's and vLLM's."""
 
     status, code, tries = 400, "context_length_exceeded", FINAL
@@ -154,7 +154,7 @@ class LeaseLost(HeadwayError):
 
 
 class Interrupted(HeadwayError):
-    """The trainer was told to stop while it computed; the operation goes back into the queue, nobody sees this."""
+    """The trainer was stopped while it computed; the operation is queued again, and no caller gets this."""
 
     status, code, tries = 503, "interrupted", UNTIL_MENDED
 

@@ -32,7 +32,7 @@ class Constraint(BaseModel):
     calls: ForcedCalls | None = None
 
     after_reasoning: dict[str, Any] | None = None
-    """The prompt is a chat's, rendered with these `chat_template_kwargs`: a backend that tells reasoning apart while
+    """The prompt is a chat's, rendered with these `chat_template_kwargs`: a backend that separates reasoning while
     it samples constrains only what comes after. None: the constraint holds from the first token on."""
 
 

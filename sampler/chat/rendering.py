@@ -72,7 +72,7 @@ class ChatRenderer:
         return self.tokenize_bare(rendered)
 
     def generation_prompt(self, chat_template_kwargs: dict[str, Any]) -> str:
-        """What the template writes before an answer; empty where it cannot be told."""
+        """What the template writes before an answer; empty where it cannot be found out."""
         chat = RenderRequest(messages=[{"role": "user", "content": "."}], chat_template_kwargs=chat_template_kwargs)
         try:
             whole = self._apply_template(chat.messages, chat)

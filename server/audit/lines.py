@@ -1,4 +1,4 @@
-"""Lines of the audit log on the driver's connection, in the transaction of what they tell about."""
+"""Lines of the audit log on the driver's connection, in the transaction of the change that they record."""
 
 from __future__ import annotations
 

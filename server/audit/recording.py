@@ -1,4 +1,4 @@
-"""Writing the audit log, in the transaction of what it tells about."""
+"""Writing the audit log, in the transaction of the change that it records."""
 
 from __future__ import annotations
 

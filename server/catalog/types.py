@@ -105,7 +105,7 @@ class HeadRequest(BaseModel):
 
 
 class PauseRequest(BaseModel):
-    """Why a model shall not be trained for now: what callers are told."""
+    """Why a model shall not be trained for now; callers get it in the error."""
 
     model_config = ConfigDict(extra="forbid")
 

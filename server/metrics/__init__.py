@@ -1,2 +1,2 @@
-"""What a server tells Prometheus. One exemplar of each kind: `instruments` counts as things happen, `census` asks the
+"""A server's Prometheus metrics. One exemplar of each kind: `instruments` counts as things happen, `census` asks the
 database when somebody scrapes."""

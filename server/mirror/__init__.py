@@ -12,7 +12,7 @@ _MODULES = {"tensorboard": "tensorboard", "wandb": "weights_and_biases", "mlflow
 
 
 def open_target(address: str, state_folder: Path) -> Target:
-    """The target of `KIND:WHERE`. `state_folder`: for targets that cannot tell what they have.
+    """The target of `KIND:WHERE`. `state_folder`: for targets that cannot be asked what they have.
 
     Raises ValueError for an address that is none, ModuleNotFoundError for a target whose library is not installed.
     """

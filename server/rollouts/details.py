@@ -22,7 +22,7 @@ async def trace_detail(
     """The rollout as JSON. tokens: with ids and logprobs, of which a long rollout has megabytes. Raises NotFound.
 
     `turns`: what would be trained on, in order. `other_samples`: what the gateway served besides. `messages` is what
-    was asked, `reply` what was read out of the answer; both null where only telemetry told of the sample. `trainer`:
+    was asked, `reply` what was read out of the answer; both null where only telemetry has the sample. `trainer`:
     the last pass that went over the sample, and how far its logprobs are from the sampler's; null where none did.
     """
     found = await read_rollouts(database, blobs, team_id, [trace_id], conversations=True)

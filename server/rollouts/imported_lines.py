@@ -23,7 +23,7 @@ from wire.trajectories import Turn
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A rollout as its line tells of it. `trace_id`: of the line, or made from what it holds."""
+    """A rollout as its line describes it. `trace_id`: of the line, or made from what it holds."""
 
     said: transfer_types.ImportedTrace
     turns: Sequence[ImportedTurn]
@@ -146,7 +146,7 @@ def _served(where: str, said: transfer_types.ImportedTurn, asked: Conversation |
 
 
 def _told(asked: Conversation | None) -> tuple[str | None, list[Any]]:
-    """What people read of the answer: its text, and calls as a step tells of them."""
+    """What people read of the answer: its text, and calls in the form of a step's."""
     reply: Any = asked.reply if asked else None
     if not isinstance(reply, dict):
         return (reply if isinstance(reply, str) else None), []

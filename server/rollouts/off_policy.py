@@ -33,7 +33,7 @@ class Gap:
         return self.k3 / self.num_tokens
 
     def figures(self) -> dict[str, float | int]:
-        """As the API tells them."""
+        """As the API returns them."""
         return {
             "num_tokens": self.num_tokens,
             "mean_abs_difference": self.mean,

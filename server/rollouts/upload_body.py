@@ -21,7 +21,7 @@ MAX_SPANS = 100_000
 
 
 def read_upload(body: bytes, team_id: UUID, trace_id: UUID) -> tuple[list[NewSpan], list[NewSample]]:
-    """Its spans, and the samples that they tell of. Raises InvalidRequest unless it is `{"telemetry": [...]}`."""
+    """Its spans, and the samples that they contain. Raises InvalidRequest unless it is `{"telemetry": [...]}`."""
     try:
         spans = [read_span(span, trace_id) for span in parse_upload(body)]
     except RecursionError:

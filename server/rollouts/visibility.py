@@ -1,6 +1,6 @@
 """What a key that is narrowed to some models sees of rollouts and jobs: those of its models.
 
-A job is seen if it has rollouts of these models, and of no others. Rollouts whose model nobody has told yet are on no
+A job is seen if it has rollouts of these models, and of no others. Rollouts whose model is not known yet are on no
 list, and may be reported. For the keys of a whole team nothing is asked.
 """
 

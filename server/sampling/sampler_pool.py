@@ -28,12 +28,12 @@ _BOUND = 1.25
 """Times the mean load: more than this goes to the next in rank."""
 _FIRST_PROBE_S, _LAST_PROBE_S = 0.2, 2.0
 _GIVE_UP_S = 60.0
-"""By then heartbeats tell who lives."""
+"""By then heartbeats show which samplers live."""
 
 
 class SamplerPool:
     """Counts this process's sequences in flight, and knows which samplers it lost and did not reach again since.
-    `is_answering` tells whether one can be reached."""
+    `is_answering` returns whether one can be reached."""
 
     def __init__(
         self, is_answering: Callable[[str], Awaitable[bool]] | None = None, metrics: ServerMetrics | None = None

@@ -128,7 +128,8 @@ async def _admitted(
 
 
 async def _not_loaded(database: AsyncDatabase, slug: str) -> Unavailable:
-    """The refusal of a base whose facts no trainer has told yet; asks for one, should somebody start them on demand."""
+    """The refusal of a base whose facts no trainer has reported yet; asks for one, should somebody start them on
+    demand."""
     async with database.session() as session:
         (base,) = [supply for supply in await trainer_availability_async(session) if supply.base == slug]
     async with database.connection() as connection:

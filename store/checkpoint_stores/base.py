@@ -14,7 +14,7 @@ STATE = "state"
 
 
 def part_path(model: UUID, checkpoint: UUID, part: str) -> str:
-    """Where a part is, as clients are told by every store; means nothing outside of Headway."""
+    """The path of a part, as every store returns it to clients; means nothing outside of Headway."""
     return f"checkpoints/{model.hex}/{checkpoint.hex}/{part}"
 
 
@@ -93,7 +93,7 @@ class CheckpointStore(Protocol):
         ...
 
     def describe(self, model: UUID, checkpoint: UUID, part: str) -> str:
-        """What clients are told about where a part is; means nothing outside the store."""
+        """The path of a part that clients get; means nothing outside the store."""
         ...
 
     def stored(self) -> Iterator[StoredCheckpoint]:

@@ -21,7 +21,7 @@ ROLLOUTS = (
     ),
     Invariant(
         "steps have their samples",
-        "The sample that a span tells of is on record.",
+        "The sample that a span names is on record.",
         """
         select s.team_id, s.trace_id, s.span_id from spans s
         where s.sample_digest is not null and not exists (

@@ -16,7 +16,7 @@ from store.oplog.turns import CHARGE
 _HELD = "held as (select model_id from model_leases where model_id = %(model_id)s and token = %(token)s for update)"
 
 # A forward and a step belong to the weights that they are about to see, hence their head_version. A step leaves out the
-# gradients that nobody acknowledged, and those who wait for them after all are told. The commit does not wait for the
+# gradients that nobody acknowledged, and whoever waits for them after all is notified. The commit does not wait for the
 # disk: a start that a crash of PostgreSQL undoes leaves the operation queued, as it was.
 START_NEXT = f"""
     with {_HELD}, model as (

@@ -1,4 +1,4 @@
-"""Which server processes live, so that everybody can tell whether somebody still waits for an answer.
+"""Which server processes live, so that everybody can find out whether a caller still waits for an answer.
 
 A process draws a number and holds an advisory lock of that number on the connection on which it listens. PostgreSQL
 gives the lock back when the process dies, however it dies. A call is numbered by its process and a count.

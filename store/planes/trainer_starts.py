@@ -101,7 +101,7 @@ def all_served(connection: Connection, bases: list[str] | None) -> bool:
 
 
 async def want_trainer(connection: AsyncConnection, base_id: UUID) -> None:
-    """Ask for a trainer for a base without queued work: only a trainer can tell what the base allows."""
+    """Ask for a trainer for a base without queued work: only a trainer can report what the base allows."""
     await connection.execute(_WANT, {"base_id": base_id, "channel": TRAINERS_CHANGED})
 
 

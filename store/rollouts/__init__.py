@@ -1,7 +1,7 @@
 """Recorded rollouts: what the gateway and telemetry bring, written once and read back exactly.
 
 To write: `record` (recording) takes `TraceRecord`s of `NewSample`s and `NewSpan`s. To read: `list_traces` (traces)
-pages through facts by a filter, `read_rollouts` (reading) brings tokens, `read_spans` the steps that telemetry told,
+pages through facts by a filter, `read_rollouts` (reading) brings tokens, `read_spans` the steps of its telemetry,
 and `resolve` (resolving) says what a trace is worth as a trajectory. To change: `changing`. From elsewhere:
 `import_trace` (importing).
 

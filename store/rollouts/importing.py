@@ -137,7 +137,7 @@ def content_id(turns: Sequence[ImportedTurn], reward: float | None) -> UUID:
 
 
 def _as_record(trace: NewTrace) -> TraceRecord:
-    """Its turns are steps, as telemetry would have told of them: so their order and number are on record."""
+    """Its turns as steps, as telemetry would have reported them, so that their order and number are on record."""
     samples = [NewSample(trace.team_id, trace.id, one.turn, one.served) for one in trace.turns]
     spans = [_step(number, one) for number, one in enumerate(trace.turns, 1)]
     return TraceRecord(trace.team_id, trace.id, samples, spans, trace.model, {IMPORTED, *trace.flags})

@@ -54,8 +54,8 @@ _SPANS = """
 class RecordedSample:
     """One sampling call. `turn`: prompt_ids and output_ids (int32), sampling_logprobs (float32 nats, may be empty).
 
-    `step_id`: its place among the steps that telemetry told of; None where it was not told. From `served_at` on: what
-    the gateway recorded; all None where only telemetry told of the sample. `checkpoint_id` None with a `served_at`: the
+    `step_id`: its place among the steps of telemetry; None where telemetry lacks it. From `served_at` on: what
+    the gateway recorded; all None where only telemetry has the sample. `checkpoint_id` None with a `served_at`: the
     base weights. `conversation` is None too where it was not asked for.
     """
 
@@ -127,7 +127,7 @@ async def read_rollouts(
 
 
 async def read_spans(database: AsyncDatabase, blobs: BlobStore, team_id: UUID, trace_id: UUID) -> list[RecordedSpan]:
-    """What telemetry told of a trace: steps in order, then everything else by time. Empty for an unknown trace."""
+    """The telemetry of a trace: steps in order, then everything else by time. Empty for an unknown trace."""
     asked = {"team_id": team_id, "trace_id": trace_id, "ids": [trace_id]}
     async with database.connection() as connection:
         spans = await _all(connection, _SPANS, asked)

@@ -124,7 +124,7 @@ async def _write(
     """How many samples each trace has then; 0 where some were on record before. Raises _ParentGone."""
     counts = dict[Trace, int]()
     async with database.connection() as connection, connection.cursor() as cursor:
-        # What is sent in one go is one transaction without being told so, and two statements less.
+        # Statements that are sent together are one transaction anyway: begin and commit are two statements less.
         is_one_go = not spans and first is None
         async with connection.pipeline(), nullcontext() if is_one_go else connection.transaction():
             if first is not None:

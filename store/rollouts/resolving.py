@@ -2,9 +2,9 @@
 
 Telemetry decides: the samples of the agent's steps, by ascending step. It is what the client would send inline. The
 gateway's record fills in where it is certain: a sample that a reported one goes on from was a turn, though the upload
-of its step got lost. Only where telemetry tells of no tokens at all does the gateway's record stand for the rollout. It
+of its step got lost. Only where telemetry has no tokens at all does the gateway's record stand for the rollout. It
 may hold answers that were lost on the way and asked for again: of several answers to one prompt the one counts that
-the rollout went on from, or else the last. Calls of others under the same trace id cannot be told apart there.
+the rollout went on from, or else the last. Calls of others under the same trace id cannot be distinguished there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wire.trajectories import Trajectory
 class Resolved:
     """A rollout as a trajectory. `samples`: its turns in order; none where no tokens are on record.
 
-    `is_reported`: telemetry told of the turns; otherwise they are the gateway's record. The reward is the trace's.
+    `is_reported`: telemetry has the turns; otherwise they are the gateway's record. The reward is the trace's.
     """
 
     trace: TraceFacts

@@ -46,7 +46,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class NewSample:
-    """A sampling call of a trace. `served` None: told by telemetry, or imported."""
+    """A sampling call of a trace. `served` None: from telemetry, or imported."""
 
     team_id: UUID
     trace_id: UUID

@@ -37,7 +37,7 @@ _MOST = 3.4e38
 
 @dataclass(frozen=True, slots=True)
 class NewSpan:
-    """A span as columns of its row, and what it tells of its trace. `turn`: the sample of an agent's step."""
+    """A span as columns of its row, and what it says of its trace. `turn`: the sample of an agent's step."""
 
     span_id: str
     digest: bytes

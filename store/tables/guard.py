@@ -1,4 +1,4 @@
-"""Held-out scores, what the guard is told, and the alarms that it raised."""
+"""Held-out scores, the guard's settings, and the alarms that it raised."""
 
 from __future__ import annotations
 

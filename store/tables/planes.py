@@ -40,7 +40,7 @@ class TrainerStartRow(Base):
 
     base_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"), primary_key=True)
     wanted_at: Mapped[datetime | None]
-    """Somebody needs a trainer although nothing is queued: only a trainer can tell what the base allows."""
+    """A trainer is needed although nothing is queued: only a trainer can report what the base allows."""
     asked_at: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")
     next_at: Mapped[CreatedAt]

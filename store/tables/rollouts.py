@@ -24,12 +24,12 @@ def _of_a_trace() -> ForeignKeyConstraint:
 class SampleRow(Base):
     """One sampling call of a rollout: prompt ids, output ids, sampling logprobs.
 
-    `digest` is over all three, so what the gateway records and what telemetry tells of the same call are one row.
+    `digest` is over all three, so the gateway's record and telemetry's of the same call are one row.
     `tokens` holds the prompt from `prompt_shared` on, the output and the logprobs (`store.rollouts.arrays`); the
     prompt before that is the beginning of `parent_digest`'s prompt and output. `prompt_digest` and `end_digest` are
     over the ids up to the end of the prompt and of the output: by them later prompts find what they continue.
 
-    From `served_at` on: the gateway's record; null where only telemetry told of the sample. `checkpoint_id` null then
+    From `served_at` on: the gateway's record; null where only telemetry has the sample. `checkpoint_id` null then
     means the base weights. `conversation` is what was asked and answered (`store.rollouts.conversations`), its first
     `items_shared` messages being those of `conversation_parent`.
     """
@@ -61,7 +61,7 @@ class SampleRow(Base):
     model_id: Mapped[uuid.UUID | None]
     checkpoint_id: Mapped[uuid.UUID | None]
     sampling: Mapped[dict[str, Any] | None]
-    """Temperature and the like, as the sampler was told."""
+    """Temperature and the like, as sent to the sampler."""
     finish_reason: Mapped[str | None]
     seconds: Mapped[float | None]
     """From the request to the last token."""

@@ -44,7 +44,7 @@ def refuse_unsupported(config: PreTrainedConfig) -> None:
 
 
 def known_sharing(model: PreTrainedModel) -> Sharing:
-    """What an architecture allows, as far as its configuration tells; unknown kinds of layers share nothing.
+    """What an architecture allows, as far as its configuration says; unknown kinds of layers share nothing.
 
     Nor does a model whose rotary angles depend on the longest sequence of a pass: the others would get its angles.
     """

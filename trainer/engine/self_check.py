@@ -1,8 +1,8 @@
 """A base model proves itself when it loads: packed logprobs and gradients against transformers' own, a row a sequence.
 
 A wrong attention, position, state or logit treatment raises no error by itself; it costs 0.3 nats or more a token.
-Short sequences that share prefixes on several levels are enough to tell that from rounding, and take milliseconds.
-What this leaves out: windows longer than the sequences.
+Short sequences that share prefixes on several levels are enough to distinguish that from rounding, and take
+milliseconds. What this leaves out: windows longer than the sequences.
 """
 
 # D hidden size, N predictions of all sequences, L tokens of a sequence

@@ -123,7 +123,7 @@ def _checksum(buffer: torch.Tensor) -> int:
 
 
 def _lock(folder: Path) -> int | None:
-    """A descriptor that tells other processes that this folder's owner lives; None if somebody else holds it."""
+    """A descriptor whose lock shows other processes that this folder's owner lives; None if somebody else holds it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

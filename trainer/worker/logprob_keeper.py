@@ -1,7 +1,7 @@
 """Keeps what passes make of recorded tokens beside these, for people to look at.
 
 A thread of its own writes, after the operation was completed: a pass pays for handing its arrays over, and nothing
-that goes wrong here is told to anybody but the log. No torch here.
+that goes wrong here is reported except in the log. No torch here.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class Worker:
         assert self._handlers.keys() == KINDS.keys(), "each kind of operation has a handler"
 
     def run(self, stop: Stop, leave: Callable[[float], bool] = lambda idle_s: False) -> None:
-        """Work until told to stop; what is under way then is finished, or left to be handed back. `leave` is told for
+        """Work until `stop` is set; what is under way then is finished, or left to be handed back. `leave` gets for
         how long there was no work, and says whether that is the end."""
         away_pause_s = _AWAY_PAUSE_S
         while not stop.is_set():

@@ -9,10 +9,10 @@ from wire.errors import Interrupted
 
 
 class Stop:
-    """That this process was told to stop. `overdue` is called, in a thread, if it still runs after `grace_s`."""
+    """That this process got SIGTERM. `overdue` is called, in a thread, if it still runs after `grace_s`."""
 
     def __init__(self, grace_s: float, overdue: Callable[[], None], asked: Callable[[], None] = lambda: None) -> None:
-        """`asked` is told whenever somebody asks whether to end."""
+        """`asked` is called whenever somebody asks whether to end."""
         self._asked = asked
         self._requested = threading.Event()
         self._naps = False

@@ -1,9 +1,9 @@
 """Points at which a test may kill, stop or delay a process. Nobody else arms them, and then a point costs a comparison.
 
 `HEADWAY_FAULTS=step:before-commit:2:kill` kills the process when it is about to commit a step for the second time;
-`HEADWAY_FAULTS=@FILE` reads that from a file again at each point, so that a running process can be told, and renames
-the file to `FILE.fired` when its time has come. `HEADWAY_FAULTS_SEEN=FILE` has each point that is reached written
-there, one a line.
+`HEADWAY_FAULTS=@FILE` reads that from a file again at each point, so that it can be set in a running process, and
+renames the file to `FILE.fired` when its time has come. `HEADWAY_FAULTS_SEEN=FILE` has each point that is reached
+written there, one a line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One answer on its way from vLLM: which of its tokens count, the text they settle, and when it ends.
 
 Stop strings are found here, with bytes and not with decoded tokens, so that all backends end an answer at the same
-token with the same text; vLLM is told to go on until it is left alone.
+token with the same text; vLLM is asked to generate until its request is aborted.
 """
 
 from __future__ import annotations

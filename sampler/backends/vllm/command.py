@@ -15,7 +15,7 @@ from wire.process.lifeline import VARIABLE
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 MAX_TOP_LOGPROBS = 20
-# Decoding tells of several tokens at once: a chunk costs the server about as much as a token costs a small model.
+# Decoding returns several tokens at once: a chunk costs the server about as much as a token costs a small model.
 _STREAM_INTERVAL = 8
 # Compact JSON: an untrained policy would write blanks without end. And one library for all: left to itself, vLLM
 # chooses one by the first request, and fails at later ones that it would have had kept by another.

@@ -1,9 +1,9 @@
 """Which of vLLM's parsers go with a base (those that were set, else what its chat template gives away), and which
 parts of its answers they read.
 
-The template tells the model how to write a call; vLLM has a parser for each way. A base that may reason says so in
-its template too: it can be told not to, or its answers begin inside a reasoning block. What can be read here, is, as
-by all backends; vLLM reads calls in other forms, and whatever it was set to read.
+The template instructs the model how to write a call; vLLM has a parser for each way. A base that may reason says so in
+its template too: reasoning can be switched off, or its answers begin inside a reasoning block. What can be read here,
+is, as by all backends; vLLM reads calls in other forms, and whatever it was set to read.
 """
 
 from __future__ import annotations

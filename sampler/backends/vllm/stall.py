@@ -1,5 +1,5 @@
 """Whether vLLM's engine stands still. Its API server answers `/health` as long as the engine's process exists, also
-when that one is frozen or waits for a GPU that never answers; what tells is whether tokens still come out.
+when that one is frozen or waits for a GPU that never answers; the sign is whether tokens still come out.
 """
 
 from __future__ import annotations

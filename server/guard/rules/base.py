@@ -22,7 +22,7 @@ class Finding:
 class GuardRule(Protocol):
     """Looks at a history, of which the last step or score is new.
 
-    `parameters`: name to default. `actions`: what it does unless it is told otherwise.
+    `parameters`: name to default. `actions`: what it does by default.
     """
 
     description: ClassVar[str]

@@ -37,7 +37,7 @@ async def confirm(context: ContextDep, request: Request, visitor: VisitorDep, mo
 
 @router.post("/forms/models/{model_id}/head")
 async def move(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str) -> Response:
-    """Move it, unless it moved since the question was asked. A refusal is told on the page of the question."""
+    """Move it, unless it moved since the question was asked. A refusal is shown on the page of the question."""
     fields = await submitted(request, visitor)
     target = fields.get("to", "")
     try:

@@ -46,7 +46,7 @@ async def ask_to_undo(
 
 @router.post("/forms/models/{model_id}/alarms/{alarm_id}/undo")
 async def undo(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str, alarm_id: UUID) -> Response:
-    """Take back what the guard did about it. A refusal is told on the page of the question."""
+    """Take back what the guard did about it. A refusal is shown on the page of the question."""
     await submitted(request, visitor)
     async with context.database.session() as session:
         model, _ = await find_model(session, visitor, model_id)

@@ -26,7 +26,7 @@ router = APIRouter(route_class=PageRoute)
 
 @router.get("/models/{model_id}/guard/evaluations")
 async def evaluations_form(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str) -> Response:
-    """Which jobs are evaluations, and whom a webhook tells."""
+    """Which jobs are evaluations, and where the webhook goes."""
     return await _ask_about_evaluations(context, request, visitor, model_id)
 
 
@@ -38,7 +38,7 @@ async def rule_form(context: ContextDep, request: Request, visitor: VisitorDep, 
 
 @router.post("/forms/models/{model_id}/guard/evaluations")
 async def set_evaluations(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str) -> Response:
-    """Set them. A refusal is told on the form, which keeps what was filled in."""
+    """Set them. A refusal is shown on the form, which keeps what was filled in."""
     fields = await submitted(request, visitor)
     patterns = [line.strip() for line in fields.get("eval_jobs", "").splitlines() if line.strip()]
     changes: dict[str, Any] = {"eval_jobs": None if patterns == settings.EVAL_JOBS else patterns}
@@ -53,7 +53,7 @@ async def set_evaluations(context: ContextDep, request: Request, visitor: Visito
 
 @router.post("/forms/models/{model_id}/guard/rules/{rule}")
 async def set_rule(context: ContextDep, request: Request, visitor: VisitorDep, model_id: str, rule: str) -> Response:
-    """Set a rule, or (`reset`) leave it to its defaults. A refusal is told on the form."""
+    """Set a rule, or (`reset`) leave it to its defaults. A refusal is shown on the form."""
     fields = await submitted(request, visitor)
     try:
         wanted = None if "reset" in fields else _rule_settings(rule, fields)

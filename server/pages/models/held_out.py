@@ -1,6 +1,6 @@
 """Held-out scores beside the curves of a model: a chart for each benchmark, of those that were scored last.
 
-A score comes when its checkpoint is old, so all of them are told each time, by the names of their checkpoints.
+A score comes when its checkpoint is old, so all of them are sent each time, by the names of their checkpoints.
 """
 
 from __future__ import annotations

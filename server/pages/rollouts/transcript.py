@@ -1,7 +1,8 @@
 """A rollout as people read it: what was asked, said, called and answered, in order, each with its sample.
 
-Telemetry tells it, where there is any. Otherwise the gateway's record does: of each answer the messages that were new,
-and the reply. What was recorded is anybody's JSON: whatever does not have the form that is expected is shown as it is.
+It is made from telemetry, where there is any, otherwise from the gateway's record: of each answer the messages that
+were new, and the reply. What was recorded is anybody's JSON: whatever does not have the form that is expected is shown
+as it is.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Scene:
     """One thing that happened. `who`: agent, tool, user, system, task, subagent or whatever a step called itself.
 
     `number`: of the turn, from 1, where it is one. `sample`: what the sampler was asked and answered. `texts`: of the
-    sampled tokens, where they were told.
+    sampled tokens, where they are known.
     """
 
     who: str

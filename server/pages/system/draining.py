@@ -41,7 +41,7 @@ async def confirm(
 async def drain_or_undrain(
     context: ContextDep, request: Request, visitor: OperatorDep, kind: Kind, plane_id: UUID, verb: Verb
 ) -> Response:
-    """Do it. A refusal is told on the page of the question."""
+    """Do it. A refusal is shown on the page of the question."""
     await submitted(request, visitor)
     act = planes.drain if verb == "drain" else planes.undrain
     try:

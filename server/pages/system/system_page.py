@@ -92,7 +92,7 @@ async def _trainers(session: AsyncSession, caller: Caller) -> list[Plane]:
 
 
 async def _samplers(session: AsyncSession, caller: Caller) -> list[Plane]:
-    """What they hold is told in words: `arith-rl 0007-3f9c21ab`."""
+    """What they hold is shown as text: `arith-rl 0007-3f9c21ab`."""
     adapter = func.concat("hw-", func.replace(cast(CheckpointRow.files_id, Text), "-", ""))
     query = (
         select(SamplerAdapterRow.sampler_id, ModelRow.id, ModelRow.slug, CheckpointRow.name)

@@ -66,7 +66,7 @@ async def taskset_page(
     task: Slug = None,
     model: Slug = None,
 ) -> Response:
-    """One taskset; `task`: one of its tasks in full; `model`: whom the tasks taught what is told."""
+    """One taskset; `task`: one of its tasks in full; `model`: for which it is shown what the tasks taught."""
     found_id = as_uuid(taskset_id)
     if found_id is None:
         raise NotFound(f"there is no taskset {taskset_id[:100]!r}; see /tasksets")

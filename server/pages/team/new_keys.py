@@ -49,7 +49,7 @@ async def ask_for_a_key(
 
 @router.post("/forms/keys")
 async def create(context: ContextDep, request: Request, visitor: KeyKeeperDep) -> Response:
-    """Make it. A refusal is told on the form, which keeps what was filled in."""
+    """Make it. A refusal is shown on the form, which keeps what was filled in."""
     fields = await submitted(request, visitor)
     try:
         body = _key_request(fields)
@@ -82,7 +82,7 @@ async def ask_to_rotate(context: ContextDep, request: Request, visitor: VisitorD
 
 @router.post("/forms/keys/{key_id}/rotate")
 async def rotate(context: ContextDep, request: Request, visitor: KeyKeeperDep, key_id: UUID) -> Response:
-    """Make its successor. A refusal is told on the page of the question."""
+    """Make its successor. A refusal is shown on the page of the question."""
     fields = await submitted(request, visitor)
     try:
         body = as_request(RotateRequest, {"grace_s": fields.get("grace_s", "")})

@@ -28,7 +28,7 @@ async def confirm(context: ContextDep, request: Request, visitor: VisitorDep, ke
 
 @router.post("/forms/keys/{key_id}/revoke")
 async def revoke(context: ContextDep, request: Request, visitor: KeyKeeperDep, key_id: UUID) -> Response:
-    """Refuse it from now on. A refusal is told on the page of the question."""
+    """Refuse it from now on. A refusal is shown on the page of the question."""
     await submitted(request, visitor)
     try:
         async with context.database.session() as session:

@@ -34,7 +34,7 @@ async def team_page(context: ContextDep, request: Request, visitor: VisitorDep, 
 
 @router.post("/forms/teams/{team_id}/quotas")
 async def set_quotas(context: ContextDep, request: Request, visitor: OperatorDep, team_id: UUID) -> Response:
-    """Set what the form changes; what it leaves as it was stays. A refusal is told on the page."""
+    """Set what the form changes; what it leaves as it was stays. A refusal is shown on the page."""
     fields = await submitted(request, visitor)
     try:
         async with context.database.session() as session:

@@ -80,7 +80,7 @@ async def unpin_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Pin
 
 @router.post("/v2/rollouts/cancel_job")
 async def cancel_job(context: ContextDep, caller: CallerDep, body: CancelRequest) -> JobCancelled:
-    """Mark the running rollouts of a job as cancelled. They run at the client, which is not told."""
+    """Mark the running rollouts of a job as cancelled. They run at the client, which is not notified."""
     if (job_id := as_uuid(body.job_id or "")) is not None:
         await require_job(context.database, caller, job_id)
     return await service.cancel_job(context.database, caller.team_id, body)

@@ -132,7 +132,7 @@ async def unpin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) ->
 
 @router.post("/v2/rollouts/cancel")
 async def cancel(context: ContextDep, caller: CallerDep, body: CancelRequest) -> TraceCancelled:
-    """Mark a rollout as cancelled. It runs at the client, which is not told."""
+    """Mark a rollout as cancelled. It runs at the client, which is not notified."""
     if (trace_id := as_uuid(body.trace_id or "")) is not None:
         await require_trace(context.database, caller, trace_id)
     return await service.cancel(context.database, caller.team_id, body)

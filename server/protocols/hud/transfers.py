@@ -33,7 +33,7 @@ async def export_traces(
     gzip: bool = False,
 ) -> StreamingResponse:
     """The rollouts that fit all filters, newest first, as one file. `X-Total-Count` says how many there are: formats
-    made of words leave out those that cannot be told in words."""
+    made of text leave out those without text."""
     chosen = FORMATS[name]
     writer = chosen.writer(gzipped=gzip)
     total = await count_wanted(context.database, caller.team_id, wanted)

@@ -1,6 +1,6 @@
 """What was asked and what came of it, as the chat messages that other stacks take.
 
-Only what the gateway recorded can be told in words: this server has no tokenizer. Roles, text, reasoning and tool calls
+Only what the gateway recorded has text: this server has no tokenizer. Roles, text, reasoning and tool calls
 are kept; of content in parts the text parts. Arguments of tool calls are JSON text, as in OpenAI's own format: so every
 row of a file has the same columns.
 """

@@ -12,11 +12,11 @@ import numpy as np
 from store.rollouts import Resolved
 
 Row = Callable[[Resolved, int], dict[str, Any] | None]
-"""A rollout as JSON, given how many rows came before; None: this format cannot tell of it."""
+"""A rollout as JSON, given how many rows came before; None: this format leaves it out."""
 
 
 class JsonLines:
-    """A line for each rollout that the format can tell of."""
+    """A line for each rollout that the format includes."""
 
     def __init__(self, row: Row) -> None:
         self._row = row

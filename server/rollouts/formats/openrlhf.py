@@ -14,7 +14,7 @@ from store.rollouts import Resolved
 
 
 def openrlhf_row(resolved: Resolved) -> dict[str, Any] | None:
-    """None for a rollout that cannot be told in words."""
+    """None for a rollout without text."""
     dialogue, trace = dialogue_of(resolved), resolved.trace
     if dialogue is None:
         return None

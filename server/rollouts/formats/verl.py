@@ -15,7 +15,7 @@ from store.rollouts import Resolved
 
 
 def verl_row(resolved: Resolved, index: int) -> dict[str, Any] | None:
-    """None for a rollout that cannot be told in words. `ground_truth` is empty: the service never knew it."""
+    """None for a rollout without text. `ground_truth` is empty: the service never knew it."""
     dialogue, trace = dialogue_of(resolved), resolved.trace
     if dialogue is None:
         return None

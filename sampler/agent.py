@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from store.database import DATABASE_AWAY, Database
 from store.notify import ADAPTERS_CHANGED, Listener
 from store.planes.adapters import WantedAdapter, forget_adapter, report_adapter, reported_adapters, wanted_adapters
 from store.planes.registration import HEARTBEAT_S, fall_silent, give_up, heartbeat, register_sampler
+from store.repeating import RepeatedThread, Rhythm
 from store.tables import SamplerRow
 from wire.errors import Unavailable
 from wire.process.faults import fault_point
@@ -30,6 +30,7 @@ from wire.process.tracing import span
 log = structlog.get_logger(__name__)
 
 _RECONCILE_S = 2.0
+_AWAY_S = 1.0
 _RETRY_FAILED_S = 30.0
 LINGER_S = 60.0
 
@@ -81,14 +82,15 @@ class Agent:
         self._files: dict[str, tuple[UUID, UUID]] = {}
         self._reported: set[str] = set()
         self._unwanted_since: dict[str, float] = {}
-        self._stop = threading.Event()
-        self._leaving = threading.Event()
+        self._has_left = False
         self._trouble: str | None = None
         with database.session() as session:
             self._sampler_id = register_sampler(session, settings.base_id, settings.url, settings.backend)
         self._listener = Listener(database.url.render_as_string(hide_password=False), ADAPTERS_CHANGED)
-        self._reconciler = threading.Thread(target=self._keep_reconciling, name="reconcile", daemon=True)
-        self._heart = threading.Thread(target=self._keep_heartbeat, name="heartbeat", daemon=True)
+        # It waits for wake-ups itself. The process lives on without these threads, and would look healthy.
+        reconciling = Rhythm(0.0, failed="reconcile_failed", retry_s=_AWAY_S)
+        self._reconciler = RepeatedThread("reconcile", self._reconcile_and_wait, reconciling)
+        self._heart = RepeatedThread("heartbeat", self.beat, Rhythm(HEARTBEAT_S, failed="heartbeat_missed"))
 
     def start(self) -> None:
         """Begin; the first reconciliation is under way when this returns."""
@@ -97,9 +99,8 @@ class Agent:
 
     def leave(self) -> None:
         """Say goodbye, so that the gateway routes here no more. What is loaded stays, for requests under way."""
-        self._leaving.set()
-        if self._heart.is_alive():
-            self._heart.join()  # a heartbeat would take the goodbye back
+        self._has_left = True
+        self._heart.close()  # a heartbeat would take the goodbye back
         try:
             with self._database.session() as session:
                 give_up(session, self._sampler_id, self._holder.final_trouble())
@@ -108,11 +109,10 @@ class Agent:
 
     def close(self) -> None:
         """Stop, and say goodbye."""
-        self._stop.set()
-        if not self._leaving.is_set():
+        self._reconciler.stop()
+        if not self._has_left:
             self.leave()
-        if self._reconciler.is_alive():
-            self._reconciler.join()
+        self._reconciler.close()
         self._listener.close()
 
     def reconcile(self) -> None:
@@ -196,15 +196,10 @@ class Agent:
         self._holder.unload_adapter(name)
         log.info("adapter_unloaded", adapter=name)
 
-    def _keep_reconciling(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._listener.listen()
-                self.reconcile()
-                self._listener.wait(_RECONCILE_S)
-            except Exception as error:  # the process lives on without this thread, and would look healthy
-                log.warning("reconcile_failed", error=str(error).splitlines()[0], kind=type(error).__name__)
-                self._stop.wait(1.0)
+    def _reconcile_and_wait(self) -> None:
+        self._listener.listen()
+        self.reconcile()
+        self._listener.wait(_RECONCILE_S)
 
     def beat(self) -> None:
         """A heartbeat, unless what generates is dead or stands still: nobody is to be sent here until it is back. If it
@@ -224,10 +219,3 @@ class Agent:
         self._trouble = trouble
         if self._holder.final_trouble() is not None:
             os.kill(os.getpid(), signal.SIGTERM)
-
-    def _keep_heartbeat(self) -> None:
-        while not self._leaving.wait(HEARTBEAT_S):
-            try:
-                self.beat()
-            except Exception as error:
-                log.warning("heartbeat_missed", error=str(error).splitlines()[0], kind=type(error).__name__)

@@ -130,7 +130,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 answering_samplers(connections.is_answering),
             )
     finally:
-        watch.close()
+        await watch.close()
         await recorder.close()
         await upload_parser.close()
         await key_uses.close()

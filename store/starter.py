@@ -6,15 +6,14 @@ trainer of a base leaves or falls silent, it looks; while one lives, an operatio
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Sequence
 
 import structlog
 
-from store.database import DATABASE_AWAY, Database
+from store.database import Database
 from store.notify import OPERATION_QUEUED, TRAINERS_CHANGED, Listener
 from store.planes.trainer_starts import WantedTrainer, all_served, claim_wanted, start_failed
+from store.repeating import RepeatedThread, Rhythm
 
 log = structlog.get_logger(__name__)
 
@@ -29,20 +28,25 @@ class Starter:
     """Looks after these bases (slugs; None: all of them) until closed. `pause_s`: between two attempts, doubling."""
 
     def __init__(self, url: str, bases: Sequence[str] | None, launch: Launch, pause_s: float) -> None:
-        self._url, self._bases = url, list(bases) if bases is not None else None
+        self._bases = list(bases) if bases is not None else None
         self._launch, self._pause_s = launch, pause_s
         self._database = Database(url, pool_size=2)
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="starter", daemon=True)
+        self._is_closing = False
+        self._quiet = Listener(url, TRAINERS_CHANGED)
+        self._alert = Listener(url, TRAINERS_CHANGED, OPERATION_QUEUED)
+        self._listener = self._alert
+        rhythm = Rhythm(0.0, failed="starter_failed", retry_s=_AWAY_S)
+        self._thread = RepeatedThread("starter", self._look_and_wait, rhythm, self._finish)
         self._thread.start()
 
     def close(self) -> None:
         """Start nothing any more. Does not wait for the thread, which may be listening."""
-        self._closing.set()
+        self._is_closing = True
+        self._thread.stop()
 
     def look(self) -> bool:
         """Start what is missing; True if every base has a trainer."""
-        if self._closing.is_set():
+        if self._is_closing:
             return True
         with self._database.connection() as connection:
             wanted = claim_wanted(connection, self._bases, self._pause_s)
@@ -60,23 +64,15 @@ class Starter:
             with self._database.connection() as connection:
                 start_failed(connection, wanted.base_id, str(error))
 
-    def _run(self) -> None:
-        quiet, alert = Listener(self._url, TRAINERS_CHANGED), Listener(self._url, TRAINERS_CHANGED, OPERATION_QUEUED)
-        listener = alert
-        while not self._closing.is_set():
-            try:
-                listener.listen()
-                chosen = quiet if self.look() else alert
-                if chosen is listener:
-                    listener.wait(_LOOK_EVERY_S)
-                else:  # look again once it listens: what came in between was heard by nobody
-                    listener.close()
-                    listener = chosen
-            except DATABASE_AWAY as error:
-                log.warning("database_away", error=str(error).partition("\n")[0])
-                time.sleep(_AWAY_S)
-            except Exception:  # without this thread nothing would be trained any more
-                log.exception("starter_failed")
-                time.sleep(_AWAY_S)
-        listener.close()
+    def _look_and_wait(self) -> None:
+        self._listener.listen()
+        chosen = self._quiet if self.look() else self._alert
+        if chosen is self._listener:
+            self._listener.wait(_LOOK_EVERY_S)
+        else:  # look again once it listens: what came in between was heard by nobody
+            self._listener.close()
+            self._listener = chosen
+
+    def _finish(self) -> None:
+        self._listener.close()
         self._database.close()

@@ -3,14 +3,13 @@ for it and none fails when it cannot be written."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from uuid import UUID
 
 import structlog
 
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.keys import note_uses
+from store.repeating import RepeatedTask, Rhythm
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +22,8 @@ class KeyUses:
     def __init__(self, database: AsyncDatabase) -> None:
         self._database = database
         self._seen: set[UUID] = set()
-        self._task = asyncio.create_task(self._keep_writing())
+        self._writing = RepeatedTask(self.write, Rhythm(_WRITE_EVERY_S, failed="key_uses_lost"))
+        self._writing.start()
 
     def note(self, key_id: UUID) -> None:
         """This key was used."""
@@ -41,15 +41,5 @@ class KeyUses:
 
     async def close(self) -> None:
         """Write the rest."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await self._writing.close()
         await self.write()
-
-    async def _keep_writing(self) -> None:
-        while True:
-            await asyncio.sleep(_WRITE_EVERY_S)
-            try:
-                await self.write()
-            except Exception as error:  # a full disk must not end what comes later
-                log.warning("key_uses_lost", error=str(error).partition("\n")[0], kind=type(error).__name__)

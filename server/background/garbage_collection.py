@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -12,9 +11,10 @@ import structlog
 from server.settings import ServerSettings
 from store.blobs import BlobStore
 from store.checkpoint_stores import open_checkpoint_store
-from store.database import DATABASE_AWAY, Database
+from store.database import Database
+from store.repeating import RepeatedTask, Rhythm
 from store.retention import Collector
-from wire.errors import Conflict, Unavailable
+from wire.errors import Conflict
 
 log = structlog.get_logger(__name__)
 
@@ -32,29 +32,21 @@ async def collecting_garbage(settings: ServerSettings) -> AsyncGenerator[None]:
         open_checkpoint_store(settings.garbage_collection.checkpoint_store_url),
     )
     collector = Collector(database, blobs, checkpoints, settings.garbage_collection.policy)
-    task = asyncio.create_task(_keep_collecting(collector, settings.garbage_collection.every_s))
-    try:
-        yield
-    finally:
-        collector.stop()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        database.close()
 
-
-async def _keep_collecting(collector: Collector, every_s: float) -> None:
-    while True:
-        await asyncio.sleep(every_s)
+    async def collect() -> None:
         try:
             removed = await asyncio.to_thread(collector.collect)
-            if removed:
-                log.info("collected", removals=len(removed), bytes=sum(removal.num_bytes or 0 for removal in removed))
         except Conflict as busy:
             log.info("collection_left_out", reason=busy.message)
-        except Unavailable as away:
-            log.warning("collection_failed", error=away.message)
-        except DATABASE_AWAY as error:
-            log.warning("collection_failed", error=str(error).partition("\n")[0])
-        except Exception:  # a disk that refuses must not end the collections to come
-            log.exception("collection_failed")
+            return
+        if removed:
+            log.info("collected", removals=len(removed), bytes=sum(removal.num_bytes or 0 for removal in removed))
+
+    try:
+        async with RepeatedTask(collect, Rhythm(settings.garbage_collection.every_s, failed="collection_failed")):
+            try:
+                yield
+            finally:
+                collector.stop()
+    finally:
+        database.close()

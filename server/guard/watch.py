@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-
-import structlog
 
 from server.catalog.heads import Heads
 from server.evals.jobs import score_jobs
 from server.guard.acting import act_due
 from server.guard.checking import check_due
 from server.settings import GuardSettings
-from store.database import DATABASE_AWAY
-from store.notify import GUARD_DUE, OPERATION_DONE
-from wire.errors import Unavailable
-
-log = structlog.get_logger(__name__)
+from store.notify import GUARD_DUE, OPERATION_DONE, Subscription
+from store.repeating import RepeatedTask, Rhythm
 
 _PAUSE_S = 1.0
 """Between two looks, however many notifications come."""
@@ -28,36 +22,33 @@ _PAUSE_S = 1.0
 @asynccontextmanager
 async def guarding(heads: Heads, settings: GuardSettings) -> AsyncGenerator[None]:
     """Watch over all models until the block ends."""
-    task = asyncio.create_task(_keep_watching(heads, settings))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def _keep_watching(heads: Heads, settings: GuardSettings) -> None:
-    every_s, jobs_at = settings.every_s, 0.0
-    listener = heads.listener
+    looks, listener = _Looks(heads, settings), heads.listener
+    rhythm = Rhythm(settings.every_s, failed="guard_failed", at_once=True)
     with listener.subscribe(OPERATION_DONE, None) as steps, listener.subscribe(GUARD_DUE, None) as others:
-        while True:
-            try:
-                if time.monotonic() >= jobs_at:
-                    await score_jobs(heads.database, settings.settle_s)
-                    jobs_at = time.monotonic() + every_s
-                await check_due(heads.database)
-                await act_due(heads, settings)
-            except Unavailable as away:
-                log.warning("guard_failed", error=away.message)
-            except DATABASE_AWAY as error:
-                log.warning("guard_failed", error=str(error).partition("\n")[0])
-            except Exception:  # the next round tries again
-                log.exception("guard_failed")
-            await asyncio.sleep(min(_PAUSE_S, every_s))
-            waits = [asyncio.create_task(one.wait(every_s)) for one in (steps, others)]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
+        async with RepeatedTask(looks.look, rhythm, lambda pause_s: _until_due(pause_s, steps, others)):
+            yield
+
+
+class _Looks:
+    """Whatever is due at a moment."""
+
+    def __init__(self, heads: Heads, settings: GuardSettings) -> None:
+        self._heads, self._settings = heads, settings
+        self._jobs_at = 0.0
+
+    async def look(self) -> None:
+        if time.monotonic() >= self._jobs_at:
+            await score_jobs(self._heads.database, self._settings.settle_s)
+            self._jobs_at = time.monotonic() + self._settings.every_s
+        await check_due(self._heads.database)
+        await act_due(self._heads, self._settings)
+
+
+async def _until_due(pause_s: float, *subscriptions: Subscription) -> None:
+    await asyncio.sleep(min(_PAUSE_S, pause_s))
+    waits = [asyncio.create_task(one.wait(pause_s)) for one in subscriptions]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

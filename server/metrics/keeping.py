@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-
 from server.metrics.instruments import ServerMetrics
 from store.database import AsyncDatabase
+from store.repeating import RepeatedTask, Rhythm
 
 _EVERY_S = 5.0
 
 
-@asynccontextmanager
-async def watching_pools(metrics: ServerMetrics, database: AsyncDatabase) -> AsyncGenerator[None]:
-    """Note how the connection pools are used until the block ends."""
+def watching_pools(metrics: ServerMetrics, database: AsyncDatabase) -> RepeatedTask:
+    """Notes how the connection pools are used."""
 
     async def watch() -> None:
-        while True:
-            for pool, (in_use, idle, waiting) in database.connections().items():
-                metrics.connections(pool, in_use, idle, waiting)
-            await asyncio.sleep(_EVERY_S)
+        for pool, (in_use, idle, waiting) in database.connections().items():
+            metrics.connections(pool, in_use, idle, waiting)
 
-    task = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    return RepeatedTask(watch, Rhythm(_EVERY_S, failed="pools_not_watched", at_once=True))

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from server.sampling.connections import Connections, origin_of
-from store.database import DATABASE_AWAY
+from store.repeating import RepeatedTask, Rhythm
 
 log = structlog.get_logger(__name__)
 
@@ -28,22 +28,16 @@ class SamplerWatch:
     ) -> None:
         self._connections = connections
         self._live_urls = live_urls
-        self._every_s = every_s
-        self._task = asyncio.create_task(self._keep_watching())
+        self._watching = RepeatedTask(self._look, Rhythm(every_s, failed="samplers_not_watched"))
+        self._watching.start()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Watch nobody any more."""
-        self._task.cancel()
+        await self._watching.close()
 
-    async def _keep_watching(self) -> None:
-        while True:
-            await asyncio.sleep(self._every_s)
-            if not self._connections.busy():
-                continue
-            try:
-                live = {origin_of(url) for url in await self._live_urls()}
-            except DATABASE_AWAY:
-                continue
+    async def _look(self) -> None:
+        if self._connections.busy():
+            live = {origin_of(url) for url in await self._live_urls()}
             await asyncio.gather(*(self._look_after(url) for url in self._connections.busy() if url not in live))
 
     async def _look_after(self, url: str) -> None:

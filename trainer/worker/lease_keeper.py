@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from uuid import UUID
 
 import structlog
@@ -11,6 +10,7 @@ from sqlalchemy import text
 from store.database import DATABASE_AWAY, Database
 from store.oplog import leases, leaving
 from store.planes.registration import HEARTBEAT_S, heartbeat
+from store.repeating import RepeatedThread, Rhythm
 from store.tables import TrainerRow
 from wire.process.faults import fault_point
 
@@ -49,23 +49,18 @@ class LeaseKeeper:
         return left
 
     def _start(self) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(self._stop,), name="lease-keeper", daemon=True)
+        rhythm = Rhythm(self._renew_every_s, failed="heartbeat_missed")
+        self._thread = RepeatedThread("lease-keeper", self._renew, rhythm)
         self._thread.start()
 
     def _pause(self) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._thread.close()
 
-    def _run(self, stop: threading.Event) -> None:
-        while not stop.wait(self._renew_every_s):
-            try:
-                fault_point("lease:before-renew")
-                with self._database.session() as session:
-                    # A renewal that a crash of PostgreSQL undoes is made again; the disk could make it late.
-                    session.execute(text("set local synchronous_commit = off"))
-                    heartbeat(session, TrainerRow, self._trainer_id)
-                    leases.renew_all(session, self._trainer_id, self._ttl_s)
-                fault_point("lease:after-renew")
-            except Exception as error:  # without this thread the leases would run out under a process that works
-                log.warning("heartbeat_missed", error=str(error).splitlines()[0], kind=type(error).__name__)
+    def _renew(self) -> None:
+        fault_point("lease:before-renew")
+        with self._database.session() as session:
+            # A renewal that a crash of PostgreSQL undoes is made again; the disk could make it late.
+            session.execute(text("set local synchronous_commit = off"))
+            heartbeat(session, TrainerRow, self._trainer_id)
+            leases.renew_all(session, self._trainer_id, self._ttl_s)
+        fault_point("lease:after-renew")

@@ -65,7 +65,7 @@ async def watching(connections: Connections, live: set[str], fails: int = 0) -> 
 
     watch = SamplerWatch(connections, live_urls, every_s=0.05)
     yield
-    watch.close()
+    await watch.close()
 
 
 async def read(connections: Connections, url: str) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
-from wire.plans import Plan, PlanSettings
+from wire.plans import Plan, PlanSettings, StepPlan
 from wire.trajectories import Batch, Float32Array
 
 
@@ -134,8 +134,12 @@ class Engine(Protocol):
         """Add the gradient of −Σ w·logprob, `weights` aligned with `forward`'s datums of the same batch."""
         ...
 
-    def optim_step(self, model: UUID, adam: AdamParams) -> StepResult:
-        """Apply the accumulated gradient and clear it."""
+    def plan_step(self) -> StepPlan:
+        """What of the engine's settings a step depends on."""
+        ...
+
+    def optim_step(self, model: UUID, adam: AdamParams, plan: StepPlan | None = None) -> StepResult:
+        """Apply the accumulated gradient and clear it. plan: None for that of `plan_step`."""
         ...
 
     def save(self, model: UUID, adapter: Path, state: Path) -> None:

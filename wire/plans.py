@@ -1,7 +1,8 @@
-"""How a pass over a batch is cut up. Losses are sums, so that a plan decides nothing but rounding, and all of that.
+"""What decides the last bits of an operation, beside the request and the weights: its plan.
 
-The plan of an operation is kept in its row, and a replay follows it: the same bits come out of a trainer with other
-settings. See docs/decisions/0041.
+Of a pass, how its batch is cut up: losses are sums, so that this decides nothing but rounding, and all of that. It is
+kept in the operation's row, and a replay follows it: the same bits come out of a trainer with other settings. See
+docs/decisions/0041.
 """
 
 # D datums, M micro-batches, S shards
@@ -9,7 +10,8 @@ settings. See docs/decisions/0041.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +55,15 @@ class Plan:
         return [micro_batches[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Of an optimizer step. threads: of torch, which sum the gradient's norm. max_grad_norm: to which the gradient is
+    clipped if the call does not say; None for no clipping."""
+
+    threads: int
+    max_grad_norm: float | None = None
+
+
 def plan_of(
     shards: Sequence[Sequence[Sequence[int]]], settings: PlanSettings, kernel: str, seconds: float = 0.0
 ) -> Plan:
@@ -89,8 +100,7 @@ def encode_plan(plan: Plan) -> bytes:
 def decode_plan(data: bytes) -> Plan:
     """The plan that `encode_plan` wrote. Raises ValueError on anything else."""
     header, arrays = decode(data)
-    if header.get("format") != _FORMAT:
-        raise ValueError("not a plan, or one of a later version")
+    _header(header)
     return Plan(
         PlanSettings(header["max_tokens_per_pass"], header["threads"]),
         header["kernel"],
@@ -98,6 +108,23 @@ def decode_plan(data: bytes) -> Plan:
         arrays["micro_batches"],
         arrays["shards"],
     )
+
+
+def encode_step_plan(plan: StepPlan) -> bytes:
+    """As an operation's row keeps it."""
+    return encode({"format": _FORMAT, **asdict(plan)})
+
+
+def decode_step_plan(data: bytes) -> StepPlan:
+    """The plan that `encode_step_plan` wrote. Raises ValueError on anything else."""
+    header = _header(decode(data)[0])
+    return StepPlan(header["threads"], header["max_grad_norm"])
+
+
+def _header(header: dict[str, Any]) -> dict[str, Any]:
+    if header.get("format") != _FORMAT:
+        raise ValueError("not a plan, or one of a later version")
+    return header
 
 
 def _array(values: Iterable[int]) -> Int32Array:

@@ -176,7 +176,7 @@ COMMIT = f"""
         where id = (select model_id from held) and head_version = %(head_version)s
         returning id
     ), finished as (
-        update operations set state = 'done', result = %(result)s, finished_at = clock_timestamp()
+        update operations set state = 'done', result = %(result)s, plan = %(plan)s, finished_at = clock_timestamp()
         where id = %(id)s and state = 'running' and exists (select from moved)
         returning id, sequence
     ), committed as (

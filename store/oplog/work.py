@@ -160,6 +160,7 @@ def commit_step(
     model: ModelState,
     checkpoint_id: UUID,
     result: bytes,
+    plan: bytes | None = None,
 ) -> None:
     """The one transaction of a step: checkpoint committed, gradients consumed, operation done, head moved.
 
@@ -173,6 +174,7 @@ def commit_step(
         "checkpoint_id": checkpoint_id,
         "head_version": model.head_version,
         "result": result,
+        "plan": plan,
         "channel": OPERATION_DONE,
         "key": operation.id.hex,
     }

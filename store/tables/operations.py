@@ -70,7 +70,8 @@ class OperationRow(Base):
     summary: Mapped[dict[str, Any] | None]
     """Metrics and counts of a finished gradient pass: what the next checkpoint adds up."""
     plan: Mapped[bytes | None]
-    """How its pass was cut up (`wire.plans`), written with its result. Null in rows that an earlier version wrote."""
+    """What decided the last bits of what is done (`wire.plans`), written with its result. Null in rows that an earlier
+    version wrote."""
     result: Mapped[bytes | None]
     result_blob: Mapped[str | None]
     error_code: Mapped[str | None]

@@ -39,7 +39,7 @@ from trainer.engine.timing import PhaseTimer
 from trainer.engine.validation import check_batch, check_lora, check_num_substeps, check_weights
 from wire.engine import AdamParams, BaseModelInfo, DatumTensors, LoraConfig, LossChoice, PassResult, StepResult
 from wire.errors import InvalidRequest, NotFound, SpillLost
-from wire.plans import Plan, PlanSettings, plan_of
+from wire.plans import Plan, PlanSettings, StepPlan, plan_of
 from wire.trajectories import Batch, Float32Array
 
 
@@ -95,6 +95,10 @@ class TrainingEngine:
         self._max_activation_bytes = base.room_for_activations() if limit is None else limit
         if self._settings.threads is not None:
             torch.set_num_threads(self._settings.threads)
+
+    @property
+    def _threads(self) -> int:
+        return self._settings.threads or torch.get_num_threads()
 
     @property
     def info(self) -> BaseModelInfo:
@@ -172,10 +176,15 @@ class TrainingEngine:
         check_weights(datums, weights)
         return self._gradient_pass(model, batch, datums, ClientObjective(datums, weights), 1, plan)
 
-    def optim_step(self, model: UUID, adam: AdamParams) -> StepResult:
+    def plan_step(self) -> StepPlan:
+        """What of the engine's settings a step depends on."""
+        return StepPlan(self._threads, self._settings.max_grad_norm)
+
+    def optim_step(self, model: UUID, adam: AdamParams, plan: StepPlan | None = None) -> StepResult:
         """Apply the accumulated gradient by AdamW and clear it."""
-        started = self._clock()
-        result = adamw_step(self._sessions.get(model), adam, self._settings.max_grad_norm)
+        started, plan = self._clock(), plan or self.plan_step()
+        with _threads(plan.threads):
+            result = adamw_step(self._sessions.get(model), adam, plan.max_grad_norm)
         return StepResult({**result.metrics, "seconds": self._clock() - started}, result.moved)
 
     def save(self, model: UUID, adapter: Path, state: Path) -> None:
@@ -247,13 +256,8 @@ class TrainingEngine:
     @contextmanager
     def _computing_by(self, plan: Plan) -> Generator[None]:
         """The block computes by the plan's kernel and threads."""
-        threads = torch.get_num_threads()
-        try:
-            torch.set_num_threads(plan.settings.threads)
-            with self._base.computing_by(plan.kernel):
-                yield
-        finally:
-            torch.set_num_threads(threads)
+        with _threads(plan.settings.threads), self._base.computing_by(plan.kernel):
+            yield
 
     @contextmanager
     def _all_or_none(self, session: Session) -> Generator[torch.Tensor]:
@@ -264,8 +268,7 @@ class TrainingEngine:
         session.add_gradient(scratch)
 
     def _plan(self, batch: Batch, datums: list[Datum], num_substeps: int, settings: PlanSettings | None = None) -> Plan:
-        threads = self._settings.threads or torch.get_num_threads()
-        settings = settings or PlanSettings(self._settings.max_tokens_per_pass, threads)
+        settings = settings or PlanSettings(self._settings.max_tokens_per_pass, self._threads)
         micro_batches = plan_micro_batches(
             datums,
             group_size=batch.group_size or len(batch.trajectories),
@@ -287,6 +290,17 @@ class TrainingEngine:
     def _release(self, session: Session) -> None:
         """A stale buffer that the live adapter is bound to must not outlive its session; the next use binds again."""
         self._base.adapter(session.lora).release()
+
+
+@contextmanager
+def _threads(count: int) -> Generator[None]:
+    """The block computes with so many threads of torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _micro_batches(plan: Plan, datums: Sequence[Datum]) -> list[list[Datum]]:

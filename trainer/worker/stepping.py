@@ -28,6 +28,7 @@ from trainer.worker.timing import StageTimer
 from wire.engine import AdamParams, Engine
 from wire.errors import HeadwayError
 from wire.payload import decode, encode
+from wire.plans import StepPlan, encode_step_plan
 from wire.process.faults import fault_point
 
 log = structlog.get_logger(__name__)
@@ -69,8 +70,9 @@ class Stepping:
         header, _ = decode(work.read_payload(operation, self._blobs))
         adam = AdamParams(**header)
         fault_point("step:before-adamw")
+        plan = self._engine.plan_step()
         with self._metrics.phase("adamw"):
-            stepped = self._engine.optim_step(model.id, adam)
+            stepped = self._engine.optim_step(model.id, adam, plan)
         laps = StageTimer(self._metrics.phase)
         fault_point("step:after-adamw")
         facts = summarise_step(summaries, stepped, adam)
@@ -79,7 +81,7 @@ class Stepping:
         if num_left_out:
             facts["metrics"][LEFT_OUT] = float(num_left_out)
         checkpoint_id = self._stage(lease, model, facts, laps)
-        self._promote(lease, operation, model, checkpoint_id, num_left_out, laps)
+        self._promote(lease, operation, model, checkpoint_id, plan, num_left_out, laps)
         self._metrics.stepped(model, facts["metrics"])
         log.info("step_done", checkpoint=str(checkpoint_id), **logged_figures(facts["metrics"]), **laps.figures())
 
@@ -102,6 +104,7 @@ class Stepping:
         operation: Operation,
         model: ModelState,
         checkpoint_id: UUID,
+        plan: StepPlan,
         num_left_out: int,
         laps: StageTimer,
     ) -> None:
@@ -119,7 +122,8 @@ class Stepping:
             with laps("promote"):
                 self._promotion.wait_until_loaded(model.base_id, adapter_name(checkpoint_id))
             with laps("commit"), self._database.connection() as connection:
-                work.commit_step(connection, lease, operation, model, checkpoint_id, encode(answer))
+                result = encode(answer)
+                work.commit_step(connection, lease, operation, model, checkpoint_id, result, encode_step_plan(plan))
         except (HeadwayError, OSError):
             with self._database.connection() as connection:
                 work.reject_checkpoint(connection, checkpoint_id)

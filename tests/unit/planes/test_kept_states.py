@@ -36,9 +36,9 @@ class CountingEngineWithMoments(CountingEngine):
         super().open(model, lora, adapter, state)
         self.moments[model] = json.loads((state / "moments").read_text()) if state else 0
 
-    def optim_step(self, model, adam):
+    def optim_step(self, model, adam, plan=None):
         self.moments[model] += 1
-        return super().optim_step(model, adam)
+        return super().optim_step(model, adam, plan)
 
     def save(self, model, adapter: Path, state: Path) -> None:
         super().save(model, adapter, state)

@@ -21,7 +21,7 @@ from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings, TrainingEngine
 from wire.errors import Interrupted
 from wire.payload import decode, encode, encode_batch
-from wire.plans import PlanSettings, decode_plan
+from wire.plans import PlanSettings, StepPlan, decode_plan, decode_step_plan
 
 SMALL, LARGE = PlanSettings(max_tokens_per_pass=30, threads=1), PlanSettings(max_tokens_per_pass=4096, threads=2)
 LOSS = {"loss_fn": "importance_sampling", "loss_fn_config": {}, "num_substeps": 1}
@@ -142,6 +142,13 @@ async def test_an_attempt_that_did_not_finish_leaves_no_plan(trainer: ComputingT
     trainer.succeed(LARGE)
     trainer.work()
     assert (trainer.now(passed).state, trainer.num_micro_batches(passed)) == ("done", 1)
+
+
+async def test_a_step_leaves_what_its_bits_depended_on(trainer: ComputingTrainer):
+    await trainer.pass_of_batch(0)
+    step = await trainer.step()
+    trainer.work()
+    assert decode_step_plan(trainer.now(step).plan or b"") == StepPlan(SMALL.threads, None)
 
 
 async def test_the_plan_is_written_with_the_result(trainer: ComputingTrainer, monkeypatch: pytest.MonkeyPatch):

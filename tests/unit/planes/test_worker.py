@@ -29,7 +29,7 @@ from trainer.worker.loop import Worker, WorkerSettings
 from wire.engine import BaseModelInfo, PassResult, StepResult
 from wire.errors import InvalidRequest, NonFinite
 from wire.payload import decode, encode, encode_batch
-from wire.plans import Plan, PlanSettings, plan_of
+from wire.plans import Plan, PlanSettings, StepPlan, plan_of
 from wire.trajectories import Batch, Trajectory, Turn
 
 TURN = Turn(np.array([1], np.int32), np.array([2], np.int32), np.array([-1.0], np.float32))
@@ -77,7 +77,10 @@ class CountingEngine:
         self.gradients[model] += reward
         return PassResult({"reward_mean": reward}, 1, 1, self.logprobs)
 
-    def optim_step(self, model, adam) -> StepResult:
+    def plan_step(self) -> StepPlan:
+        return StepPlan(self.settings.threads)
+
+    def optim_step(self, model, adam, plan=None) -> StepResult:
         self.weights[model] += self.gradients[model]
         self.gradients[model] = 0.0
         return StepResult({}, moved=True)

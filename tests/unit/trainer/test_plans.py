@@ -12,10 +12,13 @@ from tests.unit.trainer.tiny import MODEL, mixed_batch, opened, session, tiny_en
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings, TrainingEngine
 from trainer.engine.kernels import KERNELS
-from wire.engine import LossChoice
-from wire.plans import Plan, PlanSettings, decode_plan, encode_plan, plan_of
+from wire.engine import AdamParams, LossChoice
+from wire.plans import Plan, PlanSettings, decode_plan, decode_step_plan, encode_plan, encode_step_plan, plan_of
 
 IS = LossChoice("importance_sampling")
+ADAM = AdamParams(learning_rate=1e-2, eps=1e-3)
+STEPS = [(1, 0.01), (2, None), (2, None)]
+"""Threads and max_grad_norm."""
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +103,20 @@ def test_a_kernel_that_does_not_run_here_gives_way_to_the_models_own() -> None:
     for engine, plan in zip(engines, (own, elsewhere), strict=True):
         engine.forward_backward(MODEL, batch, IS, plan)
     assert torch.equal(session(engines[0]).gradient, session(engines[1]).gradient)
+
+
+def test_a_step_follows_its_plan() -> None:
+    engines = [TrainingEngine(BaseModel(tiny_model()), EngineSettings(threads=t, max_grad_norm=n)) for t, n in STEPS]
+    planned, other, unplanned = (opened(engine) for engine in engines)
+    plan = planned.plan_step()
+    for engine in (planned, other, unplanned):
+        engine.forward_backward(MODEL, mixed_batch(), IS, planned.plan(mixed_batch()))
+    planned.optim_step(MODEL, ADAM, plan)
+    other.optim_step(MODEL, ADAM, decode_step_plan(encode_step_plan(plan)))
+    unplanned.optim_step(MODEL, ADAM)
+    assert torch.equal(session(other).weights, session(planned).weights)
+    assert not torch.equal(session(unplanned).weights, session(planned).weights)
+    assert torch.get_num_threads() == STEPS[-1][0]
 
 
 def test_a_plan_of_another_batch_is_not_followed() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wire.payload import encode
-from wire.plans import PlanSettings, decode_plan, encode_plan, plan_of
+from wire.plans import PlanSettings, StepPlan, decode_plan, decode_step_plan, encode_plan, encode_step_plan, plan_of
 
 SETTINGS = PlanSettings(max_tokens_per_pass=64, threads=3)
 
@@ -14,6 +14,11 @@ def test_a_plan_is_read_as_it_was_written(shards) -> None:
     plan = decode_plan(encode_plan(plan_of(shards, SETTINGS, "cascade", seconds=2.0)))
     assert [[micro_batch.tolist() for micro_batch in shard] for shard in plan.shards] == shards
     assert (plan.settings, plan.kernel, plan.seconds) == (SETTINGS, "cascade", 0.0)
+
+
+@pytest.mark.parametrize("plan", [StepPlan(1), StepPlan(8, 0.1)])
+def test_a_plan_of_a_step_is_read_as_it_was_written(plan: StepPlan) -> None:
+    assert decode_step_plan(encode_step_plan(plan)) == plan
 
 
 def test_a_plan_of_many_datums_takes_less_than_a_byte_for_each() -> None:
@@ -28,3 +33,5 @@ def test_a_plan_of_many_datums_takes_less_than_a_byte_for_each() -> None:
 def test_what_is_no_plan_of_this_version_is_refused() -> None:
     with pytest.raises(ValueError, match="not a plan"):
         decode_plan(encode({"format": 2}))
+    with pytest.raises(ValueError, match="not a plan"):
+        decode_step_plan(encode({"format": 2}))

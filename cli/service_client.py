@@ -1,4 +1,4 @@
-"""Commands that speak to the service's API, as any client does, rather than to its database."""
+"""Commands that call the service's API, as any client does, and do not use its database."""
 
 from __future__ import annotations
 

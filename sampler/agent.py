@@ -1,6 +1,6 @@
 """The agent beside a sampler: reports to the database what it holds, and loads what the database wants.
 
-Reconciled at start, on every wake-up and now and then unasked, so a sampler that comes back needs nobody's help.
+Reconciled at start, on every wake-up and now and then unasked, so a sampler that comes back needs no intervention.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class AdapterHolder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """Whose adapters to hold, where the gateway reaches the sampler, and how long an unwanted adapter lingers.
+    """Whose adapters to hold, where the gateway reaches the sampler, and how long an unwanted adapter stays loaded.
 
-    It lingers so that a request which was routed just before the head moved still finds its weights.
+    It stays so that a request which was routed just before the head moved still finds its weights.
     """
 
     base_id: UUID
@@ -98,9 +98,10 @@ class Agent:
         self._heart.start()
 
     def leave(self) -> None:
-        """Say goodbye, so that the gateway routes here no more. What is loaded stays, for requests under way."""
+        """Mark the sampler as stopped, so that the gateway routes here no more; adapters stay loaded for running
+        requests."""
         self._has_left = True
-        self._heart.close()  # a heartbeat would take the goodbye back
+        self._heart.close()  # a heartbeat would clear the mark
         try:
             with self._database.session() as session:
                 give_up(session, self._sampler_id, self._holder.final_trouble())
@@ -108,7 +109,7 @@ class Agent:
             log.warning("goodbye_not_said", reason="the database is away; the heartbeat runs out by itself")
 
     def close(self) -> None:
-        """Stop, and say goodbye."""
+        """Stop, and mark the sampler as stopped."""
         self._reconciler.stop()
         if not self._has_left:
             self.leave()

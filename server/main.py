@@ -44,7 +44,7 @@ from wire.process.logging import configure_logging
 from wire.process.tracing import configure_tracing
 
 _SHUTDOWN_S = 2
-"""For connections to end: no request is under way when uvicorn hears that it should stop."""
+"""For connections to end: no request is under way when uvicorn gets the signal to stop."""
 _WORKER_START_S = 60
 """A worker that does not answer its supervisor for so long is replaced: its imports take seconds on a busy machine."""
 _BACKLOG = 4096

@@ -66,7 +66,7 @@ class Subscription:
 class AsyncListener:
     """One connection that listens for a whole server process and hands each wake-up to those who wait for it.
 
-    After a lost connection every subscription hears of it (`Subscription.connected`), since wake-ups may have been
+    After a lost connection every subscription is woken (`Subscription.connected`), since wake-ups may have been
     missed. The same connection shows that the process is there (`presence`).
     """
 

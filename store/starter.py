@@ -1,7 +1,7 @@
 """A thread that sees to it that a base with work gets a trainer.
 
 It costs the training calls nothing: it listens for new operations only while some base has no trainer. When the last
-trainer of a base leaves or falls silent, it looks; while one lives, an operation needs nobody's help.
+trainer of a base stops or has no heartbeat, it looks; while one lives, operations need no starter.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Starter:
         chosen = self._quiet if self.look() else self._alert
         if chosen is self._listener:
             self._listener.wait(_LOOK_EVERY_S)
-        else:  # look again once it listens: what came in between was heard by nobody
+        else:  # look again once it listens: what came in between woke nobody
             self._listener.close()
             self._listener = chosen
 

@@ -1,4 +1,4 @@
-"""The port between the trainer's worker (which speaks to the op log) and its engine (which speaks to torch)."""
+"""The port between the trainer's worker, which works off the op log, and its engine, which computes in torch."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class OnDemand:
 
 
 class Trainers:
-    """Starts trainers as children, and settles what the dead ones left, so that nobody waits for their leases."""
+    """Starts trainers as children, and releases the leases of dead ones, so that nobody waits for these to run out."""
 
     def __init__(
         self,

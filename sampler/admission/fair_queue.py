@@ -2,7 +2,7 @@
 wide calls, which have many answers under way already, after the others.
 
 Service is counted in tokens, as in the virtual token counter (Sheng et al., OSDI 2024, arXiv:2401.00588): a team that
-comes back begins where the least served of the present ones is, so that nobody saves up turns by staying away. Calls
+comes back gets the counter of the least served of those present, so that absence earns no credit. Calls
 (requests to the gateway, each with one or many answers) are not taken in turns by themselves: answers to one prompt are
 cheapest together.
 """

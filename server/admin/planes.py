@@ -25,14 +25,14 @@ Plane = type[TrainerRow] | type[SamplerRow]
 
 
 async def list_trainers(session: AsyncSession, cursor: str | None, limit: int) -> Page[Trainer]:
-    """Every trainer that was heard of lately enough to be kept, oldest first."""
+    """Every trainer whose row is still kept, oldest first."""
     place = TrainerRow.started_at, TrainerRow.id
     rows, following = await page_of(session, _trainers(), place, cursor, limit)
     return Page(items=[_trainer(*row) for row in rows], next_cursor=following)
 
 
 async def list_samplers(session: AsyncSession, cursor: str | None, limit: int) -> Page[Sampler]:
-    """Every sampler that was heard of lately enough to be kept, oldest first."""
+    """Every sampler whose row is still kept, oldest first."""
     place = SamplerRow.started_at, SamplerRow.id
     rows, following = await page_of(session, _samplers(), place, cursor, limit)
     return Page(items=[_sampler(*row) for row in rows], next_cursor=following)

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 @asynccontextmanager
 async def closing_rollouts(settings: ServerSettings) -> AsyncGenerator[None]:
     """Close silent rollouts in the background until the block ends. The first time after one interval, so that a
-    service that comes back hears of its rollouts before it judges them."""
+    service that was down gets reports of its rollouts before it closes them."""
     if settings.garbage_collection is None:
         yield
         return

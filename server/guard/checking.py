@@ -63,7 +63,7 @@ async def check_due(database: AsyncDatabase) -> int:
                     elsewhere.add(one.model_id)  # another server is at it, which keeps to the order
                     continue
                 num_checked += await _check(session, one)
-        except (ArithmeticError, LookupError, TypeError, ValueError):  # a rule must not stand in the way of the others
+        except (ArithmeticError, LookupError, TypeError, ValueError):  # a rule that fails must not stop the others
             log.exception("guard_check_failed", kind=one.kind, id=str(one.id), model=str(one.model_id))
             async with database.session() as session:
                 await _mark(session, one)

@@ -1,7 +1,7 @@
 """Taking a model back to its best held-out checkpoint, unless somebody was there first.
 
 Samplers load the checkpoint before the head moves, which takes a while. In the transaction that moves it the alarm is
-still pending, and the head still stands on what the alarm speaks of.
+still pending, and the head is still on the branch that the alarm is about.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Undone(Exception):
 
 
 class _HeadMoved(Exception):
-    """The head is on a branch that the alarm does not speak of."""
+    """The head is on another branch than the alarm's."""
 
 
 async def _lock_pending(session: AsyncSession, alarm: AlarmRow) -> AlarmRow:

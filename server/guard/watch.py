@@ -1,4 +1,4 @@
-"""The guard at work, in the background of every server: never in the way of a request."""
+"""Evaluates the guard's rules in the background of every server, so that no request waits for it."""
 
 from __future__ import annotations
 

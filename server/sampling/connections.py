@@ -26,13 +26,13 @@ _IDLE_S = 4.0
 _MAX_IDLE = 1024
 _GET_HEALTH = b"GET /healthz HTTP/1.1\r\nHost: %b\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""Seconds, seconds, times: a machine that vanishes and comes back under its address has forgotten the connection."""
+"""Seconds, seconds, times: a machine that vanishes and comes back under its address does not know the connection."""
 _PAUSE_BYTES = 256 * 1024
 """So much of a reply may wait for its reader before the sampler is held back."""
 
 
 class ConnectionFailed(Exception):
-    """No connection, or it ended or fell silent before the reply was complete."""
+    """No connection, or it ended or timed out before the reply was complete."""
 
 
 class NotReached(ConnectionFailed):

@@ -1,4 +1,4 @@
-"""Speaking to one sampler over HTTP: the types of `wire.sampling`, and what becomes of its errors."""
+"""Calls of one sampler over HTTP, in the types of `wire.sampling`, and what becomes of its errors."""
 
 from __future__ import annotations
 

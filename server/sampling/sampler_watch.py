@@ -1,5 +1,5 @@
-"""Requests on samplers that fell silent: a process that was stopped, or a machine whose cable was pulled, keeps its
-connections and answers nothing.
+"""Gives up requests on samplers without a heartbeat: a process that was stopped, or a machine whose cable was pulled,
+keeps its connections and answers nothing.
 
 A whole answer is silent until it is there, for minutes if it is long, so silence alone says nothing. A sampler is given
 up when its heartbeat has run out and its /healthz does not answer either: one that merely lost the database goes on.

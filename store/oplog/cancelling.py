@@ -1,4 +1,4 @@
-"""Whether the operation that a trainer carries out still counts, and how one that does not gives way."""
+"""Whether the operation that a trainer carries out still counts, and how one that does not is ended."""
 
 from __future__ import annotations
 

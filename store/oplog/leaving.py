@@ -45,7 +45,8 @@ _LEAVE_IF_IDLE = """
 
 
 def hand_back(connection: Connection, trainer_id: UUID) -> None:
-    """Give every lease back, with the operation under way, and say goodbye: one statement, which wakes the others."""
+    """Release every lease, queue the operation under way again, and mark the trainer as stopped: one statement, which
+    wakes the others."""
     wake = {"queued": OPERATION_QUEUED, "changed": TRAINERS_CHANGED}
     connection.execute(_HAND_BACK, {"trainer_id": trainer_id, "forgiven": 1, **wake})
 
@@ -59,6 +60,6 @@ def release_dead(connection: Connection, host: str, pid: int) -> None:
 
 
 def leave_if_idle(connection: Connection, trainer_id: UUID) -> bool:
-    """Give every lease back and say goodbye, unless an operation waits that this trainer should carry out."""
+    """Release every lease and mark the trainer as stopped, unless an operation waits that it should carry out."""
     values = {"trainer_id": trainer_id, "changed": TRAINERS_CHANGED}
     return connection.execute(_LEAVE_IF_IDLE, values).fetchone() is not None

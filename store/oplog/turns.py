@@ -1,12 +1,12 @@
 """Whose turn it is: teams share the trainers of a base by tokens, not by calls.
 
 The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024, arXiv:2401.00588):
-the team goes first that has been served the fewest tokens, and one that comes back from a pause is lifted to those who
-are there, so that a pause earns nothing. Kept as start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996), which
-needs no statement when an operation arrives: an operation that starts gets a start tag, the later of its team's last
-finish tag and the virtual time; its finish tag lies its tokens behind that; the virtual time is the last start tag that
-was given. One that starts while no other team waits sets the virtual time to the last finish tag: what was used when
-nobody else wanted it is forgotten.
+the team goes first that has been served the fewest tokens, and one that comes back from a pause gets the tag of those
+who are there, so that a pause earns nothing. Kept as start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996),
+which needs no statement when an operation arrives: an operation that starts gets a start tag, the later of its team's
+last finish tag and the virtual time; its finish tag lies its tokens behind that; the virtual time is the last start tag
+that was given. One that starts while no other team waits sets the virtual time to the last finish tag: what was used
+when nobody else wanted it is forgotten.
 
 Between two teams that both wait the service differs by no more than the largest operation of each.
 """

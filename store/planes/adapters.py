@@ -68,7 +68,7 @@ _REPORT = """
 
 def wanted_adapters(connection: Connection, base_id: UUID, sampler_id: UUID | None = None) -> list[WantedAdapter]:
     """The base itself, and every staged checkpoint, head, and pin of its models, in this order; of a sampler that is
-    drained, the base alone: what else it holds lingers, and goes."""
+    drained, the base alone: what else it holds is unloaded after a while."""
     rows = connection.execute(_WANTED, {"base_id": base_id, "sampler_id": sampler_id})
     by_name = {adapter_name(row.files_id): (row.files_model_id, row.files_id) for row in rows}
     base = WantedAdapter(base_adapter_name(base_id), None)

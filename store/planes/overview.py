@@ -25,8 +25,8 @@ from store.tables import (
 
 @dataclass(frozen=True, slots=True)
 class PlaneState:
-    """A trainer or sampler that has not said goodbye, or a base's last sampler, which gave up. `state`: starting, live,
-    draining, silent, or stopped."""
+    """A trainer or sampler that is not marked as stopped, or a base's last sampler, which gave up. `state`: starting,
+    live, draining, silent, or stopped."""
 
     plane: str
     id: UUID

@@ -15,7 +15,7 @@ _LOCK = 0x68770001  # "hw"
 
 _ANNOUNCE = f"select pg_advisory_lock_shared(%(number)s::int, {_LOCK})"
 
-# A machine that loses its power says no goodbye. Without effect on a socket of this machine.
+# A machine that loses its power closes no connection. Without effect on a socket of this machine.
 _NOTICE_DEATH = (
     "set tcp_keepalives_idle = 5",
     "set tcp_keepalives_interval = 2",

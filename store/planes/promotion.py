@@ -1,8 +1,8 @@
 """How many samplers must hold a checkpoint before a head may point at it, and which samplers lag behind.
 
 A policy says for whom a promotion waits, within its time limit; it never lets a head point at what nobody serves. Who
-refuses the checkpoint, lags behind its base's heads, or falls silent is not waited for: the gateway sends nobody there
-until it has caught up.
+refuses the checkpoint, lags behind its base's heads, or has no heartbeat is not waited for: the gateway sends it
+nothing until it has caught up.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ LIVE_FOR_S = 10.0
 
 
 def is_live(row: type[TrainerRow] | type[SamplerRow]) -> ColumnElement[bool]:
-    """SQL: this trainer or sampler was heard of lately and has not said goodbye."""
+    """SQL: this trainer or sampler has a recent heartbeat and is not marked as stopped."""
     silent_since = func.clock_timestamp() - timedelta(seconds=LIVE_FOR_S)
     return and_(row.stopped_at.is_(None), row.heartbeat_at > silent_since)
 
@@ -85,7 +85,7 @@ def fall_silent(session: Session, sampler_id: UUID, trouble: str) -> None:
 
 
 def give_up(session: Session, sampler_id: UUID, trouble: str | None) -> None:
-    """Say goodbye, and why this sampler will not be back, if that is so."""
+    """Mark the sampler as stopped, with the reason if it has given up."""
     say_goodbye(session, SamplerRow, sampler_id)
     values = {"trouble": _storable(trouble) if trouble else None}
     session.execute(update(SamplerRow).where(SamplerRow.id == sampler_id).values(values))

@@ -1,4 +1,4 @@
-"""One collection: mark rows, then remove what the marks, and no row, speak for."""
+"""One collection: mark rows, then remove the files of marked rows, and files that no row names."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ pages through facts by a filter, `read_rollouts` (reading) brings tokens, `read_
 and `resolve` (resolving) says what a trace is worth as a trajectory. To change: `changing`. From elsewhere:
 `import_trace` (importing).
 
-**A sample is known by its digest** over prompt ids, output ids and logprobs, so both roads write the same row. Its
-prompt is stored from where another sample of the same trace ends: a conversation costs its length, not its square.
-**Nothing is lost**: what is not as it should be is kept with a flag, and spans come back as they were sent.
+**A sample is known by its digest** over prompt ids, output ids and logprobs, so gateway and telemetry write the same
+row. Its prompt is stored from where another sample of the same trace ends: a conversation costs its length, not its
+square. **Nothing is lost**: what is not as it should be is kept with a flag, and spans come back as they were sent.
 """
 
 from store.rollouts.changing import cancel_traces, close_silent_traces, delete_job, delete_trace, pin_job, pin_trace

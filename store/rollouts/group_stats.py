@@ -26,7 +26,7 @@ same, `wire.spread` says."""
 MOST_REWARDS = 64
 """How many rewards of a group are listed, the first ones of it."""
 MOST_SUMMARISED = 2_000
-"""How many rollouts of a job its line in a list speaks of, the newest ones."""
+"""How many rollouts of a job, the newest ones, its line in a list sums up."""
 
 # Sums and squares of these stay within a double.
 _REWARD = f"(case when {REWARD} <> 'NaN' then least(greatest({REWARD}, -1e30), 1e30) end)"

@@ -1,4 +1,5 @@
-"""What a process that records completions remembers of their rollouts, so that a turn need not ask for those before it.
+"""What a process that records completions keeps in memory of their rollouts, so that a turn need not ask for those
+before it.
 
 It may be out of date: others record too, and rollouts are deleted. Not to know of a sample costs the bytes that a new
 one could have shared with it; one that is gone is noticed when another is to share with it.

@@ -47,8 +47,9 @@ REWARD = "coalesce(reward, evaluated_reward)"
 class TraceRow(Base):
     """One rollout: its entry and its exit, in whichever order they came, and what was recorded of it.
 
-    `status` is what the exit said. A rollout that fell silent without one has `timed_out_at` instead, until an exit
-    comes after all. `evaluated_reward` is the score of its evaluate step, which counts where no exit brings a reward.
+    `status` is what the exit said. A rollout of which nothing was reported any more has `timed_out_at` instead, until
+    an exit comes after all. `evaluated_reward` is the score of its evaluate step, which counts where no exit brings a
+    reward.
 
     `num_turns` counts agent steps with tokens that telemetry brought, `num_samples` the distinct samples on record
     (`store.tables.rollouts`), whose prompts are counted whole. `checkpoint_ids`: what served them. `flags` names what

@@ -33,7 +33,7 @@ _ROUTERS = {"gate", "router", "shared_expert_gate"}
 
 
 def refuse_unsupported(config: PreTrainedConfig) -> None:
-    """Raises UnsupportedArchitecture, naming what is in the way."""
+    """Raises UnsupportedArchitecture, naming what is not supported."""
     name = config.model_type
     if config.is_encoder_decoder:
         raise UnsupportedArchitecture(f"{name} is an encoder-decoder, this trainer knows decoders")

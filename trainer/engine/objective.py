@@ -1,6 +1,6 @@
 """What a unit of each action token's logprob is worth: weights_N = −dC/dlogprobs_N.
 
-Built-in losses and weights sent by a client end in the same form, so that everything after is one road.
+Built-in losses and weights sent by a client end in the same form, so that everything after is the same code.
 """
 
 # N action tokens of a micro-batch

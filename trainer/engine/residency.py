@@ -2,7 +2,7 @@
 
 When the device's budget is passed, the session that was not used for longest leaves: to host memory, and past that
 budget to files. On a CPU the device is host memory, so the engine gives the host no budget and sessions go to files
-at once. What comes back is bit for bit what left.
+at once. Buffers come back bit for bit as they were.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class ResidentSessions:
             self._on_disk[model] = self._spill.write(session)
             log.info("session_spilled", model_id=str(model), num_bytes=session.num_bytes)
         except (OSError, SafetensorError) as error:
-            # Whoever asks for it next opens it again and replays; the model that needs the room must not pay for it.
+            # Whoever asks for it next opens it again and replays; the model that needs the memory must not fail for it.
             log.warning("session_dropped", model_id=str(model), num_bytes=session.num_bytes, reason=str(error))
 
 

@@ -37,8 +37,8 @@ class LeaseKeeper:
             log.warning("leases_not_released", reason="the database is away; they run out by themselves")
 
     def leave_if_idle(self) -> bool:
-        """Say goodbye unless there is work for this trainer; then it goes on. Call from the thread that works."""
-        self._pause()  # a heartbeat would take the goodbye back
+        """Mark the trainer as stopped unless there is work for it; then it goes on. Call from the thread that works."""
+        self._pause()  # a heartbeat would clear the mark
         left = False
         try:
             with self._database.connection() as connection:

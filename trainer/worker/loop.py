@@ -1,6 +1,6 @@
 """The trainer's loop: lease a model, bring it to its head, carry out its operations in order.
 
-Speaks to the op log and the checkpoint store, and to the engine through its port; knows nothing of torch. What
+Uses the op log, the checkpoint store, and the engine through its port; imports no torch. What
 survives a crash is in the log: whoever takes the lease next loads the head and replays the gradients that no step
 has consumed.
 """

@@ -60,7 +60,7 @@ def configure_logging(plane: str, log_format: str | None = None) -> None:
 
 
 def without_secrets(_logger: Any, _method: str, line: Any) -> Any:
-    """The rendered line with keys, bearer tokens and passwords of URLs struck out."""
+    """The rendered line with keys, bearer tokens and passwords of URLs replaced."""
     # Looking for what every secret has is a twentieth of the search (bench/request_cost.py), on every request's line.
     if "hw_" in line or "://" in line or "bearer " in line.lower():
         return _SECRET.sub("[secret]", line)

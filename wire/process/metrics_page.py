@@ -21,7 +21,7 @@ METRICS_TOKEN_VARIABLE = "HEADWAY_METRICS_TOKEN"  # noqa: S105 - the variable's 
 
 
 def may_scrape(authorization: str | bytes | None, token: str | None) -> bool:
-    """Whether this Authorization header carries the token for scrapes; without a token, nobody's does."""
+    """Whether this Authorization header carries the token for scrapes; without a token, none does."""
     given = authorization.encode("utf-8", "replace") if isinstance(authorization, str) else authorization or b""
     return bool(token) and hmac.compare_digest(given, f"Bearer {token}".encode())
 

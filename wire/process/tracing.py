@@ -92,7 +92,7 @@ def span(
 
 @contextmanager
 def span_apart(name: str, *, kind: Kind = "internal") -> Generator[Span]:
-    """A span that is nobody's parent by itself: for generators, whose pieces may run in several contexts."""
+    """A span that does not become the current one: for generators, whose pieces may run in several contexts."""
     if _tracer is None:
         yield _NO_SPAN
         return

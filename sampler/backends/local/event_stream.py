@@ -13,7 +13,7 @@ _MOST_UNREAD = 256
 
 class EventStream:
     """What one request's consumer reads, on the event loop where it was made. What piled up arrives as one event. A
-    consumer that is behind gets nothing more until it reads, of which `on_catch_up` hears."""
+    consumer that is behind gets nothing more until it reads, which calls `on_catch_up`."""
 
     def __init__(self, on_catch_up: Callable[[], None] = lambda: None) -> None:
         self.loop = asyncio.get_running_loop()

@@ -1,5 +1,5 @@
-"""What vLLM would serve without a word although it is not the adapter that was trained: tensors of another shape are
-copied as far as they fit, and parts of the configuration are ignored."""
+"""Refuses what vLLM would serve without an error although it is not the adapter that was trained: tensors of another
+shape are copied as far as they fit, and parts of the configuration are ignored."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Answer:
             self._describe(event.tokens, token_id, position)
             self._advance(event, token_id)
             if event.finish_reason is not None:
-                return event  # what vLLM sampled beyond a stop string is nobody's
+                return event  # what vLLM sampled beyond a stop string is dropped
         if chunk["finish_reason"] is not None:
             raise Unavailable(f"vLLM ended the answer early ({chunk['finish_reason']}); try again")
         return event

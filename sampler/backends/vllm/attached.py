@@ -20,7 +20,7 @@ _OURS = "hw-"
 
 
 class AttachedServer:
-    """Calls `on_loss` when the server is gone, or has forgotten our adapters because it was started again."""
+    """Calls `on_loss` when the server is gone, or has lost our adapters because it was started again."""
 
     def __init__(
         self,

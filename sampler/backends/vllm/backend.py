@@ -224,7 +224,7 @@ class VllmBackend(WithChatText):
             return {adapter.served_as for adapter in self._adapters.values()}
 
     def _retire(self, adapter: _Loaded) -> None:
-        """First the server forgets it, then the files go. A server that is away has forgotten it."""
+        """Unload it in the server, then delete the files. A server that is down holds no adapters."""
         with suppress(Unavailable):
             self._client.unload(self._server.url, adapter.served_as)
         self._folders.remove(adapter.folder)

@@ -29,7 +29,7 @@ def server_command(base: Path, port: int, settings: VllmSettings, parsers: Parse
         "--host": "127.0.0.1",
         "--port": str(port),
         "--logprobs-mode": "processed_logprobs",  # of the distribution sampled from
-        "--generation-config": "vllm",  # the model's own sampling defaults would apply without a word
+        "--generation-config": "vllm",  # the model's own sampling defaults would apply silently
         "--max-logprobs": str(MAX_TOP_LOGPROBS + 1),
         "--max-loras": str(settings.max_loras),
         "--max-cpu-loras": str(settings.max_cpu_loras),

@@ -89,7 +89,7 @@ class _Tree:
         return drawn
 
     def _kept_apart(self) -> set[UUID]:
-        """Nodes that no run swallows."""
+        """Nodes that are not folded into a run."""
         nodes = [node for node in self._lineage.nodes if node.id in self._drawn]
         kept = {node.id for node in nodes if node.parent_id is None or len(self._shown_children(node.id)) != 1}
         marked = [node.id for node in nodes if node.is_pinned or node.forks]

@@ -81,7 +81,7 @@ async def _ask(
 
 
 async def _name(session: AsyncSession, head: str | None) -> str:
-    """The name of a checkpoint that an alarm speaks of."""
+    """The name of a checkpoint that an alarm names."""
     checkpoint_id = as_uuid(head) if head else None
     row = await session.get(CheckpointRow, checkpoint_id) if checkpoint_id else None
     return row.name if row else "the base weights"

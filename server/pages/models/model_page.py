@@ -80,7 +80,7 @@ async def model_page(
 async def model_series(context: ContextDep, visitor: VisitorDep, model_id: str, after: Index = 0) -> JSONResponse:
     """Points of the charts after the first `after` steps; without it, the newest ones that fit in an answer.
 
-    `first`: how many steps come before the first point. `left_behind` and `rollbacks` count steps from 0 and speak of
+    `first`: how many steps come before the first point. `left_behind` and `rollbacks` count steps from 0 and are about
     the whole history, since a rollback changes what earlier points mean. `scores` are all that are held out.
     """
     async with context.database.session() as session:

@@ -125,7 +125,7 @@ async def _samplers(session: AsyncSession, caller: Caller) -> list[Plane]:
 
 
 async def _rows(session: AsyncSession, kind: type[TrainerRow] | type[SamplerRow]) -> list[Any]:
-    """Those that did not say goodbye, and a base's last sampler if it gave up; the living first."""
+    """Those that are not marked as stopped, and a base's last sampler if it gave up; live ones first."""
     query = (
         select(kind, ModelRow.slug, is_live(kind))
         .join(ModelRow, ModelRow.id == kind.base_id)

@@ -1,4 +1,4 @@
-"""Checkpoints in an object store that speaks S3."""
+"""Checkpoints in an object store with the S3 API."""
 
 from store.checkpoint_stores.s3.store import S3CheckpointStore
 

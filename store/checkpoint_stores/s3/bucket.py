@@ -146,7 +146,7 @@ class Bucket:
                     raise self._unavailable(f"it does not delete ({refused[0].get('Code')})")
 
     def unfinished_uploads(self) -> Iterator[UnfinishedUpload]:
-        """Of all processes: those under way, and those of the dead."""
+        """Of all processes: those under way, and those of processes that died."""
         pages = self._client.get_paginator("list_multipart_uploads")
         with self._answering():
             for page in pages.paginate(Bucket=self._name, Prefix=self._prefix):

@@ -1,7 +1,7 @@
 """What a loss is: a frozen dataclass of its hyperparameters that turns action tokens into costs.
 
 The cost C is a sum, never a mean, over the action tokens of all datums. The engine takes −dC/dlogprobs from autograd
-and carries it through the model, which is the same road that weights sent by a client take.
+and carries it through the model, as it does with weights that a client sent.
 """
 
 # N action tokens of a micro-batch, datum by datum

@@ -1,4 +1,4 @@
-"""The training API as clients speak it. Everything here is closed: unknown fields are refused.
+"""Requests and replies of the training API. Unknown fields are refused everywhere.
 
 Long arrays of numbers never become lists: `server.uploads.json_scanner` cuts them out of the JSON text.
 """

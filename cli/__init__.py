@@ -1,1 +1,1 @@
-"""The `headway` command: the composition root that may reach every plane."""
+"""The `headway` command: the composition root, which imports every plane."""

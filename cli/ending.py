@@ -1,4 +1,4 @@
-"""How a command that works on the stores ends when it cannot go on: with one sentence."""
+"""Ends a command that fails on the stores with one sentence on stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a request's randomness comes from: one uniform number a token, from a stream of its own."""
+"""A request's random numbers: one uniform number a token, from a stream of its own."""
 
 from __future__ import annotations
 

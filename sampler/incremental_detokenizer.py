@@ -1,4 +1,4 @@
-"""Text as it settles, token by token: whole characters only, and nothing that may yet turn out a stop string."""
+"""Incremental detokenizer: emits whole characters, and holds back what may still become a stop string."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that PostgreSQL can hold: it knows neither NUL characters, nor half surrogate pairs, nor JSON NaN."""
+"""Values that PostgreSQL can hold: it has neither NUL characters, nor half surrogate pairs, nor JSON NaN."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Everything that must survive: PostgreSQL tables, the op log, the checkpoint tree, blobs and checkpoint files."""
+"""Persistent state: PostgreSQL tables, the op log, the checkpoint tree, blobs and checkpoint files."""

@@ -1,4 +1,4 @@
-"""How much there is of everything, for those who watch the service. Each figure is one short statement."""
+"""Counts for monitoring. Each figure is one short statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thread that sees to it that a base with work gets a trainer.
+"""A thread that asks for a trainer for every base that has work and no trainer.
 
 It costs the training calls nothing: it listens for new operations only while some base has no trainer. When the last
 trainer of a base stops or has no heartbeat, it looks; while one lives, operations need no starter.

@@ -1,4 +1,4 @@
-"""Tasks into their taskset and out again. A task's content is text; what it means is the client's business."""
+"""Writes and reads the tasks of a taskset. A task's content is text that only clients interpret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests are refused at their first fault: a list with a million wrong items must not become a million errors.
+"""Requests are refused at their first fault: a list with a million wrong items must not make a million errors.
 
 Lists have pydantic's `fail_fast`; mappings, for which there is none, `FEW_ENTRIES`.
 """

@@ -1,4 +1,4 @@
-"""What the gateway and a sampler say to each other: tokens in, tokens out.
+"""Requests and replies between server and sampler: tokens in, tokens out.
 
 Rendering of chats and parsing of answers happen on the sampler's side of this border, next to the tokenizer.
 A sampler serves `POST /render`, `/tokenize` and `/generate` with these types, and `GET /healthz`.

@@ -1,4 +1,4 @@
-"""What makes a turn trainable, for the server, which refuses early, and the engine, which trusts nobody."""
+"""What makes a turn trainable, for the server, which refuses early, and the engine, which checks again."""
 
 from __future__ import annotations
 

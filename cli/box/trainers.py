@@ -1,4 +1,4 @@
-"""The trainers of `headway up`: there all the time, or started when there is work and gone when there is none."""
+"""The trainers of `headway up`: running all the time, or started on demand and ended when there is no work."""
 
 from __future__ import annotations
 

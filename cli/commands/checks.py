@@ -1,4 +1,4 @@
-"""`headway verify` and `headway doctor`: is everything as the database says, and is what it says possible."""
+"""`headway verify` compares files with the database; `headway doctor` checks the database's invariants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`headway gc`, `pin`, `unpin`: what is kept of checkpoints and blobs."""
+"""`headway gc`, `pin`, `unpin`: remove and keep checkpoints and blobs."""
 
 from __future__ import annotations
 

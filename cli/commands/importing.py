@@ -1,4 +1,4 @@
-"""`headway import`: rollouts from a file, in portions, each answered for line by line."""
+"""`headway import`: sends rollouts from a file in portions, and prints the refusals of each line."""
 
 from __future__ import annotations
 

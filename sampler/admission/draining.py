@@ -1,4 +1,4 @@
-"""How a sampler ends without failing anybody: it leaves the rotation, finishes what it has, and only then stops.
+"""Ends a sampler without failing requests: it leaves the rotation, finishes requests under way, then stops.
 
 Whoever looked the sampler up a moment ago still comes, and several answers to one chat are several calls. So
 calls are taken to the end: until none has been under way for a while, or until the limit.

@@ -1,4 +1,4 @@
-"""Whose turn it is: of the teams that wait, the one that was served least; within it, the call that came first, but
+"""Fair queue: of the teams that wait, the one that was served least; within it, the call that came first, but
 wide calls, which have many answers under way already, after the others.
 
 Service is counted in tokens, as in the virtual token counter (Sheng et al., OSDI 2024, arXiv:2401.00588): a team that

@@ -1,4 +1,4 @@
-"""Making, rotating and revoking keys. Nobody gives what they do not have."""
+"""Creates, rotates and revokes keys. A caller cannot grant scopes or models that its own key lacks."""
 
 from __future__ import annotations
 

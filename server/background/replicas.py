@@ -1,4 +1,4 @@
-"""How many server processes there are, so that each grants its share of what a team may have in all of them."""
+"""Counts server processes, so that each allows its share of a team's quota."""
 
 from __future__ import annotations
 

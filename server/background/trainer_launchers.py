@@ -1,4 +1,4 @@
-"""Ways of bringing a trainer about: a command on this machine, or a POST to whatever starts machines."""
+"""Starts trainers on demand: by a command on this machine, or by a POST to a webhook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moving a head by hand: samplers load the checkpoint first, then one transaction flips."""
+"""Moves a head by hand: samplers load the checkpoint first, then one transaction moves the head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pausing a model: its next training calls are refused, with the reason; sampling goes on, and so does what was
+"""Pauses a model: its next training calls are refused with the reason; sampling goes on, and so does what was
 accepted before.
 
 Who paused decides who may resume: what an operator paused, only an operator.

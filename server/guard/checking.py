@@ -1,4 +1,4 @@
-"""Holding the rules against one new thing: a checkpoint, a held-out score, or a failure for want of finite numbers.
+"""Evaluates the rules on one new thing: a checkpoint, a held-out score, or a failure for want of finite numbers.
 
 The mark that it was looked at, the alarms, and a pause are one transaction: each thing is looked at exactly once,
 whoever dies, however many servers look. They take turns by an advisory lock of the model. What takes longer (webhooks,

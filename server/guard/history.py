@@ -1,4 +1,4 @@
-"""What a rule sees: the way from the root of the tree to one checkpoint, and the scores that lie on it.
+"""What a rule gets: the path from the root of the tree to one checkpoint, and the scores on it.
 
 Other branches do not count: a model that was rolled back is judged by what it is now.
 """

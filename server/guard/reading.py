@@ -1,4 +1,4 @@
-"""Histories out of the database."""
+"""Reads histories from the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taking a model back to its best held-out checkpoint, unless somebody was there first.
+"""Rolls a model back to its best held-out checkpoint, unless the head was moved meanwhile.
 
 Samplers load the checkpoint before the head moves, which takes a while. In the transaction that moves it the alarm is
 still pending, and the head is still on the branch that the alarm is about.

@@ -1,4 +1,4 @@
-"""Telling somebody else's server about an alarm.
+"""Posts alarms to a webhook.
 
 Refused are this very machine under any of its addresses, link-local addresses and others under which clouds keep the
 credentials of their machines, and what is no address of a host, unless the operator names them; private networks are

@@ -1,4 +1,4 @@
-"""What large bodies take of a server process's memory together: each gets its bytes before they are read, in turn.
+"""Bounds the memory of large bodies in a server process: each reserves its bytes before they are read, in turn.
 
 A client that is not read yet is held back by its connection. So many clients with large bodies wait for one another,
 where otherwise each would leave its body in memory until the process for uploads comes to it.

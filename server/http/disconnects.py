@@ -1,4 +1,4 @@
-"""Noticing that the client has gone while its answer is being made."""
+"""Cancels the work for an answer when its client disconnects."""
 
 from __future__ import annotations
 

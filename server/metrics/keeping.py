@@ -1,4 +1,4 @@
-"""What has to be looked at now and then, because nothing happens when it changes."""
+"""Gauges that are read periodically, since no event reports their changes."""
 
 from __future__ import annotations
 

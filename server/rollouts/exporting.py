@@ -1,4 +1,4 @@
-"""Recorded rollouts as a file that streams out: newest first, in portions, with no connection held between them.
+"""Streams recorded rollouts as a file: newest first, in portions, without holding a connection between portions.
 
 A file that was not finished must not pass for a whole one. So a failure half way cuts the connection: a chunked answer
 without its last chunk is an error to every HTTP client, and a Parquet or gzip file without its end does not open.

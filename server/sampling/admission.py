@@ -1,4 +1,4 @@
-"""Who may sample, known before the body is read, and yet with one statement a chat.
+"""Admits a key before the body is read, with the one statement that also finds the chat's model.
 
 The statement that finds a key also finds the model, and a model's name comes in the body. So a request's key is looked
 up together with the model that this key asked for last. Nearly always the request asks for the same one, and has its

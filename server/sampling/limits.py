@@ -1,4 +1,5 @@
-"""How many requests of one team the gateway works on at once; more wait their turn, and too many are sent away."""
+"""How many requests of one team the gateway works on at once; more wait for their turn, and beyond that they are
+refused."""
 
 from __future__ import annotations
 

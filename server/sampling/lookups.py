@@ -1,4 +1,4 @@
-"""Equal questions share an answer for 10 ms; a change is answered only after every older answer has expired.
+"""Lookup cache: equal lookups share an answer for 10 ms; a change is acknowledged only after older answers expired.
 
 Thousands of rollouts ask the database the same: this key, this model. An answer is good for all who come within
 `CACHE_LIFETIME_S` of the moment at which it was asked for. It may then miss what was committed in between; but whoever

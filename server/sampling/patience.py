@@ -1,5 +1,5 @@
-"""One patience for samplers: whether none lives, none holds the adapter or none answers, a request waits for so long in
-all, and then gets a 503 that says which of these it was."""
+"""One time limit for waiting on samplers: whether none lives, none holds the adapter or none answers, a request waits
+for so long in all, and then gets a 503 that says which of these it was."""
 
 from __future__ import annotations
 

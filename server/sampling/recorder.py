@@ -1,5 +1,5 @@
-"""Samples into the database, by whole batches: whatever waits is one transaction, while the next batch gathers. What is
-large goes a way of its own, so that nobody waits while it is packed.
+"""Writes samples into the database in batches: whatever waits is one transaction, while the next batch gathers. What is
+large goes through a queue of its own, so that nobody waits while it is packed.
 
 A completion waits for its batch, so a client that has its answer can train on it. Trouble never costs a completion:
 after `patience_s` it goes out, the sample counts as lost, and its trace is flagged as soon as the database is back.

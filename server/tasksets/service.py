@@ -1,4 +1,4 @@
-"""Tasksets: made, filled, read and removed. A name is a team's own; another team's taskset reads as none."""
+"""Tasksets: made, filled, read and removed. A name is a team's own; another team's taskset is not found."""
 
 from __future__ import annotations
 

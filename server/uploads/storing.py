@@ -1,4 +1,4 @@
-"""A disk that does not take what a client sends: a refusal that says so, never a broken answer."""
+"""Turns the error of a full or read-only disk into a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stores do alike with manifests: read one that may have been harmed, and compare files with one."""
+"""What stores do alike with manifests: read one that may be damaged, and compare files with one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets into the embedded database: whoever has the password, and nobody else.
+"""Access to the embedded database: by its password only.
 
 `peer` would let in every process of this user, and code that a policy wrote may be one some day; `trust` lets in
 everybody who can open the socket.

@@ -1,4 +1,4 @@
-"""The op log: nothing is lost, nothing is applied twice."""
+"""Invariants of the op log: no operation is lost, no gradient is applied twice."""
 
 from __future__ import annotations
 

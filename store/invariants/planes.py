@@ -1,4 +1,4 @@
-"""Trainers and samplers: what they say they hold exists."""
+"""Invariants of trainers and samplers: what they say they hold exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded rollouts: what is on record can be read back, and is counted."""
+"""Invariants of recorded rollouts: what is on record can be read back, and is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads, checkpoints, and how they hang together."""
+"""Invariants of heads, checkpoints and trees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: teams share the trainers of a base by tokens, not by calls.
+"""Fair queueing: teams share the trainers of a base by tokens, not by calls.
 
 The virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024, arXiv:2401.00588):
 the team goes first that has been served the fewest tokens, and one that comes back from a pause gets the tag of those

@@ -1,4 +1,4 @@
-"""A rollout from elsewhere becomes a recorded one: whole or not at all, and once."""
+"""Inserts a rollout from elsewhere as a recorded one: in one transaction, and once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling base weights apart, cheaply: a path or a hub id may hold other weights tomorrow."""
+"""Distinguishes base weights, cheaply: a path or a hub id may hold other weights tomorrow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of one pass is used again by the next, instead of going back to the kernel in between.
+"""Keeps the memory of one pass for the next, instead of returning it to the kernel in between.
 
 glibc gives tensors above 32 MiB pages of their own and returns them at once, so that each pass pays for clearing and
 mapping all of its activations anew: 10 to 20 % of a pass of 16k tokens on a CPU.

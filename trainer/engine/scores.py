@@ -1,4 +1,4 @@
-"""A micro-batch under the bound weights: what each action token's logprob is, and the way back."""
+"""A micro-batch under the bound weights: each action token's logprob, and the backward pass."""
 
 # N action tokens of the micro-batch, datum by datum; P predictions that they read
 

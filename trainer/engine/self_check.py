@@ -1,4 +1,4 @@
-"""A base model proves itself when it loads: packed logprobs and gradients against transformers' own, a row a sequence.
+"""Compares a base model's packed logprobs and gradients with transformers' own when it loads, a row a sequence.
 
 A wrong attention, position, state or logit treatment raises no error by itself; it costs 0.3 nats or more a token.
 Short sequences that share prefixes on several levels are enough to distinguish that from rounding, and take

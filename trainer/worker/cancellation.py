@@ -1,4 +1,4 @@
-"""Long operations end early when they cannot count any more, so that they do not keep a trainer from everybody.
+"""Ends long operations early when they cannot count any more, so that they do not block a trainer.
 
 Looked for between micro-batches, with one small statement every so often. What ended early has added nothing to the
 model's gradient, and the engine is as it was. See docs/decisions/0034.

@@ -1,4 +1,4 @@
-"""Keeps what passes make of recorded tokens beside these, for people to look at.
+"""Writes the trainer's logprobs of recorded tokens beside the sampler's, for pages and the API.
 
 A thread of its own writes, after the operation was completed: a pass pays for handing its arrays over, and nothing
 that goes wrong here is reported except in the log. No torch here.

@@ -1,4 +1,5 @@
-"""SIGTERM: a trainer that waits wakes up, one that computes stops at the next occasion or is cut short."""
+"""SIGTERM: a trainer that waits wakes up, one that computes stops before its next micro-batch, or is ended after the
+grace time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies behind an exception that an operation met: the refusal that its request deserves, or a trouble.
+"""Maps an exception of an operation to a refusal that its request caused, or to a trouble that passes.
 
 How final each is, `wire.errors` says. Whatever is not named here is a fault of ours.
 """

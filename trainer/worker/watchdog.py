@@ -1,4 +1,4 @@
-"""An engine that stands still: a kernel that never ends, a device that never answers.
+"""Watchdog: ends the process when the engine hangs (a kernel that never ends, a device that never answers).
 
 Nothing in the process can interrupt that, and its heartbeat goes on, with the leases. So the process ends: its leases
 run out, another trainer repeats the operation, and one that stands still three times is refused.

@@ -1,4 +1,4 @@
-"""Points at which a test may kill, stop or delay a process. Nobody else arms them, and then a point costs a comparison.
+"""Points at which a test may kill, stop or delay a process. Elsewhere a point costs a comparison.
 
 `HEADWAY_FAULTS=step:before-commit:2:kill` kills the process when it is about to commit a step for the second time;
 `HEADWAY_FAULTS=@FILE` reads that from a file again at each point, so that it can be set in a running process, and

@@ -1,4 +1,4 @@
-"""How many CPU threads a model is worth, and how they wait for one another."""
+"""How many CPU threads torch uses for a model, and how they wait for one another."""
 
 from __future__ import annotations
 

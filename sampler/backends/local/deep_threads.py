@@ -1,4 +1,4 @@
-"""Threads for code that recurses as deep as its input nests, in a language that does not count along."""
+"""Threads with a large stack, for native code that recurses as deep as its input nests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The border between the engine's thread and the event loop: one wake-up a step, however many requests run."""
+"""Passes events from the engine's thread to the event loop: one wake-up a step, however many requests run."""
 
 from __future__ import annotations
 

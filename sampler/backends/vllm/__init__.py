@@ -1,4 +1,4 @@
-"""vLLM behind the sampler's port: a server of its own process and environment, spoken to over HTTP alone.
+"""vLLM behind the sampler's port: a server in a process and environment of its own, used over HTTP only.
 
 See docs/decisions/0014-vllm-sampler.md for what is checked here because vLLM does not.
 """

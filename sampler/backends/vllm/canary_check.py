@@ -1,4 +1,4 @@
-"""Is a loaded adapter the one that was saved? A few logprobs of vLLM's against those that the trainer wrote down."""
+"""Compares a few logprobs of vLLM's with those that the trainer saved, to detect a wrongly loaded adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether vLLM's engine stands still. Its API server answers `/health` as long as the engine's process exists, also
+"""Detects that vLLM's engine hangs. Its API server answers `/health` as long as the engine's process exists, also
 when that one is frozen or waits for a GPU that never answers; the sign is whether tokens still come out.
 """
 

@@ -1,4 +1,4 @@
-"""Routes whose requests go straight to their endpoint: thousands a second pass here, and nothing else.
+"""Routes that parse the body with pydantic and call their endpoint, without the framework's dependency resolution.
 
 The framework resolves dependencies anew for each request, parses its JSON into objects and then checks these: more work
 than all that the gateway does before it asks a sampler. Here the body's bytes are checked as they are parsed: those of

@@ -1,4 +1,4 @@
-"""The shapes in which recorded rollouts leave: a file each, and the table of their names."""
+"""Export formats of recorded rollouts: a file each, and the table of their names."""
 
 from __future__ import annotations
 

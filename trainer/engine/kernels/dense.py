@@ -1,4 +1,4 @@
-"""Attention under a T×T mask: slower and larger than the others, but nothing it runs on lacks what it needs."""
+"""Attention under a T×T mask: slower and larger than the others, but it runs on every device."""
 
 # H query heads, K key heads, T packed tokens, E head dimension
 

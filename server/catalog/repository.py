@@ -76,6 +76,14 @@ async def name_is_taken(session: AsyncSession, team_id: UUID, name: str) -> bool
     return await find_model(session, team_id, name) is not None
 
 
+async def largest_context(session: AsyncSession) -> int | None:
+    """The longest context of all bases, in tokens; None where one is unknown, for no trainer has read the base yet."""
+    length = ModelRow.info["context_length"].as_integer()
+    bases = select(func.max(length), func.count().filter(length.is_(None))).where(ModelRow.team_id.is_(None))
+    largest, num_unknown = (await session.execute(bases)).one()
+    return None if num_unknown else largest
+
+
 def as_reference(text: str) -> tuple[UUID | None, str | None]:
     """How the statements that look a model up are asked for it: by id, or else by a name in small letters."""
     model_id = as_uuid(text)

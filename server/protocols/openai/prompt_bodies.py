@@ -4,13 +4,11 @@ for. Only a body beyond `Limits.small_body_bytes` asks what that is."""
 from __future__ import annotations
 
 from fastapi import Request
-from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.catalog.repository import largest_context
 from server.context import Context
 from server.http.request_body import BodyBound, MoreRoom
 from server.protocols.openai.schemas import MAX_CHOICES
-from store.tables import ModelRow
 
 _TOKEN_BYTES = 256
 """Of a body, for each token of a prompt: its id, and its text, which is up to 128 characters in vocabularies of today,
@@ -22,20 +20,12 @@ def _up_to(num_prompts: int) -> MoreRoom:
         context: Context = request.app.state.context
         limits = context.settings.limits
         async with context.database.session() as session:
-            num_tokens = await _largest_context(session)
+            num_tokens = await largest_context(session)
         if num_tokens is None:  # of a base that no trainer has read yet
             return limits.body_bytes
         return min(limits.body_bytes, limits.small_body_bytes + num_prompts * num_tokens * _TOKEN_BYTES)
 
     return room_for_prompts
-
-
-async def _largest_context(session: AsyncSession) -> int | None:
-    """In tokens; None where one is unknown."""
-    length = ModelRow.info["context_length"].as_integer()
-    bases = select(func.max(length), func.count().filter(length.is_(None))).where(ModelRow.team_id.is_(None))
-    largest, num_unknown = (await session.execute(bases)).one()
-    return None if num_unknown else largest
 
 
 ONE_PROMPT = BodyBound(lambda limits: limits.small_body_bytes, _up_to(1))

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Int32Array = npt.NDArray[np.int32]
+from wire.extension import Int32Array, TokenSequence, begins_with
+
 Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,20 @@ class Turn:
     prompt_ids: Int32Array
     output_ids: Int32Array
     sampling_logprobs: Float32Array
+
+    @property
+    def prompt(self) -> TokenSequence:
+        """What the policy saw, to be compared."""
+        return TokenSequence(self.prompt_ids)
+
+    @property
+    def output(self) -> TokenSequence:
+        """What it sampled, to be compared."""
+        return TokenSequence(self.output_ids)
+
+    def continues(self, earlier: Turn) -> bool:
+        """Whether this prompt begins with the earlier prompt and output."""
+        return begins_with(self.prompt, earlier.prompt, earlier.output)
 
 
 @dataclass(frozen=True, slots=True)

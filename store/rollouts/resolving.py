@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import numpy as np
-
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts.reading import RecordedSample, Rollout, read_rollouts
@@ -64,8 +62,8 @@ def _filled(reported: Sequence[RecordedSample], others: Sequence[RecordedSample]
     """The reported samples, each behind those of the others that it goes on from."""
     left = sorted(others, key=lambda sample: len(sample.turn.prompt_ids))
     for sample in reported:
-        before = [other for other in left if _goes_on(sample, other)]
-        left = [other for other in left if not _goes_on(sample, other)]
+        before = [other for other in left if sample.turn.continues(other.turn)]
+        left = [other for other in left if not sample.turn.continues(other.turn)]
         yield from before
         yield sample
 
@@ -74,24 +72,13 @@ def _one_answer_each(samples: Sequence[RecordedSample]) -> Iterable[RecordedSamp
     """Of the answers to one prompt one, in order of time."""
     answers = dict[bytes, list[int]]()
     for index, sample in enumerate(samples):
-        answers.setdefault(sample.turn.prompt_ids.tobytes(), []).append(index)
+        answers.setdefault(sample.turn.prompt.key, []).append(index)
     chosen = {_chosen(samples, indexes) for indexes in answers.values()}
     return (sample for index, sample in enumerate(samples) if index in chosen)
 
 
 def _chosen(samples: Sequence[RecordedSample], indexes: list[int]) -> int:
     for index in indexes if len(indexes) > 1 else []:
-        if any(_goes_on(later, samples[index]) for later in samples):
+        if any(later.turn.continues(samples[index].turn) for later in samples):
             return index
     return indexes[-1]
-
-
-def _goes_on(later: RecordedSample, earlier: RecordedSample) -> bool:
-    """Whether the later prompt begins with the earlier prompt and output."""
-    prompt, output = earlier.turn.prompt_ids, earlier.turn.output_ids
-    split, end = len(prompt), len(prompt) + len(output)
-    return (
-        len(later.turn.prompt_ids) >= end
-        and np.array_equal(later.turn.prompt_ids[split:end], output)
-        and np.array_equal(later.turn.prompt_ids[:split], prompt)
-    )

@@ -107,7 +107,7 @@ def _pack(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> Pack
     turn, served = sample.turn, sample.served
     ends = [(k.prompt_length, k.prompt_digest, k.digest) for k in known]
     ends += [(k.prompt_length + k.output_length, k.end_digest, k.digest) for k in known]
-    shared, parent = longest_prefix(turn.prompt_ids, [end for end in ends if end[2] != sample.digest]) or (0, None)
+    shared, parent = longest_prefix(turn.prompt, [end for end in ends if end[2] != sample.digest]) or (0, None)
     prompt_digest, end_digest = boundary_digests(turn)
     values: dict[str, Any] = {
         "team_id": sample.team_id,

@@ -55,6 +55,7 @@ def trainee(num_layers: int) -> None:
     from bench.batches import Shape, random_batch
     from trainer.engine.base_model import BaseModel
     from trainer.engine.engine import TrainingEngine
+    from wire.conversion import to_datums
     from wire.engine import LoraConfig, LossChoice
 
     torch.manual_seed(0)
@@ -62,10 +63,10 @@ def trainee(num_layers: int) -> None:
     config = LlamaConfig(vocab_size=49152, num_hidden_layers=num_layers, tie_word_embeddings=True, **shape)
     engine, model = TrainingEngine(BaseModel(LlamaForCausalLM(config))), UUID(int=1)
     engine.open(model, LoraConfig(rank=16), None, None)
-    batch = random_batch(Shape(1, 4, 1, prompt=(64, 65), output=(32, 65)), config.vocab_size, seed=0)
+    datums = to_datums(random_batch(Shape(1, 4, 1, prompt=(64, 65), output=(32, 65)), config.vocab_size, seed=0))
     for _ in itertools.chain(["warm-up"], sys.stdin):
         started = time.perf_counter()
-        engine.forward_backward(model, batch, LossChoice("importance_sampling"))
+        engine.forward_backward(model, datums, LossChoice("importance_sampling"))
         print(time.perf_counter() - started, flush=True)
 
 

@@ -23,6 +23,7 @@ from bench.batches import Shape, near_policy, random_batch
 from bench.models import build_model
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings, TrainingEngine
+from wire.conversion import to_datums
 from wire.engine import AdamParams, LoraConfig, LossChoice
 from wire.trajectories import Batch
 
@@ -47,7 +48,7 @@ class Policies:
     def batch(self, shape: Shape, seed: int) -> Batch:
         """A random batch whose sampling logprobs lie near the policy's."""
         batch = random_batch(shape, self.config.vocab_size, seed)
-        scored = self.engine.forward(MODEL, batch)
+        scored = self.engine.forward(MODEL, to_datums(batch))
         return near_policy(batch, [datum.logprobs[datum.mask > 0].astype(np.float32) for datum in scored], seed)
 
     def stock(self, attention: str = "sdpa") -> PeftModel:
@@ -58,7 +59,7 @@ class Policies:
 
     def ours(self, batch: Batch) -> None:
         """The step that is measured."""
-        self.engine.forward_backward(MODEL, batch, LOSS)
+        self.engine.forward_backward(MODEL, to_datums(batch), LOSS)
 
     def our_gradients(self, batch: Batch) -> Gradients:
         """What forward_backward accumulates, from a clean start, read where a first step leaves it: with β₁ = 0 the

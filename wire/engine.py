@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+from wire.datums import Datum
 from wire.plans import Plan, PlanSettings, StepPlan
-from wire.trajectories import Batch, Float32Array
+from wire.trajectories import Float32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +47,22 @@ class AdamParams:
 class PassResult:
     """What one gradient pass did. Metric names are `name` or `name:reduction`.
 
-    logprobs: of each trajectory, the policy's of every output token as the loss saw it: float32 nats, turn by turn.
-    None where the engine does not return them.
+    logprobs: of each datum, the policy's of every scored position as the loss saw it: float32 nats. None where the
+    engine does not return any.
     """
 
     metrics: dict[str, float]
     num_datums: int
-    num_tokens: int  # action tokens trained on
+    num_tokens: int  # scored positions
     logprobs: Sequence[Float32Array] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DatumTensors:
-    """One datum of a forward pass: aligned float32 arrays over its next-token positions."""
+    """One datum of a forward pass: float32 arrays over all positions of its model input, 0 where nothing is scored."""
 
     trajectory_index: int
-    reward: float
+    reward: float | None
     logprobs: Float32Array
     sampling_logprobs: Float32Array
     mask: Float32Array
@@ -115,23 +116,25 @@ class Engine(Protocol):
         """Whether the model is open and whole; if not, it has to be opened again. May take as long as reading it."""
         ...
 
-    def plan(self, batch: Batch, num_substeps: int = 1, settings: PlanSettings | None = None) -> Plan:
-        """How passes over this batch are cut up, by these settings or the engine's own. A pass follows the plan that it
-        is given, whatever the engine's settings are: equal plans give equal bits on equal devices."""
+    def plan(self, datums: Sequence[Datum], num_substeps: int = 1, settings: PlanSettings | None = None) -> Plan:
+        """How passes over these datums are cut up, by these settings or the engine's own. A pass follows the plan that
+        it is given, whatever the engine's settings are: equal plans give equal bits on equal devices."""
         ...
 
-    def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice, plan: Plan | None = None) -> PassResult:
+    def forward_backward(
+        self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None
+    ) -> PassResult:
         """Add the loss's gradient to the model's accumulated gradient. plan: None for that of `plan`."""
         ...
 
-    def forward(self, model: UUID, batch: Batch, plan: Plan | None = None) -> list[DatumTensors]:
+    def forward(self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None) -> list[DatumTensors]:
         """Logprobs of the current policy, no gradient."""
         ...
 
     def backward(
-        self, model: UUID, batch: Batch, weights: Sequence[Float32Array], plan: Plan | None = None
+        self, model: UUID, datums: Sequence[Datum], weights: Sequence[Float32Array], plan: Plan | None = None
     ) -> PassResult:
-        """Add the gradient of −Σ w·logprob, `weights` aligned with `forward`'s datums of the same batch."""
+        """Add the gradient of −Σ w·logprob, `weights` over all positions of each datum, as `forward` returned them."""
         ...
 
     def plan_step(self) -> StepPlan:

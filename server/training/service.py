@@ -21,8 +21,10 @@ from server.training.recorded import ResolvedBatch, resolve_batch
 from server.training.requests import BatchRequest, LossRequest, WeightsRequest
 from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, OPTIM_STEP
 from wire.adamw import check_adam
+from wire.conversion import to_datums
+from wire.datum_payload import encode_datums
 from wire.engine import AdamParams
-from wire.payload import encode, encode_batch
+from wire.payload import encode
 from wire.process.off_loop import off_loop
 
 BatchSource = Callable[[], Awaitable[BatchRequest]]
@@ -88,13 +90,14 @@ def _forward_backward_payload(resolved: ResolvedBatch, loss: LossRequest, model:
     batch, figures = resolved.batch, dict(resolved.figures)
     check_loss(loss, len(batch.trajectories), model.losses)
     check_batch(batch, resolved.recorded, model.info, logprobs_optional=loss.name == "cross_entropy")
-    extra = {"loss_fn": loss.name, "loss_fn_config": dict(loss.config), "num_substeps": loss.num_substeps}
-    return encode_batch(batch, {**extra, "metrics": figures} if figures else extra), batch.num_tokens
+    call = {"loss_fn": loss.name, "loss_fn_config": dict(loss.config), "num_substeps": loss.num_substeps}
+    datums = to_datums(batch, loss.config)
+    return encode_datums(datums, {**call, "metrics": figures} if figures else call), batch.num_tokens
 
 
 def _forward_payload(resolved: ResolvedBatch, model: TrainedModel) -> tuple[bytes, int]:
     check_batch(resolved.batch, resolved.recorded, model.info, logprobs_optional=True)
-    return encode_batch(resolved.batch, {}), resolved.batch.num_tokens
+    return encode_datums(to_datums(resolved.batch), {}), resolved.batch.num_tokens
 
 
 def _backward_payload(request: WeightsRequest) -> bytes:

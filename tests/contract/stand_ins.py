@@ -17,7 +17,8 @@ from store.notify import OPERATION_DONE, notify_async
 from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED
 from store.planes.adapters import base_adapter_name
 from store.tables import CheckpointRow, ModelRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow
-from wire.payload import decode, decode_batch, encode
+from wire.datum_payload import decode_datums
+from wire.payload import decode, encode
 
 LOSSES: dict[str, dict[str, float]] = {
     "cross_entropy": {},
@@ -80,19 +81,19 @@ class StandInTrainer:
         await notify_async(session, OPERATION_DONE, operation.id.hex)
 
     async def _forward_backward(self, session: Any, operation: OperationRow, model: ModelRow) -> bytes:
-        batch, extra = decode_batch(operation.payload or b"")
-        assert set(extra) - {"metrics"} == {"loss_fn", "loss_fn_config", "num_substeps"}
-        metrics = {"loss:sum": -0.5, "kl:mean": float("nan"), **extra.get("metrics", {})}
-        return encode({"metrics": metrics, "num_datums": len(batch.trajectories)})
+        datums, call = decode_datums(operation.payload or b"")
+        assert set(call) - {"metrics"} == {"loss_fn", "loss_fn_config", "num_substeps"}
+        metrics = {"loss:sum": -0.5, "kl:mean": float("nan"), **call.get("metrics", {})}
+        return encode({"metrics": metrics, "num_datums": len(datums)})
 
     async def _forward(self, session: Any, operation: OperationRow, model: ModelRow) -> bytes:
-        batch, _ = decode_batch(operation.payload or b"")
+        datums, _ = decode_datums(operation.payload or b"")
         operation.head_version = model.head_version
-        lengths = [len(t.turns[0].prompt_ids) + len(t.turns[0].output_ids) - 1 for t in batch.trajectories]
+        lengths = [datum.num_tokens for datum in datums]
         ones = np.ones(sum(lengths), np.float32)
         arrays = {"logprobs": -ones, "sampling_logprobs": -ones, "mask": ones}
-        arrays["rewards"] = np.array([t.reward for t in batch.trajectories], np.float64)
-        return encode({"traj_idx": list(range(len(lengths))), "lengths": lengths}, arrays)
+        arrays["rewards"] = np.array([datum.origin.reward for datum in datums], np.float64)
+        return encode({"traj_idx": [datum.origin.trajectory_index for datum in datums], "lengths": lengths}, arrays)
 
     async def _backward(self, session: Any, operation: OperationRow, model: ModelRow) -> bytes:
         header, arrays = decode(operation.payload or b"")

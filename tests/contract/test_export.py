@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tests.contract.conftest import LIMITS, batch
 from tests.contract.test_training_by_id import COMPLETED, TURNS, payloads, roll_out
-from wire.payload import decode_batch
+from wire.datum_payload import decode_datums
+from wire.datums import by_trajectory
 
 FORMATS = ["headway", "trl", "verl", "openrlhf", "openai-rft"]
 VOLATILE = {"created_at", "entered_at", "exited_at", "flags", "job_id"}
@@ -66,7 +67,7 @@ async def test_what_one_team_exports_trains_another_team_to_the_same_bytes(team,
         assert reply.status_code == 200, reply.text
     (ours,), (found,) = await payloads(database, model), await payloads(database, theirs)
     assert ours == found, "the operations in the two logs are the same bytes"
-    assert [one.reward for one in decode_batch(ours)[0].trajectories] == [1.0, 1.0, 0.1]
+    assert [one[0].origin.reward for one in by_trajectory(decode_datums(ours)[0])] == [1.0, 1.0, 0.1]
 
 
 async def test_a_second_export_says_what_the_first_one_said(team, other_team, model):

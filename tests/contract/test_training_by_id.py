@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from server.evals.service import evaluation_traces
 from store.tables import ModelRow, OperationRow, TraceRow
 from tests.contract.conftest import batch, num_operations, sample, trajectory
-from wire.payload import decode_batch
+from wire.datum_payload import decode_datums
 
 TURNS = [
     sample(),
@@ -59,11 +59,11 @@ async def test_a_trace_id_is_the_same_batch_as_its_samples_inline(team, model, d
     for inputs in (inline, by_id, [inline[0], by_id[1]]):
         reply = await team.train(model["id"], "forward-backward", batch(*inputs, group_size=2))
         assert reply.status_code == 200, reply.text
-    (one, two, mixed) = (decode_batch(payload)[0] for payload in await payloads(database, model))
+    (one, two, mixed) = (decode_datums(payload)[0] for payload in await payloads(database, model))
     for other in (two, mixed):
-        for ours, theirs in zip(one.trajectories, other.trajectories, strict=True):
-            assert (ours.reward, ours.trace_id) == (theirs.reward, theirs.trace_id)
-            for mine, found in zip(ours.turns, theirs.turns, strict=True):
+        for ours, theirs in zip(one, other, strict=True):
+            assert ours.origin == theirs.origin
+            for mine, found in zip(ours.turns(), theirs.turns(), strict=True):
                 assert mine.prompt_ids.tobytes() == found.prompt_ids.tobytes()
                 assert mine.output_ids.tobytes() == found.output_ids.tobytes()
                 assert mine.sampling_logprobs.tobytes() == found.sampling_logprobs.tobytes()

@@ -22,7 +22,9 @@ from store.database import AsyncDatabase, Database
 from store.oplog.append import append_operation, place_payload
 from store.oplog.leases import LEASE_TTL_S
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, TeamRow, TrainerRow
-from wire.payload import encode, encode_batch
+from wire.conversion import to_datums
+from wire.datum_payload import encode_datums
+from wire.payload import encode
 from wire.trajectories import Batch, Trajectory, Turn
 
 pytestmark = pytest.mark.slow
@@ -136,7 +138,8 @@ def batch(num_trajectories: int) -> bytes:
         return Trajectory((Turn(prompt, output, np.full(24, -2.0, np.float32)),), float(i % 4))
 
     extra = {"loss_fn": "ppo", "loss_fn_config": {}, "num_substeps": 1}
-    return encode_batch(Batch([trajectory(i) for i in range(num_trajectories)], group_size=4), extra)
+    batch = Batch([trajectory(i) for i in range(num_trajectories)], group_size=4)
+    return encode_datums(to_datums(batch), extra)
 
 
 SMALL_PASSES = ("--max-tokens-per-pass", "256")

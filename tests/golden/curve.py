@@ -9,9 +9,9 @@ from uuid import UUID
 import numpy as np
 import torch
 
-from tests.unit.trainer.tiny import LORA, MODEL, VOCAB, rollout, tiny_model
+from tests.unit.trainer.tiny import LORA, MODEL, VOCAB, BatchEngine, rollout, tiny_model
 from trainer.engine.base_model import BaseModel
-from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.engine import EngineSettings
 from wire.engine import AdamParams, LossChoice
 from wire.trajectories import Batch, Trajectory, Turn
 
@@ -29,13 +29,13 @@ class Curve:
     kl: list[float]
 
 
-def new_engine(max_tokens_per_pass: int = 4096, **settings: int) -> TrainingEngine:
+def new_engine(max_tokens_per_pass: int = 4096, **settings: int) -> BatchEngine:
     base = BaseModel(tiny_model(dtype=torch.float64))
-    return TrainingEngine(base, EngineSettings(max_tokens_per_pass=max_tokens_per_pass, threads=1, **settings))
+    return BatchEngine(base, EngineSettings(max_tokens_per_pass=max_tokens_per_pass, threads=1, **settings))
 
 
 def train(
-    engine: TrainingEngine,
+    engine: BatchEngine,
     loss: str,
     model: UUID = MODEL,
     *,
@@ -56,7 +56,7 @@ def train(
     return curve
 
 
-def sampled(engine: TrainingEngine, model: UUID, step: int) -> Batch:
+def sampled(engine: BatchEngine, model: UUID, step: int) -> Batch:
     """Two groups of four, rewarded for even tokens, as if sampled by a policy near the model's own."""
     rng = np.random.default_rng(step)
     trajectories = []

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 from tests.golden.curve import LORA, NUM_STEPS, Curve, new_engine, sampled, train
-from tests.unit.trainer.tiny import norms_in_their_own_dtype, session
+from tests.unit.trainer.tiny import BatchEngine, norms_in_their_own_dtype, session
 from trainer.engine import recomputation
-from trainer.engine.engine import TrainingEngine
 from trainer.engine.losses import LOSSES
 from wire.engine import AdamParams, LossChoice
 from wire.trajectories import Batch
@@ -45,7 +44,7 @@ def shuffled(batch: Batch) -> Batch:
     return replace(batch, trajectories=[batch.trajectories[i] for group in groups for i in group])
 
 
-def beside_another_model(engine: TrainingEngine) -> Callable[[int], None]:
+def beside_another_model(engine: BatchEngine) -> Callable[[int], None]:
     """Between the steps, another model of another shape and one of the same shape train on the same base."""
     third = UUID(int=8)
     engine.open(OTHER, replace(LORA, rank=5), None, None)

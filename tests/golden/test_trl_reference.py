@@ -23,8 +23,7 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from tests.unit.trainer.naive import worst_relative_error
-from tests.unit.trainer.tiny import MODEL, VOCAB, gradients, opened, rollout, tiny_engine, tiny_model
-from trainer.engine.engine import TrainingEngine
+from tests.unit.trainer.tiny import MODEL, VOCAB, BatchEngine, gradients, opened, rollout, tiny_engine, tiny_model
 from wire.engine import LossChoice
 from wire.trajectories import Batch, Trajectory
 
@@ -106,7 +105,7 @@ def test_the_comparison_tells_a_wrong_hyperparameter(tmp_path: Path) -> None:
     assert worst_relative_error(gradients(engine), expected) > 1e-3
 
 
-def off_policy_batch(engine: TrainingEngine) -> Batch:
+def off_policy_batch(engine: BatchEngine) -> Batch:
     """Rollouts of one to three turns. Their sampling logprobs are the policy's own, moved to either side of the
     clipping ranges but never so near an edge that rounding decides."""
     rng = np.random.default_rng(5)
@@ -142,7 +141,7 @@ class GradientsBeforeTheStep(TrainerCallback):
         self.found = {name: gradient.clone() for name, gradient in named if gradient is not None}
 
 
-def trl_gradients(engine: TrainingEngine, batch: Batch, case: Case, folder: Path) -> dict[str, torch.Tensor]:
+def trl_gradients(engine: BatchEngine, batch: Batch, case: Case, folder: Path) -> dict[str, torch.Tensor]:
     """Of one training step of TRL's, from the adapter that the engine holds, on the batch's rollouts."""
     adapter = saved_adapter(engine, folder)
     config = peft.LoraConfig.from_pretrained(adapter)
@@ -211,7 +210,7 @@ def as_one_sequence(trajectory: Trajectory) -> dict[str, list[Any]]:
     }
 
 
-def saved_adapter(engine: TrainingEngine, folder: Path) -> Path:
+def saved_adapter(engine: BatchEngine, folder: Path) -> Path:
     for part in ("adapter", "state"):
         (folder / part).mkdir()
     engine.save(MODEL, folder / "adapter", folder / "state")

@@ -10,9 +10,18 @@ import torch
 
 from tests.unit.trainer.naive import worst_relative_error
 from tests.unit.trainer.test_kernels import SCALE, a_tree, by_definition, inputs
-from tests.unit.trainer.tiny import ARCHITECTURES, MODEL, deep_batch, gradients, mixed_batch, opened, tiny_model
+from tests.unit.trainer.tiny import (
+    ARCHITECTURES,
+    MODEL,
+    BatchEngine,
+    deep_batch,
+    gradients,
+    mixed_batch,
+    opened,
+    tiny_model,
+)
 from trainer.engine.base_model import BaseModel
-from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.engine import EngineSettings
 from trainer.engine.kernels import choose_kernel
 from trainer.engine.kernels.flex import FlexKernel
 from wire.engine import LossChoice
@@ -42,7 +51,7 @@ def test_flex_attention_and_its_gradients_are_those_of_the_definition(
 def test_the_engine_agrees_with_itself_on_the_cpu(architecture: str) -> None:
     assert isinstance(choose_kernel(CUDA), FlexKernel)
     engines = [
-        opened(TrainingEngine(BaseModel(tiny_model(architecture).to(device)), EngineSettings(threads=1)))
+        opened(BatchEngine(BaseModel(tiny_model(architecture).to(device)), EngineSettings(threads=1)))
         for device in (torch.device("cpu"), CUDA)
     ]
     for engine in engines:
@@ -53,7 +62,7 @@ def test_the_engine_agrees_with_itself_on_the_cpu(architecture: str) -> None:
 
 
 def test_equal_passes_give_equal_bits() -> None:
-    engine = opened(TrainingEngine(BaseModel(tiny_model(dtype=torch.bfloat16).to(CUDA)), EngineSettings()))
+    engine = opened(BatchEngine(BaseModel(tiny_model(dtype=torch.bfloat16).to(CUDA)), EngineSettings()))
     engine.forward_backward(MODEL, deep_batch(), LossChoice("ppo"))
     once = gradients(engine)
     engine._sessions.get(MODEL).gradient.zero_()

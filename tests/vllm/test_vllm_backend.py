@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from sampler.backends.vllm import VllmBackend, VllmSettings
 from tests.ports.sampler_backends import Answer, ask_backend, load_all
+from tests.unit.trainer.tiny import datum_of
 from tests.vllm.conftest import START_TIMEOUT_S, SaveTrained
 from trainer.engine.base_model import BaseModel
-from trainer.engine.batch import Datum
 from trainer.engine.engine import TrainingEngine
 from wire.canary import Canary
 from wire.engine import LoraConfig
@@ -38,10 +38,8 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def trainer_logprobs(base: BaseModel, engine: TrainingEngine, model, answer: Answer) -> list[float]:
-    ids = np.asarray([*PROMPT, *answer.ids], np.int32)
-    actions = np.arange(len(PROMPT), len(ids))
     base.bind(engine._sessions.get(model))
-    pack = base.pack([Datum(0, ids, actions, np.zeros(len(actions), np.float32))])
+    pack = base.pack([datum_of([*PROMPT, *answer.ids], len(PROMPT))])
     with torch.no_grad():
         return base.logprobs(pack)[0][pack.inverse_N].tolist()
 

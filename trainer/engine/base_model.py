@@ -22,7 +22,6 @@ from trainer.engine.architectures import (
     unembedding_weight,
 )
 from trainer.engine.attention import IMPLEMENTATION, UnsupportedArchitecture, register
-from trainer.engine.batch import Datum
 from trainer.engine.fingerprint import fingerprint
 from trainer.engine.kernels import KERNELS, choose_kernel, kernel_name
 from trainer.engine.kernels.dense import DenseKernel
@@ -33,6 +32,7 @@ from trainer.engine.packing import Pack, PassBudget, build_pack
 from trainer.engine.recomputation import Recomputation, saved_bytes
 from trainer.engine.self_check import disagreement, probe
 from trainer.engine.session import Session
+from wire.datums import Datum
 from wire.engine import BaseModelInfo, LoraConfig
 
 log = structlog.get_logger(__name__)
@@ -171,7 +171,7 @@ class BaseModel:
             short = self.pack([probe(_PROBE_TOKENS + 1, self.info.vocab_size)])
             self._bytes_per_token[self._active] = saved_bytes(lambda: self.logprobs(short)[0]) / _PROBE_TOKENS
         # Linear mixers compute each path by itself, and what they keep outweighs the rest.
-        merged = sum(datum.num_computed_tokens for datum in pack.datums)
+        merged = sum(datum.num_tokens for datum in pack.datums)
         return round(self._bytes_per_token[self._active] * (pack.num_tokens if self._budget.shares else merged))
 
     def room_for_activations(self) -> int:

@@ -6,7 +6,7 @@ import torch
 
 from trainer.engine.base_model import BaseModel
 from trainer.engine.finite import all_finite
-from trainer.engine.self_check import probe
+from trainer.engine.self_check import probe, probe_ids
 from trainer.engine.session import Session
 from wire.canary import Canary
 from wire.errors import NonFinite
@@ -38,4 +38,4 @@ def compute_canary(base: BaseModel, session: Session) -> Canary:
             "gradients stay: step again with a lower learning_rate, or other betas and eps"
         )
     greedy_ids, logprobs = ids_P[pack.inverse_N].tolist(), logprobs_P[pack.inverse_N].tolist()
-    return Canary(datum.ids.tolist(), greedy_ids, logprobs, base.info.dtype)
+    return Canary(probe_ids(datum).tolist(), greedy_ids, logprobs, base.info.dtype)

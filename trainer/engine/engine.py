@@ -1,17 +1,17 @@
 """The training engine: weights, gradients and moments of many models on one base.
 
-A pass turns trajectories into datums and packs those into micro-batches. Each is scored under the model's weights;
+A pass packs datums into micro-batches. Each is scored under the model's weights;
 the loss, or the client, says what a unit of each token's logprob is worth; those weights go back through the model
 into a scratch gradient. Only a pass that came to its end adds the scratch to the model's gradient, so a refusal at
 any point leaves nothing behind.
 """
 
-# N action tokens of a micro-batch
+# N scored positions of a micro-batch
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,9 +20,7 @@ from uuid import UUID
 import numpy as np
 import torch
 
-from trainer.engine.advantages import advantages
 from trainer.engine.base_model import BaseModel
-from trainer.engine.batch import Datum, datum_tensors, to_datums
 from trainer.engine.canary import compute_canary, may_overflow
 from trainer.engine.checkpoint import load_session, save_adapter, save_state
 from trainer.engine.finite import squares_finite
@@ -36,11 +34,12 @@ from trainer.engine.scores import Scores, refuse_broken_policy, trajectory_indic
 from trainer.engine.session import Session
 from trainer.engine.spill import SpillFolder
 from trainer.engine.timing import PhaseTimer
-from trainer.engine.validation import check_batch, check_lora, check_num_substeps, check_weights
+from trainer.engine.validation import check_datums, check_lora, check_num_substeps, check_weights
+from wire.datums import Datum
 from wire.engine import AdamParams, BaseModelInfo, DatumTensors, LoraConfig, LossChoice, PassResult, StepResult
 from wire.errors import InvalidRequest, NotFound, SpillLost
 from wire.plans import Plan, PlanSettings, StepPlan, plan_of
-from wire.trajectories import Batch, Float32Array
+from wire.trajectories import Float32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,48 +132,41 @@ class TrainingEngine:
         """Open models and their bytes on the device, in host memory and on disk. May be called from any thread."""
         return self._sessions.places()
 
-    def plan(self, batch: Batch, num_substeps: int = 1, settings: PlanSettings | None = None) -> Plan:
-        """How passes over this batch are cut up, by these settings or the engine's own."""
+    def plan(self, datums: Sequence[Datum], num_substeps: int = 1, settings: PlanSettings | None = None) -> Plan:
+        """How passes over these datums are cut up, by these settings or the engine's own."""
         started = self._clock()
         check_num_substeps(num_substeps)
-        check_batch(batch, self.info, sampling_logprobs_optional=True)
-        plan = self._plan(batch, to_datums(batch.trajectories), num_substeps, settings)
+        check_datums(datums, self.info, sampling_logprobs_optional=True)
+        plan = self._plan(datums, num_substeps, settings)
         return replace(plan, seconds=self._clock() - started)
 
-    def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice, plan: Plan | None = None) -> PassResult:
-        """Add the gradient of a built-in loss, summed over the batch's action tokens unless its options say else."""
+    def forward_backward(
+        self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None
+    ) -> PassResult:
+        """Add the gradient of a built-in loss, summed over the scored positions unless its options say else."""
         built_in, options = make_loss(loss), LossOptions.from_config(loss.config)
         check_num_substeps(loss.num_substeps)
-        check_batch(batch, self.info, sampling_logprobs_optional=built_in.sampling_logprobs_optional)
-        datums = to_datums(batch.trajectories)
-        objective = BuiltinObjective(
-            built_in,
-            advantages(batch, over_std=bool(options.advantage_std)),
-            options,
-            datums,
-            self._base.base_logprobs,
-        )
-        return self._gradient_pass(model, batch, datums, objective, loss.num_substeps, plan)
+        check_datums(datums, self.info, sampling_logprobs_optional=built_in.sampling_logprobs_optional)
+        objective = BuiltinObjective(built_in, options, datums, self._base.base_logprobs)
+        return self._gradient_pass(model, datums, objective, loss.num_substeps, plan)
 
-    def forward(self, model: UUID, batch: Batch, plan: Plan | None = None) -> list[DatumTensors]:
+    def forward(self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None) -> list[DatumTensors]:
         """Logprobs of the current policy; a `backward` by the same plan sees the same bits."""
-        check_batch(batch, self.info, sampling_logprobs_optional=True)
+        check_datums(datums, self.info, sampling_logprobs_optional=True)
         self._base.bind(self._sessions.get(model))
-        datums = to_datums(batch.trajectories)
-        plan = plan or self._plan(batch, datums, num_substeps=1)
+        plan = plan or self._plan(datums, num_substeps=1)
         with torch.no_grad(), self._computing_by(plan):
             scored = [self._score(micro_batch) for micro_batch in _micro_batches(plan, datums)]
-        tensors = {datum: found for scores in scored for datum, found in _datum_tensors(scores, batch)}
-        return [tensors[datum] for datum in datums]
+        logprobs = {datum: row for scores in scored for datum, row in scores.per_datum().items()}
+        return [_tensors(datum, logprobs[datum]) for datum in datums]
 
     def backward(
-        self, model: UUID, batch: Batch, weights: Sequence[Float32Array], plan: Plan | None = None
+        self, model: UUID, datums: Sequence[Datum], weights: Sequence[Float32Array], plan: Plan | None = None
     ) -> PassResult:
-        """Add the gradient of −Σ w · logprob; weights of positions without an action are ignored."""
-        check_batch(batch, self.info, sampling_logprobs_optional=True)
-        datums = to_datums(batch.trajectories)
+        """Add the gradient of −Σ w · logprob; weights of positions that are not scored are ignored."""
+        check_datums(datums, self.info, sampling_logprobs_optional=True)
         check_weights(datums, weights)
-        return self._gradient_pass(model, batch, datums, ClientObjective(datums, weights), 1, plan)
+        return self._gradient_pass(model, datums, ClientObjective(datums, weights), 1, plan)
 
     def plan_step(self) -> StepPlan:
         """What of the engine's settings a step depends on."""
@@ -205,15 +197,14 @@ class TrainingEngine:
     def _gradient_pass(
         self,
         model: UUID,
-        batch: Batch,
-        datums: list[Datum],
+        datums: Sequence[Datum],
         objective: Objective,
         num_substeps: int,
         plan: Plan | None,
     ) -> PassResult:
         phases, tally = PhaseTimer(self._clock, plan.seconds if plan else 0.0), PassTally()
         with phases("plan"):
-            plan = plan or self._plan(batch, datums, num_substeps)
+            plan = plan or self._plan(datums, num_substeps)
             micro_batches = _micro_batches(plan, datums)
         with self._all_or_none(self._sessions.get(model)) as gradient, self._computing_by(plan):
             for micro_batch in micro_batches:
@@ -226,10 +217,10 @@ class TrainingEngine:
                     if not squares_finite(gradient):
                         raise self._overflow(gradient, micro_batch, datums, objective)
                 tally.add(scores, weighted)
-        return tally.result(batch, datums, phases.metrics(), asdict(plan.settings))
+        return tally.result(datums, phases.metrics(), asdict(plan.settings))
 
     def _overflow(
-        self, scratch: torch.Tensor, micro_batch: list[Datum], datums: list[Datum], objective: Objective
+        self, scratch: torch.Tensor, micro_batch: list[Datum], datums: Sequence[Datum], objective: Objective
     ) -> InvalidRequest:
         """Names the heaviest datum whose gradient overflows alone. Computes each again: the call is lost anyway."""
         weights: dict[Datum, float] = {}
@@ -243,9 +234,9 @@ class TrainingEngine:
         if weights:
             # One absurd reward drags the advantages of its whole group along; it is the farthest from the mean itself.
             datum = max(weights, key=lambda datum: weights[datum])
+            where = f"input {datum.origin.trajectory_index} (datum {datums.index(datum)})"
             return InvalidRequest(
-                f"input {datum.trajectory_index} (datum {datums.index(datum)}): its gradient is not finite, for its "
-                "reward, weights or output_logprobs are too far off"
+                f"{where}: its gradient is not finite, for its reward, weights or output_logprobs are too far off"
             )
         indices = trajectory_indices(micro_batch)
         return InvalidRequest(
@@ -267,11 +258,10 @@ class TrainingEngine:
         yield scratch
         session.add_gradient(scratch)
 
-    def _plan(self, batch: Batch, datums: list[Datum], num_substeps: int, settings: PlanSettings | None = None) -> Plan:
+    def _plan(self, datums: Sequence[Datum], num_substeps: int, settings: PlanSettings | None = None) -> Plan:
         settings = settings or PlanSettings(self._settings.max_tokens_per_pass, self._threads)
         micro_batches = plan_micro_batches(
             datums,
-            group_size=batch.group_size or len(batch.trajectories),
             num_substeps=num_substeps,
             budget=self._base.budget(settings.max_tokens_per_pass),
         )
@@ -309,6 +299,11 @@ def _micro_batches(plan: Plan, datums: Sequence[Datum]) -> list[list[Datum]]:
     return [[datums[index] for index in micro_batch.tolist()] for micro_batch in plan.shards[0]]
 
 
-def _datum_tensors(scores: Scores, batch: Batch) -> Iterator[tuple[Datum, DatumTensors]]:
-    for datum, row_N in scores.per_datum().items():
-        yield datum, datum_tensors(datum, batch.trajectories[datum.trajectory_index].reward, row_N)
+def _tensors(datum: Datum, logprobs: Float32Array) -> DatumTensors:
+    return DatumTensors(
+        trajectory_index=datum.origin.trajectory_index,
+        reward=datum.origin.reward,
+        logprobs=datum.aligned(logprobs),
+        sampling_logprobs=datum.aligned(datum.sampling_logprobs),
+        mask=datum.aligned(np.ones(datum.num_scored, np.float32)),
+    )

@@ -7,7 +7,7 @@ exp(π − q) − 1 − (π − q), which never is and which one token far off c
 are left out where the batch carries none.
 """
 
-# N action tokens of a micro-batch
+# N scored positions of a micro-batch, G groups
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from trainer.engine.advantages import grouped_rewards, groups_without_spread
-from trainer.engine.batch import Datum, by_trajectory
 from trainer.engine.objective import Weighted
 from trainer.engine.scores import Scores
+from wire.datums import Datum, by_trajectory
 from wire.engine import PassResult
-from wire.trajectories import Batch, Float32Array
+from wire.spread import has_spread
+from wire.trajectories import Float32Array
 
 
 @dataclass(slots=True)
@@ -65,19 +65,18 @@ class PassTally:
             self.kl_base = (self.kl_base or 0.0) + weighted.kl_base_N.double().sum().item()
 
     def result(
-        self, batch: Batch, datums: Sequence[Datum], seconds: Mapping[str, float], recorded: Mapping[str, float]
+        self, datums: Sequence[Datum], seconds: Mapping[str, float], recorded: Mapping[str, float]
     ) -> PassResult:
         """The pass as its caller sees it. seconds: `seconds:sum` and its parts; `recorded` goes along as it is."""
-        rows = {datum: self.logprobs[datum] for datum in datums}
-        total_s, num_tokens_merged = seconds["seconds:sum"], sum(datum.num_computed_tokens for datum in datums)
+        total_s, num_tokens_merged = seconds["seconds:sum"], sum(datum.num_tokens for datum in datums)
         metrics = {
             "loss:sum": self.cost,
-            **_reward_metrics(batch),
-            **(self._sampling_metrics() if _has_sampling_logprobs(batch) else {}),
+            **_reward_metrics(datums),
+            **(self._sampling_metrics() if all(datum.is_sampled.all() for datum in datums) else {}),
             **({} if self.kl_base is None else {"kl_base:mean": self.kl_base / self.num_tokens}),
             "entropy:mean": self.entropy / self.num_tokens,
             "tokens:sum": self.num_tokens,
-            "tokens_sent:sum": batch.num_prompt_tokens + self.num_tokens,
+            "tokens_sent:sum": sum(datum.num_prompt_tokens for datum in datums) + self.num_tokens,
             "tokens_merged:sum": num_tokens_merged,
             "tokens_computed:sum": self.num_tokens_computed,
             "sharing_ratio": num_tokens_merged / self.num_tokens_computed,
@@ -90,7 +89,7 @@ class PassTally:
             {name: float(value) for name, value in metrics.items()},
             len(datums),
             self.num_tokens,
-            by_trajectory(rows, len(batch.trajectories)),
+            [self.logprobs[datum] for datum in datums],
         )
 
     def _sampling_metrics(self) -> dict[str, float]:
@@ -106,16 +105,19 @@ class PassTally:
         return metrics
 
 
-def _reward_metrics(batch: Batch) -> dict[str, float]:
-    rewards_GK = grouped_rewards(batch)
+def _reward_metrics(datums: Sequence[Datum]) -> dict[str, float]:
+    """Of the trajectories that have a reward; nothing, if none has."""
+    origins = [of_one[0].origin for of_one in by_trajectory(datums)]
+    rewards = np.array([origin.reward for origin in origins if origin.reward is not None], np.float64)
+    groups = np.array([origin.group_index for origin in origins if origin.reward is not None])
+    if len(rewards) == 0:
+        return {}
+    starts_G = np.flatnonzero(np.diff(groups, prepend=-1))
+    spread_G = has_spread(np.minimum.reduceat(rewards, starts_G), np.maximum.reduceat(rewards, starts_G))
     return {
-        "reward_mean": rewards_GK.mean(),
-        "reward_std": rewards_GK.std(),
-        "reward_min": rewards_GK.min(),
-        "reward_max": rewards_GK.max(),
-        "groups_without_spread": np.mean(groups_without_spread(rewards_GK)).item(),
+        "reward_mean": rewards.mean(),
+        "reward_std": rewards.std(),
+        "reward_min": rewards.min(),
+        "reward_max": rewards.max(),
+        "groups_without_spread": np.mean(~spread_G).item(),
     }
-
-
-def _has_sampling_logprobs(batch: Batch) -> bool:
-    return all(len(turn.sampling_logprobs) for trajectory in batch.trajectories for turn in trajectory.turns)

@@ -1,9 +1,9 @@
-"""What a unit of each action token's logprob is worth: weights_N = −dC/dlogprobs_N.
+"""What a unit of each target's logprob is worth: weights_N = −dC/dlogprobs_N.
 
 Built-in losses and weights sent by a client end in the same form, so that everything after is the same code.
 """
 
-# N action tokens of a micro-batch
+# N scored positions of a micro-batch
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from trainer.engine.batch import Datum
 from trainer.engine.losses import ActionTokens, Loss, LossOptions
 from trainer.engine.packing import Pack
 from trainer.engine.scores import Scores, refuse_nonfinite
+from wire.datums import Datum
 from wire.trajectories import Float32Array
 
 
@@ -36,13 +35,13 @@ class Weighted:
 
 
 class Objective(Protocol):
-    """Weighs the action tokens of a micro-batch. Raises InvalidRequest if what it computes is not finite."""
+    """Weighs the scored positions of a micro-batch. Raises InvalidRequest if what it computes is not finite."""
 
     def __call__(self, scores: Scores) -> Weighted: ...
 
 
 class BuiltinObjective:
-    """A loss of ours, with each trajectory's advantage on each of its action tokens, and what any loss may ask for.
+    """A loss of ours, with what any loss may ask for. Each position's cost is multiplied by the datum's weight there.
 
     datums: all of the call, micro-batches will bring some at a time. base_logprobs: logprobs_P of a pack's
     predictions under the base model, detached; called only if there is a penalty.
@@ -51,16 +50,14 @@ class BuiltinObjective:
     def __init__(
         self,
         loss: Loss,
-        advantages: npt.NDArray[np.float64],
         options: LossOptions,
         datums: Sequence[Datum],
         base_logprobs: Callable[[Pack], torch.Tensor],
     ) -> None:
         self._loss = loss
-        self._advantages = advantages
         self._kl_penalty_coef = options.kl_penalty_coef
         self._base_logprobs = base_logprobs
-        scales_S = options.cost_scales(np.array([datum.num_actions for datum in datums]))
+        scales_S = options.cost_scales(np.array([datum.num_scored for datum in datums]))
         self._scales = dict(zip(datums, scales_S, strict=True))
 
     def __call__(self, scores: Scores) -> Weighted:
@@ -68,7 +65,7 @@ class BuiltinObjective:
         tokens = ActionTokens(
             logprobs_N=logprobs_N,
             sampling_logprobs_N=scores.sampling_logprobs_N,
-            advantages_N=scores.per_action([self._advantages[scores.trajectories_N]]),
+            advantages_N=scores.per_action([datum.advantages for datum in scores.pack.datums]),
             sequences_N=scores.sequences_N,
             num_sequences=len(scores.pack.datums),
         )
@@ -90,14 +87,16 @@ class BuiltinObjective:
         return kl_base_N
 
     def _scales_of(self, scores: Scores) -> torch.Tensor:
-        return scores.per_action([np.full(datum.num_actions, self._scales[datum]) for datum in scores.pack.datums])
+        return scores.per_action(
+            [np.multiply(datum.weights, self._scales[datum], dtype=np.float64) for datum in scores.pack.datums]
+        )
 
 
 class ClientObjective:
-    """Weights from a client, one row a datum over its next-token positions; C is then −Σ w · logprob."""
+    """Weights from a client, one row a datum over all positions of its model input; C is then −Σ w · logprob."""
 
     def __init__(self, datums: Sequence[Datum], weights: Sequence[Float32Array]) -> None:
-        self._weights = {datum: row[datum.action_positions_N - 1] for datum, row in zip(datums, weights, strict=True)}
+        self._weights = {datum: row[datum.positions] for datum, row in zip(datums, weights, strict=True)}
 
     def __call__(self, scores: Scores) -> Weighted:
         weights_N = scores.per_action([self._weights[datum] for datum in scores.pack.datums])

@@ -3,25 +3,27 @@
 The plan depends on the batch, num_substeps and the budget alone, so that a replay with the same three computes the
 same GEMM shapes and thus the same bits. Losses are sums: a split changes nothing but rounding.
 
-A pack separates what is computed from what is trained on: it has predictions, and each action token reads one of
+A pack separates what is computed from what is trained on: it has predictions, and each scored position reads one of
 them (`inverse_N`), possibly one that others read too.
 """
 
-# T packed tokens, P predictions, N action tokens of all datums of the pack, S datums
+# T packed tokens, P predictions, N scored positions of all datums of the pack, S datums
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 
 import numpy as np
 import torch
 
 from trainer.engine.attention import PackedLayout
-from trainer.engine.batch import Datum
 from trainer.engine.kernels import Kernel
-from trainer.engine.prefix_tree import build_tree, common_prefix, lexicographic
+from trainer.engine.prefix_tree import build_tree
+from wire.datums import Datum
+from wire.extension import common_prefix, lexicographic
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +32,7 @@ class Pack:
 
     position_ids_T: a token's place in its own sequence, which is its depth in the tree. rows_P, targets_P: the packed
     token whose hidden state predicts, and the token predicted; no two predictions are the same. inverse_N: the
-    prediction that an action token reads, datum by datum.
+    prediction that a scored position reads, datum by datum.
     """
 
     datums: Sequence[Datum]
@@ -61,9 +63,7 @@ class PassBudget:
     alone: bool = False
 
 
-def plan_micro_batches(
-    datums: Sequence[Datum], *, group_size: int, num_substeps: int, budget: PassBudget
-) -> list[list[Datum]]:
+def plan_micro_batches(datums: Sequence[Datum], *, num_substeps: int, budget: PassBudget) -> list[list[Datum]]:
     """Micro-batches within the budget, groups in the order of the batch.
 
     A group is kept whole if the budget allows, else cut where its datums share least; a datum is never split, so one
@@ -72,18 +72,15 @@ def plan_micro_batches(
     """
     if budget.alone:
         return [[datum] for datum in datums]
-    chunks = _substeps(datums, group_size, num_substeps)
+    chunks = _substeps(datums, num_substeps)
     return [micro_batch for groups in chunks for micro_batch in _fill(groups, budget)]
 
 
 def build_pack(datums: Sequence[Datum], kernel: Kernel, device: torch.device) -> Pack:
-    """A tree of the datums' sequences, and the predictions that their action tokens read."""
-    # The last token predicts nothing, so it is never fed to the model.
-    tree = build_tree([datum.ids[:-1] for datum in datums], kernel.min_shared)
-    rows_N = np.concatenate(
-        [path[datum.action_positions_N - 1] for datum, path in zip(datums, tree.paths_S, strict=True)]
-    )
-    targets_N = np.concatenate([datum.ids[datum.action_positions_N] for datum in datums]).astype(np.int64)
+    """A tree of the datums' sequences, and the predictions that their scored positions read."""
+    tree = build_tree([datum.model_input for datum in datums], kernel.min_shared)
+    rows_N = np.concatenate([path[datum.positions] for datum, path in zip(datums, tree.paths_S, strict=True)])
+    targets_N = np.concatenate([datum.targets for datum in datums]).astype(np.int64)
     # One number for each pair of row and target.
     pairs_P, inverse_N = np.unique(rows_N * (int(targets_N.max()) + 1) + targets_N, return_inverse=True)
     rows_P, targets_P = np.divmod(pairs_P, int(targets_N.max()) + 1)
@@ -102,16 +99,16 @@ def build_pack(datums: Sequence[Datum], kernel: Kernel, device: torch.device) ->
     )
 
 
-def _substeps(datums: Sequence[Datum], group_size: int, num_substeps: int) -> Iterator[list[list[Datum]]]:
-    units = _by(datums, group_size)
+def _substeps(datums: Sequence[Datum], num_substeps: int) -> Iterator[list[list[Datum]]]:
+    units = _by(datums, "origin.group_index")
     if len(units) < num_substeps:
-        units = _by(datums, 1)
+        units = _by(datums, "origin.trajectory_index")
     for indices in np.array_split(np.arange(len(units)), min(num_substeps, len(units))):
         yield [units[i] for i in indices]
 
 
-def _by(datums: Sequence[Datum], num_trajectories: int) -> list[list[Datum]]:
-    return [list(unit) for _, unit in groupby(datums, key=lambda datum: datum.trajectory_index // num_trajectories)]
+def _by(datums: Sequence[Datum], name: str) -> list[list[Datum]]:
+    return [list(unit) for _, unit in groupby(datums, key=attrgetter(name))]
 
 
 def _fill(groups: Iterable[list[Datum]], budget: PassBudget) -> Iterator[list[Datum]]:
@@ -128,7 +125,7 @@ def _fill(groups: Iterable[list[Datum]], budget: PassBudget) -> Iterator[list[Da
 
 def _units(group: list[Datum], budget: PassBudget) -> Iterator[tuple[list[Datum], float]]:
     """The group and its cost, or pieces of it: neighbours in lexicographic order share most."""
-    ordered = [group[i] for i in lexicographic([datum.ids[:-1] for datum in group])]
+    ordered = [group[i] for i in lexicographic([datum.model_input for datum in group])]
     first, *others = ordered
     unit, cost = [first], _cost(first, None, budget)
     pieces: list[tuple[list[Datum], float]] = []
@@ -147,7 +144,7 @@ def _units(group: list[Datum], budget: PassBudget) -> Iterator[tuple[list[Datum]
 
 def _cost(datum: Datum, last: Datum | None, budget: PassBudget) -> float:
     """What a datum adds to a pack in which `last` is the one before it, in tokens."""
-    length = datum.num_computed_tokens
-    shared = common_prefix(last.ids[:-1], datum.ids[:-1]) if last is not None and budget.shares else 0
+    length = datum.num_tokens
+    shared = common_prefix(last.model_input, datum.model_input) if last is not None and budget.shares else 0
     pairs = (length * (length + 1) - shared * (shared + 1)) / 2
     return length - shared + pairs * budget.tokens_per_pair

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Int32Array = npt.NDArray[np.int32]
+from wire.extension import Int32Array, TokenSequence, common_prefix, lexicographic
+
 Int64Array = npt.NDArray[np.int64]
 
 
@@ -57,8 +58,8 @@ class PrefixTree:
         return ends_T
 
 
-def build_tree(sequences_S: Sequence[Int32Array], min_shared: int = 1) -> PrefixTree:
-    """The tree of non-empty sequences of non-negative ids.
+def build_tree(sequences_S: Sequence[TokenSequence], min_shared: int = 1) -> PrefixTree:
+    """The tree of non-empty sequences.
 
     min_shared: a branch that would share fewer tokens than this beyond the branch before it is not worth a node of
     its own, so those tokens are there more than once. Takes O(n log n) comparisons of sequences, then linear time.
@@ -71,8 +72,8 @@ def build_tree(sequences_S: Sequence[Int32Array], min_shared: int = 1) -> Prefix
     branches: list[int] = []  # depths at which the last sequence's path was branched off, ascending
     last, num_tokens = order[0], 0
     for index in order:
-        ids, last_path = sequences_S[index], paths.get(last, np.empty(0, np.int64))
-        shared = common_prefix(sequences_S[last], ids) if paths else 0
+        ids, last_path = sequences_S[index].ids, paths.get(last, np.empty(0, np.int64))
+        shared = common_prefix(sequences_S[last], sequences_S[index]) if paths else 0
         while branches and branches[-1] > shared:
             branches.pop()
         base = branches[-1] if branches else 0
@@ -95,20 +96,6 @@ def build_tree(sequences_S: Sequence[Int32Array], min_shared: int = 1) -> Prefix
         nodes_M=tuple(_nodes(sorted(set(first_tokens)), depths_T)),
         paths_S=tuple(paths[index] for index in range(len(sequences_S))),
     )
-
-
-def lexicographic(sequences_S: Sequence[Int32Array]) -> list[int]:
-    """Indices of the sequences in lexicographic order; equal ones keep theirs."""
-    # Big-endian bytes compare as the numbers do.
-    keys = [ids.astype(">i4").tobytes() for ids in sequences_S]
-    return sorted(range(len(keys)), key=keys.__getitem__)
-
-
-def common_prefix(one: Int32Array, other: Int32Array) -> int:
-    """How many tokens two sequences share before they part."""
-    length = min(len(one), len(other))
-    differs = one[:length] != other[:length]
-    return int(differs.argmax()) if differs.any() else length
 
 
 def _nodes(starts: list[int], depths_T: Int64Array) -> Iterator[Node]:

@@ -1,6 +1,6 @@
-"""A micro-batch under the bound weights: each action token's logprob, and the backward pass."""
+"""A micro-batch under the bound weights: each target's logprob, and the backward pass."""
 
-# N action tokens of the micro-batch, datum by datum; P predictions that they read
+# N scored positions of the micro-batch, datum by datum; P predictions that they read
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainer.engine.batch import Datum
 from trainer.engine.finite import all_finite
 from trainer.engine.packing import Pack
+from wire.datums import Datum
 from wire.errors import InvalidRequest, NonFinite
 from wire.trajectories import Float32Array
 
@@ -22,9 +22,9 @@ from wire.trajectories import Float32Array
 class Scores:
     """logprobs_P: nats, with the graph that leads back to the LoRA weights.
 
-    All else is detached and aligned, one entry an action token: logprobs_N, sampling_logprobs_N, entropies_N (of the
+    All else is detached and aligned, one entry a scored position: logprobs_N, sampling_logprobs_N, entropies_N (of the
     distribution that the token was scored under), sequences_N (int64, which datum of the micro-batch), and on the
-    CPU trajectories_N (which trajectory of the batch).
+    CPU trajectories_N (which trajectory of the call, for refusals).
     """
 
     pack: Pack
@@ -38,25 +38,25 @@ class Scores:
     @classmethod
     def of(cls, pack: Pack, logprobs_P: torch.Tensor, entropies_P: torch.Tensor) -> Scores:
         """From what the model says of a pack's predictions."""
-        lengths = [datum.num_actions for datum in pack.datums]
+        lengths = [datum.num_scored for datum in pack.datums]
         sequences_N = np.repeat(np.arange(len(lengths)), lengths)
         return cls(
             pack=pack,
             logprobs_P=logprobs_P,
             logprobs_N=logprobs_P.detach()[pack.inverse_N],
-            sampling_logprobs_N=_like(logprobs_P, [datum.sampling_logprobs_N for datum in pack.datums]),
+            sampling_logprobs_N=_like(logprobs_P, [datum.sampling_logprobs for datum in pack.datums]),
             entropies_N=entropies_P[pack.inverse_N],
             sequences_N=torch.from_numpy(sequences_N).to(logprobs_P.device),
             trajectories_N=trajectory_indices(pack.datums)[sequences_N],
         )
 
     def per_action(self, rows: Sequence[npt.NDArray[np.floating]]) -> torch.Tensor:
-        """Rows of values, one a datum and one value an action, as a tensor like logprobs_N."""
+        """Rows of values, one a datum and one value a scored position, as a tensor like logprobs_N."""
         return _like(self.logprobs_P, rows)
 
     def per_datum(self) -> dict[Datum, Float32Array]:
-        """The logprobs of each datum's actions, on the CPU: one copy a micro-batch."""
-        rows = self.logprobs_N.float().cpu().split([datum.num_actions for datum in self.pack.datums])
+        """The logprobs of each datum's scored positions, on the CPU: one copy a micro-batch."""
+        rows = self.logprobs_N.float().cpu().split([datum.num_scored for datum in self.pack.datums])
         return {datum: row.numpy() for datum, row in zip(self.pack.datums, rows, strict=True)}
 
     def backpropagate(self, weights_N: torch.Tensor) -> None:
@@ -70,7 +70,7 @@ class Scores:
 
 def trajectory_indices(datums: Sequence[Datum]) -> npt.NDArray[np.int64]:
     """The trajectory of each datum."""
-    return np.array([datum.trajectory_index for datum in datums], np.int64)
+    return np.array([datum.origin.trajectory_index for datum in datums], np.int64)
 
 
 def refuse_broken_policy(scores: Scores) -> None:

@@ -18,8 +18,9 @@ import torch
 from transformers import PreTrainedModel
 
 from trainer.engine.attention import IMPLEMENTATION
-from trainer.engine.batch import Datum
 from trainer.engine.packing import Pack
+from wire.datums import Datum, Origin
+from wire.extension import Int32Array, TokenSequence
 
 # Mean absolute difference in nats, and difference of gradients by their size: well above rounding, well below the
 # cheapest mistake.
@@ -30,10 +31,24 @@ Score = Callable[[Pack], tuple[torch.Tensor, torch.Tensor]]
 
 
 def probe(length: int, vocab_size: int, seed: int = 1, prefix: Sequence[int] = ()) -> Datum:
-    """A sequence of ids without a pattern, each of which but the first is an action."""
+    """A sequence of ids without a pattern, each of which but the first is a target."""
     fresh = (np.arange(len(prefix), length) + seed) * 7919 % vocab_size
     ids = np.concatenate([np.asarray(prefix, np.int32), fresh.astype(np.int32)])
-    return Datum(0, ids, np.arange(1, length), np.zeros(length - 1, np.float32))
+    return Datum(
+        model_input=TokenSequence(ids[:-1]),
+        spans=np.array([[0, length - 1]], np.int32),
+        is_sampled=np.array([False]),
+        targets=ids[1:],
+        weights=np.ones(length - 1, np.float32),
+        advantages=np.zeros(length - 1),
+        sampling_logprobs=np.zeros(length - 1, np.float32),
+        origin=Origin(0),
+    )
+
+
+def probe_ids(datum: Datum) -> Int32Array:
+    """The ids of a probe, its last target included."""
+    return np.append(datum.model_input.ids, datum.targets[-1:])
 
 
 def disagreement(
@@ -64,8 +79,8 @@ def disagreement(
 
 def _family(vocab_size: int) -> list[Datum]:
     """A root with two branches, one of which branches again, and a stranger."""
-    trunk = probe(20, vocab_size, seed=3).ids.tolist()
-    branch = probe(32, vocab_size, seed=11, prefix=trunk).ids.tolist()
+    trunk = probe_ids(probe(20, vocab_size, seed=3)).tolist()
+    branch = probe_ids(probe(32, vocab_size, seed=11, prefix=trunk)).tolist()
     return [
         probe(34, vocab_size, seed=11, prefix=branch),
         probe(27, vocab_size, seed=5, prefix=trunk),
@@ -81,7 +96,7 @@ def _packed(model: PreTrainedModel, pack: Pack, score: Score) -> tuple[torch.Ten
 
 
 def _own(model: PreTrainedModel, datum: Datum) -> tuple[torch.Tensor, torch.Tensor]:
-    ids_L = torch.from_numpy(datum.ids.astype(np.int64)).to(model.device)
+    ids_L = torch.from_numpy(probe_ids(datum).astype(np.int64)).to(model.device)
     with _embedded(model) as embedded, torch.enable_grad():
         logits_LV = model(input_ids=ids_L[None, :-1], use_cache=False).logits[0]
         exact = torch.promote_types(logits_LV.dtype, torch.float32)
@@ -91,7 +106,7 @@ def _own(model: PreTrainedModel, datum: Datum) -> tuple[torch.Tensor, torch.Tens
 
 def _slope(logprobs_N: torch.Tensor, datums: Sequence[Datum], embedded_1LD: torch.Tensor) -> torch.Tensor:
     """Gradient of a weighted sum of logprobs, summed over tokens: what a token is worth to all that share it."""
-    weights_N = torch.cat([torch.linspace(0.5, 1.5, datum.num_actions) for datum in datums]).to(logprobs_N)
+    weights_N = torch.cat([torch.linspace(0.5, 1.5, datum.num_scored) for datum in datums]).to(logprobs_N)
     (gradient_1LD,) = torch.autograd.grad((logprobs_N * weights_N).sum(), embedded_1LD)
     return gradient_1LD[0].sum(0)
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from trainer.engine.batch import Datum
+from wire.datums import Datum
 from wire.engine import BaseModelInfo, LoraConfig
 from wire.errors import InvalidRequest
-from wire.trajectories import Batch, Float32Array, Trajectory
-from wire.turns import check_turn
+from wire.trajectories import Float32Array, Int32Array
 
 
-def check_batch(batch: Batch, info: BaseModelInfo, *, sampling_logprobs_optional: bool) -> None:
-    """Raises InvalidRequest unless every trajectory can be scored and grouped.
+def check_datums(datums: Sequence[Datum], info: BaseModelInfo, *, sampling_logprobs_optional: bool) -> None:
+    """Raises InvalidRequest unless every datum can be scored.
 
-    sampling_logprobs_optional: a turn may then carry no sampling logprobs at all (supervised data).
+    sampling_logprobs_optional: spans may then have come without any (supervised data).
     """
-    _check_groups(batch)
-    for index, trajectory in enumerate(batch.trajectories):
-        _check_trajectory(f"input {index}", trajectory, info, sampling_logprobs_optional)
+    if not datums:
+        raise InvalidRequest("the batch has no datums")
+    for index, datum in enumerate(datums):
+        where = f"input {datum.origin.trajectory_index} (datum {index})"
+        _check_shapes(where, datum)
+        _check_ids(f"{where}: its model input", datum.model_input.ids, info.vocab_size)
+        _check_ids(f"{where}: its targets", datum.targets, info.vocab_size)
+        if (length := _num_predicted(datum)) > info.context_length:
+            raise InvalidRequest(
+                f"{where}: its {length} tokens are more than the model's context of {info.context_length}"
+            )
+        if not np.isfinite(datum.sampling_logprobs).all() or not np.isfinite(datum.weights).all():
+            raise InvalidRequest(f"{where}: its sampling logprobs or weights hold a value that is not a finite number")
+        if not (sampling_logprobs_optional or datum.is_sampled.all()):
+            raise InvalidRequest(f"{where} has targets without sampling logprobs, which this loss needs")
 
 
 def check_lora(lora: LoraConfig) -> None:
@@ -39,31 +49,42 @@ def check_num_substeps(num_substeps: int) -> None:
 def check_weights(datums: Sequence[Datum], weights: Sequence[Float32Array]) -> None:
     """Raises InvalidRequest unless there is one finite weight for each position of each datum.
 
-    Weights of positions that hold no action are ignored, whatever they are.
+    Weights of positions that are not scored are ignored, whatever they are.
     """
     if len(weights) != len(datums):
         raise InvalidRequest(f"weights has {len(weights)} rows, but the forward pass returned {len(datums)} datums")
     for index, (datum, row) in enumerate(zip(datums, weights, strict=True)):
-        if len(row) != len(datum.ids) - 1:
-            raise InvalidRequest(f"weights[{index}] has {len(row)} values, its datum {len(datum.ids) - 1} positions")
-        if not np.isfinite(row[datum.action_positions_N - 1]).all():
+        if len(row) != datum.num_tokens:
+            raise InvalidRequest(f"weights[{index}] has {len(row)} values, its datum {datum.num_tokens} positions")
+        if not np.isfinite(row[datum.positions]).all():
             raise InvalidRequest(f"weights[{index}] holds a value on a sampled token that is not finite")
 
 
-def _check_groups(batch: Batch) -> None:
-    count, size = len(batch.trajectories), batch.group_size
-    if count == 0:
-        raise InvalidRequest("the batch has no inputs")
-    if size is not None and (size < 1 or count % size):
-        raise InvalidRequest(f"group_size is {size}: it must be 1 or more and divide the {count} inputs")
-    if not math.isfinite(batch.reward_scale):
-        raise InvalidRequest(f"reward_scale is {batch.reward_scale}: it must be finite")
+def _check_shapes(where: str, datum: Datum) -> None:
+    if datum.model_input.media:
+        raise InvalidRequest(f"{where} holds media, which this engine does not read")
+    if datum.targets.ndim != 1:
+        raise InvalidRequest(f"{where} has several targets a position, which this engine does not score")
+    edges = datum.spans.ravel()
+    if len(edges) == 0 or edges[0] < 0 or edges[-1] > datum.num_tokens or not _ascend(datum.spans):
+        raise InvalidRequest(f"{where}: its spans are no ascending runs of its {datum.num_tokens} positions")
+    num_positions = int((datum.spans[:, 1] - datum.spans[:, 0]).sum())
+    lengths = {len(each) for each in (datum.targets, datum.weights, datum.advantages, datum.sampling_logprobs)}
+    if lengths != {num_positions} or len(datum.is_sampled) != len(datum.spans):
+        raise InvalidRequest(f"{where}: its targets and what goes with them are not one a scored position")
 
 
-def _check_trajectory(where: str, trajectory: Trajectory, info: BaseModelInfo, logprobs_optional: bool) -> None:
-    if not trajectory.turns:
-        raise InvalidRequest(f"{where} has no samples: its rollout recorded no sampled tokens")
-    if not math.isfinite(trajectory.reward):
-        raise InvalidRequest(f"{where} has a reward of {trajectory.reward}: it must be finite")
-    for index, turn in enumerate(trajectory.turns):
-        check_turn(f"{where}, sample {index}", turn, info, logprobs_optional=logprobs_optional)
+def _ascend(spans: Int32Array) -> bool:
+    return bool((spans[:, 0] < spans[:, 1]).all() and (spans[1:, 0] >= spans[:-1, 1]).all())
+
+
+def _num_predicted(datum: Datum) -> int:
+    """Tokens of the model input, and the one that its last position predicts."""
+    return datum.num_tokens + int(datum.spans[-1, 1] == datum.num_tokens)
+
+
+def _check_ids(what: str, ids: Int32Array, vocab_size: int) -> None:
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= vocab_size:
+        bad = lowest if lowest < 0 else highest
+        raise InvalidRequest(f"{what} holds {bad}, which is outside the vocabulary of {vocab_size} tokens")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -21,13 +21,13 @@ from store.oplog.operation import ModelState, Operation
 from store.rollouts.digests import sample_digest
 from store.rollouts.trainer_logprobs import Pass, keep_trainer_logprobs
 from trainer.worker.instruments import TrainerMetrics
-from wire.engine import DatumTensors
-from wire.trajectories import Batch, Float32Array, Trajectory
+from wire.datums import Datum, by_trajectory
+from wire.trajectories import Float32Array
 
 log = structlog.get_logger(__name__)
 
 _MOST_WAITING = 32_000_000
-"""Tokens of batches that wait to be written, prompts as sent: four bytes each that memory holds meanwhile. One batch
+"""Tokens of datums that wait to be written: four bytes each that memory holds meanwhile. One batch
 may always wait."""
 _CLOSE_S = 2.0
 
@@ -35,7 +35,7 @@ _CLOSE_S = 2.0
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scored:
     made_by: Pass
-    trajectories: Sequence[Trajectory]
+    datums: Sequence[Datum]
     rows: Sequence[Float32Array]
     num_tokens: int
 
@@ -53,15 +53,17 @@ class LogprobKeeper:
         self._thread: threading.Thread | None = None
         self._closing = False
 
-    def keep(self, operation: Operation, model: ModelState, batch: Batch, rows: Sequence[Float32Array] | None) -> None:
-        """Have written down what a pass made of the trajectories that are recorded traces; returns at once.
+    def keep(
+        self, operation: Operation, model: ModelState, datums: Sequence[Datum], rows: Sequence[Float32Array] | None
+    ) -> None:
+        """Have written down what a pass made of the datums that are of recorded traces; returns at once.
 
-        rows: of each trajectory, the logprobs of its output tokens, turn by turn.
+        rows: of each datum, the logprobs of its scored positions.
         """
-        if not self._enabled or rows is None or not any(one.trace_id for one in batch.trajectories):
+        if not self._enabled or rows is None or not any(datum.origin.trace_id for datum in datums):
             return
         made_by = Pass(operation.id, model.id, model.head_checkpoint_id, model.head_step)
-        self._put(_Scored(made_by, batch.trajectories, rows, batch.num_tokens))
+        self._put(_Scored(made_by, datums, rows, sum(datum.num_tokens for datum in datums)))
 
     def close(self, timeout_s: float = _CLOSE_S) -> None:
         """Write what waits, for so long at most. What was not written by then is lost."""
@@ -100,9 +102,10 @@ class LogprobKeeper:
     def _write(self, scored: _Scored) -> None:
         started, num_kept = time.perf_counter(), 0
         with self._database.connection() as connection:
-            for trajectory, row in zip(scored.trajectories, scored.rows, strict=True):
-                if (trace_id := _trace_id(trajectory)) is not None:
-                    found = _by_digest(trajectory, row)
+            rows = dict(zip(scored.datums, scored.rows, strict=True))
+            for datums in by_trajectory(scored.datums):
+                if (trace_id := _trace_id(datums[0])) is not None:
+                    found = _by_digest({datum: rows[datum] for datum in datums})
                     num_kept += keep_trainer_logprobs(connection, scored.made_by, trace_id, found)
         self._metrics.kept_logprobs("written", num_kept)
         log.debug(
@@ -113,26 +116,21 @@ class LogprobKeeper:
         )
 
     def _lost(self, scored: _Scored, reason: str) -> None:
-        self._metrics.kept_logprobs("lost", sum(len(one.turns) for one in scored.trajectories if one.trace_id))
+        self._metrics.kept_logprobs("lost", sum(len(datum.spans) for datum in scored.datums if datum.origin.trace_id))
         log.warning("trainer_logprobs_lost", operation=str(scored.made_by.operation_id), reason=reason)
 
 
-def rows_of(datums: Sequence[DatumTensors], num_trajectories: int) -> list[Float32Array]:
-    """What a forward returned, as rows of trajectories."""
-    found: list[list[Float32Array]] = [[] for _ in range(num_trajectories)]
-    for datum in datums:
-        found[datum.trajectory_index].append(datum.logprobs[datum.mask > 0])
-    return [np.concatenate(of_one) for of_one in found]
+def _by_digest(rows: Mapping[Datum, Float32Array]) -> dict[bytes, Float32Array]:
+    found = dict[bytes, Float32Array]()
+    for datum, row in rows.items():
+        ends = np.cumsum(datum.spans[:, 1] - datum.spans[:, 0])
+        parts = np.split(row, ends[:-1])
+        found |= {sample_digest(turn): part for turn, part in zip(datum.turns(), parts, strict=True)}
+    return found
 
 
-def _by_digest(trajectory: Trajectory, row: Float32Array) -> dict[bytes, Float32Array]:
-    ends = np.cumsum([len(turn.output_ids) for turn in trajectory.turns])
-    parts = np.split(row, ends[:-1])
-    return {sample_digest(turn): part for turn, part in zip(trajectory.turns, parts, strict=True)}
-
-
-def _trace_id(trajectory: Trajectory) -> UUID | None:
+def _trace_id(datum: Datum) -> UUID | None:
     try:
-        return UUID(trajectory.trace_id) if trajectory.trace_id else None
+        return UUID(datum.origin.trace_id) if datum.origin.trace_id else None
     except ValueError:  # a client may call its trajectories what it likes
         return None

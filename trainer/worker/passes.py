@@ -1,8 +1,8 @@
-"""Passes over a batch, from the op log to the engine and back: forward, forward_backward, backward, and replays."""
+"""Passes over datums, from the op log to the engine and back: forward, forward_backward, backward, and replays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,14 +18,15 @@ from store.oplog.operation import ModelState, Operation
 from store.oplog.work import Lease
 from store.tables import OperationRow
 from trainer.worker.instruments import TrainerMetrics
-from trainer.worker.logprob_keeper import LogprobKeeper, rows_of
+from trainer.worker.logprob_keeper import LogprobKeeper
 from trainer.worker.summaries import logged_figures, summarise_pass
+from wire.datum_payload import decode_datums
+from wire.datums import Datum, num_trajectories
 from wire.engine import DatumTensors, Engine, LossChoice, PassResult
 from wire.errors import Gone, NotFound
-from wire.payload import decode, decode_batch, encode
+from wire.payload import decode, encode
 from wire.plans import Plan, PlanSettings, decode_plan, encode_plan
 from wire.process.faults import fault_point
-from wire.trajectories import Batch
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +36,7 @@ class _Done:
     """A gradient pass that the engine has carried out."""
 
     result: PassResult
-    batch: Batch
+    datums: Sequence[Datum]
     plan: Plan
     loss_fn: str
     caller_metrics: Mapping[str, float]
@@ -74,20 +75,20 @@ class Passes:
 
     def forward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         """Logprobs of the current policy."""
-        batch, _ = decode_batch(work.read_payload(operation, self._blobs))
-        plan = self._engine.plan(batch)
+        datums, _ = decode_datums(work.read_payload(operation, self._blobs))
+        plan = self._engine.plan(datums)
         with self._metrics.phase("score"):
-            datums = self._engine.forward(model.id, batch, plan)
-        placed = work.place_result(self._blobs, _encode_datums(datums))
+            scored = self._engine.forward(model.id, datums, plan)
+        placed = work.place_result(self._blobs, _encode_tensors(scored))
         with self._database.connection() as connection:
             work.complete(connection, lease, operation, placed, plan=encode_plan(plan))
-        self._keeper.keep(operation, model, batch, rows_of(datums, len(batch.trajectories)))
+        self._keeper.keep(operation, model, datums, [one.logprobs[one.mask > 0] for one in scored])
 
     def forward_backward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         """The gradient of a built-in loss."""
         done = self._run(operation)
         self._complete(lease, operation, done)
-        self._keeper.keep(operation, model, done.batch, done.result.logprobs)
+        self._keeper.keep(operation, model, done.datums, done.result.logprobs)
 
     def backward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         """The gradient of the caller's own loss. Raises Gone for a handle that is used or of other weights."""
@@ -115,30 +116,32 @@ class Passes:
         return done
 
     def _built_in_loss(self, operation: Operation) -> _Done:
-        batch, extra = decode_batch(work.read_payload(operation, self._blobs))
-        loss = LossChoice(extra["loss_fn"], extra["loss_fn_config"] or {}, extra["num_substeps"])
+        datums, call = decode_datums(work.read_payload(operation, self._blobs))
+        loss = LossChoice(call["loss_fn"], call["loss_fn_config"] or {}, call["num_substeps"])
         with self._metrics.phase("pass"):
-            plan = self._plan(operation.plan, operation, batch, loss.num_substeps)
-            result = self._engine.forward_backward(operation.model_id, batch, loss, plan)
-        return _Done(result, batch, plan, loss.name, extra.get("metrics", {}))
+            plan = self._plan(operation.plan, operation, datums, loss.num_substeps)
+            result = self._engine.forward_backward(operation.model_id, datums, loss, plan)
+        return _Done(result, datums, plan, loss.name, call.get("metrics", {}))
 
     def _callers_loss(self, operation: Operation) -> _Done:
         header, arrays = decode(work.read_payload(operation, self._blobs))
         forward = self._forward_of(operation)
-        batch, _ = decode_batch(work.read_payload(forward, self._blobs))
+        datums, _ = decode_datums(work.read_payload(forward, self._blobs))
         weights = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1])
         with self._metrics.phase("pass"):
             # The caller weighed what the forward saw: by its plan the logprobs are the same to the bit.
-            plan = self._plan(operation.plan or forward.plan, operation, batch)
-            result = self._engine.backward(operation.model_id, batch, weights, plan)
-        return _Done(result, batch, plan, "custom", header["metrics"])
+            plan = self._plan(operation.plan or forward.plan, operation, datums)
+            result = self._engine.backward(operation.model_id, datums, weights, plan)
+        return _Done(result, datums, plan, "custom", header["metrics"])
 
-    def _plan(self, recorded: bytes | None, operation: Operation, batch: Batch, num_substeps: int = 1) -> Plan:
+    def _plan(
+        self, recorded: bytes | None, operation: Operation, datums: Sequence[Datum], num_substeps: int = 1
+    ) -> Plan:
         """The recorded one. Without: for what an earlier version carried out, one by the settings in its metrics; for
         what is carried out now, one by those of this trainer."""
         if recorded is not None:
             return decode_plan(recorded)
-        return self._engine.plan(batch, num_substeps, _settings_of(operation.metrics or {}))
+        return self._engine.plan(datums, num_substeps, _settings_of(operation.metrics or {}))
 
     def _forward_of(self, operation: Operation) -> OperationRow:
         with self._database.session() as session:
@@ -151,7 +154,7 @@ class Passes:
         metrics = {**done.result.metrics, **done.caller_metrics}
         answer = encode({"metrics": metrics, "num_datums": done.result.num_datums})
         placed = work.place_result(self._blobs, answer)
-        summary = summarise_pass(done.result, metrics, len(done.batch.trajectories), done.loss_fn)
+        summary = summarise_pass(done.result, metrics, num_trajectories(done.datums), done.loss_fn)
         with self._database.connection() as connection:
             work.complete(connection, lease, operation, placed, summary, encode_plan(done.plan))
         log.info("pass_done", operation=str(operation.id), loss_fn=done.loss_fn, **logged_figures(metrics))
@@ -162,10 +165,10 @@ def _settings_of(metrics: Mapping[str, float]) -> PlanSettings | None:
     return PlanSettings(max_tokens, threads) if max_tokens > 0 and threads > 0 else None
 
 
-def _encode_datums(datums: list[DatumTensors]) -> bytes:
+def _encode_tensors(datums: list[DatumTensors]) -> bytes:
     header = {"traj_idx": [d.trajectory_index for d in datums], "lengths": [len(d.logprobs) for d in datums]}
     arrays: dict[str, Any] = {
-        "rewards": np.array([d.reward for d in datums], np.float64),
+        "rewards": np.array([np.nan if d.reward is None else d.reward for d in datums], np.float64),
         "logprobs": np.concatenate([d.logprobs for d in datums]),
         "sampling_logprobs": np.concatenate([d.sampling_logprobs for d in datums]),
         "mask": np.concatenate([d.mask for d in datums]),

@@ -20,9 +20,10 @@ from tests.unit.conftest import World
 from tests.unit.planes.test_worker import TURN, CountingEngine, Trainer
 from trainer.worker.cancellation import Cancellation
 from trainer.worker.loop import WorkerSettings
+from wire.conversion import to_datums
+from wire.datum_payload import encode_datums
 from wire.engine import DatumTensors
 from wire.errors import Interrupted
-from wire.payload import encode_batch
 from wire.trajectories import Batch, Trajectory
 
 NUM_MICRO_BATCHES = 3
@@ -42,12 +43,12 @@ class MicroBatches(CountingEngine):
         self.num_opened += 1
         super().open(*args)
 
-    def forward_backward(self, model, batch, loss, plan=None):
+    def forward_backward(self, model, datums, loss, plan=None):
         self._compute()
-        self.done.append(batch.trajectories[0].reward)
-        return super().forward_backward(model, batch, loss, plan)
+        self.done.append(datums[0].origin.reward)
+        return super().forward_backward(model, datums, loss, plan)
 
-    def forward(self, model, batch, plan=None):
+    def forward(self, model, datums, plan=None):
         self._compute()
         one = np.zeros(1, np.float32)
         return [DatumTensors(0, 0.0, one, one, one)]
@@ -91,7 +92,8 @@ class LookingTrainer(Trainer):
         await asyncio.to_thread(self.work)
 
     async def forward(self, *, with_key: bool) -> Appended:
-        return await self.ask("forward", encode_batch(Batch([Trajectory((TURN,), 0.0)]), {}), with_key=with_key)
+        payload = encode_datums(to_datums(Batch([Trajectory((TURN,), 0.0)])), {})
+        return await self.ask("forward", payload, with_key=with_key)
 
     async def others_pass(self, reward: float, *, with_key: bool = True) -> Appended:
         """Of another model of the base."""
@@ -100,9 +102,8 @@ class LookingTrainer(Trainer):
             session.add(model)
             session.flush()
             model_id = model.id
-        payload = encode_batch(
-            Batch([Trajectory((TURN,), reward)]), {"loss_fn": "ppo", "loss_fn_config": {}, "num_substeps": 1}
-        )
+        call = {"loss_fn": "ppo", "loss_fn_config": {}, "num_substeps": 1}
+        payload = encode_datums(to_datums(Batch([Trajectory((TURN,), reward)])), call)
         values = {"kind": "forward_backward", "idempotency_key": uuid.uuid4().hex if with_key else None}
         async with self.async_database.connection() as connection:
             return await append_operation(connection, model_id=model_id, payload=payload, **values)

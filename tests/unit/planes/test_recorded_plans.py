@@ -19,8 +19,10 @@ from tests.unit.planes.test_worker import Trainer, expire_leases
 from tests.unit.trainer.tiny import mixed_batch, session, tiny_model
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings, TrainingEngine
+from wire.conversion import to_datums
+from wire.datum_payload import encode_datums
 from wire.errors import Interrupted
-from wire.payload import decode, encode, encode_batch
+from wire.payload import decode, encode
 from wire.plans import PlanSettings, StepPlan, decode_plan, decode_step_plan
 
 SMALL, LARGE = PlanSettings(max_tokens_per_pass=30, threads=1), PlanSettings(max_tokens_per_pass=4096, threads=2)
@@ -52,10 +54,10 @@ class ComputingTrainer(Trainer):
         self.restart(ids[self.worker._settings.trainer_id == ids[0]])
 
     async def pass_of_batch(self, seed: int) -> Appended:
-        return await self.ask("forward_backward", encode_batch(mixed_batch(seed), LOSS))
+        return await self.ask("forward_backward", encode_datums(to_datums(mixed_batch(seed)), LOSS))
 
     async def forward(self, seed: int) -> Appended:
-        return await self.ask("forward", encode_batch(mixed_batch(seed), {}))
+        return await self.ask("forward", encode_datums(to_datums(mixed_batch(seed)), {}))
 
     async def backward_of(self, forward: Appended) -> Appended:
         header, arrays = decode(self.now(forward).result or b"")

@@ -26,9 +26,11 @@ from trainer.worker.cancellation import Cancellation
 from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.logprob_keeper import LogprobKeeper
 from trainer.worker.loop import Worker, WorkerSettings
+from wire.conversion import to_datums
+from wire.datum_payload import encode_datums
 from wire.engine import BaseModelInfo, PassResult, StepResult
 from wire.errors import InvalidRequest, NonFinite
-from wire.payload import decode, encode, encode_batch
+from wire.payload import decode, encode
 from wire.plans import Plan, PlanSettings, StepPlan, plan_of
 from wire.trajectories import Batch, Trajectory, Turn
 
@@ -62,14 +64,14 @@ class CountingEngine:
         self.weights.pop(model, None)
         self.gradients.pop(model, None)
 
-    def plan(self, batch, num_substeps=1, settings=None) -> Plan:
+    def plan(self, datums, num_substeps=1, settings=None) -> Plan:
         settings = settings or self.settings
-        indices, size = range(len(batch.trajectories)), settings.max_tokens_per_pass
+        indices, size = range(len(datums)), settings.max_tokens_per_pass
         shard = [indices[i : i + size] for i in range(0, len(indices), size)]
         return plan_of([shard], settings, "none")
 
-    def forward_backward(self, model, batch, loss, plan=None) -> PassResult:
-        reward = batch.trajectories[0].reward
+    def forward_backward(self, model, datums, loss, plan=None) -> PassResult:
+        reward = datums[0].origin.reward
         if reward < 0:
             raise InvalidRequest("input 0: negative")
         self.passes += 1
@@ -132,7 +134,7 @@ class Trainer:
         self, reward: float, *, with_key: bool = True, trace_id: str | None = None, model_id: UUID | None = None
     ) -> Appended:
         extra = {"loss_fn": "ppo", "loss_fn_config": {}, "num_substeps": 1}
-        payload = encode_batch(Batch([Trajectory((TURN,), reward, trace_id)]), extra)
+        payload = encode_datums(to_datums(Batch([Trajectory((TURN,), reward, trace_id)])), extra)
         return await self.ask("forward_backward", payload, with_key=with_key, model_id=model_id)
 
     async def step(self) -> Appended:

@@ -8,8 +8,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from trainer.engine.attention import IMPLEMENTATION, PackedLayout, UnsupportedArchitecture, packed_attention
 from trainer.engine.kernels.cascade import CascadeKernel
 from trainer.engine.prefix_tree import build_tree
+from wire.extension import TokenSequence
 
-LAYOUT = PackedLayout(build_tree([np.array([1, 2, 3]), np.array([1, 2, 5, 6])]), CascadeKernel())
+LAYOUT = PackedLayout(build_tree([TokenSequence(np.array(ids)) for ids in ([1, 2, 3], [1, 2, 5, 6])]), CascadeKernel())
 
 
 def heads(num_heads: int, seed: int) -> torch.Tensor:

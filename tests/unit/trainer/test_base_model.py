@@ -32,6 +32,7 @@ from tests.unit.trainer.tiny import (
     _SHAPE,
     LORA,
     MODEL,
+    BatchEngine,
     gradients,
     mixed_batch,
     opened,
@@ -42,7 +43,6 @@ from tests.unit.trainer.tiny import (
 from trainer.engine.architectures import known_sharing
 from trainer.engine.attention import UnsupportedArchitecture
 from trainer.engine.base_model import BaseModel, load_base_model
-from trainer.engine.engine import TrainingEngine
 from trainer.engine.kernels import Kernel, cascade
 from trainer.engine.kernels.cascade import CascadeKernel
 from trainer.engine.kernels.dense import DenseKernel
@@ -53,7 +53,7 @@ from wire.engine import BaseModelInfo, LossChoice
 def test_a_saved_model_loads_and_describes_itself(tmp_path: Path) -> None:
     model = tiny_model()
     model.save_pretrained(tmp_path)
-    engine = TrainingEngine(load_base_model(str(tmp_path)))
+    engine = BatchEngine(load_base_model(str(tmp_path)))
     assert engine.info == BaseModelInfo(
         89, 64, "Qwen3ForCausalLM", "float32", model.num_parameters(), engine.info.fingerprint
     )
@@ -70,7 +70,7 @@ def test_weights_that_are_not_safetensors_are_not_loaded(tmp_path: Path) -> None
 
 def test_a_low_precision_base_is_trained_by_float32_adapters() -> None:
     base = BaseModel(tiny_model(dtype=torch.bfloat16))
-    engine = opened(TrainingEngine(base))
+    engine = opened(BatchEngine(base))
     engine.forward_backward(MODEL, mixed_batch(), LossChoice("ppo"))
     assert engine.info.dtype == "bfloat16"
     assert {session(engine).weights.dtype, session(engine).gradient.dtype} == {torch.float32}
@@ -80,7 +80,7 @@ def test_a_low_precision_base_is_trained_by_float32_adapters() -> None:
 def test_training_never_changes_the_base() -> None:
     model = tiny_model()
     before = {name: p.clone() for name, p in model.named_parameters()}
-    engine = opened(TrainingEngine(BaseModel(model)))
+    engine = opened(BatchEngine(BaseModel(model)))
     engine.forward_backward(MODEL, mixed_batch(), LossChoice("cross_entropy"))
     after = {name.replace(".base_layer", ""): p for name, p in model.named_parameters() if ".lora_" not in name}
     assert before.keys() == after.keys()
@@ -97,7 +97,7 @@ def _experts() -> PreTrainedModel:
 
 
 def test_routers_and_the_unembedding_get_no_adapter() -> None:
-    engine = opened(TrainingEngine(BaseModel(_experts())))
+    engine = opened(BatchEngine(BaseModel(_experts())))
     names = session(engine).layout.names
     assert {name.split(".")[-3] for name in names} == {"q_proj", "k_proj", "v_proj", "o_proj"}
     assert engine.forward_backward(MODEL, mixed_batch(), LossChoice("ppo")).num_datums == 8
@@ -135,9 +135,9 @@ def _near_sighted(kernel: type[Kernel]) -> AbstractContextManager[object]:
     return patch.object(kernel, "prepare", lambda self, tree, window, *rest: rightly(self, tree, 2, *rest))
 
 
-def _loaded() -> tuple[TrainingEngine, list[str]]:
+def _loaded() -> tuple[BatchEngine, list[str]]:
     with capture_logs() as logs:
-        engine = opened(TrainingEngine(BaseModel(tiny_model())))
+        engine = opened(BatchEngine(BaseModel(tiny_model())))
     return engine, [f"{log['kernel']} {log['sharing']} {log['reason']}" for log in logs]
 
 

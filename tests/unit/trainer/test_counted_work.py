@@ -12,10 +12,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from tests.unit.trainer.tiny import MODEL, opened, trajectory, turn
+from tests.unit.trainer.tiny import MODEL, BatchEngine, opened, trajectory, turn
 from trainer.engine import logprobs
 from trainer.engine.base_model import BaseModel
-from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.engine import EngineSettings
 from wire.engine import LossChoice
 from wire.trajectories import Batch
 
@@ -47,7 +47,7 @@ def _storages(args: Any) -> set[int]:
     return {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
 
 
-def engine() -> TrainingEngine:
+def engine() -> BatchEngine:
     config = Qwen3Config(
         vocab_size=VOCAB,
         hidden_size=HIDDEN,
@@ -58,7 +58,7 @@ def engine() -> TrainingEngine:
         head_dim=16,
         max_position_embeddings=512,
     )
-    return opened(TrainingEngine(BaseModel(Qwen3ForCausalLM(config)), EngineSettings(threads=1)))
+    return opened(BatchEngine(BaseModel(Qwen3ForCausalLM(config)), EngineSettings(threads=1)))
 
 
 def group(num_rollouts: int = GROUP) -> Batch:

@@ -18,6 +18,7 @@ from tests.unit.trainer.tiny import (
     MODEL,
     OTHER,
     VOCAB,
+    BatchEngine,
     gradients,
     mixed_batch,
     opened,
@@ -26,11 +27,11 @@ from tests.unit.trainer.tiny import (
     trajectory,
     turn,
 )
-from trainer.engine.advantages import advantages
-from trainer.engine.batch import to_datums
 from trainer.engine.canary import _SAFE_WEIGHT, compute_canary, may_overflow
-from trainer.engine.engine import TrainingEngine
 from trainer.engine.losses import LOSSES, ActionTokens, make_loss
+from wire.advantages import advantages
+from wire.conversion import to_datums
+from wire.datums import by_trajectory
 from wire.engine import AdamParams, DatumTensors, LoraConfig, LossChoice
 from wire.errors import Conflict, HeadwayError, InvalidRequest, NonFinite, NotFound
 from wire.trajectories import Batch, Trajectory
@@ -39,7 +40,7 @@ IS = LossChoice("importance_sampling")
 STEP = AdamParams(1e-2)
 
 
-def held(engine: TrainingEngine, model: UUID = MODEL) -> list[torch.Tensor]:
+def held(engine: BatchEngine, model: UUID = MODEL) -> list[torch.Tensor]:
     s = session(engine, model)
     return [s.weights.clone(), s.gradient.clone(), s.exp_avg.clone(), s.exp_avg_sq.clone(), torch.tensor(s.num_steps)]
 
@@ -48,7 +49,7 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(map(torch.equal, a, b))
 
 
-def train(engine: TrainingEngine, model: UUID, seed: int) -> None:
+def train(engine: BatchEngine, model: UUID, seed: int) -> None:
     engine.forward_backward(model, mixed_batch(seed), IS)
     engine.forward_backward(model, mixed_batch(seed + 1), LossChoice("ppo"))
     engine.optim_step(model, STEP)
@@ -203,7 +204,9 @@ def test_a_pass_tells_what_it_made_of_each_output_token_turn_by_turn(max_tokens:
     engine = opened(tiny_engine(max_tokens_per_pass=max_tokens))
     told = engine.forward_backward(MODEL, batch, LossChoice("dro", num_substeps=num_substeps)).logprobs
     assert told is not None
-    for row, one in zip(told, batch.trajectories, strict=True):
+    rows = dict(zip(engine.datums(batch), told, strict=True))
+    for datums, one in zip(by_trajectory(list(rows)), batch.trajectories, strict=True):
+        row = np.concatenate([rows[datum] for datum in datums])
         alone = [engine.forward(MODEL, Batch([trajectory(each)]))[0] for each in one.turns]
         assert row.dtype == np.float32
         np.testing.assert_allclose(row, np.concatenate([datum.logprobs[datum.mask == 1] for datum in alone]), atol=1e-5)
@@ -221,7 +224,7 @@ def test_groups_without_spread_leave_a_gradient_of_exactly_zero(name: str) -> No
     assert same(held(engine), before)
 
 
-def on_policy(engine: TrainingEngine, batch: Batch) -> Batch:
+def on_policy(engine: BatchEngine, batch: Batch) -> Batch:
     """The batch with the engine's own logprobs as those of the sampler."""
     rows = iter(d.logprobs[d.mask == 1] for d in engine.forward(MODEL, batch))
     flat = np.concatenate(list(rows))
@@ -284,7 +287,7 @@ def test_every_pass_reports_finite_figures_under_their_names() -> None:
     assert (result.num_datums, result.num_tokens) == (8, outputs)
     assert result.metrics["tokens:sum"] == outputs
     assert result.metrics["tokens_sent:sum"] == batch.num_prompt_tokens + outputs
-    assert result.metrics["tokens_merged:sum"] == sum(d.num_computed_tokens for d in to_datums(batch.trajectories))
+    assert result.metrics["tokens_merged:sum"] == sum(d.num_tokens for d in to_datums(batch))
 
 
 def test_figures_of_the_sampler_are_left_out_where_it_gave_none() -> None:
@@ -297,7 +300,7 @@ def test_figures_of_the_sampler_are_left_out_where_it_gave_none() -> None:
 def test_time_comes_from_the_clock_that_was_given() -> None:
     ticks = iter(range(0, 100, 5))
     engine = opened(tiny_engine())
-    timed = TrainingEngine(engine._base, clock=lambda: float(next(ticks)))
+    timed = BatchEngine(engine._base, clock=lambda: float(next(ticks)))
     timed.open(MODEL, LORA, None, None)
     metrics = timed.forward_backward(MODEL, mixed_batch(), IS).metrics
     assert [metrics[f"seconds_{phase}:sum"] for phase in ("plan", "forward", "loss", "backward")] == [5, 5, 5, 5]
@@ -312,7 +315,7 @@ GOOD = trajectory(turn([1, 2], [3, 4]), reward=1.0)
 OFF = trajectory(turn([1, 2], [3], [-1e4]), reward=0.0)
 
 
-def refusal(call: Callable[[TrainingEngine], object]) -> HeadwayError:
+def refusal(call: Callable[[BatchEngine], object]) -> HeadwayError:
     """The error of a call that must leave weights, gradient and moments as they were."""
     engine = opened(tiny_engine(max_tokens_per_pass=1))
     train(engine, MODEL, 0)

@@ -27,12 +27,12 @@ from tests.unit.trainer.tiny import (
     tiny_model,
 )
 from trainer.engine.base_model import BaseModel
-from trainer.engine.batch import to_datums
 from trainer.engine.losses import LOSSES
 from trainer.engine.mixers import Paths
 from trainer.engine.packing import Pack
 from trainer.engine.prefix_tree import Node
 from trainer.engine.scores import Scores
+from wire.conversion import to_datums
 from wire.engine import LossChoice
 from wire.trajectories import Batch
 
@@ -121,7 +121,7 @@ def test_forward_gives_the_logprobs_of_a_plain_row_a_turn(tmp_path: Path) -> Non
 def test_prefix_sharing_computes_each_shared_token_once() -> None:
     """Counted work, not time: what the model computes is what differs."""
     result = opened(tiny_engine()).forward_backward(MODEL, deep_batch(), LossChoice("importance_sampling"))
-    sequences = [datum.ids[:-1].tolist() for datum in to_datums(deep_batch().trajectories)]
+    sequences = [datum.model_input.ids.tolist() for datum in to_datums(deep_batch())]
     different = {tuple(ids[: n + 1]) for ids in sequences for n in range(len(ids))}
     assert result.metrics["tokens_computed:sum"] == len(different)
     assert result.metrics["tokens_merged:sum"] == sum(map(len, sequences)) > 4 * len(different)

@@ -16,6 +16,7 @@ from trainer.engine.kernels.cascade import CascadeKernel
 from trainer.engine.kernels.dense import DenseKernel
 from trainer.engine.kernels.flex import FlexKernel
 from trainer.engine.prefix_tree import PrefixTree, build_tree
+from wire.extension import TokenSequence
 
 HEADS, KEY_HEADS, WIDTH, SCALE = 4, 2, 6, 0.3
 
@@ -28,7 +29,7 @@ def a_tree(seed: int = 0, num_sequences: int = 7) -> PrefixTree:
         parent = sequences[rng.integers(len(sequences))] if sequences and rng.random() < 0.8 else np.empty(0, np.int32)
         kept = parent[: rng.integers(len(parent) + 1)]
         sequences.append(np.concatenate([kept, rng.integers(0, 50, rng.integers(1, 30))]).astype(np.int32))
-    return build_tree(sequences)
+    return build_tree([TokenSequence(ids) for ids in sequences])
 
 
 def inputs(tree: PrefixTree, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:

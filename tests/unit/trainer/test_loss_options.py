@@ -14,6 +14,7 @@ import torch
 from tests.unit.trainer.tiny import (
     LORA,
     MODEL,
+    BatchEngine,
     gradients,
     mixed_batch,
     norms_in_their_own_dtype,
@@ -23,9 +24,8 @@ from tests.unit.trainer.tiny import (
     trajectory,
     turn,
 )
-from trainer.engine.advantages import advantages
-from trainer.engine.engine import TrainingEngine
 from trainer.engine.losses import LOSSES, LossOptions
+from wire.advantages import advantages
 from wire.engine import AdamParams, LossChoice
 from wire.errors import InvalidRequest
 from wire.trajectories import Batch
@@ -38,11 +38,11 @@ def alike() -> Batch:
     return replace(mixed_batch(), trajectories=[replace(t, reward=1.0) for t in mixed_batch().trajectories])
 
 
-def logprobs(engine: TrainingEngine) -> list[float]:
+def logprobs(engine: BatchEngine) -> list[float]:
     return np.concatenate([datum.logprobs for datum in engine.forward(MODEL, mixed_batch())]).tolist()
 
 
-def base_logprobs(engine: TrainingEngine) -> torch.Tensor:
+def base_logprobs(engine: BatchEngine) -> torch.Tensor:
     """What the engine took for the base's logprobs."""
     with patch.object(engine._base, "base_logprobs", wraps=engine._base.base_logprobs) as asked:
         engine.forward_backward(MODEL, mixed_batch(), KL)

@@ -1,28 +1,22 @@
 from __future__ import annotations
 
-import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.engine.batch import Datum
+from tests.unit.trainer.tiny import datum_of
 from trainer.engine.kernels.dense import DenseKernel
 from trainer.engine.packing import Pack, PassBudget, build_pack, plan_micro_batches
-
-
-def datum(trajectory_index: int, ids: list[int]) -> Datum:
-    return Datum(trajectory_index, np.array(ids, np.int32), np.array([len(ids) - 1]), np.zeros(1, np.float32))
+from wire.datums import Datum
 
 
 def plan(
     sequences: list[list[int]], group_size: int, num_substeps: int = 1, max_tokens: int = 100, **budget: object
 ) -> list[list[int]]:
     """Which sequences go into which micro-batch, by the order in which they came."""
-    datums = [datum(i, [*ids, 0]) for i, ids in enumerate(sequences)]
-    micro_batches = plan_micro_batches(
-        datums, group_size=group_size, num_substeps=num_substeps, budget=PassBudget(max_tokens, **budget)
-    )
-    return [[d.trajectory_index for d in micro_batch] for micro_batch in micro_batches]
+    datums = [datum_of([*ids, 0], len(ids), i, i // group_size) for i, ids in enumerate(sequences)]
+    micro_batches = plan_micro_batches(datums, num_substeps=num_substeps, budget=PassBudget(max_tokens, **budget))
+    return [[d.origin.trajectory_index for d in micro_batch] for micro_batch in micro_batches]
 
 
 def strangers(*lengths: int) -> list[list[int]]:
@@ -89,13 +83,13 @@ def test_a_plan_keeps_every_datum_once_within_the_budget(
     micro_batches = plan(sequences * copies, len(sequences), num_substeps, max_tokens)
     assert sorted(i for micro_batch in micro_batches for i in micro_batch) == list(range(len(sequences) * copies))
     for indices in micro_batches:
-        pack = packed(*(datum(i, [*(sequences * copies)[i], 0]) for i in indices))
+        pack = packed(*(datum_of([*(sequences * copies)[i], 0], len((sequences * copies)[i]), i) for i in indices))
         assert len(indices) == 1 or pack.num_tokens <= max_tokens
 
 
 def test_a_pack_predicts_each_action_from_the_token_before_it() -> None:
-    first = Datum(0, np.array([5, 6, 7], np.int32), np.array([1, 2]), np.zeros(2, np.float32))
-    second = Datum(1, np.array([8, 9], np.int32), np.array([1]), np.zeros(1, np.float32))
+    first = datum_of([5, 6, 7], 1)
+    second = datum_of([8, 9], 1, 1)
     pack = packed(first, second)
     assert pack.input_ids_T.tolist() == [5, 6, 8]
     assert pack.position_ids_T.tolist() == [0, 1, 0]
@@ -104,8 +98,8 @@ def test_a_pack_predicts_each_action_from_the_token_before_it() -> None:
 
 
 def test_a_prediction_that_datums_share_is_made_once() -> None:
-    one = Datum(0, np.array([5, 6, 7], np.int32), np.array([1, 2]), np.zeros(2, np.float32))
-    other = Datum(1, np.array([5, 6, 8], np.int32), np.array([1, 2]), np.zeros(2, np.float32))
+    one = datum_of([5, 6, 7], 1)
+    other = datum_of([5, 6, 8], 1, 1)
     pack = packed(one, other)
     assert pack.input_ids_T.tolist() == [5, 6]
     assert list(zip(pack.rows_P.tolist(), pack.targets_P.tolist(), strict=True)) == [(0, 6), (1, 7), (1, 8)]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.trainer.tiny import MODEL, mixed_batch, opened, session, tiny_engine, tiny_model
+from tests.unit.trainer.tiny import MODEL, BatchEngine, mixed_batch, opened, session, tiny_engine, tiny_model
 from trainer.engine.base_model import BaseModel
-from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.engine import EngineSettings
 from trainer.engine.kernels import KERNELS
 from wire.engine import AdamParams, LossChoice
 from wire.plans import Plan, PlanSettings, decode_plan, decode_step_plan, encode_plan, encode_step_plan, plan_of
@@ -28,12 +28,12 @@ def threads_of_torch() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def other_engine() -> tuple[TrainingEngine, list[int]]:
+def other_engine() -> tuple[BatchEngine, list[int]]:
     """With other settings, and the threads that it had before each micro-batch."""
     seen: list[int] = []
     settings = EngineSettings(max_tokens_per_pass=4096, threads=2)
     base = BaseModel(tiny_model())
-    engine = TrainingEngine(base, settings, before_micro_batch=lambda: seen.append(torch.get_num_threads()))
+    engine = BatchEngine(base, settings, before_micro_batch=lambda: seen.append(torch.get_num_threads()))
     return opened(engine), seen
 
 
@@ -106,7 +106,7 @@ def test_a_kernel_that_does_not_run_here_gives_way_to_the_models_own() -> None:
 
 
 def test_a_step_follows_its_plan() -> None:
-    engines = [TrainingEngine(BaseModel(tiny_model()), EngineSettings(threads=t, max_grad_norm=n)) for t, n in STEPS]
+    engines = [BatchEngine(BaseModel(tiny_model()), EngineSettings(threads=t, max_grad_norm=n)) for t, n in STEPS]
     planned, other, unplanned = (opened(engine) for engine in engines)
     plan = planned.plan_step()
     for engine in (planned, other, unplanned):

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.engine.prefix_tree import Node, PrefixTree, build_tree
+from wire.extension import TokenSequence
 
 FEW_TOKENS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=8)
 
 
 def tree_of(*sequences: list[int], min_shared: int = 1) -> PrefixTree:
-    return build_tree([np.array(ids, np.int32) for ids in sequences], min_shared)
+    return build_tree([TokenSequence(np.array(ids, np.int32)) for ids in sequences], min_shared)
 
 
 def test_a_shared_prompt_is_there_once() -> None:

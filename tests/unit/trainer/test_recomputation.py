@@ -5,18 +5,18 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from tests.unit.trainer.tiny import MODEL, deep_batch, gradients, mixed_batch, opened, session, tiny_model
+from tests.unit.trainer.tiny import MODEL, BatchEngine, deep_batch, gradients, mixed_batch, opened, session, tiny_model
 from trainer.engine import recomputation
 from trainer.engine.base_model import BaseModel
-from trainer.engine.batch import to_datums
-from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.engine import EngineSettings
 from trainer.engine.recomputation import saved_bytes
+from wire.conversion import to_datums
 from wire.engine import LossChoice
 
 
-def engine_with(max_activation_bytes: int | None, architecture: str = "qwen3") -> TrainingEngine:
+def engine_with(max_activation_bytes: int | None, architecture: str = "qwen3") -> BatchEngine:
     settings = EngineSettings(max_activation_bytes=max_activation_bytes, threads=1)
-    return opened(TrainingEngine(BaseModel(tiny_model(architecture)), settings))
+    return opened(BatchEngine(BaseModel(tiny_model(architecture)), settings))
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "mistral with a window of 5", "qwen3 with experts", "qwen3-next"])
@@ -31,8 +31,8 @@ def test_recomputing_changes_no_bit(architecture: str) -> None:
 
 def test_recomputing_keeps_an_input_a_layer_and_not_much_else() -> None:
     base = BaseModel(tiny_model())
-    base.bind(session(opened(TrainingEngine(base))))
-    pack = base.pack(to_datums(mixed_batch().trajectories))
+    base.bind(session(opened(BatchEngine(base))))
+    pack = base.pack(to_datums(mixed_batch()))
     kept, recomputed = (saved_bytes(lambda on=on: base.logprobs(pack, recompute=on)[0]) for on in (False, True))
     assert recomputed < kept / 5
 
@@ -40,8 +40,8 @@ def test_recomputing_keeps_an_input_a_layer_and_not_much_else() -> None:
 @pytest.mark.parametrize("architecture", ["qwen3", "qwen3 with experts"])
 def test_what_a_pass_would_keep_is_foreseen(architecture: str) -> None:
     base = BaseModel(tiny_model(architecture))
-    base.bind(session(opened(TrainingEngine(base))))
-    pack = base.pack(to_datums(mixed_batch().trajectories))
+    base.bind(session(opened(BatchEngine(base))))
+    pack = base.pack(to_datums(mixed_batch()))
     kept = saved_bytes(lambda: base.logprobs(pack)[0])
     with torch.no_grad():
         assert base.activation_bytes(pack) == pytest.approx(kept, rel=0.2)
@@ -58,7 +58,7 @@ def test_a_forward_without_gradient_recomputes_nothing_and_does_not_switch_it_of
 
 def test_hybrids_foresee_what_their_mixers_keep() -> None:
     base = BaseModel(tiny_model("qwen3-next"))
-    base.bind(session(opened(TrainingEngine(base))))
-    pack = base.pack(to_datums(deep_batch().trajectories))
+    base.bind(session(opened(BatchEngine(base))))
+    pack = base.pack(to_datums(deep_batch()))
     kept = saved_bytes(lambda: base.logprobs(pack)[0])
     assert kept < base.activation_bytes(pack) < 5 * kept

@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.unit.trainer.tiny import LORA, mixed_batch, opened, session, tiny_model
+from tests.unit.trainer.tiny import LORA, BatchEngine, mixed_batch, opened, session, tiny_model
 from trainer.engine.base_model import BaseModel
-from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.engine import EngineSettings
 from trainer.engine.lora import LoraLayout
 from trainer.engine.residency import ResidentSessions
 from trainer.engine.session import Session
@@ -34,18 +34,18 @@ OTHER_SHAPE = LoraConfig(rank=5, alpha=7)
 CPU = torch.device("cpu")
 
 
-def engine_with_room_for(num_bytes: int | None, spill_root: Path) -> TrainingEngine:
+def engine_with_room_for(num_bytes: int | None, spill_root: Path) -> BatchEngine:
     settings = EngineSettings(threads=1, max_resident_bytes=num_bytes, spill_root=spill_root)
-    return TrainingEngine(BaseModel(tiny_model()), settings)
+    return BatchEngine(BaseModel(tiny_model()), settings)
 
 
-def three_models(engine: TrainingEngine) -> TrainingEngine:
+def three_models(engine: BatchEngine) -> BatchEngine:
     opened(engine, A)
     opened(engine, B, seed=5)
     return opened(engine, C, seed=6, lora=OTHER_SHAPE)
 
 
-def bits(engine: TrainingEngine, model: UUID) -> list[torch.Tensor]:
+def bits(engine: BatchEngine, model: UUID) -> list[torch.Tensor]:
     held = session(engine, model)
     return [*(buffer.clone() for buffer in held.buffers().values()), torch.tensor(held.num_steps)]
 
@@ -61,7 +61,7 @@ def files(root: Path) -> list[Path]:
 # In the engine
 
 
-def take_turns(engine: TrainingEngine) -> None:
+def take_turns(engine: BatchEngine) -> None:
     for round_ in range(2):
         for seed, model in enumerate((A, B, C)):
             engine.forward_backward(model, mixed_batch(10 * seed + round_), IS)

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from trainer.engine.batch import Datum
+from tests.unit.trainer.tiny import datum_of
 from trainer.engine.kernels.dense import DenseKernel
 from trainer.engine.packing import build_pack
 from trainer.engine.scores import Scores, refuse_nonfinite
@@ -14,7 +13,7 @@ from wire.errors import InvalidRequest
 
 
 def scores_of_two_rollouts_that_read_one_prediction() -> tuple[Scores, torch.Tensor]:
-    datums = [Datum(i + 4, np.array([1, 2], np.int32), np.array([1]), np.array([-0.5], np.float32)) for i in range(2)]
+    datums = [datum_of([1, 2], 1, trajectory_index=i + 4) for i in range(2)]
     pack = build_pack(datums, DenseKernel(), torch.device("cpu"))
     shared = replace(pack, rows_P=pack.rows_P[:1], targets_P=pack.targets_P[:1], inverse_N=torch.tensor([0, 0]))
     logprobs = torch.tensor([-0.25], requires_grad=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TypeVar
 from unittest.mock import patch
 from uuid import UUID
 
@@ -40,13 +42,18 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings, TrainingEngine
 from trainer.engine.session import Session
-from wire.engine import LoraConfig
-from wire.trajectories import Batch, Trajectory, Turn
+from wire.conversion import to_datums
+from wire.datums import Datum, Origin
+from wire.engine import DatumTensors, LoraConfig, LossChoice, PassResult
+from wire.plans import Plan, PlanSettings
+from wire.trajectories import Batch, Float32Array, Trajectory, Turn
+from wire.turns import check_turn
 
 VOCAB = 89
 CONTEXT = 64
 LORA = LoraConfig(rank=3, alpha=6)
 MODEL, OTHER = UUID(int=1), UUID(int=2)
+EngineT = TypeVar("EngineT", bound=TrainingEngine)
 
 _SHAPE = {
     "vocab_size": VOCAB,
@@ -98,17 +105,42 @@ def tiny_model(architecture: str = "qwen3", dtype: torch.dtype = torch.float32, 
     return model.to(dtype).eval()
 
 
+class BatchEngine(TrainingEngine):
+    """Takes batches of trajectories, and checks and converts them as the server does before it logs them."""
+
+    def datums(self, batch: Batch, loss: LossChoice | None = None) -> list[Datum]:
+        logprobs_optional = loss is None or loss.name == "cross_entropy"
+        for index, one in enumerate(batch.trajectories):
+            for number, each in enumerate(one.turns):
+                check_turn(f"input {index}, sample {number}", each, self.info, logprobs_optional=logprobs_optional)
+        return to_datums(batch, loss.config if loss else None)
+
+    def plan(self, batch: Batch, num_substeps: int = 1, settings: PlanSettings | None = None) -> Plan:
+        return super().plan(self.datums(batch), num_substeps, settings)
+
+    def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice, plan: Plan | None = None) -> PassResult:
+        return super().forward_backward(model, self.datums(batch, loss), loss, plan)
+
+    def forward(self, model: UUID, batch: Batch, plan: Plan | None = None) -> list[DatumTensors]:
+        return super().forward(model, self.datums(batch), plan)
+
+    def backward(
+        self, model: UUID, batch: Batch, weights: Sequence[Float32Array], plan: Plan | None = None
+    ) -> PassResult:
+        return super().backward(model, self.datums(batch), weights, plan)
+
+
 def tiny_engine(
     architecture: str = "qwen3",
     dtype: torch.dtype = torch.float32,
     max_tokens_per_pass: int = 4096,
     canary: bool = True,
-) -> TrainingEngine:
+) -> BatchEngine:
     base = BaseModel(tiny_model(architecture, dtype))
-    return TrainingEngine(base, EngineSettings(max_tokens_per_pass=max_tokens_per_pass, threads=1, canary=canary))
+    return BatchEngine(base, EngineSettings(max_tokens_per_pass=max_tokens_per_pass, threads=1, canary=canary))
 
 
-def opened(engine: TrainingEngine, model: UUID = MODEL, seed: int = 0, lora: LoraConfig = LORA) -> TrainingEngine:
+def opened(engine: EngineT, model: UUID = MODEL, seed: int = 0, lora: LoraConfig = LORA) -> EngineT:
     """The engine with a model whose B is not zero: with B zero, A has no gradient and errors hide."""
     engine.open(model, lora, None, None)
     weights = session(engine, model).weights
@@ -133,6 +165,12 @@ def turn(prompt: Sequence[int], output: Sequence[int], logprobs: Sequence[float]
 
 def trajectory(*turns: Turn, reward: float = 1.0) -> Trajectory:
     return Trajectory(tuple(turns), reward)
+
+
+def datum_of(ids: Sequence[int], first_scored: int, trajectory_index: int = 0, group_index: int = 0) -> Datum:
+    """A sequence that is sampled from that token on."""
+    (datum,) = to_datums(Batch([trajectory(turn(ids[:first_scored], ids[first_scored:]))]))
+    return replace(datum, origin=Origin(trajectory_index, group_index))
 
 
 def rollout(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.trainer.tiny import trajectory, turn
-from trainer.engine.advantages import advantages, groups_without_spread
+from wire.advantages import advantages, groups_without_spread
 from wire.trajectories import Batch
 
 

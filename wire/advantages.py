@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from wire.spread import has_spread
-from wire.trajectories import Batch
+from wire.trajectories import Batch, Float64Array
+
+OVER_STD = "advantage_std"
+"""The key of loss_fn_config that asks for it, 0 or 1; the engine refuses other values."""
 
 # TRL's; without it, a group whose rewards differ by a rounding would count as much as any other.
 _STD_OFFSET = 1e-4
-
-Float64Array = npt.NDArray[np.float64]
 
 
 def grouped_rewards(batch: Batch) -> Float64Array:

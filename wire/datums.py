@@ -1,0 +1,113 @@
+"""Datums: what is trained on, whatever protocol it came in. The log's payloads hold them and the engine takes them.
+
+Arrays, not lists: a batch holds tens of millions of tokens. What is the same for all tokens (a weight of 1, one
+advantage) is a broadcast array, which takes the room of one number.
+"""
+
+# N tokens of the model input, P scored positions, S spans
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+
+import numpy as np
+import numpy.typing as npt
+
+from wire.extension import Int32Array, TokenSequence
+from wire.trajectories import Float32Array, Float64Array, Turn
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a datum came from: for metrics, replies and refusals. Its loss depends on none of it.
+
+    trajectory_index: of the call's inputs; datums of one trajectory are neighbours. group_index: trajectories of one
+    group are neighbours, too; passes keep them together, since they share their prompt. reward: of the whole
+    trajectory, None where there is none.
+    """
+
+    trajectory_index: int
+    group_index: int = 0
+    reward: float | None = None
+    trace_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Datum:
+    """One sequence and what is scored of it. All arrays but `model_input` are aligned with the P scored positions.
+
+    spans: int32 (S, 2), first and one past the last of each run of scored positions of model_input, ascending, none
+    empty; of a trajectory, one a turn. All other positions are context. is_sampled: bool (S,), whether a span came with
+    sampling logprobs.
+
+    targets: int32 (P,), the token that each position predicts: the next one of a trajectory, but any token may be.
+    (P, K), for several targets a position, has its place here; the engine refuses it so far.
+
+    weights: float32 (P,), what the cost of each is multiplied by. advantages: float64 (P,). sampling_logprobs: float32
+    nats (P,), 0 in spans that came without any.
+    """
+
+    model_input: TokenSequence
+    spans: Int32Array
+    is_sampled: npt.NDArray[np.bool_]
+    targets: Int32Array
+    weights: Float32Array
+    advantages: Float64Array
+    sampling_logprobs: Float32Array
+    origin: Origin
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the model input."""
+        return len(self.model_input)
+
+    @property
+    def num_scored(self) -> int:
+        """P."""
+        return len(self.targets)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Prompt tokens of all turns as sent, repeats included."""
+        return int(self.spans[:, 0].sum(dtype=np.int64)) + len(self.spans)
+
+    @property
+    def positions(self) -> Int64Array:
+        """Which tokens of the model input predict a target, ascending."""
+        return positions_of(self.spans)
+
+    def aligned(self, values: npt.NDArray[np.generic]) -> Float32Array:
+        """Values of the scored positions on all N positions, 0 elsewhere."""
+        on_all = np.zeros(self.num_tokens, np.float32)
+        on_all[self.positions] = values
+        return on_all
+
+    def turns(self) -> Iterator[Turn]:
+        """The turns that this datum was merged from; for datums of trajectories only."""
+        ids = np.append(self.model_input.ids, self.targets[-1:])
+        ends = np.cumsum(self.spans[:, 1] - self.spans[:, 0])
+        for (start, stop), end, is_sampled in zip(self.spans.tolist(), ends.tolist(), self.is_sampled, strict=True):
+            first = end - (stop - start) if is_sampled else end
+            yield Turn(ids[: start + 1], ids[start + 1 : stop + 1], self.sampling_logprobs[first:end])
+
+
+def positions_of(spans: Int32Array) -> Int64Array:
+    """The positions inside of spans (S, 2)."""
+    lengths = (spans[:, 1] - spans[:, 0]).astype(np.int64)
+    skipped = spans[:, 0] - (np.cumsum(lengths) - lengths)
+    return np.arange(lengths.sum()) + np.repeat(skipped, lengths)
+
+
+def by_trajectory(datums: Sequence[Datum]) -> Iterator[list[Datum]]:
+    """The datums of each trajectory, in order."""
+    return (list(of_one) for _, of_one in groupby(datums, key=attrgetter("origin.trajectory_index")))
+
+
+def num_trajectories(datums: Sequence[Datum]) -> int:
+    """How many trajectories the datums are of."""
+    return sum(1 for _ in by_trajectory(datums))

@@ -33,7 +33,8 @@ Key = Annotated[
 
 @contextmanager
 def service_client(url: str | None, key: str | None, data_dir: Path) -> Generator[httpx.Client]:
-    """A client of the service. Ends the command with a sentence where it cannot be reached, or breaks off."""
+    """A client of the service. Ends the command with a sentence where it cannot be reached, or its connection
+    breaks."""
     import httpx
 
     known = read_env(data_dir / MEMBER_ENV)

@@ -203,7 +203,7 @@ class Agent:
         self._listener.wait(_RECONCILE_S)
 
     def beat(self) -> None:
-        """A heartbeat, unless what generates is dead or stands still: nobody is to be sent here until it is back. If it
+        """A heartbeat, unless what generates is dead or hangs: no request is to be routed here until it is back. If it
         will not be back, the process ends."""
         trouble = self._holder.trouble()
         if trouble and trouble == self._trouble and self._holder.final_trouble() is None:

@@ -118,8 +118,8 @@ async def _begin(
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """What comes before any header is sent, so that an error keeps its status. None if the client hung up, which ends
-    the work."""
+    """What comes before any header is sent, so that an error keeps its status. None if the client disconnected, which
+    ends the work."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_hang_up(request))
     try:

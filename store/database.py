@@ -156,7 +156,7 @@ def _is_idle(connection: Any) -> bool:
 
 
 def _replace_dead_connections(engine: Engine) -> None:
-    """Look whether PostgreSQL has hung up before a pooled connection is used again.
+    """Check whether PostgreSQL has closed the connection before a pooled connection is used again.
 
     A connection on which nothing was asked has nothing to read, unless the server closed it or died. Looking
     costs a system call of microseconds; the pool's own ping costs a round trip a transaction.

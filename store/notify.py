@@ -78,7 +78,7 @@ class AsyncListener:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen from now on, reconnecting for ever."""
+        """Listen from now on, reconnecting whenever the connection is lost."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:

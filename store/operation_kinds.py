@@ -35,7 +35,7 @@ class OperationKind:
 
     @property
     def leaves_only_an_answer(self) -> bool:
-        """Nothing comes of it unless its answer is received."""
+        """It has no effect but its answer."""
         return not (self.is_gradient or self.moves_head)
 
     @property

@@ -1,4 +1,4 @@
-"""Waiting for a connection of a pool: in turn, so many at once, and not for ever.
+"""Waiting for a connection of a pool: in turn, so many at once, for a limited time.
 
 A pool that is full says that this process has more to do than it can, not that PostgreSQL is away: who cannot wait is
 sent away with that sentence, and comes back.

@@ -112,7 +112,7 @@ def up(
 
 
 class _Terminated(BaseException):
-    """SIGTERM, on its way through the `finally` blocks."""
+    """SIGTERM as an exception, so that `finally` blocks run."""
 
 
 def _on_sigterm(*_: object) -> None:
@@ -249,7 +249,7 @@ def _announce(exports: Mapping[str, str], data_dir: Path) -> None:
 
 
 def _tend(trainers: Trainers, command: list[str], exports: Mapping[str, str], umask: int) -> int:
-    """Keep the children alive: for ever, or until the command ends, whose exit status is returned."""
+    """Keep the children alive until Ctrl-C, or until the command ends, whose exit status is returned."""
     process = _start_command(command, exports, umask) if command else None
     try:
         while process is None or process.poll() is None:

@@ -1,6 +1,6 @@
 """Ends a sampler without failing requests: it leaves the rotation, finishes requests under way, then stops.
 
-Whoever looked the sampler up a moment ago still comes, and several answers to one chat are several calls. So
+Requests that were routed a moment before still come, and several answers to one chat are several calls. So
 calls are taken to the end: until none has been under way for a while, or until the limit.
 """
 

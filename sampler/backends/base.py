@@ -71,7 +71,7 @@ class SamplerBackend(Protocol):
         ...
 
     def trouble(self) -> str | None:
-        """Why nothing can be generated now: what generates has ended, or stands still. None: it can. From any thread;
+        """Why nothing can be generated now: what generates has ended, or hangs. None: it can. From any thread;
         does not block."""
         ...
 

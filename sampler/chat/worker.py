@@ -34,7 +34,7 @@ _REFUSED = b"!"
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A request on its way to the process."""
+    """A request to the process."""
 
     data: bytes
     is_abandoned: bool = False
@@ -59,7 +59,7 @@ class ChatWorker:
         return self._child.pid
 
     async def ids(self, request: RenderRequest | TokenizeRequest) -> list[int]:
-        """What ChatRenderer makes of it. Cancelling ends the work. Raises HeadwayError."""
+        """The result of ChatRenderer. Cancelling ends the work. Raises HeadwayError."""
         kind = b"r" if isinstance(request, RenderRequest) else b"t"
         job = _Job(kind + request.__pydantic_serializer__.to_json(request))
         work = asyncio.get_running_loop().run_in_executor(self._thread, self._ask, job)

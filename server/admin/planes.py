@@ -49,7 +49,7 @@ async def describe_sampler(session: AsyncSession, sampler_id: UUID) -> Sampler:
 
 
 async def drain(session: AsyncSession, plane: Plane, plane_id: UUID, actor: Actor) -> None:
-    """Take it out of service, gently. Raises NotFound, and Conflict for one that has stopped."""
+    """Give it no new work. Raises NotFound, and Conflict for one that has stopped."""
     row = await _find(session, plane, plane_id)
     if row.stopped_at is not None:
         raise Conflict(f"the {_kind(plane)} {plane_id} has stopped, so there is nothing to drain")

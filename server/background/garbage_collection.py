@@ -1,4 +1,5 @@
-"""Collections now and then, in a thread of the server; the database sees to it that one server at a time collects."""
+"""Collects garbage periodically, in a thread of the server; a lock in the database lets one server at a time
+collect."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _QUIET = ("/healthz", "/readyz", "/metrics")
 
 
 def request_id(scope: Scope) -> str:
-    """The id of this request: the caller's X-Request-Id where it is sane, else one of ours."""
+    """The id of this request: the caller's X-Request-Id where it is well-formed, else one of ours."""
     return scope.get(_SCOPE_KEY, "unknown")
 
 

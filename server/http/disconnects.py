@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class ClientDisconnected(HeadwayError):
-    """The client hung up; nobody reads this answer."""
+    """The client disconnected; nobody reads this answer."""
 
     status: ClassVar[int] = 499
     code: ClassVar[str] = "client_gone"
@@ -23,7 +23,7 @@ class ClientDisconnected(HeadwayError):
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up. Read the body before.
+    """The result of `work`, which is cancelled when the client disconnects. Read the body before.
 
     Raises ClientDisconnected also when the result is there, but the client is not.
     """
@@ -41,7 +41,7 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
 
 
 async def body_chunks(request: Request, what: str) -> AsyncGenerator[bytes]:
-    """The body as it comes in. Raises ClientDisconnected when the client hangs up while it sends `what`."""
+    """The body as it comes in. Raises ClientDisconnected when the client disconnects while it sends `what`."""
     try:
         async for chunk in request.stream():
             yield chunk

@@ -197,7 +197,7 @@ class _Connection(asyncio.Protocol):
 
     @property
     def is_usable(self) -> bool:
-        """Whether another request may be sent: the last one is answered, and nobody hung up."""
+        """Whether another request may be sent: the last one is answered, and the connection is open."""
         return self._is_complete and self._error is None and not self._chunks
 
     def send(self, request: bytes) -> None:

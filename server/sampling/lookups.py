@@ -58,7 +58,7 @@ class SharedLookups(Generic[Q, A]):
         """The answer as of `good_for_s` ago or later. Raises what the fetch raises."""
         loop = asyncio.get_running_loop()
         answer, good_until = self._good.get(question, (None, 0.0))
-        if answer is not None and time.monotonic() < good_until:  # the loop's own clock stands still between its turns
+        if answer is not None and time.monotonic() < good_until:  # the loop's own clock only moves between turns
             self._metrics.looked_up(shared=True)
         elif question not in self._running:
             self._metrics.looked_up(shared=False)

@@ -49,7 +49,7 @@ _NOT_THERE = (404, 409, 410, 429)
 
 class SamplerClient:
     """The sampler port. `url` is the sampler's own; each call carries the token that samplers ask for. `on_lost` is
-    called with the URL of one that does not answer, or breaks off."""
+    called with the URL of one that does not answer, or whose connection breaks."""
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class SamplerPool:
                 del self._in_flight[sampler.id]
 
     def lost(self, url: str) -> None:
-        """A sampler did not answer, or broke off: others are asked until it can be reached again."""
+        """A sampler did not answer, or its connection broke: others are asked until it can be reached again."""
         if url not in self._lost and self._is_answering is not None:
             log.warning("sampler_lost", url=url)
             self._metrics.sampler_lost()

@@ -61,8 +61,8 @@ async def submit(training: Training, model: TrainedModel, call: Call) -> AsyncGe
 
     A call that repeats one which is in the log is about the operation of that, whatever has changed since. Otherwise
     the model's refusal is raised, or `prepare` resolves the request. Nothing of what that returned is kept while the
-    block runs. The operation goes on when an exception leaves the block, as when the caller hangs up; its result then
-    counts as not given.
+    block runs. The operation goes on when an exception leaves the block, as when the caller disconnects; its result
+    then counts as not given.
     """
     logged = _Logged(uuid.uuid4(), training.listener.presence.new_call(), model, call)
     found_id = await _find(training, logged)

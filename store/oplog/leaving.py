@@ -52,7 +52,7 @@ def hand_back(connection: Connection, trainer_id: UUID) -> None:
 
 
 def release_dead(connection: Connection, host: str, pid: int) -> None:
-    """Settle what a trainer left that its parent saw die, so that nobody waits until its leases run out."""
+    """Release the leases of a trainer that its parent saw die, so that nobody waits until they run out."""
     query = "select id from trainers where host = %(host)s and pid = %(pid)s and stopped_at is null"
     wake = {"queued": OPERATION_QUEUED, "changed": TRAINERS_CHANGED}
     for row in connection.execute(query, {"host": host, "pid": pid}).fetchall():

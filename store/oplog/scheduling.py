@@ -1,7 +1,7 @@
 """How trainers of a base share its models: which model is next for one of them, and when. (`turns`: which team is.)
 
 A model that nobody holds goes to the first trainer that is free. It stays there, where its weights and gradients are
-in memory, as long as its holder gets round to its operations. One that has waited for PATIENCE_S while its holder works
+in memory, as long as its holder works off its operations. One that has waited for PATIENCE_S while its holder works
 on another model goes to a trainer that has nothing to do. A model that has just moved stays for TENURE_S, for each move
 costs a load and a replay: with more busy models than trainers they would otherwise go round in circles.
 """

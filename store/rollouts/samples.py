@@ -1,4 +1,4 @@
-"""A sample on its way into the store: what it shares with its trace's earlier samples is found and left out."""
+"""A sample that is to be stored: what it shares with its trace's earlier samples is found and left out."""
 
 from __future__ import annotations
 

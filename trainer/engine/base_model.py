@@ -45,9 +45,9 @@ class BaseModel:
     """A causal language model of transformers whose own weights never change.
 
     Takes the model over: its attention is replaced, its parameters are frozen, LoRA layers are put in. Sequences of
-    a pack share what they have in common if the architecture is known to allow it and the model proves it when it
-    loads; if not, each sequence is a pass of its own.
-    Raises UnsupportedArchitecture where even that differs from the model's own logits or gradients.
+    a pack share what they have in common if the architecture is known to allow it and the self-check confirms it when
+    it loads; if not, each sequence is a pass of its own. Raises UnsupportedArchitecture where even that differs from
+    the model's own logits or gradients.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -1,4 +1,4 @@
-"""Sessions parked in files of a private folder, for as long as this process lives.
+"""Moves sessions to files of a private folder, for as long as this process lives.
 
 The op log and the checkpoints are the truth, so nothing here is fsynced, and a crash loses nothing that a replay does
 not bring back. What is read is checked against what was written: a file that was damaged, or cleaned away, is an
@@ -86,7 +86,7 @@ class SpillFolder:
         return Session(spilled.lora, spilled.layout, num_steps=spilled.num_steps, **buffers)
 
     def remove(self, spilled: SpilledSession) -> None:
-        """Forget a parked session."""
+        """Remove a session's files."""
         spilled.path.unlink(missing_ok=True)
 
     def close(self) -> None:

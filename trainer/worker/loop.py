@@ -226,7 +226,8 @@ class Worker:
                 raise trouble from error
 
     def _refuse_poison(self, operation: Operation) -> None:
-        """An operation that kills its trainer must not do so for ever: all models of the base would wait behind it."""
+        """An operation that kills its trainer must not be tried without end: all models of the base would wait behind
+        it."""
         if operation.attempts - self._outlived.get(operation.id, 0) > A_FEW:
             raise TrainerLost(
                 f"this {operation.kind} was started {A_FEW} times and its trainer died each time, perhaps for want of "

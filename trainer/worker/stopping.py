@@ -52,4 +52,4 @@ class Stop:
 
 
 class _Woken(BaseException):
-    """The signal, on its way out of a wait."""
+    """The signal as an exception that ends a wait."""

@@ -1,7 +1,7 @@
 """Watchdog: ends the process when the engine hangs (a kernel that never ends, a device that never answers).
 
 Nothing in the process can interrupt that, and its heartbeat goes on, with the leases. So the process ends: its leases
-run out, another trainer repeats the operation, and one that stands still three times is refused.
+run out, another trainer repeats the operation, and one that hangs three times is refused.
 """
 
 from __future__ import annotations

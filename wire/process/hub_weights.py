@@ -30,7 +30,7 @@ class WeightsOutOfReach(HeadwayError):
 
 
 def require_weights(weights: str) -> None:
-    """Weights in a folder or in the cache are at hand; others must be on the hub. Blocks for seconds at most.
+    """Weights in a folder or in the cache are found locally; others must be on the hub. Blocks for seconds at most.
 
     Where the hub does not answer and the cache has them all, the hub is left alone from now on. Raises
     WeightsOutOfReach with what to do.
@@ -60,7 +60,7 @@ def require_weights(weights: str) -> None:
 
 
 def _is_cached(weights: str) -> bool:
-    """Whether a whole model is there: a download that broke off left parts."""
+    """Whether a whole model is there: an interrupted download left parts."""
     from huggingface_hub import snapshot_download
 
     try:

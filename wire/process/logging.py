@@ -86,7 +86,7 @@ class _Logger(_Levels):
 
 
 class _LineWriter:
-    """Writes whole lines, and raises TimeoutError rather than wait for long: a pipe whose reader stands still would
+    """Writes whole lines, and raises TimeoutError rather than wait for long: a pipe whose reader hangs would
     stop the event loop.
 
     Of a pipe that says so, this much fits in without waiting (POSIX). One reader that stands still is waited for once.

@@ -21,7 +21,7 @@ from wire.errors import HeadwayError, InvalidRequest, Unavailable
 log: Any = structlog.get_logger(__name__)
 
 _STALLED_S = 300.0
-"""A step that takes so long stands still. (The longest prompt of a large base takes minutes on a slow processor.)"""
+"""A step that takes so long hangs. (The longest prompt of a large base takes minutes on a slow processor.)"""
 
 
 class Engine:

@@ -29,7 +29,7 @@ class EventStream:
         return self._num_sent - self._num_read >= _MOST_UNREAD
 
     def sent(self) -> None:
-        """Something is on its way; from the sender's thread."""
+        """An event was sent; from the sender's thread."""
         self._num_sent += 1
 
     def put(self, item: GenerateEvent | Exception) -> None:

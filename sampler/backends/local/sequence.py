@@ -1,4 +1,4 @@
-"""One request on its way through the local sampler: its tokens so far, and when it ends."""
+"""One request in the local sampler: its tokens so far, and when it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One answer on its way from vLLM: which of its tokens count, the text they settle, and when it ends.
+"""One answer of vLLM as it comes: which of its tokens count, the text that is final, and when it ends.
 
 Stop strings are found here, with bytes and not with decoded tokens, so that all backends end an answer at the same
 token with the same text; vLLM is asked to generate until its request is aborted.

@@ -51,7 +51,7 @@ class AttachedServer:
         self._thread.start()
 
     def trouble(self) -> str | None:
-        """Why nothing can be generated now, or None. A server that stands still is for its keeper to end."""
+        """Why nothing can be generated now, or None. A server that hangs is for its operator to end."""
         if not self.ready:
             return "vLLM does not answer"
         if self._stall.stalled_s > self._stalled_s:

@@ -86,7 +86,7 @@ class OwnServer:
         return self._final
 
     def stop(self) -> None:
-        """End it, gently first. Blocks."""
+        """SIGTERM, then SIGKILL after a while. Blocks."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()

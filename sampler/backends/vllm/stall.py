@@ -38,7 +38,8 @@ class StallWatch:
         self._num_tokens, self._moved_at = None, time.monotonic()
 
     def check(self, url: str) -> None:
-        """Look at its counters; only where they stand still, ask for a token, which waits behind all other requests."""
+        """Look at its counters; only where they do not change, ask for a token, which waits behind all other
+        requests."""
         num_tokens = self._source.num_tokens_so_far(url)
         moved = num_tokens is not None and num_tokens != self._num_tokens
         self._num_tokens = num_tokens

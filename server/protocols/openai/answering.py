@@ -1,4 +1,4 @@
-"""From a request that was read to its response: whole, or streamed. A client that hangs up stops the sampling."""
+"""From a request that was read to its response: whole, or streamed. A client that disconnects stops the sampling."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Chunks = AsyncGenerator[Completion]
 
 
 class EventStream(StreamingResponse):
-    """A stream that stops the sampler as soon as it ends, for whatever reason: also when the client hangs up."""
+    """A stream that stops the sampler as soon as it ends, for whatever reason: also when the client disconnects."""
 
     def __init__(self, envelope: Envelope, first: Completion, rest: Chunks) -> None:
         self._chunks = rest

@@ -13,7 +13,7 @@ from trainer.engine.prefix_tree import PrefixTree
 
 
 class Kernel(ABC):
-    """min_shared: the fewest tokens for which a node of the tree pays, see `build_tree`."""
+    """min_shared: the fewest tokens for which a node of the tree is worth its overhead, see `build_tree`."""
 
     min_shared: ClassVar[int] = 1
 

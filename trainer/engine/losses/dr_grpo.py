@@ -1,4 +1,4 @@
-"""GRPO done right: no division by a response's own length, so that long wrong answers are not let off."""
+"""GRPO done right: no division by a response's own length, so that the penalty of long wrong answers is not diluted."""
 
 from __future__ import annotations
 

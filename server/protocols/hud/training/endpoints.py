@@ -120,7 +120,7 @@ async def _digest(kind: str, sent: Sent[Any]) -> bytes:
 async def _answered(
     context: Context, request: Request, model: TrainedModel, call: Call, sent: Sent[Any]
 ) -> tuple[UUID, Result]:
-    """The operation and its result, unless the client hangs up."""
+    """The operation and its result, unless the client disconnects."""
     async with submit(context.training, model, call) as operation:
         sent.drop()
         return operation.id, await unless_disconnected(request, operation.result())

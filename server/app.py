@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Mount
 
-from server import pages
 from server.background.closing_rollouts import closing_rollouts
 from server.background.garbage_collection import collecting_garbage
 from server.background.replicas import counting_replicas
@@ -20,42 +19,26 @@ from server.guard.watch import guarding
 from server.http import health
 from server.http import metrics_page as metrics
 from server.http.access_log import AccessLog
-from server.http.authentication import CallerDep
 from server.http.draining import Draining
 from server.http.errors import install_error_handlers
 from server.http.problem import Problem
+from server.http.protocol import Protocol, serve_protocols
 from server.http.request_body import SealedBodies, opened_to_anybody
 from server.http.request_metrics import MeasuredRequests
-from server.http.routing import KeyedRouter
 from server.metrics.instruments import ServerMetrics
 from server.metrics.workers import count_process
-from server.protocols.hud import account as auth
-from server.protocols.hud import evals as evals
-from server.protocols.hud import guard as guard
-from server.protocols.hud import hosted
-from server.protocols.hud import jobs as jobs
-from server.protocols.hud import models as models
-from server.protocols.hud import tasksets as tasksets
-from server.protocols.hud import team as team
-from server.protocols.hud import traces as traces
-from server.protocols.hud import trainability as trainability
-from server.protocols.hud import transfers as transfers
-from server.protocols.hud.admin import router as admin
-from server.protocols.hud.training import endpoints as training
-from server.protocols.openai import endpoints as gateway
+from server.pages.protocol import PAGES
+from server.protocols.hud.protocol import HUD
+from server.protocols.openai.errors import openai_error
+from server.protocols.openai.protocol import OPENAI
 from server.settings import ServerSettings
 from server.shutdown import Shutdown
-from wire.errors import NotFound
 
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
 
-remote = KeyedRouter(tags=["runtime"])
-
-
-@remote.post("/runtime/sessions", include_in_schema=False)
-async def runtime_session(caller: CallerDep) -> None:
-    """Remote environments, which this server does not run."""
-    raise NotFound("this server runs no environments: give the taskset a runtime of your own, such as a local one")
+OPERATIONS = Protocol((health.router, metrics.router))
+PROTOCOLS = (PAGES, OPERATIONS, OPENAI, HUD)
+"""Where paths are shared, pages come first: they leave to the others whatever carries a key."""
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
@@ -97,13 +80,6 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.add_middleware(AccessLog)
     app.add_middleware(MeasuredRequests, metrics=counted)
     app.state.shutdown = shutdown
-    install_error_handlers(app)
-    app.include_router(gateway.sampling)  # first: routes are tried in turn, and this is what is asked most
-    app.include_router(pages.router)
-    rooms = (health, auth, models, training, gateway, jobs, transfers, traces, tasksets, hosted, team, admin, metrics)
-    for room in (*rooms, evals, guard, trainability):
-        app.include_router(room.router)
-    app.include_router(models.legacy)
-    app.include_router(remote)
-    app.include_router(pages.rest)
+    install_error_handlers(app, unrouted=openai_error)  # OpenAI's clients ask for much that is not served here
+    serve_protocols(app, PROTOCOLS)
     return app

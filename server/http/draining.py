@@ -9,8 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.errors import error_response
-from server.protocols.openai.errors import openai_error
+from server.http.errors import error_body_of, error_response
 from server.shutdown import ServerStopping, Shutdown
 
 _ALWAYS_SERVED = ("/healthz", "/readyz", "/metrics")
@@ -50,12 +49,12 @@ class Draining:
             if started is None:
                 await error_response(Request(scope), stopping)(scope, receive, send_and_note)
             elif not is_whole and started.get("content-type", "").startswith(_EVENTS):
-                await send({"type": "http.response.body", "body": _last_event(stopping)})
+                await send({"type": "http.response.body", "body": _last_event(scope, stopping)})
             # Any other answer that has begun is cut: its client sees that it is not whole.
         finally:
             shutdown.ended()
 
 
-def _last_event(stopping: ServerStopping) -> bytes:
-    error = openai_error(stopping.status, stopping.code, stopping.message)
+def _last_event(scope: Scope, stopping: ServerStopping) -> bytes:
+    error = error_body_of(scope)(stopping.status, stopping.code, stopping.message)
     return f"data: {json.dumps(error)}\n\n".encode()

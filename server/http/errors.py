@@ -1,12 +1,12 @@
-"""Every failure as a JSON object: `detail`, one sentence that the SDK prints, and `code`.
+"""Every failure as a JSON object, in the shape that the route names (`KeyedRoute.error_body`).
 
-The gateway's routes add OpenAI's `error` object, which is what OpenAI clients read (docs/gateway.md, "Errors").
+Where no route was chosen, because there is none or before one could be, it is the shape that `install_error_handlers`
+was given.
 """
 
 from __future__ import annotations
 
-import re
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 import structlog
@@ -15,12 +15,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import StatementError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from server.http.access import sent_key
 from server.http.access_log import request_id
 from server.http.body_memory import BodiesInTheWay
+from server.http.problem import ErrorBody
 from server.http.request_body import BodyTooLarge
-from server.protocols.openai.errors import openai_error
 from server.validation_messages import first_field, first_problem
 from store.database import DATABASE_AWAY
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated, Unavailable
@@ -28,7 +29,6 @@ from wire.errors import HeadwayError, InvalidRequest, Unauthenticated, Unavailab
 log = structlog.get_logger(__name__)
 
 _RETRY_AFTER_S = 2
-_OPENAI_ROUTES = re.compile(r"(/v1)?/(chat/completions|completions|responses|models(/[^/]*)?)")
 _NO_ROUTE = (404, 405)
 """What there is is for those to know who have a key."""
 _HTTP_CODES = {404: "not_found", 413: "too_large", 503: "unavailable"}
@@ -46,8 +46,9 @@ REFUSED = (HeadwayError, RequestValidationError, StatementError, *DATABASE_AWAY,
 """Exceptions that are answered, by routes and pages alike, with what `refusal_of` makes of them."""
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer every exception as this module describes."""
+def install_error_handlers(app: FastAPI, unrouted: ErrorBody) -> None:
+    """Answer every exception as this module describes. `unrouted`: the shape where no route names one."""
+    app.state.unrouted_error_body = unrouted
     app.add_exception_handler(HTTPException, _http_exception)
     for kind in REFUSED:
         app.add_exception_handler(kind, _refused)
@@ -77,7 +78,14 @@ def error_response(request: Request, error: HeadwayError) -> JSONResponse:
     headers = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return _response(request, error.status, error.code, error.message, headers, error.param)
+    body = error_body_of(request.scope)(error.status, error.code, error.message, error.param)
+    return JSONResponse(body, error.status, headers)
+
+
+def error_body_of(scope: Scope) -> ErrorBody:
+    """The shape of refusals for the client of this request."""
+    route: Any = scope.get("route")
+    return getattr(route, "error_body", None) or scope["app"].state.unrouted_error_body
 
 
 async def _http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -92,9 +100,9 @@ async def _http_exception(request: Request, error: Exception) -> JSONResponse:
         sentence = _HTTP_SENTENCES[error.status_code].format(method=request.method, path=request.url.path)
     code = _HTTP_CODES.get(error.status_code, "invalid_request")
     headers = dict(error.headers or {})
-    if error.status_code in _NO_ROUTE:  # OpenAI's clients ask for many that are not served here
-        return JSONResponse(openai_error(error.status_code, code, sentence), error.status_code, headers)
-    return _response(request, error.status_code, code, sentence, headers)
+    is_unrouted = error.status_code in _NO_ROUTE
+    shape = request.app.state.unrouted_error_body if is_unrouted else error_body_of(request.scope)
+    return JSONResponse(shape(error.status_code, code, sentence), error.status_code, headers)
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
@@ -104,12 +112,5 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     log.error("unexpected_error", method=request.method, path=request.url.path, exc_info=error)
-    return _response(request, 500, "internal", f"internal error; request id {request_id(request.scope)}", {})
-
-
-def _response(
-    request: Request, status: int, code: str, message: str, headers: dict[str, str], param: str | None = None
-) -> JSONResponse:
-    if _OPENAI_ROUTES.fullmatch(request.url.path):
-        return JSONResponse(openai_error(status, code, message, param), status, headers)
-    return JSONResponse({"detail": message, "code": code}, status, headers)
+    sentence = f"internal error; request id {request_id(request.scope)}"
+    return JSONResponse(error_body_of(request.scope)(500, "internal", sentence), 500)

@@ -1,17 +1,17 @@
-"""What every refusal looks like on the wire."""
+"""What refusals look like on the wire. Each protocol has a shape of its own, which its routes name; the one here is for
+routes that belong to none, such as `/readyz`."""
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 
-class OpenAIError(BaseModel):
-    """The refusal again, where OpenAI clients read it; routes of the gateway add it."""
+class ErrorBody(Protocol):
+    """A refusal as a protocol's clients read it. `param`: the field that it is about, where that is known."""
 
-    message: str
-    type: str
-    param: str | None
-    code: str
+    def __call__(self, status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]: ...
 
 
 class Problem(BaseModel):
@@ -19,4 +19,8 @@ class Problem(BaseModel):
 
     detail: str
     code: str
-    error: OpenAIError | None = None
+
+
+def problem(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:
+    """As `Problem`."""
+    return {"detail": message, "code": code}

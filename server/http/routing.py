@@ -8,7 +8,7 @@ decide before anything else. A route without any is an error when its module is 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request
 from fastapi.dependencies.models import Dependant
@@ -16,13 +16,16 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from server.http.access import Access, Anybody
+from server.http.problem import ErrorBody, problem
 from server.http.request_body import OPEN_TO_ANYBODY, SMALL, BodyBound, open_body
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class KeyedRoute(APIRoute):
-    """Admits, opens the body, and goes on."""
+    """Admits, opens the body, and goes on. `error_body`: the shape of refusals; a protocol's routes have another."""
+
+    error_body: ClassVar[ErrorBody] = staticmethod(problem)
 
     def get_route_handler(self) -> Handler:
         """See APIRoute."""

@@ -5,7 +5,3 @@ they stand on. A page is a route on a `PageRoute` router that takes a `VisitorDe
 in an element with `data-live` and an id is replaced while the page is open, whenever the server would render it
 differently.
 """
-
-from server.pages.router import rest, router
-
-__all__ = ["rest", "router"]

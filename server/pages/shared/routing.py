@@ -10,10 +10,10 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from server.http.browsers import reads_pages
 from server.http.errors import REFUSED, refusal_of
 from server.http.request_body import BodyTooLarge
 from server.http.routing import KeyedRoute
+from server.pages.shared.browsers import reads_pages
 from server.pages.shared.rendering import error_page
 from server.pages.shared.signing_in import SignInFirst, login_url
 from wire.errors import TooLarge

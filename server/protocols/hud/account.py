@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from server.admin.types import Account
 from server.http.authentication import AnyCallerDep
-from server.http.routing import KeyedRouter
+from server.protocols.hud.routing import HudRouter
 
-router = KeyedRouter(prefix="/v2/auth", tags=["account"])
+router = HudRouter(prefix="/v2/auth", tags=["account"])
 
 
 @router.get("/me")

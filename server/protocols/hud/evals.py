@@ -14,9 +14,9 @@ from server.evals import service
 from server.guard.types import Eval, EvalRequest, EvaluationJob, EvaluationMark
 from server.http.authentication import CallerDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.http.routing import KeyedRouter
+from server.protocols.hud.routing import HudRouter
 
-router = KeyedRouter(tags=["evals"])
+router = HudRouter(tags=["evals"])
 
 
 @router.get("/v2/models/{model_id}/evals")

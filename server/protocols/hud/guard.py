@@ -11,9 +11,9 @@ from server.guard import alarms, settings
 from server.guard.types import AcknowledgeRequest, Alarm, Guard, GuardRequest
 from server.http.authentication import CallerDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.http.routing import KeyedRouter
+from server.protocols.hud.routing import HudRouter
 
-router = KeyedRouter(prefix="/v2/models/{model_id}", tags=["guard"])
+router = HudRouter(prefix="/v2/models/{model_id}", tags=["guard"])
 
 
 @router.get("/guard")

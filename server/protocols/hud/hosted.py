@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from server.http.authentication import CallerDep
-from server.http.routing import KeyedRouter
-from wire.errors import FINAL, HeadwayError
+from server.protocols.hud.routing import HudRouter
+from wire.errors import FINAL, HeadwayError, NotFound
 
 
 class NotOffered(HeadwayError):
@@ -17,12 +17,18 @@ class NotOffered(HeadwayError):
     tries: ClassVar[int | None] = FINAL
 
 
-router = KeyedRouter(include_in_schema=False)
+router = HudRouter(include_in_schema=False)
 
 _NO_ENVIRONMENTS = (
     "this server keeps and runs no environments: run tasks where you are, with `taskset.run(agent, "
     'runtime=LocalRuntime("env.py"))` or `hud eval tasks.py`'
 )
+
+
+@router.post("/runtime/sessions", tags=["runtime"])
+async def runtime_session(caller: CallerDep) -> None:
+    """Remote environments, which this server does not run."""
+    raise NotFound("this server runs no environments: give the taskset a runtime of your own, such as a local one")
 
 
 @router.post("/v2/rollouts/submit")

@@ -10,8 +10,8 @@ from fastapi import Query
 from server.catalog.repository import as_uuid
 from server.context import ContextDep
 from server.http.authentication import CallerDep, ReporterDep
-from server.http.routing import KeyedRouter
 from server.jobs import service
+from server.protocols.hud.routing import HudRouter
 from server.protocols.hud.visibility import ReportedJob, SeenJob
 from server.rollouts.types import (
     CancelRequest,
@@ -26,7 +26,7 @@ from server.rollouts.types import (
 )
 from server.rollouts.visibility import require_job
 
-router = KeyedRouter(tags=["jobs"])
+router = HudRouter(tags=["jobs"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=256)]

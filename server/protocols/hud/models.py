@@ -20,10 +20,10 @@ from server.catalog.types import (
 )
 from server.context import ContextDep
 from server.http.authentication import CallerDep, ModelUserDep
-from server.http.routing import KeyedRouter
+from server.protocols.hud.routing import HudRouter
 
-router = KeyedRouter(prefix="/v2/models", tags=["models"])
-legacy = KeyedRouter(tags=["models"])
+router = HudRouter(prefix="/v2/models", tags=["models"])
+legacy = HudRouter(tags=["models"])
 
 
 @legacy.get("/models/")

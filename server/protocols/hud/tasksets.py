@@ -14,9 +14,9 @@ from server.context import ContextDep
 from server.http.authentication import CallerDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.request_body import UPLOAD
-from server.http.routing import KeyedRouter
 from server.protocols.hud import projects
 from server.protocols.hud.openapi import json_body
+from server.protocols.hud.routing import HudRouter
 from server.tasksets import service
 from server.tasksets.types import (
     Project,
@@ -33,7 +33,7 @@ from server.tasksets.types import (
 from server.tasksets.uploads import read_upload
 from wire.process.off_loop import off_loop
 
-router = KeyedRouter(tags=["tasksets"])
+router = HudRouter(tags=["tasksets"])
 
 
 @router.get("/v2/tasksets")

@@ -12,11 +12,11 @@ from server.audit.listing import list_events
 from server.context import ContextDep
 from server.http.authentication import CallerDep, TeamAdminDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.http.routing import KeyedRouter
 from server.protocols.hud.event_filters import EventFilterParams
+from server.protocols.hud.routing import HudRouter
 from server.team import keys, service
 
-router = KeyedRouter(prefix="/v2/team", tags=["team"])
+router = HudRouter(prefix="/v2/team", tags=["team"])
 
 
 @router.get("")

@@ -14,8 +14,8 @@ from server.http.access import ANYBODY
 from server.http.authentication import CallerDep, ReporterDep
 from server.http.disconnects import unless_disconnected
 from server.http.request_body import UPLOAD
-from server.http.routing import KeyedRouter
 from server.protocols.hud.openapi import json_body
+from server.protocols.hud.routing import HudRouter
 from server.protocols.hud.trace_filters import FilterDep
 from server.protocols.hud.visibility import ReportedTrace, SeenTrace
 from server.rollouts import service
@@ -42,7 +42,7 @@ from server.sanitizing import readable_json
 from server.training.idempotency import IDEMPOTENCY_HEADER
 from server.training.scoring import score_trace
 
-router = KeyedRouter(tags=["traces"])
+router = HudRouter(tags=["traces"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=256)]

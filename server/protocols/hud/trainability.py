@@ -11,10 +11,10 @@ from server.context import ContextDep
 from server.guard.types import TrainabilityReport
 from server.http.authentication import CallerDep
 from server.http.page_parameters import DEFAULT_LIMIT, LimitParam
-from server.http.routing import KeyedRouter
+from server.protocols.hud.routing import HudRouter
 from server.trainability.report import trainability
 
-router = KeyedRouter(tags=["trainability"])
+router = HudRouter(tags=["trainability"])
 
 
 @router.get("/v2/models/{model_id}/trainability")

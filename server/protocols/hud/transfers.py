@@ -12,14 +12,14 @@ from server.context import ContextDep
 from server.http.authentication import CallerDep
 from server.http.disconnects import body_chunks
 from server.http.request_body import COUNTED_BY_ITS_READER
-from server.http.routing import KeyedRouter
+from server.protocols.hud.routing import HudRouter
 from server.protocols.hud.trace_filters import FilterDep
 from server.rollouts.exporting import count_wanted, export
 from server.rollouts.formats import FORMATS, FormatName
 from server.rollouts.importing import ImportOptions, take_lines
 from server.rollouts.transfer_types import ImportResult
 
-router = KeyedRouter(tags=["traces"])
+router = HudRouter(tags=["traces"])
 
 FormatQuery = Annotated[FormatName, Query(alias="format")]
 

@@ -18,16 +18,17 @@ from starlette.requests import ClientDisconnect
 from server.context import Context
 from server.http.disconnects import ClientDisconnected
 from server.http.request_body import body_was_read
-from server.http.routing import Handler, KeyedRoute
+from server.http.routing import Handler
 from server.protocols.openai.admission import sampling_key
 from server.protocols.openai.json_bodies import parse, parse_large
+from server.protocols.openai.routing import OpenAIRoute
 
 _APART_BYTES = 1024**2
 """More is parsed in another process."""
 _NO_OBJECT = {"type": "model_attributes_type", "loc": ("body",), "msg": "", "input": None}
 
 
-class DirectRoute(KeyedRoute):
+class DirectRoute(OpenAIRoute):
     """Of endpoints that take `context`, `key`, `request` and a model as `body`, and return a Response."""
 
     def get_answer_handler(self) -> Handler:

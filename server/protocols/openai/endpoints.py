@@ -16,10 +16,11 @@ from server.protocols.openai import chat, completions
 from server.protocols.openai.admission import SamplingKeyDep
 from server.protocols.openai.direct import DirectRoute
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
+from server.protocols.openai.routing import OpenAIRoute
 from server.protocols.openai.schemas import ChatRequest, Completion, CompletionRequest, ListedModel, ModelList
 from store.tables import ModelRow
 
-router = KeyedRouter(tags=["gateway"])
+router = KeyedRouter(tags=["gateway"], route_class=OpenAIRoute)
 sampling = KeyedRouter(tags=["gateway"], route_class=DirectRoute)
 
 STREAMED: dict[int | str, dict[str, Any]] = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -12,6 +14,23 @@ _TYPES = {
 }
 _CODES = {"unauthenticated": "invalid_api_key", "too_many_requests": "rate_limit_exceeded"}
 """What OpenAI calls what we call otherwise."""
+
+
+class OpenAIError(BaseModel):
+    """What OpenAI's clients read."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIProblem(BaseModel):
+    """A refusal, and the sentence and the code again where HUD's SDK looks for them."""
+
+    error: OpenAIError
+    detail: str
+    code: str
 
 
 def openai_error(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:

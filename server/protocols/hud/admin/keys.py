@@ -11,10 +11,10 @@ from server.admin.types import Key, KeyRequest, NewKey, Page, RotateRequest, Tea
 from server.context import ContextDep
 from server.http.authentication import AdminDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.http.routing import KeyedRouter
+from server.protocols.hud.routing import HudRouter
 from server.team import keys, service
 
-router = KeyedRouter()
+router = HudRouter()
 
 
 @router.get("/keys")

@@ -13,9 +13,9 @@ from server.catalog.types import Head, PauseRequest
 from server.context import ContextDep
 from server.http.authentication import AdminDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.http.routing import KeyedRouter
+from server.protocols.hud.routing import HudRouter
 
-router = KeyedRouter()
+router = HudRouter()
 
 
 @router.get("/models")

@@ -10,10 +10,10 @@ from server.audit.recording import actor_of
 from server.context import ContextDep
 from server.http.authentication import AdminDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.http.routing import KeyedRouter
+from server.protocols.hud.routing import HudRouter
 from store.tables import SamplerRow, TrainerRow
 
-router = KeyedRouter()
+router = HudRouter()
 
 
 @router.get("/trainers")

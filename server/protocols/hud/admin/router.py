@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from server.http.routing import KeyedRouter
 from server.protocols.hud.admin import bases, keys, models, planes, teams
+from server.protocols.hud.routing import HudRouter
 
-router = KeyedRouter(prefix="/v2/admin", tags=["admin"])
+router = HudRouter(prefix="/v2/admin", tags=["admin"])
 for part in (teams, keys, bases, planes, models):
     router.include_router(part.router)

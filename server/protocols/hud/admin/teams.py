@@ -10,11 +10,11 @@ from server.audit.recording import actor_of
 from server.context import ContextDep
 from server.http.authentication import AdminDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.http.routing import KeyedRouter
 from server.protocols.hud.event_filters import EventFilterParams
+from server.protocols.hud.routing import HudRouter
 from server.team import service
 
-router = KeyedRouter()
+router = HudRouter()
 
 
 @router.get("/teams")

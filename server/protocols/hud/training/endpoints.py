@@ -18,8 +18,8 @@ from server.context import Context, ContextDep
 from server.http.authentication import KeyDep
 from server.http.disconnects import unless_disconnected
 from server.http.request_body import COUNTED_BY_ITS_READER, open_body
-from server.http.routing import KeyedRouter
 from server.protocols.hud.openapi import json_body
+from server.protocols.hud.routing import HudRouter
 from server.protocols.hud.training import schemas as wire
 from server.protocols.hud.training.body import read_request
 from server.protocols.hud.training.digests import request_digest
@@ -36,7 +36,7 @@ from store.oplog.results import Result
 from wire.engine import AdamParams
 from wire.process.off_loop import off_loop
 
-router = KeyedRouter(prefix="/v1/models/{model_id}/train", tags=["training"])
+router = HudRouter(prefix="/v1/models/{model_id}/train", tags=["training"])
 
 
 @router.get("/losses")

@@ -1,0 +1,8 @@
+"""The pages, beside the protocols that programs speak."""
+
+from __future__ import annotations
+
+from server.http.protocol import Protocol
+from server.pages.router import rest, router
+
+PAGES = Protocol((router,), last=(rest,))

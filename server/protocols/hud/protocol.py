@@ -1,0 +1,39 @@
+"""HUD's API, as its SDK and its CLI call it, and what this service adds to it under `/v2`."""
+
+from __future__ import annotations
+
+from server.http.protocol import Protocol
+from server.protocols.hud import (
+    account,
+    evals,
+    guard,
+    hosted,
+    jobs,
+    models,
+    tasksets,
+    team,
+    traces,
+    trainability,
+    transfers,
+)
+from server.protocols.hud.admin import router as admin
+from server.protocols.hud.training import endpoints as training
+
+HUD = Protocol(
+    (
+        account.router,
+        models.router,
+        models.legacy,
+        training.router,
+        jobs.router,
+        transfers.router,  # before traces, whose ids its names are not
+        traces.router,
+        tasksets.router,
+        hosted.router,
+        team.router,
+        admin.router,
+        evals.router,
+        guard.router,
+        trainability.router,
+    )
+)

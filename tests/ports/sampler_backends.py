@@ -35,12 +35,14 @@ class Answer:
 class Sampler:
     """A backend with a context of CONTEXT tokens that holds `base`, which has no weights of its own, and an adapter of
     each folder's name. `end_text`: how it shows the token that ends an answer. `open_another`: one that holds nothing,
-    which the test closes."""
+    which the test closes; `ends_requests`: and which then ends what is in flight, unlike one that attached to a vLLM of
+    somebody else."""
 
     backend: SamplerBackend
     adapters: dict[str, Path]
     end_text: str
     open_another: Callable[[], SamplerBackend]
+    ends_requests: bool = True
 
     async def ask(self, prompt: list[int], **params: Any) -> Answer:
         return await ask_backend(self.backend, prompt, **params)

@@ -65,7 +65,7 @@ def sampler(backend: VllmBackend, base: Path, adapters: dict[str, Path]) -> Samp
     def open_another() -> VllmBackend:
         return VllmBackend(str(base), VllmSettings(seed=0, url=backend._server.url))
 
-    return Sampler(backend, adapters, "<|im_end|>", open_another)
+    return Sampler(backend, adapters, "<|im_end|>", open_another, ends_requests=False)
 
 
 @pytest.fixture(scope="session")

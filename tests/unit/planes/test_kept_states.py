@@ -37,8 +37,9 @@ class CountingEngineWithMoments(CountingEngine):
         self.moments[model] = json.loads((state / "moments").read_text()) if state else 0
 
     def optim_step(self, model, adam, plan=None):
+        result = super().optim_step(model, adam, plan)
         self.moments[model] += 1
-        return super().optim_step(model, adam, plan)
+        return result
 
     def save(self, model, adapter: Path, state: Path) -> None:
         super().save(model, adapter, state)

@@ -29,7 +29,7 @@ from trainer.worker.loop import Worker, WorkerSettings
 from wire.conversion import to_datums
 from wire.datum_payload import encode_datums
 from wire.engine import BaseModelInfo, PassResult, StepResult
-from wire.errors import InvalidRequest, NonFinite
+from wire.errors import InvalidRequest, NonFinite, NotFound
 from wire.payload import decode, encode
 from wire.plans import Plan, PlanSettings, StepPlan, plan_of
 from wire.trajectories import Batch, Trajectory, Turn
@@ -74,6 +74,7 @@ class CountingEngine:
         reward = datums[0].origin.reward
         if reward < 0:
             raise InvalidRequest("input 0: negative")
+        self._require(model)
         self.passes += 1
         self.plans.append(plan)
         self.gradients[model] += reward
@@ -83,6 +84,7 @@ class CountingEngine:
         return StepPlan(self.settings.threads)
 
     def optim_step(self, model, adam, plan=None) -> StepResult:
+        self._require(model)
         self.weights[model] += self.gradients[model]
         self.gradients[model] = 0.0
         return StepResult({}, moved=True)
@@ -90,7 +92,12 @@ class CountingEngine:
     def save(self, model, adapter: Path, state: Path) -> None:
         if self.refuse_saving:
             raise OSError("no space left on device")
+        self._require(model)
         (adapter / "weights").write_text(json.dumps(self.weights[model]))
+
+    def _require(self, model) -> None:
+        if not self.holds(model):
+            raise NotFound(f"model {model} is not open")
 
 
 class Trainer:

@@ -64,7 +64,7 @@ def export(
         part.unlink(missing_ok=True)
     typer.echo(f"{written} of {total} rollouts in {out}")
     if written < total:
-        typer.echo(f"{total - written} left out: without words on record that {name} could tell, or deleted meanwhile")
+        typer.echo(f"{total - written} left out: without text on record, which {name} needs, or deleted meanwhile")
 
 
 def _download(http: httpx.Client, query: dict[str, Any], file: BinaryIO) -> tuple[int, int]:

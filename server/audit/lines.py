@@ -19,7 +19,7 @@ _UPDATE = "update events set detail = %(detail)s where id = %(id)s returning id"
 
 class GrowingLine:
     """One line for work that is done in several transactions: each of them brings it up to date, so that what was done
-    is told wherever the work is broken off."""
+    is recorded wherever the work is broken off."""
 
     def __init__(self, actor: Actor, action: str, *, team_id: UUID, subject_id: UUID | None = None) -> None:
         self._values = {

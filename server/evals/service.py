@@ -40,8 +40,8 @@ async def add_eval(session: AsyncSession, caller: Caller, model: ModelRow, reque
     )
     session.add(row)
     await session.flush()
-    told = {"benchmark": row.benchmark, "score": row.score, "checkpoint": checkpoint.name if checkpoint else BASE}
-    record(session, actor_of(caller), "post_eval", team_id=model.team_id, subject_id=model.id, **told)
+    facts = {"benchmark": row.benchmark, "score": row.score, "checkpoint": checkpoint.name if checkpoint else BASE}
+    record(session, actor_of(caller), "post_eval", team_id=model.team_id, subject_id=model.id, **facts)
     await notify_async(session, GUARD_DUE, model.id.hex)
     return _describe(row, checkpoint)
 
@@ -67,8 +67,8 @@ async def remove_eval(session: AsyncSession, caller: Caller, model: ModelRow, ev
         raise NotFound(f"model {model.slug!r} has no eval {eval_id}")
     row, checkpoint = found
     await session.delete(row)
-    told = {"benchmark": row.benchmark, "score": row.score}
-    record(session, actor_of(caller), "remove_eval", team_id=model.team_id, subject_id=model.id, **told)
+    facts = {"benchmark": row.benchmark, "score": row.score}
+    record(session, actor_of(caller), "remove_eval", team_id=model.team_id, subject_id=model.id, **facts)
     return _describe(row, checkpoint)
 
 
@@ -85,8 +85,8 @@ async def mark_job(session: AsyncSession, caller: Caller, job_id: UUID, mark: Ev
     models = ModelRow.__table__.select().with_only_columns(ModelRow.id).where(ModelRow.team_id == caller.team_id)
     # Scored anew, under the name that it has now.
     await session.execute(delete(EvalRow).where(EvalRow.job_id == job_id, EvalRow.model_id.in_(models)))
-    told = {"evaluation": mark.evaluation, "benchmark": job.benchmark}
-    record(session, actor_of(caller), "mark_job", team_id=caller.team_id, subject_id=job_id, **told)
+    facts = {"evaluation": mark.evaluation, "benchmark": job.benchmark}
+    record(session, actor_of(caller), "mark_job", team_id=caller.team_id, subject_id=job_id, **facts)
     return EvaluationJob(job_id=job_id, evaluation=mark.evaluation, benchmark=job.benchmark)
 
 

@@ -78,7 +78,7 @@ async def _tell(database: AsyncDatabase, settings: GuardSettings, alarm: AlarmRo
         url = (await read_guard(session, alarm.model_id)).webhook_url
         model = await session.get_one(ModelRow, alarm.model_id)
     if url is None:
-        return "no webhook_url is set, so nobody was told"
+        return "no webhook_url is set, so nothing was sent"
     body = {
         "alarm": str(alarm.id),
         "model": model.slug,
@@ -102,8 +102,8 @@ async def _write(
         if row.state != "pending":  # undone meanwhile
             return
         gives_up = bool(failures) and row.attempts >= ATTEMPTS
-        told = {name: f"failed {row.attempts} times: {why}" for name, why in failures.items()} if gives_up else {}
-        row.outcome = {**row.outcome, **outcome, **told}
+        given_up = {name: f"failed {row.attempts} times: {why}" for name, why in failures.items()} if gives_up else {}
+        row.outcome = {**row.outcome, **outcome, **given_up}
         row.head_after = alarm.head_after
         if not failures:
             row.state = "done"

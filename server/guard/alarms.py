@@ -39,8 +39,8 @@ async def acknowledge(
     if alarm.acknowledged_at is None:
         await _acknowledge(session, alarm)
         why = {"comment": comment} if comment else {}
-        told = {"alarm": str(alarm.id), "rule": alarm.rule, **why}
-        record(session, actor_of(caller), "acknowledge_alarm", team_id=model.team_id, subject_id=model.id, **told)
+        facts = {"alarm": str(alarm.id), "rule": alarm.rule, **why}
+        record(session, actor_of(caller), "acknowledge_alarm", team_id=model.team_id, subject_id=model.id, **facts)
     return describe(alarm)
 
 
@@ -85,8 +85,8 @@ async def undo(heads: Heads, caller: Caller, model: ModelRow, alarm_id: UUID) ->
                 await pausing.resume(session, model.id, actor_of(caller), "team")
         alarm.undone_at = await session.scalar(select(func.clock_timestamp()))
         await _acknowledge(session, alarm)
-        told = {"alarm": str(alarm.id), "rule": alarm.rule}
-        record(session, actor_of(caller), "undo_alarm", team_id=model.team_id, subject_id=model.id, **told)
+        facts = {"alarm": str(alarm.id), "rule": alarm.rule}
+        record(session, actor_of(caller), "undo_alarm", team_id=model.team_id, subject_id=model.id, **facts)
         await session.flush()
         return describe(alarm)
 

@@ -169,8 +169,8 @@ async def _raise_alarms(
             outcome=outcome,
         )
         session.add(alarm)
-        told = {"alarm": str(alarm.id), "rule": name, "message": finding.message, "actions": list(actions)}
-        record(session, GUARD, "alarm", team_id=model.team_id, subject_id=model.id, **told)
+        facts = {"alarm": str(alarm.id), "rule": name, "message": finding.message, "actions": list(actions)}
+        record(session, GUARD, "alarm", team_id=model.team_id, subject_id=model.id, **facts)
         log.warning("guard_alarm", model=model.slug, rule=name, message=finding.message, actions=list(actions))
     await session.flush()
 

@@ -43,9 +43,9 @@ async def roll_back(heads: Heads, alarm: AlarmRow) -> str:
         if goal.score is None:
             reason = f"{alarm.rule}: {alarm.message}"[:1000]
             await pausing.pause(session, model.id, reason, GUARD, "guard")
-            told = f"{goal.why}, so the model was paused instead"
-            row.outcome = {**row.outcome, "rollback": told}  # with the pause: an undo has to know of it
-            return told
+            why = f"{goal.why}, so the model was paused instead"
+            row.outcome = {**row.outcome, "rollback": why}  # with the pause: an undo has to know of it
+            return why
         if head == goal.score.checkpoint_id:
             alarm.head_after = _named(head)
             moved = alarm.head_before != alarm.head_after

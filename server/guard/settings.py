@@ -90,8 +90,8 @@ async def write_guard(session: AsyncSession, model: ModelRow, request: GuardRequ
     row = insert(GuardRow).values(model_id=model.id, **values)
     await session.execute(row.on_conflict_do_update(index_elements=["model_id"], set_=values))
     # The URL may carry a secret of the receiver.
-    told = {"rules": rules, "eval_jobs": request.eval_jobs, "webhook": request.webhook_url is not None}
-    record(session, actor, "set_guard", team_id=model.team_id, subject_id=model.id, **told)
+    facts = {"rules": rules, "eval_jobs": request.eval_jobs, "webhook": request.webhook_url is not None}
+    record(session, actor, "set_guard", team_id=model.team_id, subject_id=model.id, **facts)
     return await read_guard(session, model.id)
 
 

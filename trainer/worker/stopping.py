@@ -38,7 +38,7 @@ class Stop:
         """Raises Interrupted once the request has come: for the middle of long work that can be thrown away."""
         self._asked()
         if self._requested.is_set():
-            raise Interrupted("the trainer was told to stop")
+            raise Interrupted("the trainer is stopping")
 
     def nap(self, wait: Callable[[], object]) -> None:
         """Call `wait`, in the main thread; the request ends it early."""

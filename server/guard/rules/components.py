@@ -27,11 +27,11 @@ class Components:
             before, after = _ends(means, window)
             if after < parameters["limit"] or after - before < parameters["climb"]:
                 continue
-            if told := _unmoved(history, name, window, parameters["score_gain"]):
+            if unmoved := _unmoved(history, name, window, parameters["score_gain"]):
                 steps = [means[0][0], means[-1][0]]
                 message = (
                     f"the part {name!r} of the reward climbed from {before:.2f} to {after:.2f} (steps {steps[0]} to "
-                    f"{steps[1]}), its limit, while {told}: it may be gamed; weigh it less, or make it harder"
+                    f"{steps[1]}), its limit, while {unmoved}: it may be gamed; weigh it less, or make it harder"
                 )
                 return Finding(message, {"component": name, "means": [before, after], "steps": steps})
         return None

@@ -51,11 +51,11 @@ def _reward_at(steps: Sequence[Step], scores: Sequence[Score], index: int) -> tu
 
 def _finding(benchmark: str, scores: Sequence[Score], rewards: Sequence[float]) -> Finding:
     fell = scores[-1].goodness < scores[0].goodness
-    told = ", ".join(f"{score.score:.3f} at {score.checkpoint_name}" for score in scores)
+    series = ", ".join(f"{score.score:.3f} at {score.checkpoint_name}" for score in scores)
     climbed = ", ".join(f"{reward:.3f}" for reward in rewards)
     verb = "fell" if fell else "stalled"
     message = (
-        f"{benchmark} {verb} over {len(scores) - 1} evaluations in a row ({told}) while the training reward climbed "
+        f"{benchmark} {verb} over {len(scores) - 1} evaluations in a row ({series}) while the training reward climbed "
         f"({climbed}): the reward may be gamed; read some rollouts before you train on"
     )
     evidence = {

@@ -18,7 +18,7 @@ from store.tables import ModelRow
 _ALARMS = 20
 
 ACTIONS: dict[Action, str] = {
-    "webhook": "tell the webhook",
+    "webhook": "call the webhook",
     "pause": "pause training",
     "rollback": "roll the head back to the best held-out checkpoint; without one, pause training",
 }

@@ -45,5 +45,5 @@ def strip(rewards: Sequence[float]) -> Strip | None:
 
 def _words(rewards: Sequence[float]) -> str:
     found = Counter(f"{reward:.3g}" for reward in sorted(rewards))
-    told = [f"{text} ({number} times)" if number > 1 else text for text, number in list(found.items())[:12]]
-    return "Rewards: " + ", ".join(told) + (f" and {len(found) - 12} more" if len(found) > 12 else "")
+    values = [f"{text} ({number} times)" if number > 1 else text for text, number in list(found.items())[:12]]
+    return "Rewards: " + ", ".join(values) + (f" and {len(found) - 12} more" if len(found) > 12 else "")

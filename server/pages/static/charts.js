@@ -1,4 +1,4 @@
-// The curves of a model. Points come once, then only those that are new; what was rolled back is told each time.
+// The curves of a model. Points come once, then only those that are new; what was rolled back is sent each time.
 import uPlot from "./vendor/uPlot.esm.js";
 
 const holder = document.getElementById("charts");

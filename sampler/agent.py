@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 
 from sampler.metrics import SamplerMetrics
+from sampler.settings import LINGER_S
 from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Database
 from store.notify import ADAPTERS_CHANGED, Listener
@@ -32,7 +33,6 @@ log = structlog.get_logger(__name__)
 _RECONCILE_S = 2.0
 _AWAY_S = 1.0
 _RETRY_FAILED_S = 30.0
-LINGER_S = 60.0
 
 
 class AdapterHolder(Protocol):

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 import uvicorn
 
 from sampler.admission.draining import DrainingServer, InFlight
-from sampler.agent import LINGER_S, Agent, AgentSettings
+from sampler.agent import Agent, AgentSettings
 from sampler.app import create_app
 from sampler.backends import open_backend
 from sampler.metrics import SamplerMetrics
+from sampler.settings import SamplerSettings
 from store.catalog import base_by_slug
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.private_files import shared_umask
-from wire.process.exits import DRAIN_S, GaveUp
+from wire.process.exits import GaveUp
 from wire.process.http_protocol import BoundedProtocol, ConnectionBounds
 from wire.process.hub_weights import require_weights
 from wire.process.origins import advertised_host, http_origin, listen
@@ -34,26 +32,6 @@ class SamplerProtocol(BoundedProtocol):
     """Of gateways, whose own clients may read slowly: it is theirs to give up a stream."""
 
     bounds = ConnectionBounds(readers_may_stall=True)
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerSettings:
-    """Where things are, which base to serve, and how. drain_s: after SIGTERM, what is under way may go on so long."""
-
-    database_url: str
-    base_slug: str
-    checkpoint_store_url: str
-    token: str
-    host: str
-    port: int
-    advertise: str | None
-    backend: str
-    seed: int | None
-    threads: int
-    backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    linger_s: float = LINGER_S
-    metrics_token: str | None = None
-    drain_s: float = DRAIN_S
 
 
 def run(settings: SamplerSettings) -> None:

@@ -7,8 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID
 
 import structlog
@@ -17,8 +15,6 @@ from store.blobs import BlobStore
 from store.catalog import base_by_slug, describe_base
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
-from store.oplog.leases import LEASE_TTL_S
-from store.planes.promotion import PATIENCE_S, PromotionPolicy
 from store.planes.registration import register_trainer, trainer_ready
 from store.planes.trainer_starts import start_failed
 from store.private_files import shared_umask
@@ -28,6 +24,7 @@ from trainer.engine.device_errors import device_error
 from trainer.engine.device_memory import device_memory
 from trainer.engine.engine import EngineSettings, TrainingEngine
 from trainer.engine.heap import keep_freed_memory
+from trainer.settings import TrainerSettings
 from trainer.worker.cancellation import Cancellation
 from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.lease_keeper import LeaseKeeper
@@ -42,42 +39,6 @@ from wire.process.origins import http_origin
 from wire.process.threads import threads_for
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainerSettings:
-    """Where things are, and which base to train on.
-
-    stop_grace_s: after SIGTERM, what cannot be ended half way may go on for so long before it is handed back.
-    idle_exit_s: end after so long without work; None for never.
-    watchdog_s: end when one micro-batch takes so long.
-    promotion: whom a new checkpoint waits for, at most promotion_timeout_s.
-    """
-
-    database_url: str
-    base_slug: str
-    checkpoint_store_url: str
-    blob_root: Path
-    threads: int
-    device: str
-    max_tokens_per_pass: int = 16384
-    max_activation_gib: float | None = None
-    max_resident_gib: float | None = None
-    max_grad_norm: float | None = None
-    canary: bool = True
-    lease_ttl_s: float = LEASE_TTL_S
-    idle_lease_s: float = 600.0
-    stop_grace_s: float = 10.0
-    idle_exit_s: float | None = None
-    metrics_port: int | None = None
-    """Where /metrics is served; None for nowhere."""
-    metrics_host: str = "127.0.0.1"
-    metrics_token: str | None = None
-    promotion: PromotionPolicy = PromotionPolicy.ONE
-    promotion_timeout_s: float = PATIENCE_S
-    watchdog_s: float = 1800.0
-    keep_logprobs: bool = True
-    """Of recorded rollouts, beside the sampler's."""
 
 
 def run(settings: TrainerSettings) -> None:

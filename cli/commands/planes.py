@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,6 +35,8 @@ from cli.settings import (
     days,
     stop_with,
 )
+from cli.terminal.settings_options import takes_settings
+from sampler.settings import SamplerSettings
 from server.settings import (
     GarbageCollectionSettings,
     GatewayLimits,
@@ -44,10 +46,10 @@ from server.settings import (
     TrainerStart,
     TrainingLimits,
 )
-from store.oplog.leases import LEASE_TTL_S
-from store.planes.promotion import PATIENCE_S, PromotionPolicy
+from store.planes.promotion import PromotionPolicy
 from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
-from wire.process.exits import DRAIN_S, GAVE_UP_STATUS, GaveUp
+from trainer.settings import TrainerSettings
+from wire.process.exits import GAVE_UP_STATUS, GaveUp
 
 Base = Annotated[
     str,
@@ -56,8 +58,6 @@ Base = Annotated[
     ),
 ]
 _DEFAULT_LIMITS = Limits()
-
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads for torch; 0: one for a tiny base, else one a core")]
 
 
 def server(
@@ -200,151 +200,36 @@ def server(
     )
 
 
+@takes_settings(TrainerSettings)
 def trainer(
     database_url: DatabaseUrl,
     base: Base,
+    given: dict[str, Any],
     data_dir: DataDir = DEFAULT_DATA_DIR,
     checkpoint_store: CheckpointStoreUrl = None,
-    threads: Threads = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say; auto: a GPU if there is one")] = "auto",
-    max_tokens_per_pass: Annotated[
-        int,
-        typer.Option(
-            envvar="HEADWAY_MAX_TOKENS_PER_PASS",
-            min=1,
-            help="What is computed at once; the same on every trainer of a database, for it decides the last bits",
-        ),
-    ] = 16384,
-    max_activation_gib: Annotated[
-        float | None,
-        typer.Option(
-            envvar="HEADWAY_MAX_ACTIVATION_GIB",
-            min=0.001,
-            help="A pass that would keep more recomputes its layers; default: half of the free GPU memory, 8 on a CPU",
-        ),
-    ] = None,
-    max_resident_gib: Annotated[
-        float | None,
-        typer.Option(
-            envvar="HEADWAY_MAX_RESIDENT_GIB",
-            min=0.001,
-            help="Weights, gradients and moments on the device; models beyond it are parked; default: no limit",
-        ),
-    ] = None,
-    max_grad_norm: Annotated[
-        float | None,
-        typer.Option(
-            envvar="HEADWAY_MAX_GRAD_NORM", min=1e-9, help="Clip gradients where a call does not say; default: never"
-        ),
-    ] = None,
-    canary: Annotated[
-        bool,
-        typer.Option(envvar="HEADWAY_CANARY", help="Write logprobs that vLLM samplers check themselves by"),
-    ] = True,
-    keep_logprobs: Annotated[
-        bool,
-        typer.Option(
-            envvar="HEADWAY_KEEP_LOGPROBS", help="Keep the trainer's logprobs of recorded rollouts, for their pages"
-        ),
-    ] = True,
-    lease_ttl: Annotated[
-        float,
-        typer.Option(
-            envvar="HEADWAY_LEASE_TTL_S",
-            min=1.0,
-            help="Seconds of silence after which another trainer takes this one's models over",
-        ),
-    ] = LEASE_TTL_S,
-    idle_lease: Annotated[
-        float,
-        typer.Option(
-            envvar="HEADWAY_IDLE_LEASE_S", min=0.1, help="Seconds after which a model without work is given up"
-        ),
-    ] = 600.0,
-    stop_grace: Annotated[
-        float,
-        typer.Option(
-            envvar="HEADWAY_STOP_GRACE_S",
-            min=0.0,
-            help="Seconds that what cannot be interrupted may go on after SIGTERM",
-        ),
-    ] = 10.0,
-    watchdog: Annotated[
-        float,
-        typer.Option(
-            envvar="HEADWAY_WATCHDOG_S", min=1.0, help="A trainer whose engine takes longer for one micro-batch ends"
-        ),
-    ] = 1800.0,
-    idle_exit_seconds: Annotated[
-        float | None,
-        typer.Option(
-            envvar="HEADWAY_IDLE_EXIT_SECONDS", min=0.1, help="End after so many seconds without work; default: never"
-        ),
-    ] = None,
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(
-            envvar="HEADWAY_METRICS_PORT", min=0, max=65535, help="Serve /metrics there; 0: any free one; default: not"
-        ),
-    ] = None,
-    metrics_host: Annotated[
-        str, typer.Option(envvar="HEADWAY_METRICS_HOST", help="Address for it; any but this machine's wants a token")
-    ] = "127.0.0.1",
     metrics_token: MetricsToken = None,
     log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
-    promotion_timeout: Annotated[
-        float,
-        typer.Option(
-            envvar="HEADWAY_PROMOTION_TIMEOUT_S", min=1.0, help="Seconds that a step waits for samplers at most"
-        ),
-    ] = PATIENCE_S,
 ) -> None:
     """Run a trainer for one base model."""
     with _extra("trainer"):
-        from trainer.main import TrainerSettings, run
+        from trainer.main import run
 
     _begin("trainer", log_format)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
-    settings = TrainerSettings(
-        database_url,
-        base,
-        store_url,
-        blob_root(data_dir),
-        threads,
-        device,
-        max_tokens_per_pass=max_tokens_per_pass,
-        max_activation_gib=max_activation_gib,
-        max_resident_gib=max_resident_gib,
-        max_grad_norm=max_grad_norm,
-        canary=canary,
-        keep_logprobs=keep_logprobs,
-        lease_ttl_s=lease_ttl,
-        idle_lease_s=idle_lease,
-        stop_grace_s=stop_grace,
-        idle_exit_s=idle_exit_seconds,
-        metrics_port=metrics_port,
-        metrics_host=metrics_host,
-        metrics_token=metrics_token,
-        promotion=promotion,
-        promotion_timeout_s=promotion_timeout,
-        watchdog_s=watchdog,
-    )
+    shared: dict[str, Any] = {"metrics_token": metrics_token, "promotion": promotion}
+    settings = TrainerSettings(database_url, base, store_url, blob_root(data_dir), **shared, **given)
     _or_stop(lambda: run(settings))
 
 
+@takes_settings(SamplerSettings)
 def sampler(
     database_url: DatabaseUrl,
     sampler_token: SamplerToken,
     base: Base,
+    given: dict[str, Any],
     data_dir: DataDir = DEFAULT_DATA_DIR,
     checkpoint_store: CheckpointStoreUrl = None,
-    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one")] = 0,
-    advertise: Annotated[str | None, typer.Option(help="URL under which the gateway reaches this sampler")] = None,
-    backend: Annotated[str, typer.Option(help="What generates: local or vllm")] = "local",
-    seed: Annotated[int | None, typer.Option(help="Make requests without a seed reproducible")] = None,
-    threads: Threads = 0,
     vllm_python: Annotated[
         str | None,
         typer.Option(
@@ -374,26 +259,14 @@ def sampler(
         Path | None,
         typer.Option(envvar="HEADWAY_VLLM_ADAPTER_DIR", help="Folder for adapter files, which vLLM has to reach too"),
     ] = None,
-    linger_s: Annotated[
-        float,
-        typer.Option(
-            envvar="HEADWAY_SAMPLER_LINGER_S",
-            min=0.0,
-            help="Seconds that an adapter stays which nothing serves any more",
-        ),
-    ] = 60.0,
     tool_call_parser: ToolCallParser = None,
     reasoning_parser: ReasoningParser = None,
     metrics_token: MetricsToken = None,
     log_format: LogFormatOption = None,
-    drain: Annotated[
-        float,
-        typer.Option(envvar="HEADWAY_DRAIN_S", min=0.0, help="Seconds that requests under way may go on after SIGTERM"),
-    ] = DRAIN_S,
 ) -> None:
     """Run a sampler for one base model."""
     with _extra("sampler"):
-        from sampler.main import SamplerSettings, run
+        from sampler.main import run
 
     _begin("sampler", log_format)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
@@ -407,22 +280,9 @@ def sampler(
         "tool_call_parser": tool_call_parser,
         "reasoning_parser": reasoning_parser,
     }
-    settings = SamplerSettings(
-        database_url,
-        base,
-        store_url,
-        sampler_token,
-        host,
-        port,
-        advertise,
-        backend,
-        seed,
-        threads,
-        backend_options=vllm_options if backend == "vllm" else {},
-        linger_s=linger_s,
-        metrics_token=metrics_token,
-        drain_s=drain,
-    )
+    options = vllm_options if given["backend"] == "vllm" else {}
+    shared: dict[str, Any] = {"backend_options": options, "metrics_token": metrics_token}
+    settings = SamplerSettings(database_url, base, store_url, sampler_token, **shared, **given)
     with _extra("sampler"):  # its backend is imported when it is opened
         _or_stop(lambda: run(settings))
 

@@ -126,13 +126,15 @@ def _serve(settings: Mapping[str, Any]) -> None:
 
 
 def _train(settings: Mapping[str, Any]) -> None:
-    from trainer.main import TrainerSettings, run
+    from trainer.main import run
+    from trainer.settings import TrainerSettings
 
     run(TrainerSettings(**{**settings, "blob_root": Path(settings["blob_root"])}))
 
 
 def _sample(settings: Mapping[str, Any]) -> None:
-    from sampler.main import SamplerSettings, run
+    from sampler.main import run
+    from sampler.settings import SamplerSettings
 
     run(SamplerSettings(**settings))
 

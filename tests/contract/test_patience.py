@@ -45,7 +45,7 @@ class unreachable_samplers:
 def test_it_is_the_same_for_chats_steps_and_heads_as_documented():
     from pathlib import Path
 
-    from trainer.main import TrainerSettings
+    from trainer.settings import TrainerSettings
 
     assert Timeouts().samplers_s == TrainerSettings.__dataclass_fields__["promotion_timeout_s"].default == PATIENCE_S
     docs = Path(__file__).parents[2] / "docs"

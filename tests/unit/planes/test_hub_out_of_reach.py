@@ -8,13 +8,13 @@ import pytest
 from huggingface_hub import constants
 
 from cli.commands.bases import choose_bases
-from sampler.main import SamplerSettings
 from sampler.main import run as run_sampler
+from sampler.settings import SamplerSettings
 from store.catalog import ensure_base
 from store.database import Database
 from store.planes.trainer_availability import trainer_availability
-from trainer.main import TrainerSettings
 from trainer.main import run as run_trainer
+from trainer.settings import TrainerSettings
 from wire.process.hub_weights import WeightsOutOfReach
 
 NOWHERE = "someone/nowhere"

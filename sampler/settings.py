@@ -1,0 +1,38 @@
+"""Settings of a sampler process, with the options that give them. Importing this imports no backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from wire.process.exits import DRAIN_S
+from wire.process.options import Option
+
+LINGER_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
+    """Where things are, which base to serve, and how. backend_options: what the backend alone understands."""
+
+    database_url: str
+    base_slug: str
+    checkpoint_store_url: str
+    token: str
+    host: Annotated[str, Option("Address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Option("Port to listen on; 0: any free one", minimum=0, maximum=65535)] = 0
+    advertise: Annotated[str | None, Option("URL under which the gateway reaches this sampler")] = None
+    backend: Annotated[str, Option("What generates: local or vllm")] = "local"
+    seed: Annotated[int | None, Option("Make requests without a seed reproducible")] = None
+    threads: Annotated[int, Option("CPU threads for torch; 0: one for a tiny base, else one a core", minimum=0)] = 0
+    backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    linger_s: Annotated[
+        float,
+        Option("Seconds that an adapter stays which nothing serves any more", "HEADWAY_SAMPLER_LINGER_S", minimum=0.0),
+    ] = LINGER_S
+    metrics_token: str | None = None
+    drain_s: Annotated[
+        float,
+        Option("Seconds that requests under way may go on after SIGTERM", "HEADWAY_DRAIN_S", "--drain", minimum=0.0),
+    ] = DRAIN_S

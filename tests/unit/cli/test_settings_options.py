@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.testing import CliRunner
+
+from cli.terminal.settings_options import takes_settings
+from wire.process.options import Option
+
+
+@dataclass(frozen=True)
+class Settings:
+    url: str
+    size: Annotated[int, Option("How large", "PLANTED_SIZE", minimum=2)] = 7
+    lease_s: Annotated[float | None, Option("How long", flag="--lease")] = None
+    hidden: str = "x"
+
+
+def run(*arguments: str, **environment: str) -> list[Any]:
+    made: list[Any] = []
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    @app.command()
+    @takes_settings(Settings)
+    def command(url: Annotated[str, typer.Option()], given: dict[str, Any], hidden: str = "y") -> None:
+        """Do it."""
+        made.append(Settings(url, hidden=hidden, **given))
+
+    result = CliRunner().invoke(app, arguments, env=environment)
+    return made or [result.exit_code, result.output]
+
+
+def test_fields_are_options_with_their_defaults():
+    assert run("--url", "u") == [Settings("u", 7, None, "y")]
+
+
+def test_flags_and_the_environment_give_them():
+    assert run("--url", "u", "--lease", "1.5", "--hidden", "z", PLANTED_SIZE="9") == [Settings("u", 9, 1.5, "z")]
+
+
+def test_bounds_are_checked():
+    status, output = run("--url", "u", "--size", "1")
+    assert status == 2
+    assert "2" in output
+
+
+def test_help_says_what_the_field_says():
+    _, output = run("--help")
+    for words in ("How large", "PLANTED_SIZE", "default: 7", "--lease", "How long", "Do it."):
+        assert words in output

@@ -1,0 +1,121 @@
+"""Settings of a trainer process, with the options that give them. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from store.oplog.leases import LEASE_TTL_S
+from store.planes.promotion import PATIENCE_S, PromotionPolicy
+from wire.process.options import Option
+
+_TINY = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerSettings:
+    """Where things are, and which base to train on.
+
+    stop_grace_s: after SIGTERM, what cannot be ended half way may go on for so long before it is handed back.
+    promotion: whom a new checkpoint waits for, at most promotion_timeout_s.
+    """
+
+    database_url: str
+    base_slug: str
+    checkpoint_store_url: str
+    blob_root: Path
+    threads: Annotated[int, Option("CPU threads for torch; 0: one for a tiny base, else one a core", minimum=0)] = 0
+    device: Annotated[str, Option("cpu, cuda or cuda:1, say; auto: a GPU if there is one")] = "auto"
+    max_tokens_per_pass: Annotated[
+        int,
+        Option(
+            "What is computed at once; the same on every trainer of a database, for it decides the last bits",
+            "HEADWAY_MAX_TOKENS_PER_PASS",
+            minimum=1,
+        ),
+    ] = 16384
+    max_activation_gib: Annotated[
+        float | None,
+        Option(
+            "A pass that would keep more recomputes its layers; default: half of the free GPU memory, 8 on a CPU",
+            "HEADWAY_MAX_ACTIVATION_GIB",
+            minimum=0.001,
+        ),
+    ] = None
+    max_resident_gib: Annotated[
+        float | None,
+        Option(
+            "Weights, gradients and moments on the device; models beyond it are parked; default: no limit",
+            "HEADWAY_MAX_RESIDENT_GIB",
+            minimum=0.001,
+        ),
+    ] = None
+    max_grad_norm: Annotated[
+        float | None,
+        Option("Clip gradients where a call does not say; default: never", "HEADWAY_MAX_GRAD_NORM", minimum=_TINY),
+    ] = None
+    canary: Annotated[bool, Option("Write logprobs that vLLM samplers check themselves by", "HEADWAY_CANARY")] = True
+    lease_ttl_s: Annotated[
+        float,
+        Option(
+            "Seconds of silence after which another trainer takes this one's models over",
+            "HEADWAY_LEASE_TTL_S",
+            "--lease-ttl",
+            minimum=1.0,
+        ),
+    ] = LEASE_TTL_S
+    idle_lease_s: Annotated[
+        float,
+        Option(
+            "Seconds after which a model without work is given up", "HEADWAY_IDLE_LEASE_S", "--idle-lease", minimum=0.1
+        ),
+    ] = 600.0
+    stop_grace_s: Annotated[
+        float,
+        Option(
+            "Seconds that what cannot be interrupted may go on after SIGTERM",
+            "HEADWAY_STOP_GRACE_S",
+            "--stop-grace",
+            minimum=0.0,
+        ),
+    ] = 10.0
+    idle_exit_s: Annotated[
+        float | None,
+        Option(
+            "End after so many seconds without work; default: never",
+            "HEADWAY_IDLE_EXIT_SECONDS",
+            "--idle-exit-seconds",
+            minimum=0.1,
+        ),
+    ] = None
+    metrics_port: Annotated[
+        int | None,
+        Option("Serve /metrics there; 0: any free one; default: not", "HEADWAY_METRICS_PORT", minimum=0, maximum=65535),
+    ] = None
+    metrics_host: Annotated[
+        str, Option("Address for it; any but this machine's wants a token", "HEADWAY_METRICS_HOST")
+    ] = "127.0.0.1"
+    metrics_token: str | None = None
+    promotion: PromotionPolicy = PromotionPolicy.ONE
+    promotion_timeout_s: Annotated[
+        float,
+        Option(
+            "Seconds that a step waits for samplers at most",
+            "HEADWAY_PROMOTION_TIMEOUT_S",
+            "--promotion-timeout",
+            minimum=1.0,
+        ),
+    ] = PATIENCE_S
+    watchdog_s: Annotated[
+        float,
+        Option(
+            "A trainer whose engine takes longer for one micro-batch ends",
+            "HEADWAY_WATCHDOG_S",
+            "--watchdog",
+            minimum=1.0,
+        ),
+    ] = 1800.0
+    keep_logprobs: Annotated[
+        bool, Option("Keep the trainer's logprobs of recorded rollouts, for their pages", "HEADWAY_KEEP_LOGPROBS")
+    ] = True

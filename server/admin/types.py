@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from server.catalog.types import CatalogModel
-from server.texts import Name, Sentence
+from server.texts import Name
 
 ItemT = TypeVar("ItemT")
 
@@ -31,17 +31,6 @@ class Page(BaseModel, Generic[ItemT]):
 
     items: list[ItemT]
     next_cursor: str | None
-
-
-class Account(BaseModel):
-    """Whose key this is (a key is its user), and what it allows. `model_ids`: these models alone; null: the team's."""
-
-    user_id: str
-    team_id: str
-    team: str
-    role: RoleName
-    scopes: list[ScopeName]
-    model_ids: list[UUID] | None
 
 
 class Quotas(Closed):
@@ -128,12 +117,6 @@ class KeyRequest(Closed):
     expires_at: AwareDatetime | None = None
 
 
-class TeamKeyRequest(KeyRequest):
-    """A new key for this team."""
-
-    team_id: UUID
-
-
 class RotateRequest(Closed):
     """For how long the old key goes on working."""
 
@@ -145,13 +128,6 @@ class TeamModel(CatalogModel):
 
     team_id: UUID | None
     team: str | None
-
-
-class AdminHeadRequest(Closed):
-    """Which checkpoint shall be the head (id or name; null: the base weights), and why."""
-
-    checkpoint_id: str | None
-    reason: Sentence
 
 
 class BaseRequest(Closed):

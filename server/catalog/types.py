@@ -96,14 +96,6 @@ class CheckpointNode(BaseModel):
     is_pinned: bool = False
 
 
-class HeadRequest(BaseModel):
-    """Which checkpoint shall be the head: its sampler path, id, name, or `slug/name`; null for the base weights."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    checkpoint_id: str | None
-
-
 class PauseRequest(BaseModel):
     """Why a model shall not be trained for now; callers get it in the error."""
 

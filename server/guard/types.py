@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from server.admin.types import Closed
-from server.texts import Name, Sentence
+from server.texts import Name
 from wire.bounded import FEW_ENTRIES
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -120,12 +120,6 @@ class Alarm(BaseModel):
     created_at: datetime
     acknowledged_at: datetime | None
     undone_at: datetime | None
-
-
-class AcknowledgeRequest(Closed):
-    """Why an alarm needs no more attention."""
-
-    comment: Sentence | None = None
 
 
 class Period(BaseModel):

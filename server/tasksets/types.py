@@ -53,13 +53,6 @@ class UploadDone(BaseModel):
     tasks_unchanged: int
 
 
-class TasksetRequest(BaseModel):
-    """A taskset without tasks."""
-
-    name: str
-    project_id: str | None = None
-
-
 class Taskset(BaseModel):
     """A taskset without its tasks. `num_bytes`: of its export. `can_edit`: with the key that asks."""
 
@@ -80,24 +73,6 @@ class TasksetName(BaseModel):
     name: str
 
 
-class ExportedTask(BaseModel):
-    """A task as it was uploaded, with the names that its reader expects: `scenario` is the `task_id`."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    env: str
-    scenario: str
-    args: dict[str, Any]
-
-
-class TasksetExport(BaseModel):
-    """A taskset with all its tasks, in the order of their first upload."""
-
-    name: str
-    tasks: list[ExportedTask]
-
-
 class TaskRemoved(BaseModel):
     """What is left."""
 
@@ -109,25 +84,3 @@ class TasksetDeleted(BaseModel):
     """How many tasks went with it."""
 
     tasks_deleted: int
-
-
-class Capabilities(BaseModel):
-    """What a key may do in a project."""
-
-    create: bool
-
-
-class Project(BaseModel):
-    """Of each team there is one, which is the team."""
-
-    id: str
-    name: str
-    is_default: bool
-    capabilities: Capabilities
-
-
-class ProjectPage(BaseModel):
-    """All that the caller sees."""
-
-    items: list[Project]
-    total: int

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from server.admin.types import Account
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from server.admin.types import RoleName, ScopeName
 from server.http.authentication import AnyCallerDep
 from server.protocols.hud.routing import HudRouter
+
+
+class Account(BaseModel):
+    """Whose key this is (a key is its user), and what it allows. `model_ids`: these models alone; null: the team's."""
+
+    user_id: str
+    team_id: str
+    team: str
+    role: RoleName
+    scopes: list[ScopeName]
+    model_ids: list[UUID] | None
+
 
 router = HudRouter(prefix="/v2/auth", tags=["account"])
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from server.admin.types import Page
+from server.admin.types import Closed, Page
 from server.catalog.service import get_callers_model
 from server.context import ContextDep
 from server.guard import alarms, settings
-from server.guard.types import AcknowledgeRequest, Alarm, Guard, GuardRequest
+from server.guard.types import Alarm, Guard, GuardRequest
 from server.http.authentication import CallerDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
+from server.texts import Sentence
+
+
+class AcknowledgeRequest(Closed):
+    """Why an alarm needs no more attention."""
+
+    comment: Sentence | None = None
+
 
 router = HudRouter(prefix="/v2/models/{model_id}", tags=["guard"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Query
+from pydantic import BaseModel, ConfigDict
 
 from server.audit.recording import actor_of
 from server.catalog import forks, heads, pausing, repository, service
@@ -14,13 +15,21 @@ from server.catalog.types import (
     CheckpointNode,
     ForkRequest,
     Head,
-    HeadRequest,
     PauseRequest,
     TeamModels,
 )
 from server.context import ContextDep
 from server.http.authentication import CallerDep, ModelUserDep
 from server.protocols.hud.routing import HudRouter
+
+
+class HeadRequest(BaseModel):
+    """Which checkpoint shall be the head: its sampler path, id, name, or `slug/name`; null for the base weights."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint_id: str | None
+
 
 router = HudRouter(prefix="/v2/models", tags=["models"])
 legacy = HudRouter(tags=["models"])

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from pydantic import BaseModel
+
 from server.auth.callers import Caller
 from server.catalog.repository import as_uuid
-from server.tasksets.types import Capabilities, Project, ProjectPage
 from wire.errors import InvalidRequest, NotFound
 
 _NAME = "default"
+
+
+class Capabilities(BaseModel):
+    """What a key may do in a project."""
+
+    create: bool
+
+
+class Project(BaseModel):
+    """Of each team there is one, which is the team."""
+
+    id: str
+    name: str
+    is_default: bool
+    capabilities: Capabilities
+
+
+class ProjectPage(BaseModel):
+    """All that the caller sees."""
+
+    items: list[Project]
+    total: int
 
 
 def project_of(caller: Caller) -> Project:

@@ -16,17 +16,15 @@ from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.request_body import UPLOAD
 from server.protocols.hud import projects
 from server.protocols.hud.openapi import json_body
+from server.protocols.hud.projects import Project, ProjectPage
 from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.taskset_schemas import TasksetExport, TasksetRequest
 from server.tasksets import service
 from server.tasksets.types import (
-    Project,
-    ProjectPage,
     TaskRemoved,
     Taskset,
     TasksetDeleted,
-    TasksetExport,
     TasksetName,
-    TasksetRequest,
     TasksUpload,
     UploadDone,
 )

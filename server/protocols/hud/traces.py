@@ -17,6 +17,7 @@ from server.http.request_body import UPLOAD
 from server.protocols.hud.openapi import json_body
 from server.protocols.hud.routing import HudRouter
 from server.protocols.hud.trace_filters import FilterDep
+from server.protocols.hud.trace_schemas import ScoreTrace, TelemetryUpload, TraceDetail, TraceEvents, TraceSpans
 from server.protocols.hud.visibility import ReportedTrace, SeenTrace
 from server.rollouts import service
 from server.rollouts.details import trace_detail, trace_events, trace_spans
@@ -25,16 +26,11 @@ from server.rollouts.types import (
     Deleted,
     Pin,
     ScoredTrace,
-    ScoreTrace,
-    TelemetryUpload,
     Trace,
     TraceCancelled,
-    TraceDetail,
     TraceEntered,
-    TraceEvents,
     TraceExited,
     TraceList,
-    TraceSpans,
 )
 from server.rollouts.uploads import take_upload
 from server.rollouts.visibility import require_trace

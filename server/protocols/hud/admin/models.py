@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from server.admin import models
-from server.admin.types import AdminHeadRequest, Page, TeamModel
+from server.admin.types import Closed, Page, TeamModel
 from server.audit.recording import actor_of
 from server.catalog import pausing
 from server.catalog.heads import roll_to
@@ -14,6 +14,15 @@ from server.context import ContextDep
 from server.http.authentication import AdminDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
+from server.texts import Sentence
+
+
+class AdminHeadRequest(Closed):
+    """Which checkpoint shall be the head (id or name; null: the base weights), and why."""
+
+    checkpoint_id: str | None
+    reason: Sentence
+
 
 router = HudRouter()
 

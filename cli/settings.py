@@ -70,14 +70,14 @@ ToolCallParser = Annotated[
     str | None,
     typer.Option(
         envvar="HEADWAY_TOOL_CALL_PARSER",
-        help="With vLLM: its parser of tool calls, or none; default: as the base's chat template writes them",
+        help="With vLLM: name of its tool call parser, or none; default: by the base's chat template",
     ),
 ]
 ReasoningParser = Annotated[
     str | None,
     typer.Option(
         envvar="HEADWAY_REASONING_PARSER",
-        help="With vLLM: its parser of reasoning, or none; default: by the base's chat template",
+        help="With vLLM: name of its reasoning parser, or none; default: by the base's chat template",
     ),
 ]
 
@@ -102,7 +102,7 @@ MetricsToken = Annotated[
     str | None,
     typer.Option(
         envvar="HEADWAY_METRICS_TOKEN",
-        help="With it Prometheus may read /metrics",
+        help="Token with which Prometheus may read /metrics",
         show_default=False,
         show_envvar=True,
     ),
@@ -120,7 +120,7 @@ KeepEveryStates = Annotated[
     typer.Option(
         envvar="HEADWAY_KEEP_EVERY_STATES",
         min=0,
-        help="Keep those of every Nth step too, whole, with its adapter; 0: none",
+        help="Also keep state and adapter of every Nth step; 0: none",
     ),
 ]
 KeepLastAdapters = Annotated[
@@ -132,7 +132,9 @@ KeepLastAdapters = Annotated[
 KeepPayloadsH = Annotated[
     float,
     typer.Option(
-        envvar="HEADWAY_KEEP_PAYLOADS_H", min=0.0, help="Hours to keep large requests and answers that are worked off"
+        envvar="HEADWAY_KEEP_PAYLOADS_H",
+        min=0.0,
+        help="Hours to keep large requests and answers after they were carried out",
     ),
 ]
 KeepPlanesH = Annotated[
@@ -160,7 +162,7 @@ KeepLastJobs = Annotated[
 GraceS = Annotated[
     float,
     typer.Option(
-        envvar="HEADWAY_GC_GRACE_S", min=0.0, help="Seconds that a file may be without a row: uploads under way"
+        envvar="HEADWAY_GC_GRACE_S", min=0.0, help="Seconds to keep files without a row, which uploads under way have"
     ),
 ]
 

@@ -23,16 +23,20 @@ class SamplerSettings:
     host: Annotated[str, Option("Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Option("Port to listen on; 0: any free one", minimum=0, maximum=65535)] = 0
     advertise: Annotated[str | None, Option("URL under which the gateway reaches this sampler")] = None
-    backend: Annotated[str, Option("What generates: local or vllm")] = "local"
-    seed: Annotated[int | None, Option("Make requests without a seed reproducible")] = None
+    backend: Annotated[str, Option("Backend that generates: local or vllm")] = "local"
+    seed: Annotated[int | None, Option("Seed of requests that have none, which makes them reproducible")] = None
     threads: Annotated[int, Option("CPU threads for torch; 0: one for a tiny base, else one a core", minimum=0)] = 0
     backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     linger_s: Annotated[
         float,
-        Option("Seconds that an adapter stays which nothing serves any more", "HEADWAY_SAMPLER_LINGER_S", minimum=0.0),
+        Option(
+            "Seconds for which an adapter that is not served any more stays loaded",
+            "HEADWAY_SAMPLER_LINGER_S",
+            minimum=0.0,
+        ),
     ] = LINGER_S
     metrics_token: str | None = None
     drain_s: Annotated[
         float,
-        Option("Seconds that requests under way may go on after SIGTERM", "HEADWAY_DRAIN_S", "--drain", minimum=0.0),
+        Option("Seconds after SIGTERM in which requests under way may end", "HEADWAY_DRAIN_S", "--drain", minimum=0.0),
     ] = DRAIN_S

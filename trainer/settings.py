@@ -30,7 +30,7 @@ class TrainerSettings:
     max_tokens_per_pass: Annotated[
         int,
         Option(
-            "What is computed at once; the same on every trainer of a database, for it decides the last bits",
+            "Most tokens of a micro-batch; the same on every trainer of a database, for it decides the last bits",
             "HEADWAY_MAX_TOKENS_PER_PASS",
             minimum=1,
         ),
@@ -38,7 +38,7 @@ class TrainerSettings:
     max_activation_gib: Annotated[
         float | None,
         Option(
-            "A pass that would keep more recomputes its layers; default: half of the free GPU memory, 8 on a CPU",
+            "GiB of activations beyond which layers are recomputed; default: half of the free GPU memory, 8 on a CPU",
             "HEADWAY_MAX_ACTIVATION_GIB",
             minimum=0.001,
         ),
@@ -46,20 +46,26 @@ class TrainerSettings:
     max_resident_gib: Annotated[
         float | None,
         Option(
-            "Weights, gradients and moments on the device; models beyond it are parked; default: no limit",
+            "GiB of weights, gradients and moments on the device; others move to host or disk; default: no limit",
             "HEADWAY_MAX_RESIDENT_GIB",
             minimum=0.001,
         ),
     ] = None
     max_grad_norm: Annotated[
         float | None,
-        Option("Clip gradients where a call does not say; default: never", "HEADWAY_MAX_GRAD_NORM", minimum=_TINY),
+        Option(
+            "Clip gradients to this norm where a call does not say; default: never",
+            "HEADWAY_MAX_GRAD_NORM",
+            minimum=_TINY,
+        ),
     ] = None
-    canary: Annotated[bool, Option("Write logprobs that vLLM samplers check themselves by", "HEADWAY_CANARY")] = True
+    canary: Annotated[
+        bool, Option("Save a few logprobs with each adapter, by which vLLM samplers check its load", "HEADWAY_CANARY")
+    ] = True
     lease_ttl_s: Annotated[
         float,
         Option(
-            "Seconds of silence after which another trainer takes this one's models over",
+            "Seconds without a renewed lease after which another trainer takes over this one's models",
             "HEADWAY_LEASE_TTL_S",
             "--lease-ttl",
             minimum=1.0,
@@ -68,13 +74,16 @@ class TrainerSettings:
     idle_lease_s: Annotated[
         float,
         Option(
-            "Seconds after which a model without work is given up", "HEADWAY_IDLE_LEASE_S", "--idle-lease", minimum=0.1
+            "Seconds without work after which a model's lease is released",
+            "HEADWAY_IDLE_LEASE_S",
+            "--idle-lease",
+            minimum=0.1,
         ),
     ] = 600.0
     stop_grace_s: Annotated[
         float,
         Option(
-            "Seconds that what cannot be interrupted may go on after SIGTERM",
+            "Seconds after SIGTERM in which work that cannot be interrupted may end",
             "HEADWAY_STOP_GRACE_S",
             "--stop-grace",
             minimum=0.0,
@@ -91,10 +100,15 @@ class TrainerSettings:
     ] = None
     metrics_port: Annotated[
         int | None,
-        Option("Serve /metrics there; 0: any free one; default: not", "HEADWAY_METRICS_PORT", minimum=0, maximum=65535),
+        Option(
+            "Port that serves /metrics; 0: any free one; default: none",
+            "HEADWAY_METRICS_PORT",
+            minimum=0,
+            maximum=65535,
+        ),
     ] = None
     metrics_host: Annotated[
-        str, Option("Address for it; any but this machine's wants a token", "HEADWAY_METRICS_HOST")
+        str, Option("Address of that port; any but this machine's needs a token", "HEADWAY_METRICS_HOST")
     ] = "127.0.0.1"
     metrics_token: str | None = None
     promotion: PromotionPolicy = PromotionPolicy.ONE
@@ -110,12 +124,12 @@ class TrainerSettings:
     watchdog_s: Annotated[
         float,
         Option(
-            "A trainer whose engine takes longer for one micro-batch ends",
+            "Seconds for one micro-batch after which the trainer ends itself",
             "HEADWAY_WATCHDOG_S",
             "--watchdog",
             minimum=1.0,
         ),
     ] = 1800.0
     keep_logprobs: Annotated[
-        bool, Option("Keep the trainer's logprobs of recorded rollouts, for their pages", "HEADWAY_KEEP_LOGPROBS")
+        bool, Option("Store the trainer's logprobs of recorded rollouts, for pages and API", "HEADWAY_KEEP_LOGPROBS")
     ] = True

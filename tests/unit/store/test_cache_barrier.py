@@ -129,7 +129,8 @@ async def test_only_what_moved_the_head_is_answered_late(
 
 
 def test_every_table_that_chats_look_up_is_watched():
-    statements = [serving._FIND_HEAD, serving._FIND_PINNED, serving._HOLDING, promotion._VOTES, promotion._LATE]
+    found = [statement.decode() for statement in serving._STATEMENTS.values()]
+    statements = [*found, serving._HOLDING, promotion._VOTES, promotion._LATE]
     read = {name for sql in statements for name in re.findall(r"\b(?:from|join)\s+([a-z_]+)\b", sql)}
     assert read - {"k", "wanted", "lateral", "unnest", "clock_timestamp"} == CACHED_TABLES | {"adapter_wants"}
 

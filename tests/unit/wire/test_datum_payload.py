@@ -1,0 +1,70 @@
+"""Datums come out of a payload as they went in, whatever protocol they are of."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.trainer.tiny import deep_batch, mixed_batch
+from wire.conversion import to_datums
+from wire.datum_payload import decode_datums, encode_datums
+from wire.datums import Datum, Origin
+from wire.extension import Media, TokenSequence
+
+ARRAYS = ("spans", "is_sampled", "targets", "weights", "advantages", "sampling_logprobs")
+FEW_VALUES = st.sampled_from([0.0, -0.0, 1.0, -2.5, 1e-30])
+
+
+@st.composite
+def any_datums(draw: st.DrawFn) -> list[Datum]:
+    """Of no trajectory: any targets, weights and advantages."""
+    datums = []
+    for index in range(draw(st.integers(1, 4))):
+        ids = np.array(draw(st.lists(st.integers(0, 3), min_size=1, max_size=9)), np.int32)
+        edges = sorted(draw(st.sets(st.integers(0, len(ids)), min_size=2, max_size=6)))
+        spans = np.array(edges[: len(edges) // 2 * 2], np.int32).reshape(-1, 2)
+        length = int((spans[:, 1] - spans[:, 0]).sum())
+        row = st.lists(FEW_VALUES, min_size=length, max_size=length)
+        is_sampled = draw(st.booleans())
+        shifted = np.append(ids, np.int32(7))[np.concatenate([np.arange(*span) for span in spans]) + 1]
+        media = (Media(0, bytes(range(32))),) if draw(st.booleans()) else ()
+        datums.append(
+            Datum(
+                model_input=TokenSequence(ids, media),
+                spans=spans,
+                is_sampled=np.full(len(spans), is_sampled),
+                targets=shifted if draw(st.booleans()) else np.array(draw(row), np.int32) + 5,
+                weights=np.array(draw(row), np.float32),
+                advantages=np.array(draw(row)),
+                sampling_logprobs=np.array(draw(row) if is_sampled else [0.0] * length, np.float32),
+                origin=Origin(index, index // 2, draw(st.none() | FEW_VALUES), draw(st.none() | st.just(f"{index:x}"))),
+            )
+        )
+    return datums
+
+
+def check(datums: list[Datum]) -> None:
+    found, arguments = decode_datums(encode_datums(datums, {"loss_fn": "ppo"}))
+    assert arguments == {"loss_fn": "ppo"}
+    for one, other in zip(datums, found, strict=True):
+        assert (one.origin, one.model_input.media) == (other.origin, other.model_input.media)
+        assert one.model_input.ids.tobytes() == other.model_input.ids.tobytes()
+        for name in ARRAYS:
+            before, after = getattr(one, name), getattr(other, name)
+            assert (before.dtype, before.shape, before.tobytes()) == (after.dtype, after.shape, after.tobytes()), name
+
+
+@given(any_datums())
+def test_any_datums_come_back_to_the_bit(datums: list[Datum]) -> None:
+    check(datums)
+
+
+def test_datums_of_trajectories_come_back_to_the_bit() -> None:
+    for batch in (mixed_batch(), deep_batch()):
+        check(to_datums(batch))
+
+
+def test_what_is_the_same_for_all_positions_takes_the_room_of_one_number() -> None:
+    (datum, *_), _ = decode_datums(encode_datums(to_datums(deep_batch()), {}))
+    assert (datum.advantages.strides, datum.weights.strides) == ((0,), (0,))

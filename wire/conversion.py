@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from wire.advantages import OVER_STD, advantages
-from wire.datums import Datum, Origin
+from wire.datums import Datum, Origin, repeated
 from wire.errors import InvalidRequest
 from wire.extension import TokenSequence
-from wire.trajectories import Batch, Float32Array, Trajectory, Turn
+from wire.trajectories import Batch, Float32Array, Float64Array, Trajectory, Turn
+
+_ONE = np.ones(1, np.float32)
 
 
 def to_datums(batch: Batch, loss_fn_config: Mapping[str, Any] | None = None) -> list[Datum]:
@@ -31,8 +33,8 @@ def to_datums(batch: Batch, loss_fn_config: Mapping[str, Any] | None = None) -> 
     size = batch.group_size or len(batch.trajectories)
     found = advantages(batch, over_std=bool((loss_fn_config or {}).get(OVER_STD)))
     return [
-        _merged(turns, advantage, Origin(index, index // size, trajectory.reward, trajectory.trace_id))
-        for index, (trajectory, advantage) in enumerate(zip(batch.trajectories, found, strict=True))
+        _merged(turns, found[index : index + 1], Origin(index, index // size, trajectory.reward, trajectory.trace_id))
+        for index, trajectory in enumerate(batch.trajectories)
         for turns in _chains(trajectory.turns)
     ]
 
@@ -47,19 +49,19 @@ def _chains(turns: Sequence[Turn]) -> list[list[Turn]]:
     return chains
 
 
-def _merged(turns: Sequence[Turn], advantage: np.float64, origin: Origin) -> Datum:
-    starts = np.array([len(turn.prompt_ids) for turn in turns], np.int32) - 1
-    lengths = np.array([len(turn.output_ids) for turn in turns], np.int32)
-    num_scored = int(lengths.sum())
+def _merged(turns: Sequence[Turn], advantage: Float64Array, origin: Origin) -> Datum:
+    starts = [len(turn.prompt_ids) - 1 for turn in turns]
+    stops = [start + len(turn.output_ids) for start, turn in zip(starts, turns, strict=True)]
+    num_scored = sum(stops) - sum(starts)
     last = turns[-1]
     return Datum(
         # The last token predicts nothing, so it is never fed to the model.
         model_input=TokenSequence(np.concatenate([last.prompt_ids, last.output_ids[:-1]]).astype(np.int32, copy=False)),
-        spans=np.stack([starts, starts + lengths], axis=1),
+        spans=np.array([*zip(starts, stops, strict=True)], np.int32),
         is_sampled=np.array([len(turn.sampling_logprobs) > 0 for turn in turns]),
         targets=np.concatenate([turn.output_ids for turn in turns]).astype(np.int32, copy=False),
-        weights=np.broadcast_to(np.float32(1), num_scored),
-        advantages=np.broadcast_to(advantage, num_scored),
+        weights=repeated(_ONE, num_scored),
+        advantages=repeated(advantage, num_scored),
         sampling_logprobs=np.concatenate([_sampling_logprobs(turn) for turn in turns]),
         origin=origin,
     )

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wire.conversion import to_datums
-from wire.datums import Datum, Origin, by_trajectory, positions_of
+from wire.datums import Datum, Origin, by_trajectory, positions_of, repeated
 from wire.extension import Media, TokenSequence, common_prefix
 from wire.payload import Arrays, decode, encode
 from wire.trajectories import Float32Array, Int32Array
@@ -33,6 +33,7 @@ def encode_datums(datums: Sequence[Datum], arguments: Mapping[str, Any]) -> byte
     shared = [0, *(common_prefix(*pair) for pair in pairwise(inputs))]
     weights = [_once(datum.weights) for datum in datums]
     advantages = [_once(datum.advantages) for datum in datums]
+    is_shifted = [_is_shifted(datum) for datum in datums]
     header = {
         "format": _FORMAT,
         "trace_ids": [of_one[0].origin.trace_id for of_one in by_trajectory(datums)],
@@ -49,8 +50,8 @@ def encode_datums(datums: Sequence[Datum], arguments: Mapping[str, Any]) -> byte
         "num_spans": _ints(len(datum.spans) for datum in datums),
         "spans": np.concatenate([datum.spans.ravel() for datum in datums]),
         "is_sampled": np.concatenate([datum.is_sampled for datum in datums]).astype(np.int32),
-        "is_shifted": _ints(_is_shifted(datum) for datum in datums),
-        "targets": np.concatenate([_stored_targets(datum) for datum in datums]),
+        "is_shifted": _ints(is_shifted),
+        "targets": np.concatenate([_stored_targets(*each) for each in zip(datums, is_shifted, strict=True)]),
         "weight_lengths": _ints(map(len, weights)),
         "weights": np.concatenate(weights),
         "advantage_lengths": _ints(map(len, advantages)),
@@ -103,12 +104,13 @@ def _datum(model_input: TokenSequence, origin: Origin, rest: Mapping[str, _Rest]
     spans = rest["spans"].take(2 * num_spans).reshape(num_spans, 2)
     is_sampled = rest["is_sampled"].take(num_spans).astype(np.bool_)
     positions = positions_of(spans)
-    targets = _targets(model_input, positions, rest["targets"]) if number("is_shifted") else None
+    is_shifted = number("is_shifted")
+    unknown = rest["targets"].take(_ends_behind(model_input, spans) if is_shifted else len(positions))
     return Datum(
         model_input=model_input,
         spans=spans,
         is_sampled=is_sampled,
-        targets=rest["targets"].take(len(positions)) if targets is None else targets,
+        targets=np.concatenate([model_input.ids, unknown])[positions + 1] if is_shifted else unknown,
         weights=_on_all(rest["weights"].take(number("weight_lengths")), len(positions)),
         advantages=_on_all(rest["advantages"].take(number("advantage_lengths")), len(positions)),
         sampling_logprobs=rest["sampling_logprobs"].take(len(positions))
@@ -135,31 +137,25 @@ def _once(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _on_all(values: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    return np.broadcast_to(values, length) if len(values) == 1 else values
+    return repeated(values, length) if len(values) == 1 else values
 
 
 def _is_shifted(datum: Datum) -> bool:
     """Whether each target is the next token of the input, but for the last one, which may lie behind its end."""
-    positions, ids = datum.positions, datum.model_input.ids
-    inside = positions[: len(positions) - _ends_at_the_end(positions, ids)]
-    return np.array_equal(ids[inside + 1], datum.targets[: len(inside)])
+    positions = datum.positions
+    inside = positions[: len(positions) - _ends_behind(datum.model_input, datum.spans)]
+    return np.array_equal(datum.model_input.ids[inside + 1], datum.targets[: len(inside)])
 
 
-def _ends_at_the_end(positions: npt.NDArray[np.int64], ids: Int32Array) -> bool:
-    return bool(len(positions)) and int(positions[-1]) == len(ids) - 1
+def _ends_behind(model_input: TokenSequence, spans: Int32Array) -> bool:
+    """Whether the last scored position is the input's last, which none of its tokens follows."""
+    return len(spans) > 0 and int(spans[-1, 1]) == len(model_input)
 
 
-def _stored_targets(datum: Datum) -> Int32Array:
-    if not _is_shifted(datum):
+def _stored_targets(datum: Datum, is_shifted: bool) -> Int32Array:
+    if not is_shifted:
         return datum.targets
-    return datum.targets[-1:] if _ends_at_the_end(datum.positions, datum.model_input.ids) else datum.targets[:0]
-
-
-def _targets(model_input: TokenSequence, positions: npt.NDArray[np.int64], rest: _Rest) -> Int32Array:
-    ids = model_input.ids
-    if _ends_at_the_end(positions, ids):
-        ids = np.concatenate([ids, rest.take(1)])
-    return ids[positions + 1]
+    return datum.targets[-1:] if _ends_behind(datum.model_input, datum.spans) else datum.targets[:0]
 
 
 def _stored_logprobs(datum: Datum) -> Float32Array:

@@ -41,8 +41,8 @@ class TokenSequence:
 
     def part(self, start: int, stop: int) -> TokenSequence:
         """Ids start to stop, with the media that begin there."""
-        inside = [item for item in self.media if start <= item.start < stop]
-        return TokenSequence(self.ids[start:stop], tuple(Media(item.start - start, item.digest) for item in inside))
+        inside = (Media(item.start - start, item.digest) for item in self.media if start <= item.start < stop)
+        return TokenSequence(self.ids[start:stop], tuple(inside))
 
     @property
     def symbols(self) -> Int32Array:
@@ -74,13 +74,11 @@ def common_prefix(one: TokenSequence, other: TokenSequence) -> int:
 
 def begins_with(whole: TokenSequence, *parts: TokenSequence) -> bool:
     """Whether the sequence is the parts, one behind the other, and perhaps more."""
-    if len(whole) < sum(map(len, parts)):
-        return False
-    at = 0
-    for part in parts:
-        if common_prefix(whole.part(at, at + len(part)), part) < len(part):
+    symbols, at = whole.symbols, 0
+    for expected in (part.symbols for part in parts):
+        if not np.array_equal(symbols[at : at + len(expected)], expected):
             return False
-        at += len(part)
+        at += len(expected)
     return True
 
 

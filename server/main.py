@@ -116,7 +116,24 @@ def serve(
             sys.exit(STARTUP_FAILURE)
     else:
         with shared_counts():
-            Multiprocess(config, sockets=sockets).run()
+            _Supervisor(config, sockets=sockets).run()
+
+
+class _Supervisor(Multiprocess):
+    """Replaces a worker as soon as it has died: its end of the pipe for health checks is closed here, or the supervisor
+    would wait _WORKER_START_S for an answer that nobody can give."""
+
+    def init_processes(self) -> None:
+        super().init_processes()
+        self._close_ends_of_workers()
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        self._close_ends_of_workers()
+
+    def _close_ends_of_workers(self) -> None:
+        for process in self.processes:
+            process.child_conn.close()
 
 
 def _listeners(host: str, port: int) -> list[socket.socket]:

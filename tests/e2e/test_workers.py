@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import func, select
 
 from server.auth.service import create_key
+from server.main import _WORKER_START_S
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
@@ -81,7 +82,7 @@ def test_workers_are_replaced_and_end_with_their_supervisor(server):
         until(lambda: answers(port) and len(workers(process.pid)) == 2)
         before = workers(process.pid)
         os.kill(min(before), signal.SIGKILL)
-        until(lambda: len(workers(process.pid)) == 2 and workers(process.pid) != before)
+        until(lambda: len(workers(process.pid)) == 2 and workers(process.pid) != before, _WORKER_START_S / 2)
         until(lambda: answers(port))
         left = workers(process.pid)
         process.kill()

@@ -15,9 +15,10 @@ from server.auth.service import Caller
 from server.catalog import service
 from server.catalog.types import Head
 from server.shutdown import Shutdown
+from store.adapter_names import base_adapter_name
 from store.database import AsyncDatabase
 from store.notify import ADAPTER_LOADED, AsyncListener
-from store.planes.adapters import base_adapter_name, want_checkpoint
+from store.planes.adapters import want_checkpoint
 from store.planes.promotion import PromotionPolicy, promotion_votes_async
 from store.tables import CheckpointRow, ModelRow
 from store.tree import head_of as head_of_model

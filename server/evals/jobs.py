@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.guard.settings import in_full, names_an_evaluation
 from store.database import AsyncDatabase
+from store.notify import GUARD_DUE, notify_async
 from store.rollouts.traces import REWARD, STATUS
 from store.tables import EvalRow, GuardRow, JobRow
 
@@ -115,7 +116,7 @@ async def _score(session: AsyncSession, team_id: UUID, job_id: UUID) -> None:
         await _keep(session, key, job, values, is_mixed, {name: value for name, value in details.items() if value})
     job.scored_at = looked_at
     if rewards:
-        await session.execute(text("select pg_notify('hw_guard_due', '')"))
+        await notify_async(session, GUARD_DUE, "")
 
 
 def _sorted(rows: Sequence[Any]) -> tuple[dict[_Key, list[float]], int, int, bool]:

@@ -17,12 +17,13 @@ from uuid import UUID
 import structlog
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from sqlalchemy import Text, and_, cast, func, literal, select
+from sqlalchemy import and_, literal_column, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.context import Context, ContextDep
 from server.http.access import ANYBODY
 from server.http.routing import KeyedRouter
+from store.adapter_names import base_adapter_name_sql
 from store.database import AsyncDatabase
 from store.planes.registration import is_live
 from store.planes.trainer_availability import TrainerAvailability, trainer_availability_async
@@ -104,8 +105,7 @@ class _LiveSampler:
 
 async def _planes(database: AsyncDatabase) -> tuple[list[TrainerAvailability], dict[UUID, list[_LiveSampler]]]:
     """The supply of trainers, and the live samplers by base."""
-    base_hex = func.replace(cast(SamplerRow.base_id, Text), "-", "")
-    weights = SamplerAdapterRow.adapter == literal("hw-base-") + base_hex  # as store.planes.adapters.base_adapter_name
+    weights = SamplerAdapterRow.adapter == literal_column(base_adapter_name_sql("samplers.base_id"))
     query = (
         select(
             SamplerRow.base_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from store.adapter_names import adapter_name_sql, base_adapter_name_sql
 from store.invariants.base import Invariant
 
 PLANES = (
@@ -28,15 +29,15 @@ PLANES = (
     Invariant(
         "samplers hold what exists",
         "An adapter that a sampler reports is its base's own, or that of a checkpoint on its base.",
-        """
+        f"""
         select a.sampler_id, a.adapter, a.state, s.base_id
         from sampler_adapters a join samplers s on s.id = a.sampler_id
-        where a.adapter <> 'hw-base-' || replace(s.base_id::text, '-', '')
+        where a.adapter <> {base_adapter_name_sql("s.base_id")}
             and not exists (
                 select from checkpoints c join models m on m.id = c.files_model_id
-                where 'hw-' || replace(c.files_id::text, '-', '') = a.adapter and m.base_id = s.base_id
+                where {adapter_name_sql("c.files_id")} = a.adapter and m.base_id = s.base_id
             )
-        """,
+        """,  # noqa: S608
     ),
     Invariant(
         "planes serve bases",

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from store.adapter_names import adapter_name, base_adapter_name
 from store.database import Connection
 from store.notify import ADAPTER_LOADED, ADAPTERS_CHANGED, notify_async
 from store.planes.registration import takes_requests
@@ -26,16 +27,6 @@ class WantedAdapter:
 
     name: str
     files: tuple[UUID, UUID] | None  # (model, checkpoint) in the checkpoint store
-
-
-def adapter_name(files_id: UUID) -> str:
-    """The immutable name under which samplers serve the weights in a checkpoint's files."""
-    return f"hw-{files_id.hex}"
-
-
-def base_adapter_name(base_id: UUID) -> str:
-    """The name of a base's zero adapter."""
-    return f"hw-base-{base_id.hex}"
 
 
 # Staged ones first: a step waits for them.

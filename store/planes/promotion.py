@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from store.adapter_names import adapter_name_sql, base_adapter_name_sql
 from store.database import AsyncConnection, Connection
 from store.planes.registration import LIVE_FOR_S
 
@@ -90,7 +91,7 @@ _VOTES = """
         and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
 """
 
-_MISSING = """
+_MISSING = f"""
     select
         s.id as sampler_id, b.slug as base, s.url, w.model, w.checkpoint,
         extract(epoch from clock_timestamp() - greatest(w.since, s.started_at))::float8 as late_s,
@@ -98,10 +99,10 @@ _MISSING = """
     from samplers s
     join models b on b.id = s.base_id
     cross join lateral (
-        select 'hw-base-' || replace(b.id::text, '-', '') as adapter, b.slug as model, null as checkpoint,
+        select {base_adapter_name_sql("b.id")} as adapter, b.slug as model, null as checkpoint,
             s.started_at as since
         union all
-        select 'hw-' || replace(c.files_id::text, '-', ''), m.slug, c.name, c.created_at
+        select {adapter_name_sql("c.files_id")}, m.slug, c.name, c.created_at
         from models m join checkpoints c on c.id = m.head_checkpoint_id
         where m.base_id = s.base_id
     ) w
@@ -112,7 +113,7 @@ _MISSING = """
         and a.state is distinct from 'loaded'
         and (%(base_id)s::uuid is null or s.base_id = %(base_id)s::uuid)
     order by b.slug, s.started_at, w.model
-"""
+"""  # noqa: S608 - put together from constants
 
 _LATE = f"""
     select count(distinct missing.sampler_id) as late from ({_MISSING}) missing

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
+from store.adapter_names import adapter_name_sql, base_adapter_name_sql
 from store.checkpoint_references import CheckpointReference, referred_sql
 from store.database import AsyncConnection
 from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
@@ -20,7 +21,6 @@ _TAKES_REQUESTS = """
     and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
 """
 
-# Adapters as store.planes.adapters names them.
 _FACTS = f"""
         (select t.max_concurrent_rollouts from teams t where t.id = k.team_id) as max_concurrent_rollouts,
         m.id as model_id, m.slug,
@@ -34,8 +34,8 @@ _FACTS = f"""
             join sampler_adapters a on a.sampler_id = s.id
             where a.state = 'loaded'
                 and a.adapter = case
-                    when c.id is null then 'hw-base-' || replace(coalesce(b.id, m.id)::text, '-', '')
-                    else 'hw-' || replace(c.files_id::text, '-', '')
+                    when c.id is null then {base_adapter_name_sql("coalesce(b.id, m.id)")}
+                    else {adapter_name_sql("c.files_id")}
                 end
                 and s.base_id = coalesce(b.id, m.id)
                 and {_TAKES_REQUESTS}

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from store.adapter_names import adapter_name
 from store.tables.base import Base, Big, CreatedAt, UuidKey
 
 
@@ -104,4 +105,4 @@ class CheckpointRow(Base):
     @property
     def adapter_name(self) -> str:
         """The immutable name under which samplers serve these weights."""
-        return f"hw-{self.files_id.hex}"
+        return adapter_name(self.files_id)

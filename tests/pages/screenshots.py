@@ -14,11 +14,11 @@ from sqlalchemy import func, select
 from server.app import create_app
 from server.auth.service import create_key
 from server.settings import ServerSettings
+from store.adapter_names import base_adapter_name
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
-from store.planes.adapters import base_adapter_name
 from store.tables import (
     AlarmRow,
     ApiKeyRow,

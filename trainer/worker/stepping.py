@@ -12,6 +12,7 @@ from uuid import UUID
 
 import structlog
 
+from store.adapter_names import adapter_name
 from store.blobs import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import ADAPTER, STATE
@@ -20,7 +21,6 @@ from store.oplog import work
 from store.oplog.lost_answers import LEFT_OUT
 from store.oplog.operation import ModelState, Operation
 from store.oplog.work import Lease
-from store.planes.adapters import adapter_name
 from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.promotion import Promotion
 from trainer.worker.summaries import logged_figures, summarise_step

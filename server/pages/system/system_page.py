@@ -9,7 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from sqlalchemy import Text, cast, func, or_, select, text
+from sqlalchemy import func, literal_column, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.auth.callers import Caller
@@ -18,6 +18,7 @@ from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.system.disks import disks
+from store.adapter_names import adapter_name_sql
 from store.planes.registration import has_trouble, is_live
 from store.planes.trainer_availability import trainer_availability_async
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow
@@ -93,7 +94,7 @@ async def _trainers(session: AsyncSession, caller: Caller) -> list[Plane]:
 
 async def _samplers(session: AsyncSession, caller: Caller) -> list[Plane]:
     """What they hold is shown as text: `arith-rl 0007-3f9c21ab`."""
-    adapter = func.concat("hw-", func.replace(cast(CheckpointRow.files_id, Text), "-", ""))
+    adapter = literal_column(adapter_name_sql("checkpoints.files_id"))
     query = (
         select(SamplerAdapterRow.sampler_id, ModelRow.id, ModelRow.slug, CheckpointRow.name)
         .join(SamplerRow, SamplerRow.id == SamplerAdapterRow.sampler_id)

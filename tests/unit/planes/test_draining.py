@@ -11,10 +11,11 @@ from sqlalchemy import func, select, update
 from sampler.agent import Agent, AgentSettings
 from server.admin import planes
 from server.audit.recording import COMMAND_LINE
+from store.adapter_names import base_adapter_name
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
 from store.oplog import leases
-from store.planes.adapters import base_adapter_name, report_adapter
+from store.planes.adapters import report_adapter
 from store.planes.promotion import PromotionPolicy, Votes, promotion_votes
 from store.planes.registration import register_sampler
 from store.planes.trainer_availability import trainer_availability

@@ -10,8 +10,9 @@ from rich.console import Console
 from sqlalchemy import text, update
 
 from cli.terminal.status_view import missing_table
+from store.adapter_names import base_adapter_name
 from store.database import AsyncDatabase, Database
-from store.planes.adapters import base_adapter_name, report_adapter
+from store.planes.adapters import report_adapter
 from store.planes.promotion import (
     LATE_AFTER_S,
     PromotionPolicy,

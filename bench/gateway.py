@@ -35,13 +35,13 @@ from sqlalchemy import func, update
 
 from bench.cgroups import confined
 from server.auth.service import create_key
-from store.adapter_names import base_adapter_name
 from store.catalog import ensure_base
 from store.database import AsyncDatabase, Database
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from store.planes.registration import register_sampler
 from store.tables import ModelRow, SamplerAdapterRow, SamplerRow
+from wire.adapter_names import base_adapter_name
 from wire.process.lifeline import VARIABLE
 
 MODEL = "bench-base"

@@ -15,7 +15,6 @@ from server.auth.service import Caller
 from server.catalog import service
 from server.catalog.types import Head
 from server.shutdown import Shutdown
-from store.adapter_names import base_adapter_name
 from store.database import AsyncDatabase
 from store.notify import ADAPTER_LOADED, AsyncListener
 from store.planes.adapters import want_checkpoint
@@ -23,6 +22,7 @@ from store.planes.promotion import PromotionPolicy, promotion_votes_async
 from store.tables import CheckpointRow, ModelRow
 from store.tree import head_of as head_of_model
 from store.tree import move_head
+from wire.adapter_names import base_adapter_name
 from wire.errors import Forbidden, Gone, PromotionRejected, Unavailable
 from wire.process.faults import fault_point
 

@@ -23,12 +23,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.context import Context, ContextDep
 from server.http.access import ANYBODY
 from server.http.routing import KeyedRouter
-from store.adapter_names import base_adapter_name_sql
 from store.database import AsyncDatabase
 from store.planes.registration import is_live
 from store.planes.trainer_availability import TrainerAvailability, trainer_availability_async
 from store.pool_queue import TooBusy
 from store.tables import SamplerAdapterRow, SamplerRow
+from wire.adapter_names import base_adapter_name_sql
 
 log = structlog.get_logger(__name__)
 router = KeyedRouter(tags=["health"])

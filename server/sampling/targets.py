@@ -13,8 +13,8 @@ from server.sampling.admission import SamplingKey, SamplingKeys
 from server.sampling.collaborators import Sampling
 from server.sampling.lookups import SharedLookups
 from server.sampling.target import ServedCheckpoint, Target
-from store.adapter_names import adapter_name, base_adapter_name
 from store.planes.serving import ServingInfo, ServingQuery
+from wire.adapter_names import adapter_name, base_adapter_name
 from wire.errors import Gone, NotFound
 
 

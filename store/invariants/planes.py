@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from store.adapter_names import adapter_name_sql, base_adapter_name_sql
 from store.invariants.base import Invariant
+from wire.adapter_names import adapter_name_sql, base_adapter_name_sql
 
 PLANES = (
     Invariant(

@@ -14,11 +14,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from store.adapter_names import adapter_name, base_adapter_name
 from store.database import Connection
 from store.notify import ADAPTER_LOADED, ADAPTERS_CHANGED, notify_async
 from store.planes.registration import takes_requests
 from store.tables import AdapterWantRow, CheckpointRow, ModelRow, SamplerAdapterRow, SamplerRow
+from wire.adapter_names import adapter_name, base_adapter_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from store.adapter_names import adapter_name_sql, base_adapter_name_sql
 from store.database import AsyncConnection, Connection
 from store.planes.registration import LIVE_FOR_S
+from wire.adapter_names import adapter_name_sql, base_adapter_name_sql
 
 LATE_AFTER_S = 30.0
 """A live sampler that has not loaded a head for so long is out of rotation: promotions do not wait for it."""

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from store.adapter_names import adapter_name_sql, base_adapter_name_sql
 from store.checkpoint_references import CheckpointReference, referred_sql
 from store.database import AsyncConnection
 from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
 from store.planes.registration import LIVE_FOR_S
 from store.references import WANTED
+from wire.adapter_names import adapter_name_sql, base_adapter_name_sql
 
 # As store.planes.registration.takes_requests.
 _TAKES_REQUESTS = """

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.adapter_names import adapter_name
 from store.tables.base import Base, Big, CreatedAt, UuidKey
+from wire.adapter_names import adapter_name
 
 
 class ModelRow(Base):

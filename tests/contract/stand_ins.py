@@ -12,11 +12,11 @@ import numpy as np
 from sqlalchemy import func, select, text, update
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from store.adapter_names import base_adapter_name
 from store.database import AsyncDatabase
 from store.notify import OPERATION_DONE, notify_async
 from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED
 from store.tables import CheckpointRow, ModelRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow
+from wire.adapter_names import base_adapter_name
 from wire.datum_payload import decode_datums
 from wire.payload import decode, encode
 

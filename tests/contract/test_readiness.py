@@ -11,10 +11,10 @@ from sqlalchemy import delete, func, insert, select, update
 
 from server.app import create_app
 from server.settings import ServerSettings, TrainerStart
-from store.adapter_names import base_adapter_name
 from store.tables import SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from tests.contract.conftest import serving
 from tests.contract.test_models import no_samplers
+from wire.adapter_names import base_adapter_name
 
 NOBODY = "http://127.0.0.1:1"
 

@@ -14,7 +14,6 @@ from sqlalchemy import func, select
 from server.app import create_app
 from server.auth.service import create_key
 from server.settings import ServerSettings
-from store.adapter_names import base_adapter_name
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
@@ -39,6 +38,7 @@ from tests.pages.browser import open_browser
 from tests.pages.rollouts import add_groups, add_job, pass_over, tell, trace_row, turns
 from tests.pages.scenes import add_model, grow
 from tests.pages.visit import visiting
+from wire.adapter_names import base_adapter_name
 
 LOOKS = {
     "light": {"color_scheme": "light"},

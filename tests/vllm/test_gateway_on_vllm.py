@@ -18,11 +18,11 @@ import pytest
 from sampler.app import create_app as create_sampler_app
 from server.app import create_app
 from server.settings import ServerSettings
-from store.adapter_names import base_adapter_name
 from store.database import AsyncDatabase
 from store.tables import ModelRow
 from tests.contract.conftest import Team, new_team, serving
 from tests.contract.stand_ins import keep_alive, register_sampler
+from wire.adapter_names import base_adapter_name
 
 pytestmark = pytest.mark.vllm
 

@@ -12,7 +12,6 @@ from uuid import UUID
 
 import structlog
 
-from store.adapter_names import adapter_name
 from store.blobs import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import ADAPTER, STATE
@@ -25,6 +24,7 @@ from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.promotion import Promotion
 from trainer.worker.summaries import logged_figures, summarise_step
 from trainer.worker.timing import StageTimer
+from wire.adapter_names import adapter_name
 from wire.engine import AdamParams, Engine
 from wire.errors import HeadwayError
 from wire.payload import decode, encode

@@ -18,10 +18,10 @@ from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.system.disks import disks
-from store.adapter_names import adapter_name_sql
 from store.planes.registration import has_trouble, is_live
 from store.planes.trainer_availability import trainer_availability_async
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow
+from wire.adapter_names import adapter_name_sql
 
 _MOST = 100
 

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import delete, exists, select, update
 
 from sampler.agent import Agent, AgentSettings
-from store.adapter_names import base_adapter_name
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import Database
 from store.planes.registration import is_live
 from store.tables import ModelRow, SamplerAdapterRow, SamplerRow
 from tests.unit.conftest import World
+from wire.adapter_names import base_adapter_name
 from wire.errors import Unavailable
 
 

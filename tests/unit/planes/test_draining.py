@@ -11,7 +11,6 @@ from sqlalchemy import func, select, update
 from sampler.agent import Agent, AgentSettings
 from server.admin import planes
 from server.audit.recording import COMMAND_LINE
-from store.adapter_names import base_adapter_name
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
 from store.oplog import leases
@@ -24,6 +23,7 @@ from store.tables import ModelLeaseRow, ModelRow, OperationRow, SamplerRow, Trai
 from tests.unit.conftest import World
 from tests.unit.planes.test_agent import Holder
 from tests.unit.planes.test_worker import Trainer
+from wire.adapter_names import base_adapter_name
 
 
 @pytest.fixture

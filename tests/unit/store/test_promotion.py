@@ -10,7 +10,6 @@ from rich.console import Console
 from sqlalchemy import text, update
 
 from cli.terminal.status_view import missing_table
-from store.adapter_names import base_adapter_name
 from store.database import AsyncDatabase, Database
 from store.planes.adapters import report_adapter
 from store.planes.promotion import (
@@ -25,6 +24,7 @@ from store.planes.registration import register_sampler, say_goodbye
 from store.planes.serving import samplers_serving
 from store.tables import ModelRow, SamplerRow
 from tests.unit.conftest import World
+from wire.adapter_names import base_adapter_name
 
 ONE, QUORUM, ALL = PromotionPolicy.ONE, PromotionPolicy.QUORUM, PromotionPolicy.ALL
 X = "hw-x"

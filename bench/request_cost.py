@@ -67,7 +67,7 @@ def _layers() -> dict[str, Any]:
     from server.http.request_body import SealedBodies
     from server.http.request_metrics import MeasuredRequests
     from server.metrics.instruments import ServerMetrics
-    from server.settings import Limits
+    from server.process.settings import Limits
 
     return {
         "bare": _endpoint,

@@ -21,8 +21,8 @@ from sqlalchemy import select
 from bench.gateway import free_port
 from server.app import create_app
 from server.auth.service import create_key
-from server.context import Context
-from server.settings import ServerSettings
+from server.http.context import Context
+from server.process.settings import ServerSettings
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.tables import TeamRow

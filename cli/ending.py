@@ -14,7 +14,7 @@ def or_stop(work: Callable[[], T]) -> T:
     """What `work` returns, or the end of the command."""
     from pydantic import ValidationError
 
-    from server.validation_messages import first_problem
+    from server.values.validation_messages import first_problem
     from store.database import DATABASE_AWAY
     from wire.errors import HeadwayError
 

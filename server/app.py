@@ -14,11 +14,11 @@ from server.background.closing_rollouts import closing_rollouts
 from server.background.garbage_collection import collecting_garbage
 from server.background.replicas import counting_replicas
 from server.background.trainer_launchers import launching_trainers
-from server.context import open_context
 from server.guard.watch import guarding
 from server.http import health
 from server.http import metrics_page as metrics
 from server.http.access_log import AccessLog
+from server.http.context import open_context
 from server.http.draining import Draining
 from server.http.errors import install_error_handlers
 from server.http.problem import Problem
@@ -28,11 +28,11 @@ from server.http.request_metrics import MeasuredRequests
 from server.metrics.instruments import ServerMetrics
 from server.metrics.workers import count_process
 from server.pages.protocol import PAGES
+from server.process.settings import ServerSettings
+from server.process.shutdown import Shutdown
 from server.protocols.hud.protocol import HUD
 from server.protocols.openai.errors import openai_error
 from server.protocols.openai.protocol import OPENAI
-from server.settings import ServerSettings
-from server.shutdown import Shutdown
 
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
 

@@ -26,7 +26,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from server.app import create_app
 from server.metrics.workers import shared_counts
-from server.settings import (
+from server.process.settings import (
     GarbageCollectionSettings,
     GatewayLimits,
     GuardSettings,
@@ -36,7 +36,7 @@ from server.settings import (
     TrainerStart,
     TrainingLimits,
 )
-from server.shutdown import Shutdown
+from server.process.shutdown import Shutdown
 from store.planes.promotion import PromotionPolicy
 from wire.process.faults import arm_faults
 from wire.process.http_protocol import BoundedProtocol
@@ -75,7 +75,7 @@ def serve(
     stop: StopSettings | None = None,
     guard: GuardSettings | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way then end as `server.shutdown` says."""
+    """Serve until SIGINT or SIGTERM; requests under way then end as `server.process.shutdown` says."""
     settings = ServerSettings(
         database_url,
         blob_root,

@@ -15,8 +15,8 @@ from pathlib import Path
 import grimp
 
 PACKAGES = ("wire", "store", "server", "trainer", "sampler", "cli")
-MAX_LARGEST_GROUP = 33
-MAX_PACKAGES_IN_CYCLES = 49
+MAX_LARGEST_GROUP = 8
+MAX_PACKAGES_IN_CYCLES = 29
 MANY_FILES = 20
 
 

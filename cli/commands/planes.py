@@ -37,7 +37,7 @@ from cli.settings import (
 )
 from cli.terminal.settings_options import takes_settings
 from sampler.settings import SamplerSettings
-from server.settings import (
+from server.process.settings import (
     GarbageCollectionSettings,
     GatewayLimits,
     GuardSettings,

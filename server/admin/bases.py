@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.admin.types import Base, BaseRequest, Page
 from server.audit.recording import Actor, record
-from server.paging import page_of
+from server.values.paging import page_of
 from store.catalog import ensure_base
 from store.planes.registration import takes_requests
 from store.planes.trainer_availability import trainer_availability_async

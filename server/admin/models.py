@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.admin.types import Page, TeamModel
 from server.catalog.repository import BaseRow, as_uuid
 from server.catalog.service import catalog_model, no_such_model
-from server.paging import page_of
+from server.values.paging import page_of
 from store.tables import ModelRow, TeamRow
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.admin.types import Page, Sampler, Trainer
 from server.audit.recording import Actor, record
-from server.paging import page_of
+from server.values.paging import page_of
 from store.notify import ADAPTERS_CHANGED, OPERATION_QUEUED, TRAINERS_CHANGED, notify_async
 from store.planes.registration import is_live
 from store.tables import ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from server.catalog.types import CatalogModel
-from server.texts import Name
+from server.values.texts import Name
 
 ItemT = TypeVar("ItemT")
 

@@ -11,8 +11,8 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.admin.types import Event, Page
-from server.paging import page_of
-from server.sanitizing import is_storable
+from server.values.paging import page_of
+from server.values.sanitizing import is_storable
 from store.tables import ApiKeyRow, EventRow
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from server.settings import ServerSettings
+from server.process.settings import ServerSettings
 from store.database import Database
 from store.repeating import RepeatedTask, Rhythm
 from store.rollouts import close_silent_traces

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from server.settings import ServerSettings
+from server.process.settings import ServerSettings
 from store.blobs import BlobStore
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database

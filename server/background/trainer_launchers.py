@@ -13,7 +13,7 @@ from typing import IO
 import httpx
 import structlog
 
-from server.settings import ServerSettings, TrainerStart
+from server.process.settings import ServerSettings, TrainerStart
 from store.database import DATABASE_AWAY, Database
 from store.planes.trainer_starts import WantedTrainer, start_failed
 from store.starter import Launch, Starter

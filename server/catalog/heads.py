@@ -14,7 +14,7 @@ from server.audit.recording import Actor, actor_of, record
 from server.auth.service import Caller
 from server.catalog import service
 from server.catalog.types import Head
-from server.shutdown import Shutdown
+from server.process.shutdown import Shutdown
 from store.database import AsyncDatabase
 from store.notify import ADAPTER_LOADED, AsyncListener
 from store.planes.adapters import want_checkpoint

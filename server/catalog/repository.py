@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from server.sanitizing import is_storable
+from server.values.sanitizing import is_storable
 from store.checkpoint_references import CheckpointReference, as_uuid, referred_to
 from store.tables import CheckpointRow, ModelRow
 

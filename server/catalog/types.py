@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.texts import Sentence
+from server.values.texts import Sentence
 
 
 class Provider(BaseModel):

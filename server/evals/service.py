@@ -15,8 +15,8 @@ from server.evals.jobs import benchmark_of
 from server.guard.reading import BASE
 from server.guard.settings import in_full, names_an_evaluation
 from server.guard.types import Eval, EvalRequest, EvaluationJob, EvaluationMark
-from server.paging import page_of
-from server.sanitizing import is_storable, storable_json
+from server.values.paging import page_of
+from server.values.sanitizing import is_storable, storable_json
 from store.notify import GUARD_DUE, notify_async
 from store.tables import CheckpointRow, EvalRow, GuardRow, JobRow, ModelRow, TraceRow
 from wire.errors import InvalidRequest, NotFound

@@ -15,8 +15,8 @@ from server.guard.reading import BASE
 from server.guard.rolling_back import Undone, roll_back
 from server.guard.settings import read_guard
 from server.guard.webhooks import WebhookFailed, deliver
-from server.settings import GuardSettings
-from server.shutdown import ServerStopping
+from server.process.settings import GuardSettings
+from server.process.shutdown import ServerStopping
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, ModelRow
 from wire.errors import HeadwayError, InvalidRequest

@@ -14,7 +14,7 @@ from server.catalog import pausing
 from server.catalog.heads import Heads, roll_to
 from server.guard.reading import BASE
 from server.guard.types import Alarm
-from server.paging import page_of
+from server.values.paging import page_of
 from store.tables import AlarmRow, ModelRow
 from wire.errors import Conflict, NotFound
 

@@ -15,7 +15,7 @@ from server.auth.callers import Caller
 from server.guard.rules import RULES
 from server.guard.types import Action, Guard, GuardRequest, Rule, RuleSettings
 from server.guard.webhooks import check_receiver, check_webhook_url
-from server.settings import GuardSettings
+from server.process.settings import GuardSettings
 from store.tables import GuardRow, ModelRow
 from wire.errors import InvalidRequest
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from server.admin.types import Closed
-from server.texts import Name
+from server.values.texts import Name
 from wire.bounded import FEW_ENTRIES
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -11,7 +11,7 @@ from server.catalog.heads import Heads
 from server.evals.jobs import score_jobs
 from server.guard.acting import act_due
 from server.guard.checking import check_due
-from server.settings import GuardSettings
+from server.process.settings import GuardSettings
 from store.notify import GUARD_DUE, OPERATION_DONE, Subscription
 from store.repeating import RepeatedTask, Rhythm
 

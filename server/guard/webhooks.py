@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import httpx
 
-from server.settings import GuardSettings
+from server.process.settings import GuardSettings
 from wire.errors import InvalidRequest
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -13,8 +13,8 @@ from fastapi import Depends, Request
 from server.auth.callers import Caller
 from server.auth.roles import Scope
 from server.auth.service import authenticate
-from server.context import Context
 from server.http.access import Access, DescribedKey, sent_key
+from server.http.context import Context
 
 _CALLER = "headway.caller"
 _READS = ("GET", "HEAD")

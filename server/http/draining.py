@@ -1,5 +1,5 @@
-"""ASGI middleware that answers the requests which `server.shutdown` ends: 503 with Retry-After where nothing was sent
-yet, or as their last event the same sentence where a stream of events has begun."""
+"""ASGI middleware that answers the requests which `server.process.shutdown` ends: 503 with Retry-After where nothing
+was sent yet, or as their last event the same sentence where a stream of events has begun."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.errors import error_body_of, error_response
-from server.shutdown import ServerStopping, Shutdown
+from server.process.shutdown import ServerStopping, Shutdown
 
 _ALWAYS_SERVED = ("/healthz", "/readyz", "/metrics")
 _EVENTS = "text/event-stream"

@@ -1,7 +1,7 @@
 """Every failure as a JSON object, in the shape that the route names (`KeyedRoute.error_body`).
 
 Where no route was chosen, because there is none or before one could be, it is the shape that `install_error_handlers`
-was given.
+was given; but the plain one where there is no key either.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from starlette.types import Scope
 from server.http.access import sent_key
 from server.http.access_log import request_id
 from server.http.body_memory import BodiesInTheWay
-from server.http.problem import ErrorBody
+from server.http.problem import ErrorBody, problem
 from server.http.request_body import BodyTooLarge
-from server.validation_messages import first_field, first_problem
+from server.values.validation_messages import first_field, first_problem
 from store.database import DATABASE_AWAY
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated, Unavailable
 
@@ -74,12 +74,7 @@ def refusal_of(error: Exception) -> HeadwayError | None:
 
 def error_response(request: Request, error: HeadwayError) -> JSONResponse:
     """A refusal as it goes over the wire."""
-    retry_after_s = error.retry_after_s or (_RETRY_AFTER_S if error.status == 503 else None)
-    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    body = error_body_of(request.scope)(error.status, error.code, error.message, error.param)
-    return JSONResponse(body, error.status, headers)
+    return _response(error, error_body_of(request.scope))
 
 
 def error_body_of(scope: Scope) -> ErrorBody:
@@ -88,13 +83,21 @@ def error_body_of(scope: Scope) -> ErrorBody:
     return getattr(route, "error_body", None) or scope["app"].state.unrouted_error_body
 
 
+def _response(error: HeadwayError, shape: ErrorBody) -> JSONResponse:
+    retry_after_s = error.retry_after_s or (_RETRY_AFTER_S if error.status == 503 else None)
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(shape(error.status, error.code, error.message, error.param), error.status, headers)
+
+
 async def _http_exception(request: Request, error: Exception) -> JSONResponse:
     error = cast(HTTPException, error)
     if error.status_code in _NO_ROUTE:
         try:
             sent_key(request)
         except Unauthenticated as no_key:
-            return error_response(request, no_key)
+            return _response(no_key, getattr(request.scope.get("route"), "error_body", problem))
     sentence = error.detail
     if not isinstance(error, BodyTooLarge | BodiesInTheWay) and error.status_code in _HTTP_SENTENCES:
         sentence = _HTTP_SENTENCES[error.status_code].format(method=request.method, path=request.url.path)

@@ -20,8 +20,8 @@ from pydantic import BaseModel
 from sqlalchemy import and_, literal_column, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.context import Context, ContextDep
 from server.http.access import ANYBODY
+from server.http.context import Context, ContextDep
 from server.http.routing import KeyedRouter
 from store.database import AsyncDatabase
 from store.planes.registration import is_live

@@ -8,8 +8,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.auth.service import authenticate
-from server.context import Context, ContextDep
 from server.http.authentication import KeyDep
+from server.http.context import Context, ContextDep
 from server.http.routing import KeyedRouter
 from server.metrics.census import census_exposition
 from server.metrics.workers import exposition

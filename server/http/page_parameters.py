@@ -1,4 +1,4 @@
-"""What routes with long lists take from the query. (Apart from `server.paging`: commands run without FastAPI.)"""
+"""What routes with long lists take from the query. (Apart from `server.values.paging`: commands know no FastAPI.)"""
 
 from __future__ import annotations
 

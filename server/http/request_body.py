@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.body_memory import BodyMemory
-from server.settings import Limits
+from server.process.settings import Limits
 from wire.errors import UnsupportedEncoding
 
 _SCOPE_KEY = "headway.request_body"

@@ -26,7 +26,7 @@ from server.rollouts.types import (
     TracePage,
 )
 from server.rollouts.visibility import models_of
-from server.sanitizing import storable_text
+from server.values.sanitizing import storable_text
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts import (
     JobFacts,

@@ -9,7 +9,7 @@ from uuid import UUID
 from server.rollouts.ids import id_or_none
 from server.rollouts.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.rollouts.service import describe, found_trace, no_such_trace
-from server.sanitizing import readable_json
+from server.values.sanitizing import readable_json
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts import RecordedSample, RecordedSpan, Resolved, read_rollouts, read_spans, resolve_rollout

@@ -13,9 +13,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from server.rollouts import transfer_types
-from server.sanitizing import readable_value, refuse_deep, storable_text, text_or_none
 from server.uploads.json_scanner import JsonScanner
-from server.validation_messages import first_problem
+from server.values.sanitizing import readable_value, refuse_deep, storable_text, text_or_none
+from server.values.validation_messages import first_problem
 from store.rollouts import Conversation, ImportedTurn, NewTrace, Served, content_id
 from wire.errors import InvalidRequest, TooLarge
 from wire.trajectories import Turn

@@ -13,13 +13,13 @@ from server.audit.lines import GrowingLine
 from server.audit.recording import actor_of
 from server.auth.callers import Caller
 from server.catalog.repository import find_model
+from server.process.settings import Limits
 from server.rollouts.imported_lines import Line, read_line
 from server.rollouts.transfer_types import ImportResult, RefusedLine
 from server.rollouts.visibility import require_job, require_trace
-from server.sanitizing import storable_text
-from server.settings import Limits
 from server.uploads.storing import stored_or_refused
 from server.uploads.upload_parser import UploadParser
+from server.values.sanitizing import storable_text
 from store.blobs import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts import NewTrace, Outcome, import_trace

@@ -26,7 +26,7 @@ from server.rollouts.types import (
     TraceList,
 )
 from server.rollouts.visibility import require_job
-from server.sanitizing import storable_json
+from server.values.sanitizing import storable_json
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts import TraceFacts, TraceFilter, cancel_traces, delete_trace, find_trace, list_traces, pin_trace
 from store.tables import TraceRow

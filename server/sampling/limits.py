@@ -11,8 +11,8 @@ from typing import ClassVar
 from uuid import UUID
 
 from server.metrics.instruments import ServerMetrics
-from server.settings import GatewayLimits
-from server.shutdown import Shutdown
+from server.process.settings import GatewayLimits
+from server.process.shutdown import Shutdown
 from wire.errors import UNTIL_MENDED, HeadwayError
 
 _RETRY_AFTER_S = 2

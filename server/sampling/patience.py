@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from uuid import UUID
 
+from server.process.shutdown import Shutdown
 from server.sampling.lookups import Holders, SharedLookups
 from server.sampling.target import Target
-from server.shutdown import Shutdown
 from store.notify import ADAPTER_LOADED, AsyncListener
 from store.planes.serving import Sampler
 from wire.errors import Unavailable

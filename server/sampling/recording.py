@@ -14,7 +14,7 @@ from server.sampling.answers import Answer
 from server.sampling.recorder import Served as ServedCompletion
 from server.sampling.requests import Chat, Prompt, Rollout, SampleRequest
 from server.sampling.target import Target
-from server.sanitizing import readable_value
+from server.values.sanitizing import readable_value
 from store.rollouts import Conversation, NewSample, Served
 from wire.sampling import GenerateRequest
 from wire.trajectories import Turn

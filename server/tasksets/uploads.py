@@ -10,10 +10,10 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from server.sanitizing import is_storable
 from server.tasksets.types import TasksUpload, UploadedTask
 from server.uploads.upload_parser import UploadParser
-from server.validation_messages import first_problem
+from server.values.sanitizing import is_storable
+from server.values.validation_messages import first_problem
 from wire.errors import InvalidRequest, TooLarge
 
 MAX_TASKS = 100_000

@@ -14,7 +14,7 @@ from server.auth.callers import Caller
 from server.auth.issuing import Grant, issue, refuse_beyond, revoke, rotate
 from server.catalog import repository
 from server.catalog.service import no_such_model
-from server.paging import page_of
+from server.values.paging import page_of
 from store.tables import ApiKeyRow, TeamRow
 from wire.errors import NotFound
 

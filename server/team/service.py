@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.admin.types import Page, Quotas, Team, TeamChange, TeamWithUsage, Usage
 from server.audit.recording import Actor, record
 from server.catalog.repository import as_uuid
-from server.paging import page_of
-from server.sanitizing import is_storable
 from server.team.quotas import seconds_to_reset
+from server.values.paging import page_of
+from server.values.sanitizing import is_storable
 from store.tables import ApiKeyRow, TeamRow
 from store.usage import usage_of
 from wire.errors import Conflict, NotFound

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog.service import no_such_model
 from server.guard.types import Period, TaskReport, TrainabilityReport
-from server.sanitizing import is_storable
+from server.values.sanitizing import is_storable
 from store.rollouts.traces import REWARD, STATUS
 from store.tables import ModelRow
 from wire.cursors import make_cursor, parse_cursor

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import numpy as np
 
-from server.sanitizing import is_storable
 from server.training.requests import LossRequest
+from server.values.sanitizing import is_storable
 from wire.engine import BaseModelInfo
 from wire.errors import InvalidRequest
 from wire.trajectories import Batch, Float32Array

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from server.auth.key_uses import KeyUses
 from server.metrics.instruments import ServerMetrics
-from server.shutdown import Shutdown
+from server.process.shutdown import Shutdown
 from server.training.places import TrainingPlaces
 from store.blobs import BlobStore
 from store.database import AsyncDatabase

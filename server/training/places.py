@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 from uuid import UUID
 
-from server.settings import TrainingLimits
+from server.process.settings import TrainingLimits
 from wire.errors import UNTIL_MENDED, HeadwayError, Unavailable
 
 _RETRY_AFTER_S = 10

@@ -43,7 +43,7 @@ def _import_planes() -> Mapping[str, Callable[[Mapping[str, Any]], None]]:
     import sampler.main
     import server.main
     import trainer.main
-    from server.settings import ServerSettings  # noqa: F401
+    from server.process.settings import ServerSettings  # noqa: F401
 
     _import_models()
     _ = (server.main, sampler.main, trainer.main)

@@ -21,7 +21,7 @@ from sampler.app import create_app as create_sampler_app
 from sampler.backends.base import SamplerInfo
 from server.app import create_app
 from server.auth.service import create_key
-from server.settings import GuardSettings, Limits, ServerSettings, Timeouts
+from server.process.settings import GuardSettings, Limits, ServerSettings, Timeouts
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade

@@ -15,7 +15,7 @@ from server.app import create_app
 from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
-from server.settings import ServerSettings
+from server.process.settings import ServerSettings
 from store.database import AsyncDatabase
 from store.tables import AlarmRow
 from tests.contract.conftest import batch, num_operations

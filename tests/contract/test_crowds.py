@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from server.app import create_app
+from server.process.settings import ServerSettings, TrainingLimits
 from server.protocols.hud.training.schemas import ForwardBackwardRequest
-from server.settings import ServerSettings, TrainingLimits
 from server.training.operations import Prepared
 from server.training.requests import BatchRequest
 from store.pool_queue import QueueLimits

@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, update
 
 from server.app import create_app
 from server.auth.service import revoke_key
-from server.settings import GatewayLimits, ServerSettings
+from server.process.settings import GatewayLimits, ServerSettings
 from store.tables import CheckpointRow, SamplerRow
 from tests.contract.conftest import CONTEXT, new_team, serving
 from tests.contract.stand_ins import register_sampler

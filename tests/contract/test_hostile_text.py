@@ -20,7 +20,7 @@ from server.app import create_app
 from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
-from server.settings import ServerSettings
+from server.process.settings import ServerSettings
 from wire.cursors import make_cursor
 
 NOW, ID = datetime.now(UTC), uuid.uuid4()

@@ -16,8 +16,8 @@ from sqlalchemy import func, update
 
 from server.app import create_app
 from server.auth.service import create_key
-from server.context import ContextDep
-from server.settings import ServerSettings
+from server.http.context import ContextDep
+from server.process.settings import ServerSettings
 from store import cache_barrier
 from store.tables import ApiKeyRow
 from tests.contract.conftest import serving

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.app import create_app
 from server.auth.service import create_key
-from server.settings import GatewayLimits, ServerSettings
+from server.process.settings import GatewayLimits, ServerSettings
 from store.database import AsyncDatabase
 from store.tables import ModelRow
 from tests.contract.conftest import Team, new_team, serving

@@ -28,9 +28,9 @@ from server.http.request_body import COUNTED_BY_ITS_READER, OPEN_TO_ANYBODY, SMA
 from server.http.routing import KeyedRoute, KeyedRouter, bound_of
 from server.pages.shared.sessions import start_session
 from server.pages.shared.signing_in import COOKIE
+from server.process.settings import Limits, ServerSettings
 from server.protocols.hud.training import schemas as wire_training
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
-from server.settings import Limits, ServerSettings
 from store.database import AsyncDatabase
 from tests.contract.conftest import LIMITS
 from tests.contract.test_access import PUBLIC, ROUTES, SHOWN_BY_THE_FRAMEWORK, SUFFICES

@@ -21,7 +21,7 @@ from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.guard.settings import read_set, write_guard
 from server.guard.types import RuleSettings
-from server.settings import ServerSettings
+from server.process.settings import ServerSettings
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, ApiKeyRow, EventRow, ModelRow, SamplerRow, TeamRow, TrainerRow
 from tests.contract.conftest import Team, new_team

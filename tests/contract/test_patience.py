@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from server.app import create_app
-from server.settings import ServerSettings, Timeouts
+from server.process.settings import ServerSettings, Timeouts
 from store.planes.promotion import PATIENCE_S
 from store.tables import SamplerAdapterRow, SamplerRow
 from tests.contract.conftest import serving

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import delete, func, insert, select, update
 
 from server.app import create_app
-from server.settings import ServerSettings, TrainerStart
+from server.process.settings import ServerSettings, TrainerStart
 from store.tables import SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from tests.contract.conftest import serving
 from tests.contract.test_models import no_samplers

@@ -11,11 +11,11 @@ import pytest
 
 from server.app import create_app
 from server.auth.callers import Caller
+from server.process.settings import ServerSettings
 from server.sampling.collaborators import Sampling
 from server.sampling.requests import Chat, Rollout, SampleRequest
 from server.sampling.service import sample, stream
 from server.sampling.targets import find_target
-from server.settings import ServerSettings
 from tests.contract.conftest import serving
 from wire.errors import Forbidden, ModelNotFound
 from wire.sampling import ParseOptions, RenderRequest, SamplingParams

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from sqlalchemy import delete, update
 
 from server.app import create_app
-from server.settings import GatewayLimits, ServerSettings, StopSettings, Timeouts
-from server.shutdown import Shutdown
+from server.process.settings import GatewayLimits, ServerSettings, StopSettings, Timeouts
+from server.process.shutdown import Shutdown
 from store.tables import ModelRow, OperationRow, SamplerAdapterRow
 from tests.contract.conftest import Team, batch, num_operations, serving
 from tests.contract.stand_ins import add_checkpoint

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 
 from server.app import create_app
 from server.auth.service import create_key
-from server.settings import ServerSettings
+from server.process.settings import ServerSettings
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres

@@ -17,7 +17,7 @@ import pytest
 
 from sampler.app import create_app as create_sampler_app
 from server.app import create_app
-from server.settings import ServerSettings
+from server.process.settings import ServerSettings
 from store.database import AsyncDatabase
 from store.tables import ModelRow
 from tests.contract.conftest import Team, new_team, serving

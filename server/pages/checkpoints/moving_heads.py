@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog import heads
-from server.context import Context, ContextDep
+from server.http.context import Context, ContextDep
 from server.pages.checkpoints.lineage import read_lineage
 from server.pages.shared.forms import submitted
 from server.pages.shared.model_states import model_states

@@ -9,8 +9,8 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog.repository import as_uuid
-from server.context import Context, ContextDep
 from server.guard import alarms
+from server.http.context import Context, ContextDep
 from server.pages.shared.forms import submitted
 from server.pages.shared.model_states import model_states
 from server.pages.shared.rendering import page

@@ -7,10 +7,10 @@ from typing import Any, get_args
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from server.context import Context, ContextDep
 from server.guard import settings
 from server.guard.rules import RULES
 from server.guard.types import Action, GuardRequest, RuleSettings
+from server.http.context import Context, ContextDep
 from server.pages.guard.guard_tab import ACTIONS, seen_rules
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.rendering import page

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from server.context import ContextDep
+from server.http.context import ContextDep
 from server.pages.shared.filters import JOB_STATUSES, Cursor, JobFilterDep, wanted_jobs
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from server.catalog.repository import as_uuid
-from server.context import ContextDep
+from server.http.context import ContextDep
 from server.pages.jobs.strips import strip
 from server.pages.rollouts.rollout_rows import rollout_rows
 from server.pages.shared.filters import TRACE_STATUSES, Cursor, TraceFilterDep

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.auth.callers import Caller
 from server.catalog.repository import BaseRow
-from server.context import ContextDep
+from server.http.context import ContextDep
 from server.pages.shared.model_states import ModelState, model_states
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute

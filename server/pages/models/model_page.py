@@ -8,9 +8,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.context import ContextDep
 from server.guard.alarms import list_alarms
 from server.guard.types import TaskReport
+from server.http.context import ContextDep
 from server.pages.checkpoints.checkpoint_rows import checkpoint_rows
 from server.pages.checkpoints.lineage import Lineage, read_lineage
 from server.pages.checkpoints.node_details import NodeDetails, node_details

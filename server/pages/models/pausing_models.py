@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 from server.audit.recording import actor_of
 from server.catalog import pausing
 from server.catalog.types import PauseRequest
-from server.context import Context, ContextDep
+from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.model_states import model_states
 from server.pages.shared.rendering import page

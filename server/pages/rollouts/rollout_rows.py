@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from server.auth.callers import Caller
-from server.context import Context
+from server.http.context import Context
 from server.pages.shared.filters import Filter, wanted_traces
 from server.rollouts.visibility import models_of
 from store.database import AsyncConnection

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.catalog.repository import as_uuid
-from server.context import ContextDep
+from server.http.context import ContextDep
 from server.http.disconnects import unless_disconnected
 from server.pages.shared.forms import submitted
 from server.pages.shared.routing import PageRoute

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from server.catalog.repository import as_uuid
-from server.context import ContextDep
+from server.http.context import ContextDep
 from server.pages.rollouts.rollout_rows import CheckpointName, checkpoint_names
 from server.pages.rollouts.scoring import is_scorable
 from server.pages.rollouts.tokens import GAP_LEVELS, LEVELS, Strip, last_passes, mean_logprob, strip_of

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.sanitizing import readable_value, storable_text
+from server.values.sanitizing import readable_value, storable_text
 from store.rollouts import RecordedSample, RecordedSpan, Resolved
 from store.rollouts.spans import STEP_SCHEMA
 

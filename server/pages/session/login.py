@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from server.context import Context, ContextDep
 from server.http.access import ANYBODY
+from server.http.context import Context, ContextDep
 from server.pages.shared.forms import submitted, submitted_by_anybody
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute

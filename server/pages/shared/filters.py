@@ -11,7 +11,7 @@ from fastapi import Depends, Query
 
 from server.catalog.repository import as_uuid
 from server.pages.shared.addresses import address
-from server.sanitizing import is_storable
+from server.values.sanitizing import is_storable
 from store.rollouts import JobFilter, TraceFilter
 from store.rollouts.jobs import JobStatus
 from store.rollouts.traces import Status

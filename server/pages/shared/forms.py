@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from server.pages.shared.sessions import Visitor
-from server.validation_messages import first_problem
+from server.values.validation_messages import first_problem
 from wire.errors import Forbidden, InvalidRequest
 
 RequestT = TypeVar("RequestT", bound=BaseModel)

@@ -9,8 +9,8 @@ from urllib.parse import quote, urlsplit
 from fastapi import Depends, Request
 
 from server.auth.roles import Scope
-from server.context import Context
 from server.http.access import Access
+from server.http.context import Context
 from server.pages.shared.sessions import Visitor, find_visitor
 from wire.errors import Unauthenticated
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from server.settings import ServerSettings
+from server.process.settings import ServerSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.admin import planes
 from server.audit.recording import actor_of
-from server.context import Context, ContextDep
+from server.http.context import Context, ContextDep
 from server.pages.shared.forms import submitted
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from server.context import ContextDep
+from server.http.context import ContextDep
 from server.pages.shared.filters import Cursor
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute

@@ -14,16 +14,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.auth.callers import Caller
 from server.catalog.repository import as_uuid
-from server.context import ContextDep
 from server.guard.types import TaskReport
+from server.http.context import ContextDep
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.sparkline import sparkline
-from server.sanitizing import is_storable
 from server.tasksets.service import get_taskset
 from server.trainability.report import trainability_of
 from server.trainability.trained import trained_on
+from server.values.sanitizing import is_storable
 from store.tables import ModelRow
 from store.tasksets import content_of, tasks_after
 from wire.errors import NotFound

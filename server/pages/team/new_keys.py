@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.admin.types import KeyRequest, NewKey, RotateRequest
 from server.auth.roles import MEANS, ROLES
 from server.auth.service import key_hash
-from server.context import Context, ContextDep
+from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute

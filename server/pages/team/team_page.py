@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from server.admin.types import Quotas, TeamChange, TeamWithUsage
 from server.audit.recording import actor_of
-from server.context import Context, ContextDep
+from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute

@@ -9,10 +9,10 @@ from fastapi import Query
 
 from server.admin.types import Page
 from server.catalog.service import get_callers_model
-from server.context import ContextDep
 from server.evals import service
 from server.guard.types import Eval, EvalRequest, EvaluationJob, EvaluationMark
 from server.http.authentication import CallerDep
+from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
 

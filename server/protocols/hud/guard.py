@@ -6,13 +6,13 @@ from uuid import UUID
 
 from server.admin.types import Closed, Page
 from server.catalog.service import get_callers_model
-from server.context import ContextDep
 from server.guard import alarms, settings
 from server.guard.types import Alarm, Guard, GuardRequest
 from server.http.authentication import CallerDep
+from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
-from server.texts import Sentence
+from server.values.texts import Sentence
 
 
 class AcknowledgeRequest(Closed):

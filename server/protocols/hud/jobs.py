@@ -8,8 +8,8 @@ from uuid import UUID
 from fastapi import Query
 
 from server.catalog.repository import as_uuid
-from server.context import ContextDep
 from server.http.authentication import CallerDep, ReporterDep
+from server.http.context import ContextDep
 from server.jobs import service
 from server.protocols.hud.routing import HudRouter
 from server.protocols.hud.visibility import ReportedJob, SeenJob

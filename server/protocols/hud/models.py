@@ -18,8 +18,8 @@ from server.catalog.types import (
     PauseRequest,
     TeamModels,
 )
-from server.context import ContextDep
 from server.http.authentication import CallerDep, ModelUserDep
+from server.http.context import ContextDep
 from server.protocols.hud.routing import HudRouter
 
 

@@ -10,8 +10,8 @@ from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 
 from server.admin.types import Page
-from server.context import ContextDep
 from server.http.authentication import CallerDep
+from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.request_body import UPLOAD
 from server.protocols.hud import projects

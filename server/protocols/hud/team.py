@@ -9,8 +9,8 @@ from fastapi import Body
 
 from server.admin.types import Event, Key, KeyRequest, NewKey, Page, RotateRequest, TeamWithUsage
 from server.audit.listing import list_events
-from server.context import ContextDep
 from server.http.authentication import CallerDep, TeamAdminDep
+from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.event_filters import EventFilterParams
 from server.protocols.hud.routing import HudRouter

@@ -9,9 +9,9 @@ from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 
 from server.catalog.repository import as_uuid
-from server.context import ContextDep
 from server.http.access import ANYBODY
 from server.http.authentication import CallerDep, ReporterDep
+from server.http.context import ContextDep
 from server.http.disconnects import unless_disconnected
 from server.http.request_body import UPLOAD
 from server.protocols.hud.openapi import json_body
@@ -34,9 +34,9 @@ from server.rollouts.types import (
 )
 from server.rollouts.uploads import take_upload
 from server.rollouts.visibility import require_trace
-from server.sanitizing import readable_json
 from server.training.idempotency import IDEMPOTENCY_HEADER
 from server.training.scoring import score_trace
+from server.values.sanitizing import readable_json
 
 router = HudRouter(tags=["traces"])
 

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import Query
 
 from server.catalog.service import get_callers_model
-from server.context import ContextDep
 from server.guard.types import TrainabilityReport
 from server.http.authentication import CallerDep
+from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, LimitParam
 from server.protocols.hud.routing import HudRouter
 from server.trainability.report import trainability

@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
-from server.context import ContextDep
 from server.http.authentication import CallerDep
+from server.http.context import ContextDep
 from server.http.disconnects import body_chunks
 from server.http.request_body import COUNTED_BY_ITS_READER
 from server.protocols.hud.routing import HudRouter

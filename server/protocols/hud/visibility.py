@@ -6,8 +6,8 @@ from uuid import UUID
 
 from fastapi import Depends
 
-from server.context import ContextDep
 from server.http.authentication import AnyCallerDep
+from server.http.context import ContextDep
 from server.rollouts.visibility import require_job, require_trace
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from server.context import Context
 from server.http.access import Access, DescribedKey, sent_key
+from server.http.context import Context
 from server.sampling.admission import SamplingKey
 
 _SAMPLING_KEY = "headway.sampling_key"

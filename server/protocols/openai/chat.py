@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from server.context import Context
+from server.http.context import Context
 from server.protocols.openai.answering import Named, respond
 from server.protocols.openai.constraints import requested_constraint
 from server.protocols.openai.continuation import covered_messages

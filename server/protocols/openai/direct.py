@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from server.context import Context
+from server.http.context import Context
 from server.http.disconnects import ClientDisconnected
 from server.http.request_body import body_was_read
 from server.http.routing import Handler

@@ -9,8 +9,8 @@ from fastapi.responses import Response
 
 from server.catalog import repository
 from server.catalog.service import no_such_model
-from server.context import ContextDep
 from server.http.authentication import ModelUserDep
+from server.http.context import ContextDep
 from server.http.routing import KeyedRouter
 from server.protocols.openai import chat, completions
 from server.protocols.openai.admission import SamplingKeyDep

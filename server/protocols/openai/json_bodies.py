@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from server.uploads.json_size import JsonBounds
-from server.validation_messages import invalid_request
+from server.values.validation_messages import invalid_request
 from wire.errors import InvalidRequest
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from fastapi import Request
 
 from server.catalog.repository import largest_context
-from server.context import Context
+from server.http.context import Context
 from server.http.request_body import BodyBound, MoreRoom
 from server.protocols.openai.schemas import MAX_CHOICES
 

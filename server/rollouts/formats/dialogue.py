@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from server.sanitizing import storable_text, text_or_none
+from server.values.sanitizing import storable_text, text_or_none
 from store.rollouts import Resolved
 
 Message = dict[str, Any]

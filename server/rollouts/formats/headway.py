@@ -15,7 +15,7 @@ from typing import Any
 from server.rollouts.formats.dialogue import dialogue_of
 from server.rollouts.ids import id_or_none
 from server.rollouts.transfer_types import TRACE_FORMAT
-from server.sanitizing import storable_text
+from server.values.sanitizing import storable_text
 from store.rollouts import RecordedSample, Resolved
 
 

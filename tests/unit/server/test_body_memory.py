@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI, Request
 from server.http.body_memory import BodiesInTheWay, BodyMemory
 from server.http.errors import install_error_handlers
 from server.http.request_body import UPLOAD, SealedBodies, open_body
-from server.settings import Limits
+from server.process.settings import Limits
 from server.uploads.json_size import JsonBounds
 from wire.errors import TooLarge
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from server.background.closing_rollouts import closing_rollouts
-from server.settings import GarbageCollectionSettings, ServerSettings
+from server.process.settings import GarbageCollectionSettings, ServerSettings
 from store.database import AsyncDatabase, Database
 from store.rollouts import TraceFilter, list_traces
 from store.tables import TraceRow

@@ -11,8 +11,8 @@ import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 import wire
-from server.sanitizing import MOST_LEVELS, is_storable, readable_json, storable_json
-from server.validation_messages import field_name, first_problem
+from server.values.sanitizing import MOST_LEVELS, is_storable, readable_json, storable_json
+from server.values.validation_messages import field_name, first_problem
 from tests.unit.server.readings import nest
 from wire.errors import InvalidRequest
 

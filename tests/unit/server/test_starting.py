@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from server.background.trainer_launchers import launching_trainers
-from server.settings import ServerSettings, TrainerStart
+from server.process.settings import ServerSettings, TrainerStart
 from store.database import AsyncDatabase, Database
 from store.oplog import leaving
 from store.oplog.append import append_operation

@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from server.process.settings import GatewayLimits
 from server.sampling.limits import TeamLimits, TooManyRequests
-from server.settings import GatewayLimits
 
 TEAM, OTHER = uuid.uuid4(), uuid.uuid4()
 

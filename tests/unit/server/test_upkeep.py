@@ -8,7 +8,7 @@ import pytest
 
 import server.background.garbage_collection as module
 from server.background.garbage_collection import collecting_garbage
-from server.settings import GarbageCollectionSettings, ServerSettings
+from server.process.settings import GarbageCollectionSettings, ServerSettings
 from store.database import Database
 from store.retention import Collector, Removal, keeping_files
 

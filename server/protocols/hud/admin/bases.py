@@ -5,8 +5,8 @@ from __future__ import annotations
 from server.admin import bases
 from server.admin.types import Base, BaseRequest, Page
 from server.audit.recording import actor_of
-from server.context import ContextDep
 from server.http.authentication import AdminDep
+from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
 

@@ -8,8 +8,8 @@ from uuid import UUID
 from fastapi import Body
 
 from server.admin.types import Key, KeyRequest, NewKey, Page, RotateRequest
-from server.context import ContextDep
 from server.http.authentication import AdminDep
+from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
 from server.team import keys, service

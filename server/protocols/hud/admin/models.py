@@ -10,11 +10,11 @@ from server.audit.recording import actor_of
 from server.catalog import pausing
 from server.catalog.heads import roll_to
 from server.catalog.types import Head, PauseRequest
-from server.context import ContextDep
 from server.http.authentication import AdminDep
+from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
-from server.texts import Sentence
+from server.values.texts import Sentence
 
 
 class AdminHeadRequest(Closed):

@@ -7,8 +7,8 @@ from uuid import UUID
 from server.admin import planes
 from server.admin.types import Page, Sampler, Trainer
 from server.audit.recording import actor_of
-from server.context import ContextDep
 from server.http.authentication import AdminDep
+from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
 from store.tables import SamplerRow, TrainerRow

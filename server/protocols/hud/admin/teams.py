@@ -7,8 +7,8 @@ from uuid import UUID
 from server.admin.types import Event, Page, Quotas, Team, TeamChange, TeamRequest, TeamWithUsage
 from server.audit.listing import list_events
 from server.audit.recording import actor_of
-from server.context import ContextDep
 from server.http.authentication import AdminDep
+from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.event_filters import EventFilterParams
 from server.protocols.hud.routing import HudRouter

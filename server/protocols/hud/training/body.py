@@ -10,9 +10,9 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from server.http.disconnects import body_chunks
-from server.settings import Limits
+from server.process.settings import Limits
 from server.uploads.json_scanner import JsonScanner
-from server.validation_messages import first_problem
+from server.values.validation_messages import first_problem
 from wire.errors import InvalidRequest, TooLarge
 from wire.process.off_loop import off_loop
 

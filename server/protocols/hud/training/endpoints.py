@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from server.auth.service import key_hash
-from server.context import Context, ContextDep
 from server.http.authentication import KeyDep
+from server.http.context import Context, ContextDep
 from server.http.disconnects import unless_disconnected
 from server.http.request_body import COUNTED_BY_ITS_READER, open_body
 from server.protocols.hud.openapi import json_body

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from server.guard.webhooks import WebhookFailed, check_receiver, deliver, is_allowed, why_refused
-from server.settings import GuardSettings
+from server.process.settings import GuardSettings
 from wire.errors import InvalidRequest
 
 NOWHERE = [

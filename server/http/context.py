@@ -15,6 +15,8 @@ from server.catalog.heads import Heads
 from server.metrics.blobs import MeasuredBlobs
 from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
+from server.process.settings import ServerSettings
+from server.process.shutdown import Shutdown
 from server.sampling.admission import SamplingKeys
 from server.sampling.collaborators import Sampling
 from server.sampling.connections import Connections
@@ -33,8 +35,6 @@ from server.sampling.recorder import Recorder
 from server.sampling.sampler_client import SamplerClient
 from server.sampling.sampler_pool import SamplerPool
 from server.sampling.sampler_watch import SamplerWatch
-from server.settings import ServerSettings
-from server.shutdown import Shutdown
 from server.training.collaborators import Training
 from server.training.places import TrainingPlaces
 from server.uploads.upload_parser import UploadParser

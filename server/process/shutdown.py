@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import structlog
 
-from server.settings import StopSettings
+from server.process.settings import StopSettings
 from wire.errors import UNTIL_MENDED, Unavailable
 
 log = structlog.get_logger(__name__)

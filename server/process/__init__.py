@@ -1,0 +1,1 @@
+"""One server process: what it is configured with, and how it ends."""

@@ -27,8 +27,13 @@ from wire.trajectory_payload import read_batch
 _FORMAT = 2
 
 
-def encode_datums(datums: Sequence[Datum], arguments: Mapping[str, Any]) -> bytes:
-    """One or more datums, and the JSON-able arguments that go with them."""
+def encode_datums(
+    datums: Sequence[Datum], arguments: Mapping[str, Any], made_by: Mapping[str, Any] | None = None
+) -> bytes:
+    """One or more datums, and the JSON-able arguments that go with them.
+
+    made_by: what they were converted by. It is not read again, but tells two calls apart whose datums are equal.
+    """
     inputs, origins = [datum.model_input for datum in datums], [datum.origin for datum in datums]
     shared = [0, *(common_prefix(*pair) for pair in pairwise(inputs))]
     weights = [_once(datum.weights) for datum in datums]
@@ -39,6 +44,7 @@ def encode_datums(datums: Sequence[Datum], arguments: Mapping[str, Any]) -> byte
         "trace_ids": [of_one[0].origin.trace_id for of_one in by_trajectory(datums)],
         "media": [[index, item.start, item.digest.hex()] for index, one in enumerate(inputs) for item in one.media],
         "arguments": arguments,
+        "made_by": made_by or {},
     }
     arrays = {
         "trajectory_indices": _ints(origin.trajectory_index for origin in origins),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from wire.datum_payload import encode_datums
 from wire.engine import AdamParams
 from wire.payload import encode
 from wire.process.off_loop import off_loop
+from wire.trajectories import Batch
 
 BatchSource = Callable[[], Awaitable[BatchRequest]]
 WeightsSource = Callable[[], Awaitable[WeightsRequest]]
@@ -92,12 +94,16 @@ def _forward_backward_payload(resolved: ResolvedBatch, loss: LossRequest, model:
     check_batch(batch, resolved.recorded, model.info, logprobs_optional=loss.name == "cross_entropy")
     call = {"loss_fn": loss.name, "loss_fn_config": dict(loss.config), "num_substeps": loss.num_substeps}
     datums = to_datums(batch, loss.config)
-    return encode_datums(datums, {**call, "metrics": figures} if figures else call), batch.num_tokens
+    return encode_datums(datums, {**call, "metrics": figures} if figures else call, _made_by(batch)), batch.num_tokens
 
 
 def _forward_payload(resolved: ResolvedBatch, model: TrainedModel) -> tuple[bytes, int]:
     check_batch(resolved.batch, resolved.recorded, model.info, logprobs_optional=True)
-    return encode_datums(to_datums(resolved.batch), {}), resolved.batch.num_tokens
+    return encode_datums(to_datums(resolved.batch), {}, _made_by(resolved.batch)), resolved.batch.num_tokens
+
+
+def _made_by(batch: Batch) -> dict[str, Any]:
+    return {"group_size": batch.group_size, "reward_scale": batch.reward_scale}
 
 
 def _backward_payload(request: WeightsRequest) -> bytes:

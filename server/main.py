@@ -169,7 +169,7 @@ def _app(settings: ServerSettings, log_format: str | None) -> FastAPI:
 
 
 def _drain_at_signals(shutdown: Shutdown) -> None:
-    """Have uvicorn, which has its handlers in place by now, hear of a signal when no request is left: it would close
+    """Pass a signal on to uvicorn, whose handlers are in place by now, when no request is left: it would close
     its sockets at once, and cancel requests in the end. A second SIGINT reaches it at once."""
     loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 

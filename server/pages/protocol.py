@@ -1,4 +1,4 @@
-"""The pages, beside the protocols that programs speak."""
+"""The pages as a protocol beside those for programs."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class _Words:
         self.tokens = [vocabulary.bytes_of(token_id) or b"<|%d|>" % token_id for token_id in ids]
 
     def __call__(self, text: str) -> list[int]:
-        if isinstance(text, bytes):  # is asked to tell whether it takes these
+        if isinstance(text, bytes):  # llguidance tries whether bytes are taken
             raise TypeError("texts only")
         return self._tokenizer.encode(text, add_special_tokens=False)
 

@@ -1,4 +1,4 @@
-"""Rollouts as HUD's SDK, or this service's own routes, send and read them beyond what the core itself speaks of."""
+"""Rollouts as HUD's SDK, or this service's own routes, send and read them beyond the core's own types."""
 
 from __future__ import annotations
 

@@ -13,11 +13,12 @@ from cli.in_session import in_session, in_session_or_stop
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from cli.terminal.tables import Listing, show
 from cli.terminal.whole_help import WholeHelp
-from server.admin.types import KeyRequest, TeamRequest
 from server.audit.recording import COMMAND_LINE
 from server.auth import issuing, service
-from server.auth.roles import ROLES, SCOPES
+from server.auth.types import KeyRequest
+from server.principals.roles import ROLES, SCOPES
 from server.team import keys as team_keys
+from server.team.types import TeamRequest
 from wire.errors import Forbidden, Unauthenticated
 
 app = typer.Typer(cls=WholeHelp, help="API keys. A key is shown once and stored as a hash.", no_args_is_help=True)

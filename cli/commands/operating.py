@@ -13,13 +13,14 @@ from cli.in_session import in_session_or_stop
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from cli.terminal.tables import Listing, show
 from server.admin import planes
-from server.admin.types import Event, Page
 from server.audit.listing import EventFilter, list_events
 from server.audit.recording import COMMAND_LINE
+from server.audit.types import Event
 from server.catalog import pausing
 from server.catalog.repository import as_uuid
 from server.catalog.types import PauseRequest
 from server.team.service import get_team
+from server.values.paging import Page
 from store.tables import ModelRow, SamplerRow, TeamRow, TrainerRow
 from wire.errors import Conflict, NotFound
 

@@ -11,9 +11,9 @@ from cli.in_session import in_session_or_stop
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from cli.terminal.tables import Listing, show
 from cli.terminal.whole_help import WholeHelp
-from server.admin.types import Quotas, TeamChange, TeamRequest, TeamWithUsage
 from server.audit.recording import COMMAND_LINE
 from server.team import service
+from server.team.types import Quotas, TeamChange, TeamRequest, TeamWithUsage
 
 teams = typer.Typer(cls=WholeHelp, help="Teams, which own models, keys, jobs and traces.", no_args_is_help=True)
 quotas = typer.Typer(cls=WholeHelp, help="Quotas of teams.", no_args_is_help=True)

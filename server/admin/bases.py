@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.admin.types import Base, BaseRequest, Page
+from server.admin.types import Base, BaseRequest
 from server.audit.recording import Actor, record
-from server.values.paging import page_of
+from server.values.paging import Page, page_of
 from store.catalog import ensure_base
 from store.planes.registration import takes_requests
 from store.planes.trainer_availability import trainer_availability_async

@@ -7,10 +7,10 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.admin.types import Page, TeamModel
+from server.admin.types import TeamModel
 from server.catalog.repository import BaseRow, as_uuid
 from server.catalog.service import catalog_model, no_such_model
-from server.values.paging import page_of
+from server.values.paging import Page, page_of
 from store.tables import ModelRow, TeamRow
 
 

@@ -13,9 +13,9 @@ from uuid import UUID
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.admin.types import Page, Sampler, Trainer
+from server.admin.types import Sampler, Trainer
 from server.audit.recording import Actor, record
-from server.values.paging import page_of
+from server.values.paging import Page, page_of
 from store.notify import ADAPTERS_CHANGED, OPERATION_QUEUED, TRAINERS_CHANGED, notify_async
 from store.planes.registration import is_live
 from store.tables import ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow

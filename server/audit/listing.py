@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.admin.types import Event, Page
-from server.values.paging import page_of
+from server.audit.types import Event
+from server.values.paging import Page, page_of
 from server.values.sanitizing import is_storable
 from store.tables import ApiKeyRow, EventRow
 

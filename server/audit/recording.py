@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.auth.callers import Caller
+from server.principals.callers import Caller
 from store.tables import EventRow
 
 

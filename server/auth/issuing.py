@@ -12,8 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import Actor, record
-from server.auth.callers import Caller
-from server.auth.roles import ROLES, Role, Scope
+from server.principals.callers import Caller
+from server.principals.roles import ROLES, Role, Scope
 from store.tables import ApiKeyRow
 from wire.errors import Conflict, Forbidden, InvalidRequest
 

@@ -10,9 +10,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import COMMAND_LINE, record
-from server.auth.callers import Caller, admitted
 from server.auth.issuing import SHOWN_CHARACTERS, Grant, issue
-from server.auth.roles import Role
+from server.principals.callers import Caller, admitted
+from server.principals.roles import Role
 from store.keys import find_key
 from store.tables import ApiKeyRow, TeamRow
 from wire.errors import Conflict, NotFound

@@ -15,7 +15,7 @@ from server.auth.service import Caller
 from server.catalog import repository
 from server.catalog.service import no_such_model
 from server.catalog.types import ForkRequest
-from server.team.quotas import refuse_another_model
+from server.principals.quotas import refuse_another_model
 from store.tables import CheckpointRow, ModelRow
 from wire.engine import LoraConfig
 from wire.errors import Conflict, InvalidRequest

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.auth.callers import Caller
 from server.catalog import repository
 from server.catalog.types import CatalogModel, CatalogPage, CheckpointNode, TeamModel, TeamModels
+from server.principals.callers import Caller
 from store.checkpoint_references import sampler_path
 from store.tables import CheckpointRow, ModelRow
 from wire.errors import ModelNotFound, NotFound

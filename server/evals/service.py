@@ -7,15 +7,14 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Uuid, any_, delete, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.admin.types import Page
 from server.audit.recording import actor_of, record
-from server.auth.callers import Caller
 from server.catalog.service import get_checkpoint
 from server.evals.jobs import benchmark_of
 from server.guard.reading import BASE
 from server.guard.settings import in_full, names_an_evaluation
 from server.guard.types import Eval, EvalRequest, EvaluationJob, EvaluationMark
-from server.values.paging import page_of
+from server.principals.callers import Caller
+from server.values.paging import Page, page_of
 from server.values.sanitizing import is_storable, storable_json
 from store.notify import GUARD_DUE, notify_async
 from store.tables import CheckpointRow, EvalRow, GuardRow, JobRow, ModelRow, TraceRow

@@ -7,14 +7,13 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.admin.types import Page
 from server.audit.recording import actor_of, record
-from server.auth.callers import Caller
 from server.catalog import pausing
 from server.catalog.heads import Heads, roll_to
 from server.guard.reading import BASE
 from server.guard.types import Alarm
-from server.values.paging import page_of
+from server.principals.callers import Caller
+from server.values.paging import Page, page_of
 from store.tables import AlarmRow, ModelRow
 from wire.errors import Conflict, NotFound
 

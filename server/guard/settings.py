@@ -11,10 +11,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import Actor, actor_of, record
-from server.auth.callers import Caller
 from server.guard.rules import RULES
 from server.guard.types import Action, Guard, GuardRequest, Rule, RuleSettings
 from server.guard.webhooks import check_receiver, check_webhook_url
+from server.principals.callers import Caller
 from server.process.settings import GuardSettings
 from store.tables import GuardRow, ModelRow
 from wire.errors import InvalidRequest

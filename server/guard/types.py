@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from server.admin.types import Closed
+from server.values.closed_requests import Closed
 from server.values.texts import Name
 from wire.bounded import FEW_ENTRIES
 

@@ -10,11 +10,11 @@ from typing import Annotated, ClassVar
 
 from fastapi import Depends, Request
 
-from server.auth.callers import Caller
-from server.auth.roles import Scope
 from server.auth.service import authenticate
 from server.http.access import Access, DescribedKey, sent_key
 from server.http.context import Context
+from server.principals.callers import Caller
+from server.principals.roles import Scope
 
 _CALLER = "headway.caller"
 _READS = ("GET", "HEAD")

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.lines import GrowingLine
 from server.audit.recording import actor_of
-from server.auth.callers import Caller
 from server.catalog.repository import as_uuid
+from server.principals.callers import Caller
 from server.rollouts.service import describe
 from server.rollouts.types import (
     CancelledJob,

@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from server.audit.lines import GrowingLine
 from server.audit.recording import actor_of
-from server.auth.callers import Caller
 from server.catalog.repository import find_model
+from server.principals.callers import Caller
 from server.process.settings import Limits
 from server.rollouts.imported_lines import Line, read_line
 from server.rollouts.transfer_types import ImportResult, RefusedLine

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.lines import GrowingLine
 from server.audit.recording import actor_of
-from server.auth.callers import Caller
 from server.catalog.repository import as_uuid, find_model
+from server.principals.callers import Caller
 from server.rollouts.ids import id_or_none
 from server.rollouts.types import (
     CancelRequest,

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import ARRAY, Uuid, any_, func, literal, not_, select
 
-from server.auth.callers import Caller
+from server.principals.callers import Caller
 from store.database import AsyncDatabase
 from store.tables import TraceRow
 from wire.errors import Forbidden

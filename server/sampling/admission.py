@@ -11,9 +11,9 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from server.auth.callers import Caller, admitted
 from server.auth.key_uses import KeyUses
 from server.auth.service import key_hash
+from server.principals.callers import Caller, admitted
 from server.sampling.lookups import SharedLookups
 from store.planes.serving import ServingInfo, ServingQuery
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from server.auth.callers import Caller
+from server.principals.callers import Caller
 from store.planes.serving import Sampler
 
 

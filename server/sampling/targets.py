@@ -6,9 +6,9 @@ from uuid import UUID
 
 import structlog
 
-from server.auth.callers import Caller
 from server.catalog.repository import as_reference, checkpoint_reference
 from server.catalog.service import no_such_model
+from server.principals.callers import Caller
 from server.sampling.admission import SamplingKey, SamplingKeys
 from server.sampling.collaborators import Sampling
 from server.sampling.lookups import SharedLookups

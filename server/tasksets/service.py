@@ -7,13 +7,12 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.admin.types import Page
 from server.audit.recording import actor_of, record
-from server.auth.callers import Caller
 from server.catalog.repository import as_uuid
+from server.principals.callers import Caller
 from server.tasksets.types import TaskRemoved, Taskset, TasksetDeleted, TasksetName, UploadDone
 from server.tasksets.uploads import MAX_TASKS, MAX_TASKSET_BYTES, Upload
-from server.values.paging import page_of
+from server.values.paging import Page, page_of
 from server.values.sanitizing import is_storable
 from store.tables import TasksetRow
 from store.tasksets import contents_of, find_taskset, find_taskset_named, make_taskset, put_tasks, remove_task

@@ -8,13 +8,13 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.admin.types import Key, KeyRequest, NewKey, Page, RotateRequest
 from server.audit.recording import actor_of
-from server.auth.callers import Caller
 from server.auth.issuing import Grant, issue, refuse_beyond, revoke, rotate
+from server.auth.types import Key, KeyRequest, NewKey, RotateRequest
 from server.catalog import repository
 from server.catalog.service import no_such_model
-from server.values.paging import page_of
+from server.principals.callers import Caller
+from server.values.paging import Page, page_of
 from store.tables import ApiKeyRow, TeamRow
 from wire.errors import NotFound
 

@@ -10,11 +10,11 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.admin.types import Page, Quotas, Team, TeamChange, TeamWithUsage, Usage
 from server.audit.recording import Actor, record
 from server.catalog.repository import as_uuid
-from server.team.quotas import seconds_to_reset
-from server.values.paging import page_of
+from server.principals.quotas import seconds_to_reset
+from server.team.types import Quotas, Team, TeamChange, TeamWithUsage, Usage
+from server.values.paging import Page, page_of
 from server.values.sanitizing import is_storable
 from store.tables import ApiKeyRow, TeamRow
 from store.usage import usage_of

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from server.auth.callers import Caller, admitted
-from server.auth.roles import Scope
 from server.catalog.pausing import refuse_paused
 from server.catalog.repository import as_reference
 from server.catalog.service import no_such_model
-from server.team.quotas import refuse_full_storage, refuse_spent_tokens
+from server.principals.callers import Caller, admitted
+from server.principals.quotas import refuse_full_storage, refuse_spent_tokens
+from server.principals.roles import Scope
 from server.training.checks import Losses
 from server.training.collaborators import Training
 from server.training.idempotency import check_idempotency_key

@@ -7,9 +7,9 @@ import hashlib
 import time
 from uuid import UUID
 
-from server.auth.callers import Caller
 from server.catalog.repository import find_model
 from server.catalog.service import no_such_model
+from server.principals.callers import Caller
 from server.rollouts.service import found_trace
 from server.rollouts.types import ScoredTrace
 from server.training.admission import TrainedModel, trainable_model

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from server.auth.callers import Caller
+from server.principals.callers import Caller
 from server.training.admission import TrainedModel, open_model
 from server.training.checks import check_batch, check_loss, check_metrics, check_weights
 from server.training.collaborators import Training

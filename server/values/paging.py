@@ -4,15 +4,24 @@ meanwhile neither repeat nor hide others."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from pydantic import BaseModel
 from sqlalchemy import Row, Select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from wire.cursors import make_cursor, parse_cursor
 
+ItemT = TypeVar("ItemT")
 _Place = Sequence[InstrumentedAttribute[Any]]
+
+
+class Page(BaseModel, Generic[ItemT]):
+    """Some of a list; `next_cursor` null: there is no more."""
+
+    items: list[ItemT]
+    next_cursor: str | None
 
 
 async def page_of(

@@ -21,13 +21,13 @@ from sqlalchemy import text
 from server.app import create_app
 from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
-from server.auth.roles import SCOPES
 from server.auth.service import ensure_team
 from server.http.authentication import CallerDep
 from server.http.request_body import COUNTED_BY_ITS_READER, OPEN_TO_ANYBODY, SMALL, UPLOAD, BodyBound, SealedBodies
 from server.http.routing import KeyedRoute, KeyedRouter, bound_of
 from server.pages.shared.sessions import start_session
 from server.pages.shared.signing_in import COOKIE
+from server.principals.roles import SCOPES
 from server.process.settings import Limits, ServerSettings
 from server.protocols.hud.training import schemas as wire_training
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT

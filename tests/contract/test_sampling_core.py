@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from server.app import create_app
-from server.auth.callers import Caller
+from server.principals.callers import Caller
 from server.process.settings import ServerSettings
 from server.sampling.collaborators import Sampling
 from server.sampling.requests import Chat, Rollout, SampleRequest

@@ -27,8 +27,8 @@ from schemathesis.specs.openapi.checks import (
 
 from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
-from server.auth.roles import ROLES
 from server.auth.service import ensure_team
+from server.principals.roles import ROLES
 
 
 @schemathesis.serializer("application/x-ndjson")

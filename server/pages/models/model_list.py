@@ -10,7 +10,6 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.auth.callers import Caller
 from server.catalog.repository import BaseRow
 from server.http.context import ContextDep
 from server.pages.shared.model_states import ModelState, model_states
@@ -18,6 +17,7 @@ from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.sparkline import sparkline
+from server.principals.callers import Caller
 from store.planes.trainer_availability import TrainerAvailability, trainer_availability_async
 from store.tables import CheckpointRow, ModelRow
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from server.auth.callers import Caller
 from server.http.context import Context
 from server.pages.shared.filters import Filter, wanted_traces
+from server.principals.callers import Caller
 from server.rollouts.visibility import models_of
 from store.database import AsyncConnection
 from store.rollouts import TraceFacts, list_traces

@@ -11,8 +11,8 @@ from sqlalchemy import delete, func, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import actor_of, record
-from server.auth.callers import Caller, admitted
 from server.auth.service import authenticate
+from server.principals.callers import Caller, admitted
 from store.keys import KEY, key_facts
 from store.tables import WebSessionRow
 from wire.errors import Forbidden, Unauthenticated

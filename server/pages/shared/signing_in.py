@@ -8,10 +8,10 @@ from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, Request
 
-from server.auth.roles import Scope
 from server.http.access import Access
 from server.http.context import Context
 from server.pages.shared.sessions import Visitor, find_visitor
+from server.principals.roles import Scope
 from wire.errors import Unauthenticated
 
 COOKIE = "headway_session"

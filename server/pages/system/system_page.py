@@ -12,12 +12,12 @@ from fastapi.responses import Response
 from sqlalchemy import func, literal_column, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.auth.callers import Caller
 from server.http.context import ContextDep
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.system.disks import disks
+from server.principals.callers import Caller
 from store.planes.registration import has_trouble, is_live
 from store.planes.trainer_availability import trainer_availability_async
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow

@@ -12,7 +12,6 @@ from fastapi.responses import Response
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.auth.callers import Caller
 from server.catalog.repository import as_uuid
 from server.guard.types import TaskReport
 from server.http.context import ContextDep
@@ -20,6 +19,7 @@ from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.sparkline import sparkline
+from server.principals.callers import Caller
 from server.tasksets.service import get_taskset
 from server.trainability.report import trainability_of
 from server.trainability.trained import trained_on

@@ -14,15 +14,15 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.admin.types import KeyRequest, NewKey, RotateRequest
-from server.auth.roles import MEANS, ROLES
 from server.auth.service import key_hash
+from server.auth.types import KeyRequest, NewKey, RotateRequest
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import KeyKeeperDep, VisitorDep
+from server.principals.roles import MEANS, ROLES
 from server.team import keys, service
 from store.tables import ApiKeyRow
 from wire.errors import HeadwayError, InvalidRequest, NotFound

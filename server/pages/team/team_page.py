@@ -9,7 +9,6 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from server.admin.types import Quotas, TeamChange, TeamWithUsage
 from server.audit.recording import actor_of
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
@@ -18,6 +17,7 @@ from server.pages.shared.routing import PageRoute
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import OperatorDep, VisitorDep
 from server.team import service
+from server.team.types import Quotas, TeamChange, TeamWithUsage
 from wire.errors import HeadwayError, InvalidRequest
 
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from server.admin.types import RoleName, ScopeName
+from server.auth.types import RoleName, ScopeName
 from server.http.authentication import AnyCallerDep
 from server.protocols.hud.routing import HudRouter
 

@@ -7,7 +7,6 @@ from uuid import UUID
 
 from fastapi import Query
 
-from server.admin.types import Page
 from server.catalog.service import get_callers_model
 from server.evals import service
 from server.guard.types import Eval, EvalRequest, EvaluationJob, EvaluationMark
@@ -15,6 +14,7 @@ from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
+from server.values.paging import Page
 
 router = HudRouter(tags=["evals"])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from server.admin.types import Closed, Page
 from server.catalog.service import get_callers_model
 from server.guard import alarms, settings
 from server.guard.types import Alarm, Guard, GuardRequest
@@ -12,6 +11,8 @@ from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
+from server.values.closed_requests import Closed
+from server.values.paging import Page
 from server.values.texts import Sentence
 
 

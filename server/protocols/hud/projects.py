@@ -6,8 +6,8 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from server.auth.callers import Caller
 from server.catalog.repository import as_uuid
+from server.principals.callers import Caller
 from wire.errors import InvalidRequest, NotFound
 
 _NAME = "default"

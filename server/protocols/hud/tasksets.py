@@ -9,7 +9,6 @@ from uuid import UUID
 from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 
-from server.admin.types import Page
 from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
@@ -29,6 +28,7 @@ from server.tasksets.types import (
     UploadDone,
 )
 from server.tasksets.uploads import read_upload
+from server.values.paging import Page
 from wire.process.off_loop import off_loop
 
 router = HudRouter(tags=["tasksets"])

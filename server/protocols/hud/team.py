@@ -7,14 +7,17 @@ from uuid import UUID
 
 from fastapi import Body
 
-from server.admin.types import Event, Key, KeyRequest, NewKey, Page, RotateRequest, TeamWithUsage
 from server.audit.listing import list_events
+from server.audit.types import Event
+from server.auth.types import Key, KeyRequest, NewKey, RotateRequest
 from server.http.authentication import CallerDep, TeamAdminDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.event_filters import EventFilterParams
 from server.protocols.hud.routing import HudRouter
 from server.team import keys, service
+from server.team.types import TeamWithUsage
+from server.values.paging import Page
 
 router = HudRouter(prefix="/v2/team", tags=["team"])
 

@@ -21,7 +21,7 @@ AGES_AND_LABELS = {
     "server/sampling/recording.py": "the order of a rollout's answers, where its client told of none",
     "server/protocols/openai/replies.py": "`created` of an answer",
     "server/pages/team/new_keys.py": "the day on which a key ends that was asked for in days",
-    "server/team/quotas.py": "how long until a quota begins anew, in a sentence",
+    "server/principals/quotas.py": "how long until a quota begins anew, in a sentence",
     "server/team/service.py": "when a quota begins anew, for people to read",
     "server/rollouts/imported_lines.py": "when a rollout ended whose line does not say",
     "store/backup/writing.py": "when a backup was begun",

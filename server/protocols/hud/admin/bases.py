@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from server.admin import bases
-from server.admin.types import Base, BaseRequest, Page
+from server.admin.types import Base, BaseRequest
 from server.audit.recording import actor_of
 from server.http.authentication import AdminDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
+from server.values.paging import Page
 
 router = HudRouter()
 

@@ -7,12 +7,13 @@ from uuid import UUID
 
 from fastapi import Body
 
-from server.admin.types import Key, KeyRequest, NewKey, Page, RotateRequest
+from server.auth.types import Key, KeyRequest, NewKey, RotateRequest
 from server.http.authentication import AdminDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
 from server.team import keys, service
+from server.values.paging import Page
 
 
 class TeamKeyRequest(KeyRequest):

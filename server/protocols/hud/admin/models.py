@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from server.admin import models
-from server.admin.types import Closed, Page, TeamModel
+from server.admin.types import TeamModel
 from server.audit.recording import actor_of
 from server.catalog import pausing
 from server.catalog.heads import roll_to
@@ -14,6 +14,8 @@ from server.http.authentication import AdminDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
+from server.values.closed_requests import Closed
+from server.values.paging import Page
 from server.values.texts import Sentence
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from uuid import UUID
 
 from server.admin import planes
-from server.admin.types import Page, Sampler, Trainer
+from server.admin.types import Sampler, Trainer
 from server.audit.recording import actor_of
 from server.http.authentication import AdminDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.routing import HudRouter
+from server.values.paging import Page
 from store.tables import SamplerRow, TrainerRow
 
 router = HudRouter()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from server.admin.types import Event, Page, Quotas, Team, TeamChange, TeamRequest, TeamWithUsage
 from server.audit.listing import list_events
 from server.audit.recording import actor_of
+from server.audit.types import Event
 from server.http.authentication import AdminDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.event_filters import EventFilterParams
 from server.protocols.hud.routing import HudRouter
 from server.team import service
+from server.team.types import Quotas, Team, TeamChange, TeamRequest, TeamWithUsage
+from server.values.paging import Page
 
 router = HudRouter()
 

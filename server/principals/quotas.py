@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.auth.callers import Caller
+from server.principals.callers import Caller
 from store.admission import Admission
 from store.database import AsyncDatabase
 from store.tables import ModelRow, TeamRow

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from server.auth.roles import MEANS, ROLES, Scope
+from server.principals.roles import MEANS, ROLES, Scope
 from store.keys import KeyFacts
 from wire.errors import Forbidden, Unauthenticated
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -21,11 +22,17 @@ _PAUSE_S = 1.0
 
 @asynccontextmanager
 async def guarding(heads: Heads, settings: GuardSettings) -> AsyncGenerator[None]:
-    """Watch over all models until the block ends."""
+    """Watch over all models until the block ends.
+
+    Looking and acting are two tasks: a roll-back waits for samplers and a webhook for its receiver, for up to a minute
+    each, in which what other models do is still looked at.
+    """
     looks, listener = _Looks(heads, settings), heads.listener
     rhythm = Rhythm(settings.every_s, failed="guard_failed", at_once=True)
     with listener.subscribe(OPERATION_DONE, None) as steps, listener.subscribe(GUARD_DUE, None) as others:
-        async with RepeatedTask(looks.look, rhythm, lambda pause_s: _until_due(pause_s, steps, others)):
+        looking = RepeatedTask(looks.look, rhythm, lambda pause_s: _until_due(pause_s, steps, others))
+        acting = RepeatedTask(looks.act, rhythm, looks.until_looked)
+        async with looking, acting:
             yield
 
 
@@ -35,13 +42,25 @@ class _Looks:
     def __init__(self, heads: Heads, settings: GuardSettings) -> None:
         self._heads, self._settings = heads, settings
         self._jobs_at = 0.0
+        self._looked = asyncio.Event()
 
     async def look(self) -> None:
+        """Score jobs and hold the rules against what is new, which may raise alarms."""
         if time.monotonic() >= self._jobs_at:
             await score_jobs(self._heads.database, self._settings.settle_s)
             self._jobs_at = time.monotonic() + self._settings.every_s
-        await check_due(self._heads.database)
+        if await check_due(self._heads.database):
+            self._looked.set()
+
+    async def act(self) -> None:
+        """Do what alarms ask for."""
+        self._looked.clear()
         await act_due(self._heads, self._settings)
+
+    async def until_looked(self, pause_s: float) -> None:
+        """Return when something new was looked at, or after a pause: attempts are repeated."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._looked.wait(), pause_s)
 
 
 async def _until_due(pause_s: float, *subscriptions: Subscription) -> None:

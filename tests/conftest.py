@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from playwright.async_api import Browser
 from sqlalchemy import text
 
@@ -21,6 +22,10 @@ from tests.pages.browser import open_browser
 from wire.process.threads import wait_passively
 
 wait_passively()  # before a test module imports torch
+
+# A busy machine generates examples slowly: no fault of theirs.
+settings.register_profile("headway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("headway")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ from tests.chaos.processes import is_alive, is_frozen, send
 _FIRE_S, _PROVOKE_S = 5.0, 0.3
 _RECOVER_S = 60.0
 _FROZEN_S, _FROZEN_AT_MOST_S = 1.0, 8.0
-_LINGER_S = 0.7
+_LINGER_S = 2.0
 """How long one that was frozen may still do what it was about to do, beside its successor."""
 
 _TAKEN_OVER = "select coalesce(max(token), 0) as token from model_leases"

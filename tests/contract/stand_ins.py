@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from store.database import AsyncDatabase
 from store.notify import OPERATION_DONE, notify_async
 from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED
+from store.repeating import RepeatedTask, Rhythm
 from store.tables import CheckpointRow, ModelRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow
 from wire.adapter_names import base_adapter_name
 from wire.datum_payload import decode_datums
@@ -164,12 +165,15 @@ async def register_sampler(database: AsyncDatabase, base_id: uuid.UUID, url: str
 
 async def keep_alive(database: AsyncDatabase) -> None:
     """Heartbeats of every trainer and sampler that has not stopped."""
-    while True:
+
+    async def beat() -> None:
         async with database.session() as session:
             for row in (TrainerRow, SamplerRow):
                 lives = row.stopped_at.is_(None)
                 await session.execute(update(row).where(lives).values(heartbeat_at=func.clock_timestamp()))
-        await asyncio.sleep(1)
+
+    async with RepeatedTask(beat, Rhythm(1.0, failed="stand_ins_heart_missed_a_beat", at_once=True)):
+        await asyncio.Event().wait()
 
 
 class BreaksOff:

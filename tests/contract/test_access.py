@@ -285,6 +285,8 @@ async def test_a_key_opens_what_its_scopes_say_and_no_other_team_s(scene: Scene,
         else:
             reply = await scene.call(method, path, body, scene.keys[kind])
         own_tries[kind] = reply.status_code
+        if path == "/v2/admin/models/{model_id}/pause":  # which keeps its team from resuming it
+            await scene.call(method, "/v2/admin/models/{model_id}/resume", None, scene.keys[kind])
         if method == "DELETE" and path in DELETED:
             await scene.report()
         if not allowed:

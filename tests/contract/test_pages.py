@@ -15,11 +15,13 @@ import structlog
 from sqlalchemy import Engine, event, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.app import create_app
 from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
+from server.process.settings import ServerSettings
 from store.database import AsyncDatabase
 from store.tables import ApiKeyRow, CheckpointRow, EventRow, ModelRow, TeamRow, WebSessionRow
-from tests.contract.conftest import Team, batch
+from tests.contract.conftest import Team, batch, serving
 from tests.pages.scenes import add_model, grow
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
@@ -128,8 +130,12 @@ async def test_a_wrong_key_is_told_on_the_form(stranger):
     assert 'value="/system"' in reply.text
 
 
-async def test_a_right_key_opens_whatever_wrong_ones_came_from_its_address(origin, team):
-    async with httpx.AsyncClient(base_url=origin, headers=HTML, trust_env=False, verify=False) as proxy:
+async def test_a_right_key_opens_whatever_wrong_ones_came_from_its_address(database_url, tmp_path, team):
+    app = create_app(ServerSettings(database_url, tmp_path, "token"))  # which counts them apart from other tests'
+    async with (
+        serving(app) as url,
+        httpx.AsyncClient(base_url=url, headers=HTML, trust_env=False, verify=False) as proxy,
+    ):
         replies = [await proxy.post("/login", data={"key": "hw_wrong", "next": "/"}) for _ in range(11)]
         assert replies[-1].status_code == 429
         assert int(replies[-1].headers["retry-after"]) > 0

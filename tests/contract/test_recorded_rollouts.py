@@ -112,7 +112,7 @@ async def test_one_completion_that_cannot_be_recorded_costs_the_others_nothing(t
     def broken() -> list:
         raise RuntimeError("bug")
 
-    recorder = Recorder(database, BlobStore(tmp_path))
+    recorder = Recorder(database, BlobStore(tmp_path), patience_s=60)
     batch = [ServedCompletion(team_id, trace, "m", 0, make) for make in (list, broken, list)]
     waiting = [asyncio.create_task(recorder.keep(one)) for one in batch]
     await asyncio.sleep(0)

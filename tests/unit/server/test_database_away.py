@@ -11,6 +11,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from server.http.errors import install_error_handlers
+from server.http.problem import ErrorBody, problem
+from server.protocols.openai.errors import openai_error
 from store.database import AsyncDatabase
 
 SENTENCE = "the database does not answer at the moment; try again"
@@ -22,9 +24,9 @@ AWAY = {
 }
 
 
-async def ask(error: Exception | None, path: str) -> httpx.Response:
+async def ask(error: Exception | None, path: str, shape: ErrorBody = problem) -> httpx.Response:
     app = FastAPI()
-    install_error_handlers(app)
+    install_error_handlers(app, unrouted=shape)
 
     @app.get(path)
     async def failing() -> None:
@@ -46,7 +48,7 @@ async def test_a_request_is_told_to_come_back(case):
 
 
 async def test_the_gateway_says_so_as_openai_would():
-    reply = await ask(AWAY["statement"], "/v1/chat/completions")
+    reply = await ask(AWAY["statement"], "/v1/chat/completions", openai_error)
     assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
     assert reply.json()["error"]["message"] == reply.json()["detail"] == SENTENCE
 

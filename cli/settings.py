@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import typer
 
+from sampler.backends.vllm.settings import REASONING_PARSER, TOOL_CALL_PARSER
 from store.planes.promotion import PromotionPolicy
 
 if TYPE_CHECKING:
@@ -66,20 +67,8 @@ SamplerToken = Annotated[
     ),
 ]
 
-ToolCallParser = Annotated[
-    str | None,
-    typer.Option(
-        envvar="HEADWAY_TOOL_CALL_PARSER",
-        help="With vLLM: name of its tool call parser, or none; default: by the base's chat template",
-    ),
-]
-ReasoningParser = Annotated[
-    str | None,
-    typer.Option(
-        envvar="HEADWAY_REASONING_PARSER",
-        help="With vLLM: name of its reasoning parser, or none; default: by the base's chat template",
-    ),
-]
+ToolCallParser = Annotated[str | None, typer.Option(envvar=TOOL_CALL_PARSER.envvar, help=TOOL_CALL_PARSER.help)]
+ReasoningParser = Annotated[str | None, typer.Option(envvar=REASONING_PARSER.envvar, help=REASONING_PARSER.help)]
 
 
 class LogFormat(StrEnum):
@@ -105,64 +94,6 @@ MetricsToken = Annotated[
         help="Token with which Prometheus may read /metrics",
         show_default=False,
         show_envvar=True,
-    ),
-]
-
-
-KeepLastStates = Annotated[
-    int,
-    typer.Option(
-        envvar="HEADWAY_KEEP_LAST_STATES", min=1, help="Optimizer states to keep: of each model's newest checkpoints"
-    ),
-]
-KeepEveryStates = Annotated[
-    int,
-    typer.Option(
-        envvar="HEADWAY_KEEP_EVERY_STATES",
-        min=0,
-        help="Also keep state and adapter of every Nth step; 0: none",
-    ),
-]
-KeepLastAdapters = Annotated[
-    int | None,
-    typer.Option(
-        envvar="HEADWAY_KEEP_LAST_ADAPTERS", min=1, help="Adapters to keep of each model", show_default="all of them"
-    ),
-]
-KeepPayloadsH = Annotated[
-    float,
-    typer.Option(
-        envvar="HEADWAY_KEEP_PAYLOADS_H",
-        min=0.0,
-        help="Hours to keep large requests and answers after they were carried out",
-    ),
-]
-KeepPlanesH = Annotated[
-    float,
-    typer.Option(envvar="HEADWAY_KEEP_PLANES_H", min=0.0, help="Hours to keep rows of dead trainers and samplers"),
-]
-KeepTracesD = Annotated[
-    float | None,
-    typer.Option(
-        envvar="HEADWAY_KEEP_TRACES_D",
-        min=0.0,
-        help="Days to keep recorded rollouts that are not pinned",
-        show_default="for good",
-    ),
-]
-KeepLastJobs = Annotated[
-    int | None,
-    typer.Option(
-        envvar="HEADWAY_KEEP_LAST_JOBS",
-        min=1,
-        help="Jobs to keep of each team, with their rollouts",
-        show_default="all",
-    ),
-]
-GraceS = Annotated[
-    float,
-    typer.Option(
-        envvar="HEADWAY_GC_GRACE_S", min=0.0, help="Seconds to keep files without a row, which uploads under way have"
     ),
 ]
 
@@ -195,11 +126,6 @@ def open_checkpoints(url: str | None, data_dir: Path) -> CheckpointStore:
         return open_checkpoint_store(checkpoint_store_url(url, data_dir))
     except ValueError as error:
         stop_with(str(error))
-
-
-def days(number: float | None) -> float | None:
-    """In seconds; None stays None."""
-    return None if number is None else number * 86_400
 
 
 def blob_root(data_dir: Path) -> Path:

@@ -14,42 +14,28 @@ from cli.settings import (
     DEFAULT_DATA_DIR,
     CheckpointStoreUrl,
     DataDir,
-    GraceS,
-    KeepEveryStates,
-    KeepLastAdapters,
-    KeepLastJobs,
-    KeepLastStates,
-    KeepPayloadsH,
-    KeepPlanesH,
-    KeepTracesD,
     OptionalDatabaseUrl,
     blob_root,
     database_url_or_embedded,
-    days,
     open_checkpoints,
 )
+from cli.terminal.settings_options import Given, takes_settings
 from store.retention import Removal
-from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
+from store.retention.policy import RetentionPolicy
 
 Model = Annotated[str, typer.Argument(help="A model's id or name, or TEAM/NAME")]
 Checkpoint = Annotated[str, typer.Argument(help="A checkpoint's id or name, or `head`")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
+@takes_settings(RetentionPolicy)
 def gc(
+    given: Given,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, list what would be removed")] = False,
     strangers: Annotated[
         bool, typer.Option("--strangers", help="Also remove folders of models that this database does not know")
     ] = False,
     as_json: Json = False,
-    keep_last_states: KeepLastStates = DEFAULT_POLICY.keep_last_states,
-    keep_every_states: KeepEveryStates = DEFAULT_POLICY.keep_every_states,
-    keep_last_adapters: KeepLastAdapters = DEFAULT_POLICY.keep_last_adapters,
-    keep_payloads_h: KeepPayloadsH = DEFAULT_POLICY.keep_payloads_s / 3600,
-    keep_planes_h: KeepPlanesH = DEFAULT_POLICY.keep_planes_s / 3600,
-    keep_traces_d: KeepTracesD = None,
-    keep_last_jobs: KeepLastJobs = None,
-    gc_grace_s: GraceS = DEFAULT_POLICY.grace_s,
     checkpoint_store: CheckpointStoreUrl = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -59,16 +45,7 @@ def gc(
     from store.database import Database
     from store.retention import Collector
 
-    policy = RetentionPolicy(
-        keep_last_states,
-        keep_every_states,
-        keep_last_adapters,
-        keep_payloads_h * 3600,
-        keep_planes_h * 3600,
-        gc_grace_s,
-        days(keep_traces_d),
-        keep_last_jobs,
-    )
+    policy = RetentionPolicy(**given[RetentionPolicy])
     database = Database(database_url_or_embedded(database_url, data_dir))
     checkpoints = open_checkpoints(checkpoint_store, data_dir)
     collector = Collector(database, BlobStore(blob_root(data_dir)), checkpoints, policy)

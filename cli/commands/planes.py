@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,27 +14,17 @@ from cli.settings import (
     CheckpointStoreUrl,
     DatabaseUrl,
     DataDir,
-    GraceS,
-    KeepEveryStates,
-    KeepLastAdapters,
-    KeepLastJobs,
-    KeepLastStates,
-    KeepPayloadsH,
-    KeepPlanesH,
-    KeepTracesD,
     LogFormat,
     LogFormatOption,
     MetricsToken,
     Promotion,
-    ReasoningParser,
     SamplerToken,
-    ToolCallParser,
     blob_root,
     checkpoint_store_url,
-    days,
     stop_with,
 )
-from cli.terminal.settings_options import takes_settings
+from cli.terminal.settings_options import Given, takes_settings
+from sampler.backends.vllm.settings import VllmSettings
 from sampler.settings import SamplerSettings
 from server.process.settings import (
     GarbageCollectionSettings,
@@ -47,7 +36,7 @@ from server.process.settings import (
     TrainingLimits,
 )
 from store.planes.promotion import PromotionPolicy
-from store.retention.policy import DEFAULT_POLICY, RetentionPolicy
+from store.retention.policy import RetentionPolicy
 from trainer.settings import TrainerSettings
 from wire.process.exits import GAVE_UP_STATUS, GaveUp
 
@@ -57,59 +46,26 @@ Base = Annotated[
         envvar="HEADWAY_BASE", help="Slug of the base model, as registered by `headway up` or `headway migrate`"
     ),
 ]
-_DEFAULT_LIMITS = Limits()
 
 
+@takes_settings(
+    Limits,
+    GatewayLimits,
+    TrainingLimits,
+    GarbageCollectionSettings,
+    RetentionPolicy,
+    TrainerStart,
+    StopSettings,
+    GuardSettings,
+)
 def server(
     database_url: DatabaseUrl,
     sampler_token: SamplerToken,
+    given: Given,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on")] = 8420,
-    max_batch_bytes: Annotated[
-        int, typer.Option(envvar="HEADWAY_MAX_BATCH_BYTES", min=1, help="Largest training batch, in bytes of JSON")
-    ] = _DEFAULT_LIMITS.training_body_bytes,
-    max_batch_tokens: Annotated[
-        int,
-        typer.Option(envvar="HEADWAY_MAX_BATCH_TOKENS", min=1, help="Largest training batch, in tokens as sent"),
-    ] = _DEFAULT_LIMITS.batch_tokens,
     checkpoint_store: CheckpointStoreUrl = None,
-    gc_every_s: Annotated[
-        float, typer.Option(envvar="HEADWAY_GC_EVERY_S", min=0.0, help="Seconds between collections; 0: none")
-    ] = 900.0,
-    keep_last_states: KeepLastStates = DEFAULT_POLICY.keep_last_states,
-    keep_every_states: KeepEveryStates = DEFAULT_POLICY.keep_every_states,
-    keep_last_adapters: KeepLastAdapters = DEFAULT_POLICY.keep_last_adapters,
-    keep_payloads_h: KeepPayloadsH = DEFAULT_POLICY.keep_payloads_s / 3600,
-    keep_planes_h: KeepPlanesH = DEFAULT_POLICY.keep_planes_s / 3600,
-    keep_traces_d: KeepTracesD = None,
-    keep_last_jobs: KeepLastJobs = None,
-    gc_grace_s: GraceS = DEFAULT_POLICY.grace_s,
-    trace_timeout_h: Annotated[
-        float,
-        typer.Option(
-            envvar="HEADWAY_TRACE_TIMEOUT_H", min=0.01, help="Hours without a sign after which a rollout is closed"
-        ),
-    ] = 6.0,
-    trainer_start_command: Annotated[
-        str | None,
-        typer.Option(
-            envvar="HEADWAY_TRAINER_START_COMMAND",
-            help="Command line (no shell) that starts a trainer for the base in $HEADWAY_BASE: run when one is needed",
-        ),
-    ] = None,
-    trainer_start_webhook: Annotated[
-        str | None,
-        typer.Option(
-            envvar="HEADWAY_TRAINER_START_WEBHOOK", help="URL that gets a POST {base, queued, reason, attempt} instead"
-        ),
-    ] = None,
-    trainer_start_pause_s: Annotated[
-        float,
-        typer.Option(
-            envvar="HEADWAY_TRAINER_START_PAUSE_S", min=0.1, help="Seconds between two attempts for a base; doubles"
-        ),
-    ] = TrainerStart().pause_s,
     trainers_on_demand: Annotated[
         bool, typer.Option(envvar="HEADWAY_TRAINERS_ON_DEMAND", help="Somebody else starts trainers when needed")
     ] = False,
@@ -117,53 +73,16 @@ def server(
         int,
         typer.Option(envvar="HEADWAY_SERVER_WORKERS", min=1, help="Processes on the same port; each fills a core"),
     ] = 1,
-    max_requests_per_team: Annotated[
-        int,
-        typer.Option(
-            envvar="HEADWAY_MAX_REQUESTS_PER_TEAM",
-            min=1,
-            help="Chats and completions of a team at once, in each process; as many again wait, more get a 429",
-        ),
-    ] = GatewayLimits().running_per_team,
-    max_training_calls: Annotated[
-        int,
-        typer.Option(
-            envvar="HEADWAY_MAX_TRAINING_CALLS",
-            min=1,
-            help="Training calls at once, in each process, half of them of one team; more get a 503 (429 of one team)",
-        ),
-    ] = TrainingLimits().calls,
     metrics_token: MetricsToken = None,
     log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
-    stop_delay: Annotated[
-        float,
-        typer.Option(
-            envvar="HEADWAY_SERVER_STOP_DELAY_S",
-            min=0.0,
-            help="Seconds after SIGTERM for which it goes on with /readyz at 503, so that load balancers notice",
-        ),
-    ] = StopSettings().delay_s,
-    stop_grace: Annotated[
-        float,
-        typer.Option(
-            envvar="HEADWAY_SERVER_STOP_GRACE_S",
-            min=0.0,
-            help="Seconds that requests which are being worked on may go on after SIGTERM",
-        ),
-    ] = StopSettings().grace_s,
-    webhook_receivers: Annotated[
-        str,
-        typer.Option(
-            envvar="HEADWAY_WEBHOOK_RECEIVERS",
-            help="Hosts, host:port or networks that may get webhooks though they are this machine; with commas",
-        ),
-    ] = "",
 ) -> None:
     """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
 
     _begin("server", log_format)
+    policy, store_url = RetentionPolicy(**given[RetentionPolicy]), checkpoint_store_url(checkpoint_store, data_dir)
+    start = TrainerStart(**given[TrainerStart])
     serve(
         database_url=database_url,
         blob_root=blob_root(data_dir),
@@ -173,30 +92,14 @@ def server(
         workers=workers,
         metrics_token=metrics_token,
         log_format=log_format and log_format.value,
-        gateway_limits=GatewayLimits(max_requests_per_team, max_requests_per_team),
-        training_limits=TrainingLimits.of(max_training_calls),
-        limits=Limits(training_body_bytes=max_batch_bytes, batch_tokens=max_batch_tokens),
-        garbage_collection=GarbageCollectionSettings(
-            checkpoint_store_url(checkpoint_store, data_dir),
-            RetentionPolicy(
-                keep_last_states,
-                keep_every_states,
-                keep_last_adapters,
-                keep_payloads_h * 3600,
-                keep_planes_h * 3600,
-                gc_grace_s,
-                days(keep_traces_d),
-                keep_last_jobs,
-            ),
-            gc_every_s,
-            trace_timeout_h * 3600,
-        ),
-        trainer_start=TrainerStart(trainer_start_command, trainer_start_webhook, trainer_start_pause_s)
-        if trainer_start_command or trainer_start_webhook or trainers_on_demand
-        else None,
+        gateway_limits=GatewayLimits.of(**given[GatewayLimits]),
+        training_limits=TrainingLimits.of(**given[TrainingLimits]),
+        limits=Limits(**given[Limits]),
+        garbage_collection=GarbageCollectionSettings(store_url, policy, **given[GarbageCollectionSettings]),
+        trainer_start=start if start.command or start.webhook or trainers_on_demand else None,
         promotion=promotion,
-        stop=StopSettings(stop_delay, stop_grace),
-        guard=GuardSettings(webhook_receivers=tuple(filter(None, webhook_receivers.replace(" ", "").split(",")))),
+        stop=StopSettings(**given[StopSettings]),
+        guard=GuardSettings(**given[GuardSettings]),
     )
 
 
@@ -204,7 +107,7 @@ def server(
 def trainer(
     database_url: DatabaseUrl,
     base: Base,
-    given: dict[str, Any],
+    given: Given,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     checkpoint_store: CheckpointStoreUrl = None,
     metrics_token: MetricsToken = None,
@@ -218,49 +121,18 @@ def trainer(
     _begin("trainer", log_format)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
     shared: dict[str, Any] = {"metrics_token": metrics_token, "promotion": promotion}
-    settings = TrainerSettings(database_url, base, store_url, blob_root(data_dir), **shared, **given)
+    settings = TrainerSettings(database_url, base, store_url, blob_root(data_dir), **shared, **given[TrainerSettings])
     _or_stop(lambda: run(settings))
 
 
-@takes_settings(SamplerSettings)
+@takes_settings(SamplerSettings, VllmSettings)
 def sampler(
     database_url: DatabaseUrl,
     sampler_token: SamplerToken,
     base: Base,
-    given: dict[str, Any],
+    given: Given,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     checkpoint_store: CheckpointStoreUrl = None,
-    vllm_python: Annotated[
-        str | None,
-        typer.Option(
-            envvar="HEADWAY_VLLM_PYTHON",
-            help="python of the environment that vLLM is in; default: .venv-vllm beside this one",
-        ),
-    ] = None,
-    vllm_url: Annotated[
-        str | None,
-        typer.Option(envvar="HEADWAY_VLLM_URL", help="Attach to this server instead, which serves nobody else"),
-    ] = None,
-    vllm_args: Annotated[
-        str, typer.Option(envvar="HEADWAY_VLLM_ARGS", help="More of vLLM's own arguments, as on a command line")
-    ] = "",
-    vllm_max_lora_rank: Annotated[
-        int, typer.Option(envvar="HEADWAY_VLLM_MAX_LORA_RANK", min=1, help="Adapters of a higher rank are refused")
-    ] = 64,
-    vllm_max_num_seqs: Annotated[
-        int,
-        typer.Option(
-            envvar="HEADWAY_VLLM_MAX_NUM_SEQS",
-            min=1,
-            help="Sequences that vLLM computes at once; more wait, and teams take turns",
-        ),
-    ] = 256,
-    vllm_adapter_dir: Annotated[
-        Path | None,
-        typer.Option(envvar="HEADWAY_VLLM_ADAPTER_DIR", help="Folder for adapter files, which vLLM has to reach too"),
-    ] = None,
-    tool_call_parser: ToolCallParser = None,
-    reasoning_parser: ReasoningParser = None,
     metrics_token: MetricsToken = None,
     log_format: LogFormatOption = None,
 ) -> None:
@@ -270,19 +142,9 @@ def sampler(
 
     _begin("sampler", log_format)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
-    vllm_options = {
-        "url": vllm_url,
-        "python": vllm_python,
-        "extra_args": tuple(shlex.split(vllm_args)),
-        "max_lora_rank": vllm_max_lora_rank,
-        "max_num_seqs": vllm_max_num_seqs,
-        "adapter_dir": vllm_adapter_dir,
-        "tool_call_parser": tool_call_parser,
-        "reasoning_parser": reasoning_parser,
-    }
-    options = vllm_options if given["backend"] == "vllm" else {}
+    options = given[VllmSettings] if given[SamplerSettings]["backend"] == "vllm" else {}
     shared: dict[str, Any] = {"backend_options": options, "metrics_token": metrics_token}
-    settings = SamplerSettings(database_url, base, store_url, sampler_token, **shared, **given)
+    settings = SamplerSettings(database_url, base, store_url, sampler_token, **shared, **given[SamplerSettings])
     with _extra("sampler"):  # its backend is imported when it is opened
         _or_stop(lambda: run(settings))
 

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from store.planes.promotion import PATIENCE_S, PromotionPolicy
 from store.pool_queue import QueueLimits
 from store.retention import RetentionPolicy
 from wire.engine import LoraConfig
+from wire.process.options import Option
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much a client may send. Bytes and tokens of a training batch are counted while it streams in."""
 
-    training_body_bytes: int = 2 * 1024**3
-    batch_tokens: int = 128_000_000
+    training_body_bytes: Annotated[
+        int,
+        Option("Largest training batch, in bytes of JSON", "HEADWAY_MAX_BATCH_BYTES", "--max-batch-bytes", minimum=1),
+    ] = 2 * 1024**3
+    batch_tokens: Annotated[
+        int,
+        Option(
+            "Largest training batch, in tokens as sent", "HEADWAY_MAX_BATCH_TOKENS", "--max-batch-tokens", minimum=1
+        ),
+    ] = 128_000_000
     """Prompt and output tokens as sent: each turn repeats its history."""
     body_bytes: int = 64 * 1024**2
     """Of a chat, a completion, or an upload of telemetry or tasks."""
@@ -35,16 +45,37 @@ class Limits:
 class GatewayLimits:
     """Chats and completions of one team at once, in one server process; `wait_s`: how long one waits for its turn."""
 
-    running_per_team: int = 4096
+    running_per_team: Annotated[
+        int,
+        Option(
+            "Chats and completions of a team at once, in each process; as many again wait, more get a 429",
+            "HEADWAY_MAX_REQUESTS_PER_TEAM",
+            "--max-requests-per-team",
+            minimum=1,
+        ),
+    ] = 4096
     waiting_per_team: int = 4096
     wait_s: float = 60.0
+
+    @classmethod
+    def of(cls, running_per_team: int) -> GatewayLimits:
+        """So many, and as many that wait."""
+        return cls(running_per_team, running_per_team)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingLimits:
     """Training calls at once in one server process, all of them and those of one team. One that waits takes 60 KB."""
 
-    calls: int = 10_000
+    calls: Annotated[
+        int,
+        Option(
+            "Training calls at once, in each process, half of them of one team; more get a 503 (429 of one team)",
+            "HEADWAY_MAX_TRAINING_CALLS",
+            "--max-training-calls",
+            minimum=1,
+        ),
+    ] = 10_000
     calls_per_team: int = 5_000
 
     @classmethod
@@ -72,8 +103,24 @@ class StopSettings:
     """What a server does at SIGTERM. `delay_s`: for so long it goes on, while `/readyz` says 503 and load balancers
     notice; `grace_s`: for so long requests that are being worked on may go on after that."""
 
-    delay_s: float = 0.0
-    grace_s: float = 10.0
+    delay_s: Annotated[
+        float,
+        Option(
+            "Seconds after SIGTERM for which it goes on with /readyz at 503, so that load balancers notice",
+            "HEADWAY_SERVER_STOP_DELAY_S",
+            "--stop-delay",
+            minimum=0.0,
+        ),
+    ] = 0.0
+    grace_s: Annotated[
+        float,
+        Option(
+            "Seconds that requests which are being worked on may go on after SIGTERM",
+            "HEADWAY_SERVER_STOP_GRACE_S",
+            "--stop-grace",
+            minimum=0.0,
+        ),
+    ] = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +130,19 @@ class GarbageCollectionSettings:
 
     checkpoint_store_url: str
     policy: RetentionPolicy = field(default_factory=RetentionPolicy)
-    every_s: float = 900.0
-    close_traces_after_s: float = 6 * 3600.0
+    every_s: Annotated[
+        float, Option("Seconds between collections; 0: none", "HEADWAY_GC_EVERY_S", "--gc-every-s", minimum=0.0)
+    ] = 900.0
+    close_traces_after_s: Annotated[
+        float,
+        Option(
+            "Hours without a sign after which a rollout is closed",
+            "HEADWAY_TRACE_TIMEOUT_H",
+            "--trace-timeout-h",
+            minimum=0.01,
+            per=3600.0,
+        ),
+    ] = 6 * 3600.0
     close_every_s: float = 60.0
 
 
@@ -98,7 +156,14 @@ class GuardSettings:
     settle_s: float = 10.0
     webhook_timeout_s: float = 10.0
     retry_s: float = 10.0
-    webhook_receivers: tuple[str, ...] = ()
+    webhook_receivers: Annotated[
+        tuple[str, ...],
+        Option(
+            "Hosts, host:port or networks that may get webhooks though they are this machine; with commas",
+            "HEADWAY_WEBHOOK_RECEIVERS",
+            parse=lambda text: tuple(filter(None, text.replace(" ", "").split(","))),
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +171,31 @@ class TrainerStart:
     """How a base with work gets a trainer when it has none: a command line, or a URL to POST to; neither if somebody
     else sees to it. `pause_s`: between two attempts for a base; doubles until a trainer is ready."""
 
-    command: str | None = None
-    webhook: str | None = None
-    pause_s: float = 60.0
+    command: Annotated[
+        str | None,
+        Option(
+            "Command line (no shell) that starts a trainer for the base in $HEADWAY_BASE: run when one is needed",
+            "HEADWAY_TRAINER_START_COMMAND",
+            "--trainer-start-command",
+        ),
+    ] = None
+    webhook: Annotated[
+        str | None,
+        Option(
+            "URL that gets a POST {base, queued, reason, attempt} instead",
+            "HEADWAY_TRAINER_START_WEBHOOK",
+            "--trainer-start-webhook",
+        ),
+    ] = None
+    pause_s: Annotated[
+        float,
+        Option(
+            "Seconds between two attempts for a base; doubles",
+            "HEADWAY_TRAINER_START_PAUSE_S",
+            "--trainer-start-pause-s",
+            minimum=0.1,
+        ),
+    ] = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from wire.process.options import Option
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +23,67 @@ class RetentionPolicy:
     grace_s: files that no row names. Longer than the longest pause between an upload and the row that names it.
     """
 
-    keep_last_states: int = 20
-    keep_every_states: int = 25
-    keep_last_adapters: int | None = None
-    keep_payloads_s: float = 24 * 3600.0
-    keep_planes_s: float = 7 * 24 * 3600.0
-    grace_s: float = 3600.0
-    keep_traces_s: float | None = None
-    keep_last_jobs: int | None = None
+    keep_last_states: Annotated[
+        int,
+        Option("Optimizer states to keep: of each model's newest checkpoints", "HEADWAY_KEEP_LAST_STATES", minimum=1),
+    ] = 20
+    keep_every_states: Annotated[
+        int,
+        Option("Also keep state and adapter of every Nth step; 0: none", "HEADWAY_KEEP_EVERY_STATES", minimum=0),
+    ] = 25
+    keep_last_adapters: Annotated[
+        int | None,
+        Option("Adapters to keep of each model", "HEADWAY_KEEP_LAST_ADAPTERS", minimum=1, shown_default="all of them"),
+    ] = None
+    keep_payloads_s: Annotated[
+        float,
+        Option(
+            "Hours to keep large requests and answers after they were carried out",
+            "HEADWAY_KEEP_PAYLOADS_H",
+            "--keep-payloads-h",
+            minimum=0.0,
+            per=3600.0,
+        ),
+    ] = 24 * 3600.0
+    keep_planes_s: Annotated[
+        float,
+        Option(
+            "Hours to keep rows of dead trainers and samplers",
+            "HEADWAY_KEEP_PLANES_H",
+            "--keep-planes-h",
+            minimum=0.0,
+            per=3600.0,
+        ),
+    ] = 7 * 24 * 3600.0
+    grace_s: Annotated[
+        float,
+        Option(
+            "Seconds to keep files without a row, which uploads under way have",
+            "HEADWAY_GC_GRACE_S",
+            "--gc-grace-s",
+            minimum=0.0,
+        ),
+    ] = 3600.0
+    keep_traces_s: Annotated[
+        float | None,
+        Option(
+            "Days to keep recorded rollouts that are not pinned",
+            "HEADWAY_KEEP_TRACES_D",
+            "--keep-traces-d",
+            minimum=0.0,
+            per=86_400.0,
+            shown_default="for good",
+        ),
+    ] = None
+    keep_last_jobs: Annotated[
+        int | None,
+        Option(
+            "Jobs to keep of each team, with their rollouts",
+            "HEADWAY_KEEP_LAST_JOBS",
+            minimum=1,
+            shown_default="all",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         if self.keep_last_states < 1 or (self.keep_last_adapters is not None and self.keep_last_adapters < 1):

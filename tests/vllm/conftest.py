@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 import torch
 
-from sampler.backends.vllm import VllmBackend, VllmSettings
+from sampler.backends.vllm.backend import VllmBackend
+from sampler.backends.vllm.settings import VllmSettings
 from tests.conftest import database_folder
 from tests.e2e.box import Box
 from tests.ports.sampler_backends import Sampler, load_all

@@ -11,7 +11,7 @@ import pytest
 from bench.footprint import adapters_in
 from bench.promotion_check import check_answers
 from bench.promotion_clients import promote_under_load
-from sampler.backends.vllm import VllmBackend
+from sampler.backends.vllm.backend import VllmBackend
 from tests.e2e.box import Box
 
 pytestmark = pytest.mark.vllm

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sampler.backends.vllm import VllmBackend
+from sampler.backends.vllm.backend import VllmBackend
 from tests.ports.sampler_backends import ask_backend
 from tests.vllm.conftest import START_TIMEOUT_S, load_all
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sampler.backends.vllm import VllmBackend, VllmSettings
+from sampler.backends.vllm.backend import VllmBackend
+from sampler.backends.vllm.settings import VllmSettings
 from tests.ports.sampler_backends import Answer, ask_backend, load_all
 from tests.unit.trainer.tiny import datum_of
 from tests.vllm.conftest import START_TIMEOUT_S, SaveTrained

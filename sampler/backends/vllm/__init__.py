@@ -5,15 +5,16 @@ See docs/decisions/0014-vllm-sampler.md for what is checked here because vLLM do
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sampler.backends.vllm.backend import VllmBackend
-from sampler.backends.vllm.settings import VllmSettings
+if TYPE_CHECKING:
+    from sampler.backends.vllm.backend import VllmBackend
 
 
 def open_backend(base: str, **options: Any) -> VllmBackend:
     """A backend whose vLLM is ready; `options` are the fields of VllmSettings."""
+    # Here, for commands read the options of VllmSettings where transformers is not installed.
+    from sampler.backends.vllm.backend import VllmBackend
+    from sampler.backends.vllm.settings import VllmSettings
+
     return VllmBackend(base, VllmSettings(**options))
-
-
-__all__ = ["VllmBackend", "VllmSettings", "open_backend"]

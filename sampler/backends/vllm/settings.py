@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from wire.process.options import Option
+
+TOOL_CALL_PARSER = Option(
+    "With vLLM: name of its tool call parser, or none; default: by the base's chat template",
+    "HEADWAY_TOOL_CALL_PARSER",
+)
+REASONING_PARSER = Option(
+    "With vLLM: name of its reasoning parser, or none; default: by the base's chat template",
+    "HEADWAY_REASONING_PARSER",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +37,53 @@ class VllmSettings:
     started again.
     """
 
-    url: str | None = None
-    python: str | None = None
-    extra_args: tuple[str, ...] = ()
-    tool_call_parser: str | None = None
-    reasoning_parser: str | None = None
+    url: Annotated[
+        str | None,
+        Option("Attach to this server instead, which serves nobody else", "HEADWAY_VLLM_URL", "--vllm-url"),
+    ] = None
+    python: Annotated[
+        str | None,
+        Option(
+            "python of the environment that vLLM is in; default: .venv-vllm beside this one",
+            "HEADWAY_VLLM_PYTHON",
+            "--vllm-python",
+        ),
+    ] = None
+    extra_args: Annotated[
+        tuple[str, ...],
+        Option(
+            "More of vLLM's own arguments, as on a command line",
+            "HEADWAY_VLLM_ARGS",
+            "--vllm-args",
+            parse=lambda text: tuple(shlex.split(text)),
+        ),
+    ] = ()
+    tool_call_parser: Annotated[str | None, TOOL_CALL_PARSER] = None
+    reasoning_parser: Annotated[str | None, REASONING_PARSER] = None
     seed: int | None = None
     num_threads: int | None = None
-    max_lora_rank: int = 64
+    max_lora_rank: Annotated[
+        int,
+        Option(
+            "Adapters of a higher rank are refused", "HEADWAY_VLLM_MAX_LORA_RANK", "--vllm-max-lora-rank", minimum=1
+        ),
+    ] = 64
     max_loras: int = 8
     max_cpu_loras: int = 64
-    max_num_seqs: int = 256
-    adapter_dir: Path | None = None
+    max_num_seqs: Annotated[
+        int,
+        Option(
+            "Sequences that vLLM computes at once; more wait, and teams take turns",
+            "HEADWAY_VLLM_MAX_NUM_SEQS",
+            "--vllm-max-num-seqs",
+            minimum=1,
+        ),
+    ] = 256
+    adapter_dir: Annotated[
+        Path | None,
+        Option(
+            "Folder for adapter files, which vLLM has to reach too", "HEADWAY_VLLM_ADAPTER_DIR", "--vllm-adapter-dir"
+        ),
+    ] = None
     start_timeout_s: float = 900.0
     stalled_s: float = 60.0

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.testing import CliRunner
 
-from cli.terminal.settings_options import takes_settings
+from cli.terminal.settings_options import Given, takes_settings
 from wire.process.options import Option
 
 
@@ -16,6 +16,8 @@ class Settings:
     size: Annotated[int, Option("How large", "PLANTED_SIZE", minimum=2)] = 7
     lease_s: Annotated[float | None, Option("How long", flag="--lease")] = None
     hidden: str = "x"
+    kept_s: Annotated[float, Option("Hours", flag="--kept-h", per=3600.0, minimum=1.0)] = 7200.0
+    hosts: Annotated[tuple[str, ...], Option("Some", parse=lambda text: tuple(text.split()))] = ()
 
 
 def run(*arguments: str, **environment: str) -> list[Any]:
@@ -24,9 +26,9 @@ def run(*arguments: str, **environment: str) -> list[Any]:
 
     @app.command()
     @takes_settings(Settings)
-    def command(url: Annotated[str, typer.Option()], given: dict[str, Any], hidden: str = "y") -> None:
+    def command(url: Annotated[str, typer.Option()], given: Given, hidden: str = "y") -> None:
         """Do it."""
-        made.append(Settings(url, hidden=hidden, **given))
+        made.append(Settings(url, hidden=hidden, **given[Settings]))
 
     result = CliRunner().invoke(app, arguments, env=environment)
     return made or [result.exit_code, result.output]
@@ -38,6 +40,13 @@ def test_fields_are_options_with_their_defaults():
 
 def test_flags_and_the_environment_give_them():
     assert run("--url", "u", "--lease", "1.5", "--hidden", "z", PLANTED_SIZE="9") == [Settings("u", 9, 1.5, "z")]
+
+
+def test_other_units_and_texts_become_what_the_field_holds():
+    assert run("--url", "u", "--kept-h", "1.5", "--hosts", "a b") == [
+        Settings("u", 7, None, "y", kept_s=5400.0, hosts=("a", "b"))
+    ]
+    assert "default: 2.0" in run("--help")[1]
 
 
 def test_bounds_are_checked():

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sampler.backends.vllm import VllmSettings
 from sampler.backends.vllm import server as server_module
 from sampler.backends.vllm.client import VllmClient
 from sampler.backends.vllm.command import served_num_seqs, server_command
 from sampler.backends.vllm.parsers import Parsers
 from sampler.backends.vllm.server import OwnServer
 from sampler.backends.vllm.server_log import reason_in
+from sampler.backends.vllm.settings import VllmSettings
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
 REASON = "NotImplementedError: head size 16 is not supported"

@@ -13,7 +13,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from store.database import DATABASE_AWAY, AsyncConnection, AsyncDatabase
-from store.operation_kinds import HANDLE_GIVERS, HEAD_MOVERS, MODEL_CHANGERS, is_any
+from store.operation_kinds import BOUND_TO_HEAD, HANDLE_GIVERS, HEAD_MOVERS, MODEL_CHANGERS, is_any
 from store.oplog.conditions import UNACKNOWLEDGED, UNANSWERED
 
 LEFT_OUT = "passes_left_out"
@@ -26,9 +26,10 @@ _AWAY_PAUSE_S = 0.5
 _ADOPTABLE = f"""
     case
         when {is_any("o.kind", HEAD_MOVERS)} then false
-        when {is_any("o.kind", HANDLE_GIVERS)} then {UNACKNOWLEDGED} and o.blobs_dropped_at is null and (
-            o.state <> 'done' or o.head_version = (select m.head_version from models m where m.id = o.model_id)
-        )
+        when {is_any("o.kind", BOUND_TO_HEAD)} and o.state = 'done'
+            and o.head_version is distinct from (select m.head_version from models m where m.id = o.model_id)
+            then false
+        when {is_any("o.kind", HANDLE_GIVERS)} then {UNACKNOWLEDGED} and o.blobs_dropped_at is null
         else true
     end
 """

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from store.planes.registration import LIVE_FOR_S
+from store.planes.registration import lives_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +57,24 @@ class Census:
     heads: list[ModelHead]
 
 
-# `lives` as store.planes.registration.is_live.
-_LIVES = f"stopped_at is null and heartbeat_at > clock_timestamp() - interval '{LIVE_FOR_S} s'"
-
 _OPERATIONS = """
     select kind, state, count(*), extract(epoch from clock_timestamp() - min(created_at))::float
     from operations where state in ('queued', 'running') group by kind, state order by kind, state
 """
 _TRAINERS = f"""
     select b.slug, case when t.is_loading then 'loading' else 'ready' end, count(*)
-    from trainers t join models b on b.id = t.base_id where t.{_LIVES.replace("heartbeat", "t.heartbeat")}
+    from trainers t join models b on b.id = t.base_id where {lives_sql("t")}
     group by 1, 2 order by 1, 2
 """  # noqa: S608 - put together from constants
 _SAMPLERS = f"""
     select b.slug, s.backend, count(*)
-    from samplers s join models b on b.id = s.base_id where s.{_LIVES.replace("heartbeat", "s.heartbeat")}
+    from samplers s join models b on b.id = s.base_id where {lives_sql("s")}
     group by 1, 2 order by 1, 2
 """  # noqa: S608
 _ADAPTERS = f"""
     select b.slug, a.state, count(*)
     from sampler_adapters a join samplers s on s.id = a.sampler_id join models b on b.id = s.base_id
-    where s.{_LIVES.replace("heartbeat", "s.heartbeat")} group by 1, 2 order by 1, 2
+    where {lives_sql("s")} group by 1, 2 order by 1, 2
 """  # noqa: S608
 _LEASES = """
     select b.slug, 'held', count(*)

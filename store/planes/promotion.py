@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from store.database import AsyncConnection, Connection
-from store.planes.registration import LIVE_FOR_S
+from store.planes.registration import takes_requests_sql
 from wire.adapter_names import adapter_name_sql, base_adapter_name_sql
 
 LATE_AFTER_S = 30.0
@@ -77,19 +77,15 @@ class Missing:
         return self.error is not None or self.late_s > LATE_AFTER_S
 
 
-# Live: as store.planes.registration.takes_requests.
-_VOTES = """
+_VOTES = f"""
     select
         count(*) as live,
         count(*) filter (where a.state = 'loaded') as loaded,
         array_agg(coalesce(a.error, 'unknown')) filter (where a.state = 'failed') as refusals
     from samplers s
     left join sampler_adapters a on a.sampler_id = s.id and a.adapter = %(adapter)s
-    where s.base_id = %(base_id)s
-        and s.stopped_at is null
-        and s.drained_at is null
-        and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
-"""
+    where s.base_id = %(base_id)s and {takes_requests_sql("s")}
+"""  # noqa: S608 - put together from constants
 
 _MISSING = f"""
     select
@@ -107,9 +103,7 @@ _MISSING = f"""
         where m.base_id = s.base_id
     ) w
     left join sampler_adapters a on a.sampler_id = s.id and a.adapter = w.adapter
-    where s.stopped_at is null
-        and s.drained_at is null
-        and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
+    where {takes_requests_sql("s")}
         and a.state is distinct from 'loaded'
         and (%(base_id)s::uuid is null or s.base_id = %(base_id)s::uuid)
     order by b.slug, s.started_at, w.model
@@ -149,9 +143,9 @@ async def promotion_votes_async(
 def missing_adapters(connection: Connection, base_id: UUID | None = None) -> list[Missing]:
     """What live samplers (of one base, or of all) should hold and do not; the gateway does not send anybody to them
     for it."""
-    rows = connection.execute(_MISSING, {"base_id": base_id, "live_for_s": LIVE_FOR_S})
+    rows = connection.execute(_MISSING, {"base_id": base_id})
     return [Missing(**row._asdict()) for row in rows]
 
 
 def _values(base_id: UUID, adapter: str) -> dict[str, Any]:
-    return {"base_id": base_id, "adapter": adapter, "live_for_s": LIVE_FOR_S, "late_after_s": LATE_AFTER_S}
+    return {"base_id": base_id, "adapter": adapter, "late_after_s": LATE_AFTER_S}

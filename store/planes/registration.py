@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
@@ -17,8 +17,19 @@ from store.notify import TRAINERS_CHANGED, notify
 from store.tables import SamplerRow, TrainerRow, TrainerStartRow
 
 HEARTBEAT_S = 2.0
-LIVE_FOR_S = 10.0
+_LIVE_FOR: LiteralString = "10"
+LIVE_FOR_S = float(_LIVE_FOR)
 """A process that was silent for longer than this counts as gone."""
+
+
+def lives_sql(alias: LiteralString) -> LiteralString:
+    """As `is_live`, of a row of trainers or samplers under this name."""
+    return f"({alias}.stopped_at is null and {alias}.heartbeat_at > clock_timestamp() - interval '{_LIVE_FOR} s')"
+
+
+def takes_requests_sql(alias: LiteralString) -> LiteralString:
+    """As `takes_requests`; of a trainer: it takes work."""
+    return f"({alias}.drained_at is null and {lives_sql(alias)})"
 
 
 def is_live(row: type[TrainerRow] | type[SamplerRow]) -> ColumnElement[bool]:

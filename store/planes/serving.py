@@ -10,16 +10,11 @@ from uuid import UUID
 from store.checkpoint_references import CheckpointReference, referred_sql
 from store.database import AsyncConnection
 from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
-from store.planes.registration import LIVE_FOR_S
+from store.planes.registration import lives_sql, takes_requests_sql
 from store.references import WANTED
 from wire.adapter_names import adapter_name_sql, base_adapter_name_sql
 
-# As store.planes.registration.takes_requests.
-_TAKES_REQUESTS = """
-    s.stopped_at is null
-    and s.drained_at is null
-    and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
-"""
+_TAKES_REQUESTS = takes_requests_sql("s")
 
 _FACTS = f"""
         (select t.max_concurrent_rollouts from teams t where t.id = k.team_id) as max_concurrent_rollouts,
@@ -74,10 +69,7 @@ _HOLDING = f"""
 """  # noqa: S608 - put together from constants
 
 
-_LIVE_URLS = """
-    select distinct url from samplers
-    where stopped_at is null and heartbeat_at > clock_timestamp() - make_interval(secs => %(live_for_s)s)
-"""
+_LIVE_URLS = f"select distinct url from samplers s where {lives_sql('s')}"  # noqa: S608 - put together from constants
 
 
 # As store.planes.registration.has_trouble.
@@ -144,7 +136,6 @@ async def find_serving(
         "model_id": question.model_id,
         "reference": question.reference,
         "pin_half_time_s": pin_half_time_s,
-        "live_for_s": LIVE_FOR_S,
     }
     if question.checkpoint is not None:
         asked |= asdict(question.checkpoint)
@@ -160,7 +151,7 @@ async def find_serving(
 
 async def samplers_serving(connection: AsyncConnection, base_id: UUID, adapter: str) -> tuple[Sampler, ...]:
     """Live samplers of a base that have this adapter loaded."""
-    values = {"base_id": base_id, "adapter": adapter, "live_for_s": LIVE_FOR_S}
+    values = {"base_id": base_id, "adapter": adapter}
     rows = await (await connection.execute(_HOLDING, values)).fetchall()
     return tuple(Sampler(*row) for row in rows)
 
@@ -173,5 +164,5 @@ async def sampler_trouble(connection: AsyncConnection, base_id: UUID) -> str | N
 
 async def live_urls(connection: AsyncConnection) -> set[str]:
     """Where all live samplers are reached."""
-    rows = await (await connection.execute(_LIVE_URLS, {"live_for_s": LIVE_FOR_S})).fetchall()
+    rows = await (await connection.execute(_LIVE_URLS)).fetchall()
     return {row.url for row in rows}

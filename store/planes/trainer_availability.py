@@ -11,13 +11,11 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from store.planes.registration import LIVE_FOR_S
+from store.planes.registration import lives_sql
 
-# `lives` as store.planes.registration.is_live.
 _SUPPLY = f"""
     with known as (
-        select t.*, t.stopped_at is null and t.heartbeat_at > clock_timestamp() - interval '{LIVE_FOR_S} s' as lives
-        from trainers t
+        select t.*, {lives_sql("t")} as lives from trainers t
     )
     select
         m.id, m.slug, m.info is not null,

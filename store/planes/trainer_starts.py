@@ -9,15 +9,12 @@ from psycopg.types.json import Jsonb
 
 from store.database import AsyncConnection, Connection
 from store.notify import TRAINERS_CHANGED
-from store.planes.registration import LIVE_FOR_S
+from store.planes.registration import takes_requests_sql
 
 MAX_PAUSE_S = 900.0
 _MAX_ERROR_CHARS = 500
 
-# As planes.is_live; one that is drained takes no work.
-_LIVES = f"""
-    t.stopped_at is null and t.drained_at is null and t.heartbeat_at > clock_timestamp() - interval '{LIVE_FOR_S} s'
-"""
+_LIVES = takes_requests_sql("t")
 
 _IS_OURS = "b.base_id is null and (%(only)s::jsonb is null or %(only)s::jsonb @> to_jsonb(b.slug))"
 

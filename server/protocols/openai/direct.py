@@ -19,7 +19,7 @@ from server.http.context import Context
 from server.http.disconnects import ClientDisconnected
 from server.http.request_body import body_was_read
 from server.http.routing import Handler
-from server.protocols.openai.admission import sampling_key
+from server.http.sampling_key import sampling_key
 from server.protocols.openai.json_bodies import parse, parse_large
 from server.protocols.openai.routing import OpenAIRoute
 

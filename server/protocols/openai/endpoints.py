@@ -12,8 +12,8 @@ from server.catalog.service import no_such_model
 from server.http.authentication import ModelUserDep
 from server.http.context import ContextDep
 from server.http.routing import KeyedRouter
+from server.http.sampling_key import SamplingKeyDep
 from server.protocols.openai import chat, completions
-from server.protocols.openai.admission import SamplingKeyDep
 from server.protocols.openai.direct import DirectRoute
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
 from server.protocols.openai.routing import OpenAIRoute

@@ -1,8 +1,8 @@
 """The kinds of operation, one row each: what an operation of the kind does to its model, and what its answer is for.
 
 Statements, indexes, invariants and the tree derive from these facts, and name no kind themselves (`tests.rules`). A new
-kind is a row here and a handler in `trainer.worker.loop`; one that is a gradient also needs a migration, for the index
-of pending gradients lists their kinds.
+kind is a row here and a handler in `trainer.worker.loop` (docs/architecture.md has the whole list); one that is a
+gradient also needs a migration, for the index of pending gradients lists their kinds.
 """
 
 from __future__ import annotations

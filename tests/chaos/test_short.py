@@ -7,7 +7,6 @@ import pytest
 from tests.chaos.box import PLANES, Box
 from tests.chaos.faults import ANY_TIME, Fault
 from tests.chaos.run import KEYLESS_PARTS, RunReport, differences, run
-from tests.chaos.saboteur import noticed_in
 
 pytestmark = pytest.mark.chaos
 
@@ -43,13 +42,3 @@ def test_a_client_without_keys_that_sends_lost_calls_again_gets_the_same_tree(ch
     report = run(chaos_box, SEED, deaths, with_keys=False)
     assert report.points, "nobody died"
     assert differences(report, undisturbed, KEYLESS_PARTS) == []
-
-
-@pytest.mark.parametrize("promise", ["replay", "fencing"])
-def test_a_promise_that_is_switched_off_is_noticed(chaos_box: Box, undisturbed: RunReport, promise: str):
-    """Last, since what is wrong in the database stays."""
-    chaos_box.break_promise(promise)
-    try:
-        assert noticed_in(chaos_box, undisturbed, promise)
-    finally:
-        chaos_box.break_promise(None)

@@ -13,6 +13,11 @@ from wire.engine import LoraConfig
 from wire.process.options import Option
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    return tuple(filter(None, text.replace(" ", "").split(",")))
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much a client may send. Bytes and tokens of a training batch are counted while it streams in."""
@@ -161,7 +166,7 @@ class GuardSettings:
         Option(
             "Hosts, host:port or networks that may get webhooks though they are this machine; with commas",
             "HEADWAY_WEBHOOK_RECEIVERS",
-            parse=lambda text: tuple(filter(None, text.replace(" ", "").split(","))),
+            parse=names,
         ),
     ] = ()
 

@@ -14,7 +14,8 @@ class Option:
     name. minimum, maximum: of what is given.
 
     per: how many units of the field one of the option's is: 3600 for an option in hours of a field in seconds.
-    shown_default: what `--help` says in place of a default. parse: what makes the field's value of a given text.
+    shown_default: what `--help` says in place of a default. parse: what makes the field's value of a given text; a
+    function of the module, for annotations are evaluated apart from its names.
     """
 
     help: str

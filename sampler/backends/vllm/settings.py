@@ -9,6 +9,12 @@ from typing import Annotated
 
 from wire.process.options import Option
 
+
+def words(text: str) -> tuple[str, ...]:
+    """Arguments as on a command line."""
+    return tuple(shlex.split(text))
+
+
 TOOL_CALL_PARSER = Option(
     "With vLLM: name of its tool call parser, or none; default: by the base's chat template",
     "HEADWAY_TOOL_CALL_PARSER",
@@ -55,7 +61,7 @@ class VllmSettings:
             "More of vLLM's own arguments, as on a command line",
             "HEADWAY_VLLM_ARGS",
             "--vllm-args",
-            parse=lambda text: tuple(shlex.split(text)),
+            parse=words,
         ),
     ] = ()
     tool_call_parser: Annotated[str | None, TOOL_CALL_PARSER] = None

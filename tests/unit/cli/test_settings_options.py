@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli.terminal.settings_options import Given, takes_settings
+from cli.terminal.settings_options import Given, _declared, takes_settings
+from sampler.backends.vllm.settings import VllmSettings
+from server.process.settings import GuardSettings
+from store.retention import RetentionPolicy
 from wire.process.options import Option
 
 
@@ -47,6 +51,20 @@ def test_other_units_and_texts_become_what_the_field_holds():
         Settings("u", 7, None, "y", kept_s=5400.0, hosts=("a", "b"))
     ]
     assert "default: 2.0" in run("--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "given", "taken"),
+    [
+        (VllmSettings, "extra_args", "--dtype 'a b'", ("--dtype", "a b")),
+        (GuardSettings, "webhook_receivers", "a, b:1,", ("a", "b:1")),
+        (RetentionPolicy, "keep_payloads_s", 2.0, 7200.0),
+    ],
+)
+def test_what_is_given_to_our_commands_is_what_their_settings_hold(settings, field, given, taken):
+    (declared,) = [one for one in _declared(settings) if one.name == field]
+    assert declared.option.taken(given) == taken
+    assert declared.option.taken(declared.parameter.default) == {f.name: f.default for f in fields(settings)}[field]
 
 
 def test_bounds_are_checked():

@@ -7,9 +7,8 @@ from uuid import UUID
 
 import numpy as np
 
-from server.training.requests import LossRequest
 from server.values.sanitizing import is_storable
-from wire.engine import BaseModelInfo
+from wire.engine import BaseModelInfo, LossChoice
 from wire.errors import InvalidRequest
 from wire.trajectories import Batch, Float32Array
 from wire.turns import check_turn
@@ -35,7 +34,7 @@ def check_batch(batch: Batch, recorded: Mapping[int, UUID], info: BaseModelInfo,
             check_turn(f"{where}, sample {number}", turn, info, logprobs_optional=logprobs_optional)
 
 
-def check_loss(loss: LossRequest, num_inputs: int, losses: Losses) -> None:
+def check_loss(loss: LossChoice, num_inputs: int, losses: Losses) -> None:
     """Raises InvalidRequest for an unknown loss or key, naming the known ones."""
     if loss.name not in losses:
         raise InvalidRequest(f"unknown loss_fn {loss.name!r}; this server knows {_list(losses)}")

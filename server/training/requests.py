@@ -25,15 +25,6 @@ class BatchRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class LossRequest:
-    """A built-in loss by name, what is set of its configuration, and over how many substeps the batch is spread."""
-
-    name: str
-    config: Mapping[str, float] = field(default_factory=dict[str, float])
-    num_substeps: int = 1
-
-
-@dataclass(frozen=True, slots=True)
 class WeightsRequest:
     """Weights −dC/dlogprobs, one float32 array for each datum of a forward, and metrics of the caller's own."""
 

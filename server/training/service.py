@@ -19,12 +19,12 @@ from server.training.collaborators import Training
 from server.training.forwards import open_forward
 from server.training.operations import Call, Prepared
 from server.training.recorded import ResolvedBatch, resolve_batch
-from server.training.requests import BatchRequest, LossRequest, WeightsRequest
+from server.training.requests import BatchRequest, WeightsRequest
 from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, OPTIM_STEP
 from wire.adamw import check_adam
 from wire.conversion import to_datums
 from wire.datum_payload import encode_datums
-from wire.engine import AdamParams
+from wire.engine import AdamParams, LossChoice
 from wire.payload import encode
 from wire.process.off_loop import off_loop
 from wire.trajectories import Batch
@@ -39,7 +39,7 @@ async def losses(training: Training, who: Caller | bytes, model: str) -> list[st
 
 
 def forward_backward(
-    training: Training, model: TrainedModel, digest: bytes, batch: BatchSource, loss: LossRequest
+    training: Training, model: TrainedModel, digest: bytes, batch: BatchSource, loss: LossChoice
 ) -> Call:
     """Add the gradient of a built-in loss over a batch."""
 
@@ -88,7 +88,7 @@ async def _resolved(training: Training, model: TrainedModel, request: BatchReque
     return await resolve_batch(training.database, training.blobs, model, request, training.batch_tokens)
 
 
-def _forward_backward_payload(resolved: ResolvedBatch, loss: LossRequest, model: TrainedModel) -> tuple[bytes, int]:
+def _forward_backward_payload(resolved: ResolvedBatch, loss: LossChoice, model: TrainedModel) -> tuple[bytes, int]:
     batch, figures = resolved.batch, dict(resolved.figures)
     check_loss(loss, len(batch.trajectories), model.losses)
     check_batch(batch, resolved.recorded, model.info, logprobs_optional=loss.name == "cross_entropy")

@@ -29,11 +29,10 @@ from server.training import service
 from server.training.admission import TrainedModel, training_call
 from server.training.idempotency import IDEMPOTENCY_HEADER
 from server.training.operations import Call, submit
-from server.training.requests import LossRequest
 from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, OPTIM_STEP
 from store.oplog.lost_answers import LEFT_OUT
 from store.oplog.results import Result
-from wire.engine import AdamParams
+from wire.engine import AdamParams, LossChoice
 from wire.process.off_loop import off_loop
 
 router = HudRouter(prefix="/v1/models/{model_id}/train", tags=["training"])
@@ -52,7 +51,7 @@ async def forward_backward(context: ContextDep, key: KeyDep, model_id: str, requ
     """Add the gradient of a built-in loss over a batch of trajectories."""
     async with _training_call(context, key, model_id, request) as model:
         sent = await _read(context, request, wire.ForwardBackwardRequest)
-        loss = LossRequest(sent.body.loss_fn, sent.body.loss_fn_config or {}, sent.body.num_substeps)
+        loss = LossChoice(sent.body.loss_fn, sent.body.loss_fn_config or {}, sent.body.num_substeps)
         digest = await _digest(FORWARD_BACKWARD.name, sent)
         call = service.forward_backward(context.training, model, digest, partial(sent_batch, sent), loss)
         _, (header, _) = await _answered(context, request, model, call, sent)

@@ -89,6 +89,15 @@ class BaseModelInfo:
     sharing: str = "prefixes"  # or "nothing": each sequence is a pass of its own
 
 
+class Snapshot(Protocol):
+    """A model's weights and moments as they were when it was taken, in host memory."""
+
+    def write(self, adapter: Path, state: Path) -> None:
+        """Write the files that `Engine.save` would have written then, from any thread, while the engine goes on. Raises
+        OSError if the disk refuses."""
+        ...
+
+
 class Engine(Protocol):
     """Holds weights, gradients and moments of many models on one base. Not thread-safe; calls never overlap.
 
@@ -147,5 +156,9 @@ class Engine(Protocol):
 
     def save(self, model: UUID, adapter: Path, state: Path) -> None:
         """Write the adapter (PEFT layout) and the optimizer state into two existing empty folders. Raises NonFinite for
-        weights that are of no use: every checkpoint goes through here before it is committed."""
+        weights that are of no use: every checkpoint goes through here or `snapshot` before it is committed."""
+        ...
+
+    def snapshot(self, model: UUID) -> Snapshot:
+        """What `save` would write now, to be written later. Raises NonFinite as `save` does."""
         ...

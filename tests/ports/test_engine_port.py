@@ -3,6 +3,7 @@ those of tests, which count instead of computing."""
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -112,6 +113,28 @@ def test_a_step_applies_all_gradients_since_the_last_one_and_clears_them(engine,
         engine.forward_backward(one, FIRST, LOSS)
         engine.optim_step(one, ADAM)
     assert saved(engine, restored) == saved(engine, model)
+
+
+def test_a_snapshot_writes_what_a_save_would_have_written_then(engine, saved, tmp_path):
+    model = trained(engine, FIRST)
+    before = saved(engine, model)
+    folders = [tmp_path / "snapshot" / part for part in ("adapter", "state")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    snapshot = engine.snapshot(model)
+    writing = threading.Thread(target=snapshot.write, args=folders)
+    engine.forward_backward(model, SECOND, LOSS)
+    engine.optim_step(model, ADAM)
+    writing.start()
+    after = saved(engine, model)
+    engine.close(model)
+    writing.join()
+    written = {str(file.relative_to(tmp_path / "snapshot")): file.read_bytes() for file in files_of(folders)}
+    assert written == before != after
+
+
+def files_of(folders: list[Path]) -> list[Path]:
+    return [file for folder in folders for file in folder.iterdir()]
 
 
 def test_a_refused_pass_leaves_weights_gradients_and_moments_as_they_were(engine, saved):

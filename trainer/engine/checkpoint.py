@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from trainer.engine.finite import all_finite
 from trainer.engine.lora import LiveAdapter, LoraLayout
 from trainer.engine.session import Session
+from wire.canary import Canary
 from wire.engine import LoraConfig
 from wire.errors import CorruptCheckpoint, NonFinite
 
@@ -34,15 +36,53 @@ _BUFFERS = ("weights", "exp_avg", "exp_avg_sq")
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
-def save_adapter(session: Session, live: LiveAdapter, base_name: str, dtype: torch.dtype, folder: Path) -> None:
-    """Write the adapter as `dtype`, the precision that a sampler computes in. Raises OSError if the disk refuses,
-    NonFinite for weights that this precision does not hold."""
-    (folder / _ADAPTER_CONFIG).write_text(_config_text(live, base_name))
-    flat = session.weights.to(device="cpu", dtype=dtype)
-    if not all_finite(flat):
-        raise NonFinite(f"this step would leave weights that {dtype} does not hold; lower the learning_rate")
-    tensors = dict(zip(session.layout.names, session.layout.views(flat), strict=True))
-    _write_tensors(tensors, folder / _ADAPTER_WEIGHTS, {"format": "pt"})
+@dataclass(frozen=True, slots=True, eq=False)
+class SessionSnapshot:
+    """A session in host memory, as it is saved. served: the flat weights in the precision that a sampler computes in.
+
+    buffers: flat master weights and moments by name. On a CPU they are the session's own, which a step replaces and
+    never writes to.
+    """
+
+    lora: LoraConfig
+    layout: LoraLayout
+    num_steps: int
+    served: torch.Tensor
+    buffers: Mapping[str, torch.Tensor]
+    config_text: str
+    canary: Canary | None
+
+    @classmethod
+    def of(
+        cls, session: Session, live: LiveAdapter, base_name: str, dtype: torch.dtype, canary: Canary | None
+    ) -> SessionSnapshot:
+        """Raises NonFinite for weights that `dtype`, that of samplers, does not hold."""
+        served = session.weights.to(device="cpu", dtype=dtype)
+        if not all_finite(served):
+            raise NonFinite(f"this step would leave weights that {dtype} does not hold; lower the learning_rate")
+        buffers = {name: getattr(session, name).cpu() for name in _BUFFERS}
+        config_text = _config_text(live, base_name)
+        return cls(session.lora, session.layout, session.num_steps, served, buffers, config_text, canary)
+
+    def write(self, adapter: Path, state: Path) -> None:
+        """Write both folders. Raises OSError if the disk refuses."""
+        (adapter / _ADAPTER_CONFIG).write_text(self.config_text)
+        tensors = dict(zip(self.layout.names, self.layout.views(self.served), strict=True))
+        _write_tensors(tensors, adapter / _ADAPTER_WEIGHTS, {"format": "pt"})
+        if self.canary is not None:
+            self.canary.write(adapter)
+        self._write_state(state)
+
+    def _write_state(self, folder: Path) -> None:
+        about = {
+            "version": _STATE_VERSION,
+            "num_steps": self.num_steps,
+            "init_seed": self.lora.init_seed,
+            **_shape(self.lora),
+            **_layout(self.layout),
+        }
+        # One key: safetensors writes several in an order of its own.
+        _write_tensors(dict(self.buffers), folder / _STATE, {"headway": json.dumps(about)})
 
 
 @cache
@@ -52,20 +92,6 @@ def _config_text(live: LiveAdapter, base_name: str) -> str:
     # vLLM matches target_modules by suffix; sorted, since PEFT keeps a set and bytes must not depend on hashes.
     config |= {"base_model_name_or_path": base_name, "inference_mode": True}
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
-
-
-def save_state(session: Session, folder: Path) -> None:
-    """Write master weights and moments as they are. Raises OSError if the disk refuses."""
-    buffers = {name: getattr(session, name).cpu() for name in _BUFFERS}
-    about = {
-        "version": _STATE_VERSION,
-        "num_steps": session.num_steps,
-        "init_seed": session.lora.init_seed,
-        **_shape(session.lora),
-        **_layout(session.layout),
-    }
-    # One key: safetensors writes several in an order of its own.
-    _write_tensors(buffers, folder / _STATE, {"headway": json.dumps(about)})
 
 
 def load_session(

@@ -22,7 +22,7 @@ import torch
 
 from trainer.engine.base_model import BaseModel
 from trainer.engine.canary import compute_canary, may_overflow
-from trainer.engine.checkpoint import load_session, save_adapter, save_state
+from trainer.engine.checkpoint import SessionSnapshot, load_session
 from trainer.engine.finite import squares_finite
 from trainer.engine.losses import LOSSES, LossOptions, make_loss
 from trainer.engine.metrics import PassTally
@@ -184,15 +184,21 @@ class TrainingEngine:
 
         Raises NonFinite, before anything is written, for weights with which no token could be sampled.
         """
+        self.snapshot(model).write(adapter, state)
+
+    def snapshot(self, model: UUID) -> SessionSnapshot:
+        """What `save` would write now; it may be written by another thread, while the model is trained on."""
         session = self._sessions.get(model)
         canary = None
         if self._settings.canary or may_overflow(self._base, session):
             canary = compute_canary(self._base, session)
-        live = self._base.adapter(session.lora)
-        save_adapter(session, live, self._base.name, self._base.served_dtype, adapter)
-        if canary is not None and self._settings.canary:
-            canary.write(adapter)
-        save_state(session, state)
+        return SessionSnapshot.of(
+            session,
+            self._base.adapter(session.lora),
+            self._base.name,
+            self._base.served_dtype,
+            canary if self._settings.canary else None,
+        )
 
     def _gradient_pass(
         self,

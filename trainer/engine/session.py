@@ -18,7 +18,8 @@ _BUFFERS = ("weights", "gradient", "exp_avg", "exp_avg_sq")
 class Session:
     """All buffers share length, dtype (float32; float64 on a float64 base) and device; layout says what lies where.
 
-    num_steps: AdamW steps that the moments have seen.
+    num_steps: AdamW steps that the moments have seen. A step puts new buffers in the place of the old ones, which are
+    never written to: who holds an old one keeps its values.
     """
 
     lora: LoraConfig

@@ -21,7 +21,7 @@ from store.tree import move_head
 from store.verification import missing_files
 from tests.unit.conftest import World
 from tests.unit.planes.test_agent import Holder
-from tests.unit.planes.test_worker import CountingEngine, Trainer
+from tests.unit.planes.test_worker import CountingEngine, CountingSnapshot, Trainer
 from trainer.worker.loop import Worker, WorkerSettings
 
 
@@ -41,9 +41,9 @@ class CountingEngineWithMoments(CountingEngine):
         self.moments[model] += 1
         return result
 
-    def save(self, model, adapter: Path, state: Path) -> None:
-        super().save(model, adapter, state)
-        (state / "moments").write_text(json.dumps(self.moments[model]))
+    def snapshot(self, model) -> CountingSnapshot:
+        numbers = super().snapshot(model).numbers
+        return CountingSnapshot(self, {**numbers, "state/moments": self.moments[model]})
 
 
 class ThinnedTrainer(Trainer):

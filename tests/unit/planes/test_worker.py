@@ -37,6 +37,20 @@ from wire.trajectories import Batch, Trajectory, Turn
 TURN = Turn(np.array([1], np.int32), np.array([2], np.int32), np.array([-1.0], np.float32))
 
 
+class CountingSnapshot:
+    """The numbers of a model, by file."""
+
+    def __init__(self, engine: CountingEngine, numbers: dict[str, float]) -> None:
+        self.engine, self.numbers = engine, numbers
+
+    def write(self, adapter: Path, state: Path) -> None:
+        if self.engine.refuse_saving:
+            raise OSError("no space left on device")
+        for name, number in self.numbers.items():
+            part, _, file = name.partition("/")
+            ({"adapter": adapter, "state": state}[part] / file).write_text(json.dumps(number))
+
+
 class CountingEngine:
     """Weights and gradients are numbers: a pass adds its reward, a step moves the weights there. It plans as many
     trajectories a micro-batch as its settings allow tokens."""
@@ -90,10 +104,11 @@ class CountingEngine:
         return StepResult({}, moved=True)
 
     def save(self, model, adapter: Path, state: Path) -> None:
-        if self.refuse_saving:
-            raise OSError("no space left on device")
+        self.snapshot(model).write(adapter, state)
+
+    def snapshot(self, model) -> CountingSnapshot:
         self._require(model)
-        (adapter / "weights").write_text(json.dumps(self.weights[model]))
+        return CountingSnapshot(self, {"adapter/weights": self.weights[model]})
 
     def _require(self, model) -> None:
         if not self.holds(model):

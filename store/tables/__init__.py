@@ -2,8 +2,9 @@
 each other."""
 
 from store.tables.base import Base
+from store.tables.client_sessions import ClientSessionRow, SamplingRequestRow, SamplingSessionRow
 from store.tables.guard import AlarmRow, EvalRow, GuardRow
-from store.tables.models import CheckpointRow, ModelRow
+from store.tables.models import CheckpointNameRow, CheckpointRow, ModelRow
 from store.tables.operations import ModelLeaseRow, OperationRow, TrainingTurnRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TraceRow
@@ -18,7 +19,9 @@ __all__ = [
     "AlarmRow",
     "ApiKeyRow",
     "Base",
+    "CheckpointNameRow",
     "CheckpointRow",
+    "ClientSessionRow",
     "EvalRow",
     "EventRow",
     "GuardRow",
@@ -29,6 +32,8 @@ __all__ = [
     "SampleRow",
     "SamplerAdapterRow",
     "SamplerRow",
+    "SamplingRequestRow",
+    "SamplingSessionRow",
     "SpanRow",
     "TasksetRow",
     "TasksetTaskRow",

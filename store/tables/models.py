@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, text, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, Big, CreatedAt, UuidKey
@@ -27,6 +27,8 @@ class ModelRow(Base):
         Index("uq_models_team_slug", "team_id", text("lower(slug)"), unique=True, postgresql_nulls_not_distinct=True),
         CheckConstraint("paused_by in ('team', 'admin', 'guard')", name="paused_by"),
         Index(None, "base_id"),
+        Index("uq_models_session", "session_id", "session_index", unique=True),
+        CheckConstraint("(session_id is null) = (session_index is null)", name="session_index"),
     )
 
     id: Mapped[UuidKey]
@@ -48,6 +50,22 @@ class ModelRow(Base):
     )
     head_version: Mapped[Big] = mapped_column(default=0, server_default="0")
     next_sequence: Mapped[Big] = mapped_column(default=1, server_default="1")
+    serves_head: Mapped[bool] = mapped_column(default=True, server_default=true())
+    """Steps promote their checkpoint, and the slug stands for the head. Otherwise steps move the head alone, and the
+    slug stands for `served_checkpoint_id` (null: the base weights)."""
+    served_checkpoint_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("checkpoints.id", use_alter=True), default=None
+    )
+
+    # A training run: a model that a client made in one of its sessions, as the session's model number so and so. Its
+    # operations carry the client's own sequence numbers.
+    session_id: Mapped[str | None] = mapped_column(ForeignKey("client_sessions.id"), default=None)
+    session_index: Mapped[int | None] = mapped_column(default=None)
+    next_client_sequence: Mapped[Big] = mapped_column(default=1, server_default="1")
+    """All operations with a lower number are in the log."""
+    user_metadata: Mapped[dict[str, Any] | None]
+    removed_at: Mapped[datetime | None]
+    """A run that saved nothing and has ended long ago: it is listed nowhere, and its files and payloads are gone."""
 
     # Since when training calls are refused, why, and who must let them in again: `team`, `admin` or `guard`.
     paused_at: Mapped[datetime | None]
@@ -102,7 +120,38 @@ class CheckpointRow(Base):
     guard_checked_at: Mapped[datetime | None]
     """When the guard looked at it: once (`server.guard`)."""
 
+    operation_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("operations.id", use_alter=True), default=None)
+    """The step that made it. Null for the root of a fork, and in rows that an earlier version wrote."""
+    is_saved: Mapped[bool] = mapped_column(default=True, server_default=true())
+    """Its files are in the store, unless retention removed them. Otherwise it is computed again, by replay from the
+    nearest saved node above it, before it is used."""
+
     @property
     def adapter_name(self) -> str:
         """The immutable name under which samplers serve these weights."""
         return adapter_name(self.files_id)
+
+
+class CheckpointNameRow(Base):
+    """A name that a client gave to a checkpoint: `tinker://RUN/weights/NAME` and the like. A name can be moved to
+    another checkpoint, and ends at `expires_at`; the checkpoint itself stays as long as retention keeps it."""
+
+    __tablename__ = "checkpoint_names"
+    __table_args__ = (
+        CheckConstraint("kind in ('training', 'sampler', 'external')", name="kind"),
+        Index("uq_checkpoint_names_model_kind_name", "model_id", "kind", "name", unique=True),
+        Index(None, "checkpoint_id"),
+    )
+
+    id: Mapped[UuidKey]
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"))
+    kind: Mapped[str]
+    """Which use it is for: `training` and `sampler` may have the same name."""
+    name: Mapped[str]
+    checkpoint_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("checkpoints.id"))
+    size_bytes: Mapped[Big]
+    user_metadata: Mapped[dict[str, Any] | None]
+    created_at: Mapped[CreatedAt]
+    expires_at: Mapped[datetime | None]
+    published_at: Mapped[datetime | None]
+    """Since then every team may load and sample it; only its own may change it."""

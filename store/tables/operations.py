@@ -26,6 +26,14 @@ class OperationRow(Base):
     __tablename__ = "operations"
     __table_args__ = (
         Index("uq_operations_model_sequence", "model_id", "sequence", unique=True),
+        Index(
+            "uq_operations_client_sequence",
+            "model_id",
+            "client_sequence",
+            unique=True,
+            postgresql_where=text("client_sequence is not null"),
+        ),
+        Index("ix_operations_held", "created_at", postgresql_where=text("state = 'held'")),
         Index("ix_operations_open", "model_id", "sequence", postgresql_where=text("state in ('queued', 'running')")),
         Index(
             "ix_operations_unconsumed",
@@ -54,13 +62,16 @@ class OperationRow(Base):
             "model_id",
             postgresql_where=text("error_code = 'non_finite' and guard_checked_at is null"),
         ),
-        CheckConstraint("state in ('queued', 'running', 'done', 'failed', 'superseded')", name="state"),
+        CheckConstraint("state in ('held', 'queued', 'running', 'done', 'failed', 'superseded')", name="state"),
         CheckConstraint("(payload is null) != (payload_blob is null)", name="one_payload"),
     )
 
     id: Mapped[UuidKey]
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"))
-    sequence: Mapped[Big]
+    sequence: Mapped[Big | None]
+    """Its place in the model's log. Null: it is held, or was refused before it had a place."""
+    client_sequence: Mapped[Big | None]
+    """The client's own number. While a lower one is missing, the operation is held."""
     kind: Mapped[str]
     state: Mapped[str] = mapped_column(default="queued")
     payload: Mapped[bytes | None]

@@ -1,4 +1,4 @@
-"""The environment that points the unmodified SDK at this box, and the files that keep it.
+"""The environment that points the unmodified SDKs at this box, and the files that keep it.
 
 <data-dir>/env         for `source`: addresses, and the key of a member
 <data-dir>/admin-env   the same with the key of an operator
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from server.auth.spelling import tinker_spelling
 from store.private_files import write_private
 
 MEMBER_ENV, ADMIN_ENV = "env", "admin-env"
@@ -20,8 +21,9 @@ _PLANES = ("API", "RL", "GATEWAY", "TELEMETRY", "RUNTIME", "WEB")
 
 
 def sdk_exports(origin: str, key: str) -> dict[str, str]:
-    """One origin serves all of the SDK's planes."""
-    return {**{f"HUD_{plane}_URL": origin for plane in _PLANES}, "HUD_API_KEY": key}
+    """One origin serves all planes of the HUD SDK, and the Tinker SDK."""
+    hud = {**{f"HUD_{plane}_URL": origin for plane in _PLANES}, "HUD_API_KEY": key}
+    return {**hud, "TINKER_BASE_URL": origin, "TINKER_API_KEY": tinker_spelling(key)}
 
 
 def write_env(path: Path, exports: Mapping[str, str]) -> None:

@@ -70,7 +70,7 @@ def up(
 ) -> None:
     """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
 
-    Prints the exports that point the SDK here, with a member's key, and writes them to <data-dir>/env. An operator's
+    Prints the exports that point the SDKs here, with a member's key, and writes them to <data-dir>/env. An operator's
     key is in <data-dir>/admin-env, and printed nowhere.
     """
     from store.embedded import EmbeddedPostgresFailed
@@ -239,7 +239,7 @@ def _ready(origin: str, slugs: list[str], *, on_demand: bool) -> bool:
 
 def _announce(exports: Mapping[str, str], data_dir: Path) -> None:
     typer.echo(f"\nHeadway is up at {exports['HUD_API_URL']} (API description at /docs, logs in {data_dir / 'logs'}).")
-    typer.echo("Point the SDK here:\n")
+    typer.echo("Point the SDKs here:\n")
     for name, value in exports.items():
         typer.echo(f"  export {name}={value}")
     typer.echo(f"\nor: source {quote(str(data_dir / MEMBER_ENV))}")

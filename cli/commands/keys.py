@@ -15,6 +15,7 @@ from cli.terminal.tables import Listing, show
 from cli.terminal.whole_help import WholeHelp
 from server.audit.recording import COMMAND_LINE
 from server.auth import issuing, service
+from server.auth.spelling import tinker_spelling
 from server.auth.types import KeyRequest
 from server.principals.roles import ROLES, SCOPES
 from server.team import keys as team_keys
@@ -50,7 +51,7 @@ def create(
         key, _ = await issuing.issue(session, team_id, grant, COMMAND_LINE)
         return key
 
-    typer.echo(in_session_or_stop(url, act))
+    _print(in_session_or_stop(url, act))
 
 
 @app.command("list")
@@ -79,7 +80,7 @@ def rotate(
         new, _ = await issuing.rotate(session, row, COMMAND_LINE, grace_hours * 3600)
         return new
 
-    typer.echo(in_session_or_stop(database_url_or_embedded(database_url, data_dir), act))
+    _print(in_session_or_stop(database_url_or_embedded(database_url, data_dir), act))
 
 
 @app.command("revoke")
@@ -92,6 +93,12 @@ def revoke(
     url = database_url_or_embedded(database_url, data_dir)
     revoked = in_session_or_stop(url, lambda session: service.revoke_key(session, key.rstrip("…")))
     typer.echo(f"revoked {revoked.prefix} ({revoked.name})")
+
+
+def _print(key: str) -> None:
+    """The key on stdout, for `$(…)`; its other spelling beside it, on stderr."""
+    typer.echo(key)
+    typer.echo(f"the same key for the Tinker SDK: {tinker_spelling(key)}", err=True)
 
 
 def create_key(database_url: str, *, team: str, name: str, admin: bool) -> str:

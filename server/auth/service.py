@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import COMMAND_LINE, record
 from server.auth.issuing import SHOWN_CHARACTERS, Grant, issue
+from server.auth.spelling import plain_spelling
 from server.principals.callers import Caller, admitted
 from server.principals.roles import Role
 from store.keys import find_key
@@ -19,8 +20,8 @@ from wire.errors import Conflict, NotFound
 
 
 def key_hash(key: str) -> bytes:
-    """What of a key is stored."""
-    return hashlib.sha256(key.encode("utf-8", "replace")).digest()
+    """What of a key is stored, in whichever spelling it was sent (`server.auth.spelling`)."""
+    return hashlib.sha256(plain_spelling(key).encode("utf-8", "replace")).digest()
 
 
 async def authenticate(session: AsyncSession, key: str) -> Caller:
@@ -56,7 +57,8 @@ async def find_live_key(session: AsyncSession, reference: str) -> ApiKeyRow:
 
     Raises NotFound, or Conflict when several keys share the prefix.
     """
-    query = select(ApiKeyRow).where(ApiKeyRow.prefix == reference[:SHOWN_CHARACTERS], ApiKeyRow.revoked_at.is_(None))
+    prefix = plain_spelling(reference)[:SHOWN_CHARACTERS]
+    query = select(ApiKeyRow).where(ApiKeyRow.prefix == prefix, ApiKeyRow.revoked_at.is_(None))
     if _is_uuid(reference):
         query = select(ApiKeyRow).where(ApiKeyRow.id == UUID(reference))
     rows = list(await session.scalars(query))

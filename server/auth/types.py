@@ -34,9 +34,10 @@ class Key(BaseModel):
 
 
 class NewKey(Key):
-    """A key that was just made. `key` is shown this once."""
+    """A key that was just made. `key` is shown this once; `tinker_key` is the same one as the Tinker SDK takes it."""
 
     key: str
+    tinker_key: str
 
 
 class KeyRequest(Closed):

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import actor_of
 from server.auth.issuing import Grant, issue, refuse_beyond, revoke, rotate
+from server.auth.spelling import tinker_spelling
 from server.auth.types import Key, KeyRequest, NewKey, RotateRequest
 from server.catalog import repository
 from server.catalog.service import no_such_model
@@ -82,7 +83,7 @@ async def _models(session: AsyncSession, team_id: UUID, references: list[str] | 
 
 
 async def _shown_once(session: AsyncSession, key: str, row: ApiKeyRow) -> NewKey:
-    return NewKey(**_facts(row, await _team_name(session, row.team_id)), key=key)
+    return NewKey(**_facts(row, await _team_name(session, row.team_id)), key=key, tinker_key=tinker_spelling(key))
 
 
 async def _team_name(session: AsyncSession, team_id: UUID) -> str:

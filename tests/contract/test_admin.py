@@ -38,7 +38,8 @@ async def team_id(team: Team) -> str:
 async def boss(origin: str, admin, team_id) -> AsyncIterator[httpx.AsyncClient]:
     """A team_admin of the team."""
     made = await admin.post("/v2/admin/keys", json={"team_id": team_id, "name": "boss", "role": "team_admin"})
-    async with client(origin, made.json()["key"]) as http:
+    assert made.json()["tinker_key"] == f"tml-{made.json()['key']}"
+    async with client(origin, made.json()["tinker_key"]) as http:
         yield http
 
 

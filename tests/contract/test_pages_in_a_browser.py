@@ -254,6 +254,7 @@ async def test_a_new_key_is_shown_and_gone_after_a_reload(browser: Browser, orig
         await visit.page.get_by_role("button", name="Make the key").click()
         secret = await visit.page.get_by_label("Secret").input_value()
         assert secret.startswith("hw_")
+        assert await visit.page.get_by_label("The same key for the Tinker SDK").input_value() == f"tml-{secret}"
         assert await visit.violations() == []
         await visit.page.reload()
         await expect(visit.page.get_by_role("heading", name="The key was shown already")).to_be_visible()

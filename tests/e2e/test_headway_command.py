@@ -33,6 +33,9 @@ def test_keys_are_made_listed_and_revoked(box: Box):
     assert made.returncode == 0, made.stderr
     key = made.stdout.strip()
     assert key.startswith("hw_")
+    assert made.stderr.strip().endswith(f": tml-{key}")
+    other_spelling = {"Authorization": f"Bearer tml-{key}"}
+    assert httpx.get(f"{box.url}/v2/models", headers=other_spelling, trust_env=False).status_code == 200
     blue = {"Authorization": f"Bearer {key}"}
     assert httpx.get(f"{box.url}/v2/models", headers=blue, trust_env=False).status_code == 200
 
@@ -40,7 +43,7 @@ def test_keys_are_made_listed_and_revoked(box: Box):
     assert "blues" in listed
     assert key not in listed
 
-    assert headway("keys", "revoke", key[:10], *where).returncode == 0
+    assert headway("keys", "revoke", f"tml-{key[:10]}", *where).returncode == 0
     refused = httpx.get(f"{box.url}/v2/models", headers=blue, trust_env=False)
     assert refused.status_code == 401
     assert "revoked" in refused.json()["detail"]

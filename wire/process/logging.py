@@ -23,7 +23,7 @@ from wire.process.tracing import current_ids
 
 # API keys, whatever a header calls a bearer, and the user:password of a URL. Nothing of ours logs them; what a library
 # or a traceback quotes might.
-_SECRET = re.compile(r"\bhw_[A-Za-z0-9_-]{32,}|(?i:\bbearer )[^\s\"',]+|(?<=://)[^/\s:@\"]*:[^/\s@\"]+(?=@)")
+_SECRET = re.compile(r"(?:\btml-)?\bhw_[A-Za-z0-9_-]{32,}|(?i:\bbearer )[^\s\"',]+|(?<=://)[^/\s:@\"]*:[^/\s@\"]+(?=@)")
 
 _PATIENCE_MS = 1000
 

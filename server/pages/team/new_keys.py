@@ -15,6 +15,7 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.auth.service import key_hash
+from server.auth.spelling import tinker_spelling
 from server.auth.types import KeyRequest, NewKey, RotateRequest
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
@@ -69,7 +70,10 @@ async def show_once(context: ContextDep, request: Request, visitor: VisitorDep, 
         row = await _own_key(session, visitor, key)
     secret = request.cookies.get(COOKIE, "")
     is_its_own = key_hash(secret) == row.key_hash
-    reply = page(request, "team/key_made.html", visitor, key=row, secret=secret if is_its_own else None)
+    shown: dict[str, Any] = {"secret": None}
+    if is_its_own:
+        shown = {"secret": secret, "tinker_key": tinker_spelling(secret)}
+    reply = page(request, "team/key_made.html", visitor, key=row, **shown)
     reply.delete_cookie(COOKIE, path=_MADE)
     return reply
 

@@ -27,6 +27,9 @@ def test_keys_that_work_stay(url: str, tmp_path: Path):
     exports = write_keys(url, tmp_path, ORIGIN)
     first = keys_in(tmp_path)
     assert exports["HUD_API_KEY"] == first[0]
+    assert exports["TINKER_API_KEY"] == f"tml-{first[0]}"
+    assert exports["TINKER_BASE_URL"] == ORIGIN
+    assert role_of(url, exports["TINKER_API_KEY"]) == "member"
     assert [role_of(url, key) for key in first] == ["member", "admin"]
     assert write_keys(url, tmp_path, "http://127.0.0.1:9")["HUD_API_URL"] == "http://127.0.0.1:9"
     assert keys_in(tmp_path) == first

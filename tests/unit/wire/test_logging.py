@@ -60,6 +60,7 @@ def test_names_that_look_like_keys_stay(line: str):
     ("line", "kept"),
     [
         (f"the key {KEY}", "the key [secret]"),
+        (f"the key tml-{KEY}", "the key [secret]"),
         ("AUTHORIZATION: BEARER abc.def", "AUTHORIZATION: [secret]"),
         ("at s3://me:hunter2@host/x", "at s3://[secret]@host/x"),
     ],

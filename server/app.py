@@ -33,11 +33,12 @@ from server.process.shutdown import Shutdown
 from server.protocols.hud.protocol import HUD
 from server.protocols.openai.errors import openai_error
 from server.protocols.openai.protocol import OPENAI
+from server.protocols.tinker.protocol import TINKER
 
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
 
 OPERATIONS = Protocol((health.router, metrics.router))
-PROTOCOLS = (PAGES, OPERATIONS, OPENAI, HUD)
+PROTOCOLS = (PAGES, OPERATIONS, OPENAI, HUD, TINKER)
 """Where paths are shared, pages come first: they leave to the others whatever carries a key."""
 
 

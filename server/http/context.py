@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from server.auth.attempts import Attempts
 from server.auth.key_uses import KeyUses
 from server.catalog.heads import Heads
+from server.client_sessions.heartbeats import Heartbeats
 from server.metrics.blobs import MeasuredBlobs
 from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
@@ -63,6 +64,7 @@ class Context:
     metrics: ServerMetrics
     attempts: Attempts
     key_uses: KeyUses
+    heartbeats: Heartbeats
     upload_parser: UploadParser
     shutdown: Shutdown
     answering: SharedLookups[str, bool]
@@ -125,6 +127,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 metrics,
                 Attempts(),
                 key_uses,
+                Heartbeats(background),
                 upload_parser,
                 shutdown,
                 answering_samplers(connections.is_answering),

@@ -20,7 +20,7 @@ from starlette.types import Scope
 from server.http.access import sent_key
 from server.http.access_log import request_id
 from server.http.body_memory import BodiesInTheWay
-from server.http.problem import ErrorBody, problem
+from server.http.problem import ErrorBody, own_status, problem
 from server.http.request_body import BodyTooLarge
 from server.values.validation_messages import first_field, first_problem
 from store.database import DATABASE_AWAY
@@ -74,7 +74,8 @@ def refusal_of(error: Exception) -> HeadwayError | None:
 
 def error_response(request: Request, error: HeadwayError) -> JSONResponse:
     """A refusal as it goes over the wire."""
-    return _response(error, error_body_of(request.scope))
+    status_of = getattr(request.scope.get("route"), "refusal_status", own_status)
+    return _response(error, error_body_of(request.scope), status_of(error))
 
 
 def error_body_of(scope: Scope) -> ErrorBody:
@@ -83,12 +84,12 @@ def error_body_of(scope: Scope) -> ErrorBody:
     return getattr(route, "error_body", None) or scope["app"].state.unrouted_error_body
 
 
-def _response(error: HeadwayError, shape: ErrorBody) -> JSONResponse:
-    retry_after_s = error.retry_after_s or (_RETRY_AFTER_S if error.status == 503 else None)
+def _response(error: HeadwayError, shape: ErrorBody, status: int) -> JSONResponse:
+    retry_after_s = error.retry_after_s or (_RETRY_AFTER_S if status == 503 else None)
     headers = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
-    if error.status == 401:
+    if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(shape(error.status, error.code, error.message, error.param), error.status, headers)
+    return JSONResponse(shape(status, error.code, error.message, error.param), status, headers)
 
 
 async def _http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -97,7 +98,7 @@ async def _http_exception(request: Request, error: Exception) -> JSONResponse:
         try:
             sent_key(request)
         except Unauthenticated as no_key:
-            return _response(no_key, getattr(request.scope.get("route"), "error_body", problem))
+            return _response(no_key, getattr(request.scope.get("route"), "error_body", problem), no_key.status)
     sentence = error.detail
     if not isinstance(error, BodyTooLarge | BodiesInTheWay) and error.status_code in _HTTP_SENTENCES:
         sentence = _HTTP_SENTENCES[error.status_code].format(method=request.method, path=request.url.path)

@@ -3,9 +3,15 @@ routes that belong to none, such as `/readyz`."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
 
 from pydantic import BaseModel
+
+from wire.errors import HeadwayError
+
+RefusalStatus: TypeAlias = Callable[[HeadwayError], int]
+"""The HTTP status with which an error is answered, for protocols whose clients read some otherwise."""
 
 
 class ErrorBody(Protocol):
@@ -24,3 +30,8 @@ class Problem(BaseModel):
 def problem(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:
     """As `Problem`."""
     return {"detail": message, "code": code}
+
+
+def own_status(error: HeadwayError) -> int:
+    """The status of the error itself."""
+    return error.status

@@ -30,12 +30,14 @@ MoreRoom = Callable[[Request], Awaitable[int]]
 @dataclass(frozen=True)
 class BodyBound:
     """The most bytes that a route takes. `more`: asked once for a body that passes them; how many it may be after all.
+    `encodings`: ways in which the body may be compressed, which its reader undoes.
 
     A dependency that does nothing: the route finds it among its dependencies.
     """
 
     max_bytes: Callable[[Limits], int]
     more: MoreRoom | None = None
+    encodings: frozenset[str] = frozenset()
 
     async def __call__(self) -> None:
         """See the class."""
@@ -92,10 +94,11 @@ class RequestBody:
     def open(self, bound: BodyBound, request: Request) -> None:
         """Let it be read, up to the bound. For whoever has just authenticated the request.
 
-        Raises UnsupportedEncoding for a compressed one: nothing here unpacks them.
+        Raises UnsupportedEncoding for a body that is compressed in a way which the bound does not name: nothing here
+        unpacks it.
         """
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("", "identity"):
+        encoding = content_encoding(request)
+        if encoding != "identity" and encoding not in bound.encodings:
             raise UnsupportedEncoding(f"bodies compressed with {encoding[:32]!r} are not taken; send plain JSON")
         more = bound.more
         self._max_bytes = bound.max_bytes(self._limits)
@@ -114,6 +117,12 @@ class RequestBody:
         self._num_bytes += len(message.get("body", b""))
         await self._check(self._num_bytes)
         return message
+
+    async def will_hold(self, num_bytes: int) -> None:
+        """What was read becomes so many bytes in memory: waits for their share. Raises BodiesInTheWay."""
+        self.was_read()
+        if num_bytes > self._limits.small_body_bytes:
+            self._held = await self._memory.take(num_bytes)
 
     def was_read(self) -> None:
         """The bytes are dropped, or about to be; what was made of them is as large as what they say allows."""
@@ -137,6 +146,11 @@ class RequestBody:
             self._held = await self._memory.take(max(num_bytes, self._announced or self._max_bytes))
 
 
+def content_encoding(request: Request) -> str:
+    """How the body is compressed; `identity`: not at all."""
+    return request.headers.get("content-encoding", "").strip().lower() or "identity"
+
+
 def open_body(request: Request, bound: BodyBound) -> None:
     """Let the body be read. For whoever has just authenticated the request."""
     body: RequestBody = request.scope[_SCOPE_KEY]
@@ -153,6 +167,12 @@ def opened_to_anybody(app: ASGIApp) -> ASGIApp:
         await app(scope, receive, send)
 
     return opened
+
+
+async def body_will_hold(request: Request, num_bytes: int) -> None:
+    """As `RequestBody.will_hold`, for a body that is unpacked."""
+    body: RequestBody = request.scope[_SCOPE_KEY]
+    await body.will_hold(num_bytes)
 
 
 def body_was_read(request: Request) -> None:

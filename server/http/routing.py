@@ -16,16 +16,18 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from server.http.access import Access, Anybody
-from server.http.problem import ErrorBody, problem
+from server.http.problem import ErrorBody, RefusalStatus, own_status, problem
 from server.http.request_body import OPEN_TO_ANYBODY, SMALL, BodyBound, open_body
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class KeyedRoute(APIRoute):
-    """Admits, opens the body, and goes on. `error_body`: the shape of refusals; a protocol's routes have another."""
+    """Admits, opens the body, and goes on. `error_body`: the shape of refusals; a protocol's routes have another, and
+    may have another `refusal_status`."""
 
     error_body: ClassVar[ErrorBody] = staticmethod(problem)
+    refusal_status: ClassVar[RefusalStatus] = staticmethod(own_status)
 
     def get_route_handler(self) -> Handler:
         """See APIRoute."""

@@ -147,6 +147,14 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v2/admin/samplers/{sampler_id}/drain"): (ADMIN, None),
     ("POST", "/v2/admin/samplers/{sampler_id}/undrain"): (ADMIN, None),
     ("GET", "/v2/admin/models"): (ADMIN, None),
+    ("GET", "/api/v1/healthz"): (PUBLIC, None),
+    ("POST", "/api/v1/client/config"): (ANY, {}),
+    ("POST", "/api/v1/client/dynamic_config"): (ANY, {}),
+    ("GET", "/api/v1/get_server_capabilities"): (ANY, None),
+    ("POST", "/api/v1/create_session"): (REPORT, {}),
+    ("POST", "/api/v1/session_heartbeat"): (REPORT, {"session_id": "{heart_session}"}),
+    ("POST", "/api/v1/sessions/{session_id}/finish"): (REPORT, {}),
+    ("POST", "/api/v1/telemetry"): (ANY, {}),
     ("POST", "/v2/admin/models/{model_id}/pause"): (ADMIN, WHY),
     ("POST", "/v2/admin/models/{model_id}/resume"): (ADMIN, None),
     ("PUT", "/v2/admin/models/{model_id}/head"): (ADMIN, {"checkpoint_id": None, **WHY}),
@@ -237,6 +245,9 @@ async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
             session.add(alarm)
         forward = await http.post(f"/v1/models/{model['id']}/train/forward", json=batch(), headers=member)
         things["forward"] = forward.json()["forward_id"]
+        for name in ("session_id", "heart_session"):
+            opened = await http.post("/api/v1/create_session", json={}, headers=member)
+            things[name] = opened.json()["session_id"]
         for plane in ("trainer", "sampler"):
             reply = await http.get(f"/v2/admin/{plane}s", headers=admin)
             stopped = [row["id"] for row in reply.json()["items"]]
@@ -264,7 +275,7 @@ def _scopes(kind: str) -> set[str]:
 
 
 def _names_a_thing(path: str, body: Any) -> bool:
-    return "{" in path or "{model}" in str(body) or "{taskset_id}" in str(body)
+    return "{" in path or any(name in str(body) for name in ("{model}", "{taskset_id}", "{heart_session}"))
 
 
 UNDONE_BY = {

@@ -39,6 +39,7 @@ from wire.bounded import few_entries
 OPEN = {
     ("GET", "/healthz"),
     ("GET", "/readyz"),
+    ("GET", "/api/v1/healthz"),
     ("GET", "/login"),
     ("POST", "/login"),
     ("GET", "/static/{version}/{path:path}"),
@@ -54,6 +55,7 @@ LARGE: dict[str, BodyBound] = {
     "/trace/{trace_id}/telemetry-upload": UPLOAD,
     "/v3/api/trace/{trace_id}/telemetry-upload": UPLOAD,
     "/v2/tasks/upload": UPLOAD,
+    "/api/v1/telemetry": UPLOAD,
     "/v2/traces/import": COUNTED_BY_ITS_READER,
 }
 HTML, JSON = (b"accept", b"text/html"), (b"content-type", b"application/json")

@@ -1,0 +1,1 @@
+"""Thinking Machines' Tinker API, as its SDK calls it, under `/api/v1`."""

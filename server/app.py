@@ -12,6 +12,7 @@ from starlette.routing import Mount
 
 from server.background.closing_rollouts import closing_rollouts
 from server.background.garbage_collection import collecting_garbage
+from server.background.missing_numbers import giving_up_missing_numbers
 from server.background.replicas import counting_replicas
 from server.background.trainer_launchers import launching_trainers
 from server.guard.watch import guarding
@@ -60,6 +61,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             with launching_trainers(settings):
                 async with (
                     counting_replicas(context.background, share),
+                    giving_up_missing_numbers(context.background, settings.training_limits.missing_number_s),
                     guarding(replace(context.heads, database=context.background), settings.guard),
                 ):
                     yield

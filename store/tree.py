@@ -34,7 +34,7 @@ async def move_head(session: AsyncSession, model_id: UUID, checkpoint_id: UUID |
 
 
 def _supersede(model_id: UUID):
-    is_open = OperationRow.state.in_(("queued", "running"))
+    is_open = OperationRow.state.in_(("held", "queued", "running"))
     is_pending_gradient = and_(OperationRow.state == "done", OperationRow.consumed_by_id.is_(None))
     gradients = and_(OperationRow.kind.in_(GRADIENTS), or_(is_open, is_pending_gradient))
     steps = and_(OperationRow.kind.in_(CONSUMERS), is_open)

@@ -147,6 +147,18 @@ class NonFinite(Conflict):
     code, tries = "non_finite", FINAL
 
 
+class NumberReused(InvalidRequest):
+    """Another request was sent before under the number that its client gave it."""
+
+    status, code, tries = 400, "number_reused", FINAL
+
+
+class PredecessorMissing(Conflict):
+    """A request with a lower number of the same client did not come in time, or came too late."""
+
+    code, tries = "predecessor_missing", FINAL
+
+
 class LeaseLost(HeadwayError):
     """Another trainer holds the model now; whatever this one was about to write is void."""
 

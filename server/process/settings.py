@@ -70,7 +70,11 @@ class GatewayLimits:
 
 @dataclass(frozen=True, slots=True)
 class TrainingLimits:
-    """Training calls at once in one server process, all of them and those of one team. One that waits takes 60 KB."""
+    """Training calls at once in one server process, all of them and those of one team. One that waits takes 60 KB.
+
+    missing_number_s: for so long operations of a client that numbers them wait for a lower number; longer than any
+    client goes on sending one.
+    """
 
     calls: Annotated[
         int,
@@ -82,11 +86,20 @@ class TrainingLimits:
         ),
     ] = 10_000
     calls_per_team: int = 5_000
+    missing_number_s: Annotated[
+        float,
+        Option(
+            "Seconds that requests which their client numbers wait for a lower number; then they fail",
+            "HEADWAY_MISSING_NUMBER_S",
+            "--missing-number-s",
+            minimum=1.0,
+        ),
+    ] = 600.0
 
     @classmethod
-    def of(cls, calls: int) -> TrainingLimits:
+    def of(cls, calls: int, missing_number_s: float = 600.0) -> TrainingLimits:
         """So many, of which no team may have more than half."""
-        return cls(calls, -(-calls // 2))
+        return cls(calls, -(-calls // 2), missing_number_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,37 @@ LOG = (
         """
         select m.id as model_id, m.slug, m.next_sequence, count(o.id) as num_operations,
             count(distinct o.sequence) as num_sequences, min(o.sequence) as lowest, max(o.sequence) as highest
-        from models m left join operations o on o.model_id = m.id
+        from models m left join operations o on o.model_id = m.id and o.sequence is not null
         group by m.id
         having count(o.id) <> m.next_sequence - 1 or count(distinct o.sequence) <> count(o.id)
             or min(o.sequence) <> 1 or max(o.sequence) <> m.next_sequence - 1
+        """,
+    ),
+    Invariant(
+        "only a client's number stands for a place",
+        "An operation without a place in the log carries a client's number, and is held or has ended.",
+        """
+        select o.id as operation_id, o.model_id, o.client_sequence, o.state from operations o
+        where (o.sequence is null and (o.client_sequence is null or o.state in ('queued', 'running', 'done')))
+            or (o.sequence is not null and o.state = 'held')
+        """,
+    ),
+    Invariant(
+        "clients' numbers are worked off in order",
+        "Of a model's operations that carry a client's numbers, a higher number has a later place; those with a place "
+        "lie below the next number, and an operation is held only above it.",
+        """
+        select o.id as operation_id, o.model_id, o.client_sequence, o.sequence, o.state, m.next_client_sequence
+        from (
+            select *, max(sequence) over (
+                partition by model_id order by client_sequence rows between unbounded preceding and 1 preceding
+            ) as latest_before
+            from operations where client_sequence is not null
+        ) o
+        join models m on m.id = o.model_id
+        where o.sequence < o.latest_before
+            or (o.sequence is not null and o.client_sequence >= m.next_client_sequence)
+            or (o.state = 'held' and o.client_sequence <= m.next_client_sequence)
         """,
     ),
     Invariant(
@@ -63,7 +90,7 @@ LOG = (
             when o.state = 'done'
                 then (o.result is null) = (o.result_blob is null) or o.finished_at is null or o.error_code is not null
             when o.state = 'failed' then o.error_code is null or o.finished_at is null
-            when o.state in ('queued', 'running')
+            when o.state in ('held', 'queued', 'running')
                 then o.result is not null or o.result_blob is not null or o.finished_at is not null
                     or o.plan is not null
             else false
@@ -184,7 +211,7 @@ LOG = (
         f"""
         select o.id as operation_id, o.model_id, o.kind, o.state, o.blobs_dropped_at from operations o
         where o.blobs_dropped_at is not null and (
-            o.state in ('queued', 'running')
+            o.state in ('held', 'queued', 'running')
             or ({is_any("o.kind", GRADIENTS)} and o.state = 'done' and o.consumed_by_id is null)
         )
         """,

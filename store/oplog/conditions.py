@@ -12,15 +12,15 @@ PENDING_GRADIENT = f"{is_any('o.kind', GRADIENTS)} and o.state = 'done' and o.co
 
 UNANSWERED = """
     o.state in ('queued', 'running', 'done') and o.consumed_by_id is null and o.answered_at is null
-    and o.idempotency_key is null
+    and o.idempotency_key is null and o.client_sequence is null
 """
-"""Nobody has its answer yet, and nobody has a key to ask for it: an identical call may be about it."""
+"""Nobody has its answer yet, and nobody has a key or a number to ask for it: an identical call may be about it."""
 
 UNACKNOWLEDGED = f"""
-    o.answered_at is null and o.idempotency_key is null
+    o.answered_at is null and o.idempotency_key is null and o.client_sequence is null
     and (o.caller is null or not (o.caller >> 32) = any ({PRESENT}))
 """
-"""Nobody has its answer, nobody waits for it, and nobody has a key to ask for it again."""
+"""Nobody has its answer, nobody waits for it, and nobody has a key or a number of its own to ask for it again."""
 
 WILL_BE_LEFT_OUT = f"""
     (
@@ -37,7 +37,7 @@ which waits behind it leaves out."""
 
 PAYLOAD_NEEDED = f"""
     (
-        o.state in ('queued', 'running')
+        o.state in ('held', 'queued', 'running')
         or ({PENDING_GRADIENT})
         or (
             {is_any("o.kind", HANDLE_GIVERS)} and o.state = 'done' and o.consumed_by_id is null
@@ -46,7 +46,7 @@ PAYLOAD_NEEDED = f"""
         or o.id in (
             select b.forward_id from operations b
             where b.forward_id is not null
-                and (b.state in ('queued', 'running') or (b.state = 'done' and b.consumed_by_id is null))
+                and (b.state in ('held', 'queued', 'running') or (b.state = 'done' and b.consumed_by_id is null))
         )
     )
 """

@@ -179,6 +179,8 @@ async def _timed_out(database: AsyncDatabase, operation_id: UUID, timeout_s: flo
 
 
 async def _why_waiting(session: AsyncSession, operation: OperationRow) -> str:
+    if operation.state == "held":
+        return "a request of the same client with a lower number has not arrived"
     base_id = await session.scalar(select(ModelRow.base_id).where(ModelRow.id == operation.model_id))
     for supply in await trainer_availability_async(session, base_id):
         if supply.shortage:

@@ -33,7 +33,8 @@ _ANSWER_S = 10.0
 # The first open operation of a model is the one for which all others of it wait.
 _FIND = """
     with asked as (
-        select id, model_id, state not in ('queued', 'running') as has_ended from operations where id = any(%(ids)s)
+        select id, model_id, state not in ('held', 'queued', 'running') as has_ended
+        from operations where id = any(%(ids)s)
     )
     select asked.id, asked.has_ended, first.kind, first.id = asked.id as is_its_own, first.retry_reason as reason,
         extract(epoch from first.retry_at - clock_timestamp())::float8 as retry_in_s

@@ -62,7 +62,7 @@ class ModelRow(Base):
     session_id: Mapped[str | None] = mapped_column(ForeignKey("client_sessions.id"), default=None)
     session_index: Mapped[int | None] = mapped_column(default=None)
     next_client_sequence: Mapped[Big] = mapped_column(default=1, server_default="1")
-    """All operations with a lower number are in the log."""
+    """All lower numbers are in the log, or did not come in time and were given up."""
     user_metadata: Mapped[dict[str, Any] | None]
     removed_at: Mapped[datetime | None]
     """A run that saved nothing and has ended long ago: it is listed nowhere, and its files and payloads are gone."""

@@ -1,4 +1,4 @@
-"""A sampler over HTTP, as the gateway sees it: render, tokenize, generate; and whether it lives."""
+"""A sampler over HTTP, as the gateway sees it: render, tokenize, generate, score; and whether it lives."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ from wire.sampling import (
     GenerateEvent,
     GenerateRequest,
     ParsedMessage,
+    PromptScores,
     RenderRequest,
     SampledTokens,
+    ScoreRequest,
     TokenIds,
     TokenizeRequest,
 )
@@ -92,11 +94,19 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
         first, events = begun
         return StreamingResponse(_lines(first, events), media_type="application/x-ndjson")
 
+    async def score(body: ScoreRequest, request: Request) -> PromptScores | Response:
+        scores = await _unless_gone(request, backend.score(body))
+        if scores is None:
+            return _gone()
+        metrics.scored(len(body.prompt_token_ids))
+        return scores
+
     app.get("/healthz")(healthz)
     app.get("/metrics")(show_metrics)
     app.post("/render", response_model=TokenIds)(render)
     app.post("/tokenize", response_model=TokenIds)(tokenize)
     app.post("/generate", response_model=None)(generate)
+    app.post("/score", response_model=PromptScores)(score)
 
 
 async def _begin(

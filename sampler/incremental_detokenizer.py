@@ -9,10 +9,11 @@ from sampler.vocabulary import Vocabulary
 
 
 class IncrementalDetokenizer:
-    """Feed tokens, get text that will not be taken back. `stopped` is set once a stop string is complete."""
+    """Feed tokens, get text that will not be taken back. `stopped` is set once a stop string is complete. The text has
+    control tokens by their names, unless `skip_special_tokens`."""
 
-    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str]) -> None:
-        self._vocabulary = vocabulary
+    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str], *, skip_special_tokens: bool = True) -> None:
+        self._bytes_of = vocabulary.bytes_of if skip_special_tokens else vocabulary.named_bytes_of
         self._stops = [stop for stop in stops if stop]
         # "replace" gives U+FFFD for what can never become a character, and keeps what still may.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -22,7 +23,7 @@ class IncrementalDetokenizer:
     def feed(self, token_id: int, *, may_stop: bool = True) -> str:
         """The text that this token settles. With `may_stop` false, a stop string that it completes is plain text."""
         checked = len(self._held)
-        self._held += self._decoder.decode(self._vocabulary.bytes_of(token_id))
+        self._held += self._decoder.decode(self._bytes_of(token_id))
         stop_at = self._find_stop(checked) if may_stop else None
         if stop_at is not None:
             self.stopped = True

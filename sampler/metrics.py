@@ -76,6 +76,10 @@ class SamplerMetrics:
         finally:
             self._running.dec()
 
+    def scored(self, num_prompt_tokens: int) -> None:
+        """A prompt whose tokens' logprobs were computed."""
+        self._tokens_in.inc(num_prompt_tokens)
+
     def sampled(self, num_tokens: int) -> None:
         """Tokens that are on their way to the gateway."""
         self._tokens_out.inc(num_tokens)

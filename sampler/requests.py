@@ -15,7 +15,7 @@ from wire.process.tracing import span
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_CALLS = ("/render", "/tokenize", "/generate")
+_CALLS = ("/render", "/tokenize", "/generate", "/score")
 _HUNG_UP = 499
 _FAILED = 500
 

@@ -40,6 +40,10 @@ class Vocabulary:
             return b""
         return self._bytes[token_id]
 
+    def named_bytes_of(self, token_id: int) -> bytes:
+        """The same, but for control tokens their names."""
+        return self._bytes[token_id] if token_id < len(self._bytes) else b""
+
     @property
     def longest(self) -> int:
         """Bytes of the longest token."""

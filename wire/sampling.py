@@ -1,7 +1,7 @@
 """Requests and replies between server and sampler: tokens in, tokens out.
 
 Rendering of chats and parsing of answers happen on the sampler's side of this border, next to the tokenizer.
-A sampler serves `POST /render`, `/tokenize` and `/generate` with these types, and `GET /healthz`.
+A sampler serves `POST /render`, `/tokenize`, `/generate` and `/score` with these types, and `GET /healthz`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class SamplingParams(BaseModel):
     stop: list[str] = Field(default_factory=list)
     stop_token_ids: list[int] = Field(default_factory=list)
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    """False: the text, in which stop strings are found, has control tokens by their names."""
     top_logprobs: int = Field(default=0, ge=0, le=20)
     constraint: Constraint | None = None
 
@@ -110,6 +112,39 @@ class GenerateRequest(Flow):
     reading: ParseOptions | None = None
     """Read the answer as a chat's: into the last event's `message` where it is whole, else, as far as it
     has come, into the events' `deltas`."""
+
+
+MAX_TOP_PROMPT_LOGPROBS = 128
+
+
+class ScoreRequest(Flow):
+    """Logprobs of a prompt's own tokens under one adapter, at temperature 1 and over the whole vocabulary.
+
+    last_n: of the last so many tokens only (None: of all). top_logprobs: how many alternatives of each. targets: for
+    each token after the first, ids whose logprobs in its place are asked for; −1 asks for nothing.
+    """
+
+    adapter: str
+    prompt_token_ids: list[int]
+    last_n: int | None = Field(default=None, ge=1)
+    top_logprobs: int = Field(default=0, ge=0, le=MAX_TOP_PROMPT_LOGPROBS)
+    targets: list[list[int]] | None = None
+
+    @property
+    def first(self) -> int:
+        """Index of the first token that is scored; token 0 has nothing before it."""
+        return max(1, len(self.prompt_token_ids) - (self.last_n or len(self.prompt_token_ids)))
+
+
+class PromptScores(BaseModel):
+    """The answer: one entry for each scored token, in order. `logprobs`: of the token itself. `top_ids`,
+    `top_logprobs`: the likeliest first. `targets`: in the layout in which they were asked for, also of tokens that are
+    not scored, with None in place of −1."""
+
+    logprobs: list[float]
+    top_ids: list[list[int]] = Field(default_factory=list[list[int]])
+    top_logprobs: list[list[float]] = Field(default_factory=list[list[float]])
+    targets: list[list[float | None]] | None = None
 
 
 class TopLogprob(BaseModel):

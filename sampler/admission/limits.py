@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sampler.backends.base import SamplerInfo
 from wire.errors import ContextLengthExceeded, InvalidRequest
-from wire.sampling import GenerateRequest
+from wire.sampling import GenerateRequest, ScoreRequest
 
 
 def max_new_tokens(request: GenerateRequest, info: SamplerInfo) -> int:
@@ -13,7 +13,9 @@ def max_new_tokens(request: GenerateRequest, info: SamplerInfo) -> int:
     Raises ContextLengthExceeded for a prompt that fills the context, and InvalidRequest for one that is empty or out of
     the vocabulary, and for `min_tokens` of more than may be sampled.
     """
-    _check_ids(request, info)
+    prompt, stops = request.prompt_token_ids, request.params.stop_token_ids
+    _check_prompt(prompt, info)
+    _check_ids("stop_token_ids", stops, info, "stop_token_ids")
     num_prompt, params = len(request.prompt_token_ids), request.params
     room = info.context_length - num_prompt
     if room < 1:
@@ -26,10 +28,30 @@ def max_new_tokens(request: GenerateRequest, info: SamplerInfo) -> int:
     return limit
 
 
-def _check_ids(request: GenerateRequest, info: SamplerInfo) -> None:
-    if not request.prompt_token_ids:
+def check_scoring(request: ScoreRequest, info: SamplerInfo) -> None:
+    """Raises ContextLengthExceeded for a prompt that is longer than the context, and InvalidRequest for ids out of the
+    vocabulary, and for targets that are not those of each token after the first."""
+    prompt = request.prompt_token_ids
+    _check_prompt(prompt, info)
+    if len(prompt) > info.context_length:
+        raise ContextLengthExceeded.of(info.context_length, f"the prompt has {len(prompt)} tokens")
+    if request.targets is None:
+        return
+    if len(request.targets) != len(prompt) - 1 or len(set(map(len, request.targets))) > 1:
+        raise InvalidRequest(
+            f"targets must have {len(prompt) - 1} rows of one length, one for each token of the prompt after the first",
+            param="targets",
+        )
+    ids = [token_id for row in request.targets for token_id in row if token_id != -1]
+    _check_ids("targets", ids, info, "targets")
+
+
+def _check_prompt(prompt: list[int], info: SamplerInfo) -> None:
+    if not prompt:
         raise InvalidRequest("the prompt is empty: there is nothing to continue")
-    prompt, stops = request.prompt_token_ids, request.params.stop_token_ids
-    for what, ids, field in (("the prompt", prompt, None), ("stop_token_ids", stops, "stop_token_ids")):
-        if ids and not (min(ids) >= 0 and max(ids) < info.vocab_size):
-            raise InvalidRequest(f"{what} has token ids outside the vocabulary of {info.vocab_size}", param=field)
+    _check_ids("the prompt", prompt, info, None)
+
+
+def _check_ids(what: str, ids: list[int], info: SamplerInfo, field: str | None) -> None:
+    if ids and not (min(ids) >= 0 and max(ids) < info.vocab_size):
+        raise InvalidRequest(f"{what} has token ids outside the vocabulary of {info.vocab_size}", param=field)

@@ -15,7 +15,9 @@ from wire.sampling import (
     MessageDelta,
     ParsedMessage,
     ParseOptions,
+    PromptScores,
     RenderRequest,
+    ScoreRequest,
     TokenizeRequest,
 )
 
@@ -95,6 +97,15 @@ class SamplerBackend(Protocol):
 
         Raises, before the first event, NotFound for an adapter that is not loaded and InvalidRequest for what
         `sampler.admission.limits` refuses and for a constraint that cannot be kept.
+        """
+        ...
+
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        """Logprobs of the prompt's own tokens, exact: those that a forward pass of the trainer gives. Cancelling it
+        ends the work.
+
+        Raises NotFound for an adapter that is not loaded, and InvalidRequest for what `sampler.admission.limits`
+        refuses and for what this backend would compute wrongly.
         """
         ...
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sampler.backends.base import SamplerBackend
-from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, SamplingParams
+from wire.sampling import GenerateEvent, GenerateRequest, PromptScores, SampledTokens, SamplingParams, ScoreRequest
 
 CONTEXT = 512
 
@@ -46,6 +46,9 @@ class Sampler:
 
     async def ask(self, prompt: list[int], **params: Any) -> Answer:
         return await ask_backend(self.backend, prompt, **params)
+
+    async def score(self, ids: list[int], *, adapter: str = "base", **params: Any) -> PromptScores:
+        return await self.backend.score(ScoreRequest(adapter=adapter, prompt_token_ids=ids, **params))
 
 
 async def ask_backend(backend: SamplerBackend, prompt: list[int], *, adapter: str = "base", **params: Any) -> Answer:

@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from sampler.admission.limits import max_new_tokens
+from sampler.admission.limits import check_scoring, max_new_tokens
 from sampler.admission.prompt_limits import PromptLimits
 from sampler.backends.base import AnswerReader, SamplerInfo
 from sampler.chat.reading import BufferingParser
@@ -31,9 +31,11 @@ from wire.sampling import (
     ParsedCall,
     ParsedMessage,
     ParseOptions,
+    PromptScores,
     RenderRequest,
     SampledTokens,
     SamplingParams,
+    ScoreRequest,
     TokenizeRequest,
     TopLogprob,
 )
@@ -133,6 +135,27 @@ class ScriptedBackend:
         finally:
             script.cancelled += not finished
 
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        if self._closed:
+            raise _closed()
+        self._require(request.adapter)
+        check_scoring(request, self._info)
+        if self._script.die_times > 0:
+            self._script.die_times -= 1
+            raise RuntimeError("the script has the sampler die here")
+        scored = request.prompt_token_ids[request.first :]
+        likeliest = list(_WEIGHTS)[: request.top_logprobs]
+        return PromptScores(
+            logprobs=[_logprob(token) for token in scored],
+            top_ids=[likeliest] * len(scored) if likeliest else [],
+            top_logprobs=[[_logprob(token) for token in likeliest]] * len(scored) if likeliest else [],
+            targets=request.targets
+            and [
+                [None if token < 0 or at < request.first - 1 else _logprob(token) for token in row]
+                for at, row in enumerate(request.targets)
+            ],
+        )
+
     async def derender(self, request: DerenderRequest) -> ParsedMessage:
         thought, _, text = request.text.rpartition("</think>")
         thought = thought.removeprefix("<think>") or None
@@ -156,8 +179,7 @@ class ScriptedBackend:
         """How many tokens may be sampled at most. Raises what SamplerBackend says of `generate`."""
         if self._closed:
             raise _closed()
-        if not self._holds_all and request.adapter not in self._adapters:
-            raise NotFound(f"adapter {request.adapter} is not loaded on this sampler")
+        self._require(request.adapter)
         limit = max_new_tokens(request, self._info)
         self._script.requests.append(request)
         if self._script.refusal:
@@ -166,6 +188,10 @@ class ScriptedBackend:
             self._script.die_times -= 1
             raise NotFound(f"adapter {request.adapter} is not loaded on this sampler")
         return limit
+
+    def _require(self, adapter: str) -> None:
+        if not self._holds_all and adapter not in self._adapters:
+            raise NotFound(f"adapter {adapter} is not loaded on this sampler")
 
     def _policy(self, request: GenerateRequest) -> Iterator[_Choice]:
         """The tokens of an answer that nothing ends."""
@@ -191,7 +217,7 @@ class _Answer:
         self._limit = limit
         self._stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else (END,))}
         characters: Any = _Characters()
-        self._text = IncrementalDetokenizer(characters, params.stop)
+        self._text = IncrementalDetokenizer(characters, params.stop, skip_special_tokens=params.skip_special_tokens)
         self.num_tokens = 0
 
     def take(self, token_id: int, logprob: float, alternatives: list[TopLogprob]) -> GenerateEvent:
@@ -215,6 +241,8 @@ class _Characters:
 
     def bytes_of(self, token_id: int) -> bytes:
         return _text_of(token_id).encode()
+
+    named_bytes_of = bytes_of
 
 
 class _AsItComes:
@@ -269,6 +297,12 @@ def _chances(params: SamplingParams, banned: set[int]) -> dict[int, float]:
     kept = _normalized(dict(list(weights.items())[: params.top_k or None]))
     before = [0.0, *accumulate(kept.values())]
     return _normalized({token: kept[token] for token, start in zip(kept, before, strict=False) if start < params.top_p})
+
+
+def _logprob(token_id: int) -> float:
+    """At temperature 1; of what is never drawn, very little."""
+    chances = _chances(SamplingParams(), set())
+    return math.log(chances[token_id]) if token_id in chances else -30.0
 
 
 def _normalized(weights: dict[int, float]) -> dict[int, float]:

@@ -132,6 +132,18 @@ async def test_a_stop_string_cuts_the_text_and_keeps_the_tokens_that_complete_it
     assert b"".join(map(tokens.bytes_of, tokens.ids, tokens.texts)).endswith(stop.encode())
 
 
+async def test_a_stop_string_may_name_a_control_token(sampler: Sampler):
+    (eos_id,) = sampler.backend.info.eos_ids
+    asked = {"temperature": 2.0, "ignore_eos": True, "max_tokens": 500}
+    if not sampler.end_text:
+        pytest.skip("it has no names for control tokens")
+    many = await asyncio.gather(*(sampler.ask(PROMPT, seed=seed, **asked) for seed in range(8)))
+    seed, free = next((seed, answer) for seed, answer in enumerate(many) if eos_id in answer.ids)
+    kept = await sampler.ask(PROMPT, seed=seed, skip_special_tokens=False, stop=[sampler.end_text], **asked)
+    assert kept.ids == free.ids[: free.ids.index(eos_id) + 1]
+    assert kept.finish_reason == "stop"
+
+
 # Logprobs
 
 
@@ -165,6 +177,84 @@ async def test_greedy_takes_the_most_likely_token_and_reports_its_logprob_at_tem
     assert all(logprob < 0 for logprob in greedy.logprobs)
     again = await sampler.ask(PROMPT, temperature=0.0, max_tokens=10, ignore_eos=True, seed=9)
     assert again.ids == greedy.ids
+
+
+# Logprobs of the prompt
+
+
+async def test_scores_of_an_answer_are_its_sampling_logprobs(sampler: Sampler):
+    answers = await asyncio.gather(
+        *(sampler.ask(PROMPT, adapter=name, seed=1, max_tokens=12, ignore_eos=True) for name in sampler.adapters)
+    )
+    for name, answer in zip(sampler.adapters, answers, strict=True):
+        scores = await sampler.score([*PROMPT, *answer.ids], adapter=name)
+        assert len(scores.logprobs) == len(PROMPT) - 1 + 12, "one for each token after the first"
+        assert scores.logprobs[-12:] == pytest.approx(answer.logprobs, abs=1e-4)
+        assert (scores.top_ids, scores.top_logprobs, scores.targets) == ([], [], None)
+
+
+async def test_scores_are_the_same_alone_and_in_any_company(sampler: Sampler):
+    ids = (await sampler.ask(PROMPT, seed=1, max_tokens=40, ignore_eos=True)).ids
+    names = ["base", *sampler.adapters]
+    alone = [await sampler.score(ids, adapter=name) for name in names]
+    company = [sampler.ask([n, n + 1], adapter=name, max_tokens=30) for n in range(1, 5) for name in names]
+    crowded = await asyncio.gather(*(sampler.score(ids, adapter=name) for name in names), *company)
+    for one, other in zip(alone, crowded[: len(names)], strict=True):
+        assert other.logprobs == pytest.approx(one.logprobs, abs=1e-4)
+
+
+async def test_scores_of_the_last_tokens_are_the_end_of_all_of_them(sampler: Sampler):
+    ids = (await sampler.ask(PROMPT, seed=1, max_tokens=10, ignore_eos=True)).ids
+    whole, last = await sampler.score(ids, top_logprobs=2), await sampler.score(ids, top_logprobs=2, last_n=4)
+    assert last.logprobs == pytest.approx(whole.logprobs[-4:], abs=1e-5)
+    assert last.top_ids == whole.top_ids[-4:]
+    assert len((await sampler.score(ids, last_n=99)).logprobs) == len(ids) - 1
+    assert (await sampler.score(ids[:1])).logprobs == []
+
+
+async def test_the_likeliest_tokens_of_each_place_come_first(sampler: Sampler):
+    ids = (await sampler.ask(PROMPT, temperature=0.0, max_tokens=8, ignore_eos=True)).ids
+    scores = await sampler.score([*PROMPT, *ids], top_logprobs=5)
+    assert {len(row) for row in (*scores.top_ids, *scores.top_logprobs)} == {5}
+    assert all(row == sorted(row, reverse=True) for row in scores.top_logprobs)
+    assert [row[0] for row in scores.top_ids[-8:]] == ids
+    assert [row[0] for row in scores.top_logprobs[-8:]] == pytest.approx(scores.logprobs[-8:], abs=1e-5)
+
+
+async def test_scores_of_other_tokens_come_in_the_layout_in_which_they_were_asked_for(sampler: Sampler):
+    ids = (await sampler.ask(PROMPT, seed=1, max_tokens=6, ignore_eos=True)).ids
+    targets = [[token_id, -1, ids[0]] for token_id in ids[1:]]
+    try:
+        scores = await sampler.score(ids, targets=targets)
+    except InvalidRequest as refusal:
+        assert refusal.param == "targets"
+        return
+    assert scores.targets is not None
+    assert [row[0] for row in scores.targets] == pytest.approx(scores.logprobs, abs=1e-5)
+    assert [row[1] for row in scores.targets] == [None] * 5
+    assert all(isinstance(row[2], float) for row in scores.targets)
+    last = (await sampler.score(ids, targets=targets, last_n=2)).targets
+    assert last is not None
+    assert last[:3] == [[None] * 3] * 3
+    assert [row[2] for row in last[3:]] == pytest.approx([row[2] for row in scores.targets[3:]], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "reason"),
+    [
+        ([], {}, "empty"),
+        ([1, 99_999], {}, "vocabulary"),
+        ([1] * (CONTEXT + 1), {}, "maximum context length"),
+        ([1, 2, 3], {"targets": [[1]]}, "2 rows"),
+        ([1, 2, 3], {"targets": [[1], [1, 2]]}, "of one length"),
+        ([1, 2, 3], {"targets": [[1], [99_999]]}, "vocabulary"),
+    ],
+)
+async def test_scores_that_make_no_sense_are_refused(sampler: Sampler, prompt, params, reason):
+    with pytest.raises(InvalidRequest, match=reason):
+        await sampler.score(prompt, **params)
+    with pytest.raises(NotFound, match="hw-nobody"):
+        await sampler.score([1, 2], adapter="hw-nobody")
 
 
 # Seeds

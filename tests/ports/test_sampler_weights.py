@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wire.errors import CorruptCheckpoint, InvalidRequest
+from wire.sampling import ScoreRequest
 
 MIX: list[dict[str, Any]] = [
     {"adapter": "base"},
@@ -63,6 +64,19 @@ async def test_logprobs_are_those_of_a_full_forward_for_any_mix_in_one_batch(ask
         expected = expected_logprobs(reference(params["adapter"]), prompt_of(index), answer.ids, params)
         assert len(answer.ids) >= 30
         assert answer.logprobs == pytest.approx(expected, abs=1e-5), params
+
+
+@pytest.mark.parametrize("adapter", ["base", "all-targets", "attention-only", "rslora-and-head"])
+async def test_scores_are_those_of_a_forward_pass(backend, reference, adapter):
+    ids = prompt_of(5) + prompt_of(3) + prompt_of(8)
+    scores = await backend.score(ScoreRequest(adapter=adapter, prompt_token_ids=ids, top_logprobs=6))
+    with torch.inference_mode():
+        logprobs = reference(adapter)(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    own = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    assert scores.logprobs == pytest.approx(own.tolist(), abs=1e-5)
+    values, top_ids = logprobs.topk(6)
+    assert scores.top_ids == top_ids.tolist()
+    assert torch.tensor(scores.top_logprobs).allclose(values, atol=1e-5)
 
 
 @pytest.mark.parametrize("adapter", ["base", "all-targets"])

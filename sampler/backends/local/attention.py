@@ -30,11 +30,11 @@ class UnsupportedBase(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Packed tokens [start, stop) are a sequence from its beginning, for cache row `row`."""
+    """Packed tokens [start, stop) are a sequence from its beginning, for cache row `row` (None: for none)."""
 
     start: int
     stop: int
-    row: int
+    row: int | None
 
 
 @dataclass(slots=True)
@@ -96,8 +96,9 @@ def slot_attention(
     output_THE = torch.empty_like(query_HTE.transpose(0, 1), memory_format=torch.contiguous_format)
     for prompt in slot_layout.prompts:
         new = slice(prompt.start, prompt.stop)
-        slot_layout.slots_2NRKSE[0, layer, prompt.row, :, : prompt.stop - prompt.start] = key_KTE[:, new]
-        slot_layout.slots_2NRKSE[1, layer, prompt.row, :, : prompt.stop - prompt.start] = value_KTE[:, new]
+        if prompt.row is not None:
+            slot_layout.slots_2NRKSE[0, layer, prompt.row, :, : prompt.stop - prompt.start] = key_KTE[:, new]
+            slot_layout.slots_2NRKSE[1, layer, prompt.row, :, : prompt.stop - prompt.start] = value_KTE[:, new]
         attended_BHTE = _within_prompt(
             query_BHTE[:, :, new], key_BKTE[:, :, new], value_BKTE[:, :, new], sliding_window, scaling
         )

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sampler.admission.fair_gate import FairGate
-from sampler.admission.limits import max_new_tokens
+from sampler.admission.limits import check_scoring, max_new_tokens
 from sampler.admission.prompt_limits import PromptLimits
 from sampler.backends.base import SamplerInfo
 from sampler.backends.local.adapter_files import Adapter, read_adapter
@@ -24,15 +24,18 @@ from sampler.backends.local.event_stream import EventStream, post
 from sampler.backends.local.kv_cache import SlotCache
 from sampler.backends.local.packed_step import PackedModel, require_exact
 from sampler.backends.local.scheduler import Scheduler
+from sampler.backends.local.scoring import ScoringTask
 from sampler.backends.local.sequence import Sequence
 from sampler.chat.text import ChatText, WithChatText
 from sampler.draws import Draws
 from sampler.vocabulary import Vocabulary
 from wire.errors import Conflict, NotFound
 from wire.process.threads import threads_for
-from wire.sampling import Constraint, GenerateEvent, GenerateRequest
+from wire.sampling import Constraint, GenerateEvent, GenerateRequest, PromptScores, ScoreRequest
 
 _NUM_BUILDERS = 2
+_NUM_SCORED = 2
+"""Prompts that the engine has to score at a time: one, and the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class LocalBackend(WithChatText):
         self._constraints = Constraints(tokenizer, self._vocabulary, self._info, self._chat_text.call_form)
         self._building = FairGate(_NUM_BUILDERS)
         self._builders = deep_threads(_NUM_BUILDERS, "constraints")
+        self._scoring = FairGate(_NUM_SCORED)
         self._draws = Draws(settings.seed)
         self._adapters: dict[str, Adapter] = {}
         cache = SlotCache(cache_shape(model.config, dtype, settings.kv_cache_tokens))
@@ -119,6 +123,19 @@ class LocalBackend(WithChatText):
         finally:
             self._engine.cancel(sequence)
 
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        """See SamplerBackend."""
+        adapter = self._adapter(request.adapter)
+        check_scoring(request, self._info)
+        async with self._scoring.place(request) as place:
+            place.serve(len(request.prompt_token_ids))
+            task = ScoringTask(request, adapter)
+            self._engine.submit_scoring(task)
+            try:
+                return await task.wait()
+            finally:
+                task.cancelled = True
+
     async def close(self) -> None:
         """See SamplerBackend."""
         await asyncio.to_thread(self._engine.close)
@@ -131,9 +148,7 @@ class LocalBackend(WithChatText):
             return await asyncio.get_running_loop().run_in_executor(self._builders, self._constraints.start, constraint)
 
     def _new_sequence(self, request: GenerateRequest, form: Form | None) -> Sequence:
-        adapter = self._adapters.get(request.adapter)
-        if adapter is None:
-            raise NotFound(f"adapter {request.adapter} is not loaded on this sampler")
+        adapter = self._adapter(request.adapter)
         limit = max_new_tokens(request, self._info)
         return Sequence(
             request,
@@ -145,6 +160,12 @@ class LocalBackend(WithChatText):
             stream=EventStream(self._engine.wake),
             form=form,
         )
+
+    def _adapter(self, name: str) -> Adapter:
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            raise NotFound(f"adapter {name} is not loaded on this sampler")
+        return adapter
 
 
 def _info(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LocalSettings) -> SamplerInfo:

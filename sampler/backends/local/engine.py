@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from sampler.backends.local.event_stream import Delivery
 from sampler.backends.local.packed_step import PackedModel
 from sampler.backends.local.scheduler import Scheduler
+from sampler.backends.local.scoring import ScoringTask, score_prompt
 from sampler.backends.local.sequence import Sequence
 from sampler.backends.local.token_sampling import SampledToken, sample_tokens
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
@@ -39,6 +41,7 @@ class Engine:
         self._post = post
         self._wake = threading.Condition()
         self._arrived: list[Sequence] = []
+        self._scorings: deque[ScoringTask] = deque()
         self._closing = False
         self._stalled_s = stalled_s
         self._step_began_at: float | None = None
@@ -54,6 +57,14 @@ class Engine:
             if self._closing:
                 raise _shutting_down()
             self._arrived.append(sequence)
+            self._wake.notify()
+
+    def submit_scoring(self, task: ScoringTask) -> None:
+        """Queue a prompt to be scored; one is between two steps. Raises Unavailable when the engine is closing."""
+        with self._wake:
+            if self._closing:
+                raise _shutting_down()
+            self._scorings.append(task)
             self._wake.notify()
 
     def cancel(self, sequence: Sequence) -> None:
@@ -89,13 +100,16 @@ class Engine:
                 self._scheduler.park_unread()
                 if self._scheduler.running or self._scheduler.waiting:
                     self._post(self._step_or_fail())
+                self._score_next()
+        for task in self._scorings:
+            task.end(_shutting_down())
         left = [*self._scheduler.sequences(), *self._arrived]
         self._post([(sequence.stream, _shutting_down()) for sequence in left])
 
     def _take_arrivals(self) -> bool:
         """Wait for work; False when it is time to end."""
         with self._wake:
-            while not (self._closing or self._arrived or self._scheduler.has_work()):
+            while not (self._closing or self._arrived or self._scorings or self._scheduler.has_work()):
                 self._wake.wait()
             for sequence in self._arrived:
                 self._scheduler.waiting.push(sequence)
@@ -118,6 +132,23 @@ class Engine:
             for sequence in failed:
                 self._scheduler.leave(sequence)
             return [(sequence.stream, HeadwayError(f"the sampler's step failed: {error}")) for sequence in failed]
+        finally:
+            self._step_began_at = None
+
+    def _score_next(self) -> None:
+        if not self._scorings:
+            return
+        task = self._scorings.popleft()
+        if task.cancelled:
+            return
+        self._step_began_at = time.monotonic()
+        try:
+            task.end(score_prompt(self._model, task.request, task.adapter))
+        except HeadwayError as error:
+            task.end(error)
+        except Exception as error:
+            log.exception("scoring_failed")
+            task.end(HeadwayError(f"the sampler could not score the prompt: {error}"))
         finally:
             self._step_began_at = None
 

@@ -1,10 +1,10 @@
 """One forward over everything that wants a token: whole prompts and single next tokens, packed into one row."""
 
-# T packed tokens, N sequences, V vocabulary
+# T packed tokens, N sequences, V vocabulary, H hidden size, P consecutive tokens of a prompt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
@@ -17,6 +17,9 @@ from sampler.backends.local.adapter_files import Adapter
 from sampler.backends.local.attention import Prompt, SlotLayout, UnsupportedBase
 from sampler.backends.local.kv_cache import SlotCache
 from sampler.backends.local.lora import LoraHooks, RowSlice
+
+_HEAD_FLOATS = 2**25
+"""So many logits of a prompt's tokens are held at once."""
 
 
 class Packable(Protocol):
@@ -34,7 +37,10 @@ class PackedModel:
     def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
         self._model = model
         self._cache = cache
-        self.hooks = LoraHooks(model, model.get_output_embeddings())
+        self._decoder: Any = model.get_decoder()
+        self._head: Any = model.get_output_embeddings()
+        self._head_is_last = False
+        self.hooks = LoraHooks(model, self._head)
 
     def forward(self, sequences: Sequence[Packable], num_rows: int) -> Tensor:
         """Logits [N, V] after each sequence's last token, whose keys and values the cache then has.
@@ -55,6 +61,54 @@ class PackedModel:
         for sequence in sequences:
             sequence.cached = len(sequence.ids)
         return output.logits[0]
+
+    def prompt_logits(self, ids: Sequence[int], adapter: Adapter, first: int) -> Iterator[Tensor]:
+        """Logits [P, V] after ids[first], ids[first + 1] …, all but the last, in pieces. The cache is not touched."""
+        stop = len(ids) - 1
+        after = list(range(first, stop))
+        if not after:
+            return
+        hidden_TH = self._hidden(ids, adapter) if self._head_is_last else None
+        num_rows = max(1, _HEAD_FLOATS // self._model.config.vocab_size)
+        for start in range(first, stop, num_rows):
+            rows = slice(start, min(start + num_rows, stop))
+            if hidden_TH is None:
+                yield self._all_logits(ids, adapter, rows)
+            else:
+                self._route_prompt(adapter, len(ids), rows.stop - rows.start)
+                yield self._head(hidden_TH[rows])
+
+    def check_head(self, expected_TV: Tensor) -> None:
+        """Whether the head's output are the logits, as `prompt_logits` computes them; some bases scale or cap it."""
+        with torch.inference_mode():
+            hidden_TH = self._hidden(range(len(expected_TV)), Adapter("probe", {}))
+            error = float((self._head(hidden_TH).float() - expected_TV).abs().max())
+        self._head_is_last = error <= _tolerance(hidden_TH.dtype) * float(expected_TV.abs().max())
+
+    def _hidden(self, ids: Sequence[int], adapter: Adapter) -> Tensor:
+        self._route_prompt(adapter, len(ids), len(ids))
+        output: Any = self._decoder(**self._prompt_inputs(ids))
+        return output.last_hidden_state[0]
+
+    def _all_logits(self, ids: Sequence[int], adapter: Adapter, rows: slice) -> Tensor:
+        kept = torch.arange(rows.start, rows.stop)
+        self._route_prompt(adapter, len(ids), len(kept))
+        output: Any = self._model(**self._prompt_inputs(ids), logits_to_keep=kept)
+        return output.logits[0]
+
+    def _prompt_inputs(self, ids: Sequence[int]) -> dict[str, Any]:
+        none = torch.zeros(0, dtype=torch.long)
+        return {
+            "input_ids": torch.tensor([list(ids)]),
+            "position_ids": torch.arange(len(ids))[None],
+            "use_cache": False,
+            "slot_layout": SlotLayout(self._cache.slots_2NRKSE, [Prompt(0, len(ids), None)], none, none, none),
+        }
+
+    def _route_prompt(self, adapter: Adapter, num_tokens: int, num_logits: int) -> None:
+        token_rows = [(adapter, 0, num_tokens)] if adapter.pairs else []
+        logit_rows = [(adapter, 0, num_logits)] if adapter.pairs else []
+        self.hooks.route(token_rows, logit_rows, num_tokens, num_logits)
 
     def _route_adapters(self, sequences: Sequence[Packable], starts: list[int]) -> None:
         token_rows: list[RowSlice] = []
@@ -96,13 +150,18 @@ def require_exact(packed: PackedModel, cache: SlotCache, expected_TV: Tensor) ->
 
     It catches what an architecture does that nobody thought of here. Raises UnsupportedBase.
     """
-    tolerance = 1e-3 if cache.slots_2NRKSE.dtype == torch.float32 else 0.1
+    tolerance = _tolerance(cache.slots_2NRKSE.dtype)
     try:
         error = _largest_error(packed, cache, expected_TV)
+        packed.check_head(expected_TV)
     except RuntimeError as failure:
         raise UnsupportedBase(f"the local sampler cannot compute this base: {failure}") from failure
     if not error <= tolerance * float(expected_TV.abs().max()):
         raise UnsupportedBase("the local sampler does not reproduce this base's logits; use another backend")
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return 1e-3 if dtype == torch.float32 else 0.1
 
 
 def _largest_error(packed: PackedModel, cache: SlotCache, expected_TV: Tensor) -> float:

@@ -55,7 +55,9 @@ class Sequence:
         self._vocabulary = vocabulary
         self._max_new_tokens = max_new_tokens
         self._stop_ids = frozenset(self.params.stop_token_ids) | (frozenset() if self.params.ignore_eos else eos_ids)
-        self._text = IncrementalDetokenizer(vocabulary, self.params.stop)
+        self._text = IncrementalDetokenizer(
+            vocabulary, self.params.stop, skip_special_tokens=self.params.skip_special_tokens
+        )
         self._form = form
 
     @property

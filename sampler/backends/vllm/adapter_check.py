@@ -31,6 +31,11 @@ def check_adapter(name: str, path: Path, base: BaseTensors, max_rank: int) -> No
     _require_targets(name, config["target_modules"], targets)
 
 
+def is_on_head(path: Path) -> bool:
+    """Whether the adapter in this folder changes the unembedding."""
+    return any(key.startswith("base_model.model.lm_head.") for key in read_shapes(path / WEIGHTS_FILE))
+
+
 def _by_target(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, tuple[int, ...]]]:
     if not shapes:
         raise CorruptCheckpoint(f"adapter {name}: {WEIGHTS_FILE} is empty; a zero adapter has no files at all")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
-import math
 import os
+import random
 import shutil
 import struct
 import tempfile
+from array import array
 from pathlib import Path
 
 from sampler.adapter_config import CONFIG_FILE, WEIGHTS_FILE
@@ -41,6 +42,13 @@ class AdapterFolders:
             return folder
         for file in (CONFIG_FILE, WEIGHTS_FILE):
             _link_or_copy(source / file, folder / file)
+        return folder
+
+    def take_random(self, name: str, path: str) -> Path:
+        """A new folder with an adapter on the layer at `path` that changes the logits."""
+        folder = self._root / f"{name}-{next(self._numbers)}"
+        folder.mkdir()
+        _write_random_adapter(folder, self._base, path)
         return folder
 
     def remove(self, folder: Path) -> None:
@@ -99,17 +107,35 @@ def _link_or_copy(source: Path, target: Path) -> None:
 def _write_zero_adapter(folder: Path, base: BaseTensors) -> None:
     """An adapter of rank one on one layer, all zeros; vLLM takes none without weights."""
     path = base.any_linear()
-    linear = base.linear(path)
-    assert linear is not None
-    num_outputs, num_inputs = linear
+    num_outputs, num_inputs = _linear(base, path)
+    _write_rank_one(folder, path, array("f", bytes(4 * num_inputs)), array("f", bytes(4 * num_outputs)))
+
+
+def _write_random_adapter(folder: Path, base: BaseTensors, path: str) -> None:
+    """An adapter of rank one on the layer at `path`, which changes logits by about one."""
+    draws = random.Random(path)  # noqa: S311
+    num_outputs, num_inputs = _linear(base, path)
+    a_I = array("f", (draws.gauss(0.0, num_inputs**-0.5) for _ in range(num_inputs)))
+    _write_rank_one(folder, path, a_I, array("f", (draws.gauss(0.0, 1.0) for _ in range(num_outputs))))
+
+
+def _write_rank_one(folder: Path, path: str, a_I: array[float], b_O: array[float]) -> None:
+    """The files of an adapter in PEFT layout whose one update is b_O · a_I."""
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "lora_alpha": 1, "bias": "none"}
     config["target_modules"] = [path.rpartition(".")[2]]  # pyright: ignore[reportArgumentType]
     (folder / CONFIG_FILE).write_text(json.dumps(config))
-    shapes = {"lora_A": (1, num_inputs), "lora_B": (num_outputs, 1)}
-    header, end = {}, 0
-    for side, shape in shapes.items():
-        start, end = end, end + 4 * math.prod(shape)
-        key = f"base_model.model.{path}.{side}.weight"
-        header[key] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    num_a, num_b = 4 * len(a_I), 4 * len(b_O)
+    sides = {"lora_A": ((1, len(a_I)), [0, num_a]), "lora_B": ((len(b_O), 1), [num_a, num_a + num_b])}
+    header = {
+        f"base_model.model.{path}.{side}.weight": {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+        for side, (shape, offsets) in sides.items()
+    }
     encoded = json.dumps(header).encode()
-    (folder / WEIGHTS_FILE).write_bytes(struct.pack("<Q", len(encoded)) + encoded + bytes(end))
+    content = struct.pack("<Q", len(encoded)) + encoded + a_I.tobytes() + b_O.tobytes()
+    (folder / WEIGHTS_FILE).write_bytes(content)
+
+
+def _linear(base: BaseTensors, path: str) -> tuple[int, int]:
+    linear = base.linear(path)
+    assert linear is not None
+    return linear

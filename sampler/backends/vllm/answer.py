@@ -44,7 +44,8 @@ class Answer:
         self._vocabulary = vocabulary
         self._limit = limit
         self._stop_ids = stop_ids
-        self._text = IncrementalDetokenizer(vocabulary, request.params.stop)
+        params = request.params
+        self._text = IncrementalDetokenizer(vocabulary, params.stop, skip_special_tokens=params.skip_special_tokens)
         self._num_tokens = 0
 
     def take(self, chunk: Chunk) -> GenerateEvent:

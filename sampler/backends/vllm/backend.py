@@ -17,10 +17,10 @@ import structlog
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from sampler.admission.fair_gate import FairGate
-from sampler.admission.limits import max_new_tokens
+from sampler.admission.limits import check_scoring, max_new_tokens
 from sampler.admission.prompt_limits import PromptLimits
 from sampler.backends.base import AnswerReader, SamplerInfo
-from sampler.backends.vllm.adapter_check import check_adapter
+from sampler.backends.vllm.adapter_check import check_adapter, is_on_head
 from sampler.backends.vllm.adapter_folders import AdapterFolders
 from sampler.backends.vllm.answer import Answer, vllm_params
 from sampler.backends.vllm.attached import AttachedServer
@@ -30,6 +30,7 @@ from sampler.backends.vllm.client import VllmClient
 from sampler.backends.vllm.command import served_num_seqs, served_rank
 from sampler.backends.vllm.parsers import ChatFormat, Parsers, choose_parsers, divide
 from sampler.backends.vllm.reading import VllmReading
+from sampler.backends.vllm.scoring import PromptScoring
 from sampler.backends.vllm.server import OwnServer
 from sampler.backends.vllm.settings import VllmSettings
 from sampler.backends.vllm.structured import StructuredOutputs, reasoning_gate
@@ -40,7 +41,16 @@ from sampler.vocabulary import Vocabulary
 from wire.canary import Canary
 from wire.errors import Conflict, HeadwayError, InvalidRequest, NotFound, Unavailable
 from wire.process.threads import threads_for
-from wire.sampling import Constraint, DerenderRequest, GenerateEvent, GenerateRequest, ParsedMessage, ParseOptions
+from wire.sampling import (
+    Constraint,
+    DerenderRequest,
+    GenerateEvent,
+    GenerateRequest,
+    ParsedMessage,
+    ParseOptions,
+    PromptScores,
+    ScoreRequest,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +60,7 @@ class _Loaded:
     """An adapter in the server, its files, and how many requests use it."""
 
     folder: Path
+    is_on_head: bool = False
     num_requests: int = 0
     leaving: bool = False
 
@@ -90,6 +101,7 @@ class VllmBackend(WithChatText):
         self._reading = VllmReading(self._chat_text, self._vocabulary, eos_ids, division, self._post)
         self._folders = AdapterFolders(self._settings.adapter_dir, self._tensors)
         self._leaving = ThreadPoolExecutor(1, thread_name_prefix="vllm-unload")
+        self._scoring = PromptScoring(self._client, lambda: self._server.url, self._folders, self._tensors.any_linear())
         self._canaries = CanaryCheck(lambda *question: self._client.logprob_of(self._server.url, *question))
 
     @property
@@ -106,7 +118,7 @@ class VllmBackend(WithChatText):
         if path is not None:
             check_adapter(name, path, self._tensors, served_rank(self._settings.max_lora_rank))
         canary = Canary.read(path) if path is not None else None
-        adapter = _Loaded(self._folders.take(name, path))
+        adapter = _Loaded(self._folders.take(name, path), path is not None and is_on_head(path))
         checked = time.monotonic()
         try:
             self._client.load(self._server.url, adapter.served_as, str(adapter.folder))
@@ -154,7 +166,7 @@ class VllmBackend(WithChatText):
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
         async with AsyncExitStack() as stack:
-            served_as = stack.enter_context(self._in_use(request.adapter))
+            served_as = stack.enter_context(self._in_use(request.adapter)).served_as
             params, prompt = request.params, request.prompt_token_ids
             limit = max_new_tokens(request, self._info)
             stop_ids = frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self._info.eos_ids)
@@ -177,6 +189,18 @@ class VllmBackend(WithChatText):
                     if event.finish_reason is not None:
                         return
             raise Unavailable("vLLM ended the answer early; try again")
+
+    async def score(self, request: ScoreRequest) -> PromptScores:
+        """See SamplerBackend. Of a server of `url`, nobody knows which vLLM it is, and some end over this."""
+        with self._in_use(request.adapter) as adapter:
+            check_scoring(request, self._info)
+            if self._settings.url is not None:
+                raise InvalidRequest("prompt logprobs are not asked of a vLLM that this sampler only attached to")
+            async with self._gate.place(request) as place:
+                place.serve(len(request.prompt_token_ids))
+                return await self._scoring.score(
+                    request, adapter.served_as, is_on_head=adapter.is_on_head, priority=place.num_before
+                )
 
     async def close(self) -> None:
         """See SamplerBackend."""
@@ -245,15 +269,15 @@ class VllmBackend(WithChatText):
             self._folders.remove(adapter.folder)
 
     @contextmanager
-    def _in_use(self, name: str) -> Generator[str]:
-        """The name to ask the server for."""
+    def _in_use(self, name: str) -> Generator[_Loaded]:
+        """The adapter, which stays loaded for the block."""
         with self._lock:
             adapter = self._adapters.get(name)
             if adapter is None:
                 raise NotFound(f"adapter {name} is not loaded on this sampler")
             adapter.num_requests += 1
         try:
-            yield adapter.served_as
+            yield adapter
         finally:
             with self._lock:
                 adapter.num_requests -= 1

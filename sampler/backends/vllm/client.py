@@ -100,6 +100,16 @@ class VllmClient:
         found = {top["token_id"]: top["logprob"] for top in position["top_logprobs"]}
         return sampled if token_id is None or math.isnan(sampled) else found.get(token_id, -math.inf)
 
+    async def prompt_logprobs(
+        self, url: str, name: str, prompt: list[int], num_top: int, **more: Any
+    ) -> list[dict[int, float]]:
+        """Of each token after the first, its own logprob and those of the `num_top` likeliest. Raises HeadwayError."""
+        params = {"max_tokens": 1, "temperature": 0.0, "detokenize": False, "ignore_eos": True}
+        body = {"model": name, "token_ids": prompt, "sampling_params": {**params, "prompt_logprobs": num_top}, **more}
+        answer = await self.ask(f"{url}/inference/v1/generate", body)
+        rows: list[dict[str, Any]] = answer["prompt_logprobs"][1:]
+        return [{int(id_): finite_or_nan(about["logprob"]) for id_, about in row.items()} for row in rows]
+
     async def generate(
         self, url: str, name: str, prompt: list[int], params: dict[str, Any], *, whole: bool, **more: Any
     ) -> AsyncGenerator[Chunk]:
@@ -120,7 +130,7 @@ class VllmClient:
             raise _no_answer(error) from error
 
     async def ask(self, url: str, body: dict[str, Any]) -> dict[str, Any]:
-        """A question about texts, which costs the engine nothing. Raises HeadwayError."""
+        """A question that is answered whole. Raises HeadwayError."""
         try:
             response = await self._streams.post(url, json=body)
         except httpx.HTTPError as error:

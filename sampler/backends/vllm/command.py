@@ -11,6 +11,7 @@ from pathlib import Path
 from sampler.backends.vllm.parsers import Parsers
 from sampler.backends.vllm.settings import VllmSettings
 from wire.process.lifeline import VARIABLE
+from wire.sampling import MAX_TOP_PROMPT_LOGPROBS
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -30,7 +31,7 @@ def server_command(base: Path, port: int, settings: VllmSettings, parsers: Parse
         "--port": str(port),
         "--logprobs-mode": "processed_logprobs",  # of the distribution sampled from
         "--generation-config": "vllm",  # the model's own sampling defaults would apply silently
-        "--max-logprobs": str(MAX_TOP_LOGPROBS + 1),
+        "--max-logprobs": str(max(MAX_TOP_LOGPROBS + 1, MAX_TOP_PROMPT_LOGPROBS)),
         "--max-loras": str(settings.max_loras),
         "--max-cpu-loras": str(settings.max_cpu_loras),
         "--max-lora-rank": str(served_rank(settings.max_lora_rank)),

@@ -13,7 +13,7 @@ import threading
 
 # The command `vllm` looks up a distribution of that name, which the CPU build does not have.
 _SERVER = "vllm.entrypoints.openai.api_server"
-_CPU_FLAGS = ["--dtype", "float32", "--enforce-eager"]
+_CPU_FLAGS = ["--dtype", "float32", "--enforce-eager", "--worker-extension-cls", "worker_extension.WorkerExtension"]
 
 
 def main() -> None:

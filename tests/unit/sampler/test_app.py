@@ -16,7 +16,7 @@ import uvicorn
 
 from sampler.admission.admission import Bounds
 from sampler.app import create_app
-from wire.sampling import GenerateEvent
+from wire.sampling import GenerateEvent, PromptScores
 
 TOKEN = "a sampler's secret"
 PROMPT = [31, 32, 33]
@@ -82,7 +82,17 @@ async def test_health_is_not_well_while_the_engine_is_dead_or_stands_still(open_
             assert (dead.status_code, dead.json()) == (503, {"status": "the engine has ended"})
 
 
-@pytest.mark.parametrize("route", ["/render", "/tokenize", "/generate", "/no-such-route"])
+async def test_a_prompt_is_scored_over_http(client):
+    asked = {"adapter": "base", "prompt_token_ids": PROMPT, "top_logprobs": 2, "targets": [[5, -1], [6, 7]]}
+    scores = PromptScores.model_validate((await client.post("/score", json=asked)).json())
+    assert [len(scores.logprobs), len(scores.top_ids), len(scores.top_ids[0])] == [2, 2, 2]
+    assert scores.targets is not None
+    assert [[value is None for value in row] for row in scores.targets] == [[False, True], [False, False]]
+    refused = await client.post("/score", json={**asked, "adapter": "hw-nobody"})
+    assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("route", ["/render", "/tokenize", "/generate", "/score", "/no-such-route"])
 @pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer wrong", TOKEN, "bearer " + TOKEN])
 async def test_everything_else_does(client, route, authorization):
     answer = await client.post(route, content=b"not even json", headers={"Authorization": authorization})

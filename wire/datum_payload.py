@@ -1,4 +1,5 @@
-"""Datums as the bytes of a training payload: format 2. Format 1 is read, and converted as if it were logged now.
+"""Datums as the bytes of a training payload: format 2, and 3 where a datum has several targets a position or says which
+positions a ratio is taken over. Format 1 is read, and converted as if it were logged now.
 
 The header holds the format, the trace id of each trajectory, media by datum, and the JSON-able arguments of the call.
 Rollouts of a group share a prompt and an edited history most of itself, so that of each model input only what it does
@@ -24,7 +25,7 @@ from wire.payload import Arrays, decode, encode
 from wire.trajectories import Float32Array, Int32Array
 from wire.trajectory_payload import read_batch
 
-_FORMAT = 2
+_FORMAT, _FORMAT_OF_MORE = 2, 3
 
 
 def encode_datums(
@@ -36,11 +37,12 @@ def encode_datums(
     """
     inputs, origins = [datum.model_input for datum in datums], [datum.origin for datum in datums]
     shared = [0, *(common_prefix(*pair) for pair in pairwise(inputs))]
-    weights = [_once(datum.weights) for datum in datums]
+    weights = [_once(datum.weights.ravel()) for datum in datums]
+    has_more = any(datum.targets.ndim > 1 or datum.in_ratio is not None for datum in datums)
     advantages = [_once(datum.advantages) for datum in datums]
     is_shifted = [_is_shifted(datum) for datum in datums]
     header = {
-        "format": _FORMAT,
+        "format": _FORMAT_OF_MORE if has_more else _FORMAT,
         "trace_ids": [of_one[0].origin.trace_id for of_one in by_trajectory(datums)],
         "media": [[index, item.start, item.digest.hex()] for index, one in enumerate(inputs) for item in one.media],
         "arguments": arguments,
@@ -64,16 +66,16 @@ def encode_datums(
         "advantages": np.concatenate(advantages),
         "sampling_logprobs": np.concatenate([_stored_logprobs(datum) for datum in datums]),
     }
-    return encode(header, arrays)
+    return encode(header, {**arrays, **(_more(datums) if has_more else {})})
 
 
 def decode_datums(data: bytes) -> tuple[list[Datum], dict[str, Any]]:
-    """The datums and arguments of a payload of either format. Raises ValueError for another one."""
+    """The datums and arguments of a payload of any format. Raises ValueError for another one."""
     header, arrays = decode(data)
     if "format" not in header:
         batch, arguments = read_batch(header, arrays)
         return to_datums(batch, arguments.get("loss_fn_config")), arguments
-    if header["format"] != _FORMAT:
+    if header["format"] not in (_FORMAT, _FORMAT_OF_MORE):
         raise ValueError(f"a training payload of an unknown format {header['format']}")
     return list(_datums(header, arrays)), header["arguments"]
 
@@ -104,25 +106,29 @@ def _datums(header: Mapping[str, Any], arrays: Arrays) -> Iterator[Datum]:
 
 def _datum(model_input: TokenSequence, origin: Origin, rest: Mapping[str, _Rest]) -> Datum:
     def number(name: str) -> int:
-        return int(rest[name].take(1)[0])
+        """The datum's own, 0 where the format has none."""
+        return int(rest[name].take(1)[0]) if name in rest else 0
 
     num_spans = number("num_spans")
     spans = rest["spans"].take(2 * num_spans).reshape(num_spans, 2)
     is_sampled = rest["is_sampled"].take(num_spans).astype(np.bool_)
     positions = positions_of(spans)
+    num_targets, num_in_ratio = number("num_targets"), number("in_ratio_lengths")
+    shape = (len(positions), num_targets) if num_targets else (len(positions),)
     is_shifted = number("is_shifted")
-    unknown = rest["targets"].take(_ends_behind(model_input, spans) if is_shifted else len(positions))
+    unknown = rest["targets"].take(_ends_behind(model_input, spans) if is_shifted else math.prod(shape))
     return Datum(
         model_input=model_input,
         spans=spans,
         is_sampled=is_sampled,
-        targets=np.concatenate([model_input.ids, unknown])[positions + 1] if is_shifted else unknown,
-        weights=_on_all(rest["weights"].take(number("weight_lengths")), len(positions)),
-        advantages=_on_all(rest["advantages"].take(number("advantage_lengths")), len(positions)),
+        targets=np.concatenate([model_input.ids, unknown])[positions + 1] if is_shifted else unknown.reshape(shape),
+        weights=_on_all(rest["weights"].take(number("weight_lengths")), shape),
+        advantages=_on_all(rest["advantages"].take(number("advantage_lengths")), (len(positions),)),
         sampling_logprobs=rest["sampling_logprobs"].take(len(positions))
         if is_sampled.any()
         else np.zeros(len(positions), np.float32),
         origin=origin,
+        in_ratio=rest["in_ratio"].take(num_in_ratio).astype(np.bool_) if num_in_ratio else None,
     )
 
 
@@ -142,12 +148,14 @@ def _once(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values[:1] if len(values) and (bits == bits[0]).all() else values
 
 
-def _on_all(values: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    return repeated(values, length) if len(values) == 1 else values
+def _on_all(values: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    return (repeated(values, math.prod(shape)) if len(values) == 1 else values).reshape(shape)
 
 
 def _is_shifted(datum: Datum) -> bool:
     """Whether each target is the next token of the input, but for the last one, which may lie behind its end."""
+    if datum.targets.ndim > 1:
+        return False
     positions = datum.positions
     inside = positions[: len(positions) - _ends_behind(datum.model_input, datum.spans)]
     return np.array_equal(datum.model_input.ids[inside + 1], datum.targets[: len(inside)])
@@ -160,12 +168,22 @@ def _ends_behind(model_input: TokenSequence, spans: Int32Array) -> bool:
 
 def _stored_targets(datum: Datum, is_shifted: bool) -> Int32Array:
     if not is_shifted:
-        return datum.targets
+        return datum.targets.ravel()
     return datum.targets[-1:] if _ends_behind(datum.model_input, datum.spans) else datum.targets[:0]
 
 
 def _stored_logprobs(datum: Datum) -> Float32Array:
     return datum.sampling_logprobs if datum.is_sampled.any() else datum.sampling_logprobs[:0]
+
+
+def _more(datums: Sequence[Datum]) -> Arrays:
+    """num_targets: K of (P, K), 0 of (P,). in_ratio_lengths: 0 of those that do not say."""
+    in_ratio = [datum.in_ratio if datum.in_ratio is not None else np.zeros(0, np.bool_) for datum in datums]
+    return {
+        "num_targets": _ints(datum.targets.shape[1] if datum.targets.ndim > 1 else 0 for datum in datums),
+        "in_ratio_lengths": _ints(map(len, in_ratio)),
+        "in_ratio": np.concatenate(in_ratio).astype(np.int32),
+    }
 
 
 def _ints(values: Iterable[int]) -> Int32Array:

@@ -46,11 +46,14 @@ class Datum:
     empty; of a trajectory, one a turn. All other positions are context. is_sampled: bool (S,), whether a span came with
     sampling logprobs.
 
-    targets: int32 (P,), the token that each position predicts: the next one of a trajectory, but any token may be.
-    (P, K), for several targets a position, has its place here; the engine refuses it so far.
+    targets: int32 (P,), the token that each position predicts: the next one of a trajectory, but any token may be. Or
+    (P, K), for K targets a position, which cross_entropy alone scores.
 
-    weights: float32 (P,), what the cost of each is multiplied by. advantages: float64 (P,). sampling_logprobs: float32
-    nats (P,), 0 in spans that came without any.
+    weights: float32 of the shape of targets, what the cost of each is multiplied by; any sign. A position of weight 0
+    is scored, and counts in no figure. advantages: float64 (P,). sampling_logprobs: float32 nats (P,), 0 in spans that
+    came without any.
+
+    in_ratio: bool (P,), which positions a ratio of the whole sequence (gspo) is taken over; None for all.
     """
 
     model_input: TokenSequence
@@ -61,6 +64,7 @@ class Datum:
     advantages: Float64Array
     sampling_logprobs: Float32Array
     origin: Origin
+    in_ratio: npt.NDArray[np.bool_] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -82,9 +86,22 @@ class Datum:
         """Which tokens of the model input predict a target, ascending."""
         return positions_of(self.spans)
 
+    @property
+    def has_weight(self) -> npt.NDArray[np.bool_]:
+        """bool (P,), which positions count: those of which a target has a weight."""
+        if not any(self.weights.strides):
+            return repeated(np.array([self.weights.flat[0] != 0]), self.num_scored)
+        return self.weights != 0 if self.weights.ndim == 1 else (self.weights != 0).any(axis=1)
+
+    def per_target(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Values of the scored positions (P,), or of their targets, one a target, position by position."""
+        if values.ndim == self.targets.ndim:
+            return values.ravel() if values.ndim > 1 else values
+        return np.repeat(values, self.targets.shape[1])
+
     def aligned(self, values: npt.NDArray[np.generic]) -> Float32Array:
-        """Values of the scored positions on all N positions, 0 elsewhere."""
-        on_all = np.zeros(self.num_tokens, np.float32)
+        """Values of the scored positions, (P,) or (P, K), on all N positions, 0 elsewhere."""
+        on_all = np.zeros((self.num_tokens, *values.shape[1:]), np.float32)
         on_all[self.positions] = values
         return on_all
 
@@ -95,6 +112,40 @@ class Datum:
         for (start, stop), end, is_sampled in zip(self.spans.tolist(), ends.tolist(), self.is_sampled, strict=True):
             first = end - (stop - start) if is_sampled else end
             yield Turn(ids[: start + 1], ids[start + 1 : stop + 1], self.sampling_logprobs[first:end])
+
+
+def fully_scored(
+    model_input: TokenSequence,
+    targets: Int32Array,
+    index: int,
+    *,
+    weights: Float32Array | None = None,
+    sampling: tuple[Float32Array, Float64Array] | None = None,
+    in_ratio: npt.NDArray[np.bool_] | None = None,
+) -> Datum:
+    """A datum that is all of one sequence, number `index` of its call: each position is scored, prompt or not.
+
+    sampling: sampling logprobs and advantages, for losses that want them. A position whose two are both 0 stands for
+    a token that nobody sampled, and gets the weight 0: dro would otherwise pull it towards a logprob of 0. Without
+    `sampling`, weights None are ones.
+    """
+    length = len(targets)
+    logprobs, advantages = sampling or (np.zeros(length, np.float32), np.zeros(length))
+    if weights is None:
+        weights = np.ones(targets.shape, np.float32)
+    if sampling is not None:
+        weights = np.where((logprobs == 0) & (advantages == 0), np.float32(0), weights)
+    return Datum(
+        model_input=model_input,
+        spans=np.array([[0, len(model_input)]], np.int32),
+        is_sampled=np.array([sampling is not None]),
+        targets=targets,
+        weights=weights,
+        advantages=advantages.astype(np.float64, copy=False),
+        sampling_logprobs=logprobs,
+        origin=Origin(index, index),
+        in_ratio=in_ratio,
+    )
 
 
 def repeated(value: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:

@@ -47,19 +47,20 @@ class AdamParams:
 class PassResult:
     """What one gradient pass did. Metric names are `name` or `name:reduction`.
 
-    logprobs: of each datum, the policy's of every scored position as the loss saw it: float32 nats. None where the
-    engine does not return any.
+    logprobs: of each datum, the policy's of every target as the loss saw it: float32 nats, of the shape of its targets.
+    None where the engine does not return any.
     """
 
     metrics: dict[str, float]
     num_datums: int
-    num_tokens: int  # scored positions
+    num_tokens: int  # scored positions with a weight
     logprobs: Sequence[Float32Array] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DatumTensors:
-    """One datum of a forward pass: float32 arrays over all positions of its model input, 0 where nothing is scored."""
+    """One datum of a forward pass: float32 arrays over all positions of its model input, 0 where nothing is scored.
+    Those of logprobs are rows of K where each position has K targets."""
 
     trajectory_index: int
     reward: float | None
@@ -138,6 +139,10 @@ class Engine(Protocol):
 
     def forward(self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None) -> list[DatumTensors]:
         """Logprobs of the current policy, no gradient."""
+        ...
+
+    def evaluate(self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None) -> PassResult:
+        """What `forward_backward` returns, without its gradient: the accumulated one stays as it is."""
         ...
 
     def backward(

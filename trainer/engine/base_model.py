@@ -145,7 +145,9 @@ class BaseModel:
         """
         with self._recomputation.switched(recompute):
             hidden_TD = self._hidden(pack)
-        return action_logprobs(hidden_TD, pack.rows_P, pack.targets_P, self._unembedding_VD)
+        return action_logprobs(
+            hidden_TD, pack.rows_P, pack.targets_P, self._unembedding_VD, share_rows=pack.has_several
+        )
 
     def most_likely(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
         """ids_P of the most likely tokens at the pack's predictions and logprobs_P, without gradient. For short packs:

@@ -6,7 +6,7 @@ into a scratch gradient. Only a pass that came to its end adds the scratch to th
 any point leaves nothing behind.
 """
 
-# N scored positions of a micro-batch
+# N targets of a micro-batch
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class TrainingEngine:
         """How passes over these datums are cut up, by these settings or the engine's own."""
         started = self._clock()
         check_num_substeps(num_substeps)
-        check_datums(datums, self.info, sampling_logprobs_optional=True)
+        check_datums(datums, self.info)
         plan = self._plan(datums, num_substeps, settings)
         return replace(plan, seconds=self._clock() - started)
 
@@ -144,15 +144,26 @@ class TrainingEngine:
         self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None
     ) -> PassResult:
         """Add the gradient of a built-in loss, summed over the scored positions unless its options say else."""
-        built_in, options = make_loss(loss), LossOptions.from_config(loss.config)
-        check_num_substeps(loss.num_substeps)
-        check_datums(datums, self.info, sampling_logprobs_optional=built_in.sampling_logprobs_optional)
-        objective = BuiltinObjective(built_in, options, datums, self._base.base_logprobs)
-        return self._gradient_pass(model, datums, objective, loss.num_substeps, plan)
+        return self._gradient_pass(model, datums, self._objective(datums, loss), loss.num_substeps, plan)
+
+    def evaluate(self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None) -> PassResult:
+        """As `forward_backward`, without a gradient; by the same plan its logprobs are the same to the bit."""
+        objective = self._objective(datums, loss)
+        phases, tally = PhaseTimer(self._clock, plan.seconds if plan else 0.0), PassTally()
+        self._base.bind(self._sessions.get(model))
+        with phases("plan"):
+            plan = plan or self._plan(datums, loss.num_substeps)
+        with self._computing_by(plan):
+            for micro_batch in _micro_batches(plan, datums):
+                with phases("forward"), torch.no_grad():
+                    scores = self._score(micro_batch)
+                with phases("loss"):
+                    tally.add(scores, objective(scores))
+        return tally.result(datums, phases.metrics(), asdict(plan.settings))
 
     def forward(self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None) -> list[DatumTensors]:
         """Logprobs of the current policy; a `backward` by the same plan sees the same bits."""
-        check_datums(datums, self.info, sampling_logprobs_optional=True)
+        check_datums(datums, self.info)
         self._base.bind(self._sessions.get(model))
         plan = plan or self._plan(datums, num_substeps=1)
         with torch.no_grad(), self._computing_by(plan):
@@ -164,7 +175,7 @@ class TrainingEngine:
         self, model: UUID, datums: Sequence[Datum], weights: Sequence[Float32Array], plan: Plan | None = None
     ) -> PassResult:
         """Add the gradient of −Σ w · logprob; weights of positions that are not scored are ignored."""
-        check_datums(datums, self.info, sampling_logprobs_optional=True)
+        check_datums(datums, self.info, scores_several=False)
         check_weights(datums, weights)
         return self._gradient_pass(model, datums, ClientObjective(datums, weights), 1, plan)
 
@@ -199,6 +210,17 @@ class TrainingEngine:
             self._base.served_dtype,
             canary if self._settings.canary else None,
         )
+
+    def _objective(self, datums: Sequence[Datum], loss: LossChoice) -> BuiltinObjective:
+        built_in, options = make_loss(loss), LossOptions.from_config(loss.config)
+        check_num_substeps(loss.num_substeps)
+        check_datums(
+            datums,
+            self.info,
+            sampling_logprobs_optional=built_in.sampling_logprobs_optional,
+            scores_several=built_in.scores_several,
+        )
+        return BuiltinObjective(built_in, options, datums, self._base.base_logprobs)
 
     def _gradient_pass(
         self,

@@ -4,10 +4,10 @@ for the names that the SDK documents (`reward_mean` and its kin, `sampling_logpr
 docs/metrics.md says of each what it means and what to do about it. Two estimates of KL(sampler ‖ trainer), both
 unbiased: the plain mean of q − π, which may be slightly negative, and k3 (http://joschu.net/blog/kl-approx.html),
 exp(π − q) − 1 − (π − q), which never is and which one token far off can rule. Figures that need sampling logprobs
-are left out where the batch carries none.
+are left out where the batch carries none, and means over tokens where no position has a weight.
 """
 
-# N scored positions of a micro-batch, G groups
+# N targets of a micro-batch, C of them that count for the figures: one a position that has a weight; G groups
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from trainer.engine.objective import Weighted
 from trainer.engine.scores import Scores
@@ -44,25 +45,31 @@ class PassTally:
 
     def add(self, scores: Scores, weighted: Weighted) -> None:
         """Count a micro-batch."""
-        logprobs_N, sampling_logprobs_N = scores.logprobs_N.double(), scores.sampling_logprobs_N.double()
-        # Capped so that sums of ratios stay finite.
-        gaps_N = (logprobs_N - sampling_logprobs_N).clamp(max=600)
-        ratios_N = gaps_N.exp()
         self.logprobs |= scores.per_datum()
         self.num_micro_batches += 1
-        self.num_tokens += len(logprobs_N)
         self.num_tokens_computed += scores.pack.num_tokens
         self.cost += weighted.costs_N.double().sum().item()
-        self.entropy += scores.entropies_N.double().sum().item()
-        self.sampling_logprob += sampling_logprobs_N.sum().item()
-        self.drift += (sampling_logprobs_N - logprobs_N).sum().item()
-        self.k3 += (gaps_N.expm1() - gaps_N).sum().item()
-        self.ratio += ratios_N.sum().item()
-        self.ratio_max = max(self.ratio_max, ratios_N.max().item())
+        counting = scores.counting()
+        if counting is None or len(counting):
+            self._add_tokens(scores, weighted, slice(None) if counting is None else counting)
+
+    def _add_tokens(self, scores: Scores, weighted: Weighted, counting: slice | torch.Tensor) -> None:
+        logprobs_C = scores.logprobs_N[counting].double()
+        sampling_logprobs_C = scores.sampling_logprobs_N[counting].double()
+        # Capped so that sums of ratios stay finite.
+        gaps_C = (logprobs_C - sampling_logprobs_C).clamp(max=600)
+        ratios_C = gaps_C.exp()
+        self.num_tokens += len(logprobs_C)
+        self.entropy += scores.entropies_N[counting].double().sum().item()
+        self.sampling_logprob += sampling_logprobs_C.sum().item()
+        self.drift += (sampling_logprobs_C - logprobs_C).sum().item()
+        self.k3 += (gaps_C.expm1() - gaps_C).sum().item()
+        self.ratio += ratios_C.sum().item()
+        self.ratio_max = max(self.ratio_max, ratios_C.max().item())
         if weighted.clipped_N is not None:
-            self.num_clipped = (self.num_clipped or 0) + int(weighted.clipped_N.sum())
+            self.num_clipped = (self.num_clipped or 0) + int(weighted.clipped_N[counting].sum())
         if weighted.kl_base_N is not None:
-            self.kl_base = (self.kl_base or 0.0) + weighted.kl_base_N.double().sum().item()
+            self.kl_base = (self.kl_base or 0.0) + weighted.kl_base_N[counting].double().sum().item()
 
     def result(
         self, datums: Sequence[Datum], seconds: Mapping[str, float], recorded: Mapping[str, float]
@@ -72,9 +79,7 @@ class PassTally:
         metrics = {
             "loss:sum": self.cost,
             **_reward_metrics(datums),
-            **(self._sampling_metrics() if all(datum.is_sampled.all() for datum in datums) else {}),
-            **({} if self.kl_base is None else {"kl_base:mean": self.kl_base / self.num_tokens}),
-            "entropy:mean": self.entropy / self.num_tokens,
+            **(self._token_metrics(datums) if self.num_tokens else {}),
             "tokens:sum": self.num_tokens,
             "tokens_sent:sum": sum(datum.num_prompt_tokens for datum in datums) + self.num_tokens,
             "tokens_merged:sum": num_tokens_merged,
@@ -91,6 +96,13 @@ class PassTally:
             self.num_tokens,
             [self.logprobs[datum] for datum in datums],
         )
+
+    def _token_metrics(self, datums: Sequence[Datum]) -> dict[str, float]:
+        return {
+            **(self._sampling_metrics() if all(datum.is_sampled.all() for datum in datums) else {}),
+            **({} if self.kl_base is None else {"kl_base:mean": self.kl_base / self.num_tokens}),
+            "entropy:mean": self.entropy / self.num_tokens,
+        }
 
     def _sampling_metrics(self) -> dict[str, float]:
         metrics = {

@@ -3,7 +3,7 @@
 Built-in losses and weights sent by a client end in the same form, so that everything after is the same code.
 """
 
-# N scored positions of a micro-batch
+# N targets of a micro-batch
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Weighted:
 
 
 class Objective(Protocol):
-    """Weighs the scored positions of a micro-batch. Raises InvalidRequest if what it computes is not finite."""
+    """Weighs the targets of a micro-batch. Raises InvalidRequest if what it computes is not finite."""
 
     def __call__(self, scores: Scores) -> Weighted: ...
 
 
 class BuiltinObjective:
-    """A loss of ours, with what any loss may ask for. Each position's cost is multiplied by the datum's weight there.
+    """A loss of ours, with what any loss may ask for. Each target's cost is multiplied by the datum's weight of it.
 
     datums: all of the call, micro-batches will bring some at a time. base_logprobs: logprobs_P of a pack's
     predictions under the base model, detached; called only if there is a penalty.
@@ -65,9 +65,10 @@ class BuiltinObjective:
         tokens = ActionTokens(
             logprobs_N=logprobs_N,
             sampling_logprobs_N=scores.sampling_logprobs_N,
-            advantages_N=scores.per_action([datum.advantages for datum in scores.pack.datums]),
+            advantages_N=scores.per_action([datum.per_target(datum.advantages) for datum in scores.pack.datums]),
             sequences_N=scores.sequences_N,
             num_sequences=len(scores.pack.datums),
+            in_ratio_N=_in_ratio(scores),
         )
         costs = self._loss(tokens)
         kl_base_N = self._kl_base(scores, logprobs_N)
@@ -88,8 +89,19 @@ class BuiltinObjective:
 
     def _scales_of(self, scores: Scores) -> torch.Tensor:
         return scores.per_action(
-            [np.multiply(datum.weights, self._scales[datum], dtype=np.float64) for datum in scores.pack.datums]
+            [
+                np.multiply(datum.per_target(datum.weights), self._scales[datum], dtype=np.float64)
+                for datum in scores.pack.datums
+            ]
         )
+
+
+def _in_ratio(scores: Scores) -> torch.Tensor | None:
+    datums = scores.pack.datums
+    if all(datum.in_ratio is None for datum in datums):
+        return None
+    rows = [np.ones(datum.num_scored, np.bool_) if datum.in_ratio is None else datum.in_ratio for datum in datums]
+    return torch.from_numpy(np.concatenate(rows)).to(scores.logprobs_N.device)
 
 
 class ClientObjective:

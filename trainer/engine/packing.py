@@ -3,11 +3,11 @@
 The plan depends on the batch, num_substeps and the budget alone, so that a replay with the same three computes the
 same GEMM shapes and thus the same bits. Losses are sums: a split changes nothing but rounding.
 
-A pack separates what is computed from what is trained on: it has predictions, and each scored position reads one of
-them (`inverse_N`), possibly one that others read too.
+A pack separates what is computed from what is trained on: it has predictions, and each target of a scored position
+reads one of them (`inverse_N`), possibly one that others read too.
 """
 
-# T packed tokens, P predictions, N scored positions of all datums of the pack, S datums
+# T packed tokens, P predictions, N targets of all datums of the pack (one a scored position, or K), S datums
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class Pack:
     """One forward pass over datums. All tensors int64, on the model's device.
 
     position_ids_T: a token's place in its own sequence, which is its depth in the tree. rows_P, targets_P: the packed
-    token whose hidden state predicts, and the token predicted; no two predictions are the same. inverse_N: the
-    prediction that a scored position reads, datum by datum.
+    token whose hidden state predicts, ascending, and the token predicted; no two predictions are the same. inverse_N:
+    the prediction that a target reads, datum by datum and position by position. has_several: some position has several
+    targets, so that a row of logits is best shared by its predictions.
     """
 
     datums: Sequence[Datum]
@@ -42,6 +43,7 @@ class Pack:
     rows_P: torch.Tensor
     targets_P: torch.Tensor
     inverse_N: torch.Tensor
+    has_several: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -77,10 +79,11 @@ def plan_micro_batches(datums: Sequence[Datum], *, num_substeps: int, budget: Pa
 
 
 def build_pack(datums: Sequence[Datum], kernel: Kernel, device: torch.device) -> Pack:
-    """A tree of the datums' sequences, and the predictions that their scored positions read."""
+    """A tree of the datums' sequences, and the predictions that their targets read."""
     tree = build_tree([datum.model_input for datum in datums], kernel.min_shared)
-    rows_N = np.concatenate([path[datum.positions] for datum, path in zip(datums, tree.paths_S, strict=True)])
-    targets_N = np.concatenate([datum.targets for datum in datums]).astype(np.int64)
+    paths = zip(datums, tree.paths_S, strict=True)
+    rows_N = np.concatenate([datum.per_target(path[datum.positions]) for datum, path in paths])
+    targets_N = np.concatenate([datum.per_target(datum.targets) for datum in datums]).astype(np.int64)
     # One number for each pair of row and target.
     pairs_P, inverse_N = np.unique(rows_N * (int(targets_N.max()) + 1) + targets_N, return_inverse=True)
     rows_P, targets_P = np.divmod(pairs_P, int(targets_N.max()) + 1)
@@ -96,6 +99,7 @@ def build_pack(datums: Sequence[Datum], kernel: Kernel, device: torch.device) ->
         rows_P=tensor(rows_P),
         targets_P=tensor(targets_P),
         inverse_N=tensor(inverse_N),
+        has_several=any(datum.targets.ndim > 1 for datum in datums),
     )
 
 

@@ -12,15 +12,24 @@ from wire.errors import InvalidRequest
 from wire.trajectories import Float32Array, Int32Array
 
 
-def check_datums(datums: Sequence[Datum], info: BaseModelInfo, *, sampling_logprobs_optional: bool) -> None:
+def check_datums(
+    datums: Sequence[Datum],
+    info: BaseModelInfo,
+    *,
+    sampling_logprobs_optional: bool = True,
+    scores_several: bool = True,
+) -> None:
     """Raises InvalidRequest unless every datum can be scored.
 
-    sampling_logprobs_optional: spans may then have come without any (supervised data).
+    sampling_logprobs_optional: spans may then have come without any (supervised data). scores_several: whether a
+    position may have several targets.
     """
     if not datums:
         raise InvalidRequest("the batch has no datums")
     for index, datum in enumerate(datums):
         where = f"input {datum.origin.trajectory_index} (datum {index})"
+        if not scores_several and datum.targets.ndim > 1:
+            raise InvalidRequest(f"{where} has several targets a position, which cross_entropy alone scores")
         _check_shapes(where, datum)
         _check_ids(f"{where}: its model input", datum.model_input.ids, info.vocab_size)
         _check_ids(f"{where}: its targets", datum.targets, info.vocab_size)
@@ -63,14 +72,19 @@ def check_weights(datums: Sequence[Datum], weights: Sequence[Float32Array]) -> N
 def _check_shapes(where: str, datum: Datum) -> None:
     if datum.model_input.media:
         raise InvalidRequest(f"{where} holds media, which this engine does not read")
-    if datum.targets.ndim != 1:
-        raise InvalidRequest(f"{where} has several targets a position, which this engine does not score")
     edges = datum.spans.ravel()
     if len(edges) == 0 or edges[0] < 0 or edges[-1] > datum.num_tokens or not _ascend(datum.spans):
         raise InvalidRequest(f"{where}: its spans are no ascending runs of its {datum.num_tokens} positions")
     num_positions = int((datum.spans[:, 1] - datum.spans[:, 0]).sum())
-    lengths = {len(each) for each in (datum.targets, datum.weights, datum.advantages, datum.sampling_logprobs)}
-    if lengths != {num_positions} or len(datum.is_sampled) != len(datum.spans):
+    aligned = [datum.advantages, datum.sampling_logprobs, *([] if datum.in_ratio is None else [datum.in_ratio])]
+    lengths = {len(each) for each in (datum.targets, *aligned)}
+    if (
+        lengths != {num_positions}
+        or datum.targets.ndim > 2
+        or datum.targets.size == 0
+        or datum.weights.shape != datum.targets.shape
+        or len(datum.is_sampled) != len(datum.spans)
+    ):
         raise InvalidRequest(f"{where}: its targets and what goes with them are not one a scored position")
 
 

@@ -40,6 +40,7 @@ class _Done:
     plan: Plan
     loss_fn: str
     caller_metrics: Mapping[str, float]
+    returns_logprobs: bool = False
 
 
 class Passes:
@@ -74,8 +75,11 @@ class Passes:
         self._accumulated.pop(model_id, None)
 
     def forward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
-        """Logprobs of the current policy."""
-        datums, _ = decode_datums(work.read_payload(operation, self._blobs))
+        """Logprobs of the current policy; where the caller asks for them as those of a loss, with what it costs."""
+        datums, call = decode_datums(work.read_payload(operation, self._blobs))
+        if call.get("returns_logprobs"):
+            self._complete(lease, operation, self._evaluated(operation, datums, call))
+            return
         plan = self._engine.plan(datums)
         with self._metrics.phase("score"):
             scored = self._engine.forward(model.id, datums, plan)
@@ -115,13 +119,20 @@ class Passes:
         self._accumulated.setdefault(operation.model_id, []).append(operation.id)
         return done
 
+    def _evaluated(self, operation: Operation, datums: Sequence[Datum], call: Mapping[str, Any]) -> _Done:
+        loss, plan = _loss_of(call), self._engine.plan(datums)
+        with self._metrics.phase("score"):
+            result = self._engine.evaluate(operation.model_id, datums, loss, plan)
+        return _Done(result, datums, plan, loss.name, {}, returns_logprobs=True)
+
     def _built_in_loss(self, operation: Operation) -> _Done:
         datums, call = decode_datums(work.read_payload(operation, self._blobs))
-        loss = LossChoice(call["loss_fn"], call["loss_fn_config"] or {}, call["num_substeps"])
+        loss = _loss_of(call)
         with self._metrics.phase("pass"):
             plan = self._plan(operation.plan, operation, datums, loss.num_substeps)
             result = self._engine.forward_backward(operation.model_id, datums, loss, plan)
-        return _Done(result, datums, plan, loss.name, call.get("metrics", {}))
+        returns_logprobs = bool(call.get("returns_logprobs"))
+        return _Done(result, datums, plan, loss.name, call.get("metrics", {}), returns_logprobs)
 
     def _callers_loss(self, operation: Operation) -> _Done:
         header, arrays = decode(work.read_payload(operation, self._blobs))
@@ -152,12 +163,25 @@ class Passes:
 
     def _complete(self, lease: Lease, operation: Operation, done: _Done) -> None:
         metrics = {**done.result.metrics, **done.caller_metrics}
-        answer = encode({"metrics": metrics, "num_datums": done.result.num_datums})
-        placed = work.place_result(self._blobs, answer)
+        answer = {"metrics": metrics, "num_datums": done.result.num_datums}
+        placed = work.place_result(self._blobs, _encode_answer(answer, done))
         summary = summarise_pass(done.result, metrics, num_trajectories(done.datums), done.loss_fn)
         with self._database.connection() as connection:
             work.complete(connection, lease, operation, placed, summary, encode_plan(done.plan))
         log.info("pass_done", operation=str(operation.id), loss_fn=done.loss_fn, **logged_figures(metrics))
+
+
+def _loss_of(call: Mapping[str, Any]) -> LossChoice:
+    return LossChoice(call["loss_fn"], call["loss_fn_config"] or {}, call["num_substeps"])
+
+
+def _encode_answer(answer: dict[str, Any], done: _Done) -> bytes:
+    if not done.returns_logprobs:
+        return encode(answer)
+    rows = done.result.logprobs
+    assert rows is not None, "this engine returns no logprobs"
+    shapes = [list(row.shape) for row in rows]
+    return encode({**answer, "shapes": shapes}, {"logprobs": np.concatenate([row.ravel() for row in rows])})
 
 
 def _settings_of(metrics: Mapping[str, float]) -> PlanSettings | None:

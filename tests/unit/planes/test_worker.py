@@ -94,6 +94,10 @@ class CountingEngine:
         self.gradients[model] += reward
         return PassResult({"reward_mean": reward}, 1, 1, self.logprobs)
 
+    def evaluate(self, model, datums, loss, plan=None) -> PassResult:
+        self._require(model)
+        return PassResult({"loss:sum": 0.0}, len(datums), 1, self.logprobs)
+
     def plan_step(self) -> StepPlan:
         return StepPlan(self.settings.threads)
 
@@ -197,6 +201,20 @@ async def test_a_step_applies_every_acknowledged_pass_and_moves_the_head(trainer
     assert head is not None
     assert (head.step, head.mean_reward, head.num_traces, head.loss_fn) == (1, 1.5, 2, "ppo")
     assert trainer.served_weights() == 3.0
+
+
+@pytest.mark.parametrize("kind", ["forward", "forward_backward"])
+async def test_a_pass_returns_the_logprobs_that_its_caller_asked_for(trainer: Trainer, kind: str):
+    trainer.engine.logprobs = [np.array([-1.0, -2.0], np.float32), np.array([[-3.0, -4.0]], np.float32)]
+    call = {"loss_fn": "cross_entropy", "loss_fn_config": {}, "num_substeps": 1, "returns_logprobs": True}
+    payload = encode_datums(to_datums(Batch([Trajectory((TURN,), 1.0)])), call)
+    asked = await trainer.ask(kind, payload)
+    trainer.work()
+    header, arrays = decode(trainer.now(asked).result or b"")
+    assert header["shapes"] == [[2], [1, 2]]
+    assert arrays["logprobs"].tolist() == [-1.0, -2.0, -3.0, -4.0]
+    assert "metrics" in header
+    assert trainer.engine.passes == (kind == "forward_backward")
 
 
 async def a_rollout(trainer: Trainer) -> UUID:

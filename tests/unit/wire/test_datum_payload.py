@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +13,9 @@ from wire.conversion import to_datums
 from wire.datum_payload import decode_datums, encode_datums
 from wire.datums import Datum, Origin
 from wire.extension import Media, TokenSequence
+from wire.payload import decode
 
-ARRAYS = ("spans", "is_sampled", "targets", "weights", "advantages", "sampling_logprobs")
+ARRAYS = ("spans", "is_sampled", "targets", "weights", "advantages", "sampling_logprobs", "in_ratio")
 FEW_VALUES = st.sampled_from([0.0, -0.0, 1.0, -2.5, 1e-30])
 
 
@@ -29,16 +32,20 @@ def any_datums(draw: st.DrawFn) -> list[Datum]:
         is_sampled = draw(st.booleans())
         shifted = np.append(ids, np.int32(7))[np.concatenate([np.arange(*span) for span in spans]) + 1]
         media = (Media(0, bytes(range(32))),) if draw(st.booleans()) else ()
+        targets, weights = shifted if draw(st.booleans()) else np.array(draw(row), np.int32) + 5, draw(row)
+        if num_targets := draw(st.integers(0, 3)):
+            targets, weights = (np.array([each] * num_targets).T for each in (targets, weights))
         datums.append(
             Datum(
                 model_input=TokenSequence(ids, media),
                 spans=spans,
                 is_sampled=np.full(len(spans), is_sampled),
-                targets=shifted if draw(st.booleans()) else np.array(draw(row), np.int32) + 5,
-                weights=np.array(draw(row), np.float32),
+                targets=targets,
+                weights=np.array(weights, np.float32),
                 advantages=np.array(draw(row)),
                 sampling_logprobs=np.array(draw(row) if is_sampled else [0.0] * length, np.float32),
                 origin=Origin(index, index // 2, draw(st.none() | FEW_VALUES), draw(st.none() | st.just(f"{index:x}"))),
+                in_ratio=np.array(draw(row)) != 0 if draw(st.booleans()) else None,
             )
         )
     return datums
@@ -52,6 +59,9 @@ def check(datums: list[Datum]) -> None:
         assert one.model_input.ids.tobytes() == other.model_input.ids.tobytes()
         for name in ARRAYS:
             before, after = getattr(one, name), getattr(other, name)
+            if before is None:
+                assert after is None, name
+                continue
             assert (before.dtype, before.shape, before.tobytes()) == (after.dtype, after.shape, after.tobytes()), name
 
 
@@ -63,6 +73,16 @@ def test_any_datums_come_back_to_the_bit(datums: list[Datum]) -> None:
 def test_datums_of_trajectories_come_back_to_the_bit() -> None:
     for batch in (mixed_batch(), deep_batch()):
         check(to_datums(batch))
+
+
+def test_only_what_format_2_does_not_hold_is_written_as_format_3() -> None:
+    (datum, *_) = to_datums(deep_batch())
+    several = replace(
+        datum, targets=np.stack([datum.targets] * 2, 1), weights=np.ones((datum.num_scored, 2), np.float32)
+    )
+    ratio = replace(datum, in_ratio=np.ones(datum.num_scored, np.bool_))
+    formats = [decode(encode_datums([each], {}))[0]["format"] for each in (datum, several, ratio)]
+    assert formats == [2, 3, 3]
 
 
 def test_what_is_the_same_for_all_positions_takes_the_room_of_one_number() -> None:

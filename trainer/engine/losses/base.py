@@ -27,7 +27,7 @@ class ActionTokens:
     logprobs_N, sampling_logprobs_N, advantages_N: nats, nats and the advantage of the token's trajectory; float32
     (float64 for a float64 model). Gradient is taken with respect to logprobs_N only. sequences_N: int64, which datum
     of the micro-batch a token belongs to, 0 to num_sequences − 1; a datum is never split between micro-batches, so a
-    loss may reduce over it.
+    loss may reduce over it. in_ratio_N: bool, which of a sequence's tokens such a reduction counts; None for all.
     """
 
     logprobs_N: torch.Tensor
@@ -35,6 +35,7 @@ class ActionTokens:
     advantages_N: torch.Tensor
     sequences_N: torch.Tensor
     num_sequences: int
+    in_ratio_N: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,10 +49,12 @@ class Costs:
 class Loss(ABC):
     """A built-in loss: a frozen dataclass whose fields are its hyperparameters, floats with a default each.
 
-    sampling_logprobs_optional: turns may come without any. shorthands: keys that `from_known` expands to fields.
+    sampling_logprobs_optional: turns may come without any. scores_several: a position may have several targets, each
+    of which is a token to it. shorthands: keys that `from_known` expands to fields.
     """
 
     sampling_logprobs_optional: ClassVar[bool] = False
+    scores_several: ClassVar[bool] = False
     shorthands: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

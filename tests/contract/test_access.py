@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
+from sqlalchemy.dialects.postgresql import insert
 
 from server.app import create_app
 from server.audit.recording import COMMAND_LINE
@@ -17,8 +18,9 @@ from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
 from server.process.settings import ServerSettings
 from store.database import AsyncDatabase
-from store.tables import AlarmRow
+from store.tables import AlarmRow, CheckpointNameRow, ModelRow
 from tests.contract.conftest import batch, num_operations
+from tests.contract.stand_ins import add_checkpoint
 
 PUBLIC, ANY, READ, USE, REPORT, SAMPLE, TRAIN, KEYS, ADMIN = (
     "public", "any key", "read", "use", "report", "sample", "train", "keys", "admin",
@@ -37,6 +39,7 @@ CHAT = {"model": "{model}", "messages": [{"role": "user", "content": "6*6"}], "m
 COMPLETION = {"model": "{model}", "prompt": "6*6", "max_tokens": 2}
 STEP = {"learning_rate": 1e-3}
 WHY = {"reason": "a test"}
+NAMED = "/api/v1/training_runs/{run}/checkpoints/{checkpoint_id:path}"
 
 # method and path: what a key needs, and a body. `{model}`, `{key}`, … are things of the team whose keys are tried; a
 # line that names one is also tried by another team's keys.
@@ -155,6 +158,21 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/api/v1/session_heartbeat"): (REPORT, {"session_id": "{heart_session}"}),
     ("POST", "/api/v1/sessions/{session_id}/finish"): (REPORT, {}),
     ("POST", "/api/v1/telemetry"): (ANY, {}),
+    ("GET", "/api/v1/training_runs"): (READ, None),
+    ("GET", "/api/v1/training_runs/{run}"): (READ, None),
+    ("GET", "/api/v1/training_runs/{run}/checkpoints"): (READ, None),
+    ("POST", f"{NAMED}/publish"): (TRAIN, None),
+    ("DELETE", f"{NAMED}/publish"): (TRAIN, None),
+    ("PUT", f"{NAMED}/ttl"): (TRAIN, {"ttl_seconds": 3600}),
+    ("DELETE", NAMED): (TRAIN, None),
+    ("GET", "/api/v1/checkpoints"): (READ, None),
+    ("POST", "/api/v1/checkpoints/search"): (READ, {}),
+    ("POST", "/api/v1/weights_info"): (USE, {"tinker_path": "tinker://{run}/weights/access"}),
+    ("GET", "/api/v1/sessions"): (READ, None),
+    ("POST", "/api/v1/sessions/search"): (READ, {}),
+    ("GET", "/api/v1/sessions/{session_id}"): (READ, None),
+    ("PUT", "/api/v1/sessions/{session_id}/project"): (TRAIN, {"project_id": "p"}),
+    ("GET", "/api/v1/sessions/{session_id}/trace_export"): (READ, None),
     ("POST", "/v2/admin/models/{model_id}/pause"): (ADMIN, WHY),
     ("POST", "/v2/admin/models/{model_id}/resume"): (ADMIN, None),
     ("PUT", "/v2/admin/models/{model_id}/head"): (ADMIN, {"checkpoint_id": None, **WHY}),
@@ -168,6 +186,7 @@ DELETED = (
     "/v2/models/{model_id}/evals/{eval_id}",
     "/v2/tasksets/{taskset_id}",
     "/v2/tasksets/{taskset_id}/tasks/{name:path}",
+    NAMED,
 )
 NOBODY_S = "/v2/registry/{environment_id}"
 """Refused to everybody alike."""
@@ -183,6 +202,7 @@ class Scene:
     other_keys: dict[str, str]
     things: dict[str, str]
     http: httpx.AsyncClient
+    database: AsyncDatabase
 
     async def report(self) -> None:
         """A job with a rollout, a held-out score, and a taskset with a task."""
@@ -193,6 +213,16 @@ class Scene:
         self.things["eval_id"] = reply.json()["id"]
         taskset = await self.call("POST", "/v2/tasks/upload", SHARED, self.keys["member"])
         self.things |= {"taskset_id": taskset.json()["taskset_id"], "name:path": "shared"}
+        await self._name_a_checkpoint()
+
+    async def _name_a_checkpoint(self) -> None:
+        async with self.database.session() as session:
+            model = await session.get_one(ModelRow, uuid.UUID(self.things["run"]))
+            checkpoint = await add_checkpoint(session, model)
+            await session.flush()
+            name = {"model_id": model.id, "kind": "training", "name": "access", "checkpoint_id": checkpoint.id}
+            row = insert(CheckpointNameRow).values(id=uuid.uuid4(), size_bytes=1, **name)
+            await session.execute(row.on_conflict_do_nothing())
 
     async def call(self, method: str, path: str, body: Any, key: str | None) -> httpx.Response:
         things = {**self.things, "new_name": f"n-{uuid.uuid4().hex[:8]}"}
@@ -237,13 +267,14 @@ async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
         admin = {"Authorization": f"Bearer {teams[0]['admin']}"}
         fork = {"source_model_id": str(base.id), "name": "access-model"}
         model = (await http.post("/v2/models/fork", json=fork, headers=member)).json()
-        things |= {"model": model["id"], "model_id": model["id"], "alarm_id": str(uuid.uuid4())}
+        things |= {"model": model["id"], "model_id": model["id"], "run": model["id"], "alarm_id": str(uuid.uuid4())}
         async with database.session() as session:
             alarm = AlarmRow(id=uuid.UUID(things["alarm_id"]), model_id=uuid.UUID(model["id"]), rule="spread")
             alarm.subject_id, alarm.step, alarm.message, alarm.state = uuid.uuid4(), 0, "noted", "noted"
             alarm.evidence, alarm.outcome, alarm.actions = {}, {}, []
             session.add(alarm)
         forward = await http.post(f"/v1/models/{model['id']}/train/forward", json=batch(), headers=member)
+        things["checkpoint_id:path"] = "weights/access"
         things["forward"] = forward.json()["forward_id"]
         for name in ("session_id", "heart_session"):
             opened = await http.post("/api/v1/create_session", json={}, headers=member)
@@ -252,7 +283,7 @@ async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
             reply = await http.get(f"/v2/admin/{plane}s", headers=admin)
             stopped = [row["id"] for row in reply.json()["items"]]
             things[f"{plane}_id"] = stopped[-1]
-        scene = Scene(origin, teams[0], teams[1], things, http)
+        scene = Scene(origin, teams[0], teams[1], things, http, database)
         await scene.report()
         yield scene
 
@@ -275,7 +306,7 @@ def _scopes(kind: str) -> set[str]:
 
 
 def _names_a_thing(path: str, body: Any) -> bool:
-    return "{" in path or any(name in str(body) for name in ("{model}", "{taskset_id}", "{heart_session}"))
+    return "{" in path or any(name in str(body) for name in ("{model}", "{taskset_id}", "{heart_session}", "{run}"))
 
 
 UNDONE_BY = {

@@ -56,7 +56,7 @@ class StatusQuery(TinkerRequest):
     """How a session shall stand; `reasons`: how its client shall have finished it."""
 
     type: Literal["active", "cancelled", "failed", "client_finished"]
-    reasons: list[Literal["success", "errored", "interrupted"]] | None = None
+    reasons: Annotated[list[Literal["success", "errored", "interrupted"]], Field(fail_fast=True)] | None = None
 
 
 class SearchCursor(TinkerReply):
@@ -70,10 +70,10 @@ class SessionSearch(TinkerRequest):
     """Which sessions are searched for."""
 
     session_id: Label | None = None
-    project_ids: Annotated[list[Label], Field(max_length=100)] | None = None
+    project_ids: Annotated[list[Label], Field(fail_fast=True, max_length=100)] | None = None
     user_metadata: Metadata | None = None
     display_name: Label | None = None
-    statuses: Annotated[list[StatusQuery], Field(max_length=20)] | None = None
+    statuses: Annotated[list[StatusQuery], Field(fail_fast=True, max_length=20)] | None = None
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: SearchCursor | None = None
 

@@ -45,7 +45,8 @@ class LossChoice:
 
 @dataclass(frozen=True, slots=True)
 class AdamParams:
-    """Parameters of one AdamW step; weight decay is decoupled. max_grad_norm: None leaves it to the trainer."""
+    """Parameters of one AdamW step; weight decay is decoupled. max_grad_norm: 0.0 clips nothing, None leaves it to
+    the trainer."""
 
     learning_rate: float
     beta1: float = 0.9

@@ -36,6 +36,7 @@ from server.sampling.recorder import Recorder
 from server.sampling.sampler_client import SamplerClient
 from server.sampling.sampler_pool import SamplerPool
 from server.sampling.sampler_watch import SamplerWatch
+from server.sampling_sessions.futures import SamplingFutures
 from server.training.collaborators import Training
 from server.training.places import TrainingPlaces
 from server.uploads.upload_parser import UploadParser
@@ -59,6 +60,7 @@ class Context:
     waiting_calls: WaitingCalls
     blobs: BlobStore
     sampling: Sampling
+    sampling_futures: SamplingFutures
     training: Training
     heads: Heads
     metrics: ServerMetrics
@@ -92,6 +94,17 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     watch = SamplerWatch(connections, live_sampler_urls(background))
     key_uses = KeyUses(background)
     upload_parser = UploadParser()
+    sampling = Sampling(
+        database,
+        SamplingKeys(serving_lookups(database, metrics), key_uses),
+        wants,
+        SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
+        Dispatch(pool, holders, metrics, timeouts.samplers_s),
+        TeamLimits(settings.gateway_limits, metrics, shutdown),
+        recorder,
+    )
+    sampling_futures = SamplingFutures(sampling, background, listener, settings.gateway_limits.running_per_team)
+    sampling_futures.start()
     try:
         async with watching_pools(metrics, database):
             yield Context(
@@ -101,15 +114,8 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 listener,
                 waiting_calls,
                 blobs,
-                Sampling(
-                    database,
-                    SamplingKeys(serving_lookups(database, metrics), key_uses),
-                    wants,
-                    SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
-                    Dispatch(pool, holders, metrics, timeouts.samplers_s),
-                    TeamLimits(settings.gateway_limits, metrics, shutdown),
-                    recorder,
-                ),
+                sampling,
+                sampling_futures,
                 Training(
                     database,
                     background,
@@ -133,6 +139,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 answering_samplers(connections.is_answering),
             )
     finally:
+        await sampling_futures.close()
         await watch.close()
         await recorder.close()
         await upload_parser.close()

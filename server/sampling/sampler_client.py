@@ -19,7 +19,9 @@ from wire.process.tracing import span_apart
 from wire.sampling import (
     GenerateEvent,
     GenerateRequest,
+    PromptScores,
     RenderRequest,
+    ScoreRequest,
     TokenIds,
     TokenizeRequest,
 )
@@ -70,6 +72,11 @@ class SamplerClient:
     async def tokenize(self, url: str, request: TokenizeRequest) -> list[int]:
         """Plain text to token ids."""
         return TokenIds.model_validate_json(await self._post(url, "/tokenize", request)).token_ids
+
+    async def score(self, url: str, request: ScoreRequest) -> PromptScores:
+        """Logprobs of a prompt's own tokens."""
+        self._metrics.prompt_sent(len(request.prompt_token_ids))
+        return PromptScores.model_validate_json(await self._post(url, "/score", request))
 
     async def generate(self, url: str, request: GenerateRequest) -> AsyncGenerator[GenerateEvent]:
         """Sampled tokens as they come. Closing the generator makes the sampler stop. Raises SamplerGone when it dies

@@ -39,6 +39,13 @@ CHAT = {"model": "{model}", "messages": [{"role": "user", "content": "6*6"}], "m
 COMPLETION = {"model": "{model}", "prompt": "6*6", "max_tokens": 2}
 STEP = {"learning_rate": 1e-3}
 WHY = {"reason": "a test"}
+SAMPLING_SESSION = {"session_id": "{heart_session}", "sampling_session_seq_id": 0, "base_model": "org/Tiny-Base"}
+ASAMPLE = {
+    "sampling_session_id": "{sampling_session_id}",
+    "seq_id": 0,
+    "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]},
+    "sampling_params": {"max_tokens": 1},
+}
 NAMED = "/api/v1/training_runs/{run}/checkpoints/{checkpoint_id:path}"
 
 # method and path: what a key needs, and a body. `{model}`, `{key}`, … are things of the team whose keys are tried; a
@@ -158,6 +165,14 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/api/v1/session_heartbeat"): (REPORT, {"session_id": "{heart_session}"}),
     ("POST", "/api/v1/sessions/{session_id}/finish"): (REPORT, {}),
     ("POST", "/api/v1/telemetry"): (ANY, {}),
+    ("POST", "/api/v1/create_sampling_session"): (SAMPLE, SAMPLING_SESSION),
+    ("GET", "/api/v1/samplers/{sampling_session_id}"): (REPORT, None),
+    ("POST", "/api/v1/join_sampling_session"): (REPORT, {"sampling_session_id": "{sampling_session_id}"}),
+    ("POST", "/api/v1/asample"): (SAMPLE, ASAMPLE),
+    ("POST", "/api/v1/retrieve_futures"): (
+        REPORT,
+        {"target": {"sampling_session_id": "{sampling_session_id}"}, "timeout": 0},
+    ),
     ("GET", "/api/v1/training_runs"): (READ, None),
     ("GET", "/api/v1/training_runs/{run}"): (READ, None),
     ("GET", "/api/v1/training_runs/{run}/checkpoints"): (READ, None),
@@ -279,6 +294,9 @@ async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
         for name in ("session_id", "heart_session"):
             opened = await http.post("/api/v1/create_session", json={}, headers=member)
             things[name] = opened.json()["session_id"]
+        sampled = _filled(SAMPLING_SESSION, things)
+        opened = await http.post("/api/v1/create_sampling_session", json=sampled, headers=member)
+        things["sampling_session_id"] = opened.json()["sampling_session_id"]
         for plane in ("trainer", "sampler"):
             reply = await http.get(f"/v2/admin/{plane}s", headers=admin)
             stopped = [row["id"] for row in reply.json()["items"]]
@@ -306,7 +324,8 @@ def _scopes(kind: str) -> set[str]:
 
 
 def _names_a_thing(path: str, body: Any) -> bool:
-    return "{" in path or any(name in str(body) for name in ("{model}", "{taskset_id}", "{heart_session}", "{run}"))
+    things = ("{model}", "{taskset_id}", "{heart_session}", "{run}", "{sampling_session_id}")
+    return "{" in path or any(name in str(body) for name in things)
 
 
 UNDONE_BY = {

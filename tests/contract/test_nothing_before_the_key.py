@@ -56,6 +56,7 @@ LARGE: dict[str, BodyBound] = {
     "/v3/api/trace/{trace_id}/telemetry-upload": UPLOAD,
     "/v2/tasks/upload": UPLOAD,
     "/api/v1/telemetry": UPLOAD,
+    "/api/v1/asample": UPLOAD,
     "/v2/traces/import": COUNTED_BY_ITS_READER,
 }
 HTML, JSON = (b"accept", b"text/html"), (b"content-type", b"application/json")

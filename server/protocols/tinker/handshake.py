@@ -41,12 +41,15 @@ class ClientConfig(BaseModel):
     fwdbwd_max_chunk_bytes_count: int = _CHUNK_BYTES
     create_model_via_load_weights: bool = True
     custom_loss_server_side: bool = False
+    sample_use_retrieve_futures: bool = True
+    sample_join_sampling_session: bool = True
 
 
 class DynamicConfig(BaseModel):
     """What a client asks for again every so often."""
 
     refresh_interval_sec: int = 300
+    sample_cancel_enabled: bool = True
 
 
 class SupportedModel(TinkerReply):

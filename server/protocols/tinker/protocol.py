@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from server.http.protocol import Protocol
-from server.protocols.tinker import checkpoints, handshake, session_records, sessions, training_runs
+from server.protocols.tinker import checkpoints, handshake, sampling, session_records, sessions, training_runs
 
-TINKER = Protocol((handshake.router, sessions.router, training_runs.router, checkpoints.router, session_records.router))
+TINKER = Protocol(
+    (
+        handshake.router,
+        sessions.router,
+        sampling.router,
+        training_runs.router,
+        checkpoints.router,
+        session_records.router,
+    )
+)

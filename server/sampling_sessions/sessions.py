@@ -1,0 +1,104 @@
+"""Sampling sessions: which weights a client samples under which id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.client_sessions.service import get_open_session
+from server.principals.callers import Caller
+from store.tables import ModelRow, SamplingSessionRow
+from wire.errors import InvalidRequest, NotFound
+
+_MOST_SHOWN = 100
+
+Kind = Literal["base", "path", "snapshot", "inflight"]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledWeights:
+    """What a sampling session stands for. checkpoint_id None: the base weights. `path`: as the client named it."""
+
+    kind: Kind
+    model_id: UUID
+    checkpoint_id: UUID | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """A sampling session as a client asks about it."""
+
+    id: str
+    base_slug: str
+    path: str | None
+
+
+def sampling_session_id(session_id: str, index: int) -> str:
+    """The id of the session's sampler of this number."""
+    return f"{session_id}:sample:{index}"
+
+
+async def open_sampling_session(
+    session: AsyncSession, caller: Caller, session_id: str, index: int, weights: SampledWeights
+) -> str:
+    """A new sampling session, or the one of this number. Raises NotFound, SessionFinished, and InvalidRequest where
+    the number belongs to other weights."""
+    await get_open_session(session, caller.team_id, session_id)
+    opened_id = sampling_session_id(session_id, index)
+    row: dict[str, Any] = {
+        "id": opened_id,
+        "session_id": session_id,
+        "session_index": index,
+        "team_id": caller.team_id,
+        "kind": weights.kind,
+        "model_id": weights.model_id,
+        "checkpoint_id": weights.checkpoint_id,
+        "path": weights.path,
+    }
+    added = insert(SamplingSessionRow).values(row).on_conflict_do_nothing().returning(SamplingSessionRow.id)
+    if await session.scalar(added) is None:
+        known = await session.get_one(SamplingSessionRow, opened_id)
+        if (known.kind, known.model_id, known.path) != (weights.kind, weights.model_id, weights.path):
+            raise InvalidRequest(f"the sampling session {opened_id!r} samples other weights; use the next number")
+    return opened_id
+
+
+async def get_sampler(session: AsyncSession, team_id: UUID, sampler_id: str) -> Sampler:
+    """A sampling session of the team. Raises NotFound."""
+    row = await session.get(SamplingSessionRow, sampler_id)
+    if row is None or row.team_id != team_id:
+        raise no_such_sampler(sampler_id)
+    model = await session.get_one(ModelRow, row.model_id)
+    base = model if model.base_id is None else await session.get_one(ModelRow, model.base_id)
+    return Sampler(row.id, base.slug, row.path)
+
+
+async def join_sampling_session(session: AsyncSession, team_id: UUID, sampler_id: str) -> int:
+    """The number of another client of the sampling session: 1, 2, … Raises NotFound."""
+    mine = SamplingSessionRow.id == sampler_id, SamplingSessionRow.team_id == team_id
+    counted = update(SamplingSessionRow).where(*mine).values(num_clones=SamplingSessionRow.num_clones + 1)
+    number = await session.scalar(counted.returning(SamplingSessionRow.num_clones))
+    if number is None:
+        raise no_such_sampler(sampler_id)
+    return number
+
+
+async def base_by_name(session: AsyncSession, name: str) -> ModelRow:
+    """The base model of this name. Raises NotFound."""
+    base = await session.scalar(
+        select(ModelRow).where(ModelRow.base_id.is_(None), func.lower(ModelRow.slug) == name.lower())
+    )
+    if base is None:
+        raise NotFound(f"there is no base model {name[:_MOST_SHOWN]!r}; get_server_capabilities lists those there are")
+    return base
+
+
+def no_such_sampler(sampler_id: str) -> NotFound:
+    """The refusal for a sampling session that is not there, or not the team's."""
+    return NotFound(f"there is no sampling session {sampler_id[:_MOST_SHOWN]!r}")

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
+from store.listed_models import is_listed
 from store.tables import CheckpointRow, ModelRow, TeamRow
 from wire.errors import NotFound
 
@@ -56,6 +57,7 @@ def trained_models(session: Session, names: Sequence[str] = ()) -> list[TrainedM
         .join(TeamRow, TeamRow.id == ModelRow.team_id)
         .join(base, base.id == ModelRow.base_id)
         .outerjoin(counts, counts.c.model_id == ModelRow.id)
+        .where(is_listed())
         .order_by(ModelRow.created_at, ModelRow.id)
     )
     models = [TrainedModel(*row) for row in session.execute(query)]

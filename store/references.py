@@ -8,7 +8,8 @@ WANTED = """
         select coalesce(
             (
                 select m.id from models m, k
-                where m.id = %(model_id)s::uuid and (m.team_id is null or m.team_id = k.team_id)
+                where m.id = %(model_id)s::uuid and m.removed_at is null
+                    and (m.team_id is null or m.team_id = k.team_id)
             ),
             (select m.id from models m, k where m.team_id = k.team_id and lower(m.slug) = %(reference)s::text),
             (select m.id from models m where m.team_id is null and lower(m.slug) = %(reference)s::text),

@@ -8,6 +8,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from store.listed_models import LISTED
+
 TODAY = "(clock_timestamp() at time zone 'UTC')::date"
 """SQL: the day to which training tokens are counted."""
 
@@ -30,7 +32,7 @@ _STORAGE = """
 
 _USAGE = f"""
     select
-        (select count(*) from models m where m.team_id = :team_id),
+        (select count(*) from models m where m.team_id = :team_id and {LISTED}),
         (select {_STORAGE}),
         coalesce((select num_tokens from training_usage where team_id = :team_id and day = {TODAY}), 0)
 """  # noqa: S608 - put together from constants

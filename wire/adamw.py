@@ -31,5 +31,7 @@ def check_adam(adam: AdamParams) -> None:
     """Raises InvalidRequest unless AdamW is defined for these parameters, NaN and infinity included."""
     for name, value in asdict(adam).items():
         lowest, highest = _BOUNDS[name]
-        if value is not None and not lowest <= value <= highest:
+        if value is None or (name == "max_grad_norm" and value == 0):
+            continue
+        if not lowest <= value <= highest:
             raise InvalidRequest(f"{name} is {value}: it must be finite and {lowest:g} or more, up to {highest:.7g}")

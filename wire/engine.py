@@ -15,11 +15,23 @@ from wire.trajectories import Float32Array
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """Shape and start of an adapter. `init_seed` makes A's random start the same for equal configurations."""
+    """Shape and start of an adapter. `init_seed` makes A's random start the same for equal configurations.
+
+    attn, mlp, unembed: which of the base's linear layers are adapted: those that mix tokens, all others inside of the
+    layers, and the unembedding (of tied embeddings the unembedding alone). At least one.
+    """
 
     rank: int = 16
     alpha: int = 32
     init_seed: int = 0
+    attn: bool = True
+    mlp: bool = True
+    unembed: bool = False
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the parts that are adapted."""
+        return [part for part in ("attn", "mlp", "unembed") if getattr(self, part)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +45,8 @@ class LossChoice:
 
 @dataclass(frozen=True, slots=True)
 class AdamParams:
-    """Parameters of one AdamW step; weight decay is decoupled. max_grad_norm: None leaves it to the trainer."""
+    """Parameters of one AdamW step; weight decay is decoupled. max_grad_norm: 0.0 clips nothing, None leaves it to
+    the trainer."""
 
     learning_rate: float
     beta1: float = 0.9

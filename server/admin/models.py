@@ -11,12 +11,13 @@ from server.admin.types import TeamModel
 from server.catalog.repository import BaseRow, as_uuid
 from server.catalog.service import catalog_model, no_such_model
 from server.values.paging import Page, page_of
+from store.listed_models import is_listed
 from store.tables import ModelRow, TeamRow
 
 
 async def list_models(session: AsyncSession, team_id: UUID | None, cursor: str | None, limit: int) -> Page[TeamModel]:
-    """Every model, or those of one team, oldest first."""
-    query = _models()
+    """Every model, or those of one team, oldest first; of runs those of which something was saved."""
+    query = _models().where(is_listed())
     if team_id is not None:
         query = query.where(ModelRow.team_id == team_id)
     rows, following = await page_of(session, query, (ModelRow.created_at, ModelRow.id), cursor, limit)

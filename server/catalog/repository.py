@@ -11,6 +11,7 @@ from sqlalchemy.orm import aliased
 
 from server.values.sanitizing import is_storable
 from store.checkpoint_references import CheckpointReference, as_uuid, referred_to
+from store.listed_models import is_listed
 from store.tables import CheckpointRow, ModelRow
 
 BaseRow = aliased(ModelRow, name="base")
@@ -30,7 +31,9 @@ async def list_models(
 
     `only`: of these models (None: of all).
     """
-    visible = visible_to(team_id) if only is None else and_(visible_to(team_id), ModelRow.id.in_(only))
+    visible = and_(visible_to(team_id), is_listed())
+    if only is not None:
+        visible = and_(visible, ModelRow.id.in_(only))
     query = (
         select(ModelRow, BaseRow)
         .outerjoin(BaseRow, BaseRow.id == ModelRow.base_id)
@@ -97,7 +100,7 @@ def _by_reference(team_id: UUID, reference: str) -> _Found | None:
         select(ModelRow, BaseRow, CheckpointRow)
         .outerjoin(BaseRow, BaseRow.id == ModelRow.base_id)
         .outerjoin(CheckpointRow, CheckpointRow.id == ModelRow.head_checkpoint_id)
-        .where(visible_to(team_id))
+        .where(visible_to(team_id), ModelRow.removed_at.is_(None))
         .limit(1)
     )
     if (model_id := as_uuid(reference)) is not None:

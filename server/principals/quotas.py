@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.principals.callers import Caller
 from store.admission import Admission
 from store.database import AsyncDatabase
+from store.listed_models import is_listed
 from store.tables import ModelRow, TeamRow
 from store.usage import storage_of
 from wire.errors import FINAL, UNTIL_MENDED, Forbidden, HeadwayError
@@ -38,11 +39,14 @@ class QuotaSpent(HeadwayError):
 
 
 async def refuse_another_model(session: AsyncSession, team_id: UUID) -> None:
-    """Raises QuotaFull for a team with as many models as it may have. Racing forks of a team take turns from here."""
+    """Raises QuotaFull for a team with as many models as it may have. Racing forks of a team take turns from here.
+
+    Runs of which nothing was saved are not counted.
+    """
     team = await session.get_one(TeamRow, team_id, with_for_update=True, populate_existing=True)
     if team.max_models is None:
         return
-    query = select(func.count()).select_from(ModelRow).where(ModelRow.team_id == team_id)
+    query = select(func.count()).select_from(ModelRow).where(ModelRow.team_id == team_id, is_listed())
     num_models = await session.scalar(query) or 0
     if num_models >= team.max_models:
         raise QuotaFull(f"the team {team.name!r} has {num_models} of its {team.max_models} models; {_RAISE}")

@@ -47,7 +47,7 @@ TREE = (
         """
         select c.id as checkpoint_id, c.model_id, c.step, c.files_id
         from checkpoints c join models m on m.id = c.model_id
-        where c.parent_id is null and c.status <> 'rejected' and not (
+        where c.parent_id is null and c.status <> 'rejected' and m.removed_at is null and not (
             (c.files_id = c.id and c.step = 1)
             or (c.files_id <> c.id and c.step = 0 and c.status = 'committed' and m.forked_from_id is not null)
         )

@@ -21,7 +21,8 @@ _MODELS = "select id from models where base_id is not null order by id"
 # No key update, as an update of the head takes it: neither a step, a set_head nor a fork can be half way through.
 _LOCK_MODEL = "select id from models where id = %(model_id)s for no key update"
 
-# A checkpoint that nobody may still want whole: not a head, about to be one, pinned, forked from, new, or every Nth.
+# A checkpoint that nobody may still want whole: not a head, about to be one, pinned, named, forked from, new, or every
+# Nth.
 _THINNABLE = """
     c.model_id = %(model_id)s and c.status = 'committed' and c.id = c.files_id and c.files_removed_at is null
     and c.pinned_at is null
@@ -30,9 +31,24 @@ _THINNABLE = """
         select id from checkpoints where model_id = %(model_id)s and status = 'committed'
         order by committed_at desc nulls last, step desc, id limit %(last)s
     )
-    and not exists (select from models m where m.head_checkpoint_id = c.id)
+    and not exists (select from models m where c.id in (m.head_checkpoint_id, m.served_checkpoint_id))
+    and not exists (
+        select from checkpoint_names n where n.checkpoint_id = c.id and {is_named}
+            and (n.expires_at is null or n.expires_at > clock_timestamp())
+    )
     and not exists (select from checkpoints r where r.files_id = c.id and r.id <> c.id and r.status = 'committed')
     and not exists (select from adapter_wants w where w.checkpoint_id = c.id and w.until > clock_timestamp())
+"""
+
+# A name for training needs the optimizer state, the others the adapter alone. What an open session samples has no name.
+_STATE_THINNABLE = _THINNABLE.replace("{is_named}", "n.kind = 'training'")
+_WHOLE_THINNABLE = f"""
+    {_THINNABLE.replace("{is_named}", "true")}
+    and not exists (
+        select from sampling_sessions p join client_sessions s on s.id = p.session_id
+        where p.checkpoint_id = c.id and s.finished_at is null
+            and s.heartbeat_at > clock_timestamp() - interval '1 day'
+    )
 """
 
 _HAS_STATE = """
@@ -49,7 +65,10 @@ _SPENT = f"""
         o.answered_at is not null
         or coalesce(o.finished_at, o.created_at) < clock_timestamp() - make_interval(secs => %(caller_waits_s)s)
     )
-    and not {PAYLOAD_NEEDED}
+    and (
+        not {PAYLOAD_NEEDED}
+        or exists (select from models m where m.id = o.model_id and m.removed_at is not null)
+    )
 """
 
 # The newest trainer of a base is what the server knows the base's losses from, dead or not.
@@ -69,7 +88,7 @@ _PAST = {
 def thin_states(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> set[UUID]:
     """Checkpoints that lose their optimizer state now."""
     values = {"last": policy.keep_last_states, "every": policy.keep_every_states}
-    return _thin(database, f"{_THINNABLE} and {_HAS_STATE}", "state_removed_at", values, dry_run)
+    return _thin(database, f"{_STATE_THINNABLE} and {_HAS_STATE}", "state_removed_at", values, dry_run)
 
 
 def thin_checkpoints(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> set[UUID]:
@@ -77,7 +96,7 @@ def thin_checkpoints(database: Database, policy: RetentionPolicy, *, dry_run: bo
     if policy.keep_last_adapters is None:
         return set()
     values = {"last": policy.keep_last_adapters, "every": policy.keep_every_states}
-    return _thin(database, _THINNABLE, "files_removed_at", values, dry_run)
+    return _thin(database, _WHOLE_THINNABLE, "files_removed_at", values, dry_run)
 
 
 def drop_blobs(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> set[UUID]:

@@ -20,6 +20,8 @@ class RetentionPolicy:
     keep_planes_s: rows of trainers and samplers that were silent for so long.
     keep_traces_s: recorded rollouts, since something last happened in them; None: for good.
     keep_last_jobs: each team's newest jobs with their rollouts; None: all. Pinned rollouts and jobs are kept anyway.
+    keep_unsaved_runs_s: models that a client of the Tinker API made and saved nothing of, since its session ended or
+        its last call.
     grace_s: files that no row names. Longer than the longest pause between an upload and the row that names it.
     """
 
@@ -75,6 +77,16 @@ class RetentionPolicy:
             shown_default="for good",
         ),
     ] = None
+    keep_unsaved_runs_s: Annotated[
+        float,
+        Option(
+            "Days to keep training runs that saved nothing, after their session ended or fell silent",
+            "HEADWAY_KEEP_UNSAVED_RUNS_D",
+            "--keep-unsaved-runs-d",
+            minimum=0.0,
+            per=86_400.0,
+        ),
+    ] = 7 * 24 * 3600.0
     keep_last_jobs: Annotated[
         int | None,
         Option(
@@ -90,7 +102,13 @@ class RetentionPolicy:
             raise ValueError("at least the newest checkpoint of a model is kept whole")
         if self.keep_last_jobs is not None and self.keep_last_jobs < 1:
             raise ValueError("at least the newest job of a team is kept")
-        seconds = (self.keep_payloads_s, self.keep_planes_s, self.grace_s, self.keep_traces_s or 0)
+        seconds = (
+            self.keep_payloads_s,
+            self.keep_planes_s,
+            self.grace_s,
+            self.keep_traces_s or 0,
+            self.keep_unsaved_runs_s,
+        )
         if min(self.keep_every_states, *seconds) < 0:
             raise ValueError("a retention policy has no negative figures")
 

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, update
 from server.auth.service import authenticate
 from server.checkpoint_names.resolving import resolve_path
 from store.database import AsyncDatabase
-from store.tables import CheckpointNameRow, CheckpointRow, ClientSessionRow, EventRow, ModelRow
+from store.tables import CheckpointNameRow, CheckpointRow, ClientSessionRow, EventRow, ModelRow, TeamRow
 from tests.contract.conftest import Team
 from tests.contract.stand_ins import add_checkpoint
 from wire.errors import HeadwayError, InvalidRequest, NotFound
@@ -257,3 +257,29 @@ async def test_sessions_are_found_by_name_status_and_page(run: Run, database: As
     rest = await search(limit=1, cursor=first["next_cursor"])
     assert [one["session_id"] for one in rest["sessions"]] == [run.session_id]
     assert rest["next_cursor"] is None
+
+
+async def test_catalogs_show_a_run_once_something_was_saved_of_it(run: Run):
+    async with run.database.session() as session:
+        slug = (await session.get_one(ModelRow, run.model_id)).slug
+
+    async def is_shown(path: str) -> bool:
+        return slug in (await run.team.http.get(path)).text
+
+    lists = ("/v2/models", "/v1/models", "/models/")
+    assert [await is_shown(path) for path in lists] == [False, False, False]
+    assert await is_shown(f"/v2/models/{run.model_id}")
+    runs = await run.team.http.get(f"{ROOT}/training_runs")
+    assert [one["training_run_id"] for one in runs.json()["training_runs"]] == [run.id]
+    await run.save("final")
+    assert [await is_shown(path) for path in lists] == [True, True, True]
+
+
+async def test_runs_that_saved_nothing_use_no_quota(run: Run, base: ModelRow):
+    async with run.database.session() as session:
+        team = await session.get_one(TeamRow, (await session.get_one(ModelRow, run.model_id)).team_id)
+        team.max_models = 1
+    await run.team.fork(str(base.id))
+    await run.save("final")
+    refused = await run.team.http.post("/v2/models/fork", json={"source_model_id": str(base.id), "name": "third"})
+    assert (refused.status_code, "2 of its 1 models" in refused.text) == (403, True)

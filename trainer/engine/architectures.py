@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from trainer.engine.attention import UnsupportedArchitecture
+from wire.engine import LoraConfig
+from wire.errors import InvalidRequest
 
 # Changes of the final logits, with the value that means "none". The one-pass head knows none of them.
 _LOGIT_TERMS = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0, "lm_head_multiplier": 1.0}
@@ -30,6 +34,9 @@ _LINEAR_MIXERS = {"linear_attention": "linear_attn"}
 
 # Where a linear layer routes tokens to experts, an adapter would change which expert is asked.
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
+
+# Modules whose linear layers bring tokens together, by their paths; all others inside of a layer are of its MLP.
+_TOKEN_MIXER = re.compile("attn|attention|mixer|mamba")
 
 
 def refuse_unsupported(config: PreTrainedConfig) -> None:
@@ -63,20 +70,41 @@ def linear_mixers(model: PreTrainedModel) -> list[torch.nn.Module]:
     return [module for name, module in model.named_modules() if name.endswith(names)]
 
 
-def adapted_modules(model: PreTrainedModel) -> list[str]:
-    """Names (last components, sorted) of the linear layers that get LoRA: all but the unembedding and routers.
+@dataclass(frozen=True, slots=True)
+class Adaptable:
+    """Names (last components) of the linear layers that LoRA may adapt, by part of the model."""
 
-    Raises UnsupportedArchitecture if there are none.
-    """
-    unembedding = model.get_output_embeddings()
-    names = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not unembedding
-    }
-    if not names - _ROUTERS:
-        raise UnsupportedArchitecture(f"{model.config.model_type} has no linear layers that LoRA could adapt")
-    return sorted(names - _ROUTERS)
+    attn: frozenset[str]
+    mlp: frozenset[str]
+    unembed: frozenset[str]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Adaptable:
+        """All but routers. Raises UnsupportedArchitecture if there are none inside of the layers."""
+        head = model.get_output_embeddings()
+        linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        inside = {name for name, module in linears.items() if module is not head and _last(name) not in _ROUTERS}
+        if not inside:
+            raise UnsupportedArchitecture(f"{model.config.model_type} has no linear layers that LoRA could adapt")
+        attn = {name for name in inside if _TOKEN_MIXER.search(name.rpartition(".")[0])}
+        unembed = {name for name, module in linears.items() if module is head}
+        return cls(*(frozenset(map(_last, names)) for names in (attn, inside - attn, unembed)))
+
+    def chosen(self, lora: LoraConfig) -> list[str]:
+        """Names of what this configuration adapts, sorted. Raises InvalidRequest for a part that the model lacks, or
+        that cannot be adapted by itself."""
+        parts = {"attn": self.attn, "mlp": self.mlp, "unembed": self.unembed}
+        names = frozenset[str]().union(*(parts[part] for part in lora.parts))
+        others = frozenset[str]().union(*(parts[part] for part in parts.keys() - set(lora.parts)))
+        if not names or (lora.unembed and not self.unembed):
+            raise InvalidRequest(f"this base has no linear layers for LoRA on {' and '.join(lora.parts)}")
+        if shared := sorted(names & others):
+            raise InvalidRequest(f"this base has layers called {shared[0]} in parts that are adapted and in others")
+        return sorted(names)
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _rope_types(config: PreTrainedConfig) -> set[str]:

@@ -14,8 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from trainer.engine.architectures import (
+    Adaptable,
     Sharing,
-    adapted_modules,
     known_sharing,
     linear_mixers,
     refuse_unsupported,
@@ -25,7 +25,7 @@ from trainer.engine.attention import IMPLEMENTATION, UnsupportedArchitecture, re
 from trainer.engine.fingerprint import fingerprint
 from trainer.engine.kernels import KERNELS, choose_kernel, kernel_name
 from trainer.engine.kernels.dense import DenseKernel
-from trainer.engine.logprobs import action_logprobs
+from trainer.engine.logprobs import HeadUpdate, action_logprobs
 from trainer.engine.lora import LiveAdapter
 from trainer.engine.mixers import expand
 from trainer.engine.packing import Pack, PassBudget, build_pack
@@ -59,8 +59,8 @@ class BaseModel:
         self._lora_dtype = torch.promote_types(model.dtype, torch.float32)
         # A copy only where the base is below float32: a bf16 head costs four times the error of a float32 one.
         self._unembedding_VD = unembedding_weight(model).to(self._lora_dtype)
-        self._targets = adapted_modules(model)
-        self._adapters: dict[tuple[int, int], LiveAdapter] = {}
+        self._adaptable = Adaptable.of(model)
+        self._adapters: dict[LoraConfig, LiveAdapter] = {}
         self._active: LiveAdapter | None = None
         self._bytes_per_token: dict[LiveAdapter, float] = {}
         for mixer in linear_mixers(model):
@@ -97,9 +97,10 @@ class BaseModel:
 
     def adapter(self, lora: LoraConfig) -> LiveAdapter:
         """The live adapter of this shape, made on first use; models of one shape share it."""
-        shape = (lora.rank, lora.alpha)
+        shape = replace(lora, init_seed=0)
         if shape not in self._adapters:
-            self._adapters[shape] = LiveAdapter(self._model, lora, self._targets, self._lora_dtype)
+            targets = self._adaptable.chosen(lora)
+            self._adapters[shape] = LiveAdapter(self._model, lora, targets, self._lora_dtype)
             self._active = None
         return self._adapters[shape]
 
@@ -146,7 +147,12 @@ class BaseModel:
         with self._recomputation.switched(recompute):
             hidden_TD = self._hidden(pack)
         return action_logprobs(
-            hidden_TD, pack.rows_P, pack.targets_P, self._unembedding_VD, share_rows=pack.has_several
+            hidden_TD,
+            pack.rows_P,
+            pack.targets_P,
+            self._unembedding_VD,
+            share_rows=pack.has_several,
+            update=self._head_update(),
         )
 
     def most_likely(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,7 +160,10 @@ class BaseModel:
         makes all of their logits."""
         with torch.no_grad():
             hidden_PD = self._hidden(pack).index_select(0, pack.rows_P).to(self._unembedding_VD.dtype)
-            logprobs_P, ids_P = (hidden_PD @ self._unembedding_VD.T).log_softmax(-1).max(-1)
+            logits_PV = hidden_PD @ self._unembedding_VD.T
+            if update := self._head_update():
+                logits_PV += update.scale * (hidden_PD @ update.a_RD.T @ update.b_VR.T)
+            logprobs_P, ids_P = logits_PV.log_softmax(-1).max(-1)
         return ids_P, logprobs_P
 
     def base_logprobs(self, pack: Pack) -> torch.Tensor:
@@ -179,6 +188,9 @@ class BaseModel:
     def room_for_activations(self) -> int:
         """Bytes that a pass may keep, if nobody says how many."""
         return torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else 8 << 30
+
+    def _head_update(self) -> HeadUpdate | None:
+        return self._active.head_update if self._active is not None else None
 
     def _hidden(self, pack: Pack) -> torch.Tensor:
         # The backbone, not the language model on top: that one would make logits of every token.

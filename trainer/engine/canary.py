@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from trainer.engine.base_model import BaseModel
@@ -12,15 +14,17 @@ from wire.canary import Canary
 from wire.errors import NonFinite
 
 _NUM_TOKENS = 17
-_SAFE_WEIGHT = 1e3
-"""Norms bound what each block reads, so LoRA factors of at most this size add at most r · 1e6 · D · |x| to a
-projection: 1e11 for r = 16 and D = 1e4. The product of two of those through a third stays below 1e34, and float32
-and bfloat16 reach to 3e38. Trained factors are below 1."""
+_SAFE_WEIGHT, _SAFE_ALPHA = 1e3, 32
+"""Norms bound what each block reads, and the unembedding, so LoRA factors of at most this size add at most
+alpha · 1e6 · D · |x| to a projection (alpha being r times the scale): 3e11 for D = 1e4, whatever the rank. The product
+of two of those through a third stays below 1e35, and float32 and bfloat16 reach to 3e38; logits are one projection
+alone. Factors of a larger alpha may be smaller only. Trained factors are below 1."""
 
 
 def may_overflow(base: BaseModel, session: Session) -> bool:
     """Whether finite weights of this size could give logits that are not. float16 ends at 65,504: there any could."""
-    return base.dtype == torch.float16 or session.weights.abs().max().item() > _SAFE_WEIGHT
+    safe = _SAFE_WEIGHT * min(1.0, math.sqrt(_SAFE_ALPHA / session.lora.alpha))
+    return base.served_dtype == torch.float16 or session.weights.abs().max().item() > safe
 
 
 def compute_canary(base: BaseModel, session: Session) -> Canary:

@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
+from trainer.engine.logprobs import HeadUpdate
 from wire.engine import LoraConfig
 
 
@@ -48,17 +50,24 @@ class LoraLayout:
 
 
 class LiveAdapter:
-    """The LoRA layers of one shape, and the scratch buffer that a backward accumulates into."""
+    """The LoRA layers of one shape, and the scratch buffer that a backward accumulates into.
+
+    PEFT computes those inside of the model. The unembedding's is for `logprobs` to compute, chunk by chunk.
+    """
 
     def __init__(self, model: PreTrainedModel, lora: LoraConfig, targets: list[str], dtype: torch.dtype) -> None:
-        self.name = f"r{lora.rank}a{lora.alpha}"
+        self.name = "-".join([f"r{lora.rank}a{lora.alpha}", *lora.parts])
+        self._model = model
         self.config = peft.LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, bias="none", task_type="CAUSAL_LM"
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            # A tied embedding is neither adapted nor merged into.
+            warnings.filterwarnings("ignore", message="Model with `tie_word_embeddings=True`")
             peft.inject_adapter_in_model(self.config, model, adapter_name=self.name)
-        self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        self._layers = list[LoraLayer]()
+        self._head = model.get_output_embeddings() if lora.unembed else None
         named = list(self._own_parameters(model))
         self._parameters = [parameter for _, parameter in named]
         self._bound: torch.Tensor | None = None
@@ -70,9 +79,19 @@ class LiveAdapter:
         self.scratch_gradient = torch.zeros(self.layout.num_parameters, dtype=dtype, device=device)
 
     def activate(self) -> None:
-        """Make these the LoRA layers that compute and that get gradients."""
+        """Make these the LoRA layers that compute and that get gradients, and no other adapter's, of whatever parts."""
+        self._layers = [module for module in self._model.modules() if isinstance(module, LoraLayer)]
         for layer in self._layers:
             layer.set_adapter(self.name)
+
+    @property
+    def head_update(self) -> HeadUpdate | None:
+        """What is added to the unembedding; None where it is frozen, or switched off."""
+        if not isinstance(self._head, LoraLayer) or self._head.disable_adapters:
+            return None
+        sides = (self._head.lora_A, self._head.lora_B)
+        a_RD, b_VR = (cast(torch.Tensor, side[self.name].weight) for side in sides)
+        return HeadUpdate(a_RD, b_VR, self._head.scaling[self.name])
 
     @contextmanager
     def switched_off(self) -> Generator[None]:

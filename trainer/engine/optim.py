@@ -15,11 +15,12 @@ def adamw_step(session: Session, adam: AdamParams, max_grad_norm: float | None =
     """Apply the accumulated gradient and clear it (AdamW, arXiv:1711.05101, torch's single-tensor arithmetic).
 
     A gradient of exactly zero changes neither weights nor moments: no momentum, no decay, no step counted.
-    max_grad_norm: the gradient is scaled down to this 2-norm if it is longer, unless the call names its own. Raises
+    max_grad_norm: the gradient is scaled down to this 2-norm if it is longer, unless the call names its own, or 0 for
+    none. Raises
     NonFinite, and leaves everything as it was, if weights or moments would not stay finite.
     """
     check_adam(adam)
-    limit = max_grad_norm if adam.max_grad_norm is None else adam.max_grad_norm
+    limit = max_grad_norm if adam.max_grad_norm is None else adam.max_grad_norm or None
     if not session.gradient.any():
         return StepResult(_metrics(0.0, limit, update_norm=0.0), moved=False)
     norm = _norm(session.gradient)

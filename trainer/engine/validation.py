@@ -47,6 +47,8 @@ def check_lora(lora: LoraConfig) -> None:
     """Raises InvalidRequest unless an adapter of this shape can exist."""
     if lora.rank < 1 or lora.alpha < 1:
         raise InvalidRequest(f"rank {lora.rank} and alpha {lora.alpha}: both must be 1 or more")
+    if not lora.parts:
+        raise InvalidRequest("attn, mlp and unembed are all false: an adapter needs one of them at least")
 
 
 def check_num_substeps(num_substeps: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
-from sqlalchemy import func, select, text
+from sqlalchemy import and_, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog.repository import BaseRow
@@ -18,6 +18,7 @@ from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.sparkline import sparkline
 from server.principals.callers import Caller
+from store.listed_models import is_listed
 from store.planes.trainer_availability import TrainerAvailability, trainer_availability_async
 from store.tables import CheckpointRow, ModelRow
 
@@ -81,7 +82,7 @@ async def models_elsewhere(visitor: VisitorDep) -> Response:
 async def _listed(
     session: AsyncSession, caller: Caller, number: int, supplies: list[TrainerAvailability]
 ) -> tuple[int, list[ListedModel]]:
-    mine = ModelRow.team_id == caller.team_id
+    mine = and_(ModelRow.team_id == caller.team_id, is_listed())
     if caller.model_ids is not None:
         mine &= ModelRow.id.in_(caller.model_ids)
     total = await session.scalar(select(func.count()).select_from(ModelRow).where(mine))

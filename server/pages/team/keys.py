@@ -12,6 +12,7 @@ from server.http.context import ContextDep
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
+from store.listed_models import is_listed
 from store.tables import ApiKeyRow, ModelRow, TeamRow
 
 PAGE = 100
@@ -58,7 +59,7 @@ def _keys(shown: ColumnElement[bool]) -> Select[ApiKeyRow, str, bool]:
 
 
 def _teams() -> Select[*tuple[Any, ...]]:
-    num_models = select(func.count()).where(ModelRow.team_id == TeamRow.id).scalar_subquery()
+    num_models = select(func.count()).where(ModelRow.team_id == TeamRow.id, is_listed()).scalar_subquery()
     live_keys = select(func.count()).where(ApiKeyRow.team_id == TeamRow.id, ApiKeyRow.revoked_at.is_(None))
     query = select(
         TeamRow.id, TeamRow.name, TeamRow.created_at, TeamRow.disabled_at, num_models, live_keys.scalar_subquery()

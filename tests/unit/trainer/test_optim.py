@@ -117,6 +117,34 @@ def test_the_limit_of_a_call_goes_before_that_of_the_trainer_and_is_reported() -
     }
 
 
+def test_a_limit_of_zero_clips_nothing_whatever_the_trainers() -> None:
+    off, free = session(), session()
+    for held in (off, free):
+        held.add_gradient(random_gradient(0))
+    result = adamw_step(off, AdamParams(1e-2, max_grad_norm=0.0), max_grad_norm=0.1)
+    adamw_step(free, AdamParams(1e-2))
+    assert torch.equal(off.exp_avg, free.exp_avg)
+    assert torch.equal(off.weights, free.weights)
+    assert "max_grad_norm" not in result.metrics
+
+
+def test_a_step_is_that_of_the_formula() -> None:
+    """θ ← θ(1 − lr·wd) − lr·m̂ / (√v̂ + ε), in float64, of a clipped gradient and of a tiny ε."""
+    held = session()
+    held = Session.starting_from(held.lora, LAYOUT, held.weights.double())
+    theta, m, v = held.weights.clone(), torch.zeros_like(held.weights), torch.zeros_like(held.weights)
+    lr, decay, beta1, beta2, eps, limit = 1e-2, 0.3, 0.8, 0.95, 1e-12, 2.5
+    for step in range(1, 4):
+        gradient = random_gradient(step).double()
+        held.add_gradient(gradient)
+        adamw_step(held, AdamParams(lr, beta1, beta2, eps, decay, limit))
+        gradient = gradient * min(1.0, limit / gradient.norm().item())
+        m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
+        m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+        theta = theta * (1 - lr * decay) - lr * m_hat / (v_hat.sqrt() + eps)
+        torch.testing.assert_close(held.weights, theta, rtol=1e-12, atol=1e-12)
+
+
 def test_a_step_within_its_limit_says_that_nothing_was_clipped() -> None:
     held = session()
     held.add_gradient(random_gradient(0))
@@ -150,7 +178,7 @@ def test_a_step_that_would_leave_nonfinite_weights_changes_nothing() -> None:
         (AdamParams(1e-3, weight_decay=1e30), "weight_decay"),
         (AdamParams(1e-3, eps=0.0), "eps"),
         (AdamParams(1e-3, weight_decay=math.nan), "weight_decay"),
-        (AdamParams(1e-3, max_grad_norm=0.0), "max_grad_norm"),
+        (AdamParams(1e-3, max_grad_norm=-1.0), "max_grad_norm"),
         (AdamParams(1e-3, max_grad_norm=math.inf), "max_grad_norm"),
         (AdamParams(1e-3, max_grad_norm=math.nan), "max_grad_norm"),
     ],

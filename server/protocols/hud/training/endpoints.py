@@ -33,6 +33,7 @@ from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, OPTIM_STE
 from store.oplog.lost_answers import LEFT_OUT
 from store.oplog.results import Result
 from wire.engine import AdamParams, LossChoice
+from wire.errors import InvalidRequest
 from wire.process.off_loop import off_loop
 
 router = HudRouter(prefix="/v1/models/{model_id}/train", tags=["training"])
@@ -92,11 +93,17 @@ async def optim_step(context: ContextDep, key: KeyDep, model_id: str, request: R
     async with _training_call(context, key, model_id, request, keeps=True) as model:
         sent = await _read(context, request, wire.OptimStepRequest)
         digest = await _digest(OPTIM_STEP.name, sent)
-        call = service.optim_step(AdamParams(**sent.body.model_dump()), digest)
+        call = service.optim_step(_adam(sent.body), digest)
         _, (header, _) = await _answered(context, request, model, call, sent)
     num_left_out = header.pop(LEFT_OUT, 0)  # passes whose answer nobody had
     stepped = wire.OptimStep(**header, model=model.slug)
     return _reply(stepped, {wire.LEFT_OUT_HEADER: str(num_left_out)} if num_left_out else None)
+
+
+def _adam(body: wire.OptimStepRequest) -> AdamParams:
+    if body.max_grad_norm == 0:  # to the core: clip nothing, whatever the trainer's own bound
+        raise InvalidRequest("max_grad_norm is 0.0: it must be above 0; without it the trainer's own holds")
+    return AdamParams(**body.model_dump())
 
 
 def _training_call(

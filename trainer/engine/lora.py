@@ -64,7 +64,7 @@ class LiveAdapter:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             # A tied embedding is neither adapted nor merged into.
-            warnings.filterwarnings("ignore", message="Model with `tie_word_embeddings=True`")
+            warnings.filterwarnings("ignore", message="Model (with|has) `tie_word_embeddings=True`")
             peft.inject_adapter_in_model(self.config, model, adapter_name=self.name)
         self._layers = list[LoraLayer]()
         self._head = model.get_output_embeddings() if lora.unembed else None

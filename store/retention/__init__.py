@@ -25,6 +25,9 @@ keep their blobs while a replay, a backward or a waiting caller may read them; t
 **Trainers and samplers.** Rows of processes that were silent for a week are no use to anybody, except those that a
 lease names, and the newest trainer of each base, which says what losses the base has.
 
+**Sampling requests.** Their answers are kept until the client says that it has them, or an hour after its session has
+ended; of a client that fell silent, a day.
+
 **Who reads meanwhile.** Backup and verification hold a shared lock that a collection takes exclusively (`lock`).
 """
 

@@ -11,7 +11,7 @@ from store.blobs import BlobStore, StoredBlob
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import STATE, StoredCheckpoint
 from store.database import Database
-from store.retention import marking, rollouts, runs
+from store.retention import marking, rollouts, runs, sampling
 from store.retention.lock import StillHeld, deleting_files
 from store.retention.policy import RetentionPolicy
 from store.rollouts.blob_names import ROLLOUT_BLOBS
@@ -87,6 +87,9 @@ class Collector:
             yield Removal("name of a checkpoint", str(name_id), 0)
         for model_id in sorted(runs.remove_unsaved_runs(self._database, self._policy, dry_run=dry_run)):
             yield Removal("run that saved nothing", str(model_id), 0)
+        requests = sampling.forget_requests(self._database, self._policy, dry_run=dry_run)
+        for session_id, number in sorted(requests.items()):
+            yield Removal(f"{number} sampling requests", session_id, 0)
         for what, found in rollouts.forget(self._database, self._policy, dry_run=dry_run).items():
             yield from (Removal(what, f"{team_id.hex}/{row_id.hex}", 0) for team_id, row_id in sorted(found))
 

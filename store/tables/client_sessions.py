@@ -80,6 +80,7 @@ class SamplingRequestRow(Base):
         Index("uq_sampling_requests_sequence", "sampling_session_id", "client_sequence", unique=True),
         CheckConstraint("state in ('open', 'done', 'failed', 'cancelled')", name="state"),
         Index(None, "created_at"),
+        Index(None, "sampling_session_id", "finished_at"),
     )
 
     id: Mapped[UuidKey]

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from server.auth.attempts import Attempts
 from server.auth.key_uses import KeyUses
 from server.catalog.heads import Heads
+from server.checkpoint_names.adapter_files import AdapterFiles
 from server.client_sessions.heartbeats import Heartbeats
 from server.metrics.blobs import MeasuredBlobs
 from server.metrics.instruments import ServerMetrics
@@ -41,6 +42,7 @@ from server.training.collaborators import Training
 from server.training.places import TrainingPlaces
 from server.uploads.upload_parser import UploadParser
 from store.blobs import BlobStore
+from store.checkpoint_stores import CheckpointStore, open_checkpoint_store
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
 from store.oplog.waiting import WaitingCalls
@@ -70,6 +72,7 @@ class Context:
     upload_parser: UploadParser
     shutdown: Shutdown
     answering: SharedLookups[str, bool]
+    adapter_files: AdapterFiles
 
 
 @asynccontextmanager
@@ -137,6 +140,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 upload_parser,
                 shutdown,
                 answering_samplers(connections.is_answering),
+                AdapterFiles(_checkpoint_store(settings)),
             )
     finally:
         await sampling_futures.close()
@@ -150,6 +154,11 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         await listener.close()
         await background.close()
         await database.close()
+
+
+def _checkpoint_store(settings: ServerSettings) -> CheckpointStore | None:
+    collection = settings.garbage_collection
+    return open_checkpoint_store(collection.checkpoint_store_url) if collection else None
 
 
 async def request_context(request: Request) -> Context:

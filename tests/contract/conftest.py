@@ -21,7 +21,7 @@ from sampler.app import create_app as create_sampler_app
 from sampler.backends.base import SamplerInfo
 from server.app import create_app
 from server.auth.service import create_key
-from server.process.settings import GuardSettings, Limits, ServerSettings, Timeouts
+from server.process.settings import GarbageCollectionSettings, GuardSettings, Limits, ServerSettings, Timeouts
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
@@ -104,11 +104,22 @@ async def base(
 
 
 @pytest.fixture(scope="session")
-async def origin(database_url: str, base: ModelRow, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server reads checkpoints; nobody writes there but tests about their files."""
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="session")
+async def origin(
+    database_url: str, base: ModelRow, tmp_path_factory: pytest.TempPathFactory, checkpoint_folder: Path
+) -> AsyncIterator[str]:
     blobs: Path = tmp_path_factory.mktemp("blobs")
     timeouts = Timeouts(operation_s=10, samplers_s=1)
     guard = GuardSettings(every_s=0.2, settle_s=0.2, retry_s=0.1, webhook_receivers=("127.0.0.1",))
-    settings = ServerSettings(database_url, blobs, "token", limits=LIMITS, timeouts=timeouts, guard=guard)
+    stored = GarbageCollectionSettings(f"file://{checkpoint_folder}", every_s=0)
+    settings = ServerSettings(
+        database_url, blobs, "token", limits=LIMITS, timeouts=timeouts, guard=guard, garbage_collection=stored
+    )
     async with serving(create_app(settings)) as url:
         yield url
 

@@ -22,8 +22,8 @@ from store.tables import AlarmRow, CheckpointNameRow, ModelRow
 from tests.contract.conftest import batch, num_operations
 from tests.contract.stand_ins import add_checkpoint
 
-PUBLIC, ANY, READ, USE, REPORT, SAMPLE, TRAIN, KEYS, ADMIN = (
-    "public", "any key", "read", "use", "report", "sample", "train", "keys", "admin",
+PUBLIC, LINK, ANY, READ, USE, REPORT, SAMPLE, TRAIN, KEYS, ADMIN = (
+    "public", "signed link", "any key", "read", "use", "report", "sample", "train", "keys", "admin",
 )  # fmt: skip
 SUFFICES = {
     ANY: {"read", "sample", "train", "keys", "admin"},
@@ -176,6 +176,9 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/api/v1/training_runs"): (READ, None),
     ("GET", "/api/v1/training_runs/{run}"): (READ, None),
     ("GET", "/api/v1/training_runs/{run}/checkpoints"): (READ, None),
+    ("GET", f"{NAMED}/archive"): (READ, None),
+    ("GET", f"{NAMED}/external_weights_urls"): (READ, None),
+    ("GET", "/api/v1/files/{token}/{file_name}"): (LINK, None),
     ("POST", f"{NAMED}/publish"): (TRAIN, None),
     ("DELETE", f"{NAMED}/publish"): (TRAIN, None),
     ("PUT", f"{NAMED}/ttl"): (TRAIN, {"ttl_seconds": 3600}),
@@ -342,6 +345,9 @@ async def test_a_key_opens_what_its_scopes_say_and_no_other_team_s(scene: Scene,
     if needs == PUBLIC:
         answered = {200, 503} if path == "/readyz" else {200}  # other tests register bases that nobody serves
         assert (await scene.call(method, path, body, None)).status_code in answered
+        return
+    if needs == LINK:
+        assert (await scene.call(method, path, body, None)).status_code == 404
         return
     for key in (None, "hw_nobody-knows-this-one"):
         reply = await scene.call(method, path, body, key)

@@ -40,6 +40,7 @@ OPEN = {
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/api/v1/healthz"),
+    ("GET", "/api/v1/files/{token}/{file_name}"),
     ("GET", "/login"),
     ("POST", "/login"),
     ("GET", "/static/{version}/{path:path}"),

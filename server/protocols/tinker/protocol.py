@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from server.http.protocol import Protocol
-from server.protocols.tinker import checkpoints, handshake, sampling, session_records, sessions, training_runs
+from server.protocols.tinker import (
+    checkpoints,
+    downloads,
+    handshake,
+    sampling,
+    session_records,
+    sessions,
+    training_runs,
+)
 
 TINKER = Protocol(
     (
@@ -11,6 +19,7 @@ TINKER = Protocol(
         sessions.router,
         sampling.router,
         training_runs.router,
+        downloads.router,
         checkpoints.router,
         session_records.router,
     )

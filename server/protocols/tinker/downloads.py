@@ -1,0 +1,82 @@
+"""Downloads of adapters: links that work without a key, and what they lead to."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from email.utils import format_datetime
+
+from fastapi import Request
+from fastapi.responses import RedirectResponse, StreamingResponse
+
+from server.checkpoint_names.adapter_files import ADAPTER_FILES, archive, archive_size, content
+from server.checkpoint_names.links import FileLink, make_link, open_link
+from server.checkpoint_names.paths import TinkerPath
+from server.checkpoint_names.resolving import resolve_path
+from server.http.access import ANYBODY
+from server.http.authentication import CallerDep
+from server.http.context import Context, ContextDep
+from server.principals.callers import Caller
+from server.protocols.tinker.routing import TinkerRouter
+from server.protocols.tinker.schemas import TinkerReply
+from wire.errors import NotFound
+
+router = TinkerRouter()
+
+_CHECKPOINT = "/training_runs/{run}/checkpoints/{checkpoint_id:path}"
+_ROUTE = "tinker_download"
+_ARCHIVE = "checkpoint.tar"
+_HEADERS = {"Cache-Control": "private, no-store", "X-Accel-Buffering": "no"}
+
+
+class ExternalWeightsUrls(TinkerReply):
+    """A URL for each file, which work without a key until they expire."""
+
+    urls: dict[str, str]
+    expires: datetime
+
+
+@router.get(f"{_CHECKPOINT}/external_weights_urls")
+async def external_weights_urls(
+    context: ContextDep, caller: CallerDep, request: Request, run: str, checkpoint_id: str
+) -> ExternalWeightsUrls:
+    """The adapter's files in PEFT's layout."""
+    link = await _link(context, caller, run, checkpoint_id)
+    urls = {name: _url(request, link, name) for name in ADAPTER_FILES}
+    return ExternalWeightsUrls(urls=urls, expires=link.expires_at)
+
+
+@router.get(f"{_CHECKPOINT}/archive", response_class=RedirectResponse, status_code=302)
+async def archive_url(
+    context: ContextDep, caller: CallerDep, request: Request, run: str, checkpoint_id: str
+) -> RedirectResponse:
+    """The same files as one archive, as SDKs before 0.36 fetch them."""
+    link = await _link(context, caller, run, checkpoint_id)
+    expires = {"Expires": format_datetime(link.expires_at, usegmt=True)}
+    return RedirectResponse(_url(request, link, _ARCHIVE), 302, expires)
+
+
+@router.get("/files/{token}/{file_name}", name=_ROUTE, response_class=StreamingResponse, dependencies=[ANYBODY])
+async def download(context: ContextDep, token: str, file_name: str) -> StreamingResponse:
+    """What such a link leads to."""
+    async with context.database.session() as session:
+        checkpoint = await open_link(session, token)
+    if file_name == _ARCHIVE:
+        files = await context.adapter_files.open(checkpoint, ADAPTER_FILES)
+        headers = {**_HEADERS, "Content-Length": str(archive_size(files))}
+        return StreamingResponse(archive(files), headers=headers, media_type="application/x-tar")
+    if file_name not in ADAPTER_FILES:
+        raise NotFound(f"an adapter has the files {', '.join(ADAPTER_FILES)}")
+    (file,) = await context.adapter_files.open(checkpoint, [file_name])
+    headers = {**_HEADERS, "Content-Length": str(file.size)}
+    return StreamingResponse(content(file), headers=headers, media_type="application/octet-stream")
+
+
+async def _link(context: Context, caller: Caller, run: str, checkpoint_id: str) -> FileLink:
+    path = TinkerPath.of(run, checkpoint_id)
+    async with context.database.session() as session:
+        found = await resolve_path(session, caller, str(path), "reading")
+        return await make_link(session, caller, found.checkpoint)
+
+
+def _url(request: Request, link: FileLink, name: str) -> str:
+    return str(request.url_for(_ROUTE, token=link.token, file_name=name))

@@ -143,7 +143,7 @@ def fully_scored(
         weights=weights,
         advantages=advantages.astype(np.float64, copy=False),
         sampling_logprobs=logprobs,
-        origin=Origin(index, index),
+        origin=Origin(index),
         in_ratio=in_ratio,
     )
 

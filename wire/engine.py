@@ -101,6 +101,7 @@ class BaseModelInfo:
     num_parameters: int
     fingerprint: str = ""  # the same for the same weights, so that others under the same name are noticed
     sharing: str = "prefixes"  # or "nothing": each sequence is a pass of its own
+    adapted_parts: Sequence[str] = ("attn", "mlp", "unembed")  # of which LoRA leaves no layer out: not of fused experts
 
 
 class Snapshot(Protocol):

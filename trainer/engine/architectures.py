@@ -90,6 +90,12 @@ class Adaptable:
         unembed = {name for name, module in linears.items() if module is head}
         return cls(*(frozenset(map(_last, names)) for names in (attn, inside - attn, unembed)))
 
+    def whole(self, model: PreTrainedModel) -> tuple[str, ...]:
+        """Parts of which LoRA leaves nothing out but routers. Experts that are one parameter together are left out."""
+        has_fused = any("expert" in name and parameter.dim() > 2 for name, parameter in model.named_parameters())
+        mlp = frozenset[str]() if has_fused else self.mlp
+        return tuple(part for part, names in (("attn", self.attn), ("mlp", mlp), ("unembed", self.unembed)) if names)
+
     def chosen(self, lora: LoraConfig) -> list[str]:
         """Names of what this configuration adapts, sorted. Raises InvalidRequest for a part that the model lacks, or
         that cannot be adapted by itself."""

@@ -73,7 +73,7 @@ class BaseModel:
             shares=not linear_mixers(model),
             alone=sharing is Sharing.NOTHING,
         )
-        self.info = _describe(model, vocab_size=len(self._unembedding_VD), sharing=sharing)
+        self.info = _describe(model, len(self._unembedding_VD), sharing, self._adaptable.whole(model))
 
     @property
     def device(self) -> torch.device:
@@ -243,7 +243,7 @@ def load_base_model(
     return BaseModel(model)
 
 
-def _describe(model: PreTrainedModel, vocab_size: int, sharing: Sharing) -> BaseModelInfo:
+def _describe(model: PreTrainedModel, vocab_size: int, sharing: Sharing, adapted_parts: Sequence[str]) -> BaseModelInfo:
     return BaseModelInfo(
         vocab_size=vocab_size,
         context_length=int(model.config.max_position_embeddings),
@@ -252,6 +252,7 @@ def _describe(model: PreTrainedModel, vocab_size: int, sharing: Sharing) -> Base
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         fingerprint=fingerprint(model),
         sharing=sharing.value,
+        adapted_parts=adapted_parts,
     )
 
 

@@ -159,6 +159,13 @@ def test_a_part_that_the_base_lacks_is_refused_by_name() -> None:
         tiny_engine("qwen3 with experts").open(MODEL, MLP, None, None)
 
 
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen3.5", "qwen3 with experts", "qwen3-next"])
+def test_a_base_says_which_parts_lora_adapts_as_a_whole(architecture: str) -> None:
+    parts = set(tiny_engine(architecture).info.adapted_parts)
+    has_experts = architecture in ("qwen3 with experts", "qwen3-next")
+    assert parts == {"attn", "unembed", *(() if has_experts else ("mlp",))}
+
+
 def test_what_a_peft_model_of_all_parts_says_is_what_the_engine_says(tmp_path: Path) -> None:
     engine, batch = opened(tiny_engine(), lora=LoraConfig(rank=32, alpha=32, unembed=True)), mixed_batch()
     saved_policy(tiny_model(), engine, tmp_path)

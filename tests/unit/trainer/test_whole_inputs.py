@@ -157,6 +157,16 @@ def test_several_targets_are_refused_of_other_losses_by_name() -> None:
         an_engine().forward_backward(MODEL, [several], LossChoice("ppo"))
 
 
+def test_what_datums_share_is_computed_once_though_nobody_says_who_shares_it() -> None:
+    """Rollouts of two prompts, in turns, and passes that hold those of one."""
+    prompts = [RNG.integers(0, VOCAB, 20).tolist() for _ in range(2)]
+    rows = [np.array([*prompts[i % 2], *RNG.integers(0, VOCAB, 3).tolist()], np.int32) for i in range(8)]
+    datums = [fully_scored(TokenSequence(row[:-1]), row[1:], index) for index, row in enumerate(rows)]
+    metrics = an_engine(max_tokens=50).forward_backward(MODEL, datums, LossChoice("cross_entropy")).metrics
+    assert metrics["micro_batches:sum"] == 2
+    assert metrics["tokens_computed:sum"] == 2 * 20 + 8 * 2
+
+
 def test_figures_count_the_positions_that_have_a_weight() -> None:
     engine = an_engine()
     whole = engine.forward_backward(MODEL, SAMPLED, LossChoice("importance_sampling"))

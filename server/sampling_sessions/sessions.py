@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.catalog.bases import public_name
 from server.client_sessions.service import get_open_session
 from server.principals.callers import Caller
 from store.tables import ModelRow, SamplingSessionRow
@@ -35,7 +36,7 @@ class Sampler:
     """A sampling session as a client asks about it."""
 
     id: str
-    base_slug: str
+    base: str
     path: str | None
 
 
@@ -76,7 +77,7 @@ async def get_sampler(session: AsyncSession, team_id: UUID, sampler_id: str) -> 
         raise no_such_sampler(sampler_id)
     model = await session.get_one(ModelRow, row.model_id)
     base = model if model.base_id is None else await session.get_one(ModelRow, model.base_id)
-    return Sampler(row.id, base.slug, row.path)
+    return Sampler(row.id, public_name(base), row.path)
 
 
 async def join_sampling_session(session: AsyncSession, team_id: UUID, sampler_id: str) -> int:
@@ -87,16 +88,6 @@ async def join_sampling_session(session: AsyncSession, team_id: UUID, sampler_id
     if number is None:
         raise no_such_sampler(sampler_id)
     return number
-
-
-async def base_by_name(session: AsyncSession, name: str) -> ModelRow:
-    """The base model of this name. Raises NotFound."""
-    base = await session.scalar(
-        select(ModelRow).where(ModelRow.base_id.is_(None), func.lower(ModelRow.slug) == name.lower())
-    )
-    if base is None:
-        raise NotFound(f"there is no base model {name[:_MOST_SHOWN]!r}; get_server_capabilities lists those there are")
-    return base
 
 
 def no_such_sampler(sampler_id: str) -> NotFound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 from sqlalchemy import and_, func, select
 
+from server.catalog.bases import public_name
 from server.http.access import ANYBODY
 from server.http.authentication import AnyCallerDep
 from server.http.context import ContextDep
@@ -101,7 +102,7 @@ async def server_capabilities(context: ContextDep, caller: AnyCallerDep) -> Serv
     return ServerCapabilities(
         supported_models=[
             SupportedModel(
-                model_name=base.slug,
+                model_name=public_name(base),
                 max_context_length=(base.info or {}).get("context_length"),
                 trainable=base.info is not None,
                 sampleable=num_samplers > 0,

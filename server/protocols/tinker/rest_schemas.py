@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query
 
+from server.catalog.bases import public_name
 from server.checkpoint_names import runs
 from server.checkpoint_names.paths import Kind, run_id
 from server.checkpoint_names.types import NamedCheckpoint
@@ -53,7 +54,7 @@ class Checkpoint(TinkerReply):
             public=found.is_public,
             user_metadata=as_texts(found.user_metadata),
             expires_at=found.expires_at,
-            base_model=found.base.slug,
+            base_model=public_name(found.base),
         )
 
 
@@ -77,7 +78,7 @@ class TrainingRun(TinkerReply):
         newest = {kind: Checkpoint.of(found) for kind, found in run.newest.items()}
         return cls(
             training_run_id=run_id(run.model),
-            base_model=run.base.slug,
+            base_model=public_name(run.base),
             model_owner=owner,
             lora_rank=(run.model.lora or {}).get("rank"),
             last_request_time=run.last_used_at,

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from pydantic import Field
 from pydantic_core import from_json
 
+from server.catalog.bases import base_by_name
 from server.checkpoint_names.resolving import resolve_path
 from server.http.access import Access, DescribedKey, sent_key
 from server.http.authentication import ReporterDep
@@ -24,7 +25,6 @@ from server.sampling_sessions.calls import SampleCall
 from server.sampling_sessions.futures import Failed, sequence_ids
 from server.sampling_sessions.sessions import (
     SampledWeights,
-    base_by_name,
     get_sampler,
     join_sampling_session,
     open_sampling_session,
@@ -162,7 +162,7 @@ async def show_sampler(context: ContextDep, caller: ReporterDep, sampling_sessio
     """What a sampling session samples."""
     async with context.database.session() as session:
         found = await get_sampler(session, caller.team_id, sampling_session_id)
-    return Sampler(sampler_id=found.id, base_model=found.base_slug, model_path=found.path)
+    return Sampler(sampler_id=found.id, base_model=found.base, model_path=found.path)
 
 
 @router.post("/join_sampling_session")
@@ -220,7 +220,7 @@ async def _weights(session: Any, caller: Caller, base_model: str | None, model_p
             raise InvalidRequest("a sampling session needs a base_model or a model_path")
         return SampledWeights("base", (await base_by_name(session, base_model)).id)
     found = await resolve_path(session, caller, model_path, "sampling")
-    if base_model is not None and base_model.lower() != found.base.slug.lower():
+    if base_model is not None and (await base_by_name(session, base_model)).id != found.base.id:
         raise InvalidRequest(f"the base model of {model_path} is {found.base.slug!r}, not {base_model!r}")
     return SampledWeights("path", found.model.id, found.checkpoint.id, model_path)
 

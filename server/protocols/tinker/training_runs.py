@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Query
 
+from server.catalog.bases import public_name
 from server.checkpoint_names import runs
 from server.checkpoint_names.listing import checkpoints_of_run
 from server.checkpoint_names.resolving import resolve_path
@@ -95,7 +96,7 @@ async def weights_info(context: ContextDep, caller: ModelUserDep, body: WeightsI
         found = await resolve_path(session, caller, body.tinker_path, "reading")
     lora = found.model.lora or {}
     return WeightsInfo(
-        base_model=found.base.slug,
+        base_model=public_name(found.base),
         lora_rank=lora.get("rank"),
         train_attn=lora.get("attn", True),
         train_mlp=lora.get("mlp", True),

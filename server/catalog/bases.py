@@ -1,0 +1,38 @@
+"""Names of base models. Clients that know a base from a hub write its id there, and load its tokenizer by that."""
+
+from __future__ import annotations
+
+from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.values.sanitizing import is_storable
+from store.tables import ModelRow
+from wire.errors import NotFound
+
+_MOST_SHOWN = 200
+
+
+async def base_by_name(session: AsyncSession, name: str) -> ModelRow:
+    """The base of this slug, or of these weights at a hub. One whose weights are in a folder also by the id of a hub
+    whose last part is the slug. Raises NotFound."""
+    wanted = name.lower()
+    slug, weights = func.lower(ModelRow.slug), func.lower(ModelRow.weights)
+    nearest = case((slug == wanted, 0), (weights == wanted, 1), else_=2)
+    of_folder = and_(weights.like("/%"), slug == wanted.rpartition("/")[2])
+    query = (
+        select(ModelRow)
+        .where(ModelRow.base_id.is_(None), or_(slug == wanted, weights == wanted, of_folder))
+        .order_by(nearest, ModelRow.created_at)
+        .limit(1)
+    )
+    base = await session.scalar(query) if is_storable(name) else None
+    if base is None:
+        raise NotFound(f"there is no base model {name[:_MOST_SHOWN]!r}; get_server_capabilities lists those there are")
+    return base
+
+
+def public_name(base: ModelRow) -> str:
+    """Its id at the hub. The slug of one whose weights are in a folder, which means nothing elsewhere."""
+    weights = base.weights or ""
+    is_path = weights.startswith((".", "/", "~")) or ":" in weights
+    return base.slug if is_path or not weights else weights

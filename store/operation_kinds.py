@@ -21,6 +21,8 @@ class OperationKind:
     consumes_gradients: it applies the gradients before it whose answers were acknowledged, and leaves out the others.
     moves_head: it ends with a new checkpoint, which is the head. It is carried out whether or not its caller is there,
     and a call that repeats it is given its answer only while nothing else has changed the model.
+    changes_served: afterwards the model's name may stand for other weights, so that its answer waits for caches.
+    saves: it leaves files, and names for them.
     gives_handle: its answer names it for one later operation, while the head stays where it was.
     uses_handle: it is that later operation.
     """
@@ -30,13 +32,15 @@ class OperationKind:
     binds_to_head: bool = False
     consumes_gradients: bool = False
     moves_head: bool = False
+    changes_served: bool = False
+    saves: bool = False
     gives_handle: bool = False
     uses_handle: bool = False
 
     @property
     def leaves_only_an_answer(self) -> bool:
         """It has no effect but its answer."""
-        return not (self.is_gradient or self.moves_head)
+        return not (self.is_gradient or self.moves_head or self.saves)
 
     @property
     def changes_model(self) -> bool:
@@ -47,9 +51,15 @@ class OperationKind:
 FORWARD_BACKWARD = OperationKind("forward_backward", is_gradient=True)
 FORWARD = OperationKind("forward", binds_to_head=True, gives_handle=True)
 BACKWARD = OperationKind("backward", is_gradient=True, uses_handle=True)
-OPTIM_STEP = OperationKind("optim_step", binds_to_head=True, consumes_gradients=True, moves_head=True)
+OPTIM_STEP = OperationKind(
+    "optim_step", binds_to_head=True, consumes_gradients=True, moves_head=True, changes_served=True
+)
+UNPROMOTED_STEP = OperationKind("unpromoted_step", binds_to_head=True, consumes_gradients=True, moves_head=True)
+SAVE = OperationKind("save_checkpoint", binds_to_head=True, changes_served=True, saves=True)
 
-KINDS: dict[str, OperationKind] = {kind.name: kind for kind in (FORWARD_BACKWARD, FORWARD, BACKWARD, OPTIM_STEP)}
+KINDS: dict[str, OperationKind] = {
+    kind.name: kind for kind in (FORWARD_BACKWARD, FORWARD, BACKWARD, OPTIM_STEP, UNPROMOTED_STEP, SAVE)
+}
 
 
 def _names(fact: Callable[[OperationKind], bool]) -> tuple[LiteralString, ...]:
@@ -60,6 +70,8 @@ GRADIENTS = _names(lambda kind: kind.is_gradient)
 BOUND_TO_HEAD = _names(lambda kind: kind.binds_to_head)
 CONSUMERS = _names(lambda kind: kind.consumes_gradients)
 HEAD_MOVERS = _names(lambda kind: kind.moves_head)
+SERVED_CHANGERS = _names(lambda kind: kind.changes_served)
+SAVERS = _names(lambda kind: kind.saves)
 HANDLE_GIVERS = _names(lambda kind: kind.gives_handle)
 HANDLE_USERS = _names(lambda kind: kind.uses_handle)
 ANSWERS_ONLY = _names(lambda kind: kind.leaves_only_an_answer)

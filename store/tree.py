@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.notify import ADAPTERS_CHANGED, OPERATION_DONE, OPERATION_QUEUED, notify_async
 from store.operation_kinds import CONSUMERS, GRADIENTS
-from store.tables import ModelRow, OperationRow
+from store.tables import CheckpointRow, ModelRow, OperationRow
 from wire.errors import Superseded
 
 _REASON = "the model's head was moved before these gradients were applied, so they were dropped; roll out again"
@@ -18,11 +18,18 @@ _REASON = "the model's head was moved before these gradients were applied, so th
 async def move_head(session: AsyncSession, model_id: UUID, checkpoint_id: UUID | None) -> None:
     """Point the head at one of the model's committed checkpoints (None: at the base weights).
 
+    The model's name stands for it from then on, unless it has no files: then the name goes on to stand for what it did.
+
     Gradients that no step has consumed were computed on other weights, or asked for when those were the head's: they
     are superseded, and their callers notified. So are the steps that wait to apply them, and the one that is running,
     which cannot commit any more.
     """
     model = await session.get_one(ModelRow, model_id, with_for_update=True)
+    node = await session.get_one(CheckpointRow, checkpoint_id) if checkpoint_id else None
+    if node is None or node.is_saved:
+        model.serves_head, model.served_checkpoint_id = True, None
+    elif model.serves_head:
+        model.serves_head, model.served_checkpoint_id = False, model.head_checkpoint_id
     model.head_checkpoint_id = checkpoint_id
     model.head_version += 1
     for operation_id in await session.scalars(_supersede(model_id)):

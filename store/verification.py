@@ -16,7 +16,7 @@ from store.rollouts.blob_names import ROLLOUT_BLOBS
 KEPT_CHECKPOINTS = """
     select id, model_id, name, manifest, state_removed_at is null as has_state
     from checkpoints
-    where status = 'committed' and id = files_id and files_removed_at is null
+    where status = 'committed' and id = files_id and files_removed_at is null and is_saved
     order by committed_at, id
 """
 KEPT_BLOBS = f"""

@@ -30,6 +30,7 @@ from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.lease_keeper import LeaseKeeper
 from trainer.worker.logprob_keeper import LogprobKeeper
 from trainer.worker.loop import Worker, WorkerSettings
+from trainer.worker.snapshots import SnapshotPolicy
 from trainer.worker.stopping import Stop
 from trainer.worker.watchdog import Watchdog
 from wire.errors import HeadwayError
@@ -134,6 +135,7 @@ def _load(
             promotion=settings.promotion,
             lease_ttl_s=settings.lease_ttl_s,
             idle_lease_s=settings.idle_lease_s,
+            snapshots=SnapshotPolicy(settings.snapshot_every_steps, settings.snapshot_every_s),
         ),
         cancellation,
         metrics,

@@ -80,6 +80,22 @@ class TrainerSettings:
             minimum=0.1,
         ),
     ] = 600.0
+    snapshot_every_steps: Annotated[
+        int,
+        Option(
+            "Steps without promotion after which their files are written in the background",
+            "HEADWAY_SNAPSHOT_EVERY_STEPS",
+            minimum=1,
+        ),
+    ] = 32
+    snapshot_every_s: Annotated[
+        float,
+        Option(
+            "Seconds of computing such steps after which that is done, however few they are",
+            "HEADWAY_SNAPSHOT_EVERY_S",
+            minimum=0.0,
+        ),
+    ] = 60.0
     stop_grace_s: Annotated[
         float,
         Option(

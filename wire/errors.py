@@ -159,6 +159,12 @@ class PredecessorMissing(Conflict):
     code, tries = "predecessor_missing", FINAL
 
 
+class NameTaken(Conflict):
+    """Something else has this name already."""
+
+    code, tries = "name_taken", FINAL
+
+
 class LeaseLost(HeadwayError):
     """Another trainer holds the model now; whatever this one was about to write is void."""
 

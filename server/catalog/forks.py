@@ -18,7 +18,7 @@ from server.catalog.types import ForkRequest
 from server.principals.quotas import refuse_another_model
 from store.tables import CheckpointRow, ModelRow
 from wire.engine import LoraConfig
-from wire.errors import Conflict, InvalidRequest
+from wire.errors import Conflict, InvalidRequest, Unavailable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _AGENT_TYPES = {"openai", "openai_compatible", "claude", "claude_cli", "codex_cli", "gemini", "operator", "anthropic"}
@@ -84,6 +84,8 @@ async def _take_over_head(session: AsyncSession, model: ModelRow, head: Checkpoi
     await session.refresh(head, with_for_update={"read": True})
     if head.files_removed_at is not None:
         raise Conflict("the source's head moved meanwhile, and its old files were removed; fork again")
+    if not head.is_saved:
+        raise Unavailable(f"{head.name} has no files yet; fork again in a few seconds", retry_after_s=5)
     root_id = uuid.uuid4()
     root = CheckpointRow(
         id=root_id,

@@ -121,7 +121,7 @@ async def _require_models(session: AsyncSession, caller: Caller, job_id: UUID) -
 
 async def _scored(session: AsyncSession, model: ModelRow, reference: str | None) -> CheckpointRow | None:
     if reference is None:
-        return await session.get(CheckpointRow, model.head_checkpoint_id) if model.head_checkpoint_id else None
+        return await session.get(CheckpointRow, model.served_id) if model.served_id else None
     return None if reference == BASE else await get_checkpoint(session, model, reference)
 
 

@@ -73,5 +73,10 @@ async def _pin(wants: SharedLookups[UUID, None], found: ServingInfo, pinned: str
             f"the files of {found.checkpoint_name} were removed by the retention policy; pin a newer checkpoint",
             param="checkpoint",
         )
+    if not found.is_saved:
+        raise Gone(
+            f"{found.checkpoint_name} has no files yet; save it, or move the head there, before you sample it",
+            param="checkpoint",
+        )
     if not found.is_wanted:
         await wants.ask(found.checkpoint_id)

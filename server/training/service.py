@@ -7,26 +7,27 @@ and nothing of a batch is kept while its call waits.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from server.principals.callers import Caller
 from server.training.admission import TrainedModel, open_model
-from server.training.checks import check_batch, check_loss, check_metrics, check_weights
+from server.training.checks import check_batch, check_loss, check_metrics, check_save, check_weights
 from server.training.collaborators import Training
 from server.training.forwards import open_forward
 from server.training.operations import Call, Prepared
 from server.training.recorded import ResolvedBatch, resolve_batch
 from server.training.requests import BatchRequest, WeightsRequest
-from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, OPTIM_STEP
+from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, OPTIM_STEP, SAVE, UNPROMOTED_STEP
 from wire.adamw import check_adam
 from wire.conversion import to_datums
 from wire.datum_payload import encode_datums
 from wire.engine import AdamParams, LossChoice
 from wire.payload import encode
 from wire.process.off_loop import off_loop
+from wire.saves import SaveRequest, encode_save
 from wire.trajectories import Batch
 
 BatchSource = Callable[[], Awaitable[BatchRequest]]
@@ -82,6 +83,21 @@ def optim_step(adam: AdamParams, digest: bytes) -> Call:
         return Prepared(encode({name: value for name, value in asdict(adam).items() if value is not None}))
 
     return Call(OPTIM_STEP.name, digest, prepare)
+
+
+def unpromoted_step(adam: AdamParams, digest: bytes) -> Call:
+    """Apply the accumulated gradient; samplers learn nothing of it. Without a gradient nothing changes."""
+    return replace(optim_step(adam, digest), kind=UNPROMOTED_STEP.name)
+
+
+def save(request: SaveRequest, digest: bytes) -> Call:
+    """Write the files of the node that is the head when its turn has come, and name it."""
+
+    async def prepare() -> Prepared:
+        check_save(request)
+        return Prepared(encode_save(request))
+
+    return Call(SAVE.name, digest, prepare)
 
 
 async def _resolved(training: Training, model: TrainedModel, request: BatchRequest) -> ResolvedBatch:

@@ -9,6 +9,7 @@ from store.operation_kinds import (
     HANDLE_GIVERS,
     HANDLE_USERS,
     HEAD_MOVERS,
+    SERVED_CHANGERS,
     is_any,
     is_none,
 )
@@ -173,26 +174,30 @@ LOG = (
     ),
     Invariant(
         "steps have gradients",
-        "A step that is done consumed at least one gradient.",
+        "A step that is done, and that promotes or made a checkpoint, consumed at least one gradient.",
         f"""
         select s.id as step_id, s.model_id, s.sequence from operations s
         where {is_any("s.kind", CONSUMERS)} and s.state = 'done'
+            and ({is_any("s.kind", SERVED_CHANGERS)} or s.id in (select c.operation_id from checkpoints c))
             and s.id not in (select g.consumed_by_id from operations g where g.consumed_by_id is not null)
         """,
     ),
     Invariant(
         "a step is a checkpoint",
-        "A model has as many committed checkpoints of its own as steps that are done.",
+        "A model has as many committed checkpoints of its own as steps that are done and applied something.",
         f"""
         select m.id as model_id, m.slug, s.num_steps, c.num_checkpoints
         from models m
         cross join lateral (
             select count(*) as num_steps from operations o
             where o.model_id = m.id and {is_any("o.kind", HEAD_MOVERS)} and o.state = 'done'
+                and exists (
+                    select from operations g where g.model_id = o.model_id and g.consumed_by_id = o.id
+                )
         ) s
         cross join lateral (
             select count(*) as num_checkpoints from checkpoints c
-            where c.model_id = m.id and c.status = 'committed' and c.files_id = c.id
+            where c.model_id = m.id and c.status = 'committed' and c.files_id = c.id and c.step > 0
         ) c
         where s.num_steps <> c.num_checkpoints
         """,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from store.invariants.base import Invariant
-from store.operation_kinds import HEAD_MOVERS, is_any
+from store.operation_kinds import GRADIENTS, HEAD_MOVERS, SAVERS, is_any
 
 # ruff: noqa: S608 - put together from constants
 
@@ -43,13 +43,48 @@ TREE = (
     ),
     Invariant(
         "roots begin somewhere",
-        "A checkpoint without parent is the first step from the base weights, or step 0 of a fork.",
-        """
+        "A checkpoint without parent is the first step from the base weights, or step 0: the start, or a fork's root.",
+        f"""
         select c.id as checkpoint_id, c.model_id, c.step, c.files_id
         from checkpoints c join models m on m.id = c.model_id
         where c.parent_id is null and c.status <> 'rejected' and m.removed_at is null and not (
             (c.files_id = c.id and c.step = 1)
+            or (c.files_id = c.id and c.step = 0 and c.operation_id in (
+                select o.id from operations o where o.model_id = m.id and {is_any("o.kind", SAVERS)}
+            ))
             or (c.files_id <> c.id and c.step = 0 and c.status = 'committed' and m.forked_from_id is not null)
+        )
+        """,
+    ),
+    Invariant(
+        "names stand for what has files",
+        "What a model's name stands for, its head or another node, is a committed checkpoint of that model with files.",
+        """
+        select m.id as model_id, m.slug, m.serves_head, c.id as checkpoint_id, c.status, c.is_saved
+        from models m
+        join checkpoints c on c.id = case when m.serves_head then m.head_checkpoint_id else m.served_checkpoint_id end
+        where c.model_id <> m.id or c.status <> 'committed' or not c.is_saved or c.files_removed_at is not null
+        """,
+    ),
+    Invariant(
+        "nodes have files or can be computed again",
+        "A committed checkpoint without files was made by a step of the log, which is done by a plan, as are the "
+        "gradients that it consumed; their payloads are kept, and so is what lies above it.",
+        f"""
+        select c.id as checkpoint_id, c.model_id, c.name, s.id as step_id, s.state
+        from checkpoints c
+        left join operations s on s.id = c.operation_id
+        left join checkpoints p on p.id = c.parent_id
+        where c.status = 'committed' and not c.is_saved and c.files_removed_at is null and (
+            c.files_id <> c.id
+            or s.id is null or s.model_id <> c.model_id or s.state <> 'done' or s.plan is null
+            or s.blobs_dropped_at is not null
+            or p.files_removed_at is not null
+            or exists (
+                select from operations g left join operations f on f.id = g.forward_id
+                where g.model_id = c.model_id and g.consumed_by_id = s.id and {is_any("g.kind", GRADIENTS)}
+                    and (g.plan is null or g.blobs_dropped_at is not null or f.blobs_dropped_at is not null)
+            )
         )
         """,
     ),

@@ -161,12 +161,12 @@ async def append_in_order(
         "error_message": refusal.message if refusal else None,
         **placed,
     }
-    fault_point("append:before-commit")
+    fault_point("number:before-commit")
     async with connection.pipeline(), connection.transaction():  # one round trip
         await connection.execute(_LOCK, values)
         appended = await connection.execute(_APPEND.encode(), values)
         await connection.execute(_RELEASE, _wake(model_id))
-    fault_point("append:after-commit")
+    fault_point("number:after-commit")
     return operation_id if await appended.fetchone() else None
 
 

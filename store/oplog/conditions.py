@@ -35,6 +35,12 @@ WILL_BE_LEFT_OUT = f"""
 """Nothing comes of it unless it is acknowledged: it leaves nothing but its answer, or it is a gradient that the step
 which waits behind it leaves out."""
 
+# Steps whose nodes have no files and are kept.
+_UNSAVED_STEPS = """
+    select c.operation_id from checkpoints c
+    where c.status = 'committed' and not c.is_saved and c.files_removed_at is null
+"""
+
 PAYLOAD_NEEDED = f"""
     (
         o.state in ('held', 'queued', 'running')
@@ -46,10 +52,15 @@ PAYLOAD_NEEDED = f"""
         or o.id in (
             select b.forward_id from operations b
             where b.forward_id is not null
-                and (b.state in ('held', 'queued', 'running') or (b.state = 'done' and b.consumed_by_id is null))
+                and (
+                    b.state in ('held', 'queued', 'running')
+                    or (b.state = 'done' and (b.consumed_by_id is null or b.consumed_by_id in ({_UNSAVED_STEPS})))
+                )
         )
+        or o.id in ({_UNSAVED_STEPS})
+        or o.consumed_by_id in ({_UNSAVED_STEPS})
     )
 """
-"""A trainer may still read the payload: to carry the operation out, to replay it, or for a backward that uses or may
-yet use its handle. Once false it stays false: what was consumed or superseded stays so, and the version of a head only
-grows."""
+"""A trainer may still read the payload: to carry the operation out, to replay it, for a backward that uses or may yet
+use its handle, or to compute a node without files again. Once false it stays false: what was consumed or superseded
+stays so, the version of a head only grows, and a node that has files, or is kept no longer, stays so."""

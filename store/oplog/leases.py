@@ -13,6 +13,7 @@ from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from store.database import Connection
 from store.notify import OPERATION_QUEUED, notify
 from store.oplog.scheduling import is_starved
 from store.planes.registration import HEARTBEAT_S
@@ -78,6 +79,13 @@ def release(session: Session, model_id: UUID, token: int) -> bool:
     held = ModelLeaseRow.model_id == model_id, ModelLeaseRow.token == token
     query = delete(ModelLeaseRow).where(*held, ~exists().where(*is_open)).returning(ModelLeaseRow.model_id)
     return session.scalar(query) is not None
+
+
+def require_lease(connection: Connection, model_id: UUID, token: int) -> None:
+    """Raises LeaseLost where another trainer holds the model."""
+    held = connection.execute("select token from model_leases where model_id = %(id)s", {"id": model_id}).fetchone()
+    if held is None or held.token != token:
+        raise lease_lost(model_id)
 
 
 def lease_lost(model_id: UUID) -> LeaseLost:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from store.blobs import BlobStore
 from store.cache_barrier import wait_until_caches_expire
 from store.database import DATABASE_AWAY, AsyncDatabase
-from store.operation_kinds import HEAD_MOVERS
+from store.operation_kinds import SERVED_CHANGERS
 from store.oplog.waiting import DATABASE_TROUBLE, Trouble, WaitingCall, WaitingCalls, troubles_and_ends
 from store.planes.trainer_availability import trainer_availability_async
 from store.pool_queue import TooBusy
@@ -141,7 +141,7 @@ async def _take_any(database: AsyncDatabase, blobs: BlobStore, operation_id: UUI
 
 async def _outlast_caches(kind: str) -> None:
     """A step is answered when no server process serves the head that was before (`store.cache_barrier`)."""
-    if kind in HEAD_MOVERS:
+    if kind in SERVED_CHANGERS:
         await wait_until_caches_expire()
 
 

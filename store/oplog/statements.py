@@ -13,13 +13,41 @@ from store.operation_kinds import BOUND_TO_HEAD, CONSUMERS, GRADIENTS, HANDLE_US
 from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED, WILL_BE_LEFT_OUT
 from store.oplog.turns import CHARGE
 
-_HELD = "held as (select model_id from model_leases where model_id = %(model_id)s and token = %(token)s for update)"
+HELD = "held as (select model_id from model_leases where model_id = %(model_id)s and token = %(token)s for update)"
+"""SQL: the lease, locked; no row where this token is not its own."""
+
+NODE_COLUMNS = """
+    id, model_id, parent_id, files_id, files_model_id, step, name, metrics,
+    num_traces, num_datums, num_tokens, mean_reward, learning_rate, loss_fn, operation_id
+"""
+NODE_VALUES = """
+    %(id)s, %(model_id)s, %(parent_id)s, %(id)s, %(model_id)s, %(step)s, %(name)s, %(metrics)s,
+    %(num_traces)s, %(num_datums)s, %(num_tokens)s, %(mean_reward)s, %(learning_rate)s, %(loss_fn)s, %(operation_id)s
+"""
+"""SQL: what is written of a new node of the tree, whether or not it has files."""
+
+STEP_FINISHED = """
+    finished as (
+        update operations set state = 'done', result = %(result)s, plan = %(plan)s, finished_at = clock_timestamp()
+        where id = %(operation_id)s and state = 'running' and exists (select from moved)
+        returning id, sequence
+    )
+"""
+"""SQL: the step is done, if it `moved` the head."""
+
+STEP_CONSUMED = f"""
+    consumed as (
+        update operations o set consumed_by_id = finished.id
+        from finished where o.model_id = %(model_id)s and {PENDING_GRADIENT} and o.sequence < finished.sequence
+    )
+"""
+"""SQL: with the step that `finished`, all gradients before it are consumed."""
 
 # A forward and a step belong to the weights that they are about to see, hence their head_version. A step leaves out the
 # gradients that nobody acknowledged, and whoever waits for them after all is notified. The commit does not wait for the
 # disk: a start that a crash of PostgreSQL undoes leaves the operation queued, as it was.
 START_NEXT = f"""
-    with {_HELD}, model as (
+    with {HELD}, model as (
         select * from models where id = (select model_id from held) for share
     ), next as (
         select id from operations
@@ -87,7 +115,7 @@ NUM_LEFT_OUT = f"""
 """
 
 FINISH = f"""
-    with {_HELD}, finished as (
+    with {HELD}, finished as (
         update operations
         set state = %(state)s, result = %(result)s, result_blob = %(result_blob)s, summary = %(summary)s,
             plan = %(plan)s, error_code = %(error_code)s, error_message = %(error_message)s,
@@ -105,7 +133,7 @@ FINISH = f"""
 
 # The operation keeps its place, and those behind it wait. A checkpoint that it staged will never be committed.
 DEFER = f"""
-    with {_HELD}, deferred as (
+    with {HELD}, deferred as (
         update operations o set
             state = 'queued', started_at = null, attempts = greatest(o.attempts - %(forgiven)s, 0),
             deferrals = o.deferrals + 1, faults = o.faults + %(faults)s, retry_reason = %(reason)s,
@@ -132,7 +160,7 @@ LOOK = f"""
 """
 
 LEAVE_OUT = f"""
-    with {_HELD}, left_out as (
+    with {HELD}, left_out as (
         update operations o set
             state = 'superseded',
             error_code = 'unacknowledged',
@@ -146,23 +174,16 @@ LEAVE_OUT = f"""
 """
 
 PUT_BACK = f"""
-    with {_HELD}
+    with {HELD}
     update operations o set state = 'queued', started_at = null, attempts = greatest(o.attempts - 1, 0)
     where o.id = %(id)s and o.state = 'running' and exists (select from held) and {UNACKNOWLEDGED}
     returning o.id
 """
 
 STAGE = f"""
-    with {_HELD}, staged as (
-        insert into checkpoints (
-            id, model_id, parent_id, files_id, files_model_id, step, name, status, manifest, metrics,
-            num_traces, num_datums, num_tokens, mean_reward, learning_rate, loss_fn
-        )
-        select
-            %(id)s, %(model_id)s, %(parent_id)s, %(id)s, %(model_id)s, %(step)s, %(name)s, 'staged',
-            %(manifest)s, %(metrics)s, %(num_traces)s, %(num_datums)s, %(num_tokens)s, %(mean_reward)s,
-            %(learning_rate)s, %(loss_fn)s
-        from held
+    with {HELD}, staged as (
+        insert into checkpoints ({NODE_COLUMNS}, status, manifest)
+        select {NODE_VALUES}, 'staged', %(manifest)s from held
         returning id
     )
     select pg_notify(%(channel)s, %(key)s) from staged
@@ -171,22 +192,17 @@ STAGE = f"""
 REJECT = "update checkpoints set status = 'rejected' where id = %(id)s and status = 'staged'"
 
 COMMIT = f"""
-    with {_HELD}, moved as (
-        update models set head_checkpoint_id = %(checkpoint_id)s, head_version = head_version + 1
+    with {HELD}, moved as (
+        update models
+        set head_checkpoint_id = %(checkpoint_id)s, head_version = head_version + 1,
+            serves_head = true, served_checkpoint_id = null
         where id = (select model_id from held) and head_version = %(head_version)s
         returning id
-    ), finished as (
-        update operations set state = 'done', result = %(result)s, plan = %(plan)s, finished_at = clock_timestamp()
-        where id = %(id)s and state = 'running' and exists (select from moved)
-        returning id, sequence
-    ), committed as (
+    ), {STEP_FINISHED}, committed as (
         update checkpoints set status = 'committed', committed_at = clock_timestamp()
         where id = %(checkpoint_id)s and status = 'staged' and exists (select from finished)
         returning id
-    ), consumed as (
-        update operations o set consumed_by_id = finished.id
-        from finished where o.model_id = %(model_id)s and {PENDING_GRADIENT} and o.sequence < finished.sequence
-    )
+    ), {STEP_CONSUMED}
     select held.model_id as held, finished.id as finished, committed.id as committed, pg_notify(%(channel)s, %(key)s)
     from (select) as always left join held on true left join finished on true left join committed on true
 """

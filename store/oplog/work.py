@@ -132,20 +132,28 @@ def fail(connection: Connection, lease: Lease, operation: Operation, error: Head
     fault_point("fail:after-commit")
 
 
-def stage_checkpoint(connection: Connection, lease: Lease, model: ModelState, values: dict[str, Any]) -> None:
+def stage_checkpoint(
+    connection: Connection, lease: Lease, operation: Operation, model: ModelState, values: dict[str, Any]
+) -> None:
     """Write down a checkpoint whose files are complete, so that samplers load it before the head moves there.
 
-    `values` are the columns that the model and the status do not decide. Raises LeaseLost.
+    `values` are the columns that the model, the step and the status do not decide. Raises LeaseLost.
     """
     wake = {"channel": ADAPTERS_CHANGED, "key": model.base_id.hex}
     held = {"model_id": lease.model_id, "token": lease.token}
-    values = {**values, "manifest": Jsonb(values["manifest"]), "metrics": Jsonb(values["metrics"])}
-    step = model.head_step + 1
-    parent = {"parent_id": model.head_checkpoint_id, "step": step, "name": f"{step:04d}-{values['id'].hex[:8]}"}
+    node = {**node_of_step(operation, model, values), "manifest": Jsonb(values["manifest"])}
     fault_point("stage:before-commit")
-    if connection.execute(statements.STAGE, {**values, **parent, **held, **wake}).fetchone() is None:
+    if connection.execute(statements.STAGE.encode(), {**node, **held, **wake}).fetchone() is None:
         raise lease_lost(lease.model_id)
     fault_point("stage:after-commit")
+
+
+def node_of_step(operation: Operation, model: ModelState, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of the node that this step makes on top of the model's head."""
+    step = model.head_step + 1
+    name = f"{step:04d}-{values['id'].hex[:8]}"
+    parent = {"parent_id": model.head_checkpoint_id, "step": step, "name": name, "operation_id": operation.id}
+    return {**values, **parent, "metrics": Jsonb(values["metrics"])}
 
 
 def reject_checkpoint(connection: Connection, checkpoint_id: UUID) -> None:
@@ -170,7 +178,7 @@ def commit_step(
     values = {
         "model_id": lease.model_id,
         "token": lease.token,
-        "id": operation.id,
+        "operation_id": operation.id,
         "checkpoint_id": checkpoint_id,
         "head_version": model.head_version,
         "result": result,
@@ -180,7 +188,7 @@ def commit_step(
     }
     fault_point("step:before-commit")
     with connection.transaction():  # undone by what is raised: the head may have moved before the rest was refused
-        (row,) = connection.execute(statements.COMMIT, values)
+        (row,) = connection.execute(statements.COMMIT.encode(), values)
         if row.held is None:
             raise lease_lost(lease.model_id)
         if row.finished is None:

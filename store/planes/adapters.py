@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from store.database import Connection
 from store.notify import ADAPTER_LOADED, ADAPTERS_CHANGED, notify_async
 from store.planes.registration import takes_requests
+from store.planes.served import SERVED
 from store.tables import AdapterWantRow, CheckpointRow, ModelRow, SamplerAdapterRow, SamplerRow
 from wire.adapter_names import adapter_name, base_adapter_name
 
@@ -30,17 +31,17 @@ class WantedAdapter:
 
 
 # Staged ones first: a step waits for them.
-_WANTED = """
+_WANTED = f"""
     select c.files_model_id, c.files_id
     from checkpoints c
     join models m on m.id = c.model_id
     where m.base_id = %(base_id)s and (
-        c.id = m.head_checkpoint_id
+        c.id = {SERVED}
         or c.status = 'staged'
         or c.id in (select checkpoint_id from adapter_wants where until > clock_timestamp())
-    ) and not exists (select from samplers where id = %(sampler_id)s and drained_at is not null)
+    ) and c.is_saved and not exists (select from samplers where id = %(sampler_id)s and drained_at is not null)
     order by c.status = 'staged' desc
-"""
+"""  # noqa: S608 - put together from a constant
 
 _REPORTED = "select adapter from sampler_adapters where sampler_id = %(sampler_id)s and state = 'loaded'"
 
@@ -58,9 +59,9 @@ _REPORT = """
 
 
 def wanted_adapters(connection: Connection, base_id: UUID, sampler_id: UUID | None = None) -> list[WantedAdapter]:
-    """The base itself, and every staged checkpoint, head, and pin of its models, in this order; of a sampler that is
+    """The base itself, and staged, served and pinned checkpoints of its models, in this order; of a sampler that is
     drained, the base alone: what else it holds is unloaded after a while."""
-    rows = connection.execute(_WANTED, {"base_id": base_id, "sampler_id": sampler_id})
+    rows = connection.execute(_WANTED.encode(), {"base_id": base_id, "sampler_id": sampler_id})
     by_name = {adapter_name(row.files_id): (row.files_model_id, row.files_id) for row in rows}
     base = WantedAdapter(base_adapter_name(base_id), None)
     return [base, *(WantedAdapter(name, files) for name, files in by_name.items())]

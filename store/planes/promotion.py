@@ -14,6 +14,7 @@ from uuid import UUID
 
 from store.database import AsyncConnection, Connection
 from store.planes.registration import takes_requests_sql
+from store.planes.served import SERVED
 from wire.adapter_names import adapter_name_sql, base_adapter_name_sql
 
 LATE_AFTER_S = 30.0
@@ -99,7 +100,7 @@ _MISSING = f"""
             s.started_at as since
         union all
         select {adapter_name_sql("c.files_id")}, m.slug, c.name, c.created_at
-        from models m join checkpoints c on c.id = m.head_checkpoint_id
+        from models m join checkpoints c on c.id = {SERVED}
         where m.base_id = s.base_id
     ) w
     left join sampler_adapters a on a.sampler_id = s.id and a.adapter = w.adapter

@@ -11,6 +11,7 @@ from store.checkpoint_references import CheckpointReference, referred_sql
 from store.database import AsyncConnection
 from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
 from store.planes.registration import lives_sql, takes_requests_sql
+from store.planes.served import SERVED
 from store.references import WANTED
 from wire.adapter_names import adapter_name_sql, base_adapter_name_sql
 
@@ -21,7 +22,7 @@ _FACTS = f"""
         m.id as model_id, m.slug,
         coalesce(b.id, m.id) as base_id, coalesce(b.slug, m.slug) as base_slug,
         c.id as checkpoint_id, c.files_id, c.name as checkpoint_name, c.step,
-        c.files_removed_at is not null as files_are_removed,
+        c.files_removed_at is not null as files_are_removed, c.is_saved,
         w.until > clock_timestamp() + make_interval(secs => %(pin_half_time_s)s) as is_wanted,
         (
             select json_agg(json_build_array(s.id, s.url))
@@ -50,7 +51,7 @@ _BY_TEAM = f"""
     with k as (select %(who)s::uuid as team_id), {WANTED}
     select {_FACTS}
 """
-_WHICH = {False: "c.id = m.head_checkpoint_id", True: f"c.id = {referred_sql(lambda name: f'%({name})s')}"}
+_WHICH = {False: f"c.id = {SERVED}", True: f"c.id = {referred_sql(lambda name: f'%({name})s')}"}
 _STATEMENTS = {
     (is_keyed, is_pinned): (_BY_KEY if is_keyed else _BY_TEAM).replace("{which}", which).encode()
     for is_keyed in (True, False)
@@ -95,7 +96,7 @@ class Sampler:
 @dataclass(frozen=True, slots=True)
 class ServingQuery:
     """Who asks (the hash of a key, or a team that is known), what they call the model, and which checkpoint they want
-    (None: the head)."""
+    (None: what the name stands for)."""
 
     who: bytes | UUID
     model_id: UUID | None
@@ -123,6 +124,7 @@ class ServingInfo:
     checkpoint_name: str | None
     step: int | None
     files_are_removed: bool | None
+    is_saved: bool | None
     is_wanted: bool | None
     samplers: tuple[Sampler, ...]
 

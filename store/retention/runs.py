@@ -34,7 +34,7 @@ _UNSAVED = f"""
 _REMOVE = """
     update models
     set removed_at = clock_timestamp(), slug = id::text, name = id::text,
-        head_version = head_version + 1, head_checkpoint_id = null
+        head_version = head_version + 1, head_checkpoint_id = null, served_checkpoint_id = null
     where id = %(model_id)s
 """
 _REMOVE_FILES = """

@@ -57,6 +57,11 @@ class ModelRow(Base):
         ForeignKey("checkpoints.id", use_alter=True), default=None
     )
 
+    @property
+    def served_id(self) -> uuid.UUID | None:
+        """The checkpoint that the model's name stands for (None: the base weights)."""
+        return self.head_checkpoint_id if self.serves_head else self.served_checkpoint_id
+
     # A training run: a model that a client made in one of its sessions, as the session's model number so and so. Its
     # operations carry the client's own sequence numbers.
     session_id: Mapped[str | None] = mapped_column(ForeignKey("client_sessions.id"), default=None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,20 @@ from store.database import AsyncDatabase
 from store.notify import OPERATION_DONE, notify_async
 from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED
 from store.repeating import RepeatedTask, Rhythm
-from store.tables import CheckpointRow, ModelRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow
+from store.tables import (
+    CheckpointNameRow,
+    CheckpointRow,
+    ModelRow,
+    OperationRow,
+    SamplerAdapterRow,
+    SamplerRow,
+    SamplingSessionRow,
+    TrainerRow,
+)
 from wire.adapter_names import base_adapter_name
 from wire.datum_payload import decode_datums
 from wire.payload import decode, encode
+from wire.saves import decode_save
 
 LOSSES: dict[str, dict[str, float]] = {
     "cross_entropy": {},
@@ -123,6 +134,52 @@ class StandInTrainer:
         paths = {"sampler_path": "somewhere/adapter", "state_path": "somewhere/state"}
         more = {"passes_left_out": left_out.rowcount} if left_out.rowcount else {}
         return encode({"step": checkpoint.step, "checkpoint_id": str(checkpoint.id), **paths, **more})
+
+    async def _unpromoted_step(self, session: Any, operation: OperationRow, model: ModelRow) -> bytes:
+        """It counts the gradients before it, and leaves the served weights as they are."""
+        unconsumed = update(OperationRow).where(
+            OperationRow.model_id == model.id,
+            OperationRow.kind.in_(("forward_backward", "backward")),
+            OperationRow.state == "done",
+            OperationRow.consumed_by_id.is_(None),
+        )
+        consumed = (await session.execute(unconsumed.values(consumed_by_id=operation.id))).rowcount
+        answer: dict[str, Any] = {"metrics": {"num_gradients": float(consumed)}}
+        if consumed:
+            answer |= await self._unpromoted_node(session, operation, model)
+        return encode(answer)
+
+    async def _unpromoted_node(self, session: Any, operation: OperationRow, model: ModelRow) -> dict[str, Any]:
+        checkpoint = await add_checkpoint(session, model)
+        checkpoint.operation_id, operation.plan = operation.id, b"by no plan"
+        model.head_checkpoint_id = checkpoint.id
+        model.head_version += 1
+        model.serves_head = False
+        answer = {"step": checkpoint.step, "checkpoint_id": str(checkpoint.id)}
+        return {**answer, "metrics": {"num_gradients": 1.0, "grad_norm": 0.5}}
+
+    async def _save_checkpoint(self, session: Any, operation: OperationRow, model: ModelRow) -> bytes:
+        request = decode_save(operation.payload or b"")
+        if model.head_checkpoint_id is None:
+            model.head_checkpoint_id = (await add_checkpoint(session, model)).id
+            model.head_version += 1
+        node = await session.get_one(CheckpointRow, model.head_checkpoint_id)
+        if request.use.is_named:
+            named = CheckpointNameRow(
+                model_id=model.id, kind=request.use.value, name=request.name, checkpoint_id=node.id, size_bytes=10
+            )
+            named.user_metadata = dict(request.user_metadata) if request.user_metadata else None
+            if request.ttl_seconds:
+                named.expires_at = func.clock_timestamp() + timedelta(seconds=request.ttl_seconds)
+            session.add(named)
+        if (opened := request.sampling_session) is not None:
+            row = SamplingSessionRow(id=opened.id, session_id=opened.session_id, session_index=opened.index)
+            assert model.team_id is not None
+            row.team_id, row.kind, row.model_id, row.checkpoint_id = model.team_id, request.use.value, model.id, node.id
+            session.add(row)
+        await session.flush()
+        answer = {"use": request.use.value, "checkpoint_id": str(node.id), "checkpoint": node.name, "size_bytes": 10}
+        return encode({**answer, "name": request.name, "sampling_session_id": opened.id if opened else None})
 
 
 async def add_checkpoint(session: Any, model: ModelRow) -> CheckpointRow:

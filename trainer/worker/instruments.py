@@ -66,6 +66,12 @@ class TrainerMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self._snapshots = Counter(
+            "headway_trainer_snapshots",
+            "Files of nodes written in the background: written, or failed and tried again",
+            ["outcome"],
+            registry=self.registry,
+        )
         self._busy = Gauge("headway_trainer_busy", "1 while an operation is under way", registry=self.registry)
         self._models: OrderedDict[UUID, tuple[str, Mapping[str, float]]] = OrderedDict()
         self._outcome = "done"
@@ -151,6 +157,10 @@ class TrainerMetrics:
     def kept_logprobs(self, outcome: str, num_samples: int) -> None:
         """What became of logprobs that were to be kept: `written` or `lost`. May be called from any thread."""
         self._kept_logprobs.labels(outcome).inc(num_samples)
+
+    def snapshot(self, outcome: str) -> None:
+        """What became of an attempt to write a node's files: `written` or `failed`. May be called from any thread."""
+        self._snapshots.labels(outcome).inc()
 
     def _model_families(self) -> Iterable[Metric]:
         known = list(self._models.items())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
@@ -21,7 +21,7 @@ from store.blobs import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Connection, Database
 from store.notify import ADAPTER_LOADED, OPERATION_QUEUED, Listener
-from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, KINDS, OPTIM_STEP
+from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, KINDS, OPTIM_STEP, SAVE, UNPROMOTED_STEP
 from store.oplog import leases, work
 from store.oplog.deferring import defer, is_end
 from store.oplog.operation import ModelState, Operation
@@ -29,11 +29,14 @@ from store.oplog.scheduling import next_model
 from store.oplog.work import Lease
 from store.planes.promotion import PromotionPolicy
 from trainer.worker.cancellation import Cancellation, Cancelled
+from trainer.worker.files import NodeFiles
 from trainer.worker.instruments import TrainerMetrics
-from trainer.worker.loading import open_head
+from trainer.worker.loading import Loading
 from trainer.worker.logprob_keeper import LogprobKeeper
 from trainer.worker.passes import Passes
 from trainer.worker.promotion import Promotion
+from trainer.worker.saving import Saving
+from trainer.worker.snapshots import SnapshotPolicy, Snapshots
 from trainer.worker.stepping import Stepping
 from trainer.worker.troubles import Diagnosis, trouble_behind
 from wire.engine import Engine
@@ -53,6 +56,8 @@ log = structlog.get_logger(__name__)
 
 _POLL_S = 2.0
 _LOST_RACE_S = 0.02
+_IDLE_SNAPSHOT_S, _AT_ONCE = 5.0, SnapshotPolicy(every_steps=1)
+"""A model on which nothing was done for so long has its head written: whoever goes on may be another trainer."""
 _AWAY_PAUSE_S, _MAX_AWAY_PAUSE_S = 1.0, 30.0
 _NOTHING_ACCUMULATED = (
     "there are no accumulated gradients; call forward-backward first (a repeated optim_step returns the last step only "
@@ -73,6 +78,7 @@ class WorkerSettings:
     promotion: PromotionPolicy = PromotionPolicy.ONE
     lease_ttl_s: float = leases.LEASE_TTL_S
     idle_lease_s: float = 600.0
+    snapshots: SnapshotPolicy = field(default_factory=SnapshotPolicy)
 
 
 class Stop(Protocol):
@@ -87,11 +93,22 @@ class Stop(Protocol):
 
 @dataclass(slots=True)
 class _Resident:
-    """A model that the engine holds: under which lease, and for which position of the head."""
+    """A model that the engine holds: under which lease, and for which position of the head.
+
+    unsaved_head_id: the head, where it has no files. unsaved_steps, unsaved_s: since a node that has some, or will
+    soon; and the seconds of work on the model since then.
+    """
 
     lease: Lease
     head_version: int
+    unsaved_head_id: UUID | None = None
+    unsaved_steps: int = 0
+    unsaved_s: float = 0.0
     used_at: float = field(default_factory=time.monotonic)
+
+    def note_saved(self) -> None:
+        """The head has files, or will soon."""
+        self.unsaved_head_id, self.unsaved_steps, self.unsaved_s = None, 0, 0.0
 
 
 class Worker:
@@ -112,7 +129,6 @@ class Worker:
         """`cancellation` ends what can be ended half way: the engine asks it before each micro-batch. `diagnose` knows
         the errors of the engine's device."""
         self._database = database
-        self._checkpoints = checkpoints
         self._engine = engine
         self._settings = settings
         self._resident: dict[UUID, _Resident] = {}
@@ -127,11 +143,19 @@ class Worker:
         self._metrics = metrics or TrainerMetrics()
         self._stepping = Stepping(database, blobs, checkpoints, engine, promotion, self._metrics)
         self._passes = Passes(database, blobs, engine, self._metrics, keeper)
+        self._loading = Loading(database, blobs, checkpoints, engine, self._passes)
+        files = NodeFiles(database, checkpoints)
+        self._snapshots = Snapshots(files, self._metrics)
+        self._saving = Saving(
+            database, blobs, engine, files, self._snapshots, promotion, self._open_node, self._metrics
+        )
         self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {
             FORWARD_BACKWARD.name: self._passes.forward_backward,
             FORWARD.name: self._passes.forward,
             BACKWARD.name: self._passes.backward,
             OPTIM_STEP.name: self._optim_step,
+            UNPROMOTED_STEP.name: self._unpromoted_step,
+            SAVE.name: self._save,
         }
         assert self._handlers.keys() == KINDS.keys(), "each kind of operation has a handler"
 
@@ -155,7 +179,12 @@ class Worker:
                 # One that takes no writes must not be sent one finished operation after the other.
                 stop.nap(partial(time.sleep, away_pause_s))
                 away_pause_s = min(2 * away_pause_s, _MAX_AWAY_PAUSE_S)
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more; what is being written in the background is finished."""
         self._listener.close()
+        self._snapshots.close()
 
     def work_once(self) -> bool:
         """Carry out one operation; False when there is none for this trainer."""
@@ -169,6 +198,7 @@ class Worker:
                 return False
             with self._metrics.operation(*started), self._cancellation.of(lease, started[0]):
                 self._carry_out(lease, *started)
+            self._snapshot_if_due(lease.model_id, self._settings.snapshots)
             self._busy_at = time.monotonic()
         except Cancelled as cancelled:
             log.info("operation_cancelled", model=str(lease.model_id), reason=str(cancelled))
@@ -202,8 +232,11 @@ class Worker:
         try:
             self._refuse_poison(operation)
             self._bring_to_head(lease, model)
+            started = time.monotonic()
             self._handlers[operation.kind](lease, operation, model)
             self._outlived.pop(operation.id, None)
+            if (resident := self._resident.get(model.id)) is not None:
+                resident.unsaved_s += time.monotonic() - started
             context.info("operation_done")
         except (LeaseLost, Interrupted, Cancelled):
             raise
@@ -274,14 +307,25 @@ class Worker:
     def _load(self, lease: Lease, model: ModelState) -> None:
         """The head, and on top of it the gradients that the next step will apply."""
         self._forget(model.id)
+        started = time.monotonic()
         with self._metrics.phase("load"):
-            open_head(self._database, self._checkpoints, self._engine, model)
+            num_computed = self._loading.open(model, model.head_checkpoint_id)
+        computing_s = time.monotonic() - started if num_computed else 0.0
         with self._metrics.phase("replay"):
             self._passes.replay(model)
-        self._resident[model.id] = _Resident(lease, model.head_version)
+        unsaved_head_id = model.head_checkpoint_id if num_computed else None
+        self._resident[model.id] = _Resident(lease, model.head_version, unsaved_head_id, num_computed, computing_s)
+
+    def _open_node(self, lease: Lease, model: ModelState, checkpoint_id: UUID) -> None:
+        """Another node than the head; the next operation finds that the model has to be loaded again."""
+        self._forget(model.id)
+        with self._metrics.phase("load"):
+            self._loading.open(model, checkpoint_id)
 
     def _let_go_of_idle_models(self) -> None:
         for model_id, resident in list(self._resident.items()):
+            if time.monotonic() - resident.used_at > _IDLE_SNAPSHOT_S:
+                self._snapshot_if_due(model_id, _AT_ONCE)
             if time.monotonic() - resident.used_at > self._settings.idle_lease_s:
                 with self._database.session() as session:
                     released = leases.release(session, model_id, resident.lease.token)
@@ -298,18 +342,62 @@ class Worker:
             self._forget(model_id)
 
     def _optim_step(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+        with self._stepping_on(lease, operation, model) as (summaries, num_left_out):
+            if not summaries:
+                raise NothingAccumulated(_NOTHING_ACCUMULATED)
+            self._stepping.optim_step(lease, operation, model, summaries, num_left_out)
+        self._passes.forget(model.id)
+        self._resident[model.id] = _Resident(lease, model.head_version + 1)
+
+    def _unpromoted_step(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+        with self._stepping_on(lease, operation, model) as (summaries, num_left_out):
+            if not summaries:
+                self._stepping.nothing_to_step(lease, operation)
+                return
+            checkpoint_id = self._stepping.unpromoted_step(lease, operation, model, summaries, num_left_out)
+        self._passes.forget(model.id)
+        resident = self._resident[model.id]
+        resident.head_version, resident.unsaved_head_id = model.head_version + 1, checkpoint_id
+        resident.unsaved_steps += 1
+
+    @contextmanager
+    def _stepping_on(
+        self, lease: Lease, operation: Operation, model: ModelState
+    ) -> Generator[tuple[list[dict[str, Any]], int]]:
+        """What the gradients left that the engine holds and the step applies, and how many it leaves out. When the
+        block raises, the model has to be loaded again."""
         with self._database.connection() as connection:
             pending = work.pending_summaries(connection, model.id)
             num_left_out = work.num_left_out(connection, operation)
-        if not pending:
-            raise NothingAccumulated(_NOTHING_ACCUMULATED)
         try:
             if self._passes.accumulated(model.id) != list(pending):
                 log.info("gradients_left_out", model=model.slug, operation=str(operation.id), applied=len(pending))
                 self._load(lease, model)
-            self._stepping.optim_step(lease, operation, model, list(pending.values()), num_left_out)
+            yield list(pending.values()), num_left_out
         except BaseException:
             self._forget(model.id)
             raise
-        self._passes.forget(model.id)
-        self._resident[model.id].head_version = model.head_version + 1
+
+    def _save(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+        saved_id = self._saving.save(lease, operation, model)
+        resident = self._resident.get(model.id)
+        if resident is None:
+            return
+        if model.head_checkpoint_id is None:
+            resident.head_version += 1  # the start has become a node, and nothing else has changed
+        elif saved_id == model.head_checkpoint_id:
+            resident.note_saved()
+
+    def _snapshot_if_due(self, model_id: UUID, policy: SnapshotPolicy) -> None:
+        resident = self._resident.get(model_id)
+        if resident is None or resident.unsaved_head_id is None or not self._snapshots.takes(model_id):
+            return
+        if not policy.is_due(resident.unsaved_steps, resident.unsaved_s) or not self._engine.holds(model_id):
+            return
+        try:
+            snapshot = self._engine.snapshot(model_id)
+        except Exception as error:  # what is wrong, the next operation or a save finds out and says
+            log.warning("no_snapshot", model=str(model_id), reason=str(error).partition("\n")[0])
+        else:
+            self._snapshots.write_later(resident.lease, resident.unsaved_head_id, snapshot)
+        resident.note_saved()

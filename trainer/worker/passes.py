@@ -109,9 +109,13 @@ class Passes:
             pending = work.pending_gradients(connection, model.id)
         for operation in pending:
             log.info("replaying", model=model.slug, operation=str(operation.id), kind=operation.kind)
-            fault_point("replay:before-pass")
-            self._run(operation)
-            fault_point("replay:after-pass")
+            self.compute_again(operation)
+
+    def compute_again(self, gradient: Operation) -> None:
+        """Accumulate a gradient that was carried out before, by its plan."""
+        fault_point("replay:before-pass")
+        self._run(gradient)
+        fault_point("replay:after-pass")
 
     def _run(self, operation: Operation) -> _Done:
         done = self._gradient_passes[operation.kind](operation)

@@ -2,6 +2,8 @@
 
 AdamW in memory; files staged, hashed, renamed; the checkpoint inserted as `staged`; samplers load it while the files
 are fsynced; one fenced transaction commits checkpoint, operation and head together.
+
+A step that promotes nothing is AdamW and that transaction, with a checkpoint that has no files (`store.oplog.unsaved`).
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ from store.database import Database
 from store.oplog import work
 from store.oplog.lost_answers import LEFT_OUT
 from store.oplog.operation import ModelState, Operation
+from store.oplog.unsaved import commit_unpromoted_step
 from store.oplog.work import Lease
 from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.promotion import Promotion
 from trainer.worker.summaries import logged_figures, summarise_step
 from trainer.worker.timing import StageTimer
 from wire.adapter_names import adapter_name
-from wire.engine import AdamParams, Engine
+from wire.engine import AdamParams, Engine, StepResult
 from wire.errors import HeadwayError
 from wire.payload import decode, encode
 from wire.plans import StepPlan, encode_step_plan
@@ -35,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 class Stepping:
-    """Handler of optim_step. When it raises, the weights in the engine are no checkpoint's, and the model has to be
+    """Handlers of steps. When one raises, the weights in the engine are no checkpoint's, and the model has to be
     loaded again."""
 
     def __init__(
@@ -67,25 +70,64 @@ class Stepping:
 
         Raises Superseded, PromotionRejected, Unavailable where no sampler loaded the checkpoint in time, LeaseLost.
         """
+        facts, plan, _ = self._apply(operation, model, summaries, num_left_out)
+        laps = StageTimer(self._metrics.phase)
+        checkpoint_id = self._stage(lease, operation, model, facts, laps)
+        self._promote(lease, operation, model, checkpoint_id, plan, num_left_out, laps)
+        self._done(model, checkpoint_id, facts, laps)
+
+    def unpromoted_step(
+        self,
+        lease: Lease,
+        operation: Operation,
+        model: ModelState,
+        summaries: list[dict[str, Any]],
+        num_left_out: int = 0,
+    ) -> UUID:
+        """As `optim_step`, without files and samplers; the node that it made. Raises Superseded, LeaseLost."""
+        facts, plan, stepped = self._apply(operation, model, summaries, num_left_out)
+        laps, checkpoint_id = StageTimer(self._metrics.phase), uuid.uuid4()
+        answer = {
+            "step": model.head_step + 1,
+            "checkpoint_id": str(checkpoint_id),
+            "metrics": {"num_gradients": float(len(summaries)), **stepped.metrics},
+        }
+        with laps("commit"), self._database.connection() as connection:
+            values, result = {"id": checkpoint_id, **facts}, encode(answer)
+            commit_unpromoted_step(connection, lease, operation, model, values, result, encode_step_plan(plan))
+        self._done(model, checkpoint_id, facts, laps)
+        return checkpoint_id
+
+    def nothing_to_step(self, lease: Lease, operation: Operation) -> None:
+        """End an unpromoted step that found no gradient: nothing changes, and its metrics say so."""
+        result = encode({"metrics": {"num_gradients": 0.0}})
+        with self._database.connection() as connection:
+            work.complete(connection, lease, operation, {"result": result})
+
+    def _apply(
+        self, operation: Operation, model: ModelState, summaries: list[dict[str, Any]], num_left_out: int
+    ) -> tuple[dict[str, Any], StepPlan, StepResult]:
         header, _ = decode(work.read_payload(operation, self._blobs))
         adam = AdamParams(**header)
         fault_point("step:before-adamw")
         plan = self._engine.plan_step()
         with self._metrics.phase("adamw"):
             stepped = self._engine.optim_step(model.id, adam, plan)
-        laps = StageTimer(self._metrics.phase)
         fault_point("step:after-adamw")
         facts = summarise_step(summaries, stepped, adam)
         if model.head_is_thinned:
             facts["metrics"]["fresh_moments"] = 1.0
         if num_left_out:
             facts["metrics"][LEFT_OUT] = float(num_left_out)
-        checkpoint_id = self._stage(lease, model, facts, laps)
-        self._promote(lease, operation, model, checkpoint_id, plan, num_left_out, laps)
+        return facts, plan, stepped
+
+    def _done(self, model: ModelState, checkpoint_id: UUID, facts: dict[str, Any], laps: StageTimer) -> None:
         self._metrics.stepped(model, facts["metrics"])
         log.info("step_done", checkpoint=str(checkpoint_id), **logged_figures(facts["metrics"]), **laps.figures())
 
-    def _stage(self, lease: Lease, model: ModelState, facts: dict[str, Any], laps: StageTimer) -> UUID:
+    def _stage(
+        self, lease: Lease, operation: Operation, model: ModelState, facts: dict[str, Any], laps: StageTimer
+    ) -> UUID:
         checkpoint_id = uuid.uuid4()
         with self._checkpoints.stage(model.id, checkpoint_id) as staged:
             with laps("save"):
@@ -95,7 +137,7 @@ class Stepping:
                 manifest = self._checkpoints.publish(model.id, checkpoint_id, staged)
         values = {"id": checkpoint_id, "manifest": manifest.to_json(), **facts}
         with self._database.connection() as connection:
-            work.stage_checkpoint(connection, lease, model, values)
+            work.stage_checkpoint(connection, lease, operation, model, values)
         return checkpoint_id
 
     def _promote(

@@ -19,6 +19,7 @@ from server.pages.shared.signing_in import VisitorDep
 from server.pages.system.disks import disks
 from server.principals.callers import Caller
 from store.planes.registration import has_trouble, is_live
+from store.planes.served import served_checkpoint_id
 from store.planes.trainer_availability import trainer_availability_async
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow
 from wire.adapter_names import adapter_name_sql
@@ -99,7 +100,7 @@ async def _samplers(session: AsyncSession, caller: Caller) -> list[Plane]:
         select(SamplerAdapterRow.sampler_id, ModelRow.id, ModelRow.slug, CheckpointRow.name)
         .join(SamplerRow, SamplerRow.id == SamplerAdapterRow.sampler_id)
         .join(ModelRow, (ModelRow.base_id == SamplerRow.base_id) & (ModelRow.team_id == caller.team_id))
-        .join(CheckpointRow, (CheckpointRow.id == ModelRow.head_checkpoint_id) & (adapter == SamplerAdapterRow.adapter))
+        .join(CheckpointRow, (CheckpointRow.id == served_checkpoint_id()) & (adapter == SamplerAdapterRow.adapter))
         .where(is_live(SamplerRow), SamplerAdapterRow.state == "loaded")
         .order_by(ModelRow.slug)
     )

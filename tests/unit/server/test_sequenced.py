@@ -65,7 +65,9 @@ async def test_what_a_request_makes_impossible_fails_its_operation_and_the_next_
 ):
     bad = call("bad", InvalidRequest("input 0: no tokens"))
     first, again = [await submit_in_order(training, model, 1, bad) for _ in range(2)]
-    early = await refuse_in_order(training, model, 2, "save", b"", InvalidRequest("a name may not have a slash"))
+    early = await refuse_in_order(
+        training, model, 2, "save_checkpoint", b"", InvalidRequest("a name may not have a slash")
+    )
     assert again == first
     for refused, reason in ((first, "no tokens"), (early, "a slash")):
         with pytest.raises(InvalidRequest, match=reason):

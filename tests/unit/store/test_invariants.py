@@ -191,6 +191,26 @@ def operation_of_a_base(estate: Estate) -> None:
     change(estate, OperationRow, OperationRow.sequence == 1, model_id=estate.world.base_id)
 
 
+def served_without_files(estate: Estate) -> None:
+    change(estate, CheckpointRow, CheckpointRow.id == estate.step(), is_saved=False)
+
+
+def nothing_to_compute_it_from(estate: Estate) -> None:
+    nodes = estate.steps(2)
+    estate.set_head(nodes[0])
+    change(estate, CheckpointRow, CheckpointRow.id == nodes[1], is_saved=False)
+
+
+def held_with_a_place(estate: Estate) -> None:
+    estate.operation("forward", state="held", client_sequence=7)
+
+
+def places_against_the_numbers(estate: Estate) -> None:
+    for number in (2, 1):
+        estate.operation("forward", client_sequence=number)
+    change(estate, ModelRow, ModelRow.id == estate.world.model_id, next_client_sequence=3)
+
+
 @pytest.mark.parametrize(
     ("harm", "name"),
     [
@@ -202,7 +222,11 @@ def operation_of_a_base(estate: Estate) -> None:
         (root_of_thinned_files, "files belong to a checkpoint"),
         (staged_of_nobody, "staged checkpoints are of a step under way"),
         (head_that_moved_unseen, "heads count their moves"),
+        (served_without_files, "names stand for what has files"),
+        (nothing_to_compute_it_from, "nodes have files or can be computed again"),
         (gap, "sequences have no gaps"),
+        (held_with_a_place, "only a client's number stands for a place"),
+        (places_against_the_numbers, "clients' numbers are worked off in order"),
         (two_at_once, "one operation runs at a time"),
         (running_under_an_old_lease, "running operations are leased"),
         (done_without_result, "ended operations have an outcome"),

@@ -12,6 +12,7 @@ from store.operation_kinds import (
     HEAD_MOVERS,
     KINDS,
     MODEL_CHANGERS,
+    SERVED_CHANGERS,
     is_any,
     is_none,
 )
@@ -19,11 +20,12 @@ from store.operation_kinds import (
 
 def test_each_fact_lists_the_kinds_that_have_it() -> None:
     assert GRADIENTS == ("forward_backward", "backward")
-    assert BOUND_TO_HEAD == ("forward", "optim_step")
-    assert CONSUMERS == HEAD_MOVERS == ("optim_step",)
+    assert BOUND_TO_HEAD == ("forward", "optim_step", "unpromoted_step", "save_checkpoint")
+    assert CONSUMERS == HEAD_MOVERS == ("optim_step", "unpromoted_step")
+    assert SERVED_CHANGERS == ("optim_step", "save_checkpoint")
     assert (HANDLE_GIVERS, HANDLE_USERS) == (("forward",), ("backward",))
     assert ANSWERS_ONLY == ("forward",)
-    assert MODEL_CHANGERS == ("forward_backward", "backward", "optim_step")
+    assert MODEL_CHANGERS == ("forward_backward", "backward", "optim_step", "unpromoted_step")
 
 
 def test_facts_of_one_kind_do_not_contradict_one_another() -> None:

@@ -140,6 +140,7 @@ class OpLogMachine(RuleBasedStateMachine):
         self.token = 0
         with self.database.session() as session:
             session.execute(text("update models set head_checkpoint_id = null"))
+            session.execute(text("update checkpoints set operation_id = null"))
             for table in ("operations", "checkpoints", "model_leases", "models where base_id is not null"):
                 session.execute(text(f"delete from {table}"))
             model = ModelRow(
@@ -364,7 +365,7 @@ class OpLogMachine(RuleBasedStateMachine):
     def _stage(self, trainer: Trainer) -> None:
         if trainer.work is None or trainer.lease is None or trainer.work[0].kind != "optim_step" or trainer.staged:
             return
-        model = trainer.work[1]
+        operation, model = trainer.work
         if self._holds(trainer) and not self._pending():
             self._fail_step(trainer)
             return
@@ -373,7 +374,7 @@ class OpLogMachine(RuleBasedStateMachine):
         with self.database.connection() as connection:
             try:
                 values |= {"id": checkpoint_id, "manifest": {}, "metrics": {}}
-                work.stage_checkpoint(connection, trainer.lease, model, values)
+                work.stage_checkpoint(connection, trainer.lease, operation, model, values)
                 assert self._holds(trainer)
                 trainer.staged = checkpoint_id
             except LeaseLost:

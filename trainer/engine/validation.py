@@ -33,9 +33,9 @@ def check_datums(
         _check_shapes(where, datum)
         _check_ids(f"{where}: its model input", datum.model_input.ids, info.vocab_size)
         _check_ids(f"{where}: its targets", datum.targets, info.vocab_size)
-        if (length := _num_predicted(datum)) > info.context_length:
+        if datum.num_tokens > info.context_length:
             raise InvalidRequest(
-                f"{where}: its {length} tokens are more than the model's context of {info.context_length}"
+                f"{where}: its {datum.num_tokens} tokens are more than the model's context of {info.context_length}"
             )
         if not np.isfinite(datum.sampling_logprobs).all() or not np.isfinite(datum.weights).all():
             raise InvalidRequest(f"{where}: its sampling logprobs or weights hold a value that is not a finite number")
@@ -92,11 +92,6 @@ def _check_shapes(where: str, datum: Datum) -> None:
 
 def _ascend(spans: Int32Array) -> bool:
     return bool((spans[:, 0] < spans[:, 1]).all() and (spans[1:, 0] >= spans[:-1, 1]).all())
-
-
-def _num_predicted(datum: Datum) -> int:
-    """Tokens of the model input, and the one that its last position predicts."""
-    return datum.num_tokens + int(datum.spans[-1, 1] == datum.num_tokens)
 
 
 def _check_ids(what: str, ids: Int32Array, vocab_size: int) -> None:

@@ -100,9 +100,14 @@ def test_a_datum_that_cannot_be_scored_is_named_and_leaves_nothing_behind(bad: d
 def test_a_datum_beyond_the_context_is_refused() -> None:
     refused(
         lambda engine, datums: engine.forward(MODEL, datums),
-        datum_of([1] * (CONTEXT + 1), 1),
+        datum_of([1] * (CONTEXT + 2), 1),
         f"its {CONTEXT + 1} tokens are more than the model's context of {CONTEXT}",
     )
+
+
+def test_an_input_may_fill_the_context_and_predict_one_token_more() -> None:
+    (found,) = an_engine().forward(MODEL, [datum_of([1] * (CONTEXT + 1), 1)])
+    assert len(found.logprobs) == CONTEXT
 
 
 def refused(call: Callable[[TrainingEngine, list[Datum]], object], bad: Datum, sentence: str) -> None:

@@ -51,9 +51,12 @@ def create_app(
     metrics: SamplerMetrics | None = None,
     metrics_token: str | None = None,
     bounds: Bounds | None = None,
+    tokenizer: Callable[[], bytes] | None = None,
 ) -> FastAPI:
-    """The app over a backend, which it does not close. Every route but /healthz wants `Authorization: Bearer token`;
-    /metrics takes the token for scrapes as well."""
+    """The app over a backend, which it does not close. `tokenizer`: reads the archive of the base's tokenizer.
+
+    Every route but /healthz wants `Authorization: Bearer token`; /metrics takes the token for scrapes as well.
+    """
     if not token:
         raise ValueError("a sampler needs a token; an empty one would let everyone in")
     app = FastAPI(title="Headway sampler", docs_url=None, redoc_url=None, openapi_url=None)
@@ -64,6 +67,8 @@ def create_app(
     app.add_exception_handler(HeadwayError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     _add_routes(app, backend, metrics)
+    if tokenizer is not None:
+        _add_tokenizer(app, tokenizer)
     return app
 
 
@@ -107,6 +112,13 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
     app.post("/tokenize", response_model=TokenIds)(tokenize)
     app.post("/generate", response_model=None)(generate)
     app.post("/score", response_model=PromptScores)(score)
+
+
+def _add_tokenizer(app: FastAPI, read: Callable[[], bytes]) -> None:
+    async def tokenizer() -> Response:
+        return Response(await asyncio.to_thread(read), media_type="application/x-tar")
+
+    app.post("/tokenizer", response_model=None)(tokenizer)
 
 
 async def _begin(

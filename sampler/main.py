@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 import uvicorn
@@ -13,6 +14,7 @@ from sampler.app import create_app
 from sampler.backends import open_backend
 from sampler.metrics import SamplerMetrics
 from sampler.settings import SamplerSettings
+from sampler.tokenizer_files import tokenizer_archive
 from store.catalog import base_by_slug
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
@@ -55,7 +57,15 @@ def run(settings: SamplerSettings) -> None:
     agent = Agent(
         database, checkpoints, backend, AgentSettings(base.id, url, settings.backend, settings.linger_s), metrics
     )
-    app = InFlight(create_app(backend, settings.token, metrics, settings.metrics_token))
+    app = InFlight(
+        create_app(
+            backend,
+            settings.token,
+            metrics,
+            settings.metrics_token,
+            tokenizer=partial(tokenizer_archive, base.weights),
+        )
+    )
     config = uvicorn.Config(
         app,
         access_log=False,

@@ -67,16 +67,20 @@ class SamplerClient:
 
     async def render(self, url: str, request: RenderRequest) -> list[int]:
         """Messages to token ids."""
-        return TokenIds.model_validate_json(await self._post(url, "/render", request)).token_ids
+        return TokenIds.model_validate_json(await self._post(url, "/render", _as_json(request))).token_ids
 
     async def tokenize(self, url: str, request: TokenizeRequest) -> list[int]:
         """Plain text to token ids."""
-        return TokenIds.model_validate_json(await self._post(url, "/tokenize", request)).token_ids
+        return TokenIds.model_validate_json(await self._post(url, "/tokenize", _as_json(request))).token_ids
 
     async def score(self, url: str, request: ScoreRequest) -> PromptScores:
         """Logprobs of a prompt's own tokens."""
         self._metrics.prompt_sent(len(request.prompt_token_ids))
-        return PromptScores.model_validate_json(await self._post(url, "/score", request))
+        return PromptScores.model_validate_json(await self._post(url, "/score", _as_json(request)))
+
+    async def tokenizer(self, url: str) -> bytes:
+        """The files of the base's tokenizer, as a tar archive."""
+        return await self._post(url, "/tokenizer", b"{}")
 
     async def generate(self, url: str, request: GenerateRequest) -> AsyncGenerator[GenerateEvent]:
         """Sampled tokens as they come. Closing the generator makes the sampler stop. Raises SamplerGone when it dies
@@ -104,10 +108,10 @@ class SamplerClient:
             if not finished:
                 raise self._lost(url, "the sampler was lost while it answered; try again")
 
-    async def _post(self, url: str, path: str, body: BaseModel) -> bytes:
+    async def _post(self, url: str, path: str, body: bytes) -> bytes:
         with self._call(path) as headers:
             try:
-                async with self._connections.post(url + path, headers, _as_json(body)) as exchange:
+                async with self._connections.post(url + path, headers, body) as exchange:
                     content = await exchange.read()
             except ConnectionFailed as error:
                 raise self._lost(url, "the sampler does not answer; try again", error) from error

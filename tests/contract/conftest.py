@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import socket
+import tarfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -85,6 +87,16 @@ async def trainer(database: AsyncDatabase) -> AsyncIterator[StandInTrainer]:
         yield trainer
 
 
+def tokenizer_files() -> bytes:
+    """An archive with one file."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as tar:
+        about = tarfile.TarInfo("tokenizer.json")
+        about.size = len(b"{}")
+        tar.addfile(about, io.BytesIO(b"{}"))
+    return written.getvalue()
+
+
 @pytest.fixture(scope="session")
 async def base(
     database: AsyncDatabase, sampler_script: SamplerScript, trainer: StandInTrainer
@@ -96,7 +108,7 @@ async def base(
         session.add(base)
     await register_trainer(database, base.id)
     sampler = ScriptedBackend(sampler_script, SamplerInfo(VOCABULARY, CONTEXT, (END,), constrains=True), holds_all=True)
-    async with serving(BreaksOff(create_sampler_app(sampler, "token"))) as url:
+    async with serving(BreaksOff(create_sampler_app(sampler, "token", tokenizer=tokenizer_files))) as url:
         await register_sampler(database, base.id, url)
         heart = asyncio.create_task(keep_alive(database))
         yield base

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import uuid
 
 import pytest
@@ -10,6 +12,25 @@ from server.catalog.bases import base_by_name, public_name
 from store.database import AsyncDatabase
 from store.tables import ModelRow
 from wire.errors import NotFound
+
+
+async def test_a_tokenizer_comes_as_a_part_of_a_hub_s_cache(standing_team, base):
+    reply = await standing_team.http.get(f"/api/v1/tokenizers/{base.slug}")
+    assert reply.headers["content-type"] == "application/gzip"
+    with tarfile.open(fileobj=io.BytesIO(reply.content)) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}  # pyright: ignore[reportOptionalMemberAccess]
+    folder = "hub/models--org--Tiny-Base"
+    revision = files.pop(f"{folder}/refs/main").decode()
+    assert files == {f"{folder}/snapshots/{revision}/tokenizer.json": b"{}"}
+
+
+async def test_a_tokenizer_without_a_sampler_is_out_of_reach_for_now(database: AsyncDatabase, standing_team):
+    mark = uuid.uuid4().hex[:8]
+    async with database.session() as session:
+        session.add(ModelRow(slug=mark, name=mark, weights="/nowhere"))
+    refused = await standing_team.http.get(f"/api/v1/tokenizers/{mark}")
+    assert (refused.status_code, "no sampler" in refused.json()["detail"]) == (503, True)
+    assert (await standing_team.http.get("/api/v1/tokenizers/unknown")).status_code == 404
 
 
 async def test_a_base_answers_to_its_slug_and_its_id_at_a_hub(database: AsyncDatabase):

@@ -10,6 +10,7 @@ from server.protocols.tinker import (
     sampling,
     session_records,
     sessions,
+    tokenizers,
     training_runs,
 )
 
@@ -22,5 +23,6 @@ TINKER = Protocol(
         downloads.router,
         checkpoints.router,
         session_records.router,
+        tokenizers.router,
     )
 )

@@ -1,4 +1,4 @@
-"""What a `save` operation is asked for, as its payload says it: which use the files are for, and under which name."""
+"""What a save of the op log is asked for, as its payload says it: which use the files are for, and under which name."""
 
 from __future__ import annotations
 

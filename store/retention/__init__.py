@@ -13,6 +13,10 @@ when the mark is decided, and the node stays; or it finds the mark. A trainer th
 misses the files afterwards reads the row again (`trainer.worker.loading`). What samplers hold for a `set_head` under
 way (`adapter_wants`) stays as well. Lock order as everywhere: lease, model, operations, checkpoints.
 
+**Nodes without files** (`store.oplog.unsaved`) are computed from the payloads of their step and its gradients, and from
+the node above: these are kept as long as the node is, and the node for as long as large payloads are. Then it is marked
+as one whose files were removed, unless it is a head, is pinned, or is on the way from files to one of these.
+
 **Files without a row.** A trainer publishes files first and inserts the row later. Folders that no row names are left
 alone for the grace period; then the collector inserts a rejected row under their id. A trainer that was held up for so
 long fails to insert its own, and its step fails cleanly; the gradients stay in the log.

@@ -96,6 +96,7 @@ class Collector:
     def _files(self, dry_run: bool, strangers: bool, still_held: StillHeld) -> Iterator[Removal]:
         fileless = marking.thin_checkpoints(self._database, self._policy, dry_run=dry_run)
         stateless = marking.thin_states(self._database, self._policy, dry_run=dry_run)
+        fileless |= marking.thin_unsaved(self._database, self._policy, dry_run=dry_run)
         dropped = marking.drop_blobs(self._database, self._policy, dry_run=dry_run)
         marked = _Marked(stateless, fileless)
         plans = [*self._checkpoint_plans(marked, strangers), *self._left_over_plans(), *self._blob_plans(dropped)]

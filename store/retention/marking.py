@@ -15,14 +15,16 @@ from store.oplog.conditions import PAYLOAD_NEEDED
 from store.retention.policy import RetentionPolicy
 
 _CALLER_WAITS_S = 900.0
+_CLIENT_AWAY_S = 24 * 3600.0
+"""Without a heartbeat: then nobody fetches the answers of a client that numbers its requests any more."""
 
 _MODELS = "select id from models where base_id is not null order by id"
 
 # No key update, as an update of the head takes it: neither a step, a set_head nor a fork can be half way through.
 _LOCK_MODEL = "select id from models where id = %(model_id)s for no key update"
 
-# A checkpoint that nobody may still want whole: not a head, about to be one, pinned, named, forked from, new, or every
-# Nth.
+# A checkpoint that nobody may still want whole: not a head, about to be one, pinned, named, forked from, new, every
+# Nth, or what a node without files is computed from.
 _THINNABLE = """
     c.model_id = %(model_id)s and c.status = 'committed' and c.id = c.files_id and c.files_removed_at is null
     and c.pinned_at is null
@@ -38,6 +40,10 @@ _THINNABLE = """
     )
     and not exists (select from checkpoints r where r.files_id = c.id and r.id <> c.id and r.status = 'committed')
     and not exists (select from adapter_wants w where w.checkpoint_id = c.id and w.until > clock_timestamp())
+    and not exists (
+        select from checkpoints u
+        where u.parent_id = c.id and u.status = 'committed' and not u.is_saved and u.files_removed_at is null
+    )
 """
 
 # A name for training needs the optimizer state, the others the adapter alone. What an open session samples has no name.
@@ -48,6 +54,26 @@ _WHOLE_THINNABLE = f"""
         select from sampling_sessions p join client_sessions s on s.id = p.session_id
         where p.checkpoint_id = c.id and s.finished_at is null
             and s.heartbeat_at > clock_timestamp() - interval '1 day'
+    )
+"""
+
+# A node without files that is neither wanted nor on the way to one that is, and whose payloads would be old enough.
+_UNSAVED_THINNABLE = """
+    c.model_id = %(model_id)s and c.status = 'committed' and not c.is_saved and c.files_removed_at is null
+    and c.id not in (
+        with recursive kept as (
+            select k.id, k.parent_id from checkpoints k
+            where k.model_id = %(model_id)s and k.status = 'committed' and not k.is_saved
+                and k.files_removed_at is null
+                and (
+                    k.pinned_at is not null
+                    or k.committed_at > clock_timestamp() - make_interval(secs => %(keep_payloads_s)s)
+                    or exists (select from models m where m.head_checkpoint_id = k.id)
+                )
+            union
+            select p.id, p.parent_id from kept join checkpoints p on p.id = kept.parent_id where not p.is_saved
+        )
+        select id from kept
     )
 """
 
@@ -63,7 +89,14 @@ _SPENT = f"""
     and coalesce(o.finished_at, o.created_at) < clock_timestamp() - make_interval(secs => %(keep_payloads_s)s)
     and (
         o.answered_at is not null
-        or coalesce(o.finished_at, o.created_at) < clock_timestamp() - make_interval(secs => %(caller_waits_s)s)
+        or case when o.client_sequence is null
+            then coalesce(o.finished_at, o.created_at) < clock_timestamp() - make_interval(secs => %(caller_waits_s)s)
+            else not exists (
+                select from models m join client_sessions s on s.id = m.session_id
+                where m.id = o.model_id and s.finished_at is null
+                    and s.heartbeat_at > clock_timestamp() - make_interval(secs => %(client_away_s)s)
+            )
+        end
     )
     and (
         not {PAYLOAD_NEEDED}
@@ -99,9 +132,19 @@ def thin_checkpoints(database: Database, policy: RetentionPolicy, *, dry_run: bo
     return _thin(database, _WHOLE_THINNABLE, "files_removed_at", values, dry_run)
 
 
+def thin_unsaved(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> set[UUID]:
+    """Nodes without files that are given up now: no head can point at them any more, and their payloads may go."""
+    values = {"keep_payloads_s": policy.keep_payloads_s}
+    return _thin(database, _UNSAVED_THINNABLE, "files_removed_at", values, dry_run)
+
+
 def drop_blobs(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> set[UUID]:
     """Operations whose blobs are given up now."""
-    values = {"keep_payloads_s": policy.keep_payloads_s, "caller_waits_s": _CALLER_WAITS_S}
+    values = {
+        "keep_payloads_s": policy.keep_payloads_s,
+        "caller_waits_s": _CALLER_WAITS_S,
+        "client_away_s": _CLIENT_AWAY_S,
+    }
     with database.connection() as connection:
         if dry_run:
             return _ids(connection, f"select o.id from operations o where {_SPENT}", values)

@@ -16,8 +16,9 @@ class RetentionPolicy:
     keep_every_states: besides, those of every Nth step; 0: of none.
     keep_last_adapters: whole checkpoints of each model's newest nodes (and every Nth); None: all. Without its adapter
         a node stays in the tree, but can be neither served nor rolled back to.
-    keep_payloads_s: large requests and answers of operations that nothing can replay any more; sampling requests of
-        clients that were silent for so long (of those that have finished, for grace_s).
+    keep_payloads_s: large requests and answers of operations that nothing can replay any more; nodes without files,
+        which are computed from such requests; sampling requests of clients that were silent for so long (of those that
+        have finished, for grace_s).
     keep_planes_s: rows of trainers and samplers that were silent for so long.
     keep_traces_s: recorded rollouts, since something last happened in them; None: for good.
     keep_last_jobs: each team's newest jobs with their rollouts; None: all. Pinned rollouts and jobs are kept anyway.

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.audit.recording import actor_of, record
 from server.auth.service import Caller
 from server.catalog import repository
+from server.catalog.heads import Heads, have_files
 from server.catalog.service import no_such_model
 from server.catalog.types import ForkRequest
 from server.principals.quotas import refuse_another_model
@@ -22,6 +23,15 @@ from wire.errors import Conflict, InvalidRequest, Unavailable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _AGENT_TYPES = {"openai", "openai_compatible", "claude", "claude_cli", "codex_cli", "gemini", "operator", "anthropic"}
+
+
+async def save_source(heads: Heads, caller: Caller, request: ForkRequest) -> None:
+    """Have files written of the node from which this fork starts, should it have none. Raises Unavailable."""
+    async with heads.database.session() as session:
+        found = await repository.find_model(session, caller.team_id, request.source_model_id)
+    if found is not None and found[2] is not None and not found[2].is_saved:
+        caller.require_whole_team("fork")
+        await have_files(heads, found[2])
 
 
 async def fork(session: AsyncSession, caller: Caller, request: ForkRequest, default_lora: LoraConfig) -> ModelRow:
@@ -85,7 +95,7 @@ async def _take_over_head(session: AsyncSession, model: ModelRow, head: Checkpoi
     if head.files_removed_at is not None:
         raise Conflict("the source's head moved meanwhile, and its old files were removed; fork again")
     if not head.is_saved:
-        raise Unavailable(f"{head.name} has no files yet; fork again in a few seconds", retry_after_s=5)
+        raise Unavailable("the source's head moved meanwhile, to a node without files; fork again", retry_after_s=5)
     root_id = uuid.uuid4()
     root = CheckpointRow(
         id=root_id,

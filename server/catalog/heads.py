@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.audit.recording import Actor, actor_of, record
 from server.auth.service import Caller
 from server.catalog import service
+from server.catalog.saving_nodes import NodeSaving
 from server.catalog.types import Head
 from server.process.shutdown import Shutdown
 from store.database import AsyncDatabase
@@ -47,8 +48,8 @@ class Heads:
 async def set_head(heads: Heads, caller: Caller, reference: str, checkpoint_reference: str | None) -> Head:
     """Point the model's head at one of its checkpoints, or (None) at the base weights.
 
-    Raises NotFound, Forbidden for a base model, Gone when its files were removed, PromotionRejected when
-    every live sampler refuses the checkpoint.
+    A checkpoint without files is computed again and saved first. Raises NotFound, Forbidden for a base model, Gone when
+    its files were removed, PromotionRejected when every live sampler refuses the checkpoint.
     """
     async with heads.database.session() as session:
         model = await service.get_model(session, caller.team_id, reference)
@@ -76,6 +77,8 @@ async def roll_to(
         if checkpoint_reference is not None:
             checkpoint = await service.get_checkpoint(session, model, checkpoint_reference)
             _refuse_without_files(checkpoint)
+    if checkpoint is not None:
+        await have_files(heads, checkpoint)
     await load_adapter(heads, model.base_id, checkpoint)
     fault_point("head:before-commit")
     async with heads.database.session() as session:
@@ -93,6 +96,11 @@ async def roll_to(
     if checkpoint is not None and checkpoint.state_removed_at is not None:
         log.warning("head_without_optimizer_state", model=model.slug, checkpoint=checkpoint.name)
     return head_of(model, checkpoint)
+
+
+async def have_files(heads: Heads, checkpoint: CheckpointRow) -> None:
+    """Have a trainer write the files of a node that has none. Raises Unavailable when none has done so in time."""
+    await NodeSaving(heads.database, heads.listener, heads.shutdown, heads.timeout_s).save(checkpoint)
 
 
 def head_of(model: ModelRow, checkpoint: CheckpointRow | None) -> Head:

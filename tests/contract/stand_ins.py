@@ -163,7 +163,8 @@ class StandInTrainer:
         if model.head_checkpoint_id is None:
             model.head_checkpoint_id = (await add_checkpoint(session, model)).id
             model.head_version += 1
-        node = await session.get_one(CheckpointRow, model.head_checkpoint_id)
+        node = await session.get_one(CheckpointRow, request.checkpoint_id or model.head_checkpoint_id)
+        node.is_saved = True
         if request.use.is_named:
             named = CheckpointNameRow(
                 model_id=model.id, kind=request.use.value, name=request.name, checkpoint_id=node.id, size_bytes=10

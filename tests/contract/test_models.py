@@ -299,3 +299,33 @@ class no_samplers:
     async def __aexit__(self, *_: object) -> None:
         async with self._database.session() as session:
             await session.execute(update(SamplerRow).values(stopped_at=None))
+
+
+async def without_files(team, model, database: AsyncDatabase) -> list[dict]:
+    """Two nodes, of which none has files."""
+    for _ in range(2):
+        await team.step(model["id"])
+    async with database.session() as session:
+        of_model = CheckpointRow.model_id == uuid.UUID(model["id"])
+        await session.execute(update(CheckpointRow).where(of_model).values(is_saved=False))
+        await session.execute(update(ModelRow).where(ModelRow.id == uuid.UUID(model["id"])).values(serves_head=False))
+    return (await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json()
+
+
+async def test_the_head_is_moved_to_a_node_without_files_once_it_has_some(team, model, database):
+    first, _ = await without_files(team, model, database)
+    reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": first["id"]})
+    assert (reply.status_code, reply.json()["checkpoint_id"]) == (200, first["id"]), reply.text
+    async with database.session() as session:
+        assert (await session.get_one(CheckpointRow, uuid.UUID(first["id"]))).is_saved
+        moved = await session.get_one(ModelRow, uuid.UUID(model["id"]))
+        assert (moved.serves_head, moved.served_checkpoint_id) == (True, None)
+
+
+async def test_a_fork_of_a_head_without_files_starts_from_the_files_that_it_gets(team, model, database):
+    _, head = await without_files(team, model, database)
+    fork = await team.fork(model["id"])
+    async with database.session() as session:
+        assert (await session.get_one(CheckpointRow, uuid.UUID(head["id"]))).is_saved
+        root = await session.get_one(CheckpointRow, uuid.UUID(fork["head_checkpoint_id"]))
+        assert root.files_id == uuid.UUID(head["id"])

@@ -38,10 +38,13 @@ async def open_forward(database: AsyncDatabase, blobs: BlobStore, model_id: UUID
     if operation.head_version != model.head_version:
         raise Gone(f"the weights have moved since forward {forward_id!r}; call forward again")
     lengths = await asyncio.to_thread(_lengths, operation, blobs)
+    if lengths is None:
+        raise NotFound(f"{forward_id!r} returned the logprobs of a loss; a backward needs a forward of its own")
     return ForwardHandle(operation.id, lengths)
 
 
-def _lengths(operation: OperationRow, blobs: BlobStore) -> list[int]:
+def _lengths(operation: OperationRow, blobs: BlobStore) -> list[int] | None:
+    """None of a forward that was asked for as what a loss costs."""
     data = operation.result if operation.result is not None else blobs.get(operation.result_blob or "")
     header, _ = decode(data)
-    return header["lengths"]
+    return header.get("lengths")

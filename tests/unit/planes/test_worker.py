@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
+from server.training.forwards import open_forward
 from store.blobs import BlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
@@ -215,6 +216,16 @@ async def test_a_pass_returns_the_logprobs_that_its_caller_asked_for(trainer: Tr
     assert arrays["logprobs"].tolist() == [-1.0, -2.0, -3.0, -4.0]
     assert "metrics" in header
     assert trainer.engine.passes == (kind == "forward_backward")
+
+
+async def test_a_forward_that_returned_what_a_loss_costs_is_no_handle_for_weights(trainer: Trainer):
+    trainer.engine.logprobs = [np.array([-1.0], np.float32)]
+    call = {"loss_fn": "cross_entropy", "loss_fn_config": {}, "num_substeps": 1, "returns_logprobs": True}
+    asked = await trainer.ask("forward", encode_datums(to_datums(Batch([Trajectory((TURN,), 1.0)])), call))
+    trainer.work()
+    blobs = BlobStore(trainer.folder / "blobs")
+    with pytest.raises(NotFound, match="returned the logprobs of a loss"):
+        await open_forward(trainer.async_database, blobs, trainer.world.model_id, str(asked.id))
 
 
 async def a_rollout(trainer: Trainer) -> UUID:

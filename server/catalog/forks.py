@@ -47,11 +47,20 @@ async def fork(session: AsyncSession, caller: Caller, request: ForkRequest, defa
     await refuse_another_model(session, caller.team_id)
     model = await _insert_model(session, caller, source, request.name, default_lora)
     if head is not None:
-        await _take_over_head(session, model, head)
+        await take_over(session, model, head)
     detail = {"source": source.slug, "checkpoint": head.name if head else None}
     record(session, actor_of(caller), "fork", team_id=caller.team_id, subject_id=model.id, **detail)
     await session.flush()
     return model
+
+
+def is_free_name(name: str) -> bool:
+    """Whether a model may have this name, if no other has it."""
+    try:
+        _check_name(name)
+    except InvalidRequest:
+        return False
+    return True
 
 
 def _check_name(name: str) -> None:
@@ -88,8 +97,11 @@ async def _insert_model(
     return model
 
 
-async def _take_over_head(session: AsyncSession, model: ModelRow, head: CheckpointRow) -> None:
-    """A root that references the source's files, optimizer state included if it was kept: nothing is copied."""
+async def take_over(session: AsyncSession, model: ModelRow, head: CheckpointRow, *, with_moments: bool = True) -> None:
+    """A root that references the source's files, optimizer state included if it was kept: nothing is copied.
+
+    with_moments: False for one that starts with fresh moments all the same. Raises Conflict where the files are gone.
+    """
     # Held until the root is there, so that retention either sees the root or has marked the node before.
     await session.refresh(head, with_for_update={"read": True})
     if head.files_removed_at is not None:
@@ -109,7 +121,7 @@ async def _take_over_head(session: AsyncSession, model: ModelRow, head: Checkpoi
         manifest=head.manifest,
         metrics={},
         committed_at=func.clock_timestamp(),
-        state_removed_at=head.state_removed_at,
+        state_removed_at=head.state_removed_at if with_moments else func.clock_timestamp(),
     )
     session.add(root)
     await session.flush()

@@ -71,7 +71,7 @@ async def trainable_model(
     the log, whose batch nobody needs to read. Otherwise they are the model's `refusal`.
     """
     found = await open_model(training, who, model, "train", idempotency_key)
-    refusal = await _refusal(training, found, keeps=keeps)
+    refusal = await refusal_of(training, found, keeps=keeps)
     # A step may repeat one that was answered, and what it sends is small.
     may_repeat = found.admission.may_repeat or (keeps and idempotency_key is None)
     if refusal is not None and not may_repeat:
@@ -79,7 +79,8 @@ async def trainable_model(
     return replace(found, refusal=refusal)
 
 
-async def _refusal(training: Training, model: TrainedModel, *, keeps: bool) -> HeadwayError | None:
+async def refusal_of(training: Training, model: TrainedModel, *, keeps: bool) -> HeadwayError | None:
+    """Why nothing new is accepted for the model now: a pause, or a quota. `keeps`: the call adds to what is stored."""
     try:
         refuse_paused(model.admission)
         if keeps:

@@ -170,6 +170,13 @@ async def append_in_order(
     return operation_id if await appended.fetchone() else None
 
 
+async def release_numbers(connection: AsyncConnection, model_id: UUID) -> None:
+    """Queue what is held behind operations that were added in another way, in a transaction of its own."""
+    async with connection.transaction():
+        await connection.execute(_LOCK, {"model_id": model_id})
+        await connection.execute(_RELEASE, _wake(model_id))
+
+
 async def give_up_missing(connection: AsyncConnection, after_s: float) -> int:
     """Fail what has been held for so long; the number of models where that was so."""
     about = {"after_s": after_s, "after": f"{after_s:.0f} s", "done": OPERATION_DONE}

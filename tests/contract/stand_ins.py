@@ -29,6 +29,7 @@ from store.tables import (
 )
 from wire.adapter_names import base_adapter_name
 from wire.datum_payload import decode_datums
+from wire.datums import Datum
 from wire.payload import decode, encode
 from wire.saves import decode_save
 
@@ -94,12 +95,16 @@ class StandInTrainer:
 
     async def _forward_backward(self, session: Any, operation: OperationRow, model: ModelRow) -> bytes:
         datums, call = decode_datums(operation.payload or b"")
-        assert set(call) - {"metrics"} == {"loss_fn", "loss_fn_config", "num_substeps"}
+        assert set(call) - {"metrics", "returns_logprobs"} == {"loss_fn", "loss_fn_config", "num_substeps"}
         metrics = {"loss:sum": -0.5, "kl:mean": float("nan"), **call.get("metrics", {})}
+        if call.get("returns_logprobs"):
+            return _with_logprobs(datums, metrics)
         return encode({"metrics": metrics, "num_datums": len(datums)})
 
     async def _forward(self, session: Any, operation: OperationRow, model: ModelRow) -> bytes:
-        datums, _ = decode_datums(operation.payload or b"")
+        datums, call = decode_datums(operation.payload or b"")
+        if call.get("returns_logprobs"):
+            return _with_logprobs(datums, {"loss:sum": -0.5})
         operation.head_version = model.head_version
         lengths = [datum.num_tokens for datum in datums]
         ones = np.ones(sum(lengths), np.float32)
@@ -181,6 +186,13 @@ class StandInTrainer:
         await session.flush()
         answer = {"use": request.use.value, "checkpoint_id": str(node.id), "checkpoint": node.name, "size_bytes": 10}
         return encode({**answer, "name": request.name, "sampling_session_id": opened.id if opened else None})
+
+
+def _with_logprobs(datums: list[Datum], metrics: dict[str, float]) -> bytes:
+    """The result of a pass whose caller wants the logprob of every target."""
+    logprobs = np.concatenate([-np.ones(datum.targets.size, np.float32) for datum in datums])
+    header = {"metrics": metrics, "num_datums": len(datums), "shapes": [list(datum.targets.shape) for datum in datums]}
+    return encode(header, {"logprobs": logprobs})
 
 
 async def add_checkpoint(session: Any, model: ModelRow) -> CheckpointRow:

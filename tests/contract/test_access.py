@@ -46,6 +46,7 @@ ASAMPLE = {
     "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]},
     "sampling_params": {"max_tokens": 1},
 }
+OF_A_RUN = {"model_id": "{trained}"}
 NAMED = "/api/v1/training_runs/{run}/checkpoints/{checkpoint_id:path}"
 
 # method and path: what a key needs, and a body. `{model}`, `{key}`, … are things of the team whose keys are tried; a
@@ -162,6 +163,21 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/api/v1/client/dynamic_config"): (ANY, {}),
     ("GET", "/api/v1/get_server_capabilities"): (ANY, None),
     ("POST", "/api/v1/create_session"): (REPORT, {}),
+    ("POST", "/api/v1/create_model"): (
+        TRAIN,
+        {"session_id": "{heart_session}", "model_seq_id": 1, "base_model": "org/Tiny-Base"},
+    ),
+    ("POST", "/api/v1/load_weights"): (TRAIN, {**OF_A_RUN, "seq_id": 7, "path": "tinker://{run}/weights/access"}),
+    ("POST", "/api/v1/unload_model"): (TRAIN, OF_A_RUN),
+    ("POST", "/api/v1/get_info"): (REPORT, OF_A_RUN),
+    ("POST", "/api/v1/forward_backward"): (TRAIN, {**OF_A_RUN, "seq_id": 1}),
+    ("POST", "/api/v1/forward"): (TRAIN, {**OF_A_RUN, "seq_id": 2}),
+    ("POST", "/api/v1/optim_step"): (TRAIN, {**OF_A_RUN, "seq_id": 3}),
+    ("POST", "/api/v1/save_weights"): (TRAIN, {**OF_A_RUN, "seq_id": 4}),
+    ("POST", "/api/v1/save_weights_for_sampler"): (TRAIN, {**OF_A_RUN, "seq_id": 5}),
+    ("POST", "/api/v1/save_weights_external"): (TRAIN, {**OF_A_RUN, "seq_id": 6}),
+    ("POST", "/api/v1/retrieve_future"): (REPORT, {"request_id": "{future}"}),
+    ("POST", "/api/v1/cancel_future"): (REPORT, {"request_id": "{future}"}),
     ("POST", "/api/v1/session_heartbeat"): (REPORT, {"session_id": "{heart_session}"}),
     ("POST", "/api/v1/sessions/{session_id}/finish"): (REPORT, {}),
     ("POST", "/api/v1/telemetry"): (ANY, {}),
@@ -302,6 +318,9 @@ async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
         sampled = _filled(SAMPLING_SESSION, things)
         opened = await http.post("/api/v1/create_sampling_session", json=sampled, headers=member)
         things["sampling_session_id"] = opened.json()["sampling_session_id"]
+        run = {"session_id": things["heart_session"], "model_seq_id": 0, "base_model": base.slug}
+        made = await http.post("/api/v1/create_model", json=run, headers=member)
+        things |= {"trained": made.json()["model_id"], "future": made.json()["request_id"]}
         for plane in ("trainer", "sampler"):
             reply = await http.get(f"/v2/admin/{plane}s", headers=admin)
             stopped = [row["id"] for row in reply.json()["items"]]
@@ -329,7 +348,7 @@ def _scopes(kind: str) -> set[str]:
 
 
 def _names_a_thing(path: str, body: Any) -> bool:
-    things = ("{model}", "{taskset_id}", "{heart_session}", "{run}", "{sampling_session_id}")
+    things = ("{model}", "{taskset_id}", "{heart_session}", "{run}", "{sampling_session_id}", "{trained}", "{future}")
     return "{" in path or any(name in str(body) for name in things)
 
 

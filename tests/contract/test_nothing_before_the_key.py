@@ -31,6 +31,7 @@ from server.principals.roles import SCOPES
 from server.process.settings import Limits, ServerSettings
 from server.protocols.hud.training import schemas as wire_training
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
+from server.protocols.tinker.bodies import BATCH
 from store.database import AsyncDatabase
 from tests.contract.conftest import LIMITS
 from tests.contract.test_access import PUBLIC, ROUTES, SHOWN_BY_THE_FRAMEWORK, SUFFICES
@@ -58,6 +59,8 @@ LARGE: dict[str, BodyBound] = {
     "/v2/tasks/upload": UPLOAD,
     "/api/v1/telemetry": UPLOAD,
     "/api/v1/asample": UPLOAD,
+    "/api/v1/forward_backward": BATCH,
+    "/api/v1/forward": BATCH,
     "/v2/traces/import": COUNTED_BY_ITS_READER,
 }
 HTML, JSON = (b"accept", b"text/html"), (b"content-type", b"application/json")

@@ -6,19 +6,29 @@ from server.http.protocol import Protocol
 from server.protocols.tinker import (
     checkpoints,
     downloads,
+    futures,
     handshake,
+    loading,
+    runs,
     sampling,
+    saving,
     session_records,
     sessions,
     tokenizers,
+    training,
     training_runs,
 )
 
 TINKER = Protocol(
     (
+        training.router,
+        sampling.router,
+        futures.router,
+        saving.router,
+        runs.router,
+        loading.router,
         handshake.router,
         sessions.router,
-        sampling.router,
         training_runs.router,
         downloads.router,
         checkpoints.router,

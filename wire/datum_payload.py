@@ -25,7 +25,7 @@ from wire.payload import Arrays, decode, encode
 from wire.trajectories import Float32Array, Int32Array
 from wire.trajectory_payload import read_batch
 
-_FORMAT, _FORMAT_OF_MORE = 2, 3
+_FORMAT, _EXTENDED_FORMAT = 2, 3
 
 
 def encode_datums(
@@ -38,11 +38,11 @@ def encode_datums(
     inputs, origins = [datum.model_input for datum in datums], [datum.origin for datum in datums]
     shared = [0, *(common_prefix(*pair) for pair in pairwise(inputs))]
     weights = [_once(datum.weights.ravel()) for datum in datums]
-    has_more = any(datum.targets.ndim > 1 or datum.in_ratio is not None for datum in datums)
+    is_extended = any(datum.targets.ndim > 1 or datum.in_ratio is not None for datum in datums)
     advantages = [_once(datum.advantages) for datum in datums]
     is_shifted = [_is_shifted(datum) for datum in datums]
     header = {
-        "format": _FORMAT_OF_MORE if has_more else _FORMAT,
+        "format": _EXTENDED_FORMAT if is_extended else _FORMAT,
         "trace_ids": [of_one[0].origin.trace_id for of_one in by_trajectory(datums)],
         "media": [[index, item.start, item.digest.hex()] for index, one in enumerate(inputs) for item in one.media],
         "arguments": arguments,
@@ -66,7 +66,7 @@ def encode_datums(
         "advantages": np.concatenate(advantages),
         "sampling_logprobs": np.concatenate([_stored_logprobs(datum) for datum in datums]),
     }
-    return encode(header, {**arrays, **(_more(datums) if has_more else {})})
+    return encode(header, {**arrays, **(_extension(datums) if is_extended else {})})
 
 
 def decode_datums(data: bytes) -> tuple[list[Datum], dict[str, Any]]:
@@ -75,7 +75,7 @@ def decode_datums(data: bytes) -> tuple[list[Datum], dict[str, Any]]:
     if "format" not in header:
         batch, arguments = read_batch(header, arrays)
         return to_datums(batch, arguments.get("loss_fn_config")), arguments
-    if header["format"] not in (_FORMAT, _FORMAT_OF_MORE):
+    if header["format"] not in (_FORMAT, _EXTENDED_FORMAT):
         raise ValueError(f"a training payload of an unknown format {header['format']}")
     return list(_datums(header, arrays)), header["arguments"]
 
@@ -176,7 +176,7 @@ def _stored_logprobs(datum: Datum) -> Float32Array:
     return datum.sampling_logprobs if datum.is_sampled.any() else datum.sampling_logprobs[:0]
 
 
-def _more(datums: Sequence[Datum]) -> Arrays:
+def _extension(datums: Sequence[Datum]) -> Arrays:
     """num_targets: K of (P, K), 0 of (P,). in_ratio_lengths: 0 of those that do not say."""
     in_ratio = [datum.in_ratio if datum.in_ratio is not None else np.zeros(0, np.bool_) for datum in datums]
     return {

@@ -101,7 +101,8 @@ def _in_ratio(scores: Scores) -> torch.Tensor | None:
     if all(datum.in_ratio is None for datum in datums):
         return None
     rows = [np.ones(datum.num_scored, np.bool_) if datum.in_ratio is None else datum.in_ratio for datum in datums]
-    return torch.from_numpy(np.concatenate(rows)).to(scores.logprobs_N.device)
+    each = [datum.per_target(row) for datum, row in zip(datums, rows, strict=True)]
+    return torch.from_numpy(np.concatenate(each)).to(scores.logprobs_N.device)
 
 
 class ClientObjective:

@@ -73,7 +73,7 @@ def test_a_penalty_towards_the_base_leaves_the_unembeddings_update_out(tmp_path:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_parts_are_disjoint_and_together_what_is_adapted_unless_told_otherwise(architecture: str) -> None:
+def test_parts_are_disjoint_and_attention_and_mlp_are_what_is_adapted_by_default(architecture: str) -> None:
     engine = tiny_engine(architecture)
     layouts = [set(engine._base.adapter(lora).layout.names) for lora in (ATTN, LORA, replace(LORA, unembed=True))]
     attn, both, everything = layouts

@@ -16,6 +16,7 @@ from store.database import AsyncDatabase
 from store.tables import CheckpointNameRow, CheckpointRow, ClientSessionRow, EventRow, ModelRow, TeamRow
 from tests.contract.conftest import Team
 from tests.contract.stand_ins import add_checkpoint
+from tests.contract.test_pages import signed_in
 from wire.errors import HeadwayError, InvalidRequest, NotFound
 
 ROOT = "/api/v1"
@@ -283,3 +284,16 @@ async def test_runs_that_saved_nothing_use_no_quota(run: Run, base: ModelRow):
     await run.save("final")
     refused = await run.team.http.post("/v2/models/fork", json={"source_model_id": str(base.id), "name": "third"})
     assert (refused.status_code, "2 of its 1 models" in refused.text) == (403, True)
+
+
+async def test_pages_show_a_run_s_paths_and_what_was_noted(run: Run):
+    saved = await run.save("final", published_at=func.clock_timestamp())
+    async with signed_in(run.team.http.base_url, run.team.key) as browser:
+        shown = (await browser.get(f"/models/{run.model_id}?tab=checkpoints")).text
+        assert f"tinker://{run.id}/weights/final" not in shown
+        node = await run.node(saved)
+        shown = (await browser.get(f"/models/{run.model_id}?tab=checkpoints&node={node}")).text
+    assert f"tinker://{run.id}/weights/final" in shown
+    assert "published" in shown
+    assert f'title="{run.id}"' in shown
+    assert '<dt class="cut">step</dt><dd class="cut" title="3">3</dd>' in shown

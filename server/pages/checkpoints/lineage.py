@@ -29,6 +29,7 @@ class Node:
     is_pinned: bool
     has_files: bool
     has_state: bool
+    is_saved: bool = True
     forks: tuple[str, ...] = ()
 
 
@@ -100,6 +101,7 @@ async def read_lineage(session: AsyncSession, model: ModelRow, *, with_forks: bo
             CheckpointRow.pinned_at.is_not(None),
             CheckpointRow.files_removed_at.is_(None),
             CheckpointRow.files_removed_at.is_(None) & CheckpointRow.state_removed_at.is_(None),
+            CheckpointRow.is_saved,
         )
         .where(CheckpointRow.model_id == model.id, CheckpointRow.status == "committed")
         .order_by(*COMMIT_ORDER)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.checkpoint_names.paths import Kind, path_of
+from server.checkpoint_names.resolving import is_live
 from server.pages.checkpoints.lineage import Node
 from store.planes.adapters import samplers_holding
-from store.tables import CheckpointRow, ModelRow
+from store.tables import CheckpointNameRow, CheckpointRow, ModelRow
 
 _FIRST = (
     "reward_mean",
@@ -28,6 +31,14 @@ _FIRST = (
 
 
 @dataclass(frozen=True, slots=True)
+class NamedPath:
+    """A path by which clients of the Tinker API know it."""
+
+    path: str
+    row: CheckpointNameRow
+
+
+@dataclass(frozen=True, slots=True)
 class NodeDetails:
     """A checkpoint's row, its metrics in two parts, and the sizes of its files in bytes."""
 
@@ -38,11 +49,12 @@ class NodeDetails:
     state_bytes: int
     samplers: int
     """Live ones that hold it."""
+    names: list[NamedPath]
 
 
-async def node_details(session: AsyncSession, base: ModelRow, node: Node) -> NodeDetails:
+async def node_details(session: AsyncSession, model: ModelRow, base: ModelRow, node: Node) -> NodeDetails:
     """What is known about a node."""
-    row = await session.get_one(CheckpointRow, node.id)
+    row, names = await _row_and_names(session, node)
     sizes: dict[str, int] = {path: file["size"] for path, file in row.manifest.get("files", {}).items()}
     adapter_bytes = sum(size for path, size in sizes.items() if path.startswith("adapter/"))
     samplers = await samplers_holding(session, base.id, row.adapter_name)
@@ -53,4 +65,17 @@ async def node_details(session: AsyncSession, base: ModelRow, node: Node) -> Nod
         adapter_bytes,
         sum(sizes.values()) - adapter_bytes,
         len(samplers),
+        [NamedPath(path_of(model, cast("Kind", name.kind), name.name), name) for name in names],
     )
+
+
+async def _row_and_names(session: AsyncSession, node: Node) -> tuple[CheckpointRow, list[CheckpointNameRow]]:
+    query = (
+        select(CheckpointRow, CheckpointNameRow)
+        .outerjoin(CheckpointNameRow, and_(CheckpointNameRow.checkpoint_id == CheckpointRow.id, is_live()))
+        .where(CheckpointRow.id == node.id)
+        .order_by(CheckpointNameRow.created_at, CheckpointNameRow.id)
+    )
+    rows = (await session.execute(query)).tuples().all()
+    names: list[CheckpointNameRow | None] = [name for _, name in rows]
+    return rows[0][0], [name for name in names if name is not None]

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.checkpoint_names.paths import run_id
 from server.guard.alarms import list_alarms
 from server.guard.types import TaskReport
 from server.http.context import ContextDep
@@ -26,6 +27,7 @@ from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.sparkline import sparkline
 from server.pages.shared.visible_models import find_model
 from server.trainability.report import trainability
+from server.values.metadata import as_texts
 from store.planes.trainer_availability import trainer_availability_async
 from store.tables import ModelRow
 from wire.errors import NotFound
@@ -42,6 +44,7 @@ _TEMPLATES: dict[Tab, str] = {
 
 _MOST_ALARMS = 5
 _TASKS = 50
+_MOST_NOTES = 8
 Index = Annotated[int, Query(ge=0, le=2**31)]
 
 
@@ -109,6 +112,8 @@ async def _common(session: AsyncSession, model: ModelRow, base: ModelRow) -> dic
         "has_more_alarms": found.next_cursor is not None,
         "held_out": await held_out_charts(session, model.id),
         "model": model,
+        "run_id": run_id(model) if model.session_id else None,
+        "noted": list((as_texts(model.user_metadata) or {}).items())[:_MOST_NOTES],
         "base": base,
         "supply": supply,
         "state": states[model.id],
@@ -136,7 +141,7 @@ async def _checkpoints(
         raise NotFound(f"model {model.slug!r} has no checkpoint {node!r}")
     items = lay_out(lineage, chosen, lineage.find(open_run) if open_run else None)
     picture = draw(lineage, items, chosen if node else None, f"/models/{model.id}", f"Base weights of {base.slug}")
-    details: NodeDetails | None = await node_details(session, base, chosen) if chosen else None
+    details: NodeDetails | None = await node_details(session, model, base, chosen) if chosen else None
     return {
         "picture": picture,
         "chosen": chosen,

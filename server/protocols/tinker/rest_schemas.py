@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Query
 
@@ -14,6 +12,7 @@ from server.checkpoint_names import runs
 from server.checkpoint_names.paths import Kind, run_id
 from server.checkpoint_names.types import NamedCheckpoint
 from server.protocols.tinker.schemas import TinkerReply
+from server.values.metadata import as_texts
 
 LimitParam = Annotated[int, Query(ge=0, le=1000)]
 OffsetParam = Annotated[int, Query(ge=0, le=2**31)]
@@ -86,10 +85,3 @@ class TrainingRun(TinkerReply):
             last_sampler_checkpoint=newest.get("sampler"),
             user_metadata=as_texts(run.model.user_metadata),
         )
-
-
-def as_texts(metadata: Mapping[str, Any] | None) -> dict[str, str] | None:
-    """Metadata as the SDK takes them: texts as they are, other values as JSON."""
-    if metadata is None:
-        return None
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}

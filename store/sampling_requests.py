@@ -114,9 +114,10 @@ _CANCEL = """
 _CURSOR = "(extract(epoch from finished_at) * 1000000)::bigint"
 _COMPLETED = f"""
     select id, state, {_CURSOR} as cursor from sampling_requests
-    where sampling_session_id = %(session_id)s and finished_at > to_timestamp(%(cursor)s / 1000000.0) - interval '1 ms'
-        and {_CURSOR} > %(cursor)s and state in ('done', 'failed')
-        and client_sequence >= %(first)s and client_sequence < %(first)s + %(clone)s
+    where sampling_session_id = %(session_id)s
+        and finished_at > to_timestamp(%(cursor)s::bigint / 1000000.0) - interval '1 ms'
+        and {_CURSOR} > %(cursor)s::bigint and state in ('done', 'failed')
+        and client_sequence >= %(first)s::bigint and client_sequence < %(first)s::bigint + %(clone)s::bigint
     order by finished_at
 """  # noqa: S608 - put together from constants
 

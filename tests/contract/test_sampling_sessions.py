@@ -300,7 +300,7 @@ async def test_what_was_cancelled_is_not_sampled_any_longer(client: Client, samp
 async def test_a_session_reports_its_completions_in_order_and_drops_what_was_fetched(client: Client):
     ids = [await client.submit(sampling_params={"max_tokens": 1}) for _ in range(3)]
     ids.append(await client.submit(sampling_params={"max_tokens": -1}))
-    clone = await client.submit(1_000_000_000)
+    clone = await client.submit(3_000_000_000)
     states, cursor = dict[str, str](), 0
     while len(states) < 4:
         completions, cursor = await client.completed(cursor)
@@ -308,7 +308,7 @@ async def test_a_session_reports_its_completions_in_order_and_drops_what_was_fet
     assert states == {f"sample-{one.hex}": "finished" for one in ids[:3]} | {f"sample-{ids[3].hex}": "failed"}
     assert await client.completed(cursor, timeout=0) == ([], cursor)
     await client.result(clone)
-    assert [one["request_id"] for one in (await client.completed(clone=1))[0]] == [f"sample-{clone.hex}"]
+    assert [one["request_id"] for one in (await client.completed(clone=3))[0]] == [f"sample-{clone.hex}"]
     await client.completed(cursor, timeout=0, retrieved_request_ids=[f"sample-{ids[0].hex}", "op-1"])
     with pytest.raises(Gone):
         await client.result(ids[0])

@@ -92,7 +92,8 @@ def _chunks(index: int, chunks: Any) -> Iterator[SentChunk]:
 def _tensor(where: str, tensor: pb.Tensor) -> SentTensor:
     if tensor.dtype not in _DTYPES:
         raise InvalidRequest(f"{where} has a type other than float32 and int64")
-    dtype, shape = _DTYPES[tensor.dtype], tuple(tensor.shape)
+    dtype = _DTYPES[tensor.dtype]
+    shape = tuple(tensor.shape) or None  # the SDK leaves out what a caller did not give: a vector
     if tensor.WhichOneof("encoding") != "sparse_csr":
         return SentTensor(_array(where, tensor.dense, dtype), shape)
     sparse, index = tensor.sparse_csr, np.dtype("<i8")

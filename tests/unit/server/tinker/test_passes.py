@@ -74,6 +74,14 @@ def test_a_datum_is_scored_at_every_position(parse):
 
 
 @FORMS
+def test_an_array_without_a_shape_is_a_vector(parse):
+    targets = tinker.TensorData(data=[2, 3, 4], dtype="int64")
+    assert targets.shape is None
+    (one,) = to_datums(parse(asked(datum(target_tokens=targets))).read(), INFO, 1000)
+    assert one.targets.tolist() == [2, 3, 4]
+
+
+@FORMS
 def test_targets_of_one_call_may_be_one_or_many_and_dense_or_sparse(parse):
     matrix = torch.zeros((3, 9), dtype=torch.int64)
     matrix[0, 2], matrix[2, 0] = 7, 9

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -28,6 +28,7 @@ from server.principals.callers import Caller
 from server.principals.quotas import refuse_another_model
 from server.values.sanitizing import is_storable
 from store.tables import CheckpointRow, ModelRow
+from wire.engine import LoraConfig
 from wire.errors import Conflict, InvalidRequest, NotFound
 
 _MOST_RUNS = 10**9
@@ -89,6 +90,7 @@ async def create_run(session: AsyncSession, caller: Caller, base: str, new: NewR
     found = await repository.find_model(session, caller.team_id, base)
     if found is None or found[0].team_id is not None:
         raise no_such_model(base)
+    _require_parts(found[0], new.lora)
     run = await _insert(session, caller, found[0], found[0].id, new)
     record(session, actor_of(caller), "fork", team_id=caller.team_id, subject_id=run.id, source=found[0].slug)
     await session.flush()
@@ -124,6 +126,19 @@ async def create_run_from(
     record(session, actor_of(caller), "fork", team_id=caller.team_id, subject_id=run.id, **detail)
     await session.flush()
     return run
+
+
+def _require_parts(base: ModelRow, lora: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for a part in which the base has weights that adapters leave out, if a trainer said so."""
+    parts = LoraConfig(**lora).parts
+    adapted: Sequence[str] = (base.info or {}).get("adapted_parts", parts)
+    for part in parts:
+        if part not in adapted:
+            raise InvalidRequest(
+                f"lora_config: adapters of {base.slug!r} leave weights of its {part} out (its experts are one "
+                f"parameter together), so train_{part} must be false",
+                param="lora_config",
+            )
 
 
 async def _asked_before(session: AsyncSession, caller: Caller, key: RunKey) -> ModelRow | None:

@@ -14,6 +14,7 @@ import zstandard
 
 from server.protocols.tinker.messages import tinker_pb2 as pb
 from store.database import AsyncDatabase
+from store.tables import ModelRow
 from tests.contract.conftest import CONTEXT, LIMITS
 from wire.payload import decode
 
@@ -129,6 +130,27 @@ async def test_what_cannot_be_made_is_refused_by_name(team, base, more, status, 
     body = {"session_id": session, "model_seq_id": 0, "base_model": base.slug, **more}
     reply = await team.http.post(f"{ROOT}/create_model", json=body)
     assert (reply.status_code, sentence in reply.json()["detail"]) == (status, True), reply.text
+
+
+@pytest.fixture
+async def base_with_experts(base, database):
+    """Of which a trainer says that adapters leave its experts out."""
+
+    async def say(info: dict[str, Any]) -> None:
+        async with database.session() as session:
+            (await session.get_one(ModelRow, base.id)).info = info
+
+    await say({**base.info, "adapted_parts": ["attn", "unembed"]})
+    yield base
+    await say(base.info)
+
+
+async def test_a_part_that_adapters_do_not_cover_is_refused_by_name(team, base_with_experts):
+    session_id = (await team.http.post(f"{ROOT}/create_session", json={})).json()["session_id"]
+    body = {"session_id": session_id, "model_seq_id": 0, "base_model": base_with_experts.slug}
+    reply = await team.http.post(f"{ROOT}/create_model", json=body)
+    assert (reply.status_code, "train_mlp must be false" in reply.json()["detail"]) == (422, True), reply.text
+    await made(team, base_with_experts, lora_config={"train_mlp": False})
 
 
 async def test_a_run_of_a_finished_session_takes_no_work_and_keeps_its_results(run):

@@ -1,0 +1,89 @@
+"""The loops in `examples/tinker`, each run as a user runs it, for a few steps."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from statistics import fmean
+
+import httpx
+import pytest
+
+from tests.e2e.box import Box
+
+_TIMEOUT_S = 240
+
+
+def test_reinforcement_climbs_on_policy(box: Box, tiny_base: Path):
+    shown = _loop(box, "rl_loop", f"--tokenizer={tiny_base}", "--steps=8", "--groups=4")
+    rewards, kls = _column(shown, "reward"), _column(shown, "kl")
+    assert len(rewards) == 8
+    assert fmean(rewards[-3:]) > fmean(rewards[:3]) + 0.1, shown
+    assert max(map(abs, kls)) < 1e-5, "the trainer computes what the sampler sampled from"
+    assert re.search(r"^tinker://\S+/weights/final$", shown, re.MULTILINE)
+
+
+def test_supervision_resumes_where_it_was_broken_off(box: Box, tiny_base: Path, supervised: Path, tmp_path: Path):
+    rows = [json.loads(line) for line in (supervised / "checkpoints.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3, 6]
+    unbroken = _column((supervised / "shown").read_text(), "nll")
+    assert unbroken[-1] < unbroken[0] / 2, "it learns"
+
+    (tmp_path / "checkpoints.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    resumed = _loop(box, "supervised_loop", f"--tokenizer={tiny_base}", "--steps=6", f"--out={tmp_path}")
+    assert _column(resumed, "nll") == unbroken[3:]
+
+
+def test_preferences_widen_the_margin_with_the_tokenizer_that_the_service_offers(box: Box, tmp_path: Path):
+    key = {"X-API-Key": box.env["TINKER_API_KEY"]}
+    archive = httpx.get(f"{box.url}/api/v1/tokenizers/tiny-arith", headers=key, trust_env=False)
+    with tarfile.open(fileobj=io.BytesIO(archive.content)) as files:
+        files.extractall(tmp_path, filter="data")
+
+    shown = _loop(box, "preference_loop", "--steps=5", "--pairs=8", HF_HOME=str(tmp_path))
+    margins, losses = _column(shown, "margin"), _column(shown, "loss")
+    assert abs(margins[0]) < 1e-3, "at first the policy is the reference"
+    assert margins[-1] > 1.0, shown
+    assert losses[-1] < losses[0]
+
+
+def test_a_student_comes_closer_to_its_teacher(box: Box, tiny_base: Path, supervised: Path):
+    teacher = json.loads((supervised / "checkpoints.jsonl").read_text().splitlines()[-1])["sampler_path"]
+    options = (f"--tokenizer={tiny_base}", "--steps=6", "--batch-size=16", f"--teacher={teacher}")
+    shown = _loop(box, "distillation_loop", *options)
+    for column in ("kl(teacher|student)", "kl(student|teacher)"):
+        divergences = _column(shown, column)
+        assert fmean(divergences[-2:]) < divergences[0] / 2, shown
+
+
+@pytest.fixture(scope="module")
+def supervised(box: Box, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of six supervised steps without a break."""
+    out = tmp_path_factory.mktemp("supervised")
+    options = (f"--tokenizer={tiny_base}", "--steps=6", "--save-every=3", f"--out={out}")
+    (out / "shown").write_text(_loop(box, "supervised_loop", *options))
+    return out
+
+
+def _loop(box: Box, name: str, *options: str, **environment: str) -> str:
+    """What it printed. A warning fails it: so the SDK announces what it is about to drop, and what does not work."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning", "-m", f"examples.tinker.{name}", *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **box.env, "HF_HUB_OFFLINE": "1", **environment},
+        timeout=_TIMEOUT_S,
+    )
+    assert done.returncode == 0, f"{done.stderr[-3000:]}\n{box.logs()}"
+    assert "WARNING" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def _column(shown: str, name: str) -> list[float]:
+    return [float(number) for number in re.findall(rf"  {re.escape(name)} (\S+)", shown)]

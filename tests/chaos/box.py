@@ -155,7 +155,8 @@ class Box:
             self.url = f"http://127.0.0.1:{port}"
             settings = {**store, **files, "sampler_token": self._token, "port": port}
         elif kind == "trainer":
-            settings = {**store, **files, **checkpoints, **base, "lease_ttl_s": LEASE_TTL_S, "device": "cpu"}
+            own = {"lease_ttl_s": LEASE_TTL_S, "device": "cpu", "snapshot_every_steps": 3}
+            settings = {**store, **files, **checkpoints, **base, **own}
         else:
             listen = {"token": self._token, "host": "127.0.0.1", "port": 0, "advertise": None}
             settings = {**store, **checkpoints, **base, **listen, "backend": "local", "seed": 0}

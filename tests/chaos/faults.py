@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 ANY_TIME = "any time"
 ACTIONS = ("kill", "stop")
-PROVOKED = ("replay:", "lease:before-take", "lease:after-take")
+PROVOKED = ("replay:", "recompute:", "lease:before-take", "lease:after-take")
 """Points that a trainer reaches when it takes a model over, which needs another to die first."""
 
 _ONLY_KILLED = ("backend", "machine")

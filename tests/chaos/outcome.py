@@ -52,7 +52,7 @@ def outcome(box: Box, model_id: str, progress: Progress) -> Outcome:
         labels.get(row.id, f"{row.name}, which no step returned"): {
             "parent": labels.get(row.parent_id),
             "step": row.step,
-            "files": _files(box, model_id, row),
+            "files": files_of(box, model_id, row),
             "metrics": deterministic(row.metrics),
             "counts": [row.num_traces, row.num_datums, row.num_tokens, row.mean_reward, row.learning_rate, row.loss_fn],
         }
@@ -71,7 +71,7 @@ def _labels(operations: list[Any]) -> dict[Any, str]:
     return {checkpoint_id: f"call {number} of optim_step" for number, checkpoint_id in enumerate(made, 1)}
 
 
-def _files(box: Box, model_id: str, row: Any) -> dict[str, str]:
+def files_of(box: Box, model_id: str, row: Any) -> dict[str, str]:
     """SHA-256 of the files as they are, which must be as the manifest in the database says."""
     folder = box.checkpoints / model_id.replace("-", "") / row.files_id.hex
     found = {}

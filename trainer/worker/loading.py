@@ -68,7 +68,7 @@ class Loading:
             self._passes.compute_again(gradient)
         header, _ = decode(work.read_payload(step, self._blobs))
         assert step.plan is not None, "a step without files has a plan"
-        fault_point("replay:before-step")
+        fault_point("recompute:before-step")
         self._engine.optim_step(model.id, AdamParams(**header), decode_step_plan(step.plan))
         self._passes.forget(model.id)
 

@@ -46,7 +46,7 @@ POINTS = frozenset(
         "take:after-commit",
         "replay:before-pass",
         "replay:after-pass",
-        "replay:before-step",
+        "recompute:before-step",
         "complete:before-commit",
         "complete:after-commit",
         "fail:before-commit",

@@ -107,7 +107,7 @@ async def take_over(session: AsyncSession, model: ModelRow, head: CheckpointRow,
     if head.files_removed_at is not None:
         raise Conflict("the source's head moved meanwhile, and its old files were removed; fork again")
     if not head.is_saved:
-        raise Unavailable("the source's head moved meanwhile, to a node without files; fork again", retry_after_s=5)
+        raise Unavailable(f"{head.name} has no files yet; try again in a few seconds", retry_after_s=5)
     root_id = uuid.uuid4()
     root = CheckpointRow(
         id=root_id,

@@ -90,8 +90,8 @@ TREE = (
     ),
     Invariant(
         "files belong to a checkpoint",
-        "The files that a checkpoint names are those of a committed checkpoint on the same base; what retention "
-        "removed of them is gone for all that name them.",
+        "The files that a checkpoint names are those of a committed checkpoint on the same base, which has some; what "
+        "retention removed of them is gone for all that name them.",
         """
         select c.id as checkpoint_id, c.files_id, c.files_model_id, o.status
         from checkpoints c
@@ -99,9 +99,9 @@ TREE = (
         left join checkpoints o on o.id = c.files_id
         left join models om on om.id = o.model_id
         where c.files_id <> c.id and not coalesce(
-            o.status = 'committed' and o.files_id = o.id and o.model_id = c.files_model_id
+            o.status = 'committed' and o.files_id = o.id and o.model_id = c.files_model_id and o.is_saved
             and om.base_id = m.base_id
-            and (o.state_removed_at is null) = (c.state_removed_at is null)
+            and (o.state_removed_at is null or c.state_removed_at is not null)
             and (o.files_removed_at is null) = (c.files_removed_at is null),
             false
         )

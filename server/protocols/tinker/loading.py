@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Request
 from pydantic import Field
 
+from server.catalog.path_files import have_path_files
 from server.catalog.runs import NewRun, RunKey, create_run_from
 from server.checkpoint_names.resolving import resolve_path
 from server.http.authentication import CallerDep
@@ -64,6 +65,7 @@ async def _make(context: Context, caller: Caller, sent: LoadNew) -> Future:
     new = NewRun(
         RunKey(sent.session_id, sent.model_seq_id), user_metadata=storable_json(sent.user_metadata, "user_metadata")
     )
+    await have_path_files(context.heads, caller, sent.path, "training")
     async with context.database.session() as session:
         found = await resolve_path(session, caller, sent.path, "training")
         _check_base(sent.base_model, found.base.slug, found.base.name)
@@ -75,6 +77,7 @@ async def _load_into(context: Context, caller: Caller, body: dict[str, Any]) -> 
     run_id, number = envelope(body)
     sent, digest = checked(LoadInto, body), body_digest(LOAD, body)
     model = await trained_run(context.training, caller, run_id)
+    await have_path_files(context.heads, caller, sent.path, "training")
     operation_id = await load_into(context.training, model, Load(number, sent.path, sent.optimizer, digest))
     return Future(request_id=operation_id.hex, model_id=run_id)
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic_core import from_json
 
 from server.catalog.bases import base_by_name
+from server.catalog.path_files import have_path_files
 from server.checkpoint_names.resolving import resolve_path
 from server.http.access import Access, DescribedKey, sent_key
 from server.http.authentication import ReporterDep
@@ -151,6 +152,8 @@ async def create_sampling_session(
 ) -> CreatedSamplingSession:
     """Open a sampling session, or find the one of this number."""
     caller.require("sample")
+    if body.model_path is not None:
+        await have_path_files(context.heads, caller, body.model_path, "sampling")
     async with context.database.session() as session:
         weights = await _weights(session, caller, body.base_model, body.model_path)
         opened = await open_sampling_session(session, caller, body.session_id, body.sampling_session_seq_id, weights)

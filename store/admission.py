@@ -33,7 +33,10 @@ _FACTS = f"""
             else exists (
                 select from operations o where o.model_id = m.id and o.idempotency_key = %(idempotency_key)s::text
             )
-        end as may_repeat
+        end as may_repeat,
+        coalesce(
+            (select s.finished_at is not null from client_sessions s where s.id = m.session_id), false
+        ) as session_is_finished
 """  # noqa: S608 - put together from constants
 _MODEL = """
     join teams t on t.id = k.team_id
@@ -52,6 +55,16 @@ _BY_TEAM = f"""
 """  # noqa: S608 - put together from constants
 
 
+_RUN = f"""
+    with k as (select %(team_id)s::uuid as team_id), wanted as (
+        select m.id from models m, k
+        where m.session_id = %(session_id)s and m.session_index = %(index)s and m.team_id = k.team_id
+            and m.removed_at is null
+    )
+    select {_FACTS} from k {_MODEL}
+"""  # noqa: S608 - put together from constants
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
     """A model as a team sees it.
@@ -59,7 +72,7 @@ class Admission:
     `model_id` and `slug` are None where there is no such model, `base_slug` where it is a base itself, `info` and
     `losses` before a trainer has loaded the base. `tokens_today`: what the team has sent to be trained since midnight,
     UTC. `may_repeat`: an operation is in the log under the call's Idempotency-Key or, for a call without one, an
-    operation whose answer nobody has.
+    operation whose answer nobody has. `session_is_finished`: of a run's client session.
     """
 
     model_id: UUID | None
@@ -75,6 +88,7 @@ class Admission:
     tokens_today: int
     base_id: UUID | None
     may_repeat: bool
+    session_is_finished: bool
 
 
 async def find_keyed_admission(
@@ -98,6 +112,15 @@ async def find_admission(
 ) -> Admission | None:
     """What a team means by a model's id or, where that is None, a reference. None where there is no such team."""
     row = await _found(connection, _BY_TEAM, model_id, reference, idempotency_key, team_id=team_id)
+    return Admission(*row) if row else None
+
+
+async def find_run_admission(
+    connection: AsyncConnection, team_id: UUID, session_id: str, index: int
+) -> Admission | None:
+    """A team's run of that number in a client session. None where there is no such team."""
+    values = {"team_id": team_id, "session_id": session_id, "index": index, "idempotency_key": None}
+    row = await (await connection.execute(_RUN.encode(), values)).fetchone()
     return Admission(*row) if row else None
 
 

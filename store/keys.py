@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from store.database import AsyncDatabase
+from store.database import AsyncConnection, AsyncDatabase
 
 KEY = """
     select
@@ -23,6 +23,7 @@ KEY = """
 """SQL: keys with their teams, in the order of the fields of `KeyFacts`."""
 
 _FIND = f"{KEY} where k.key_hash = :key_hash"
+_FIND_ALONE = f"{KEY} where k.key_hash = %(key_hash)s"
 
 _SEEN = """
     update api_keys set last_used_at = clock_timestamp()
@@ -56,6 +57,12 @@ def key_facts(row: Any) -> KeyFacts:
 async def find_key(session: AsyncSession, key_hash: bytes) -> KeyFacts | None:
     """The key with this hash."""
     row = (await session.execute(text(_FIND), {"key_hash": key_hash})).first()
+    return key_facts(row) if row else None
+
+
+async def find_key_alone(connection: AsyncConnection, key_hash: bytes) -> KeyFacts | None:
+    """As `find_key`, for whoever needs no session: it costs a seventh there."""
+    row = await (await connection.execute(_FIND_ALONE.encode(), {"key_hash": key_hash})).fetchone()
     return key_facts(row) if row else None
 
 

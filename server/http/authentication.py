@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from fastapi import Depends, Request
 
-from server.auth.service import authenticate
+from server.auth.service import caller_of_key
 from server.http.access import Access, DescribedKey, sent_key
 from server.http.context import Context
 from server.principals.callers import Caller
@@ -65,8 +65,8 @@ async def _authenticated(request: Request) -> Caller:
     caller: Caller | None = request.scope.get(_CALLER)
     if caller is None:
         key, context = sent_key(request), _context(request)
-        async with context.database.session() as session:
-            caller = request.scope[_CALLER] = await authenticate(session, key)
+        async with context.database.connection() as connection:
+            caller = request.scope[_CALLER] = await caller_of_key(connection, key)
         context.key_uses.note(caller.key_id)
     return caller
 

@@ -102,6 +102,15 @@ async def open_model(
     """
     caller, found = await _admitted(training, who, model, idempotency_key)
     caller.require(scope)
+    opened = await admitted_model(training, caller, found, model, idempotency_key)
+    check_idempotency_key(idempotency_key)
+    return opened
+
+
+async def admitted_model(
+    training: Training, caller: Caller, found: Admission | None, model: str, idempotency_key: str | None = None
+) -> TrainedModel:
+    """What was looked up under a name, for a caller who may train. Raises as `open_model`."""
     if found is None or found.model_id is None or found.slug is None:
         raise no_such_model(model)
     caller.require_model(found.model_id, found.slug)
@@ -109,7 +118,6 @@ async def open_model(
         raise Forbidden(f"{found.slug!r} is a base model and cannot be trained; fork it and train the fork")
     if found.info is None or not found.losses:
         raise await _not_loaded(training.database, found.base_slug)
-    check_idempotency_key(idempotency_key)
     info = BaseModelInfo(**found.info)
     return TrainedModel(caller, found.model_id, found.base_id, found.slug, info, found.losses, found, idempotency_key)
 

@@ -10,7 +10,8 @@ from uuid import UUID
 from server.catalog.runs import RunKey
 from server.principals.callers import Caller
 from server.training.collaborators import Training
-from store.oplog.results import Result, wait_for_result
+from store.oplog.results import Result, take_result
+from store.oplog.waiting import WaitingCall
 from store.planes.trainer_availability import trainer_availability_async
 from store.tables import ModelRow, OperationRow
 from wire.errors import Gone, HeadwayError, NotFound, TimedOut, Unavailable
@@ -21,7 +22,8 @@ _FAULT = 500
 """Statuses from here on are those of faults of the service."""
 
 _FIND = """
-    select o.kind, m.id as model_id, m.slug, m.session_id, m.session_index
+    select o.kind, o.state not in ('held', 'queued', 'running') as has_ended,
+        m.id as model_id, m.slug, m.session_id, m.session_index
     from operations o join models m on m.id = o.model_id
     where o.id = %(id)s and m.team_id = %(team_id)s and o.client_sequence is not null and m.session_id is not null
 """
@@ -29,12 +31,13 @@ _FIND = """
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """An operation of a run, whatever has become of it."""
+    """An operation of a run. `has_ended`: when it was looked for."""
 
     operation_id: UUID
     kind: str
     run_id: str
     model_id: UUID
+    has_ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +64,32 @@ async def find_promise(training: Training, caller: Caller, operation_id: UUID) -
     if row is None:
         raise NotFound(f"there is no request {operation_id.hex}", param="request_id")
     caller.require_model(row.model_id, row.slug)
-    return Promise(operation_id, row.kind, RunKey(row.session_id, row.session_index).run_id, row.model_id)
+    run_id = RunKey(row.session_id, row.session_index).run_id
+    return Promise(operation_id, row.kind, run_id, row.model_id, row.has_ended)
 
 
-async def wait_for_promise(training: Training, promise: Promise, timeout_s: float) -> Result | Pending | Failed:
-    """What has become of the operation, after `timeout_s` at the latest. Raises Gone for a result that was not kept,
-    ServerStopping, and what the database raises while it is away."""
+async def follow_promise(
+    training: Training, caller: Caller, operation_id: UUID, timeout_s: float
+) -> tuple[Promise, Result | Pending | Failed]:
+    """The operation and what has become of it, after `timeout_s` at the latest.
+
+    Raises as `find_promise`; Gone for a result that was not kept, ServerStopping, and what the database raises while it
+    is away.
+    """
+    # Listening begins before it is looked for, so that its end cannot be missed.
+    with training.waiting_calls.wait_for(operation_id) as waiting:
+        promise = await find_promise(training, caller, operation_id)
+        if promise.has_ended:
+            waiting.wake()
+        return promise, await _outcome(training, promise, waiting, timeout_s)
+
+
+async def _outcome(
+    training: Training, promise: Promise, waiting: WaitingCall, timeout_s: float
+) -> Result | Pending | Failed:
     async with training.shutdown.waiting():
         try:
-            return await wait_for_result(
-                training.database, training.waiting_calls, training.blobs, promise.operation_id, timeout_s
-            )
+            return await take_result(training.database, waiting, training.blobs, timeout_s)
         except Gone:
             raise
         except (TimedOut, Unavailable) as error:

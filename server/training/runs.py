@@ -8,16 +8,10 @@ from dataclasses import replace
 from server.catalog.runs import RunKey, no_such_run
 from server.client_sessions.service import session_finished
 from server.principals.callers import Caller
-from server.training.admission import TrainedModel, open_model, refusal_of
+from server.training.admission import TrainedModel, admitted_model, refusal_of
 from server.training.collaborators import Training
 from server.values.sanitizing import is_storable
-
-_FIND = """
-    select m.id, s.finished_at is not null as is_finished
-    from models m join client_sessions s on s.id = m.session_id
-    where m.session_id = %(session_id)s and m.session_index = %(index)s and m.team_id = %(team_id)s
-        and m.removed_at is null
-"""
+from store.admission import find_run_admission
 
 
 async def trained_run(training: Training, caller: Caller, run_id: str, *, keeps: bool = False) -> TrainedModel:
@@ -25,15 +19,15 @@ async def trained_run(training: Training, caller: Caller, run_id: str, *, keeps:
 
     Raises NotFound, SessionFinished, Forbidden, or Unavailable before a worker has loaded the base.
     """
+    caller.require("train")
     key = RunKey.of(run_id) if is_storable(run_id) else None
     if key is None:
         raise no_such_run(run_id)
-    values = {"session_id": key.session_id, "index": key.index, "team_id": caller.team_id}
     async with training.database.connection() as connection:
-        row = await (await connection.execute(_FIND, values)).fetchone()
-    if row is None:
+        found = await find_run_admission(connection, caller.team_id, key.session_id, key.index)
+    if found is None or found.model_id is None:
         raise no_such_run(run_id)
-    if row.is_finished:
+    model = await admitted_model(training, caller, found, run_id)
+    if found.session_is_finished:
         raise session_finished(key.session_id)
-    model = await open_model(training, caller, str(row.id))
     return replace(model, refusal=await refusal_of(training, model, keeps=keeps))

@@ -30,7 +30,7 @@ from server.protocols.tinker.sampling_futures import Content, sampling_answer
 from server.protocols.tinker.schemas import TinkerReply, TinkerRequest
 from server.sampling_sessions.futures import Failed as SamplingFailed
 from server.sampling_sessions.running import Wait
-from server.training.promises import Failed, Pending, find_promise, wait_for_promise
+from server.training.promises import Failed, Pending, find_promise, follow_promise
 from wire.errors import HeadwayError, NotFound
 from wire.process.off_loop import off_loop
 
@@ -118,8 +118,7 @@ async def _retrieved(context: Context, caller: Caller, body: RetrieveFuture, rea
 async def _of_operation(
     context: Context, caller: Caller, body: RetrieveFuture, operation_id: UUID, reads: Reads
 ) -> Response:
-    promise = await find_promise(context.training, caller, operation_id)
-    outcome = await wait_for_promise(context.training, promise, POLL_S)
+    promise, outcome = await follow_promise(context.training, caller, operation_id, POLL_S)
     match outcome:
         case Pending(state, reason):
             return try_again(body.request_id, state, reason)

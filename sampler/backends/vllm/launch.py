@@ -13,7 +13,8 @@ import threading
 
 # The command `vllm` looks up a distribution of that name, which the CPU build does not have.
 _SERVER = "vllm.entrypoints.openai.api_server"
-_CPU_FLAGS = ["--dtype", "float32", "--enforce-eager", "--worker-extension-cls", "worker_extension.WorkerExtension"]
+_CPU_FLAGS = ["--dtype", "float32", "--enforce-eager"]
+_EXTENSION = ["--worker-extension-cls", "worker_extension.WorkerExtension"]  # in the folder of this file
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     import torch  # pyright: ignore[reportMissingImports]
 
-    arguments = sys.argv[1:]
+    arguments = [*_EXTENSION, *sys.argv[1:]]
     if not torch.cuda.is_available():
         _prepare_for_cpu()
         arguments = [*_CPU_FLAGS, *arguments]

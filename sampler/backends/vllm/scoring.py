@@ -1,8 +1,9 @@
 """Logprobs of a prompt's own tokens from vLLM, where it computes them right.
 
-Some versions leave the adapter of the head out of them, or take that of another request. So before the first prompt is
-scored, two random adapters are loaded, one on the head and one elsewhere, and asked beside each other; where the
-logprobs of their prompts are not those with which they sample, prompts are not scored under such adapters.
+vLLM leaves the adapter of the head out of them, or takes that of another request; `worker_extension.py` mends that in
+versions that are as it expects. So before the first prompt is scored, two random adapters are loaded, one on the head
+and one elsewhere, and asked beside each other; where the logprobs of their prompts are not those with which they
+sample, prompts are not scored under such adapters.
 """
 
 from __future__ import annotations

@@ -1,51 +1,122 @@
-"""Runs in vLLM's worker, on a CPU: the logits of a prompt's tokens get the adapter of their own request.
+"""Runs in vLLM's workers: the logits of a prompt's tokens get the adapter of their own request.
 
-vLLM computes these logits with the adapters of the batch's next tokens, one row for each request, though a prompt has
-many rows: beside other requests that fails, or adds what belongs to another request. Here each prompt's logits are
-computed while the mapping holds that request alone, whose one row then stands for all of the prompt's.
+vLLM computes these logits while the adapters of the head are mapped for the batch's next tokens, one row for each
+request, though a prompt has many rows: that fails, leaves the adapter out, or adds that of another request. Here the
+mapping holds, while they are computed, what it holds for the same tokens in the layers before the head. Whether that
+is right is for `scoring.py` to measure.
 
-Nothing of ours is imported here, and nothing of ours imports this (`launch.py` names it on the command line).
+Nothing of ours is imported here, and nothing of ours imports this: `launch.py` names it on the command line.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
-from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # pyright: ignore[reportMissingImports]
-
-_Runner: Any = GPUModelRunner
-_prompt_logprobs: Any = _Runner._get_prompt_logprobs_dict
+# R rows: consecutive tokens of the batch, of which the head's input is given
 
 
 class WorkerExtension:
     """Adds no methods; that it was imported is its effect."""
 
 
-def _of_each_request_alone(self: Any, hidden_states: Any, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
-    asked: dict[str, int] = self.num_prompt_logprobs
-    mapping = _mapping(self)
-    if not asked or mapping is None:
-        return _prompt_logprobs(self, hidden_states, num_scheduled_tokens)
-    found, adapters, lengths = dict[str, Any](), mapping.sampler_indices.clone(), list(mapping.indices_len)
+class OwnRows:
+    """Stands for `compute_logits` of a model whose head may have adapters: each call is for the tokens that follow
+    those of the call before, beginning with the batch's token number `first`."""
+
+    def __init__(self, compute_logits: Callable[[Any], Any], mapping: Any, first: int) -> None:
+        self._compute_logits = compute_logits
+        self._mapping = mapping
+        self._first = first
+
+    def __call__(self, hidden_RH: Any) -> Any:
+        num_rows = hidden_RH.shape[0]
+        first, self._first = self._first, self._first + num_rows
+        with _mapped(self._mapping, self._mapping.token_lora_indices[first : first + num_rows]):
+            return self._compute_logits(hidden_RH)
+
+
+@contextmanager
+def _mapped(mapping: Any, indices_R: Any) -> Generator[None]:
+    on_gpu = getattr(mapping, "prompt_mapping_meta", None)
+    if on_gpu is not None:
+        with _sync_allowed():
+            on_gpu.prepare_tensors(indices_R)
+        try:
+            yield
+        finally:
+            with _sync_allowed():
+                on_gpu.prepare_tensors(mapping.sampler_indices)
+        return
+    # On a CPU one row stands for any number, and all of these are of one request; the head's weights would otherwise be
+    # copied for each.
+    before, lengths = mapping.sampler_indices.clone(), list(mapping.indices_len)
+    mapping._sampler_indices[0] = indices_R[0]
+    mapping.indices_len[1] = 1
     try:
-        for request in [request for request in asked if request in num_scheduled_tokens]:
-            self.num_prompt_logprobs = {request: asked[request]}
-            mapping._sampler_indices[0] = adapters[self.input_batch.req_id_to_index[request]]
-            mapping.indices_len[1] = 1
-            found |= _prompt_logprobs(self, hidden_states, num_scheduled_tokens)
-            if request not in self.num_prompt_logprobs:
-                del asked[request]
+        yield
     finally:
-        self.num_prompt_logprobs = asked
         mapping.indices_len[:] = lengths
-        mapping._sampler_indices[: len(adapters)] = adapters
-    return found
+        mapping._sampler_indices[: len(before)] = before
 
 
-def _mapping(runner: Any) -> Any:
+def _mapping_of(model: Any) -> Any:
     """Which adapter is for which row, where the head may have adapters."""
-    processor: Any = getattr(runner.model, "logits_processor", None)
-    return getattr(processor, "punica_wrapper", None)
+    return getattr(getattr(model, "logits_processor", None), "punica_wrapper", None)
 
 
-_Runner._get_prompt_logprobs_dict = _of_each_request_alone
+def _sync_allowed() -> Any:
+    try:
+        return importlib.import_module("vllm.utils.gpu_sync_debug").gpu_sync_allowed()
+    except (ImportError, AttributeError):
+        return contextlib.nullcontext()
+
+
+def _patch_first_runner() -> None:
+    """The model runner of CPUs, and of GPUs where the second one cannot be had: a request at a time."""
+    runner: Any = importlib.import_module("vllm.v1.worker.gpu_model_runner").GPUModelRunner
+    original = runner._get_prompt_logprobs_dict
+
+    def of_each_request(self: Any, hidden_states: Any, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
+        asked: dict[str, int] = self.num_prompt_logprobs
+        mapping = _mapping_of(self.model)
+        if not asked or mapping is None:
+            return original(self, hidden_states, num_scheduled_tokens)
+        found, compute_logits = dict[str, Any](), self.model.compute_logits
+        try:
+            for request in [request for request in asked if request in num_scheduled_tokens]:
+                first = self.query_start_loc.np[self.input_batch.req_id_to_index[request]].item()
+                self.num_prompt_logprobs = {request: asked[request]}
+                self.model.compute_logits = OwnRows(compute_logits, mapping, first)
+                found |= original(self, hidden_states, num_scheduled_tokens)
+                if request not in self.num_prompt_logprobs:
+                    del asked[request]
+        finally:
+            self.num_prompt_logprobs = asked
+            vars(self.model).pop("compute_logits", None)
+        return found
+
+    runner._get_prompt_logprobs_dict = of_each_request
+
+
+def _patch_second_runner() -> None:
+    """The model runner of GPUs: all tokens of the batch, in pieces."""
+    worker: Any = importlib.import_module("vllm.v1.worker.gpu.sample.prompt_logprob").PromptLogprobsWorker
+    original = worker.compute_prompt_logprobs
+
+    def of_each_token(self: Any, compute_logits: Any, *rest: Any, **named: Any) -> dict[str, Any]:
+        mapping = _mapping_of(getattr(compute_logits, "__self__", None))
+        if mapping is not None and getattr(mapping, "prompt_mapping_meta", None) is not None:
+            compute_logits = OwnRows(compute_logits, mapping, 0)
+        return original(self, compute_logits, *rest, **named)
+
+    worker.compute_prompt_logprobs = of_each_token
+
+
+for patch in (_patch_first_runner, _patch_second_runner):
+    # Another version of vLLM may have another way; then it serves as it is.
+    with contextlib.suppress(ImportError, AttributeError):
+        patch()

@@ -53,11 +53,11 @@ def main() -> None:
         timeout=120,
         trust_env=False,
     )
-    model_id = _fork(client)
+    model_id = fork(client)
     for _ in range(options.warm_up):
-        _step(client, model_id)
+        promoted_step(client, model_id)
     log = OpLog(options.data_dir, model_id) if options.data_dir else None
-    measured = [_step(client, model_id) for _ in range(options.steps)]
+    measured = [promoted_step(client, model_id) for _ in range(options.steps)]
     transactions = log.transactions_per_step(options.steps) if log else None
     _add_torch(measured, client, model_id)
     if log:
@@ -65,14 +65,16 @@ def main() -> None:
     _report(measured, transactions)
 
 
-def _fork(client: httpx.Client) -> str:
+def fork(client: httpx.Client) -> str:
+    """A new fork of the base; its id."""
     base = next(m for m in client.get("/v2/models").json()["items"] if m["base_model"] is None)
     body = {"source_model_id": base["id"], "name": f"bench-{uuid.uuid4().hex[:8]}"}
     reply = client.post("/v2/models/fork", json=body).raise_for_status()
     return reply.json()["id"]
 
 
-def _step(client: httpx.Client, model_id: str) -> Row:
+def promoted_step(client: httpx.Client, model_id: str) -> Row:
+    """Both calls, and when each was sent and answered."""
     started_at, started = time.time(), time.perf_counter()
     passed = client.post(f"/v1/models/{model_id}/train/forward-backward", json=BATCH).raise_for_status().json()
     between_at, between = time.time(), time.perf_counter()

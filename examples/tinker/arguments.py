@@ -11,6 +11,7 @@ def loop_parser(name: str, description: str | None, *, steps: int, learning_rate
         prog=f"python -m examples.tinker.{name}", description=(description or "").split("\n")[0]
     )
     parser.add_argument("--base-model", default="tiny-arith")
+    parser.add_argument("--name", default=name.replace("_", "-"), help="of the run, by which it is a model of Headway")
     parser.add_argument("--tokenizer", help="folder of the tokenizer (default: by the base's name, from the hub)")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--lr", type=float, default=learning_rate)

@@ -56,7 +56,7 @@ class Lesson:
 
 def main() -> None:
     args = parse_args()
-    with tinker.ServiceClient(user_metadata={"loop": "distillation"}) as service:
+    with tinker.ServiceClient() as service:
         student = start_student(service, args)
         teacher = start_teacher(service, args)
         sums = Sums.of(student, args.tokenizer)
@@ -84,9 +84,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def start_student(service: tinker.ServiceClient, args: argparse.Namespace) -> tinker.TrainingClient:
+    named = {"name": args.name}
     if args.student is not None:
-        return service.create_training_client_from_state(args.student).result()
-    return service.create_lora_training_client(args.base_model, rank=args.rank, seed=args.seed).result()
+        return service.create_training_client_from_state(args.student, user_metadata=named).result()
+    return service.create_lora_training_client(
+        args.base_model, rank=args.rank, seed=args.seed, user_metadata=named
+    ).result()
 
 
 def start_teacher(service: tinker.ServiceClient, args: argparse.Namespace) -> tinker.SamplingClient:

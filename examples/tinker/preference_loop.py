@@ -42,8 +42,10 @@ class Answer:
 
 def main() -> None:
     args = parse_args()
-    with tinker.ServiceClient(user_metadata={"loop": "preference"}) as service:
-        training = service.create_lora_training_client(args.base_model, rank=args.rank, seed=args.seed).result()
+    with tinker.ServiceClient() as service:
+        training = service.create_lora_training_client(
+            args.base_model, rank=args.rank, seed=args.seed, user_metadata={"name": args.name}
+        ).result()
         reference = service.create_sampling_client(base_model=args.base_model).result()
         sums = Sums.of(training, args.tokenizer)
         rng = random.Random(args.seed)

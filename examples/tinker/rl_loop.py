@@ -38,8 +38,10 @@ class Rollout:
 
 def main() -> None:
     args = parse_args()
-    with tinker.ServiceClient(user_metadata={"loop": "rl"}) as service:
-        training = service.create_lora_training_client(args.base_model, rank=args.rank, seed=args.seed).result()
+    with tinker.ServiceClient() as service:
+        training = service.create_lora_training_client(
+            args.base_model, rank=args.rank, seed=args.seed, user_metadata={"name": args.name}
+        ).result()
         train(training, Sums.of(training, args.tokenizer), args)
         print(training.save_state("final").result().path)
 

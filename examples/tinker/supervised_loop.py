@@ -28,7 +28,7 @@ from examples.tinker.sums import Sums
 def main() -> None:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    with tinker.ServiceClient(user_metadata={"loop": "supervised"}) as service:
+    with tinker.ServiceClient() as service:
         training, first = start_or_resume(service, args)
         sums = Sums.of(training, args.tokenizer)
         for step in range(first, args.steps + 1):
@@ -49,11 +49,14 @@ def parse_args() -> argparse.Namespace:
 def start_or_resume(service: tinker.ServiceClient, args: argparse.Namespace) -> tuple[tinker.TrainingClient, int]:
     """The client, and the step to begin with."""
     log: Path = args.out / "checkpoints.jsonl"
+    named = {"name": args.name}
     if not log.exists():
-        return service.create_lora_training_client(args.base_model, rank=args.rank, seed=args.seed).result(), 1
+        new = service.create_lora_training_client(args.base_model, rank=args.rank, seed=args.seed, user_metadata=named)
+        return new.result(), 1
     saved = json.loads(log.read_text().splitlines()[-1])
     print(f"resuming {saved['state_path']}")
-    return service.create_training_client_from_state_with_optimizer(saved["state_path"]).result(), saved["step"] + 1
+    resumed = service.create_training_client_from_state_with_optimizer(saved["state_path"], user_metadata=named)
+    return resumed.result(), saved["step"] + 1
 
 
 def train_on_answers(

@@ -21,12 +21,16 @@ _TIMEOUT_S = 240
 
 
 def test_reinforcement_climbs_on_policy(box: Box, tiny_base: Path):
-    shown = _loop(box, "rl_loop", f"--tokenizer={tiny_base}", "--steps=8", "--groups=4")
+    shown = _loop(box, "rl_loop", f"--tokenizer={tiny_base}", "--steps=8", "--groups=4", "--name=climbs")
     rewards, kls = _column(shown, "reward"), _column(shown, "kl")
     assert len(rewards) == 8
     assert fmean(rewards[-3:]) > fmean(rewards[:3]) + 0.1, shown
     assert max(map(abs, kls)) < 1e-5, "the trainer computes what the sampler sampled from"
     assert re.search(r"^tinker://\S+/weights/final$", shown, re.MULTILINE)
+
+    model = box.call("GET", "/v2/models/resolve?model=climbs")["id"]
+    nodes = box.call("GET", f"/v2/models/{model}/checkpoints")
+    assert [node["step"] for node in nodes] == list(range(9)), "a model of this team like any other"
 
 
 def test_supervision_resumes_where_it_was_broken_off(box: Box, tiny_base: Path, supervised: Path, tmp_path: Path):

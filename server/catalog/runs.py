@@ -20,9 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import actor_of, record
 from server.catalog import repository
+from server.catalog.bases import base_by_name
 from server.catalog.forks import is_free_name, take_over
-from server.catalog.service import no_such_model
-from server.checkpoint_names.paths import parse_run_id, run_id_of
+from server.catalog.run_ids import parse_run_id, run_id_of
 from server.client_sessions.service import get_open_session, session_finished
 from server.principals.callers import Caller
 from server.principals.quotas import refuse_another_model
@@ -87,12 +87,10 @@ async def create_run(session: AsyncSession, caller: Caller, base: str, new: NewR
     """
     if (known := await _asked_before(session, caller, new.key)) is not None:
         return known
-    found = await repository.find_model(session, caller.team_id, base)
-    if found is None or found[0].team_id is not None:
-        raise no_such_model(base)
-    _require_parts(found[0], new.lora)
-    run = await _insert(session, caller, found[0], found[0].id, new)
-    record(session, actor_of(caller), "fork", team_id=caller.team_id, subject_id=run.id, source=found[0].slug)
+    found = await base_by_name(session, base)
+    _require_parts(found, new.lora)
+    run = await _insert(session, caller, found, found.id, new)
+    record(session, actor_of(caller), "fork", team_id=caller.team_id, subject_id=run.id, source=found.slug)
     await session.flush()
     return run
 

@@ -1,4 +1,4 @@
-"""Paths of checkpoints as clients of the Tinker API write them, and the ids of training runs in them."""
+"""Paths of checkpoints as clients of the Tinker API write them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from server.catalog.run_ids import run_id
 from server.values.sanitizing import is_storable
 from store.tables import ModelRow
 from wire.errors import InvalidRequest
@@ -18,7 +19,6 @@ _KINDS: dict[str, Kind] = {segment: kind for kind, segment in SEGMENTS.items()}
 
 _SCHEME = "tinker://"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
-_RUN_ID = re.compile(r"(?P<session_id>.{1,200}):train:(?P<index>[0-9]{1,9})")
 _MOST_SHOWN = 300
 
 
@@ -69,24 +69,6 @@ def check_name(name: str) -> str:
             "underscores"
         )
     return name
-
-
-def run_id(model: ModelRow) -> str:
-    """What clients call a model: `SESSION:train:INDEX` where one of their sessions made it, else the model's id."""
-    if model.session_id is None:
-        return str(model.id)
-    return run_id_of(model.session_id, model.session_index or 0)
-
-
-def run_id_of(session_id: str, index: int) -> str:
-    """The id of a session's run so and so."""
-    return f"{session_id}:train:{index}"
-
-
-def parse_run_id(run: str) -> tuple[str, int] | None:
-    """The session and the index of such an id; None for anything else."""
-    found = _RUN_ID.fullmatch(run)
-    return (found["session_id"], int(found["index"])) if found else None
 
 
 def path_of(model: ModelRow, kind: Kind, name: str) -> str:

@@ -10,7 +10,8 @@ from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from server.checkpoint_names.paths import SEGMENTS, Kind, TinkerPath, parse_run_id
+from server.catalog.run_ids import parse_run_id
+from server.checkpoint_names.paths import SEGMENTS, Kind, TinkerPath
 from server.checkpoint_names.types import NamedCheckpoint, named_by_row
 from server.principals.callers import Caller
 from server.values.sanitizing import is_storable

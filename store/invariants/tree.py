@@ -91,7 +91,7 @@ TREE = (
     Invariant(
         "files belong to a checkpoint",
         "The files that a checkpoint names are those of a committed checkpoint on the same base, which has some; what "
-        "retention removed of them is gone for all that name them.",
+        "retention removed of them is gone for all that name them; a root may begin with fresh moments all the same.",
         """
         select c.id as checkpoint_id, c.files_id, c.files_model_id, o.status
         from checkpoints c

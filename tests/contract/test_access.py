@@ -202,6 +202,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("DELETE", NAMED): (TRAIN, None),
     ("GET", "/api/v1/checkpoints"): (READ, None),
     ("POST", "/api/v1/checkpoints/search"): (READ, {}),
+    ("POST", "/api/v1/copy_weights"): (TRAIN, {"source_path": "tinker://{run}/weights/access"}),
     ("POST", "/api/v1/weights_info"): (USE, {"tinker_path": "tinker://{run}/weights/access"}),
     ("GET", "/api/v1/sessions"): (READ, None),
     ("POST", "/api/v1/sessions/search"): (READ, {}),

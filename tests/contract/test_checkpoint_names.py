@@ -297,3 +297,37 @@ async def test_pages_show_a_run_s_paths_and_what_was_noted(run: Run):
     assert "published" in shown
     assert f'title="{run.id}"' in shown
     assert '<dt class="cut">step</dt><dd class="cut" title="3">3</dd>' in shown
+
+
+async def test_a_copy_is_the_copier_s_and_outlives_its_source(run: Run, other_team: Team):
+    saved = await run.save("final", user_metadata={"a": "b"}, published_at=func.clock_timestamp())
+    ask = {"source_path": f"tinker://{run.id}/weights/final", "ttl_seconds": 3600}
+
+    async def copy(key: str) -> str:
+        reply = await other_team.http.post(f"{ROOT}/copy_weights", json=ask, headers={"X-Idempotency-Key": key})
+        assert reply.status_code == 200, reply.text
+        return reply.json()["tinker_path"]
+
+    path = await copy("1")
+    assert await copy("1") == path
+    assert await copy("2") != path
+    await run.call("DELETE", "/checkpoints/weights/final/publish")
+    await run.call("DELETE", "/checkpoints/weights/final")
+    async with run.database.session() as session:
+        copied = await resolve_path(session, await authenticate(session, other_team.key), path, "training")
+        assert (copied.checkpoint.files_id, copied.user_metadata) == (saved, {"a": "b"})
+        assert copied.expires_at is not None
+    assert await run.resolve(path) == NotFound.code
+    listed = (await other_team.http.get(f"{ROOT}/checkpoints")).json()["checkpoints"]
+    assert path in [one["tinker_path"] for one in listed]
+    gone = await other_team.http.post(f"{ROOT}/copy_weights", json=ask)
+    assert gone.status_code == 404
+
+
+async def test_a_copy_may_be_a_run_of_a_session(run: Run):
+    await run.save("final", "sampler")
+    body = {"source_path": f"tinker://{run.id}/sampler_weights/final", "session_id": run.session_id}
+    incomplete = await run.team.http.post(f"{ROOT}/copy_weights", json=body)
+    assert (incomplete.status_code, "go together" in incomplete.text) == (422, True)
+    reply = await run.team.http.post(f"{ROOT}/copy_weights", json={**body, "model_seq_id": 1})
+    assert reply.json()["tinker_path"] == f"tinker://{run.session_id}:train:1/sampler_weights/final"

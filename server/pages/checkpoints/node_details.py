@@ -76,6 +76,6 @@ async def _row_and_names(session: AsyncSession, node: Node) -> tuple[CheckpointR
         .where(CheckpointRow.id == node.id)
         .order_by(CheckpointNameRow.created_at, CheckpointNameRow.id)
     )
-    rows = (await session.execute(query)).tuples().all()
+    rows = (await session.execute(query)).all()
     names: list[CheckpointNameRow | None] = [name for _, name in rows]
     return rows[0][0], [name for name in names if name is not None]

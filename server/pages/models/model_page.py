@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.checkpoint_names.paths import run_id
+from server.catalog.run_ids import run_id
 from server.guard.alarms import list_alarms
 from server.guard.types import TaskReport
 from server.http.context import ContextDep

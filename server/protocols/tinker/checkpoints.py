@@ -5,16 +5,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Header
 from pydantic import Field
 
+from server.catalog.runs import RunKey
 from server.checkpoint_names import changing, listing
+from server.checkpoint_names.copying import CopyRequest, copy_checkpoint
+from server.checkpoint_names.path_files import have_path_files
 from server.http.authentication import CallerDep, KeyAccess
 from server.http.context import ContextDep
 from server.principals.callers import Caller
 from server.protocols.tinker.rest_schemas import Checkpoint, Cursor, LimitParam, OffsetParam
 from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.schemas import Metadata, TinkerReply, TinkerRequest
+from server.protocols.tinker.schemas import Label, Metadata, TinkerReply, TinkerRequest
+from wire.errors import InvalidRequest
 
 router = TinkerRouter()
 
@@ -52,6 +56,23 @@ class FoundCheckpoints(TinkerReply):
     next_cursor: str | None
 
 
+class CopyWeights(TinkerRequest):
+    """What to copy: into a run of a session, or for a project, which is a word here."""
+
+    source_path: Annotated[str, Field(max_length=1000)]
+    ttl_seconds: Annotated[int, Field(ge=-(2**53), le=2**53)] | None = None
+    session_id: Label | None = None
+    model_seq_id: Annotated[int, Field(ge=0, lt=10**9)] | None = None
+    destination_project_id: Label | None = None
+    weights_access_token: str | None = None
+
+
+class Copied(TinkerReply):
+    """Where the copy is."""
+
+    tinker_path: str
+
+
 class Changed(TinkerReply):
     """Done, or done before."""
 
@@ -76,6 +97,28 @@ async def search_checkpoints(context: ContextDep, caller: ReaderDep, body: Check
     async with context.database.session() as session:
         found, following = await listing.search_checkpoints(session, caller, wanted, body.cursor, body.limit)
         return FoundCheckpoints(checkpoints=[Checkpoint.of(named) for named in found], next_cursor=following)
+
+
+@router.post("/copy_weights")
+async def copy_weights(
+    context: ContextDep,
+    caller: CallerDep,
+    body: CopyWeights,
+    x_idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> Copied:
+    """Make a model of the caller's team with the same weights, under the same name; or find the one that this request
+    has made before."""
+    if body.weights_access_token:
+        raise InvalidRequest("weights_access_token: this server has no such tokens; publish the checkpoint instead")
+    if (body.session_id is None) != (body.model_seq_id is None):
+        raise InvalidRequest("session_id and model_seq_id go together: they name the run that the copy shall be")
+    run = None
+    if body.session_id is not None and body.model_seq_id is not None:
+        run = RunKey(body.session_id, body.model_seq_id)
+    await have_path_files(context.heads, caller, body.source_path, "copying")
+    request = CopyRequest(body.source_path, body.ttl_seconds, run, x_idempotency_key)
+    async with context.database.session() as session:
+        return Copied(tinker_path=await copy_checkpoint(session, caller, request))
 
 
 @router.post(f"{_CHECKPOINT}/publish")

@@ -8,9 +8,9 @@ from email.utils import format_datetime
 from fastapi import Request
 from fastapi.responses import RedirectResponse, StreamingResponse
 
-from server.catalog.path_files import have_path_files
 from server.checkpoint_names.adapter_files import ADAPTER_FILES, archive, archive_size, content
 from server.checkpoint_names.links import FileLink, make_link, open_link
+from server.checkpoint_names.path_files import have_path_files
 from server.checkpoint_names.paths import TinkerPath
 from server.checkpoint_names.resolving import resolve_path
 from server.http.access import ANYBODY
@@ -73,10 +73,10 @@ async def download(context: ContextDep, token: str, file_name: str) -> Streaming
 
 
 async def _link(context: Context, caller: Caller, run: str, checkpoint_id: str) -> FileLink:
-    path = TinkerPath.of(run, checkpoint_id)
-    await have_path_files(context.heads, caller, str(path), "reading")
+    path = str(TinkerPath.of(run, checkpoint_id))
+    await have_path_files(context.heads, caller, path, "reading")
     async with context.database.session() as session:
-        found = await resolve_path(session, caller, str(path), "reading")
+        found = await resolve_path(session, caller, path, "reading")
         return await make_link(session, caller, found.checkpoint)
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from fastapi import Request
 from pydantic import Field
 
-from server.catalog.path_files import have_path_files
+from server.catalog.bases import base_by_name, public_name
 from server.catalog.runs import NewRun, RunKey, create_run_from
+from server.checkpoint_names.path_files import have_path_files
 from server.checkpoint_names.resolving import resolve_path
 from server.http.authentication import CallerDep
 from server.http.context import Context, ContextDep
@@ -68,7 +69,8 @@ async def _make(context: Context, caller: Caller, sent: LoadNew) -> Future:
     await have_path_files(context.heads, caller, sent.path, "training")
     async with context.database.session() as session:
         found = await resolve_path(session, caller, sent.path, "training")
-        _check_base(sent.base_model, found.base.slug, found.base.name)
+        if sent.base_model is not None and (await base_by_name(session, sent.base_model)).id != found.base.id:
+            raise InvalidRequest(f"{sent.path} is of the base {public_name(found.base)!r}, not {sent.base_model!r}")
         run = await create_run_from(session, caller, found.model, found.checkpoint, new, with_moments=sent.optimizer)
     return settled_future("load", run, sent.path)
 
@@ -80,8 +82,3 @@ async def _load_into(context: Context, caller: Caller, body: dict[str, Any]) -> 
     await have_path_files(context.heads, caller, sent.path, "training")
     operation_id = await load_into(context.training, model, Load(number, sent.path, sent.optimizer, digest))
     return Future(request_id=operation_id.hex, model_id=run_id)
-
-
-def _check_base(wanted: str | None, *names: str) -> None:
-    if wanted is not None and wanted.lower() not in {name.lower() for name in names}:
-        raise InvalidRequest(f"base_model is {wanted[:100]!r}, but these weights are of {names[0]!r}")

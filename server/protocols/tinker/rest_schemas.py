@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 from fastapi import Query
 
 from server.catalog.bases import public_name
+from server.catalog.run_ids import run_id
 from server.checkpoint_names import runs
-from server.checkpoint_names.paths import Kind, run_id
+from server.checkpoint_names.paths import Kind
 from server.checkpoint_names.types import NamedCheckpoint
 from server.protocols.tinker.schemas import TinkerReply
 from server.values.metadata import as_texts

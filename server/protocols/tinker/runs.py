@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from server.catalog.bases import public_name
+from server.catalog.run_ids import run_id
 from server.catalog.runs import NewRun, RunKey, create_run, get_run
-from server.checkpoint_names.paths import run_id
 from server.http.authentication import CallerDep, ReporterDep
 from server.http.context import ContextDep
 from server.protocols.tinker.numbered import Closed
@@ -105,12 +106,11 @@ async def get_info(context: ContextDep, caller: ReporterDep, body: OfRun) -> Inf
     async with context.database.session() as session:
         run = await get_run(session, caller, body.model_id)
         base = await session.get_one(ModelRow, run.base_id)
+    name = public_name(base)
     return Info(
         model_id=run_id(run),
-        model_name=base.slug,
-        model_data=ModelData(
-            arch=(base.info or {}).get("architecture"), model_name=base.slug, tokenizer_id=_tokenizer_of(base)
-        ),
+        model_name=name,
+        model_data=ModelData(arch=(base.info or {}).get("architecture"), model_name=name, tokenizer_id=name),
         lora_rank=(run.lora or {}).get("rank"),
     )
 
@@ -135,9 +135,3 @@ def _adapter(lora: Lora) -> dict[str, Any]:
         "mlp": lora.train_mlp,
         "unembed": lora.train_unembed,
     }
-
-
-def _tokenizer_of(base: ModelRow) -> str:
-    """The name at the hub. A folder is the server's own, and means nothing to a client."""
-    weights = base.weights or ""
-    return base.slug if weights.startswith((".", "/", "~")) or ":" in weights or not weights else weights

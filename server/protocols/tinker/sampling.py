@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_core import from_json
 
 from server.catalog.bases import base_by_name
-from server.catalog.path_files import have_path_files
+from server.checkpoint_names.path_files import have_path_files
 from server.checkpoint_names.resolving import resolve_path
 from server.http.access import Access, DescribedKey, sent_key
 from server.http.authentication import ReporterDep

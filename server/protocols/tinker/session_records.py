@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field
 
-from server.checkpoint_names.paths import run_id_of
+from server.catalog.run_ids import run_id_of
 from server.client_sessions import listing
 from server.client_sessions.service import get_session as get_client_session
 from server.http.authentication import CallerDep

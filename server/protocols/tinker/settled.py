@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 from uuid import UUID
 
+from server.catalog.run_ids import run_id
 from server.catalog.service import get_callers_model
-from server.checkpoint_names.paths import run_id
 from server.http.context import Context
 from server.principals.callers import Caller
 from server.protocols.tinker.schemas import Future

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from tests.e2e.box import Box
 from tests.tinker.sdks import run_with_sdk
 
 PROGRAM = Path(__file__).with_name("sampling.py")
+LOOP = Path(__file__).with_name("sampling_loop.py")
 
 
 NEW = ("sample_join", "targets")
@@ -59,3 +62,19 @@ def test_what_is_sampled_is_what_was_asked_for(box: Box, tmp_path: Path, version
             "last_n": [True] * 4 + [False] * 2,
         }
     assert saw == expected
+
+
+@pytest.mark.slow
+def test_every_answer_comes_though_server_and_sampler_are_killed(own_box: Box, tmp_path: Path):
+    box = own_box.start()
+    undisturbed = run_with_sdk(box, "0.38.0", LOOP, tmp_path, "12")
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(run_with_sdk, box, "0.38.0", LOOP, tmp_path, "60", timeout_s=400)
+        deaths = ["server", "sampler", "server"]
+        while deaths and not running.done():
+            time.sleep(6)
+            box.kill(deaths.pop())
+        disturbed = running.result()
+    assert not deaths, "the loop was over before all of them"
+    assert len(disturbed) == 60 * 16
+    assert disturbed[: len(undisturbed)] == undisturbed

@@ -9,9 +9,11 @@ from server.training.admission import TrainedModel
 from server.training.checks import check_loss
 from server.training.operations import Call, Prepared
 from store.operation_kinds import FORWARD, FORWARD_BACKWARD
+from wire.advantages import OVER_STD
 from wire.datum_payload import encode_datums
 from wire.datums import Datum
 from wire.engine import LossChoice
+from wire.errors import InvalidRequest
 from wire.process.off_loop import off_loop
 
 DatumSource = Callable[[], Sequence[Datum]]
@@ -30,6 +32,8 @@ def evaluation(model: TrainedModel, digest: bytes, datums: DatumSource, loss: Lo
 
 def _pass(kind: str, model: TrainedModel, digest: bytes, source: DatumSource, loss: LossChoice, num_bytes: int) -> Call:
     def prepared() -> Prepared:
+        if loss.config.get(OVER_STD):
+            raise InvalidRequest(f"loss_fn_config: {OVER_STD} is for rewards; these advantages are taken as they are")
         check_loss(loss, loss.num_substeps, model.losses)
         datums = source()
         call = {"loss_fn": loss.name, "loss_fn_config": dict(loss.config), "num_substeps": 1, "returns_logprobs": True}

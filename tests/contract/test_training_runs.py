@@ -266,6 +266,7 @@ EMPTY = {"model_input": {"chunks": []}, "loss_fn_inputs": datum()["loss_fn_input
 WRONG = [
     ("forward_backward", passing(loss_fn="nobody_s"), "unknown loss_fn 'nobody_s'"),
     ("forward_backward", passing(loss_fn_config={"clip": 1.0}), "has no key 'clip'"),
+    ("forward_backward", passing(loss_fn_config={"advantage_std": 1.0}), "is for rewards"),
     ("forward_backward", passing(loss_fn_config={"loss_id": "x"}), "must be a number"),
     ("forward_backward", passing(datum([1, 10**6])), "outside the vocabulary"),
     ("forward_backward", passing(EMPTY), "is empty"),

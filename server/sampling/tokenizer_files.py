@@ -24,7 +24,7 @@ async def tokenizer_cache(database: AsyncDatabase, samplers: SamplerClient, base
     async with database.session() as session:
         serving = select(SamplerRow.url).where(SamplerRow.base_id == base.id, takes_requests())
         urls = list(await session.scalars(serving.order_by(SamplerRow.started_at)))
-    refusal = Unavailable(f"no sampler of {base.slug!r} serves, which would have its tokenizer; try again")
+    refusal = Unavailable(f"no sampler for the base {base.slug!r} serves, which would have its tokenizer; try again")
     for url in urls:
         try:
             files = await samplers.tokenizer(url)

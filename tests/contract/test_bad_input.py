@@ -235,7 +235,16 @@ async def test_a_base_model_cannot_be_trained(team, base, database):
     assert await num_operations(database, str(base.id)) == 0
 
 
-OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/redoc", "/docs/oauth2-redirect"}
+OPEN = {
+    "/healthz",
+    "/readyz",
+    "/api/v1/healthz",
+    "/api/v1/files/{token}/{file_name}",
+    "/openapi.json",
+    "/docs",
+    "/redoc",
+    "/docs/oauth2-redirect",
+}
 
 
 async def test_every_route_but_the_open_ones_asks_what_comes_as_x_api_key(origin, team):

@@ -22,8 +22,9 @@ from server.protocols.tinker.schemas import Future, Metadata, TinkerRequest
 from server.protocols.tinker.settled import settled_future
 from server.training.loading import LOAD, Load, load_into
 from server.training.runs import trained_run
+from server.training.sequenced import refuse_in_order
 from server.values.sanitizing import storable_json
-from wire.errors import InvalidRequest
+from wire.errors import FINAL, HeadwayError, InvalidRequest
 
 router = TinkerRouter()
 
@@ -79,6 +80,12 @@ async def _load_into(context: Context, caller: Caller, body: dict[str, Any]) -> 
     run_id, number = envelope(body)
     sent, digest = checked(LoadInto, body), body_digest(LOAD, body)
     model = await trained_run(context.training, caller, run_id)
-    await have_path_files(context.heads, caller, sent.path, "training")
-    operation_id = await load_into(context.training, model, Load(number, sent.path, sent.optimizer, digest))
+    try:
+        await have_path_files(context.heads, caller, sent.path, "training")
+    except HeadwayError as error:
+        if error.tries != FINAL:
+            raise
+        operation_id = await refuse_in_order(context.training, model, number, LOAD, digest, error)
+    else:
+        operation_id = await load_into(context.training, model, Load(number, sent.path, sent.optimizer, digest))
     return Future(request_id=operation_id.hex, model_id=run_id)

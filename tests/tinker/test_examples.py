@@ -33,6 +33,13 @@ def test_reinforcement_climbs_on_policy(box: Box, tiny_base: Path):
     assert [node["step"] for node in nodes] == list(range(9)), "a model of this team like any other"
 
 
+@pytest.mark.slow
+def test_reinforcement_climbs_as_high_as_in_the_demo(box: Box, tiny_base: Path):
+    rewards = _column(_loop(box, "rl_loop", f"--tokenizer={tiny_base}", "--steps=30"), "reward")
+    assert fmean(rewards[:3]) < 0.4
+    assert fmean(rewards[-5:]) > 0.85
+
+
 def test_supervision_resumes_where_it_was_broken_off(box: Box, tiny_base: Path, supervised: Path, tmp_path: Path):
     rows = [json.loads(line) for line in (supervised / "checkpoints.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [3, 6]

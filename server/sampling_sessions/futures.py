@@ -27,6 +27,7 @@ from store.database import AsyncDatabase
 from store.notify import SAMPLING_DONE, AsyncListener, Subscription
 from store.repeating import RepeatedTask, Rhythm
 from wire.errors import Gone, InvalidRequest, NotFound
+from wire.process.off_loop import off_loop
 
 _LOOK_EVERY_S = 5.0
 _MOST_CLAIMED = 256
@@ -167,7 +168,7 @@ class SamplingFutures:
             if not one.request:
                 self.runs.refuse(one.id, "the request cannot be understood")
                 continue
-            call = await asyncio.to_thread(SampleCall.decoded, one.request)
+            call = await off_loop(len(one.request), SampleCall.decoded, one.request)
             if refusal := _refusal(call, one.target):
                 self.runs.refuse(one.id, refusal)
             else:
@@ -223,4 +224,4 @@ async def _outcome(found: requests.RequestState) -> Outcome:
         return Failed("user", "the request was cancelled")
     if found.result is None:
         raise Gone("the answer was fetched, or its session has ended, and it is not kept any longer")
-    return await asyncio.to_thread(Sampled.decoded, found.result)
+    return await off_loop(len(found.result), Sampled.decoded, found.result)

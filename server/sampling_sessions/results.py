@@ -50,6 +50,14 @@ class Sampled:
     target_logprobs: npt.NDArray[np.float32] | None = None
     """and the logprobs in the order of its values; 0 where nothing was asked for."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all its arrays, about."""
+        listed = [self.prompt_alternatives, *(one.alternatives for one in self.sequences)]
+        tops = sum(one.ids_NK.size for one in listed if one is not None)
+        num_prompt = 0 if self.prompt_logprobs_P is None else self.prompt_logprobs_P.size
+        return 8 * (sum(len(one.tokens_N) for one in self.sequences) + tops + num_prompt)
+
     @classmethod
     def of(cls, call: SampleCall, answers: Sequence[Answer], scores: PromptScores | None) -> Sampled:
         """Put together what samplers returned."""

@@ -29,6 +29,7 @@ from store.database import DATABASE_AWAY, AsyncDatabase
 from store.sampling_requests import Ending, SamplingTarget, finish
 from wire.adapter_names import adapter_name, base_adapter_name
 from wire.errors import FINAL, ContextLengthExceeded, Gone, HeadwayError, InvalidRequest, Unavailable
+from wire.process.off_loop import off_loop
 from wire.sampling import PromptScores
 
 log = structlog.get_logger(__name__)
@@ -132,7 +133,7 @@ class SamplingRuns:
         while True:
             try:
                 sampled = await work()
-                return Ending(request_id, "done", await asyncio.to_thread(sampled.encoded))
+                return Ending(request_id, "done", await off_loop(sampled.num_bytes, sampled.encoded))
             except ServerStopping:
                 return None
             except (TooManyRequests, Unavailable, *DATABASE_AWAY) as busy:

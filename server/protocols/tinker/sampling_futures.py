@@ -31,8 +31,5 @@ async def sampling_answer(
     outcome = await context.sampling_futures.result(caller.team_id, request_id, timeout_s)
     if not isinstance(outcome, Sampled):
         return outcome
-    num_values = sum(len(one.tokens_N) for one in outcome.sequences)
-    if outcome.prompt_logprobs_P is not None:
-        num_values += len(outcome.prompt_logprobs_P)
     encode, media_type = (as_protobuf, _PROTOBUF) if wants_protobuf else (as_json, _JSON)
-    return Content(await off_loop(num_values, encode, outcome), media_type)
+    return Content(await off_loop(outcome.num_bytes, encode, outcome), media_type)

@@ -59,7 +59,11 @@ class Census:
 
 _OPERATIONS = """
     select kind, state, count(*), extract(epoch from clock_timestamp() - min(created_at))::float
-    from operations where state in ('queued', 'running') group by kind, state order by kind, state
+    from operations where state in ('queued', 'running') group by kind, state
+    union all
+    select kind, state, count(*), extract(epoch from clock_timestamp() - min(created_at))::float
+    from operations where state = 'held' group by kind, state
+    order by kind, state
 """
 _TRAINERS = f"""
     select b.slug, case when t.is_loading then 'loading' else 'ready' end, count(*)

@@ -42,8 +42,8 @@ class CommittedStep:
     metrics: dict[str, Any]
 
 
-# The root of a fork is another model's step.
-_OWN = (CheckpointRow.status == "committed", CheckpointRow.files_id == CheckpointRow.id)
+# The root of a fork is another model's step, and a start that was saved is none.
+_OWN = (CheckpointRow.status == "committed", CheckpointRow.files_id == CheckpointRow.id, CheckpointRow.step > 0)
 
 
 def trained_models(session: Session, names: Sequence[str] = ()) -> list[TrainedModel]:

@@ -64,7 +64,10 @@ _CHAIN = """
     from chain order by depth desc
 """
 
-_OPERATION = "id, model_id, sequence, kind, payload, payload_blob, forward_id, attempts, faults, plan"
+_OPERATION = """
+    id, model_id, sequence, kind, payload, payload_blob, forward_id, attempts, faults, plan,
+    case when plan is null then summary -> 'metrics' end as metrics
+"""
 
 _STEP = f"select {_OPERATION} from operations where id = %(id)s"
 

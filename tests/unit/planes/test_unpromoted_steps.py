@@ -17,12 +17,15 @@ from store.database import AsyncDatabase, Database
 from store.invariants import check_all, check_files
 from store.oplog.append import PlacedPayload
 from store.oplog.client_order import append_in_order
+from store.planes.registration import register_sampler
 from store.tables import (
+    AdapterWantRow,
     CheckpointNameRow,
     CheckpointRow,
     ClientSessionRow,
     ModelRow,
     OperationRow,
+    SamplerAdapterRow,
     SamplingSessionRow,
 )
 from store.tree import move_head
@@ -63,6 +66,22 @@ class OrderedEngine(CountingEngine):
         return CountingSnapshot(self, {**numbers, "state/moments": self.moments[model]})
 
 
+class SlowSnapshot(CountingSnapshot):
+    """Takes its time, and counts."""
+
+    def write(self, adapter: Path, state: Path) -> None:
+        time.sleep(0.2)
+        super().write(adapter, state)
+        self.engine.writes += 1
+
+
+class SlowEngine(OrderedEngine):
+    writes = 0
+
+    def snapshot(self, model) -> SlowSnapshot:
+        return SlowSnapshot(self, super().snapshot(model).numbers)
+
+
 class RunTrainer(Trainer):
     """With a client that numbers its requests."""
 
@@ -75,8 +94,10 @@ class RunTrainer(Trainer):
         self.worker = Worker(self.database, *stores, self.engine, settings)
         self.number = getattr(self, "number", 0)
 
+    engine_class = OrderedEngine
+
     def make_engine(self) -> OrderedEngine:
-        return OrderedEngine()
+        return self.engine_class()
 
     def crash(self) -> None:
         """Another trainer, which has nothing in memory."""
@@ -392,3 +413,41 @@ async def test_a_head_without_files_that_is_idle_is_written(trainer: RunTrainer,
     trainer.worker._let_go_of_idle_models()
     trainer.worker.close()
     assert trainer.saved() == [True]
+
+
+async def test_a_save_waits_for_the_snapshot_of_its_node_and_writes_no_second_one(trainer: RunTrainer):
+    trainer.engine_class, trainer.policy = SlowEngine, SnapshotPolicy(every_steps=1)
+    trainer.restart(trainer.world.trainer_id)
+    await trainer.loop(1.0)
+    saves = [await trainer.save(use=use, name="a") for use in (Use.TRAINING, Use.SAMPLER)]
+    trainer.work()
+    assert [trainer.answer(save)["name"] for save in saves] == ["a", "a"]
+    assert trainer.saved() == [True]
+    assert trainer.engine.writes == 1
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+async def test_a_save_for_samplers_fails_only_if_all_of_them_refuse_it(trainer: RunTrainer, is_refused: bool):
+    await trainer.loop(1.0)
+    trainer.work()
+    (node,) = trainer.nodes()
+    with trainer.database.session() as session:
+        sampler = register_sampler(session, trainer.world.base_id, "http://127.0.0.1:1", "local")
+        if is_refused:
+            refusal = {"state": "failed", "error": "it is too large"}
+            session.add(SamplerAdapterRow(sampler_id=sampler, adapter=node.adapter_name, **refusal))
+    save = await trainer.save(use=Use.SAMPLER, name="a")
+    after = await trainer.save(use=Use.TRAINING, name="a")
+    trainer.work()
+    row = trainer.row(save)
+    if is_refused:
+        assert (row.error_code, "too large" in (row.error_message or "")) == ("promotion_rejected", True)
+    else:
+        assert row.state == "done", "none had it in time, and may have it later"
+    assert trainer.answer(after)["checkpoint_id"] == str(node.id)
+    with trainer.database.session() as session:
+        kinds = set(session.scalars(select(CheckpointNameRow.kind)))
+        served = session.get_one(ModelRow, trainer.world.model_id).served_checkpoint_id
+        wanted = set(session.scalars(select(AdapterWantRow.checkpoint_id)))
+    assert kinds == ({"training"} if is_refused else {"training", "sampler"})
+    assert (served, wanted) == (None if is_refused else node.id, {node.id})

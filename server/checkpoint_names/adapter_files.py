@@ -40,6 +40,13 @@ class AdapterFiles:
         self._checkpoints = checkpoints
         self._turn = threading.Lock()
 
+    @property
+    def store(self) -> CheckpointStore:
+        """Raises Unavailable where this server has none."""
+        if self._checkpoints is None:
+            raise Unavailable("this server reads no checkpoint store; give it --checkpoint-store")
+        return self._checkpoints
+
     async def open(self, checkpoint: CheckpointRow, names: Sequence[str]) -> list[OpenFile]:
         """The files of these names, verified. Raises CorruptCheckpoint, Unavailable, or Conflict where the checkpoint
         has no files yet."""
@@ -48,15 +55,13 @@ class AdapterFiles:
         return await asyncio.to_thread(self._open, checkpoint, names)
 
     def _open(self, checkpoint: CheckpointRow, names: Sequence[str]) -> list[OpenFile]:
-        if self._checkpoints is None:
-            raise Unavailable("this server reads no checkpoint store; give it --checkpoint-store")
-        where = checkpoint.files_model_id, checkpoint.files_id
+        store, where = self.store, (checkpoint.files_model_id, checkpoint.files_id)
         with self._turn:  # a release counts for all reads of the process; what is open stays readable after it
-            folder = self._checkpoints.fetch(*where, state=False).adapter
+            folder = store.fetch(*where, state=False).adapter
             try:
                 return [_opened(folder / name) for name in names]
             finally:
-                self._checkpoints.release(*where)
+                store.release(*where)
 
 
 def archive_size(files: Sequence[OpenFile]) -> int:

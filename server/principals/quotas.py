@@ -66,6 +66,17 @@ async def refuse_full_storage(database: AsyncDatabase, caller: Caller, found: Ad
         )
 
 
+async def refuse_more_files(session: AsyncSession, caller: Caller) -> None:
+    """Raises QuotaFull for such a team where it brings files of its own."""
+    team = await session.get_one(TeamRow, caller.team_id)
+    if team.max_storage_bytes is None or (used := await storage_of(session, caller.team_id)) < team.max_storage_bytes:
+        return
+    raise QuotaFull(
+        f"the checkpoints of team {caller.team!r} take {used} of its {team.max_storage_bytes} bytes of storage; "
+        f"{_RAISE}"
+    )
+
+
 def refuse_spent_tokens(caller: Caller, found: Admission) -> None:
     """Raises QuotaSpent for a team that has sent all the tokens that it may train on today."""
     allowed = found.max_training_tokens_per_day

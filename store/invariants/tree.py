@@ -43,7 +43,8 @@ TREE = (
     ),
     Invariant(
         "roots begin somewhere",
-        "A checkpoint without parent is the first step from the base weights, or step 0: the start, or a fork's root.",
+        "A checkpoint without parent is the first step from the base weights, or step 0: the start, a fork's root, or "
+        "an adapter that was uploaded.",
         f"""
         select c.id as checkpoint_id, c.model_id, c.step, c.files_id
         from checkpoints c join models m on m.id = c.model_id
@@ -52,6 +53,7 @@ TREE = (
             or (c.files_id = c.id and c.step = 0 and c.operation_id in (
                 select o.id from operations o where o.model_id = m.id and {is_any("o.kind", SAVERS)}
             ))
+            or (c.files_id = c.id and c.step = 0 and c.operation_id is null and c.state_removed_at is not null)
             or (c.files_id <> c.id and c.step = 0 and c.status = 'committed' and m.forked_from_id is not null)
         )
         """,

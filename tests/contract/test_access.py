@@ -47,6 +47,7 @@ ASAMPLE = {
     "sampling_params": {"max_tokens": 1},
 }
 OF_A_RUN = {"model_id": "{trained}"}
+UPLOAD = "/api/v1/external_weights_upload?base_model={base:path}&slug={new_name}"
 NAMED = "/api/v1/training_runs/{run}/checkpoints/{checkpoint_id:path}"
 
 # method and path: what a key needs, and a body. `{model}`, `{key}`, … are things of the team whose keys are tried; a
@@ -202,6 +203,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("DELETE", NAMED): (TRAIN, None),
     ("GET", "/api/v1/checkpoints"): (READ, None),
     ("POST", "/api/v1/checkpoints/search"): (READ, {}),
+    ("POST", UPLOAD): (TRAIN, {}),
     ("POST", "/api/v1/copy_weights"): (TRAIN, {"source_path": "tinker://{run}/weights/access"}),
     ("POST", "/api/v1/weights_info"): (USE, {"tinker_path": "tinker://{run}/weights/access"}),
     ("GET", "/api/v1/sessions"): (READ, None),
@@ -224,7 +226,7 @@ DELETED = (
     "/v2/tasksets/{taskset_id}/tasks/{name:path}",
     NAMED,
 )
-SHARED_BY_ALL = ("/v2/registry/{environment_id}", "/api/v1/tokenizers/{base:path}")
+SHARED_BY_ALL = ("/v2/registry/{environment_id}", "/api/v1/tokenizers/{base:path}", UPLOAD)
 """Answered to everybody alike."""
 SHARED = {"taskset_name": "shared", "tasks": [{"name": "shared", "env": {"name": "e"}, "task_id": "t"}]}
 

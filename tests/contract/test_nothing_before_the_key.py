@@ -62,6 +62,7 @@ LARGE: dict[str, BodyBound] = {
     "/api/v1/forward_backward": BATCH,
     "/api/v1/forward": BATCH,
     "/v2/traces/import": COUNTED_BY_ITS_READER,
+    "/api/v1/external_weights_upload": COUNTED_BY_ITS_READER,
 }
 HTML, JSON = (b"accept", b"text/html"), (b"content-type", b"application/json")
 

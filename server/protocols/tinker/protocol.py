@@ -17,6 +17,7 @@ from server.protocols.tinker import (
     tokenizers,
     training,
     training_runs,
+    uploads,
 )
 
 TINKER = Protocol(
@@ -34,5 +35,6 @@ TINKER = Protocol(
         checkpoints.router,
         session_records.router,
         tokenizers.router,
+        uploads.router,
     )
 )

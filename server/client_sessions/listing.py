@@ -65,6 +65,8 @@ async def describe_session(session: AsyncSession, caller: Caller, session_id: st
     """A session and what was made in it. Raises NotFound."""
     row = await get_session(session, caller.team_id, session_id)
     runs = select(ModelRow.session_index).where(ModelRow.session_id == row.id, ModelRow.removed_at.is_(None))
+    if caller.model_ids is not None:
+        runs = runs.where(ModelRow.id.in_(caller.model_ids))
     samplers = select(SamplingSessionRow.id).where(SamplingSessionRow.session_id == row.id)
     return SessionContents(
         row,

@@ -59,6 +59,17 @@ TREE = (
         """,
     ),
     Invariant(
+        "paths stand for what has files",
+        "A client's name that has not expired is that of a committed checkpoint of its model, which has files.",
+        """
+        select n.id as name_id, n.model_id, n.kind, n.name, c.id as checkpoint_id, c.status, c.is_saved
+        from checkpoint_names n join checkpoints c on c.id = n.checkpoint_id
+        where (n.expires_at is null or n.expires_at > clock_timestamp()) and (
+            c.model_id <> n.model_id or c.status <> 'committed' or not c.is_saved or c.files_removed_at is not null
+        )
+        """,
+    ),
+    Invariant(
         "names stand for what has files",
         "What a model's name stands for, its head or another node, is a committed checkpoint of that model with files.",
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import datetime, timedelta
 from typing import Any
@@ -331,3 +332,26 @@ async def test_a_copy_may_be_a_run_of_a_session(run: Run):
     assert (incomplete.status_code, "go together" in incomplete.text) == (422, True)
     reply = await run.team.http.post(f"{ROOT}/copy_weights", json={**body, "model_seq_id": 1})
     assert reply.json()["tinker_path"] == f"tinker://{run.session_id}:train:1/sampler_weights/final"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/sessions/search", {"session_id": "a\0b"}),
+        ("POST", "/sessions/search", {"display_name": "a\0b"}),
+        ("POST", "/sessions/search", {"project_ids": ["a\0b"]}),
+        ("POST", "/sessions/search", {"user_metadata": {"a": "\0"}}),
+        ("POST", "/sessions/search", {"cursor": {"last_created_at": "0001-01-01T00:00:00Z", "last_session_id": "\0"}}),
+        ("POST", "/checkpoints/search", {"user_metadata": {"\ud800": 1}}),
+        ("POST", "/checkpoints/search", {"cursor": "a\0b"}),
+        ("POST", "/weights_info", {"tinker_path": "tinker://a\0b/weights/c"}),
+        ("POST", "/copy_weights", {"source_path": "tinker://a\0b/weights/c"}),
+        ("PUT", "/sessions/{session}/project", {"project_id": "a\0b"}),
+        ("PUT", "/training_runs/a%00b/checkpoints/weights/c/ttl", {"ttl_seconds": None}),
+        ("DELETE", "/training_runs/a/checkpoints/weights/c%00", None),
+    ],
+)
+async def test_what_the_database_cannot_hold_is_refused(run: Run, method: str, path: str, body: Any):
+    url = f"{ROOT}{path.format(session=run.session_id)}"
+    reply = await run.team.http.request(method, url, content=None if body is None else json.dumps(body))
+    assert reply.status_code < 500, reply.text

@@ -8,7 +8,7 @@ from sqlalchemy import func, insert, text, update
 
 from store.invariants import INVARIANTS, check_all, check_files
 from store.planes.registration import register_sampler
-from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, SamplerAdapterRow
+from store.tables import CheckpointNameRow, CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, SamplerAdapterRow
 from tests.unit.store.conftest import Estate
 
 
@@ -103,6 +103,14 @@ def staged_of_nobody(estate: Estate) -> None:
 def head_that_moved_unseen(estate: Estate) -> None:
     estate.steps(2)
     change(estate, ModelRow, ModelRow.id == estate.world.model_id, head_version=1)
+
+
+def named_without_files(estate: Estate) -> None:
+    node, _ = estate.steps(2)
+    name = {"model_id": estate.world.model_id, "kind": "sampler", "name": "final", "checkpoint_id": node}
+    with estate.database.session() as session:
+        session.add(CheckpointNameRow(size_bytes=1, **name))
+    change(estate, CheckpointRow, CheckpointRow.id == node, files_removed_at=func.clock_timestamp())
 
 
 def gap(estate: Estate) -> None:
@@ -222,6 +230,7 @@ def places_against_the_numbers(estate: Estate) -> None:
         (root_of_thinned_files, "files belong to a checkpoint"),
         (staged_of_nobody, "staged checkpoints are of a step under way"),
         (head_that_moved_unseen, "heads count their moves"),
+        (named_without_files, "paths stand for what has files"),
         (served_without_files, "names stand for what has files"),
         (nothing_to_compute_it_from, "nodes have files or can be computed again"),
         (gap, "sequences have no gaps"),

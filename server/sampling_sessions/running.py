@@ -20,6 +20,7 @@ from server.process.shutdown import ServerStopping
 from server.sampling.collaborators import Sampling
 from server.sampling.limits import TooManyRequests
 from server.sampling.requests import SampleRequest
+from server.sampling.sampler_client import SamplerGone
 from server.sampling.scoring import score
 from server.sampling.service import sample
 from server.sampling.target import ServedCheckpoint, Target
@@ -38,6 +39,8 @@ _PAUSE_S = 0.5
 _GIVE_UP_S = 3600.0
 """For so long a request waits for samplers; the SDK waits for two hours."""
 _TRIES = 3
+_MOST_BROKEN = 3
+"""So often several samplers in a row may break off over it: the request may be what they died of."""
 _MOST_WRITTEN = 64
 _NOBODY = UUID(int=0)
 
@@ -129,7 +132,7 @@ class SamplingRuns:
 
     async def _until_ended(self, request_id: UUID, work: Callable[[], Awaitable[Sampled]]) -> Ending | None:
         """None: this process stops, and another takes the request over."""
-        began, num_failures = time.monotonic(), 0
+        began, num_failures, num_broken = time.monotonic(), 0, 0
         while True:
             try:
                 sampled = await work()
@@ -137,7 +140,8 @@ class SamplingRuns:
             except ServerStopping:
                 return None
             except (TooManyRequests, Unavailable, *DATABASE_AWAY) as busy:
-                if time.monotonic() - began > _GIVE_UP_S:
+                num_broken += isinstance(busy, SamplerGone) and busy.broke_off
+                if num_broken >= _MOST_BROKEN or time.monotonic() - began > _GIVE_UP_S:
                     return Ending(request_id, "failed", None, "server", str(busy))
                 kind = "paused_rate_limit" if isinstance(busy, TooManyRequests) else "paused_capacity"
                 self._waits[request_id] = Wait(kind, str(busy).partition("\n")[0])

@@ -18,6 +18,7 @@ from server.process.settings import ServerSettings, Timeouts
 from server.sampling_sessions.futures import Failed, SamplingFutures
 from server.sampling_sessions.results import Sampled
 from server.sampling_sessions.running import Wait
+from store.tables import CheckpointRow
 from tests.contract.conftest import CONTEXT, serving
 from tests.ports.scripted_backend import END, SamplerScript
 from wire.errors import Gone, NotFound
@@ -135,6 +136,27 @@ async def test_a_node_of_any_model_is_sampled_by_its_path(team, context, client:
     await held(context[1], _HOLD, adapter)
     assert isinstance(await sampler.result(request_id), Sampled)
     assert sampler_script.requests[-1].adapter == adapter
+
+
+async def test_a_node_without_files_gets_them_before_it_is_sampled(team, client: Client, base, database):
+    model = await team.fork(str(base.id))
+    checkpoint = uuid.UUID((await team.step(model["id"]))["checkpoint_id"])
+    async with database.session() as session:
+        row = await session.get_one(CheckpointRow, checkpoint)
+        row.is_saved = False
+    path = f"tinker://{model['id']}/sampler_weights/{row.name}"
+    await opened(client.http, client.futures, model_path=path, base_model="org/Tiny-Base")
+    async with database.session() as session:
+        assert (await session.get_one(CheckpointRow, checkpoint)).is_saved
+
+
+@pytest.mark.slow
+async def test_a_request_that_ends_one_sampler_after_another_fails(client: Client, sampler_script: SamplerScript):
+    sampler_script.die_times, sampler_script.die_after_tokens = 100, 1
+    outcome = await client.result(await client.submit(sampling_params={"max_tokens": 4}), 30)
+    assert isinstance(outcome, Failed)
+    assert outcome.category == "server"
+    assert sampler_script.die_times > 80
 
 
 _HOLD = """

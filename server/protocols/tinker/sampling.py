@@ -9,10 +9,12 @@ from uuid import UUID
 from fastapi import Depends, Request
 from pydantic import Field
 from pydantic_core import from_json
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog.bases import base_by_name
-from server.checkpoint_names.path_files import have_path_files
+from server.catalog.heads import have_files
 from server.checkpoint_names.resolving import resolve_path
+from server.client_sessions.service import get_open_session
 from server.http.access import Access, DescribedKey, sent_key
 from server.http.authentication import ReporterDep
 from server.http.context import Context, ContextDep
@@ -30,6 +32,7 @@ from server.sampling_sessions.sessions import (
     join_sampling_session,
     open_sampling_session,
 )
+from store.tables import CheckpointRow
 from wire.errors import HeadwayError, InvalidRequest
 from wire.process.off_loop import off_loop
 
@@ -148,14 +151,16 @@ def sampling_request_of(request_id: str) -> UUID | None:
 
 @router.post("/create_sampling_session")
 async def create_sampling_session(
-    context: ContextDep, caller: ReporterDep, body: CreateSamplingSession
+    context: ContextDep, caller: ReporterDep, request: Request, body: CreateSamplingSession
 ) -> CreatedSamplingSession:
-    """Open a sampling session, or find the one of this number."""
+    """Open a sampling session, or find the one of this number. A node without files gets them first."""
     caller.require("sample")
-    if body.model_path is not None:
-        await have_path_files(context.heads, caller, body.model_path, "sampling")
     async with context.database.session() as session:
-        weights = await _weights(session, caller, body.base_model, body.model_path)
+        await get_open_session(session, caller.team_id, body.session_id)
+        weights, node = await _weights(session, caller, body.base_model, body.model_path)
+    if node is not None and not node.is_saved:
+        await unless_disconnected(request, have_files(context.heads, node))
+    async with context.database.session() as session:
         opened = await open_sampling_session(session, caller, body.session_id, body.sampling_session_seq_id, weights)
     return CreatedSamplingSession(sampling_session_id=opened)
 
@@ -217,15 +222,18 @@ async def retrieve_futures(
     )
 
 
-async def _weights(session: Any, caller: Caller, base_model: str | None, model_path: str | None) -> SampledWeights:
+async def _weights(
+    session: AsyncSession, caller: Caller, base_model: str | None, model_path: str | None
+) -> tuple[SampledWeights, CheckpointRow | None]:
+    """What to sample, and the node of which it has the weights."""
     if model_path is None:
         if base_model is None:
             raise InvalidRequest("a sampling session needs a base_model or a model_path")
-        return SampledWeights("base", (await base_by_name(session, base_model)).id)
+        return SampledWeights("base", (await base_by_name(session, base_model)).id), None
     found = await resolve_path(session, caller, model_path, "sampling")
     if base_model is not None and (await base_by_name(session, base_model)).id != found.base.id:
         raise InvalidRequest(f"the base model of {model_path} is {found.base.slug!r}, not {base_model!r}")
-    return SampledWeights("path", found.model.id, found.checkpoint.id, model_path)
+    return SampledWeights("path", found.model.id, found.checkpoint.id, model_path), found.checkpoint
 
 
 def _object(content: bytes) -> dict[str, Any]:

@@ -17,6 +17,9 @@ way (`adapter_wants`) stays as well. Lock order as everywhere: lease, model, ope
 the node above: these are kept as long as the node is, and the node for as long as large payloads are. Then it is marked
 as one whose files were removed, unless it is a head, is pinned, or is on the way from files to one of these.
 
+**Names** (`checkpoint_names`) keep what they stand for until they expire: the optimizer state for training, else the
+adapter. Runs that saved nothing under a name are removed a week after their last call; their rows stay.
+
 **Files without a row.** A trainer publishes files first and inserts the row later. Folders that no row names are left
 alone for the grace period; then the collector inserts a rejected row under their id. A trainer that was held up for so
 long fails to insert its own, and its step fails cleanly; the gradients stay in the log.

@@ -37,7 +37,8 @@ _TARGET = """
 _APPEND = f"""
     with s as ({_TARGET} where s.id = %(session_id)s and s.team_id = %(team_id)s), added as (
         insert into sampling_requests (id, sampling_session_id, client_sequence, team_id, owner, request)
-        select %(id)s, s.session_id, %(sequence)s, %(team_id)s, %(owner)s, %(request)s from s where not s.is_finished
+        select %(id)s, s.session_id, %(sequence)s, %(team_id)s, %(owner)s, %(request)s from s
+        where not s.is_finished and (%(model_ids)s::uuid[] is null or s.model_id = any(%(model_ids)s::uuid[]))
         on conflict (sampling_session_id, client_sequence) do nothing
         returning id
     )
@@ -148,7 +149,8 @@ class SamplingTarget:
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """One to be written down. `owner`: the number of the process that works on it (`store.planes.presence`)."""
+    """One to be written down. `owner`: the number of the process that works on it (`store.planes.presence`). model_ids:
+    the only models that its key opens; None: all."""
 
     id: UUID
     session_id: str
@@ -156,6 +158,7 @@ class NewRequest:
     sequence: int
     owner: int
     request: bytes
+    model_ids: Collection[UUID] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +204,8 @@ class Completion:
 
 
 async def append(connection: AsyncConnection, new: NewRequest) -> tuple[SamplingTarget, bool] | None:
-    """What the session samples, and whether the request was added: not where the session's client has finished, nor
-    where its number is taken. None: the team has no such session."""
+    """What the session samples, and whether the request was added: not where the session's client has finished, where
+    the key does not open its model, nor where its number is taken. None: the team has no such session."""
     values = {
         "id": new.id,
         "session_id": new.session_id,
@@ -210,6 +213,7 @@ async def append(connection: AsyncConnection, new: NewRequest) -> tuple[Sampling
         "sequence": new.sequence,
         "owner": new.owner,
         "request": new.request,
+        "model_ids": None if new.model_ids is None else list(new.model_ids),
     }
     row = await (await connection.execute(_APPEND.encode(), values)).fetchone()
     return None if row is None else (SamplingTarget(*row[:-1]), row.is_added)

@@ -90,7 +90,7 @@ class SamplingFutures:
         self.runs.check_room(caller.team_id)
         encoded = b"" if isinstance(call, Failed) else call.encoded()
         owner = self._listener.presence.number
-        new = requests.NewRequest(uuid4(), session_id, caller.team_id, sequence, owner, encoded)
+        new = requests.NewRequest(uuid4(), session_id, caller.team_id, sequence, owner, encoded, caller.model_ids)
         async with self._database.connection() as connection:
             appended = await requests.append(connection, new)
             if appended is None:

@@ -93,6 +93,7 @@ class SamplingRuns:
     def check_room(self, team_id: UUID) -> None:
         """Raises TooManyRequests where the team has as many here as it may have."""
         if self._of_team[team_id] >= self._most:
+            self._sampling.dispatch.metrics.refused(team_id)
             raise TooManyRequests(
                 f"this team has {self._of_team[team_id]} sampling requests under way; send fewer at once, and this one "
                 "again in a moment",

@@ -14,6 +14,7 @@ import pytest
 
 from server.app import create_app
 from server.http.context import Context
+from server.principals.callers import Caller
 from server.process.settings import ServerSettings, Timeouts
 from server.sampling_sessions.futures import Failed, SamplingFutures
 from server.sampling_sessions.results import Sampled
@@ -21,7 +22,7 @@ from server.sampling_sessions.running import Wait
 from store.tables import CheckpointRow
 from tests.contract.conftest import CONTEXT, serving
 from tests.ports.scripted_backend import END, SamplerScript
-from wire.errors import Gone, NotFound
+from wire.errors import Forbidden, Gone, NotFound
 
 ROOT = "/api/v1"
 PROMPT = [97, 98, 99]
@@ -303,6 +304,15 @@ async def test_other_teams_and_finished_sessions(client: Client, other_team, con
         await client.futures.result(uuid.uuid4(), request_id, 0)
     await client.http.post(f"{ROOT}/sessions/{client.session_id}/finish", json={})
     assert (await client.post()).status_code == 410
+
+
+async def test_a_key_for_other_models_uses_up_no_number(client: Client, team):
+    me = (await team.http.get("/v2/team")).json()
+    narrow = Caller(uuid.UUID(me["id"]), uuid.uuid4(), team.name, "member", frozenset({"sample"}), frozenset())
+    for _ in range(2):
+        with pytest.raises(Forbidden):
+            await client.futures.submit(narrow, client.sampler_id, 0, Failed("user", "it is not even looked at"))
+    assert isinstance(await client.sample(), Sampled)
 
 
 async def test_what_was_cancelled_is_not_sampled_any_longer(client: Client, sampler_script: SamplerScript):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import Any, TypeAlias
+from typing import Any, LiteralString, TypeAlias
 from uuid import UUID
 
 import numpy.typing as npt
@@ -45,10 +45,24 @@ _NOTE = """
     update operations set
         answered_at = coalesce(answered_at, clock_timestamp()),
         caller = case when answered_at is null or caller = %(caller)s then %(caller)s::bigint end
-    where id = %(id)s and state = 'done'
+    where id = %(id)s and state = 'done' and (client_sequence is null or answered_at is null)
 """
-_TAKE_SMALL = f"{_NOTE} and result is not null returning result, kind"
-_TAKE_ANY = f"{_NOTE} returning id"
+
+
+def _noted_or_known(columns: LiteralString, more: LiteralString = "") -> LiteralString:
+    """Of an operation that its client has numbered it is noted once: it counts without that, and a client that fetches
+    its result again shall not wait for a write."""
+    return f"""
+        with noted as ({_NOTE} {more} returning {columns})
+        select {columns} from noted
+        union all
+        select {columns} from operations
+        where id = %(id)s and state = 'done' and client_sequence is not null {more} and not exists (select from noted)
+    """  # noqa: S608 - put together from constants
+
+
+_TAKE_SMALL = _noted_or_known("result, kind", "and result is not null")
+_TAKE_ANY = _noted_or_known("id")
 
 
 async def wait_for_result(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,10 +15,12 @@ import numpy as np
 import pytest
 import zstandard
 
+from server.app import create_app
+from server.process.settings import ServerSettings
 from server.protocols.tinker.messages import tinker_pb2 as pb
 from store.database import AsyncDatabase
 from store.tables import ModelRow
-from tests.contract.conftest import CONTEXT, LIMITS
+from tests.contract.conftest import CONTEXT, LIMITS, Team, serving
 from wire.payload import decode
 
 ROOT = "/api/v1"
@@ -63,6 +68,12 @@ async def made(team: Any, base: Any, **more: Any) -> Run:
 @pytest.fixture
 async def run(team, base) -> Run:
     return await made(team, base)
+
+
+@pytest.fixture(scope="module")
+async def wronged_run(standing_team, base) -> Run:
+    """For requests that make no sense, one after another."""
+    return await made(standing_team, base)
 
 
 def datum(tokens: list[int] | None = None, **inputs: Any) -> dict[str, Any]:
@@ -282,18 +293,23 @@ WRONG = [
     ("save_weights", {}, "path is missing"),
     ("save_weights_for_sampler", {"sampling_session_seq_id": 0, "kind": "other"}, "kind"),
     ("save_weights_external", {"path": "a", "age_encryption_recipients": ["age1"]}, "does not encrypt"),
-    ("load_weights", {"path": "tinker://nobody/weights/x"}, "no checkpoint"),
-    ("load_weights", {"path": "elsewhere"}, "is no path"),
 ]
 
 
 @pytest.mark.parametrize(("path", "body", "sentence"), WRONG, ids=[sentence for *_, sentence in WRONG])
-async def test_what_is_wrong_with_a_request_fails_its_future_and_not_the_next(run, path, body, sentence):
-    failed = await run.promised(path, body)
-    if path == "forward_backward":
-        assert await run.promised(path, body, 1) == failed, "a repetition"
+async def test_what_is_wrong_with_a_request_fails_its_future_and_not_the_next(wronged_run, path, body, sentence):
+    run, number = wronged_run, next(wronged_run.numbers)
+    failed = await run.promised(path, body, number)
+    assert await run.promised(path, body, number) == failed, "a repetition"
     answer = await run.result(failed)
     assert (answer["category"], sentence in answer["error"], "\n" in answer["error"]) == ("user", True, False), answer
+    assert "metrics" in await run.result(await run.promised("forward_backward", passing()))
+
+
+@pytest.mark.parametrize(("path", "sentence"), [("tinker://no/weights/x", "no checkpoint"), ("x", "is no path")])
+async def test_a_wrong_path_fails_the_future_and_not_the_next(run, path, sentence):
+    answer = await run.result(await run.promised("load_weights", {"path": path}))
+    assert (answer["category"], sentence in answer["error"]) == ("user", True), answer
     assert "metrics" in await run.result(await run.promised("forward_backward", passing()))
 
 
@@ -392,3 +408,35 @@ async def _nodes(database: AsyncDatabase, run: Run) -> list[Any]:
             [run.session_id, index],
         )
         return await found.fetchall()
+
+
+async def test_a_crowd_of_polls_starves_no_heartbeat(team, base, trainer, database_url: str, tmp_path: Path):
+    """512 results that nobody has yet and the heartbeats of 128 sessions, with ten connections."""
+    settings = ServerSettings(database_url, tmp_path, "token", limits=LIMITS, database_pool_size=10)
+    async with serving(create_app(settings)) as url, AsyncExitStack() as clients:
+        options = {"base_url": url, "headers": {"X-API-Key": team.key}, "trust_env": False, "verify": False}
+        crowd = [  # a client looks through all its connections for each request
+            await clients.enter_async_context(httpx.AsyncClient(timeout=60, **options)) for _ in range(16)
+        ]
+        run = await made(Team(team.name, team.key, crowd[0]), base)
+        opened = await asyncio.gather(*(http.post(f"{ROOT}/create_session", json={}) for http in crowd * 8))
+        trainer.paused = True
+        try:
+            promise = {"request_id": await run.promised("forward_backward", passing())}
+            polls = [
+                asyncio.create_task(http.post(f"{ROOT}/retrieve_future", json=promise))
+                for http in crowd
+                for _ in range(32)
+            ]
+            await asyncio.sleep(1)
+            started = time.monotonic()
+            beats = [{"session_id": reply.json()["session_id"]} for reply in opened]
+            asked = zip(crowd * 8, beats, strict=True)
+            alive = await asyncio.gather(*(http.post(f"{ROOT}/session_heartbeat", json=beat) for http, beat in asked))
+            took_s = time.monotonic() - started
+            assert not any(poll.done() for poll in polls)
+        finally:
+            trainer.paused = False
+        assert {reply.status_code for reply in alive} == {200}
+        assert took_s < 10, "a client warns after 120 s"
+        assert {reply.status_code for reply in await asyncio.gather(*polls)} == {200}

@@ -13,7 +13,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from server.http.disconnects import ClientDisconnected
-from server.http.request_body import BodyBound, body_was_read, body_will_hold, content_encoding
+from server.http.request_body import BodyBound, body_will_hold, content_encoding
 from server.process.settings import Limits
 from server.protocols.tinker.passes import json_forms, protobuf
 from server.protocols.tinker.passes.json_forms import JsonPass
@@ -26,7 +26,10 @@ BATCH = BodyBound(lambda limits: limits.body_bytes, encodings=frozenset({_ZSTD})
 
 
 async def read_pass(request: Request, limits: Limits, *, is_forward: bool) -> tuple[ProtobufPass | JsonPass, int]:
-    """The gradient pass in a body, and how many bytes it has. Raises InvalidRequest, TooLarge."""
+    """The gradient pass in a body, and how many bytes it has. Raises InvalidRequest, TooLarge.
+
+    Its arrays are the body's own bytes, so that the request keeps its share of the memory for bodies until it ends.
+    """
     content = await _content(request, limits)
     if protobuf.MEDIA_TYPE in request.headers.get("content-type", ""):
         parsed: ProtobufPass | JsonPass = await off_loop(len(content), protobuf.parse_pass, content)
@@ -34,7 +37,6 @@ async def read_pass(request: Request, limits: Limits, *, is_forward: bool) -> tu
         parsed = await off_loop(
             len(content), json_forms.parse_pass, content, limits.batch_tokens, is_forward=is_forward
         )
-    body_was_read(request)
     return parsed, len(content)
 
 

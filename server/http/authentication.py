@@ -80,6 +80,8 @@ AnyCallerDep = Annotated[Caller, Depends(KeyAccess())]
 CallerDep = Annotated[Caller, Depends(_ByMethod())]
 ModelUserDep = Annotated[Caller, Depends(KeyAccess("sample", "train", "read"))]
 """Looks models up: to read them, or to use them."""
+SampleDep = Annotated[Caller, Depends(KeyAccess("sample"))]
+"""Samples."""
 ReporterDep = Annotated[Caller, Depends(KeyAccess("train", "sample"))]
 """Reports about rollouts."""
 TeamAdminDep = Annotated[Caller, Depends(KeyAccess("keys"))]

@@ -16,7 +16,7 @@ from server.catalog.heads import have_files
 from server.checkpoint_names.resolving import resolve_path
 from server.client_sessions.service import get_open_session
 from server.http.access import Access, DescribedKey, sent_key
-from server.http.authentication import ReporterDep
+from server.http.authentication import ReporterDep, SampleDep
 from server.http.context import Context, ContextDep
 from server.http.disconnects import unless_disconnected
 from server.http.request_body import UPLOAD
@@ -151,10 +151,9 @@ def sampling_request_of(request_id: str) -> UUID | None:
 
 @router.post("/create_sampling_session")
 async def create_sampling_session(
-    context: ContextDep, caller: ReporterDep, request: Request, body: CreateSamplingSession
+    context: ContextDep, caller: SampleDep, request: Request, body: CreateSamplingSession
 ) -> CreatedSamplingSession:
     """Open a sampling session, or find the one of this number. A node without files gets them first."""
-    caller.require("sample")
     async with context.database.session() as session:
         await get_open_session(session, caller.team_id, body.session_id)
         weights, node = await _weights(session, caller, body.base_model, body.model_path)

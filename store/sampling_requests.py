@@ -76,7 +76,10 @@ _CLAIM = f"""
 _ABANDONED = """
     update sampling_requests r set state = 'cancelled', finished_at = clock_timestamp()
     from sampling_sessions s join client_sessions cs on cs.id = s.session_id
-    where r.id = any(%(ids)s) and r.state = 'open' and s.id = r.sampling_session_id and cs.finished_at is not null
+    where r.id = any(%(ids)s) and r.state = 'open' and s.id = r.sampling_session_id and (
+        cs.finished_at is not null
+        or cs.heartbeat_at < clock_timestamp() - make_interval(secs => %(silent_s)s)
+    )
 """
 _ENDED = "select id from sampling_requests where id = any(%(ids)s) and state <> 'open'"
 
@@ -248,10 +251,10 @@ async def claim(connection: AsyncConnection, ids: Collection[UUID], owner: int) 
     return [ClaimedRequest(row[0], row[1], row[2], SamplingTarget(*row[3:])) for row in rows]
 
 
-async def ended_requests(connection: AsyncConnection, ids: Collection[UUID]) -> set[UUID]:
+async def ended_requests(connection: AsyncConnection, ids: Collection[UUID], silent_s: float) -> set[UUID]:
     """Those of these open requests on which no work is wanted any more: cancelled, ended by another process, or of a
-    client that has finished."""
-    await connection.execute(_ABANDONED, {"ids": list(ids)})
+    client that has finished, or has sent no heartbeat for `silent_s`."""
+    await connection.execute(_ABANDONED, {"ids": list(ids), "silent_s": silent_s})
     return {row.id for row in await (await connection.execute(_ENDED, {"ids": list(ids)})).fetchall()}
 
 

@@ -30,6 +30,10 @@ from wire.errors import Gone, InvalidRequest, NotFound
 from wire.process.off_loop import off_loop
 
 _LOOK_EVERY_S = 5.0
+_SILENT_S = 900.0
+"""A client that has sent no heartbeat for so long is gone, if a server was there to take it. It sends one every ten
+seconds."""
+_EVER_S = 10 * 365 * 86_400.0
 _MOST_CLAIMED = 256
 _LEAST_PAUSE_S = 0.05
 """Completions that come together are reported together."""
@@ -67,6 +71,8 @@ class SamplingFutures:
         self._background = background
         self._listener = listener
         self._waiting: Counter[UUID | str] = Counter()
+        self._silent_s = _SILENT_S
+        self._began_at = time.monotonic()
         self.runs = SamplingRuns(sampling, background, most_of_a_team)
         self._looking = RepeatedTask(self._look, Rhythm(look_every_s, failed="sampling_requests_not_looked_at"))
 
@@ -182,7 +188,10 @@ class SamplingFutures:
             return
         async with self._background.connection() as connection:
             orphans = await requests.orphans(connection, waited, sessions, _MOST_CLAIMED)
-            ended = await requests.ended_requests(connection, running) if running else set[UUID]()
+            # A heartbeat may be missing because no server was there to take it.
+            was_there = time.monotonic() - self._began_at > self._silent_s
+            silent_s = self._silent_s if was_there else _EVER_S
+            ended = await requests.ended_requests(connection, running, silent_s) if running else set[UUID]()
         for request_id in ended:
             self.runs.stop(request_id)
         await self._take_over(orphans)

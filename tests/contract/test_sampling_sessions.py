@@ -6,11 +6,13 @@ import asyncio
 import re
 import uuid
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import func
 
 from server.app import create_app
 from server.http.context import Context
@@ -19,7 +21,7 @@ from server.process.settings import ServerSettings, Timeouts
 from server.sampling_sessions.futures import Failed, SamplingFutures
 from server.sampling_sessions.results import Sampled
 from server.sampling_sessions.running import Wait
-from store.tables import CheckpointRow
+from store.tables import CheckpointRow, ClientSessionRow
 from tests.contract.conftest import CONTEXT, serving
 from tests.ports.scripted_backend import END, SamplerScript
 from wire.errors import Forbidden, Gone, NotFound
@@ -327,6 +329,20 @@ async def test_what_was_cancelled_is_not_sampled_any_longer(client: Client, samp
             await asyncio.sleep(0.01)
     with pytest.raises(NotFound):
         await client.futures.cancel(client.team_id, uuid.uuid4())
+
+
+async def test_work_for_a_client_that_died_ends(client: Client, sampler_script, database, monkeypatch):
+    sampler_script.endless = True
+    request_id = await client.submit(sampling_params={"max_tokens": 400})
+    long_ago = func.clock_timestamp() - timedelta(hours=1)
+    async with database.session() as session:
+        (await session.get_one(ClientSessionRow, client.session_id)).heartbeat_at = long_ago
+    await client.futures._look()
+    assert request_id in client.futures.runs.ids, "this server may have been away when its heartbeats came"
+    monkeypatch.setattr(client.futures, "_began_at", client.futures._began_at - 1000)
+    await client.futures._look()
+    assert await client.result(request_id) == Failed("user", "the request was cancelled")
+    assert not client.futures.runs.ids
 
 
 async def test_a_session_reports_its_completions_in_order_and_drops_what_was_fetched(client: Client):

@@ -96,7 +96,10 @@ def _numbers(sent: SentPass) -> dict[str, float]:
     for name, value in sent.config.items():
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise InvalidRequest(f"loss_fn_config: {name} must be a number")
-    return {name: float(value) for name, value in sent.config.items()}
+    try:
+        return {name: float(value) for name, value in sent.config.items()}
+    except OverflowError:
+        raise InvalidRequest("loss_fn_config holds an integer that is larger than any float") from None
 
 
 def _adam(sent: Adam) -> AdamParams:

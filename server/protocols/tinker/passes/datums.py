@@ -7,6 +7,7 @@ The client has shifted its targets: position t of the input predicts target t. E
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -124,8 +125,9 @@ class _Inputs:
         self._inputs = inputs
         self._num_tokens = num_tokens
 
-    def dense(self, name: str) -> npt.NDArray[Any]:
-        """(N,) or (N, K). Raises InvalidRequest."""
+    def dense(self, name: str, wanted: tuple[int, ...] | None = None) -> npt.NDArray[Any]:
+        """(N,) or (N, K); of the shape that is wanted, if one is. Raises InvalidRequest, for a wrong shape before
+        anything of that shape is made."""
         where, tensor = f"{self.where}: {name}", self._inputs[name]
         shape = tensor.shape if tensor.shape is not None else (len(tensor.values),)
         if len(shape) not in (1, 2) or any(length < 0 for length in shape):
@@ -134,9 +136,11 @@ class _Inputs:
             )
         if shape[0] != self._num_tokens:
             raise InvalidRequest(f"{where} has {shape[0]} positions, but the model input has {self._num_tokens} tokens")
+        if wanted is not None and shape != wanted:
+            raise InvalidRequest(f"{where} has the shape {_shown(shape)}; it must be {_shown(wanted)}")
         if tensor.crow is not None and tensor.col is not None:
             return _written_out(where, tensor, tensor.crow, tensor.col, shape)
-        if tensor.values.size != int(np.prod(shape)):
+        if tensor.values.size != math.prod(shape):
             raise InvalidRequest(
                 f"{where} has {tensor.values.size} values, which do not fill the shape {_shown(shape)}"
             )
@@ -144,12 +148,8 @@ class _Inputs:
 
     def floats(self, name: str, shape: tuple[int, ...]) -> Float32Array:
         """Finite numbers of this shape. Raises InvalidRequest."""
-        values = self.dense(name)
-        if values.shape != shape:
-            raise InvalidRequest(
-                f"{self.where}: {name} has the shape {_shown(values.shape)}; it must be {_shown(shape)}"
-            )
-        values = values.astype(np.float32)
+        with np.errstate(over="ignore"):
+            values = self.dense(name, shape).astype(np.float32)
         if not np.isfinite(values).all():
             raise InvalidRequest(f"{self.where}: {name} holds a value that is not a finite number")
         return values
@@ -164,7 +164,8 @@ def _written_out(
     num_rows, num_columns = shape
     counts = np.diff(crow)
     is_whole = len(crow) == num_rows + 1 and crow[0] == 0 and crow[-1] == len(col) == len(tensor.values)
-    if not is_whole or (counts < 0).any() or ((col < 0) | (col >= num_columns)).any():
+    is_inside = not ((crow < 0) | (crow > len(col))).any() and not ((col < 0) | (col >= num_columns)).any()
+    if not is_whole or not is_inside or (counts < 0).any():
         raise InvalidRequest(f"{where} is sparse, and its indices do not describe a matrix of {_shown(shape)}")
     places = np.repeat(np.arange(num_rows), counts) * num_columns + col
     if (np.diff(places) <= 0).any():

@@ -16,6 +16,7 @@ from server.uploads.json_scanner import JsonScanner
 from wire.errors import InvalidRequest
 
 _INPUTS = ("forward_backward_input", "forward_input")
+_INDICES = ("sparse_crow_indices", "sparse_col_indices")
 _DTYPES = {"float32": np.dtype(np.float32), "int64": np.dtype(np.int64)}
 
 
@@ -62,7 +63,7 @@ class JsonPass:
             chunk = _object(chunk, f"{where}: a chunk of model_input")
             kind = chunk.get("type", "encoded_text")
             if kind == "encoded_text":
-                yield SentChunk(TEXT, self._numbers(f"{where}: tokens", chunk.get("tokens")).astype(np.int64))
+                yield SentChunk(TEXT, self._integers(f"{where}: tokens", chunk.get("tokens")))
             else:
                 yield SentChunk(_text(kind, f"{where}: type of a chunk"))
 
@@ -70,20 +71,27 @@ class JsonPass:
         if isinstance(value, str | list):  # the bare list of the oldest SDKs
             return SentTensor(self._numbers(where, value))
         tensor = _object(value, where)
-        dtype = _DTYPES.get(tensor.get("dtype", "float32"))
-        if dtype is None:
+        dtype = tensor.get("dtype", "float32")
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise InvalidRequest(f"{where} has a type other than float32 and int64")
         values = self._numbers(where, tensor.get("data"))
-        if dtype.kind == "i" and values.dtype.kind != "i":
-            raise InvalidRequest(f"{where} is said to hold integers, and holds other numbers")
-        crow, col = (tensor.get(f"sparse_{name}_indices") for name in ("crow", "col"))
-        is_sparse = crow is not None
+        if dtype == "int64" and values.dtype.kind != "i":
+            raise InvalidRequest(f"{where} is said to hold integers of 64 bits, and holds other numbers")
+        shape = tensor.get("shape")
+        crow, col = (tensor.get(name) for name in _INDICES)
+        is_sparse = crow is not None or col is not None
         return SentTensor(
-            values.astype(dtype),
-            None if tensor.get("shape") is None else tuple(self._numbers(where, tensor["shape"]).tolist()),
-            self._numbers(where, crow).astype(np.int64) if is_sparse else None,
-            self._numbers(where, col).astype(np.int64) if is_sparse else None,
+            values.astype(_DTYPES[dtype]),
+            None if shape is None else tuple(self._integers(f"{where}: shape", shape).tolist()),
+            self._integers(f"{where}: {_INDICES[0]}", crow) if is_sparse else None,
+            self._integers(f"{where}: {_INDICES[1]}", col) if is_sparse else None,
         )
+
+    def _integers(self, where: str, value: Any) -> npt.NDArray[np.int64]:
+        numbers = self._numbers(where, value)
+        if numbers.dtype.kind != "i":
+            raise InvalidRequest(f"{where} must be a list of integers of 64 bits")
+        return numbers.astype(np.int64)
 
     def _numbers(self, where: str, value: Any) -> npt.NDArray[Any]:
         if isinstance(value, str) and value in self.arrays:

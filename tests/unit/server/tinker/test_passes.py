@@ -168,8 +168,38 @@ def test_a_sparse_matrix_that_says_it_is_huge_is_never_written_out():
         to_datums(as_protobuf(asked(datum(target_tokens=huge))).read(), INFO, 1000)
 
 
+OF_ONE = {"data": [1.0, 1.0], "dtype": "float32", "shape": [2]}
+SPARSE = {"data": [1.0], "sparse_crow_indices": [0, 1, 1], "sparse_col_indices": [0]}
+
+
 @pytest.mark.parametrize(
-    ("crow", "col"), [([0, 1], [0]), ([0, 2, 1, 2], [0, 1]), ([0, 1, 2, 2], [0, 5]), ([0, 2, 2, 2], [1, 1])]
+    ("weights", "tokens", "sentence"),
+    [
+        ({**OF_ONE, "shape": [2.0]}, [1, 2], "weights: shape must be a list of integers"),
+        ({**OF_ONE, "dtype": {}}, [1, 2], "weights has a type other than float32 and int64"),
+        ({**OF_ONE, "sparse_col_indices": [0, 1]}, [1, 2], "weights: sparse_crow_indices must be a list of numbers"),
+        ({**OF_ONE, "data": [], "shape": [2, 2**62]}, [1, 2], "weights has the shape"),
+        ({**OF_ONE, "data": [], "shape": [-2]}, [1, 2], "weights has the shape"),
+        ({**SPARSE, "shape": [2, 2**50]}, [1, 2], "weights has the shape"),
+        (OF_ONE, [1.5, 2], "datum 0: tokens must be a list of integers"),
+        (OF_ONE, [2**70, 2], "datum 0: tokens must be a list of integers"),
+    ],
+)
+def test_json_that_contradicts_itself_is_refused_before_it_is_rounded_or_written_out(weights, tokens, sentence):
+    inputs = {"target_tokens": {"data": [1, 2], "dtype": "int64"}, "weights": weights}
+    one = {"model_input": {"chunks": [{"type": "encoded_text", "tokens": tokens}]}, "loss_fn_inputs": inputs}
+    sent = {"data": [one], "loss_fn": "cross_entropy"}
+    body = json.dumps({"model_id": "s:train:0", "seq_id": 1, "forward_backward_input": sent})
+    with pytest.raises(InvalidRequest, match=sentence):
+        to_datums(json_forms.parse_pass(body.encode(), 100, is_forward=False).read(), INFO, 1000)
+
+
+WRAPS = [0, 2**63 - 1, -5, 1]  # its differences are positive only in 64 bits
+
+
+@pytest.mark.parametrize(
+    ("crow", "col"),
+    [([0, 1], [0]), ([0, 2, 1, 2], [0, 1]), ([0, 1, 2, 2], [0, 5]), ([0, 2, 2, 2], [1, 1]), (WRAPS, [0])],
 )
 def test_sparse_indices_that_contradict_one_another_are_refused(crow, col):
     odd = tinker.TensorData(

@@ -142,6 +142,7 @@ KNOWN = {
     "store/oplog/saves.py": "a save changes what a name stands for; its result waits",
     "store/oplog/unsaved.py": "a step that promotes nothing leaves what a name stands for",
     "store/oplog/leaving.py": "a trainer that leaves removes what no head points at",
+    "store/retention/runs.py": "removes runs that nobody has used for long; nobody is answered",
     "store/retention/marking.py": "removes the files of what no chat asks for; nobody is answered",
     "store/keys.py": "when keys were used, which is not cached",
     "store/planes/adapters.py": "samplers report what they hold, and answer nobody",

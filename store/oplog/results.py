@@ -49,11 +49,15 @@ _NOTE = """
 """
 
 
+_NEED_NOT_LAST = "case when client_sequence is not null then set_config('synchronous_commit', 'off', true) end"
+"""SQL, for its effect: the transaction of an operation that its client has numbered does not wait for the disk."""
+
+
 def _noted_or_known(columns: LiteralString, more: LiteralString = "") -> LiteralString:
     """Of an operation that its client has numbered it is noted once: it counts without that, and a client that fetches
-    its result again shall not wait for a write."""
+    its result again shall not wait for a write. Nor for the disk the first time: the note may be lost."""
     return f"""
-        with noted as ({_NOTE} {more} returning {columns})
+        with noted as ({_NOTE} {more} returning {columns}, {_NEED_NOT_LAST})
         select {columns} from noted
         union all
         select {columns} from operations

@@ -6,7 +6,7 @@ import re
 
 from store.tables import ModelRow
 
-_RUN_ID = re.compile(r"(?P<session_id>.{1,200}):train:(?P<index>[0-9]{1,9})")
+_RUN_ID = re.compile(r"(?P<session_id>.{1,200}):train:(?P<index>0|[1-9][0-9]{0,8})")
 
 
 def run_id(model: ModelRow) -> str:

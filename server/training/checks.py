@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import numpy as np
 
+from server.checkpoint_names.paths import check_name
 from server.values.sanitizing import is_storable
 from wire.engine import BaseModelInfo, LossChoice
 from wire.errors import InvalidRequest
@@ -19,9 +19,7 @@ Losses = Mapping[str, Mapping[str, float | None]]
 
 _MAX_METRICS = 100
 _MAX_METRIC_NAME = 100
-_SAVE_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LEAST_TTL_S, _MOST_TTL_S = 3600, 10 * 365 * 24 * 3600
-_MOST_SHOWN = 200
 
 
 def check_batch(batch: Batch, recorded: Mapping[int, UUID], info: BaseModelInfo, *, logprobs_optional: bool) -> None:
@@ -83,11 +81,8 @@ def check_save(request: SaveRequest) -> None:
     """Raises InvalidRequest for a name, a time to live or metadata that cannot be kept."""
     if request.use.is_named != (request.name is not None):
         raise InvalidRequest(f"a save for {request.use.value} {'needs a' if request.use.is_named else 'takes no'} name")
-    if request.name is not None and not _SAVE_NAME.fullmatch(request.name):
-        raise InvalidRequest(
-            f"the name {request.name[:_MOST_SHOWN]!r} of a save is not 1 to 128 letters, digits, dots, dashes and "
-            "underscores"
-        )
+    if request.name is not None:
+        check_name(request.name)
     if request.ttl_seconds is not None and not _LEAST_TTL_S <= request.ttl_seconds <= _MOST_TTL_S:
         raise InvalidRequest(
             f"ttl_seconds is {request.ttl_seconds}; it may be {_LEAST_TTL_S} (an hour) to {_MOST_TTL_S} (ten years)"

@@ -16,7 +16,7 @@ from server.catalog.forks import take_over
 from server.checkpoint_names.resolving import resolve_path
 from server.training.admission import TrainedModel
 from server.training.collaborators import Training
-from server.training.sequenced import refuse_in_order
+from server.training.sequenced import check_number, refuse_in_order
 from store.oplog.client_order import release_numbers
 from store.tables import ModelRow, OperationRow
 from wire.errors import FINAL, HeadwayError, InvalidRequest, NumberReused
@@ -39,6 +39,7 @@ class Load:
 
 async def load_into(training: Training, model: TrainedModel, load: Load) -> UUID:
     """The operation, which is done, or failed with what is wrong. Raises NumberReused, and troubles that pass."""
+    check_number(load.number)
     try:
         async with training.database.session() as session:
             operation_id = await _load(session, model, load)

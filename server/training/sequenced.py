@@ -11,13 +11,16 @@ from uuid import UUID
 from server.training.admission import TrainedModel
 from server.training.collaborators import Training
 from server.training.operations import Call, Prepared, placed_or_refused
+from server.values.sanitizing import storable_text
 from store.oplog.append import PlacedPayload
 from store.oplog.client_order import append_in_order, operation_of_number
 from wire.errors import FINAL, HeadwayError, InvalidRequest, ModelNotFound, NumberReused
 from wire.process.off_loop import off_loop
 
 _NOTHING = PlacedPayload(payload=b"", payload_blob=None)
-_MOST = 2**63 - 1
+_MOST = 2**63 - 2
+"""The next number can be written down too."""
+_LONGEST = 2000
 
 
 async def submit_in_order(training: Training, model: TrainedModel, client_sequence: int, call: Call) -> UUID:
@@ -27,7 +30,7 @@ async def submit_in_order(training: Training, model: TrainedModel, client_sequen
     refusal) fails the operation. Raises NumberReused for another request under a used number, and troubles that pass:
     the client sends the same again.
     """
-    _check_number(client_sequence)
+    check_number(client_sequence)
     if (found_id := await _find(training, model.id, client_sequence, call.digest)) is not None:
         return found_id
     if model.refusal is not None:
@@ -48,15 +51,16 @@ async def refuse_in_order(
 
     For what is found out before there is a `Call`. Raises as `submit_in_order`.
     """
-    _check_number(client_sequence)
+    check_number(client_sequence)
     if (found_id := await _find(training, model.id, client_sequence, digest)) is not None:
         return found_id
     return await _refuse(training, model.id, client_sequence, kind, digest, error)
 
 
-def _check_number(client_sequence: int) -> None:
+def check_number(client_sequence: int) -> None:
+    """Raises InvalidRequest for what counts nothing."""
     if not 1 <= client_sequence <= _MOST:
-        raise InvalidRequest(f"the number of a request is {client_sequence}; numbers begin at 1")
+        raise InvalidRequest(f"the number of a request is {client_sequence}; they go from 1 to {_MOST}")
 
 
 async def _find(training: Training, model_id: UUID, client_sequence: int, digest: bytes) -> UUID | None:
@@ -88,6 +92,7 @@ async def _append(training: Training, model_id: UUID, client_sequence: int, call
 async def _refuse(
     training: Training, model_id: UUID, client_sequence: int, kind: str, digest: bytes, error: HeadwayError
 ) -> UUID:
+    error.message = storable_text(error.message)[:_LONGEST]  # it may name what the client sent
     async with training.database.connection() as connection:
         refused_id = await append_in_order(
             connection,

@@ -243,6 +243,17 @@ async def test_a_bomb_of_zstd_is_not_unpacked(run):
     assert (await run.http.post(f"{ROOT}/forward_backward", content=b"x", headers=headers)).status_code == 415
 
 
+async def test_a_part_of_a_zstd_body_is_not_taken_for_the_whole(run):
+    headers = {"Content-Type": PROTOBUF, "Content-Encoding": "zstd"}
+    content = message(run, 1).SerializeToString()
+    for whole in (zstandard.compress(content), _of_unknown_size(content)):
+        for other in (whole[:-1], whole[: len(whole) // 2], whole + whole, whole + b"more"):
+            reply = await run.http.post(f"{ROOT}/forward_backward", content=other, headers=headers)
+            assert (reply.status_code, "not one whole frame" in reply.json()["detail"]) == (422, True)
+        reply = await run.http.post(f"{ROOT}/forward_backward", content=whole, headers=headers)
+        assert reply.status_code == 200
+
+
 def _of_unknown_size(content: bytes) -> bytes:
     return zstandard.ZstdCompressor(write_content_size=False).compress(content)
 
@@ -255,6 +266,14 @@ async def test_a_repeated_request_is_the_same_and_another_under_its_number_is_re
     saved = await run.promised("save_weights_for_sampler", {"sampling_session_seq_id": 0}, 2)
     assert await run.promised("save_weights_for_sampler", {"sampling_session_seq_id": 1}, 2) == saved
     assert (await run.result(saved))["sampling_session_id"] == f"{run.session_id}:sample:0"
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63 - 1, 2**70, 1.0, "1", None, True])
+async def test_what_counts_nothing_is_refused_at_once(run, number):
+    for path, body in (("forward_backward", passing()), ("optim_step", {}), ("load_weights", {"path": "x"})):
+        refused = await run.post(path, {**body, "seq_id": number})
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+        assert "number" in refused.json()["detail"] or "seq_id" in refused.json()["detail"]
 
 
 async def test_numbers_that_arrive_out_of_order_are_carried_out_in_order(run, database: AsyncDatabase):
@@ -279,6 +298,7 @@ WRONG = [
     ("forward_backward", passing(loss_fn_config={"clip": 1.0}), "has no key 'clip'"),
     ("forward_backward", passing(loss_fn_config={"advantage_std": 1.0}), "is for rewards"),
     ("forward_backward", passing(loss_fn_config={"loss_id": "x"}), "must be a number"),
+    ("forward_backward", passing(loss_fn="ppo", loss_fn_config={"epsilon": 10**400}), "larger than any float"),
     ("forward_backward", passing(datum([1, 10**6])), "outside the vocabulary"),
     ("forward_backward", passing(EMPTY), "is empty"),
     ("forward_backward", {"forward_backward_input": {"data": [], "loss_fn": "cross_entropy"}}, "data is empty"),
@@ -287,10 +307,17 @@ WRONG = [
     ("optim_step", {"adam_params": {"learning_rate": -1.0}}, "learning_rate"),
     ("optim_step", {"adam_params": {"momentum": 0.5}}, "momentum"),
     ("optim_step", {"adam_params": {"grad_clip_norm": -1.0}}, "grad_clip_norm"),
+    ("optim_step", {"adam_params": {"a\0": 0.5}}, "unknown field adam_params.a\ufffd"),
+    ("optim_step", {"adam_params": 5}, "adam_params must be an object"),
+    ("optim_step", {"adam_params": {}, "optimizer_params": {"type": "sgd"}}, "'sgd'"),
     ("optim_step", {"optimizer_params": {"type": "dimuon", "learning_rate": 0.1}}, "'dimuon'"),
     ("save_weights", {"path": "a/b"}, "no name for a checkpoint"),
     ("save_weights", {"path": "a", "ttl_seconds": 60}, "ttl_seconds"),
     ("save_weights", {}, "path is missing"),
+    ("save_weights", {"path": 5}, "path: should be a valid string"),
+    ("save_weights", {"path": "x" * 201}, "1 to 200 letters"),
+    ("load_weights", {"path": 5}, "path: should be a valid string"),
+    ("load_weights", {"path": "x", "optimizer": "perhaps"}, "optimizer: should be a valid boolean"),
     ("save_weights_for_sampler", {"sampling_session_seq_id": 0, "kind": "other"}, "kind"),
     ("save_weights_external", {"path": "a", "age_encryption_recipients": ["age1"]}, "does not encrypt"),
 ]

@@ -63,22 +63,31 @@ async def _unpacked(request: Request, content: bytes, most: int) -> bytes:
         announced = zstandard.get_frame_parameters(content).content_size
     except zstandard.ZstdError:
         raise InvalidRequest("the body is not compressed with zstd, as its header says") from None
-    if announced not in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR) and announced > most:
-        raise _too_large(most)
     is_known = announced not in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR)
-    await body_will_hold(request, announced if is_known else most)
-    return await off_loop(announced if is_known else most, _decompressed, content, most)
-
-
-def _decompressed(content: bytes, most: int) -> bytes:
-    try:
-        with zstandard.ZstdDecompressor().stream_reader(content) as reader:
-            unpacked = reader.read(most + 1)
-    except zstandard.ZstdError:
-        raise InvalidRequest("the body ends too early, or is not compressed with zstd") from None
-    if len(unpacked) > most:
+    if is_known and announced > most:
         raise _too_large(most)
-    return unpacked
+    await body_will_hold(request, announced if is_known else most)
+    return await off_loop(
+        announced if is_known else most, _decompressed, content, announced if is_known else None, most
+    )
+
+
+def _decompressed(content: bytes, announced: int | None, most: int) -> bytes:
+    """All of the body: a part of a message would often be a message too."""
+    unpacker = zstandard.ZstdDecompressor()
+    try:
+        size = _counted(unpacker, content, most) if announced is None else announced
+        return unpacker.decompress(content, max_output_size=max(size, 1), allow_extra_data=False)
+    except zstandard.ZstdError:
+        raise InvalidRequest("the body is not one whole frame of zstd") from None
+
+
+def _counted(unpacker: zstandard.ZstdDecompressor, content: bytes, most: int) -> int:
+    with unpacker.stream_reader(content) as reader:
+        size = len(reader.read(most + 1))
+    if size > most:
+        raise _too_large(most)
+    return size
 
 
 def _too_large(most: int) -> TooLarge:

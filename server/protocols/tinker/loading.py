@@ -78,9 +78,10 @@ async def _make(context: Context, caller: Caller, sent: LoadNew) -> Future:
 
 async def _load_into(context: Context, caller: Caller, body: dict[str, Any]) -> Future:
     run_id, number = envelope(body)
-    sent, digest = checked(LoadInto, body), body_digest(LOAD, body)
+    digest = body_digest(LOAD, body)
     model = await trained_run(context.training, caller, run_id)
     try:
+        sent = checked(LoadInto, body)
         await have_path_files(context.heads, caller, sent.path, "training")
     except HeadwayError as error:
         if error.tries != FINAL:

@@ -70,9 +70,12 @@ def body_digest(kind: str, body: Mapping[str, Any], *left_out: str) -> bytes:
     return hashlib.sha256(kind.encode() + b"\0" + to_json(compared, inf_nan_mode="constants")).digest()
 
 
-def checked(kind: type[SentT], sent: Any) -> SentT:
-    """A part of a body. Raises InvalidRequest."""
+def checked(kind: type[SentT], sent: Any, *name: str) -> SentT:
+    """A body, or the part of this name. Raises InvalidRequest."""
+    if not isinstance(sent, dict):
+        raise InvalidRequest(f"{'.'.join(name) or 'the body'} must be an object")
     try:
         return kind.model_validate(sent)
     except ValidationError as error:
-        raise InvalidRequest(first_problem(error.errors(include_url=False, include_input=False))) from None
+        found = error.errors(include_url=False, include_input=False)
+        raise InvalidRequest(first_problem([{**one, "loc": ("body", *name, *one["loc"])} for one in found])) from None

@@ -59,9 +59,10 @@ async def optim_step(context: ContextDep, caller: CallerDep, request: Request) -
 
     def make_call(model: TrainedModel) -> Call:
         other = body.get("optimizer_params") or body.get("optim_params")
-        if other is not None and body.get("adam_params") is None:
+        if other:
             raise InvalidRequest(f"this run is trained with adamw, and has no parameters of {_type_of(other)!r}")
-        return unpromoted_step(_adam(checked(Adam, body.get("adam_params") or {})), digest)
+        sent = body.get("adam_params")
+        return unpromoted_step(_adam(checked(Adam, {} if sent is None else sent, "adam_params")), digest)
 
     return await answer_later(context, caller, run_id, number, kind, digest, make_call, keeps=True)
 

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -34,8 +35,10 @@ pytestmark = pytest.mark.chaos
 NUM_STEPS = 16
 DEATHS = [
     [Fault("trainer", "node:before-commit", 3, "kill"), Fault("trainer", "step:before-adamw", 2, "kill")],
-    [Fault("trainer", "node:after-commit", 5, "kill"), Fault("trainer", "replay:after-pass", 2, "kill")],
+    [Fault("trainer", "node:after-commit", 5, "kill"), Fault("trainer", "complete:before-commit", 2, "kill")],
     [Fault("trainer", "saved:before-commit", 1, "kill"), Fault("trainer", "publish:after-rename", 1, "kill")],
+]
+MORE_DEATHS = [
     [Fault("trainer", "step:after-adamw", 4, "stop"), Fault("trainer", "complete:after-commit", 3, "kill")],
     [Fault("trainer", "saved:after-commit", 2, "kill"), Fault("trainer", "node:before-commit", 1, "stop")],
 ]
@@ -134,7 +137,7 @@ def undisturbed(chaos_box: Box) -> dict[str, object]:
     return outcome
 
 
-@pytest.mark.parametrize("faults", DEATHS, ids=lambda faults: ", ".join(f"{f.point} {f.action}" for f in faults))
+@pytest.mark.parametrize("faults", [*DEATHS, *(pytest.param(faults, marks=pytest.mark.slow) for faults in MORE_DEATHS)])
 def test_a_pipelined_loop_ends_in_the_same_bits_wherever_its_trainer_dies(
     chaos_box: Box, undisturbed: dict[str, object], faults: list[Fault]
 ):
@@ -145,6 +148,28 @@ def test_a_pipelined_loop_ends_in_the_same_bits_wherever_its_trainer_dies(
         sender.start()
         assert disturbance.inflict(fault), "nobody died"
         sender.join()
+    loop.wait()
+    assert loop.outcome() == undisturbed
+    assert of_database(chaos_box) == []
+
+
+def test_a_trainer_that_dies_while_it_computes_steps_again_leaves_the_same_bits(
+    chaos_box: Box, undisturbed: dict[str, object]
+):
+    loop = Loop(chaos_box)
+    disturbance = Disturbance(chaos_box, loop.num_ended, loop.is_over)
+    first = chaos_box.pid("trainer")
+    with ThreadPoolExecutor() as threads:
+        sent = threads.submit(loop.send, 0)
+        died = threads.submit(disturbance.inflict, Fault("trainer", "node:after-commit", 5, "kill"))
+        while chaos_box.pid("trainer") == first and not died.done():
+            time.sleep(0.01)
+        time.sleep(0.1)  # the death is noticed, and the successor still starts
+        died_again = disturbance.inflict(Fault("trainer", "recompute:before-step", 1, "kill"))
+        assert died.result(), "nobody died"
+        assert died_again, "nobody died again"
+        sent.result()
+    loop.send(1)
     loop.wait()
     assert loop.outcome() == undisturbed
     assert of_database(chaos_box) == []

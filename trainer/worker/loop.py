@@ -33,6 +33,7 @@ from trainer.worker.files import NodeFiles
 from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.loading import Loading
 from trainer.worker.logprob_keeper import LogprobKeeper
+from trainer.worker.open_models import OpenModels
 from trainer.worker.passes import Passes
 from trainer.worker.promotion import Promotion
 from trainer.worker.saving import Saving
@@ -56,8 +57,6 @@ log = structlog.get_logger(__name__)
 
 _POLL_S = 2.0
 _LOST_RACE_S = 0.02
-_IDLE_SNAPSHOT_S, _AT_ONCE = 5.0, SnapshotPolicy(every_steps=1)
-"""A model on which nothing was done for so long has its head written: whoever goes on may be another trainer."""
 _AWAY_PAUSE_S, _MAX_AWAY_PAUSE_S = 1.0, 30.0
 _NOTHING_ACCUMULATED = (
     "there are no accumulated gradients; call forward-backward first (a repeated optim_step returns the last step only "
@@ -91,26 +90,6 @@ class Stop(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Resident:
-    """A model that the engine holds: under which lease, and for which position of the head.
-
-    unsaved_head_id: the head, where it has no files. unsaved_steps, unsaved_s: since a node that has some, or will
-    soon; and the seconds of work on the model since then.
-    """
-
-    lease: Lease
-    head_version: int
-    unsaved_head_id: UUID | None = None
-    unsaved_steps: int = 0
-    unsaved_s: float = 0.0
-    used_at: float = field(default_factory=time.monotonic)
-
-    def note_saved(self) -> None:
-        """The head has files, or will soon."""
-        self.unsaved_head_id, self.unsaved_steps, self.unsaved_s = None, 0, 0.0
-
-
 class Worker:
     """Works off the operations of one base's models with one engine."""
 
@@ -131,7 +110,6 @@ class Worker:
         self._database = database
         self._engine = engine
         self._settings = settings
-        self._resident: dict[UUID, _Resident] = {}
         self._outlived: dict[UUID, int] = {}
         self._diagnose = diagnose
         self._busy_at = time.monotonic()
@@ -143,11 +121,12 @@ class Worker:
         self._metrics = metrics or TrainerMetrics()
         self._stepping = Stepping(database, blobs, checkpoints, engine, promotion, self._metrics)
         self._passes = Passes(database, blobs, engine, self._metrics, keeper)
-        self._loading = Loading(database, blobs, checkpoints, engine, self._passes)
+        loading = Loading(database, blobs, checkpoints, engine, self._passes)
         files = NodeFiles(database, checkpoints)
-        self._snapshots = Snapshots(files, self._metrics)
+        snapshots = Snapshots(files, self._metrics)
+        self._models = OpenModels(engine, loading, self._passes, snapshots, settings.snapshots, self._metrics)
         self._saving = Saving(
-            database, blobs, engine, files, self._snapshots, promotion, self._open_node, self._metrics
+            database, blobs, engine, files, snapshots, promotion, self._models.open_node, self._metrics
         )
         self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {
             FORWARD_BACKWARD.name: self._passes.forward_backward,
@@ -175,7 +154,7 @@ class Worker:
                 stop.nap(lambda: self._listener.wait(self._look_again_s))
             except DATABASE_AWAY as error:
                 log.warning("database_away", error=str(error).splitlines()[0])
-                self._forget_all()
+                self._models.forget_all()
                 # One that takes no writes must not be sent one finished operation after the other.
                 stop.nap(partial(time.sleep, away_pause_s))
                 away_pause_s = min(2 * away_pause_s, _MAX_AWAY_PAUSE_S)
@@ -184,7 +163,7 @@ class Worker:
     def close(self) -> None:
         """Listen no more; what is being written in the background is finished."""
         self._listener.close()
-        self._snapshots.close()
+        self._models.close()
 
     def work_once(self) -> bool:
         """Carry out one operation; False when there is none for this trainer."""
@@ -198,18 +177,18 @@ class Worker:
                 return False
             with self._metrics.operation(*started), self._cancellation.of(lease, started[0]):
                 self._carry_out(lease, *started)
-            self._snapshot_if_due(lease.model_id, self._settings.snapshots)
+            self._models.snapshot_if_due(lease.model_id)
             self._busy_at = time.monotonic()
         except Cancelled as cancelled:
             log.info("operation_cancelled", model=str(lease.model_id), reason=str(cancelled))
-            if lease.model_id not in self._resident:  # while gradients were replayed
-                self._forget(lease.model_id)
+            if lease.model_id not in self._models:  # while gradients were replayed
+                self._models.forget(lease.model_id)
         except Interrupted:
             log.info("operation_interrupted", model=str(lease.model_id))
-            self._forget(lease.model_id)
+            self._models.forget(lease.model_id)
         except LeaseLost:
             log.warning("lease_lost", model=str(lease.model_id))
-            self._forget(lease.model_id)
+            self._models.forget(lease.model_id)
         return True
 
     def _take_next_model(self) -> Lease | None:
@@ -219,8 +198,8 @@ class Worker:
             self._look_again_s = min(_POLL_S, upcoming.free_in_s) if upcoming else _POLL_S
             return None
         self._look_again_s, model_id = _LOST_RACE_S, upcoming.model_id
-        if model_id in self._resident:
-            return self._resident[model_id].lease
+        if (lease := self._models.lease_of(model_id)) is not None:
+            return lease
         fault_point("lease:before-take")
         with self._database.session() as session:
             token = leases.acquire(session, self._settings.trainer_id, model_id, self._settings.lease_ttl_s)
@@ -231,18 +210,17 @@ class Worker:
         context = log.bind(model=model.slug, operation=str(operation.id), kind=operation.kind)
         try:
             self._refuse_poison(operation)
-            self._bring_to_head(lease, model)
+            self._models.bring_to_head(lease, model)
             started = time.monotonic()
             self._handlers[operation.kind](lease, operation, model)
             self._outlived.pop(operation.id, None)
-            if (resident := self._resident.get(model.id)) is not None:
-                resident.unsaved_s += time.monotonic() - started
+            self._models.note_work(model.id, time.monotonic() - started)
             context.info("operation_done")
         except (LeaseLost, Interrupted, Cancelled):
             raise
         except Superseded:
             context.info("operation_superseded")
-            self._forget(model.id)
+            self._models.forget(model.id)
             self._fail(lease, operation, Superseded("the head was moved while this operation ran; nothing was kept"))
         except Exception as error:
             trouble = trouble_behind(error, operation, self._diagnose)
@@ -254,7 +232,7 @@ class Worker:
                 context.warning("operation_deferred", code=trouble.code, reason=trouble.message, exc_info=is_bug)
                 self._defer(lease, operation, trouble)
             if not isinstance(error, HeadwayError):
-                self._forget(model.id)
+                self._models.forget(model.id)
             if isinstance(trouble, DeviceLost):
                 raise trouble from error
 
@@ -269,7 +247,7 @@ class Worker:
 
     def num_leases(self) -> int:
         """Models that this trainer holds. May be called from any thread."""
-        return len(self._resident)
+        return len(self._models)
 
     def _fail(self, lease: Lease, operation: Operation, error: HeadwayError) -> None:
         self._metrics.failed(error.code)
@@ -278,7 +256,7 @@ class Worker:
 
     def _defer(self, lease: Lease, operation: Operation, trouble: HeadwayError) -> None:
         self._metrics.deferred(trouble.code)
-        self._forget(lease.model_id)
+        self._models.forget(lease.model_id)
         with self._noting_the_end(lease, operation) as connection:
             defer(connection, lease, operation, trouble, forgiven=1 + self._outlived.get(operation.id, 0))
 
@@ -291,63 +269,24 @@ class Worker:
                 yield connection
             self._outlived.pop(operation.id, None)
         except Superseded:
-            self._forget(lease.model_id)
+            self._models.forget(lease.model_id)
         except DATABASE_AWAY:
             self._outlived[operation.id] = self._outlived.get(operation.id, 0) + 1
             raise
 
-    def _bring_to_head(self, lease: Lease, model: ModelState) -> None:
-        resident = self._resident.get(model.id)
-        current = resident is not None and resident.lease == lease and resident.head_version == model.head_version
-        if resident is not None and current and self._engine.holds(model.id):
-            resident.used_at = time.monotonic()
-            return
-        self._load(lease, model)
-
-    def _load(self, lease: Lease, model: ModelState) -> None:
-        """The head, and on top of it the gradients that the next step will apply."""
-        self._forget(model.id)
-        started = time.monotonic()
-        with self._metrics.phase("load"):
-            num_computed = self._loading.open(model, model.head_checkpoint_id)
-        computing_s = time.monotonic() - started if num_computed else 0.0
-        with self._metrics.phase("replay"):
-            self._passes.replay(model)
-        unsaved_head_id = model.head_checkpoint_id if num_computed else None
-        self._resident[model.id] = _Resident(lease, model.head_version, unsaved_head_id, num_computed, computing_s)
-
-    def _open_node(self, lease: Lease, model: ModelState, checkpoint_id: UUID) -> None:
-        """Another node than the head; the next operation finds that the model has to be loaded again."""
-        self._forget(model.id)
-        with self._metrics.phase("load"):
-            self._loading.open(model, checkpoint_id)
-
     def _let_go_of_idle_models(self) -> None:
-        for model_id, resident in list(self._resident.items()):
-            if time.monotonic() - resident.used_at > _IDLE_SNAPSHOT_S:
-                self._snapshot_if_due(model_id, _AT_ONCE)
-            if time.monotonic() - resident.used_at > self._settings.idle_lease_s:
-                with self._database.session() as session:
-                    released = leases.release(session, model_id, resident.lease.token)
-                log.info("model_given_up", model=str(model_id), lease_released=released)
-                self._forget(model_id)
-
-    def _forget(self, model_id: UUID) -> None:
-        self._resident.pop(model_id, None)
-        self._passes.forget(model_id)
-        self._engine.close(model_id)
-
-    def _forget_all(self) -> None:
-        for model_id in list(self._resident):
-            self._forget(model_id)
+        for model_id, lease in self._models.idle_for(self._settings.idle_lease_s):
+            with self._database.session() as session:
+                released = leases.release(session, model_id, lease.token)
+            log.info("model_given_up", model=str(model_id), lease_released=released)
+            self._models.forget(model_id)
 
     def _optim_step(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         with self._stepping_on(lease, operation, model) as (summaries, num_left_out):
             if not summaries:
                 raise NothingAccumulated(_NOTHING_ACCUMULATED)
             self._stepping.optim_step(lease, operation, model, summaries, num_left_out)
-        self._passes.forget(model.id)
-        self._resident[model.id] = _Resident(lease, model.head_version + 1)
+        self._models.note_promoted(lease, model)
 
     def _unpromoted_step(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         with self._stepping_on(lease, operation, model) as (summaries, num_left_out):
@@ -355,10 +294,7 @@ class Worker:
                 self._stepping.nothing_to_step(lease, operation)
                 return
             checkpoint_id = self._stepping.unpromoted_step(lease, operation, model, summaries, num_left_out)
-        self._passes.forget(model.id)
-        resident = self._resident[model.id]
-        resident.head_version, resident.unsaved_head_id = model.head_version + 1, checkpoint_id
-        resident.unsaved_steps += 1
+        self._models.note_stepped(model, checkpoint_id)
 
     @contextmanager
     def _stepping_on(
@@ -372,32 +308,11 @@ class Worker:
         try:
             if self._passes.accumulated(model.id) != list(pending):
                 log.info("gradients_left_out", model=model.slug, operation=str(operation.id), applied=len(pending))
-                self._load(lease, model)
+                self._models.load(lease, model)
             yield list(pending.values()), num_left_out
         except BaseException:
-            self._forget(model.id)
+            self._models.forget(model.id)
             raise
 
     def _save(self, lease: Lease, operation: Operation, model: ModelState) -> None:
-        saved_id = self._saving.save(lease, operation, model)
-        resident = self._resident.get(model.id)
-        if resident is None:
-            return
-        if model.head_checkpoint_id is None:
-            resident.head_version += 1  # the start has become a node, and nothing else has changed
-        elif saved_id == model.head_checkpoint_id:
-            resident.note_saved()
-
-    def _snapshot_if_due(self, model_id: UUID, policy: SnapshotPolicy) -> None:
-        resident = self._resident.get(model_id)
-        if resident is None or resident.unsaved_head_id is None or not self._snapshots.takes(model_id):
-            return
-        if not policy.is_due(resident.unsaved_steps, resident.unsaved_s) or not self._engine.holds(model_id):
-            return
-        try:
-            snapshot = self._engine.snapshot(model_id)
-        except Exception as error:  # what is wrong, the next operation or a save finds out and says
-            log.warning("no_snapshot", model=str(model_id), reason=str(error).partition("\n")[0])
-        else:
-            self._snapshots.write_later(resident.lease, resident.unsaved_head_id, snapshot)
-        resident.note_saved()
+        self._models.note_saved(model, self._saving.save(lease, operation, model))

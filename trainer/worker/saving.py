@@ -37,7 +37,7 @@ _SNAPSHOT_S = 120.0
 _WANTED_S = 600.0
 """For so long samplers hold the node whether or not anybody asks for it; asking prolongs that."""
 
-OpenNode = Callable[[Lease, ModelState, UUID], None]
+OpenNode = Callable[[ModelState, UUID], None]
 """Brings a node other than the head into the engine, in the head's place."""
 
 
@@ -91,7 +91,7 @@ class Saving:
         if node.is_saved:
             return node
         if wanted_id != model.head_checkpoint_id:
-            self._open_node(lease, model, wanted_id)
+            self._open_node(model, wanted_id)
         with self._metrics.phase("save"):
             self._files.save(lease, wanted_id, self._engine.snapshot(model.id))
         return self._look(model.id, wanted_id)

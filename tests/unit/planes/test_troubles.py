@@ -194,7 +194,7 @@ async def test_a_database_that_takes_no_writes_does_not_count_as_a_death_of_the_
         for _ in range(2 * A_FEW):
             with pytest.raises(psycopg.errors.DiskFull):
                 trainer.work()
-            trainer.worker._forget_all()
+            trainer.worker._models.forget_all()
     trainer.work()
     assert trainer.now(step).state == "done"
     assert trainer.served_weights() == 5.0

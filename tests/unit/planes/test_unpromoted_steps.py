@@ -407,7 +407,7 @@ async def test_a_step_that_promotes_makes_the_name_stand_for_the_head_again(trai
 
 
 async def test_a_head_without_files_that_is_idle_is_written(trainer: RunTrainer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("trainer.worker.loop._IDLE_SNAPSHOT_S", 0.0)
+    monkeypatch.setattr("trainer.worker.open_models._IDLE_SNAPSHOT_S", 0.0)
     await trainer.loop(1.0)
     trainer.work()
     trainer.worker._let_go_of_idle_models()

@@ -137,7 +137,11 @@ def undisturbed(chaos_box: Box) -> dict[str, object]:
     return outcome
 
 
-@pytest.mark.parametrize("faults", [*DEATHS, *(pytest.param(faults, marks=pytest.mark.slow) for faults in MORE_DEATHS)])
+@pytest.mark.parametrize(
+    "faults",
+    [*DEATHS, *(pytest.param(faults, marks=pytest.mark.slow) for faults in MORE_DEATHS)],
+    ids=lambda faults: ", ".join(f"{f.point} {f.action}" for f in faults),
+)
 def test_a_pipelined_loop_ends_in_the_same_bits_wherever_its_trainer_dies(
     chaos_box: Box, undisturbed: dict[str, object], faults: list[Fault]
 ):

@@ -31,7 +31,7 @@ from server.principals.roles import SCOPES
 from server.process.settings import Limits, ServerSettings
 from server.protocols.hud.training import schemas as wire_training
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
-from server.protocols.tinker.bodies import BATCH
+from server.protocols.tinker.training.bodies import BATCH
 from store.database import AsyncDatabase
 from tests.contract.conftest import LIMITS
 from tests.contract.test_access import PUBLIC, ROUTES, SHOWN_BY_THE_FRAMEWORK, SUFFICES

@@ -21,13 +21,13 @@ from server.http.authentication import ReporterDep
 from server.http.context import Context, ContextDep
 from server.http.disconnects import unless_disconnected
 from server.principals.callers import Caller
-from server.protocols.tinker import settled
-from server.protocols.tinker.passes import protobuf
-from server.protocols.tinker.results import Reads, result_body
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.sampling import sampling_request_of
-from server.protocols.tinker.sampling_futures import Content, sampling_answer
-from server.protocols.tinker.schemas import TinkerReply, TinkerRequest
+from server.protocols.tinker.sampling.endpoints import sampling_request_of
+from server.protocols.tinker.sampling.futures import Content, sampling_answer
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import TinkerReply, TinkerRequest
+from server.protocols.tinker.training import settled
+from server.protocols.tinker.training.passes import protobuf
+from server.protocols.tinker.training.results import Reads, result_body
 from server.sampling_sessions.futures import Failed as SamplingFailed
 from server.sampling_sessions.running import Wait
 from server.training.promises import Failed, Pending, find_promise, follow_promise

@@ -9,8 +9,8 @@ from server.catalog.bases import public_name
 from server.http.access import ANYBODY
 from server.http.authentication import AnyCallerDep
 from server.http.context import ContextDep
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.schemas import TinkerReply
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import TinkerReply
 from store.planes.registration import takes_requests
 from store.tables import ModelRow, SamplerRow
 

@@ -12,8 +12,8 @@ from server.http.authentication import AnyCallerDep, ReporterDep
 from server.http.context import ContextDep
 from server.http.disconnects import body_chunks
 from server.http.request_body import UPLOAD
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.schemas import Label, Metadata, TinkerReply, TinkerRequest
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import Label, Metadata, TinkerReply, TinkerRequest
 from server.values.sanitizing import storable_json, text_or_none
 
 router = TinkerRouter()

@@ -12,9 +12,9 @@ import torch
 from tinker.proto.request_conv import forward_backward_request_to_proto
 from tinker.proto.response_conv import deserialize_forward_backward_output
 
-from server.protocols.tinker.passes import json_forms, protobuf
-from server.protocols.tinker.passes.datums import to_datums
-from server.protocols.tinker.passes.sent import SentPass
+from server.protocols.tinker.training.passes import json_forms, protobuf
+from server.protocols.tinker.training.passes.datums import to_datums
+from server.protocols.tinker.training.passes.sent import SentPass
 from wire.engine import BaseModelInfo
 from wire.errors import InvalidRequest, TooLarge
 

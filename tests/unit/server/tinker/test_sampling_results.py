@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tinker.proto.response_conv import deserialize_sample_response
 
-from server.protocols.tinker.sampling_results import as_json, as_protobuf
+from server.protocols.tinker.sampling.results import as_json, as_protobuf
 from server.sampling_sessions.calls import TargetMatrix
 from server.sampling_sessions.results import Alternatives, Sampled, SampledSequence
 

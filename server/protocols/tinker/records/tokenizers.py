@@ -7,7 +7,7 @@ from fastapi.responses import Response
 from server.catalog.bases import base_by_name
 from server.http.authentication import AnyCallerDep
 from server.http.context import ContextDep
-from server.protocols.tinker.routing import TinkerRouter
+from server.protocols.tinker.shared.routing import TinkerRouter
 from server.sampling.tokenizer_files import tokenizer_cache
 
 router = TinkerRouter()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from server.protocols.tinker.messages import tinker_pb2 as pb
-from server.protocols.tinker.passes.sent import TEXT, SentChunk, SentDatum, SentPass, SentTensor
+from server.protocols.tinker.training.passes.sent import TEXT, SentChunk, SentDatum, SentPass, SentTensor
 from wire.errors import InvalidRequest
 
 MEDIA_TYPE = "application/x-protobuf"

@@ -14,12 +14,12 @@ from server.checkpoint_names.resolving import resolve_path
 from server.http.authentication import CallerDep
 from server.http.context import Context, ContextDep
 from server.principals.callers import Caller
-from server.protocols.tinker.bodies import read_object
-from server.protocols.tinker.numbered import body_digest, checked, envelope
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.runs import Optimizer, check_optimizer
-from server.protocols.tinker.schemas import Future, Metadata, TinkerRequest
-from server.protocols.tinker.settled import settled_future
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import Future, Metadata, TinkerRequest
+from server.protocols.tinker.training.bodies import read_object
+from server.protocols.tinker.training.numbered import body_digest, checked, envelope
+from server.protocols.tinker.training.runs import Optimizer, check_optimizer
+from server.protocols.tinker.training.settled import settled_future
 from server.training.loading import LOAD, Load, load_into
 from server.training.runs import trained_run
 from server.training.sequenced import refuse_in_order

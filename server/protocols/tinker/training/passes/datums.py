@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.protocols.tinker.passes.sent import TEXT, SentDatum, SentPass, SentTensor
+from server.protocols.tinker.training.passes.sent import TEXT, SentDatum, SentPass, SentTensor
 from wire.datums import Datum, fully_scored
 from wire.engine import BaseModelInfo
 from wire.errors import InvalidRequest, TooLarge

@@ -17,8 +17,8 @@ from server.http.access import ANYBODY
 from server.http.authentication import CallerDep
 from server.http.context import Context, ContextDep
 from server.principals.callers import Caller
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.schemas import TinkerReply
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import TinkerReply
 from wire.errors import NotFound
 
 router = TinkerRouter()

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from server.http.problem import ErrorBody, RefusalStatus
 from server.http.routing import KeyedRoute, KeyedRouter
-from server.protocols.tinker.errors import tinker_error, tinker_status
+from server.protocols.tinker.shared.errors import tinker_error, tinker_status
 
 
 class TinkerRoute(KeyedRoute):

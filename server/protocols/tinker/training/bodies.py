@@ -15,9 +15,9 @@ from starlette.requests import ClientDisconnect
 from server.http.disconnects import ClientDisconnected
 from server.http.request_body import BodyBound, body_will_hold, content_encoding
 from server.process.settings import Limits
-from server.protocols.tinker.passes import json_forms, protobuf
-from server.protocols.tinker.passes.json_forms import JsonPass
-from server.protocols.tinker.passes.protobuf import ProtobufPass
+from server.protocols.tinker.training.passes import json_forms, protobuf
+from server.protocols.tinker.training.passes.json_forms import JsonPass
+from server.protocols.tinker.training.passes.protobuf import ProtobufPass
 from wire.errors import InvalidRequest, TooLarge
 from wire.process.off_loop import off_loop
 

@@ -15,9 +15,9 @@ from server.checkpoint_names.path_files import have_path_files
 from server.http.authentication import CallerDep, KeyAccess
 from server.http.context import ContextDep
 from server.principals.callers import Caller
-from server.protocols.tinker.rest_schemas import Checkpoint, Cursor, LimitParam, OffsetParam
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.schemas import Label, Metadata, TinkerReply, TinkerRequest
+from server.protocols.tinker.records.schemas import Checkpoint, Cursor, LimitParam, OffsetParam
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import Label, Metadata, TinkerReply, TinkerRequest
 from wire.errors import InvalidRequest
 
 router = TinkerRouter()

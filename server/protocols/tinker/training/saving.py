@@ -13,10 +13,10 @@ from server.checkpoint_names.paths import check_name
 from server.http.authentication import CallerDep
 from server.http.context import Context, ContextDep
 from server.principals.callers import Caller
-from server.protocols.tinker.bodies import read_object
-from server.protocols.tinker.numbered import answer_later, body_digest, checked, envelope
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.schemas import Future, TinkerRequest
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import Future, TinkerRequest
+from server.protocols.tinker.training.bodies import read_object
+from server.protocols.tinker.training.numbered import answer_later, body_digest, checked, envelope
 from server.training.admission import TrainedModel
 from server.training.operations import Call
 from server.training.service import save

@@ -12,7 +12,7 @@ from server.catalog.run_ids import run_id
 from server.checkpoint_names import runs
 from server.checkpoint_names.paths import Kind
 from server.checkpoint_names.types import NamedCheckpoint
-from server.protocols.tinker.schemas import TinkerReply
+from server.protocols.tinker.shared.schemas import TinkerReply
 from server.values.metadata import as_texts
 
 LimitParam = Annotated[int, Query(ge=0, le=1000)]

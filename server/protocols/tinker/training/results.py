@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic_core import to_json
 
 from server.checkpoint_names.paths import Kind, TinkerPath
-from server.protocols.tinker.passes import json_forms, protobuf
+from server.protocols.tinker.training.passes import json_forms, protobuf
 from server.training.loading import LOAD
 from server.training.promises import Promise
 from store.operation_kinds import SAVE, UNPROMOTED_STEP

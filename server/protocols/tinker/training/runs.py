@@ -12,10 +12,10 @@ from server.catalog.run_ids import run_id
 from server.catalog.runs import NewRun, RunKey, create_run, get_run
 from server.http.authentication import CallerDep, ReporterDep
 from server.http.context import ContextDep
-from server.protocols.tinker.numbered import Closed
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.schemas import Future, Metadata, TinkerReply, TinkerRequest
-from server.protocols.tinker.settled import settled_future
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import Future, Metadata, TinkerReply, TinkerRequest
+from server.protocols.tinker.training.numbered import Closed
+from server.protocols.tinker.training.settled import settled_future
 from server.values.sanitizing import storable_json
 from store.tables import ModelRow
 from wire.errors import InvalidRequest

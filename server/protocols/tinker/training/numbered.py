@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from server.http.context import Context
 from server.principals.callers import Caller
-from server.protocols.tinker.schemas import Future
+from server.protocols.tinker.shared.schemas import Future
 from server.training.admission import TrainedModel
 from server.training.operations import Call
 from server.training.runs import trained_run

@@ -7,14 +7,14 @@ from fastapi import Depends, Request
 from server.http.authentication import CallerDep
 from server.http.context import Context, ContextDep
 from server.principals.callers import Caller
-from server.protocols.tinker.bodies import BATCH, read_object, read_pass
-from server.protocols.tinker.numbered import Closed, answer_later, body_digest, checked, envelope
-from server.protocols.tinker.passes.datums import to_datums
-from server.protocols.tinker.passes.json_forms import JsonPass
-from server.protocols.tinker.passes.protobuf import ProtobufPass
-from server.protocols.tinker.passes.sent import SentPass
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.schemas import Future
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import Future
+from server.protocols.tinker.training.bodies import BATCH, read_object, read_pass
+from server.protocols.tinker.training.numbered import Closed, answer_later, body_digest, checked, envelope
+from server.protocols.tinker.training.passes.datums import to_datums
+from server.protocols.tinker.training.passes.json_forms import JsonPass
+from server.protocols.tinker.training.passes.protobuf import ProtobufPass
+from server.protocols.tinker.training.passes.sent import SentPass
 from server.training.admission import TrainedModel
 from server.training.datum_calls import evaluation, gradient_pass
 from server.training.operations import Call

@@ -12,10 +12,10 @@ from server.client_sessions import listing
 from server.client_sessions.service import get_session as get_client_session
 from server.http.authentication import CallerDep
 from server.http.context import ContextDep
-from server.protocols.tinker.checkpoints import Changed, ReaderDep
-from server.protocols.tinker.rest_schemas import AccessScope, LimitParam, OffsetParam
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.schemas import Label, Metadata, TinkerReply, TinkerRequest
+from server.protocols.tinker.records.checkpoints import Changed, ReaderDep
+from server.protocols.tinker.records.schemas import AccessScope, LimitParam, OffsetParam
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import Label, Metadata, TinkerReply, TinkerRequest
 from server.values.metadata import as_texts
 from store.tables import ClientSessionRow
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from server.http.context import Context
 from server.principals.callers import Caller
-from server.protocols.tinker.sampling_results import as_json, as_protobuf
+from server.protocols.tinker.sampling.results import as_json, as_protobuf
 from server.sampling_sessions.futures import Failed
 from server.sampling_sessions.results import Sampled
 from server.sampling_sessions.running import Wait

@@ -13,8 +13,8 @@ from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.disconnects import body_chunks
 from server.http.request_body import COUNTED_BY_ITS_READER
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.schemas import TinkerReply
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import TinkerReply
 from wire.errors import TooLarge
 
 router = TinkerRouter()

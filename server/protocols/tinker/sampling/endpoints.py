@@ -21,9 +21,9 @@ from server.http.context import Context, ContextDep
 from server.http.disconnects import unless_disconnected
 from server.http.request_body import UPLOAD
 from server.principals.callers import Caller
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.sampling_requests import num_samples_of, read_call
-from server.protocols.tinker.schemas import TinkerReply, TinkerRequest
+from server.protocols.tinker.sampling.requests import num_samples_of, read_call
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import TinkerReply, TinkerRequest
 from server.sampling_sessions.calls import SampleCall
 from server.sampling_sessions.futures import Failed, sequence_ids
 from server.sampling_sessions.sessions import (

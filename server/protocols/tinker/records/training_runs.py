@@ -12,7 +12,7 @@ from server.checkpoint_names.listing import checkpoints_of_run
 from server.checkpoint_names.resolving import resolve_path
 from server.http.authentication import CallerDep, ModelUserDep
 from server.http.context import ContextDep
-from server.protocols.tinker.rest_schemas import (
+from server.protocols.tinker.records.schemas import (
     AccessScope,
     Checkpoint,
     Cursor,
@@ -20,8 +20,8 @@ from server.protocols.tinker.rest_schemas import (
     OffsetParam,
     TrainingRun,
 )
-from server.protocols.tinker.routing import TinkerRouter
-from server.protocols.tinker.schemas import TinkerReply, TinkerRequest
+from server.protocols.tinker.shared.routing import TinkerRouter
+from server.protocols.tinker.shared.schemas import TinkerReply, TinkerRequest
 
 router = TinkerRouter()
 

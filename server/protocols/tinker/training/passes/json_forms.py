@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic_core import from_json, to_json
 
-from server.protocols.tinker.passes.sent import TEXT, SentChunk, SentDatum, SentPass, SentTensor
+from server.protocols.tinker.training.passes.sent import TEXT, SentChunk, SentDatum, SentPass, SentTensor
 from server.uploads.json_scanner import JsonScanner
 from wire.errors import InvalidRequest
 

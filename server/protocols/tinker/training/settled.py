@@ -16,7 +16,7 @@ from server.catalog.run_ids import run_id
 from server.catalog.service import get_callers_model
 from server.http.context import Context
 from server.principals.callers import Caller
-from server.protocols.tinker.schemas import Future
+from server.protocols.tinker.shared.schemas import Future
 from store.tables import ModelRow
 
 SettledKind: TypeAlias = Literal["model", "load", "unload"]

@@ -1,0 +1,1 @@
+"""What a client can list, inspect, share, download and bring: runs, checkpoints, sessions, tokenizers."""

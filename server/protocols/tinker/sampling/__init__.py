@@ -1,0 +1,1 @@
+"""Sampling in sessions, with answers that are fetched later."""

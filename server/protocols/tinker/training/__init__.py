@@ -1,0 +1,1 @@
+"""Runs, their passes and steps, and what they save."""

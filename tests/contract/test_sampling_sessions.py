@@ -250,6 +250,9 @@ async def test_sparse_targets_come_back_in_their_layout(client: Client):
     assert sampled.prompt_logprobs_P is None
 
 
+WRAPS = {"data": [1], "sparse_crow_indices": [0, 2**31 - 1, 1], "sparse_col_indices": [0]}
+
+
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
@@ -262,16 +265,24 @@ async def test_sparse_targets_come_back_in_their_layout(client: Client):
         ({"sampling_params": {"stop": [""]}}, "empty"),
         ({"sampling_params": {"stop": ["x", 3]}}, "stop"),
         ({"num_samples": 0}, "num_samples"),
+        ({"num_samples": 2.0}, "num_samples"),
+        ({"num_samples": "2"}, "num_samples"),
         ({"prompt_alt_tokens_k": 2}, "prompt_alt_tokens_k"),
         ({"record_stability_info": True}, "record_stability_info"),
         ({"prompt_logprobs_last_n": 2}, "prompt_logprobs_last_n"),
         ({"target_prompt_logprobs": {"data": [1], "dtype": "int64", "shape": [1, 1]}}, r"\[2, K\]"),
+        ({"target_prompt_logprobs": {**WRAPS, "dtype": "int64", "shape": [2, 1]}}, "do not make a matrix"),
     ],
 )
 async def test_what_makes_no_sense_fails_the_future_and_not_the_call(client: Client, asked, why):
     failed = await client.failure(**asked)
     assert failed.category == "user"
     assert re.search(why, failed.message), failed.message
+
+
+@pytest.mark.parametrize("seq_id", [-1, 2**63, 1.0, "1", True, [1]])
+async def test_what_counts_nothing_is_refused_at_once(client: Client, seq_id):
+    assert (await client.post(seq_id)).status_code == 422
 
 
 async def test_images_are_refused_by_name(client: Client):

@@ -319,6 +319,7 @@ WRONG = [
     ("load_weights", {"path": 5}, "path: should be a valid string"),
     ("load_weights", {"path": "x", "optimizer": "perhaps"}, "optimizer: should be a valid boolean"),
     ("save_weights_for_sampler", {"sampling_session_seq_id": 0, "kind": "other"}, "kind"),
+    ("save_weights_for_sampler", {"sampling_session_seq_id": 2**63}, "sampling_session_seq_id"),
     ("save_weights_external", {"path": "a", "age_encryption_recipients": ["age1"]}, "does not encrypt"),
 ]
 

@@ -188,7 +188,7 @@ async def asample(
     content = await request.body()
     sent = await off_loop(len(content), _object, content)
     sampler_id, sequence = sent.get("sampling_session_id"), sent.get("seq_id")
-    if not isinstance(sampler_id, str) or not isinstance(sequence, int) or not 0 <= sequence < 2**63:
+    if not isinstance(sampler_id, str) or type(sequence) is not int or not 0 <= sequence < 2**63:
         raise InvalidRequest("asample needs sampling_session_id and seq_id; create_sampling_session opens a session")
     call = await off_loop(len(content), _call_or_failure, sent)
     accepted = await context.sampling_futures.submit(caller, sampler_id, sequence, call)

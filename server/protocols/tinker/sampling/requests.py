@@ -28,7 +28,7 @@ _StopIds: TypeAlias = Annotated[list[StrictInt], Field(max_length=_MOST_STOPS, f
 class _Params(BaseModel):
     """`sampling_params`: nothing in it is left out."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     seed: int | None = None
@@ -41,7 +41,7 @@ class _Params(BaseModel):
 class _Tensor(BaseModel):
     """A matrix of token ids; with row pointers and column indices, its listed entries."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     data: list[int] = Field(fail_fast=True)
     dtype: str
@@ -53,7 +53,7 @@ class _Tensor(BaseModel):
 class _Asked(BaseModel):
     """The rest. Fields of newer releases are left out."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
 
     num_samples: int = Field(default=1, ge=1, le=_MOST_ANSWERS)
     sampling_params: _Params = Field(default_factory=_Params)
@@ -69,7 +69,7 @@ class _Asked(BaseModel):
 def num_samples_of(sent: dict[str, Any]) -> int:
     """How many answers a request asks for, also one that makes no sense."""
     number = sent.get("num_samples", 1)
-    return number if isinstance(number, int) and 1 <= number <= _MOST_ANSWERS else 1
+    return number if type(number) is int and 1 <= number <= _MOST_ANSWERS else 1
 
 
 def read_call(sent: dict[str, Any]) -> SampleCall:
@@ -193,6 +193,7 @@ def _is_csr(pointers: Any, columns: Any, num_values: int, shape: tuple[int, int]
         and len(columns) == num_values
         and pointers[0] == 0
         and pointers[-1] == num_values
+        and bool(((pointers >= 0) & (pointers <= num_values)).all())
         and bool((np.diff(pointers) >= 0).all())
         and bool(((columns >= 0) & (columns < shape[1])).all())
     )

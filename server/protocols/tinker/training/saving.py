@@ -47,7 +47,7 @@ class SaveForSampler(TinkerRequest):
     path: str | None = None
     ttl_seconds: int | None = None
     user_metadata: _Notes | None = None
-    sampling_session_seq_id: Annotated[int, Field(ge=0)] | None = None
+    sampling_session_seq_id: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     kind: Literal["snapshot", "inflight"] = "snapshot"
 
 

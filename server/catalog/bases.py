@@ -10,6 +10,7 @@ from store.tables import ModelRow
 from wire.errors import NotFound
 
 _MOST_SHOWN = 200
+_MOST_BASES_NAMED = 8
 
 
 async def base_by_name(session: AsyncSession, name: str) -> ModelRow:
@@ -27,8 +28,18 @@ async def base_by_name(session: AsyncSession, name: str) -> ModelRow:
     )
     base = await session.scalar(query) if is_storable(name) else None
     if base is None:
-        raise NotFound(f"there is no base model {name[:_MOST_SHOWN]!r}; get_server_capabilities lists those there are")
+        raise NotFound(f"there is no base model {name[:_MOST_SHOWN]!r}; {await _bases_here(session)}")
     return base
+
+
+async def _bases_here(session: AsyncSession) -> str:
+    oldest = select(ModelRow).where(ModelRow.base_id.is_(None)).order_by(ModelRow.created_at, ModelRow.id)
+    bases = (await session.scalars(oldest.limit(_MOST_BASES_NAMED + 1))).all()
+    if not bases:
+        return "this server has none yet"
+    names = ", ".join(repr(public_name(base)) for base in bases[:_MOST_BASES_NAMED])
+    more = " and others" if len(bases) > _MOST_BASES_NAMED else ""
+    return f"this server has {names}{more} (get_server_capabilities lists them)"
 
 
 def public_name(base: ModelRow) -> str:

@@ -9,13 +9,11 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import actor_of, record
+from server.checkpoint_names.lifetimes import check_ttl
 from server.checkpoint_names.resolving import get_own_name
 from server.checkpoint_names.types import NamedCheckpoint
 from server.principals.callers import Caller
 from store.tables import CheckpointNameRow
-from wire.errors import InvalidRequest
-
-_SHORTEST_S, _LONGEST_S = 3600, 10 * 366 * 24 * 3600
 
 
 async def delete_name(session: AsyncSession, caller: Caller, run: str, checkpoint_id: str) -> None:
@@ -47,14 +45,8 @@ async def expiry(session: AsyncSession, ttl_seconds: int | None) -> datetime | N
     """When that is, by the database's clock. Raises InvalidRequest for a time that is too short or too long."""
     if ttl_seconds is None:
         return None
-    return await _now(session) + timedelta(seconds=check_ttl(ttl_seconds))
-
-
-def check_ttl(ttl_seconds: int) -> int:
-    """A time for which a name may live. Raises InvalidRequest for another."""
-    if not _SHORTEST_S <= ttl_seconds <= _LONGEST_S:
-        raise InvalidRequest(f"ttl_seconds is {ttl_seconds}; it is {_SHORTEST_S} (an hour) to {_LONGEST_S} (10 years)")
-    return ttl_seconds
+    check_ttl(ttl_seconds)
+    return await _now(session) + timedelta(seconds=ttl_seconds)
 
 
 async def _locked(

@@ -20,7 +20,8 @@ from server.catalog import repository
 from server.catalog.bases import base_by_name
 from server.catalog.forks import is_free_name
 from server.catalog.heads import Heads, load_adapter
-from server.checkpoint_names.changing import check_ttl, expiry
+from server.checkpoint_names.changing import expiry
+from server.checkpoint_names.lifetimes import check_ttl
 from server.checkpoint_names.paths import Kind, check_name, path_of
 from server.checkpoint_names.uploaded_files import UploadedShape, unpack_adapter
 from server.principals.callers import Caller

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import numpy as np
 
+from server.checkpoint_names.lifetimes import check_ttl
 from server.checkpoint_names.paths import check_name
 from server.values.sanitizing import is_storable
 from wire.engine import BaseModelInfo, LossChoice
@@ -19,7 +20,6 @@ Losses = Mapping[str, Mapping[str, float | None]]
 
 _MAX_METRICS = 100
 _MAX_METRIC_NAME = 100
-_LEAST_TTL_S, _MOST_TTL_S = 3600, 10 * 365 * 24 * 3600
 
 
 def check_batch(batch: Batch, recorded: Mapping[int, UUID], info: BaseModelInfo, *, logprobs_optional: bool) -> None:
@@ -83,10 +83,8 @@ def check_save(request: SaveRequest) -> None:
         raise InvalidRequest(f"a save for {request.use.value} {'needs a' if request.use.is_named else 'takes no'} name")
     if request.name is not None:
         check_name(request.name)
-    if request.ttl_seconds is not None and not _LEAST_TTL_S <= request.ttl_seconds <= _MOST_TTL_S:
-        raise InvalidRequest(
-            f"ttl_seconds is {request.ttl_seconds}; it may be {_LEAST_TTL_S} (an hour) to {_MOST_TTL_S} (ten years)"
-        )
+    if request.ttl_seconds is not None:
+        check_ttl(request.ttl_seconds)
     for key, value in (request.user_metadata or {}).items():
         if not is_storable(key) or not is_storable(value):
             raise InvalidRequest(f"user_metadata: {key!r} holds a character that cannot be stored")

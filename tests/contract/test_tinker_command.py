@@ -46,7 +46,7 @@ def _fetched(folder: Path) -> dict[str, bytes]:
 async def test_its_commands_list_show_change_fetch_and_delete(run: Run, origin: str, tmp_path: Path):
     await run.save("first")
     path, exported = f"tinker://{run.id}/weights/first", f"tinker://{run.id}/external_weights/final"
-    runs, shown, listed, of_run, info, *_, changed, fetched, _, left, models = await tinker(
+    runs, shown, listed, of_run, info, of_model, *_, changed, fetched, _, left, models = await tinker(
         origin,
         run.team.key,
         "run list",
@@ -54,6 +54,7 @@ async def test_its_commands_list_show_change_fetch_and_delete(run: Run, origin: 
         "checkpoint list",
         f"checkpoint list --run-id {run.id}",
         f"checkpoint info {path}",
+        f"checkpoint info tinker://{run.model_id}/weights/first",
         f"checkpoint publish {path}",
         f"checkpoint set-ttl {path} --ttl 7200",
         f"checkpoint info {path}",
@@ -68,6 +69,7 @@ async def test_its_commands_list_show_change_fetch_and_delete(run: Run, origin: 
     assert paths == [one["tinker_path"] for one in of_run["checkpoints"]] == [path, exported]
     assert (info["public"], info["expires_at"]) == (False, None)
     assert (changed["public"], changed["expires_at"] is not None) == (True, True)
+    assert of_model == {**info, "tinker_path": f"tinker://{run.model_id}/weights/first"}
     assert fetched
     assert _fetched(tmp_path) == FILES
     assert [one["tinker_path"] for one in left["checkpoints"]] == [exported]

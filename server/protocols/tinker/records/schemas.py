@@ -10,7 +10,7 @@ from fastapi import Query
 from server.catalog.bases import public_name
 from server.catalog.run_ids import run_id
 from server.checkpoint_names import runs
-from server.checkpoint_names.paths import Kind
+from server.checkpoint_names.paths import Kind, TinkerPath
 from server.checkpoint_names.types import NamedCheckpoint
 from server.protocols.tinker.shared.schemas import TinkerReply
 from server.values.metadata import as_texts
@@ -43,13 +43,13 @@ class Checkpoint(TinkerReply):
     base_model: str
 
     @classmethod
-    def of(cls, found: NamedCheckpoint) -> Checkpoint:
-        """As clients read it."""
+    def of(cls, found: NamedCheckpoint, run: str | None = None) -> Checkpoint:
+        """As clients read it. run: what the path calls its run, by default the run's id."""
         return cls(
             checkpoint_id=found.checkpoint_id,
             checkpoint_type=found.kind,
             time=found.created_at,
-            tinker_path=found.path,
+            tinker_path=found.path if run is None else str(TinkerPath(run, found.kind, found.name)),
             size_bytes=found.size_bytes,
             public=found.is_public,
             user_metadata=as_texts(found.user_metadata),

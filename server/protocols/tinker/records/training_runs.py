@@ -74,10 +74,10 @@ async def list_training_runs(
 
 @router.get("/training_runs/{run}/checkpoints")
 async def list_run_checkpoints(context: ContextDep, caller: CallerDep, run: str) -> RunCheckpoints:
-    """What was saved of a run."""
+    """What was saved of a run. The paths name it as the request does: `tinker checkpoint info` looks for its own."""
     async with context.database.session() as session:
         found = await checkpoints_of_run(session, caller, run)
-        return RunCheckpoints(checkpoints=[Checkpoint.of(named) for named in found])
+        return RunCheckpoints(checkpoints=[Checkpoint.of(named, run) for named in found])
 
 
 @router.get("/training_runs/{run}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from datetime import datetime, timedelta
 from typing import Any
@@ -298,6 +299,23 @@ async def test_pages_show_a_run_s_paths_and_what_was_noted(run: Run):
     assert "published" in shown
     assert f'title="{run.id}"' in shown
     assert '<dt class="cut">step</dt><dd class="cut" title="3">3</dd>' in shown
+
+
+async def test_a_run_s_page_says_what_its_name_samples_where_that_is_not_the_head(run: Run):
+    first, second = await run.save("first"), await run.save("second")
+
+    async def shown(head: UUID, served: UUID | None) -> str | None:
+        values = {"head_checkpoint_id": head, "served_checkpoint_id": served}
+        async with run.database.session() as session:
+            await session.execute(update(ModelRow).where(ModelRow.id == run.model_id).values(values))
+        async with signed_in(run.team.http.base_url, run.team.key) as browser:
+            page = (await browser.get(f"/models/{run.model_id}")).text
+        found = re.search(r"<dt>Served</dt><dd[^>]*>(?:<span[^>]*>)?([^<]+)", page)
+        return found and found[1]
+
+    assert await shown(second, None) == "base weights"
+    assert await shown(second, first) == await run.node(first)
+    assert await shown(second, second) is None
 
 
 async def test_a_copy_is_the_copier_s_and_outlives_its_source(run: Run, other_team: Team):

@@ -13,7 +13,7 @@ from server.guard.alarms import list_alarms
 from server.guard.types import TaskReport
 from server.http.context import ContextDep
 from server.pages.checkpoints.checkpoint_rows import checkpoint_rows
-from server.pages.checkpoints.lineage import Lineage, read_lineage
+from server.pages.checkpoints.lineage import Lineage, Node, read_lineage
 from server.pages.checkpoints.node_details import NodeDetails, node_details
 from server.pages.checkpoints.tree_layout import lay_out
 from server.pages.checkpoints.tree_picture import draw
@@ -118,9 +118,17 @@ async def _common(session: AsyncSession, model: ModelRow, base: ModelRow) -> dic
         "supply": supply,
         "state": states[model.id],
         "lineage": lineage,
+        "served": _served(model, lineage),
         "reward": series.last_known(rewards),
         "rewards": [reward for reward in rewards if reward is not None],
     }
+
+
+def _served(model: ModelRow, lineage: Lineage) -> Node | None:
+    """The node that the model's name stands for; None: the base weights."""
+    if model.serves_head:
+        return lineage.head
+    return lineage.by_id.get(model.served_checkpoint_id) if model.served_checkpoint_id else None
 
 
 def _spark(task: TaskReport) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy import func, update
 
 from server.auth.service import key_hash
 from store.checkpoint_stores.file import FileCheckpointStore
-from store.tables import ApiKeyRow
+from store.tables import ApiKeyRow, CheckpointNameRow
 from tests.contract.test_checkpoint_names import ROOT, Run, make_run
 from wire.process.logging import without_secrets
 
@@ -80,15 +80,40 @@ async def test_a_link_ends_with_the_key_that_asked_for_it_and_is_in_no_log(run: 
     assert (refused.status_code, "expired" in refused.json()["detail"]) == (404, True)
 
 
+@pytest.mark.parametrize("end", ["deleted", "expired", "moved"])
+async def test_a_link_ends_with_the_path_that_it_was_asked_by(run: Run, http: httpx.AsyncClient, end: str):
+    url = (await urls(run))["urls"]["adapter_config.json"]
+    assert (await http.get(url)).status_code == 200
+    if end == "deleted":
+        await run.call("DELETE", "/checkpoints/external_weights/final")
+    else:
+        other = await run.save("other", "external")
+        values = {"checkpoint_id": other} if end == "moved" else {"expires_at": func.clock_timestamp()}
+        async with run.database.session() as session:
+            named = update(CheckpointNameRow).where(CheckpointNameRow.name == "final")
+            await session.execute(named.where(CheckpointNameRow.model_id == run.model_id).values(values))
+    assert (await http.get(url)).status_code == 404
+
+
+async def test_a_link_of_another_team_ends_with_the_publication(run: Run, other_team: Any, http: httpx.AsyncClient):
+    await run.call("POST", "/checkpoints/external_weights/final/publish")
+    where = f"{ROOT}/training_runs/{run.id}/checkpoints/external_weights/final/external_weights_urls"
+    theirs = (await other_team.http.get(where)).json()["urls"]["adapter_config.json"]
+    assert (await http.get(theirs)).status_code == 200
+    await run.call("DELETE", "/checkpoints/external_weights/final/publish")
+    assert (await http.get(theirs)).status_code == 404
+
+
 async def test_nobody_makes_a_link_or_changes_one(run: Run, http: httpx.AsyncClient):
     url = (await urls(run))["urls"]["adapter_config.json"]
     token = url.split("/")[-2]
-    checkpoint, key, until, signature = token.removeprefix("hw_").split("-")
+    checkpoint, name, key, until, signature = token.removeprefix("hw_").split("-")
     for forged in (
-        f"hw_{key}-{key}-{until}-{signature}",
-        f"hw_{checkpoint}-{key}-{int(until) + 1}-{signature}",
-        f"hw_{checkpoint}-{key}-1-{signature}",
-        f"hw_{checkpoint}-{key}-{until}-{'0' * 64}",
+        f"hw_{key}-{name}-{key}-{until}-{signature}",
+        f"hw_{checkpoint}-node-{key}-{until}-{signature}",
+        f"hw_{checkpoint}-{name}-{key}-{int(until) + 1}-{signature}",
+        f"hw_{checkpoint}-{name}-{key}-1-{signature}",
+        f"hw_{checkpoint}-{name}-{key}-{until}-{'0' * 64}",
         "x",
     ):
         assert (await http.get(url.replace(token, forged))).status_code == 404

@@ -77,7 +77,7 @@ async def _link(context: Context, caller: Caller, run: str, checkpoint_id: str) 
     await have_path_files(context.heads, caller, path, "reading")
     async with context.database.session() as session:
         found = await resolve_path(session, caller, path, "reading")
-        return await make_link(session, caller, found.checkpoint)
+        return await make_link(session, caller, found)
 
 
 def _url(request: Request, link: FileLink, name: str) -> str:

@@ -20,6 +20,7 @@ from tinker import types
 
 from examples.arithmetic.problems import split_problems
 from examples.tinker.arguments import loop_parser
+from examples.tinker.saving import save_final
 from examples.tinker.sums import MAX_TOKENS, Sums
 
 # A answer tokens, K likeliest tokens of the teacher
@@ -68,7 +69,7 @@ def main() -> None:
                 f"step {step}/{args.steps}  kl(teacher|student) {forward:.4f}  kl(student|teacher) {reverse:.4f}",
                 flush=True,
             )
-        print(student.save_state("final").result().path)
+        save_final(student)
 
 
 def parse_args() -> argparse.Namespace:

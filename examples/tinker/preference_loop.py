@@ -22,6 +22,7 @@ from tinker import types
 from examples.arithmetic.problems import split_problems
 from examples.tinker.arguments import loop_parser
 from examples.tinker.datums import completion_datum
+from examples.tinker.saving import save_final
 from examples.tinker.sums import Sums
 
 REJECTED = "?"
@@ -53,7 +54,7 @@ def main() -> None:
             metrics = train_on_pairs(training, reference, draw_pairs(sums, rng, args.pairs), args)
             shown = "  ".join(f"{name} {metrics[f'{name}:mean']:.4f}" for name in ("loss", "margin", "accuracy"))
             print(f"step {step}/{args.steps}  {shown}", flush=True)
-        print(training.save_state("final").result().path)
+        save_final(training)
 
 
 def parse_args() -> argparse.Namespace:

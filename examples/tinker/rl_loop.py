@@ -23,6 +23,7 @@ from tinker import types
 from examples.arithmetic.problems import Problem, split_problems
 from examples.tinker.arguments import loop_parser
 from examples.tinker.datums import completion_datum, completion_logprobs
+from examples.tinker.saving import save_final
 from examples.tinker.sums import MAX_TOKENS, Sums
 
 
@@ -43,7 +44,7 @@ def main() -> None:
             args.base_model, rank=args.rank, seed=args.seed, user_metadata={"name": args.name}
         ).result()
         train(training, Sums.of(training, args.tokenizer), args)
-        print(training.save_state("final").result().path)
+        save_final(training)
 
 
 def parse_args() -> argparse.Namespace:

@@ -30,6 +30,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     with tinker.ServiceClient() as service:
         training, first = start_or_resume(service, args)
+        if first > args.steps:
+            print(f"all {args.steps} steps are done: --steps goes further, another --out begins anew")
         sums = Sums.of(training, args.tokenizer)
         for step in range(first, args.steps + 1):
             nll = train_on_answers(training, sums, args, random.Random(f"{args.seed} {step}"))

@@ -20,6 +20,15 @@ from tests.e2e.box import Box
 _TIMEOUT_S = 240
 
 
+def test_the_program_of_the_page_for_those_who_come_from_tinker_runs(box: Box, tiny_base: Path, tmp_path: Path):
+    (program,) = re.findall(r"```python\n(.*?)```", Path("docs/tinker.md").read_text(), re.DOTALL)
+    (tmp_path / "tiny-arith").symlink_to(tiny_base)
+    program = program.replace("Qwen/Qwen3-0.6B", "Qwen/tiny-arith")
+    *losses, answer = _run(box, ["-c", program], cwd=tmp_path).splitlines()
+    assert float(losses[-1]) < float(losses[0]), losses
+    assert "/sampler_weights/v1 " in answer
+
+
 def test_reinforcement_climbs_on_policy(box: Box, tiny_base: Path):
     shown = _loop(box, "rl_loop", f"--tokenizer={tiny_base}", "--steps=8", "--groups=4", "--name=climbs")
     rewards, kls = _column(shown, "reward"), _column(shown, "kl")
@@ -27,10 +36,13 @@ def test_reinforcement_climbs_on_policy(box: Box, tiny_base: Path):
     assert fmean(rewards[-3:]) > fmean(rewards[:3]) + 0.1, shown
     assert max(map(abs, kls)) < 1e-5, "the trainer computes what the sampler sampled from"
     assert re.search(r"^tinker://\S+/weights/final$", shown, re.MULTILINE)
+    assert re.search(r"^tinker://\S+/sampler_weights/final$", shown, re.MULTILINE)
 
     model = box.call("GET", "/v2/models/resolve?model=climbs")["id"]
     nodes = box.call("GET", f"/v2/models/{model}/checkpoints")
     assert [node["step"] for node in nodes] == list(range(9)), "a model of this team like any other"
+    body = {"model": "climbs", "messages": [{"role": "user", "content": "12+34=?"}], "max_tokens": 4}
+    assert box.call("POST", "/v1/chat/completions", body)["checkpoint"]["step"] == 8, "the gateway has what was trained"
 
 
 @pytest.mark.slow
@@ -83,9 +95,14 @@ def supervised(box: Box, tiny_base: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def _loop(box: Box, name: str, *options: str, **environment: str) -> str:
+    return _run(box, ["-m", f"examples.tinker.{name}", *options], **environment)
+
+
+def _run(box: Box, arguments: list[str], cwd: Path | None = None, **environment: str) -> str:
     """What it printed. A warning fails it: so the SDK announces what it is about to drop, and what does not work."""
     done = subprocess.run(
-        [sys.executable, "-W", "error::FutureWarning", "-m", f"examples.tinker.{name}", *options],
+        [sys.executable, "-W", "error::FutureWarning", *arguments],
+        cwd=cwd,
         capture_output=True,
         text=True,
         env={**os.environ, **box.env, "HF_HUB_OFFLINE": "1", **environment},

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Float, cast, func, or_, select, text
+from sqlalchemy import ColumnElement, Float, and_, cast, exists, func, or_, select, text
 from sqlalchemy.orm import Session
 
+from store.listed_models import is_listed
 from store.planes.registration import has_trouble, is_live
 from store.planes.trainer_availability import TrainerAvailability, trainer_availability
 from store.tables import (
@@ -21,6 +22,8 @@ from store.tables import (
     TeamRow,
     TrainerRow,
 )
+
+_OPEN = "queued", "running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +78,15 @@ class Overview:
 
 
 def take_overview(session: Session, *, max_models: int = 200) -> Overview:
-    """Everything that is not over; of the models, those that stepped or were made last."""
+    """Everything that is not over; of the models, those that stepped or were made last. Runs that no list of models
+    shows are left out, unless a trainer has them or shall have them."""
     at: datetime = session.execute(text("select clock_timestamp()")).scalar_one()
     return Overview(
         at=at,
         planes=[*_trainers(session), *_samplers(session)],
         bases=trainer_availability(session),
         models=_models(session, max_models),
-        num_models=session.scalar(select(func.count()).select_from(ModelRow)) or 0,
+        num_models=session.scalar(select(func.count()).select_from(ModelRow).where(_is_shown())) or 0,
     )
 
 
@@ -138,9 +142,14 @@ def _silence(row: type[TrainerRow] | type[SamplerRow]) -> ColumnElement[float]:
     return cast(func.extract("epoch", func.clock_timestamp() - row.heartbeat_at), Float)
 
 
+def _is_shown() -> ColumnElement[bool]:
+    is_leased = exists().where(ModelLeaseRow.model_id == ModelRow.id, ModelLeaseRow.expires_at > func.clock_timestamp())
+    has_work = exists().where(OperationRow.model_id == ModelRow.id, OperationRow.state.in_(_OPEN))
+    return or_(is_listed(), and_(ModelRow.removed_at.is_(None), or_(is_leased, has_work)))
+
+
 def _models(session: Session, limit: int) -> list[ModelState]:
     base = select(ModelRow.id, ModelRow.slug).where(ModelRow.base_id.is_(None)).subquery()
-    is_open = OperationRow.state.in_(("queued", "running"))
     waiting = (
         select(
             OperationRow.model_id,
@@ -148,7 +157,7 @@ def _models(session: Session, limit: int) -> list[ModelState]:
             func.count().filter(OperationRow.state == "running").label("running"),
             func.max(OperationRow.retry_reason).filter(OperationRow.retry_at.is_not(None)).label("trouble"),
         )
-        .where(is_open)
+        .where(OperationRow.state.in_(_OPEN))
         .group_by(OperationRow.model_id)
         .subquery()
     )
@@ -160,6 +169,7 @@ def _models(session: Session, limit: int) -> list[ModelState]:
         .outerjoin(base, base.c.id == ModelRow.base_id)
         .outerjoin(CheckpointRow, CheckpointRow.id == ModelRow.head_checkpoint_id)
         .outerjoin(waiting, waiting.c.model_id == ModelRow.id)
+        .where(_is_shown())
         .order_by(func.coalesce(CheckpointRow.committed_at, ModelRow.created_at).desc(), ModelRow.id)
         .limit(limit)
     )

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import func, update
 
 from store.planes.registration import fall_silent, give_up, register_sampler
-from store.tables import CheckpointRow, SamplerAdapterRow
+from store.tables import CheckpointRow, ClientSessionRow, ModelRow, OperationRow, SamplerAdapterRow
 from tests.conftest import heed_interrupts
 from tests.unit.store.conftest import Estate
 from tests.unit.store.test_commands import headway
@@ -52,6 +52,29 @@ def test_tables_show_what_waits_and_how_many_models_are_left_out(estate: Estate)
     assert shown.exit_code == 0, shown.output
     for word in ("Trainers and samplers", "fork", "Models (1 of 2)"):
         assert word in shown.stdout, shown.stdout
+
+
+def test_a_run_that_saved_nothing_is_shown_while_there_is_work_for_it(estate: Estate):
+    run = {"session_id": "s", "session_index": 0, "serves_head": False, "served_checkpoint_id": None}
+
+    def shown() -> bool:
+        return any(one["model"] == "fork" for one in json.loads(headway(estate, "status", "--json").stdout)["models"])
+
+    with estate.database.session() as session:
+        session.add(ClientSessionRow(id="s", team_id=estate.world.team_id))
+        session.flush()
+        session.execute(update(ModelRow).where(ModelRow.id == estate.world.model_id).values(run))
+    assert not shown()
+    estate.operation("forward_backward", state="queued")
+    assert shown()
+    with estate.database.session() as session:
+        session.execute(update(OperationRow).values(state="superseded"))
+    assert not shown()
+    estate.lease()
+    assert shown()
+    with estate.database.session() as session:
+        session.execute(update(ModelRow).where(ModelRow.id == estate.world.model_id).values(removed_at=func.now()))
+    assert not shown()
 
 
 def test_a_sampler_in_trouble_is_shown_with_the_reason_also_when_it_gave_up_until_another_follows(estate: Estate):

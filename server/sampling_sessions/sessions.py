@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog.bases import public_name
 from server.client_sessions.service import get_open_session
 from server.principals.callers import Caller
-from store.tables import ModelRow, SamplingSessionRow
+from store.database import AsyncDatabase
+from store.tables import ModelRow, SamplingRequestRow, SamplingSessionRow
 from wire.errors import InvalidRequest, NotFound
 
 _MOST_SHOWN = 100
@@ -70,19 +71,32 @@ async def open_sampling_session(
     return opened_id
 
 
-async def get_sampler(session: AsyncSession, team_id: UUID, sampler_id: str) -> Sampler:
-    """A sampling session of the team. Raises NotFound."""
+async def get_sampler(session: AsyncSession, caller: Caller, sampler_id: str) -> Sampler:
+    """A sampling session of the team. Raises NotFound, Forbidden where the caller's key is for other models."""
     row = await session.get(SamplingSessionRow, sampler_id)
-    if row is None or row.team_id != team_id:
+    if row is None or row.team_id != caller.team_id:
         raise no_such_sampler(sampler_id)
     model = await session.get_one(ModelRow, row.model_id)
+    caller.require_model(model.id, model.slug)
     base = model if model.base_id is None else await session.get_one(ModelRow, model.base_id)
     return Sampler(row.id, public_name(base), row.path)
 
 
-async def join_sampling_session(session: AsyncSession, team_id: UUID, sampler_id: str) -> int:
-    """The number of another client of the sampling session: 1, 2, … Raises NotFound."""
-    mine = SamplingSessionRow.id == sampler_id, SamplingSessionRow.team_id == team_id
+async def require_request(database: AsyncDatabase, caller: Caller, request_id: UUID) -> None:
+    """Raises Forbidden where the caller's key is for other models than the one that the request samples."""
+    if caller.model_ids is None:
+        return
+    mine = SamplingRequestRow.id == request_id, SamplingRequestRow.team_id == caller.team_id
+    async with database.session() as session:
+        sampler_id = await session.scalar(select(SamplingRequestRow.sampling_session_id).where(*mine))
+        if sampler_id is not None:
+            await get_sampler(session, caller, sampler_id)
+
+
+async def join_sampling_session(session: AsyncSession, caller: Caller, sampler_id: str) -> int:
+    """The number of another client of the sampling session: 1, 2, … Raises as `get_sampler`."""
+    await get_sampler(session, caller, sampler_id)
+    mine = SamplingSessionRow.id == sampler_id, SamplingSessionRow.team_id == caller.team_id
     counted = update(SamplingSessionRow).where(*mine).values(num_clones=SamplingSessionRow.num_clones + 1)
     number = await session.scalar(counted.returning(SamplingSessionRow.num_clones))
     if number is None:

@@ -21,6 +21,7 @@ from server.process.settings import ServerSettings, Timeouts
 from server.sampling_sessions.futures import Failed, SamplingFutures
 from server.sampling_sessions.results import Sampled
 from server.sampling_sessions.running import Wait
+from server.sampling_sessions.sessions import get_sampler, join_sampling_session, require_request
 from store.tables import CheckpointRow, ClientSessionRow
 from tests.contract.conftest import CONTEXT, serving
 from tests.ports.scripted_backend import END, SamplerScript
@@ -326,6 +327,19 @@ async def test_a_key_for_other_models_uses_up_no_number(client: Client, team):
         with pytest.raises(Forbidden):
             await client.futures.submit(narrow, client.sampler_id, 0, Failed("user", "it is not even looked at"))
     assert isinstance(await client.sample(), Sampled)
+
+
+async def test_a_key_for_other_models_reads_no_answer(client: Client, team, database):
+    me = (await team.http.get("/v2/team")).json()
+    narrow = Caller(uuid.UUID(me["id"]), uuid.uuid4(), team.name, "member", frozenset({"sample"}), frozenset())
+    request_id = await client.submit()
+    with pytest.raises(Forbidden):
+        await require_request(database, narrow, request_id)
+    async with database.session() as session:
+        for look in (get_sampler, join_sampling_session):
+            with pytest.raises(Forbidden):
+                await look(session, narrow, client.sampler_id)
+    assert isinstance(await client.result(request_id), Sampled)
 
 
 async def test_what_was_cancelled_is_not_sampled_any_longer(client: Client, sampler_script: SamplerScript):

@@ -30,6 +30,7 @@ from server.protocols.tinker.training.passes import protobuf
 from server.protocols.tinker.training.results import Reads, result_body
 from server.sampling_sessions.futures import Failed as SamplingFailed
 from server.sampling_sessions.running import Wait
+from server.sampling_sessions.sessions import require_request
 from server.training.promises import Failed, Pending, find_promise, follow_promise
 from wire.errors import HeadwayError, NotFound
 from wire.process.off_loop import off_loop
@@ -84,6 +85,7 @@ async def cancel_future(context: ContextDep, caller: ReporterDep, body: CancelFu
     if (operation_id := as_uuid(body.request_id)) is not None:
         await find_promise(context.training, caller, operation_id)
     elif (sampling_id := sampling_request_of(body.request_id)) is not None:
+        await require_request(context.database, caller, sampling_id)
         await context.sampling_futures.cancel(caller.team_id, sampling_id)
     elif (known := settled.read_id(body.request_id)) is not None:
         await settled.result(context, caller, known)

@@ -168,7 +168,7 @@ async def create_sampling_session(
 async def show_sampler(context: ContextDep, caller: ReporterDep, sampling_session_id: str) -> Sampler:
     """What a sampling session samples."""
     async with context.database.session() as session:
-        found = await get_sampler(session, caller.team_id, sampling_session_id)
+        found = await get_sampler(session, caller, sampling_session_id)
     return Sampler(sampler_id=found.id, base_model=found.base, model_path=found.path)
 
 
@@ -176,7 +176,7 @@ async def show_sampler(context: ContextDep, caller: ReporterDep, sampling_sessio
 async def join(context: ContextDep, caller: ReporterDep, body: JoinSamplingSession) -> JoinedSamplingSession:
     """A number for another client of the sampling session, which numbers its requests from there on."""
     async with context.database.session() as session:
-        number = await join_sampling_session(session, caller.team_id, body.sampling_session_id)
+        number = await join_sampling_session(session, caller, body.sampling_session_id)
     return JoinedSamplingSession(client_counter=number)
 
 
@@ -204,7 +204,7 @@ async def retrieve_futures(
     """The requests of one client of a sampling session that have ended since the last poll."""
     target, futures = body.target, context.sampling_futures
     async with context.database.session() as session:
-        await get_sampler(session, caller.team_id, target.sampling_session_id)
+        await get_sampler(session, caller, target.sampling_session_id)
     fetched = [found for sent in body.retrieved_request_ids if (found := sampling_request_of(sent)) is not None]
     await futures.drop_fetched(caller.team_id, target.sampling_session_id, fetched)
     timeout_s = _POLL_S if body.timeout is None else min(body.timeout, _POLL_S)

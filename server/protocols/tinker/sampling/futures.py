@@ -11,6 +11,7 @@ from server.protocols.tinker.sampling.results import as_json, as_protobuf
 from server.sampling_sessions.futures import Failed
 from server.sampling_sessions.results import Sampled
 from server.sampling_sessions.running import Wait
+from server.sampling_sessions.sessions import require_request
 from wire.process.off_loop import off_loop
 
 _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
@@ -27,7 +28,9 @@ class Content:
 async def sampling_answer(
     context: Context, caller: Caller, request_id: UUID, timeout_s: float, *, wants_protobuf: bool
 ) -> Content | Failed | Wait:
-    """The answer as soon as it is there, why there will be none, or what it waits for. Raises NotFound, Gone."""
+    """The answer as soon as it is there, why there will be none, or what it waits for. Raises NotFound, Gone,
+    Forbidden."""
+    await require_request(context.database, caller, request_id)
     outcome = await context.sampling_futures.result(caller.team_id, request_id, timeout_s)
     if not isinstance(outcome, Sampled):
         return outcome

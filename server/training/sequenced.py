@@ -13,13 +13,11 @@ from server.training.collaborators import Training
 from server.training.operations import Call, Prepared, placed_or_refused
 from server.values.sanitizing import storable_text
 from store.oplog.append import PlacedPayload
-from store.oplog.client_order import append_in_order, operation_of_number
+from store.oplog.client_order import LARGEST_NUMBER, append_in_order, operation_of_number
 from wire.errors import FINAL, HeadwayError, InvalidRequest, ModelNotFound, NumberReused
 from wire.process.off_loop import off_loop
 
 _NOTHING = PlacedPayload(payload=b"", payload_blob=None)
-_MOST = 2**63 - 2
-"""The next number can be written down too."""
 _LONGEST = 2000
 
 
@@ -59,8 +57,8 @@ async def refuse_in_order(
 
 def check_number(client_sequence: int) -> None:
     """Raises InvalidRequest for what counts nothing."""
-    if not 1 <= client_sequence <= _MOST:
-        raise InvalidRequest(f"the number of a request is {client_sequence}; they go from 1 to {_MOST}")
+    if not 1 <= client_sequence <= LARGEST_NUMBER:
+        raise InvalidRequest(f"the number of a request is {client_sequence}; they go from 1 to {LARGEST_NUMBER}")
 
 
 async def _find(training: Training, model_id: UUID, client_sequence: int, digest: bytes) -> UUID | None:

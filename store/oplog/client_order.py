@@ -21,6 +21,9 @@ from store.usage import COUNT
 from wire.errors import HeadwayError, PredecessorMissing
 from wire.process.faults import fault_point
 
+LARGEST_NUMBER = 2**63 - 2
+"""The number behind it can still be written down."""
+
 # In a statement of its own: those behind it judge by what was committed when they began, so that they see whatever the
 # last holder of the lock has written. In one statement, two operations that arrive at once could each miss the other.
 _LOCK = "select id from models where id = %(model_id)s for no key update"

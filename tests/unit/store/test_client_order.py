@@ -13,7 +13,7 @@ from store.database import AsyncDatabase, Database
 from store.invariants import check_all
 from store.oplog.append import PlacedPayload
 from store.oplog.cancelling import look
-from store.oplog.client_order import append_in_order, give_up_missing, operation_of_number
+from store.oplog.client_order import LARGEST_NUMBER, append_in_order, give_up_missing, operation_of_number
 from store.tables import ModelRow, OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World
@@ -119,6 +119,13 @@ async def test_what_waited_too_long_for_a_number_fails_and_the_next_goes_on(clie
     await client.send(4)
     assert client.log()[2:] == [(4, 2, "queued"), (5, 3, "queued"), (6, 4, "queued")]
     assert await client.give_up(600) == 0
+
+
+async def test_the_largest_number_that_is_taken_can_be_given_up(client: Client):
+    await client.send(LARGEST_NUMBER)
+    client.age(LARGEST_NUMBER, 700)
+    assert await client.give_up(600) == 1
+    assert client.log() == [(LARGEST_NUMBER, None, "failed")]
 
 
 async def test_a_number_that_comes_after_it_was_given_up_fails(client: Client):

@@ -46,12 +46,12 @@ class Caller:
             raise Forbidden(f"this key is for some models alone and cannot {what}; use one without such a list")
 
     def _refusal(self, scopes: Sequence[Scope]) -> Forbidden:
-        wanted = scopes[-1]
         has = ", ".join(scope for scope in MEANS if scope in self.scopes) or "none"
-        able = ", ".join(role for role, allowed in ROLES.items() if wanted in allowed)
-        giver = _who_gives(self.team) if wanted != "admin" else "an operator ('headway keys create --role admin')"
+        able = ", ".join(role for role, allowed in ROLES.items() if not allowed.isdisjoint(scopes))
+        giver = _who_gives(self.team) if "admin" not in scopes else "an operator ('headway keys create --role admin')"
+        doing, needed = " or ".join(MEANS[scope] for scope in scopes), " or ".join(repr(scope) for scope in scopes)
         return Forbidden(
-            f"this key (role {self.role}, scopes: {has}) may not {MEANS[wanted]}: that needs the scope {wanted!r}, "
+            f"this key (role {self.role}, scopes: {has}) may not {doing}: that needs the scope {needed}, "
             f"which these roles have: {able}; {giver} can make such a key"
         )
 

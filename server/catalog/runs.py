@@ -10,7 +10,7 @@ import re
 import secrets
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +29,7 @@ from server.principals.quotas import refuse_another_model
 from server.values.sanitizing import is_storable
 from store.tables import CheckpointRow, ModelRow
 from wire.engine import LoraConfig
-from wire.errors import Conflict, InvalidRequest, NotFound
+from wire.errors import Conflict, InvalidRequest, NotFound, NumberReused
 
 _MOST_RUNS = 10**9
 _NAMES = ("slug", "name")
@@ -83,11 +83,13 @@ def no_such_run(run_id: str) -> NotFound:
 async def create_run(session: AsyncSession, caller: Caller, base: str, new: NewRun) -> ModelRow:
     """A run on a base, from its weights; the one that is there where the client asks again.
 
-    Raises NotFound for base or session, SessionFinished, QuotaExceeded, InvalidRequest.
+    Raises NotFound for base or session, SessionFinished, QuotaExceeded, InvalidRequest, NumberReused.
     """
-    if (known := await _asked_before(session, caller, new.key)) is not None:
-        return known
+    known = await _asked_before(session, caller, new.key)
     found = await base_by_name(session, base)
+    if known is not None:
+        _require_same(known, found, new)
+        return known
     _require_parts(found, new.lora)
     run = await _insert(session, caller, found, found.id, new)
     record(session, actor_of(caller), "fork", team_id=caller.team_id, subject_id=run.id, source=found.slug)
@@ -124,6 +126,15 @@ async def create_run_from(
     record(session, actor_of(caller), "fork", team_id=caller.team_id, subject_id=run.id, **detail)
     await session.flush()
     return run
+
+
+def _require_same(known: ModelRow, base: ModelRow, new: NewRun) -> None:
+    """Raises NumberReused where the run of this number is another one. (A seed may have been drawn twice.)"""
+    shapes = [replace(LoraConfig(**lora), init_seed=0) for lora in (known.lora or {}, new.lora)]
+    if known.base_id != base.id or shapes[0] != shapes[1]:
+        raise NumberReused(
+            f"{new.key.run_id} was made on another base or with another lora_config; count model_seq_id up for each run"
+        )
 
 
 def _require_parts(base: ModelRow, lora: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.principals.callers import Caller
 from store.tables import ClientSessionRow
-from wire.errors import Gone, NotFound
+from wire.errors import FINAL, Gone, NotFound
 
 _MOST_SHOWN = 100
 
@@ -22,7 +22,7 @@ _MOST_SHOWN = 100
 class SessionFinished(Gone):
     """The client, or another of its processes, has finished the session."""
 
-    code: ClassVar[str] = "session_finished"
+    code, tries = "session_finished", FINAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ import uuid
 from dataclasses import dataclass
 from uuid import UUID
 
+from psycopg import DataError
+
 from store.database import AsyncConnection
 from store.notify import OPERATION_DONE, OPERATION_QUEUED
 from store.oplog.append import PlacedPayload
@@ -181,14 +183,23 @@ async def release_numbers(connection: AsyncConnection, model_id: UUID) -> None:
 
 
 async def give_up_missing(connection: AsyncConnection, after_s: float) -> int:
-    """Fail what has been held for so long; the number of models where that was so."""
+    """Fail what has been held for so long; the number of models where that was so.
+
+    A model whose rows cannot be changed does not keep the others waiting: its error is raised when they are done.
+    """
     about = {"after_s": after_s, "after": f"{after_s:.0f} s", "done": OPERATION_DONE}
     waiting = await (await connection.execute(_WAITING_TOO_LONG.encode(), about)).fetchall()
+    failures: list[DataError] = []
     for row in waiting:
-        async with connection.transaction():
-            await connection.execute(_LOCK, {"model_id": row.model_id})
-            await connection.execute(_GIVE_UP.encode(), {**about, "model_id": row.model_id})
-            await connection.execute(_RELEASE, _wake(row.model_id))
+        try:
+            async with connection.transaction():
+                await connection.execute(_LOCK, {"model_id": row.model_id})
+                await connection.execute(_GIVE_UP.encode(), {**about, "model_id": row.model_id})
+                await connection.execute(_RELEASE, _wake(row.model_id))
+        except DataError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
     return len(waiting)
 
 

@@ -98,8 +98,9 @@ def message(run: Run, number: int, *, forward_only: bool = False) -> pb.ForwardB
 
 async def test_a_run_is_made_once_and_says_what_it_is(team, base):
     metadata = {"name": "my run! 1", "k": [1]}
-    run = await made(team, base, lora_config={"rank": 8, "train_unembed": False}, user_metadata=metadata)
-    again = {"session_id": run.session_id, "model_seq_id": 0, "base_model": base.slug}
+    shape = {"rank": 8, "train_unembed": False}
+    run = await made(team, base, lora_config=shape, user_metadata=metadata)
+    again = {"session_id": run.session_id, "model_seq_id": 0, "base_model": base.slug, "lora_config": shape}
     assert (await team.http.post(f"{ROOT}/create_model", json=again)).json()["model_id"] == run.id
     info = (await run.post("get_info")).json()
     assert (info["model_data"]["model_name"], info["lora_rank"]) == (base.slug, 8)
@@ -107,6 +108,9 @@ async def test_a_run_is_made_once_and_says_what_it_is(team, base):
     assert model["base_model"] == base.slug
     promise = (await team.http.post(f"{ROOT}/create_model", json=again)).json()["request_id"]
     assert await run.result(promise) == {"type": "create_model", "model_id": run.id}
+    other = await team.http.post(f"{ROOT}/create_model", json={**again, "lora_config": {**shape, "rank": 4}})
+    assert other.status_code == 400, other.text
+    assert "count model_seq_id up" in other.json()["detail"]
 
 
 async def test_a_shape_is_the_client_s_and_a_start_is_random_where_it_does_not_say(team, base, database):

@@ -11,9 +11,9 @@ import pytest
 
 from tests.conftest import database_folder
 from tests.e2e.box import Box
-from tests.e2e.conftest import tiny_base
+from tests.e2e.conftest import own_box, tiny_base
 
-__all__ = ["tiny_base"]
+__all__ = ["own_box", "tiny_base"]
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,8 @@ check: .venv/installed-dev  ## lint, format, types, architecture, Dockerfiles
 bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then one JSON line each
 	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --base tiny-arith=$(TINY_BASE) \
 		-- $(BIN)/python -m bench.step_latency
+	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --base tiny-arith=$(TINY_BASE) \
+		-- $(BIN)/python -m bench.queued_step
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.switching
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.engine $(BENCH_ARGS)
 

@@ -69,9 +69,10 @@ def sampler(backend: VllmBackend, base: Path, adapters: dict[str, Path]) -> Samp
     return Sampler(backend, adapters, "<|im_end|>", open_another, ends_requests=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def box(backend: VllmBackend, base: Path) -> Iterator[Box]:
-    """`headway up` on that base, whose sampler attaches to the session's vLLM."""
+    """`headway up` on that base, whose sampler attaches to the session's vLLM, and takes it over again when somebody
+    else has attached: hence not for longer than one file's tests."""
     with database_folder() as folder, pytest.MonkeyPatch.context() as environment:
         environment.setenv("HEADWAY_VLLM_URL", backend._server.url)
         environment.setenv("HEADWAY_SAMPLER_LINGER_S", "2")

@@ -29,6 +29,18 @@ def sdk(version: str) -> Path:
     return folder
 
 
+RUN = """
+import os, runpy, sys
+sys.argv = sys.argv[1:]
+run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
+run(sys.argv[0], run_name="__main__")
+sys.stdout.flush()
+os._exit(0)
+"""
+"""Runs a program, a file or a module, and ends the process with it: the SDK leaves threads behind, whose requests are
+cut off while the interpreter is torn down, and now and then that ends in a crash."""
+
+
 def run_with_sdk(box: Box, version: str, program: Path, folder: Path, *args: str, timeout_s: float = 240) -> Any:
     """Run a program with this version; what it prints last, as JSON.
 
@@ -38,7 +50,9 @@ def run_with_sdk(box: Box, version: str, program: Path, folder: Path, *args: str
     if not (tokenizer := folder / "tiny-arith").exists():
         tokenizer.symlink_to(Path(__file__).parents[2] / ".headway-cache" / "tiny-arith")
     env = {**os.environ, **box.env, "PYTHONPATH": str(sdk(version)), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(program), *args]
+    command = [sys.executable, "-W", "ignore", "-c", RUN, str(program), *args]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
-    assert done.returncode == 0, f"{version}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}\n{box.logs()}"
+    assert done.returncode == 0, (
+        f"{version}, {done.returncode}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}\n{box.logs()}"
+    )
     return json.loads(done.stdout.splitlines()[-1])

@@ -20,6 +20,7 @@ from tests.chaos.box import Box
 from tests.chaos.processes import send
 from tests.conftest import database_folder
 from tests.tinker.disturbing_proxy import at_random, disturbing_proxy
+from tests.tinker.sdks import RUN
 
 _TIMEOUT_S = 1500
 
@@ -63,7 +64,7 @@ def _loop(box: Box, url: str, num_steps: int) -> dict[str, Any]:
         "NO_PROXY": "127.0.0.1",
         "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, "-m", "tests.tinker.pipelined_loop", "--steps", str(num_steps)]
+    command = [sys.executable, "-c", RUN, "tests.tinker.pipelined_loop", "--steps", str(num_steps)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S)
     assert ended.returncode == 0, f"{ended.stderr[-3000:]}\n{box.logs()}"
     return json.loads(ended.stdout.splitlines()[-1])

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.e2e.box import Box
+from tests.tinker.sdks import RUN
 
 _TIMEOUT_S = 240
 
@@ -95,7 +96,7 @@ def supervised(box: Box, tiny_base: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def _loop(box: Box, name: str, *options: str, **environment: str) -> str:
-    return _run(box, ["-m", f"examples.tinker.{name}", *options], **environment)
+    return _run(box, ["-c", RUN, f"examples.tinker.{name}", *options], **environment)
 
 
 def _run(box: Box, arguments: list[str], cwd: Path | None = None, **environment: str) -> str:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.http_servers import serving
+
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 _OF_THE_CONNECTION = {"connection", "transfer-encoding", "keep-alive"}
 
@@ -70,11 +72,5 @@ class FlakyProxy:
 @contextmanager
 def flaky_proxy(endpoint: str) -> Iterator[FlakyProxy]:
     proxy = FlakyProxy(endpoint)
-    thread = threading.Thread(target=proxy.server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(proxy.server):
         yield proxy
-    finally:
-        proxy.server.shutdown()
-        proxy.server.server_close()
-        thread.join()

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.http_servers import serving
+
 DISTURBANCES = (
     "lost answer",  # the box has carried it out, the client does not learn it
     "lost request",
@@ -138,11 +140,5 @@ def at_random(seed: int, share: float) -> Callable[[str], str | None]:
 @contextmanager
 def disturbing_proxy(target: Callable[[], str], disturbs: Callable[[str], str | None]) -> Generator[DisturbingProxy]:
     proxy = DisturbingProxy(target, disturbs)
-    thread = threading.Thread(target=proxy.server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(proxy.server):
         yield proxy
-    finally:
-        proxy.server.shutdown()
-        proxy.server.server_close()
-        thread.join()

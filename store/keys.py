@@ -17,7 +17,7 @@ KEY = """
         k.id as key_id, k.team_id, t.name as team, k.role, k.scopes, k.model_ids,
         k.revoked_at is not null as is_revoked,
         coalesce(k.expires_at <= clock_timestamp(), false) as is_expired,
-        t.disabled_at is not null as team_is_disabled
+        t.disabled_at is not null as team_is_disabled, k.runner_id
     from api_keys k join teams t on t.id = k.team_id
 """
 """SQL: keys with their teams, in the order of the fields of `KeyFacts`."""
@@ -33,7 +33,8 @@ _SEEN = """
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """A key that is known. `model_ids`: the only models that it opens; None: all that its team sees."""
+    """A key that is known. `model_ids`: the only models that it opens; None: all that its team sees. `runner_id`: it
+    opens the rollouts alone that this runner holds."""
 
     key_id: UUID
     team_id: UUID
@@ -44,9 +45,10 @@ class KeyFacts:
     is_revoked: bool
     is_expired: bool
     team_is_disabled: bool
+    runner_id: UUID | None = None
 
 
-NUM_FACTS = 9
+NUM_FACTS = 10
 
 
 def key_facts(row: Any) -> KeyFacts:

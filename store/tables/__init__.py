@@ -3,12 +3,15 @@ each other."""
 
 from store.tables.base import Base
 from store.tables.client_sessions import ClientSessionRow, SamplingRequestRow, SamplingSessionRow
+from store.tables.environments import BuildLogLineRow, EnvironmentBuildRow, EnvironmentRow
 from store.tables.guard import AlarmRow, EvalRow, GuardRow
 from store.tables.models import CheckpointNameRow, CheckpointRow, ModelRow
 from store.tables.operations import ModelLeaseRow, OperationRow, TrainingTurnRow
+from store.tables.placements import EnvironmentSessionRow, HostedRolloutRow, PlacementRow, RunnerRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TraceRow
 from store.tables.rollouts import SampleRow, SpanRow
+from store.tables.runs import FileRow, RunEventRow, RunRow, RunStepRow
 from store.tables.sessions import WebSessionRow
 from store.tables.tasksets import TasksetRow, TasksetTaskRow
 from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
@@ -19,16 +22,27 @@ __all__ = [
     "AlarmRow",
     "ApiKeyRow",
     "Base",
+    "BuildLogLineRow",
     "CheckpointNameRow",
     "CheckpointRow",
     "ClientSessionRow",
+    "EnvironmentBuildRow",
+    "EnvironmentRow",
+    "EnvironmentSessionRow",
     "EvalRow",
     "EventRow",
+    "FileRow",
     "GuardRow",
+    "HostedRolloutRow",
     "JobRow",
     "ModelLeaseRow",
     "ModelRow",
     "OperationRow",
+    "PlacementRow",
+    "RunEventRow",
+    "RunRow",
+    "RunStepRow",
+    "RunnerRow",
     "SampleRow",
     "SamplerAdapterRow",
     "SamplerRow",

@@ -23,7 +23,8 @@ class ModelRow(Base):
     __tablename__ = "models"
     __table_args__ = (
         CheckConstraint("(team_id is null) = (base_id is null)", name="base_has_no_team"),
-        CheckConstraint("(base_id is null) = (weights is not null)", name="base_has_weights"),
+        CheckConstraint("(base_id is null) = (weights is not null or upstream is not null)", name="base_has_weights"),
+        CheckConstraint("weights is null or upstream is null", name="weights_or_upstream"),
         Index("uq_models_team_slug", "team_id", text("lower(slug)"), unique=True, postgresql_nulls_not_distinct=True),
         CheckConstraint("paused_by in ('team', 'admin', 'guard')", name="paused_by"),
         Index(None, "base_id"),
@@ -39,6 +40,8 @@ class ModelRow(Base):
 
     # A base model: where its weights are (a Hugging Face id or a path), and what a worker read off them.
     weights: Mapped[str | None]
+    upstream: Mapped[dict[str, Any] | None]
+    """Another vendor's model instead: where it is reached, and which file holds the key. Sampled, never trained."""
     info: Mapped[dict[str, Any] | None]
 
     # A fork: its base, its adapter's shape, and its place in its own tree.

@@ -56,6 +56,8 @@ class SampleRow(Base):
     tokens: Mapped[bytes | None]
     tokens_blob: Mapped[str | None]
 
+    attempt: Mapped[int | None]
+    """Of a rollout that a runner drives: which attempt it was. Those of earlier attempts do not count."""
     served_at: Mapped[datetime | None]
     completion_id: Mapped[str | None]
     model_id: Mapped[uuid.UUID | None]

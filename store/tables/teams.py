@@ -45,8 +45,10 @@ class ApiKeyRow(Base):
 
     __tablename__ = "api_keys"
     __table_args__ = (
-        CheckConstraint("role in ('viewer', 'member', 'team_admin', 'admin')", name="role"),
+        CheckConstraint("role in ('viewer', 'member', 'team_admin', 'admin', 'runner', 'agent')", name="role"),
+        CheckConstraint("(role = 'agent') = (runner_id is not null)", name="agents_are_of_runners"),
         Index(None, "team_id", "created_at"),
+        Index(None, "runner_id"),
     )
 
     id: Mapped[UuidKey]
@@ -64,6 +66,8 @@ class ApiKeyRow(Base):
     replaces_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("api_keys.id"))
     """The key that this one was rotated from."""
     revoked_at: Mapped[datetime | None]
+    runner_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runners.id", ondelete="CASCADE"), default=None)
+    """It opens the rollouts that this runner holds just now, and nothing else."""
 
 
 class EventRow(Base):

@@ -84,6 +84,12 @@ class Conflict(HeadwayError):
     status, code, tries = 409, "conflict", FINAL
 
 
+class PlacementLost(Conflict):
+    """The runner does not hold this attempt: it was cancelled, or given to another after silence."""
+
+    code, tries = "placement_lost", FINAL
+
+
 class Gone(HeadwayError):
     """It existed, and can be used no more."""
 

@@ -11,8 +11,8 @@ from pydantic import AwareDatetime, BaseModel, Field
 from server.values.closed_requests import Closed
 from server.values.texts import Name
 
-RoleName = Literal["viewer", "member", "team_admin", "admin"]
-ScopeName = Literal["read", "sample", "train", "keys", "admin"]
+RoleName = Literal["viewer", "member", "team_admin", "admin", "runner"]
+ScopeName = Literal["read", "sample", "train", "deploy", "keys", "runner", "admin"]
 
 
 class Key(BaseModel):

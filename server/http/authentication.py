@@ -15,6 +15,7 @@ from server.http.access import Access, DescribedKey, sent_key
 from server.http.context import Context
 from server.principals.callers import Caller
 from server.principals.roles import Scope
+from wire.errors import Forbidden
 
 _CALLER = "headway.caller"
 _READS = ("GET", "HEAD")
@@ -34,13 +35,16 @@ class SentKey(Access):
 
 
 class KeyAccess(Access):
-    """A live key with one of these scopes; without scopes, any live key."""
+    """A live key with one of these scopes; without scopes, any live key. `agents`: also those of runners' agents,
+    whose rollouts the route then checks."""
 
-    def __init__(self, *scopes: Scope) -> None:
-        self._scopes = scopes
+    def __init__(self, *scopes: Scope, agents: bool = False) -> None:
+        self._scopes, self._agents = scopes, agents
 
     async def admit(self, request: Request) -> None:
         caller = await _authenticated(request)
+        if caller.runner_id is not None and not self._agents:
+            raise Forbidden("this key is for agents on a runner: it samples and reports for the runner's own rollouts")
         if scopes := self.scopes_for(request.method):
             caller.require(*scopes)
 
@@ -85,4 +89,8 @@ SampleDep = Annotated[Caller, Depends(KeyAccess("sample"))]
 ReporterDep = Annotated[Caller, Depends(KeyAccess("train", "sample"))]
 """Reports about rollouts."""
 TeamAdminDep = Annotated[Caller, Depends(KeyAccess("keys"))]
+DeployerDep = Annotated[Caller, Depends(KeyAccess("deploy"))]
+"""Deploys environments."""
+RunnerDep = Annotated[Caller, Depends(KeyAccess("runner"))]
+"""Is a runner."""
 AdminDep = Annotated[Caller, Depends(KeyAccess("admin"))]

@@ -13,7 +13,8 @@ from wire.errors import Forbidden, Unauthenticated
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose key a request carries. `model_ids`: the only models that it opens; None: all that its team sees."""
+    """Whose key a request carries. `model_ids`: the only models that it opens; None: all that its team sees.
+    `runner_id`: it opens the rollouts alone that this runner holds."""
 
     team_id: UUID
     key_id: UUID
@@ -21,6 +22,7 @@ class Caller:
     role: str
     scopes: frozenset[str]
     model_ids: frozenset[UUID] | None
+    runner_id: UUID | None = None
 
     @property
     def is_admin(self) -> bool:
@@ -70,7 +72,7 @@ def admitted(key: KeyFacts | None) -> Caller:
     if key.team_is_disabled:
         raise Forbidden(f"the team {key.team!r} is disabled; an operator can enable it ('headway team enable')")
     models = None if key.model_ids is None else frozenset(key.model_ids)
-    return Caller(key.team_id, key.key_id, key.team, key.role, frozenset(key.scopes), models)
+    return Caller(key.team_id, key.key_id, key.team, key.role, frozenset(key.scopes), models, key.runner_id)
 
 
 def _who_gives(team: str) -> str:

@@ -21,8 +21,9 @@ from wire.errors import NotFound
 
 
 async def list_keys(session: AsyncSession, team_id: UUID | None, cursor: str | None, limit: int) -> Page[Key]:
-    """A team's keys, or (None) all, oldest first."""
+    """A team's keys, or (None) all, oldest first; without those that runners' agents get from servers."""
     query = select(ApiKeyRow, TeamRow.name).join(TeamRow, TeamRow.id == ApiKeyRow.team_id)
+    query = query.where(ApiKeyRow.runner_id.is_(None))
     if team_id is not None:
         query = query.where(ApiKeyRow.team_id == team_id)
     rows, following = await page_of(session, query, (ApiKeyRow.created_at, ApiKeyRow.id), cursor, limit)

@@ -81,7 +81,7 @@ $(TINY_BASE)/config.json: examples/tiny_base/*.py | .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_ARGS) \
-		-e '.[server,trainer,sampler,embedded,demo]'
+		-e '.[server,trainer,sampler,runner,embedded,demo]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed

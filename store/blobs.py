@@ -7,9 +7,10 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from store.durable import DurableFolders, sync_file, sync_folder
 from wire.errors import CorruptCheckpoint
@@ -27,6 +28,33 @@ class StoredBlob:
     path: Path
     size: int
     age_s: float
+
+
+class BlobDraft:
+    """A file beside the blobs, whose name is known when all of it is there. Used by one thread at a time."""
+
+    def __init__(self, path: Path, adopt: Callable[[Path, str], None]) -> None:
+        self._path, self._adopt = path, adopt
+        self._file, self._digest = path.open("xb"), hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises OSError when the disk does not take it."""
+        self._file.write(data)
+        self._digest.update(data)
+        self.num_bytes += len(data)
+
+    def keep(self) -> str:
+        """It is whole: its name, once it is durable."""
+        self._file.close()
+        name = self._digest.hexdigest()
+        self._adopt(self._path, name)
+        return name
+
+    def drop(self) -> None:
+        """Remove what `keep` did not take over; again and again."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
 
 
 class BlobStore:
@@ -56,6 +84,24 @@ class BlobStore:
         sync_folder(path.parent)  # also for a blob that another writer has just renamed
         fault_point("blob:after-folder-fsync")
         return name
+
+    def draft(self) -> BlobDraft:
+        """A blob that comes in pieces: written to, then `keep`, or `drop`. One that is left over is collected."""
+        folder = self._root / "drafts"
+        self._folders.make(folder)
+        return BlobDraft(folder / f".{uuid.uuid4().hex}", self._adopt)
+
+    def open(self, name: str) -> BinaryIO:
+        """A blob to be read in pieces; its digest is for its reader to check. Raises CorruptCheckpoint when it is
+        missing."""
+        path = self._path(name)
+        for pause_s in (_ASIDE_S, None):
+            try:
+                return path.open("rb")
+            except FileNotFoundError:
+                if pause_s:
+                    time.sleep(pause_s)
+        raise CorruptCheckpoint(f"blob {name} is missing from {self._root}")
 
     def get(self, name: str) -> bytes:
         """A blob's content. Raises CorruptCheckpoint when it is missing or is not what its name says."""
@@ -101,6 +147,14 @@ class BlobStore:
             return False
         aside.unlink()
         return True
+
+    def _adopt(self, draft: Path, name: str) -> None:
+        path = self._path(name)
+        if not self._is_kept(path):
+            self._folders.make(path.parent)
+            sync_file(draft)
+            draft.rename(path)
+        sync_folder(path.parent)
 
     def _is_kept(self, path: Path) -> bool:
         """Whether the blob is there; it is young from now on, so that nobody collects it before its row commits."""

@@ -25,9 +25,10 @@ ADAPTERS_CHANGED = "hw_adapters_changed"  # key: base model id
 ADAPTER_LOADED = "hw_adapter_loaded"  # key: adapter name (also sent when loading it failed)
 TRAINERS_CHANGED = "hw_trainers_changed"  # key: base model id; a trainer is ready, gone, or wanted
 SAMPLING_DONE = "hw_sampling_done"  # key: id of a sampling request, and of its sampling session
+BUILD_CHANGED = "hw_build_changed"  # key: build id; it wrote a line, began, or ended
 GUARD_DUE = "hw_guard_due"  # key: model id; the guard has something to look at or to do
 
-_OF_SERVERS = OPERATION_DONE, ADAPTER_LOADED, GUARD_DUE, SAMPLING_DONE
+_OF_SERVERS = OPERATION_DONE, ADAPTER_LOADED, GUARD_DUE, SAMPLING_DONE, BUILD_CHANGED
 _RECONNECT_S = 1.0
 
 
@@ -72,9 +73,7 @@ class AsyncListener:
     missed. The same connection shows that the process is there (`presence`).
     """
 
-    def __init__(
-        self, url: str, channels: Iterable[str] = (OPERATION_DONE, ADAPTER_LOADED, GUARD_DUE, SAMPLING_DONE)
-    ) -> None:
+    def __init__(self, url: str, channels: Iterable[str] = _OF_SERVERS) -> None:
         self._dsn = psycopg_dsn(normalise_url(url))
         self._channels = tuple(channels)
         self.presence = Presence()

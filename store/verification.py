@@ -10,6 +10,7 @@ from store.blobs import BlobStore
 from store.checkpoint_stores import CheckpointStore, Manifest
 from store.checkpoint_stores.base import ADAPTER, STATE
 from store.database import Database
+from store.environment_blobs import ENVIRONMENT_BLOBS
 from store.retention.lock import keeping_files
 from store.rollouts.blob_names import ROLLOUT_BLOBS
 
@@ -25,6 +26,8 @@ KEPT_BLOBS = f"""
     where blobs_dropped_at is null and name is not null
     union
     {ROLLOUT_BLOBS}
+    union
+    {ENVIRONMENT_BLOBS}
     order by name
 """  # noqa: S608 - put together from constants
 

@@ -128,13 +128,14 @@ def upgrade() -> None:
     op.create_table(
         "build_log_lines",
         sa.Column("build_id", sa.Uuid(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("at", _TIME, server_default=_NOW, nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["build_id"], ["environment_builds.id"], name=op.f("fk_build_log_lines_build_id"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("build_id", "number", name=op.f("pk_build_log_lines")),
+        sa.PrimaryKeyConstraint("build_id", "attempt", "number", name=op.f("pk_build_log_lines")),
     )
     op.create_table(
         "placements",
@@ -199,6 +200,7 @@ def upgrade() -> None:
         sa.Column("trace_id", sa.Uuid(), nullable=True),
         sa.Column("environment", sa.Text(), nullable=False),
         sa.Column("num_open_tunnels", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("num_tunnels", sa.Integer(), server_default="0", nullable=False),
         sa.Column("tunnel_changed_at", _TIME, server_default=_NOW, nullable=False),
         sa.ForeignKeyConstraint(
             ["placement_id"], ["placements.id"], name=op.f("fk_environment_sessions_placement_id"), ondelete="CASCADE"

@@ -11,7 +11,8 @@ from store.blobs import BlobStore, StoredBlob
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import STATE, StoredCheckpoint
 from store.database import Database
-from store.retention import marking, rollouts, runs, sampling
+from store.environment_blobs import ENVIRONMENT_BLOBS
+from store.retention import environments, marking, rollouts, runs, sampling
 from store.retention.lock import StillHeld, deleting_files
 from store.retention.policy import RetentionPolicy
 from store.rollouts.blob_names import ROLLOUT_BLOBS
@@ -27,6 +28,8 @@ _NEEDED_BLOBS = f"""
     where blobs_dropped_at is null and id <> all(%(dropped)s) and coalesce(payload_blob, result_blob) is not null
     union
     {ROLLOUT_BLOBS}
+    union
+    {ENVIRONMENT_BLOBS}
 """  # noqa: S608 - put together from constants
 _KNOWS_NOTHING = """
     select not exists (select from operations) and not exists (select from checkpoints)
@@ -90,6 +93,10 @@ class Collector:
         requests = sampling.forget_requests(self._database, self._policy, dry_run=dry_run)
         for session_id, number in sorted(requests.items()):
             yield Removal(f"{number} sampling requests", session_id, 0)
+        for build_id in sorted(environments.forget_uploads(self._database, self._policy, dry_run=dry_run)):
+            yield Removal("upload that was not deployed", str(build_id), 0)
+        for build_id in sorted(environments.drop_archives(self._database, self._policy, dry_run=dry_run)):
+            yield Removal("archive of an old version", str(build_id), 0)
         for what, found in rollouts.forget(self._database, self._policy, dry_run=dry_run).items():
             yield from (Removal(what, f"{team_id.hex}/{row_id.hex}", 0) for team_id, row_id in sorted(found))
 

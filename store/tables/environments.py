@@ -97,6 +97,8 @@ class BuildLogLineRow(Base):
     build_id: Mapped[uuid.UUID] = mapped_column(
         ForeignKey("environment_builds.id", ondelete="CASCADE"), primary_key=True
     )
+    attempt: Mapped[int] = mapped_column(primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
+    """From 0 in each attempt."""
     at: Mapped[CreatedAt]
     message: Mapped[str]

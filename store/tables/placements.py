@@ -144,5 +144,7 @@ class EnvironmentSessionRow(Base):
     trace_id: Mapped[uuid.UUID | None]
     environment: Mapped[str]
     num_open_tunnels: Mapped[int] = mapped_column(default=0, server_default="0")
+    num_tunnels: Mapped[int] = mapped_column(default=0, server_default="0")
+    """That were ever opened."""
     tunnel_changed_at: Mapped[CreatedAt]
-    """When a tunnel was opened or closed last, or when the session was made."""
+    """When a tunnel was opened, closed, or seen open by its server last, or when the session was made."""

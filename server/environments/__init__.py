@@ -1,0 +1,1 @@
+"""Environments that runners play: deployed, versioned, found, and removed; sessions of them."""

@@ -12,6 +12,7 @@ from starlette.routing import Mount
 
 from server.background.closing_rollouts import closing_rollouts
 from server.background.garbage_collection import collecting_garbage
+from server.background.lost_runners import taking_back_from_lost_runners
 from server.background.missing_numbers import giving_up_missing_numbers
 from server.background.replicas import counting_replicas
 from server.background.trainer_launchers import launching_trainers
@@ -32,14 +33,15 @@ from server.pages.protocol import PAGES
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
 from server.protocols.hud.protocol import HUD
+from server.protocols.openai.errors import openai_error
 from server.protocols.openai.protocol import OPENAI
-from server.protocols.openai.shared.errors import openai_error
+from server.protocols.runner.protocol import RUNNER
 from server.protocols.tinker.protocol import TINKER
 
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
 
 OPERATIONS = Protocol((health.router, metrics.router))
-PROTOCOLS = (PAGES, OPERATIONS, OPENAI, HUD, TINKER)
+PROTOCOLS = (PAGES, OPERATIONS, OPENAI, HUD, TINKER, RUNNER)
 """Where paths are shared, pages come first: they leave to the others whatever carries a key."""
 
 
@@ -62,6 +64,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
                 async with (
                     counting_replicas(context.background, share),
                     giving_up_missing_numbers(context.background, settings.training_limits.missing_number_s),
+                    taking_back_from_lost_runners(context.background),
                     guarding(replace(context.heads, database=context.background), settings.guard),
                 ):
                     yield

@@ -26,9 +26,19 @@ ADAPTER_LOADED = "hw_adapter_loaded"  # key: adapter name (also sent when loadin
 TRAINERS_CHANGED = "hw_trainers_changed"  # key: base model id; a trainer is ready, gone, or wanted
 SAMPLING_DONE = "hw_sampling_done"  # key: id of a sampling request, and of its sampling session
 BUILD_CHANGED = "hw_build_changed"  # key: build id; it wrote a line, began, or ended
+PLACEMENT_QUEUED = "hw_placement_queued"  # key: empty; a runner may find something to do
+PLACEMENT_CHANGED = "hw_placement_changed"  # key: placement id; taken, ready, ended, or in the queue again
 GUARD_DUE = "hw_guard_due"  # key: model id; the guard has something to look at or to do
 
-_OF_SERVERS = OPERATION_DONE, ADAPTER_LOADED, GUARD_DUE, SAMPLING_DONE, BUILD_CHANGED
+_OF_SERVERS = (
+    OPERATION_DONE,
+    ADAPTER_LOADED,
+    GUARD_DUE,
+    SAMPLING_DONE,
+    BUILD_CHANGED,
+    PLACEMENT_QUEUED,
+    PLACEMENT_CHANGED,
+)
 _RECONNECT_S = 1.0
 
 

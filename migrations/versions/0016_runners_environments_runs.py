@@ -182,7 +182,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_placements_queued",
         "placements",
-        ["priority", "available_at", "id"],
+        ["team_id", "priority", "available_at", "id"],
         unique=False,
         postgresql_where=sa.text("state = 'queued'"),
     )
@@ -228,6 +228,7 @@ def upgrade() -> None:
         sa.Column("agent_type", sa.Text(), nullable=False),
         sa.Column("agent_config", sa.Text(), nullable=False),
         sa.Column("verifier", sa.Text(), nullable=True),
+        sa.Column("verifier_build_id", sa.Uuid(), nullable=True),
         sa.Column("runtime_config", _JSON, nullable=True),
         sa.Column("reported_exit", _JSON, nullable=True),
         sa.Column("run_id", sa.Uuid(), nullable=True),
@@ -241,6 +242,9 @@ def upgrade() -> None:
             ["placement_id"], ["placements.id"], name=op.f("fk_hosted_rollouts_placement_id"), ondelete="CASCADE"
         ),
         sa.ForeignKeyConstraint(["team_id"], ["teams.id"], name=op.f("fk_hosted_rollouts_team_id")),
+        sa.ForeignKeyConstraint(
+            ["verifier_build_id"], ["environment_builds.id"], name=op.f("fk_hosted_rollouts_verifier_build_id")
+        ),
         sa.PrimaryKeyConstraint("placement_id", name=op.f("pk_hosted_rollouts")),
     )
     op.create_index(
@@ -366,6 +370,7 @@ def upgrade() -> None:
     )
     op.add_column("models", sa.Column("upstream", _JSON, nullable=True))
     op.add_column("samples", sa.Column("attempt", sa.Integer(), nullable=True))
+    op.add_column("traces", sa.Column("attempt", sa.Integer(), nullable=True))
     op.create_foreign_key(
         op.f("fk_environments_current_build_id"), "environments", "environment_builds", ["current_build_id"], ["id"]
     )
@@ -402,6 +407,7 @@ def downgrade() -> None:
     )
     op.drop_constraint(op.f("fk_hosted_rollouts_run_id"), "hosted_rollouts", type_="foreignkey")
     op.drop_constraint(op.f("fk_environments_current_build_id"), "environments", type_="foreignkey")
+    op.drop_column("traces", "attempt")
     op.drop_column("samples", "attempt")
     op.drop_column("models", "upstream")
     op.drop_constraint(op.f("fk_api_keys_runner_id"), "api_keys", type_="foreignkey")

@@ -55,7 +55,14 @@ class PlacementRow(Base):
         CheckConstraint("outcome in ('completed', 'failed', 'cancelled')", name="outcome"),
         CheckConstraint("(state = 'ended') = (outcome is not null)", name="ended_with_an_outcome"),
         CheckConstraint("state <> 'running' or runner_id is not null", name="running_somewhere"),
-        Index("ix_placements_queued", "priority", "available_at", "id", postgresql_where=text("state = 'queued'")),
+        Index(
+            "ix_placements_queued",
+            "team_id",
+            "priority",
+            "available_at",
+            "id",
+            postgresql_where=text("state = 'queued'"),
+        ),
         Index("ix_placements_running", "runner_id", postgresql_where=text("state = 'running'")),
         Index("ix_placements_live_of_team", "team_id", postgresql_where=text("state <> 'ended'")),
         Index(None, "build_id"),
@@ -123,6 +130,8 @@ class HostedRolloutRow(Base):
     agent_type: Mapped[str]
     agent_config: Mapped[str]
     verifier: Mapped[str | None]
+    verifier_build_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("environment_builds.id"))
+    """The version of the verifier's environment."""
     runtime_config: Mapped[dict[str, Any] | None]
     reported_exit: Mapped[dict[str, Any] | None]
     """What the present attempt said at its exit; it counts once the runner has ended the placement."""

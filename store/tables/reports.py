@@ -89,6 +89,8 @@ class TraceRow(Base):
     entered_at: Mapped[datetime | None]
     exited_at: Mapped[datetime | None]
 
+    attempt: Mapped[int | None]
+    """Of a rollout that runners carry out: the one that is under way, or was the last. Of others, null."""
     last_activity_at: Mapped[CreatedAt]
     timed_out_at: Mapped[datetime | None]
     pinned_at: Mapped[datetime | None]

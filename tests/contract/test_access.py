@@ -22,17 +22,18 @@ from store.tables import AlarmRow, CheckpointNameRow, ModelRow
 from tests.contract.conftest import batch, num_operations
 from tests.contract.stand_ins import add_checkpoint
 
-PUBLIC, LINK, ANY, READ, USE, REPORT, SAMPLE, TRAIN, KEYS, ADMIN = (
-    "public", "signed link", "any key", "read", "use", "report", "sample", "train", "keys", "admin",
+PUBLIC, LINK, ANY, READ, USE, REPORT, SAMPLE, TRAIN, KEYS, RUN, ADMIN = (
+    "public", "signed link", "any key", "read", "use", "report", "sample", "train", "keys", "runner", "admin",
 )  # fmt: skip
 SUFFICES = {
-    ANY: {"read", "sample", "train", "keys", "admin"},
+    ANY: {"read", "sample", "train", "keys", "runner", "admin"},
     READ: {"read"},
     USE: {"read", "sample", "train"},
     REPORT: {"sample", "train"},
     SAMPLE: {"sample"},
     TRAIN: {"train"},
     KEYS: {"keys"},
+    RUN: {"runner"},
     ADMIN: {"admin"},
 }
 CHAT = {"model": "{model}", "messages": [{"role": "user", "content": "6*6"}], "max_tokens": 2}
@@ -46,6 +47,8 @@ ASAMPLE = {
     "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]},
     "sampling_params": {"max_tokens": 1},
 }
+REGISTRATION = {"host": "h", "pid": 1, "slots": 1, "kinds": ["build"], "isolation": "none", "versions": {}}
+HELD = "/runner/{runner_id}/placements/{placement_id}"
 OF_A_RUN = {"model_id": "{trained}"}
 UPLOAD = "/api/v1/external_weights_upload?base_model={base:path}&slug={new_name}"
 NAMED = "/api/v1/training_runs/{run}/checkpoints/{checkpoint_id:path}"
@@ -159,11 +162,6 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v2/admin/samplers/{sampler_id}/drain"): (ADMIN, None),
     ("POST", "/v2/admin/samplers/{sampler_id}/undrain"): (ADMIN, None),
     ("GET", "/v2/admin/models"): (ADMIN, None),
-    ("POST", "/v1/files"): (TRAIN, {}),
-    ("GET", "/v1/files"): (READ, None),
-    ("GET", "/v1/files/{file_id}"): (READ, None),
-    ("GET", "/v1/files/{file_id}/content"): (READ, None),
-    ("DELETE", "/v1/files/{file_id}"): (TRAIN, None),
     ("GET", "/api/v1/healthz"): (PUBLIC, None),
     ("POST", "/api/v1/client/config"): (ANY, {}),
     ("POST", "/api/v1/client/dynamic_config"): (ANY, {}),
@@ -216,6 +214,14 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/api/v1/sessions/{session_id}"): (READ, None),
     ("PUT", "/api/v1/sessions/{session_id}/project"): (TRAIN, {"project_id": "p"}),
     ("GET", "/api/v1/sessions/{session_id}/trace_export"): (READ, None),
+    ("POST", "/runner/register"): (RUN, REGISTRATION),
+    ("POST", "/runner/{runner_id}/heartbeat"): (RUN, {}),
+    ("POST", "/runner/{runner_id}/lease"): (RUN, {"slots": 1, "kinds": ["session"]}),
+    ("POST", f"{HELD}/ready"): (RUN, {"attempt": 1}),
+    ("POST", f"{HELD}/log"): (RUN, {"attempt": 1, "first": 0, "lines": []}),
+    ("POST", f"{HELD}/end"): (RUN, {"attempt": 1, "outcome": "failed"}),
+    ("GET", "/runner/{runner_id}/builds/{build_id}/archive"): (RUN, None),
+    ("POST", "/runner/{runner_id}/stop"): (RUN, None),
     ("POST", "/v2/admin/models/{model_id}/pause"): (ADMIN, WHY),
     ("POST", "/v2/admin/models/{model_id}/resume"): (ADMIN, None),
     ("PUT", "/v2/admin/models/{model_id}/head"): (ADMIN, {"checkpoint_id": None, **WHY}),
@@ -227,11 +233,12 @@ DELETED = (
     "/v2/jobs/{job_id}",
     "/v2/traces/{trace_id}",
     "/v2/models/{model_id}/evals/{eval_id}",
-    "/v1/files/{file_id}",
     "/v2/tasksets/{taskset_id}",
     "/v2/tasksets/{taskset_id}/tasks/{name:path}",
     NAMED,
 )
+NOTHING_THERE = ("/runtime/sessions", "/runner/{runner_id}/builds/{build_id}/archive")
+"""Where the scene has nothing that could be answered with."""
 SHARED_BY_ALL = ("/v2/registry/{environment_id}", "/api/v1/tokenizers/{base:path}", UPLOAD)
 """Answered to everybody alike."""
 SHARED = {"taskset_name": "shared", "tasks": [{"name": "shared", "env": {"name": "e"}, "task_id": "t"}]}
@@ -257,10 +264,6 @@ class Scene:
         self.things["eval_id"] = reply.json()["id"]
         taskset = await self.call("POST", "/v2/tasks/upload", SHARED, self.keys["member"])
         self.things |= {"taskset_id": taskset.json()["taskset_id"], "name:path": "shared"}
-        file = {"file": ("tasks.jsonl", b'{"env": "e", "task": "t"}')}
-        headers = {"Authorization": f"Bearer {self.keys['member']}"}
-        uploaded = await self.http.post("/v1/files", data={"purpose": "fine-tune"}, files=file, headers=headers)
-        self.things["file_id"] = uploaded.json()["id"]
         await self._name_a_checkpoint()
 
     async def _name_a_checkpoint(self) -> None:
@@ -294,6 +297,7 @@ GRANTS = {
     "sampler": Grant("sampler", "member", frozenset({"sample"})),
     "team_admin": Grant("team_admin", "team_admin"),
     "admin": Grant("admin", "admin"),
+    "runner": Grant("runner", "runner"),
 }
 
 
@@ -309,7 +313,7 @@ async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
     things = {name: teams[0].pop(name) for name in ("team", "spare")}
     things = {"team": things["team"], "team_id": things["team"], "key_id": things["spare"]}
     things["project_id"] = things["team"]
-    things |= {name: str(uuid.uuid4()) for name in ("job_id", "trace_id")}
+    things |= {name: str(uuid.uuid4()) for name in ("job_id", "trace_id", "placement_id", "build_id")}
     async with httpx.AsyncClient(base_url=origin, timeout=30, trust_env=False) as http:
         member = {"Authorization": f"Bearer {teams[0]['member']}"}
         admin = {"Authorization": f"Bearer {teams[0]['admin']}"}
@@ -334,6 +338,8 @@ async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
         run = {"session_id": things["heart_session"], "model_seq_id": 0, "base_model": base.slug}
         made = await http.post("/api/v1/create_model", json=run, headers=member)
         things |= {"trained": made.json()["model_id"], "future": made.json()["request_id"]}
+        registered = await http.post("/runner/register", json=REGISTRATION, headers=admin)
+        things["runner_id"] = registered.json()["runner_id"]
         for plane in ("trainer", "sampler"):
             reply = await http.get(f"/v2/admin/{plane}s", headers=admin)
             stopped = [row["id"] for row in reply.json()["items"]]
@@ -401,7 +407,7 @@ async def test_a_key_opens_what_its_scopes_say_and_no_other_team_s(scene: Scene,
         if not allowed:
             assert (reply.status_code, reply.json()["code"]) == (403, "forbidden"), (kind, reply.text)
             continue
-        if path != "/runtime/sessions":
+        if path not in NOTHING_THERE:
             assert reply.status_code < 500, reply.text
             assert reply.status_code not in (401, 403, 404), (kind, reply.text)
         if (

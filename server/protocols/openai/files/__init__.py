@@ -1,1 +1,0 @@
-"""OpenAI's files, as far as fine-tuning needs them."""

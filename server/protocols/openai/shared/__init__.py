@@ -1,1 +1,0 @@
-"""What all routes of OpenAI's API share: the shape of their refusals."""

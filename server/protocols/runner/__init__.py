@@ -1,0 +1,1 @@
+"""What runners call (`wire.placements`)."""

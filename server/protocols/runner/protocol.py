@@ -1,0 +1,8 @@
+"""The API of runners."""
+
+from __future__ import annotations
+
+from server.http.protocol import Protocol
+from server.protocols.runner import endpoints
+
+RUNNER = Protocol((endpoints.router,))

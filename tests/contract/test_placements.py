@@ -1,0 +1,171 @@
+"""The queue of what runners carry out, as a runner sees it that speaks the API."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import httpx
+import pytest
+from sqlalchemy import update
+
+from server.auth.service import create_key
+from server.background.lost_runners import take_back_from_lost_runners
+from store.database import AsyncDatabase
+from store.tables import PlacementRow, RunnerRow
+from tests.contract.stand_in_runner import StandInRunner, add_environment, new_runner, place, runners_of
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture(scope="module")
+async def http(origin: str, database: AsyncDatabase) -> AsyncIterator[httpx.AsyncClient]:
+    async with runners_of(origin, database) as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+async def build_id(database: AsyncDatabase, http: httpx.AsyncClient) -> uuid.UUID:
+    return await add_environment(database, "runners", "sums")
+
+
+@pytest.fixture
+async def runner(http: httpx.AsyncClient) -> StandInRunner:
+    return await new_runner(http, uuid.uuid4().hex)
+
+
+async def silence(database: AsyncDatabase, runner: StandInRunner) -> None:
+    """As if it had not been heard of for a minute."""
+    changed = update(RunnerRow).where(RunnerRow.id == uuid.UUID(runner.id))
+    async with database.session() as session:
+        await session.execute(changed.values(heartbeat_at=RunnerRow.heartbeat_at - MINUTE))
+    await take_back_from_lost_runners(database)
+
+
+async def row_of(database: AsyncDatabase, placement_id: uuid.UUID | str) -> PlacementRow:
+    async with database.session() as session:
+        return await session.get_one(PlacementRow, uuid.UUID(str(placement_id)))
+
+
+async def test_a_waiting_lease_is_woken_by_what_is_queued(database, runner, build_id):
+    waiting = asyncio.create_task(runner.lease(wait_s=20))
+    await asyncio.sleep(0.3)
+    queued = await place(database, build_id, runner.label)
+    began = asyncio.get_running_loop().time()
+    (got,) = await waiting
+    assert asyncio.get_running_loop().time() - began < 1
+    assert (got["placement_id"], got["kind"], got["attempt"]) == (str(queued), "session", 1)
+    assert (got["environment"]["name"], got["environment"]["version"]) == ("sums", 1)
+    assert await runner.lease() == []
+
+
+async def test_racing_leases_give_each_placement_once_and_keep_to_slots(database, http, build_id):
+    label = uuid.uuid4().hex
+    runners = [await new_runner(http, label, slots=5) for _ in range(4)]
+    queued = {str(await place(database, build_id, label)) for _ in range(18)}
+    got = await asyncio.gather(*(one.lease(slots) for one in runners for slots in (3, 5)))
+    leased = [one["placement_id"] for some in got for one in some]
+    assert len(leased) == len(set(leased)) == 18
+    assert set(leased) == queued
+
+
+async def test_teams_take_turns_and_the_most_urgent_comes_first(database, http, build_id):
+    runner = await new_runner(http, uuid.uuid4().hex, slots=7)
+    teams = [f"turns-{uuid.uuid4().hex[:6]}" for _ in range(2)]
+    for _ in range(20):
+        await place(database, build_id, runner.label, team=teams[0])
+    for _ in range(3):
+        await place(database, build_id, runner.label, team=teams[1])
+    urgent = await place(database, build_id, runner.label, team=teams[0], priority=-1)
+    got = await runner.lease(7)
+    assert str(urgent) in {one["placement_id"] for one in got}
+    assert sorted(Counter(one["team"] for one in got).values()) == [3, 4]
+
+
+async def test_labels_kinds_and_a_runner_s_team_narrow_what_it_gets(database, http, build_id):
+    label, team = uuid.uuid4().hex, f"own-{uuid.uuid4().hex[:6]}"
+    mine = await place(database, build_id, label, team=team)
+    await place(database, build_id, label, team=f"{team}-2")
+    await place(database, build_id, label)
+    await place(database, build_id, label, kind="build", team=team)
+    other = await new_runner(http, uuid.uuid4().hex)
+    assert await other.lease() == []
+    narrowed = await new_runner(http, label, team=team, kinds=["session"])
+    assert [one["placement_id"] for one in await narrowed.lease()] == [str(mine)]
+
+
+async def test_a_drained_runner_gets_nothing_and_what_it_hands_back_goes_to_another(database, http, build_id):
+    runner = await new_runner(http, uuid.uuid4().hex)
+    await place(database, build_id, runner.label)
+    (got,) = await runner.lease()
+    ended = await runner.end(got, "handed_back", error="the machine goes")
+    assert (ended, await runner.end(got, "handed_back")) == ({"state": "queued", "outcome": None},) * 2
+    await runner.call("stop")
+    assert await runner.lease() == []
+    other = await new_runner(http, runner.label)
+    (again,) = await other.lease()
+    assert (again["placement_id"], again["attempt"]) == (got["placement_id"], 2)
+    row = await row_of(database, got["placement_id"])
+    assert row.max_attempts == 4, "it was not one of those that it may have"
+
+
+async def test_what_a_lost_runner_held_is_another_s_and_its_reports_are_refused(database, http, build_id):
+    runner = await new_runner(http, uuid.uuid4().hex)
+    await place(database, build_id, runner.label)
+    (got,) = await runner.lease()
+    await silence(database, runner)
+    other = await new_runner(http, runner.label)
+    (again,) = await other.lease()
+    assert again["attempt"] == 2
+    assert (await runner.beat(got))["stop"] == [got["placement_id"]]
+    for what, more in (("ready", {}), ("end", {"outcome": "completed"})):
+        reply = await runner.say(got, what, **more)
+        assert (reply.status_code, reply.json()["code"]) == (409, "placement_lost")
+    assert (await other.beat(again))["stop"] == []
+    assert await other.end(again) == {"state": "ended", "outcome": "completed"}
+
+
+async def test_after_its_attempts_it_has_failed_with_a_sentence(database, http, build_id):
+    label = uuid.uuid4().hex
+    placed = await place(database, build_id, label, max_attempts=2)
+    for _ in range(2):
+        runner = await new_runner(http, label)
+        assert len(await runner.lease(wait_s=3)) == 1
+        await silence(database, runner)
+    row = await row_of(database, placed)
+    assert (row.state, row.outcome) == ("ended", "failed")
+    assert row.error == "given up after 2 attempts: of the last one, its runner was lost"
+
+
+async def test_a_session_that_was_ready_ends_with_its_runner(database, runner, build_id):
+    await place(database, build_id, runner.label)
+    (got,) = await runner.lease()
+    assert (await runner.say(got, "ready")).status_code == 200
+    await silence(database, runner)
+    row = await row_of(database, got["placement_id"])
+    assert (row.outcome, row.error) == (
+        "failed",
+        "the environment is gone, with all that it had in memory: its runner was lost",
+    )
+
+
+async def test_what_never_reached_its_runner_is_given_back(database, runner, build_id):
+    await place(database, build_id, runner.label)
+    (got,) = await runner.lease()
+    async with database.session() as session:
+        row = await session.get_one(PlacementRow, uuid.UUID(got["placement_id"]))
+        assert row.taken_at is not None
+        row.taken_at -= MINUTE
+    await runner.beat()
+    (again,) = await runner.lease()
+    assert (again["placement_id"], again["attempt"]) == (got["placement_id"], 2)
+
+
+async def test_another_team_s_runner_key_knows_no_such_runner(origin, database, runner, http):
+    async with database.session() as session:
+        key = await create_key(session, "other-runners", "runner", role="runner")
+    async with httpx.AsyncClient(base_url=origin, headers={"Authorization": f"Bearer {key}"}) as other:
+        assert (await other.post(f"/runner/{runner.id}/heartbeat", json={})).status_code == 404

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from store.operation_kinds import KINDS
 
-PACKAGES = ("wire", "store", "server", "trainer", "sampler", "cli")
+PACKAGES = ("wire", "store", "server", "trainer", "sampler", "runner", "cli")
 COMMANDS, TABLES = Path("cli"), Path("cli/terminal/tables.py")
 NAME_KINDS = Path("store/operation_kinds.py"), Path("server/protocols"), Path("trainer/engine")
 UNPICKLERS = {"pickle", "cPickle", "dill", "joblib", "shelve"}

@@ -13,6 +13,7 @@ from store.database import AsyncConnection
 from store.keys import KEY, NUM_FACTS, KeyFacts, key_facts
 from store.oplog.conditions import UNANSWERED
 from store.references import WANTED
+from store.run_states import IS_LIVE
 from store.usage import TODAY
 
 # The losses: what the newest trainer of the base announced, alive or not.
@@ -36,7 +37,8 @@ _FACTS = f"""
         end as may_repeat,
         coalesce(
             (select s.finished_at is not null from client_sessions s where s.id = m.session_id), false
-        ) as session_is_finished
+        ) as session_is_finished,
+        (select r.id from runs r where r.model_id = m.id and {IS_LIVE}) as run_id
 """  # noqa: S608 - put together from constants
 _MODEL = """
     join teams t on t.id = k.team_id
@@ -72,7 +74,8 @@ class Admission:
     `model_id` and `slug` are None where there is no such model, `base_slug` where it is a base itself, `info` and
     `losses` before a trainer has loaded the base. `tokens_today`: what the team has sent to be trained since midnight,
     UTC. `may_repeat`: an operation is in the log under the call's Idempotency-Key or, for a call without one, an
-    operation whose answer nobody has. `session_is_finished`: of a run's client session.
+    operation whose answer nobody has. `session_is_finished`: of its client session. `run_id`: the run that trains it
+    now.
     """
 
     model_id: UUID | None
@@ -89,6 +92,7 @@ class Admission:
     base_id: UUID | None
     may_repeat: bool
     session_is_finished: bool
+    run_id: UUID | None = None
 
 
 async def find_keyed_admission(

@@ -29,6 +29,7 @@ BUILD_CHANGED = "hw_build_changed"  # key: build id; it wrote a line, began, or 
 PLACEMENT_QUEUED = "hw_placement_queued"  # key: empty; a runner may find something to do
 PLACEMENT_CHANGED = "hw_placement_changed"  # key: placement id; taken, ready, ended, or in the queue again
 GUARD_DUE = "hw_guard_due"  # key: model id; the guard has something to look at or to do
+RUN_CHANGED = "hw_run_changed"  # key: run id; it has an event, or somebody wants something of it
 
 _OF_SERVERS = (
     OPERATION_DONE,
@@ -38,6 +39,7 @@ _OF_SERVERS = (
     BUILD_CHANGED,
     PLACEMENT_QUEUED,
     PLACEMENT_CHANGED,
+    RUN_CHANGED,
 )
 _RECONNECT_S = 1.0
 

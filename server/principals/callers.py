@@ -14,7 +14,7 @@ from wire.errors import Forbidden, Unauthenticated
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Whose key a request carries. `model_ids`: the only models that it opens; None: all that its team sees.
-    `runner_id`: it opens the rollouts alone that this runner holds."""
+    `runner_id`: it opens the rollouts alone that this runner holds. `run_id`: no key, but this run calls."""
 
     team_id: UUID
     key_id: UUID
@@ -23,6 +23,7 @@ class Caller:
     scopes: frozenset[str]
     model_ids: frozenset[UUID] | None
     runner_id: UUID | None = None
+    run_id: UUID | None = None
 
     @property
     def is_admin(self) -> bool:

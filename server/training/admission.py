@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from server.catalog.model_claims import refuse_run_of_others
 from server.catalog.pausing import refuse_paused
 from server.catalog.repository import as_reference
 from server.catalog.service import no_such_model
@@ -80,8 +81,10 @@ async def trainable_model(
 
 
 async def refusal_of(training: Training, model: TrainedModel, *, keeps: bool) -> HeadwayError | None:
-    """Why nothing new is accepted for the model now: a pause, or a quota. `keeps`: the call adds to what is stored."""
+    """Why nothing new is accepted for the model now: a run of others, a pause, or a quota. `keeps`: the call adds to
+    what is stored."""
     try:
+        refuse_run_of_others(model.admission, model.caller.run_id)
         refuse_paused(model.admission)
         if keeps:
             await refuse_full_storage(training.database, model.caller, model.admission)

@@ -59,7 +59,9 @@ class RunRow(Base):
     request_digest: Mapped[bytes | None]
     taskset: Mapped[str | None]
     """The name that its tasks had."""
-    tasks: Mapped[str]
+    num_tasks: Mapped[int]
+    tasks: Mapped[str] = mapped_column(deferred=True)
+    held_out_tasks: Mapped[str | None] = mapped_column(deferred=True)
     config: Mapped[dict[str, Any]]
     held_out: Mapped[dict[str, Any] | None]
     stop: Mapped[dict[str, Any]]
@@ -76,6 +78,8 @@ class RunRow(Base):
     best_held_out_score: Mapped[float | None]
     error: Mapped[str | None]
     stop_reason: Mapped[str | None]
+    waiting_for: Mapped[str | None]
+    """What keeps it from going on, in words, while something does: a pause of its model, a quota, a plane."""
     created_at: Mapped[CreatedAt]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
@@ -86,8 +90,11 @@ class RunRow(Base):
 
 
 class RunStepRow(Base):
-    """One step of a run, or the held-out evaluation after it (step 0: before the first). `chosen`: which tasks, and
-    why; `rollouts`: trace ids by position, those of replaced attempts left out."""
+    """One step of a run, or the held-out evaluation after it (step 0: before the first).
+
+    `generation` tells a step that is done again, after its batch was dropped, from the one before: it is part of the
+    ids of rollouts and of the keys of training calls. `chosen`: which tasks and why, which try each rollout is at, and
+    then the groups that are trained on."""
 
     __tablename__ = "run_steps"
     __table_args__ = (
@@ -98,11 +105,11 @@ class RunStepRow(Base):
     run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(primary_key=True)
+    generation: Mapped[int]
     phase: Mapped[str]
     chosen: Mapped[dict[str, Any]]
     policy_checkpoint_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("checkpoints.id"))
     """Whose rollouts they are: the head when the step began."""
-    substep: Mapped[int] = mapped_column(default=0, server_default="0")
     operation_ids: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     checkpoint_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("checkpoints.id"))
     metrics: Mapped[dict[str, Any] | None]

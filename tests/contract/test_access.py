@@ -17,8 +17,9 @@ from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
 from server.process.settings import ServerSettings
+from server.runs.settings import RunConfig, StopRules
 from store.database import AsyncDatabase
-from store.tables import AlarmRow, CheckpointNameRow, ModelRow
+from store.tables import AlarmRow, CheckpointNameRow, ModelRow, RunRow
 from tests.contract.conftest import batch, num_operations
 from tests.contract.stand_ins import add_checkpoint
 
@@ -129,6 +130,16 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("DELETE", "/v2/tasksets/{taskset_id}/tasks/{name:path}"): (TRAIN, None),
     ("DELETE", "/v2/tasksets/{taskset_id}"): (TRAIN, None),
     ("POST", "/v2/tasks/upload"): (TRAIN, {"taskset_id": "{taskset_id}", "tasks": []}),
+    ("POST", "/v2/runs"): (TRAIN, {"model": "{model}", "taskset": "shared", "config": {"max_tokens": 1_000_000}}),
+    ("GET", "/v2/runs"): (READ, None),
+    ("GET", "/v2/runs/{run_id}"): (READ, None),
+    ("GET", "/v2/runs/{run_id}/events"): (READ, None),
+    ("GET", "/v2/runs/{run_id}/metrics"): (READ, None),
+    ("GET", "/v2/runs/{run_id}/steps"): (READ, None),
+    ("POST", "/v2/runs/{run_id}/pause"): (TRAIN, None),
+    ("POST", "/v2/runs/{run_id}/resume"): (TRAIN, None),
+    ("POST", "/v2/runs/{run_id}/cancel"): (TRAIN, None),
+    ("DELETE", "/v2/runs/{run_id}"): (TRAIN, None),
     ("GET", "/v2/projects"): (READ, None),
     ("GET", "/v2/projects/{project_id}"): (READ, None),
     ("POST", "/v2/projects"): (TRAIN, {"name": "p"}),
@@ -234,6 +245,7 @@ DELETED = (
     "/v2/traces/{trace_id}",
     "/v2/models/{model_id}/evals/{eval_id}",
     "/v2/tasksets/{taskset_id}",
+    "/v2/runs/{run_id}",
     "/v2/tasksets/{taskset_id}/tasks/{name:path}",
     NAMED,
 )
@@ -265,6 +277,7 @@ class Scene:
         taskset = await self.call("POST", "/v2/tasks/upload", SHARED, self.keys["member"])
         self.things |= {"taskset_id": taskset.json()["taskset_id"], "name:path": "shared"}
         await self._name_a_checkpoint()
+        await self._end_a_run()
 
     async def _name_a_checkpoint(self) -> None:
         async with self.database.session() as session:
@@ -274,6 +287,23 @@ class Scene:
             name = {"model_id": model.id, "kind": "training", "name": "access", "checkpoint_id": checkpoint.id}
             row = insert(CheckpointNameRow).values(id=uuid.uuid4(), size_bytes=1, **name)
             await session.execute(row.on_conflict_do_nothing())
+
+    async def _end_a_run(self) -> None:
+        """A run of the model that was cancelled long ago."""
+        things = self.things
+        named = {"id": things["run_id"], "team_id": things["team"], "model_id": things["model"]}
+        settings = {"config": RunConfig().model_dump(mode="json"), "stop": StopRules().model_dump(mode="json")}
+        run = insert(RunRow).values(
+            **{name: uuid.UUID(value) for name, value in named.items()},
+            **settings,
+            taskset="shared",
+            num_tasks=0,
+            tasks="[]",
+            job_id=uuid.uuid4(),
+            state="cancelled",
+        )
+        async with self.database.session() as session:
+            await session.execute(run.on_conflict_do_nothing())
 
     async def call(self, method: str, path: str, body: Any, key: str | None) -> httpx.Response:
         things = {**self.things, "new_name": f"n-{uuid.uuid4().hex[:8]}"}
@@ -313,7 +343,7 @@ async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
     things = {name: teams[0].pop(name) for name in ("team", "spare")}
     things = {"team": things["team"], "team_id": things["team"], "key_id": things["spare"]}
     things["project_id"] = things["team"]
-    things |= {name: str(uuid.uuid4()) for name in ("job_id", "trace_id", "placement_id", "build_id")}
+    things |= {name: str(uuid.uuid4()) for name in ("job_id", "trace_id", "placement_id", "build_id", "run_id")}
     async with httpx.AsyncClient(base_url=origin, timeout=30, trust_env=False) as http:
         member = {"Authorization": f"Bearer {teams[0]['member']}"}
         admin = {"Authorization": f"Bearer {teams[0]['admin']}"}

@@ -17,6 +17,7 @@ from server.protocols.hud import (
     transfers,
 )
 from server.protocols.hud.admin import router as admin
+from server.protocols.hud.runs import endpoints as runs
 from server.protocols.hud.training import endpoints as training
 
 HUD = Protocol(
@@ -29,6 +30,7 @@ HUD = Protocol(
         transfers.router,  # before traces, whose ids its names are not
         traces.router,
         tasksets.router,
+        runs.router,
         hosted.router,
         team.router,
         admin.router,

@@ -33,8 +33,8 @@ from server.pages.protocol import PAGES
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
 from server.protocols.hud.protocol import HUD
-from server.protocols.openai.errors import openai_error
 from server.protocols.openai.protocol import OPENAI
+from server.protocols.openai.shared.errors import openai_error
 from server.protocols.runner.protocol import RUNNER
 from server.protocols.tinker.protocol import TINKER
 

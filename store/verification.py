@@ -11,6 +11,7 @@ from store.checkpoint_stores import CheckpointStore, Manifest
 from store.checkpoint_stores.base import ADAPTER, STATE
 from store.database import Database
 from store.environment_blobs import ENVIRONMENT_BLOBS
+from store.file_blobs import FILE_BLOBS
 from store.retention.lock import keeping_files
 from store.rollouts.blob_names import ROLLOUT_BLOBS
 
@@ -28,6 +29,8 @@ KEPT_BLOBS = f"""
     {ROLLOUT_BLOBS}
     union
     {ENVIRONMENT_BLOBS}
+    union
+    {FILE_BLOBS}
     order by name
 """  # noqa: S608 - put together from constants
 

@@ -35,6 +35,8 @@ class Limits:
     """Prompt and output tokens as sent: each turn repeats its history."""
     body_bytes: int = 64 * 1024**2
     """Of a chat, a completion, or an upload of telemetry or tasks."""
+    file_bytes: int = 512 * 1024**2
+    """Of a file of lines that is uploaded for a run; it is never in memory as a whole."""
     small_body_bytes: int = 1024**2
     """Of every other request with a key."""
     open_body_bytes: int = 8 * 1024

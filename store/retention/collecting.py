@@ -12,6 +12,7 @@ from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import STATE, StoredCheckpoint
 from store.database import Database
 from store.environment_blobs import ENVIRONMENT_BLOBS
+from store.file_blobs import FILE_BLOBS
 from store.retention import environments, marking, rollouts, runs, sampling
 from store.retention.lock import StillHeld, deleting_files
 from store.retention.policy import RetentionPolicy
@@ -30,6 +31,8 @@ _NEEDED_BLOBS = f"""
     {ROLLOUT_BLOBS}
     union
     {ENVIRONMENT_BLOBS}
+    union
+    {FILE_BLOBS}
 """  # noqa: S608 - put together from constants
 _KNOWS_NOTHING = """
     select not exists (select from operations) and not exists (select from checkpoints)

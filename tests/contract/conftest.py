@@ -41,7 +41,13 @@ from wire.process.http_protocol import BoundedProtocol
 
 VOCABULARY = 128
 CONTEXT = 512
-LIMITS = Limits(training_body_bytes=400_000, batch_tokens=20_000, body_bytes=100_000, small_body_bytes=50_000)
+LIMITS = Limits(
+    training_body_bytes=400_000,
+    batch_tokens=20_000,
+    body_bytes=100_000,
+    small_body_bytes=50_000,
+    file_bytes=8 * 1024**2,
+)
 
 
 @pytest.fixture(scope="session")

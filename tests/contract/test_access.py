@@ -173,6 +173,11 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v2/admin/samplers/{sampler_id}/drain"): (ADMIN, None),
     ("POST", "/v2/admin/samplers/{sampler_id}/undrain"): (ADMIN, None),
     ("GET", "/v2/admin/models"): (ADMIN, None),
+    ("POST", "/v1/files"): (TRAIN, {}),
+    ("GET", "/v1/files"): (READ, None),
+    ("GET", "/v1/files/{file_id}"): (READ, None),
+    ("GET", "/v1/files/{file_id}/content"): (READ, None),
+    ("DELETE", "/v1/files/{file_id}"): (TRAIN, None),
     ("GET", "/api/v1/healthz"): (PUBLIC, None),
     ("POST", "/api/v1/client/config"): (ANY, {}),
     ("POST", "/api/v1/client/dynamic_config"): (ANY, {}),
@@ -244,6 +249,7 @@ DELETED = (
     "/v2/jobs/{job_id}",
     "/v2/traces/{trace_id}",
     "/v2/models/{model_id}/evals/{eval_id}",
+    "/v1/files/{file_id}",
     "/v2/tasksets/{taskset_id}",
     "/v2/runs/{run_id}",
     "/v2/tasksets/{taskset_id}/tasks/{name:path}",
@@ -276,6 +282,10 @@ class Scene:
         self.things["eval_id"] = reply.json()["id"]
         taskset = await self.call("POST", "/v2/tasks/upload", SHARED, self.keys["member"])
         self.things |= {"taskset_id": taskset.json()["taskset_id"], "name:path": "shared"}
+        file = {"file": ("tasks.jsonl", b'{"env": "e", "task": "t"}')}
+        headers = {"Authorization": f"Bearer {self.keys['member']}"}
+        uploaded = await self.http.post("/v1/files", data={"purpose": "fine-tune"}, files=file, headers=headers)
+        self.things["file_id"] = uploaded.json()["id"]
         await self._name_a_checkpoint()
         await self._end_a_run()
 

@@ -64,6 +64,7 @@ LARGE: dict[str, BodyBound] = {
     "/api/v1/asample": UPLOAD,
     "/api/v1/forward_backward": BATCH,
     "/api/v1/forward": BATCH,
+    "/v1/files": COUNTED_BY_ITS_READER,
     "/v2/traces/import": COUNTED_BY_ITS_READER,
     "/api/v1/external_weights_upload": COUNTED_BY_ITS_READER,
 }

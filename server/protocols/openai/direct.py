@@ -21,7 +21,7 @@ from server.http.request_body import body_was_read
 from server.http.routing import Handler
 from server.http.sampling_key import sampling_key
 from server.protocols.openai.json_bodies import parse, parse_large
-from server.protocols.openai.routing import OpenAIRoute
+from server.protocols.openai.shared.routing import OpenAIRoute
 
 _APART_BYTES = 1024**2
 """More is parsed in another process."""

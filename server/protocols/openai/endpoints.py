@@ -16,8 +16,8 @@ from server.http.sampling_key import SamplingKeyDep
 from server.protocols.openai import chat, completions
 from server.protocols.openai.direct import DirectRoute
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
-from server.protocols.openai.routing import OpenAIRoute
 from server.protocols.openai.schemas import ChatRequest, Completion, CompletionRequest, ListedModel, ModelList
+from server.protocols.openai.shared.routing import OpenAIRoute
 from store.tables import ModelRow
 
 router = KeyedRouter(tags=["gateway"], route_class=OpenAIRoute)

@@ -9,9 +9,9 @@ import structlog
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
-from server.protocols.openai.errors import openai_error
 from server.protocols.openai.replies import Envelope, as_json
 from server.protocols.openai.schemas import Completion
+from server.protocols.openai.shared.errors import openai_error
 from wire.errors import HeadwayError
 
 log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ from server.http.body_memory import BodiesInTheWay, BodyMemory
 from server.http.errors import install_error_handlers
 from server.http.request_body import UPLOAD, SealedBodies, open_body
 from server.process.settings import Limits
-from server.protocols.openai.errors import openai_error
+from server.protocols.openai.shared.errors import openai_error
 from server.uploads.json_size import JsonBounds
 from wire.errors import TooLarge
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from server.http.errors import install_error_handlers
 from server.http.problem import ErrorBody, problem
-from server.protocols.openai.errors import openai_error
+from server.protocols.openai.shared.errors import openai_error
 from store.database import AsyncDatabase
 
 SENTENCE = "the database does not answer at the moment; try again"

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from server.http.problem import ErrorBody
 from server.http.routing import KeyedRoute
-from server.protocols.openai.errors import openai_error
+from server.protocols.openai.shared.errors import openai_error
 
 
 class OpenAIRoute(KeyedRoute):

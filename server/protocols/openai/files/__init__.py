@@ -1,0 +1,1 @@
+"""OpenAI's files, as far as fine-tuning needs them."""

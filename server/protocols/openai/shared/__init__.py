@@ -1,0 +1,1 @@
+"""What all routes of OpenAI's API share: the shape of their refusals."""

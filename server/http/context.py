@@ -19,6 +19,7 @@ from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
+from server.runs.defaults import RunDefaults
 from server.sampling.admission import SamplingKeys
 from server.sampling.collaborators import Sampling
 from server.sampling.connections import Connections
@@ -73,6 +74,7 @@ class Context:
     shutdown: Shutdown
     answering: SharedLookups[str, bool]
     adapter_files: AdapterFiles
+    run_defaults: RunDefaults
 
 
 @asynccontextmanager
@@ -141,6 +143,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 shutdown,
                 answering_samplers(connections.is_answering),
                 AdapterFiles(_checkpoint_store(settings)),
+                RunDefaults.read(settings.runs.defaults),
             )
     finally:
         await sampling_futures.close()

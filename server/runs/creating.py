@@ -20,6 +20,7 @@ from server.audit.recording import actor_of, record
 from server.catalog.model_claims import live_run_of, run_in_the_way
 from server.catalog.pausing import refuse_paused
 from server.principals.callers import Caller
+from server.runs.defaults import RunDefaults
 from server.runs.events import add_event
 from server.runs.reading import describe
 from server.runs.settings import MAX_ROLLOUTS_A_STEP, HeldOut, RunConfig, RunRequest
@@ -58,6 +59,7 @@ class Origin:
 
 
 _OVER_RUNS = Origin("runs")
+_OWN_DEFAULTS = RunDefaults()
 
 
 async def create(
@@ -66,8 +68,9 @@ async def create(
     request: RunRequest,
     idempotency_key: str | None = None,
     origin: Origin = _OVER_RUNS,
+    defaults: RunDefaults = _OWN_DEFAULTS,
 ) -> Created:
-    """The run, queued; a server begins with it at once.
+    """The run, queued; a server begins with it at once. `defaults`: the operator's, for what the request does not say.
 
     Raises NotFound for a model, taskset or environment that is not here, Forbidden for a model that cannot be trained,
     InvalidRequest for whatever does not fit, Conflict for a model that another run trains, and for a key that was used
@@ -83,7 +86,7 @@ async def create(
     try:
         found = await open_model(training, caller, request.model)
         async with training.database.session() as session:
-            return Created(await _make(session, found, request, idempotency_key, digest, origin), True)
+            return Created(await _make(session, found, request, idempotency_key, digest, origin, defaults), True)
     except (UniqueViolation, IntegrityError):  # a racing call was first
         if (known := await _known(training, caller, idempotency_key, digest)) is not None:
             return known
@@ -97,6 +100,7 @@ async def _make(
     idempotency_key: str | None,
     digest: bytes,
     origin: Origin,
+    defaults: RunDefaults,
 ) -> Run:
     caller = found.caller
     model = await session.get_one(ModelRow, found.id)
@@ -104,11 +108,12 @@ async def _make(
     refuse_paused(found.admission)
     if (other := await live_run_of(session, model.id)) is not None:
         raise run_in_the_way(model.slug, other)
-    _check_fit(request.config, found, model)
     tasks = await freeze(session, caller, request.taskset, "taskset")
+    config = defaults.laid_under(request.config, found.admission.base_slug or "", len(tasks.tasks))
+    _check_fit(config, found, model)
     asked = request.held_out_request
     held_out_tasks = await freeze(session, caller, asked.taskset, "held_out.taskset") if asked is not None else None
-    config = _checked(request.config, tasks)
+    config = _checked(config, tasks)
     held_out = None
     if asked is not None and held_out_tasks is not None:
         held_out = HeldOut(

@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import Mount
 
 from server.background.closing_rollouts import closing_rollouts
+from server.background.environment_sessions import keeping_sessions
 from server.background.garbage_collection import collecting_garbage
 from server.background.lost_runners import taking_back_from_lost_runners
 from server.background.missing_numbers import giving_up_missing_numbers
@@ -66,6 +67,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
                     giving_up_missing_numbers(context.background, settings.training_limits.missing_number_s),
                     taking_back_from_lost_runners(context.background),
                     guarding(replace(context.heads, database=context.background), settings.guard),
+                    keeping_sessions(context.tunnels),
                 ):
                     yield
 

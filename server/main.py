@@ -31,7 +31,6 @@ from server.process.settings import (
     GatewayLimits,
     GuardSettings,
     Limits,
-    RunSettings,
     ServerSettings,
     StopSettings,
     TrainerStart,
@@ -43,6 +42,7 @@ from wire.process.faults import arm_faults
 from wire.process.http_protocol import BoundedProtocol
 from wire.process.logging import configure_logging
 from wire.process.tracing import configure_tracing
+from wire.process.websocket_protocol import WEBSOCKET_OPTIONS, QuietWebSockets
 
 _SHUTDOWN_S = 2
 """For connections to end: no request is under way when uvicorn gets the signal to stop."""
@@ -75,7 +75,6 @@ def serve(
     promotion: PromotionPolicy = PromotionPolicy.ONE,
     stop: StopSettings | None = None,
     guard: GuardSettings | None = None,
-    runs: RunSettings | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests under way then end as `server.process.shutdown` says."""
     settings = ServerSettings(
@@ -92,7 +91,6 @@ def serve(
         promotion=promotion,
         stop=stop or StopSettings(),
         guard=guard or GuardSettings(),
-        runs=runs or RunSettings(),
     )
     _allow_many_files()
     options: dict[str, Any] = {
@@ -103,7 +101,8 @@ def serve(
         "log_config": None,
         "server_header": False,
         "http": BoundedProtocol,
-        "ws": "none",
+        "ws": QuietWebSockets,
+        **WEBSOCKET_OPTIONS,
         "timeout_keep_alive": _KEEP_ALIVE_S,
         "timeout_graceful_shutdown": _SHUTDOWN_S,
         "timeout_worker_healthcheck": _WORKER_START_S,

@@ -16,7 +16,7 @@ async def spec_of(session: AsyncSession, build_id: UUID, *, building: bool = Fal
     query = select(EnvironmentBuildRow, EnvironmentRow).join(
         EnvironmentRow, EnvironmentRow.id == EnvironmentBuildRow.environment_id
     )
-    build, environment = (await session.execute(query.where(EnvironmentBuildRow.id == build_id))).one().tuple()
+    build, environment = (await session.execute(query.where(EnvironmentBuildRow.id == build_id))).one()
     return EnvironmentSpec.model_validate(
         {
             "build_id": build.id,

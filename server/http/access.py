@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
+from starlette.requests import HTTPConnection
 
 from wire.errors import Unauthenticated
 
@@ -50,8 +51,8 @@ ANYBODY = Depends(Anybody())
 """For the few routes that need no key; `tests/contract/test_nothing_before_the_key.py` names them."""
 
 
-def sent_key(request: Request) -> str:
-    """The key of a request, not yet checked. Raises Unauthenticated where there is none."""
+def sent_key(request: HTTPConnection) -> str:
+    """The key of a request or a websocket, not yet checked. Raises Unauthenticated where there is none."""
     scheme, credentials = get_authorization_scheme_param(request.headers.get("authorization"))
     key = credentials if scheme.lower() == "bearer" and credentials else request.headers.get("x-api-key")
     if not key:

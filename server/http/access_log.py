@@ -25,12 +25,16 @@ def request_id(scope: Scope) -> str:
 
 
 class AccessLog:
-    """Logs method, path, status and milliseconds; never headers or query strings, which may hold secrets."""
+    """Logs method, path, status and milliseconds, of a websocket when it has closed; never headers or query strings,
+    which may hold secrets."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -52,6 +56,25 @@ class AccessLog:
                 if scope["path"] not in _QUIET:
                     milliseconds = round((time.perf_counter() - started) * 1e3, 1)
                     log.info("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_SCOPE_KEY] = uuid.uuid4().hex
+        started, status = time.perf_counter(), 1006
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "websocket.close":
+                status = message.get("code", 1000)
+            elif message["type"] == "websocket.http.response.start":
+                status = message["status"]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=scope[_SCOPE_KEY]):
+            try:
+                await self._app(scope, receive, send_and_note)
+            finally:
+                milliseconds = round((time.perf_counter() - started) * 1e3, 1)
+                log.info("websocket", path=scope["path"], status=status, ms=milliseconds)
 
 
 def _rollout(scope: Scope) -> dict[str, str]:

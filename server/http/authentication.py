@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, WebSocket
 
 from server.auth.service import caller_of_key
 from server.http.access import Access, DescribedKey, sent_key
@@ -43,8 +43,8 @@ class KeyAccess(Access):
 
     async def admit(self, request: Request) -> None:
         caller = await _authenticated(request)
-        if caller.runner_id is not None and not self._agents:
-            raise Forbidden("this key is for agents on a runner: it samples and reports for the runner's own rollouts")
+        if not self._agents:
+            _refuse_agents(caller)
         if scopes := self.scopes_for(request.method):
             caller.require(*scopes)
 
@@ -62,6 +62,22 @@ class _ByMethod(KeyAccess):
 
     def scopes_for(self, method: str) -> tuple[Scope, ...]:
         return ("read",) if method in _READS else ("train",)
+
+
+async def caller_of_socket(websocket: WebSocket, key: str, *scopes: Scope) -> Caller:
+    """Who opens a websocket, with a key that has one of these scopes. Raises Unauthenticated or Forbidden."""
+    context: Context = websocket.app.state.context
+    async with context.database.connection() as connection:
+        caller = await caller_of_key(connection, key)
+    context.key_uses.note(caller.key_id)
+    _refuse_agents(caller)
+    caller.require(*scopes)
+    return caller
+
+
+def _refuse_agents(caller: Caller) -> None:
+    if caller.runner_id is not None:
+        raise Forbidden("this key is for agents on a runner: it samples and reports for the runner's own rollouts")
 
 
 async def _authenticated(request: Request) -> Caller:
@@ -91,6 +107,8 @@ ReporterDep = Annotated[Caller, Depends(KeyAccess("train", "sample"))]
 TeamAdminDep = Annotated[Caller, Depends(KeyAccess("keys"))]
 DeployerDep = Annotated[Caller, Depends(KeyAccess("deploy"))]
 """Deploys environments."""
+EnvironmentReaderDep = Annotated[Caller, Depends(KeyAccess("read", "deploy"))]
+"""Looks environments up: to read them, or to deploy them."""
 RunnerDep = Annotated[Caller, Depends(KeyAccess("runner"))]
 """Is a runner."""
 AdminDep = Annotated[Caller, Depends(KeyAccess("admin"))]

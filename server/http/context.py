@@ -14,12 +14,12 @@ from server.auth.key_uses import KeyUses
 from server.catalog.heads import Heads
 from server.checkpoint_names.adapter_files import AdapterFiles
 from server.client_sessions.heartbeats import Heartbeats
+from server.environments.tunnels import Tunnels
 from server.metrics.blobs import MeasuredBlobs
 from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
-from server.runs.defaults import RunDefaults
 from server.sampling.admission import SamplingKeys
 from server.sampling.collaborators import Sampling
 from server.sampling.connections import Connections
@@ -74,7 +74,7 @@ class Context:
     shutdown: Shutdown
     answering: SharedLookups[str, bool]
     adapter_files: AdapterFiles
-    run_defaults: RunDefaults
+    tunnels: Tunnels
 
 
 @asynccontextmanager
@@ -143,7 +143,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 shutdown,
                 answering_samplers(connections.is_answering),
                 AdapterFiles(_checkpoint_store(settings)),
-                RunDefaults.read(settings.runs.defaults),
+                Tunnels(database, background, listener),
             )
     finally:
         await sampling_futures.close()

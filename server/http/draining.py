@@ -8,12 +8,14 @@ import json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from server.http.errors import error_body_of, error_response
 from server.process.shutdown import ServerStopping, Shutdown
 
 _ALWAYS_SERVED = ("/healthz", "/readyz", "/metrics")
 _EVENTS = "text/event-stream"
+_SERVICE_RESTART = 1012
 
 
 class Draining:
@@ -25,6 +27,9 @@ class Draining:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         shutdown = self._shutdown
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["path"] in _ALWAYS_SERVED:
             await self._app(scope, receive, send)
             return
@@ -53,6 +58,27 @@ class Draining:
             # Any other answer that has begun is cut: its client sees that it is not whole.
         finally:
             shutdown.ended()
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_open = is_over = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal is_open, is_over
+            is_open = is_open or message["type"] == "websocket.accept"
+            is_over = is_over or message["type"] in ("websocket.close", "websocket.http.response.start")
+            await send(message)
+
+        self._shutdown.began()
+        try:
+            async with self._shutdown.running():
+                await self._app(scope, receive, send_and_note)
+        except ServerStopping as stopping:
+            if is_open and not is_over:
+                await send({"type": "websocket.close", "code": _SERVICE_RESTART, "reason": "the server is stopping"})
+            elif not is_over:
+                await error_response(WebSocket(scope, receive, send), stopping)(scope, receive, send)
+        finally:
+            self._shutdown.ended()
 
 
 def _last_event(scope: Scope, stopping: ServerStopping) -> bytes:

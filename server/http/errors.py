@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import StatementError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from server.http.access import sent_key
@@ -72,7 +73,7 @@ def refusal_of(error: Exception) -> HeadwayError | None:
     return None
 
 
-def error_response(request: Request, error: HeadwayError) -> JSONResponse:
+def error_response(request: HTTPConnection, error: HeadwayError) -> JSONResponse:
     """A refusal as it goes over the wire."""
     status_of = getattr(request.scope.get("route"), "refusal_status", own_status)
     return _response(error, error_body_of(request.scope), status_of(error))

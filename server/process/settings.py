@@ -33,6 +33,15 @@ class Limits:
         ),
     ] = 128_000_000
     """Prompt and output tokens as sent: each turn repeats its history."""
+    environment_bytes: Annotated[
+        int,
+        Option(
+            "Largest archive of an environment, in bytes",
+            "HEADWAY_MAX_ENVIRONMENT_BYTES",
+            "--max-environment-bytes",
+            minimum=1,
+        ),
+    ] = 512 * 1024**2
     body_bytes: int = 64 * 1024**2
     """Of a chat, a completion, or an upload of telemetry or tasks."""
     file_bytes: int = 512 * 1024**2
@@ -219,20 +228,6 @@ class TrainerStart:
 
 
 @dataclass(frozen=True, slots=True)
-class RunSettings:
-    """Of managed runs. `defaults`: see `server.runs.defaults`."""
-
-    defaults: Annotated[
-        Path | None,
-        Option(
-            "JSON file: by a base's slug, settings of runs where a request does not say",
-            "HEADWAY_RUN_DEFAULTS",
-            "--run-defaults",
-        ),
-    ] = None
-
-
-@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """Where the other planes are, and how much is allowed."""
 
@@ -257,4 +252,3 @@ class ServerSettings:
     """For whom a move of the head by hand waits, at most `timeouts.samplers_s`."""
     guard: GuardSettings = field(default_factory=GuardSettings)
     stop: StopSettings = field(default_factory=StopSettings)
-    runs: RunSettings = field(default_factory=RunSettings)

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.audit.recording import actor_of, record
 from server.catalog.repository import as_uuid
 from server.principals.callers import Caller
+from server.tasksets.deployed_tasks import refuse_misfits
 from server.tasksets.types import TaskRemoved, Taskset, TasksetDeleted, TasksetName, UploadDone
 from server.tasksets.uploads import MAX_TASKS, MAX_TASKSET_BYTES, Upload
 from server.values.paging import Page, page_of
@@ -53,8 +54,10 @@ async def create(session: AsyncSession, caller: Caller, name: str) -> Taskset:
 async def upload(session: AsyncSession, caller: Caller, request: Upload) -> UploadDone:
     """Add tasks, or replace those of the same name; the taskset is made where there is none of that name.
 
-    Raises NotFound for an id that the team has not, TooLarge for a taskset that would outgrow the bounds.
+    Raises NotFound for an id that the team has not, TooLarge for a taskset that would outgrow the bounds,
+    InvalidRequest for a task that its environment, which is deployed here, does not have or take.
     """
+    await refuse_misfits(session, caller.team_id, request)
     row = await _locked(session, caller, request)
     put = await put_tasks(session, row, request.tasks)
     if row.num_tasks > MAX_TASKS or row.num_bytes > MAX_TASKSET_BYTES:

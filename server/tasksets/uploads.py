@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from server.tasksets.types import TasksUpload, UploadedTask
 from server.uploads.upload_parser import UploadParser
 from server.values.sanitizing import is_storable
 from server.values.validation_messages import first_problem
+from wire.environment_names import normalized_name
 from wire.errors import InvalidRequest, TooLarge
 
 MAX_TASKS = 100_000
@@ -23,12 +24,13 @@ MAX_TASKSET_BYTES = 64 * 1024**2
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """`tasks`: name and content of each, no name twice."""
+    """`tasks`: name and content of each, no name twice. `environments`: the normalized names that any of them says."""
 
     taskset_name: str | None
     taskset_id: UUID | None
     project_id: str | None
     tasks: Sequence[tuple[str, str]]
+    environments: frozenset[str] = frozenset()
 
 
 async def read_upload(parser: UploadParser, body: bytes) -> Upload:
@@ -50,7 +52,8 @@ def _read(body: bytes) -> Upload:
         if task.name in tasks:
             raise InvalidRequest(f"tasks[{index}].name: {task.name!r} is there twice; give each task its own slug")
         tasks[task.name] = _content(task, index)
-    return Upload(upload.taskset_name, upload.taskset_id, upload.project_id, list(tasks.items()))
+    environments = frozenset(name for task in upload.tasks for name in _environments(task))
+    return Upload(upload.taskset_name, upload.taskset_id, upload.project_id, list(tasks.items()), environments)
 
 
 def _content(task: UploadedTask, index: int) -> str:
@@ -72,6 +75,14 @@ def _content(task: UploadedTask, index: int) -> str:
             "large data with the environment and name it in args"
         )
     return content
+
+
+def _environments(task: UploadedTask) -> Iterator[str]:
+    yield normalized_name(task.env.name)
+    verifier = (task.verifier or {}).get("env")
+    named = verifier.get("name") if isinstance(verifier, dict) else verifier
+    if isinstance(named, str):
+        yield normalized_name(named)
 
 
 def _fields(task: UploadedTask) -> dict[str, Any]:

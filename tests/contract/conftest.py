@@ -38,6 +38,7 @@ from tests.contract.stand_ins import (
 )
 from tests.ports.scripted_backend import END, SamplerScript, ScriptedBackend
 from wire.process.http_protocol import BoundedProtocol
+from wire.process.websocket_protocol import WEBSOCKET_OPTIONS, QuietWebSockets
 
 VOCABULARY = 128
 CONTEXT = 512
@@ -70,7 +71,8 @@ async def database(database_url: str) -> AsyncIterator[AsyncDatabase]:
 async def serving(app: Any) -> AsyncIterator[str]:
     """The app behind a real HTTP server in this process; yields its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    options = {"http": BoundedProtocol, "ws": "none", "timeout_graceful_shutdown": 1}
+    sockets = {"ws": QuietWebSockets, **WEBSOCKET_OPTIONS}
+    options = {"http": BoundedProtocol, **sockets, "timeout_graceful_shutdown": 1}
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", **options)
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -11,28 +13,36 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 from sqlalchemy.dialects.postgresql import insert
+from starlette.routing import WebSocketRoute
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.app import create_app
 from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
-from server.auth.service import ensure_team
+from server.auth.service import authenticate, ensure_team
+from server.environments.sessions import open_session
 from server.process.settings import ServerSettings
 from server.runs.settings import RunConfig, StopRules
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, CheckpointNameRow, ModelRow, RunRow
 from tests.contract.conftest import batch, num_operations
+from tests.contract.environments import deployed_environment_of
 from tests.contract.stand_ins import add_checkpoint
 
-PUBLIC, LINK, ANY, READ, USE, REPORT, SAMPLE, TRAIN, KEYS, RUN, ADMIN = (
-    "public", "signed link", "any key", "read", "use", "report", "sample", "train", "keys", "runner", "admin",
+PUBLIC, LINK, ANY, READ, USE, REPORT, SAMPLE, TRAIN, DEPLOY, DEPLOYED, KEYS, RUN, ADMIN = (
+    "public", "signed link", "any key", "read", "use", "report", "sample", "train", "deploy", "see what is deployed",
+    "keys", "runner", "admin",
 )  # fmt: skip
 SUFFICES = {
-    ANY: {"read", "sample", "train", "keys", "runner", "admin"},
+    ANY: {"read", "sample", "train", "deploy", "keys", "runner", "admin"},
     READ: {"read"},
     USE: {"read", "sample", "train"},
     REPORT: {"sample", "train"},
     SAMPLE: {"sample"},
     TRAIN: {"train"},
+    DEPLOY: {"deploy"},
+    DEPLOYED: {"read", "deploy"},
     KEYS: {"keys"},
     RUN: {"runner"},
     ADMIN: {"admin"},
@@ -48,6 +58,7 @@ ASAMPLE = {
     "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1, 2]}]},
     "sampling_params": {"max_tokens": 1},
 }
+DEPLOYMENT = {"source": "direct", "build_id": "{build_id}", "name": "{environment}"}
 REGISTRATION = {"host": "h", "pid": 1, "slots": 1, "kinds": ["build"], "isolation": "none", "versions": {}}
 HELD = "/runner/{runner_id}/placements/{placement_id}"
 OF_A_RUN = {"model_id": "{trained}"}
@@ -121,7 +132,8 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("DELETE", "/v2/traces/{trace_id}"): (TRAIN, None),
     ("POST", "/trace/{trace_id}/telemetry-upload"): (REPORT, {"telemetry": []}),
     ("POST", "/v3/api/trace/{trace_id}/telemetry-upload"): (REPORT, {"telemetry": []}),
-    ("POST", "/runtime/sessions"): (TRAIN, {}),
+    ("POST", "/runtime/sessions"): (TRAIN, {"environment": "{environment}"}),
+    ("DELETE", "/runtime/sessions/{environment_session_id}"): (TRAIN, None),
     ("GET", "/v2/tasksets"): (READ, None),
     ("POST", "/v2/tasksets"): (TRAIN, {"name": "{new_name}"}),
     ("GET", "/v2/tasksets/by-name/{name:path}"): (READ, None),
@@ -140,13 +152,22 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v2/runs/{run_id}/resume"): (TRAIN, None),
     ("POST", "/v2/runs/{run_id}/cancel"): (TRAIN, None),
     ("DELETE", "/v2/runs/{run_id}"): (TRAIN, None),
-    ("GET", "/v2/projects"): (READ, None),
-    ("GET", "/v2/projects/{project_id}"): (READ, None),
-    ("POST", "/v2/projects"): (TRAIN, {"name": "p"}),
-    ("GET", "/v2/registry"): (READ, None),
-    ("GET", "/v2/registry/{environment_id}"): (READ, None),
+    ("GET", "/v2/projects"): (DEPLOYED, None),
+    ("GET", "/v2/projects/{project_id}"): (DEPLOYED, None),
+    ("POST", "/v2/projects"): (TRAIN, {"name": "default"}),
+    ("GET", "/v2/registry"): (DEPLOYED, None),
+    ("GET", "/v2/registry/{environment_id}"): (DEPLOYED, None),
+    ("DELETE", "/v2/registry/{environment_id}"): (DEPLOY, None),
+    ("GET", "/registry/envs"): (DEPLOYED, None),
+    ("GET", "/registry/envs/{environment_id}"): (DEPLOYED, None),
     ("POST", "/v2/rollouts/submit"): (TRAIN, {}),
-    ("POST", "/v2/builds/upload-url"): (TRAIN, None),
+    ("POST", "/v2/builds/upload-url"): (DEPLOY, None),
+    ("POST", "/builds/upload-url"): (DEPLOY, None),
+    ("PUT", "/v2/builds/{build_id}/archive"): (LINK, None),
+    ("POST", "/v2/builds/trigger"): (DEPLOY, DEPLOYMENT),
+    ("POST", "/builds/trigger"): (DEPLOY, DEPLOYMENT),
+    ("GET", "/v2/builds/{build_id}/status"): (DEPLOYED, None),
+    ("GET", "/builds/{build_id}/status"): (DEPLOYED, None),
     ("GET", "/v2/team"): (READ, None),
     ("GET", "/v2/team/keys"): (KEYS, None),
     ("POST", "/v2/team/keys"): (KEYS, {"name": "k"}),
@@ -242,6 +263,11 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v2/admin/models/{model_id}/resume"): (ADMIN, None),
     ("PUT", "/v2/admin/models/{model_id}/head"): (ADMIN, {"checkpoint_id": None, **WHY}),
 }
+WEBSOCKETS = {
+    "/v2/builds/{build_id}/logs": DEPLOYED,
+    "/builds/{build_id}/logs": DEPLOYED,
+    "/runtime/tunnels/{environment_session_id}": TRAIN,
+}
 SHOWN_BY_THE_FRAMEWORK = ("/docs", "/docs/oauth2-redirect", "/redoc")
 CLIENT_MINTED = ("/v2/trace/job/{job_id}/enter", "/v2/trace/{trace_id}/enter", "/v2/trace/{trace_id}/exit")
 """Ids that clients mint are unique per team: another team's report of the same id is a thing of its own."""
@@ -250,14 +276,15 @@ DELETED = (
     "/v2/traces/{trace_id}",
     "/v2/models/{model_id}/evals/{eval_id}",
     "/v1/files/{file_id}",
+    "/v2/registry/{environment_id}",
     "/v2/tasksets/{taskset_id}",
     "/v2/runs/{run_id}",
     "/v2/tasksets/{taskset_id}/tasks/{name:path}",
     NAMED,
 )
-NOTHING_THERE = ("/runtime/sessions", "/runner/{runner_id}/builds/{build_id}/archive")
+NOTHING_THERE = "/runner/{runner_id}/builds/{build_id}/archive"
 """Where the scene has nothing that could be answered with."""
-SHARED_BY_ALL = ("/v2/registry/{environment_id}", "/api/v1/tokenizers/{base:path}", UPLOAD)
+SHARED_BY_ALL = ("/api/v1/tokenizers/{base:path}", UPLOAD)
 """Answered to everybody alike."""
 SHARED = {"taskset_name": "shared", "tasks": [{"name": "shared", "env": {"name": "e"}, "task_id": "t"}]}
 
@@ -288,6 +315,16 @@ class Scene:
         self.things["file_id"] = uploaded.json()["id"]
         await self._name_a_checkpoint()
         await self._end_a_run()
+        await self._deploy()
+
+    async def _deploy(self) -> None:
+        """An environment with a version that serves, and a session of it."""
+        team_id = uuid.UUID(self.things["team"])
+        async with self.database.session() as session:
+            row = await deployed_environment_of(session, team_id, "access-environment")
+            opened = await open_session(session, await authenticate(session, self.keys["member"]), row.name, None)
+            self.things |= {"environment": row.name, "environment_id": str(row.id), "environment_session_id": opened}
+            self.things["build_id"] = str(row.current_build_id)
 
     async def _name_a_checkpoint(self) -> None:
         async with self.database.session() as session:
@@ -400,6 +437,55 @@ def test_every_route_has_a_line_in_the_table(tmp_path):
         for method in route.methods or ()
     }
     assert {(method, path.partition("?")[0]) for method, path in ROUTES} == routes
+    sockets = {
+        context.path
+        for context in iter_route_contexts(app.routes)
+        if isinstance(context.original_route, WebSocketRoute)
+    }
+    assert set(WEBSOCKETS) == sockets
+
+
+async def _outcome(socket: ClientConnection) -> str:
+    """The refusal that the server gives to whoever it has let in; `open` where it gives none for a while."""
+    try:
+        async with asyncio.timeout(0.3):
+            frame = json.loads(await socket.recv())
+    except TimeoutError:
+        return "open"
+    return frame["error"] if isinstance(frame.get("error"), str) else str(frame.get("error", {}).get("message", "open"))
+
+
+async def _opened(scene: Scene, path: str, key: str) -> str:
+    """What becomes of a websocket: `denied`, a refusal, or `open`."""
+    url = scene.origin.replace("http", "ws") + _filled(path, scene.things)
+    in_query = "logs" in path
+    headers = {} if in_query else {"Authorization": f"Bearer {key}"}
+    try:
+        async with connect(
+            f"{url}?api_key={key}" if in_query else url, additional_headers=headers, proxy=None
+        ) as socket:
+            await socket.send(b'{"id":1}\n')
+            return await _outcome(socket)
+    except InvalidStatus as refused:
+        assert refused.response.status_code in (401, 403)
+    except ConnectionClosed as closed:
+        assert closed.rcvd is not None
+        assert closed.rcvd.code == 4003
+    return "denied"
+
+
+@pytest.mark.parametrize("path", WEBSOCKETS)
+async def test_a_websocket_is_opened_by_the_scopes_that_its_line_names_and_by_no_other_team(scene: Scene, path: str):
+    for key in ("", "hw_nobody-knows-this-one"):
+        assert await _opened(scene, path, key) == "denied"
+    for kind in GRANTS:
+        own = await _opened(scene, path, scene.keys[kind])
+        if not _scopes(kind) & SUFFICES[WEBSOCKETS[path]]:
+            assert own == "denied", kind
+            continue
+        assert own == "open", kind
+        if kind != "admin":
+            assert "there is no" in await _opened(scene, path, scene.other_keys[kind])
 
 
 def _scopes(kind: str) -> set[str]:
@@ -407,7 +493,8 @@ def _scopes(kind: str) -> set[str]:
 
 
 def _names_a_thing(path: str, body: Any) -> bool:
-    things = ("{model}", "{taskset_id}", "{heart_session}", "{run}", "{sampling_session_id}", "{trained}", "{future}")
+    things = ("{model}", "{taskset_id}", "{environment}", "{build_id}", "{heart_session}", "{run}")
+    things += ("{sampling_session_id}", "{trained}", "{future}")
     return "{" in path or any(name in str(body) for name in things)
 
 

@@ -240,6 +240,7 @@ OPEN = {
     "/readyz",
     "/api/v1/healthz",
     "/api/v1/files/{token}/{file_name}",
+    "/v2/builds/{build_id}/archive",
     "/openapi.json",
     "/docs",
     "/redoc",

@@ -179,9 +179,6 @@ async def test_a_team_is_one_project(team):
     ("method", "path"),
     [
         ("POST", "/v2/rollouts/submit"),
-        ("POST", "/v2/builds/upload-url"),
-        ("GET", "/v2/registry"),
-        ("GET", f"/v2/registry/{uuid.UUID(int=1)}"),
     ],
 )
 async def test_what_a_hosted_service_runs_is_refused_with_what_to_do_instead(method, path, standing_team):

@@ -112,8 +112,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._num_unproductive = 0
-        self.cycle.more_body = False  # uvicorn does not note it where the answer was there first
+        parser: Any = self.parser
+        if not (parser.should_upgrade() and self._should_upgrade()):
+            self.cycle.more_body = False  # uvicorn does not note it where the answer was there first
         super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """uvicorn's hook: from now on the connection is a websocket's, which has pings of its own."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's hook for what the parser does not take."""

@@ -28,6 +28,13 @@ class Project(BaseModel):
     capabilities: Capabilities
 
 
+class ProjectRequest(BaseModel):
+    """A project to be made."""
+
+    name: str
+    description: str | None = None
+
+
 class ProjectPage(BaseModel):
     """All that the caller sees."""
 
@@ -37,7 +44,7 @@ class ProjectPage(BaseModel):
 
 def project_of(caller: Caller) -> Project:
     """The team's."""
-    capabilities = Capabilities(create="train" in caller.scopes)
+    capabilities = Capabilities(create=not caller.scopes.isdisjoint({"train", "deploy"}))
     return Project(id=str(caller.team_id), name=_NAME, is_default=True, capabilities=capabilities)
 
 
@@ -51,6 +58,13 @@ def get_project(caller: Caller, project_id: UUID) -> Project:
     """Raises NotFound."""
     if project_id != caller.team_id:
         raise NotFound(_none(str(project_id)))
+    return project_of(caller)
+
+
+def create_project(caller: Caller, name: str) -> Project:
+    """The team's, where that is what shall be made. Raises InvalidRequest for another."""
+    if name.strip().lower() != _NAME:
+        raise InvalidRequest(f"a team has one project, {_NAME!r}, which is the team; an operator makes more teams")
     return project_of(caller)
 
 

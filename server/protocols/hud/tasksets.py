@@ -9,13 +9,13 @@ from uuid import UUID
 from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 
-from server.http.authentication import CallerDep
+from server.http.authentication import CallerDep, EnvironmentReaderDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.request_body import UPLOAD
 from server.protocols.hud import projects
 from server.protocols.hud.openapi import json_body
-from server.protocols.hud.projects import Project, ProjectPage
+from server.protocols.hud.projects import Project, ProjectPage, ProjectRequest
 from server.protocols.hud.routing import HudRouter
 from server.protocols.hud.taskset_schemas import TasksetExport, TasksetRequest
 from server.tasksets import service
@@ -99,7 +99,7 @@ async def upload_tasks(context: ContextDep, caller: CallerDep, request: Request)
 
 @router.get("/v2/projects")
 async def list_projects(
-    caller: CallerDep,
+    caller: EnvironmentReaderDep,
     search: Annotated[str, Query(max_length=500)] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
@@ -108,8 +108,14 @@ async def list_projects(
     return projects.projects(caller, search, offset)
 
 
+@router.post("/v2/projects")
+async def create_project(caller: CallerDep, body: ProjectRequest) -> Project:
+    """Answers with the team's one project; no other is made."""
+    return projects.create_project(caller, body.name)
+
+
 @router.get("/v2/projects/{project_id}")
-async def get_project(caller: CallerDep, project_id: UUID) -> Project:
+async def get_project(caller: EnvironmentReaderDep, project_id: UUID) -> Project:
     """The team's project."""
     return projects.get_project(caller, project_id)
 

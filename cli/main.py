@@ -20,6 +20,7 @@ from cli.commands import (
     report,
     status,
     teams,
+    upstreams,
 )
 from cli.terminal.any_encoding import print_in_any_encoding
 from cli.terminal.whole_help import WholeHelp
@@ -74,3 +75,4 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(keys.app, name="key", hidden=True)
 app.add_typer(teams.teams, name="team")
 app.add_typer(teams.quotas, name="quota")
+app.add_typer(upstreams.app, name="upstreams")

@@ -33,6 +33,8 @@ from server.metrics.workers import count_process
 from server.pages.protocol import PAGES
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
+from server.protocols.anthropic.protocol import ANTHROPIC
+from server.protocols.gemini.protocol import GEMINI
 from server.protocols.hud.protocol import HUD
 from server.protocols.openai.protocol import OPENAI
 from server.protocols.openai.shared.errors import openai_error
@@ -42,7 +44,7 @@ from server.protocols.tinker.protocol import TINKER
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
 
 OPERATIONS = Protocol((health.router, metrics.router))
-PROTOCOLS = (PAGES, OPERATIONS, OPENAI, HUD, TINKER, RUNNER)
+PROTOCOLS = (PAGES, OPERATIONS, OPENAI, ANTHROPIC, GEMINI, HUD, TINKER, RUNNER)
 """Where paths are shared, pages come first: they leave to the others whatever carries a key."""
 
 

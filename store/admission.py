@@ -18,7 +18,7 @@ from store.usage import TODAY
 
 # The losses: what the newest trainer of the base announced, alive or not.
 _FACTS = f"""
-        m.id as model_id, m.slug, b.slug as base_slug, b.info,
+        m.id as model_id, m.slug, m.upstream is not null as is_upstream, b.slug as base_slug, b.info,
         (
             select t.losses from trainers t where t.base_id = b.id and not t.is_loading
             order by t.started_at desc limit 1
@@ -71,15 +71,16 @@ _RUN = f"""
 class Admission:
     """A model as a team sees it.
 
-    `model_id` and `slug` are None where there is no such model, `base_slug` where it is a base itself, `info` and
-    `losses` before a trainer has loaded the base. `tokens_today`: what the team has sent to be trained since midnight,
-    UTC. `may_repeat`: an operation is in the log under the call's Idempotency-Key or, for a call without one, an
-    operation whose answer nobody has. `session_is_finished`: of its client session. `run_id`: the run that trains it
-    now.
+    `model_id` and `slug` are None where there is no such model, `base_slug` where it is a base itself or another
+    vendor's (`is_upstream`), `info` and `losses` before a trainer has loaded the base. `tokens_today`: what the team
+    has sent to be trained since midnight, UTC. `may_repeat`: an operation is in the log under the call's
+    Idempotency-Key or, for a call without one, an operation whose answer nobody has. `session_is_finished`: of its
+    client session. `run_id`: the run that trains it now.
     """
 
     model_id: UUID | None
     slug: str | None
+    is_upstream: bool | None
     base_slug: str | None
     info: Mapping[str, Any] | None
     losses: Mapping[str, Mapping[str, float | None]] | None

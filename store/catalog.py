@@ -20,13 +20,16 @@ _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def ensure_base(session: Session, slug: str, weights: str) -> UUID:
     """Register a base model under a slug, or point the slug at other weights if nothing was trained on it yet.
 
-    Raises ValueError for a slug that cannot be one, and when it names other weights that models were forked from.
+    Raises ValueError for a slug that cannot be one, and when it names another vendor's model, or other weights that
+    models were forked from.
     """
     if not _SLUG.fullmatch(slug):
         raise ValueError(f"{slug!r} cannot be the name of a base model: letters, digits, dots, dashes, underscores")
     row = insert(ModelRow).values(slug=slug, name=slug, weights=weights)
     session.execute(row.on_conflict_do_nothing())
-    base = session.scalars(_base_by_slug(slug)).one()
+    base = session.scalars(_base_by_slug(slug)).one_or_none()
+    if base is None:
+        raise ValueError(f"{slug!r} is another vendor's model here ('headway upstreams list')")
     if base.weights != weights:
         if forks := _num_forks(session, base.id):
             raise ValueError(f"the base {slug!r} is {base.weights}, and {forks} models were forked from it")
@@ -39,7 +42,7 @@ def base_by_slug(session: Session, slug: str) -> ModelRow:
     """The base model of that slug. Raises NotFound with the slugs that there are."""
     base = session.scalars(_base_by_slug(slug)).one_or_none()
     if base is None:
-        known = session.scalars(select(ModelRow.slug).where(ModelRow.base_id.is_(None))).all()
+        known = session.scalars(select(ModelRow.slug).where(ModelRow.weights.is_not(None))).all()
         raise NotFound(f"there is no base model {slug!r}; registered: {', '.join(sorted(known)) or 'none'}")
     return base
 
@@ -64,4 +67,4 @@ def _num_forks(session: Session, base_id: UUID) -> int:
 
 
 def _base_by_slug(slug: str):
-    return select(ModelRow).where(ModelRow.base_id.is_(None), func.lower(ModelRow.slug) == slug.lower())
+    return select(ModelRow).where(ModelRow.weights.is_not(None), func.lower(ModelRow.slug) == slug.lower())

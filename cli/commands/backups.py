@@ -101,7 +101,7 @@ def _tell_missing_bases(database: Database) -> None:
     from store.tables import ModelRow
 
     with database.session() as session:
-        bases = session.execute(select(ModelRow.slug, ModelRow.weights).where(ModelRow.base_id.is_(None))).all()
+        bases = session.execute(select(ModelRow.slug, ModelRow.weights).where(ModelRow.weights.is_not(None))).all()
     for slug, weights in bases:
         if weights and weights.startswith("/") and not Path(weights).exists():
             typer.echo(

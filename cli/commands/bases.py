@@ -25,7 +25,9 @@ def choose_bases(database: Database, entries: list[str]) -> list[str]:
         _require([weights for _, weights in named])
         return [_register(database, slug, weights) for slug, weights in named]
     with database.session() as session:
-        query = select(ModelRow.slug, ModelRow.weights).where(ModelRow.base_id.is_(None)).order_by(ModelRow.created_at)
+        query = (
+            select(ModelRow.slug, ModelRow.weights).where(ModelRow.weights.is_not(None)).order_by(ModelRow.created_at)
+        )
         known = [(slug, weights or "") for slug, weights in session.execute(query)]
     present = {slug: weights for slug, weights in known if not weights.startswith("/") or Path(weights).exists()}
     for slug, weights in known:

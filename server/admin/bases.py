@@ -17,7 +17,7 @@ from wire.errors import Conflict
 
 async def list_bases(session: AsyncSession, cursor: str | None, limit: int) -> Page[Base]:
     """Every base, oldest first."""
-    query = select(ModelRow).where(ModelRow.base_id.is_(None))
+    query = select(ModelRow).where(ModelRow.weights.is_not(None))
     rows, following = await page_of(session, query, (ModelRow.created_at, ModelRow.id), cursor, limit)
     return Page(items=[await _describe(session, row[0]) for row in rows], next_cursor=following)
 

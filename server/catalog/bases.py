@@ -22,7 +22,7 @@ async def base_by_name(session: AsyncSession, name: str) -> ModelRow:
     of_folder = and_(weights.like("/%"), slug == wanted.rpartition("/")[2])
     query = (
         select(ModelRow)
-        .where(ModelRow.base_id.is_(None), or_(slug == wanted, weights == wanted, of_folder))
+        .where(ModelRow.weights.is_not(None), or_(slug == wanted, weights == wanted, of_folder))
         .order_by(nearest, ModelRow.created_at)
         .limit(1)
     )
@@ -33,7 +33,7 @@ async def base_by_name(session: AsyncSession, name: str) -> ModelRow:
 
 
 async def _bases_here(session: AsyncSession) -> str:
-    oldest = select(ModelRow).where(ModelRow.base_id.is_(None)).order_by(ModelRow.created_at, ModelRow.id)
+    oldest = select(ModelRow).where(ModelRow.weights.is_not(None)).order_by(ModelRow.created_at, ModelRow.id)
     bases = (await session.scalars(oldest.limit(_MOST_BASES_NAMED + 1))).all()
     if not bases:
         return "this server has none yet"

@@ -19,7 +19,7 @@ from server.catalog.types import ForkRequest
 from server.principals.quotas import refuse_another_model
 from store.tables import CheckpointRow, ModelRow
 from wire.engine import LoraConfig
-from wire.errors import Conflict, InvalidRequest, Unavailable
+from wire.errors import Conflict, Forbidden, InvalidRequest, Unavailable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _AGENT_TYPES = {"openai", "openai_compatible", "claude", "claude_cli", "codex_cli", "gemini", "operator", "anthropic"}
@@ -35,12 +35,15 @@ async def save_source(heads: Heads, caller: Caller, request: ForkRequest) -> Non
 
 
 async def fork(session: AsyncSession, caller: Caller, request: ForkRequest, default_lora: LoraConfig) -> ModelRow:
-    """Make the fork. Raises NotFound for the source, InvalidRequest or Conflict for the name, QuotaFull."""
+    """Make the fork. Raises NotFound for the source, Forbidden for another vendor's model, InvalidRequest or
+    Conflict for the name, QuotaFull."""
     caller.require_whole_team("fork")
     found = await repository.find_model(session, caller.team_id, request.source_model_id)
     if found is None:
         raise no_such_model(request.source_model_id)
     source, _, head = found
+    if source.upstream is not None:
+        raise Forbidden(f"{source.slug!r} is another vendor's model, which is sampled here and cannot be forked")
     _check_name(request.name)
     if await repository.name_is_taken(session, caller.team_id, request.name):
         raise _taken(request.name)

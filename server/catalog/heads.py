@@ -70,6 +70,8 @@ async def roll_to(
     `check` is asked first thing in the transaction that moves the head, for samplers may have taken long to load the
     checkpoint; what it raises leaves the head where it is.
     """
+    if model.upstream is not None:
+        raise Forbidden(f"{model.slug!r} is another vendor's model, which has no checkpoints here")
     if model.base_id is None:
         raise Forbidden(f"{model.slug!r} is a base model, whose weights do not change; fork it first")
     async with heads.database.session() as session:

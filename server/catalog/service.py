@@ -8,13 +8,23 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog import repository
-from server.catalog.types import CatalogModel, CatalogPage, CheckpointNode, TeamModel, TeamModels
+from server.catalog.types import (
+    CatalogModel,
+    CatalogPage,
+    CheckpointNode,
+    Provider,
+    TeamModel,
+    TeamModels,
+    UpstreamModel,
+)
 from server.principals.callers import Caller
 from store.checkpoint_references import sampler_path
 from store.tables import CheckpointRow, ModelRow
 from wire.errors import ModelNotFound, NotFound
 
 _MOST_SHOWN = 200
+_AGENT_TYPES = {"openai": "openai_compatible", "anthropic": "claude", "gemini": "gemini"}
+"""By the API in which a model is asked: the SDK's agent that does so."""
 
 
 async def list_models(
@@ -36,6 +46,7 @@ def team_models(page: CatalogPage, limit: int | None, *, team_only: bool) -> Tea
                 model_name=row.model_name,
                 is_trainable=row.base_model is not None,  # what it finds here it trains as it is
                 public=row.base_model is None,
+                provider=row.provider,
                 base_model=row.base_model,
             )
             for row in shown
@@ -99,13 +110,16 @@ def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
         id=str(model.id),
         name=model.name,
         model_name=model.slug,
-        is_trainable=True,
+        sdk_agent_type=_AGENT_TYPES[model.upstream["api"] if model.upstream else "openai"],
+        is_trainable=model.upstream is None,
+        provider=Provider(name=model.upstream["api"]) if model.upstream else Provider(),
         created_at=model.created_at,
         base_model=base.slug if base else None,
         head_checkpoint_id=str(model.head_checkpoint_id) if model.head_checkpoint_id else None,
         sharing=info.get("sharing"),
         paused_at=model.paused_at,
         pause_reason=model.pause_reason,
+        upstream=UpstreamModel.model_validate(model.upstream) if model.upstream else None,
     )
 
 

@@ -16,6 +16,13 @@ class Provider(BaseModel):
     name: str = "headway"
 
 
+class UpstreamModel(BaseModel):
+    """Another vendor's model: the API in which it is asked, and what the vendor calls it."""
+
+    api: str
+    model: str
+
+
 class CatalogModel(BaseModel):
     """One row of the catalog. `sdk_agent_type` makes the SDK choose the agent that captures token ids.
 
@@ -24,6 +31,7 @@ class CatalogModel(BaseModel):
     sharing: which tokens of a training pass are computed once. "prefixes": all that sequences have in common;
     "nothing": only the turns of a trajectory are merged, for the base model did not prove more when it was loaded;
     null until a trainer has loaded it. `paused_at`: since then training calls are refused, for `pause_reason`.
+    `upstream`: of another vendor's model, which is sampled here and never trained.
     """
 
     id: str
@@ -38,6 +46,7 @@ class CatalogModel(BaseModel):
     sharing: str | None = None
     paused_at: datetime | None = None
     pause_reason: str | None = None
+    upstream: UpstreamModel | None = None
 
 
 class CatalogPage(BaseModel):

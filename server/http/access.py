@@ -14,6 +14,8 @@ from wire.errors import Unauthenticated
 
 _bearer = HTTPBearer(auto_error=False, description="An API key from `headway keys create`")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False)
+_SPELLINGS = ("x-api-key", "x-goog-api-key")
+"""Headers in which a key stands alone, as the clients of Anthropic and of Gemini send it."""
 
 
 async def _described(
@@ -54,7 +56,8 @@ ANYBODY = Depends(Anybody())
 def sent_key(request: HTTPConnection) -> str:
     """The key of a request or a websocket, not yet checked. Raises Unauthenticated where there is none."""
     scheme, credentials = get_authorization_scheme_param(request.headers.get("authorization"))
-    key = credentials if scheme.lower() == "bearer" and credentials else request.headers.get("x-api-key")
+    key = credentials if scheme.lower() == "bearer" and credentials else None
+    key = key or next(filter(None, map(request.headers.get, _SPELLINGS)), None)
     if not key:
         raise Unauthenticated("no API key: send 'Authorization: Bearer <key>' (the SDK takes it from HUD_API_KEY)")
     return key

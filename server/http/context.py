@@ -42,6 +42,7 @@ from server.sampling_sessions.futures import SamplingFutures
 from server.training.collaborators import Training
 from server.training.places import TrainingPlaces
 from server.uploads.upload_parser import UploadParser
+from server.upstreams.forwarding import Upstreams
 from store.blobs import BlobStore
 from store.checkpoint_stores import CheckpointStore, open_checkpoint_store
 from store.database import AsyncDatabase
@@ -75,6 +76,7 @@ class Context:
     answering: SharedLookups[str, bool]
     adapter_files: AdapterFiles
     tunnels: Tunnels
+    upstreams: Upstreams
 
 
 @asynccontextmanager
@@ -108,6 +110,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         TeamLimits(settings.gateway_limits, metrics, shutdown),
         recorder,
     )
+    upstreams = Upstreams(sampling)
     sampling_futures = SamplingFutures(sampling, background, listener, settings.gateway_limits.running_per_team)
     sampling_futures.start()
     try:
@@ -144,9 +147,11 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 answering_samplers(connections.is_answering),
                 AdapterFiles(_checkpoint_store(settings)),
                 Tunnels(database, background, listener),
+                upstreams,
             )
     finally:
         await sampling_futures.close()
+        await upstreams.close()
         await watch.close()
         await recorder.close()
         await upload_parser.close()

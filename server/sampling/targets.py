@@ -15,7 +15,7 @@ from server.sampling.lookups import SharedLookups
 from server.sampling.target import ServedCheckpoint, Target
 from store.planes.serving import ServingInfo, ServingQuery
 from wire.adapter_names import adapter_name, base_adapter_name
-from wire.errors import Gone, NotFound
+from wire.errors import Gone, InvalidRequest, NotFound
 
 
 async def find_target(sampling: Sampling, who: SamplingKey | Caller, model: str, pinned: str | None = None) -> Target:
@@ -23,12 +23,19 @@ async def find_target(sampling: Sampling, who: SamplingKey | Caller, model: str,
     asked for the same. `who`: or a caller who is known already.
 
     Raises Unauthenticated, Forbidden where the caller may not sample this, NotFound for the model or the pinned
-    checkpoint, Gone when that one's files were removed.
+    checkpoint, Gone when that one's files were removed, InvalidRequest for another vendor's model, which no sampler
+    has.
     """
     caller, found = await _found(sampling.keys, who, model, pinned)
     if found is None or found.model_id is None or found.slug is None or found.base_id is None or not found.base_slug:
         raise no_such_model(model)
     caller.require_model(found.model_id, found.slug)
+    if found.upstream is not None:
+        raise InvalidRequest(
+            f"{found.slug!r} is another vendor's model: it is sampled in the vendor's own API alone, which is "
+            f"{found.upstream['api']!r}",
+            param="model",
+        )
     structlog.contextvars.bind_contextvars(model_id=str(found.model_id), checkpoint=found.checkpoint_name)
     if pinned is not None:
         await _pin(sampling.wants, found, pinned)
@@ -49,13 +56,20 @@ async def find_target(sampling: Sampling, who: SamplingKey | Caller, model: str,
 async def _found(
     keys: SamplingKeys, who: SamplingKey | Caller, model: str, pinned: str | None
 ) -> tuple[Caller, ServingInfo | None]:
-    model_id, reference = as_reference(model)
-    checkpoint = None if pinned is None else checkpoint_reference(pinned)
     if isinstance(who, Caller):
         who.require("sample")
+        model_id, reference = as_reference(model)
+        checkpoint = None if pinned is None else checkpoint_reference(pinned)
         return who, await keys.lookups.ask(ServingQuery(who.team_id, model_id, reference, checkpoint))
-    key = await keys.ask(who, ServingQuery(who.hashed, model_id, reference, checkpoint))
+    key = await look_up(keys, who, model, pinned)
     return key.caller, key.found
+
+
+async def look_up(keys: SamplingKeys, key: SamplingKey, model: str, pinned: str | None = None) -> SamplingKey:
+    """The key with what its team calls so, as `find_target` asks for it: the two cost one statement together."""
+    model_id, reference = as_reference(model)
+    checkpoint = None if pinned is None else checkpoint_reference(pinned)
+    return await keys.ask(key, ServingQuery(key.hashed, model_id, reference, checkpoint))
 
 
 def _checkpoint(found: ServingInfo) -> ServedCheckpoint | None:

@@ -117,6 +117,8 @@ async def admitted_model(
     if found is None or found.model_id is None or found.slug is None:
         raise no_such_model(model)
     caller.require_model(found.model_id, found.slug)
+    if found.is_upstream:
+        raise Forbidden(f"{found.slug!r} is another vendor's model, which is sampled here and cannot be trained")
     if found.base_slug is None or found.base_id is None:
         raise Forbidden(f"{found.slug!r} is a base model and cannot be trained; fork it and train the fork")
     if found.info is None or not found.losses:

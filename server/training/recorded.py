@@ -148,6 +148,8 @@ def _without_tokens(found: Resolved) -> str | None:
             "has no token samples: its sampling failed, or it was not sampled through this server; leave it out "
             "(the SDK sends a bare trace id for a run whose sampling failed)"
         )
+    if any(sample.is_of_upstream for sample in found.samples):
+        return "was sampled from another vendor's model, whose tokens are not known; nothing can be trained on it"
     return None
 
 

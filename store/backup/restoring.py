@@ -132,6 +132,6 @@ def _load(connection: Connection, table: str, columns: list[str], path: Path) ->
 
 
 def _move_base(connection: Connection, slug: str, weights: str) -> None:
-    query = "update models set weights = %s where base_id is null and lower(slug) = lower(%s)"
+    query = "update models set weights = %s where weights is not null and lower(slug) = lower(%s)"
     if connection.execute(query, (weights, slug)).rowcount != 1:
         raise NotFound(f"the backup has no base model {slug!r}")

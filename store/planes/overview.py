@@ -149,7 +149,7 @@ def _is_shown() -> ColumnElement[bool]:
 
 
 def _models(session: Session, limit: int) -> list[ModelState]:
-    base = select(ModelRow.id, ModelRow.slug).where(ModelRow.base_id.is_(None)).subquery()
+    base = select(ModelRow.id, ModelRow.slug).where(ModelRow.weights.is_not(None)).subquery()
     waiting = (
         select(
             OperationRow.model_id,

@@ -3,6 +3,7 @@ carries, where it is not known yet whose it is."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -23,7 +24,7 @@ _FACTS = f"""
         coalesce(b.id, m.id) as base_id, coalesce(b.slug, m.slug) as base_slug,
         c.id as checkpoint_id, c.files_id, c.name as checkpoint_name, c.step,
         c.files_removed_at is not null as files_are_removed, c.is_saved,
-        w.until > clock_timestamp() + make_interval(secs => %(pin_half_time_s)s) as is_wanted,
+        w.until > clock_timestamp() + make_interval(secs => %(pin_half_time_s)s) as is_wanted, m.upstream,
         (
             select json_agg(json_build_array(s.id, s.url))
             from samplers s
@@ -111,6 +112,7 @@ class ServingInfo:
 
     From `model_id` on all is None where the team sees no such model; from `checkpoint_id` on, for the base weights or
     where the pinned node is not there. `is_wanted`: samplers shall hold it for a while longer, whatever the head is.
+    `upstream`: the model is another vendor's, as `ModelRow.upstream` says.
     """
 
     key: KeyFacts | None
@@ -126,6 +128,7 @@ class ServingInfo:
     files_are_removed: bool | None
     is_saved: bool | None
     is_wanted: bool | None
+    upstream: Mapping[str, Any] | None
     samplers: tuple[Sampler, ...]
 
 

@@ -28,7 +28,7 @@ _SUPPLY = f"""
         ),
         s.asked_at, coalesce(s.attempts, 0), s.next_at, s.error
     from models m left join trainer_starts s on s.base_id = m.id
-    where m.base_id is null and (cast(:base_id as uuid) is null or m.id = :base_id)
+    where m.weights is not null and (cast(:base_id as uuid) is null or m.id = :base_id)
     order by m.created_at
 """  # noqa: S608 - put together from constants
 

@@ -16,7 +16,7 @@ _MAX_ERROR_CHARS = 500
 
 _LIVES = takes_requests_sql("t")
 
-_IS_OURS = "b.base_id is null and (%(only)s::jsonb is null or %(only)s::jsonb @> to_jsonb(b.slug))"
+_IS_OURS = "b.weights is not null and (%(only)s::jsonb is null or %(only)s::jsonb @> to_jsonb(b.slug))"
 
 # The row of a base is the lock: of all that see the same need, one moves `next_at`, and the others find it moved.
 _CLAIM = f"""

@@ -26,6 +26,11 @@ def sample_digest(turn: Turn) -> bytes:
     return digest.digest()
 
 
+def served_digest(completion_id: str) -> bytes:
+    """Of a call of which no tokens are known, by its id."""
+    return hashlib.sha256(b"headway served 1" + completion_id.encode("utf-8", "replace")).digest()
+
+
 def boundary_digests(turn: Turn) -> tuple[bytes, bytes]:
     """Of the prompt, and of prompt and output."""
     at_prompt, at_end = prefix_digests([turn.prompt, turn.output])

@@ -72,6 +72,11 @@ class RecordedSample:
     seconds: float | None
     conversation: Conversation | None
 
+    @property
+    def is_of_upstream(self) -> bool:
+        """Whether another vendor's model answered, whose tokens are not known."""
+        return not len(self.turn.output_ids)
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:

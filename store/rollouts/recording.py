@@ -223,13 +223,15 @@ async def _known_samples(
 
 
 def _trace_values(record: TraceRecord) -> dict[str, Any]:
-    served = [sample.served for sample in record.samples if sample.served]
+    served = [sample.served for sample in record.samples if sample.served and not sample.is_of_upstream]
+    others = [sample.served for sample in record.samples if sample.served and sample.is_of_upstream]
     scores = [span.evaluated_reward for span in record.spans if span.evaluated_reward is not None and not span.flag]
     return {
         "team_id": record.team_id,
         "id": record.trace_id,
         "model": record.model,
         "model_id": served[-1].model_id if served else None,
+        "upstream_id": others[-1].model_id if others else None,
         "checkpoint_ids": list({one.checkpoint_id for one in served if one.checkpoint_id}),
         "flags": sorted(record.flags | {span.flag for span in record.spans if span.flag}),
         "evaluated_reward": scores[-1] if scores else None,

@@ -4,7 +4,9 @@ Telemetry decides: the samples of the agent's steps, by ascending step. It is wh
 gateway's record fills in where it is certain: a sample that a reported one goes on from was a turn, though the upload
 of its step got lost. Only where telemetry has no tokens at all does the gateway's record stand for the rollout. It
 may hold answers that were lost on the way and asked for again: of several answers to one prompt the one counts that
-the rollout went on from, or else the last. Calls of others under the same trace id cannot be distinguished there.
+the rollout went on from, or else the last. Calls of others under the same trace id cannot be distinguished there,
+unless another vendor's model answered them: such a judge is no turn, and only where nothing else answered are its calls
+the rollout.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from wire.trajectories import Trajectory
 class Resolved:
     """A rollout as a trajectory. `samples`: its turns in order; none where no tokens are on record.
 
-    `is_reported`: telemetry has the turns; otherwise they are the gateway's record. The reward is the trace's.
+    `is_reported`: telemetry has the turns; otherwise they are the gateway's record. The reward is the trace's. Samples
+    of another vendor's model have no tokens; then all of them are such.
     """
 
     trace: TraceFacts
@@ -55,12 +58,14 @@ def resolve_rollout(rollout: Rollout) -> Resolved:
     """A rollout that was read already."""
     if rollout.reported:
         return Resolved(rollout.trace, tuple(_filled(rollout.reported, rollout.others)), is_reported=True)
-    return Resolved(rollout.trace, tuple(_one_answer_each(rollout.others)), is_reported=False)
+    of_policy = [sample for sample in rollout.others if not sample.is_of_upstream]
+    samples = _one_answer_each(of_policy) if of_policy else rollout.others
+    return Resolved(rollout.trace, tuple(samples), is_reported=False)
 
 
 def _filled(reported: Sequence[RecordedSample], others: Sequence[RecordedSample]) -> Iterable[RecordedSample]:
     """The reported samples, each behind those of the others that it goes on from."""
-    left = sorted(others, key=lambda sample: len(sample.turn.prompt_ids))
+    left = sorted((one for one in others if not one.is_of_upstream), key=lambda sample: len(sample.turn.prompt_ids))
     for sample in reported:
         before = [other for other in left if sample.turn.continues(other.turn)]
         left = [other for other in left if not sample.turn.continues(other.turn)]

@@ -11,7 +11,7 @@ from uuid import UUID
 from store.blobs import BlobStore
 from store.rollouts.arrays import pack
 from store.rollouts.conversations import Conversation, pack_conversation
-from store.rollouts.digests import boundary_digests, items_digests, longest_prefix, sample_digest
+from store.rollouts.digests import boundary_digests, items_digests, longest_prefix, sample_digest, served_digest
 from wire.trajectories import Turn
 
 _OF_A_CONVERSATION = (
@@ -46,7 +46,8 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class NewSample:
-    """A sampling call of a trace. `served` None: from telemetry, or imported."""
+    """A sampling call of a trace. `served` None: from telemetry, or imported. One of another vendor's model has no
+    tokens, and is known by the call instead."""
 
     team_id: UUID
     trace_id: UUID
@@ -55,7 +56,16 @@ class NewSample:
     digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", sample_digest(self.turn))
+        if self.served is None or len(self.turn.output_ids):
+            digest = sample_digest(self.turn)
+        else:
+            digest = served_digest(self.served.completion_id)
+        object.__setattr__(self, "digest", digest)
+
+    @property
+    def is_of_upstream(self) -> bool:
+        """Whether another vendor's model answered."""
+        return self.served is not None and not len(self.turn.output_ids)
 
     @property
     def trace(self) -> tuple[UUID, UUID]:

@@ -12,13 +12,14 @@ KNOWN = """
 LOCK_TRACE = """
     insert into traces (team_id, id, model, model_id, checkpoint_ids, flags, evaluated_reward)
     values (
-        %(team_id)s, %(id)s, %(model)s, %(model_id)s, %(checkpoint_ids)s::uuid[], %(flags)s::text[],
+        %(team_id)s, %(id)s, %(model)s, coalesce(%(model_id)s::uuid, %(upstream_id)s::uuid), %(checkpoint_ids)s::uuid[],
+        %(flags)s::text[],
         %(evaluated_reward)s
     )
     on conflict (team_id, id) do update set
         last_activity_at = clock_timestamp(),
         model = coalesce(traces.model, excluded.model),
-        model_id = coalesce(excluded.model_id, traces.model_id),
+        model_id = coalesce(%(model_id)s::uuid, traces.model_id, excluded.model_id),
         evaluated_reward = coalesce(excluded.evaluated_reward, traces.evaluated_reward),
         checkpoint_ids = case when traces.checkpoint_ids @> excluded.checkpoint_ids then traces.checkpoint_ids
             else array(select distinct unnest(traces.checkpoint_ids || excluded.checkpoint_ids)) end,
@@ -56,6 +57,8 @@ _TOLD = (
 )
 _COLUMNS = (*_TOLD, *_SERVED)
 
+# A trace is of the model whose tokens were sampled last; only where there are none, of another vendor's, which may be a
+# judge.
 # Telemetry may be here before the gateway: then the row gets what the gateway knows. The first record stays.
 # The trace is locked first, so what is there to be shared with stays; where it has gone, or the trace has, nothing is
 # written.
@@ -84,7 +87,10 @@ INSERT_SAMPLE = f"""
     ), counted as (
         update traces set
             last_activity_at = clock_timestamp(),
-            model_id = coalesce(%(model_id)s, model_id),
+            model_id = case
+                when %(output_length)s > 0 then coalesce(%(model_id)s::uuid, model_id)
+                else coalesce(model_id, %(model_id)s::uuid)
+            end,
             checkpoint_ids = case
                 when %(checkpoint_id)s::uuid is null or checkpoint_ids @> array[%(checkpoint_id)s::uuid]
                     then checkpoint_ids

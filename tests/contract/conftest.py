@@ -37,6 +37,7 @@ from tests.contract.stand_ins import (
     register_trainer,
 )
 from tests.ports.scripted_backend import END, SamplerScript, ScriptedBackend
+from tests.vendor import Vendor, vendor_of_models
 from wire.process.http_protocol import BoundedProtocol
 from wire.process.websocket_protocol import WEBSOCKET_OPTIONS, QuietWebSockets
 
@@ -121,6 +122,13 @@ async def base(
         heart = asyncio.create_task(keep_alive(database))
         yield base
         heart.cancel()
+
+
+@pytest.fixture(scope="session")
+def vendor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vendor]:
+    """Another vendor, whose models operators may put into the catalog."""
+    with vendor_of_models(tmp_path_factory.mktemp("vendor")) as vendor:
+        yield vendor
 
 
 @pytest.fixture(scope="session")

@@ -24,11 +24,14 @@ from server.auth.service import authenticate, ensure_team
 from server.environments.sessions import open_session
 from server.process.settings import ServerSettings
 from server.runs.settings import RunConfig, StopRules
+from server.upstreams.types import APIS
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, CheckpointNameRow, ModelRow, RunRow
 from tests.contract.conftest import batch, num_operations
 from tests.contract.environments import deployed_environment_of
 from tests.contract.stand_ins import add_checkpoint
+from tests.contract.upstreams import add_to_catalog
+from tests.vendor import Vendor
 
 PUBLIC, LINK, ANY, READ, USE, REPORT, SAMPLE, TRAIN, DEPLOY, DEPLOYED, KEYS, RUN, ADMIN = (
     "public", "signed link", "any key", "read", "use", "report", "sample", "train", "deploy", "see what is deployed",
@@ -49,6 +52,7 @@ SUFFICES = {
 }
 CHAT = {"model": "{model}", "messages": [{"role": "user", "content": "6*6"}], "max_tokens": 2}
 COMPLETION = {"model": "{model}", "prompt": "6*6", "max_tokens": 2}
+CONTENTS = {"contents": [{"parts": [{"text": "6*6"}]}]}
 STEP = {"learning_rate": 1e-3}
 WHY = {"reason": "a test"}
 SAMPLING_SESSION = {"session_id": "{heart_session}", "sampling_session_seq_id": 0, "base_model": "org/Tiny-Base"}
@@ -102,6 +106,11 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v1/chat/completions"): (SAMPLE, CHAT),
     ("POST", "/completions"): (SAMPLE, COMPLETION),
     ("POST", "/v1/completions"): (SAMPLE, COMPLETION),
+    ("POST", "/responses"): (SAMPLE, {"model": "access-openai", "input": "6*6"}),
+    ("POST", "/v1/responses"): (SAMPLE, {"model": "access-openai", "input": "6*6"}),
+    ("POST", "/v1/messages"): (SAMPLE, {**CHAT, "model": "access-anthropic"}),
+    ("POST", "/v1beta/models/{upstream}:generateContent"): (SAMPLE, CONTENTS),
+    ("POST", "/v1beta/models/{upstream}:streamGenerateContent?alt=sse"): (SAMPLE, CONTENTS),
     ("GET", "/models"): (USE, None),
     ("GET", "/v1/models"): (USE, None),
     ("GET", "/models/{model}"): (USE, None),
@@ -284,7 +293,12 @@ DELETED = (
 )
 NOTHING_THERE = "/runner/{runner_id}/builds/{build_id}/archive"
 """Where the scene has nothing that could be answered with."""
-SHARED_BY_ALL = ("/api/v1/tokenizers/{base:path}", UPLOAD)
+SHARED_BY_ALL = (
+    "/api/v1/tokenizers/{base:path}",
+    UPLOAD,
+    "/v1beta/models/{upstream}:generateContent",
+    "/v1beta/models/{upstream}:streamGenerateContent?alt=sse",
+)
 """Answered to everybody alike."""
 SHARED = {"taskset_name": "shared", "tasks": [{"name": "shared", "env": {"name": "e"}, "task_id": "t"}]}
 
@@ -379,7 +393,7 @@ GRANTS = {
 
 
 @pytest.fixture(scope="session")
-async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
+async def scene(origin, database: AsyncDatabase, base, vendor: Vendor) -> AsyncIterator[Scene]:
     teams, spare = list[dict[str, str]](), Grant("spare", "viewer")
     async with database.session() as session:
         for name in ("access-a", "access-b"):
@@ -390,6 +404,9 @@ async def scene(origin, database: AsyncDatabase, base) -> AsyncIterator[Scene]:
     things = {name: teams[0].pop(name) for name in ("team", "spare")}
     things = {"team": things["team"], "team_id": things["team"], "key_id": things["spare"]}
     things["project_id"] = things["team"]
+    things["upstream"] = "access-gemini"
+    for api in APIS:
+        await add_to_catalog(database, vendor, f"access-{api}", api)
     things |= {name: str(uuid.uuid4()) for name in ("job_id", "trace_id", "placement_id", "build_id", "run_id")}
     async with httpx.AsyncClient(base_url=origin, timeout=30, trust_env=False) as http:
         member = {"Authorization": f"Bearer {teams[0]['member']}"}

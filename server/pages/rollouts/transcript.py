@@ -76,8 +76,11 @@ def _number(scenes: list[Scene]) -> None:
 
 def _told(resolved: Resolved, steps: Sequence[RecordedSpan]) -> list[Scene]:
     """By the steps; a turn whose step got lost stands before the turn that goes on from it."""
-    samples = {sample.digest: sample for sample in resolved.samples}
-    left = deque(resolved.samples)
+    turns = [
+        sample for sample in resolved.samples if not sample.is_of_upstream
+    ]  # no step names these, but says as much
+    samples = {sample.digest: sample for sample in turns}
+    left = deque(turns)
     scenes = list[Scene]()
     if left and not any(step.source == "user" for step in steps):
         scenes += _asked(left[0], 0)

@@ -10,24 +10,30 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from server.http.context import Context
+from server.http.rollouts import rollout_of
 from server.protocols.openai.answering import Named, respond
 from server.protocols.openai.constraints import requested_constraint
 from server.protocols.openai.continuation import covered_messages
 from server.protocols.openai.parameters import check_parameters
 from server.protocols.openai.replies import Envelope, chat_logprobs, chat_message, finish_reason, usage
-from server.protocols.openai.requests import rollout_of, sampling_params
+from server.protocols.openai.requests import sampling_params
 from server.protocols.openai.schemas import ChatChoice, ChatMessage, ChatRequest, Completion, FunctionCall, ToolCall
 from server.protocols.openai.unsupported import check_logprobs, off_policy_settings, plain_messages, plain_tools
+from server.protocols.openai.upstream_chats import vendors_chat
 from server.sampling.admission import SamplingKey
 from server.sampling.answers import Answer, AnswerStream
 from server.sampling.requests import Chat, SampleRequest
-from server.sampling.targets import find_target
+from server.sampling.targets import find_target, look_up
+from server.upstreams.targets import upstream_behind
 from wire.errors import InvalidRequest
 from wire.sampling import CallDelta, GenerateEvent, MessageDelta, ParseOptions, RenderRequest
 
 
 async def chat(context: Context, key: SamplingKey, request: Request, body: ChatRequest) -> Response:
     """A chat completion, whole or streamed."""
+    key = await look_up(context.sampling.keys, key, body.model, body.checkpoint)
+    if (vendors := upstream_behind(key)) is not None:
+        return await vendors_chat(context, request, vendors, body)
     prompt = _chat_prompt(body)
     asked = requested_constraint(body)
     target = await find_target(context.sampling, key, body.model, body.checkpoint)

@@ -10,11 +10,12 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from server.http.context import Context
+from server.http.rollouts import rollout_of
 from server.protocols.openai.answering import Named, respond
 from server.protocols.openai.constraints import requested_constraint
 from server.protocols.openai.parameters import check_parameters
 from server.protocols.openai.replies import Envelope, TextOffsets, completion_logprobs, usage
-from server.protocols.openai.requests import rollout_of, sampling_params
+from server.protocols.openai.requests import sampling_params
 from server.protocols.openai.schemas import MAX_CHOICES, Completion, CompletionChoice, CompletionRequest
 from server.protocols.openai.unsupported import off_policy_settings
 from server.sampling.admission import SamplingKey

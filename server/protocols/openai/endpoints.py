@@ -11,22 +11,29 @@ from server.catalog import repository
 from server.catalog.service import no_such_model
 from server.http.authentication import ModelUserDep
 from server.http.context import ContextDep
+from server.http.request_body import UPLOAD
 from server.http.routing import KeyedRouter
 from server.http.sampling_key import SamplingKeyDep
-from server.protocols.openai import chat, completions
-from server.protocols.openai.direct import DirectRoute
+from server.protocols.openai import chat, completions, responses
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
 from server.protocols.openai.schemas import ChatRequest, Completion, CompletionRequest, ListedModel, ModelList
-from server.protocols.openai.shared.routing import OpenAIRoute
+from server.protocols.openai.shared.routing import OpenAIRoute, OpenAISamplingRoute
 from store.tables import ModelRow
 
 router = KeyedRouter(tags=["gateway"], route_class=OpenAIRoute)
-sampling = KeyedRouter(tags=["gateway"], route_class=DirectRoute)
+sampling = KeyedRouter(tags=["gateway"], route_class=OpenAISamplingRoute)
 
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The completion, or with `stream` server-sent events that each carry a chunk of it",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+VENDORS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "What the vendor answered: a JSON object, or with `stream` server-sent events",
+        "content": {"application/json": {"schema": {"type": "object"}}},
     }
 }
 
@@ -49,6 +56,15 @@ async def text_completions(
 ) -> Response:
     """OpenAI's completions."""
     return await completions.complete(context, key, request, body)
+
+
+@sampling.post("/responses", responses=VENDORS, dependencies=[Depends(UPLOAD)])
+@sampling.post("/v1/responses", responses=VENDORS, include_in_schema=False, dependencies=[Depends(UPLOAD)])
+async def create_response(
+    context: ContextDep, key: SamplingKeyDep, request: Request, body: responses.ResponsesRequest
+) -> Response:
+    """OpenAI's responses, of other vendors' models alone."""
+    return await responses.responses(context, key, request, body)
 
 
 @router.get("/models")
@@ -76,7 +92,7 @@ def _listed(model: ModelRow, base: ModelRow | None) -> ListedModel:
     return ListedModel(
         id=model.slug,
         created=int(model.created_at.timestamp()),
-        owned_by="team" if model.team_id else "headway",
+        owned_by="team" if model.team_id else model.upstream["api"] if model.upstream else "headway",
         name=model.name,
         model=model.slug,
         max_model_len=((base or model).info or {}).get("context_length"),

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import Request
-
-from server.catalog.repository import as_uuid
 from server.protocols.openai.constraints import RequestedConstraint
 from server.protocols.openai.schemas import SamplingRequest
-from server.sampling.requests import Rollout
 from wire.sampling import SamplingParams
-
-TRACE_HEADER = "Trace-Id"
 
 
 def sampling_params(
@@ -31,10 +25,3 @@ def sampling_params(
         top_logprobs=top_logprobs,
         constraint=asked[1] if asked else None,
     )
-
-
-async def rollout_of(request: Request) -> Rollout | None:
-    """What to record the answers under: the `Trace-Id`; nothing, where there is none, or one that is no UUID (other
-    tools send such)."""
-    trace_id = as_uuid(request.headers.get(TRACE_HEADER, ""))
-    return None if trace_id is None else Rollout(trace_id, len(await request.body()))

@@ -93,7 +93,7 @@ async def server_capabilities(context: ContextDep, caller: AnyCallerDep) -> Serv
     query = (
         select(ModelRow, func.count(SamplerRow.id))
         .outerjoin(SamplerRow, serves)
-        .where(ModelRow.base_id.is_(None))
+        .where(ModelRow.weights.is_not(None))
         .group_by(ModelRow.id)
         .order_by(ModelRow.created_at, ModelRow.id)
     )

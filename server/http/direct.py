@@ -18,18 +18,18 @@ from starlette.requests import ClientDisconnect
 from server.http.context import Context
 from server.http.disconnects import ClientDisconnected
 from server.http.request_body import body_was_read
-from server.http.routing import Handler
+from server.http.routing import Handler, KeyedRoute
 from server.http.sampling_key import sampling_key
-from server.protocols.openai.json_bodies import parse, parse_large
-from server.protocols.openai.shared.routing import OpenAIRoute
+from server.uploads.json_bodies import parse, parse_large
 
 _APART_BYTES = 1024**2
 """More is parsed in another process."""
 _NO_OBJECT = {"type": "model_attributes_type", "loc": ("body",), "msg": "", "input": None}
 
 
-class DirectRoute(OpenAIRoute):
-    """Of endpoints that take `context`, `key`, `request` and a model as `body`, and return a Response."""
+class DirectRoute(KeyedRoute):
+    """Of endpoints that take `context`, `key`, `request`, a model as `body` and the parameters of the path, and return
+    a Response."""
 
     def get_answer_handler(self) -> Handler:
         """See KeyedRoute."""
@@ -44,7 +44,7 @@ class DirectRoute(OpenAIRoute):
                 raise ClientDisconnected("the client hung up while it sent its request") from None
             body = await _parsed(context, request, content, model)
             body_was_read(request)
-            return await endpoint(context, sampling_key(request), request, body)
+            return await endpoint(context, sampling_key(request), request, body, **request.path_params)
 
         return handle
 

@@ -1,4 +1,4 @@
-"""JSON bodies of the gateway as models, and what is wrong with them. Imported by the process that reads uploads, which
+"""JSON bodies as models, and what is wrong with them. Imported by the process that reads uploads, which
 should start soon."""
 
 from __future__ import annotations

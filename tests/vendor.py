@@ -107,7 +107,7 @@ def vendor_of_models(folder: Path) -> Generator[Vendor]:
                 asked.is_gone.set()
             self.close_connection = True
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in the library
             pass
 
     class Server(ThreadingHTTPServer):

@@ -1,0 +1,6 @@
+"""Environments that come with the runner."""
+
+from __future__ import annotations
+
+# Name -> module.
+BUILTIN: dict[str, str] = {}

@@ -1,0 +1,1 @@
+"""What runs in a sandbox, before and beside the code of users. Standard library only."""

@@ -3,6 +3,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 TINY_BASE := .headway-cache/tiny-arith
+TINY_TOOLS := .headway-cache/tiny-tools
 DEMO_DIR := .headway-demo
 UP_DIR ?= .headway
 SEED ?= 0
@@ -16,12 +17,16 @@ CHAOS_POINTS ?= 300
 # Tests wait for processes more than they compute: two at once take little more than half the time.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo up test test-slow test-gpu chaos check bench docs format clean screenshots
+.PHONY: demo demo-tools up test test-slow test-gpu chaos check bench docs format clean screenshots
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
 	$(BIN)/headway up --data-dir $(DEMO_DIR) --port 0 --seed $(SEED) --base tiny-arith=$(TINY_BASE) \
 		--sampler-backend $(SAMPLER) -- $(BIN)/python -m examples.demo --seed $(SEED) --out demo-output $(SAMPLER_DEMO_ARGS) $(DEMO_ARGS)
+
+demo-tools: .venv/installed $(TINY_TOOLS)/config.json  ## a game of several tool calls: the reward climbs
+	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --seed $(SEED) --base tiny-tools=$(TINY_TOOLS) \
+		-- $(BIN)/python -m examples.tools_demo --seed $(SEED) $(DEMO_ARGS)
 
 up: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the service on this machine, with the tiny base
 	$(BIN)/headway up --data-dir $(UP_DIR) --base tiny-arith=$(TINY_BASE) --sampler-backend $(SAMPLER) $(UP_ARGS)
@@ -32,7 +37,7 @@ test: .venv/installed-dev .venv/browser $(TINY_BASE)/config.json  ## all tests
 screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light and dark, in screenshots/
 	$(BIN)/python -m tests.pages.screenshots --out screenshots
 
-test-slow: .venv/installed-dev $(TINY_BASE)/config.json  ## whole boxes that come, go, hang and move; much fuzzing
+test-slow: .venv/installed-dev $(TINY_BASE)/config.json $(TINY_TOOLS)/config.json  ## whole boxes that come, go, hang and move; much fuzzing
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
 
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
@@ -74,6 +79,10 @@ clean:
 $(TINY_BASE)/config.json: examples/tiny_base/*.py | .venv/installed
 	$(BIN)/python -m examples.tiny_base --out $(TINY_BASE)
 	@rm -rf $(DEMO_DIR)  # what the demo trained belongs to the weights that were there before
+	@touch $@
+
+$(TINY_TOOLS)/config.json: examples/tiny_tools/* examples/guessing/game.py | .venv/installed
+	$(BIN)/python -m examples.tiny_tools --out $(TINY_TOOLS)
 	@touch $@
 
 .venv/installed: pyproject.toml

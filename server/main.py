@@ -31,6 +31,7 @@ from server.process.settings import (
     GatewayLimits,
     GuardSettings,
     Limits,
+    RunSettings,
     ServerSettings,
     StopSettings,
     TrainerStart,
@@ -75,6 +76,7 @@ def serve(
     promotion: PromotionPolicy = PromotionPolicy.ONE,
     stop: StopSettings | None = None,
     guard: GuardSettings | None = None,
+    runs: RunSettings | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests under way then end as `server.process.shutdown` says."""
     settings = ServerSettings(
@@ -91,6 +93,7 @@ def serve(
         promotion=promotion,
         stop=stop or StopSettings(),
         guard=guard or GuardSettings(),
+        runs=runs or RunSettings(),
     )
     _allow_many_files()
     options: dict[str, Any] = {

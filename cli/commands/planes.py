@@ -31,6 +31,7 @@ from server.process.settings import (
     GatewayLimits,
     GuardSettings,
     Limits,
+    RunSettings,
     StopSettings,
     TrainerStart,
     TrainingLimits,
@@ -57,6 +58,7 @@ Base = Annotated[
     TrainerStart,
     StopSettings,
     GuardSettings,
+    RunSettings,
 )
 def server(
     database_url: DatabaseUrl,
@@ -79,8 +81,14 @@ def server(
 ) -> None:
     """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
+    from server.runs.defaults import RunDefaults
 
     _begin("server", log_format)
+    runs = RunSettings(**given[RunSettings])
+    try:
+        RunDefaults.read(runs.defaults)
+    except (OSError, ValueError) as error:
+        stop_with(str(error))
     policy, store_url = RetentionPolicy(**given[RetentionPolicy]), checkpoint_store_url(checkpoint_store, data_dir)
     start = TrainerStart(**given[TrainerStart])
     serve(
@@ -100,6 +108,7 @@ def server(
         promotion=promotion,
         stop=StopSettings(**given[StopSettings]),
         guard=GuardSettings(**given[GuardSettings]),
+        runs=runs,
     )
 
 

@@ -265,6 +265,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=True),
         sa.Column("user_metadata", _JSON, nullable=True),
         sa.Column("source", sa.Text(), server_default="runs", nullable=False),
+        sa.Column("details", _JSON, nullable=True),
         sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("request_digest", sa.LargeBinary(), nullable=True),
         sa.Column("taskset", sa.Text(), nullable=True),

@@ -20,6 +20,7 @@ from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
+from server.runs.defaults import RunDefaults
 from server.sampling.admission import SamplingKeys
 from server.sampling.collaborators import Sampling
 from server.sampling.connections import Connections
@@ -75,6 +76,7 @@ class Context:
     shutdown: Shutdown
     answering: SharedLookups[str, bool]
     adapter_files: AdapterFiles
+    run_defaults: RunDefaults
     tunnels: Tunnels
     upstreams: Upstreams
 
@@ -146,6 +148,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 shutdown,
                 answering_samplers(connections.is_answering),
                 AdapterFiles(_checkpoint_store(settings)),
+                RunDefaults.read(settings.runs.defaults),
                 Tunnels(database, background, listener),
                 upstreams,
             )

@@ -228,6 +228,20 @@ class TrainerStart:
 
 
 @dataclass(frozen=True, slots=True)
+class RunSettings:
+    """Of managed runs. `defaults`: see `server.runs.defaults`."""
+
+    defaults: Annotated[
+        Path | None,
+        Option(
+            "JSON file: by a base's slug, settings of runs where a request does not say",
+            "HEADWAY_RUN_DEFAULTS",
+            "--run-defaults",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """Where the other planes are, and how much is allowed."""
 
@@ -252,3 +266,4 @@ class ServerSettings:
     """For whom a move of the head by hand waits, at most `timeouts.samplers_s`."""
     guard: GuardSettings = field(default_factory=GuardSettings)
     stop: StopSettings = field(default_factory=StopSettings)
+    runs: RunSettings = field(default_factory=RunSettings)

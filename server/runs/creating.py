@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from server.audit.recording import actor_of, record
 from server.catalog.model_claims import live_run_of, run_in_the_way
 from server.catalog.pausing import refuse_paused
 from server.principals.callers import Caller
+from server.runs.defaults import RunDefaults
 from server.runs.events import add_event
 from server.runs.reading import describe
 from server.runs.settings import MAX_ROLLOUTS_A_STEP, HeldOut, RunConfig, RunRequest
@@ -46,14 +48,29 @@ class Created:
     is_new: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """By which protocol a run was asked for. `details`: what that keeps of the request; `notes`: what its user has to
+    know, as the run's first events."""
+
+    source: str
+    details: Mapping[str, Any] | None = None
+    notes: Sequence[str] = ()
+
+
+_OVER_RUNS = Origin("runs")
+_OWN_DEFAULTS = RunDefaults()
+
+
 async def create(
     training: Training,
     caller: Caller,
     request: RunRequest,
     idempotency_key: str | None = None,
-    source: str = "runs",
+    origin: Origin = _OVER_RUNS,
+    defaults: RunDefaults = _OWN_DEFAULTS,
 ) -> Created:
-    """The run, queued; a server begins with it at once. `source`: the protocol by which it was asked for.
+    """The run, queued; a server begins with it at once. `defaults`: the operator's, for what the request does not say.
 
     Raises NotFound for a model, taskset or environment that is not here, Forbidden for a model that cannot be trained,
     InvalidRequest for whatever does not fit, Conflict for a model that another run trains, and for a key that was used
@@ -63,13 +80,13 @@ async def create(
         1 <= len(idempotency_key) <= MOST_KEY_CHARACTERS and idempotency_key.isprintable()
     ):
         raise InvalidRequest(f"Idempotency-Key must be 1 to {MOST_KEY_CHARACTERS} printable characters")
-    digest = _digest(request, source)
+    digest = _digest(request, origin.source)
     if (known := await _known(training, caller, idempotency_key, digest)) is not None:
         return known
     try:
         found = await open_model(training, caller, request.model)
         async with training.database.session() as session:
-            return Created(await _make(session, found, request, idempotency_key, digest, source), True)
+            return Created(await _make(session, found, request, idempotency_key, digest, origin, defaults), True)
     except (UniqueViolation, IntegrityError):  # a racing call was first
         if (known := await _known(training, caller, idempotency_key, digest)) is not None:
             return known
@@ -82,7 +99,8 @@ async def _make(
     request: RunRequest,
     idempotency_key: str | None,
     digest: bytes,
-    source: str,
+    origin: Origin,
+    defaults: RunDefaults,
 ) -> Run:
     caller = found.caller
     model = await session.get_one(ModelRow, found.id)
@@ -90,11 +108,12 @@ async def _make(
     refuse_paused(found.admission)
     if (other := await live_run_of(session, model.id)) is not None:
         raise run_in_the_way(model.slug, other)
-    _check_fit(request.config, found, model)
     tasks = await freeze(session, caller, request.taskset, "taskset")
+    config = defaults.laid_under(request.config, found.admission.base_slug or "", len(tasks.tasks))
+    _check_fit(config, found, model)
     asked = request.held_out_request
     held_out_tasks = await freeze(session, caller, asked.taskset, "held_out.taskset") if asked is not None else None
-    config = _checked(request.config, tasks)
+    config = _checked(config, tasks)
     held_out = None
     if asked is not None and held_out_tasks is not None:
         held_out = HeldOut(
@@ -113,7 +132,8 @@ async def _make(
         model_id=model.id,
         name=request.name,
         user_metadata=storable_json(request.metadata, "metadata") if request.metadata else None,
-        source=source,
+        source=origin.source,
+        details=storable_json(dict(origin.details), "the request") if origin.details else None,
         idempotency_key=idempotency_key,
         request_digest=digest,
         taskset=tasks.name,
@@ -133,6 +153,8 @@ async def _make(
     await session.flush()
     record(session, actor_of(caller), "start_run", team_id=run.team_id, subject_id=model.id, run=str(run.id))
     await add_event(session, run, "created", _created(run, config), _choices(run))
+    for note in origin.notes:
+        await add_event(session, run, "warning", note)
     await session.refresh(run, ["created_at", "state", "step"])
     return describe(run, model)
 

@@ -15,6 +15,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Reference = Annotated[str, Field(min_length=1, max_length=512)]
 
 MAX_ROLLOUTS_A_STEP = 65_536
+MAX_TASKS = 100_000
 
 
 class Frozen(Closed):
@@ -95,7 +96,7 @@ class InlineTaskset(Frozen):
     """A taskset that comes with the request."""
 
     name: Name
-    tasks: list[InlineTask] = Field(min_length=1, max_length=10_000)
+    tasks: list[InlineTask] = Field(min_length=1, max_length=MAX_TASKS)
 
 
 TasksetChoice = Reference | InlineTaskset

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import structlog
 
+from server.catalog.pinned_names import split_pinned
 from server.catalog.repository import as_reference, checkpoint_reference
 from server.catalog.service import no_such_model
 from server.principals.callers import Caller
@@ -19,13 +20,16 @@ from wire.errors import Gone, InvalidRequest, NotFound
 
 
 async def find_target(sampling: Sampling, who: SamplingKey | Caller, model: str, pinned: str | None = None) -> Target:
-    """What the caller's team calls so. For a key this is one statement with the one that authenticated it, where that
-    asked for the same. `who`: or a caller who is known already.
+    """What the caller's team calls so; `MODEL:CHECKPOINT` is a model with a `pinned` checkpoint. For a key this is one
+    statement with the one that authenticated it, where that asked for the same. `who`: or a caller who is known
+    already.
 
     Raises Unauthenticated, Forbidden where the caller may not sample this, NotFound for the model or the pinned
     checkpoint, Gone when that one's files were removed, InvalidRequest for another vendor's model, which no sampler
     has.
     """
+    if pinned is None:
+        model, pinned = split_pinned(model)
     caller, found = await _found(sampling.keys, who, model, pinned)
     if found is None or found.model_id is None or found.slug is None or found.base_id is None or not found.base_slug:
         raise no_such_model(model)

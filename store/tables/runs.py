@@ -55,6 +55,8 @@ class RunRow(Base):
     user_metadata: Mapped[dict[str, Any] | None]
     source: Mapped[str] = mapped_column(default="runs", server_default="runs")
     """By which protocol it was made: `runs`, `hud_rl`, `fine_tuning`."""
+    details: Mapped[dict[str, Any] | None]
+    """What that protocol keeps of the request."""
     idempotency_key: Mapped[str | None]
     request_digest: Mapped[bytes | None]
     taskset: Mapped[str | None]

@@ -88,6 +88,13 @@ async def test_a_checkpoint_is_pinned_by_id_name_or_path(team, model):
     for pinned in (first, node["name"], node["checkpoint_name"]):
         reply = (await team.http.post("/chat/completions", json=chat(model, checkpoint=pinned))).json()
         assert reply["checkpoint"]["id"] == first
+    named = f"{model['model_name']}:{node['name']}"
+    reply = (await team.http.post("/v1/chat/completions", json={**chat(model), "model": named})).json()
+    assert reply["checkpoint"]["id"] == first
+    assert (await team.http.get(f"/v1/models/{named}")).json()["id"] == named
+    other = f"{model['model_name']}:0009-00000000"
+    assert (await team.http.get(f"/v1/models/{other}")).status_code == 404
+    assert (await team.http.post("/v1/chat/completions", json={**chat(model), "model": other})).status_code == 404
     unknown = await team.http.post("/chat/completions", json=chat(model, checkpoint="nothing"))
     assert unknown.status_code == 404
 

@@ -8,7 +8,8 @@ from fastapi import Depends, Request
 from fastapi.responses import Response
 
 from server.catalog import repository
-from server.catalog.service import no_such_model
+from server.catalog.pinned_names import pinned_name, split_pinned
+from server.catalog.service import get_checkpoint, no_such_model
 from server.http.authentication import ModelUserDep
 from server.http.context import ContextDep
 from server.http.request_body import UPLOAD
@@ -79,13 +80,19 @@ async def list_models(context: ContextDep, caller: ModelUserDep) -> ModelList:
 @router.get("/models/{model}")
 @router.get("/v1/models/{model}", include_in_schema=False)
 async def get_model(context: ContextDep, caller: ModelUserDep, model: str) -> ListedModel:
-    """One of them."""
+    """One of them, or a checkpoint of one, as `MODEL:CHECKPOINT`."""
+    name, pinned = split_pinned(model)
     async with context.database.session() as session:
-        found = await repository.find_model(session, caller.team_id, model)
-    if found is None:
-        raise no_such_model(model)
-    caller.require_model(found[0].id, found[0].slug)
-    return _listed(found[0], found[1])
+        found = await repository.find_model(session, caller.team_id, name)
+        if found is None:
+            raise no_such_model(model)
+        caller.require_model(found[0].id, found[0].slug)
+        listed = _listed(found[0], found[1])
+        if pinned is not None:
+            checkpoint = await get_checkpoint(session, found[0], pinned)
+            listed.id = listed.model = pinned_name(found[0].slug, checkpoint.name)
+            listed.created = int(checkpoint.created_at.timestamp())
+    return listed
 
 
 def _listed(model: ModelRow, base: ModelRow | None) -> ListedModel:

@@ -30,7 +30,8 @@ router = HudRouter(prefix="/v2/runs", tags=["runs"])
 @router.post("", status_code=201, response_model=Run)
 async def create_run(context: ContextDep, caller: CallerDep, request: Request, body: RunRequest) -> Response:
     """Train a model on a taskset. 200 where the Idempotency-Key names a run that was made before."""
-    created = await create(context.training, caller, body, request.headers.get(IDEMPOTENCY_HEADER))
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    created = await create(context.training, caller, body, key, defaults=context.run_defaults)
     return JSONResponse(created.run.model_dump(mode="json"), 201 if created.is_new else 200)
 
 

@@ -31,13 +31,13 @@ demo-tools: .venv/installed $(TINY_TOOLS)/config.json  ## a game of several tool
 up: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the service on this machine, with the tiny base
 	$(BIN)/headway up --data-dir $(UP_DIR) --base tiny-arith=$(TINY_BASE) --sampler-backend $(SAMPLER) $(UP_ARGS)
 
-test: .venv/installed-dev .venv/browser $(TINY_BASE)/config.json  ## all tests
+test: .venv/installed-dev .venv-hud-rl/installed .venv/browser $(TINY_BASE)/config.json  ## all tests
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
 
 screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light and dark, in screenshots/
 	$(BIN)/python -m tests.pages.screenshots --out screenshots
 
-test-slow: .venv/installed-dev $(TINY_BASE)/config.json $(TINY_TOOLS)/config.json  ## whole boxes that come, go, hang and move; much fuzzing
+test-slow: .venv/installed-dev .venv-hud-rl/installed $(TINY_BASE)/config.json $(TINY_TOOLS)/config.json  ## whole boxes that come, go, hang and move; much fuzzing
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
 
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
@@ -74,7 +74,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-vllm .headway-cache $(DEMO_DIR) demo-output
+	rm -rf .venv .venv-vllm .venv-hud-rl .headway-cache $(DEMO_DIR) demo-output
 
 $(TINY_BASE)/config.json: examples/tiny_base/*.py | .venv/installed
 	$(BIN)/python -m examples.tiny_base --out $(TINY_BASE)
@@ -99,6 +99,12 @@ $(TINY_TOOLS)/config.json: examples/tiny_tools/* examples/guessing/game.py | .ve
 
 .venv/browser: .venv/installed-dev
 	$(BIN)/python -m tests.pages.browser
+	@touch $@
+
+# The client of `hud rl`, which newer ones do not have.
+.venv-hud-rl/installed: examples/hud_rl/requirements.txt | .venv/installed
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-hud-rl
+	$(BIN)/uv pip install --quiet --system-certs --python .venv-hud-rl/bin/python -r examples/hud_rl/requirements.txt
 	@touch $@
 
 # pip puts torch there, from wherever it is told to look; uv leaves out what vLLM names and a CPU does not need.

@@ -14,7 +14,8 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 DUMP = """
 import json, sys
 from hud import Taskset
-print(json.dumps([task.model_dump(mode="json", include={"env", "id", "args"}) for task in Taskset.from_file(sys.argv[1])]))
+tasks = Taskset.from_file(sys.argv[1])
+print(json.dumps([task.model_dump(mode="json", include={"env", "id", "args"}) for task in tasks]))
 """
 
 

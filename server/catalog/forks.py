@@ -6,7 +6,7 @@ import dataclasses
 import re
 import uuid
 
-from sqlalchemy import func
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -55,6 +55,16 @@ async def fork(session: AsyncSession, caller: Caller, request: ForkRequest, defa
     record(session, actor_of(caller), "fork", team_id=caller.team_id, subject_id=model.id, **detail)
     await session.flush()
     return model
+
+
+async def take_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> None:
+    """A fork on which nothing was done was never there; its name is free again."""
+    model = await session.get_one(ModelRow, model_id, with_for_update=True)
+    record(session, actor_of(caller), "take_back_fork", team_id=caller.team_id, subject_id=model.id, name=model.slug)
+    model.head_checkpoint_id, model.head_version = None, model.head_version + 1
+    model.slug = model.name = str(model.id)
+    model.removed_at = (await session.scalars(select(func.clock_timestamp()))).one()
+    await session.flush()
 
 
 def is_free_name(name: str) -> bool:

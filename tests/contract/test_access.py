@@ -66,6 +66,10 @@ DEPLOYMENT = {"source": "direct", "build_id": "{build_id}", "name": "{environmen
 REGISTRATION = {"host": "h", "pid": 1, "slots": 1, "kinds": ["build"], "isolation": "none", "versions": {}}
 HELD = "/runner/{runner_id}/placements/{placement_id}"
 OF_A_RUN = {"model_id": "{trained}"}
+JOBS = "/v1/fine_tuning/jobs"
+GRADER = {"type": "string_check", "name": "g", "operation": "eq", "input": "{{sample.output_text}}", "reference": "7"}
+METHOD = {"type": "reinforcement", "reinforcement": {"grader": GRADER}}
+JOB = {"model": "{model}", "training_file": "{file_id}", "method": METHOD}
 UPLOAD = "/api/v1/external_weights_upload?base_model={base:path}&slug={new_name}"
 NAMED = "/api/v1/training_runs/{run}/checkpoints/{checkpoint_id:path}"
 
@@ -208,6 +212,14 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v1/files/{file_id}"): (READ, None),
     ("GET", "/v1/files/{file_id}/content"): (READ, None),
     ("DELETE", "/v1/files/{file_id}"): (TRAIN, None),
+    ("POST", "/v1/fine_tuning/jobs"): (TRAIN, JOB),
+    ("GET", "/v1/fine_tuning/jobs"): (READ, None),
+    ("GET", f"{JOBS}/{{fine_tuning_job_id}}"): (READ, None),
+    ("GET", f"{JOBS}/{{fine_tuning_job_id}}/events"): (READ, None),
+    ("GET", f"{JOBS}/{{fine_tuning_job_id}}/checkpoints"): (READ, None),
+    ("POST", f"{JOBS}/{{fine_tuning_job_id}}/pause"): (TRAIN, None),
+    ("POST", f"{JOBS}/{{fine_tuning_job_id}}/resume"): (TRAIN, None),
+    ("POST", f"{JOBS}/{{fine_tuning_job_id}}/cancel"): (TRAIN, None),
     ("GET", "/api/v1/healthz"): (PUBLIC, None),
     ("POST", "/api/v1/client/config"): (ANY, {}),
     ("POST", "/api/v1/client/dynamic_config"): (ANY, {}),
@@ -323,7 +335,7 @@ class Scene:
         self.things["eval_id"] = reply.json()["id"]
         taskset = await self.call("POST", "/v2/tasks/upload", SHARED, self.keys["member"])
         self.things |= {"taskset_id": taskset.json()["taskset_id"], "name:path": "shared"}
-        file = {"file": ("tasks.jsonl", b'{"env": "e", "task": "t"}')}
+        file = {"file": ("tasks.jsonl", b'{"messages": [{"role": "user", "content": "3+4?"}]}')}
         headers = {"Authorization": f"Bearer {self.keys['member']}"}
         uploaded = await self.http.post("/v1/files", data={"purpose": "fine-tune"}, files=file, headers=headers)
         self.things["file_id"] = uploaded.json()["id"]
@@ -440,6 +452,8 @@ async def scene(origin, database: AsyncDatabase, base, vendor: Vendor) -> AsyncI
             things[f"{plane}_id"] = stopped[-1]
         scene = Scene(origin, teams[0], teams[1], things, http, database)
         await scene.report()
+        job = await http.post(JOBS, json={**_filled(JOB, things), "model": base.slug}, headers=member)
+        things["fine_tuning_job_id"] = job.json()["id"]
         yield scene
 
 

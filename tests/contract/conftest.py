@@ -49,6 +49,7 @@ LIMITS = Limits(
     body_bytes=100_000,
     small_body_bytes=50_000,
     file_bytes=8 * 1024**2,
+    environment_bytes=1_000_000,
 )
 
 

@@ -43,6 +43,7 @@ class Sandboxes:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
         self._settings, self.isolation = settings, isolation
+        self._ours = OURS_INSIDE if isolation.has_own_root else str(self._link_ours())
         self._has_users = isolation.takes_user_ids()
         self._roots = itertools.cycle(range(_FIRST_ROOT, _FIRST_ROOT + _NUM_ROOTS))
         self._sessions = itertools.cycle(range(_NUM_SESSIONS))
@@ -62,9 +63,9 @@ class Sandboxes:
         """The user who builds, and whose the cache of packages is."""
         return self._settings.user_ids + _BUILDER if self._has_users else None
 
-    def make_scratch(self) -> Path:
+    def make_scratch(self, within: str = "") -> Path:
         """A new folder for what a sandbox writes where it has no file system of its own."""
-        folder = self._scratch / uuid.uuid4().hex
+        folder = Path(within or self._scratch) / uuid.uuid4().hex
         folder.mkdir()
         return folder
 
@@ -75,15 +76,16 @@ class Sandboxes:
         if version.venv is not None:
             binds.append(Bind(str(version.venv), VENV_INSIDE))
         binds += own_code(("runner", "wire") if version.keeps_ours else ("runner",))
+        if not isolation.has_own_root:
+            binds.append(Bind(self._ours, self._ours))
         if not version.keeps_ours:
             binds.append(Bind(str(version.source), SOURCE_INSIDE))
         scratch = "" if isolation.has_own_root else str(self.make_scratch())
-        ours = OURS_INSIDE if isolation.has_own_root else str(OURS)
         first = self._settings.user_ids + _FIRST_SESSION
         return Sandbox(
             isolation=isolation.name,
-            arguments=serving_arguments(self._python(version), isolation.name, ours),
-            variables={**self._variables(version), **version.variables},
+            arguments=serving_arguments(self._python(version), isolation.name, self._ours),
+            variables={**self._variables(version, scratch), **version.variables},
             folder="/",
             limits=self.limits,
             binds=binds,
@@ -100,45 +102,66 @@ class Sandboxes:
         binds: Sequence[Bind],
         prefixes: Sequence[Path],
         folder: str,
+        scratch: str,
     ) -> Sandbox:
-        """Of a program that makes a virtual environment."""
+        """Of a program that makes a virtual environment. `scratch`: where it has no /tmp of its own."""
         return Sandbox(
             isolation=self.isolation.name,
             arguments=list(arguments),
-            variables={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", **variables},
-            folder=folder if self.isolation.has_own_root else "/",
+            variables={
+                "PATH": "/usr/local/bin:/usr/bin:/bin",
+                "LANG": "C.UTF-8",
+                "HOME": scratch or "/tmp",
+                "TMPDIR": scratch or "/tmp",
+                **variables,
+            },
+            folder=folder,
             limits=_BUILD_LIMITS,
             binds=[*(Bind(str(prefix), str(prefix)) for prefix in _outside_usr(prefixes)), *binds],
+            scratch=scratch,
             network="none",
             user_id=self.builder,
             is_build=True,
         )
 
-    def of_session(self, version: Version, copies_source: bool, port: int, variables: dict[str, str]) -> SessionPlace:
-        """A new session's. `release` gives back what it takes."""
+    def of_session(
+        self, version: Version, sandbox: Sandbox, copies_source: bool, port: int, variables: dict[str, str]
+    ) -> SessionPlace:
+        """A new session's in the sandbox of its version. `release` gives back what it takes."""
         number = next(number for number in self._sessions if number not in self._taken)
         self._taken.add(number)
         isolation = self.isolation
         if version.keeps_ours:
-            root = OURS_INSIDE if isolation.has_own_root else str(OURS)
-            source = f"{root}/{version.source.relative_to(OURS).as_posix()}"
+            source = f"{self._ours}/{version.source.relative_to(OURS).as_posix()}"
         else:
             source = SOURCE_INSIDE if isolation.has_own_root else str(version.source)
+        scratch = "" if isolation.has_own_root else str(self.make_scratch(sandbox.scratch))
+        served = f"{scratch}/source" if scratch and copies_source else source
+        if scratch:
+            variables = {**variables, "HOME": f"{scratch}/home", "TMPDIR": f"{scratch}/tmp"}
         return SessionPlace(
             number=number,
             source=source,
-            target=f"{source}/{version.target.path}",
+            target=f"{served}/{version.target.path}",
             name=version.target.declared_name,
             limits=self.limits,
             port=port,
             copies_source=copies_source,
-            ours=OURS_INSIDE if isolation.has_own_root else str(OURS),
+            ours=self._ours,
             keeps_ours=version.keeps_ours,
             variables=variables,
-            scratch="" if isolation.has_own_root else str(self.make_scratch()),
+            scratch=scratch,
+            readable=[bind.source for bind in sandbox.binds] if scratch else [],
             network=self.network,
             user_id=self._settings.user_ids + _FIRST_SESSION + number if self._has_users else None,
         )
+
+    def _link_ours(self) -> Path:
+        """A folder of our packages alone: where they lie, there may be more."""
+        folder = self.make_scratch()
+        for name in ("runner", "wire"):
+            (folder / name).symlink_to(OURS / name)
+        return folder
 
     def release(self, place: SessionPlace) -> None:
         """None of its processes is left."""
@@ -151,15 +174,15 @@ class Sandboxes:
             return str(own_python())
         return f"{VENV_INSIDE if self.isolation.has_own_root else version.venv}/bin/python"
 
-    def _variables(self, version: Version) -> dict[str, str]:
+    def _variables(self, version: Version, scratch: str) -> dict[str, str]:
         """None of the runner's own: what a process needs, and where its model calls go. They need a key to be made at
         all; the true one is put in on the way."""
         gateway = f"http://127.0.0.1:{GATEWAY_PORT}"
         return {
             "PATH": f"{os.path.dirname(self._python(version))}:/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
-            "HOME": "/home/user",
-            "TMPDIR": "/tmp",
+            "HOME": scratch or "/home/user",
+            "TMPDIR": scratch or "/tmp",
             "USER": "user",
             "PYTHONUNBUFFERED": "1",
             "HUD_API_KEY": "headway",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from contextlib import suppress
 from runner.environments.base import Log, StartFailed
 from runner.environments.fork_servers import ForkServer
 from runner.environments.gateway import GatewayRelay
+from runner.environments.isolation.base import Sandbox
 from runner.environments.sandboxing import COPIED_BYTES, GATEWAY_PORT, Sandboxes
 from runner.environments.sessions import Around, LocalSession
 from runner.environments.settings import EnvironmentSettings
@@ -33,6 +35,7 @@ class ServedVersion:
         self.version = version
         self._sandboxes, self._settings, self._new_relay = sandboxes, settings, new_relay
         self._server: ForkServer | None = None
+        self._sandbox: Sandbox | None = None
         self._starting = asyncio.Lock()
         self._slots = asyncio.Semaphore(_STARTS_AT_A_TIME)
         self._copies: bool | None = None
@@ -77,6 +80,12 @@ class ServedVersion:
             if self._server is not None:
                 await self._server.close()
                 self._server = None
+            self._release_sandbox()
+
+    def _release_sandbox(self) -> None:
+        if self._sandbox is not None and self._sandbox.scratch:
+            shutil.rmtree(self._sandbox.scratch, ignore_errors=True)
+        self._sandbox = None
 
     async def _start(self, log: Log) -> LocalSession:
         server = await self._running_server()
@@ -96,7 +105,8 @@ class ServedVersion:
         port = GATEWAY_PORT if has_own_loopback else await relay.listen()
         url = f"http://127.0.0.1:{port}"
         variables = {"HUD_GATEWAY_URL": url, "HUD_API_URL": url}
-        place = self._sandboxes.of_session(self.version, self._copies, port, variables)
+        assert self._sandbox is not None
+        place = self._sandboxes.of_session(self.version, self._sandbox, self._copies, port, variables)
 
         async def entered(pid: int, listener: socket.socket | None) -> None:
             if listener is not None:
@@ -108,7 +118,8 @@ class ServedVersion:
             for session in [session for session, of in self._relays.items() if of is relay]:
                 self._forget(session)
 
-        session = await LocalSession.start(server, place, Around(entered, release), self._settings.start_timeout_s, log)
+        around = Around(entered, release, self._sandboxes.isolation.has_own_processes)
+        session = await LocalSession.start(server, place, around, self._settings.start_timeout_s, log)
         self._relays[session] = relay
         return session
 
@@ -120,8 +131,9 @@ class ServedVersion:
                 await self._server.close()
                 self._server = None
             if self._server is None:
-                sandbox = self._sandboxes.of_version(self.version)
-                self._server = await ForkServer.start(sandbox, self._settings.start_timeout_s)
+                self._release_sandbox()
+                self._sandbox = self._sandboxes.of_version(self.version)
+                self._server = await ForkServer.start(self._sandbox, self._settings.start_timeout_s)
             return self._server
 
     def _take_warm(self) -> LocalSession | None:

@@ -36,10 +36,12 @@ Release = Callable[[], Awaitable[None]]
 @dataclass(slots=True)
 class Around:
     """What surrounds a session. `entered`: called with its first process's id and the listener of its gateway, before
-    the environment runs. `release`: called when no process is left."""
+    the environment runs. `release`: called when no process is left. `kills_with_first`: whether its other processes end
+    with its first one, however that ends; else that one has to be asked."""
 
     entered: Callable[[int, socket.socket | None], Awaitable[None]]
     release: Release
+    kills_with_first: bool = True
     why_killed: Callable[[], str | None] = field(default=lambda: None)
 
 
@@ -135,7 +137,10 @@ class LocalSession:
     def kill(self, why: str) -> None:
         """At once, for a reason that `ended` gives."""
         self._why_killed = why
-        self._signal_all()
+        if self._around.kills_with_first:
+            self._signal_all()
+        else:
+            self._channel.close()
 
     async def _come_up(self, timeout_s: float) -> None:
         gone = asyncio.create_task(self._gone.wait())
@@ -194,8 +199,10 @@ class LocalSession:
 
     async def _end(self) -> None:
         """Its first process is gone: with it, all others. Whoever waits for anything of it is answered."""
-        self._signal_all()
+        if self._around.kills_with_first:
+            self._signal_all()
         await self._wait_for_processes()
+        self._signal_all()
         await asyncio.sleep(0)
         self._gone.set()
         for made in self._connections.values():
@@ -220,7 +227,8 @@ class LocalSession:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_TERM_S if self._port.done() else 0.2):
                         await self._gone.wait()
-        self._signal_all()
+        if self._around.kills_with_first:
+            self._signal_all()
         self._channel.close()
         await self._gone.wait()
         if self._server is not None:

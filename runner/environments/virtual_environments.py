@@ -124,13 +124,16 @@ class VirtualEnvironments:
         binds += [Bind(path, path) for path in _local_indexes()]
         if source is not None:
             binds.append(Bind(str(source), SOURCE_INSIDE))
+        folder = str(source) if source is not None else "/"
+        if source is not None and self._sandboxes.isolation.has_own_root:
+            folder = SOURCE_INSIDE
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         given = {**passed_on, **variables, "UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
-        given["UV_CACHE_DIR"] = str(cache or "/tmp/cache")
         if cache is not None:
             binds.append(Bind(str(cache), str(cache), writable=True))
-        folder = SOURCE_INSIDE if source is not None else "/"
-        sandbox = self._sandboxes.of_build(arguments, given, binds, own_prefixes(), folder)
+        scratch = "" if self._sandboxes.isolation.has_own_root else str(self._sandboxes.make_scratch())
+        given["UV_CACHE_DIR"] = str(cache or f"{scratch or '/tmp'}/cache")
+        sandbox = self._sandboxes.of_build(arguments, given, binds, own_prefixes(), folder, scratch)
         process = await SandboxProcess.start(sandbox, log)
         proxy = IndexProxy(self._hosts if cache is not None else (), log)
         try:
@@ -141,6 +144,8 @@ class VirtualEnvironments:
         finally:
             await proxy.close()
             await process.kill()
+            if scratch:
+                await asyncio.to_thread(shutil.rmtree, scratch, True)
         return None if status == 0 else last_line(process.tail) or f"status {status}"
 
     @asynccontextmanager

@@ -13,7 +13,6 @@ import sys
 from runner.environments.inside import messages
 from runner.environments.isolation import ISOLATIONS, kernel
 from runner.environments.isolation.base import Sandbox
-from runner.environments.isolation.rlimits import set_limits
 
 
 def main() -> None:
@@ -25,9 +24,10 @@ def main() -> None:
         sys.exit("the runner ended before it said what to start")
     sandbox = Sandbox.from_json(received.fields)
     try:
-        ISOLATIONS[sandbox.isolation].enter(sandbox)
+        isolation = ISOLATIONS[sandbox.isolation]
+        isolation.enter(sandbox)
         if sandbox.is_build:
-            _offer_proxy(control, sandbox)
+            isolation.confine_build(sandbox, [_offer_proxy(control, sandbox)])
         os.chdir(sandbox.folder)
         control.close()
         os.execve(sandbox.arguments[0], sandbox.arguments, sandbox.variables)  # noqa: S606
@@ -35,14 +35,14 @@ def main() -> None:
         sys.exit(f"the sandbox cannot be made: {error}")
 
 
-def _offer_proxy(control: socket.socket, sandbox: Sandbox) -> None:
-    """A build reaches the package index through a proxy of the runner, which listens on this loopback."""
+def _offer_proxy(control: socket.socket, sandbox: Sandbox) -> int:
+    """A build reaches the package index through a proxy of the runner, which listens on this loopback; its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         messages.send(control, {"listens": port}, [listener.fileno()])
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         sandbox.variables[name] = f"http://127.0.0.1:{port}"  # an address of this machine: nothing to bracket
-    set_limits(sandbox.limits, per_user=False)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    return port

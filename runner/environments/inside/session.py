@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from contextlib import suppress
 from typing import Any
@@ -109,6 +110,7 @@ def _run_environment(isolation: Isolation, place: SessionPlace, out: int, err: i
         isolation.confine(place, [place.port])
         _forget_ours(place)
         _seed_again()
+        _use_own_folders()
         _point_sdk_at_gateway()
         status = _serve(place)
     except BaseException:
@@ -138,6 +140,11 @@ def _forget_ours(place: SessionPlace) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "runner"]:
         del sys.modules[name]
     sys.path[:] = [entry for entry in sys.path if entry != place.ours]
+
+
+def _use_own_folders() -> None:
+    """Where it is to write, whatever was found before the fork."""
+    tempfile.tempdir = None
 
 
 def _seed_again() -> None:

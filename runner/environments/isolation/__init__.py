@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from runner.environments.isolation.base import Isolation
+from runner.environments.isolation.landlock import Landlock
 from runner.environments.isolation.namespaces import Namespaces
+from runner.environments.isolation.none import Unconfined
 
-# From the strongest to none.
-ISOLATIONS: dict[str, Isolation] = {each.name: each for each in (Namespaces(),)}
+# From the strongest to none; `runner.environments.opening` takes the first that works.
+ISOLATIONS: dict[str, Isolation] = {each.name: each for each in (Namespaces(), Landlock(), Unconfined())}

@@ -73,9 +73,10 @@ class Sandbox:
 class SessionPlace:
     """What a session is made from; goes to the fork server as JSON.
 
-    `number`: which of the sandbox's user ids is its own. `source`: the folder of its code. `copies_source`: it gets
-    a copy of it, and may write there. `target`: what is served, a file or folder. `port`: of the gateway on its
-    loopback. `scratch`: as a sandbox's. `ours`: where our own packages are found; `keeps_ours`: its code imports them.
+    `number`: which of the sandbox's user ids is its own. `source`: the folder of its code; `copies_source`: it gets a
+    copy of it, and may write there. `target`: what is served, a file or folder. `port`: of the gateway on its loopback.
+    `scratch`: as a sandbox's; `readable`: what it sees beside it and the system. `ours`: where our own packages are
+    found; `keeps_ours`: its code imports them.
     """
 
     number: int
@@ -89,6 +90,7 @@ class SessionPlace:
     keeps_ours: bool = False
     variables: dict[str, str] = field(default_factory=dict[str, str])
     scratch: str = ""
+    readable: list[str] = field(default_factory=list[str])
     network: Network = "none"
     user_id: int | None = None
 
@@ -117,6 +119,11 @@ class Isolation(Protocol):
         """Whether each session has a loopback of its own."""
         ...
 
+    @property
+    def has_own_processes(self) -> bool:
+        """Whether all processes of a session end with its first."""
+        ...
+
     def takes_user_ids(self) -> bool:
         """Whether the runner may give its sandboxes and sessions users of their own: it is root."""
         ...
@@ -143,4 +150,8 @@ class Isolation(Protocol):
     def confine(self, place: SessionPlace, ports: list[int]) -> None:
         """Called in the process that is to run the user's code, before it does. `ports`: on the loopback, those that
         it may connect to where it has none of its own. Raises OSError."""
+        ...
+
+    def confine_build(self, sandbox: Sandbox, ports: list[int]) -> None:
+        """The same for a build, in the process that is to execute its program."""
         ...

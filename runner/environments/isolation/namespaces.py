@@ -56,6 +56,7 @@ class Namespaces:
     name = "namespaces"
     has_own_root = True
     has_own_network = True
+    has_own_processes = True
 
     def takes_user_ids(self) -> bool:
         return os.geteuid() == 0
@@ -137,6 +138,9 @@ class Namespaces:
         kernel.set_dumpable(True)
         kernel.gain_no_privileges()
         set_limits(place.limits, per_user=True)
+
+    def confine_build(self, sandbox: Sandbox, ports: list[int]) -> None:
+        set_limits(sandbox.limits, per_user=False)
 
 
 def _namespaces(network: Network) -> int:

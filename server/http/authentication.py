@@ -104,6 +104,8 @@ SampleDep = Annotated[Caller, Depends(KeyAccess("sample"))]
 """Samples."""
 ReporterDep = Annotated[Caller, Depends(KeyAccess("train", "sample"))]
 """Reports about rollouts."""
+TraceReporterDep = Annotated[Caller, Depends(KeyAccess("train", "sample", agents=True))]
+"""Reports about one rollout, which may be one that a runner carries out."""
 TeamAdminDep = Annotated[Caller, Depends(KeyAccess("keys"))]
 DeployerDep = Annotated[Caller, Depends(KeyAccess("deploy"))]
 """Deploys environments."""

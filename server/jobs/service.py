@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.audit.lines import GrowingLine
 from server.audit.recording import actor_of
 from server.catalog.repository import as_uuid
+from server.hosted_rollouts.cancelling import cancel_all as cancel_rollouts_of
 from server.principals.callers import Caller
 from server.rollouts.service import describe
 from server.rollouts.types import (
@@ -28,11 +29,11 @@ from server.rollouts.types import (
 from server.rollouts.visibility import models_of
 from server.values.sanitizing import storable_text
 from store.database import AsyncConnection, AsyncDatabase
+from store.placements.cancelling import cancel_placed_rollouts
 from store.rollouts import (
     JobFacts,
     JobFilter,
     TraceFilter,
-    cancel_traces,
     count_jobs,
     count_traces,
     delete_job,
@@ -89,18 +90,16 @@ async def page_of_traces(
 
 
 async def cancel_job(database: AsyncDatabase, team_id: UUID, request: CancelRequest) -> JobCancelled:
-    """Mark the running rollouts of a job as cancelled."""
+    """Cancel the running rollouts of a job."""
     job_id = as_uuid(request.job_id or "")
     if job_id is None:
         return JobCancelled(cancelled=0)
-    async with database.connection() as connection:
-        return JobCancelled(cancelled=len(await cancel_traces(connection, team_id, job_id=job_id)))
+    return JobCancelled(cancelled=len(await cancel_rollouts_of(database, team_id, job_id)))
 
 
 async def cancel_all(database: AsyncDatabase, team_id: UUID) -> JobsCancelled:
-    """Mark all running rollouts of the team as cancelled."""
-    async with database.connection() as connection:
-        cancelled = await cancel_traces(connection, team_id)
+    """Cancel all running rollouts of the team."""
+    cancelled = await cancel_rollouts_of(database, team_id)
     jobs = Counter(job_id for job_id in cancelled if job_id is not None)
     details = [CancelledJob(job_id=str(job_id), cancelled=count) for job_id, count in jobs.items()]
     return JobsCancelled(jobs_cancelled=len(jobs), total_tasks_cancelled=len(cancelled), job_details=details)
@@ -114,6 +113,7 @@ async def delete(database: AsyncDatabase, caller: Caller, job_id: UUID) -> Delet
         await line.write(connection, traces_deleted=num_traces)
 
     async with database.connection() as connection:
+        await cancel_placed_rollouts(connection, caller.team_id, job_id=job_id)
         was_there, num_traces = await delete_job(connection, caller.team_id, job_id, on_change)
     if not was_there:
         raise _no_such_job(job_id)

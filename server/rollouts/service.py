@@ -16,11 +16,9 @@ from server.catalog.repository import as_uuid, find_model
 from server.principals.callers import Caller
 from server.rollouts.ids import id_or_none
 from server.rollouts.types import (
-    CancelRequest,
     Deleted,
     Pin,
     Trace,
-    TraceCancelled,
     TraceEntered,
     TraceExited,
     TraceList,
@@ -28,7 +26,8 @@ from server.rollouts.types import (
 from server.rollouts.visibility import require_job
 from server.values.sanitizing import storable_json
 from store.database import AsyncConnection, AsyncDatabase
-from store.rollouts import TraceFacts, TraceFilter, cancel_traces, delete_trace, find_trace, list_traces, pin_trace
+from store.placements.cancelling import cancel_placed_rollouts
+from store.rollouts import TraceFacts, TraceFilter, delete_trace, find_trace, list_traces, pin_trace
 from store.tables import TraceRow
 from wire.errors import NotFound
 
@@ -71,20 +70,11 @@ async def page_of_traces(
     return TraceList(items=[describe(trace) for trace in page.traces], next_cursor=page.next_cursor)
 
 
-async def cancel(database: AsyncDatabase, team_id: UUID, request: CancelRequest) -> TraceCancelled:
-    """Mark a rollout that runs as cancelled."""
-    trace_id, job_id = as_uuid(request.trace_id or ""), as_uuid(request.job_id or "")
-    if trace_id is None:
-        return TraceCancelled(status="not_found")
-    async with database.connection() as connection:
-        cancelled = await cancel_traces(connection, team_id, trace_id=trace_id, job_id=job_id)
-    return TraceCancelled(status="accepted" if cancelled else "not_found")
-
-
 async def delete(database: AsyncDatabase, caller: Caller, trace_id: UUID) -> Deleted:
     """Delete a rollout and all that was recorded of it. Raises NotFound."""
     line = GrowingLine(actor_of(caller), "delete_trace", team_id=caller.team_id, subject_id=trace_id)
     async with database.connection() as connection, connection.transaction():
+        await cancel_placed_rollouts(connection, caller.team_id, trace_ids=[trace_id])
         if not await delete_trace(connection, caller.team_id, trace_id):
             raise no_such_trace(trace_id)
         await line.write(connection)

@@ -64,9 +64,10 @@ class JobPage(BaseModel):
 class Trace(BaseModel):
     """A rollout as clients read it.
 
-    `status`: running, completed, error or cancelled, or whatever else its exit said. `timed_out`: it was silent
-    without an exit, and reads as an error until one comes. `num_turns`: samples of its agent, as far as they are known.
-    `prompt_tokens` counts each prompt whole. `flags` names what was odd about its uploads.
+    `status`: queued (for a runner), running, completed, error or cancelled, or whatever else its exit said.
+    `timed_out`: it was silent without an exit, and reads as an error until one comes. `num_turns`: samples of its
+    agent, as far as they are known. `prompt_tokens` counts each prompt whole. `flags` names what was
+    odd about its uploads.
     """
 
     id: str

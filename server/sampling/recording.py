@@ -49,7 +49,7 @@ def served_completion(
 
     def make() -> list[NewSample]:
         return [
-            _sample(target.team_id, rollout.trace_id, served(index, sequence, answer), answer)
+            _sample(target.team_id, rollout, served(index, sequence, answer), answer)
             for index, (sequence, answer) in enumerate(zip(sequences, answers, strict=True))
             if answer.tokens
         ]
@@ -58,11 +58,11 @@ def served_completion(
     return ServedCompletion(target.team_id, rollout.trace_id, target.slug, num_bytes, make)
 
 
-def _sample(team_id: UUID, trace_id: UUID, served: Served, answer: Answer) -> NewSample:
+def _sample(team_id: UUID, rollout: Rollout, served: Served, answer: Answer) -> NewSample:
     prompt_ids, tokens = answer.prompt_ids, answer.tokens
     logprobs = np.array(tokens.logprobs, np.float32)
     turn = Turn(np.array(prompt_ids, np.int32), np.array(tokens.ids, np.int32), logprobs)
-    return NewSample(team_id, trace_id, turn, served)
+    return NewSample(team_id, rollout.trace_id, turn, served, rollout.attempt)
 
 
 def _sampling(sequence: GenerateRequest, index: int, count: int) -> dict[str, Any]:

@@ -33,10 +33,13 @@ Prompt = str | list[int] | Chat
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What an answer is recorded under. `num_bytes`: of the client's request."""
+    """What an answer is recorded under. `num_bytes`: of the client's request. attempt: of a rollout that a runner
+    carries out. of_environment: its environment asks, not its agent, so that nothing is recorded."""
 
     trace_id: uuid.UUID
     num_bytes: int
+    attempt: int | None = None
+    of_environment: bool = False
 
 
 @dataclass(frozen=True, slots=True)

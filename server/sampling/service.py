@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from server.rollouts.visibility import require_trace
 from server.sampling.answers import Answer, AnswerStream, Events
 from server.sampling.collaborators import Sampling
+from server.sampling.fencing import fence
 from server.sampling.generation import generate_all, seeded
 from server.sampling.recording import served_completion
 from server.sampling.requests import Chat, Prompt, SampleRequest, affinity
@@ -37,9 +38,13 @@ async def stream(sampling: Sampling, target: Target, request: SampleRequest) -> 
 
 async def _begin(sampling: Sampling, target: Target, request: SampleRequest) -> _Task:
     """A key for some models must not record under a rollout of another model, which would become one of these."""
-    if request.rollout is not None:
-        await require_trace(sampling.database, target.caller, request.rollout.trace_id, reports=True)
-    return _Task(sampling, target, request, time.monotonic())
+    began = time.monotonic()
+    rollout = await fence(sampling.database, target.caller, target.model_id, request.rollout)
+    if rollout is not None:
+        await require_trace(sampling.database, target.caller, rollout.trace_id, reports=True)
+    if rollout is not request.rollout:
+        request = replace(request, rollout=rollout)
+    return _Task(sampling, target, request, began)
 
 
 @dataclass(frozen=True, slots=True)

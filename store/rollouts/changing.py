@@ -16,6 +16,10 @@ _CLOSE = """
         select team_id, id from traces
         where status is null and timed_out_at is null
             and last_activity_at < clock_timestamp() - make_interval(secs => %(silent_s)s)
+            and not exists (
+                select from hosted_rollouts h join placements p on p.id = h.placement_id
+                where h.team_id = traces.team_id and h.trace_id = traces.id and p.state <> 'ended'
+            )
         order by team_id, id for update
     )
     update traces t set timed_out_at = clock_timestamp() from silent
@@ -52,7 +56,8 @@ _DELETE_JOB = "delete from jobs where team_id = %(team_id)s and id = %(id)s"
 
 
 def close_silent_traces(database: Database, silent_s: float) -> int:
-    """Close running traces in which nothing has happened for so long; how many. An exit that comes later counts."""
+    """Close running traces in which nothing has happened for so long; how many. An exit that comes later counts. Those
+    that runners carry out have an end of their own."""
     with database.connection() as connection:
         return connection.execute(_CLOSE, {"silent_s": silent_s}).rowcount
 

@@ -143,6 +143,9 @@ async def _write(
 async def _sample_counts(cursor: AsyncCursor[Any], sent: Sequence[tuple[Trace, PackedSample]]) -> dict[Trace, int]:
     counts = dict[Trace, int]()
     async for written, (trace, _) in _results(cursor, sent):
+        if written.is_past:
+            counts[trace] = 0
+            continue
         if not written.are_there:
             raise _ParentGone
         counts[trace] = written.num_samples if written.is_new and counts.get(trace, 1) else 0
@@ -233,6 +236,7 @@ def _trace_values(record: TraceRecord) -> dict[str, Any]:
         "model_id": served[-1].model_id if served else None,
         "upstream_id": others[-1].model_id if others else None,
         "checkpoint_ids": list({one.checkpoint_id for one in served if one.checkpoint_id}),
+        "attempt": record.samples[-1].attempt if record.samples else None,
         "flags": sorted(record.flags | {span.flag for span in record.spans if span.flag}),
         "evaluated_reward": scores[-1] if scores else None,
     }

@@ -47,12 +47,14 @@ class Served:
 @dataclass(frozen=True, slots=True)
 class NewSample:
     """A sampling call of a trace. `served` None: from telemetry, or imported. One of another vendor's model has no
-    tokens, and is known by the call instead."""
+    tokens, and is known by the call instead. attempt: of a rollout that runners carry out; it is recorded while that is
+    the present one."""
 
     team_id: UUID
     trace_id: UUID
     turn: Turn
     served: Served | None = None
+    attempt: int | None = None
     digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -129,6 +131,7 @@ def _pack(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> Pack
         "prompt_shared": shared,
         "prompt_digest": prompt_digest,
         "end_digest": end_digest,
+        "attempt": sample.attempt,
         **placed("tokens", pack(turn.prompt_ids[shared:], turn.output_ids, turn.sampling_logprobs), blobs),
         "served_at": served.at if served else None,
         "completion_id": served.completion_id if served else None,

@@ -9,6 +9,7 @@ KNOWN = """
     order by recorded_at, digest
 """
 
+# A sample of an attempt that is past says nothing about the present one.
 LOCK_TRACE = """
     insert into traces (team_id, id, model, model_id, checkpoint_ids, flags, evaluated_reward)
     values (
@@ -21,7 +22,9 @@ LOCK_TRACE = """
         model = coalesce(traces.model, excluded.model),
         model_id = coalesce(%(model_id)s::uuid, traces.model_id, excluded.model_id),
         evaluated_reward = coalesce(excluded.evaluated_reward, traces.evaluated_reward),
-        checkpoint_ids = case when traces.checkpoint_ids @> excluded.checkpoint_ids then traces.checkpoint_ids
+        checkpoint_ids = case
+            when traces.attempt is distinct from %(attempt)s::int or traces.checkpoint_ids @> excluded.checkpoint_ids
+                then traces.checkpoint_ids
             else array(select distinct unnest(traces.checkpoint_ids || excluded.checkpoint_ids)) end,
         flags = case when traces.flags @> excluded.flags then traces.flags
             else array(select distinct unnest(traces.flags || excluded.flags)) end
@@ -54,6 +57,7 @@ _TOLD = (
     "end_digest",
     "tokens",
     "tokens_blob",
+    "attempt",
 )
 _COLUMNS = (*_TOLD, *_SERVED)
 
@@ -61,12 +65,14 @@ _COLUMNS = (*_TOLD, *_SERVED)
 # judge.
 # Telemetry may be here before the gateway: then the row gets what the gateway knows. The first record stays.
 # The trace is locked first, so what is there to be shared with stays; where it has gone, or the trace has, nothing is
-# written.
+# written. The same where the trace is at another attempt by now (`store.placements.attempts`).
 INSERT_SAMPLE = f"""
     with locked as (
-        select from traces where team_id = %(team_id)s and id = %(trace_id)s for no key update
+        select attempt from traces where team_id = %(team_id)s and id = %(trace_id)s for no key update
+    ), present as (
+        select coalesce((select attempt from locked) is distinct from %(attempt)s::int, false) as is_past
     ), parents as (
-        select exists (select from locked) and not exists (
+        select not (select is_past from present) and exists (select from locked) and not exists (
             select from (values
                 (%(parent_digest)s::bytea, null::bytea),
                 (%(conversation_parent)s::bytea, %(parent_items_digest)s::bytea)
@@ -103,7 +109,8 @@ INSERT_SAMPLE = f"""
         where team_id = %(team_id)s and id = %(trace_id)s
         returning num_samples
     )
-    select are_there, (select is_new from written) = 1 as is_new, (select num_samples from counted) as num_samples
+    select are_there, (select is_past from present) as is_past, (select is_new from written) = 1 as is_new,
+        (select num_samples from counted) as num_samples
     from parents
 """  # noqa: S608 - put together from constants
 

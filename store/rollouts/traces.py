@@ -17,14 +17,25 @@ Status = Literal["running", "completed", "error", "cancelled"]
 
 STATUS = "coalesce(t.status, case when t.timed_out_at is null then 'running' else 'error' end)"
 """SQL: the status that clients see."""
+_SHOWN_STATUS = """
+    coalesce(t.status, case
+        when t.timed_out_at is not null then 'error'
+        when exists (
+            select from hosted_rollouts h join placements p on p.id = h.placement_id
+            where h.team_id = t.team_id and h.trace_id = t.id and p.state = 'queued'
+        ) then 'queued'
+        else 'running'
+    end)
+"""
+"""SQL: the same, but `queued` while no runner has it that is to carry it out."""
 REWARD = "coalesce(t.reward, t.evaluated_reward)"
 """SQL: what the exit said, or the evaluate step where no exit says."""
 
 TRACE_COLUMNS = f"""
-    t.id, t.team_id, t.job_id, t.group_id, t.parent_trace_id, t.task_slug, t.model, t.model_id, {STATUS} as status,
-    {REWARD} as reward, t.error, t.stop_reason, t.evaluation_result, t.extra, t.created_at, t.entered_at, t.exited_at,
-    t.last_activity_at, t.timed_out_at, t.pinned_at, t.num_turns, t.num_samples, t.num_prompt_tokens,
-    t.num_output_tokens, t.checkpoint_ids, t.flags
+    t.id, t.team_id, t.job_id, t.group_id, t.parent_trace_id, t.task_slug, t.model, t.model_id,
+    {_SHOWN_STATUS} as status, {REWARD} as reward, t.error, t.stop_reason, t.evaluation_result, t.extra,
+    t.created_at, t.entered_at, t.exited_at, t.last_activity_at, t.timed_out_at, t.pinned_at,
+    t.num_turns, t.num_samples, t.num_prompt_tokens, t.num_output_tokens, t.checkpoint_ids, t.flags
 """
 
 
@@ -32,8 +43,9 @@ TRACE_COLUMNS = f"""
 class TraceFacts:
     """What is known of a rollout without its tokens.
 
-    `status`: `running`, or what the exit said (`completed`, `error`, `cancelled`), or `error` where the trace fell
-    silent (`timed_out_at`). `reward`: of the exit, else of the evaluate step. Counts: see `store.tables.reports`.
+    `status`: `queued` for a runner, `running`, or what the exit said (`completed`, `error`, `cancelled`), or `error`
+    where the trace fell silent (`timed_out_at`). `reward`: of the exit, else of the evaluate step. Counts: see
+    `store.tables.reports`.
     """
 
     id: UUID

@@ -64,6 +64,7 @@ LARGE: dict[str, BodyBound] = {
     "/trace/{trace_id}/telemetry-upload": UPLOAD,
     "/v3/api/trace/{trace_id}/telemetry-upload": UPLOAD,
     "/v2/tasks/upload": UPLOAD,
+    "/v2/rollouts/submit": UPLOAD,
     "/runner/{runner_id}/heartbeat": UPLOAD,
     "/runner/{runner_id}/placements/{placement_id}/log": UPLOAD,
     "/runner/{runner_id}/placements/{placement_id}/end": UPLOAD,

@@ -80,7 +80,7 @@ async def unpin_job(context: ContextDep, caller: CallerDep, job_id: UUID) -> Pin
 
 @router.post("/v2/rollouts/cancel_job")
 async def cancel_job(context: ContextDep, caller: CallerDep, body: CancelRequest) -> JobCancelled:
-    """Mark the running rollouts of a job as cancelled. They run at the client, which is not notified."""
+    """Cancel the running rollouts of a job: see the cancellation of one."""
     if (job_id := as_uuid(body.job_id or "")) is not None:
         await require_job(context.database, caller, job_id)
     return await service.cancel_job(context.database, caller.team_id, body)
@@ -88,6 +88,6 @@ async def cancel_job(context: ContextDep, caller: CallerDep, body: CancelRequest
 
 @router.post("/v2/rollouts/cancel_user_jobs")
 async def cancel_all(context: ContextDep, caller: CallerDep) -> JobsCancelled:
-    """Mark all running rollouts of the team as cancelled."""
+    """Cancel all running rollouts of the team."""
     caller.require_whole_team("cancel all of the team's rollouts")
     return await service.cancel_all(context.database, caller.team_id)

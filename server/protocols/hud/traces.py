@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -9,8 +10,10 @@ from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 
 from server.catalog.repository import as_uuid
+from server.hosted_rollouts.cancelling import cancel_rollout
+from server.hosted_rollouts.reports import present_attempt, take_exit
 from server.http.access import ANYBODY
-from server.http.authentication import CallerDep, ReporterDep
+from server.http.authentication import CallerDep, TraceReporterDep
 from server.http.context import ContextDep
 from server.http.disconnects import unless_disconnected
 from server.http.request_body import UPLOAD
@@ -45,15 +48,18 @@ Cursor = Annotated[str | None, Query(max_length=256)]
 
 
 @router.post("/v2/trace/{trace_id}/enter", dependencies=[ReportedTrace])
-async def enter(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceEntered) -> dict[str, str]:
+async def enter(context: ContextDep, caller: TraceReporterDep, trace_id: UUID, body: TraceEntered) -> dict[str, str]:
     """A rollout begins."""
     await service.enter(context.database, caller, trace_id, body)
     return {"trace_id": str(trace_id)}
 
 
 @router.post("/v2/trace/{trace_id}/exit", dependencies=[ReportedTrace])
-async def exit_(context: ContextDep, caller: ReporterDep, trace_id: UUID, body: TraceExited) -> dict[str, str]:
+async def exit_(context: ContextDep, caller: TraceReporterDep, trace_id: UUID, body: TraceExited) -> dict[str, str]:
     """A rollout ended."""
+    if caller.runner_id is not None:
+        await take_exit(context.database, caller, trace_id, body)
+        return {"trace_id": str(trace_id)}
     async with context.database.session() as session:
         await service.exit_(session, caller.team_id, trace_id, body)
     return {"trace_id": str(trace_id)}
@@ -128,10 +134,15 @@ async def unpin_trace(context: ContextDep, caller: CallerDep, trace_id: UUID) ->
 
 @router.post("/v2/rollouts/cancel")
 async def cancel(context: ContextDep, caller: CallerDep, body: CancelRequest) -> TraceCancelled:
-    """Mark a rollout as cancelled. It runs at the client, which is not notified."""
-    if (trace_id := as_uuid(body.trace_id or "")) is not None:
-        await require_trace(context.database, caller, trace_id)
-    return await service.cancel(context.database, caller.team_id, body)
+    """Cancel a rollout. One that runs at a client is marked so, and the client not notified; one that runs here is
+    stopped, for good."""
+    trace_id = as_uuid(body.trace_id or "")
+    if trace_id is None:
+        return TraceCancelled(status="not_found")
+    await require_trace(context.database, caller, trace_id)
+    job_id = as_uuid(body.job_id or "")
+    cancelled = await cancel_rollout(context.database, caller.team_id, trace_id, job_id)
+    return TraceCancelled(status="accepted" if cancelled else "not_found")
 
 
 @router.post(
@@ -143,12 +154,13 @@ async def cancel(context: ContextDep, caller: CallerDep, body: CancelRequest) ->
     "/v3/api/trace/{trace_id}/telemetry-upload", include_in_schema=False, dependencies=[ReportedTrace, Depends(UPLOAD)]
 )
 async def upload_telemetry(
-    context: ContextDep, caller: ReporterDep, trace_id: UUID, request: Request
+    context: ContextDep, caller: TraceReporterDep, trace_id: UUID, request: Request
 ) -> dict[str, int]:
     """A batch of spans, recorded before this returns: training may refer to them at once."""
     database, blobs, parser = context.database, context.blobs, context.upload_parser
     body = await request.body()
-    return {"accepted": await take_upload(database, blobs, parser, caller.team_id, trace_id, body)}
+    present = None if caller.runner_id is None else partial(present_attempt, caller=caller, trace_id=trace_id)
+    return {"accepted": await take_upload(database, blobs, parser, caller.team_id, trace_id, body, present)}
 
 
 @router.post("/sdk-events/cli", dependencies=[ANYBODY])

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from fastapi import Depends
 
-from server.http.authentication import AnyCallerDep
+from server.hosted_rollouts.reports import require_reporter
+from server.http.authentication import AnyCallerDep, TraceReporterDep
 from server.http.context import ContextDep
 from server.rollouts.visibility import require_job, require_trace
 
@@ -15,8 +16,9 @@ async def _seen_trace(context: ContextDep, caller: AnyCallerDep, trace_id: UUID)
     await require_trace(context.database, caller, trace_id)
 
 
-async def _reported_trace(context: ContextDep, caller: AnyCallerDep, trace_id: UUID) -> None:
+async def _reported_trace(context: ContextDep, caller: TraceReporterDep, trace_id: UUID) -> None:
     await require_trace(context.database, caller, trace_id, reports=True)
+    await require_reporter(context.database, caller, trace_id)
 
 
 async def _seen_job(context: ContextDep, caller: AnyCallerDep, job_id: UUID) -> None:

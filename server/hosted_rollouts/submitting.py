@@ -1,0 +1,184 @@
+"""Takes a rollout: its trace, its placement and what it is to do come to be in one transaction.
+
+A submission is known by its trace id: sent again, it is answered again, and runs once. One that was cancelled before it
+came starts nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.environments.finding import Deployed, deployed_environment
+from server.environments.manifests import check_task
+from server.environments.runtime_config import check_runtime_config
+from server.hosted_rollouts.agents import sampled_model
+from server.hosted_rollouts.submissions import DEFAULT_TIMEOUT_S, MOST_TIMEOUT_S, RunPlace, Submission, Submitted
+from server.principals.callers import Caller
+from server.rollouts.visibility import require_job
+from server.values.sanitizing import is_storable, readable_value, refuse_deep
+from store.database import AsyncDatabase
+from store.placements.queueing import enqueue
+from store.tables import HostedRolloutRow, ModelRow, PlacementRow, TraceRow
+from wire.errors import Conflict, InvalidRequest
+
+PENDING = "pending"
+
+
+async def submit(database: AsyncDatabase, caller: Caller, submission: Submission) -> Submitted:
+    """As `submit_in`, in a transaction of its own. Raises Forbidden where the job is of models that are not the
+    caller's."""
+    await require_job(database, caller, submission.job_id, reports=True)
+    async with database.session() as session:
+        return await submit_in(session, caller, submission)
+
+
+async def submit_in(
+    session: AsyncSession, caller: Caller, submission: Submission, place: RunPlace | None = None
+) -> Submitted:
+    """Have a runner carry it out. place: where it belongs in a run.
+
+    Raises NotFound for the environment or the model, InvalidRequest for a task, an agent or a machine that cannot be
+    had, Forbidden for a model that the caller's key does not open, Conflict where the trace id is of something else.
+    """
+    if (known := await _known(session, caller, submission)) is not None:
+        return known
+    checked = await _checked(session, caller, submission)
+    if not await _begin_trace(session, caller, submission, checked.model):
+        known = await _known(session, caller, submission)
+        assert known is not None, "somebody else has the trace"
+        return known
+    placement = PlacementRow(
+        team_id=caller.team_id,
+        kind="rollout",
+        priority=submission.priority,
+        labels=list(submission.labels),
+        build_id=checked.deployed.build.id,
+        timeout_s=checked.timeout_s,
+        max_attempts=submission.max_attempts,
+    )
+    await enqueue(session, placement)
+    session.add(_rollout(placement, caller, submission, checked, place))
+    await session.flush()
+    return Submitted(submission.trace_id, PENDING, True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What a submission names."""
+
+    deployed: Deployed
+    model: ModelRow
+    verifier_build_id: UUID | None
+    runtime_config: dict[str, Any] | None
+    timeout_s: float
+
+
+async def _known(session: AsyncSession, caller: Caller, submission: Submission) -> Submitted | None:
+    """What was answered to it before. Raises Conflict for another one under its trace id."""
+    of_team = HostedRolloutRow.team_id == caller.team_id, HostedRolloutRow.trace_id == submission.trace_id
+    digest = await session.scalar(select(HostedRolloutRow.request_digest).where(*of_team))
+    of_team = TraceRow.team_id == caller.team_id, TraceRow.id == submission.trace_id
+    trace = (await session.execute(select(TraceRow.status).where(*of_team))).one_or_none()
+    if digest is None and trace is None:
+        return None
+    if digest is not None and digest != submission.digest():
+        raise Conflict(f"another rollout was submitted as {submission.trace_id}; draw a new trace_id for this one")
+    if digest is None and trace is not None and trace.status != "cancelled":
+        raise Conflict(f"the rollout {submission.trace_id} was reported by a client; draw a new trace_id for this one")
+    return Submitted(submission.trace_id, trace.status or PENDING if trace else "cancelled", False)
+
+
+async def _checked(session: AsyncSession, caller: Caller, submission: Submission) -> _Checked:
+    _refuse_unstorable(submission)
+    deployed = await deployed_environment(session, caller.team_id, submission.environment)
+    check_task(deployed.build.manifest, deployed.environment.name, submission.task, submission.args)
+    runtime_config = check_runtime_config(submission.runtime_config)
+    model = await sampled_model(session, caller, submission.agent_type, submission.agent_config)
+    verifier_build_id = None
+    if submission.verifier is not None:
+        verifier_build_id = await _checked_verifier(session, caller, submission.verifier)
+    return _Checked(
+        deployed, model, verifier_build_id, runtime_config, _timeout_s(submission, runtime_config, deployed)
+    )
+
+
+async def _checked_verifier(session: AsyncSession, caller: Caller, verifier: dict[str, Any]) -> UUID:
+    name, task, args = verifier.get("env"), verifier.get("id"), verifier.get("args", {})
+    if not isinstance(name, str) or not isinstance(task, str) or not isinstance(args, dict):
+        raise InvalidRequest("verifier is a task: give its env, its id and its args", param="verifier")
+    if verifier.get("verifier") is not None:
+        raise InvalidRequest("a verifier has no verifier of its own; leave verifier.verifier out", param="verifier")
+    check_runtime_config(verifier.get("runtime_config"))
+    deployed = await deployed_environment(session, caller.team_id, name)
+    check_task(deployed.build.manifest, deployed.environment.name, task, args)
+    return deployed.build.id
+
+
+def _refuse_unstorable(submission: Submission) -> None:
+    """What would not come out as it went in."""
+    for name in ("args", "agent_config", "verifier"):
+        value = getattr(submission, name)
+        refuse_deep(value, name)
+        if readable_value(value) != value:
+            raise InvalidRequest(f"{name} has NUL characters, half characters or numbers that JSON has not", param=name)
+    for name in ("slug", "group_id", "parent_trace_id", "task", "environment"):
+        value = getattr(submission, name)
+        if value is not None and not is_storable(value):
+            raise InvalidRequest(f"{name} has NUL characters or half characters", param=name)
+
+
+def _timeout_s(submission: Submission, runtime_config: dict[str, Any] | None, deployed: Deployed) -> float:
+    limits = [(config or {}).get("limits") or {} for config in (runtime_config, deployed.build.runtime_config)]
+    asked = [submission.timeout_s, *(one.get("run_timeout_s") for one in limits)]
+    return min(next((timeout_s for timeout_s in asked if timeout_s is not None), DEFAULT_TIMEOUT_S), MOST_TIMEOUT_S)
+
+
+async def _begin_trace(session: AsyncSession, caller: Caller, submission: Submission, model: ModelRow) -> bool:
+    """Whether there was none. Waits for whoever submits the same at this moment."""
+    row = insert(TraceRow).values(
+        team_id=caller.team_id,
+        id=submission.trace_id,
+        job_id=submission.job_id,
+        group_id=submission.group_id,
+        parent_trace_id=submission.parent_trace_id,
+        task_slug=submission.slug,
+        model=model.slug,
+        model_id=model.id,
+    )
+    made = row.on_conflict_do_nothing(index_elements=["team_id", "id"]).returning(TraceRow.id)
+    return await session.scalar(made) is not None
+
+
+def _rollout(
+    placement: PlacementRow, caller: Caller, submission: Submission, checked: _Checked, place: RunPlace | None
+) -> HostedRolloutRow:
+    return HostedRolloutRow(
+        placement_id=placement.id,
+        team_id=caller.team_id,
+        trace_id=submission.trace_id,
+        key_id=caller.key_id,
+        request_digest=submission.digest(),
+        job_id=submission.job_id,
+        group_id=submission.group_id,
+        parent_trace_id=submission.parent_trace_id,
+        environment=submission.environment,
+        task=submission.task,
+        slug=submission.slug,
+        args=json.dumps(submission.args),
+        agent_type=submission.agent_type,
+        agent_config=json.dumps(submission.agent_config),
+        verifier=None if submission.verifier is None else json.dumps(submission.verifier),
+        verifier_build_id=checked.verifier_build_id,
+        runtime_config=checked.runtime_config,
+        run_id=place.run_id if place else None,
+        step=place.step if place else None,
+        purpose=place.purpose if place else None,
+        position=place.position if place else None,
+    )

@@ -7,14 +7,17 @@ another runner is refused with 409 (`PlacementLost`).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from wire.bounded import FEW_ENTRIES
+
 Kind = Literal["build", "session", "rollout"]
 Outcome = Literal["completed", "failed", "cancelled", "handed_back"]
 """`handed_back`: the runner has to go, or could not start it for a reason of its own; another attempt, at once."""
+Label = Annotated[str, Field(min_length=1, max_length=64)]
 
 HEARTBEAT_S = 3.0
 LOST_AFTER_S = 15.0
@@ -32,16 +35,16 @@ class Registration(Said):
     `tunnel_token`: where servers reach it with tunnels (`ws://…`), and the bearer that they show there."""
 
     host: str = Field(max_length=255)
-    pid: int
+    pid: int = Field(ge=0, lt=2**31)
     slots: int = Field(ge=1, le=65536)
-    labels: list[str] = Field(default=[], max_length=64)
-    kinds: list[Kind] = Field(default=["build", "session", "rollout"], min_length=1)
+    labels: list[Label] = Field(default=[], max_length=64, fail_fast=True)
+    kinds: list[Kind] = Field(default=["build", "session", "rollout"], min_length=1, max_length=3, fail_fast=True)
     team: str | None = None
     """It takes this team's work alone."""
     isolation: str = Field(max_length=64)
     url: str | None = Field(default=None, max_length=2048)
     tunnel_token: str | None = Field(default=None, min_length=32, max_length=256)
-    versions: dict[str, str] = {}
+    versions: Annotated[dict[str, str], FEW_ENTRIES] = {}
 
 
 class Registered(Said):
@@ -56,13 +59,13 @@ class Held(Said):
     """A placement that a runner holds."""
 
     placement_id: UUID
-    attempt: int
+    attempt: int = Field(ge=1, lt=2**31)
 
 
 class Heartbeat(Said):
     """POST /runner/{id}/heartbeat: all that it holds, and whether it can work."""
 
-    held: list[Held] = []
+    held: list[Held] = Field(default=[], fail_fast=True)
     trouble: str | None = Field(default=None, max_length=2000)
 
 
@@ -79,7 +82,7 @@ class LeaseRequest(Said):
     """POST /runner/{id}/lease: up to `slots` placements; waits up to `wait_s` for the first."""
 
     slots: int = Field(ge=1, le=65536)
-    kinds: list[Kind] = Field(default=["build", "session", "rollout"], min_length=1)
+    kinds: list[Kind] = Field(default=["build", "session", "rollout"], min_length=1, max_length=3, fail_fast=True)
     wait_s: float = Field(default=0, ge=0, le=30)
 
 
@@ -149,23 +152,23 @@ class Leased(Said):
 class Ready(Said):
     """POST /runner/{id}/placements/{placement_id}/ready: its environment answers."""
 
-    attempt: int
+    attempt: int = Field(ge=1, lt=2**31)
 
 
 class LogLines(Said):
     """POST /runner/{id}/placements/{placement_id}/log: lines of a build. `first`: number of the first line, from 0:
     lines that are there are not written again."""
 
-    attempt: int
-    first: int = Field(ge=0)
-    lines: list[str] = Field(max_length=1000)
+    attempt: int = Field(ge=1, lt=2**31)
+    first: int = Field(ge=0, lt=2**31)
+    lines: list[str] = Field(max_length=1000, fail_fast=True)
 
 
 class End(Said):
     """POST /runner/{id}/placements/{placement_id}/end: it is over, and all that it reported has arrived. `error`: one
     sentence. `manifest`: of a build that completed."""
 
-    attempt: int
+    attempt: int = Field(ge=1, lt=2**31)
     outcome: Outcome
     error: str | None = Field(default=None, max_length=10_000)
     manifest: dict[str, Any] | None = None

@@ -7,12 +7,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.notify import PLACEMENT_CHANGED, PLACEMENT_QUEUED, notify_async
 from store.placements.presence import lives_sql
-from store.tables import PlacementRow
+from store.tables import ApiKeyRow, PlacementRow, RunnerRow
 from wire.errors import PlacementLost
 
 MOST_ATTEMPTS = 50
@@ -23,8 +23,6 @@ _OF_THE_LOST = text(f"""
     where p.state = 'running' and not {lives_sql("r")}
     order by p.id limit :limit
 """)
-
-_DROP_KEYS = text(f"delete from api_keys k using runners r where r.id = k.runner_id and not {lives_sql('r')}")
 
 
 async def lock(session: AsyncSession, placement_id: UUID) -> PlacementRow | None:
@@ -84,7 +82,8 @@ async def placements_of_the_lost(session: AsyncSession, limit: int) -> list[tupl
 
 async def drop_keys_of_the_lost(session: AsyncSession) -> None:
     """Keys of the agents of runners that live no more."""
-    await session.execute(_DROP_KEYS)
+    lost = select(RunnerRow.id).where(text(f"not {lives_sql('runners')}"))
+    await session.execute(delete(ApiKeyRow).where(ApiKeyRow.runner_id.in_(lost)))
 
 
 async def _now(session: AsyncSession) -> datetime:

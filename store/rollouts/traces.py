@@ -27,24 +27,26 @@ _SHOWN_STATUS = """
         else 'running'
     end)
 """
-"""SQL: the same, but `queued` while no runner has it that is to carry it out."""
+"""SQL: the same of one trace, but `queued` while no runner has it that is to carry it out. (In a list the planner would
+count its cost for each row, and read the list by another index.)"""
 REWARD = "coalesce(t.reward, t.evaluated_reward)"
 """SQL: what the exit said, or the evaluate step where no exit says."""
 
 TRACE_COLUMNS = f"""
     t.id, t.team_id, t.job_id, t.group_id, t.parent_trace_id, t.task_slug, t.model, t.model_id,
-    {_SHOWN_STATUS} as status, {REWARD} as reward, t.error, t.stop_reason, t.evaluation_result, t.extra,
+    {STATUS} as status, {REWARD} as reward, t.error, t.stop_reason, t.evaluation_result, t.extra,
     t.created_at, t.entered_at, t.exited_at, t.last_activity_at, t.timed_out_at, t.pinned_at,
     t.num_turns, t.num_samples, t.num_prompt_tokens, t.num_output_tokens, t.checkpoint_ids, t.flags
 """
+_COLUMNS_OF_ONE = TRACE_COLUMNS.replace(STATUS, _SHOWN_STATUS)
 
 
 @dataclass(frozen=True, slots=True)
 class TraceFacts:
     """What is known of a rollout without its tokens.
 
-    `status`: `queued` for a runner, `running`, or what the exit said (`completed`, `error`, `cancelled`), or `error`
-    where the trace fell silent (`timed_out_at`). `reward`: of the exit, else of the evaluate step. Counts: see
+    `status`: `running` (of one alone, `queued` for a runner), or what the exit said (`completed`, `error`,
+    `cancelled`), or `error` where the trace fell silent (`timed_out_at`). `reward`: of the exit, else of the evaluate step. Counts: see
     `store.tables.reports`.
     """
 
@@ -151,7 +153,7 @@ def conditions(team_id: UUID, wanted: TraceFilter) -> tuple[str, dict[str, Any]]
 
 async def find_trace(connection: AsyncConnection, team_id: UUID, trace_id: UUID) -> TraceFacts | None:
     """The team's trace of that id."""
-    query = f"select {TRACE_COLUMNS} from traces t where t.team_id = %(team_id)s and t.id = %(id)s"
+    query = f"select {_COLUMNS_OF_ONE} from traces t where t.team_id = %(team_id)s and t.id = %(id)s"
     row = await (await connection.execute(query.encode(), {"team_id": team_id, "id": trace_id})).fetchone()
     return TraceFacts(*row) if row else None
 

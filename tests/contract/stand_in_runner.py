@@ -67,7 +67,7 @@ async def runners_of(origin: str, database: AsyncDatabase) -> AsyncIterator[http
 
 
 async def new_runner(http: httpx.AsyncClient, label: str, slots: int = 16, **more: Any) -> StandInRunner:
-    """Registered. It takes what asks for its label; of what asks for none, whatever tests have queued."""
+    """Registered. Of all teams, it may get what other tests have queued: that asks for no label."""
     body = {
         "host": "here",
         "pid": 1,
@@ -113,12 +113,12 @@ async def place(
     build_id: uuid.UUID,
     label: str,
     kind: str = "session",
-    team: str | None = None,
+    team: str | None = "",
     **more: Any,
 ) -> uuid.UUID:
-    """Something for the runner with that label."""
+    """Something for the runner with that label. `team`: by default one of the same name; None: everybody's."""
     async with database.session() as session:
-        team_id = None if team is None else await ensure_team(session, team)
+        team_id = None if team is None else await ensure_team(session, team or label)
         row = PlacementRow(team_id=team_id, kind=kind, build_id=build_id, labels=[label], timeout_s=60, **more)
         await enqueue(session, row)
         return row.id

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from server.auth.service import create_key
+from server.auth.service import create_key, ensure_team
 from server.background.lost_runners import take_back_from_lost_runners
 from store.database import AsyncDatabase
 from store.tables import PlacementRow, RunnerRow
@@ -33,8 +33,17 @@ async def build_id(database: AsyncDatabase, http: httpx.AsyncClient) -> uuid.UUI
 
 
 @pytest.fixture
-async def runner(http: httpx.AsyncClient) -> StandInRunner:
-    return await new_runner(http, uuid.uuid4().hex)
+async def label(database: AsyncDatabase) -> str:
+    """A label which is a team as well: its runners get nothing that other tests have queued."""
+    name = f"crew-{uuid.uuid4().hex[:8]}"
+    async with database.session() as session:
+        await ensure_team(session, name)
+    return name
+
+
+@pytest.fixture
+async def runner(http: httpx.AsyncClient, label: str) -> StandInRunner:
+    return await new_runner(http, label, team=label)
 
 
 async def silence(database: AsyncDatabase, runner: StandInRunner) -> None:
@@ -62,9 +71,8 @@ async def test_a_waiting_lease_is_woken_by_what_is_queued(database, runner, buil
     assert await runner.lease() == []
 
 
-async def test_racing_leases_give_each_placement_once_and_keep_to_slots(database, http, build_id):
-    label = uuid.uuid4().hex
-    runners = [await new_runner(http, label, slots=5) for _ in range(4)]
+async def test_racing_leases_give_each_placement_once_and_keep_to_slots(database, http, build_id, label):
+    runners = [await new_runner(http, label, slots=5, team=label) for _ in range(4)]
     queued = {str(await place(database, build_id, label)) for _ in range(18)}
     got = await asyncio.gather(*(one.lease(slots) for one in runners for slots in (3, 5)))
     leased = [one["placement_id"] for some in got for one in some]
@@ -73,51 +81,48 @@ async def test_racing_leases_give_each_placement_once_and_keep_to_slots(database
 
 
 async def test_teams_take_turns_and_the_most_urgent_comes_first(database, http, build_id):
-    runner = await new_runner(http, uuid.uuid4().hex, slots=7)
+    runner = await new_runner(http, uuid.uuid4().hex, slots=7)  # of all teams
     teams = [f"turns-{uuid.uuid4().hex[:6]}" for _ in range(2)]
     for _ in range(20):
-        await place(database, build_id, runner.label, team=teams[0])
+        await place(database, build_id, runner.label, team=teams[0], priority=-1000)
     for _ in range(3):
-        await place(database, build_id, runner.label, team=teams[1])
-    urgent = await place(database, build_id, runner.label, team=teams[0], priority=-1)
+        await place(database, build_id, runner.label, team=teams[1], priority=-1000)
+    urgent = await place(database, build_id, runner.label, team=teams[0], priority=-1001)
     got = await runner.lease(7)
     assert str(urgent) in {one["placement_id"] for one in got}
     assert sorted(Counter(one["team"] for one in got).values()) == [3, 4]
 
 
-async def test_labels_kinds_and_a_runner_s_team_narrow_what_it_gets(database, http, build_id):
-    label, team = uuid.uuid4().hex, f"own-{uuid.uuid4().hex[:6]}"
-    mine = await place(database, build_id, label, team=team)
-    await place(database, build_id, label, team=f"{team}-2")
-    await place(database, build_id, label)
-    await place(database, build_id, label, kind="build", team=team)
-    other = await new_runner(http, uuid.uuid4().hex)
+async def test_labels_kinds_and_a_runner_s_team_narrow_what_it_gets(database, http, build_id, label):
+    mine = await place(database, build_id, label)
+    await place(database, build_id, label, team=f"{label}-2")
+    await place(database, build_id, label, team=None)
+    await place(database, build_id, label, kind="build")
+    other = await new_runner(http, "other", team=label)
     assert await other.lease() == []
-    narrowed = await new_runner(http, label, team=team, kinds=["session"])
+    narrowed = await new_runner(http, label, team=label, kinds=["session"])
     assert [one["placement_id"] for one in await narrowed.lease()] == [str(mine)]
 
 
-async def test_a_drained_runner_gets_nothing_and_what_it_hands_back_goes_to_another(database, http, build_id):
-    runner = await new_runner(http, uuid.uuid4().hex)
+async def test_a_drained_runner_gets_nothing_and_what_it_hands_back_goes_to_another(database, http, build_id, runner):
     await place(database, build_id, runner.label)
     (got,) = await runner.lease()
     ended = await runner.end(got, "handed_back", error="the machine goes")
     assert (ended, await runner.end(got, "handed_back")) == ({"state": "queued", "outcome": None},) * 2
     await runner.call("stop")
     assert await runner.lease() == []
-    other = await new_runner(http, runner.label)
+    other = await new_runner(http, runner.label, team=runner.label)
     (again,) = await other.lease()
     assert (again["placement_id"], again["attempt"]) == (got["placement_id"], 2)
     row = await row_of(database, got["placement_id"])
     assert row.max_attempts == 4, "it was not one of those that it may have"
 
 
-async def test_what_a_lost_runner_held_is_another_s_and_its_reports_are_refused(database, http, build_id):
-    runner = await new_runner(http, uuid.uuid4().hex)
+async def test_what_a_lost_runner_held_is_another_s_and_its_reports_are_refused(database, http, build_id, runner):
     await place(database, build_id, runner.label)
     (got,) = await runner.lease()
     await silence(database, runner)
-    other = await new_runner(http, runner.label)
+    other = await new_runner(http, runner.label, team=runner.label)
     (again,) = await other.lease()
     assert again["attempt"] == 2
     assert (await runner.beat(got))["stop"] == [got["placement_id"]]
@@ -128,11 +133,10 @@ async def test_what_a_lost_runner_held_is_another_s_and_its_reports_are_refused(
     assert await other.end(again) == {"state": "ended", "outcome": "completed"}
 
 
-async def test_after_its_attempts_it_has_failed_with_a_sentence(database, http, build_id):
-    label = uuid.uuid4().hex
+async def test_after_its_attempts_it_has_failed_with_a_sentence(database, http, build_id, label):
     placed = await place(database, build_id, label, max_attempts=2)
     for _ in range(2):
-        runner = await new_runner(http, label)
+        runner = await new_runner(http, label, team=label)
         assert len(await runner.lease(wait_s=3)) == 1
         await silence(database, runner)
     row = await row_of(database, placed)

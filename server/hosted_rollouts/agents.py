@@ -1,4 +1,4 @@
-"""Which agents run here: `openai_compatible`, whose calls the gateway answers."""
+"""Agents that run here: their models are asked through the gateway, with a key that opens nothing else."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from typing import Any, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.catalog.repository import find_model
-from server.catalog.service import no_such_model
 from server.principals.callers import Caller
+from server.upstreams.agent_types import require_agent_type
 from store.tables import ModelRow
 from wire.errors import InvalidRequest
-
-_HERE = "openai_compatible"
-_IN_THE_ENVIRONMENT = ("claude_cli", "codex_cli")
-_PROVIDERS = ("claude", "openai", "gemini")
 
 _REDIRECTING = ("api_key", "base_url", "model_client", "hosted_tools")
 """Keys of a config by which an agent would speak to others than the gateway, with the key that it gets here."""
@@ -30,31 +25,10 @@ async def sampled_model(session: AsyncSession, caller: Caller, agent_type: str, 
     does not open that.
     """
     _refuse_redirecting(config)
-    _require_agent_type(agent_type)
     reference = config.get("model", config.get("checkpoint_name"))
     if not isinstance(reference, str):
         raise InvalidRequest("agent.config.model is missing: name the model that the agent samples", param="agent")
-    found = await find_model(session, caller.team_id, reference)
-    if found is None:
-        raise no_such_model(reference)
-    caller.require_model(found[0].id, found[0].slug)
-    return found[0]
-
-
-def _require_agent_type(agent_type: str) -> None:
-    if agent_type == _HERE:
-        return
-    if agent_type in _IN_THE_ENVIRONMENT:
-        why = "it needs a program inside the environment"
-    elif agent_type in _PROVIDERS:
-        why = "no provider of its models is forwarded to"
-    else:
-        why = "this service does not know it"
-    raise InvalidRequest(
-        f"agent type {agent_type[:50]!r} cannot be run here; {why}. Take 'openai_compatible' with a model from "
-        "'hud models list'",
-        param="agent.type",
-    )
+    return await require_agent_type(session, caller, agent_type, reference)
 
 
 def _refuse_redirecting(config: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Uuid, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -81,18 +81,26 @@ class _Checked:
 
 
 async def _known(session: AsyncSession, caller: Caller, submission: Submission) -> Submitted | None:
-    """What was answered to it before. Raises Conflict for another one under its trace id."""
-    of_team = HostedRolloutRow.team_id == caller.team_id, HostedRolloutRow.trace_id == submission.trace_id
-    digest = await session.scalar(select(HostedRolloutRow.request_digest).where(*of_team))
-    of_team = TraceRow.team_id == caller.team_id, TraceRow.id == submission.trace_id
-    trace = (await session.execute(select(TraceRow.status).where(*of_team))).one_or_none()
-    if digest is None and trace is None:
+    """What was answered to it before, in one statement: it may be submitted elsewhere meanwhile. Raises Conflict for
+    another one under its trace id."""
+    wanted = select(literal(submission.trace_id, Uuid).label("id")).subquery()
+    query = (
+        select(HostedRolloutRow.request_digest, TraceRow.id, TraceRow.status)
+        .select_from(wanted)
+        .outerjoin(TraceRow, (TraceRow.id == wanted.c.id) & (TraceRow.team_id == caller.team_id))
+        .outerjoin(
+            HostedRolloutRow, (HostedRolloutRow.trace_id == wanted.c.id) & (HostedRolloutRow.team_id == caller.team_id)
+        )
+    )
+    digest, trace_id, status = (await session.execute(query)).one()
+    if digest is None and trace_id is None:
         return None
     if digest is not None and digest != submission.digest():
         raise Conflict(f"another rollout was submitted as {submission.trace_id}; draw a new trace_id for this one")
-    if digest is None and trace is not None and trace.status != "cancelled":
+    if digest is None and status != "cancelled":
         raise Conflict(f"the rollout {submission.trace_id} was reported by a client; draw a new trace_id for this one")
-    return Submitted(submission.trace_id, trace.status or PENDING if trace else "cancelled", False)
+    gone = "cancelled" if trace_id is None else PENDING
+    return Submitted(submission.trace_id, status or gone, False)
 
 
 async def _checked(session: AsyncSession, caller: Caller, submission: Submission) -> _Checked:

@@ -1,4 +1,5 @@
-"""Keys of agents sample for the rollouts that their runner holds just now, and for nothing else. For other keys nothing
+"""For which rollouts a key samples: one of agents for those that their runner holds just now, and for nothing else. A
+key for some models must not record under a rollout of another, which would become one of these. For other keys nothing
 is asked."""
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from server.principals.callers import Caller
+from server.rollouts.visibility import require_trace
 from server.sampling.requests import Rollout
 from store.database import AsyncDatabase
 from store.placements.fencing import held_rollout
@@ -17,10 +19,13 @@ async def fence(database: AsyncDatabase, caller: Caller, model_id: UUID, rollout
     """What to record the answers under, with the attempt that it belongs to; None where nothing is recorded.
 
     Raises Forbidden for an agent without a rollout, or whose rollout is not (any more) on its runner, or was submitted
-    with a key that does not open the model.
+    with a key that does not open the model; and where the caller's key is for some models, and the rollout of another.
     """
     if caller.runner_id is None:
-        return None if rollout is None or rollout.of_environment else rollout
+        if rollout is None or rollout.of_environment:
+            return None
+        await require_trace(database, caller, rollout.trace_id, reports=True)
+        return rollout
     if rollout is None:
         raise Forbidden("this key is for agents on a runner: send the rollout's id as Trace-Id")
     async with database.connection() as connection:

@@ -7,7 +7,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from server.rollouts.visibility import require_trace
 from server.sampling.answers import Answer, AnswerStream, Events
 from server.sampling.collaborators import Sampling
 from server.sampling.fencing import fence
@@ -37,11 +36,8 @@ async def stream(sampling: Sampling, target: Target, request: SampleRequest) -> 
 
 
 async def _begin(sampling: Sampling, target: Target, request: SampleRequest) -> _Task:
-    """A key for some models must not record under a rollout of another model, which would become one of these."""
     began = time.monotonic()
     rollout = await fence(sampling.database, target.caller, target.model_id, request.rollout)
-    if rollout is not None:
-        await require_trace(sampling.database, target.caller, rollout.trace_id, reports=True)
     if rollout is not request.rollout:
         request = replace(request, rollout=rollout)
     return _Task(sampling, target, request, began)

@@ -9,14 +9,14 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import httpx
 import structlog
 
-from server.rollouts.visibility import require_trace
 from server.sampling.collaborators import Sampling
+from server.sampling.fencing import fence
 from server.upstreams.events import JsonEvents
 from server.upstreams.keys import vendors_key
 from server.upstreams.recording import served_by_vendor
@@ -90,8 +90,8 @@ class Upstreams:
         TooManyRequests, Unavailable, UpstreamFailed, UpstreamTimedOut.
         """
         sampling = self._sampling
-        if call.rollout is not None:
-            await require_trace(sampling.database, target.caller, call.rollout.trace_id, reports=True)
+        rollout = await fence(sampling.database, target.caller, target.model_id, call.rollout)
+        call = replace(call, rollout=rollout)
         began = time.monotonic()
         async with AsyncExitStack() as opened:
             slot = sampling.limits.slot(target.caller.team_id, target.max_concurrent_rollouts)

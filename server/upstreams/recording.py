@@ -29,7 +29,7 @@ def served_by_vendor(
 
     def make() -> list[NewSample]:
         return [
-            NewSample(target.caller.team_id, rollout.trace_id, _NONE, served(index, answer))
+            NewSample(target.caller.team_id, rollout.trace_id, _NONE, served(index, answer), rollout.attempt)
             for index, answer in enumerate(answers)
         ]
 

@@ -46,8 +46,8 @@ class TraceFacts:
     """What is known of a rollout without its tokens.
 
     `status`: `running` (of one alone, `queued` for a runner), or what the exit said (`completed`, `error`,
-    `cancelled`), or `error` where the trace fell silent (`timed_out_at`). `reward`: of the exit, else of the evaluate step. Counts: see
-    `store.tables.reports`.
+    `cancelled`), or `error` where the trace fell silent (`timed_out_at`). `reward`: of the exit, else of the evaluate
+    step. Counts: see `store.tables.reports`.
     """
 
     id: UUID

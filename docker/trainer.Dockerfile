@@ -15,6 +15,7 @@ COPY store store
 COPY server server
 COPY trainer trainer
 COPY sampler sampler
+COPY runner runner
 COPY cli cli
 COPY migrations migrations
 RUN --mount=type=cache,target=/root/.cache/pip /opt/headway/bin/pip install --no-deps --force-reinstall .

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from runner.environments.settings import EnvironmentSettings
 from wire.process.options import Option
 
 DRAIN_S = 25.0
@@ -23,6 +24,7 @@ class RunnerSettings:
     server: str
     key: str
     folder: Path
+    environments: EnvironmentSettings
     slots: Annotated[
         int, Option("Builds, sessions and rollouts at a time", "HEADWAY_RUNNER_SLOTS", minimum=1, maximum=65536)
     ] = 16
@@ -42,7 +44,7 @@ class RunnerSettings:
     port: Annotated[int, Option("Port to listen on for tunnels; 0: any free one", minimum=0, maximum=65535)] = 0
     advertise_url: Annotated[
         str | None,
-        Option("URL under which servers reach this runner with tunnels: ws://… or wss://…", "HEADWAY_RUNNER_URL"),
+        Option("URL under which servers reach this runner with tunnels: ws:// or wss://", "HEADWAY_RUNNER_URL"),
     ] = None
     drain_s: Annotated[
         float,

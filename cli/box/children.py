@@ -28,13 +28,17 @@ class ChildFailed(RuntimeError):
 @dataclass(slots=True)
 class Child:
     """One process: its name, command line, and what it gets in its environment. `stays_down`: it may end. `stop_s`:
-    after SIGTERM, it gets so long to end."""
+    after SIGTERM, it gets so long to end. `withheld`: prefixes of variables of ours that it does not get.
+    `stops_first`: it has ended before the others get SIGTERM. `is_optional`: the others can do without it."""
 
     name: str
     command: list[str]
     environment: dict[str, str]
     stays_down: bool = False
     stop_s: float = STOP_S
+    withheld: tuple[str, ...] = ()
+    stops_first: bool = False
+    is_optional: bool = False
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     pause_s: float = _RESTART_PAUSE_S / 2
@@ -70,10 +74,10 @@ class Children:
         self._spawn(child)
 
     def check_started(self) -> None:
-        """Raises ChildFailed, with its last words, if a child has already ended."""
+        """Raises ChildFailed, with its last words, if a child has already ended that the others need."""
         for child in self._children:
             assert child.process is not None
-            if child.process.poll() is not None:
+            if child.process.poll() is not None and not child.is_optional:
                 raise ChildFailed(f"{child.name} could not start: {self._last_words(child)}")
 
     def is_running(self, name: str) -> bool:
@@ -91,12 +95,13 @@ class Children:
 
     def stop(self) -> None:
         """SIGTERM to all; SIGKILL to those that do not end in time."""
-        running = [(c, c.process) for c in self._children if c.process]
-        for _, process in running:
-            _signal(process, signal.SIGTERM)
-        told_at = time.monotonic()
-        for child, process in running:
-            end_process(process, told_at + child.stop_s - time.monotonic())
+        for is_first in (True, False):
+            running = [(c, c.process) for c in self._children if c.process and c.stops_first == is_first]
+            for _, process in running:
+                _signal(process, signal.SIGTERM)
+            told_at = time.monotonic()
+            for child, process in running:
+                end_process(process, told_at + child.stop_s - time.monotonic())
 
     def _spawn(self, child: Child) -> None:
         child.started_at, child.restart_at = time.monotonic(), None
@@ -106,7 +111,7 @@ class Children:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **child.environment, VARIABLE: "1", "PYTHONUNBUFFERED": "1"},
+                env={**_inherited(child), **child.environment, VARIABLE: "1", "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # Ctrl-C reaches us alone; we stop the children in order
             )
 
@@ -129,6 +134,10 @@ class Children:
         path = self.logs / f"{child.name}.log"
         lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
         return f"{lines[-1] if lines else 'it said nothing'} (log: {path})"
+
+
+def _inherited(child: Child) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(child.withheld)}
 
 
 def end_process(process: subprocess.Popen[bytes], timeout_s: float = STOP_S) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -53,9 +53,14 @@ def read_env(path: Path) -> dict[str, str]:
 
 def environment_of_command(exports: Mapping[str, str]) -> dict[str, str]:
     """Our own environment, pointed at the box."""
+    return {**os.environ, **without_proxy(_direct_hosts(exports)), **exports}
+
+
+def without_proxy(hosts: Iterable[str]) -> dict[str, str]:
+    """Variables by which programs reach these hosts directly, besides those that our own environment names."""
     kept = [os.environ[name] for name in ("no_proxy", "NO_PROXY") if os.environ.get(name)]
-    no_proxy = ",".join([*_direct_hosts(exports), *dict.fromkeys(kept)])
-    return {**os.environ, "NO_PROXY": no_proxy, "no_proxy": no_proxy, **exports}
+    no_proxy = ",".join([*hosts, *dict.fromkeys(kept)])
+    return {"NO_PROXY": no_proxy, "no_proxy": no_proxy}
 
 
 def _direct_hosts(exports: Mapping[str, str]) -> list[str]:

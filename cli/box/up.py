@@ -18,6 +18,7 @@ import typer
 
 from cli.box.children import Child, ChildFailed, Children, end_process
 from cli.box.environment import ADMIN_ENV, MEMBER_ENV, environment_of_command, read_env, sdk_exports, write_env
+from cli.box.runner import missing_for_a_runner, runner_child
 from cli.box.trainers import OnDemand, Trainers
 from cli.box.up_lock import AlreadyUp, only_up
 from cli.commands.bases import choose_bases
@@ -25,6 +26,7 @@ from cli.settings import (
     DEFAULT_DATA_DIR,
     CheckpointStoreUrl,
     DataDir,
+    LogFormat,
     LogFormatOption,
     OptionalDatabaseUrl,
     Promotion,
@@ -33,6 +35,7 @@ from cli.settings import (
     open_checkpoints,
     stop_with,
 )
+from server.principals.roles import Role
 from store.planes.promotion import PromotionPolicy
 from store.private_files import private_data_folder, private_umask
 from wire.process.exits import DRAIN_S, STOP_S
@@ -65,10 +68,16 @@ def up(
     ] = "local",
     tool_call_parser: ToolCallParser = None,
     reasoning_parser: ReasoningParser = None,
+    with_runner: Annotated[
+        bool, typer.Option("--runner/--no-runner", help="Run a runner, which plays environments here")
+    ] = True,
+    runner_slots: Annotated[
+        int, typer.Option(min=1, help="Builds, sessions and rollouts that the runner carries out at a time")
+    ] = 16,
     log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
-    """Run server, trainers and samplers here until Ctrl-C; with `-- COMMAND`, until that command ends.
+    """Run server, trainers, samplers and a runner here until Ctrl-C; with `-- COMMAND`, until that command ends.
 
     Prints the exports that point the SDKs here, with a member's key, and writes them to <data-dir>/env. An operator's
     key is in <data-dir>/admin-env, and printed nowhere.
@@ -99,6 +108,8 @@ def up(
             lifetime = OnDemand(idle_exit_seconds) if on_demand else None
             with Trainers(children, url, slugs, environment, lifetime) as trainers:
                 _start_planes(children, trainers, environment, slugs, host, port, sampler_arguments)
+                if with_runner:
+                    _start_runner(children, url, data_dir, origin, runner_slots, log_format)
                 _wait_until_ready(children, exports["HUD_API_URL"], slugs, on_demand=on_demand)
                 _announce(exports, data_dir)
                 status = _tend(trainers, context.args, exports, umask)
@@ -170,9 +181,10 @@ def write_keys(url: str, data_dir: Path, origin: str) -> dict[str, str]:
 
     known = [read_env(data_dir / name).get("HUD_API_KEY") for name in (ADMIN_ENV, MEMBER_ENV)]
     keys = {role_of(url, key): key for key in reversed(known) if key}
-    for name, role in ((ADMIN_ENV, "admin"), (MEMBER_ENV, "member")):
+    files: tuple[tuple[str, Role], ...] = ((ADMIN_ENV, "admin"), (MEMBER_ENV, "member"))
+    for name, role in files:
         if role not in keys:
-            keys[role] = create_key(url, team="default", name=f"headway up ({role})", admin=role == "admin")
+            keys[role] = create_key(url, team="default", name=f"headway up ({role})", role=role)
         write_env(data_dir / name, sdk_exports(origin, keys[role]))
     return sdk_exports(origin, keys["member"])
 
@@ -203,6 +215,17 @@ def _start_planes(
     for slug in slugs:
         command = [*headway, "sampler", "--base", slug, *sampler_arguments]
         children.start(Child(f"sampler-{slug}", command, environment, stop_s=_drain_s() + STOP_S))
+
+
+def _start_runner(
+    children: Children, url: str, data_dir: Path, origin: str, slots: int, log_format: LogFormat | None
+) -> None:
+    if (missing := missing_for_a_runner()) is not None:
+        typer.echo(f"headway: no runner: it needs {missing}; install headway[runner]", err=True)
+        return
+    child = runner_child(url, data_dir, origin, slots)
+    child.environment |= {"HEADWAY_LOG_FORMAT": log_format.value} if log_format else {}
+    children.start(child)
 
 
 def _drain_s() -> float:

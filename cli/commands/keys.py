@@ -17,7 +17,7 @@ from server.audit.recording import COMMAND_LINE
 from server.auth import issuing, service
 from server.auth.spelling import tinker_spelling
 from server.auth.types import KeyRequest
-from server.principals.roles import ROLES, SCOPES
+from server.principals.roles import ROLES, SCOPES, Role
 from server.team import keys as team_keys
 from server.team.types import TeamRequest
 from wire.errors import Forbidden, Unauthenticated
@@ -101,11 +101,9 @@ def _print(key: str) -> None:
     typer.echo(f"the same key for the Tinker SDK: {tinker_spelling(key)}", err=True)
 
 
-def create_key(database_url: str, *, team: str, name: str, admin: bool) -> str:
+def create_key(database_url: str, *, team: str, name: str, role: Role) -> str:
     """A new key for a team."""
-    return in_session(
-        database_url, lambda session: service.create_key(session, team, name, role="admin" if admin else "member")
-    )
+    return in_session(database_url, lambda session: service.create_key(session, team, name, role=role))
 
 
 def role_of(database_url: str, key: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`headway server`, `trainer`, `sampler`, `migrate`: one process each, as production runs them."""
+"""`headway server`, `trainer`, `sampler`, `runner`, `migrate`: one process each, as production runs them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.runner_key import runner_key
 from cli.settings import (
     DEFAULT_DATA_DIR,
     CheckpointStoreUrl,
@@ -24,6 +25,8 @@ from cli.settings import (
     stop_with,
 )
 from cli.terminal.settings_options import Given, takes_settings
+from runner.environments.settings import EnvironmentSettings
+from runner.settings import RunnerSettings
 from sampler.backends.vllm.settings import VllmSettings
 from sampler.settings import SamplerSettings
 from server.process.settings import (
@@ -156,6 +159,32 @@ def sampler(
     settings = SamplerSettings(database_url, base, store_url, sampler_token, **shared, **given[SamplerSettings])
     with _extra("sampler"):  # its backend is imported when it is opened
         _or_stop(lambda: run(settings))
+
+
+@takes_settings(RunnerSettings, EnvironmentSettings)
+def runner(
+    server: Annotated[
+        str, typer.Option(envvar="HEADWAY_SERVER_URL", help="Origin of the server, as https://headway.example")
+    ],
+    given: Given,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="HEADWAY_RUNNER_KEY_FILE", help="File with a runner's key; default: the key in HEADWAY_RUNNER_KEY"
+        ),
+    ] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    log_format: LogFormatOption = None,
+) -> None:
+    """Run a runner: it plays environments and drives agents for the server at --server."""
+    with _extra("runner"):
+        from runner.main import run
+
+    _begin("runner", log_format)
+    folder = data_dir.resolve() / "runner"
+    environments = EnvironmentSettings(**given[EnvironmentSettings])
+    key, options = runner_key(key_file), given[RunnerSettings]
+    _or_stop(lambda: run(RunnerSettings(server.rstrip("/"), key, folder, environments, **options)))
 
 
 def migrate(

@@ -4,6 +4,7 @@ as it is bidden over a socket (`runner/agents/messages.py`). It ends when that i
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import socket
 import sys
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from runner.agents.messages import MAX_LINE_BYTES, Cancel, Drive, Driven, Hello, Settings
 from wire.process.lifeline import follow_parent
 
+_PR_SET_DUMPABLE = 4
 _MESSAGE: TypeAdapter[Drive | Cancel] = TypeAdapter(Drive | Cancel)
 
 
@@ -45,9 +47,15 @@ async def serve(channel: socket.socket) -> None:
 
 def main() -> None:
     """Entry point."""
+    _hide_memory()
     follow_parent()
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         asyncio.run(serve(channel))
+
+
+def _hide_memory() -> None:
+    """Other processes of the same user get to see nothing in its folder of /proc, and cannot trace it."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
 
 
 if __name__ == "__main__":

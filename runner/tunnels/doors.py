@@ -25,6 +25,8 @@ class Door:
         self._changed_at = asyncio.get_running_loop().time()
         self.num_open = 0
         self.num_opened = 0
+        self.left = asyncio.Event()
+        """Set when the last open tunnel is closed."""
 
     def open(self, session: Session) -> None:
         """Its environment answers."""
@@ -55,6 +57,8 @@ class Door:
         finally:
             self.num_open -= 1
             self._changed_at = asyncio.get_running_loop().time()
+            if not self.num_open:
+                self.left.set()
 
 
 class Doors:

@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from uuid import UUID
@@ -28,11 +28,18 @@ _WRITE_BUFFER = 256 * 1024
 
 
 @asynccontextmanager
-async def listening_for_tunnels(listening: socket.socket, token: str, doors: Doors) -> AsyncGenerator[None]:
+async def listening_for_tunnels(
+    listening: socket.socket, token: str, doors: Doors, is_well: Callable[[], bool] = lambda: True
+) -> AsyncGenerator[None]:
     """Take tunnels to sessions behind `doors` while the block lasts. Without the token, or elsewhere, nothing is
-    answered but 401 and 404. Messages are not compressed: their bytes come compressed where that helps, as images."""
+    answered but 401 and 404, and `/healthz`. Messages are not compressed: their bytes come compressed where that helps,
+    as images."""
 
     def admit(connection: ServerConnection, request: Request) -> Response | None:
+        if request.path == "/healthz":
+            well = is_well()
+            status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
+            return connection.respond(status, "well\n" if well else "the server does not answer\n")
         given = request.headers.get("Authorization", "")
         if not secrets.compare_digest(given.encode(), f"Bearer {token}".encode()):
             return connection.respond(HTTPStatus.UNAUTHORIZED, "show the runner's token\n")

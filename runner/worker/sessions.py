@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -13,6 +14,9 @@ from runner.worker.carrying import Carried, Reports
 from wire.placements import Placement
 
 log = structlog.get_logger(__name__)
+
+_DELETE_S = 0.1
+"""From closing its tunnels to asking for the session's end, a client takes so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,18 @@ class SessionLife:
 
 
 class Sessions:
-    """Carries out placements of the kind `session`."""
+    """Carries out placements of the kind `session`. `on_left`: called when a client has closed its last tunnel, shortly
+    after which it usually says that it needs the session no more."""
 
-    def __init__(self, environments: Environments, doors: Doors, life: SessionLife | None = None) -> None:
-        self._environments, self._doors, self._life = environments, doors, life or SessionLife()
+    def __init__(
+        self,
+        environments: Environments,
+        doors: Doors,
+        on_left: Callable[[], None] = lambda: None,
+        life: SessionLife | None = None,
+    ) -> None:
+        self._environments, self._doors, self._on_left = environments, doors, on_left
+        self._life = life or SessionLife()
 
     async def carry_out(self, placement: Placement, reports: Reports) -> Carried:
         with self._doors.door(placement.placement_id) as door:
@@ -55,13 +67,28 @@ class Sessions:
         )
 
     async def _until_over(self, placement: Placement, session: Session, door: Door) -> Carried:
+        watching = asyncio.create_task(self._watch(door))
         try:
             async with asyncio.timeout(placement.timeout_s):
-                while not session.ended.done():
-                    idle_s = self._life.left_s if door.num_opened else self._life.unused_s
-                    if door.idle_for_s() >= idle_s:
-                        return Carried("completed", f"no tunnel was open for {idle_s:g} s")
-                    await asyncio.wait({session.ended}, timeout=min(1.0, idle_s / 4))
+                await asyncio.wait({session.ended, watching}, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             return Carried("completed", f"a session lasts {placement.timeout_s:g} s at most")
-        return Carried("failed", session.ended.result())
+        finally:
+            watching.cancel()
+        if session.ended.done():
+            return Carried("failed", session.ended.result())
+        return Carried("completed", f"no tunnel was open for {watching.result():g} s")
+
+    async def _watch(self, door: Door) -> float:
+        """Returns for how long none was open, once that is long enough."""
+        while True:
+            idle_s = self._life.left_s if door.num_opened else self._life.unused_s
+            if (missing_s := idle_s - door.idle_for_s()) <= 0:
+                return idle_s
+            door.left.clear()
+            try:
+                await asyncio.wait_for(door.left.wait(), max(0.05, missing_s))
+            except TimeoutError:
+                continue
+            await asyncio.sleep(_DELETE_S)
+            self._on_left()

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -30,6 +30,9 @@ from wire.placements import (
 )
 
 log = structlog.get_logger(__name__)
+
+AgentKeys: TypeAlias = dict[str, str]
+"""Of the agents of each team whose rollouts this runner holds or held."""
 
 _LEASE_WAIT_S = 20.0
 _AWAY_PAUSE_S = 0.5
@@ -59,13 +62,25 @@ class Worker:
         settings: WorkerSettings,
         carriers: Carriers,
         archives: Archives,
+        keys: AgentKeys,
     ) -> None:
         self._api, self._registration, self._settings = api, registration, settings
-        self._carriers, self._archives = carriers, archives
+        self._carriers, self._archives, self._keys = carriers, archives, keys
         self._holdings = Holdings(settings.slots)
         self._draining = asyncio.Event()
+        self._heard_until = 0.0
+        self._beat_now = asyncio.Event()
         self._trouble: str | None = None
         self._trouble_pause_s = 0.0
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the server has answered a heartbeat lately."""
+        return asyncio.get_running_loop().time() < self._heard_until
+
+    def beat_now(self) -> None:
+        """Show a heartbeat at once: its answer may say that something is to be stopped."""
+        self._beat_now.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Until `stopping` is set and what it holds has ended or was handed back. Raises KeyRefused, Refused."""
@@ -125,12 +140,16 @@ class Worker:
                 log.info("server_away", path="heartbeat", error=str(error))
                 await asyncio.sleep(min(_AWAY_PAUSE_S, registered.heartbeat_s))
                 continue
+            self._heard_until = asyncio.get_running_loop().time() + registered.lost_after_s
+            self._keys |= beat.keys
             self._holdings.stop(beat.stop, "cancelled")
             if beat.drain:
                 self._draining.set()
             else:
                 self._draining.clear()
-            await asyncio.sleep(registered.heartbeat_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._beat_now.wait(), registered.heartbeat_s)
+            self._beat_now.clear()
 
     async def _keep_leasing(self, runner_id: UUID) -> None:
         while True:
@@ -147,6 +166,8 @@ class Worker:
                 await asyncio.sleep(_AWAY_PAUSE_S)
                 continue
             for placement in leased.placements:
+                if placement.key is not None:
+                    self._keys[placement.team] = placement.key
                 self._holdings.begin(placement, lambda holding: self._carry_out(runner_id, holding))
 
     async def _carry_out(self, runner_id: UUID, holding: Holding) -> None:

@@ -137,7 +137,7 @@ class Box:
         self.database = Database(postgres.url)
         with self.database.session() as session:
             self.base_id = ensure_base(session, BASE, str(self._base.resolve()))
-        self.key = create_key(postgres.url, team="default", name="chaos", admin=True)
+        self.key = create_key(postgres.url, team="default", name="chaos", role="admin")
         self._postgres_request = {
             "command": postgres.command,
             "user": postgres.user,

@@ -36,7 +36,7 @@ def test_keys_that_work_stay(url: str, tmp_path: Path):
 
 
 def test_an_admins_key_that_an_earlier_version_gave_to_the_sdk_moves_to_the_operators_file(url: str, tmp_path: Path):
-    old = create_key(url, team="default", name="headway up", admin=True)
+    old = create_key(url, team="default", name="headway up", role="admin")
     write_env(tmp_path / "env", sdk_exports(ORIGIN, old))
     write_keys(url, tmp_path, ORIGIN)
     member, admin = keys_in(tmp_path)

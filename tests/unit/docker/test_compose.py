@@ -16,6 +16,7 @@ import typer.main
 import yaml
 
 from cli.main import app
+from cli.runner_key import VARIABLE as RUNNER_KEY
 from cli.settings import checkpoint_store_url
 from store.checkpoint_stores.s3.location import Location
 
@@ -30,13 +31,15 @@ def with_defaults(text: str) -> dict[str, Any]:
 
 COMPOSE: dict[str, Any] = with_defaults(TEXT)
 S3: dict[str, Any] = with_defaults(S3_TEXT)
-SECRETS = {"HEADWAY_SAMPLER_TOKEN": "a secret"}
+SECRETS = {"HEADWAY_SAMPLER_TOKEN": "a secret", "HEADWAY_RUNNER_KEY": "a key"}
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = sorted(name for name, service in SERVICES.items() if service["image"].startswith("headway-"))
+WITH_CREDENTIALS = sorted(set(OURS) - {"runner"})
+"""All but runners, which run what others deployed."""
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 OF_OTHERS = {"HF_HOME", "HF_TOKEN", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PATH", "PYTHONUNBUFFERED"}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # pyright: ignore
-VARIABLES = {p.envvar for command in COMMANDS.values() for p in command.params if p.envvar}
+VARIABLES = {p.envvar for command in COMMANDS.values() for p in command.params if p.envvar} | {RUNNER_KEY}
 
 
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:
@@ -87,6 +90,7 @@ def test_a_flag_that_does_not_exist_or_a_variable_that_is_missing_would_be_notic
 @pytest.mark.parametrize("name", OURS)
 def test_every_variable_of_a_service_is_read_by_its_command_or_by_a_library(name: str):
     read = {p.envvar for p in COMMANDS[SERVICES[name]["command"][0]].params if p.envvar} | OF_OTHERS
+    read |= {RUNNER_KEY} if name == "runner" else set()
     assert set(SERVICES[name]["environment"]) <= read
 
 
@@ -100,7 +104,7 @@ def test_every_service_says_how_its_health_is_seen_and_whether_it_is_started_aga
     assert service["healthcheck"]["test"][0] == "CMD"
 
 
-@pytest.mark.parametrize("name", [name for name in OURS if name != "migrate"])
+@pytest.mark.parametrize("name", [name for name in WITH_CREDENTIALS if name != "migrate"])
 def test_every_plane_waits_for_a_healthy_database_and_its_schema(name: str):
     assert SERVICES[name]["depends_on"] == {
         "postgres": {"condition": "service_healthy"},
@@ -114,10 +118,25 @@ def test_every_volume_and_network_is_declared_and_every_data_folder_is_one(name:
     volumes = dict(volume.split(":") for volume in service.get("volumes", []))
     assert set(volumes) <= set(COMPOSE["volumes"])
     assert set(service["networks"]) <= set(COMPOSE["networks"])
-    if name in OURS and name != "migrate":
+    if name in WITH_CREDENTIALS and name != "migrate":
         assert volumes["data"] == service["environment"]["HEADWAY_DATA_DIR"]
     if "HF_HOME" in service["environment"]:
         assert service["environment"]["HF_HOME"].startswith(volumes["models"] + "/")
+
+
+def test_a_runner_has_its_key_and_no_way_to_anything_but_the_server():
+    runner = SERVICES["runner"]
+    assert set(runner["environment"]) == {
+        "HEADWAY_DATA_DIR",
+        "HEADWAY_RUNNER_KEY",
+        "HEADWAY_RUNNER_SLOTS",
+        "HEADWAY_SERVER_URL",
+    }
+    assert runner["volumes"] == ["runner:/var/lib/headway"]
+    reached = {name for name, service in SERVICES.items() if set(service["networks"]) & set(runner["networks"])}
+    assert reached == {"runner", "server"}
+    assert runner["depends_on"] == {"server": {"condition": "service_healthy"}}
+    assert runner["healthcheck"]["test"][-1] == runner["command"][runner["command"].index("--port") + 1]
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if "sampler" in name])
@@ -195,6 +214,7 @@ def test_what_an_image_runs_by_default_is_a_command_line_too(dockerfile: Path):
     assert arguments_of(dockerfile, "ENTRYPOINT") == ['["headway"]']
     (words,) = (json.loads(arguments) for arguments in arguments_of(dockerfile, "CMD"))
     needed = {"HEADWAY_DATABASE_URL": "postgresql://", "HEADWAY_SAMPLER_TOKEN": "t", "HEADWAY_BASE": "b"}
+    needed["HEADWAY_SERVER_URL"] = "http://server"
     parsed(words, needed)
     assert {
         words.split("=")[0] for a in arguments_of(dockerfile, "ENV") for words in a.split()
@@ -222,12 +242,12 @@ def test_the_command_line_needs_no_package_that_the_trainers_image_lacks():
 
 
 def test_the_object_stores_override_gives_it_to_every_plane_and_to_nobody_else():
-    assert set(S3["services"]) == {"objects", *OURS} - {"migrate"}
+    assert set(S3["services"]) == {"objects", *WITH_CREDENTIALS} - {"migrate"}
     for name in set(S3["services"]) - {"objects"}:
         assert S3["services"][name] == {"environment": S3["x-objects"]}, "all else stays as in compose.yaml"
 
 
-@pytest.mark.parametrize("name", [name for name in OURS if name != "migrate"])
+@pytest.mark.parametrize("name", [name for name in WITH_CREDENTIALS if name != "migrate"])
 def test_every_plane_takes_the_object_store_that_the_override_names(name: str):
     environment = {**SERVICES[name]["environment"], **S3["services"][name]["environment"], **SECRETS}
     parsed(SERVICES[name]["command"], {**image_environment(SERVICES[name]), **environment})
@@ -256,6 +276,6 @@ def test_keys_of_the_object_store_have_no_default():
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_every_image_can_reach_an_object_store(dockerfile: Path):
+def test_every_image_but_a_runners_can_reach_an_object_store(dockerfile: Path):
     (extras,) = re.findall(r"'\.\[([\w,]+)\]'", dockerfile.read_text())
-    assert "s3" in extras.split(",")
+    assert ("s3" in extras.split(",")) == (dockerfile.name != "runner.Dockerfile")

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
@@ -160,3 +161,9 @@ async def test_without_the_runners_token_there_is_no_tunnel(listener: Listener):
         async with listener.tunnel(placement, token="another"):
             pass
     assert refused.value.response.status_code == 401
+
+
+async def test_its_health_is_seen_without_the_token(listener: Listener):
+    async with httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.get(f"{listener.url.replace('ws', 'http', 1)}/healthz")).status_code == 200
+        assert (await http.get(f"{listener.url.replace('ws', 'http', 1)}/other")).status_code == 401

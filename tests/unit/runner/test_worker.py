@@ -74,6 +74,7 @@ async def working(
         WorkerSettings(slots, drain_s),
         {"build": carrier, "session": carrier, "rollout": carrier},
         Archives(folder, 1 << 20),
+        {},
     )
     running = Running(asyncio.create_task(worker.run(stopping)), stopping)
     try:
@@ -190,13 +191,12 @@ async def test_a_lost_placement_is_dropped_without_another_word(server: PlacingS
     server.queue.append(placement("rollout"))
     async with working(server, tmp_path, act) as running:
         await server.until("lease")
-        server.refuse_with = (409, "placement_lost")
+        server.refuse_with, server.refuse_what = (409, "placement_lost"), "/placements/"
         gate.set()
-        await asyncio.sleep(0.05)
-        server.refuse_with = None
-        await asyncio.sleep(0.2)
-        assert server.called("end") == []
+        await asyncio.sleep(0.1)
         assert not running.task.done()
+        assert (await server.until("heartbeat", len(server.called("heartbeat")) + 2))[-1]["held"] == []
+    assert server.called("end") == []
 
 
 async def test_a_key_that_is_refused_ends_it_at_once(server: PlacingServer, tmp_path: Path):

@@ -47,3 +47,8 @@ def public_name(base: ModelRow) -> str:
     weights = base.weights or ""
     is_path = weights.startswith((".", "/", "~")) or ":" in weights
     return base.slug if is_path or not weights else weights
+
+
+def untrained(model: ModelRow) -> str:
+    """What a model without a base is, for a refusal."""
+    return "a base model" if model.upstream is None else "another vendor's model"

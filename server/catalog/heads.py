@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.audit.recording import Actor, actor_of, record
 from server.auth.service import Caller
 from server.catalog import service
+from server.catalog.bases import untrained
 from server.catalog.saving_nodes import NodeSaving
 from server.catalog.types import Head
 from server.process.shutdown import Shutdown
@@ -70,10 +71,8 @@ async def roll_to(
     `check` is asked first thing in the transaction that moves the head, for samplers may have taken long to load the
     checkpoint; what it raises leaves the head where it is.
     """
-    if model.upstream is not None:
-        raise Forbidden(f"{model.slug!r} is another vendor's model, which has no checkpoints here")
     if model.base_id is None:
-        raise Forbidden(f"{model.slug!r} is a base model, whose weights do not change; fork it first")
+        raise Forbidden(f"{model.slug!r} is {untrained(model)}, whose weights do not change; fork a base first")
     async with heads.database.session() as session:
         checkpoint = None
         if checkpoint_reference is not None:

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import Actor, record
+from server.catalog.bases import untrained
 from store.admission import Admission
 from store.tables import ModelRow
 from wire.errors import FINAL, Conflict, Forbidden
@@ -75,5 +76,5 @@ def refuse_paused(found: Admission) -> None:
 async def _locked_fork(session: AsyncSession, model_id: UUID) -> ModelRow:
     model = await session.get_one(ModelRow, model_id, with_for_update=True, populate_existing=True)
     if model.base_id is None:
-        raise Forbidden(f"{model.slug!r} is a base model, which is not trained; pause its forks")
+        raise Forbidden(f"{model.slug!r} is {untrained(model)}, which is not trained; pause the forks of a base")
     return model

@@ -8,6 +8,7 @@ from sqlalchemy import ARRAY, Uuid, any_, delete, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import actor_of, record
+from server.catalog.bases import untrained
 from server.catalog.service import get_checkpoint
 from server.evals.jobs import benchmark_of
 from server.guard.reading import BASE
@@ -24,7 +25,9 @@ from wire.errors import InvalidRequest, NotFound
 async def add_eval(session: AsyncSession, caller: Caller, model: ModelRow, request: EvalRequest) -> Eval:
     """Keep a score of one of the model's checkpoints. Raises NotFound for the checkpoint."""
     if model.base_id is None:
-        raise InvalidRequest(f"{model.slug!r} is a base model; fork it, and post the score of 'base' to the fork")
+        raise InvalidRequest(
+            f"{model.slug!r} is {untrained(model)}; fork a base, and post the score of 'base' to the fork"
+        )
     checkpoint = await _scored(session, model, request.checkpoint)
     row = EvalRow(
         model_id=model.id,

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import Actor, actor_of, record
+from server.catalog.bases import untrained
 from server.guard.rules import RULES
 from server.guard.types import Action, Guard, GuardRequest, Rule, RuleSettings
 from server.guard.webhooks import check_receiver, check_webhook_url
@@ -62,7 +63,7 @@ async def set_guard(session: AsyncSession, caller: Caller, model: ModelRow, requ
     """Replace what is set. Raises InvalidRequest for a base model and for what `write_guard` refuses, Forbidden where
     the webhook is not the caller's to set."""
     if model.base_id is None:
-        raise InvalidRequest(f"{model.slug!r} is a base model, which is not trained; guard its forks")
+        raise InvalidRequest(f"{model.slug!r} is {untrained(model)}, which is not trained; guard the forks of a base")
     await _lock(session, model.id)
     before = await read_guard(session, model.id)
     if "keys" not in caller.scopes and request.webhook_url is None:

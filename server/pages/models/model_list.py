@@ -1,4 +1,5 @@
-"""`/`: the team's models and the bases they can be forked from. (`/models` leads there, unless a client asks.)"""
+"""`/`: the team's models, the bases they can be forked from, and other vendors' models. (`/models` leads there, unless
+a client asks.)"""
 
 from __future__ import annotations
 
@@ -68,8 +69,9 @@ async def models(
     async with context.database.session() as session:
         supplies = await trainer_availability_async(session)
         total, listed = await _listed(session, visitor.caller, number, supplies)
+        upstreams = await _upstreams(session, visitor.caller)
     values: dict[str, Any] = {"number": number, "num_pages": max(1, -(-total // PAGE)), "total": total}
-    return page(request, "models/list.html", visitor, models=listed, bases=supplies, **values)
+    return page(request, "models/list.html", visitor, models=listed, bases=supplies, upstreams=upstreams, **values)
 
 
 @router.get("/models")
@@ -77,6 +79,13 @@ async def models(
 async def models_elsewhere(visitor: VisitorDep) -> Response:
     """Where people look for the list."""
     return RedirectResponse("/", 303)
+
+
+async def _upstreams(session: AsyncSession, caller: Caller) -> list[ModelRow]:
+    query = select(ModelRow).where(ModelRow.upstream.is_not(None)).order_by(ModelRow.created_at, ModelRow.id)
+    if caller.model_ids is not None:
+        query = query.where(ModelRow.id.in_(caller.model_ids))
+    return list(await session.scalars(query))
 
 
 async def _listed(

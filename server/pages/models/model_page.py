@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog.run_ids import run_id
+from server.catalog.service import catalog_model
 from server.guard.alarms import list_alarms
 from server.guard.types import TaskReport
 from server.http.context import ContextDep
@@ -60,9 +61,11 @@ async def model_page(
     before: Annotated[int | None, Query(ge=0, le=2**31)] = None,
     cursor: Annotated[str | None, Query(max_length=3000)] = None,
 ) -> Response:
-    """One model; of a base, what there is to say about it."""
+    """One model; of a base, or of another vendor's model, what there is to say about it."""
     async with context.database.session() as session:
         model, base = await find_model(session, visitor, model_id)
+        if model.upstream is not None:
+            return page(request, "models/upstream.html", visitor, model=model, upstream=catalog_model(model, None))
         if base is None:
             (supply,) = await trainer_availability_async(session, model.id)
             return page(request, "models/base.html", visitor, model=model, supply=supply)

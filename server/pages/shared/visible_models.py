@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog import repository
+from server.catalog.bases import untrained
 from server.catalog.service import no_such_model
 from server.pages.shared.sessions import Visitor
 from store.tables import ModelRow
@@ -27,5 +28,5 @@ async def find_fork(session: AsyncSession, visitor: Visitor, model_id: str) -> t
     """A model that is trained, and its base. Raises as `find_model`, and Forbidden for a base."""
     model, base = await find_model(session, visitor, model_id)
     if base is None:
-        raise Forbidden(f"{model.slug!r} is a base model, whose weights do not change; fork it first")
+        raise Forbidden(f"{model.slug!r} is {untrained(model)}, whose weights do not change; fork a base first")
     return model, base

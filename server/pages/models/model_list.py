@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
-from sqlalchemy import and_, func, select, text
+from sqlalchemy import ColumnElement, ScalarSelect, and_, func, select, text
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog.repository import BaseRow
@@ -58,6 +59,15 @@ class ListedModel:
         return sparkline(self.rewards)
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamTile:
+    """Another vendor's model."""
+
+    id: str
+    slug: str
+    api: str
+
+
 @router.get("/")
 async def models(
     context: ContextDep,
@@ -68,8 +78,7 @@ async def models(
     """The team's models, newest first."""
     async with context.database.session() as session:
         supplies = await trainer_availability_async(session)
-        total, listed = await _listed(session, visitor.caller, number, supplies)
-        upstreams = await _upstreams(session, visitor.caller)
+        total, upstreams, listed = await _listed(session, visitor.caller, number, supplies)
     values: dict[str, Any] = {"number": number, "num_pages": max(1, -(-total // PAGE)), "total": total}
     return page(request, "models/list.html", visitor, models=listed, bases=supplies, upstreams=upstreams, **values)
 
@@ -81,20 +90,13 @@ async def models_elsewhere(visitor: VisitorDep) -> Response:
     return RedirectResponse("/", 303)
 
 
-async def _upstreams(session: AsyncSession, caller: Caller) -> list[ModelRow]:
-    query = select(ModelRow).where(ModelRow.upstream.is_not(None)).order_by(ModelRow.created_at, ModelRow.id)
-    if caller.model_ids is not None:
-        query = query.where(ModelRow.id.in_(caller.model_ids))
-    return list(await session.scalars(query))
-
-
 async def _listed(
     session: AsyncSession, caller: Caller, number: int, supplies: list[TrainerAvailability]
-) -> tuple[int, list[ListedModel]]:
+) -> tuple[int, list[UpstreamTile], list[ListedModel]]:
     mine = and_(ModelRow.team_id == caller.team_id, is_listed())
     if caller.model_ids is not None:
         mine &= ModelRow.id.in_(caller.model_ids)
-    total = await session.scalar(select(func.count()).select_from(ModelRow).where(mine))
+    total, upstreams = (await session.execute(select(_count(mine), _upstreams(caller)))).one()
     query = (
         select(ModelRow, BaseRow, CheckpointRow)
         .join(BaseRow, BaseRow.id == ModelRow.base_id)
@@ -110,6 +112,23 @@ async def _listed(
     }
     models = [model for model, _, _ in found]
     states = await model_states(session, models, {supply.base_id for supply in supplies if supply.num_ready})
-    return total or 0, [
-        ListedModel(model, base, head, rewards.get(model.id, []), states[model.id]) for model, base, head in found
-    ]
+    return (
+        total,
+        [UpstreamTile(*one) for one in upstreams or ()],
+        [ListedModel(model, base, head, rewards.get(model.id, []), states[model.id]) for model, base, head in found],
+    )
+
+
+def _count(mine: ColumnElement[bool]) -> ScalarSelect[int]:
+    return select(func.count()).select_from(ModelRow).where(mine).scalar_subquery()
+
+
+def _upstreams(caller: Caller) -> ScalarSelect[Any]:
+    """Id, name and API of each, oldest first."""
+    facts = func.json_build_array(ModelRow.id, ModelRow.slug, ModelRow.upstream["api"].astext)
+    query = select(func.json_agg(aggregate_order_by(facts, ModelRow.created_at, ModelRow.id))).where(
+        ModelRow.upstream.is_not(None)
+    )
+    if caller.model_ids is not None:
+        query = query.where(ModelRow.id.in_(caller.model_ids))
+    return query.scalar_subquery()

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from server.values.closed_requests import Closed
+from wire.bounded import FEW_ENTRIES
 from wire.graders.shapes import Grader
 
 _AUTO: Literal["auto"] = "auto"
@@ -15,6 +16,8 @@ Multiplier = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 Effort = Literal["default", "low", "medium", "high"]
 
 MAX_METADATA = 16
+_Key = Annotated[str, Field(max_length=64)]
+_Value = Annotated[str, Field(max_length=512)]
 _NOT_OFFERED = ("dpo",)
 
 
@@ -99,7 +102,7 @@ class JobRequest(Closed):
     hyperparameters: SupervisedHyperparameters | None = None
     suffix: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9._-]+$")] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = None
+    metadata: Annotated[dict[_Key, _Value], FEW_ENTRIES] | None = None
     integrations: list[Any] | None = None
 
     @field_validator("integrations")

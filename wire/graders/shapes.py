@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from wire.bounded import FEW_ENTRIES
 from wire.graders.formulas import Formula
 from wire.graders.templates import Template
 
@@ -119,19 +120,22 @@ class TextPart(BaseModel):
     text: TemplateText
 
 
+_Parts = Annotated[list[TemplateText | TextPart], FEW_ENTRIES]
+
+
 class GradingMessage(BaseModel):
     """A message to a grading model."""
 
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["user", "assistant", "system", "developer"]
-    content: TemplateText | TextPart | list[TemplateText | TextPart]
+    content: TemplateText | TextPart | _Parts
     type: Literal["message"] | None = None
 
     @property
     def text(self) -> str:
         """Its content in one piece."""
-        parts = self.content if isinstance(self.content, list) else [self.content]
+        parts: list[str | TextPart] = [*self.content] if isinstance(self.content, list) else [self.content]
         return "\n".join(part if isinstance(part, str) else part.text for part in parts)
 
 
@@ -151,13 +155,13 @@ class ScoreModel(_Shape):
 
     type: Literal["score_model"]
     model: _Name
-    input: list[GradingMessage] = Field(min_length=1, max_length=100)
-    range: tuple[float, float] | None = None
+    input: list[GradingMessage] = Field(min_length=1, max_length=100, fail_fast=True)
+    range: Annotated[list[float], Field(min_length=2, max_length=2, fail_fast=True)] | None = None
     sampling_params: SamplingParams | None = None
 
     @field_validator("range")
     @classmethod
-    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+    def _ordered(cls, value: list[float] | None) -> list[float] | None:
         if value is not None and not (-1e6 <= value[0] < value[1] <= 1e6):
             raise ValueError("must be two numbers, the smaller one first, within a million of 0")
         return value
@@ -171,9 +175,9 @@ class LabelModel(_Shape):
 
     type: Literal["label_model"]
     model: _Name
-    input: list[GradingMessage] = Field(min_length=1, max_length=100)
-    labels: list[_Name] = Field(min_length=1, max_length=100)
-    passing_labels: list[_Name] = Field(min_length=1, max_length=100)
+    input: list[GradingMessage] = Field(min_length=1, max_length=100, fail_fast=True)
+    labels: list[_Name] = Field(min_length=1, max_length=100, fail_fast=True)
+    passing_labels: list[_Name] = Field(min_length=1, max_length=100, fail_fast=True)
     sampling_params: SamplingParams | None = None
 
     @field_validator("passing_labels")
@@ -197,7 +201,7 @@ class Multi(_Shape):
     """What `calculate_output` makes of the scores of several graders, which it calls by their keys."""
 
     type: Literal["multi"]
-    graders: dict[_Name, Single] = Field(min_length=1, max_length=MAX_GRADERS)
+    graders: Annotated[dict[_Name, Single], FEW_ENTRIES] = Field(min_length=1, max_length=MAX_GRADERS)
     calculate_output: str = Field(max_length=2000)
 
     @field_validator("graders", mode="before")

@@ -10,6 +10,7 @@ from cli.box import up
 from cli.commands import (
     backups,
     checks,
+    environments,
     exporting,
     garbage_collection,
     importing,
@@ -76,4 +77,5 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(keys.app, name="key", hidden=True)
 app.add_typer(teams.teams, name="team")
 app.add_typer(teams.quotas, name="quota")
+app.add_typer(environments.app, name="envs")
 app.add_typer(upstreams.app, name="upstreams")

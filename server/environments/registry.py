@@ -8,6 +8,7 @@ from typing import Literal
 from uuid import UUID
 
 from sqlalchemy import func, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import Actor, record
@@ -15,6 +16,7 @@ from server.environments.deploying import IN_PROGRESS
 from server.environments.finding import environment_of_id, is_visible_to
 from server.environments.types import BuildStatus, Environment, EnvironmentPage
 from server.principals.callers import Caller
+from server.values.paging import page_of
 from server.values.sanitizing import is_storable
 from store.tables import BuildLogLineRow, EnvironmentBuildRow, EnvironmentRow
 from wire.errors import NotFound
@@ -71,6 +73,20 @@ async def list_environments(
     return EnvironmentPage(items=[describe(row, version) for row, version in rows], total=total or 0)
 
 
+async def page_of_environments(
+    session: AsyncSession, caller: Caller, cursor: str | None, limit: int
+) -> tuple[Sequence[tuple[EnvironmentRow, EnvironmentBuildRow | None]], str | None]:
+    """Those that the team may run, newest first, each with the version that serves."""
+    query = (
+        select(EnvironmentRow, EnvironmentBuildRow)
+        .outerjoin(EnvironmentBuildRow, EnvironmentBuildRow.id == EnvironmentRow.current_build_id)
+        .where(is_visible_to(caller.team_id))
+    )
+    place = EnvironmentRow.created_at, EnvironmentRow.id
+    rows, following = await page_of(session, query, place, cursor, limit, newest_first=True)
+    return [(row, build) for row, build in rows], following
+
+
 async def get_environment(session: AsyncSession, caller: Caller, environment_id: UUID) -> Environment:
     """Raises NotFound."""
     row = await environment_of_id(session, caller, environment_id)
@@ -119,15 +135,31 @@ async def log_lines(
     place = tuple_(BuildLogLineRow.attempt, BuildLogLineRow.number)
     query = select(BuildLogLineRow).where(BuildLogLineRow.build_id == build_id, place > tuple_(*after))
     query = query.order_by(BuildLogLineRow.attempt, BuildLogLineRow.number).limit(limit)
-    return [
-        LogLine((row.attempt, row.number), int(row.at.timestamp() * 1000), row.message)
-        for row in await session.scalars(query)
-    ]
+    return [_line(row) for row in await session.scalars(query)]
 
 
-async def builds_of(session: AsyncSession, environment_id: UUID, limit: int) -> Sequence[EnvironmentBuildRow]:
-    """Its newest versions."""
+async def last_log_lines(session: AsyncSession, build_id: UUID, limit: int) -> Sequence[LogLine]:
+    """The end of a build's log."""
+    query = select(BuildLogLineRow).where(BuildLogLineRow.build_id == build_id)
+    query = query.order_by(BuildLogLineRow.attempt.desc(), BuildLogLineRow.number.desc()).limit(limit)
+    return [_line(row) for row in (await session.scalars(query)).all()[::-1]]
+
+
+async def newest_states(session: AsyncSession, environment_ids: Sequence[UUID]) -> dict[UUID, EnvironmentBuildRow]:
+    """Of each environment the newest version."""
+    query = select(EnvironmentBuildRow).where(EnvironmentBuildRow.environment_id.in_(environment_ids))
+    query = query.ext(distinct_on(EnvironmentBuildRow.environment_id))
+    query = query.order_by(EnvironmentBuildRow.environment_id, EnvironmentBuildRow.version.desc())
+    return {build.environment_id: build for build in await session.scalars(query) if build.environment_id}
+
+
+async def builds_of(
+    session: AsyncSession, environment_id: UUID, limit: int, below: int | None = None
+) -> Sequence[EnvironmentBuildRow]:
+    """Its newest versions; those below a number."""
     query = select(EnvironmentBuildRow).where(EnvironmentBuildRow.environment_id == environment_id)
+    if below is not None:
+        query = query.where(EnvironmentBuildRow.version < below)
     return (await session.scalars(query.order_by(EnvironmentBuildRow.version.desc()).limit(limit))).all()
 
 
@@ -150,3 +182,7 @@ def describe(row: EnvironmentRow, version: int | None) -> Environment:
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
+
+
+def _line(row: BuildLogLineRow) -> LogLine:
+    return LogLine((row.attempt, row.number), int(row.at.timestamp() * 1000), row.message)

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from server.pages.checkpoints import moving_heads
+from server.pages.environments import environment_list, environment_page
 from server.pages.guard import alarms, guard_form
 from server.pages.jobs import job_list, job_page
 from server.pages.models import model_list, model_page, pausing_models
@@ -36,6 +37,8 @@ _PAGES = (
     scoring,
     taskset_list,
     taskset_page,
+    environment_list,
+    environment_page,
     system_page,
     draining,
     keys,

@@ -289,3 +289,22 @@ async def test_the_client_of_0_5_41_finds_environments_by_its_own_paths(deployin
     assert one.json()["name"] == "old-client"
     begun = (await deploying.team.http.post("/builds/upload-url")).json()
     assert (await deploying.team.http.get(f"/builds/{begun['build_id']}/status")).json()["status"] == "PENDING"
+
+
+async def test_the_pages_show_versions_what_is_offered_and_the_log(deploying: Deploying, origin: str):
+    await deploying.deploy("shown-env", environment_variables={"A": "sesame"})
+    failed = await deploying.deploy("shown-env", archive(broken="<b>SyntaxError</b>"))
+    async with httpx.AsyncClient(base_url=origin, headers={"Accept": "text/html"}, trust_env=False) as browser:
+        assert (await browser.post("/login", data={"key": deploying.team.key})).status_code == 303
+        listed = (await browser.get("/environments")).text
+        assert f'href="/environments/{failed["registry_id"]}"' in listed
+        shown = (await browser.get(f"/environments/{failed['registry_id']}")).text
+        assert "&lt;b&gt;SyntaxError&lt;/b&gt;" in shown
+        assert "version 1" in shown
+        assert "reply" in shown
+        assert "unpacking" in shown
+        assert "sesame" not in shown
+        first = await browser.get(f"/environments/{failed['registry_id']}?version=1")
+        assert "Log of version 1" in first.text
+        assert (await browser.get(f"/environments/{failed['registry_id']}?version=7")).status_code == 404
+        assert (await browser.get(f"/environments/{uuid.uuid4()}")).status_code == 404

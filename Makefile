@@ -17,12 +17,16 @@ CHAOS_POINTS ?= 300
 # Tests wait for processes more than they compute: two at once take little more than half the time.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo demo-tools up test test-slow test-gpu chaos check bench docs format clean screenshots
+.PHONY: demo demo-run demo-tools up test test-slow test-gpu chaos check bench docs format clean screenshots
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
 	$(BIN)/headway up --data-dir $(DEMO_DIR) --port 0 --seed $(SEED) --base tiny-arith=$(TINY_BASE) \
 		--sampler-backend $(SAMPLER) -- $(BIN)/python -m examples.demo --seed $(SEED) --out demo-output $(SAMPLER_DEMO_ARGS) $(DEMO_ARGS)
+
+demo-run: .venv/installed .venv-hud-rl/installed $(TINY_BASE)/config.json  ## deploy, have the box train, leave: HUD's commands
+	HEADWAY_RUN_DEFAULTS=examples/run_defaults.json $(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --seed $(SEED) \
+		--base tiny-arith=$(TINY_BASE) -- $(BIN)/python -m examples.demo_run $(DEMO_ARGS)
 
 demo-tools: .venv/installed $(TINY_TOOLS)/config.json  ## a game of several tool calls: the reward climbs
 	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --seed $(SEED) --base tiny-tools=$(TINY_TOOLS) \

@@ -30,6 +30,7 @@ from server.fine_tuning.requests import JobRequest, Reinforcement
 from server.fine_tuning.types import SOURCE, Job, JobDetails
 from server.principals.callers import Caller
 from server.runs.creating import Origin, create
+from server.runs.defaults import RunDefaults
 from server.runs.settings import HeldOutRequest, InlineTask, InlineTaskset, RunConfig, RunRequest
 from server.training.collaborators import Training
 from server.uploads.upload_parser import UploadParser
@@ -58,6 +59,7 @@ class FineTuning:
     blobs: BlobStore
     parser: UploadParser
     default_lora: LoraConfig
+    run_defaults: RunDefaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ async def _planned(
     seed = request.seed if request.seed is not None else secrets.randbelow(2**31)
     context_length = (base.info or {}).get("context_length")
     hyperparameters = reinforcement.hyperparameters
-    defaults = RunConfig()
+    defaults = services.run_defaults.laid_under(RunConfig(), base.slug, len(tasks))
     config = reinforcement_config(hyperparameters, len(tasks), seed, context_length, defaults)
     details = JobDetails(
         model=model.slug,
@@ -157,7 +159,7 @@ async def _started(services: FineTuning, caller: Caller, asked: Asked, model: Mo
         )
     origin = Origin(SOURCE, plan.details.model_dump(mode="json"), plan.notes)
     try:
-        created = await create(services.training, caller, plan.request, asked.key, origin)
+        created = await create(services.training, caller, plan.request, asked.key, origin, services.run_defaults)
     except BaseException:
         if fork_id is not None:
             async with services.training.database.session() as session:

@@ -70,6 +70,8 @@ JOBS = "/v1/fine_tuning/jobs"
 GRADER = {"type": "string_check", "name": "g", "operation": "eq", "input": "{{sample.output_text}}", "reference": "7"}
 METHOD = {"type": "reinforcement", "reinforcement": {"grader": GRADER}}
 JOB = {"model": "{model}", "training_file": "{file_id}", "method": METHOD}
+HUD_RL_TASK = {"env": {"name": "access-environment"}, "scenario": "t"}
+HUD_RL_JOB = {"model_id": "{model}", "dataset": {"tasks": [HUD_RL_TASK]}}
 UPLOAD = "/api/v1/external_weights_upload?base_model={base:path}&slug={new_name}"
 NAMED = "/api/v1/training_runs/{run}/checkpoints/{checkpoint_id:path}"
 
@@ -220,6 +222,16 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", f"{JOBS}/{{fine_tuning_job_id}}/pause"): (TRAIN, None),
     ("POST", f"{JOBS}/{{fine_tuning_job_id}}/resume"): (TRAIN, None),
     ("POST", f"{JOBS}/{{fine_tuning_job_id}}/cancel"): (TRAIN, None),
+    ("POST", "/training/jobs"): (TRAIN, HUD_RL_JOB),
+    ("POST", "/v1/training/jobs"): (TRAIN, HUD_RL_JOB),
+    ("GET", "/training/jobs/{job_or_model}/raw-status"): (READ, None),
+    ("GET", "/v1/training/jobs/{job_or_model}/raw-status"): (READ, None),
+    ("GET", "/tasks/evalset/{name:path}"): (READ, None),
+    ("GET", "/tasks/evalsets/{taskset_id}/tasks-by-id"): (READ, None),
+    ("GET", "/environments/{environment}/mcp-config"): (READ, None),
+    ("POST", "/tasks/upload"): (TRAIN, {}),
+    ("POST", "/tasks/resolve-evalset"): (TRAIN, {}),
+    ("POST", "/v1/rollouts/run_list"): (TRAIN, {}),
     ("GET", "/api/v1/healthz"): (PUBLIC, None),
     ("POST", "/api/v1/client/config"): (ANY, {}),
     ("POST", "/api/v1/client/dynamic_config"): (ANY, {}),
@@ -453,7 +465,7 @@ async def scene(origin, database: AsyncDatabase, base, vendor: Vendor) -> AsyncI
         scene = Scene(origin, teams[0], teams[1], things, http, database)
         await scene.report()
         job = await http.post(JOBS, json={**_filled(JOB, things), "model": base.slug}, headers=member)
-        things["fine_tuning_job_id"] = job.json()["id"]
+        things |= {"fine_tuning_job_id": job.json()["id"], "job_or_model": things["run_id"]}
         yield scene
 
 

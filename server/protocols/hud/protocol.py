@@ -7,6 +7,7 @@ from server.protocols.hud import (
     account,
     builds,
     evals,
+    evalsets,
     guard,
     hosted_rollouts,
     jobs,
@@ -17,6 +18,7 @@ from server.protocols.hud import (
     team,
     traces,
     trainability,
+    training_jobs,
     transfers,
 )
 from server.protocols.hud.admin import router as admin
@@ -45,5 +47,7 @@ HUD = Protocol(
         evals.router,
         guard.router,
         trainability.router,
+        training_jobs.router,
+        evalsets.router,
     )
 )

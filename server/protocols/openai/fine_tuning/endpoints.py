@@ -163,5 +163,10 @@ async def _shown(context: Context, caller: Caller, job: Job) -> JobObject:
 
 def _services(context: Context) -> FineTuning:
     return FineTuning(
-        context.training, context.heads, context.blobs, context.upload_parser, context.settings.default_lora
+        context.training,
+        context.heads,
+        context.blobs,
+        context.upload_parser,
+        context.settings.default_lora,
+        context.run_defaults,
     )

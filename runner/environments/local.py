@@ -59,6 +59,7 @@ class LocalEnvironments:
             self._sweeping.cancel()
         await asyncio.gather(*(served.close() for served in self._served.values()))
         self._served.clear()
+        await asyncio.to_thread(self._sandboxes.close)
 
     async def _build(self, spec: EnvironmentSpec, archive: Path | None, log: Log) -> dict[str, Any]:
         version = await self._versions.make_ready(spec, archive, log, spec.no_cache)

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.environments.cgroups import find_cgroups
 from runner.environments.fork_servers import OURS, OURS_INSIDE, own_code, serving_arguments
 from runner.environments.isolation.base import Bind, Isolation, Limits, Network, Sandbox, SessionPlace
 from runner.environments.settings import EnvironmentSettings
@@ -48,6 +49,7 @@ class Sandboxes:
         self._roots = itertools.cycle(range(_FIRST_ROOT, _FIRST_ROOT + _NUM_ROOTS))
         self._sessions = itertools.cycle(range(_NUM_SESSIONS))
         self._taken: set[int] = set()
+        self.cgroups = find_cgroups() if isolation.name != "none" else None
         self.limits = Limits(
             memory_bytes=int(settings.memory_bytes),
             disk_bytes=int(settings.disk_bytes),
@@ -162,6 +164,12 @@ class Sandboxes:
         for name in ("runner", "wire"):
             (folder / name).symlink_to(OURS / name)
         return folder
+
+    def close(self) -> None:
+        """Every sandbox has ended."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self.cgroups is not None:
+            self.cgroups.close()
 
     def release(self, place: SessionPlace) -> None:
         """None of its processes is left."""

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from runner.environments.base import Log, StartFailed
+from runner.environments.cgroups import Cgroup
 from runner.environments.fork_servers import ForkServer
 from runner.environments.gateway import GatewayRelay
-from runner.environments.isolation.base import Sandbox
+from runner.environments.isolation.base import Sandbox, SessionPlace
 from runner.environments.sandboxing import COPIED_BYTES, GATEWAY_PORT, Sandboxes
 from runner.environments.sessions import Around, LocalSession
 from runner.environments.settings import EnvironmentSettings
 from runner.environments.version import Version
+from runner.environments.watching import watch
 
 _STARTS_AT_A_TIME = 8
 
@@ -108,20 +110,37 @@ class ServedVersion:
         assert self._sandbox is not None
         place = self._sandboxes.of_session(self.version, self._sandbox, self._copies, port, variables)
 
+        cgroup = await asyncio.to_thread(self._make_cgroup, place)
+
         async def entered(pid: int, listener: socket.socket | None) -> None:
+            if cgroup is not None:
+                cgroup.add(pid)
             if listener is not None:
                 await relay.serve(listener)
 
+        def why_killed() -> str | None:
+            if cgroup is None or not cgroup.ran_out_of_memory():
+                return None
+            return f"it took more than {place.limits.memory_bytes >> 20} MiB of memory"
+
         async def release() -> None:
             await relay.close()
+            if cgroup is not None:
+                await asyncio.to_thread(cgroup.remove)
             self._sandboxes.release(place)
             for session in [session for session, of in self._relays.items() if of is relay]:
                 self._forget(session)
 
-        around = Around(entered, release, self._sandboxes.isolation.has_own_processes)
+        around = Around(entered, release, self._sandboxes.isolation.has_own_processes, why_killed)
         session = await LocalSession.start(server, place, around, self._settings.start_timeout_s, log)
         self._relays[session] = relay
+        if cgroup is None or place.scratch:
+            session.run_beside(watch(session, place.limits, place.scratch, cgroup is not None))
         return session
+
+    def _make_cgroup(self, place: SessionPlace) -> Cgroup | None:
+        cgroups = self._sandboxes.cgroups
+        return None if cgroups is None else cgroups.make(f"session-{place.number}", place.limits)
 
     async def _running_server(self) -> ForkServer:
         async with self._starting:

@@ -8,9 +8,10 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from runner.environments.base import Log, StartFailed
 from runner.environments.channels import Channel
@@ -64,6 +65,7 @@ class LocalSession:
         self._status: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._spliced: set[asyncio.Task[None]] = set()
+        self._beside: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._stop_wanted = False
@@ -128,6 +130,11 @@ class LocalSession:
     def set_log(self, log: Log) -> None:
         """Where its lines go from now on."""
         self._log = log
+
+    def run_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Until it ends."""
+        task = asyncio.create_task(work)
+        self._beside.add(task)
 
     @property
     def pid(self) -> int | None:
@@ -203,8 +210,6 @@ class LocalSession:
             self._signal_all()
         await self._wait_for_processes()
         self._signal_all()
-        await asyncio.sleep(0)
-        self._gone.set()
         for made in self._connections.values():
             if not made.done():
                 made.set_exception(ConnectionResetError("the environment has ended"))
@@ -213,8 +218,11 @@ class LocalSession:
         for task in [task for task in self._tasks if task is not asyncio.current_task()]:
             with suppress(TimeoutError):
                 await asyncio.wait({task}, timeout=0.5)  # what it wrote last
+        self._gone.set()
         if not self._stop_wanted and not self.ended.done():
             self.ended.set_result(self._why_ended())
+        for task in self._beside:
+            task.cancel()
         await self._around.release()
         if self._pidfd is not None:
             os.close(self._pidfd)

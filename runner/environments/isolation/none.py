@@ -46,8 +46,8 @@ class Unconfined:
     def end_session(self) -> None:
         """Until no descendant is left: those whose parent ends become children of this process."""
         until = time.monotonic() + _END_S
-        while descendants := _descendants(os.getpid()):
-            for pid in descendants:
+        while left := descendants(os.getpid()):
+            for pid in left:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             with suppress(ChildProcessError):
@@ -66,10 +66,11 @@ class Unconfined:
         set_limits(sandbox.limits, per_user=False)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """All that it forked, and they."""
     found: list[int] = []
     with suppress(OSError, ValueError):
         for task in os.listdir(f"/proc/{pid}/task"):
             children = Path(f"/proc/{pid}/task/{task}/children").read_text().split()
             found += [int(child) for child in children]
-    return found + [each for child in found for each in _descendants(child)]
+    return found + [each for child in found for each in descendants(child)]

@@ -41,7 +41,7 @@ test: .venv/installed-dev .venv-hud-rl/installed .venv/browser $(TINY_BASE)/conf
 screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light and dark, in screenshots/
 	$(BIN)/python -m tests.pages.screenshots --out screenshots
 
-test-slow: .venv/installed-dev .venv-hud-rl/installed $(TINY_BASE)/config.json $(TINY_TOOLS)/config.json  ## whole boxes that come, go, hang and move; much fuzzing
+test-slow: .venv/installed-dev .venv-hud-rl/installed .venv-verifiers/installed $(TINY_BASE)/config.json $(TINY_TOOLS)/config.json  ## whole boxes that come, go, hang and move; much fuzzing
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
 
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
@@ -78,7 +78,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-vllm .venv-hud-rl .headway-cache $(DEMO_DIR) demo-output
+	rm -rf .venv .venv-vllm .venv-hud-rl .venv-verifiers .venv-harbor .headway-cache $(DEMO_DIR) demo-output
 
 $(TINY_BASE)/config.json: examples/tiny_base/*.py | .venv/installed
 	$(BIN)/python -m examples.tiny_base --out $(TINY_BASE)
@@ -109,6 +109,17 @@ $(TINY_TOOLS)/config.json: examples/tiny_tools/* examples/guessing/game.py | .ve
 .venv-hud-rl/installed: examples/hud_rl/requirements.txt | .venv/installed
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-hud-rl
 	$(BIN)/uv pip install --quiet --system-certs --python .venv-hud-rl/bin/python -r examples/hud_rl/requirements.txt
+	@touch $@
+
+# Other libraries whose environments are played here (examples/README.md).
+.venv-verifiers/installed: examples/verifiers_loop/requirements.txt | .venv/installed
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-verifiers
+	$(BIN)/uv pip install --quiet --system-certs --python .venv-verifiers/bin/python -r $<
+	@touch $@
+
+.venv-harbor/installed: examples/harbor_loop/requirements.txt | .venv/installed
+	$(BIN)/uv venv --quiet --allow-existing --python 3.12 .venv-harbor
+	$(BIN)/uv pip install --quiet --system-certs --python .venv-harbor/bin/python -r $<
 	@touch $@
 
 # pip puts torch there, from wherever it is told to look; uv leaves out what vLLM names and a CPU does not need.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from hashlib import blake2b
+from typing import Any
 
 from server.sampling.answers import Events
 from server.sampling.sampler_client import SamplerClient
@@ -14,6 +16,17 @@ Waiting = asyncio.Queue[tuple[int, GenerateEvent | BaseException | None]]
 
 _MOST_WAITING = 16
 """Events of a sequence that wait for their reader, before the sampler is held back."""
+
+
+def seeded_by_turn(params: SamplingParams, messages: Sequence[Mapping[str, Any]]) -> SamplingParams:
+    """The parameters of a rollout's turn. An agent sends one seed with every turn, and turns that began with the same
+    random numbers would not be independent: from the second on, each has a seed that is made of the agent's and of how
+    many answers came before."""
+    turn = sum(message.get("role") == "assistant" for message in messages)
+    if params.seed is None or not turn:
+        return params
+    digest = blake2b(f"{params.seed}/{turn}".encode(), digest_size=8).digest()
+    return params.model_copy(update={"seed": int.from_bytes(digest) >> 1})
 
 
 def seeded(params: SamplingParams, index: int) -> SamplingParams:

@@ -22,6 +22,7 @@ from server.protocols.openai.unsupported import check_logprobs, off_policy_setti
 from server.protocols.openai.upstream_chats import vendors_chat
 from server.sampling.admission import SamplingKey
 from server.sampling.answers import Answer, AnswerStream
+from server.sampling.generation import seeded_by_turn
 from server.sampling.requests import Chat, SampleRequest
 from server.sampling.targets import find_target, look_up
 from server.upstreams.targets import upstream_behind
@@ -37,13 +38,11 @@ async def chat(context: Context, key: SamplingKey, request: Request, body: ChatR
     prompt = _chat_prompt(body)
     asked = requested_constraint(body)
     target = await find_target(context.sampling, key, body.model, body.checkpoint)
-    sample = SampleRequest(
-        [prompt],
-        sampling_params(body, body.max_tokens, body.top_logprobs or 0 if body.logprobs else 0, asked),
-        body.n,
-        whole=not body.stream,
-        rollout=await rollout_of(request),
-    )
+    rollout = await rollout_of(request)
+    params = sampling_params(body, body.max_tokens, body.top_logprobs or 0 if body.logprobs else 0, asked)
+    if rollout is not None:
+        params = seeded_by_turn(params, body.messages)
+    sample = SampleRequest([prompt], params, body.n, whole=not body.stream, rollout=rollout)
     kind = "chat.completion.chunk" if body.stream else "chat.completion"
     reply = _ChatReply(body, Envelope(target, kind, off_policy_settings(body, asked), sample.id))
     return await respond(context.sampling, request, target, sample, reply, Named("messages", asked))

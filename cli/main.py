@@ -19,6 +19,7 @@ from cli.commands import (
     operating,
     planes,
     report,
+    runs,
     status,
     teams,
     upstreams,
@@ -72,6 +73,7 @@ app.command("undrain")(operating.undrain)
 app.command("pause")(operating.pause)
 app.command("resume")(operating.resume)
 app.command("audit")(operating.audit)
+app.add_typer(runs.app, name="runs")
 app.add_typer(report.app, name="report")
 app.add_typer(keys.app, name="keys")
 app.add_typer(keys.app, name="key", hidden=True)

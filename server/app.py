@@ -14,6 +14,7 @@ from server.background.closing_rollouts import closing_rollouts
 from server.background.environment_sessions import keeping_sessions
 from server.background.garbage_collection import collecting_garbage
 from server.background.lost_runners import taking_back_from_lost_runners
+from server.background.managing_runs import managing_runs
 from server.background.missing_numbers import giving_up_missing_numbers
 from server.background.replicas import counting_replicas
 from server.background.trainer_launchers import launching_trainers
@@ -70,6 +71,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
                     taking_back_from_lost_runners(context.background),
                     guarding(replace(context.heads, database=context.background), settings.guard),
                     keeping_sessions(context.tunnels),
+                    managing_runs(context.training, context.heads),
                 ):
                     yield
 

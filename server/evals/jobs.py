@@ -70,7 +70,9 @@ _BASE = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
+class ScoredCheckpoint:
+    """What a job's score is about. checkpoint_id: None: the base weights."""
+
     model_id: UUID
     checkpoint_id: UUID | None
 
@@ -113,16 +115,16 @@ async def _score(session: AsyncSession, team_id: UUID, job_id: UUID) -> None:
     for key, values in rewards.items():
         is_mixed = mixed or models.count(key.model_id) > 1
         details = {"failed": failed, "unknown_checkpoint": unknown, "job": job.name}
-        await _keep(session, key, job, values, is_mixed, {name: value for name, value in details.items() if value})
+        await keep_score(session, key, job, values, is_mixed, {name: value for name, value in details.items() if value})
     job.scored_at = looked_at
     if rewards:
         await notify_async(session, GUARD_DUE, "")
 
 
-def _sorted(rows: Sequence[Any]) -> tuple[dict[_Key, list[float]], int, int, bool]:
+def _sorted(rows: Sequence[Any]) -> tuple[dict[ScoredCheckpoint, list[float]], int, int, bool]:
     """Rewards by checkpoint; how many rollouts failed; of how many no checkpoint is on record; whether one was served
     by several, which counts for each of them."""
-    rewards, failed, unknown, mixed = dict[_Key, list[float]](), 0, 0, False
+    rewards, failed, unknown, mixed = dict[ScoredCheckpoint, list[float]](), 0, 0, False
     for model_id, status, reward, checkpoints in rows:
         if status != "completed" or reward is None or not math.isfinite(reward):
             failed += 1
@@ -130,15 +132,20 @@ def _sorted(rows: Sequence[Any]) -> tuple[dict[_Key, list[float]], int, int, boo
         unknown += not checkpoints
         mixed |= len(checkpoints or ()) > 1
         for checkpoint_id in checkpoints or ():
-            key = _Key(model_id, checkpoint_id if checkpoint_id != _BASE else None)
+            key = ScoredCheckpoint(model_id, checkpoint_id if checkpoint_id != _BASE else None)
             rewards.setdefault(key, []).append(reward)
     return rewards, failed, unknown, mixed
 
 
-async def _keep(
-    session: AsyncSession, key: _Key, job: JobRow, rewards: list[float], mixed: bool, details: dict[str, Any]
+async def keep_score(
+    session: AsyncSession,
+    key: ScoredCheckpoint,
+    job: JobRow,
+    rewards: list[float],
+    mixed: bool,
+    details: dict[str, Any],
 ) -> None:
-    """The score, which the guard looks at again where it changed."""
+    """A job's score of a checkpoint, which the guard looks at again where it changed."""
     n = len(rewards)
     values = {
         "benchmark": job.benchmark or benchmark_of(job.name),

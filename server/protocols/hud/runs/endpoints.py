@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.protocols.hud.routing import HudRouter
+from server.http.routing import KeyedRouter
 from server.protocols.hud.runs.event_stream import EVENT_STREAM, RunEventStream, last_event_id
 from server.runs import changing, reading
 from server.runs.creating import create
@@ -24,7 +24,7 @@ from server.runs.types import Run, RunDeleted, RunEvents, RunMetricsPage, RunSte
 from server.training.idempotency import IDEMPOTENCY_HEADER
 from server.values.paging import Page
 
-router = HudRouter(prefix="/v2/runs", tags=["runs"])
+router = KeyedRouter(prefix="/v2/runs", tags=["runs"])
 
 
 @router.post("", status_code=201, response_model=Run)

@@ -20,6 +20,7 @@ from cli.commands import (
     planes,
     report,
     runs,
+    runners,
     status,
     teams,
     upstreams,
@@ -80,4 +81,5 @@ app.add_typer(keys.app, name="key", hidden=True)
 app.add_typer(teams.teams, name="team")
 app.add_typer(teams.quotas, name="quota")
 app.add_typer(environments.app, name="envs")
+app.add_typer(runners.app, name="runners")
 app.add_typer(upstreams.app, name="upstreams")

@@ -68,7 +68,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
                 async with (
                     counting_replicas(context.background, share),
                     giving_up_missing_numbers(context.background, settings.training_limits.missing_number_s),
-                    taking_back_from_lost_runners(context.background),
+                    taking_back_from_lost_runners(context.background, counted),
                     guarding(replace(context.heads, database=context.background), settings.guard),
                     keeping_sessions(context.tunnels),
                     managing_runs(context.training, context.heads),

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from store.placements.presence import lives_sql as runner_lives_sql
 from store.planes.registration import lives_sql
 
 
@@ -43,6 +44,25 @@ class ModelHead:
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """What runners are to carry out, of one kind, in one state. `oldest_s`: since the oldest could be taken, or was."""
+
+    kind: str
+    state: str
+    count: int
+    oldest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Of live runners that have a label; of all of them for none. `state`: held, free, or drained."""
+
+    label: str
+    state: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Census:
     """The service at one moment."""
 
@@ -51,6 +71,8 @@ class Census:
     samplers: list[Held]
     adapters: list[Held]
     leases: list[Held]
+    placements: list[Placed]
+    slots: list[Slots]
     num_bases: int
     num_forks: int
     teams: list[tuple[UUID, str]]
@@ -94,6 +116,29 @@ _HEADS = """
 """
 
 
+_PLACEMENTS = """
+    select kind, state, count(*), extract(epoch from clock_timestamp() - min(
+        case state when 'queued' then available_at else taken_at end
+    ))::float
+    from placements where state <> 'ended' group by kind, state order by kind, state
+"""
+_SLOTS = f"""
+    with held as (
+        select r.id, r.slots, r.labels, r.drained_at, count(p.id) as num
+        from runners r left join placements p on p.runner_id = r.id and p.state = 'running'
+        where {runner_lives_sql("r")} group by r.id
+    ), slots as (
+        select unnest(labels || ''::text) as label, num as held,
+            case when drained_at is null then greatest(slots - num, 0) else 0 end as free,
+            case when drained_at is null then 0 else greatest(slots - num, 0) end as drained
+        from held
+    )
+    select label, state, sum(number)
+    from slots, lateral (values ('held', held), ('free', free), ('drained', drained)) as v (state, number)
+    group by label, state order by label, state limit 300
+"""  # noqa: S608 - put together from constants
+
+
 def take_census(session: Session, *, num_heads: int = 50) -> Census:
     """Count everything; of the models that stepped within a day, the `num_heads` that did so last."""
     num_bases, num_forks = session.execute(text(_MODELS)).one()
@@ -103,6 +148,8 @@ def take_census(session: Session, *, num_heads: int = 50) -> Census:
         samplers=_held(session, _SAMPLERS),
         adapters=_held(session, _ADAPTERS),
         leases=_held(session, _LEASES),
+        placements=[Placed(*row) for row in session.execute(text(_PLACEMENTS))],
+        slots=[Slots(row[0], row[1], int(row[2])) for row in session.execute(text(_SLOTS))],
         num_bases=num_bases,
         num_forks=num_forks,
         teams=[(row[0], row[1]) for row in session.execute(text(_TEAMS))],

@@ -9,7 +9,7 @@ from datetime import datetime
 from rich.text import Text
 
 from cli.terminal.tables import Listing
-from store.planes.overview import ModelState, Overview, PlaneState
+from store.planes.overview import ModelState, Overview, PlacedKind, PlaneState
 from store.planes.promotion import Missing
 from store.planes.trainer_availability import TrainerAvailability
 
@@ -26,14 +26,15 @@ class Disk:
 
 
 def view(overview: Overview) -> list[Listing]:
-    """Planes, bases, models."""
-    return [_planes(overview.planes), _bases(overview.bases), _models(overview)]
+    """Planes, bases, models; what runners are to carry out, if there is anything."""
+    placed = [_placed(overview.placed)] if overview.placed else []
+    return [_planes(overview.planes), _bases(overview.bases), _models(overview), *placed]
 
 
 def as_of(overview: Overview, disk: Disk | None) -> str:
     """Which samplers are in trouble, what waits for one to pass, when that was, and the room that the disk had."""
     sick = (plane for plane in overview.planes if plane.trouble is not None)
-    samplers = "".join(f"the sampler of {p.base} ({p.host}, pid {p.pid}) is {p.state}: {p.trouble}\n" for p in sick)
+    samplers = "".join(f"the {_named(p)} ({p.host}, pid {p.pid}) is {p.state}: {p.trouble}\n" for p in sick)
     troubles = "".join(f"{m.model} waits: {m.trouble}\n" for m in overview.models if m.trouble is not None)
     return f"{samplers}{troubles}{_disk(disk)}as of {overview.at:%Y-%m-%d %H:%M:%S %Z}"
 
@@ -52,7 +53,7 @@ def missing_table(missing: Sequence[Missing]) -> Listing:
 
 def _planes(planes: Sequence[PlaneState]) -> Listing:
     headings = ("plane", "base", "host", "pid", "state", "last heard of", "holds")
-    table = Listing(*headings, title="Trainers and samplers")
+    table = Listing(*headings, title="Trainers, samplers and runners")
     for plane in planes:
         state = Text(plane.state, style=_STYLES[plane.state])
         heard = f"{plane.silent_s:.0f} s ago"
@@ -60,8 +61,19 @@ def _planes(planes: Sequence[PlaneState]) -> Listing:
     return table
 
 
+def _named(plane: PlaneState) -> str:
+    return f"{plane.plane} of {plane.base}" if plane.base else plane.plane
+
+
+def _placed(placed: Sequence[PlacedKind]) -> Listing:
+    table = Listing("of runners", "queued", "running", title="For runners")
+    for one in placed:
+        table.add_row(f"{one.kind}s", str(one.num_queued), str(one.num_running))
+    return table
+
+
 def _held(plane: PlaneState) -> str | Text:
-    thing = "lease" if plane.plane == "trainer" else "adapter"
+    thing = {"trainer": "lease", "sampler": "adapter"}.get(plane.plane, "placement")
     held = f"{plane.num_held} {thing}{'' if plane.num_held == 1 else 's'}"
     return Text.assemble(f"{held}, ", (f"{plane.num_failed} failed", "red")) if plane.num_failed else held
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from server.metrics.instruments import ServerMetrics
 from server.runners.taking_back import take_back
 from store.database import AsyncDatabase
 from store.placements.ending import drop_keys_of_the_lost, placements_of_the_lost
@@ -16,28 +17,29 @@ _AT_ONCE = 100
 _WHY = "its runner was lost"
 
 
-def taking_back_from_lost_runners(database: AsyncDatabase) -> RepeatedTask:
+def taking_back_from_lost_runners(database: AsyncDatabase, metrics: ServerMetrics) -> RepeatedTask:
     """Every server process looks; each placement is taken back by one of them."""
 
     async def look() -> None:
-        await take_back_from_lost_runners(database)
+        await take_back_from_lost_runners(database, metrics)
 
     return RepeatedTask(look, Rhythm(_LOOK_EVERY_S, failed="lost_runners_not_looked_for"))
 
 
-async def take_back_from_lost_runners(database: AsyncDatabase) -> None:
+async def take_back_from_lost_runners(database: AsyncDatabase, metrics: ServerMetrics | None = None) -> None:
     """All that they hold by now."""
-    while await _take_back_some(database) == _AT_ONCE:
+    while await _take_back_some(database, metrics or ServerMetrics()) == _AT_ONCE:
         pass
 
 
-async def _take_back_some(database: AsyncDatabase) -> int:
+async def _take_back_some(database: AsyncDatabase, metrics: ServerMetrics) -> int:
     async with database.session() as session:
         found = await placements_of_the_lost(session, _AT_ONCE)
         if found:
             await drop_keys_of_the_lost(session)
-    for placement_id, runner_id in found:
-        await take_back(database, placement_id, runner_id, _WHY, counts=True)
+    for placement_id, runner_id, kind in found:
+        if await take_back(database, placement_id, runner_id, _WHY, counts=True):
+            metrics.attempt_lost(kind)
     if found:
         log.warning("placements_taken_back", placements=len(found))
     return len(found)

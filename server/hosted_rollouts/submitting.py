@@ -92,7 +92,10 @@ async def _known(session: AsyncSession, caller: Caller, submission: Submission) 
             HostedRolloutRow, (HostedRolloutRow.trace_id == wanted.c.id) & (HostedRolloutRow.team_id == caller.team_id)
         )
     )
-    digest, trace_id, status = (await session.execute(query)).one()
+    found = (await session.execute(query)).one()
+    digest: bytes | None = found[0]
+    trace_id: UUID | None = found[1]
+    status: str | None = found[2]
     if digest is None and trace_id is None:
         return None
     if digest is not None and digest != submission.digest():

@@ -45,6 +45,7 @@ def _families(census: Census | None) -> Iterator[Metric]:
     yield _held("headway_samplers", "Live samplers", "backend", census.samplers)
     yield _held("headway_adapters", "Adapters of live samplers", "state", census.adapters)
     yield _held("headway_leases", "Models that a trainer holds", "state", census.leases)
+    yield from _placements(census)
     models = GaugeMetricFamily("headway_models", "Models in the catalog", labels=["kind"])
     models.add_metric(["base"], census.num_bases)
     models.add_metric(["fork"], census.num_forks)
@@ -65,6 +66,20 @@ def _operations(census: Census) -> Iterator[Metric]:
         counts.add_metric([open_ones.kind, open_ones.state], open_ones.count)
         ages.add_metric([open_ones.kind, open_ones.state], open_ones.oldest_s)
     yield from (counts, ages)
+
+
+def _placements(census: Census) -> Iterator[Metric]:
+    counts = GaugeMetricFamily("headway_placements", "What runners are to carry out", labels=["kind", "state"])
+    ages = GaugeMetricFamily(
+        "headway_placement_oldest_seconds", "Since the oldest of them could be taken, or was", labels=["kind", "state"]
+    )
+    for placed in census.placements:
+        counts.add_metric([placed.kind, placed.state], placed.count)
+        ages.add_metric([placed.kind, placed.state], placed.oldest_s)
+    slots = GaugeMetricFamily("headway_runner_slots", "Of live runners with this label", labels=["label", "state"])
+    for some in census.slots:
+        slots.add_metric([some.label, some.state], some.count)
+    yield from (counts, ages, slots)
 
 
 def _heads(census: Census) -> Iterator[Metric]:

@@ -40,6 +40,9 @@ class ServerMetrics:
             ["direction"],
         )
         self._tokens_in, self._tokens_out = tokens.labels("prompt"), tokens.labels("sampled")
+        self._attempts_lost = counter(
+            "headway_placement_attempts_lost", "What runners held when they were lost", ["kind"]
+        )
         self._retries = counter("headway_gateway_retries", "Requests that were begun anew on another sampler")
         self._lost = counter("headway_gateway_samplers_lost", "Times that a sampler did not answer")
         recorded = counter(
@@ -119,6 +122,10 @@ class ServerMetrics:
     def looked_up(self, *, shared: bool) -> None:
         """A question about a key and a head."""
         (self._shared if shared else self._asked).inc()
+
+    def attempt_lost(self, kind: str) -> None:
+        """A runner was lost that held something of this kind."""
+        self._attempts_lost.labels(kind).inc()
 
     def connections(self, pool: str, in_use: int, idle: int, waiting: int) -> None:
         """A pool as it is now."""

@@ -15,13 +15,15 @@ _PAUSE_S, _MOST_PAUSE_S = 1.0, 10.0
 """Of what was handed back more than once."""
 
 
-async def take_back(database: AsyncDatabase, placement_id: UUID, runner_id: UUID, why: str, *, counts: bool) -> None:
-    """Take a placement from this runner, if it still has it. In a transaction of its own: ends lock traces, of which
-    several would have to be locked in the order of their ids."""
+async def take_back(database: AsyncDatabase, placement_id: UUID, runner_id: UUID, why: str, *, counts: bool) -> bool:
+    """Take a placement from this runner; whether it still had it. In a transaction of its own: ends lock traces, several
+    of which would have to be locked in the order of their ids."""
     async with database.session() as session:
         row = await lock(session, placement_id)
-        if row is not None and row.state == "running" and row.runner_id == runner_id:
-            await give_back(session, row, why, counts=counts)
+        if row is None or row.state != "running" or row.runner_id != runner_id:
+            return False
+        await give_back(session, row, why, counts=counts)
+    return True
 
 
 async def give_back(session: AsyncSession, row: PlacementRow, why: str, *, counts: bool) -> None:

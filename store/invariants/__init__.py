@@ -11,12 +11,13 @@ from store.checkpoint_stores import CheckpointStore
 from store.database import Database
 from store.invariants.base import Invariant, Violation
 from store.invariants.log import LOG
+from store.invariants.placements import PLACEMENTS
 from store.invariants.planes import PLANES
 from store.invariants.rollouts import ROLLOUTS
 from store.invariants.tree import TREE
 from store.verification import missing_files
 
-INVARIANTS: tuple[Invariant, ...] = (*TREE, *LOG, *PLANES, *ROLLOUTS)
+INVARIANTS: tuple[Invariant, ...] = (*TREE, *LOG, *PLANES, *ROLLOUTS, *PLACEMENTS)
 
 _MOST_ROWS = 100
 

@@ -20,12 +20,6 @@ _LOCK = text("""
     where h.placement_id = any(:ids) order by t.team_id, t.id for update of t
 """).bindparams(_IDS)
 
-_BEGIN = text("""
-    update traces t set attempt = p.attempt, last_activity_at = clock_timestamp()
-    from hosted_rollouts h join placements p on p.id = h.placement_id
-    where h.placement_id = any(:ids) and (t.team_id, t.id) = (h.team_id, h.trace_id)
-""").bindparams(_IDS)
-
 _FORGET = [
     text(statement).bindparams(_IDS)
     for statement in (
@@ -38,21 +32,19 @@ _FORGET = [
         where h.placement_id = any(:ids) and (s.team_id, s.trace_id) = (h.team_id, h.trace_id)
         """,
         """
-        update traces t set num_turns = 0, num_samples = 0, num_prompt_tokens = 0, num_output_tokens = 0,
+        update traces t set attempt = p.attempt, last_activity_at = clock_timestamp(),
+            num_turns = 0, num_samples = 0, num_prompt_tokens = 0, num_output_tokens = 0,
             checkpoint_ids = '{}', flags = '{}', evaluated_reward = null, entered_at = null, extra = null
-        from hosted_rollouts h where h.placement_id = any(:ids) and (t.team_id, t.id) = (h.team_id, h.trace_id)
+        from hosted_rollouts h join placements p on p.id = h.placement_id
+        where h.placement_id = any(:ids) and (t.team_id, t.id) = (h.team_id, h.trace_id)
         """,
         "update hosted_rollouts set reported_exit = null where placement_id = any(:ids)",
     )
 ]
 
 
-async def begin_attempts(session: AsyncSession, first: Collection[UUID], again: Collection[UUID]) -> None:
-    """Attempts of these placements of rollouts begin: the first ones, and others, for which all is removed that is on
-    record of their traces."""
-    ids = {"ids": [*first, *again]}
-    await session.execute(_LOCK, ids)
-    await session.execute(_BEGIN, ids)
-    if again:
-        for statement in _FORGET:
-            await session.execute(statement, {"ids": list(again)})
+async def begin_attempts(session: AsyncSession, placement_ids: Collection[UUID]) -> None:
+    """Attempts of these placements of rollouts begin: all is removed that is on record of their traces."""
+    ids = {"ids": list(placement_ids)}
+    for statement in (_LOCK, *_FORGET):
+        await session.execute(statement, ids)

@@ -19,7 +19,7 @@ MOST_ATTEMPTS = 50
 """With those that were handed back."""
 
 _OF_THE_LOST = text(f"""
-    select p.id, p.runner_id from placements p join runners r on r.id = p.runner_id
+    select p.id, p.runner_id, p.kind from placements p join runners r on r.id = p.runner_id
     where p.state = 'running' and not {lives_sql("r")}
     order by p.id limit :limit
 """)
@@ -75,9 +75,9 @@ async def requeue(session: AsyncSession, row: PlacementRow, *, pause_s: float = 
     await notify_async(session, PLACEMENT_CHANGED, row.id.hex)
 
 
-async def placements_of_the_lost(session: AsyncSession, limit: int) -> list[tuple[UUID, UUID]]:
-    """What runners hold that live no more, and which ones."""
-    return [(row.id, row.runner_id) for row in await session.execute(_OF_THE_LOST, {"limit": limit})]
+async def placements_of_the_lost(session: AsyncSession, limit: int) -> list[tuple[UUID, UUID, str]]:
+    """What runners hold that live no more, which ones, and its kind."""
+    return [(row.id, row.runner_id, row.kind) for row in await session.execute(_OF_THE_LOST, {"limit": limit})]
 
 
 async def drop_keys_of_the_lost(session: AsyncSession) -> None:

@@ -99,8 +99,6 @@ async def lease(session: AsyncSession, runner_id: UUID, kinds: Sequence[Kind], s
     await session.execute(_TURN)
     asked = {"runner_id": runner_id, "kinds": list(kinds), "slots": slots, "changed": PLACEMENT_CHANGED}
     taken = [Taken(*row[:6]) for row in await session.execute(_LEASE, asked)]
-    rollouts = [one for one in taken if one.kind == "rollout"]
-    if rollouts:
-        first = [one.id for one in rollouts if one.attempt == 1]
-        await begin_attempts(session, first, [one.id for one in rollouts if one.attempt > 1])
+    if rollouts := [one.id for one in taken if one.kind == "rollout"]:
+        await begin_attempts(session, rollouts)
     return taken

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Float, and_, cast, exists, func, or_, sele
 from sqlalchemy.orm import Session
 
 from store.listed_models import is_listed
+from store.placements.presence import lives_sql as runner_lives_sql
 from store.planes.registration import has_trouble, is_live
 from store.planes.trainer_availability import TrainerAvailability, trainer_availability
 from store.tables import (
@@ -28,8 +29,8 @@ _OPEN = "queued", "running"
 
 @dataclass(frozen=True, slots=True)
 class PlaneState:
-    """A trainer or sampler that is not marked as stopped, or a base's last sampler, which gave up. `state`: starting,
-    live, draining, silent, or stopped."""
+    """A trainer, sampler or runner that is not marked as stopped, or a base's last sampler, which gave up. `state`:
+    starting, live, draining, silent, or stopped."""
 
     plane: str
     id: UUID
@@ -39,11 +40,11 @@ class PlaneState:
     state: str
     silent_s: float
     num_held: int
-    """Models that a trainer has leased, or adapters that a sampler has loaded."""
+    """Models that a trainer has leased, adapters that a sampler has loaded, or placements that a runner holds."""
     num_failed: int
     """Adapters that a sampler could not load."""
     trouble: str | None = None
-    """Why a sampler can generate nothing."""
+    """Why a sampler can generate nothing, or a runner take nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +68,24 @@ class ModelState:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedKind:
+    """What runners are to carry out, of one kind."""
+
+    kind: str
+    num_queued: int
+    num_running: int
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
-    """The service at one moment, by the database's clock."""
+    """The service at one moment, by the database's clock. `planes`: runners, of no base, come last."""
 
     at: datetime
     planes: list[PlaneState]
     bases: list[TrainerAvailability]
     models: list[ModelState]
     num_models: int
+    placed: list[PlacedKind]
 
 
 def take_overview(session: Session, *, max_models: int = 200) -> Overview:
@@ -83,11 +94,32 @@ def take_overview(session: Session, *, max_models: int = 200) -> Overview:
     at: datetime = session.execute(text("select clock_timestamp()")).scalar_one()
     return Overview(
         at=at,
-        planes=[*_trainers(session), *_samplers(session)],
+        planes=[*_trainers(session), *_samplers(session), *_runners(session)],
         bases=trainer_availability(session),
         models=_models(session, max_models),
         num_models=session.scalar(select(func.count()).select_from(ModelRow).where(_is_shown())) or 0,
+        placed=[PlacedKind(*row) for row in session.execute(_PLACED)],
     )
+
+
+_RUNNERS = text(f"""
+    select r.id, r.host, r.pid, r.trouble,
+        case when not {runner_lives_sql("r")} then 'silent' when r.drained_at is null then 'live' else 'draining' end,
+        extract(epoch from clock_timestamp() - r.heartbeat_at)::float,
+        (select count(*) from placements p where p.runner_id = r.id and p.state = 'running')
+    from runners r where r.stopped_at is null order by r.started_at
+""")  # noqa: S608 - put together from constants
+_PLACED = text("""
+    select kind, count(*) filter (where state = 'queued'), count(*) filter (where state = 'running')
+    from placements where state <> 'ended' group by kind order by kind
+""")
+
+
+def _runners(session: Session) -> list[PlaneState]:
+    return [
+        PlaneState("runner", runner_id, "", host, pid, state, silent_s, num_held, 0, trouble)
+        for runner_id, host, pid, trouble, state, silent_s, num_held in session.execute(_RUNNERS)
+    ]
 
 
 def _trainers(session: Session) -> list[PlaneState]:

@@ -106,6 +106,16 @@ _SPENT = f"""
 
 # The newest trainer of a base is what the server knows the base's losses from, dead or not.
 _PAST = {
+    "placements": """
+        t.ended_at < clock_timestamp() - make_interval(secs => %(keep_planes_s)s) and not exists (
+            select from hosted_rollouts h join runs u on u.id = h.run_id
+            where h.placement_id = t.id and u.ended_at is null
+        )
+    """,
+    "runners": """
+        greatest(t.heartbeat_at, t.stopped_at) < clock_timestamp() - make_interval(secs => %(keep_planes_s)s)
+        and not exists (select from placements p where p.runner_id = t.id)
+    """,
     "trainers": """
         greatest(t.heartbeat_at, t.stopped_at) < clock_timestamp() - make_interval(secs => %(keep_planes_s)s)
         and not exists (select from model_leases l where l.trainer_id = t.id)
@@ -153,7 +163,8 @@ def drop_blobs(database: Database, policy: RetentionPolicy, *, dry_run: bool) ->
 
 
 def forget_planes(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> dict[str, set[UUID]]:
-    """Rows of long-dead trainers and samplers (with what these held), and of wants that ran out.
+    """Rows of long-dead trainers, samplers (with what these held) and runners, of what runners ended long ago, and of
+    wants that ran out.
 
     A process that was silent for this long and yet lives registers anew when it is restarted.
     """

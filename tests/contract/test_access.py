@@ -284,6 +284,9 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/api/v1/sessions/{session_id}"): (READ, None),
     ("PUT", "/api/v1/sessions/{session_id}/project"): (TRAIN, {"project_id": "p"}),
     ("GET", "/api/v1/sessions/{session_id}/trace_export"): (READ, None),
+    ("GET", "/v2/runners"): (ADMIN, None),
+    ("POST", "/v2/runners/{runner_id}/drain"): (ADMIN, None),
+    ("POST", "/v2/runners/{runner_id}/undrain"): (ADMIN, None),
     ("POST", "/runner/register"): (RUN, REGISTRATION),
     ("POST", "/runner/{runner_id}/heartbeat"): (RUN, {}),
     ("POST", "/runner/{runner_id}/lease"): (RUN, {"slots": 1, "kinds": ["session"]}),
@@ -543,6 +546,7 @@ def _names_a_thing(path: str, body: Any) -> bool:
 
 UNDONE_BY = {
     "/v2/admin/models/{model_id}/pause": "/v2/admin/models/{model_id}/resume",
+    "/v2/runners/{runner_id}/drain": "/v2/runners/{runner_id}/undrain",
     "/v2/admin/samplers/{sampler_id}/drain": "/v2/admin/samplers/{sampler_id}/undrain",
     "/v2/admin/trainers/{trainer_id}/drain": "/v2/admin/trainers/{trainer_id}/undrain",
 }

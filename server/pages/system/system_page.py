@@ -1,4 +1,4 @@
-"""`/system`: trainers, samplers and what they hold, the queue, the disks. Of other teams' work only how much it is."""
+"""`/system`: trainers, samplers, runners and what they hold, the queues, the disks. Of other teams' work only how much it is."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.system.disks import disks
 from server.principals.callers import Caller
+from server.runners.operating import present_runners
 from store.planes.registration import has_trouble, is_live
 from store.planes.served import served_checkpoint_id
 from store.planes.trainer_availability import trainer_availability_async
@@ -39,6 +40,12 @@ _QUEUE = text("""
     where o.state in ('queued', 'running')
     group by m.id
     order by oldest
+""")
+
+_PLACED = text("""
+    select kind, count(*) filter (where state = 'running') as running, count(*) filter (where state = 'queued') as queued,
+        min(available_at) filter (where state = 'queued') as oldest
+    from placements where state <> 'ended' group by kind order by kind
 """)
 
 
@@ -76,6 +83,8 @@ async def system(context: ContextDep, request: Request, visitor: VisitorDep) -> 
             "trainers": await _trainers(session, visitor.caller),
             "samplers": await _samplers(session, visitor.caller),
             "queue": await _queue(session, visitor.caller),
+            "runners": await present_runners(session, _MOST),
+            "placed": await _placed(session),
         }
     return page(request, "system/system.html", visitor, disks=await disks(context.settings), **values)
 
@@ -145,6 +154,10 @@ def _plane(row: Any, base: str, lives: bool, holds: list[tuple[str, bool]], fail
         state = "drained"
     mine = [name for name, is_mine in holds if is_mine]
     return Plane(row, base, state, mine, len(holds) - len(mine), failed)
+
+
+async def _placed(session: AsyncSession) -> list[Any]:
+    return list(await session.execute(_PLACED))
 
 
 async def _queue(session: AsyncSession, caller: Caller) -> list[Waiting]:

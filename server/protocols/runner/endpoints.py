@@ -103,7 +103,11 @@ async def end(context: ContextDep, caller: RunnerDep, runner_id: UUID, placement
         return await reporting.end(session, await own_runner(session, caller, runner_id), placement_id, body)
 
 
-@router.get("/{runner_id}/builds/{build_id}/archive")
+@router.get(
+    "/{runner_id}/builds/{build_id}/archive",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/gzip": {"schema": {"type": "string", "format": "binary"}}}}},
+)
 async def archive(context: ContextDep, caller: RunnerDep, runner_id: UUID, build_id: UUID) -> StreamingResponse:
     """The gzip tar of a build that something needs which the runner holds."""
     async with context.database.session() as session:

@@ -1,0 +1,104 @@
+"""Runners as operators see them: what there is, and draining.
+
+A drained runner takes nothing new, and ends what it holds. A process that starts again is a new one, and not drained.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy import Select, func, literal_column, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from server.audit.recording import Actor, record
+from server.values.paging import Page, page_of
+from store.notify import PLACEMENT_QUEUED, notify_async
+from store.placements.presence import lives_sql
+from store.tables import PlacementRow, RunnerRow, TeamRow
+from wire.errors import Conflict, NotFound
+
+_LIVES: Any = literal_column(lives_sql("runners"))
+
+
+class Runner(BaseModel):
+    """A runner process. `team`: it takes this team's work alone. `num_held`: what it carries out just now, of its
+    `slots`. `trouble`: why it can take nothing."""
+
+    id: UUID
+    host: str
+    pid: int
+    team: str | None
+    kinds: list[str]
+    labels: list[str]
+    slots: int
+    num_held: int
+    isolation: str
+    versions: dict[str, str]
+    state: Literal["live", "drained", "silent", "stopped"]
+    trouble: str | None
+    started_at: datetime
+    heartbeat_at: datetime
+    drained_at: datetime | None
+
+
+async def list_runners(session: AsyncSession, cursor: str | None, limit: int) -> Page[Runner]:
+    """Every runner whose row is still kept, oldest first."""
+    rows, following = await page_of(session, _runners(), (RunnerRow.started_at, RunnerRow.id), cursor, limit)
+    return Page(items=[_runner(*row) for row in rows], next_cursor=following)
+
+
+async def present_runners(session: AsyncSession, limit: int) -> list[Runner]:
+    """Those that have not said that they stop, the newest first."""
+    query = _runners().where(RunnerRow.stopped_at.is_(None)).order_by(RunnerRow.started_at.desc()).limit(limit)
+    return [_runner(*row) for row in await session.execute(query)]
+
+
+async def describe_runner(session: AsyncSession, runner_id: UUID) -> Runner:
+    """One of them."""
+    return _runner(*(await session.execute(_runners().where(RunnerRow.id == runner_id))).one())
+
+
+async def drain(session: AsyncSession, runner_id: UUID, actor: Actor) -> None:
+    """Give it nothing new. Raises NotFound, and Conflict for one that has stopped."""
+    row = await _find(session, runner_id)
+    if row.stopped_at is not None:
+        raise Conflict(f"the runner {runner_id} has stopped, so there is nothing to drain")
+    if row.drained_at is None:
+        row.drained_at = await session.scalar(select(func.clock_timestamp()))
+        record(session, actor, "drain_runner", subject_id=row.id, host=row.host, pid=row.pid)
+    await session.flush()
+
+
+async def undrain(session: AsyncSession, runner_id: UUID, actor: Actor) -> None:
+    """Have it take placements again. Raises NotFound."""
+    row = await _find(session, runner_id)
+    if row.drained_at is not None:
+        row.drained_at = None
+        record(session, actor, "undrain_runner", subject_id=row.id, host=row.host, pid=row.pid)
+    await session.flush()
+    await notify_async(session, PLACEMENT_QUEUED, "")
+
+
+async def _find(session: AsyncSession, runner_id: UUID) -> RunnerRow:
+    row = await session.get(RunnerRow, runner_id, with_for_update=True)
+    if row is None:
+        raise NotFound(f"there is no runner {runner_id}; see 'headway runners list'")
+    return row
+
+
+def _runners() -> Select[RunnerRow, str | None, bool, int]:
+    """Runners with their team, whether they live, and how much they hold."""
+    held = select(func.count()).where(PlacementRow.runner_id == RunnerRow.id, PlacementRow.state == "running")
+    query: Any = select(RunnerRow, TeamRow.name, _LIVES, held.scalar_subquery())
+    return query.outerjoin(TeamRow, TeamRow.id == RunnerRow.team_id)
+
+
+def _runner(row: RunnerRow, team: str | None, lives: bool, num_held: int) -> Runner:
+    state = ("drained" if row.drained_at else "live") if lives else "stopped" if row.stopped_at else "silent"
+    names = ("id", "host", "pid", "kinds", "labels", "slots", "isolation", "versions", "trouble")
+    times = ("started_at", "heartbeat_at", "drained_at")
+    facts = {name: getattr(row, name) for name in (*names, *times)}
+    return Runner(**facts, team=team, num_held=num_held, state=state)

@@ -37,7 +37,7 @@ def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_
 
 @app.command()
 def drain(runner: RunnerId, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Give a runner nothing new. What it holds is ended."""
+    """Give a runner nothing new; what it holds is ended."""
 
     async def act(session: AsyncSession) -> None:
         await operating.drain(session, _id(runner), COMMAND_LINE)

@@ -92,10 +92,8 @@ async def _known(session: AsyncSession, caller: Caller, submission: Submission) 
             HostedRolloutRow, (HostedRolloutRow.trace_id == wanted.c.id) & (HostedRolloutRow.team_id == caller.team_id)
         )
     )
-    found = (await session.execute(query)).one()
-    digest: bytes | None = found[0]
-    trace_id: UUID | None = found[1]
-    status: str | None = found[2]
+    found: Any = (await session.execute(query)).one()  # either of the rows may be missing
+    digest, trace_id, status = found
     if digest is None and trace_id is None:
         return None
     if digest is not None and digest != submission.digest():

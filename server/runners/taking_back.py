@@ -16,8 +16,8 @@ _PAUSE_S, _MOST_PAUSE_S = 1.0, 10.0
 
 
 async def take_back(database: AsyncDatabase, placement_id: UUID, runner_id: UUID, why: str, *, counts: bool) -> bool:
-    """Take a placement from this runner; whether it still had it. In a transaction of its own: ends lock traces, several
-    of which would have to be locked in the order of their ids."""
+    """Take a placement from this runner; whether it still had it. In a transaction of its own: ends lock traces, and
+    several would have to be locked in the order of their ids."""
     async with database.session() as session:
         row = await lock(session, placement_id)
         if row is None or row.state != "running" or row.runner_id != runner_id:

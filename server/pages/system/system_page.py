@@ -1,4 +1,5 @@
-"""`/system`: trainers, samplers, runners and what they hold, the queues, the disks. Of other teams' work only how much it is."""
+"""`/system`: trainers, samplers, runners and what they hold, the queues, the disks. Of other teams' work only how much
+it is."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ _QUEUE = text("""
 """)
 
 _PLACED = text("""
-    select kind, count(*) filter (where state = 'running') as running, count(*) filter (where state = 'queued') as queued,
+    select kind,
+        count(*) filter (where state = 'running') as running,
+        count(*) filter (where state = 'queued') as queued,
         min(available_at) filter (where state = 'queued') as oldest
     from placements where state <> 'ended' group by kind order by kind
 """)

@@ -11,12 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cli.in_session import in_session_or_stop
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from cli.terminal.tables import Listing, show
+from cli.terminal.whole_help import WholeHelp
 from server.audit.recording import COMMAND_LINE
 from server.catalog.repository import as_uuid
 from server.runners import operating
 from wire.errors import NotFound
 
-app = typer.Typer(help="List, drain and undrain runners.", no_args_is_help=True)
+app = typer.Typer(cls=WholeHelp, help="List, drain and undrain runners.", no_args_is_help=True)
 
 RunnerId = Annotated[str, typer.Argument(help="The runner's id; see 'headway runners list'")]
 

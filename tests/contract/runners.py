@@ -127,7 +127,8 @@ async def running_runner(
         tunnel_token=TOKEN,
     )
     carriers = {"build": Builds(environments), "session": Sessions(environments, doors)}
-    worker = Worker(ServerApi(origin, key), registration, WorkerSettings(64, 2.0), carriers, Archives(folder, 1 << 30))
+    archives = Archives(folder, 1 << 30)
+    worker = Worker(ServerApi(origin, key), registration, WorkerSettings(64, 2.0), carriers, archives, {})
     async with listening_for_tunnels(listening, TOKEN, doors):
         running = asyncio.create_task(worker.run(stopping))
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import tarfile
 import uuid
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import func, select
+from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -308,3 +310,22 @@ async def test_the_pages_show_versions_what_is_offered_and_the_log(deploying: De
         assert "Log of version 1" in first.text
         assert (await browser.get(f"/environments/{failed['registry_id']}?version=7")).status_code == 404
         assert (await browser.get(f"/environments/{uuid.uuid4()}")).status_code == 404
+
+
+async def test_keys_in_addresses_are_in_no_log(deploying: Deploying, origin: str, caplog):
+    caplog.set_level(logging.DEBUG)
+    with capture_logs() as lines:
+        build_id = await deploying.upload()
+        await deploying.trigger(build_id, "quiet")
+        await frames(deploying.team, origin, build_id)
+        async with asyncio.timeout(10):
+            while not any(line["event"] == "websocket" for line in lines):  # noqa: ASYNC110 - it has closed
+                await asyncio.sleep(0.01)
+    paths = {line["path"] for line in lines if "path" in line}
+    assert {f"/v2/builds/{build_id}/logs", f"/v2/builds/{build_id}/archive"} <= paths
+    of_others = ("websockets.client", "httpx", "httpcore", "uvicorn.access")  # clients', and what servers turn off
+    ours = [record for record in caplog.records if not record.name.startswith(of_others)]
+    for text in (str(lines), *(record.getMessage() for record in ours)):
+        assert "api_key" not in text
+        assert "hw_up-" not in text
+        assert deploying.team.key not in text

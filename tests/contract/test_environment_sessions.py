@@ -8,19 +8,21 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from server.app import create_app
 from server.environments.sessions import MOST_TUNNELS, end_what_is_over
+from server.process.settings import ServerSettings, StopSettings
 from store.database import AsyncDatabase
 from store.tables import PlacementRow
-from tests.contract.conftest import Team, new_team
+from tests.contract.conftest import Team, new_team, serving
 from tests.contract.runners import FunctionEnvironments, running_runner
 from tests.contract.test_deployments import Deploying
 
@@ -267,3 +269,29 @@ async def test_a_session_plays_the_version_that_served_when_it_was_asked_for(pla
         await tunnel.send(HELLO)
         await received(tunnel, len(HELLO))
     assert playing.environments.started[-1].version == 1
+
+
+async def test_a_server_that_stops_closes_its_tunnels_and_refuses_new_ones(
+    playing: Playing, database_url: str, tmp_path: Path
+):
+    settings = ServerSettings(database_url, tmp_path, "token", stop=StopSettings(grace_s=0.5))
+    app = create_app(settings)
+    session_id = await playing.open()
+    async with serving(app) as origin:
+        elsewhere = replace(playing, origin=origin)  # any server carries the tunnels of any session
+        async with elsewhere.tunnel(session_id) as tunnel:
+            await tunnel.send(HELLO)
+            await received(tunnel, len(HELLO))
+            draining = asyncio.create_task(app.state.shutdown.drain())
+            with pytest.raises(ConnectionClosed) as closed:
+                await tunnel.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1012
+        with pytest.raises(InvalidStatus) as refused:  # the client tries again, and gets to another server
+            async with elsewhere.tunnel(session_id):
+                raise AssertionError
+        assert refused.value.response.status_code == 503
+        await draining
+    async with playing.tunnel(session_id) as tunnel:
+        await tunnel.send(HELLO)
+        await received(tunnel, len(HELLO))

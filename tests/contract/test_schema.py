@@ -31,7 +31,7 @@ from server.auth.service import ensure_team
 from server.principals.roles import ROLES
 
 
-@schemathesis.serializer("application/x-ndjson", "application/x-tar")
+@schemathesis.serializer("application/x-ndjson", "application/x-tar", "application/gzip")
 def _lines(_context: Any, value: Any) -> bytes:
     return str(value).encode("utf-8", "replace")
 

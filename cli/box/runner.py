@@ -11,6 +11,8 @@ from cli.box.environment import LOCAL_HOSTS, without_proxy
 from cli.commands.keys import create_key, role_of
 from store.private_files import write_private
 
+RUNNER = "runner"
+"""Its name among the children."""
 KEY_FILE = "runner-key"
 
 _DRAIN_S = 5.0
@@ -42,7 +44,7 @@ def runner_child(database_url: str, data_dir: Path, origin: str, slots: int) -> 
     _write_key(database_url, data_dir / KEY_FILE)
     environment = {"HEADWAY_DATA_DIR": str(data_dir), **without_proxy(LOCAL_HOSTS)}
     return Child(
-        "runner",
+        RUNNER,
         command,
         environment,
         stop_s=_DRAIN_S + _STOP_S,

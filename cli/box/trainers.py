@@ -13,8 +13,10 @@ from typing import Self
 import structlog
 
 from cli.box.children import Child, Children, Death
+from cli.box.runner import RUNNER
 from store.database import DATABASE_AWAY, Database
 from store.oplog.leaving import release_dead
+from store.placements.presence import runner_died
 from store.planes.trainer_availability import trainer_availability
 from store.planes.trainer_starts import WantedTrainer, start_failed
 from store.starter import Starter
@@ -32,7 +34,8 @@ class OnDemand:
 
 
 class Trainers:
-    """Starts trainers as children, and releases the leases of dead ones, so that nobody waits for these to run out."""
+    """Starts trainers as children, and releases the leases of dead ones, so that nobody waits for these to run out.
+    What a dead runner held goes to others in the same way."""
 
     def __init__(
         self,
@@ -71,6 +74,8 @@ class Trainers:
         for death in self._children.restart_dead():
             if death.child.name.startswith("trainer-"):
                 self._settle(death)
+            elif death.child.name == RUNNER:
+                self._settle_runner(death)
 
     def _launch(self, wanted: WantedTrainer) -> None:
         self._wanted.put(wanted.base)
@@ -93,6 +98,13 @@ class Trainers:
                 self._note_failure(slug, f"ended with status {death.status}: {death.last_words}")
         except DATABASE_AWAY:
             log.warning("dead_trainer_not_settled", base=slug)
+
+    def _settle_runner(self, death: Death) -> None:
+        try:
+            with self._database.connection() as connection:
+                runner_died(connection, socket.gethostname(), death.pid)
+        except DATABASE_AWAY:
+            log.warning("dead_runner_not_settled")
 
     def _note_failure(self, slug: str, error: str) -> None:
         with self._database.session() as session:

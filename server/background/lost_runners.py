@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import structlog
 
 from server.metrics.instruments import ServerMetrics
@@ -9,6 +11,7 @@ from server.runners.taking_back import take_back
 from store.database import AsyncDatabase
 from store.placements.ending import drop_keys_of_the_lost, placements_of_the_lost
 from store.repeating import RepeatedTask, Rhythm
+from wire.placements import LOST_AFTER_S
 
 log = structlog.get_logger(__name__)
 
@@ -18,10 +21,13 @@ _WHY = "its runner was lost"
 
 
 def taking_back_from_lost_runners(database: AsyncDatabase, metrics: ServerMetrics) -> RepeatedTask:
-    """Every server process looks; each placement is taken back by one of them."""
+    """Every server process looks; each placement is taken back by one of them. A process that has just started waits as
+    long as runners may be silent: while no server answered, none of them could show a heartbeat."""
+    began = time.monotonic()
 
     async def look() -> None:
-        await take_back_from_lost_runners(database, metrics)
+        if time.monotonic() - began > LOST_AFTER_S:
+            await take_back_from_lost_runners(database, metrics)
 
     return RepeatedTask(look, Rhythm(_LOOK_EVERY_S, failed="lost_runners_not_looked_for"))
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Integer, Uuid, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from store.database import Connection
 from store.tables import RunnerRow
 from wire.placements import LOST_AFTER_S
 
@@ -76,6 +77,16 @@ async def beat(
     stop = await session.scalars(_TO_STOP, {"ids": ids, "attempts": attempts, "runner_id": row.id})
     lost = await session.scalars(_NEVER_ARRIVED, {"ids": ids, "runner_id": row.id, "not_named_s": NOT_NAMED_S})
     return Pulse(said.is_drained, list(stop), list(lost))
+
+
+_DIED = """
+    update runners set stopped_at = clock_timestamp() where host = %(host)s and pid = %(pid)s and stopped_at is null
+"""
+
+
+def runner_died(connection: Connection, host: str, pid: int) -> None:
+    """Whoever started this process saw it end: what it held need not wait until its heartbeat is old."""
+    connection.execute(_DIED, {"host": host, "pid": pid})
 
 
 async def teams_on(session: AsyncSession, runner_id: UUID) -> dict[UUID, str]:

@@ -73,8 +73,8 @@ async def test_a_server_that_is_killed_costs_no_attempt(mortal: Box):
 
 async def test_a_runner_that_is_told_to_end_hands_back_what_it_cannot_finish(mortal: Box):
     def end() -> None:
-        (pid,) = subprocess.check_output(["pgrep", "-f", f"cli runner .*{mortal.data_dir}"], text=True).split()
-        os.kill(int(pid), signal.SIGTERM)
+        (pid,) = pids(f"cli runner .*{mortal.data_dir}")
+        os.kill(pid, signal.SIGTERM)
 
     job = await during_rollouts(mortal, end, wait_s=8.0)
     check_results(mortal, job)
@@ -86,3 +86,24 @@ async def test_a_runner_that_is_killed_loses_no_rollout_and_none_counts_twice(mo
     job = await during_rollouts(mortal, lambda: mortal.kill("runner"))
     check_results(mortal, job)
     assert attempts(mortal, job) == [2, 2, 2, 2]
+
+
+async def test_an_agent_process_that_is_killed_takes_no_rollout_with_it(mortal: Box):
+    def kill_agents() -> None:
+        (runner,) = pids(f"cli runner .*{mortal.data_dir}")
+        agents = [pid for pid in pids("runner.agents.host") if parent_of(pid) == runner]
+        assert agents
+        for pid in agents:
+            os.kill(pid, signal.SIGKILL)
+
+    job = await during_rollouts(mortal, kill_agents)
+    check_results(mortal, job)
+    assert "the agent's process ended" in runner_log(mortal)
+
+
+def pids(pattern: str) -> list[int]:
+    return [int(pid) for pid in subprocess.check_output(["pgrep", "-f", pattern], text=True).split()]
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

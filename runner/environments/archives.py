@@ -163,7 +163,7 @@ def _check_link(name: PurePosixPath, target: str) -> None:
     """Up first, then down: what comes after `..` in the middle depends on where links on the way lead."""
     parts = PurePosixPath(target).parts
     ups = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
-    if target.startswith("/") or "\0" in target or ".." in parts[ups:] or ups > len(name.parts) - 1 or not parts:
+    if target.startswith("/") or "\0" in target or ".." in parts[ups:] or ups > len(name.parts) - 1 or not target:
         raise BuildFailed(f"{_shown(name)} is a link that leads out of the archive's folder")
 
 

@@ -14,6 +14,7 @@ from runner.environments.isolation.base import Limits
 
 _ROOT = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("memory", "pids", "cpu")
+_PERIOD_US = 100_000
 _OURS = 8
 """Processes of a session that are not the environment's."""
 
@@ -62,22 +63,20 @@ class Cgroups:
     def make(self, name: str, limits: Limits) -> Cgroup:
         """Files in memory count as memory: what a session may write is added to what it may have. Raises OSError."""
         memory = limits.memory_bytes + limits.disk_bytes
+        processes, cpus = limits.processes + _OURS, limits.cpus
         if self._is_v2:
-            values = {
-                "memory.max": memory,
-                "memory.swap.max": 0,
-                "pids.max": limits.processes + _OURS,
-                "cpu.weight": 50,
-            }
+            values = {"memory.max": f"{memory}", "memory.swap.max": "0", "pids.max": f"{processes}", "cpu.weight": "50"}
+            values |= {} if cpus is None else {"cpu.max": f"{_quota(cpus)} {_PERIOD_US}"}
         else:
-            values = {"memory.limit_in_bytes": memory, "pids.max": limits.processes + _OURS, "cpu.shares": 512}
+            values = {"memory.limit_in_bytes": f"{memory}", "pids.max": f"{processes}", "cpu.shares": "512"}
+            values |= {} if cpus is None else {"cpu.cfs_quota_us": f"{_quota(cpus)}"}
         folders = tuple(dict.fromkeys(parent / name for parent in self._parents.values()))
         for folder in folders:
             folder.mkdir(exist_ok=True)
             for file, value in values.items():
                 if (folder / file).exists():
                     with suppress(PermissionError):
-                        (folder / file).write_text(str(value))
+                        (folder / file).write_text(value)
         return Cgroup(folders)
 
     def close(self) -> None:
@@ -89,6 +88,10 @@ class Cgroups:
                         with suppress(OSError):
                             folder.rmdir()
                 parent.rmdir()
+
+
+def _quota(cpus: float) -> int:
+    return max(1000, int(cpus * _PERIOD_US))
 
 
 def find_cgroups() -> Cgroups | None:
@@ -120,8 +123,16 @@ def _v1() -> Cgroups:
     if not {"memory", "pids"} <= set(parents):
         raise FileNotFoundError("no controllers of memory and processes")
     for parent in parents.values():
+        _remove_stale(parent.parent)
         parent.mkdir(exist_ok=True)
     return Cgroups(parents, is_v2=False)
+
+
+def _remove_stale(base: Path) -> None:
+    """Groups of runners that were killed."""
+    for parent in base.glob("headway-*"):
+        if not Path("/proc", parent.name.removeprefix("headway-")).exists():
+            Cgroups({"all": parent}, is_v2=False).close()
 
 
 def _v2() -> Cgroups:
@@ -129,6 +140,7 @@ def _v2() -> Cgroups:
     (base / "cgroup.subtree_control").write_text("+memory +pids")
     with suppress(OSError):
         (base / "cgroup.subtree_control").write_text("+cpu")
+    _remove_stale(base)
     parent = base / f"headway-{os.getpid()}"
     parent.mkdir(exist_ok=True)
     (parent / "cgroup.subtree_control").write_text("+memory +pids")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runner.environments.base import StartFailed
+from runner.environments.cgroups import Cgroup
 from runner.environments.channels import Channel
 from runner.environments.inside import messages
 from runner.environments.isolation.base import Bind, Sandbox, SessionPlace
@@ -35,9 +36,10 @@ class SandboxProcess:
         self._reading: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def start(cls, sandbox: Sandbox, take_line: Callable[[str], None] | None = None) -> SandboxProcess:
-        """`take_line`: gets each line that it writes. Nothing of this process's environment goes into it. Cancelled,
-        it leaves nothing behind."""
+    async def start(
+        cls, sandbox: Sandbox, take_line: Callable[[str], None] | None = None, cgroup: Cgroup | None = None
+    ) -> SandboxProcess:
+        """`take_line`: gets each line that it writes. Nothing of this process's environment goes into it."""
         ours, theirs = messages.socket_pair()
         with theirs:
             try:
@@ -60,7 +62,13 @@ class SandboxProcess:
             asyncio.create_task(started._read(process.stdout, take_line)),
             asyncio.create_task(started._read(process.stderr, take_line)),
         ]
-        started.channel.send(sandbox.as_json())
+        try:
+            if cgroup is not None:
+                cgroup.add(process.pid)
+            started.channel.send(sandbox.as_json())
+        except BaseException:
+            await started.kill()
+            raise
         return started
 
     @property

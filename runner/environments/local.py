@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from runner.environments.base import BuildFailed, Log, Session, StartFailed
+from runner.environments.caches import evict
 from runner.environments.control import read_manifest
 from runner.environments.gateway import GatewayRelay
 from runner.environments.sandboxing import Sandboxes
@@ -17,6 +20,8 @@ from runner.environments.version import Version
 from runner.environments.versions import Versions
 from runner.environments.virtual_environments import VirtualEnvironments
 from wire.placements import EnvironmentSpec
+
+_MAX_LOG_LINES = 20_000
 
 
 class LocalEnvironments:
@@ -37,7 +42,7 @@ class LocalEnvironments:
     async def build(self, spec: EnvironmentSpec, archive: Path | None, log: Log, timeout_s: float) -> dict[str, Any]:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._build(spec, archive, log)
+                return await self._build(spec, archive, _bounded(log))
         except TimeoutError:
             raise BuildFailed(f"the build took longer than {timeout_s:.0f} s") from None
 
@@ -111,7 +116,7 @@ class LocalEnvironments:
         return GatewayRelay(self._gateway)
 
     async def _sweep(self) -> None:
-        """Ends what nobody has used for a while."""
+        """Ends what nobody has used for a while, and makes room."""
         while True:
             await asyncio.sleep(min(30.0, self._settings.idle_s / 2))
             for key, served in list(self._served.items()):
@@ -120,6 +125,23 @@ class LocalEnvironments:
                     self._making.pop(key, None)
                     with suppress(Exception):
                         await served.close()
+            in_use = {path for served in self._served.values() for path in served.version.folders}
+            kept = self._versions.kept()
+            await asyncio.to_thread(evict, kept, in_use, self._settings.cache_bytes, time.time())
+
+
+def _bounded(log: Log) -> Log:
+    """What a build writes is kept: not without end."""
+    left = itertools.count(_MAX_LOG_LINES, -1)
+
+    def take(line: str) -> None:
+        number = next(left)
+        if number > 0:
+            log(line)
+        elif number == 0:
+            log(f"(more than {_MAX_LOG_LINES} lines: the rest is left out)")
+
+    return take
 
 
 def _key(spec: EnvironmentSpec) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ import shutil
 import sys
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from runner.environments.cgroups import find_cgroups
+from runner.environments.cgroups import Cgroup, find_cgroups
 from runner.environments.fork_servers import OURS, OURS_INSIDE, own_code, serving_arguments
 from runner.environments.isolation.base import Bind, Isolation, Limits, Network, Sandbox, SessionPlace
 from runner.environments.settings import EnvironmentSettings
@@ -65,6 +66,10 @@ class Sandboxes:
         """The user who builds, and whose the cache of packages is."""
         return self._settings.user_ids + _BUILDER if self._has_users else None
 
+    def make_cgroup(self, name: str, limits: Limits) -> Cgroup | None:
+        """None where there are no cgroups."""
+        return None if self.cgroups is None else self.cgroups.make(name, limits)
+
     def make_scratch(self, within: str = "") -> Path:
         """A new folder for what a sandbox writes where it has no file system of its own."""
         folder = Path(within or self._scratch) / uuid.uuid4().hex
@@ -72,7 +77,7 @@ class Sandboxes:
         return folder
 
     def of_version(self, version: Version) -> Sandbox:
-        """A fork server's."""
+        """A fork server's. Its limits hold for the server itself; all of its sessions are forked there."""
         isolation = self.isolation
         binds = [Bind(str(prefix), str(prefix)) for prefix in _outside_usr(own_prefixes())]
         if version.venv is not None:
@@ -146,7 +151,7 @@ class Sandboxes:
             source=source,
             target=f"{served}/{version.target.path}",
             name=version.target.declared_name,
-            limits=self.limits,
+            limits=self._limits_of(version),
             port=port,
             copies_source=copies_source,
             ours=self._ours,
@@ -170,6 +175,12 @@ class Sandboxes:
         shutil.rmtree(self._scratch, ignore_errors=True)
         if self.cgroups is not None:
             self.cgroups.close()
+
+    def _limits_of(self, version: Version) -> Limits:
+        """What it asks for, up to the operator's."""
+        asked = version.asked
+        memory = min(asked.memory_bytes or self.limits.memory_bytes, self.limits.memory_bytes)
+        return replace(self.limits, memory_bytes=memory, cpus=asked.cpus)
 
     def release(self, place: SessionPlace) -> None:
         """None of its processes is left."""

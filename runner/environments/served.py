@@ -10,10 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from runner.environments.base import Log, StartFailed
-from runner.environments.cgroups import Cgroup
 from runner.environments.fork_servers import ForkServer
 from runner.environments.gateway import GatewayRelay
-from runner.environments.isolation.base import Sandbox, SessionPlace
+from runner.environments.isolation.base import Sandbox
 from runner.environments.sandboxing import COPIED_BYTES, GATEWAY_PORT, Sandboxes
 from runner.environments.sessions import Around, LocalSession
 from runner.environments.settings import EnvironmentSettings
@@ -36,6 +35,8 @@ class ServedVersion:
     ) -> None:
         self.version = version
         self._sandboxes, self._settings, self._new_relay = sandboxes, settings, new_relay
+        asked = version.asked.start_timeout_s or settings.start_timeout_s
+        self._start_timeout_s = min(asked, settings.start_timeout_s)
         self._server: ForkServer | None = None
         self._sandbox: Sandbox | None = None
         self._starting = asyncio.Lock()
@@ -110,7 +111,7 @@ class ServedVersion:
         assert self._sandbox is not None
         place = self._sandboxes.of_session(self.version, self._sandbox, self._copies, port, variables)
 
-        cgroup = await asyncio.to_thread(self._make_cgroup, place)
+        cgroup = await asyncio.to_thread(self._sandboxes.make_cgroup, f"session-{place.number}", place.limits)
 
         async def entered(pid: int, listener: socket.socket | None) -> None:
             if cgroup is not None:
@@ -132,15 +133,11 @@ class ServedVersion:
                 self._forget(session)
 
         around = Around(entered, release, self._sandboxes.isolation.has_own_processes, why_killed)
-        session = await LocalSession.start(server, place, around, self._settings.start_timeout_s, log)
+        session = await LocalSession.start(server, place, around, self._start_timeout_s, log)
         self._relays[session] = relay
         if cgroup is None or place.scratch:
             session.run_beside(watch(session, place.limits, place.scratch, cgroup is not None))
         return session
-
-    def _make_cgroup(self, place: SessionPlace) -> Cgroup | None:
-        cgroups = self._sandboxes.cgroups
-        return None if cgroups is None else cgroups.make(f"session-{place.number}", place.limits)
 
     async def _running_server(self) -> ForkServer:
         async with self._starting:

@@ -17,7 +17,7 @@ from runner.environments.builtin import BUILTIN
 from runner.environments.dependencies import read_dependencies
 from runner.environments.fork_servers import OURS
 from runner.environments.targets import Target, find_target
-from runner.environments.version import Version
+from runner.environments.version import Asked, Version
 from runner.environments.virtual_environments import VirtualEnvironments
 from wire.placements import EnvironmentSpec
 
@@ -41,6 +41,11 @@ class Versions:
         """Unpacked, with its packages. Raises BuildFailed."""
         if spec.source == "builtin":
             return self._builtin(spec)
+        if spec.source == "image":
+            raise BuildFailed(
+                f"the image {spec.image} needs podman or docker, which this runner does not use: deploy the folder of "
+                "the environment instead"
+            )
         if spec.archive_digest is None or archive is None:
             raise BuildFailed(f"version {spec.version} of {spec.name} has no archive")
         source = await self._unpacked(spec.archive_digest, archive)
@@ -51,14 +56,19 @@ class Versions:
             venv = None
             log("no packages beside hud: the runner's own Python serves it")
         else:
-            venv = await self._venvs.ready(dependencies, source, spec.build_secrets, log, no_cache)
-        return Version(source, target, venv, False, variables)
+            venv = await self._venvs.ready(
+                dependencies, source, {**spec.build_args, **spec.build_secrets}, log, no_cache
+            )
+        return Version(source, target, venv, False, variables, Asked.of(spec.runtime_config))
 
     def in_use(self, version: Version) -> None:
         """Mark it as used now, so that it is among the last to be removed."""
-        for path in (version.source, version.venv):
-            if path is not None and not version.keeps_ours:
-                os.utime(path)
+        for path in () if version.keeps_ours else version.folders:
+            os.utime(path)
+
+    def kept(self) -> list[Path]:
+        """Folders that could be made again."""
+        return [*self._sources.iterdir(), *self._venvs.kept()]
 
     def _builtin(self, spec: EnvironmentSpec) -> Version:
         module = BUILTIN.get(spec.name)

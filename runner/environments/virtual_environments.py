@@ -23,6 +23,7 @@ from runner.environments.fork_servers import SandboxProcess, last_line
 from runner.environments.index_proxy import INDEX_VARIABLES, IndexProxy, hosts_of_indexes
 from runner.environments.isolation.base import Bind
 from runner.environments.sandboxing import SOURCE_INSIDE, Sandboxes, own_prefixes, own_python
+from runner.environments.watching import size_of
 
 _PASSED_ON = (*INDEX_VARIABLES, "UV_SYSTEM_CERTS", "UV_NATIVE_TLS", "SSL_CERT_FILE", "SSL_CERT_DIR", "UV_HTTP_TIMEOUT")
 _REQUIREMENTS = "requirements-of-headway.txt"
@@ -52,6 +53,10 @@ class VirtualEnvironments:
             else:
                 log("packages: as they were installed before")
         return place
+
+    def kept(self) -> list[Path]:
+        """Folders that could be made again."""
+        return list(self._folder.iterdir())
 
     async def _make(
         self, place: Path, dependencies: Dependencies, source: Path, variables: dict[str, str], log: Log
@@ -134,7 +139,11 @@ class VirtualEnvironments:
         scratch = "" if self._sandboxes.isolation.has_own_root else str(self._sandboxes.make_scratch())
         given["UV_CACHE_DIR"] = str(cache or f"{scratch or '/tmp'}/cache")
         sandbox = self._sandboxes.of_build(arguments, given, binds, own_prefixes(), folder, scratch)
-        process = await SandboxProcess.start(sandbox, log)
+        cgroup = await asyncio.to_thread(self._sandboxes.make_cgroup, f"build-{uuid.uuid4().hex}", sandbox.limits)
+        process = await SandboxProcess.start(sandbox, log, cgroup)
+        watching = asyncio.create_task(
+            _watch_size(process, [place, None if cache == self._cache else cache], sandbox.limits.disk_bytes, log)
+        )
         proxy = IndexProxy(self._hosts if cache is not None else (), log)
         try:
             first = await process.channel.receive()
@@ -142,8 +151,11 @@ class VirtualEnvironments:
                 await proxy.serve(socket.socket(fileno=first.descriptors.pop()))
             status = await process.wait()
         finally:
+            watching.cancel()
             await proxy.close()
             await process.kill()
+            if cgroup is not None:
+                await asyncio.to_thread(cgroup.remove)
             if scratch:
                 await asyncio.to_thread(shutil.rmtree, scratch, True)
         return None if status == 0 else last_line(process.tail) or f"status {status}"
@@ -165,6 +177,16 @@ class VirtualEnvironments:
         builder = self._sandboxes.builder
         if builder is not None:
             os.chown(folder, builder, builder)
+
+
+async def _watch_size(process: SandboxProcess, folders: list[Path | None], max_bytes: int, log: Log) -> None:
+    """These are folders of the machine's disk: nothing else bounds them."""
+    while True:
+        await asyncio.sleep(2.0)
+        sizes = [await asyncio.to_thread(size_of, str(folder)) for folder in folders if folder is not None]
+        if sum(sizes) > max_bytes:
+            log(f"its packages take more than {max_bytes >> 30} GiB")
+            await process.kill()
 
 
 def _put_in_place(half_made: Path, place: Path) -> None:

@@ -17,13 +17,15 @@ Network = Literal["none", "host"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one session, or of one build. `processes` counts threads. `disk_bytes`: of all files together."""
+    """Of one session, or of one build. `processes` counts threads. `disk_bytes`: of all files together. `cpus`: at a
+    time, where there are control groups."""
 
     memory_bytes: int
     disk_bytes: int
     processes: int
     open_files: int = 4096
     cpu_s: int = 24 * 3600
+    cpus: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ class Namespaces:
         set_limits(place.limits, per_user=True)
 
     def confine_build(self, sandbox: Sandbox, ports: list[int]) -> None:
-        set_limits(sandbox.limits, per_user=False)
+        set_limits(sandbox.limits, per_user=True)
 
 
 def _namespaces(network: Network) -> int:

@@ -3,6 +3,7 @@ may make groups: as root under cgroup v1, or in a cgroup v2 that was delegated t
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from runner.environments.isolation.base import Limits
 
 _ROOT = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("memory", "pids", "cpu")
+_NUMBERS = itertools.count()
 _PERIOD_US = 100_000
 _OURS = 8
 """Processes of a session that are not the environment's."""
@@ -90,6 +92,10 @@ class Cgroups:
                 parent.rmdir()
 
 
+def _own_name() -> str:
+    return f"headway-{os.getpid()}-{next(_NUMBERS)}"
+
+
 def _quota(cpus: float) -> int:
     return max(1000, int(cpus * _PERIOD_US))
 
@@ -119,7 +125,7 @@ def _v1() -> Cgroups:
             base = _ROOT / controller / own[controller].lstrip("/")
             if not base.exists():  # in a container its own path is the root of what is mounted
                 base = _ROOT / controller
-            parents[controller] = base / f"headway-{os.getpid()}"
+            parents[controller] = base / _own_name()
     if not {"memory", "pids"} <= set(parents):
         raise FileNotFoundError("no controllers of memory and processes")
     for parent in parents.values():
@@ -131,7 +137,7 @@ def _v1() -> Cgroups:
 def _remove_stale(base: Path) -> None:
     """Groups of runners that were killed."""
     for parent in base.glob("headway-*"):
-        if not Path("/proc", parent.name.removeprefix("headway-")).exists():
+        if not Path("/proc", parent.name.split("-")[1]).exists():
             Cgroups({"all": parent}, is_v2=False).close()
 
 
@@ -141,7 +147,7 @@ def _v2() -> Cgroups:
     with suppress(OSError):
         (base / "cgroup.subtree_control").write_text("+cpu")
     _remove_stale(base)
-    parent = base / f"headway-{os.getpid()}"
+    parent = base / _own_name()
     parent.mkdir(exist_ok=True)
     (parent / "cgroup.subtree_control").write_text("+memory +pids")
     with suppress(OSError):

@@ -96,7 +96,7 @@ def _headway(folder: Path, samplers: list[str], options: argparse.Namespace) -> 
     heart = subprocess.Popen([sys.executable, "-m", "bench.gateway", "--heart", postgres.url], stdin=subprocess.PIPE)
     url = f"http://127.0.0.1:{port}"
     try:
-        with _server(command, environment, f"{url}/healthz", folder / "server.log") as gateway:
+        with served(command, environment, f"{url}/healthz", folder / "server.log") as gateway:
             spared = {"database_cpu": _postmaster(folder / "postgres")}
             orders = {"url": url, "key": key, "model": MODEL}
             with _confinement(gateway, options):
@@ -132,7 +132,7 @@ def _confinement(gateway: int, options: argparse.Namespace) -> AbstractContextMa
 
 def _workers(supervisor: int, count: int) -> list[int]:
     while True:
-        children = [pid for pid, parent in _parents().items() if parent == supervisor]
+        children = [pid for pid, parent in parents().items() if parent == supervisor]
         workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         if len(workers) == count:
             return workers
@@ -150,7 +150,7 @@ def _litellm(folder: Path, samplers: list[str], options: argparse.Namespace) -> 
     command = [str(options.litellm.parent / "litellm"), "--config", str(config), "--port", str(port)]
     quiet = {"LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     url = f"http://127.0.0.1:{port}"
-    with _server(command, quiet, f"{url}/health/liveliness", folder / "litellm.log", timeout_s=180) as gateway:
+    with served(command, quiet, f"{url}/health/liveliness", folder / "litellm.log", timeout_s=180) as gateway:
         orders = {"url": url, "key": "sk-bench", "model": MODEL, "kind": "plain"}
         return _measure(gateway, orders, options.litellm_rollouts, options)
 
@@ -175,10 +175,10 @@ def _load(orders: dict[str, Any], pids: dict[str, int]) -> dict[str, Any]:
     ) as clients:
         assert clients.stdout is not None
         time.sleep(json.loads(clients.stdout.readline())["measuring_in_s"])
-        before, since = {name: _cpu_s(pid) for name, pid in pids.items()}, time.perf_counter()
+        before, since = {name: cpu_s(pid) for name, pid in pids.items()}, time.perf_counter()
         time.sleep(orders["seconds"] - 0.2)
         elapsed_s = time.perf_counter() - since
-        spent_s = {name: _cpu_s(pid) - before[name] for name, pid in pids.items()}
+        spent_s = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
         seen = json.loads(clients.stdout.readline())
     num_requests = max(1.0, seen["requests_per_s"] * elapsed_s)
     for name, seconds in spent_s.items():
@@ -228,7 +228,7 @@ def child(arguments: list[str]) -> Iterator[str]:
 
 
 @contextmanager
-def _server(
+def served(
     command: list[str], environment: dict[str, str], health: str, log: Path, timeout_s: float = 60.0
 ) -> Iterator[int]:
     """A server that answers; yields its process id."""
@@ -265,20 +265,20 @@ def _postmaster(folder: Path) -> int:
     return int((folder / "postmaster.pid").read_text().splitlines()[0])
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Processor time of a process, its children, and those of them that have ended."""
     total, children = 0.0, [pid]
-    parents = _parents()
+    parent_of = parents()
     while children:
         current = children.pop()
-        children += [child for child, parent in parents.items() if parent == current]
+        children += [child for child, parent in parent_of.items() if parent == current]
         fields = _stat(current)
         if fields:
             total += sum(int(field) for field in fields[11:15]) / TICKS_PER_S
     return total
 
 
-def _parents() -> dict[int, int]:
+def parents() -> dict[int, int]:
     pids = [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
     return {pid: int(fields[1]) for pid in pids if (fields := _stat(pid))}
 

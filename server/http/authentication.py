@@ -36,13 +36,13 @@ class SentKey(Access):
 
 class KeyAccess(Access):
     """A live key with one of these scopes; without scopes, any live key. `agents`: also those of runners' agents,
-    whose rollouts the route then checks."""
+    whose rollouts the route then checks. `urgent`: looked up over the pool that does not wait for other requests."""
 
-    def __init__(self, *scopes: Scope, agents: bool = False) -> None:
-        self._scopes, self._agents = scopes, agents
+    def __init__(self, *scopes: Scope, agents: bool = False, urgent: bool = False) -> None:
+        self._scopes, self._agents, self._urgent = scopes, agents, urgent
 
     async def admit(self, request: Request) -> None:
-        caller = await _authenticated(request)
+        caller = await _authenticated(request, urgent=self._urgent)
         if not self._agents:
             _refuse_agents(caller)
         if scopes := self.scopes_for(request.method):
@@ -80,12 +80,13 @@ def _refuse_agents(caller: Caller) -> None:
         raise Forbidden("this key is for agents on a runner: it samples and reports for the runner's own rollouts")
 
 
-async def _authenticated(request: Request) -> Caller:
+async def _authenticated(request: Request, *, urgent: bool) -> Caller:
     """The caller, looked up once a request."""
     caller: Caller | None = request.scope.get(_CALLER)
     if caller is None:
         key, context = sent_key(request), _context(request)
-        async with context.database.connection() as connection:
+        database = context.background if urgent else context.database
+        async with database.connection() as connection:
             caller = request.scope[_CALLER] = await caller_of_key(connection, key)
         context.key_uses.note(caller.key_id)
     return caller
@@ -113,4 +114,6 @@ EnvironmentReaderDep = Annotated[Caller, Depends(KeyAccess("read", "deploy"))]
 """Looks environments up: to read them, or to deploy them."""
 RunnerDep = Annotated[Caller, Depends(KeyAccess("runner"))]
 """Is a runner."""
+LivingRunnerDep = Annotated[Caller, Depends(KeyAccess("runner", urgent=True))]
+"""Is a runner, and shows that it lives: under load that must not come so late that it is taken for dead."""
 AdminDep = Annotated[Caller, Depends(KeyAccess("admin"))]

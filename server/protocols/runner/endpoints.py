@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from fastapi.responses import StreamingResponse
 
 from server.http.access import sent_key
-from server.http.authentication import RunnerDep
+from server.http.authentication import LivingRunnerDep, RunnerDep
 from server.http.context import ContextDep
 from server.http.disconnects import unless_disconnected
 from server.http.request_body import UPLOAD
@@ -55,7 +55,7 @@ async def register(context: ContextDep, caller: RunnerDep, body: Registration) -
 
 @router.post("/{runner_id}/heartbeat", dependencies=[Depends(UPLOAD)])
 async def heartbeat(
-    context: ContextDep, caller: RunnerDep, runner_id: UUID, keys: AgentKeysDep, body: Heartbeat
+    context: ContextDep, caller: LivingRunnerDep, runner_id: UUID, keys: AgentKeysDep, body: Heartbeat
 ) -> Beat:
     """It lives; what it shall stop."""
     return await registering.heartbeat(context.background, caller, runner_id, body, keys)

@@ -58,8 +58,8 @@ def _folder_of_ours(folder: Path) -> Generator[None]:
     """Raises ValueError if another runner that lives keeps its files there."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    os.umask(0o022)  # inside it: sandboxes have users of their own, who are let in by mounts
     with (folder / "lock").open("w") as lock:
+        os.umask(0o022)  # inside the folder: sandboxes have users of their own, who are let in by mounts
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -108,6 +108,13 @@ class Box:
             return False
 
 
+def open_to_others(data_dir: Path) -> list[Path]:
+    """What others than its owner may use of a data folder. What lies in `runner` is for the users of sandboxes, who are
+    let in by mounts: nobody else gets through the folder itself."""
+    paths = [data_dir, *data_dir.rglob("*")]
+    return [p for p in paths if p.lstat().st_mode & 0o077 and data_dir / "runner" not in p.parents]
+
+
 def _exports(path: Path) -> dict[str, str]:
     """Without those that a shell would have to expand."""
     named = dict(line.removeprefix("export ").split("=", 1) for line in path.read_text().splitlines())

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from cli.box.environment import read_env, write_env
-from tests.e2e.box import Box
+from tests.e2e.box import Box, open_to_others
 from tests.e2e.test_headway_command import headway
 
 EXPORTS = {"HUD_API_URL": "http://[::1]:8420", "HUD_API_KEY": "hw_x"}
@@ -68,6 +68,4 @@ def test_a_second_up_on_a_data_folder_names_the_first_and_leaves_its_files_alone
 
 
 def test_a_data_folder_and_all_in_it_is_for_its_owner_alone(box: Box):
-    paths = [box.data_dir, *box.data_dir.rglob("*")]
-    readable = [str(path) for path in paths if path.lstat().st_mode & 0o077 and path.name != "up.log"]
-    assert readable == []
+    assert [path for path in open_to_others(box.data_dir) if path.name != "up.log"] == []

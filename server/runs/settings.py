@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, FailFast, Field, model_validator
 
 from server.values.closed_requests import Closed
 from server.values.texts import Name
@@ -96,7 +96,7 @@ class InlineTaskset(Frozen):
     """A taskset that comes with the request."""
 
     name: Name
-    tasks: list[InlineTask] = Field(min_length=1, max_length=MAX_TASKS)
+    tasks: Annotated[list[InlineTask], FailFast(), Field(min_length=1, max_length=MAX_TASKS)]
 
 
 TasksetChoice = Reference | InlineTaskset

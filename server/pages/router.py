@@ -11,6 +11,7 @@ from server.pages.guard import alarms, guard_form
 from server.pages.jobs import job_list, job_page
 from server.pages.models import model_list, model_page, pausing_models
 from server.pages.rollouts import rollout_list, scoring, trace_page
+from server.pages.runs import changing_runs, run_list, run_page
 from server.pages.session import login
 from server.pages.shared import static_files
 from server.pages.shared.routing import PageRoute
@@ -35,6 +36,9 @@ _PAGES = (
     rollout_list,
     trace_page,
     scoring,
+    run_list,
+    run_page,
+    changing_runs,
     taskset_list,
     taskset_page,
     environment_list,

@@ -33,8 +33,8 @@ class RolloutLook:
 async def look_at(leased: LeasedRun, row: RunStepRow) -> RolloutLook:
     """Two reads at most."""
     places = places_of(row, leased.group_size(row), leased.config.seed, leased.tasks_of(row))
-    async with leased.lease.database.connection() as connection:
-        states = await states_of(connection, leased.id, [place.trace_id for place in places])
+    async with leased.lease.database.session() as session:
+        states = await states_of(session, leased.id, [place.trace_id for place in places])
     failed = list[Place]()
     for place in places:
         state = states.get(place.trace_id)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from store.database import AsyncConnection
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from store.rollouts.spans import MALFORMED_SAMPLE, PROMPT_CHUNKS
 from store.rollouts.traces import REWARD, STATUS
 
 _NOT_TRAINABLE = {MALFORMED_SAMPLE, PROMPT_CHUNKS}
 
-_STATES = f"""
+_STATES = text(f"""
     select h.trace_id, p.state, p.outcome, p.attempt, p.error as placement_error, p.ready_at is not null as is_ready,
         p.labels, r.host, r.pid, {STATUS} as status, {REWARD} as reward, t.error, t.stop_reason, t.evaluation_result,
         t.num_samples, t.num_prompt_tokens + t.num_output_tokens as num_tokens, t.flags
@@ -22,8 +24,8 @@ _STATES = f"""
     join placements p on p.id = h.placement_id
     left join runners r on r.id = p.runner_id
     left join traces t on t.team_id = h.team_id and t.id = h.trace_id
-    where h.run_id = %(run_id)s and h.trace_id = any(%(trace_ids)s)
-"""  # noqa: S608 - put together from constants
+    where h.run_id = :run_id and h.trace_id = any(:trace_ids)
+""")  # noqa: S608 - put together from constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,9 @@ class RolloutState:
         return self.is_graded and self.has_samples
 
 
-async def states_of(connection: AsyncConnection, run_id: UUID, trace_ids: Collection[UUID]) -> dict[UUID, RolloutState]:
+async def states_of(session: AsyncSession, run_id: UUID, trace_ids: Collection[UUID]) -> dict[UUID, RolloutState]:
     """Of those that were submitted."""
-    asked = {"run_id": run_id, "trace_ids": list(trace_ids)}
-    rows = await (await connection.execute(_STATES.encode(), asked)).fetchall()
+    rows = await session.execute(_STATES, {"run_id": run_id, "trace_ids": list(trace_ids)})
     return {row.trace_id: _state(row) for row in rows}
 
 

@@ -33,9 +33,7 @@ async def _step(session: AsyncSession, run: RunRow, row: RunStepRow, tasks: Sequ
     if row.kind == "held_out":
         group_size = HeldOut.model_validate(run.held_out).group_size
     places = places_of(row, group_size, config.seed, tasks)
-    driver = (await (await session.connection()).get_raw_connection()).driver_connection
-    assert driver is not None
-    states = await states_of(driver, run.id, [place.trace_id for place in places])
+    states = await states_of(session, run.id, [place.trace_id for place in places])
     rollouts = [_rollout(place, states.get(place.trace_id)) for place in places]
     return RunStep(
         step=row.step,

@@ -1,0 +1,1 @@
+"""Managed training: the list of runs, and the page of one with its live steps."""

@@ -17,7 +17,7 @@ CHAOS_POINTS ?= 300
 # Tests wait for processes more than they compute: two at once take little more than half the time.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo demo-run demo-tools up test test-slow test-gpu chaos check bench docs format clean screenshots
+.PHONY: demo demo-run demo-tools up test test-slow test-gpu chaos chaos-run check bench docs format clean screenshots
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
@@ -49,6 +49,9 @@ test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
 
 chaos: .venv/installed-dev $(TINY_BASE)/config.json  ## kill every process at every point; goes on where it stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.driver --points $(CHAOS_POINTS) --seed $(SEED) $(CHAOS_ARGS)
+
+chaos-run: .venv/installed-dev $(TINY_BASE)/config.json  ## a managed run whose processes die at random, a hundred times
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.managed_run --seed $(SEED) $(CHAOS_ARGS)
 
 test-vllm: .venv/installed-dev .venv-vllm/installed $(TINY_BASE)/config.json  ## what only a real vLLM can tell
 	$(BIN)/python -m pytest -m vllm tests/vllm $(TEST_ARGS)

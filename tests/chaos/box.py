@@ -30,6 +30,7 @@ PLANES = ("server", "trainer", "sampler")
 KINDS = ("postgres", *PLANES)
 LEASE_TTL_S = 2.0
 _START_TIMEOUT_S = 60.0
+RUNNER_SLOTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,10 @@ class Death:
 class Box:
     """Started by `start`. Whatever dies is started again within 50 ms."""
 
-    def __init__(self, folder: Path, base: Path, num_samplers: int = 1) -> None:
+    def __init__(self, folder: Path, base: Path, num_samplers: int = 1, num_runners: int = 0) -> None:
         self.folder = folder
+        self.runners = tuple(f"runner-{n}" for n in range(1, num_runners + 1))
+        self._port = _free_port() if num_runners else 0  # runners know one address of the server
         self.samplers = ("sampler", *(f"sampler-{n}" for n in range(2, num_samplers + 1)))
         self._sabotages: tuple[str, ...] = ()
         self.checkpoints = folder / "checkpoints"
@@ -61,7 +64,7 @@ class Box:
 
     def start(self) -> Box:
         self._make_database()
-        for kind in (*KINDS, *self.samplers[1:]):
+        for kind in (*KINDS, *self.samplers[1:], *self.runners):
             self.spawn(kind)
             if kind == "postgres":
                 self._wait_for_database()
@@ -138,6 +141,7 @@ class Box:
         with self.database.session() as session:
             self.base_id = ensure_base(session, BASE, str(self._base.resolve()))
         self.key = create_key(postgres.url, team="default", name="chaos", role="admin")
+        self._runner_key = create_key(postgres.url, team="default", name="chaos runners", role="runner")
         self._postgres_request = {
             "command": postgres.command,
             "user": postgres.user,
@@ -151,15 +155,20 @@ class Box:
         checkpoints = {"checkpoint_store_url": f"file://{self.checkpoints}"}
         base = {"base_slug": BASE, "threads": 1}
         if kind == "server":
-            port = _free_port()
+            port = self._port or _free_port()
             self.url = f"http://127.0.0.1:{port}"
             settings = {**store, **files, "sampler_token": self._token, "port": port}
         elif kind == "trainer":
             own = {"lease_ttl_s": LEASE_TTL_S, "device": "cpu", "snapshot_every_steps": 3}
             settings = {**store, **files, **checkpoints, **base, **own}
+        elif kind in self.runners:
+            folder = self.folder / kind
+            settings = {"server": self.url, "key": self._runner_key, "folder": str(folder), "slots": RUNNER_SLOTS}
         else:
             listen = {"token": self._token, "host": "127.0.0.1", "port": 0, "advertise": None}
             settings = {**store, **checkpoints, **base, **listen, "backend": "local", "seed": 0}
+            if self.runners:
+                settings["backend_options"] = {"max_running": 1}  # logits do not depend on what is sampled beside
         environment = {faults.PLAN: f"@{self.plan(kind)}", faults.SEEN: str(self.folder / f"seen-{kind}")}
         return {
             "settings": settings,

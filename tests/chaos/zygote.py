@@ -1,7 +1,7 @@
 """A process that has imported everything and forks planes on request: a restart takes 0.3 s instead of ten.
 
-What a fork runs is what `headway server`, `trainer` and `sampler` run. Requests are lines of JSON on stdin, the answer
-is the pid. When stdin closes, everything that was forked dies too.
+What a fork runs is what `headway server`, `trainer`, `sampler` and `runner` run. Requests are lines of JSON on stdin,
+the answer is the pid. When stdin closes, everything that was forked dies too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _import_planes() -> Mapping[str, Callable[[Mapping[str, Any]], None]]:
 
     _import_models()
     _ = (server.main, sampler.main, trainer.main)
-    return {"server": _serve, "trainer": _train, "sampler": _sample}
+    return {"server": _serve, "trainer": _train, "sampler": _sample, "runner": _play}
 
 
 def _import_models() -> None:
@@ -137,6 +137,14 @@ def _sample(settings: Mapping[str, Any]) -> None:
     from sampler.settings import SamplerSettings
 
     run(SamplerSettings(**settings))
+
+
+def _play(settings: Mapping[str, Any]) -> None:
+    from runner.environments.settings import EnvironmentSettings
+    from runner.main import run
+    from runner.settings import RunnerSettings
+
+    run(RunnerSettings(**{**settings, "folder": Path(settings["folder"])}, environments=EnvironmentSettings()))
 
 
 def _reply(answer: Mapping[str, Any]) -> None:

@@ -5,8 +5,8 @@
 
 Runs `hud models fork`, `hud deploy`, `hud sync tasks`, `hud eval`, `hud rl run`, `hud rl status` and `hud eval` again,
 one after the other, each of them as it is typed in a terminal. `hud rl` is a command of hud-python 0.5.41, which has an
-environment of its own; `--without-hud-rl` starts the run with `headway runs start`. Exits 0 if the mean reward climbed
-from below 0.4 to above 0.85, 1 if it did not, 2 if a command failed.
+environment of its own; `--without-hud-rl` starts the run with `headway runs start`, and with held-out tasks. Exits 0 if
+the mean reward climbed from below 0.4 to above 0.85, 1 if it did not, 2 if a command failed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BIN = Path(sys.executable).parent
 HUD = BIN / "hud"
 HUD_RL = HERE.parent / ".venv-hud-rl" / "bin" / "hud"
 HEADWAY = BIN / "headway"
-TASKSET = "arithmetic"
+TASKSET, HELD_OUT = "arithmetic", "arithmetic-held-out"
 START_BELOW, END_ABOVE = 0.4, 0.85
 ENDED = ("completed", "stopped", "failed", "cancelled")
 POLL_S = 2.0
@@ -61,7 +61,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.demo_run", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--base-model", default="tiny-arith", help="slug of the base to fork")
     parser.add_argument("--name", default="my-agent", help="name of the fork")
-    parser.add_argument("--without-hud-rl", action="store_true", help="start the run with `headway runs start`")
+    parser.add_argument(
+        "--without-hud-rl", action="store_true", help="start the run with `headway runs start`, with held-out tasks"
+    )
     return parser.parse_args()
 
 
@@ -74,12 +76,15 @@ def workflow(args: argparse.Namespace, folder: Path) -> tuple[float, float]:
     run(HUD, "sync", "tasks", TASKSET, "tasks.py", "--yes", cwd=environment)
     before = evaluate(args.name, environment)
     if args.without_hud_rl:
-        run(HEADWAY, "runs", "start", args.name, TASKSET, cwd=environment)
+        run(HUD, "sync", "tasks", HELD_OUT, "held_out.jsonl", "--yes", cwd=environment)
+        run(HEADWAY, "runs", "start", "-m", args.name, "-t", TASKSET, "--held-out", HELD_OUT, cwd=environment)
     else:
         run(HUD_RL, "rl", "run", TASKSET, "-m", args.name, "--yes", cwd=environment)
-    print("the client has ended; the box trains")
+    print("the client has ended; the box trains", flush=True)
     follow(args.name)
-    if not args.without_hud_rl:
+    if args.without_hud_rl:
+        run(HEADWAY, "runs", "list", cwd=environment)
+    else:
         run(HUD_RL, "rl", "status", args.name, cwd=environment)
     return before, evaluate(args.name, environment)
 

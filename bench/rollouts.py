@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=2048)
     parser.add_argument("--runners", type=int, default=8)
     parser.add_argument("--agents", nargs="+", default=["bare", "sdk"])
-    parser.add_argument("--nap-s", type=float, nargs=2, default=(5.0, 25.0))
+    parser.add_argument("--nap-s", type=float, nargs=2, default=(60.0, 120.0))
     parser.add_argument("--machine", default="", help="a word on the machine, for the figures")
     options = parser.parse_args()
     load_before = round(os.getloadavg()[0], 2)
@@ -100,7 +100,7 @@ def _measured(agents: str, options: argparse.Namespace) -> dict[str, Any]:
         stage = _Stage(url, keys[0], Database(postgres.url), runners, {"server": server, "database": database})
         stage.carry_out(64, (0.0, 0.1))  # agents import the SDK, and PostgreSQL plans
         gather_statistics(postgres.url)
-        calm = stage.carry_out(options.rollouts // 4, (0.0, 0.0))
+        calm = stage.carry_out(options.rollouts // 8, (0.0, 0.0))
         return {"alone": calm, "killed": stage.carry_out(options.rollouts, options.nap_s, kill=options.runners // 2)}
 
 

@@ -41,11 +41,11 @@ async def take_back_from_lost_runners(database: AsyncDatabase, metrics: ServerMe
 async def _take_back_some(database: AsyncDatabase, metrics: ServerMetrics) -> int:
     async with database.session() as session:
         found = await placements_of_the_lost(session, _AT_ONCE)
-        if found:
-            await drop_keys_of_the_lost(session)
     for placement_id, runner_id, kind in found:
         if await take_back(database, placement_id, runner_id, _WHY, counts=True):
             metrics.attempt_lost(kind)
     if found:
+        async with database.session() as session:
+            await drop_keys_of_the_lost(session)
         log.warning("placements_taken_back", placements=len(found))
     return len(found)

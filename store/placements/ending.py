@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, exists, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.notify import PLACEMENT_CHANGED, PLACEMENT_QUEUED, notify_async
@@ -81,8 +81,10 @@ async def placements_of_the_lost(session: AsyncSession, limit: int) -> list[tupl
 
 
 async def drop_keys_of_the_lost(session: AsyncSession) -> None:
-    """Keys of the agents of runners that live no more."""
-    lost = select(RunnerRow.id).where(text(f"not {lives_sql('runners')}"))
+    """Keys of the agents of runners that live no more and hold nothing: an agent whose rollout is still there would
+    take the refusal of its key for the end of it."""
+    holds = exists().where(PlacementRow.runner_id == RunnerRow.id, PlacementRow.state == "running")
+    lost = select(RunnerRow.id).where(text(f"not {lives_sql('runners')}"), ~holds)
     await session.execute(delete(ApiKeyRow).where(ApiKeyRow.runner_id.in_(lost)))
 
 

@@ -20,9 +20,11 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from server.auth.service import create_key, ensure_team
 from store.database import AsyncDatabase
 from store.tables import PlacementRow
 from tests.contract.conftest import Team, new_team
+from tests.contract.environments import deployed_environment_of
 from tests.contract.runners import MANIFEST, FunctionEnvironments, running_runner
 
 
@@ -329,3 +331,25 @@ async def test_keys_in_addresses_are_in_no_log(deploying: Deploying, origin: str
         assert "api_key" not in text
         assert "hw_up-" not in text
         assert deploying.team.key not in text
+
+
+async def test_what_is_everybodys_is_found_by_all_and_changed_by_operators(
+    team: Team, other_team: Team, database: AsyncDatabase
+):
+    name = f"common-{uuid.uuid4().hex[:8]}"
+    async with database.session() as session:
+        common = await deployed_environment_of(session, None, name)
+        own = await deployed_environment_of(session, await ensure_team(session, other_team.name), name)
+        operator = await create_key(session, other_team.name, "operator", role="admin")
+    for one, expected in ((team, common), (other_team, own)):
+        (found,) = (await one.http.get("/v2/registry", params={"search": name})).json()["items"]
+        assert (found["id"], found["everybody"]) == (str(expected.id), expected is common)
+        assert (await one.http.post("/runtime/sessions", json={"environment": name})).status_code == 200
+    path = f"/v2/registry/{common.id}"
+    refused = await team.http.delete(path)
+    assert (refused.status_code, "an operator can remove it" in refused.json()["detail"]) == (403, True)
+    assert (await team.http.get(f"/v2/builds/{common.current_build_id}/status")).status_code == 404
+    headers = {"Authorization": f"Bearer {operator}"}
+    assert (await team.http.delete(path, headers=headers)).status_code == 200
+    assert (await team.http.get(path)).status_code == 404
+    assert (await other_team.http.get(f"/v2/registry/{own.id}")).status_code == 200

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.box import Box
+from tests.e2e.deployed import SUMS
 from tests.e2e.hud_command import run_hud
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -129,3 +132,22 @@ async def test_an_environment_that_is_not_deployed_fails_at_once(box: Box, folde
 
     job = await Taskset("none", [Task(env="nobodys-env", id="look")]).run(Never(), runtime=HUDRuntime())
     assert "404" in str(job.runs[0].trace.error)
+
+
+@pytest.mark.slow
+def test_an_operator_adds_a_folder_for_everybody_and_removes_it(box: Box):
+    def envs(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cli", "envs", *args, "--data-dir", str(box.data_dir)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    whose = envs("add", "Test_Sums", str(SUMS))
+    assert (whose.returncode, "--team TEAM or --everybody" in whose.stderr) == (1, True)
+    added = envs("add", "Test_Sums", str(SUMS), "--everybody", "-e", "LEVEL=sesame")
+    assert added.returncode == 0, added.stderr
+    assert "test-sums\t(everybody)\t" in envs("list").stdout
+    shown = json.loads(envs("show", "test_sums", "--everybody").stdout)
+    assert (shown["variables"], shown["team"], shown["serving"]) == (["LEVEL"], None, 1)
+    assert [task["id"] for task in shown["manifest"]["tasks"]] == ["add", "die"]
+    assert "serving env.py" in envs("logs", "test-sums", "--everybody").stdout
+    assert envs("remove", "test-sums", "--everybody").stdout == "removed test-sums\n"
+    assert envs("show", "test-sums", "--everybody").returncode == 1

@@ -34,6 +34,7 @@ from store.tables import (
 from store.tasksets import make_taskset, put_tasks
 from tests.conftest import database_folder
 from tests.contract.conftest import serving
+from tests.contract.environments import deployed_environment_of
 from tests.pages.browser import open_browser
 from tests.pages.rollouts import add_groups, add_job, pass_over, tell, trace_row, turns
 from tests.pages.scenes import add_model, grow
@@ -156,6 +157,7 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
         taskset = await make_taskset(session, model.team_id, "arith")
         assert taskset is not None
         await put_tasks(session, taskset, [invented_task(number) for number in range(30)])
+        environment = await deployed_environment_of(session, model.team_id, "arith")
     await tell(database, blobs, told, checkpoint=head)
     await tell(database, blobs, untold, checkpoint=head, is_reported=False)
     async with database.session() as session:
@@ -164,6 +166,8 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
     return {
         "tasks": f"/models/{model.id}?tab=tasks",
         "undo": f"/models/{model.id}/alarms/{alarm.id}/undo",
+        "environments": "/environments",
+        "environment": f"/environments/{environment.id}",
         "tasksets": "/tasksets",
         "taskset": f"/tasksets/{taskset.id}",
         "taskset-open": f"/tasksets/{taskset.id}?task=task-1",

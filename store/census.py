@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from store.placements.presence import lives_sql as runner_lives_sql
 from store.planes.registration import lives_sql
+from store.run_states import IS_LIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,20 @@ class Slots:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveRun:
+    """A managed run that has not ended. `is_waiting`: something keeps it from going on."""
+
+    run_id: UUID
+    model: str
+    team: str
+    state: str
+    step: int
+    is_waiting: bool
+    reward: float | None
+    held_out_score: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Census:
     """The service at one moment."""
 
@@ -77,6 +92,7 @@ class Census:
     num_forks: int
     teams: list[tuple[UUID, str]]
     heads: list[ModelHead]
+    runs: list[LiveRun] = field(default_factory=list[LiveRun])
 
 
 _OPERATIONS = """
@@ -139,6 +155,13 @@ _SLOTS = f"""
 """  # noqa: S608 - put together from constants
 
 
+_RUNS = f"""
+    select r.id, m.slug, t.name, r.state, r.step, r.waiting_for is not null, r.reward, r.held_out_score
+    from runs r join models m on m.id = r.model_id join teams t on t.id = r.team_id
+    where {IS_LIVE} order by r.created_at desc limit 300
+"""  # noqa: S608 - put together from constants
+
+
 def take_census(session: Session, *, num_heads: int = 50) -> Census:
     """Count everything; of the models that stepped within a day, the `num_heads` that did so last."""
     num_bases, num_forks = session.execute(text(_MODELS)).one()
@@ -154,6 +177,7 @@ def take_census(session: Session, *, num_heads: int = 50) -> Census:
         num_forks=num_forks,
         teams=[(row[0], row[1]) for row in session.execute(text(_TEAMS))],
         heads=[ModelHead(*row) for row in session.execute(text(_HEADS), {"num_heads": num_heads})],
+        runs=[LiveRun(*row) for row in session.execute(text(_RUNS))],
     )
 
 

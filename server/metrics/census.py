@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from store.census import Census, Held
+from store.run_states import LIVE
 
 _OF_A_HEAD = {
     "headway_model_reward_mean": ("reward_mean", "Mean reward of the batch that made the head"),
@@ -51,6 +53,7 @@ def _families(census: Census | None) -> Iterator[Metric]:
     models.add_metric(["fork"], census.num_forks)
     yield models
     yield from _heads(census)
+    yield from _runs(census)
     teams = GaugeMetricFamily("headway_team_info", "The name of each team id", labels=["team", "name"])
     for team_id, name in census.teams:
         teams.add_metric([str(team_id), name], 1)
@@ -93,6 +96,28 @@ def _heads(census: Census) -> Iterator[Metric]:
         for head in census.heads:
             if metric in head.metrics:
                 family.add_metric([str(head.model_id), head.slug, head.team], head.metrics[metric])
+        yield family
+
+
+def _runs(census: Census) -> Iterator[Metric]:
+    counts = Counter(run.state for run in census.runs)
+    states = GaugeMetricFamily("headway_runs", "Managed runs that have not ended", labels=["state"])
+    for state in LIVE:
+        states.add_metric([state], counts[state])
+    yield states
+    labels = ["run", "model", "team"]
+    families = {
+        "step": GaugeMetricFamily("headway_run_step", "Steps of the run that are done", labels=labels),
+        "is_waiting": GaugeMetricFamily(
+            "headway_run_waiting", "Whether something keeps it from going on", labels=labels
+        ),
+        "reward": GaugeMetricFamily("headway_run_reward", "Mean reward of its newest step", labels=labels),
+        "held_out_score": GaugeMetricFamily("headway_run_held_out_score", "Its newest held-out score", labels=labels),
+    }
+    for name, family in families.items():
+        for run in census.runs:
+            if (value := getattr(run, name)) is not None:
+                family.add_metric([str(run.run_id), run.model, run.team], float(value))
         yield family
 
 

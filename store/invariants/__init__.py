@@ -14,10 +14,11 @@ from store.invariants.log import LOG
 from store.invariants.placements import PLACEMENTS
 from store.invariants.planes import PLANES
 from store.invariants.rollouts import ROLLOUTS
+from store.invariants.runs import RUNS
 from store.invariants.tree import TREE
 from store.verification import missing_files
 
-INVARIANTS: tuple[Invariant, ...] = (*TREE, *LOG, *PLANES, *ROLLOUTS, *PLACEMENTS)
+INVARIANTS: tuple[Invariant, ...] = (*TREE, *LOG, *PLANES, *ROLLOUTS, *PLACEMENTS, *RUNS)
 
 _MOST_ROWS = 100
 

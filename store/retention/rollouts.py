@@ -13,12 +13,17 @@ from uuid import UUID
 
 from store.database import Connection, Database
 from store.retention.policy import RetentionPolicy
+from store.run_states import IS_LIVE
 
 _AT_ONCE = 1000
 
-_NOT_PINNED = """
+_NOT_PINNED = f"""
     t.pinned_at is null
     and not exists (select from jobs p where p.team_id = t.team_id and p.id = t.job_id and p.pinned_at is not null)
+    and not exists (
+        select from hosted_rollouts h join runs r on r.id = h.run_id
+        where h.team_id = t.team_id and h.trace_id = t.id and {IS_LIVE}
+    )
 """
 _OLD = f"{_NOT_PINNED} and t.last_activity_at < clock_timestamp() - make_interval(secs => %(keep_traces_s)s)"
 

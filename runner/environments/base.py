@@ -56,7 +56,8 @@ class Environments(Protocol):
 
     async def build(self, spec: EnvironmentSpec, archive: Path | None, log: Log, timeout_s: float) -> dict[str, Any]:
         """Make a version ready to start and serve it once; returns its manifest: `tasks`, a list of {`id`,
-        `description`, `args`}, `capabilities`, a list of {`name`, …}, and the declared name and version under `env`.
+        `description`, `args`}, `capabilities`, a list of {`name`, `protocol`}, and the declared name and version under
+        `env`.
 
         `archive`: the file whose digest is `spec.archive_digest`; None where the spec has none. What is not in place
         yet is made under a name of its own and moved there when it is whole. A version of the same dependencies uses

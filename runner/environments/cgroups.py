@@ -74,7 +74,7 @@ class Cgroups:
             values |= {} if cpus is None else {"cpu.cfs_quota_us": f"{_quota(cpus)}"}
         folders = tuple(dict.fromkeys(parent / name for parent in self._parents.values()))
         for folder in folders:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             for file, value in values.items():
                 if (folder / file).exists():
                     with suppress(PermissionError):

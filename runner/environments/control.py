@@ -30,7 +30,7 @@ async def read_manifest(session: Session) -> dict[str, Any]:
     return {
         "env": hello.get("env"),
         "tasks": _named(listed, "tasks", "id"),
-        "capabilities": _named(hello, "bindings", "name"),
+        "capabilities": [_offered(binding) for binding in _named(hello, "bindings", "name")],
     }
 
 
@@ -63,3 +63,8 @@ def _named(answer: dict[str, Any], key: str, name: str) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get(name), str) for row in rows):
         raise BuildFailed(f"the environment's {key} are not a list of objects with a {name}")
     return rows
+
+
+def _offered(binding: dict[str, Any]) -> dict[str, Any]:
+    """Without its address and parameters: they are of this one session, and may be keys."""
+    return {"name": binding["name"], "protocol": binding.get("protocol")}

@@ -71,8 +71,8 @@ class GatewayRelay:
         try:
             if len(self._tasks) <= _MAX_CONNECTIONS:
                 await _Exchange(reader, writer).run(self)
-        except (OSError, h11.ProtocolError):
-            pass
+        except (OSError, h11.ProtocolError, asyncio.CancelledError):
+            pass  # asyncio's streams would log that this task was cancelled
         finally:
             writer.close()
 

@@ -67,8 +67,11 @@ class Sandboxes:
         return self._settings.user_ids + _BUILDER if self._has_users else None
 
     def make_cgroup(self, name: str, limits: Limits) -> Cgroup | None:
-        """None where there are no cgroups."""
-        return None if self.cgroups is None else self.cgroups.make(name, limits)
+        """None where none can be made: the session is looked at instead."""
+        try:
+            return None if self.cgroups is None else self.cgroups.make(name, limits)
+        except OSError:
+            return None
 
     def make_scratch(self, within: str = "") -> Path:
         """A new folder for what a sandbox writes where it has no file system of its own."""

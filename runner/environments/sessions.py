@@ -310,8 +310,8 @@ class LocalSession:
         try:
             if len(self._spliced) <= _MAX_CONNECTIONS:
                 await splice((reader, writer), await self.connect())
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # asyncio's streams would log that this task was cancelled
         finally:
             writer.close()
 

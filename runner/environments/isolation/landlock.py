@@ -18,7 +18,7 @@ import struct
 
 from runner.environments.isolation import kernel
 from runner.environments.isolation.base import Sandbox, SessionPlace
-from runner.environments.isolation.none import Unconfined
+from runner.environments.isolation.none import Unconfined, tasks_of_user
 from runner.environments.isolation.rlimits import set_limits
 from runner.environments.isolation.seccomp import restrict_calls
 
@@ -70,14 +70,14 @@ class Landlock(Unconfined):
         restrict_calls(families, streams_only=sandbox.network != "host")
 
     def confine(self, place: SessionPlace, ports: list[int]) -> None:
+        set_limits(place.limits, num_others=tasks_of_user())  # which /proc tells, as long as it can be read
         rules = dict.fromkeys((*_SYSTEM, *place.readable), _READ)
         rules |= dict.fromkeys((*_DEVICES, place.scratch), _EVERY_FILE_RIGHT)
         _restrict(rules, None if place.network == "host" else ports)
-        set_limits(place.limits, per_user=False)
 
     def confine_build(self, sandbox: Sandbox, ports: list[int]) -> None:
         _restrict({"/": _EVERY_FILE_RIGHT}, ports)
-        set_limits(sandbox.limits, per_user=False)
+        set_limits(sandbox.limits, num_others=tasks_of_user())
 
 
 def _restrict(rules: dict[str, int], ports: list[int] | None = None) -> None:

@@ -137,10 +137,10 @@ class Namespaces:
     def confine(self, place: SessionPlace, ports: list[int]) -> None:
         kernel.set_dumpable(True)
         kernel.gain_no_privileges()
-        set_limits(place.limits, per_user=True)
+        set_limits(place.limits, num_others=0)
 
     def confine_build(self, sandbox: Sandbox, ports: list[int]) -> None:
-        set_limits(sandbox.limits, per_user=True)
+        set_limits(sandbox.limits, num_others=0)
 
 
 def _namespaces(network: Network) -> int:

@@ -59,11 +59,11 @@ class Unconfined:
 
     def confine(self, place: SessionPlace, ports: list[int]) -> None:
         kernel.gain_no_privileges()
-        set_limits(place.limits, per_user=False)
+        set_limits(place.limits, num_others=tasks_of_user())
 
     def confine_build(self, sandbox: Sandbox, ports: list[int]) -> None:
         kernel.gain_no_privileges()
-        set_limits(sandbox.limits, per_user=False)
+        set_limits(sandbox.limits, num_others=tasks_of_user())
 
 
 def descendants(pid: int) -> list[int]:
@@ -74,3 +74,14 @@ def descendants(pid: int) -> list[int]:
             children = Path(f"/proc/{pid}/task/{task}/children").read_text().split()
             found += [int(child) for child in children]
     return found + [each for child in found for each in descendants(child)]
+
+
+def tasks_of_user() -> int:
+    """Processes and threads of this process's user, as far as they can be seen."""
+    number, user = 0, os.getuid()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):
+                if os.stat(f"/proc/{name}").st_uid == user:
+                    number += len(os.listdir(f"/proc/{name}/task"))
+    return number

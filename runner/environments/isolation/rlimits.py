@@ -7,10 +7,10 @@ import resource
 from runner.environments.isolation.base import Limits
 
 
-def set_limits(limits: Limits, per_user: bool) -> None:
-    """`per_user`: whether its user, in its user namespace, has no other processes: those of a user are counted
-    together. Memory is RLIMIT_DATA, of one process: reserved addresses, of which libraries take gigabytes, do not
-    count."""
+def set_limits(limits: Limits, num_others: int) -> None:
+    """`num_others`: processes and threads of the same user, in the same user namespace, that are not the session's:
+    the kernel counts all of a user together, and lets root fork without end. Memory is RLIMIT_DATA, of one process:
+    reserved addresses, of which libraries take gigabytes, do not count."""
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_DATA, limits.memory_bytes)
     _lower(resource.RLIMIT_FSIZE, limits.disk_bytes)
@@ -18,8 +18,7 @@ def set_limits(limits: Limits, per_user: bool) -> None:
     _lower(resource.RLIMIT_CPU, limits.cpu_s)
     _lower(resource.RLIMIT_MEMLOCK, 64 << 10)
     _lower(resource.RLIMIT_MSGQUEUE, 0)
-    if per_user:
-        _lower(resource.RLIMIT_NPROC, limits.processes)
+    _lower(resource.RLIMIT_NPROC, limits.processes + num_others)
 
 
 def _lower(which: int, value: int) -> None:

@@ -71,7 +71,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
                     taking_back_from_lost_runners(context.background, counted),
                     guarding(replace(context.heads, database=context.background), settings.guard),
                     keeping_sessions(context.tunnels),
-                    managing_runs(context.training, context.heads),
+                    managing_runs(context.training, context.sampling, context.heads),
                 ):
                     yield
 

@@ -14,6 +14,7 @@ from server.catalog.heads import Heads
 from server.runs.controller import Controller
 from server.runs.leases import Lease, release, take_leases
 from server.runs.services import RunServices
+from server.sampling.collaborators import Sampling
 from server.training.collaborators import Training
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.notify import RUN_CHANGED
@@ -29,12 +30,13 @@ _LAST_WORDS_S = 2.0
 
 
 @asynccontextmanager
-async def managing_runs(training: Training, heads: Heads) -> AsyncGenerator[None]:
+async def managing_runs(training: Training, sampling: Sampling, heads: Heads) -> AsyncGenerator[None]:
     """Until the block ends; what is under way then is left to other servers, or to the next start."""
     database = AsyncDatabase(training.database.url.render_as_string(hide_password=False), pool_size=_POOL)
     services = RunServices(
         database,
         replace(training, database=database, background=database),
+        sampling,
         replace(heads, database=database),
         training.listener,
         training.shutdown,

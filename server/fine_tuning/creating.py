@@ -11,7 +11,9 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -24,9 +26,10 @@ from server.environments.builtin import ensure_builtin
 from server.files import service as files
 from server.files.types import StoredFile
 from server.fine_tuning import reading
+from server.fine_tuning.examples import read_examples
 from server.fine_tuning.graded_tasks import read_tasks
-from server.fine_tuning.hyperparameters import reinforcement_config
-from server.fine_tuning.requests import JobRequest, Reinforcement
+from server.fine_tuning.hyperparameters import reinforcement_config, supervised_config
+from server.fine_tuning.requests import JobRequest, Reinforcement, Supervised
 from server.fine_tuning.types import SOURCE, Job, JobDetails
 from server.principals.callers import Caller
 from server.runs.creating import Origin, create
@@ -75,6 +78,16 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class _Made:
+    """Of the files and the method."""
+
+    tasks: list[InlineTask]
+    config: RunConfig
+    held_out: HeldOutRequest | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
     request: RunRequest
     details: JobDetails
@@ -115,17 +128,11 @@ async def _planned(
 ) -> _Plan:
     request = asked.request
     method = request.chosen
-    if method.reinforcement is None:
-        raise InvalidRequest("the method 'supervised' is not offered yet; use 'reinforcement'", param="method")
-    reinforcement = method.reinforcement
-    await _refuse_unknown_models(services, caller, reinforcement.grader)
-    tasks = await _tasks(services, training, reinforcement, "training_file")
-    held_out_tasks = await _tasks(services, held_out, reinforcement, "validation_file") if held_out else None
     seed = request.seed if request.seed is not None else secrets.randbelow(2**31)
-    context_length = (base.info or {}).get("context_length")
-    hyperparameters = reinforcement.hyperparameters
-    defaults = services.run_defaults.laid_under(RunConfig(), base.slug, len(tasks))
-    config = reinforcement_config(hyperparameters, len(tasks), seed, context_length, defaults)
+    if method.reinforcement is not None:
+        made = await _reinforced(services, caller, base, training, held_out, method.reinforcement, seed)
+    else:
+        made = await _imitated(services, base, training, held_out, method.supervised or Supervised(), seed)
     details = JobDetails(
         model=model.slug,
         training_file=training.id,
@@ -137,11 +144,55 @@ async def _planned(
     )
     run = RunRequest(
         model=str(model.id),
-        taskset=InlineTaskset(name=_taskset_name(training), tasks=tasks),
-        config=config,
-        held_out=_held_out(held_out, held_out_tasks, reinforcement) if held_out and held_out_tasks else None,
+        taskset=InlineTaskset(name=_taskset_name(training), tasks=made.tasks),
+        config=made.config,
+        held_out=made.held_out,
     )
-    return _Plan(run, details, (_GRADED_ELSEWHERE,) if training.kind == "tasks" else ())
+    return _Plan(run, details, made.notes)
+
+
+async def _reinforced(
+    services: FineTuning,
+    caller: Caller,
+    base: ModelRow,
+    training: StoredFile,
+    held_out: StoredFile | None,
+    method: Reinforcement,
+    seed: int,
+) -> _Made:
+    await _refuse_unknown_models(services, caller, method.grader)
+    grader = method.grader.model_dump(mode="json", exclude_none=True)
+    tasks = await _read(services, training, "training_file", read_tasks, training.kind, grader)
+    evaluation = None
+    if held_out is not None:
+        held_out_tasks = await _read(services, held_out, "validation_file", read_tasks, held_out.kind, grader)
+        evaluation = _held_out(held_out, held_out_tasks, method)
+    config = reinforcement_config(method.hyperparameters, len(tasks), seed, *_of(services, base, len(tasks)))
+    return _Made(tasks, config, evaluation, (_GRADED_ELSEWHERE,) if training.kind == "tasks" else ())
+
+
+async def _imitated(
+    services: FineTuning,
+    base: ModelRow,
+    training: StoredFile,
+    held_out: StoredFile | None,
+    method: Supervised,
+    seed: int,
+) -> _Made:
+    if held_out is not None:
+        raise InvalidRequest(
+            "validation_file is for the method 'reinforcement', which evaluates by its grader; leave it out",
+            param="validation_file",
+        )
+    examples = await _read(services, training, "training_file", read_examples, training.kind)
+    config = supervised_config(method.hyperparameters, len(examples), seed, *_of(services, base, len(examples)))
+    return _Made(examples, config)
+
+
+def _of(services: FineTuning, base: ModelRow, num_tasks: int) -> tuple[int | None, RunConfig]:
+    """The context of a base, and the operator's defaults for it."""
+    defaults = services.run_defaults.laid_under(RunConfig(), base.slug, num_tasks)
+    return (base.info or {}).get("context_length"), defaults
 
 
 async def _started(services: FineTuning, caller: Caller, asked: Asked, model: ModelRow, plan: _Plan) -> Job:
@@ -157,7 +208,7 @@ async def _started(services: FineTuning, caller: Caller, asked: Asked, model: Mo
             f"suffix names a new fork, and {model.slug!r} is trained as it is; leave it out, or name a base",
             param="suffix",
         )
-    origin = Origin(SOURCE, plan.details.model_dump(mode="json"), plan.notes)
+    origin = Origin(SOURCE, plan.details.model_dump(mode="json"), plan.notes, gives_examples=True)
     try:
         created = await create(services.training, caller, plan.request, asked.key, origin, services.run_defaults)
     except BaseException:
@@ -190,15 +241,15 @@ async def _validation_file(session: AsyncSession, caller: Caller, asked: Asked) 
     return await _file(session, caller, asked.validation_file, "validation_file")
 
 
-async def _tasks(services: FineTuning, file: StoredFile, reinforcement: Reinforcement, field: str) -> list[InlineTask]:
+async def _read(
+    services: FineTuning, file: StoredFile, field: str, work: Callable[..., list[InlineTask]], *args: Any
+) -> list[InlineTask]:
+    """What `work` makes of a file's content, these arguments, and the field."""
     if file.num_bytes > MAX_FILE_BYTES:
-        raise InvalidRequest(
-            f"{field} has {file.num_bytes} bytes; a job that reinforces takes {MAX_FILE_BYTES}", param=field
-        )
+        raise InvalidRequest(f"{field} has {file.num_bytes} bytes; a job takes {MAX_FILE_BYTES}", param=field)
     content = await asyncio.to_thread(services.blobs.get, file.blob)
-    grader = reinforcement.grader.model_dump(mode="json", exclude_none=True)
     try:
-        return await services.parser.read(content, read_tasks, file.kind, grader, field)
+        return await services.parser.read(content, work, *args, field)
     except InvalidRequest as error:
         error.param = field
         raise

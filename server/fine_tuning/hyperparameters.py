@@ -12,6 +12,7 @@ from server.values.validation_messages import first_problem
 from wire.errors import InvalidRequest
 
 _AUTO_BATCH = 32
+_AUTO_EPOCHS = 3
 _EFFORT: dict[Effort, float] = {"default": 1, "low": 0.5, "medium": 1, "high": 2}
 _MOST_STEPS = 10_000
 
@@ -29,6 +30,25 @@ def reinforcement_config(
         said["learning_rate"] = defaults.learning_rate * asked.learning_rate_multiplier
     if asked.compute_multiplier != "auto":
         said["group_size"] = max(2, round(defaults.group_size * asked.compute_multiplier))
+    return _config(said)
+
+
+def supervised_config(
+    asked: SupervisedHyperparameters, num_examples: int, seed: int, context_length: int | None, defaults: RunConfig
+) -> RunConfig:
+    """As `reinforcement_config`, for examples: without rollouts, and without what decides about them."""
+    batch = _batch(asked, num_examples, defaults)
+    if asked.n_epochs == "auto":
+        asked = asked.model_copy(update={"n_epochs": _AUTO_EPOCHS})
+    said: dict[str, Any] = {"method": "supervised", "loss_fn": "cross_entropy", "loss_fn_config": None}
+    said |= {"tasks_per_step": batch, "seed": seed, **_steps(asked, num_examples, batch)}
+    said["max_tokens"] = answer_tokens("default", context_length, defaults)
+    if asked.learning_rate_multiplier != "auto":
+        said["learning_rate"] = defaults.learning_rate * asked.learning_rate_multiplier
+    return _config(said)
+
+
+def _config(said: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(said)
     except ValidationError as error:

@@ -51,11 +51,12 @@ class Created:
 @dataclass(frozen=True, slots=True)
 class Origin:
     """By which protocol a run was asked for. `details`: what that keeps of the request; `notes`: what its user has to
-    know, as the run's first events."""
+    know, as the run's first events; `gives_examples`: its tasks may be `server.runs.examples`, which it has checked."""
 
     source: str
     details: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
+    gives_examples: bool = False
 
 
 _OVER_RUNS = Origin("runs")
@@ -108,7 +109,9 @@ async def _make(
     refuse_paused(found.admission)
     if (other := await live_run_of(session, model.id)) is not None:
         raise run_in_the_way(model.slug, other)
-    tasks = await freeze(session, caller, request.taskset, "taskset")
+    _refuse_examples(request.config, origin)
+    is_supervised = request.config.method == "supervised"
+    tasks = await freeze(session, caller, request.taskset, "taskset", are_examples=is_supervised)
     config = defaults.laid_under(request.config, found.admission.base_slug or "", len(tasks.tasks))
     _check_fit(config, found, model)
     asked = request.held_out_request
@@ -213,6 +216,13 @@ def _refuse_numbered(model: ModelRow) -> None:
         )
 
 
+def _refuse_examples(config: RunConfig, origin: Origin) -> None:
+    if config.method == "supervised" and not origin.gives_examples:
+        raise InvalidRequest(
+            "config.method 'supervised' is for fine-tuning jobs, which bring examples: POST /v1/fine_tuning/jobs"
+        )
+
+
 def _job(run: RunRow, model: ModelRow) -> JobRow:
     name = f"run {run.name}" if run.name else f"run of {model.slug}"
     return JobRow(
@@ -225,6 +235,8 @@ def _job(run: RunRow, model: ModelRow) -> JobRow:
 
 
 def _created(run: RunRow, config: RunConfig) -> str:
+    if config.method == "supervised":
+        return f"{config.steps} steps of {config.tasks_per_step} examples out of the {run.num_tasks} of {run.taskset!r}"
     return (
         f"{config.steps} steps of {config.tasks_per_step} tasks × {config.group_size} rollouts over the taskset "
         f"{run.taskset!r} ({run.num_tasks} tasks)"

@@ -10,13 +10,16 @@ from typing import Any
 from uuid import UUID
 
 from server.runs.creating import KL_OPTION
+from server.runs.examples import trajectories_of
 from server.runs.services import LeasedRun
+from server.sampling.targets import find_target
 from server.training import service
 from server.training.admission import TrainedModel
 from server.training.operations import Call
 from server.training.requests import BatchRequest
 from store.tables import RunStepRow
 from wire.engine import LossChoice
+from wire.trajectories import Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,31 @@ def _rollout_call(leased: LeasedRun, size: int, traces: Sequence[UUID]) -> Gradi
     return GradientCall(f"fb{size}", make)
 
 
+def example_gradients(leased: LeasedRun, row: RunStepRow) -> list[GradientCall]:
+    """The step's examples, all in one call, whose tokens are imitated."""
+    config = leased.config
+    examples = [leased.tasks[chosen["task"]] for chosen in row.chosen["tasks"]]
+    loss = LossChoice(config.loss_fn, dict(config.loss_fn_config or {}), min(config.num_substeps, len(examples)))
+
+    def make(model: TrainedModel) -> Call:
+        async def batch() -> BatchRequest:
+            sampling = leased.services.sampling
+            target = await find_target(sampling, leased.caller, str(leased.model_id))
+            trajectories = await trajectories_of(sampling, target, examples)
+            return BatchRequest(trajectories, num_bytes=4 * Batch(trajectories).num_tokens)
+
+        said = [[example.slug for example in examples], loss.name, sorted(loss.config.items()), loss.num_substeps]
+        return service.forward_backward(leased.services.training, model, request_digest(said), batch, loss)
+
+    return [GradientCall("examples", make)]
+
+
 def request_digest(said: Any) -> bytes:
     """Equal for calls that ask for the same."""
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
 
 
-GRADIENTS: dict[str, Callable[[LeasedRun, RunStepRow], list[GradientCall]]] = {"reinforcement": rollout_gradients}
+GRADIENTS: dict[str, Callable[[LeasedRun, RunStepRow], list[GradientCall]]] = {
+    "reinforcement": rollout_gradients,
+    "supervised": example_gradients,
+}

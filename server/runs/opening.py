@@ -80,7 +80,9 @@ async def open_step(leased: LeasedRun, step: int) -> None:
             return
         model = await session.get_one(ModelRow, run.model_id)
         tasks = await choose_tasks(session, model, leased.config, leased.tasks, step)
-        await _add_row(session, run, step, "train", {"tasks": tasks}, model.head_checkpoint_id)
+        row = await _add_row(session, run, step, "train", {"tasks": tasks}, model.head_checkpoint_id)
+        if leased.config.method == "supervised":  # examples have no rollouts
+            row.rolled_out_at = await session.scalar(select(func.clock_timestamp()))
 
 
 async def open_evaluation(leased: LeasedRun, step: int) -> None:

@@ -15,6 +15,7 @@ from server.process.shutdown import Shutdown
 from server.runs.leases import Lease
 from server.runs.settings import HeldOut, RunConfig, StopRules
 from server.runs.tasks import Task, read_tasks
+from server.sampling.collaborators import Sampling
 from server.training.collaborators import Training
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
@@ -29,6 +30,7 @@ class RunServices:
 
     database: AsyncDatabase
     training: Training
+    sampling: Sampling
     heads: Heads
     listener: AsyncListener
     shutdown: Shutdown

@@ -27,7 +27,8 @@ class Frozen(Closed):
 class RunConfig(Frozen):
     """How a run trains.
 
-    group_size: rollouts of a task. tasks_per_step: null: all of the taskset, in epochs shuffled by `seed`.
+    method: `supervised` imitates examples in the place of tasks, and has no rollouts: fine-tuning jobs alone make such
+    runs. group_size: rollouts of a task. tasks_per_step: null: all of the taskset, in epochs shuffled by `seed`.
     lr_schedule: what the learning rate does after `warmup_steps`, over which it grows linearly: `linear` and `cosine`
     fall to 0 at the last step. kl_coef: weight of the KL towards the start weights, where those are the base's own.
     num_substeps: into so many parts a batch is cut for its forward passes; there is one optimizer step all the same.
@@ -37,6 +38,7 @@ class RunConfig(Frozen):
     none is, and the retention policy decides. `spread` prefers tasks whose groups still disagree.
     """
 
+    method: Literal["reinforcement", "supervised"] = "reinforcement"
     steps: int = Field(default=50, ge=1, le=10_000)
     group_size: int = Field(default=8, ge=2, le=1024)
     tasks_per_step: int | None = Field(default=None, ge=1, le=MAX_ROLLOUTS_A_STEP)

@@ -32,7 +32,7 @@ async def _step(session: AsyncSession, run: RunRow, row: RunStepRow, tasks: Sequ
     group_size = config.group_size
     if row.kind == "held_out":
         group_size = HeldOut.model_validate(run.held_out).group_size
-    places = places_of(row, group_size, config.seed, tasks)
+    places = places_of(row, group_size, config.seed, tasks) if config.method == "reinforcement" else []
     states = await states_of(session, run.id, [place.trace_id for place in places])
     rollouts = [_rollout(place, states.get(place.trace_id)) for place in places]
     return RunStep(

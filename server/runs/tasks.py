@@ -44,8 +44,11 @@ class FrozenTaskset:
     text: str
 
 
-async def freeze(session: AsyncSession, caller: Caller, choice: TasksetChoice, field: str) -> FrozenTaskset:
+async def freeze(
+    session: AsyncSession, caller: Caller, choice: TasksetChoice, field: str, *, are_examples: bool = False
+) -> FrozenTaskset:
     """The tasks of a taskset of the team, by name or id, or of the request. `field`: where it was asked for.
+    `are_examples`: no environment plays them.
 
     Raises NotFound for a taskset or an environment that is not here, InvalidRequest for tasks that do not fit.
     """
@@ -58,7 +61,8 @@ async def freeze(session: AsyncSession, caller: Caller, choice: TasksetChoice, f
         raise InvalidRequest(f"{field}: its tasks take more than {_MAX_BYTES} bytes; use a smaller taskset")
     tasks = read_tasks(text)
     _refuse_twins(tasks, field)
-    await _check(session, caller, tasks, field)
+    if not are_examples:
+        await _check(session, caller, tasks, field)
     return FrozenTaskset(name, tasks, text)
 
 

@@ -26,8 +26,6 @@ from store.tables import CheckpointRow, ModelRow, RunRow, RunStepRow
 from wire.engine import AdamParams
 from wire.errors import HeadwayError
 
-_METHOD = "reinforcement"
-
 
 async def begin_training(leased: LeasedRun, row: RunStepRow) -> bool:
     """Whether the step may be trained: the head is where the run left it. Otherwise what was rolled out is dropped, and
@@ -57,7 +55,7 @@ async def train(leased: LeasedRun, row: RunStepRow) -> None:
     """
     started = time.monotonic()
     try:
-        results = [await _call(leased, row, gradient) for gradient in GRADIENTS[_METHOD](leased, row)]
+        results = [await _call(leased, row, gradient) for gradient in GRADIENTS[leased.config.method](leased, row)]
         await _promoting(leased, row)
         header, _ = await _step(leased, row)
     except BATCH_LOST as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import select, update
 
 from store.database import AsyncDatabase
-from store.tables import ModelRow, RunRow, RunStepRow
+from store.tables import ModelRow, OperationRow, RunRow, RunStepRow
 from tests.contract.runs_scene import deploy
 from tests.contract.stand_ins import add_checkpoint
 
@@ -47,7 +48,11 @@ def named_tasks(number: int = 4) -> bytes:
 @pytest.fixture
 async def client(team, origin, database):
     await deploy(database, team.name)
-    return openai.AsyncOpenAI(base_url=f"{origin}/v1", api_key=team.key, max_retries=0)
+    client = openai.AsyncOpenAI(base_url=f"{origin}/v1", api_key=team.key, max_retries=0)
+    yield client
+    async for job in client.fine_tuning.jobs.list():  # nobody plays their rollouts
+        if job.status in ("queued", "running", "paused"):
+            await client.fine_tuning.jobs.cancel(job.id)
 
 
 async def upload(client: openai.AsyncOpenAI, content: bytes) -> str:
@@ -100,9 +105,9 @@ async def test_lines_that_name_tasks_are_the_tasks_of_a_run(client, team, model,
     assert (run.config["seed"], run.config["steps"], run.config["tasks_per_step"]) == (7, 3, 4)
     assert [task["name"] for task in json.loads(run.tasks)] == ["sum-0", "sum-1", "sum-2", "sum-3"]
     events = (await client.fine_tuning.jobs.list_events(job.id)).data
-    assert [event.level for event in events] == ["warn", "info"]
-    assert "the grader of this job is kept, and grades nothing" in events[0].message
-    assert events[1].message.startswith("3 steps of 4 tasks × 8 rollouts")
+    assert [event.level for event in events[-2:]] == ["warn", "info"]
+    assert "the grader of this job is kept, and grades nothing" in events[-2].message
+    assert events[-1].message.startswith("3 steps of 4 tasks × 8 rollouts")
     await client.fine_tuning.jobs.cancel(job.id)
 
 
@@ -126,7 +131,7 @@ async def test_lines_of_messages_are_graded_tasks(client, model, database):
     assert (run.held_out["every"], run.held_out["group_size"], run.held_out["num_tasks"]) == (7, 3, 1)
     assert json.loads(run.held_out_tasks)[0]["args"]["item"]["answer"] == "8"
     assert (await client.fine_tuning.jobs.retrieve(job.id)).validation_file == held_out
-    assert len((await client.fine_tuning.jobs.list_events(job.id)).data) == 1
+    assert {event.level for event in (await client.fine_tuning.jobs.list_events(job.id)).data} == {"info"}
 
 
 async def test_a_base_is_forked_first_and_the_suffix_names_the_fork(client, base, database):
@@ -194,7 +199,7 @@ async def test_lists_go_on_after_the_last_and_find_by_metadata(client, team, bas
     found = await client.fine_tuning.jobs.list(extra_query={"metadata[number]": "1"})
     assert [job.id for job in found.data] == [made[1]]
     events = [event async for event in client.fine_tuning.jobs.list_events(made[0], limit=1)]
-    assert [event.type for event in events] == ["message"]
+    assert {event.type for event in events} == {"message"}
 
 
 async def test_another_team_finds_nothing(client, other_team, origin, model):
@@ -255,6 +260,69 @@ async def test_checkpoints_are_names_that_chats_take(client, team, model, databa
     assert shown.id == found[0].fine_tuned_model_checkpoint
 
 
+SPOKEN = {"messages": [*ASKED["messages"], {"role": "assistant", "content": "7"}]}
+
+
+def until_over(client: openai.AsyncOpenAI, job: Any) -> Any:
+    async def wait() -> Any:
+        async with asyncio.timeout(30):
+            while True:
+                found = await client.fine_tuning.jobs.retrieve(job.id)
+                if found.status in ("succeeded", "failed", "cancelled"):
+                    return found
+                await asyncio.sleep(0.05)
+
+    return wait()
+
+
+async def test_a_supervised_job_imitates_the_assistant_alone(client, model, database, sampler_script):
+    two = [*SPOKEN["messages"], {"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2", "weight": 0}]
+    content = lines(SPOKEN, {"messages": two}, {"prompt": "5+5?", "completion": "10"})
+    hyperparameters = {"n_epochs": 2, "batch_size": 3, "learning_rate_multiplier": 10}
+    job = await client.fine_tuning.jobs.create(
+        model=model["id"],
+        training_file=await upload(client, content),
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+    )
+    assert job.hyperparameters.n_epochs == 2
+    job = await until_over(client, job)
+    assert (job.status, job.error, job.fine_tuned_model) == ("succeeded", None, model["model_name"])
+    run = await run_of(database, job)
+    assert (run.config["loss_fn"], run.config["steps"]) == ("cross_entropy", 2)
+    async with database.session() as session:
+        query = select(OperationRow).where(OperationRow.model_id == run.model_id).order_by(OperationRow.sequence)
+        operations = list(await session.scalars(query))
+    assert [operation.kind for operation in operations] == ["forward_backward", "optim_step"] * 2
+    steps = [event for event in (await client.fine_tuning.jobs.list_events(job.id)).data if event.type == "metrics"]
+    assert len(steps) == 2
+    assert len((await client.fine_tuning.jobs.checkpoints.list(job.id)).data) == 2
+
+
+async def test_without_a_method_a_job_is_supervised_and_tokens_are_imitated_as_they_are(client, model):
+    trajectory = {"prompt_token_ids": [1, 2], "output_token_ids": [3, 4], "reward": 0.5}
+    file = await upload(client, lines(trajectory, trajectory))
+    job = await client.fine_tuning.jobs.create(model=model["id"], training_file=file, hyperparameters={"n_epochs": 1})
+    assert job.method.type == "supervised"
+    assert (await until_over(client, job)).status == "succeeded"
+
+
+async def test_examples_that_the_base_cannot_take_end_the_job_with_a_sentence(client, model):
+    trajectory = {"prompt_token_ids": [1, 2], "output_token_ids": [500], "reward": 0.5}
+    file = await upload(client, lines(trajectory))
+    job = await client.fine_tuning.jobs.create(model=model["id"], training_file=file)
+    job = await until_over(client, job)
+    assert job.status == "failed"
+    assert "output_token_ids holds 500, which is outside the vocabulary" in job.error.message
+
+
+async def test_examples_are_made_by_jobs_alone(team, model):
+    example = {"env": "headway-examples", "id": "example", "args": {"turns": []}}
+    body = {"model": model["id"], "taskset": {"name": "x", "tasks": [example]}, "config": {"max_tokens": 8}}
+    refused = await team.http.post("/v2/runs", json={**body, "config": {"method": "supervised", "max_tokens": 8}})
+    assert (refused.status_code, "for fine-tuning jobs" in refused.json()["detail"]) == (422, True)
+    assert (await team.http.post("/v2/runs", json=body)).status_code == 404
+
+
 REFUSED = {
     "dpo": ({"method": {"type": "dpo"}}, "'dpo' is not offered"),
     "no grader": ({"method": {"type": "reinforcement"}}, "reinforcement is missing"),
@@ -280,6 +348,14 @@ REFUSED = {
                                   "input": [{"role": "user", "content": "x"}]})},
         "names the model 'gpt-none', which is not here",
     ),
+    "supervised with a validation file": (
+        {"method": {"type": "supervised"}, "validation_file": "{file}"},
+        "validation_file is for the method 'reinforcement'",
+    ),
+    "supervised without answers": (
+        {"method": {"type": "supervised"}},
+        "training_file, line 1: holds no message of the assistant's",
+    ),
     "no file": ({"training_file": "file-nothing"}, "training_file: the team has no such file"),
     "no validation file": ({"validation_file": "x"}, "validation_file: the team has no such file"),
     "suffix": ({"suffix": "a/b"}, "suffix: has a form that is not allowed"),
@@ -290,7 +366,10 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 async def test_what_is_wrong_is_refused_by_name(client, base, case):
     changes, sentence = REFUSED[case]
-    asked = {"model": base.slug, "training_file": await upload(client, lines(ASKED)), "method": reinforcement()}
+    file = await upload(client, lines(ASKED))
+    asked = {"model": base.slug, "training_file": file, "method": reinforcement()}
+    if changes.get("validation_file") == "{file}":
+        changes = {**changes, "validation_file": file}
     with pytest.raises(openai.BadRequestError) as refused:
         await client.post("/fine_tuning/jobs", body={**asked, **changes}, cast_to=object)
     assert sentence in refused.value.body["message"]

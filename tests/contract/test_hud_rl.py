@@ -26,7 +26,8 @@ async def test_tasks_become_a_run_with_defaults_and_its_state_is_read_by_both_id
     assert (run["config"]["steps"], run["config"]["max_tokens"], run["num_tasks"]) == (50, 256, 1)
     for reference in (made.json()["job_id"], model["id"], model["model_name"]):
         status = (await team.http.get(f"/v1/training/jobs/{reference}/raw-status")).json()
-        assert (status["job_id"], status["status"]) == (made.json()["job_id"], "queued")
+        assert status["job_id"] == made.json()["job_id"]
+        assert status["status"] in ("queued", "running")
         assert (status["fine_tuned_model"], status["step"], status["steps"]) == (None, 0, 50)
     async with database.session() as session:
         ended = update(RunRow).where(RunRow.id == uuid.UUID(made.json()["job_id"]))

@@ -44,6 +44,7 @@ async def test_a_run_says_every_choice_with_its_value(team, model, sums):
     assert reply.status_code == 201, reply.text
     run = reply.json()
     assert run["config"] == {
+        "method": "reinforcement",
         "steps": 50,
         "group_size": 8,
         "tasks_per_step": 4,

@@ -38,7 +38,7 @@ def exposed(text: str) -> set[str]:
 def names_in_code() -> set[str]:
     held = [Held("base", "kind", 1)]
     head = ModelHead(uuid.uuid4(), "slug", "team", 1, {})
-    census = Census([OpenOperations("forward", "queued", 1, 0.5)], held, held, held, held, 1, 1, [], [head])
+    census = Census([OpenOperations("forward", "queued", 1, 0.5)], held, held, held, held, [], [], 1, 1, [], [head])
     texts = [census_exposition(census, Path.cwd()).decode()]
     for metrics in (ServerMetrics(), SamplerMetrics(), TrainerMetrics()):
         texts.append(exposition(metrics.registry).decode())

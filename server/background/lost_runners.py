@@ -9,7 +9,7 @@ import structlog
 from server.metrics.instruments import ServerMetrics
 from server.runners.taking_back import take_back
 from store.database import AsyncDatabase
-from store.placements.ending import drop_keys_of_the_lost, placements_of_the_lost
+from store.placements.ending import drop_keys_of_the_lost, placements_of_the_lost, requeue_what_the_lost_held
 from store.repeating import RepeatedTask, Rhythm
 from wire.placements import LOST_AFTER_S
 
@@ -40,12 +40,15 @@ async def take_back_from_lost_runners(database: AsyncDatabase, metrics: ServerMe
 
 async def _take_back_some(database: AsyncDatabase, metrics: ServerMetrics) -> int:
     async with database.session() as session:
+        requeued = await requeue_what_the_lost_held(session, _WHY)
         found = await placements_of_the_lost(session, _AT_ONCE)
+    for kind in requeued:
+        metrics.attempt_lost(kind)
     for placement_id, runner_id, kind in found:
         if await take_back(database, placement_id, runner_id, _WHY, counts=True):
             metrics.attempt_lost(kind)
-    if found:
+    if found or requeued:
         async with database.session() as session:
             await drop_keys_of_the_lost(session)
-        log.warning("placements_taken_back", placements=len(found))
+        log.warning("placements_taken_back", placements=len(found) + len(requeued))
     return len(found)

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Uuid, literal, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.environments.finding import Deployed, deployed_environment
@@ -24,8 +23,8 @@ from server.principals.callers import Caller
 from server.rollouts.visibility import require_job
 from server.values.sanitizing import is_storable, readable_value, refuse_deep
 from store.database import AsyncDatabase
-from store.placements.queueing import enqueue
-from store.tables import HostedRolloutRow, ModelRow, PlacementRow, TraceRow
+from store.placements.submitting import submit_rollout
+from store.tables import HostedRolloutRow, ModelRow, TraceRow
 from wire.errors import Conflict, InvalidRequest
 
 PENDING = "pending"
@@ -50,22 +49,10 @@ async def submit_in(
     if (known := await _known(session, caller, submission)) is not None:
         return known
     checked = await _checked(session, caller, submission)
-    if not await _begin_trace(session, caller, submission, checked.model):
+    if not await submit_rollout(session, _values(caller, submission, checked, place)):
         known = await _known(session, caller, submission)
         assert known is not None, "somebody else has the trace"
         return known
-    placement = PlacementRow(
-        team_id=caller.team_id,
-        kind="rollout",
-        priority=submission.priority,
-        labels=list(submission.labels),
-        build_id=checked.deployed.build.id,
-        timeout_s=checked.timeout_s,
-        max_attempts=submission.max_attempts,
-    )
-    await enqueue(session, placement)
-    session.add(_rollout(placement, caller, submission, checked, place))
-    await session.flush()
     return Submitted(submission.trace_id, PENDING, True)
 
 
@@ -149,45 +136,33 @@ def _timeout_s(submission: Submission, runtime_config: dict[str, Any] | None, de
     return min(next((timeout_s for timeout_s in asked if timeout_s is not None), DEFAULT_TIMEOUT_S), MOST_TIMEOUT_S)
 
 
-async def _begin_trace(session: AsyncSession, caller: Caller, submission: Submission, model: ModelRow) -> bool:
-    """Whether there was none. Waits for whoever submits the same at this moment."""
-    row = insert(TraceRow).values(
-        team_id=caller.team_id,
-        id=submission.trace_id,
-        job_id=submission.job_id,
-        group_id=submission.group_id,
-        parent_trace_id=submission.parent_trace_id,
-        task_slug=submission.slug,
-        model=model.slug,
-        model_id=model.id,
-    )
-    made = row.on_conflict_do_nothing(index_elements=["team_id", "id"]).returning(TraceRow.id)
-    return await session.scalar(made) is not None
-
-
-def _rollout(
-    placement: PlacementRow, caller: Caller, submission: Submission, checked: _Checked, place: RunPlace | None
-) -> HostedRolloutRow:
-    return HostedRolloutRow(
-        placement_id=placement.id,
-        team_id=caller.team_id,
-        trace_id=submission.trace_id,
-        key_id=caller.key_id,
-        request_digest=submission.digest(),
-        job_id=submission.job_id,
-        group_id=submission.group_id,
-        parent_trace_id=submission.parent_trace_id,
-        environment=submission.environment,
-        task=submission.task,
-        slug=submission.slug,
-        args=json.dumps(submission.args),
-        agent_type=submission.agent_type,
-        agent_config=json.dumps(submission.agent_config),
-        verifier=None if submission.verifier is None else json.dumps(submission.verifier),
-        verifier_build_id=checked.verifier_build_id,
-        runtime_config=checked.runtime_config,
-        run_id=place.run_id if place else None,
-        step=place.step if place else None,
-        purpose=place.purpose if place else None,
-        position=place.position if place else None,
-    )
+def _values(caller: Caller, submission: Submission, checked: _Checked, place: RunPlace | None) -> dict[str, Any]:
+    return {
+        "team_id": caller.team_id,
+        "trace_id": submission.trace_id,
+        "key_id": caller.key_id,
+        "request_digest": submission.digest(),
+        "job_id": submission.job_id,
+        "group_id": submission.group_id,
+        "parent_trace_id": submission.parent_trace_id,
+        "model": checked.model.slug,
+        "model_id": checked.model.id,
+        "priority": submission.priority,
+        "labels": list(submission.labels),
+        "build_id": checked.deployed.build.id,
+        "timeout_s": checked.timeout_s,
+        "max_attempts": submission.max_attempts,
+        "environment": submission.environment,
+        "task": submission.task,
+        "slug": submission.slug,
+        "args": json.dumps(submission.args),
+        "agent_type": submission.agent_type,
+        "agent_config": json.dumps(submission.agent_config),
+        "verifier": None if submission.verifier is None else json.dumps(submission.verifier),
+        "verifier_build_id": checked.verifier_build_id,
+        "runtime_config": checked.runtime_config,
+        "run_id": place.run_id if place else None,
+        "step": place.step if place else None,
+        "purpose": place.purpose if place else None,
+        "position": place.position if place else None,
+    }

@@ -7,10 +7,14 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.environments.builds import append_log
+from server.principals.callers import Caller
+from server.runners.registering import own_runner
 from server.runners.settling import settle
 from server.runners.taking_back import give_back
 from server.values.sanitizing import storable_text
-from store.placements.ending import hold, is_held, lock, mark_ready, placement_lost
+from store.database import AsyncDatabase
+from store.placements.ending import hold, is_held, lock, placement_lost
+from store.placements.rollout_reports import report_completed, report_ready
 from store.tables import RunnerRow
 from wire.errors import InvalidRequest
 from wire.placements import End, Ended, LogLines, Ready
@@ -18,9 +22,14 @@ from wire.placements import End, Ended, LogLines, Ready
 _NO_REASON = "the runner did not say why"
 
 
-async def ready(session: AsyncSession, runner: RunnerRow, placement_id: UUID, said: Ready) -> None:
-    """Its environment answers. Raises PlacementLost."""
-    await mark_ready(session, await hold(session, runner.id, placement_id, said.attempt))
+async def ready(database: AsyncDatabase, caller: Caller, runner_id: UUID, placement_id: UUID, said: Ready) -> None:
+    """Its environment answers. Raises NotFound, PlacementLost."""
+    async with database.connection() as connection:
+        if await report_ready(connection, caller.team_id, runner_id, placement_id, said.attempt):
+            return
+    async with database.session() as session:
+        await own_runner(session, caller, runner_id)
+    raise placement_lost(placement_id, said.attempt)
 
 
 async def log_lines(session: AsyncSession, runner: RunnerRow, placement_id: UUID, said: LogLines) -> None:
@@ -31,8 +40,17 @@ async def log_lines(session: AsyncSession, runner: RunnerRow, placement_id: UUID
     await append_log(session, row.build_id, said.attempt, said.first, said.lines)
 
 
-async def end(session: AsyncSession, runner: RunnerRow, placement_id: UUID, said: End) -> Ended:
-    """It is over, or handed back; the same again is answered the same. Raises PlacementLost."""
+async def end(database: AsyncDatabase, caller: Caller, runner_id: UUID, placement_id: UUID, said: End) -> Ended:
+    """It is over, or handed back; the same again is answered the same. Raises NotFound, PlacementLost."""
+    if said.outcome == "completed":
+        async with database.connection() as connection:
+            if await report_completed(connection, caller.team_id, runner_id, placement_id, said.attempt):
+                return Ended(state="ended", outcome="completed")
+    async with database.session() as session:
+        return await _end(session, await own_runner(session, caller, runner_id), placement_id, said)
+
+
+async def _end(session: AsyncSession, runner: RunnerRow, placement_id: UUID, said: End) -> Ended:
     row = await lock(session, placement_id)
     if row is None or (row.runner_id, row.attempt) != (runner.id, said.attempt):
         raise placement_lost(placement_id, said.attempt)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import delete, exists, func, select, text
@@ -18,6 +18,18 @@ from wire.errors import PlacementLost
 MOST_ATTEMPTS = 50
 """With those that were handed back."""
 
+_REQUEUE_THE_LOST = text(f"""
+    with lost as (
+        select p.id from placements p join runners r on r.id = p.runner_id
+        where p.state = 'running' and not {lives_sql("r")} and p.cancelled_at is null and p.attempt < p.max_attempts
+            and (p.kind <> 'session' or p.ready_at is null)
+        order by p.id for update of p skip locked
+    )
+    update placements p set state = 'queued', taken_at = null, ready_at = null, error = :why,
+        available_at = clock_timestamp() + make_interval(secs => least(p.attempt - 1, 10))
+    from lost where p.id = lost.id
+    returning p.kind, pg_notify(:changed, replace(p.id::text, '-', '')), pg_notify(:queued, '')
+""")
 _OF_THE_LOST = text(f"""
     select p.id, p.runner_id, p.kind from placements p join runners r on r.id = p.runner_id
     where p.state = 'running' and not {lives_sql("r")}
@@ -49,18 +61,10 @@ def placement_lost(placement_id: UUID, attempt: int) -> PlacementLost:
     return PlacementLost(f"this runner does not hold attempt {attempt} of the placement {placement_id}; drop it")
 
 
-async def mark_ready(session: AsyncSession, row: PlacementRow) -> None:
-    """Its environment answers."""
-    if row.ready_at is None:
-        row.ready_at = await _now(session)
-        await session.flush()
-        await notify_async(session, PLACEMENT_CHANGED, row.id.hex)
-
-
 async def mark_ended(session: AsyncSession, row: PlacementRow, outcome: str, error: str | None) -> None:
     """It is over."""
     row.state, row.outcome, row.error = "ended", outcome, error or row.error
-    row.ended_at = await _now(session)
+    row.ended_at = func.clock_timestamp()
     await session.flush()
     await notify_async(session, PLACEMENT_CHANGED, row.id.hex)
 
@@ -69,10 +73,16 @@ async def requeue(session: AsyncSession, row: PlacementRow, *, pause_s: float = 
     """Another runner takes it, after so many seconds. counts: this attempt is one of `max_attempts`."""
     row.state, row.taken_at, row.ready_at = "queued", None, None
     row.max_attempts += 0 if counts else 1
-    row.available_at = await _now(session) + timedelta(seconds=pause_s)
+    row.available_at = func.clock_timestamp() + timedelta(seconds=pause_s)
     await session.flush()
     await notify_async(session, PLACEMENT_QUEUED, "")
     await notify_async(session, PLACEMENT_CHANGED, row.id.hex)
+
+
+async def requeue_what_the_lost_held(session: AsyncSession, why: str) -> list[str]:
+    """Have others take what is not at its last attempt; the kinds of all that is."""
+    asked = {"why": why, "changed": PLACEMENT_CHANGED, "queued": PLACEMENT_QUEUED}
+    return [row.kind for row in await session.execute(_REQUEUE_THE_LOST, asked)]
 
 
 async def placements_of_the_lost(session: AsyncSession, limit: int) -> list[tuple[UUID, UUID, str]]:
@@ -86,8 +96,3 @@ async def drop_keys_of_the_lost(session: AsyncSession) -> None:
     holds = exists().where(PlacementRow.runner_id == RunnerRow.id, PlacementRow.state == "running")
     lost = select(RunnerRow.id).where(text(f"not {lives_sql('runners')}"), ~holds)
     await session.execute(delete(ApiKeyRow).where(ApiKeyRow.runner_id.in_(lost)))
-
-
-async def _now(session: AsyncSession) -> datetime:
-    """By the database's clock."""
-    return (await session.execute(select(func.clock_timestamp()))).scalar_one()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
 from store.database import AsyncConnection
 
 _HELD = """
@@ -17,10 +15,6 @@ _HELD = """
 """
 
 _UNTIL_COMMITTED = f"{_HELD} for share of p"
-
-_REPORT_EXIT = """
-    update hosted_rollouts set reported_exit = %(reported)s where placement_id = %(placement_id)s
-"""
 
 _IS_HOSTED = "select from hosted_rollouts where team_id = %(team_id)s and trace_id = %(trace_id)s"
 
@@ -43,12 +37,6 @@ async def held_rollout(
     asked = {"team_id": team_id, "trace_id": trace_id, "runner_id": runner_id}
     row = await (await connection.execute(_UNTIL_COMMITTED if lock else _HELD, asked)).fetchone()
     return HeldRollout(*row) if row else None
-
-
-async def report_exit(connection: AsyncConnection, placement_id: UUID, reported: dict[str, object]) -> None:
-    """What its attempt says at its exit. In the transaction that has locked it."""
-    asked = {"placement_id": placement_id, "reported": Jsonb(reported)}
-    await connection.execute(_REPORT_EXIT, asked)
 
 
 async def is_hosted(connection: AsyncConnection, team_id: UUID, trace_id: UUID) -> bool:

@@ -17,8 +17,9 @@ from wire.placements import LOST_AFTER_S
 _LOST_AFTER: LiteralString = "15"
 assert float(_LOST_AFTER) == LOST_AFTER_S, "SQL is put together from constants alone"
 
-NOT_NAMED_S = 10.0
-"""What a runner has taken for so long without naming it in a heartbeat never reached it."""
+NOT_NAMED_S = 60.0
+"""What a runner has taken for so long without naming it in a heartbeat never reached it. Longer than any reply is under
+way; a runner that dies is found by its silence."""
 
 
 def lives_sql(alias: LiteralString) -> LiteralString:

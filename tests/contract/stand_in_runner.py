@@ -57,12 +57,15 @@ class StandInRunner:
 
 
 @asynccontextmanager
-async def runners_of(origin: str, database: AsyncDatabase) -> AsyncIterator[httpx.AsyncClient]:
+async def runners_of(
+    origin: str, database: AsyncDatabase, *, connections: int = 100
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client with the key of runners."""
     async with database.session() as session:
         key = await create_key(session, "runners", "runner", role="runner")
     headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=origin, headers=headers, timeout=60, trust_env=False) as http:
+    options = {"timeout": 60, "trust_env": False, "limits": httpx.Limits(max_connections=connections)}
+    async with httpx.AsyncClient(base_url=origin, headers=headers, **options) as http:
         yield http
 
 

@@ -18,7 +18,7 @@ from store.database import AsyncDatabase
 from store.tables import PlacementRow, RunnerRow
 from tests.contract.stand_in_runner import StandInRunner, add_environment, new_runner, place, runners_of
 
-MINUTE = timedelta(minutes=1)
+MINUTE = timedelta(minutes=2)
 
 
 @pytest.fixture(scope="module")

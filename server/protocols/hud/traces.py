@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from server.catalog.repository import as_uuid
 from server.hosted_rollouts.cancelling import cancel_rollout
-from server.hosted_rollouts.reports import present_attempt, take_exit
+from server.hosted_rollouts.reports import present_attempt, take_enter, take_exit
 from server.http.access import ANYBODY
 from server.http.authentication import CallerDep, TraceReporterDep
 from server.http.context import ContextDep
@@ -50,6 +50,9 @@ Cursor = Annotated[str | None, Query(max_length=256)]
 @router.post("/v2/trace/{trace_id}/enter", dependencies=[ReportedTrace])
 async def enter(context: ContextDep, caller: TraceReporterDep, trace_id: UUID, body: TraceEntered) -> dict[str, str]:
     """A rollout begins."""
+    if caller.runner_id is not None:
+        await take_enter(context.database, caller, trace_id)
+        return {"trace_id": str(trace_id)}
     await service.enter(context.database, caller, trace_id, body)
     return {"trace_id": str(trace_id)}
 

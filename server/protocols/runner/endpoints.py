@@ -81,8 +81,7 @@ async def ready(
     context: ContextDep, caller: RunnerDep, runner_id: UUID, placement_id: UUID, body: Ready
 ) -> dict[str, str]:
     """Its environment answers."""
-    async with context.database.session() as session:
-        await reporting.ready(session, await own_runner(session, caller, runner_id), placement_id, body)
+    await reporting.ready(context.database, caller, runner_id, placement_id, body)
     return {"placement_id": str(placement_id)}
 
 
@@ -99,8 +98,7 @@ async def log(
 @router.post("/{runner_id}/placements/{placement_id}/end", dependencies=[Depends(UPLOAD)])
 async def end(context: ContextDep, caller: RunnerDep, runner_id: UUID, placement_id: UUID, body: End) -> Ended:
     """It is over, and all that it reported has arrived; or somebody else shall do it."""
-    async with context.database.session() as session:
-        return await reporting.end(session, await own_runner(session, caller, runner_id), placement_id, body)
+    return await reporting.end(context.database, caller, runner_id, placement_id, body)
 
 
 @router.get(

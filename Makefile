@@ -14,6 +14,8 @@ SAMPLER_INSTALLED := $(if $(filter vllm,$(SAMPLER)),.venv-vllm/installed)
 # Seed 0 ends in a dip after 30 steps of what vLLM samples: 0.85, which is not above 0.85.
 SAMPLER_DEMO_ARGS := $(if $(filter vllm,$(SAMPLER)),--steps 40)
 CHAOS_POINTS ?= 300
+# Harbor takes no older one; a version or a path
+HARBOR_PYTHON ?= 3.12
 # Tests wait for processes more than they compute: two at once take little more than half the time.
 TEST_PROCESSES ?= 2
 
@@ -121,7 +123,7 @@ $(TINY_TOOLS)/config.json: examples/tiny_tools/* examples/guessing/game.py | .ve
 	@touch $@
 
 .venv-harbor/installed: examples/harbor_loop/requirements.txt | .venv/installed
-	$(BIN)/uv venv --quiet --allow-existing --python 3.12 .venv-harbor
+	$(BIN)/uv venv --quiet --allow-existing --python $(HARBOR_PYTHON) .venv-harbor
 	$(BIN)/uv pip install --quiet --system-certs --python .venv-harbor/bin/python -r $<
 	@touch $@
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 MAX_NAME = 200
+RESERVED = "headway-"
+"""How names of environments begin that come with the service."""
 
 
 def normalized_name(declared: str) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.principals.callers import Caller
 from server.values.sanitizing import storable_text
 from store.tables import EnvironmentBuildRow, EnvironmentRow
-from wire.environment_names import MAX_NAME, normalized_name
+from wire.environment_names import MAX_NAME, RESERVED, normalized_name
 from wire.errors import InvalidRequest, NotFound
 
 
@@ -25,12 +25,15 @@ class Deployed:
 
 
 def checked_name(declared: str) -> str:
-    """The normalized name. Raises InvalidRequest for a declared name that cannot be one."""
+    """The normalized name. Raises InvalidRequest for a declared name that cannot be one, or is the service's own."""
     if not declared.strip() or len(declared) > MAX_NAME or not declared.isprintable():
         raise InvalidRequest(
             f"an environment's name has 1 to {MAX_NAME} printable characters; choose another", param="name"
         )
-    return normalized_name(declared)
+    name = normalized_name(declared)
+    if name.startswith(RESERVED):
+        raise InvalidRequest(f"names that begin with {RESERVED!r} are the service's own; choose another", param="name")
+    return name
 
 
 def is_visible_to(team_id: UUID) -> ColumnElement[bool]:

@@ -173,6 +173,7 @@ async def test_the_log_of_another_team_and_a_wrong_key_are_refused(deploying: De
         ({"environment_variables": {"A": "a\u0000b"}}, "NUL"),
         ({"surprise": 1}, "surprise"),
         ({"name": " "}, "name"),
+        ({"name": "Headway Graded"}, "the service's own"),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_done_is_refused_by_name_and_nothing_is_built(deploying: Deploying, fields, words):

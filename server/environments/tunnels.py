@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 MOST_BYTES = 64 * 1024
 """Of a message to the client."""
-_POLL_S = 5.0
+_POLL_S = 20.0
 _TRIES, _PAUSE_S = 6, 0.5
 _CONNECT_S = 10.0
 _MOST_FROM_RUNNER = 1024 * 1024

@@ -93,7 +93,8 @@ async def delete_team(session: AsyncSession, team: TeamRow, actor: Actor) -> Non
             await session.execute(delete(TeamRow).where(TeamRow.id == team.id))
     except IntegrityError as error:
         raise Conflict(
-            f"the team {team.name!r} has models, jobs, traces or tasksets, which would be lost; disable it instead"
+            f"the team {team.name!r} has models, jobs, traces, tasksets or environments, which would be lost; disable "
+            "it instead"
         ) from error
 
 

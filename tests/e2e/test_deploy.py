@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.box import Box
 from tests.e2e.deployed import SUMS
 from tests.e2e.hud_command import run_hud
+from tests.e2e.hud_rl_command import run_hud_rl
 
 PICTURES = Path(__file__).parent / "pictures"
 TASKS = """
@@ -151,3 +152,18 @@ def test_an_operator_adds_a_folder_for_everybody_and_removes_it(box: Box):
     assert "serving env.py" in envs("logs", "test-sums", "--everybody").stdout
     assert envs("remove", "test-sums", "--everybody").stdout == "removed test-sums\n"
     assert envs("show", "test-sums", "--everybody").returncode == 1
+
+
+@pytest.mark.slow
+def test_the_client_of_0_5_41_deploys_and_deploys_again(box: Box, tmp_path: Path):
+    folder = tmp_path / "old-client"
+    shutil.copytree(SUMS, folder)
+    source = (folder / "env.py").read_text().replace("Test_Sums", "old-client")
+    (folder / "env.py").write_text(source)
+    (folder / "Dockerfile.hud").write_text('FROM python:3.11\nCOPY . .\nCMD ["hud", "serve", "env.py"]\n')
+    for version in ("1", "2"):
+        deployed = run_hud_rl(box, folder, "deploy", ".", "--name", "old-client", "--no-env")
+        said = deployed.stdout + deployed.stderr
+        assert deployed.returncode == 0, said
+        assert "serving env.py" in said
+        assert registered(box, "old-client")["latest_version"] == version

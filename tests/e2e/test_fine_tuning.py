@@ -107,6 +107,7 @@ def test_a_job_reinforces_by_its_grader_and_its_model_and_checkpoints_answer(box
         assert answer.choices[0].message.content is not None
 
 
+@pytest.mark.slow
 def test_openai_s_command_uploads_starts_and_cancels(box: Box, tmp_path: Path):
     (tmp_path / "sums.jsonl").write_bytes(sums(True))
     uploaded = openai_command(box, "files.create", "-f", str(tmp_path / "sums.jsonl"), "-p", "fine-tune")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import uuid
 
+import pytest
+
 from tests.e2e.deployed import SUMS_NAME, deploy
 from tests.e2e.hud_rl_command import run_hud_rl
+
+pytestmark = pytest.mark.slow  # each command imports for seconds
 
 
 def test_hud_rl_trains_a_taskset_and_shows_how_that_goes(box, tmp_path):

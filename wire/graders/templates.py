@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_HOLE = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _PATH = re.compile(r"(item|sample)((?:\.[\w-]+|\[\d{1,6}\]|\[\"[^\"\]]*\"\]|\['[^'\]]*'\])+)")
 _STEP = re.compile(r"\.([\w-]+)|\[(\d+)\]|\[\"([^\"]*)\"\]|\['([^']*)'\]")
+_MOST_CHARACTERS = 1000
 _OF_A_SAMPLE = ("output_text", "output_json")
 
 
@@ -50,12 +50,11 @@ class Template:
     """A text with holes. Raises TemplateError for a hole that is none of ours."""
 
     def __init__(self, text: str) -> None:
-        self._pieces = list[str | Reference]()
-        end = 0
-        for found in _HOLE.finditer(text):
-            self._pieces += [text[end : found.start()], _reference(found[1])]
-            end = found.end()
-        self._pieces.append(text[end:])
+        before, *rest = text.split("{{")
+        self._pieces: list[str | Reference] = [before]
+        for piece in rest:
+            inner, is_closed, after = piece.partition("}}")
+            self._pieces += [_reference(inner.strip()), after] if is_closed else ["{{" + inner]
 
     def references(self) -> Iterator[Reference]:
         """Its holes."""
@@ -69,7 +68,7 @@ class Template:
 
 
 def _reference(text: str) -> Reference:
-    found = _PATH.fullmatch(text)
+    found = _PATH.fullmatch(text) if len(text) <= _MOST_CHARACTERS else None
     if found is None:
         raise TemplateError(
             f"{{{{{text[:100]}}}}} is no template: write {{{{item.FIELD}}}} or {{{{sample.output_text}}}}"

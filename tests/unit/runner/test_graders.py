@@ -99,6 +99,11 @@ def test_a_hole_that_means_nothing_is_refused(text):
         GRADER.validate_python(check(said=text))
 
 
+def test_braces_that_hold_nothing_are_text_and_cost_nothing():
+    for text in ("{", "{{", "a {{ b", "{{" * 100_000, "}}", "{ {item.answer} }"):
+        assert Template(text).render({}) == text
+
+
 def test_what_a_template_names_and_is_not_there_says_so():
     with pytest.raises(NoSuchValue, match=r"item\.parts\[4\]"):
         Template("{{item.parts[4]}}").render({"item": ITEM})

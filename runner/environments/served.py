@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import time
@@ -19,7 +20,7 @@ from runner.environments.settings import EnvironmentSettings
 from runner.environments.version import Version
 from runner.environments.watching import watch
 
-_STARTS_AT_A_TIME = 8
+_STARTS_AT_A_TIME = max(8, 4 * (os.cpu_count() or 1))
 
 
 class ServedVersion:
@@ -103,19 +104,23 @@ class ServedVersion:
         if self._copies is None:
             num_bytes = await asyncio.to_thread(lambda: self.version.source_bytes)
             self._copies = not self.version.keeps_ours and num_bytes <= COPIED_BYTES
+        if self._sandbox is None:
+            raise StartFailed("the runner is ending")
         relay = self._new_relay()
         has_own_loopback = self._sandboxes.isolation.has_own_network and self._sandboxes.network == "none"
         port = GATEWAY_PORT if has_own_loopback else await relay.listen()
         url = f"http://127.0.0.1:{port}"
         variables = {"HUD_GATEWAY_URL": url, "HUD_API_URL": url}
-        assert self._sandbox is not None
         place = self._sandboxes.of_session(self.version, self._sandbox, self._copies, port, variables)
-
-        cgroup = await asyncio.to_thread(self._sandboxes.make_cgroup, f"session-{place.number}", place.limits)
+        cgroup = self._sandboxes.make_cgroup(f"session-{place.number}", place.limits)
+        is_bounded = False
 
         async def entered(pid: int, listener: socket.socket | None) -> None:
+            nonlocal is_bounded
             if cgroup is not None:
-                cgroup.add(pid)
+                with suppress(OSError):  # somebody removed it: the session is looked at instead
+                    cgroup.add(pid)
+                    is_bounded = True
             if listener is not None:
                 await relay.serve(listener)
 
@@ -135,8 +140,8 @@ class ServedVersion:
         around = Around(entered, release, self._sandboxes.isolation.has_own_processes, why_killed)
         session = await LocalSession.start(server, place, around, self._start_timeout_s, log)
         self._relays[session] = relay
-        if cgroup is None or place.scratch:
-            session.run_beside(watch(session, place.limits, place.scratch, cgroup is not None))
+        if not is_bounded or place.scratch:
+            session.run_beside(watch(session, place.limits, place.scratch, is_bounded))
         return session
 
     async def _running_server(self) -> ForkServer:

@@ -78,7 +78,7 @@ class VirtualEnvironments:
         self,
         place: Path,
         dependencies: Dependencies,
-        source: Path,
+        given_source: Path,
         variables: dict[str, str],
         log: Log,
         from_source: bool,
@@ -86,9 +86,10 @@ class VirtualEnvironments:
         """What uv said last, if it failed. A new virtual environment each time: uv runs its Python, and so what an
         earlier attempt put there."""
         await asyncio.to_thread(self._empty, place)
+        source = given_source
         uv = [_uv()]
         made = [*uv, "venv", "--quiet", "--allow-existing", "--relocatable", "--python", str(own_python()), str(place)]
-        failed = await self._run(made, place, source, {}, log, None)
+        failed = await self._run(made, place, None, {}, log, None)
         if failed is not None:
             raise BuildFailed(f"the virtual environment cannot be made: {failed}")
         async with self._private_folder() as private:
@@ -98,15 +99,18 @@ class VirtualEnvironments:
             install = [*uv, "pip", "install", "--python", str(place / "bin" / "python"), "--link-mode", "copy"]
             install += [] if from_source else ["--only-binary", ":all:"]
             install += ["-r", str(requirements)] if dependencies.lines else []
+            if from_source:  # which writes beside it
+                source = private / "source"
+                await asyncio.to_thread(self._copy_for_builder, given_source, source)
+            inside = SOURCE_INSIDE if self._sandboxes.isolation.has_own_root else str(source)
             if dependencies.file is not None:
-                inside = SOURCE_INSIDE if self._sandboxes.isolation.has_own_root else str(source)
                 install += ["-r", f"{inside}/{dependencies.file}"]
             cache = private / "cache" if from_source else self._cache
             cache.mkdir(exist_ok=True)
             self._give_to_builder(cache)
-            return await self._run(
-                install, place, source, variables, log, cache, [Bind(str(requirements), str(requirements))]
-            )
+            code = Bind(str(source), inside, writable=from_source)
+            more = [Bind(str(requirements), str(requirements))]
+            return await self._run(install, place, code, variables, log, cache, more)
 
     async def _compile(self, place: Path, log: Log) -> None:
         """To byte code: sandboxes see it read-only, and would compile it again at each start."""
@@ -118,7 +122,7 @@ class VirtualEnvironments:
         self,
         arguments: list[str],
         place: Path,
-        source: Path | None,
+        source: Bind | None,
         variables: dict[str, str],
         log: Log,
         cache: Path | None,
@@ -128,10 +132,8 @@ class VirtualEnvironments:
         binds = [Bind(str(place), str(place), writable=True), Bind(_uv(), _uv()), *(more or [])]
         binds += [Bind(path, path) for path in _local_indexes()]
         if source is not None:
-            binds.append(Bind(str(source), SOURCE_INSIDE))
-        folder = str(source) if source is not None else "/"
-        if source is not None and self._sandboxes.isolation.has_own_root:
-            folder = SOURCE_INSIDE
+            binds.append(source)
+        folder = "/" if source is None else source.target
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         given = {**passed_on, **variables, "UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
         if cache is not None:
@@ -168,6 +170,12 @@ class VirtualEnvironments:
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, True)
 
+    def _copy_for_builder(self, source: Path, copy: Path) -> None:
+        shutil.copytree(source, copy, symlinks=True)
+        self._give_to_builder(copy)
+        for path in copy.rglob("*"):
+            self._give_to_builder(path)
+
     def _empty(self, place: Path) -> None:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
@@ -176,7 +184,7 @@ class VirtualEnvironments:
     def _give_to_builder(self, folder: Path) -> None:
         builder = self._sandboxes.builder
         if builder is not None:
-            os.chown(folder, builder, builder)
+            os.chown(folder, builder, builder, follow_symlinks=False)
 
 
 async def _watch_size(process: SandboxProcess, folders: list[Path | None], max_bytes: int, log: Log) -> None:

@@ -16,7 +16,7 @@ from hud.types import AgentType
 
 from runner.agents.flushing import Flushes, LostReports, keep_uploading
 from runner.agents.messages import Drive, Driven, Settings
-from runner.agents.model_clients import model_client
+from runner.agents.model_clients import ModelClients
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Driver:
         keep_uploading()
         self._lost = LostReports()
         self._flushes = Flushes()
+        self._clients = ModelClients()
 
     @property
     def sdk_version(self) -> str:
@@ -46,17 +47,23 @@ class Driver:
         trace = drive.rollout.trace_id.hex
         error = None
         try:
-            await _roll_out(drive)
+            await _roll_out(drive, self._clients)
         except asyncio.CancelledError:
             return Driven(id=drive.id, error="it was stopped")
         except Exception as failed:  # of the SDK, before there is a rollout that it could report
             log.warning("rollout failed", exc_info=True)
             error = f"{type(failed).__name__}: {failed}"
         is_flushed = await self._flushes.wait()
-        return Driven(id=drive.id, error=error, lost_reports=self._lost.take(trace) or not is_flushed)
+        return Driven(id=drive.id, error=error, void=self._void(trace, is_flushed))
+
+    def _void(self, trace: str, is_flushed: bool) -> str | None:
+        was_refused = self._clients.take_refused(trace)
+        if self._lost.take(trace) or not is_flushed:
+            return "what the agent's process reported did not all reach the server"
+        return "the server refused the agent's key for a while" if was_refused else None
 
 
-async def _roll_out(drive: Drive) -> None:
+async def _roll_out(drive: Drive, clients: ModelClients) -> None:
     spec = drive.rollout
     agent_type = AgentType(spec.agent.type)
     task = Task.model_validate(
@@ -70,7 +77,7 @@ async def _roll_out(drive: Drive) -> None:
     )
     call = rollout(
         task,
-        agent_type.cls.load(_config(agent_type, spec.agent.config, drive.timeout_s)),
+        agent_type.cls.load(_config(agent_type, spec.agent.config, drive.timeout_s, clients)),
         runtime=lambda placed: Runtime(_address(drive, task, placed))(placed),
         job_id=spec.job_id.hex,
         group_id=spec.group_id,
@@ -89,7 +96,7 @@ def _address(drive: Drive, task: Task, placed: Task) -> str:
     return drive.verifier_address if is_elsewhere and drive.verifier_address else drive.address
 
 
-def _config(agent_type: AgentType, config: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+def _config(agent_type: AgentType, config: dict[str, Any], timeout_s: float, clients: ModelClients) -> dict[str, Any]:
     """As it was sent, with the shared client. Raises UnusableAgent.
 
     The SDK refuses an agent whose own timeout is not shorter than the rollout's: it could never take effect, and is
@@ -101,4 +108,4 @@ def _config(agent_type: AgentType, config: dict[str, Any], timeout_s: float) -> 
     own_timeout = config.get("timeout_seconds")
     if own_timeout is not None and own_timeout >= timeout_s:
         config = {**config, "timeout_seconds": None}
-    return {**config, "model_client": model_client(agent_type)}
+    return {**config, "model_client": clients.of(agent_type)}

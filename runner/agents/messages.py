@@ -53,10 +53,10 @@ class Hello(_Message):
 
 class Driven(_Message):
     """From the process: a rollout is over, and all that the SDK had to report of it was sent. `error`: why it did not
-    come to a result at all, which the SDK does not report by itself. `lost_reports`: some of what it reported did not
-    reach the server."""
+    come to a result at all, which the SDK does not report by itself. `void`: why what it reported does not count: the
+    server did not take all of it, or refused the key in between."""
 
     kind: Literal["driven"] = "driven"
     id: str
     error: str | None = None
-    lost_reports: bool = False
+    void: str | None = None

@@ -57,8 +57,8 @@ class Rollouts:
                 timeout_s=max(1.0, left_s),
             )
             driven = await self._agents.drive(placement.team, key, drive)
-        if driven.lost_reports:
-            raise HandBack("what the agent's process reported did not reach the server")
+        if driven.void is not None:
+            raise HandBack(driven.void)
         return Carried("failed", driven.error) if driven.error else Carried("completed")
 
     async def _start(

@@ -4,6 +4,7 @@ another: what is done is on record, and what is asked for again is answered as t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,9 @@ from sqlalchemy import select
 
 from server.process.shutdown import ServerStopping
 from server.runs import ending
-from server.runs.failures import PASSES_BY_ITSELF, BatchDropped, RunFailed, patiently
+from server.runs.failures import PASSES_BY_ITSELF, BatchDropped, RunFailed, patiently, say_waiting
 from server.runs.leases import Lease, LeaseLost
+from server.runs.obstacles import Obstacle, obstacle_of
 from server.runs.opening import OVER, begin, open_evaluation, open_step
 from server.runs.rolling import advance_rollouts, look_at
 from server.runs.schedule import is_evaluated_after
@@ -30,17 +32,20 @@ log = structlog.get_logger(__name__)
 _POLL_S = 2.0
 _LEAST_PAUSE_S = 0.1
 """Placements that end together are looked at together."""
+_SAID_AFTER_S = 5.0
 _MOST_DROPS = 5
 """So often in a row a step is begun anew before the run fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A run and its steps that are not done, in order; whether the held-out score of the present step is due."""
+    """A run and its steps that are not done, in order; whether the held-out score of the present step is due; what
+    keeps its rollouts or all of it from going on."""
 
     run: RunRow
     rows: Sequence[RunStepRow]
     evaluation_is_due: bool
+    obstacle: Obstacle | None
 
     def row(self, step: int, kind: str) -> RunStepRow | None:
         return next((row for row in self.rows if row.step == step and row.kind == kind), None)
@@ -57,6 +62,8 @@ class Controller:
         self._has_begun = False
         self._has_acted = False
         """In the last look, so that there may be more to do at once."""
+        self._obstacle: str | None = None
+        self._obstacle_since = 0.0
 
     async def run(self) -> None:
         """Until the run has ended or is paused, the lease is lost, or the process stops."""
@@ -112,12 +119,26 @@ class Controller:
         if view.run.state == "pausing" and self._may_pause(leased, view):
             await ending.pause(leased)
             return True
+        if await self._is_held_up(view):
+            return False
         await self._collect_training(leased)
         await self._roll_out(leased, view)
         if self._training is None:
             return await self._next(leased, await self._view(leased))
         await self._open_ahead(leased, view)
         return False
+
+    async def _is_held_up(self, view: _View) -> bool:
+        """Whether nothing may be done now. An obstacle is said once it has lasted."""
+        sentence = view.obstacle.sentence if view.obstacle is not None else None
+        if sentence != self._obstacle:
+            self._obstacle, self._obstacle_since = sentence, time.monotonic()
+        is_lasting = sentence is not None and time.monotonic() - self._obstacle_since >= _SAID_AFTER_S
+        if is_lasting and view.run.waiting_for != sentence:
+            await say_waiting(self._lease, sentence)
+        elif sentence is None and self._training is None and view.run.waiting_for is not None:
+            await say_waiting(self._lease, None)
+        return view.obstacle is not None and view.obstacle.stops_all
 
     def _may_pause(self, leased: LeasedRun, view: _View) -> bool:
         """A run that has not begun, or whose steps overlap and none of which is trained now: what is rolled out by then
@@ -134,9 +155,10 @@ class Controller:
             is_due = False
             if leased.held_out is not None:
                 is_due = is_evaluated_after(leased.held_out.every, leased.config.steps, run.step)
-                is_due = is_due and await session.get(RunStepRow, (run.id, run.step, "held_out")) is None
-                is_due = is_due or any(row.step == run.step and row.kind == "held_out" for row in rows)
-        return _View(run, rows, is_due)
+                last = await session.get(RunStepRow, (run.id, run.step, "held_out"))
+                is_due = (is_due and last is None) or (last is not None and last.phase != "done")
+            obstacle = await obstacle_of(session, run, rows)
+        return _View(run, rows, is_due, obstacle)
 
     async def _next(self, leased: LeasedRun, view: _View) -> bool:
         """What comes after the steps that are done, while nothing is trained."""

@@ -51,18 +51,19 @@ async def patiently(lease: Lease, work: Callable[[], Awaitable[T]]) -> T:
             sentence = error.message if isinstance(error, HeadwayError) else "the database is away"
             log.info("run_waits", run=str(lease.run_id), why=sentence)
             if sentence != said and waited_s >= _SAID_AFTER_S and isinstance(error, HeadwayError):
-                await _say(lease, sentence)
+                await say_waiting(lease, sentence)
                 said = sentence
             await asyncio.sleep(pause_s)
             waited_s += pause_s
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         else:
             if said is not None:
-                await _say(lease, None)
+                await say_waiting(lease, None)
             return result
 
 
-async def _say(lease: Lease, sentence: str | None) -> None:
+async def say_waiting(lease: Lease, sentence: str | None) -> None:
+    """Note what keeps the run from going on, in an event, too; None: nothing does any more."""
     try:
         async with lease.writing() as (session, run):
             if run.waiting_for == sentence:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 
 from tests.chaos.box import KINDS, Box
-from tests.chaos.client import PatientClient
+from tests.chaos.client import GaveUp, PatientClient
 from tests.chaos.invariants import of_database
 from tests.chaos.outcome import files_of
 from tests.chaos.processes import send
@@ -39,7 +39,8 @@ ENVIRONMENT = ROOT / "examples" / "deployed"
 NUM_RUNNERS = 3
 GROUP_SIZE, TASKS_PER_STEP, NUM_TASKS = 4, 2, 12
 ENDED = ("completed", "stopped", "failed", "cancelled")
-_PAUSE_S = (1.0, 6.0)
+_PAUSE_S = (1.0, 7.0)
+_TRIES = 5
 _PATIENCE_S = 3600.0
 
 _STEPS = "select * from run_steps where run_id = %(run_id)s order by step, kind"
@@ -126,7 +127,10 @@ class Driven:
         self.run_id = self.client.expect("POST", "/v2/runs", body, key=slug)["id"]
 
     def state(self) -> dict[str, Any]:
-        return self.client.expect("GET", f"/v2/runs/{self.run_id}")
+        for _ in range(_TRIES):
+            with suppress(GaveUp):
+                return self.client.expect("GET", f"/v2/runs/{self.run_id}")
+        raise AssertionError(f"the service does not answer any more\n{self.box.logs()}")
 
     def phases(self) -> list[Any]:
         return self.box.query(_STEPS, run_id=self.run_id)
@@ -211,28 +215,31 @@ def differences(left: Left, undisturbed: Left) -> list[str]:
 
 
 class Deaths:
-    """Kills whatever there is, at random, until the run has ended; more often as long as there are too few."""
+    """Kills whatever there is, at random, so many times at most, until the run has ended."""
 
-    def __init__(self, box: Box, seed: int) -> None:
-        self._box, self._draw = box, random.Random(seed)
+    def __init__(self, box: Box, most: int, seed: int) -> None:
+        self._box, self._most, self._draw = box, most, random.Random(seed)
         self.counts: Counter[str] = Counter()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._kill, daemon=True)
 
     def __call__(self, driven: Driven) -> None:
         self._thread.start()
-        while driven.state()["state"] not in ENDED:
-            time.sleep(1.0)
+        while (run := driven.state())["state"] not in ENDED:
+            print(f"     step {run['step']}: {run['waiting_for'] or run['state']}", flush=True)
+            time.sleep(10.0)
         self._ending.set()
         self._thread.join()
 
     def _kill(self) -> None:
         victims = (*KINDS, *self._box.runners)
-        while not self._ending.wait(self._draw.uniform(*_PAUSE_S)):
+        while sum(self.counts.values()) < self._most and not self._ending.wait(self._draw.uniform(*_PAUSE_S)):
             kind = self._draw.choice(victims)
             send(self._box.pid(kind), signal.SIGKILL)
             self.counts[kind.partition("-")[0]] += 1
             print(f"{sum(self.counts.values()):4} deaths: {kind}", flush=True)
+            if kind == "postgres":
+                self._box.query("select 1")  # returns when it answers again
 
 
 def main() -> int:
@@ -251,7 +258,7 @@ def main() -> int:
         print(f"undisturbed: {undisturbed.seconds:.0f} s, rewards {undisturbed.rewards}", flush=True)
         seed = arguments.seed
         while sum(report.deaths.values()) < arguments.deaths:
-            deaths = Deaths(box, seed)
+            deaths = Deaths(box, arguments.deaths - sum(report.deaths.values()), seed)
             left = go_through(box, arguments.steps, deaths)
             seed += 1
             report.deaths += deaths.counts

@@ -51,7 +51,7 @@ async def change(team: Team, run: dict[str, Any], what: str) -> dict[str, Any]:
     return reply.json()
 
 
-async def until(team: Team, run: dict[str, Any], *states: str, timeout_s: float = 30) -> dict[str, Any]:
+async def until(team: Team, run: dict[str, Any], *states: str, timeout_s: float = 120) -> dict[str, Any]:
     async with asyncio.timeout(timeout_s):
         while (found := await get(team, run))["state"] not in states:
             assert found["state"] in (*LIVE, "paused"), found
@@ -99,6 +99,7 @@ async def test_a_run_rolls_out_trains_and_evaluates_to_its_end(team, model, runn
     (await team.train(model["id"], "forward-backward", batch())).raise_for_status()
 
 
+@pytest.mark.slow
 async def test_a_rollout_that_fails_is_tried_again_and_its_group_left_out_in_the_end(team, model, runner):
     failures = dict[str, int]()
 
@@ -119,6 +120,7 @@ async def test_a_rollout_that_fails_is_tried_again_and_its_group_left_out_in_the
     assert "1 of 4 groups are left out: 'sum-0'" in warning
 
 
+@pytest.mark.slow
 async def test_a_group_that_lost_a_member_is_trained_on_where_that_is_allowed(team, model, runner, database):
     seen = list[str]()
 
@@ -156,6 +158,7 @@ async def test_a_run_whose_rollouts_fail_fails_with_the_first_reason_and_goes_on
     assert any("gradients that no step had applied were dropped" in one for one in said)
 
 
+@pytest.mark.slow
 async def test_a_run_pauses_after_its_step_and_resumes_behind_it(team, model, runner):
     play = Play()
     play.held.clear()
@@ -178,7 +181,7 @@ async def test_a_run_pauses_after_its_step_and_resumes_behind_it(team, model, ru
 
 async def test_cancelling_ends_rollouts_and_frees_the_model(team, model, runner, database):
     run = await start(team, model)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not (placed := await runner.lease(wait_s=5)):
             pass
     assert (await team.http.delete(f"/v2/runs/{run['id']}")).status_code == 409
@@ -195,6 +198,7 @@ async def test_cancelling_ends_rollouts_and_frees_the_model(team, model, runner,
     assert (trace.status_code, trace.json()["status"]) == (200, "cancelled")
 
 
+@pytest.mark.slow
 async def test_a_held_out_score_that_falls_twice_stops_the_run_and_sets_the_head_to_the_best(team, model, runner):
     evaluations = list[str]()
 
@@ -222,11 +226,12 @@ async def test_a_held_out_score_that_falls_twice_stops_the_run_and_sets_the_head
     assert resumed["step"] == 4
 
 
+@pytest.mark.slow
 async def test_a_moved_head_has_the_step_rolled_out_anew_from_there(team, model, runner, database):
     play = Play()
     run = await start(team, model, config={"steps": 2, "max_concurrent": 1})
     async with playing(runner, play):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while len(play.played) < 5:  # noqa: ASYNC110 - of four in the first step
                 await asyncio.sleep(0.02)
         moved = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": None})
@@ -237,12 +242,13 @@ async def test_a_moved_head_has_the_step_rolled_out_anew_from_there(team, model,
     assert len(play.played) == 12
 
 
+@pytest.mark.slow
 async def test_steps_overlap_where_a_policy_lag_is_allowed(team, model, runner, trainer):
     run = await start(team, model, config={"steps": 3, "max_policy_lag": 1})
     trainer.paused = True
     try:
         async with playing(runner, Play()) as play:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 while len(play.played) < 8:  # noqa: ASYNC110 - two steps, and nothing was trained
                     await asyncio.sleep(0.02)
             assert (await get(team, run))["step"] == 0
@@ -267,7 +273,7 @@ async def test_events_are_streamed_and_go_on_behind_the_last(team, model, runner
     following = asyncio.create_task(follow(None))
     async with playing(runner, Play()):
         await until(team, run, "completed")
-    lines = await asyncio.wait_for(following, 10)
+    lines = await asyncio.wait_for(following, 60)
     kinds = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
     assert kinds == ["created", "started", "step", "step", "completed"]
     ids = [int(line.removeprefix("id: ")) for line in lines if line.startswith("id: ")]

@@ -24,7 +24,7 @@ async def test_a_run_is_followed_and_changed_in_the_browser(team, model, databas
     assert "No runs yet" in (await visitor.get("/runs")).text
     held_out = {"taskset": taskset(2, name="held <b>out</b>"), "every": 1}
     run = (await team.http.post("/v2/runs", json=run_request(model, name="first & last", held_out=held_out))).json()
-    async with asyncio.timeout(20), runners_of(origin, database) as http:
+    async with asyncio.timeout(120), runners_of(origin, database) as http:
         runner = await new_runner(http, "any", team=team.name)
         placed = await runner.lease(slots=1, wait_s=10)
         assert placed[0]["rollout"]["slug"] in ("sum-0", "sum-1")

@@ -40,21 +40,20 @@ class Leasing:
     async def take(self, caller: Caller, runner_id: UUID, request: LeaseRequest, keys: AgentKeys) -> list[Placement]:
         """What there is for the runner, as soon as there is something; nothing if nothing comes in time. Raises
         NotFound, and ServerStopping while it waits."""
+        async with self.database.session() as session:
+            runner = await own_runner(session, caller, runner_id)
         with self.listener.subscribe(PLACEMENT_QUEUED, None) as queued:
-            placements = await self._take_now(caller, runner_id, request, keys)
+            placements = await self._take_now(runner, request, keys)
             ends = _now() + request.wait_s
             while not placements and (left_s := ends - _now()) > 0:
                 async with self.shutdown.waiting():
                     await queued.wait(min(left_s, _LOOK_EVERY_S))
-                placements = await self._take_now(caller, runner_id, request, keys)
+                placements = await self._take_now(runner, request, keys)
         return placements
 
-    async def _take_now(
-        self, caller: Caller, runner_id: UUID, request: LeaseRequest, keys: AgentKeys
-    ) -> list[Placement]:
-        async with self.database.session() as session:
-            runner = await own_runner(session, caller, runner_id)
-            taken = await lease(session, runner_id, request.kinds, request.slots)
+    async def _take_now(self, runner: RunnerRow, request: LeaseRequest, keys: AgentKeys) -> list[Placement]:
+        async with self.database.connection() as connection:
+            taken = await lease(connection, runner.id, request.kinds, request.slots)
         if not taken:
             return []
         async with self.database.session() as session:

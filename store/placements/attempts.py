@@ -10,41 +10,34 @@ from __future__ import annotations
 from collections.abc import Collection
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, bindparam, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from store.database import AsyncConnection
 
-_IDS = bindparam("ids", type_=ARRAY(Uuid))
-
-_LOCK = text("""
+_LOCK = """
     select from traces t join hosted_rollouts h on (h.team_id, h.trace_id) = (t.team_id, t.id)
-    where h.placement_id = any(:ids) order by t.team_id, t.id for update of t
-""").bindparams(_IDS)
-
-_FORGET = [
-    text(statement).bindparams(_IDS)
-    for statement in (
-        """
-        delete from samples s using hosted_rollouts h
-        where h.placement_id = any(:ids) and (s.team_id, s.trace_id) = (h.team_id, h.trace_id)
-        """,
-        """
-        delete from spans s using hosted_rollouts h
-        where h.placement_id = any(:ids) and (s.team_id, s.trace_id) = (h.team_id, h.trace_id)
-        """,
-        """
-        update traces t set attempt = p.attempt, last_activity_at = clock_timestamp(),
-            num_turns = 0, num_samples = 0, num_prompt_tokens = 0, num_output_tokens = 0,
-            checkpoint_ids = '{}', flags = '{}', evaluated_reward = null, entered_at = null, extra = null
-        from hosted_rollouts h join placements p on p.id = h.placement_id
-        where h.placement_id = any(:ids) and (t.team_id, t.id) = (h.team_id, h.trace_id)
-        """,
-        "update hosted_rollouts set reported_exit = null where placement_id = any(:ids)",
-    )
-]
+    where h.placement_id = any(%(ids)s) order by t.team_id, t.id for update of t
+"""
+_FORGET = (
+    """
+    delete from samples s using hosted_rollouts h
+    where h.placement_id = any(%(ids)s) and (s.team_id, s.trace_id) = (h.team_id, h.trace_id)
+    """,
+    """
+    delete from spans s using hosted_rollouts h
+    where h.placement_id = any(%(ids)s) and (s.team_id, s.trace_id) = (h.team_id, h.trace_id)
+    """,
+    """
+    update traces t set attempt = p.attempt, last_activity_at = clock_timestamp(),
+        num_turns = 0, num_samples = 0, num_prompt_tokens = 0, num_output_tokens = 0,
+        checkpoint_ids = '{}', flags = '{}', evaluated_reward = null, entered_at = null, extra = null
+    from hosted_rollouts h join placements p on p.id = h.placement_id
+    where h.placement_id = any(%(ids)s) and (t.team_id, t.id) = (h.team_id, h.trace_id)
+    """,
+    "update hosted_rollouts set reported_exit = null where placement_id = any(%(ids)s)",
+)
 
 
-async def begin_attempts(session: AsyncSession, placement_ids: Collection[UUID]) -> None:
-    """Attempts of these placements of rollouts begin: all is removed that is on record of their traces."""
-    ids = {"ids": list(placement_ids)}
+async def begin_another_attempt(connection: AsyncConnection, placement_ids: Collection[UUID]) -> None:
+    """Attempts of these placements of rollouts begin that are not the first: all is removed that is on record of their
+    traces. In the transaction that gives them to a runner."""
     for statement in (_LOCK, *_FORGET):
-        await session.execute(statement, ids)
+        await connection.execute(statement, {"ids": list(placement_ids)})

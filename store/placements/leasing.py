@@ -13,33 +13,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Text, bindparam, text
-from sqlalchemy.ext.asyncio import AsyncSession
-
+from store.database import AsyncConnection
 from store.notify import PLACEMENT_CHANGED
-from store.placements.attempts import begin_attempts
+from store.placements.attempts import begin_another_attempt
 from store.placements.presence import takes_work_sql
 from wire.placements import Kind
 
-_TURN = text("select pg_advisory_xact_lock(hashtext('headway.placements'))")
+_TURN = "select pg_advisory_xact_lock(hashtext('headway.placements'))"
 
 _FIRST_OF_A_TEAM = """
     select p.id, p.team_id, p.kind, p.priority, p.available_at,
         row_number() over (order by p.priority, p.available_at, p.id) as place
     from placements p
-    where p.state = 'queued' and p.{of_team} and p.available_at <= clock_timestamp() and p.kind = any(:kinds)
+    where p.state = 'queued' and p.{of_team} and p.available_at <= clock_timestamp() and p.kind = any(%(kinds)s)
         and p.kind = any(runner.kinds) and p.labels <@ runner.labels
         and (p.kind <> 'rollout' or {room_for_rollouts})
     order by p.priority, p.available_at, p.id
     limit greatest(runner.free, 0)
 """
 
-_LEASE = text(f"""
+_LEASE = f"""
     with runner as (
-        select r.id, r.team_id, r.labels, r.kinds, least(:slots, r.slots - (
+        select r.id, r.team_id, r.labels, r.kinds, least(%(slots)s, r.slots - (
             select count(*) from placements p where p.runner_id = r.id and p.state = 'running'
         )) as free
-        from runners r where r.id = :runner_id and {takes_work_sql("r")}
+        from runners r where r.id = %(runner_id)s and {takes_work_sql("r")}
     ), busy as (
         select team_id, count(*) as num, count(*) filter (where kind = 'rollout') as num_rollouts
         from placements where state = 'running' group by team_id
@@ -69,15 +67,19 @@ _LEASE = text(f"""
             order by priority, turn, available_at, id limit (select greatest(free, 0) from runner)
         )
         for update skip locked
+    ), taken as (
+        update placements p set state = 'running', attempt = attempt + 1, runner_id = %(runner_id)s,
+            taken_at = clock_timestamp(), ready_at = null
+        from chosen where p.id = chosen.id
+        returning p.id, p.kind, p.attempt, p.team_id, p.build_id, p.timeout_s,
+            pg_notify(%(changed)s, replace(p.id::text, '-', ''))
+    ), begun as (
+        update traces t set attempt = taken.attempt, last_activity_at = clock_timestamp()
+        from taken join hosted_rollouts h on h.placement_id = taken.id
+        where taken.attempt = 1 and t.team_id = h.team_id and t.id = h.trace_id
     )
-    update placements p
-    set state = 'running', attempt = attempt + 1, runner_id = :runner_id, taken_at = clock_timestamp(), ready_at = null
-    from chosen where p.id = chosen.id
-    returning p.id, p.kind, p.attempt, p.team_id, p.build_id, p.timeout_s,
-        pg_notify(:changed, replace(p.id::text, '-', ''))
-""").bindparams(bindparam("kinds", type_=ARRAY(Text)))
-
-_SEEN = text("update runners set heartbeat_at = clock_timestamp() where id = :runner_id and stopped_at is null")
+    select id, kind, attempt, team_id, build_id, timeout_s from taken
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +94,14 @@ class Taken:
     timeout_s: float
 
 
-async def lease(session: AsyncSession, runner_id: UUID, kinds: Sequence[Kind], slots: int) -> list[Taken]:
+async def lease(connection: AsyncConnection, runner_id: UUID, kinds: Sequence[Kind], slots: int) -> list[Taken]:
     """Up to so many placements for a runner, as far as its own slots reach. What earlier attempts of a rollout left on
     record is removed. Nothing for a runner that is drained, stopped or silent."""
-    await session.execute(_SEEN, {"runner_id": runner_id})
-    await session.execute(_TURN)
     asked = {"runner_id": runner_id, "kinds": list(kinds), "slots": slots, "changed": PLACEMENT_CHANGED}
-    taken = [Taken(*row[:6]) for row in await session.execute(_LEASE, asked)]
-    if rollouts := [one.id for one in taken if one.kind == "rollout"]:
-        await begin_attempts(session, rollouts)
+    async with connection.pipeline(), connection.transaction():
+        await connection.execute(_TURN)
+        found = await connection.execute(_LEASE.encode(), asked)
+        taken = [Taken(*row) for row in await found.fetchall()]
+        if again := [one.id for one in taken if one.kind == "rollout" and one.attempt > 1]:
+            await begin_another_attempt(connection, again)
     return taken

@@ -36,23 +36,22 @@ log = structlog.get_logger(__name__)
 _Reply = TypeVar("_Reply", bound=BaseModel)
 
 _PASSING = (429, 500, 502, 503, 504)
-_TIMEOUT = httpx.Timeout(10.0, read=30.0)
+_TIMEOUT = httpx.Timeout(10.0, read=30.0, pool=None)
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.25, 4.0
 _CHUNK = 1 << 20
 
 
 class ServerApi:
-    """Belongs to one event loop."""
+    """Belongs to one event loop. Heartbeats have connections of their own: they do not wait for the reports of a
+    thousand placements."""
 
     def __init__(self, origin: str, key: str) -> None:
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=16)
-        self._client = httpx.AsyncClient(
-            base_url=origin, headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT, limits=limits
-        )
+        self._client, self._heartbeats = _client(origin, key, 64), _client(origin, key, 4)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
+        await self._heartbeats.aclose()
 
     async def register(self, registration: Registration) -> Registered:
         """Raises KeyRefused, Refused."""
@@ -60,16 +59,17 @@ class ServerApi:
 
     async def heartbeat(self, runner_id: UUID, heartbeat: Heartbeat, timeout_s: float) -> Beat:
         """Raises Away, KeyRefused, RunnerUnknown."""
-        return await self._as_runner(f"/runner/{runner_id}/heartbeat", heartbeat, Beat, timeout_s)
+        return await self._as_runner(self._heartbeats, f"/runner/{runner_id}/heartbeat", heartbeat, Beat, timeout_s)
 
     async def lease(self, runner_id: UUID, request: LeaseRequest) -> Leased:
         """Raises Away, KeyRefused, RunnerUnknown."""
-        return await self._as_runner(f"/runner/{runner_id}/lease", request, Leased, request.wait_s + 30)
+        timeout_s = request.wait_s + 30
+        return await self._as_runner(self._client, f"/runner/{runner_id}/lease", request, Leased, timeout_s)
 
     async def stop(self, runner_id: UUID, timeout_s: float) -> None:
         """The runner ends; whatever it still holds is given to others. Raises Away."""
         try:
-            await self._post(f"/runner/{runner_id}/stop", None, timeout_s)
+            await self._post(self._heartbeats, f"/runner/{runner_id}/stop", None, timeout_s)
         except (KeyRefused, Refused, RunnerUnknown):
             log.warning("stop_refused")
 
@@ -101,9 +101,11 @@ class ServerApi:
             raise Away(_words(error)) from None
         return digest.hexdigest()
 
-    async def _as_runner(self, path: str, body: BaseModel, kind: type[_Reply], timeout_s: float) -> _Reply:
+    async def _as_runner(
+        self, client: httpx.AsyncClient, path: str, body: BaseModel, kind: type[_Reply], timeout_s: float
+    ) -> _Reply:
         try:
-            return _parsed(await self._post(path, body, timeout_s), kind)
+            return _parsed(await self._post(client, path, body, timeout_s), kind)
         except (Lost, Refused) as error:
             raise RunnerUnknown(str(error)) from None
 
@@ -111,24 +113,33 @@ class ServerApi:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                reply = await self._post(path, body)
+                reply = await self._post(self._client, path, body)
                 return _parsed(reply, kind) if kind is not None else None  # pyright: ignore[reportReturnType]
             except Away as error:
                 log.info("server_away", path=path, error=str(error))
             await asyncio.sleep(pause_s * random.uniform(0.75, 1.25))  # noqa: S311
             pause_s = min(pause_s * 2, _MAX_PAUSE_S)
 
-    async def _post(self, path: str, body: BaseModel | None, timeout_s: float | None = None) -> httpx.Response:
+    async def _post(
+        self, client: httpx.AsyncClient, path: str, body: BaseModel | None, timeout_s: float | None = None
+    ) -> httpx.Response:
         timeout = httpx.Timeout(timeout_s) if timeout_s is not None else _TIMEOUT
         content = body.model_dump_json() if body is not None else "{}"
         try:
-            reply = await self._client.post(
+            reply = await client.post(
                 path, content=content, headers={"Content-Type": "application/json"}, timeout=timeout
             )
         except httpx.TransportError as error:
             raise Away(_words(error)) from None
         _raise_for(reply)
         return reply
+
+
+def _client(origin: str, key: str, num_connections: int) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=num_connections, max_keepalive_connections=16)
+    return httpx.AsyncClient(
+        base_url=origin, headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT, limits=limits
+    )
 
 
 def _placement(runner_id: UUID, placement_id: UUID, what: str) -> str:

@@ -132,9 +132,9 @@ async def test_draining_finishes_what_ends_in_time_and_hands_back_the_rest(serve
         return Carried("completed")
 
     server.queue += [quick, slow]
-    async with working(server, tmp_path, act, drain_s=2.0) as running:
+    async with working(server, tmp_path, act, drain_s=3.0) as running:
         await server.until("lease")
-        await asyncio.wait_for(running.stop(), 2.5)
+        await asyncio.wait_for(running.stop(), 6)
     assert (await server.until_ended(quick))["outcome"] == "completed"
     assert (await server.until_ended(slow))["outcome"] == "handed_back"
     assert len(server.called("stop")) == 1

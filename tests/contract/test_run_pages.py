@@ -8,9 +8,11 @@ import uuid
 
 import pytest
 
+from store.tables import ModelRow, RunRow
 from tests.contract.runs_scene import deploy, run_request, taskset
 from tests.contract.stand_in_runner import new_runner, runners_of
 from tests.contract.test_pages import csrf_token, signed_in
+from tests.pages.runs import add_run
 
 
 @pytest.fixture
@@ -54,3 +56,17 @@ async def test_runs_of_others_are_not_found(team, other_team, model, database, o
             assert (await stranger.get(path)).status_code == 404, path
         assert run["id"] not in (await stranger.get("/runs")).text
     await team.http.post(f"/v2/runs/{run['id']}/cancel")
+
+
+async def test_the_page_of_a_run_draws_its_curve_and_lists_its_steps(team, model, database, visitor):
+    async with database.session() as session:
+        run = await add_run(session, await session.get_one(ModelRow, uuid.UUID(model["id"])))
+    page = (await visitor.get(f"/runs/{run.id}")).text
+    lines = re.findall(r'<polyline points="([^"]*)"', page)
+    assert [len(line.split()) for line in lines] == [20, 4]
+    assert "Step 21: rolling out" in page
+    assert page.count('">waiting</span>') == 13
+    assert "1 rollout failed for good" in page
+    assert "tasks per step" in page
+    async with database.session() as session:
+        await session.delete(await session.get_one(RunRow, run.id))

@@ -37,6 +37,7 @@ from tests.contract.conftest import serving
 from tests.contract.environments import deployed_environment_of
 from tests.pages.browser import open_browser
 from tests.pages.rollouts import add_groups, add_job, pass_over, tell, trace_row, turns
+from tests.pages.runs import add_run
 from tests.pages.scenes import add_model, grow
 from tests.pages.visit import visiting
 from wire.adapter_names import base_adapter_name
@@ -158,6 +159,7 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
         assert taskset is not None
         await put_tasks(session, taskset, [invented_task(number) for number in range(30)])
         environment = await deployed_environment_of(session, model.team_id, "arith")
+        run = await add_run(session, model)
     await tell(database, blobs, told, checkpoint=head)
     await tell(database, blobs, untold, checkpoint=head, is_reported=False)
     async with database.session() as session:
@@ -166,6 +168,9 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
     return {
         "tasks": f"/models/{model.id}?tab=tasks",
         "undo": f"/models/{model.id}/alarms/{alarm.id}/undo",
+        "runs": "/runs",
+        "run": f"/runs/{run.id}",
+        "run-cancel": f"/runs/{run.id}/cancel",
         "environments": "/environments",
         "environment": f"/environments/{environment.id}",
         "tasksets": "/tasksets",

@@ -57,6 +57,10 @@ class PlacingServer:
         await _until(lambda: len(self.called(what)) >= count, timeout_s)
         return self.called(what)
 
+    async def until_held(self, count: int, timeout_s: float = 10.0) -> None:
+        """Until a heartbeat names so many placements."""
+        await _until(lambda: any(len(body["held"]) == count for body in self.called("heartbeat")[-1:]), timeout_s)
+
     async def until_ended(self, placement: Placement, timeout_s: float = 10.0) -> Any:
         """The body of the placement's end."""
 

@@ -119,7 +119,7 @@ async def test_its_heartbeat_names_what_it_holds_until_the_end_was_answered(serv
 async def test_what_the_server_stops_ends_as_cancelled(server: PlacingServer, tmp_path: Path):
     server.queue.append(one := placement("rollout"))
     async with working(server, tmp_path, for_ever):
-        await server.until("lease")
+        await server.until_held(1)
         server.stop = [str(one.placement_id)]
         assert (await server.until_ended(one))["outcome"] == "cancelled"
 
@@ -128,12 +128,12 @@ async def test_draining_finishes_what_ends_in_time_and_hands_back_the_rest(serve
     quick, slow = placement("rollout"), placement("rollout")
 
     async def act(taken: Placement, _reports: Reports) -> Carried:
-        await asyncio.sleep(0.4 if taken.placement_id == quick.placement_id else 60)
+        await asyncio.sleep(0.6 if taken.placement_id == quick.placement_id else 60)
         return Carried("completed")
 
     server.queue += [quick, slow]
     async with working(server, tmp_path, act, drain_s=3.0) as running:
-        await server.until("lease")
+        await server.until_held(2)
         await asyncio.wait_for(running.stop(), 6)
     assert (await server.until_ended(quick))["outcome"] == "completed"
     assert (await server.until_ended(slow))["outcome"] == "handed_back"
@@ -149,7 +149,7 @@ async def test_it_rides_out_a_server_that_is_away(server: PlacingServer, tmp_pat
 
     server.queue.append(one := placement("rollout"))
     async with working(server, tmp_path, act):
-        await server.until("lease")
+        await server.until_held(1)
         server.refuse_with = (503, "unavailable")
         gate.set()
         await asyncio.sleep(0.5)
@@ -171,7 +171,7 @@ async def test_a_runner_that_the_server_has_forgotten_stops_everything_and_regis
 
     server.queue.append(one := placement("rollout"))
     async with working(server, tmp_path, act):
-        await server.until("lease")
+        await server.until_held(1)
         server.runner_id = uuid.uuid4()
         await server.until("register", 2)
         assert stopped == [one.placement_id]
@@ -190,7 +190,7 @@ async def test_a_lost_placement_is_dropped_without_another_word(server: PlacingS
 
     server.queue.append(placement("rollout"))
     async with working(server, tmp_path, act) as running:
-        await server.until("lease")
+        await server.until_held(1)
         server.refuse_with, server.refuse_what = (409, "placement_lost"), "/placements/"
         gate.set()
         await asyncio.sleep(0.1)

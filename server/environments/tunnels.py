@@ -31,6 +31,7 @@ from server.environments.sessions import (
     tunnel_opened,
     tunnels_seen,
 )
+from server.metrics.instruments import ServerMetrics
 from server.process.shutdown import ServerStopping
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.notify import PLACEMENT_CHANGED, AsyncListener
@@ -83,8 +84,11 @@ class _Ended:
 class Tunnels:
     """All tunnels of a server process."""
 
-    def __init__(self, database: AsyncDatabase, background: AsyncDatabase, listener: AsyncListener) -> None:
+    def __init__(
+        self, database: AsyncDatabase, background: AsyncDatabase, listener: AsyncListener, metrics: ServerMetrics
+    ) -> None:
         self._database, self._background, self._listener = database, background, listener
+        self._metrics = metrics
         self._open = Counter[UUID]()
         self._settled = 0
 
@@ -119,9 +123,11 @@ class Tunnels:
         async with self._database.session() as session:
             await tunnel_opened(session, session_id)
         self._open[session_id] += 1
+        self._metrics.tunnel_opened()
         try:
             yield
         finally:
+            self._metrics.tunnel_closed()
             self._open[session_id] -= 1
             if not self._open[session_id]:
                 del self._open[session_id]
@@ -139,7 +145,7 @@ class Tunnels:
         if runner is None:
             return DONE
         try:
-            return await _relay(client, inbox, runner)
+            return await _relay(client, inbox, runner, self._metrics)
         finally:
             await runner.close()
 
@@ -188,9 +194,10 @@ async def _connect(address: RunnerAddress, session_id: UUID) -> ClientConnection
     )
 
 
-async def _relay(client: ClientEnd, inbox: Inbox, runner: ClientConnection) -> int:
+async def _relay(client: ClientEnd, inbox: Inbox, runner: ClientConnection, metrics: ServerMetrics) -> int:
     """Carry bytes both ways until one side ends."""
-    up, down = asyncio.create_task(_up(inbox, runner)), asyncio.create_task(_down(client, runner))
+    up = asyncio.create_task(_up(inbox, runner, metrics))
+    down = asyncio.create_task(_down(client, runner, metrics))
     try:
         done, _ = await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
         if down not in done and up.result().code != DONE:
@@ -202,21 +209,23 @@ async def _relay(client: ClientEnd, inbox: Inbox, runner: ClientConnection) -> i
         await asyncio.gather(up, down, return_exceptions=True)
 
 
-async def _up(inbox: Inbox, runner: ClientConnection) -> _Ended:
+async def _up(inbox: Inbox, runner: ClientConnection, metrics: ServerMetrics) -> _Ended:
     try:
         while (message := await inbox.get()) is not None:
             await runner.send(message)
+            metrics.tunnel_carried(len(message), to_client=False)
     except ConnectionClosed:
         return _Ended(GOING_AWAY)
     return _Ended(DONE)
 
 
-async def _down(client: ClientEnd, runner: ClientConnection) -> _Ended:
+async def _down(client: ClientEnd, runner: ClientConnection, metrics: ServerMetrics) -> _Ended:
     try:
         async for message in runner:
             data = message if isinstance(message, bytes) else message.encode()
             for start in range(0, len(data), MOST_BYTES):
                 await client.send(data[start : start + MOST_BYTES])
+            metrics.tunnel_carried(len(data), to_client=True)
     except ConnectionClosedOK:
         return _Ended(DONE)
     except ConnectionClosed:

@@ -149,7 +149,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 answering_samplers(connections.is_answering),
                 AdapterFiles(_checkpoint_store(settings)),
                 RunDefaults.read(settings.runs.defaults),
-                Tunnels(database, background, listener),
+                Tunnels(database, background, listener, metrics),
                 upstreams,
             )
     finally:

@@ -79,6 +79,9 @@ class ServerMetrics:
             buckets=_BLOB_S,
         )
         self._blob_bytes = counter("headway_blob_bytes", "Bytes of those", ["direction"])
+        self._tunnels = gauge("headway_tunnels_open", "Tunnels of clients to environments, those that wait included")
+        carried = counter("headway_tunnel_bytes", "Bytes that they carried", ["direction"])
+        self._tunnel_bytes_in, self._tunnel_bytes_out = carried.labels("to_environment"), carried.labels("to_client")
 
     def request_began(self) -> None:
         """A request came in."""
@@ -88,6 +91,18 @@ class ServerMetrics:
         """Its answer went out, or nobody was there to take it."""
         self._in_flight.dec()
         self._requests.labels(method, route, str(status)).observe(seconds)
+
+    def tunnel_opened(self) -> None:
+        """A client opened a tunnel."""
+        self._tunnels.inc()
+
+    def tunnel_closed(self) -> None:
+        """It has ended."""
+        self._tunnels.dec()
+
+    def tunnel_carried(self, num_bytes: int, *, to_client: bool) -> None:
+        """So many bytes went through one."""
+        (self._tunnel_bytes_out if to_client else self._tunnel_bytes_in).inc(num_bytes)
 
     def team_load(self, team_id: UUID, running: int, waiting: int) -> None:
         """What the gateway does for a team at this moment."""

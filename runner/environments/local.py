@@ -11,6 +11,7 @@ from typing import Any
 
 from runner.environments.base import BuildFailed, Log, Session, StartFailed
 from runner.environments.caches import evict
+from runner.environments.containers import Containers, find_engine
 from runner.environments.control import read_manifest
 from runner.environments.gateway import GatewayRelay
 from runner.environments.sandboxing import Sandboxes
@@ -56,6 +57,8 @@ class LocalEnvironments:
         trace_id: str | None = None,
     ) -> Session:
         self._sweeping = self._sweeping or asyncio.create_task(self._sweep())
+        if spec.source == "image":
+            return await self._start_container(spec, log)
         served = await self._serve(spec, archive, log)
         return await served.session(team, trace_id, log)
 
@@ -67,6 +70,8 @@ class LocalEnvironments:
         await asyncio.to_thread(self._sandboxes.close)
 
     async def _build(self, spec: EnvironmentSpec, archive: Path | None, log: Log) -> dict[str, Any]:
+        if spec.source == "image":
+            return await self._build_image(spec, log)
         version = await self._versions.make_ready(spec, archive, log, spec.no_cache)
         log("starting it once")
         served = self._new(version)
@@ -83,6 +88,29 @@ class LocalEnvironments:
         await self._keep(spec, served)
         log(f"it offers {len(manifest['tasks'])} task(s), {len(manifest['capabilities'])} capability(ies)")
         return manifest
+
+    async def _build_image(self, spec: EnvironmentSpec, log: Log) -> dict[str, Any]:
+        containers = await self._containers()
+        await containers.pull(spec, log)
+        log("starting it once")
+        try:
+            session = await containers.start(spec, log)
+        except StartFailed as failed:
+            raise BuildFailed(str(failed)) from failed
+        try:
+            return await read_manifest(session)
+        finally:
+            await session.stop()
+
+    async def _start_container(self, spec: EnvironmentSpec, log: Log) -> Session:
+        try:
+            containers = await self._containers()
+        except BuildFailed as failed:
+            raise StartFailed(str(failed)) from failed
+        return await containers.start(spec, log)
+
+    async def _containers(self) -> Containers:
+        return Containers(await find_engine(), self._sandboxes.limits, self._settings.start_timeout_s)
 
     async def _serve(self, spec: EnvironmentSpec, archive: Path | None, log: Log) -> ServedVersion:
         """Of the same build with the same variables, there is one."""

@@ -41,11 +41,6 @@ class Versions:
         """Unpacked, with its packages. Raises BuildFailed."""
         if spec.source == "builtin":
             return self._builtin(spec)
-        if spec.source == "image":
-            raise BuildFailed(
-                f"the image {spec.image} needs podman or docker, which this runner does not use: deploy the folder of "
-                "the environment instead"
-            )
         if spec.archive_digest is None or archive is None:
             raise BuildFailed(f"version {spec.version} of {spec.name} has no archive")
         source = await self._unpacked(spec.archive_digest, archive)

@@ -171,7 +171,6 @@ async def test_slow_environments_are_kept_warm(tmp_path: Path) -> None:
 
 async def test_what_is_not_to_be_run_here_is_refused(played: Played) -> None:
     for change, sentence in (
-        ({"source": "image", "image": "ghcr.io/a/b"}, "needs podman or docker"),
         ({"source": "builtin", "name": "headway-unknown"}, "no built-in environment headway-unknown"),
     ):
         spec = played.spec.model_copy(update=change)

@@ -36,7 +36,8 @@ _NEEDED_BLOBS = f"""
 """  # noqa: S608 - put together from constants
 _KNOWS_NOTHING = """
     select not exists (select from operations) and not exists (select from checkpoints)
-        and not exists (select from traces) and not exists (select from environment_builds) as so
+        and not exists (select from traces) and not exists (select from environment_builds)
+        and not exists (select from files) as so
 """
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from runner.agents.pool import AgentPool, PoolSettings
 from runner.environments.base import Log, Session
 from runner.worker.api import ServerApi
 from runner.worker.archives import Archives
-from runner.worker.carrying import Carried, Carrier, Reports
+from runner.worker.carrying import Carried, Carrier, HandBack, Reports
 from runner.worker.rollouts import Rollouts
 from runner.worker.worker import AgentKeys, Worker, WorkerSettings
 from wire.placements import EnvironmentSpec, Placement, Registration
@@ -103,14 +104,14 @@ class BareRollouts:
         rollout = placement.rollout
         assert rollout is not None
         await reports.ready()
-        await asyncio.sleep(rollout.args["wait_s"])
+        await asyncio.sleep(max(0.0, rollout.args["until"] - time.time()))
         headers = {"Authorization": f"Bearer {placement.key}", "Trace-Id": rollout.trace_id.hex}
         chat = {"model": rollout.agent.config["model"], "messages": [{"role": "user", "content": "How was it?"}]}
         exited = {"status": "completed", "reward": 1.0}
         for path, body in (("/chat/completions", chat), (f"/v2/trace/{rollout.trace_id.hex}/exit", exited)):
             reply = await self._http.post(path, json=body, headers=headers)
             if reply.is_error:
-                return Carried("failed", f"{path}: {reply.status_code} {reply.text[:200]}")
+                raise HandBack(f"{path}: {reply.status_code} {reply.text[:200]}")
         return Carried("completed")
 
 

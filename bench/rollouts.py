@@ -4,12 +4,12 @@
 
 A real server on a real (embedded) PostgreSQL; runners are `bench.rollout_runner`: the real worker, and around the SDK's
 agents an environment that sleeps; the sampler computes nothing (`bench.stand_in_sampler`). All rollouts are submitted
-over HTTP, in groups; when a quarter has ended, half of the runners get SIGKILL. Lost: a rollout without its one end.
-Doubled: one with more than its one sample, or that two attempts ended. Overhead: what a rollout that was played in
-one go took from its lease to its end, beyond its nap and its sample; and from submission to lease where there was a
-free slot.
+over HTTP, in groups, and sleep until a moment at which all of them should be under way; when they are, or begin to end,
+half of the runners get SIGKILL. Lost: a rollout without its one end. Doubled: one with more than its one sample.
+Overhead: what a rollout that was played in one go took from its lease to its end, beyond its nap and its sample; and
+from submission to lease where there was a free slot.
 
-`alone` of each row is the same without deaths, at the rate at which it goes: rollouts that take no time.
+`alone` is the same without deaths, at the rate at which it goes: rollouts that take no time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import signal
 import statistics
 import subprocess
@@ -46,16 +45,17 @@ _GROUP = 8
 _SUBMITTED_AT_ONCE = 64
 _TIMEOUT_S = 900.0
 _MOST_RETRIES = 5
-_TASK = {"id": "nap", "args": {"type": "object", "properties": {"wait_s": {"type": "number"}}}}
+_TASK = {"id": "nap", "args": {"type": "object", "properties": {"until": {"type": "number"}}}}
 
 _PROGRESS = """
     select count(*) filter (where p.state = 'ended') as ended, count(*) filter (where p.state = 'running') as running
     from placements p join hosted_rollouts h on h.placement_id = p.id where h.job_id = :job
 """
 _ENDS = """
-    select p.outcome, p.attempt, t.status, t.reward, t.num_samples, h.group_id, h.args, h.trace_id,
+    select p.outcome, p.attempt, t.status, t.reward, t.num_samples, h.group_id,
         extract(epoch from p.taken_at - p.created_at)::float as queued_s,
         extract(epoch from p.ended_at - p.taken_at)::float as played_s,
+        greatest(0, (h.args::json ->> 'until')::float - extract(epoch from p.taken_at)::float) as slept_s,
         (select sum(s.seconds) from samples s where s.team_id = t.team_id and s.trace_id = t.id) as sampled_s
     from hosted_rollouts h join placements p on p.id = h.placement_id
     join traces t on t.team_id = h.team_id and t.id = h.trace_id
@@ -69,12 +69,12 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=2048)
     parser.add_argument("--runners", type=int, default=8)
     parser.add_argument("--agents", nargs="+", default=["bare", "sdk"])
-    parser.add_argument("--nap-s", type=float, nargs=2, default=(60.0, 120.0))
+    parser.add_argument("--hold-s", type=float, default=180.0, help="from the first submission until they go on")
     parser.add_argument("--machine", default="", help="a word on the machine, for the figures")
     options = parser.parse_args()
     load_before = round(os.getloadavg()[0], 2)
     figures = {agents: _measured(agents, options) for agents in options.agents}
-    settings = {name: getattr(options, name) for name in ("rollouts", "runners", "nap_s", "machine")}
+    settings = {name: getattr(options, name) for name in ("rollouts", "runners", "hold_s", "machine")}
     print(json.dumps({"bench": "rollouts", "cores": os.cpu_count(), "load_before": load_before, **settings, **figures}))
 
 
@@ -98,10 +98,10 @@ def _measured(agents: str, options: argparse.Namespace) -> dict[str, Any]:
         for runner in runners:
             stack.callback(killed, runner)
         stage = _Stage(url, keys[0], Database(postgres.url), runners, {"server": server, "database": database})
-        stage.carry_out(64, (0.0, 0.1))  # agents import the SDK, and PostgreSQL plans
+        stage.carry_out(64)  # agents import the SDK, and PostgreSQL plans
         gather_statistics(postgres.url)
-        calm = stage.carry_out(options.rollouts // 8, (0.0, 0.0))
-        return {"alone": calm, "killed": stage.carry_out(options.rollouts, options.nap_s, kill=options.runners // 2)}
+        calm = stage.carry_out(options.rollouts // 8)
+        return {"alone": calm, "killed": stage.carry_out(options.rollouts, options.hold_s, kill=options.runners // 2)}
 
 
 async def furnished(database_url: str, samplers: list[str]) -> tuple[str, str]:
@@ -160,13 +160,13 @@ class _Stage:
         self._runners, self._pids = runners, pids
         self._refusals = Counter[str]()
 
-    def carry_out(self, num_rollouts: int, nap_s: Sequence[float], kill: int = 0) -> dict[str, Any]:
+    def carry_out(self, num_rollouts: int, hold_s: float = 0.0, kill: int = 0) -> dict[str, Any]:
         """Submit, wait for the end of all, and say what became of them."""
         job, before = uuid.uuid4(), {name: cpu_s(pid) for name, pid in self._pids.items()}
         runners_before = sum(cpu_s(runner.pid) for runner in self._runners)
         self._refusals.clear()
         began = time.monotonic()
-        asyncio.run(self._submit(job, num_rollouts, nap_s))
+        asyncio.run(self._submit(job, num_rollouts, time.time() + hold_s))
         submitted_s = time.monotonic() - began
         most_running, killed_s, to_kill = 0, None, list(self._runners[:kill])
         while True:
@@ -174,7 +174,7 @@ class _Stage:
             most_running = max(most_running, running)
             if ended == num_rollouts:
                 break
-            if to_kill and ended >= num_rollouts // 4:
+            if to_kill and (running == num_rollouts or ended >= num_rollouts // 8):
                 killed_s = time.monotonic() - began
                 for runner in to_kill:
                     killed(runner)
@@ -199,7 +199,7 @@ class _Stage:
             "cpu_ms_per_rollout": {name: round(seconds * 1e3 / num_rollouts, 1) for name, seconds in spent.items()},
         }
 
-    async def _submit(self, job: uuid.UUID, num_rollouts: int, nap_s: Sequence[float]) -> None:
+    async def _submit(self, job: uuid.UUID, num_rollouts: int, until: float) -> None:
         headers, room = {"Authorization": f"Bearer {self._key}"}, asyncio.Semaphore(_SUBMITTED_AT_ONCE)
         config = {"model": MODEL, "max_steps": 1}
         async with httpx.AsyncClient(base_url=self._url, headers=headers, timeout=120, trust_env=False) as http:
@@ -211,7 +211,7 @@ class _Stage:
                     "group_id": f"{number // _GROUP:032x}",
                     "env": "sleeping",
                     "task": "nap",
-                    "args": {"wait_s": random.uniform(*nap_s)},
+                    "args": {"until": until},
                     "agent": {"type": "openai_compatible", "config": config},
                 }
                 async with room:
@@ -239,7 +239,7 @@ def _verdict(rows: Sequence[Any], num_rollouts: int) -> dict[str, Any]:
     good = [row for row in rows if row.outcome == "completed" and row.status == "completed" and row.reward == 1.0]
     groups = Counter(row.group_id for row in good)
     at_first = [row for row in good if row.attempt == 1]
-    beyond = [row.played_s - json.loads(row.args)["wait_s"] - (row.sampled_s or 0.0) for row in at_first]
+    beyond = [row.played_s - row.slept_s - (row.sampled_s or 0.0) for row in at_first]
     return {
         "lost": num_rollouts - len(good),
         "doubled": sum(row.num_samples != 1 for row in good),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 
 from hud import Environment
@@ -11,8 +12,8 @@ env = Environment(name="sleeping")
 
 
 @env.template()
-async def nap(wait_s: float) -> AsyncGenerator[str | float, str]:
-    """Sleeps, asks, and gives a point for any answer."""
-    await asyncio.sleep(wait_s)
+async def nap(until: float) -> AsyncGenerator[str | float, str]:
+    """Sleeps until that time, asks, and gives a point for any answer."""
+    await asyncio.sleep(max(0.0, until - time.time()))
     answer = yield "How was it?"
     yield 1.0 if answer else 0.0

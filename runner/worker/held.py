@@ -40,7 +40,9 @@ class Holdings:
         return [Held(placement_id=h.placement.placement_id, attempt=h.placement.attempt) for h in self._all()]
 
     def begin(self, placement: Placement, carry_out: Callable[[Holding], Awaitable[None]]) -> None:
-        """Carry it out in a task; it is held until that ends."""
+        """Carry it out in a task; it is held until that ends. An earlier attempt of it, which the server gave up, is
+        stopped."""
+        self.stop([placement.placement_id], None)
         holding = Holding(placement)
 
         async def hold() -> None:
@@ -76,6 +78,12 @@ class Holdings:
             if holding is not None and not holding.task.cancelling():
                 holding.stopped_as = outcome
                 holding.task.cancel()
+
+    def stop_named(self, ids: Iterable[UUID], named: Iterable[Held], outcome: Outcome) -> None:
+        """Stop these, where they are still the attempts that a heartbeat had named: the server answered about those."""
+        attempts = {one.placement_id: one.attempt for one in named}
+        held = {one.placement_id: one.attempt for one in self.held()}
+        self.stop([one for one in ids if one in held and held[one] == attempts.get(one)], outcome)
 
     def stop_all(self, outcome: Outcome | None) -> None:
         """Stop everything."""

@@ -142,7 +142,7 @@ class Worker:
                 continue
             self._heard_until = asyncio.get_running_loop().time() + registered.lost_after_s
             self._keys |= beat.keys
-            self._holdings.stop(beat.stop, "cancelled")
+            self._holdings.stop_named(beat.stop, heartbeat.held, "cancelled")
             if beat.drain:
                 self._draining.set()
             else:

@@ -56,8 +56,8 @@ async def _end(session: AsyncSession, runner: RunnerRow, placement_id: UUID, sai
         raise placement_lost(placement_id, said.attempt)
     if is_held(row, runner.id, said.attempt):
         error = None if said.error is None else storable_text(said.error)
-        if said.outcome == "handed_back":
-            await give_back(session, row, error or _NO_REASON, counts=False)
+        if said.outcome == "handed_back" or (said.outcome == "cancelled" and row.cancelled_at is None):
+            await give_back(session, row, error or _NO_REASON, counts=False)  # nobody asked for the end of this attempt
         else:
             await settle(session, row, said.outcome, error, said.manifest)
     elif row.state == "queued" and said.outcome != "handed_back":

@@ -168,6 +168,16 @@ async def test_what_never_reached_its_runner_is_given_back(database, runner, bui
     assert (again["placement_id"], again["attempt"]) == (got["placement_id"], 2)
 
 
+async def test_an_attempt_that_its_runner_calls_cancelled_though_nobody_asked_is_tried_again(
+    database, runner, build_id
+):
+    await place(database, build_id, runner.label)
+    (got,) = await runner.lease()
+    assert await runner.end(got, "cancelled") == {"state": "queued", "outcome": None}
+    (again,) = await runner.lease()
+    assert (again["placement_id"], again["attempt"]) == (got["placement_id"], 2)
+
+
 async def test_another_team_s_runner_key_knows_no_such_runner(origin, database, runner, http):
     async with database.session() as session:
         key = await create_key(session, "other-runners", "runner", role="runner")

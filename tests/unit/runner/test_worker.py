@@ -15,6 +15,7 @@ from runner.worker.api import ServerApi
 from runner.worker.archives import Archives
 from runner.worker.builds import Builds
 from runner.worker.carrying import Carried, HandBack, Reports
+from runner.worker.held import Holding, Holdings
 from runner.worker.refusals import KeyRefused
 from runner.worker.worker import Worker, WorkerSettings
 from tests.unit.runner.placing_server import ARCHIVE, PlacingServer, placement, placing_server
@@ -122,6 +123,28 @@ async def test_what_the_server_stops_ends_as_cancelled(server: PlacingServer, tm
         await server.until_held(1)
         server.stop = [str(one.placement_id)]
         assert (await server.until_ended(one))["outcome"] == "cancelled"
+
+
+async def test_what_the_server_said_of_an_earlier_attempt_does_not_stop_the_present_one():
+    holdings, one = Holdings(4), placement("rollout")
+    again = one.model_copy(update={"attempt": 2})
+    ended = list[int]()
+
+    async def hold(holding: Holding) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(holding.placement.attempt)
+
+    holdings.begin(one, hold)
+    named = holdings.held()
+    await asyncio.sleep(0)
+    holdings.begin(again, hold)
+    holdings.stop_named([one.placement_id], named, "cancelled")
+    await asyncio.sleep(0.01)
+    assert (ended, [held.attempt for held in holdings.held()]) == ([1], [2])
+    holdings.stop_named([one.placement_id], holdings.held(), "cancelled")
+    assert await holdings.until_empty(1)
 
 
 async def test_draining_finishes_what_ends_in_time_and_hands_back_the_rest(server: PlacingServer, tmp_path: Path):

@@ -37,9 +37,7 @@ class RunnerSettings:
             parse=_labels,
         ),
     ] = ()
-    team: Annotated[str | None, Option("Take the work of this team alone: its name or id", "HEADWAY_RUNNER_TEAM")] = (
-        None
-    )
+    team: Annotated[str | None, Option("Take the work of this team alone, by its name", "HEADWAY_RUNNER_TEAM")] = None
     host: Annotated[str, Option("Address to listen on for tunnels of servers")] = "127.0.0.1"
     port: Annotated[int, Option("Port to listen on for tunnels; 0: any free one", minimum=0, maximum=65535)] = 0
     advertise_url: Annotated[

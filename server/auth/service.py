@@ -53,8 +53,9 @@ async def ensure_team(session: AsyncSession, team: str) -> UUID:
 
 
 async def list_keys(session: AsyncSession) -> list[tuple[ApiKeyRow, str]]:
-    """Every key with its team's name, oldest first."""
+    """Every key with its team's name, oldest first; without those that runners' agents get from servers."""
     query = select(ApiKeyRow, TeamRow.name).join(TeamRow, TeamRow.id == ApiKeyRow.team_id)
+    query = query.where(ApiKeyRow.runner_id.is_(None))
     return [(key, team) for key, team in await session.execute(query.order_by(ApiKeyRow.created_at))]
 
 

@@ -65,7 +65,7 @@ async def revoke_key(session: AsyncSession, caller: Caller, team_id: UUID | None
 async def _find(session: AsyncSession, caller: Caller, team_id: UUID | None, key_id: UUID) -> ApiKeyRow:
     """A team's key, or (None) any, which allows no more than the caller's."""
     row = await session.get(ApiKeyRow, key_id)
-    if row is None or team_id not in (None, row.team_id):
+    if row is None or team_id not in (None, row.team_id) or row.runner_id is not None:
         raise NotFound(f"there is no key {key_id}")
     refuse_beyond(caller, frozenset(row.scopes), None if row.model_ids is None else frozenset(row.model_ids))
     return row

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import select, update
 
+from server.auth.service import create_key
 from server.background.lost_runners import take_back_from_lost_runners
 from store.database import AsyncDatabase
 from store.tables import ApiKeyRow, HostedRolloutRow, PlacementRow, RunnerRow, TeamRow
@@ -343,6 +344,11 @@ async def test_keys_of_agents_end_with_their_runner_and_are_on_no_list(team, mod
         key = (await session.scalars(select(ApiKeyRow).where(ApiKeyRow.runner_id == uuid.UUID(runner.id)))).one()
         assert (key.role, key.scopes) == ("agent", ["sample"])
         assert key.expires_at is not None
+        operator = await create_key(session, "operators", "admin", role="admin")
+    headers = {"Authorization": f"Bearer {operator}"}
+    assert (await team.http.delete(f"/v2/admin/keys/{key.id}", headers=headers)).status_code == 404
+    listed = (await team.http.get(f"/v2/admin/keys?team_id={key.team_id}", headers=headers)).json()["items"]
+    assert [row["name"] for row in listed] == ["test"]
     await lose(database, runner)
     async with database.session() as session:
         assert await session.get(ApiKeyRow, key.id) is None

@@ -118,6 +118,23 @@ async def test_a_drained_runner_gets_nothing_and_what_it_hands_back_goes_to_anot
     assert row.max_attempts == 4, "it was not one of those that it may have"
 
 
+async def test_an_operator_drains_a_runner_and_has_it_work_again(database, runner, build_id, origin):
+    async with database.session() as session:
+        key = await create_key(session, "operators", "admin", role="admin")
+    await place(database, build_id, runner.label)
+    async with httpx.AsyncClient(base_url=origin, headers={"Authorization": f"Bearer {key}"}) as operator:
+        drained = (await operator.post(f"/v2/runners/{runner.id}/drain")).json()
+        assert (drained["state"], drained["slots"], drained["num_held"]) == ("drained", 16, 0)
+        assert (await runner.beat())["drain"]
+        assert await runner.lease() == []
+        assert (await operator.post(f"/v2/runners/{runner.id}/undrain")).json()["state"] == "live"
+        assert len(await runner.lease()) == 1
+        await runner.call("stop")
+        assert (await operator.post(f"/v2/runners/{runner.id}/drain")).status_code == 409
+        listed = (await operator.get("/v2/runners?limit=500")).json()["items"]
+        assert [row["state"] for row in listed if row["id"] == runner.id] == ["stopped"]
+
+
 async def test_what_a_lost_runner_held_is_another_s_and_its_reports_are_refused(database, http, build_id, runner):
     await place(database, build_id, runner.label)
     (got,) = await runner.lease()

@@ -19,7 +19,7 @@ import httpx
 from runner.environments.settings import Gateway
 
 _SAMPLES = re.compile(r"(/v1)?/(chat/completions|completions|messages|responses)")
-_MAX_BODY = 64 << 20
+_MAX_BODY, _MAX_HELD = 32 << 20, 64 << 20
 _MAX_CONNECTIONS = 64
 _NOT_PASSED_ON = {
     *(b"authorization", b"x-api-key", b"x-goog-api-key", b"cookie", b"host", b"trace-id", b"headway-rollout"),
@@ -39,6 +39,8 @@ class GatewayRelay:
         self._server: asyncio.Server | None = None
         self._client: httpx.AsyncClient | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.held_bytes = 0
+        """Of requests that are being received or answered, in this process's memory."""
 
     def belongs_to(self, team: str, trace_id: str | None) -> None:
         """Whose calls they are from now on."""
@@ -112,12 +114,17 @@ class _Exchange:
             if not isinstance(request, h11.Request):
                 return
             body = bytearray()
-            while isinstance(event := await self._event(), h11.Data):
-                body += event.data
-                if len(body) > _MAX_BODY:
-                    await self.refuse(413, f"a model call may have {_MAX_BODY >> 20} MiB")
-                    return
-            await relay.answer(self, request, bytes(body))
+            try:
+                while isinstance(event := await self._event(), h11.Data):
+                    body += event.data
+                    relay.held_bytes += len(event.data)
+                    if len(body) > _MAX_BODY or relay.held_bytes > _MAX_HELD:
+                        sentence = f"a model call may have {_MAX_BODY >> 20} MiB, and all at a time {_MAX_HELD >> 20}"
+                        await self.refuse(413, sentence)
+                        return
+                await relay.answer(self, request, bytes(body))
+            finally:
+                relay.held_bytes -= len(body)
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
             self._http.start_next_cycle()

@@ -42,7 +42,8 @@ SMALL = EnvironmentSettings(
     memory_bytes=192 << 20,
     disk_bytes=16 << 20,
     processes=48,
-    start_timeout_s=30,
+    start_timeout_s=120,
+    warm_sessions=0,
 )
 """Little of everything: what hostile code takes is taken from the machine that runs the tests."""
 

@@ -303,6 +303,23 @@ async def test_it_cannot_be_root_nor_reach_the_kernels_keys(played: Played) -> N
         assert await run(session, tries) == "[False, 'refused', 'refused', 'refused', -1]"
 
 
+async def test_writing_lines_without_end_leaves_the_runner_its_turns(played: Played) -> None:
+    floods = """
+        import os, threading
+        def flood():
+            while True:
+                os.write(2, b"line\\n" * 4096)
+        threading.Thread(target=flood, daemon=True).start()
+        result = "flooding"
+    """
+    async with played.session() as other, played.session() as session:
+        assert await run(session, floods) == "flooding"
+        async with asyncio.timeout(10):
+            for _ in range(10):
+                assert await run(other, "result = 1") == "1"
+    del played.lines[:]
+
+
 async def test_modules_are_not_shared_by_sessions(played: Played) -> None:
     async with played.session() as one, played.session() as other:
         await run(one, "import json, random; json.mine = 1; result = 0")

@@ -146,9 +146,8 @@ FAILING = {
 async def test_each_failure_to_start_is_one_sentence(tmp_path: Path) -> None:
     for what, (code, sentence) in FAILING.items():
         (tmp_path / what).mkdir()
-        settings = replace(SMALL, start_timeout_s=30)
         limits = {"runtime_config": {"limits": {"startup_timeout_s": 2}}}
-        async with playing({"env.py": code + RUNS_CODE}, tmp_path / what, settings=settings, **limits) as played:
+        async with playing({"env.py": code + RUNS_CODE}, tmp_path / what, **limits) as played:
             with pytest.raises(BuildFailed) as failed:
                 await played.environments.build(played.spec, played.archive, played.lines.append, 60)
             assert sentence in str(failed.value)

@@ -121,7 +121,7 @@ class Driven:
                 "max_tokens": 6,
                 "max_turns": 1,
                 "rollout_tries": 10,
-                "rollout_timeout_s": 120,
+                "rollout_timeout_s": 600,
             },
         }
         self.run_id = self.client.expect("POST", "/v2/runs", body, key=slug)["id"]
@@ -175,7 +175,7 @@ def go_through(box: Box, steps: int, trouble: Trouble | None = None) -> Left:
 
 def _left(driven: Driven, run: dict[str, Any], seconds: float) -> Left:
     rows = driven.phases()
-    steps = [row for row in rows if row.kind == "train"]
+    steps = [row for row in rows if row.kind == "train" and row.phase == "done"]
     wrong = [] if run["state"] == "completed" else [f"the run is {run['state']}: {run['error']}"]
     wrong += [] if run["step"] == len(steps) else [f"it says {run['step']} steps, and has {len(steps)}"]
     files, used = list[dict[str, str]](), Counter[str]()

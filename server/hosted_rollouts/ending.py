@@ -24,7 +24,7 @@ async def finish_rollout(
     """Give the trace its end; and the placement's, which is `failed` where nothing was reported."""
     row = await session.get_one(HostedRolloutRow, placement.id)
     if outcome == "completed" and row.reported_exit is not None:
-        report = _graded(TraceExited.model_validate(row.reported_exit))
+        report = TraceExited.model_validate(row.reported_exit)
     elif outcome == "cancelled":
         report = TraceExited(status="cancelled", error=error)
     else:
@@ -33,13 +33,6 @@ async def finish_rollout(
     if not await _is_over(session, row):
         await service.exit_(session, row.team_id, row.trace_id, report)
     return outcome, error
-
-
-def _graded(report: TraceExited) -> TraceExited:
-    """The SDK reports a reward of 0 where an agent or its environment failed before anything was graded."""
-    if report.status == "error" and report.evaluation_result is None:
-        return report.model_copy(update={"reward": None})
-    return report
 
 
 async def _is_over(session: AsyncSession, row: HostedRolloutRow) -> bool:

@@ -44,6 +44,8 @@ async def take_exit(database: AsyncDatabase, caller: Caller, trace_id: UUID, rep
     said: dict[str, Any] = {name: getattr(report, name) for name in type(report).model_fields}
     said = {**(report.model_extra or {}), **said}
     reported = {name: storable_json(value, name) for name, value in said.items() if value is not None}
+    if report.status == "error" and report.evaluation_result is None:
+        reported.pop("reward", None)  # the SDK says 0 where an agent or its environment failed before the grading
     async with database.connection() as connection:
         if not await report_exit(connection, caller.team_id, caller.runner_id, trace_id, reported):
             raise not_held(trace_id)

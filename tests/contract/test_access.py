@@ -327,7 +327,8 @@ SHARED_BY_ALL = (
     "/v1beta/models/{upstream}:streamGenerateContent?alt=sse",
 )
 """Answered to everybody alike."""
-SHARED = {"taskset_name": "shared", "tasks": [{"name": "shared", "env": {"name": "e"}, "task_id": "t"}]}
+SHARED_TASK = {"name": "shared", "env": {"name": "access-environment"}, "task_id": "t"}
+SHARED = {"taskset_name": "shared", "tasks": [SHARED_TASK]}
 
 
 @dataclass

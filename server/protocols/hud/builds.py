@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Annotated, Any
 from uuid import UUID
@@ -9,6 +10,7 @@ from uuid import UUID
 from fastapi import Depends, Query, Request, WebSocket
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.websockets import WebSocketDisconnect
 
 from server.catalog.repository import as_uuid
 from server.environments.builds import ENDED
@@ -129,7 +131,8 @@ async def logs(websocket: WebSocket, build_id: str) -> None:
     await websocket.accept()
     async with context.shutdown.waiting():
         if await until_closed(websocket, _send_log(websocket, context, caller, build_id)):
-            await websocket.close()
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client was faster
+                await websocket.close()
 
 
 async def _trigger(context: Context, caller: Caller, body: Deployment) -> Triggered:

@@ -9,8 +9,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from store.placements.presence import lives_sql as runner_lives_sql
 from store.planes.registration import lives_sql
+from store.planes.runner_presence import lives_sql as runner_lives_sql
 from store.run_states import IS_LIVE
 
 

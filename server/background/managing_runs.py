@@ -11,9 +11,9 @@ from uuid import UUID
 import structlog
 
 from server.catalog.heads import Heads
-from server.runs.controller import Controller
-from server.runs.leases import Lease, release, take_leases
-from server.runs.services import RunServices
+from server.runs.loop.controller import Controller
+from server.runs.loop.leases import Lease, release, take_leases
+from server.runs.loop.services import RunServices
 from server.sampling.collaborators import Sampling
 from server.training.collaborators import Training
 from store.database import DATABASE_AWAY, AsyncDatabase

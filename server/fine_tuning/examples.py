@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from server.files.lines import FileKind, Message, read_dialogue
-from server.runs.examples import EXAMPLE, EXAMPLES
+from server.runs.loop.examples import EXAMPLE, EXAMPLES
 from server.runs.settings import MAX_TASKS, InlineTask
 from wire.errors import HeadwayError, InvalidRequest
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.audit.recording import Actor, record
 from server.values.paging import Page, page_of
 from store.notify import PLACEMENT_QUEUED, notify_async
-from store.placements.presence import lives_sql
+from store.planes.runner_presence import lives_sql
 from store.tables import PlacementRow, RunnerRow, TeamRow
 from wire.errors import Conflict, NotFound
 

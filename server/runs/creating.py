@@ -51,7 +51,8 @@ class Created:
 @dataclass(frozen=True, slots=True)
 class Origin:
     """By which protocol a run was asked for. `details`: what that keeps of the request; `notes`: what its user has to
-    know, as the run's first events; `gives_examples`: its tasks may be `server.runs.examples`, which it has checked."""
+    know, as the run's first events; `gives_examples`: its tasks may be examples (`server.runs.loop.examples`), which it
+    has checked."""
 
     source: str
     details: Mapping[str, Any] | None = None

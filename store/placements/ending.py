@@ -11,7 +11,7 @@ from sqlalchemy import delete, exists, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.notify import PLACEMENT_CHANGED, PLACEMENT_QUEUED, notify_async
-from store.placements.presence import lives_sql
+from store.planes.runner_presence import lives_sql
 from store.tables import ApiKeyRow, PlacementRow, RunnerRow
 from wire.errors import PlacementLost
 

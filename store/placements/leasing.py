@@ -16,7 +16,7 @@ from uuid import UUID
 from store.database import AsyncConnection
 from store.notify import PLACEMENT_CHANGED
 from store.placements.attempts import begin_another_attempt
-from store.placements.presence import takes_work_sql
+from store.planes.runner_presence import takes_work_sql
 from wire.placements import Kind
 
 _TURN = "select pg_advisory_xact_lock(hashtext('headway.placements'))"

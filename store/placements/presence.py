@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import LiteralString
 from uuid import UUID
 
 from sqlalchemy import ARRAY, Integer, Uuid, bindparam, text
@@ -12,24 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.database import Connection
 from store.tables import RunnerRow
-from wire.placements import LOST_AFTER_S
-
-_LOST_AFTER: LiteralString = "15"
-assert float(_LOST_AFTER) == LOST_AFTER_S, "SQL is put together from constants alone"
 
 NOT_NAMED_S = 60.0
 """What a runner has taken for so long without naming it in a heartbeat never reached it. Longer than any reply is under
 way; a runner that dies is found by its silence."""
-
-
-def lives_sql(alias: LiteralString) -> LiteralString:
-    """SQL: this row of runners has a recent heartbeat and is not marked as stopped."""
-    return f"({alias}.stopped_at is null and {alias}.heartbeat_at > clock_timestamp() - interval '{_LOST_AFTER} s')"
-
-
-def takes_work_sql(alias: LiteralString) -> LiteralString:
-    """SQL: it lives and is not drained."""
-    return f"({alias}.drained_at is null and {lives_sql(alias)})"
 
 
 _BEAT = text("""

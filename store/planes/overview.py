@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, Float, and_, cast, exists, func, or_, sele
 from sqlalchemy.orm import Session
 
 from store.listed_models import is_listed
-from store.placements.presence import lives_sql as runner_lives_sql
 from store.planes.registration import has_trouble, is_live
+from store.planes.runner_presence import lives_sql as runner_lives_sql
 from store.planes.trainer_availability import TrainerAvailability, trainer_availability
 from store.tables import (
     CheckpointRow,

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from server.auth.types import RoleName, ScopeName
 from server.http.authentication import AnyCallerDep
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 
 
 class Account(BaseModel):

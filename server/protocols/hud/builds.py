@@ -26,7 +26,7 @@ from server.http.request_body import COUNTED_BY_ITS_READER
 from server.http.sockets import close_reason, until_closed
 from server.principals.callers import Caller
 from server.protocols.hud import projects
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from store.notify import BUILD_CHANGED
 from wire.errors import HeadwayError, NotFound, Unauthenticated
 

@@ -13,7 +13,7 @@ from server.guard.types import Eval, EvalRequest, EvaluationJob, EvaluationMark
 from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from server.values.paging import Page
 
 router = HudRouter(tags=["evals"])

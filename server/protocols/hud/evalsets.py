@@ -14,7 +14,7 @@ from server.environments.finding import deployed_environment
 from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.request_body import UPLOAD
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from server.tasksets import service
 from wire.errors import InvalidRequest
 

@@ -10,7 +10,7 @@ from server.guard.types import Alarm, Guard, GuardRequest
 from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from server.values.closed_requests import Closed
 from server.values.paging import Page
 from server.values.texts import Sentence

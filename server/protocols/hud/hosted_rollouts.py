@@ -13,7 +13,7 @@ from server.hosted_rollouts.submitting import submit
 from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.request_body import UPLOAD
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from server.values.closed_requests import Closed
 
 router = HudRouter(tags=["rollouts"])

@@ -11,8 +11,8 @@ from server.catalog.repository import as_uuid
 from server.http.authentication import CallerDep, ReporterDep
 from server.http.context import ContextDep
 from server.jobs import service
-from server.protocols.hud.routing import HudRouter
-from server.protocols.hud.visibility import ReportedJob, SeenJob
+from server.protocols.hud.shared.routing import HudRouter
+from server.protocols.hud.shared.visibility import ReportedJob, SeenJob
 from server.rollouts.types import (
     CancelRequest,
     Deleted,

@@ -20,7 +20,7 @@ from server.catalog.types import (
 )
 from server.http.authentication import CallerDep, ModelUserDep
 from server.http.context import ContextDep
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 
 
 class HeadRequest(BaseModel):

@@ -19,7 +19,7 @@ from server.environments.registry import (
 from server.environments.types import Environment, EnvironmentPage
 from server.http.authentication import DeployerDep, EnvironmentReaderDep
 from server.http.context import ContextDep
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from wire.errors import Forbidden
 
 router = HudRouter(tags=["environments"])

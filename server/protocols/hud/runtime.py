@@ -16,8 +16,8 @@ from server.http.access import sent_key
 from server.http.authentication import CallerDep, caller_of_socket
 from server.http.context import Context, ContextDep
 from server.http.sockets import deny
-from server.protocols.hud.errors import hud_error
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.errors import hud_error
+from server.protocols.hud.shared.routing import HudRouter
 from wire.environment_names import MAX_NAME
 from wire.errors import HeadwayError, NotFound
 

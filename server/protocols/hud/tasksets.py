@@ -14,9 +14,9 @@ from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.request_body import UPLOAD
 from server.protocols.hud import projects
-from server.protocols.hud.openapi import json_body
 from server.protocols.hud.projects import Project, ProjectPage, ProjectRequest
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.openapi import json_body
+from server.protocols.hud.shared.routing import HudRouter
 from server.protocols.hud.taskset_schemas import TasksetExport, TasksetRequest
 from server.tasksets import service
 from server.tasksets.types import (

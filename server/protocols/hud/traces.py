@@ -17,11 +17,11 @@ from server.http.authentication import CallerDep, TraceReporterDep
 from server.http.context import ContextDep
 from server.http.disconnects import unless_disconnected
 from server.http.request_body import UPLOAD
-from server.protocols.hud.openapi import json_body
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.openapi import json_body
+from server.protocols.hud.shared.routing import HudRouter
+from server.protocols.hud.shared.visibility import ReportedTrace, SeenTrace
 from server.protocols.hud.trace_filters import FilterDep
 from server.protocols.hud.trace_schemas import ScoreTrace, TelemetryUpload, TraceDetail, TraceEvents, TraceSpans
-from server.protocols.hud.visibility import ReportedTrace, SeenTrace
 from server.rollouts import service
 from server.rollouts.details import trace_detail, trace_events, trace_spans
 from server.rollouts.types import (

@@ -11,7 +11,7 @@ from server.guard.types import TrainabilityReport
 from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, LimitParam
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from server.trainability.report import trainability
 
 router = HudRouter(tags=["trainability"])

@@ -13,7 +13,7 @@ from server.fine_tuning.requests import Effort
 from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.request_body import UPLOAD
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from server.runs.settings import MAX_TASKS, InlineTask
 from server.runs.types import Run, State
 from server.values.closed_requests import Closed

@@ -12,7 +12,7 @@ from server.http.authentication import CallerDep
 from server.http.context import ContextDep
 from server.http.disconnects import body_chunks
 from server.http.request_body import COUNTED_BY_ITS_READER
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from server.protocols.hud.trace_filters import FilterDep
 from server.rollouts.exporting import count_wanted, export
 from server.rollouts.formats import FORMATS, FormatName

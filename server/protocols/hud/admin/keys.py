@@ -11,7 +11,7 @@ from server.auth.types import Key, KeyRequest, NewKey, RotateRequest
 from server.http.authentication import AdminDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from server.team import keys, service
 from server.values.paging import Page
 

@@ -13,7 +13,7 @@ from server.catalog.types import Head, PauseRequest
 from server.http.authentication import AdminDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from server.values.closed_requests import Closed
 from server.values.paging import Page
 from server.values.texts import Sentence

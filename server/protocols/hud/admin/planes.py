@@ -10,7 +10,7 @@ from server.audit.recording import actor_of
 from server.http.authentication import AdminDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 from server.values.paging import Page
 from store.tables import SamplerRow, TrainerRow
 

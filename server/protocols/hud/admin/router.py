@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from server.protocols.hud.admin import bases, keys, models, planes, teams
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.routing import HudRouter
 
 router = HudRouter(prefix="/v2/admin", tags=["admin"])
 for part in (teams, keys, bases, planes, models):

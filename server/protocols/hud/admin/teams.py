@@ -10,8 +10,8 @@ from server.audit.types import Event
 from server.http.authentication import AdminDep
 from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
-from server.protocols.hud.event_filters import EventFilterParams
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.event_filters import EventFilterParams
+from server.protocols.hud.shared.routing import HudRouter
 from server.team import service
 from server.team.types import Quotas, Team, TeamChange, TeamRequest, TeamWithUsage
 from server.values.paging import Page

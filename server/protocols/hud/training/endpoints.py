@@ -18,8 +18,8 @@ from server.http.authentication import KeyDep
 from server.http.context import Context, ContextDep
 from server.http.disconnects import unless_disconnected
 from server.http.request_body import COUNTED_BY_ITS_READER, open_body
-from server.protocols.hud.openapi import json_body
-from server.protocols.hud.routing import HudRouter
+from server.protocols.hud.shared.openapi import json_body
+from server.protocols.hud.shared.routing import HudRouter
 from server.protocols.hud.training import schemas as wire
 from server.protocols.hud.training.body import read_request
 from server.protocols.hud.training.digests import request_digest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.runs.curriculum import spread_first
+from server.runs.loop.curriculum import spread_first
 
 
 def test_tasks_whose_groups_disagree_come_before_others_in_the_order_of_their_turns():

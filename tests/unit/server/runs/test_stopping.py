@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from server.runs.loop.stopping import Standing, drops_in_a_row, reason_to_stop
 from server.runs.settings import StopRules
-from server.runs.stopping import Standing, drops_in_a_row, reason_to_stop
 
 
 @pytest.mark.parametrize(

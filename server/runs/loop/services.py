@@ -12,7 +12,7 @@ from server.catalog.heads import Heads
 from server.principals.callers import Caller
 from server.principals.roles import Scope
 from server.process.shutdown import Shutdown
-from server.runs.leases import Lease
+from server.runs.loop.leases import Lease
 from server.runs.settings import HeldOut, RunConfig, StopRules
 from server.runs.tasks import Task, read_tasks
 from server.sampling.collaborators import Sampling

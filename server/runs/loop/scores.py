@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.runs.stopping import Standing
+from server.runs.loop.stopping import Standing
 from store.tables import RunEventRow, RunRow, RunStepRow
 
 

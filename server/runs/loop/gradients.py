@@ -10,8 +10,8 @@ from typing import Any
 from uuid import UUID
 
 from server.runs.creating import KL_OPTION
-from server.runs.examples import trajectories_of
-from server.runs.services import LeasedRun
+from server.runs.loop.examples import trajectories_of
+from server.runs.loop.services import LeasedRun
 from server.sampling.targets import find_target
 from server.training import service
 from server.training.admission import TrainedModel

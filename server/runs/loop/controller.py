@@ -12,17 +12,17 @@ import structlog
 from sqlalchemy import select
 
 from server.process.shutdown import ServerStopping
-from server.runs import ending
-from server.runs.failures import PASSES_BY_ITSELF, BatchDropped, RunFailed, patiently, say_waiting
-from server.runs.leases import Lease, LeaseLost
-from server.runs.obstacles import Obstacle, obstacle_of
-from server.runs.opening import OVER, begin, open_evaluation, open_step
-from server.runs.rolling import advance_rollouts, look_at
+from server.runs.loop import ending
+from server.runs.loop.failures import PASSES_BY_ITSELF, BatchDropped, RunFailed, patiently, say_waiting
+from server.runs.loop.leases import Lease, LeaseLost
+from server.runs.loop.obstacles import Obstacle, obstacle_of
+from server.runs.loop.opening import OVER, begin, open_evaluation, open_step
+from server.runs.loop.rolling import advance_rollouts, look_at
+from server.runs.loop.scores import standing_of
+from server.runs.loop.services import LeasedRun, RunServices, open_leased_run
+from server.runs.loop.stopping import reason_to_stop
+from server.runs.loop.training import begin_training, drop_unfinished, train
 from server.runs.schedule import is_evaluated_after
-from server.runs.scores import standing_of
-from server.runs.services import LeasedRun, RunServices, open_leased_run
-from server.runs.stopping import reason_to_stop
-from server.runs.training import begin_training, drop_unfinished, train
 from store.notify import PLACEMENT_CHANGED, RUN_CHANGED, Subscription
 from store.tables import RunRow, RunStepRow
 from wire.errors import HeadwayError

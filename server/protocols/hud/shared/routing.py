@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from server.http.problem import ErrorBody
 from server.http.routing import KeyedRoute, KeyedRouter
-from server.protocols.hud.errors import hud_error
+from server.protocols.hud.shared.errors import hud_error
 
 
 class HudRoute(KeyedRoute):

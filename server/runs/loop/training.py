@@ -12,12 +12,12 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.runs.events import add_event
-from server.runs.failures import BATCH_LOST, BatchDropped, RunFailed, patiently
-from server.runs.gradients import GRADIENTS, GradientCall, request_digest
-from server.runs.opening import OVER
-from server.runs.pins import is_kept, pin
+from server.runs.loop.failures import BATCH_LOST, BatchDropped, RunFailed, patiently
+from server.runs.loop.gradients import GRADIENTS, GradientCall, request_digest
+from server.runs.loop.opening import OVER
+from server.runs.loop.pins import is_kept, pin
+from server.runs.loop.services import LeasedRun
 from server.runs.schedule import learning_rate
-from server.runs.services import LeasedRun
 from server.training.admission import trainable_model
 from server.training.operations import Call, submit
 from server.training.service import optim_step

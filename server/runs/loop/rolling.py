@@ -11,11 +11,11 @@ from sqlalchemy import select
 
 from server.hosted_rollouts.submissions import RunPlace, Submission
 from server.hosted_rollouts.submitting import submit_in
-from server.runs.evaluating import conclude_evaluation
-from server.runs.grouping import conclude_rollouts
+from server.runs.loop.evaluating import conclude_evaluation
+from server.runs.loop.grouping import conclude_rollouts
+from server.runs.loop.services import LeasedRun
 from server.runs.places import Place, places_of, with_another_try
 from server.runs.rollout_states import RolloutState, states_of
-from server.runs.services import LeasedRun
 from store.tables import RunStepRow
 
 

@@ -11,12 +11,12 @@ from server.audit.recording import Actor
 from server.catalog.heads import roll_to
 from server.hosted_rollouts.cancelling import cancel_rollouts
 from server.runs.events import add_event
-from server.runs.failures import patiently
-from server.runs.opening import OVER, discard_gradients
-from server.runs.pins import pin
+from server.runs.loop.failures import patiently
+from server.runs.loop.opening import OVER, discard_gradients
+from server.runs.loop.pins import pin
+from server.runs.loop.services import LeasedRun
+from server.runs.loop.training import drop_unfinished
 from server.runs.places import places_of
-from server.runs.services import LeasedRun
-from server.runs.training import drop_unfinished
 from store.tables import CheckpointRow, ModelRow, RunStepRow
 
 RUN = Actor(name="run")

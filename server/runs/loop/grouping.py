@@ -13,10 +13,10 @@ import numpy as np
 from sqlalchemy import func, select
 
 from server.runs.events import add_event
-from server.runs.failures import RunFailed
+from server.runs.loop.failures import RunFailed
+from server.runs.loop.services import LeasedRun
 from server.runs.places import Place
 from server.runs.rollout_states import RolloutState
-from server.runs.services import LeasedRun
 from store.tables import RunStepRow
 from wire.spread import has_spread
 

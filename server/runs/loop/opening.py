@@ -8,11 +8,11 @@ from sqlalchemy import delete, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.runs.creating import new_held_out_job
-from server.runs.curriculum import choose_tasks
 from server.runs.events import add_event
-from server.runs.failures import RunFailed
+from server.runs.loop.curriculum import choose_tasks
+from server.runs.loop.failures import RunFailed
+from server.runs.loop.services import LeasedRun
 from server.runs.schedule import held_out_job
-from server.runs.services import LeasedRun
 from store.operation_kinds import CONSUMERS, GRADIENTS
 from store.tables import CheckpointRow, ModelRow, OperationRow, RunRow, RunStepRow
 from store.tree import move_head

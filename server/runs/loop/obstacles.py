@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from store.placements.presence import takes_work_sql
+from store.planes.runner_presence import takes_work_sql
 from store.tables import RunRow, RunStepRow, TeamRow
 
 _HAS_RUNNER = text(f"""

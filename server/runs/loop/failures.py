@@ -12,7 +12,7 @@ from server.catalog.pausing import ModelPaused
 from server.principals.quotas import QuotaSpent
 from server.process.shutdown import ServerStopping
 from server.runs.events import add_event
-from server.runs.leases import Lease
+from server.runs.loop.leases import Lease
 from store.database import DATABASE_AWAY
 from wire.errors import HeadwayError, NothingAccumulated, Superseded, TimedOut, Unavailable
 

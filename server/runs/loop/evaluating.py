@@ -10,14 +10,14 @@ from sqlalchemy import func, select
 
 from server.evals.jobs import ScoredCheckpoint, keep_score
 from server.runs.events import add_event
-from server.runs.failures import RunFailed
-from server.runs.grouping import refuse_failures
-from server.runs.pins import pin
+from server.runs.loop.failures import RunFailed
+from server.runs.loop.grouping import refuse_failures
+from server.runs.loop.pins import pin
+from server.runs.loop.scores import scores_since_resumed
+from server.runs.loop.services import LeasedRun
+from server.runs.loop.stopping import drops_in_a_row
 from server.runs.places import Place
 from server.runs.rollout_states import RolloutState
-from server.runs.scores import scores_since_resumed
-from server.runs.services import LeasedRun
-from server.runs.stopping import drops_in_a_row
 from store.notify import GUARD_DUE, notify_async
 from store.tables import JobRow, RunStepRow
 

@@ -1,0 +1,1 @@
+"""What all of HUD's routes have in common."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import grimp
 
-PACKAGES = ("wire", "store", "server", "trainer", "sampler", "cli")
+PACKAGES = ("wire", "store", "server", "trainer", "sampler", "runner", "cli")
 MAX_LARGEST_GROUP = 8
 MAX_PACKAGES_IN_CYCLES = 21
 MANY_FILES = 20

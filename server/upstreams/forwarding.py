@@ -21,7 +21,7 @@ from server.upstreams.events import JsonEvents
 from server.upstreams.keys import vendors_key
 from server.upstreams.recording import served_by_vendor
 from server.upstreams.types import UpstreamCall, UpstreamTarget
-from wire.errors import Forbidden, HeadwayError
+from wire.errors import UNTIL_MENDED, Forbidden, HeadwayError
 from wire.process.off_loop import off_loop
 
 log = structlog.get_logger(__name__)
@@ -37,6 +37,7 @@ class UpstreamFailed(HeadwayError):
 
     status: ClassVar[int] = 502
     code: ClassVar[str] = "upstream_failed"
+    tries: ClassVar[int | None] = UNTIL_MENDED
 
 
 class UpstreamTimedOut(HeadwayError):
@@ -44,6 +45,7 @@ class UpstreamTimedOut(HeadwayError):
 
     status: ClassVar[int] = 504
     code: ClassVar[str] = "upstream_timed_out"
+    tries: ClassVar[int | None] = UNTIL_MENDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from server.app import create_app
 from server.audit.recording import COMMAND_LINE
@@ -23,10 +23,11 @@ from server.guard.settings import read_set, write_guard
 from server.guard.types import RuleSettings
 from server.process.settings import ServerSettings
 from store.database import AsyncDatabase
-from store.tables import AlarmRow, ApiKeyRow, EventRow, ModelRow, SamplerRow, TeamRow, TrainerRow
+from store.tables import AlarmRow, ApiKeyRow, EventRow, ModelRow, RunRow, SamplerRow, TeamRow, TrainerRow
 from tests.contract.conftest import Team, new_team
 from tests.contract.test_pages import counted_queries, csrf_token, key_of, signed_in, team_id, team_id_in, visitor
 from tests.pages.rollouts import trace_row
+from tests.pages.runs import add_run
 
 __all__ = ["visitor"]
 
@@ -46,6 +47,7 @@ FORMS: dict[tuple[str | None, str], tuple[set[str], set[str], dict[str, str]]] =
     ("/models/{model}/alarms/{alarm}/undo", "/forms/models/{model}/alarms/{alarm}/undo"): (TRAIN, NOBODY, {}),
     ("/models/{model}/guard/rules/entropy", "/forms/models/{model}/guard/rules/entropy"): (TRAIN, NOBODY, {}),
     ("/models/{model}/guard/evaluations", "/forms/models/{model}/guard/evaluations"): (TRAIN, NOBODY, {}),
+    ("/runs/{run}/cancel", "/forms/runs/{run}/cancel"): (TRAIN, NOBODY, {}),
     (None, "/forms/traces/{trace}/logprobs"): (TRAIN, NOBODY, {}),
     ("/keys/new", "/forms/keys"): (KEYS, BEYOND, {"name": "a key"}),
     ("/keys/{key}/rotate", "/forms/keys/{key}/rotate"): (KEYS, BEYOND, {"grace_s": "3600"}),
@@ -96,7 +98,10 @@ async def fresh_things(scene: Scene, database: AsyncDatabase) -> dict[str, str]:
         _, key = await issue(session, uuid.UUID(scene.things["team"]), grant, COMMAND_LINE)
         alarm = alarm_row(model_id)
         session.add(alarm)
-    return {**scene.things, "key": str(key.id), "alarm": str(alarm.id)}
+        forked = await session.get_one(ModelRow, model_id)
+        await session.execute(update(RunRow).where(RunRow.model_id == model_id).values(state="cancelled"))
+        run = await add_run(session, forked, steps=1)
+    return {**scene.things, "key": str(key.id), "alarm": str(alarm.id), "run": str(run.id)}
 
 
 def alarm_row(model_id: uuid.UUID) -> AlarmRow:
@@ -117,6 +122,7 @@ def test_every_form_has_a_line_in_the_table(tmp_path):
     in_table = {
         re.sub(r"^/forms/system/(trainer|sampler)/\{\}/\w+", "/forms/system/{}/{}/{}", form) for form in in_table
     }
+    in_table = {re.sub(r"^/forms/runs/\{\}/\w+", "/forms/runs/{}/{}", form) for form in in_table}
     assert in_table | OPEN == {re.sub(r"\{\w+\}", "{}", form) for form in forms}
 
 
@@ -169,7 +175,7 @@ async def test_who_may_not_press_a_button_does_not_see_it(scene: Scene, path, da
         assert (button.format(**scene.things) in reply.text) == (role in allowed), role
 
 
-BUDGETS = [("/keys", 6, 140_000), ("/keys/new", 2, 8_000), ("/teams/{team}", 4, 8_000), ("/system", 9, 60_000),
+BUDGETS = [("/keys", 6, 140_000), ("/keys/new", 2, 8_000), ("/teams/{team}", 4, 8_000), ("/system", 10, 60_000),
            ("/system/trainer/{trainer}/drain", 6, 8_000)]  # fmt: skip
 
 

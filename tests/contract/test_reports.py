@@ -135,7 +135,7 @@ async def test_the_api_description_loads_nothing_from_elsewhere(team):
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/responses"), ("POST", "/v1/messages"), ("GET", "/v2/models/"), ("GET", "/nothing"), ("GET", "/%00")],
+    [("POST", "/responses"), ("GET", "/v2/models/"), ("GET", "/nothing"), ("GET", "/%00")],
 )
 async def test_anything_else_is_a_404_with_a_sentence(method, path, standing_team):
     reply = await standing_team.http.request(method, path, json={"model": "gpt-5"})
@@ -149,10 +149,10 @@ async def test_a_wrong_method_is_a_405_with_a_sentence(team):
     assert reply.json()["detail"]
 
 
-async def test_remote_environments_are_refused_with_a_reason(team):
+async def test_an_environment_that_is_not_deployed_is_refused_with_what_to_do(team):
     reply = await team.http.post("/runtime/sessions", json={"environment": "x"})
     assert reply.status_code == 404
-    assert "runs no environments" in reply.json()["detail"]
+    assert "deploy it with 'hud deploy'" in reply.json()["detail"]
 
 
 async def test_a_request_id_is_taken_over_or_made(team):

@@ -173,15 +173,3 @@ async def test_a_team_is_one_project(team):
     assert (await team.http.get(f"/v2/projects/{project['id']}")).json() == project
     assert (await team.http.get("/v2/projects?search=other")).json() == {"items": [], "total": 0}
     assert (await upload(team, task(), project_id=project["id"])).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/v2/rollouts/submit"),
-    ],
-)
-async def test_what_a_hosted_service_runs_is_refused_with_what_to_do_instead(method, path, standing_team):
-    reply = await standing_team.http.request(method, path, json={"trace_id": str(uuid.uuid4())})
-    assert (reply.status_code, reply.json()["code"]) == (422, "not_offered")
-    assert 'LocalRuntime("env.py")' in reply.json()["detail"]

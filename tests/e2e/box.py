@@ -126,3 +126,12 @@ def _environment(pid: int) -> str:
         return Path(f"/proc/{pid}/environ").read_text()
     except OSError:
         return ""
+
+
+def point_sdk_at(box: Box) -> None:
+    """For the SDK of this process, which other tests may have imported before: it reads its variables only then."""
+    from hud.settings import settings
+
+    for plane in ("api", "rl", "gateway", "telemetry", "runtime", "web"):
+        setattr(settings, f"hud_{plane}_url", box.url)
+    settings.api_key = box.env["HUD_API_KEY"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import database_folder
-from tests.e2e.box import Box
+from tests.e2e.box import Box, point_sdk_at
 
 TINY_BASE = Path(__file__).parents[2] / ".headway-cache" / "tiny-arith"
 
@@ -28,6 +28,7 @@ def box(tiny_base: Path) -> Iterator[Box]:
         os.environ.update(
             NO_PROXY="127.0.0.1", no_proxy="127.0.0.1", HUD_SKIP_VERSION_CHECK="1", HUD_CLI_ANALYTICS_ENABLED="0"
         )
+        point_sdk_at(box)
         yield box
         if box.process is not None:
             assert box.stop() == 0

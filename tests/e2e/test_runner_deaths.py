@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import database_folder
-from tests.e2e.box import Box
+from tests.e2e.box import Box, point_sdk_at
 from tests.e2e.deployed import deploy
 from tests.e2e.hosted import num_running, run_hosted, runner_log, task, until
 
@@ -33,14 +33,6 @@ def mortal(tiny_base: Path) -> Iterator[Box]:
         box.fork("m")
         yield box
         box.stop()
-
-
-def point_sdk_at(box: Box) -> None:
-    from hud.settings import settings
-
-    for plane in ("api", "rl", "gateway", "telemetry", "runtime", "web"):
-        setattr(settings, f"hud_{plane}_url", box.url)
-    settings.api_key = box.env["HUD_API_KEY"]
 
 
 async def during_rollouts(box: Box, act: Any, wait_s: float = 3.0, count: int = 4) -> Any:

@@ -24,6 +24,8 @@ AGES_AND_LABELS = {
     "server/principals/quotas.py": "how long until a quota begins anew, in a sentence",
     "server/team/service.py": "when a quota begins anew, for people to read",
     "server/rollouts/imported_lines.py": "when a rollout ended whose line does not say",
+    "server/upstreams/recording.py": "when a vendor was asked",
+    "runner/environments/local.py": "age of what is kept, for its removal",
     "store/backup/writing.py": "when a backup was begun",
     "store/blobs.py": "age of a file, for the collector",
     "store/checkpoint_stores/file.py": "age of a folder, for the collector",

@@ -29,8 +29,16 @@ CAUGHT = {
     "_ParentGone": "store/rollouts/recording.py",
     "_OnRecord": "store/rollouts/importing.py",
     "GaveUp": "cli/commands/planes.py",
+    "LeaseLost": "server/runs/loop/controller.py",
+    "RunFailed": "server/runs/loop/controller.py",
+    "BatchDropped": "server/runs/loop/controller.py",
+    "ClientGone": "server/environments/tunnels.py",
+    "NoSuchValue": "server/fine_tuning/graded_tasks.py",
+    "FormulaError": "runner/environments/builtin/grading.py",
 }
 """Where what is no refusal is caught. (Commands print what they cannot do, and have no callers on the wire.)"""
+IN_VALIDATORS = {"TemplateError"}
+"""Raised where a body is validated, which refuses it for any ValueError."""
 NOT_ANSWERED = ("cli", "server.mirror", "store.backup")
 
 
@@ -50,6 +58,7 @@ def unmapped(kinds: Iterable[type[Exception]]) -> set[str]:
         kind.__name__
         for kind in kinds
         if not issubclass(kind, (HTTPException, *REFUSED))
+        and not (kind.__name__ in IN_VALIDATORS and issubclass(kind, ValueError))
         and not CAUGHT.keys() & {base.__name__ for base in kind.__mro__}
     }
 

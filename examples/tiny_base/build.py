@@ -8,10 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -19,10 +16,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from examples.arithmetic.problems import Problem, score, split_problems
+from examples.tiny_base.architecture import make_model
 from examples.tiny_base.corpus import TEXTBOOK, read_corpus
+from examples.tiny_base.publishing import publish
 from examples.tiny_base.recipe import RECIPE_FILE, TinyBaseConfig, fingerprint, is_built
 from examples.tiny_base.tokenizer import build_tokenizer, save_tokenizer
 
@@ -43,34 +42,8 @@ def build_tiny_base(out: Path, config: TinyBaseConfig | None = None, say: Say = 
     if is_built(out, config):
         say(f"{out}: already built")
         return out
-    if out.exists() and any(out.iterdir()) and not (out / RECIPE_FILE).is_file():
-        raise FileExistsError(f"{out} exists and is not a tiny base; choose another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        _build_into(scratch, config, say)
-        _make_readable(scratch)
-        _move_into_place(scratch, out, config)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    publish(out, RECIPE_FILE, lambda folder: _build_into(folder, config, say), lambda: is_built(out, config))
     return out
-
-
-def _make_readable(folder: Path) -> None:
-    """A sampler may run as another user than the one who built."""
-    folder.chmod(0o755)
-    for file in folder.iterdir():
-        file.chmod(0o644)
-
-
-def _move_into_place(scratch: Path, out: Path, config: TinyBaseConfig) -> None:
-    if out.exists() and not is_built(out, config):
-        shutil.rmtree(out)
-    try:
-        os.replace(scratch, out)
-    except OSError:
-        if not is_built(out, config):  # another process finished the same model first: fine
-            raise
 
 
 def _build_into(folder: Path, config: TinyBaseConfig, say: Say) -> None:
@@ -81,7 +54,7 @@ def _build_into(folder: Path, config: TinyBaseConfig, say: Say) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             tokenizer = build_tokenizer(config.context_length)
-            model = _make_model(config, tokenizer)
+            model = make_model(config, tokenizer)
         say(f"base model: {model.num_parameters():,} weights, vocabulary {len(tokenizer)}")
         _school(model, tokenizer, config, say)
         figures = measure(model, tokenizer, config.seed)
@@ -93,26 +66,6 @@ def _build_into(folder: Path, config: TinyBaseConfig, say: Say) -> None:
     recipe = {"fingerprint": fingerprint(config), "config": dataclasses.asdict(config), "figures": figures}
     (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
     say("base model ready: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
-
-
-def _make_model(config: TinyBaseConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    architecture = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        max_position_embeddings=config.context_length,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.05,
-        dtype="float32",
-    )
-    return Qwen3ForCausalLM(architecture)
 
 
 def _school(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, config: TinyBaseConfig, say: Say) -> None:

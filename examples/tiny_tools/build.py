@@ -17,13 +17,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from examples.guessing.game import PROMPT
+from examples.tiny_base.architecture import make_model
+from examples.tiny_base.publishing import publish
 from examples.tiny_base.tokenizer import save_tokenizer
 from examples.tiny_tools.corpus import TEXTBOOK, PlayedGame, read_games
 from examples.tiny_tools.measuring import TOOL, mean_reward
-from examples.tiny_tools.publishing import publish
 from examples.tiny_tools.recipe import RECIPE_FILE, TinyToolsConfig, fingerprint, is_built
 from examples.tiny_tools.tokenizer import build_tokenizer
 
@@ -56,7 +57,7 @@ def _build_into(folder: Path, config: TinyToolsConfig, say: Say) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             tokenizer = build_tokenizer(config.context_length)
-            model = _make_model(config, tokenizer)
+            model = make_model(config, tokenizer)
             say(f"base model: {model.num_parameters():,} weights, vocabulary {len(tokenizer)}")
             _school(model, tokenizer, config, say)
             figures = {
@@ -71,26 +72,6 @@ def _build_into(folder: Path, config: TinyToolsConfig, say: Say) -> None:
     recipe = {"fingerprint": fingerprint(config), "config": dataclasses.asdict(config), "figures": figures}
     (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
     say("base model ready: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
-
-
-def _make_model(config: TinyToolsConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    architecture = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        max_position_embeddings=config.context_length,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.05,
-        dtype="float32",
-    )
-    return Qwen3ForCausalLM(architecture)
 
 
 def _school(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, config: TinyToolsConfig, say: Say) -> None:

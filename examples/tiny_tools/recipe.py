@@ -44,7 +44,8 @@ def fingerprint(config: TinyToolsConfig) -> str:
     """Changes with the config and with every source file that the weights depend on."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
     here = Path(__file__).parent
-    for source in sorted([*here.glob("*.py"), *here.glob("*.jinja"), Path(game.__file__)]):
+    shared = [here.parent / "tiny_base" / name for name in ("architecture.py", "tokenizer.py")]
+    for source in sorted([*here.glob("*.py"), *here.glob("*.jinja"), *shared, Path(game.__file__)]):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 

@@ -54,7 +54,12 @@ async def processes(team, database_url, tmp_path, monkeypatch) -> AsyncIterator[
     """Two servers on one database."""
     monkeypatch.setattr(cache_barrier, "CACHE_LIFETIME_S", CACHE_LIFETIME_S)
     settings = ServerSettings(database_url, tmp_path, "token")
-    options = {"headers": {"Authorization": team.http.headers["Authorization"]}, "trust_env": False}
+    options = {
+        "headers": {"Authorization": team.http.headers["Authorization"]},
+        "trust_env": False,
+        "timeout": 30,
+        "verify": False,
+    }
     async with (
         serving(with_a_forgetful_route(create_app(settings))) as one,
         serving(create_app(settings)) as two,

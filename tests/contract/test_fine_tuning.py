@@ -245,14 +245,14 @@ async def test_checkpoints_are_names_that_chats_take(client, team, model, databa
     async with database.session() as session:
         row = await session.get_one(ModelRow, uuid.UUID(model["id"]))
         names = []
-        for number in (1, 2):
+        for number in (11, 12):  # not those that the run is at
             checkpoint = await add_checkpoint(session, row)
             await session.flush()
             row.head_checkpoint_id = checkpoint.id
             names.append(checkpoint.name)
             session.add(step_of(job, number, checkpoint.id))
     found = [one async for one in client.fine_tuning.jobs.checkpoints.list(job.id, limit=1)]
-    assert [one.step_number for one in found] == [2, 1]
+    assert [one.step_number for one in found] == [12, 11]
     assert found[0].fine_tuned_model_checkpoint == f"{model['model_name']}:{names[1]}"
     assert found[0].fine_tuning_job_id == job.id
     assert found[0].metrics.to_dict()["reward"] == 0.5

@@ -115,9 +115,7 @@ async def test_a_taskset_from_the_api_runs_with_a_runtime_of_one_s_own(box: Box)
 
     refused = await remote.filter([next(iter(remote)).slug]).run(agent, runtime=HostedRuntime(poll_interval=0.1))
     (run,) = refused.runs
-    assert "this server runs no rollouts itself: give the taskset a runtime of your own" in str(
-        run.trace.steps[-1].error
-    )
+    assert "no environment 'arithmetic' is deployed here: deploy it with 'hud deploy'" in str(run.trace.steps[-1].error)
 
     with pytest.raises(ValueError, match="taskset not found: no such taskset"):
         Taskset.from_api("no such taskset")

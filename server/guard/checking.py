@@ -7,6 +7,7 @@ roll-backs) is left to `server.guard.acting`.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ log = structlog.get_logger(__name__)
 Kind = Literal["checkpoint", "eval", "operation"]
 
 _BATCH = 50
+_LOOK_S = 1.0
+"""A look ends after this time, and the next one asks anew what is due: whoever came since takes its turn there."""
+
 _TABLES: dict[Kind, type[CheckpointRow | EvalRow | OperationRow]] = {
     "checkpoint": CheckpointRow,
     "eval": EvalRow,
@@ -50,11 +54,14 @@ class Due:
 
 
 async def check_due(database: AsyncDatabase) -> int:
-    """Look at what is new, oldest first; how many things that were."""
+    """Look at what is new, oldest first, for `_LOOK_S` at most; how many things that were."""
+    until = time.monotonic() + _LOOK_S
     async with database.session() as session:
         due = await _due(session)
     num_checked, elsewhere = 0, set[UUID]()
     for one in due:
+        if time.monotonic() > until:
+            break
         if one.model_id in elsewhere:
             continue
         try:

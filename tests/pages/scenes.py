@@ -87,7 +87,7 @@ def checkpoint(
     values = {
         "id": node_id, "model_id": model.id, "parent_id": parent.id if parent else None,
         "files_id": node_id, "files_model_id": model.id, "step": step, "name": f"{step:04d}-{node_id.hex[:8]}",
-        "status": "committed", "manifest": {"version": 1, "files": files}, "metrics": metrics,
+        "status": "committed", "guard_checked_at": at, "manifest": {"version": 1, "files": files}, "metrics": metrics,
         "num_traces": 64, "num_datums": 64, "num_tokens": 12_000, "mean_reward": reward, "learning_rate": 2e-5,
         "loss_fn": "importance_sampling", "created_at": at, "committed_at": at,
     }  # fmt: skip

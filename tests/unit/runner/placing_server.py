@@ -57,9 +57,13 @@ class PlacingServer:
         await _until(lambda: len(self.called(what)) >= count, timeout_s)
         return self.called(what)
 
-    async def until_held(self, count: int, timeout_s: float = 10.0) -> None:
-        """Until a heartbeat names so many placements."""
-        await _until(lambda: any(len(body["held"]) == count for body in self.called("heartbeat")[-1:]), timeout_s)
+    async def until_held(self, count: int, timeout_s: float = 10.0, named: Placement | None = None) -> None:
+        """Until a heartbeat names so many placements, this one among them."""
+
+        def is_held(body: Any) -> bool:
+            return len(body["held"]) == count and (named is None or str(named.placement_id) in str(body["held"]))
+
+        await _until(lambda: any(map(is_held, self.called("heartbeat")[-1:])), timeout_s)
 
     async def until_ended(self, placement: Placement, timeout_s: float = 10.0) -> Any:
         """The body of the placement's end."""
@@ -94,7 +98,9 @@ class PlacingServer:
             if what == "heartbeat":
                 return {"stop": self.stop}
             if what == "lease":
-                await _until(lambda: bool(self.queue), body["wait_s"])
+                await _until(lambda: bool(self.queue) or runner != self.runner_id, body["wait_s"])
+                if runner != self.runner_id:
+                    return JSONResponse({"detail": "no such runner", "code": "not_found"}, 404)
                 leased = [self.queue.pop(0) for _ in range(min(body["slots"], len(self.queue)))]
                 return {"placements": [one.model_dump(mode="json") for one in leased]}
             return {}

@@ -199,8 +199,8 @@ async def test_a_runner_that_the_server_has_forgotten_stops_everything_and_regis
         await server.until("register", 2)
         assert stopped == [one.placement_id]
         assert server.called("end") == []
-        server.queue.append(placement("rollout"))
-        await server.until("lease", len(server.called("lease")) + 1)
+        server.queue.append(two := placement("rollout"))
+        await server.until_held(1, named=two)
 
 
 async def test_a_lost_placement_is_dropped_without_another_word(server: PlacingServer, tmp_path: Path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -97,7 +97,7 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
         if begun is None:
             return _gone()
         first, events = begun
-        return StreamingResponse(_lines(first, events), media_type="application/x-ndjson")
+        return _Lines(_lines(first, events), media_type="application/x-ndjson")
 
     async def score(body: ScoreRequest, request: Request) -> PromptScores | Response:
         scores = await _unless_gone(request, backend.score(body))
@@ -200,7 +200,17 @@ async def _message(
     return await backend.derender(answer)
 
 
-async def _lines(first: GenerateEvent, events: Events) -> AsyncIterator[bytes]:
+class _Lines(StreamingResponse):
+    """Closes what it streams, which ends the sequence: a generator that is only left is closed by some collection."""
+
+    async def stream_response(self, send: Send) -> None:
+        """See StreamingResponse."""
+        lines = cast(AsyncGenerator[bytes, None], self.body_iterator)
+        async with aclosing(lines):
+            await super().stream_response(send)
+
+
+async def _lines(first: GenerateEvent, events: Events) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         yield _line(first)
         async for event in events:

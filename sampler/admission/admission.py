@@ -104,15 +104,25 @@ class Admission:
         async def replay() -> Message:
             return unread.pop() if unread else await receive()
 
+        serving, is_stalled = asyncio.current_task(), False
+
         async def send_in_time(message: Message) -> None:
+            nonlocal is_stalled
             try:
                 async with asyncio.timeout(self._bounds.stalled_s):
                     await send(message)
             except TimeoutError:
                 log.warning("reader_stalled", for_s=self._bounds.stalled_s)
+                if serving is not None and not is_stalled:
+                    is_stalled = True
+                    serving.cancel()  # the whole of it: a response has a task that waits for the client to hang up
                 raise asyncio.CancelledError from None
 
-        await self._app(scope, replay, send_in_time)
+        try:
+            await self._app(scope, replay, send_in_time)
+        except asyncio.CancelledError:
+            if not is_stalled or serving is None or serving.uncancel() > 0:
+                raise
 
     async def _read(self, receive: Receive, num_bytes: int) -> bytes | None:
         pieces, rest = list[bytes](), num_bytes

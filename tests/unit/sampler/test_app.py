@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 import httpx
@@ -336,6 +337,15 @@ async def test_a_body_that_does_not_come_is_not_waited_for(bounded):
             (await client.post("/generate", content=half())).raise_for_status()
 
 
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Nothing may wait for a collection."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
 async def test_a_reader_who_takes_nothing_ends_its_sequence(bounded, narrow, monkeypatch):
     submitted = []
     submit = narrow._engine.submit

@@ -8,8 +8,10 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from playwright.async_api import Browser
 from sqlalchemy import text
@@ -28,9 +30,18 @@ settings.register_profile("headway", deadline=None, suppress_health_check=[Healt
 settings.load_profile("headway")
 
 
+def _processors() -> list[Any]:
+    *others, _console = structlog.get_config()["processors"]
+    return [*others, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def commands_leave_our_logging_alone() -> Iterator[None]:
-    """A command that runs inside a test would have all later tests log to a stream that was closed with it."""
+    """A command that runs inside a test would have all later tests log to a stream that was closed with it.
+
+    Plain tracebacks: structlog's own, where rich is installed, draw all locals, which takes seconds each.
+    """
+    structlog.configure(processors=_processors())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wire.process.logging.configure_logging", lambda *_: None)
         yield

@@ -577,7 +577,7 @@ async def test_a_key_opens_what_its_scopes_say_and_no_other_team_s(scene: Scene,
         own_tries[kind] = reply.status_code
         if path in UNDONE_BY:
             await scene.call(method, UNDONE_BY[path], None, scene.keys[kind])
-        if method == "DELETE" and path in DELETED:
+        if method == "DELETE" and path in DELETED and reply.status_code not in (401, 403):
             await scene.report()
         if not allowed:
             assert (reply.status_code, reply.json()["code"]) == (403, "forbidden"), (kind, reply.text)

@@ -13,6 +13,7 @@ user, in namespaces of users in which they are somebody else.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -261,12 +262,32 @@ def _bind(old: str, new: str, writable: bool = False) -> None:
 
 
 def _mount_scratch(limits: Limits) -> None:
-    """One file system in memory for all that the session writes; beyond its size, writes fail with ENOSPC."""
+    """One file system in memory for all that the session writes; beyond its size, writes fail with ENOSPC.
+
+    What the sandbox shows below these folders stays: Python itself may be installed there.
+    """
+    targets = {"home": "/home/user", "shm": "/dev/shm", "var": "/var/tmp"}
+    shown = [(os.open(path, os.O_PATH), path) for path in _mount_points_below("/tmp", *targets.values())]
     data = f"size={limits.disk_bytes},nr_inodes={max(1024, limits.disk_bytes >> 13)},mode=755"
     kernel.mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, data)
-    for name, target in (("home", "/home/user"), ("shm", "/dev/shm"), ("var", "/var/tmp")):
+    for name, target in targets.items():
         os.makedirs(f"/tmp/.session/{name}")
         kernel.mount(f"/tmp/.session/{name}", target, None, MS_BIND)
+    for descriptor, path in shown:
+        _bind(f"/proc/self/fd/{descriptor}", path)
+        os.close(descriptor)
+
+
+def _mount_points_below(*folders: str) -> list[str]:
+    """The outermost ones, outside of which nothing is mounted but the folders themselves (proc(5), mountinfo)."""
+    found = list[str]()
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    for escaped in sorted(line.split(" ")[4] for line in lines):
+        path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), escaped)
+        outermost = not path.startswith(tuple(f"{one}/" for one in found))
+        if outermost and path not in found and path.startswith(tuple(f"{one}/" for one in folders)):
+            found.append(path)
+    return found
 
 
 def _bring_source(place: SessionPlace) -> None:

@@ -18,6 +18,7 @@ import pytest
 from runner.environments.base import BuildFailed, StartFailed
 from runner.environments.caches import evict
 from runner.environments.opening import NoIsolation, choose_isolation
+from runner.environments.sandboxing import own_prefixes
 from runner.environments.settings import Gateway
 from tests.http_servers import serving
 from tests.unit.runner.environments.played import RUNS_CODE, SMALL, Played, playing, run
@@ -196,3 +197,26 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     removed = evict(tmp_path.iterdir(), {tmp_path / "used"}, 250_000, now)
     assert [path.name for path in removed] == ["older", "old"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "used"]
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder of modules."""
+    tmp_path.chmod(0o755)
+    folder = tmp_path / "a prefix"
+    folder.mkdir()
+    (folder / "late.py").write_text("NAME = 'imported late'")
+    return folder
+
+
+async def test_what_python_has_in_a_folder_for_temporary_files_is_seen(
+    tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As where Headway is installed in /tmp: its packages are imported when a session asks, not before."""
+    monkeypatch.setattr("runner.environments.sandboxing.own_prefixes", lambda: (*own_prefixes(), installed))
+    code = f"import sys; sys.path.append({str(installed)!r}); import late; result = late.NAME"
+    async with playing({"env.py": RUNS_CODE}, tmp_path) as played, played.session() as session:
+        assert await run(session, code) == "imported late"
+        assert "Read-only" in await run(
+            session, f"try: open({str(installed / 'new')!r}, 'w')\nexcept OSError as e: result = e"
+        )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.principals.callers import Caller
 from server.upstreams.agent_types import require_agent_type
+from server.values.validation_messages import first_problem
 from store.tables import ModelRow
 from wire.errors import InvalidRequest
 
@@ -24,11 +26,30 @@ async def sampled_model(session: AsyncSession, caller: Caller, agent_type: str, 
     Raises InvalidRequest for an agent that cannot run here, NotFound for its model, Forbidden where the caller's key
     does not open that.
     """
-    _refuse_redirecting(config)
+    check_agent_config(config)
     reference = config.get("model", config.get("checkpoint_name"))
     if not isinstance(reference, str):
         raise InvalidRequest("agent.config.model is missing: name the model that the agent samples", param="agent")
     return await require_agent_type(session, caller, agent_type, reference)
+
+
+class _Config(BaseModel):
+    """Types that the SDK's agents give to these settings (hud.agents.types)."""
+
+    timeout_seconds: float | None = None
+    tool_timeout_seconds: float | None = None
+    max_steps: int = 10
+    auto_respond: bool = False
+    system_prompt: str | None = None
+
+
+def check_agent_config(config: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest, naming the field, for what no agent takes or what none may have here."""
+    _refuse_redirecting(config)
+    try:
+        _Config.model_validate(dict(config))
+    except ValidationError as error:
+        raise InvalidRequest(f"agent.config.{first_problem(error.errors())}", param="agent.config") from None
 
 
 def _refuse_redirecting(config: Mapping[str, Any]) -> None:

@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.catalog.repository import as_uuid
 from server.environments.finding import deployed_environment
 from server.environments.manifests import check_task
+from server.environments.runtime_config import check_runtime_config
+from server.hosted_rollouts.agents import check_agent_config
 from server.principals.callers import Caller
 from server.runs.settings import InlineTask, InlineTaskset, TasksetChoice
 from server.values.sanitizing import is_storable
@@ -131,6 +133,7 @@ async def _check(session: AsyncSession, caller: Caller, tasks: Sequence[Task], f
     """Each environment is looked up once, each task held against what its serving version offers."""
     manifests = dict[str, tuple[str, Any]]()
     for task in tasks:
+        _check_settings(task, field)
         for environment, task_id, args in _played(task):
             name = normalized_name(environment)
             if name not in manifests:
@@ -141,6 +144,19 @@ async def _check(session: AsyncSession, caller: Caller, tasks: Sequence[Task], f
                 check_task(manifest, shown, task_id, args)
             except HeadwayError as error:
                 raise InvalidRequest(f"{field}, task {task.slug[:200]!r}: {error.message}") from None
+
+
+def _check_settings(task: Task, field: str) -> None:
+    """What a rollout of it would be refused for, when it is too late."""
+    verifier = task.verifier or {}
+    try:
+        check_agent_config(task.agent_config)
+        check_runtime_config(task.runtime_config)
+        check_runtime_config(verifier.get("runtime_config"))
+        if verifier.get("verifier") is not None:
+            raise InvalidRequest("a verifier has no verifier of its own; leave verifier.verifier out")
+    except HeadwayError as error:
+        raise InvalidRequest(f"{field}, task {task.slug[:200]!r}: {error.message}") from None
 
 
 def _played(task: Task) -> list[tuple[str, str, Mapping[str, Any]]]:

@@ -169,6 +169,11 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
         422,
         "agent.config.completion_kwargs.extra_headers",
     ),
+    "steps": (
+        {"agent": {"type": "openai_compatible", "config": {**CONFIG, "max_steps": []}}},
+        422,
+        "agent.config.max_steps",
+    ),
     "image": ({"runtime_config": {"image": "ubuntu"}}, 422, "runtime_config.image"),
     "gpu": ({"runtime_config": {"resources": {"gpu": {"count": 1}}}}, 422, "runtime_config.resources.gpu"),
     "verifier": ({"verifier": {"env": ENVIRONMENT, "id": "other"}}, 422, "no task 'other'"),

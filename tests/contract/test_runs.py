@@ -114,6 +114,17 @@ async def test_the_culprit_of_a_refusal_is_named(team, other_team, base, model, 
     assert (status, "has no task 'product'" in detail) == (422, True)
     status, detail = await refused(taskset=taskset(tasks=[{"env": "sums", "id": "sum", "args": {"a": "x"}}]))
     assert (status, "does not take these args" in detail) == (422, True)
+    for setting, culprit in (
+        ({"runtime_config": {"resources": {"gpu": {"count": 1}}}}, "runtime_config.resources.gpu"),
+        ({"verifier": {"env": "sums", "id": "sum", "args": {"a": 1}, "runtime_config": {"image": "x"}}}, ".image"),
+        ({"verifier": {"env": "sums", "id": "sum", "args": {"a": 1}, "verifier": {}}}, "verifier.verifier"),
+        ({"agent_config": {"max_steps": "many"}}, "agent.config.max_steps"),
+        ({"agent_config": {"base_url": "http://elsewhere"}}, "agent.config.base_url"),
+    ):
+        unplayable = taskset(tasks=[{"env": "sums", "id": "sum", "args": {"a": 1}, **setting}])
+        for changes in ({"taskset": unplayable}, {"held_out": {"taskset": unplayable, "every": 1}}):
+            status, detail = await refused(**changes)
+            assert (status, culprit in detail) == (422, True), detail
     reply = await other_team.http.post("/v2/runs", json=run_request(model))
     assert reply.status_code == 404
 

@@ -55,10 +55,9 @@ class Due:
 
 async def check_due(database: AsyncDatabase) -> int:
     """Look at what is new, oldest first, for `_LOOK_S` at most; how many things that were."""
-    until = time.monotonic() + _LOOK_S
     async with database.session() as session:
         due = await _due(session)
-    num_checked, elsewhere = 0, set[UUID]()
+    until, num_checked, elsewhere = time.monotonic() + _LOOK_S, 0, set[UUID]()
     for one in due:
         if time.monotonic() > until:
             break

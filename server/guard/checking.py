@@ -34,7 +34,7 @@ Kind = Literal["checkpoint", "eval", "operation"]
 
 _BATCH = 50
 _LOOK_S = 1.0
-"""A look ends after this time, and the next one asks anew what is due: whoever came since takes its turn there."""
+"""After this time, and one thing of each model, it is asked anew what is due: who came since takes a turn there."""
 
 _TABLES: dict[Kind, type[CheckpointRow | EvalRow | OperationRow]] = {
     "checkpoint": CheckpointRow,
@@ -54,15 +54,14 @@ class Due:
 
 
 async def check_due(database: AsyncDatabase) -> int:
-    """Look at what is new, oldest first, for `_LOOK_S` at most; how many things that were."""
+    """Look at some of what is new, oldest first; how many things that were. 0: at everything that nobody else is at."""
     async with database.session() as session:
         due = await _due(session)
-    until, num_checked, elsewhere = time.monotonic() + _LOOK_S, 0, set[UUID]()
+    until, num_checked, elsewhere, served = time.monotonic() + _LOOK_S, 0, set[UUID](), set[UUID]()
     for one in due:
-        if time.monotonic() > until:
-            break
-        if one.model_id in elsewhere:
+        if one.model_id in elsewhere or (one.model_id in served and time.monotonic() >= until):
             continue
+        served.add(one.model_id)
         try:
             async with database.session() as session:
                 if not await session.scalar(_LOCK, {"model_id": str(one.model_id)}):

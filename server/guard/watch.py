@@ -45,11 +45,11 @@ class _Looks:
         self._looked = asyncio.Event()
 
     async def look(self) -> None:
-        """Score jobs and hold the rules against what is new, which may raise alarms."""
+        """Score jobs and hold the rules against all that is new, which may raise alarms."""
         if time.monotonic() >= self._jobs_at:
             await score_jobs(self._heads.database, self._settings.settle_s)
             self._jobs_at = time.monotonic() + self._settings.every_s
-        if await check_due(self._heads.database):
+        while await check_due(self._heads.database):
             self._looked.set()
 
     async def act(self) -> None:

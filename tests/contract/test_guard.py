@@ -13,14 +13,15 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
 from server.catalog import heads
 from server.evals.service import evaluation_traces
-from server.guard import rolling_back
-from server.guard.checking import _BATCH, _due, check_due
+from server.guard import checking, rolling_back
+from server.guard.checking import _BATCH, Due, _due, check_due
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, CheckpointRow, EvalRow, EventRow, JobRow, ModelRow, OperationRow, SampleRow, TraceRow
 from store.tree import move_head
@@ -355,6 +356,28 @@ async def test_many_steps_of_one_model_delay_no_other(team, model, base, databas
                 await add_checkpoint(session, row)
         assert uuid.UUID(other["id"]) in {due.model_id for due in await _due(session)}
         await session.rollback()
+
+
+async def test_whoever_comes_while_many_steps_are_looked_at_takes_a_turn(team, model, base, database, monkeypatch):
+    """A look that is over its time asks anew what is due, and a round of looks ends when nothing is."""
+    looked_at, came = list[str](), asyncio.Event()
+    other = await team.fork(str(base.id))
+
+    async def slowly(session: AsyncSession, due: Due) -> bool:
+        looked_at.append(str(due.model_id))
+        if not came.is_set():
+            came.set()
+            await add_steps(database, other["id"], [0.5])
+        return await really(session, due)
+
+    really = checking._check
+    monkeypatch.setattr(checking, "_check", slowly)
+    monkeypatch.setattr(checking, "_LOOK_S", 0.0)
+    await add_steps(database, model["id"], [0.5] * 6)
+    await settled(team, database, model["id"])
+    await settled(team, database, other["id"])
+    assert other["id"] in looked_at[:3], "between the steps of the first, not after them"
+    assert sorted(looked_at.count(one["id"]) for one in (model, other)) == [1, 6]
 
 
 async def test_a_webhook_is_told_and_tried_again(team, model, database, receiver, admin_of):

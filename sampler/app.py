@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,6 +22,7 @@ from sampler.metrics import SamplerMetrics
 from sampler.refusals import error_response
 from sampler.requests import MeasuredCalls
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated
+from wire.process.closing_stream import ClosingStream
 from wire.process.metrics_page import may_scrape
 from wire.sampling import (
     DerenderRequest,
@@ -97,7 +98,7 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
         if begun is None:
             return _gone()
         first, events = begun
-        return _Lines(_lines(first, events), media_type="application/x-ndjson")
+        return ClosingStream(_lines(first, events), events, media_type="application/x-ndjson")
 
     async def score(body: ScoreRequest, request: Request) -> PromptScores | Response:
         scores = await _unless_gone(request, backend.score(body))
@@ -200,21 +201,10 @@ async def _message(
     return await backend.derender(answer)
 
 
-class _Lines(StreamingResponse):
-    """Closes what it streams, which ends the sequence: a generator that is only left is closed by some collection."""
-
-    async def stream_response(self, send: Send) -> None:
-        """See StreamingResponse."""
-        lines = cast(AsyncGenerator[bytes, None], self.body_iterator)
-        async with aclosing(lines):
-            await super().stream_response(send)
-
-
-async def _lines(first: GenerateEvent, events: Events) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
-        yield _line(first)
-        async for event in events:
-            yield _line(event)
+async def _lines(first: GenerateEvent, events: Events) -> AsyncIterator[bytes]:
+    yield _line(first)
+    async for event in events:
+        yield _line(event)
 
 
 def _line(event: GenerateEvent) -> bytes:

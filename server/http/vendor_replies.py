@@ -8,8 +8,7 @@ from typing import Any
 
 import structlog
 from fastapi import Request
-from fastapi.responses import Response, StreamingResponse
-from starlette.types import Send
+from fastapi.responses import Response
 
 from server.http.context import Context
 from server.http.disconnects import unless_disconnected
@@ -17,6 +16,7 @@ from server.http.errors import error_body_of
 from server.upstreams.forwarding import VendorReply, VendorStream
 from server.upstreams.types import UpstreamCall, UpstreamTarget
 from wire.errors import HeadwayError
+from wire.process.closing_stream import ClosingStream
 
 log = structlog.get_logger(__name__)
 
@@ -80,20 +80,12 @@ def vendor_headers(request: Request, allowed: Sequence[str]) -> dict[str, str]:
     return {name: request.headers[name] for name in allowed if name in request.headers}
 
 
-class _Stream(StreamingResponse):
-    """Disconnects from the vendor as soon as it ends, for whatever reason: also when the client disconnects."""
+class _Stream(ClosingStream):
+    """Disconnects from the vendor as soon as it ends."""
 
     def __init__(self, request: Request, stream: VendorStream, error_event: ErrorEvent) -> None:
-        self._stream = stream
         headers = {**stream.headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_events(request, stream, error_event), headers=headers)
-
-    async def stream_response(self, send: Send) -> None:
-        """See StreamingResponse."""
-        try:
-            await super().stream_response(send)
-        finally:
-            await self._stream.aclose()
+        super().__init__(_events(request, stream, error_event), stream, headers=headers)
 
 
 async def _events(request: Request, stream: VendorStream, error_event: ErrorEvent) -> AsyncGenerator[bytes]:

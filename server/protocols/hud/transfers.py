@@ -18,6 +18,7 @@ from server.rollouts.exporting import count_wanted, export
 from server.rollouts.formats import FORMATS, FormatName
 from server.rollouts.importing import ImportOptions, take_lines
 from server.rollouts.transfer_types import ImportResult
+from wire.process.closing_stream import ClosingStream
 
 router = HudRouter(tags=["traces"])
 
@@ -46,9 +47,8 @@ async def export_traces(
         "Cache-Control": "no-store",
         "X-Accel-Buffering": "no",
     }
-    return StreamingResponse(
-        _from(first, pieces), headers=headers, media_type="application/gzip" if gzip else chosen.media_type
-    )
+    media_type = "application/gzip" if gzip else chosen.media_type
+    return ClosingStream(_from(first, pieces), pieces, headers=headers, media_type=media_type)
 
 
 @router.post(
@@ -83,9 +83,6 @@ async def import_traces(
 
 
 async def _from(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    try:
-        yield first
-        async for piece in rest:
-            yield piece
-    finally:
-        await rest.aclose()
+    yield first
+    async for piece in rest:
+        yield piece

@@ -6,33 +6,24 @@ import json
 from collections.abc import AsyncGenerator
 
 import structlog
-from fastapi.responses import StreamingResponse
-from starlette.types import Send
 
 from server.protocols.openai.replies import Envelope, as_json
 from server.protocols.openai.schemas import Completion
 from server.protocols.openai.shared.errors import openai_error
 from wire.errors import HeadwayError
+from wire.process.closing_stream import ClosingStream
 
 log = structlog.get_logger(__name__)
 
 Chunks = AsyncGenerator[Completion]
 
 
-class EventStream(StreamingResponse):
-    """A stream that stops the sampler as soon as it ends, for whatever reason: also when the client disconnects."""
+class EventStream(ClosingStream):
+    """A stream that stops the sampler as soon as it ends."""
 
     def __init__(self, envelope: Envelope, first: Completion, rest: Chunks) -> None:
-        self._chunks = rest
         headers = {**envelope.headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_events(first, rest), media_type="text/event-stream", headers=headers)
-
-    async def stream_response(self, send: Send) -> None:
-        """Send everything, then close the generator, which closes the connection to the sampler."""
-        try:
-            await super().stream_response(send)
-        finally:
-            await self._chunks.aclose()
+        super().__init__(_events(first, rest), rest, media_type="text/event-stream", headers=headers)
 
 
 async def _events(first: Completion, rest: Chunks) -> AsyncGenerator[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from fastapi import Request
-from fastapi.responses import StreamingResponse
 
 from server.runs.following import RunFollower
 from server.runs.types import RunEvent
 from wire.errors import InvalidRequest
+from wire.process.closing_stream import ClosingStream
 
 EVENT_STREAM = "text/event-stream"
 KEEP_ALIVE_S = 15.0
@@ -26,16 +26,17 @@ def last_event_id(request: Request, after: int) -> int:
     return int(sent)
 
 
-class RunEventStream(StreamingResponse):
+class RunEventStream(ClosingStream):
     """Ends with the run, with its client, or with the server: the client then connects again."""
 
     def __init__(self, follower: RunFollower, after: int) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_text(follower, after), media_type=EVENT_STREAM, headers=headers)
+        events = follower.events(after, KEEP_ALIVE_S)
+        super().__init__(_text(events), events, media_type=EVENT_STREAM, headers=headers)
 
 
-async def _text(follower: RunFollower, after: int) -> AsyncGenerator[str]:
-    async for event in follower.events(after, KEEP_ALIVE_S):
+async def _text(events: AsyncGenerator[RunEvent | None]) -> AsyncGenerator[str]:
+    async for event in events:
         yield _as_text(event) if event is not None else ": still here\n\n"
 
 

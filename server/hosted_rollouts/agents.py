@@ -21,33 +21,33 @@ _REDIRECTING_CALLS = ("api_key", "base_url", "extra_headers", "extra_query")
 
 
 async def sampled_model(session: AsyncSession, caller: Caller, agent_type: str, config: Mapping[str, Any]) -> ModelRow:
-    """The model that the agent samples.
+    """The model that the agent samples, of a config that `check_agent_config` took.
 
     Raises InvalidRequest for an agent that cannot run here, NotFound for its model, Forbidden where the caller's key
     does not open that.
     """
-    check_agent_config(config)
     reference = config.get("model", config.get("checkpoint_name"))
     if not isinstance(reference, str):
         raise InvalidRequest("agent.config.model is missing: name the model that the agent samples", param="agent")
     return await require_agent_type(session, caller, agent_type, reference)
 
 
-class _Config(BaseModel):
-    """Types that the SDK's agents give to these settings (hud.agents.types)."""
+class AgentSettings(BaseModel):
+    """Types that the SDK's agents give to these settings (hud.agents.types). Others are theirs to judge."""
 
     timeout_seconds: float | None = None
     tool_timeout_seconds: float | None = None
     max_steps: int = 10
     auto_respond: bool = False
     system_prompt: str | None = None
+    citations_enabled: bool = False
 
 
 def check_agent_config(config: Mapping[str, Any]) -> None:
     """Raises InvalidRequest, naming the field, for what no agent takes or what none may have here."""
     _refuse_redirecting(config)
     try:
-        _Config.model_validate(dict(config))
+        AgentSettings.model_validate(dict(config))
     except ValidationError as error:
         raise InvalidRequest(f"agent.config.{first_problem(error.errors())}", param="agent.config") from None
 

@@ -16,12 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.environments.finding import Deployed, deployed_environment
 from server.environments.manifests import check_task
-from server.environments.runtime_config import check_runtime_config
 from server.hosted_rollouts.agents import sampled_model
+from server.hosted_rollouts.checking import Grading, check_settings
 from server.hosted_rollouts.submissions import DEFAULT_TIMEOUT_S, MOST_TIMEOUT_S, RunPlace, Submission, Submitted
 from server.principals.callers import Caller
 from server.rollouts.visibility import require_job
-from server.values.sanitizing import is_storable, readable_value, refuse_deep
+from server.values.sanitizing import is_storable
 from store.database import AsyncDatabase
 from store.placements.submitting import submit_rollout
 from store.tables import HostedRolloutRow, ModelRow, TraceRow
@@ -93,37 +93,23 @@ async def _known(session: AsyncSession, caller: Caller, submission: Submission) 
 
 async def _checked(session: AsyncSession, caller: Caller, submission: Submission) -> _Checked:
     _refuse_unstorable(submission)
+    of = check_settings(submission.args, submission.agent_config, submission.verifier, submission.runtime_config)
     deployed = await deployed_environment(session, caller.team_id, submission.environment)
     check_task(deployed.build.manifest, deployed.environment.name, submission.task, submission.args)
-    runtime_config = check_runtime_config(submission.runtime_config)
     model = await sampled_model(session, caller, submission.agent_type, submission.agent_config)
-    verifier_build_id = None
-    if submission.verifier is not None:
-        verifier_build_id = await _checked_verifier(session, caller, submission.verifier)
-    return _Checked(
-        deployed, model, verifier_build_id, runtime_config, _timeout_s(submission, runtime_config, deployed)
-    )
+    verifier_build_id = await _grading_build(session, caller, of.grading) if of.grading is not None else None
+    timeout_s = _timeout_s(submission, of.runtime_config, deployed)
+    return _Checked(deployed, model, verifier_build_id, of.runtime_config, timeout_s)
 
 
-async def _checked_verifier(session: AsyncSession, caller: Caller, verifier: dict[str, Any]) -> UUID:
-    name, task, args = verifier.get("env"), verifier.get("id"), verifier.get("args", {})
-    if not isinstance(name, str) or not isinstance(task, str) or not isinstance(args, dict):
-        raise InvalidRequest("verifier is a task: give its env, its id and its args", param="verifier")
-    if verifier.get("verifier") is not None:
-        raise InvalidRequest("a verifier has no verifier of its own; leave verifier.verifier out", param="verifier")
-    check_runtime_config(verifier.get("runtime_config"))
-    deployed = await deployed_environment(session, caller.team_id, name)
-    check_task(deployed.build.manifest, deployed.environment.name, task, args)
+async def _grading_build(session: AsyncSession, caller: Caller, grading: Grading) -> UUID:
+    deployed = await deployed_environment(session, caller.team_id, grading.environment)
+    check_task(deployed.build.manifest, deployed.environment.name, grading.task, grading.args)
     return deployed.build.id
 
 
 def _refuse_unstorable(submission: Submission) -> None:
-    """What would not come out as it went in."""
-    for name in ("args", "agent_config", "verifier"):
-        value = getattr(submission, name)
-        refuse_deep(value, name)
-        if readable_value(value) != value:
-            raise InvalidRequest(f"{name} has NUL characters, half characters or numbers that JSON has not", param=name)
+    """Names that would not come out as they went in."""
     for name in ("slug", "group_id", "parent_trace_id", "task", "environment"):
         value = getattr(submission, name)
         if value is not None and not is_storable(value):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.catalog.repository import as_uuid
 from server.environments.finding import deployed_environment
 from server.environments.manifests import check_task
-from server.environments.runtime_config import check_runtime_config
-from server.hosted_rollouts.agents import check_agent_config
+from server.hosted_rollouts.checking import check_settings
 from server.principals.callers import Caller
 from server.runs.settings import InlineTask, InlineTaskset, TasksetChoice
 from server.values.sanitizing import is_storable
 from store.tasksets import contents_of, find_taskset, find_taskset_named
 from wire.environment_names import normalized_name
-from wire.errors import HeadwayError, InvalidRequest, NotFound
+from wire.errors import InvalidRequest, NotFound
+from wire.process.off_loop import off_loop
 
 _MAX_BYTES = 64 * 1024**2
 
@@ -35,6 +36,10 @@ class Task:
     agent_config: Mapping[str, Any]
     verifier: Mapping[str, Any] | None
     runtime_config: Mapping[str, Any] | None
+
+
+_Played = list[tuple[str, str, Mapping[str, Any]]]
+"""Environment, task and arguments, of each that a rollout plays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,8 @@ async def freeze(
     tasks = read_tasks(text)
     _refuse_twins(tasks, field)
     if not are_examples:
-        await _check(session, caller, tasks, field)
+        played = await off_loop(len(text), _all_played, tasks, field)
+        await _check(session, caller, tasks, played, field)
     return FrozenTaskset(name, tasks, text)
 
 
@@ -74,16 +80,21 @@ def read_tasks(text: str) -> list[Task]:
 
 
 def _task(content: Mapping[str, Any]) -> Task:
-    environment = content["env"]
+    verifier = content.get("verifier")
     return Task(
         slug=content["name"],
-        environment=environment["name"] if isinstance(environment, dict) else environment,
+        environment=_environment_name(content["env"]),
         id=content["scenario"],
         args=content.get("args") or {},
         agent_config=content.get("agent_config") or {},
-        verifier=content.get("verifier"),
+        verifier={**verifier, "env": _environment_name(verifier.get("env"))} if verifier is not None else None,
         runtime_config=content.get("runtime_config"),
     )
+
+
+def _environment_name(environment: Any) -> Any:
+    """Tasksets name it either way."""
+    return environment.get("name") if isinstance(environment, dict) else environment
 
 
 async def _of_taskset(session: AsyncSession, caller: Caller, named: str, field: str) -> tuple[str, Sequence[str]]:
@@ -129,41 +140,36 @@ def _refuse_twins(tasks: Sequence[Task], field: str) -> None:
         seen.add(task.slug)
 
 
-async def _check(session: AsyncSession, caller: Caller, tasks: Sequence[Task], field: str) -> None:
+async def _check(
+    session: AsyncSession, caller: Caller, tasks: Sequence[Task], played: Sequence[_Played], field: str
+) -> None:
     """Each environment is looked up once, each task held against what its serving version offers."""
     manifests = dict[str, tuple[str, Any]]()
-    for task in tasks:
-        _check_settings(task, field)
-        for environment, task_id, args in _played(task):
+    for task, each in zip(tasks, played, strict=True):
+        for environment, task_id, args in each:
             name = normalized_name(environment)
             if name not in manifests:
                 found = await deployed_environment(session, caller.team_id, environment)
                 manifests[name] = (found.environment.name, found.build.manifest)
             shown, manifest = manifests[name]
-            try:
+            with _naming(field, task):
                 check_task(manifest, shown, task_id, args)
-            except HeadwayError as error:
-                raise InvalidRequest(f"{field}, task {task.slug[:200]!r}: {error.message}") from None
 
 
-def _check_settings(task: Task, field: str) -> None:
-    """What a rollout of it would be refused for, when it is too late."""
-    verifier = task.verifier or {}
-    try:
-        check_agent_config(task.agent_config)
-        check_runtime_config(task.runtime_config)
-        check_runtime_config(verifier.get("runtime_config"))
-        if verifier.get("verifier") is not None:
-            raise InvalidRequest("a verifier has no verifier of its own; leave verifier.verifier out")
-    except HeadwayError as error:
-        raise InvalidRequest(f"{field}, task {task.slug[:200]!r}: {error.message}") from None
-
-
-def _played(task: Task) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """Of a task and of the verifier that grades it, if there is one."""
-    played = [(task.environment, task.id, task.args)]
-    if task.verifier is not None:
-        environment = task.verifier.get("env", task.environment)
-        named = environment.get("name", "") if isinstance(environment, dict) else str(environment)
-        played.append((named, str(task.verifier.get("id", "")), task.verifier.get("args") or {}))
+def _all_played(tasks: Sequence[Task], field: str) -> list[_Played]:
+    """Of each task, itself and the one that grades it, if there is one."""
+    played = list[_Played]()
+    for task in tasks:
+        with _naming(field, task):
+            grading = check_settings(task.args, task.agent_config, task.verifier, task.runtime_config).grading
+        graded = [] if grading is None else [(grading.environment, grading.task, grading.args)]
+        played.append([(task.environment, task.id, task.args), *graded])
     return played
+
+
+@contextmanager
+def _naming(field: str, task: Task) -> Generator[None]:
+    try:
+        yield
+    except InvalidRequest as misfit:
+        raise InvalidRequest(f"{field}, task {task.slug[:200]!r}: {misfit.message}") from None

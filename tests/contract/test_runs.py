@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import pytest
 
@@ -95,6 +96,10 @@ async def test_what_does_not_fit_is_refused_by_name(case, team, model, sums):
     assert (await team.http.get("/v2/runs")).json()["items"] == []
 
 
+def _nested(levels: int) -> list[Any]:
+    return [_nested(levels - 1)] if levels else []
+
+
 async def test_the_culprit_of_a_refusal_is_named(team, other_team, base, model, sums):
     async def refused(**changes):
         reply = await start(team, run_request(model, **changes))
@@ -118,7 +123,10 @@ async def test_the_culprit_of_a_refusal_is_named(team, other_team, base, model, 
         ({"runtime_config": {"resources": {"gpu": {"count": 1}}}}, "runtime_config.resources.gpu"),
         ({"verifier": {"env": "sums", "id": "sum", "args": {"a": 1}, "runtime_config": {"image": "x"}}}, ".image"),
         ({"verifier": {"env": "sums", "id": "sum", "args": {"a": 1}, "verifier": {}}}, "verifier.verifier"),
+        ({"verifier": {"env": "sums", "args": {"a": 1}}}, "give its env, its id and its args"),
+        ({"verifier": {"env": "sums", "id": "product", "args": {"a": 1}}}, "has no task 'product'"),
         ({"agent_config": {"max_steps": "many"}}, "agent.config.max_steps"),
+        ({"agent_config": {"novel": _nested(200)}}, "agent_config is nested too deeply"),
         ({"agent_config": {"base_url": "http://elsewhere"}}, "agent.config.base_url"),
     ):
         unplayable = taskset(tasks=[{"env": "sums", "id": "sum", "args": {"a": 1}, **setting}])

@@ -4,11 +4,12 @@ import ast
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,10 +21,11 @@ from store.cache_barrier import CACHED_TABLES, changes_cached
 from store.database import AsyncDatabase
 from store.operation_kinds import KINDS, SERVED_CHANGERS
 from store.oplog.results import wait_for_result
+from store.oplog.waiting import WaitingCalls
 from store.planes import promotion, serving
 from store.tables import ApiKeyRow, EventRow, ModelRow, OperationRow, SamplerRow, TeamRow
 from tests.rules import PACKAGES
-from tests.unit.conftest import World
+from tests.unit.conftest import World, looking_after_calls
 from tests.unit.store.test_oplog import append
 from wire.payload import encode
 
@@ -90,6 +92,15 @@ def waits(async_database: AsyncDatabase, monkeypatch: pytest.MonkeyPatch) -> Cal
     monkeypatch.setattr(store.database, "wait_until_caches_expire", wait)
     monkeypatch.setattr(store.oplog.results, "wait_until_caches_expire", wait)
     return lambda: found[asyncio.current_task()]
+
+
+@pytest_asyncio.fixture
+async def waiting_calls(async_database: AsyncDatabase) -> AsyncIterator[WaitingCalls]:
+    """With connections of its own: those of the test's are counted."""
+    database = AsyncDatabase(async_database.url.render_as_string(hide_password=False))
+    async with looking_after_calls(database) as calls:
+        yield calls
+    await database.close()
 
 
 @pytest.mark.parametrize("act", CHANGES.values(), ids=CHANGES.keys())

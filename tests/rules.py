@@ -7,6 +7,8 @@
 5. Whatever puts a URL together from host and port brackets IPv6 addresses (`wire.process.origins`).
 6. Kinds of operation are named in their table (`store.operation_kinds`), by protocols, and by engines, whose phases
    have the same names; everything else derives from the table.
+7. Tar files are read by what checks each member (`store.unpacking`), never by `.extractall()`: its filters are younger
+   than the oldest Python that is served.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ def violations(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr == "commit":
                 yield f"{path}:{node.lineno}: a session scope commits, nothing else does"
+            if node.func.attr == "extractall":
+                yield f"{path}:{node.lineno}: unpack with store.unpacking"
             if node.func.attr == "load" and ast.unparse(node.func.value) in ("torch", "np", "numpy"):
                 yield f"{path}:{node.lineno}: load weights with safetensors"
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -27,6 +27,7 @@ from cli.settings import (
 from store.database import Database
 from store.durable import sync_file, sync_folder
 from store.private_files import private_data_folder, private_umask
+from store.unpacking import unpack
 
 
 def backup(
@@ -138,7 +139,7 @@ def _folder_to_read(source: Path, data_dir: Path) -> Generator[Path]:
     with tempfile.TemporaryDirectory(prefix=".restoring.", dir=data_dir) as folder:
         try:
             with tarfile.open(source) as tar:
-                tar.extractall(folder, filter="data")
+                unpack(tar, Path(folder))
         except tarfile.TarError as error:
             raise ValueError(f"{source} is no backup: {error}") from None
         yield Path(folder)

@@ -15,6 +15,7 @@ from statistics import fmean
 import httpx
 import pytest
 
+from store.unpacking import unpack
 from tests.e2e.box import Box
 from tests.tinker.sdks import RUN
 
@@ -68,7 +69,7 @@ def test_preferences_widen_the_margin_with_the_tokenizer_that_the_service_offers
     key = {"X-API-Key": box.env["TINKER_API_KEY"]}
     archive = httpx.get(f"{box.url}/api/v1/tokenizers/tiny-arith", headers=key, trust_env=False)
     with tarfile.open(fileobj=io.BytesIO(archive.content)) as files:
-        files.extractall(tmp_path, filter="data")
+        unpack(files, tmp_path)
 
     shown = _loop(box, "preference_loop", "--steps=5", "--pairs=8", HF_HOME=str(tmp_path))
     margins, losses = _column(shown, "margin"), _column(shown, "loss")

@@ -39,3 +39,7 @@ def test_a_kind_of_operation_is_named_in_its_table_alone(found_in, text: str) ->
 
 def test_words_about_kinds_are_no_names_of_them(found_in) -> None:
     assert not found_in('"""An optim_step applies what forward_backward and `backward` left."""\n')
+
+
+def test_a_tar_file_is_unpacked_member_by_member(found_in) -> None:
+    assert found_in("tar.extractall(folder, filter='data')") == [f"{HERE}:1: unpack with store.unpacking"]

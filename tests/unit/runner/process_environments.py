@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from runner.environments.base import BuildFailed, Log, StartFailed
+from store.unpacking import unpack
 from wire.placements import EnvironmentSpec
 
 _PORT = "HUD_SERVE_PORT="
@@ -85,5 +86,5 @@ class ProcessEnvironments:
 def _unpacked(archive: Path) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="environment-"))
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        unpack(tar, folder)
     return folder

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, text, true
+from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, Index, Text, text, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, Big, CreatedAt, UuidKey
@@ -36,6 +36,8 @@ class ModelRow(Base):
     team_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("teams.id"))
     slug: Mapped[str]
     name: Mapped[str]
+    description: Mapped[str | None]
+    tags: Mapped[list[str]] = mapped_column(ARRAY(Text()), default=list, server_default="{}")
     created_at: Mapped[CreatedAt]
 
     # A base model: where its weights are (a Hugging Face id or a path), and what a worker read off them.

@@ -85,6 +85,7 @@ class TraceRow(Base):
     stop_reason: Mapped[str | None]
     evaluation_result: Mapped[dict[str, Any] | None]
     extra: Mapped[dict[str, Any] | None]
+    labels: Mapped[list[str]] = mapped_column(ARRAY(Text()), default=list, server_default="{}")
     created_at: Mapped[CreatedAt]
     entered_at: Mapped[datetime | None]
     exited_at: Mapped[datetime | None]

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.tables.base import Base, CreatedAt
+from store.tables.base import Base, CreatedAt, UuidKey
 
 
 def _names_of(table: str, column: str) -> Index:
@@ -106,3 +106,17 @@ class SpanRow(Base):
     """Of the span as it was sent, without white space."""
     payload: Mapped[bytes | None]
     payload_blob: Mapped[str | None]
+
+
+class TraceCommentRow(Base):
+    """What a person wrote about a rollout. `author` is the name of the key that they used."""
+
+    __tablename__ = "trace_comments"
+    __table_args__ = (_of_a_trace(), Index("ix_trace_comments_of_trace", "team_id", "trace_id", "created_at"))
+
+    id: Mapped[UuidKey]
+    team_id: Mapped[uuid.UUID]
+    trace_id: Mapped[uuid.UUID]
+    author: Mapped[str]
+    text: Mapped[str]
+    created_at: Mapped[CreatedAt]

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, text
+from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, Index, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, Big, CreatedAt, UuidKey
@@ -52,6 +52,7 @@ class RunRow(Base):
     key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("api_keys.id"))
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"))
     name: Mapped[str | None]
+    tags: Mapped[list[str]] = mapped_column(ARRAY(Text()), default=list, server_default="{}")
     user_metadata: Mapped[dict[str, Any] | None]
     source: Mapped[str] = mapped_column(default="runs", server_default="runs")
     """By which protocol it was made: `runs`, `hud_rl`, `fine_tuning`."""

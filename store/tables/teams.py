@@ -21,6 +21,7 @@ class TeamRow(Base):
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[CreatedAt]
     disabled_at: Mapped[datetime | None]
+    removed_at: Mapped[datetime | None]
     max_models: Mapped[int | None]
     max_storage_bytes: Mapped[Big | None]
     max_concurrent_rollouts: Mapped[int | None]

@@ -17,6 +17,8 @@ from wire.environment_names import normalized_name
 _UNSEARCHED = {"__pycache__", ".git", ".venv", "venv", "node_modules", ".hud", ".tox", "site-packages"}
 _MAX_FILE_BYTES = 4 << 20
 _MAX_FILES = 5000
+_MAX_SHOWN = 200
+"""Characters of the line in which a file is no Python."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +33,25 @@ class Target:
 def find_target(source: Path, name: str, declared_name: str, log: Log) -> Target:
     """What serves the environment of the normalized `name`. Parses every Python file, runs none.
 
-    Raises BuildFailed where nothing declares it, or several files do and no Dockerfile says which.
+    Raises BuildFailed where nothing declares it (with the place of a syntax error, if there is one), or several files
+    do and no Dockerfile says which.
     """
     docker = read_dockerfile(source, log)
-    declarations = {path: names for path in _python_files(source) if (names := _declared_names(path))}
+    declarations, unreadable = _declarations(source)
+    for sentence in unreadable:
+        log(f"not searched: {sentence}")
     of_that_name = {
-        path.relative_to(source).as_posix(): each
-        for path, names in declarations.items()
-        for each in names
-        if normalized_name(each) == name
+        path: each for path, names in declarations.items() for each in names if normalized_name(each) == name
     }
     declared = next(iter(of_that_name.values()), declared_name)
     if docker.target is not None:
         found = _resolve(source, docker.target)
         log(f"serving {found}, as the Dockerfile says")
         return Target(found, declared, docker.variables)
+    if not of_that_name and unreadable:
+        raise BuildFailed(
+            f"{unreadable[0]} (no file that can be read declares an environment of the name {declared_name!r})"
+        )
     if not of_that_name:
         raise BuildFailed(_nothing(declared_name, {each for names in declarations.values() for each in names}))
     if len(of_that_name) > 1:
@@ -72,6 +78,27 @@ def _nothing(declared_name: str, others: set[str]) -> str:
     )
 
 
+def _declarations(source: Path) -> tuple[dict[str, set[str]], list[str]]:
+    """The names that each file declares; and of files that are no Python, where and why, those at the top first."""
+    declared, unreadable = dict[str, set[str]](), list[tuple[int, str]]()
+    for file in _python_files(source):
+        path = file.relative_to(source).as_posix()
+        try:
+            if names := _declared_names(file):
+                declared[path] = names
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            unreadable.append((path.count("/"), _unreadable(path, error)))
+    return declared, [sentence for _, sentence in sorted(unreadable)]
+
+
+def _unreadable(path: str, error: Exception) -> str:
+    if not isinstance(error, SyntaxError):
+        return f"{path} cannot be parsed: {type(error).__name__}: {error}"
+    where = f"{path}, line {error.lineno}" if error.lineno else path
+    line = (error.text or "").strip()[:_MAX_SHOWN]
+    return f"{where}: {type(error).__name__}: {error.msg}" + (f": {line}" if line else "")
+
+
 def _python_files(source: Path) -> Iterator[Path]:
     number = 0
     for folder, folders, files in os.walk(source):
@@ -86,11 +113,8 @@ def _python_files(source: Path) -> Iterator[Path]:
 
 
 def _declared_names(path: Path) -> set[str]:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
+    with warnings.catch_warnings(action="ignore"):
+        tree = ast.parse(path.read_bytes())
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and _callee(node.func) == "Environment")
     names = (_first_argument(call) for call in calls)
     return {name.value for name in names if isinstance(name, ast.Constant) and isinstance(name.value, str)}

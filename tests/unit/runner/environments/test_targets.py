@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,28 @@ def test_a_name_that_nothing_declares_is_a_failed_build(tmp_path: Path) -> None:
     lay(tmp_path, env_py=DECLARES.format("another"))
     with pytest.raises(BuildFailed, match="no Python file declares.*'Demo_Env'.*it declares another"):
         found(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("import hud\ndef add(a, b:\n    pass\n", "env.py, line 2: SyntaxError: '(' was never closed: def add(a, b:"),
+        ("def f():\nreturn 1\n", "env.py, line 2: IndentationError: expected an indented block after function"),
+        ("x = 1\0", "env.py: SyntaxError: source code string cannot contain null bytes"),
+        ("# coding: nonsense\n", "env.py: SyntaxError: unknown encoding: nonsense"),
+    ],
+)
+def test_a_syntax_error_is_a_failed_build_with_its_line(text: str, sentence: str, tmp_path: Path) -> None:
+    lay(tmp_path, a__broken_py="def", env_py=text, other_py=DECLARES.format("another"))
+    with pytest.raises(BuildFailed, match=re.escape(sentence) + ".*'Demo_Env'"):
+        found(tmp_path)
+
+
+def test_files_that_are_no_python_are_named_in_the_log(tmp_path: Path) -> None:
+    lay(tmp_path, env_py=DECLARES.format("Demo_Env"), scratch_py="print 1\n")
+    target, lines = found(tmp_path)
+    assert target.path == "env.py"
+    assert lines[0].startswith("not searched: scratch.py, line 1: SyntaxError: Missing parentheses")
 
 
 def test_two_files_of_one_name_need_a_word(tmp_path: Path) -> None:

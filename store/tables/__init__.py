@@ -10,7 +10,7 @@ from store.tables.operations import ModelLeaseRow, OperationRow, TrainingTurnRow
 from store.tables.placements import EnvironmentSessionRow, HostedRolloutRow, PlacementRow, RunnerRow
 from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
 from store.tables.reports import JobRow, TraceRow
-from store.tables.rollouts import SampleRow, SpanRow, TraceCommentRow
+from store.tables.rollouts import SampleRow, SpanRow, TraceCommentRow, TraceTextRow
 from store.tables.runs import FileRow, RunEventRow, RunRow, RunStepRow
 from store.tables.sessions import WebSessionRow
 from store.tables.tasksets import TasksetRow, TasksetTaskRow
@@ -54,6 +54,7 @@ __all__ = [
     "TeamRow",
     "TraceCommentRow",
     "TraceRow",
+    "TraceTextRow",
     "TrainerLogprobsRow",
     "TrainerRow",
     "TrainerStartRow",

@@ -43,6 +43,11 @@ RUNNING = "status is null and timed_out_at is null"
 REWARD = "coalesce(reward, evaluated_reward)"
 """SQL: what the exit said, or the evaluate step where no exit says."""
 
+LABELLED = "labels <> '{}'"
+"""SQL: a rollout with a label."""
+UNREAD = "text_read_until is null or text_read_until < last_activity_at"
+"""SQL: a rollout of which something is not among the texts that can be searched."""
+
 
 class TraceRow(Base):
     """One rollout: its entry and its exit, in whichever order they came, and what was recorded of it.
@@ -68,6 +73,8 @@ class TraceRow(Base):
         Index("ix_traces_reward", "team_id", text(REWARD)),
         Index("ix_traces_without_samples", "team_id", "created_at", "id", postgresql_where=text("not has_samples")),
         Index("ix_traces_running", "team_id", "job_id", postgresql_where=text(RUNNING)),
+        Index("ix_traces_labels", "labels", postgresql_using="gin", postgresql_where=text(LABELLED)),
+        Index("ix_traces_unread", "created_at", postgresql_where=text("is_unread")),
     )
 
     team_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("teams.id"), primary_key=True)
@@ -93,6 +100,10 @@ class TraceRow(Base):
     attempt: Mapped[int | None]
     """Of a rollout that runners carry out: the one that is under way, or was the last. Of others, null."""
     last_activity_at: Mapped[CreatedAt]
+    text_read_until: Mapped[datetime | None]
+    """The `last_activity_at` up to which its texts can be searched (`TraceTextRow`)."""
+    is_unread: Mapped[bool] = mapped_column(Computed(UNREAD, persisted=True))
+    """For its index: one that named `last_activity_at` would be written with every sample."""
     timed_out_at: Mapped[datetime | None]
     pinned_at: Mapped[datetime | None]
     evaluated_reward: Mapped[float | None]

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, text
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, CreatedAt, UuidKey
@@ -106,6 +107,21 @@ class SpanRow(Base):
     """Of the span as it was sent, without white space."""
     payload: Mapped[bytes | None]
     payload_blob: Mapped[str | None]
+
+
+class TraceTextRow(Base):
+    """What was said in a rollout, to be searched (`store.rollouts.texts`). Written in the background, after the fact.
+
+    `text` is what a hit is shown in; `words` are its words with their places. Both are bounded.
+    """
+
+    __tablename__ = "trace_texts"
+    __table_args__ = (_of_a_trace(), Index("ix_trace_texts_words", "words", postgresql_using="gin"))
+
+    team_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    trace_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    text: Mapped[str]
+    words: Mapped[str] = mapped_column(TSVECTOR())
 
 
 class TraceCommentRow(Base):

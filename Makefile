@@ -18,8 +18,9 @@ CHAOS_POINTS ?= 300
 HARBOR_PYTHON ?= 3.12
 # Tests wait for processes more than they compute: two at once take little more than half the time.
 TEST_PROCESSES ?= 2
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: demo demo-run demo-tools up test test-slow test-gpu chaos chaos-run check bench docs format clean screenshots
+.PHONY: demo demo-run demo-tools up test test-slow test-gpu chaos chaos-run check bench docs site format clean screenshots
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
@@ -58,13 +59,14 @@ chaos-run: .venv/installed-dev $(TINY_BASE)/config.json  ## a managed run whose 
 test-vllm: .venv/installed-dev .venv-vllm/installed $(TINY_BASE)/config.json  ## what only a real vLLM can tell
 	$(BIN)/python -m pytest -m vllm tests/vllm $(TEST_ARGS)
 
-check: .venv/installed-dev  ## lint, format, types, architecture, Dockerfiles
+check: .venv/installed-dev  ## lint, format, types, architecture, Dockerfiles, the documentation's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.rules
 	$(BIN)/python -m tests.cycles
 	$(BIN)/hadolint --ignore DL3008 docker/*.Dockerfile  # Debian removes the versions that could be pinned
+	$(MKDOCS) --quiet --site-dir "$$(mktemp -d)"
 	$(BIN)/pyright
 
 bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then one JSON line each
@@ -77,6 +79,9 @@ bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then
 
 docs: .venv/installed  ## docs/losses.md, from the docstrings of the losses
 	$(BIN)/python -m trainer.engine.losses.reference > docs/losses.md
+
+site: .venv/installed-dev  ## the documentation as a site, in site/: links and anchors are checked
+	$(MKDOCS) --site-dir site
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

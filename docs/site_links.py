@@ -1,6 +1,7 @@
 """A hook of the site's builder: links that lead out of `docs/` lead to copies, under `repository/` in the site.
 
-In the repository a page links figures, examples and the pages at its root by their paths. are put into the site, pages among them as pages; a link to a folder becomes its text.
+In the repository a page links figures, examples and the pages at its root by their paths. Files that are linked are put
+into the site, pages among them as pages; a link to a folder becomes its text.
 """
 
 from __future__ import annotations

@@ -108,8 +108,6 @@ def test_commands_and_options_of_headway_exist(page: Path) -> None:
 
 
 def test_commands_that_do_not_exist_are_found() -> None:
-    text = (
-        "HEADWAY_X=1 .venv/bin/headway fly --high && headway up --bas x --base y -- a --q | headway runs \\\n x"
-    )
+    text = "HEADWAY_X=1 .venv/bin/headway fly --high && headway up --bas x --base y -- a --q | headway runs \\\n x"
     found = [problem.partition(": ")[2] for words in headway_commands(text) for problem in problems(words)]
     assert found == ["no command fly", "no option --bas", "no command x"]

@@ -15,6 +15,9 @@ from store.tables import EnvironmentBuildRow, EnvironmentRow
 from wire.environment_names import MAX_NAME, RESERVED, normalized_name
 from wire.errors import InvalidRequest, NotFound
 
+_SHOWN_ERROR = 500
+"""Characters of a build's error in a sentence."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
@@ -68,12 +71,24 @@ async def deployed_environment(session: AsyncSession, team_id: UUID, name: str) 
         shown = storable_text(name[:MAX_NAME])
         raise NotFound(f"no environment {shown!r} is deployed here: deploy it with 'hud deploy', in its folder")
     if environment.current_build_id is None:
-        raise NotFound(
-            f"no version of the environment {environment.name!r} has been built yet; see "
-            f"'headway envs logs {environment.name}'"
-        )
+        raise NotFound(await _why_none_serves(session, environment))
     build = await session.get_one(EnvironmentBuildRow, environment.current_build_id)
     return Deployed(environment, build)
+
+
+async def _why_none_serves(session: AsyncSession, environment: EnvironmentRow) -> str:
+    newest = select(EnvironmentBuildRow).where(EnvironmentBuildRow.environment_id == environment.id)
+    build = (await session.scalars(newest.order_by(EnvironmentBuildRow.version.desc()).limit(1))).first()
+    page = f"see /environments/{environment.id}"
+    if build is None:
+        return f"no version of the environment {environment.name!r} was deployed; {page}"
+    none_serves = f"no version of the environment {environment.name!r} serves"
+    if build.state == "failed":
+        why = " ".join((build.error_message or "").split())[:_SHOWN_ERROR]
+        return f"{none_serves}: the build of version {build.version} failed: {why}; mend that and deploy again ({page})"
+    if build.state == "cancelled":
+        return f"{none_serves}: the build of version {build.version} was cancelled; deploy it again ({page})"
+    return f"{none_serves} yet: version {build.version} is being built; try again when that has ended ({page})"
 
 
 async def environment_of_id(

@@ -112,6 +112,16 @@ async def test_a_failed_build_keeps_its_number_and_the_last_version_serves_on(de
     assert (third["version"], third["registry_id"]) == ("3", first["registry_id"])
 
 
+async def test_an_environment_whose_only_build_failed_says_so_with_its_reason_and_page(deploying: Deploying):
+    failed = await deploying.deploy("never-built", archive(broken="env.py, line 3: SyntaxError: invalid syntax"))
+    refused = await deploying.team.http.post("/runtime/sessions", json={"environment": "Never_Built"})
+    assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+    assert refused.json()["detail"] == (
+        "no version of the environment 'never-built' serves: the build of version 1 failed: env.py, line 3: "
+        f"SyntaxError: invalid syntax; mend that and deploy again (see /environments/{failed['registry_id']})"
+    )
+
+
 async def test_a_repeated_trigger_is_answered_the_same_and_builds_once(deploying: Deploying, database: AsyncDatabase):
     build_id = await deploying.upload()
     answers = [(await deploying.trigger(build_id, "repeated")).json() for _ in range(3)]

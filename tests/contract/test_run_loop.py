@@ -187,6 +187,7 @@ async def test_cancelling_ends_rollouts_and_frees_the_model(team, model, runner,
     assert (await team.http.delete(f"/v2/runs/{run['id']}")).status_code == 409
     await change(team, run, "cancel")
     await until(team, run, "cancelled")
+    assert await messages(team, run, "cancelled") == ["before its first step was done; what was under way is dropped"]
     stopped = (await runner.beat(*placed))["stop"]
     assert set(stopped) == {placement["placement_id"] for placement in placed}
     (await team.train(model["id"], "forward-backward", batch())).raise_for_status()

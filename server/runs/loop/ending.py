@@ -20,6 +20,7 @@ from server.runs.places import places_of
 from store.tables import CheckpointRow, ModelRow, RunStepRow
 
 RUN = Actor(name="run")
+_DROPPED = "; what was under way is dropped"
 
 
 async def finish(leased: LeasedRun, state: Literal["completed", "stopped"], reason: str | None) -> None:
@@ -28,13 +29,13 @@ async def finish(leased: LeasedRun, state: Literal["completed", "stopped"], reas
     promoted = await _promote(leased)
     async with leased.lease.writing() as (session, run):
         model = await session.get_one(ModelRow, run.model_id)
-        await drop_unfinished(session, run, f"what was begun after step {run.step} is dropped")
+        dropped = _DROPPED if await drop_unfinished(session, run) else ""
         run.checkpoint_id = model.head_checkpoint_id
         run.state, run.stop_reason, run.waiting_for = state, reason, None
         run.ended_at = (await session.execute(select(func.clock_timestamp()))).scalar_one()
         await pin(session, run.checkpoint_id)
         said = reason if reason is not None else f"all {run.step} steps are done"
-        await add_event(session, run, state, f"{said}{promoted}", {"step": run.step})
+        await add_event(session, run, state, f"{said}{promoted}{dropped}", {"step": run.step})
 
 
 async def pause(leased: LeasedRun) -> None:
@@ -61,11 +62,12 @@ async def _abandon(leased: LeasedRun, state: Literal["failed", "cancelled"], sen
         model = await session.get_one(ModelRow, run.model_id, with_for_update=True)
         if run.started_at is not None:
             await discard_gradients(session, model)
-        await drop_unfinished(session, run, f"whatever was under way after step {run.step} is dropped")
+        dropped = _DROPPED if await drop_unfinished(session, run) else ""
         run.state, run.error, run.waiting_for = state, sentence, None
         run.checkpoint_id = model.head_checkpoint_id
         run.ended_at = (await session.execute(select(func.clock_timestamp()))).scalar_one()
-        await add_event(session, run, state, sentence or f"after step {run.step}", {"step": run.step})
+        said = sentence or (f"after step {run.step}" if run.step else "before its first step was done")
+        await add_event(session, run, state, f"{said}{dropped}", {"step": run.step})
 
 
 async def _cancel_rollouts(leased: LeasedRun) -> None:

@@ -66,14 +66,16 @@ async def train(leased: LeasedRun, row: RunStepRow) -> None:
     await _finish(leased, row, UUID(header["checkpoint_id"]), {**figures, "training_s": time.monotonic() - started})
 
 
-async def drop_unfinished(session: AsyncSession, run: RunRow, why: str) -> None:
-    """Have every step that is not done begin anew, if there is one. (The event gives it another generation.)"""
+async def drop_unfinished(session: AsyncSession, run: RunRow, why: str | None = None) -> bool:
+    """Have every step that is not done begin anew; whether there was one. `why`: an event, where the caller adds none
+    (an event gives the step another generation)."""
     query = select(RunStepRow).where(RunStepRow.run_id == run.id, RunStepRow.phase.not_in(OVER))
     rows = (await session.scalars(query)).all()
     for row in rows:
         row.phase = "dropped"
-    if rows:
+    if rows and why is not None:
         await add_event(session, run, "warning", why)
+    return bool(rows)
 
 
 async def _call(leased: LeasedRun, row: RunStepRow, gradient: GradientCall) -> Result:

@@ -25,6 +25,7 @@ from server.principals.callers import Caller
 from server.runs.creating import Origin, create
 from server.runs.defaults import RunDefaults
 from server.runs.reading import describe, find_run, newest_of_model
+from server.runs.same_tasks import name_of_same_tasks
 from server.runs.settings import InlineTask, InlineTaskset, RunConfig, RunRequest
 from server.runs.types import Run
 from server.training.collaborators import Training
@@ -33,6 +34,8 @@ from wire.errors import NotFound
 
 SOURCE = "hud_rl"
 _SAME_WITHIN = timedelta(minutes=1)
+_UNNAMED = "hud rl"
+"""The taskset's name where the tasks are those of no taskset of the team, as when they came from a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,9 @@ async def start(training: Training, defaults: RunDefaults, caller: Caller, asked
     usual = defaults.laid_under(RunConfig(), own.slug, len(asked.tasks))
     max_tokens = answer_tokens(asked.effort, (own.info or {}).get("context_length"), usual)
     config = RunConfig() if max_tokens == usual.max_tokens else RunConfig(max_tokens=max_tokens)
-    taskset = InlineTaskset(name="hud rl", tasks=list(asked.tasks))
+    async with training.database.session() as session:
+        name = await name_of_same_tasks(session, caller.team_id, asked.tasks) or _UNNAMED
+    taskset = InlineTaskset(name=name, tasks=list(asked.tasks))
     request = RunRequest(model=str(model.id), taskset=taskset, config=config)
     origin = Origin(SOURCE, {"request_digest": digest, "effort": asked.effort})
     return (await create(training, caller, request, origin=origin, defaults=defaults)).run

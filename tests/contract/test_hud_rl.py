@@ -37,6 +37,21 @@ async def test_tasks_become_a_run_with_defaults_and_its_state_is_read_by_both_id
     assert (status["step"], status["reward"]) == (9, 0.5)
 
 
+async def test_the_run_has_the_name_of_the_taskset_whose_tasks_were_sent(team, model, database):
+    await deploy(database, team.name)
+    rows = [{"name": f"sum-{a}", "env": {"name": "sums"}, "task_id": "sum", "args": {"a": a}} for a in range(3)]
+    (await team.http.post("/v2/tasks/upload", json={"taskset_name": "other", "tasks": rows[:2]})).raise_for_status()
+    (await team.http.post("/v2/tasks/upload", json={"taskset_name": "my sums", "tasks": rows})).raise_for_status()
+    sent = list((await team.http.get("/tasks/evalset/my sums")).json()["tasks"].values())
+    for tasks, name in ((sent, "my sums"), (sent[1:], "hud rl")):
+        made = (await team.http.post("/training/jobs", json=job(model["id"], *tasks))).json()
+        run = (await team.http.get(f"/v2/runs/{made['job_id']}")).json()
+        assert (run["taskset"], run["num_tasks"]) == (name, len(tasks))
+        (await team.http.post(f"/v2/runs/{run['id']}/cancel")).raise_for_status()
+        async with database.session() as session:
+            await session.execute(update(RunRow).where(RunRow.id == uuid.UUID(run["id"])).values(state="cancelled"))
+
+
 async def test_the_same_request_again_is_the_same_job_and_another_is_refused_naming_it(team, model, database):
     await deploy(database, team.name)
     first = (await team.http.post("/training/jobs", json=job(model["id"]))).json()

@@ -19,6 +19,7 @@ COPY sampler sampler
 COPY runner runner
 COPY cli cli
 COPY migrations migrations
+COPY docs docs
 RUN --mount=type=cache,target=/root/.cache/pip /opt/headway/bin/pip install --no-deps --force-reinstall .
 
 FROM ${PYTHON_IMAGE}

@@ -8,6 +8,7 @@ from fastapi.responses import Response
 from server.pages.checkpoints import moving_heads
 from server.pages.environments import environment_list, environment_page
 from server.pages.guard import alarms, guard_form
+from server.pages.help import help_page, help_pictures
 from server.pages.jobs import job_list, job_page
 from server.pages.models import model_list, model_page, pausing_models
 from server.pages.rollouts import rollout_list, scoring, trace_page
@@ -24,6 +25,8 @@ from wire.errors import NotFound
 router = APIRouter(include_in_schema=False)
 _PAGES = (
     static_files,
+    help_pictures,
+    help_page,
     login,
     model_list,
     model_page,

@@ -45,6 +45,7 @@ OPEN = {
     ("GET", "/login"),
     ("POST", "/login"),
     ("GET", "/static/{version}/{path:path}"),
+    ("GET", "/help/pictures/{name}"),
     ("POST", "/sdk-events/cli"),
     ("POST", "/v3/api/sdk-events/cli"),
 }

@@ -112,6 +112,8 @@ PAGES = [
     "/trace/{told}?open=2",
     "/trace/{told}?by=trainer",
     "/trace/{untold}",
+    "/help",
+    "/help/guard",
     "/tasksets",
     "/tasksets/{taskset}?task=task-1",
     "/system",

@@ -114,6 +114,8 @@ async def invent(database: AsyncDatabase) -> tuple[str, dict[str, str]]:
         "key-rotate": f"/keys/{own.id}/rotate",
         "key-revoke": f"/keys/{own.id}/revoke",
         "team": f"/teams/{team}",
+        "help": "/help",
+        "help-runs": "/help/runs",
         "missing": "/nothing",
     }
 

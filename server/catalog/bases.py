@@ -44,9 +44,13 @@ async def _bases_here(session: AsyncSession) -> str:
 
 def public_name(base: ModelRow) -> str:
     """Its id at the hub. The slug of one whose weights are in a folder, which means nothing elsewhere."""
+    return base.weights if base.weights and is_at_hub(base) else base.slug
+
+
+def is_at_hub(base: ModelRow) -> bool:
+    """Whether its weights were registered by an id, and not by where they lie."""
     weights = base.weights or ""
-    is_path = weights.startswith((".", "/", "~")) or ":" in weights
-    return base.slug if is_path or not weights else weights
+    return bool(weights) and not weights.startswith((".", "/", "~")) and ":" not in weights
 
 
 def untrained(model: ModelRow) -> str:

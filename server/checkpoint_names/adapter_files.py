@@ -1,36 +1,35 @@
-"""The files of an adapter out of the checkpoint store: one by one, or as a tar archive."""
+"""The files of an adapter out of the checkpoint store, verified before the first byte and again while they are read."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import tarfile
+import hashlib
 import threading
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from store.checkpoint_stores import CheckpointStore
+from store.checkpoint_stores.base import ADAPTER
 from store.tables import CheckpointRow
-from wire.errors import Conflict, Unavailable
+from wire.errors import Conflict, CorruptCheckpoint, Unavailable
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """PEFT's layout."""
 
-_END_MARKER = "checkpoint_complete"
-"""An empty file that older releases of the `tinker` command look for in an archive."""
 _CHUNK = 1024**2
-_TAR_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A file to be read once."""
+    """A file to be read once. `sha256`: what it must come to; None: not known."""
 
     name: str
     size: int
     content: BinaryIO
+    sha256: str | None = None
 
 
 class AdapterFiles:
@@ -56,53 +55,35 @@ class AdapterFiles:
 
     def _open(self, checkpoint: CheckpointRow, names: Sequence[str]) -> list[OpenFile]:
         store, where = self.store, (checkpoint.files_model_id, checkpoint.files_id)
+        digests = checkpoint.manifest.get("files", {})
         with self._turn:  # a release counts for all reads of the process; what is open stays readable after it
             folder = store.fetch(*where, state=False).adapter
             try:
-                return [_opened(folder / name) for name in names]
+                return [_opened(folder / name, digests.get(f"{ADAPTER}/{name}", {}).get("sha256")) for name in names]
             finally:
                 store.release(*where)
 
 
-def archive_size(files: Sequence[OpenFile]) -> int:
-    """Bytes of the archive of these files."""
-    return sum(len(piece) for piece in _frame(files)) + sum(file.size for file in files)
+async def content(file: OpenFile, first: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
+    """Its bytes from `first` to before `end`; the file is closed then.
 
-
-async def archive(files: Sequence[OpenFile]) -> AsyncGenerator[bytes]:
-    """A tar archive of them, all at its top level."""
-    frame = _frame(files)
-    with contextlib.ExitStack() as opened:
-        for file in files:
-            opened.enter_context(file.content)
-        for file in files:
-            yield next(frame)
-            async for chunk in content(file):
-                yield chunk
-            yield next(frame)
-        yield next(frame)
-
-
-async def content(file: OpenFile) -> AsyncGenerator[bytes]:
-    """The file, which is closed at the end."""
+    Raises CorruptCheckpoint instead of the last piece where all of it was read and is not what it must be: whoever
+    counts the bytes gets too few.
+    """
+    stop = file.size if end is None else end
+    digest = hashlib.sha256() if (first, stop) == (0, file.size) else None
     with contextlib.closing(file.content):
-        while chunk := await asyncio.to_thread(file.content.read, _CHUNK):
+        await asyncio.to_thread(file.content.seek, first)
+        while first < stop:
+            chunk = await asyncio.to_thread(file.content.read, min(_CHUNK, stop - first))
+            first += len(chunk)
+            if digest is not None:
+                digest.update(chunk)
+            ended_wrong = first == stop and digest and file.sha256 and digest.hexdigest() != file.sha256
+            if not chunk or ended_wrong:
+                raise CorruptCheckpoint(f"{file.name} was altered while it was read")
             yield chunk
 
 
-def _frame(files: Sequence[OpenFile]) -> Iterator[bytes]:
-    """What stands in an archive before and after each file, and at its end."""
-    for file in files:
-        yield _header(file.name, file.size)
-        yield b"\0" * (-file.size % _TAR_BLOCK)
-    yield _header(_END_MARKER, 0) + b"\0" * (2 * _TAR_BLOCK)
-
-
-def _header(name: str, size: int) -> bytes:
-    about = tarfile.TarInfo(name)
-    about.size = size
-    return about.tobuf(tarfile.PAX_FORMAT)
-
-
-def _opened(path: Path) -> OpenFile:
-    return OpenFile(path.name, path.stat().st_size, path.open("rb"))
+def _opened(path: Path, sha256: str | None) -> OpenFile:
+    return OpenFile(path.name, path.stat().st_size, path.open("rb"), sha256)

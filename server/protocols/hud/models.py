@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Query, Request
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
 from server.audit.recording import actor_of
@@ -18,6 +19,8 @@ from server.catalog.types import (
     PauseRequest,
     TeamModels,
 )
+from server.checkpoint_names.packing import pack_adapter
+from server.http.archive_replies import archive_reply
 from server.http.authentication import CallerDep, ModelUserDep
 from server.http.context import ContextDep
 from server.protocols.hud.shared.routing import HudRouter
@@ -91,6 +94,16 @@ async def list_checkpoints(context: ContextDep, caller: CallerDep, model_id: str
         model = await service.get_model(session, caller.team_id, model_id)
         caller.require_model(model.id, model.slug)
         return await service.list_checkpoints(session, model)
+
+
+@router.get("/{model_id}/checkpoints/{checkpoint}/adapter", response_class=StreamingResponse)
+@router.head("/{model_id}/checkpoints/{checkpoint}/adapter", response_class=StreamingResponse)
+async def download_adapter(
+    context: ContextDep, caller: CallerDep, request: Request, model_id: str, checkpoint: str
+) -> Response:
+    """A tar archive of the adapter in PEFT's layout, with a README. `checkpoint`: an id, a name, or `head`."""
+    packed = await pack_adapter(context.heads, context.adapter_files, caller, model_id, checkpoint)
+    return archive_reply(request, packed)
 
 
 @router.get("/{model_id}/head")

@@ -8,11 +8,12 @@ from email.utils import format_datetime
 from fastapi import Request
 from fastapi.responses import RedirectResponse, StreamingResponse
 
-from server.checkpoint_names.adapter_files import ADAPTER_FILES, archive, archive_size, content
+from server.checkpoint_names.adapter_files import ADAPTER_FILES, content
 from server.checkpoint_names.links import FileLink, make_link, open_link
 from server.checkpoint_names.path_files import have_path_files
 from server.checkpoint_names.paths import TinkerPath
 from server.checkpoint_names.resolving import resolve_path
+from server.checkpoint_names.tar_archives import TarArchive
 from server.http.access import ANYBODY
 from server.http.authentication import CallerDep
 from server.http.context import Context, ContextDep
@@ -26,6 +27,8 @@ router = TinkerRouter()
 _CHECKPOINT = "/training_runs/{run}/checkpoints/{checkpoint_id:path}"
 _ROUTE = "tinker_download"
 _ARCHIVE = "checkpoint.tar"
+_END_MARKER = "checkpoint_complete"
+"""An empty file that older releases of the `tinker` command look for in an archive."""
 _HEADERS = {"Cache-Control": "private, no-store", "X-Accel-Buffering": "no"}
 
 
@@ -62,9 +65,9 @@ async def download(context: ContextDep, token: str, file_name: str) -> Streaming
     async with context.database.session() as session:
         checkpoint = await open_link(session, token)
     if file_name == _ARCHIVE:
-        files = await context.adapter_files.open(checkpoint, ADAPTER_FILES)
-        headers = {**_HEADERS, "Content-Length": str(archive_size(files))}
-        return StreamingResponse(archive(files), headers=headers, media_type="application/x-tar")
+        archive = TarArchive(await context.adapter_files.open(checkpoint, ADAPTER_FILES), _END_MARKER)
+        headers = {**_HEADERS, "Content-Length": str(archive.size)}
+        return StreamingResponse(archive.stream(), headers=headers, media_type="application/x-tar")
     if file_name not in ADAPTER_FILES:
         raise NotFound(f"an adapter has the files {', '.join(ADAPTER_FILES)}")
     (file,) = await context.adapter_files.open(checkpoint, [file_name])

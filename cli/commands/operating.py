@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cli.in_session import in_session_or_stop
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from cli.terminal.tables import Listing, show
-from server.admin import planes
+from server.admin import draining, planes
 from server.audit.listing import EventFilter, list_events
 from server.audit.recording import COMMAND_LINE
 from server.audit.types import Event
@@ -114,7 +114,7 @@ async def _drain(session: AsyncSession, plane: str, *, drained: bool) -> None:
         raise NotFound(f"there is no trainer or sampler {plane!r}; 'headway drain' lists them with their ids")
     is_trainer = await session.get(TrainerRow, plane_id) is not None
     kind = TrainerRow if is_trainer else SamplerRow
-    await (planes.drain if drained else planes.undrain)(session, kind, plane_id, COMMAND_LINE)
+    await (draining.drain if drained else draining.undrain)(session, kind, plane_id, COMMAND_LINE)
 
 
 async def find_model(session: AsyncSession, reference: str) -> UUID:

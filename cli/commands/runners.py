@@ -12,9 +12,11 @@ from cli.in_session import in_session_or_stop
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from cli.terminal.tables import Listing, show
 from cli.terminal.whole_help import WholeHelp
+from server.admin import draining
 from server.audit.recording import COMMAND_LINE
 from server.catalog.repository import as_uuid
 from server.runners import operating
+from store.tables import RunnerRow
 from wire.errors import NotFound
 
 app = typer.Typer(cls=WholeHelp, help="List, drain and undrain runners.", no_args_is_help=True)
@@ -41,7 +43,7 @@ def drain(runner: RunnerId, database_url: OptionalDatabaseUrl = None, data_dir: 
     """Give a runner nothing new; what it holds is ended."""
 
     async def act(session: AsyncSession) -> None:
-        await operating.drain(session, _id(runner), COMMAND_LINE)
+        await draining.drain(session, RunnerRow, _id(runner), COMMAND_LINE)
 
     in_session_or_stop(database_url_or_embedded(database_url, data_dir), act)
     typer.echo(f"drained {runner}")
@@ -52,7 +54,7 @@ def undrain(runner: RunnerId, database_url: OptionalDatabaseUrl = None, data_dir
     """Have a drained runner take placements again."""
 
     async def act(session: AsyncSession) -> None:
-        await operating.undrain(session, _id(runner), COMMAND_LINE)
+        await draining.undrain(session, RunnerRow, _id(runner), COMMAND_LINE)
 
     in_session_or_stop(database_url_or_embedded(database_url, data_dir), act)
     typer.echo(f"{runner} works again")

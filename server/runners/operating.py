@@ -1,7 +1,4 @@
-"""Runners as operators see them: what there is, and draining.
-
-A drained runner takes nothing new, and ends what it holds. A process that starts again is a new one, and not drained.
-"""
+"""Runners as operators see them."""
 
 from __future__ import annotations
 
@@ -13,12 +10,9 @@ from pydantic import BaseModel
 from sqlalchemy import Select, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.audit.recording import Actor, record
 from server.values.paging import Page, page_of
-from store.notify import PLACEMENT_QUEUED, notify_async
 from store.planes.runner_presence import lives_sql
 from store.tables import PlacementRow, RunnerRow, TeamRow
-from wire.errors import Conflict, NotFound
 
 _LIVES: Any = literal_column(lives_sql("runners"))
 
@@ -59,34 +53,6 @@ async def present_runners(session: AsyncSession, limit: int) -> list[Runner]:
 async def describe_runner(session: AsyncSession, runner_id: UUID) -> Runner:
     """One of them."""
     return _runner(*(await session.execute(_runners().where(RunnerRow.id == runner_id))).one())
-
-
-async def drain(session: AsyncSession, runner_id: UUID, actor: Actor) -> None:
-    """Give it nothing new. Raises NotFound, and Conflict for one that has stopped."""
-    row = await _find(session, runner_id)
-    if row.stopped_at is not None:
-        raise Conflict(f"the runner {runner_id} has stopped, so there is nothing to drain")
-    if row.drained_at is None:
-        row.drained_at = await session.scalar(select(func.clock_timestamp()))
-        record(session, actor, "drain_runner", subject_id=row.id, host=row.host, pid=row.pid)
-    await session.flush()
-
-
-async def undrain(session: AsyncSession, runner_id: UUID, actor: Actor) -> None:
-    """Have it take placements again. Raises NotFound."""
-    row = await _find(session, runner_id)
-    if row.drained_at is not None:
-        row.drained_at = None
-        record(session, actor, "undrain_runner", subject_id=row.id, host=row.host, pid=row.pid)
-    await session.flush()
-    await notify_async(session, PLACEMENT_QUEUED, "")
-
-
-async def _find(session: AsyncSession, runner_id: UUID) -> RunnerRow:
-    row = await session.get(RunnerRow, runner_id, with_for_update=True)
-    if row is None:
-        raise NotFound(f"there is no runner {runner_id}; see 'headway runners list'")
-    return row
 
 
 def _runners() -> Select[RunnerRow, str | None, bool, int]:

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.admin import planes
+from server.admin import draining
 from server.audit.recording import actor_of
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import submitted
@@ -26,7 +26,8 @@ router = APIRouter(route_class=PageRoute)
 
 Kind = Literal["trainer", "sampler"]
 Verb = Literal["drain", "undrain"]
-_ROWS: dict[Kind, planes.Plane] = {"trainer": TrainerRow, "sampler": SamplerRow}
+Plane = type[TrainerRow] | type[SamplerRow]
+_ROWS: dict[Kind, Plane] = {"trainer": TrainerRow, "sampler": SamplerRow}
 
 
 @router.get("/system/{kind}/{plane_id}/{verb}")
@@ -43,7 +44,7 @@ async def drain_or_undrain(
 ) -> Response:
     """Do it. A refusal is shown on the page of the question."""
     await submitted(request, visitor)
-    act = planes.drain if verb == "drain" else planes.undrain
+    act = draining.drain if verb == "drain" else draining.undrain
     try:
         async with context.database.session() as session:
             await act(session, _ROWS[kind], plane_id, actor_of(visitor.caller))
@@ -68,7 +69,7 @@ async def _ask(
     return page(request, f"system/{verb}.html", visitor, status=status, kind=kind, problem=problem, **values)
 
 
-async def _consequences(session: AsyncSession, plane: planes.Plane, kind: Kind, plane_id: UUID) -> dict[str, Any]:
+async def _consequences(session: AsyncSession, plane: Plane, kind: Kind, plane_id: UUID) -> dict[str, Any]:
     row = await session.get(plane, plane_id)
     if row is None:
         raise NotFound(f"there is no {kind} {plane_id}; see /system")

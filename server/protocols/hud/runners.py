@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from server.admin import draining
 from server.audit.recording import actor_of
 from server.http.authentication import AdminDep
 from server.http.context import ContextDep
@@ -12,6 +13,7 @@ from server.protocols.hud.shared.routing import HudRouter
 from server.runners import operating
 from server.runners.operating import Runner
 from server.values.paging import Page
+from store.tables import RunnerRow
 
 router = HudRouter(prefix="/v2/runners", tags=["runners"])
 
@@ -29,7 +31,7 @@ async def list_runners(
 async def drain(context: ContextDep, caller: AdminDep, runner_id: UUID) -> Runner:
     """Have it end what it holds, and take nothing new."""
     async with context.database.session() as session:
-        await operating.drain(session, runner_id, actor_of(caller))
+        await draining.drain(session, RunnerRow, runner_id, actor_of(caller))
         return await operating.describe_runner(session, runner_id)
 
 
@@ -37,5 +39,5 @@ async def drain(context: ContextDep, caller: AdminDep, runner_id: UUID) -> Runne
 async def undrain(context: ContextDep, caller: AdminDep, runner_id: UUID) -> Runner:
     """Have it take placements again."""
     async with context.database.session() as session:
-        await operating.undrain(session, runner_id, actor_of(caller))
+        await draining.undrain(session, RunnerRow, runner_id, actor_of(caller))
         return await operating.describe_runner(session, runner_id)

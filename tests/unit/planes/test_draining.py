@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from sampler.agent import Agent, AgentSettings
-from server.admin import planes
+from server.admin import draining
 from server.audit.recording import COMMAND_LINE
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
@@ -33,7 +33,7 @@ def trainer(database: Database, async_database: AsyncDatabase, world: World, tmp
 
 async def drain(database: AsyncDatabase, plane, plane_id: UUID, *, drained: bool = True) -> None:
     async with database.session() as session:
-        await (planes.drain if drained else planes.undrain)(session, plane, plane_id, COMMAND_LINE)
+        await (draining.drain if drained else draining.undrain)(session, plane, plane_id, COMMAND_LINE)
 
 
 def held(database: Database) -> list[UUID]:

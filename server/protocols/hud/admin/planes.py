@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from server.admin import planes
+from server.admin import draining, planes
 from server.admin.types import Sampler, Trainer
 from server.audit.recording import actor_of
 from server.http.authentication import AdminDep
@@ -30,7 +30,7 @@ async def list_trainers(
 async def drain_trainer(context: ContextDep, caller: AdminDep, trainer_id: UUID) -> Trainer:
     """Have it finish its operation, hand back its models, and take no other."""
     async with context.database.session() as session:
-        await planes.drain(session, TrainerRow, trainer_id, actor_of(caller))
+        await draining.drain(session, TrainerRow, trainer_id, actor_of(caller))
         return await planes.describe_trainer(session, trainer_id)
 
 
@@ -38,7 +38,7 @@ async def drain_trainer(context: ContextDep, caller: AdminDep, trainer_id: UUID)
 async def undrain_trainer(context: ContextDep, caller: AdminDep, trainer_id: UUID) -> Trainer:
     """Have it work again."""
     async with context.database.session() as session:
-        await planes.undrain(session, TrainerRow, trainer_id, actor_of(caller))
+        await draining.undrain(session, TrainerRow, trainer_id, actor_of(caller))
         return await planes.describe_trainer(session, trainer_id)
 
 
@@ -55,7 +55,7 @@ async def list_samplers(
 async def drain_sampler(context: ContextDep, caller: AdminDep, sampler_id: UUID) -> Sampler:
     """Send it no new request, and have it load no new adapter."""
     async with context.database.session() as session:
-        await planes.drain(session, SamplerRow, sampler_id, actor_of(caller))
+        await draining.drain(session, SamplerRow, sampler_id, actor_of(caller))
         return await planes.describe_sampler(session, sampler_id)
 
 
@@ -63,5 +63,5 @@ async def drain_sampler(context: ContextDep, caller: AdminDep, sampler_id: UUID)
 async def undrain_sampler(context: ContextDep, caller: AdminDep, sampler_id: UUID) -> Sampler:
     """Have it work again."""
     async with context.database.session() as session:
-        await planes.undrain(session, SamplerRow, sampler_id, actor_of(caller))
+        await draining.undrain(session, SamplerRow, sampler_id, actor_of(caller))
         return await planes.describe_sampler(session, sampler_id)

@@ -16,6 +16,7 @@ from server.background.garbage_collection import collecting_garbage
 from server.background.lost_runners import taking_back_from_lost_runners
 from server.background.managing_runs import managing_runs
 from server.background.missing_numbers import giving_up_missing_numbers
+from server.background.reading_texts import reading_texts
 from server.background.replicas import counting_replicas
 from server.background.trainer_launchers import launching_trainers
 from server.guard.watch import guarding
@@ -71,6 +72,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
                     taking_back_from_lost_runners(context.background, counted),
                     guarding(replace(context.heads, database=context.background), settings.guard),
                     keeping_sessions(context.tunnels),
+                    reading_texts(settings.database_url, context.blobs),
                     managing_runs(context.training, context.sampling, context.heads),
                 ):
                     yield

@@ -127,6 +127,7 @@ def describe(trace: TraceFacts) -> Trace:
         output_tokens=trace.num_output_tokens,
         checkpoint_ids=[str(checkpoint_id) for checkpoint_id in trace.checkpoint_ids],
         flags=trace.flags,
+        labels=trace.labels,
     )
 
 

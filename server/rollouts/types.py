@@ -92,6 +92,7 @@ class Trace(BaseModel):
     output_tokens: int
     checkpoint_ids: list[str]
     flags: list[str]
+    labels: list[str]
 
 
 class ScoredTrace(BaseModel):

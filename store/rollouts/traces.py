@@ -11,6 +11,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from store.database import AsyncConnection
+from store.rollouts.words import as_tsquery
 from wire.cursors import make_cursor, parse_cursor
 
 Status = Literal["running", "completed", "error", "cancelled"]
@@ -36,7 +37,8 @@ TRACE_COLUMNS = f"""
     t.id, t.team_id, t.job_id, t.group_id, t.parent_trace_id, t.task_slug, t.model, t.model_id,
     {STATUS} as status, {REWARD} as reward, t.error, t.stop_reason, t.evaluation_result, t.extra,
     t.created_at, t.entered_at, t.exited_at, t.last_activity_at, t.timed_out_at, t.pinned_at,
-    t.num_turns, t.num_samples, t.num_prompt_tokens, t.num_output_tokens, t.checkpoint_ids, t.flags
+    t.num_turns, t.num_samples, t.num_prompt_tokens, t.num_output_tokens, t.checkpoint_ids, t.flags,
+    t.labels
 """
 _COLUMNS_OF_ONE = TRACE_COLUMNS.replace(STATUS, _SHOWN_STATUS)
 
@@ -76,6 +78,7 @@ class TraceFacts:
     num_output_tokens: int
     checkpoint_ids: list[UUID]
     flags: list[str]
+    labels: list[str]
 
     @property
     def timed_out(self) -> bool:
@@ -87,7 +90,8 @@ class TraceFacts:
 class TraceFilter:
     """Which traces; None: any. Bounds of rewards are inclusive; a trace without a reward is outside of any.
 
-    since, until: when the trace began, the first inclusive, the last not.
+    since, until: when the trace began, the first inclusive, the last not. text: words that were said in it
+    (`store.rollouts.words.as_tsquery`). checkpoint_ids: it was served by one of them.
     """
 
     model_id: UUID | None = None
@@ -102,6 +106,10 @@ class TraceFilter:
     until: datetime | None = None
     has_samples: bool | None = None
     model_ids: list[UUID] | None = None
+    text: str | None = None
+    label: str | None = None
+    has_comments: bool | None = None
+    checkpoint_ids: list[UUID] | None = None
 
 
 _CONDITIONS = {
@@ -111,6 +119,8 @@ _CONDITIONS = {
     "group_id": "t.group_id = %(group_id)s",
     "task_slug": "t.task_slug = %(task_slug)s",
     "checkpoint_id": "t.checkpoint_ids @> array[%(checkpoint_id)s]::uuid[]",
+    "checkpoint_ids": "t.checkpoint_ids && %(checkpoint_ids)s::uuid[]",
+    "label": "t.labels <> '{}' and t.labels @> array[%(label)s]::text[]",
     "min_reward": f"{REWARD} >= %(min_reward)s",
     "max_reward": f"{REWARD} <= %(max_reward)s",
     "since": "t.created_at >= %(since)s",
@@ -119,9 +129,11 @@ _CONDITIONS = {
 
 # PostgreSQL thinks a checkpoint's rollouts are spread over all times, and looks for a page of them from the newest on.
 # `offset 0` makes it take the checkpoint's own index.
-_OF_CHECKPOINT = f"""
-    (select * from traces t where t.team_id = %(team_id)s and {_CONDITIONS["checkpoint_id"]} offset 0) t
+_OF_CHECKPOINT = "(select * from traces t where t.team_id = %(team_id)s and {} offset 0) t"
+_WITH_TEXT = """
+    t.id in (select x.trace_id from trace_texts x where x.team_id = %(team_id)s and x.words @@ %(text)s::tsquery)
 """
+_WITH_COMMENTS = "exists (select from trace_comments c where c.team_id = t.team_id and c.trace_id = t.id)"
 
 
 # `STATUS` in terms of columns that have an index.
@@ -140,7 +152,8 @@ class TracePage:
 
 
 def conditions(team_id: UUID, wanted: TraceFilter) -> tuple[str, dict[str, Any]]:
-    """SQL over `traces t`, and its parameters, for a team's traces that a filter wants."""
+    """SQL over `traces t`, and its parameters, for a team's traces that a filter wants. Raises InvalidRequest for a
+    text without words."""
     values = {name: value for name in _CONDITIONS if (value := getattr(wanted, name)) is not None}
     clauses = ["t.team_id = %(team_id)s", *(_CONDITIONS[name] for name in values)]
     if wanted.status is not None:
@@ -148,7 +161,18 @@ def conditions(team_id: UUID, wanted: TraceFilter) -> tuple[str, dict[str, Any]]
         values["status"] = wanted.status
     if wanted.has_samples is not None:
         clauses.append("t.has_samples" if wanted.has_samples else "not t.has_samples")
+    if wanted.text is not None:
+        clauses.append(_WITH_TEXT)
+        values["text"] = as_tsquery(wanted.text)
+    if wanted.has_comments is not None:
+        clauses.append(_WITH_COMMENTS if wanted.has_comments else f"not {_WITH_COMMENTS}")
     return " and ".join(clauses), {"team_id": team_id, **values}
+
+
+def rows_of(wanted: TraceFilter) -> str:
+    """SQL: what to select traces `t` from."""
+    by = next((name for name in ("checkpoint_id", "checkpoint_ids") if getattr(wanted, name) is not None), None)
+    return _OF_CHECKPOINT.format(_CONDITIONS[by]) if by else "traces t"
 
 
 async def find_trace(connection: AsyncConnection, team_id: UUID, trace_id: UUID) -> TraceFacts | None:
@@ -166,8 +190,10 @@ async def list_traces(
     if cursor is not None:
         where += " and (t.created_at, t.id) < (%(before)s, %(before_id)s)"
         values["before"], values["before_id"] = parse_cursor(cursor, datetime, UUID)
-    rows = _OF_CHECKPOINT if wanted.checkpoint_id is not None else "traces t"
-    query = f"select {TRACE_COLUMNS} from {rows} where {where} order by t.created_at desc, t.id desc limit %(limit)s"
+    query = f"""
+        select {TRACE_COLUMNS} from {rows_of(wanted)} where {where} order by t.created_at desc, t.id desc
+        limit %(limit)s
+    """
     found = await connection.execute(query.encode(), {**values, "limit": limit + 1})
     traces = [TraceFacts(*row) for row in await found.fetchall()]
     last = traces[limit - 1] if len(traces) > limit else None

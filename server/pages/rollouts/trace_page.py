@@ -19,13 +19,13 @@ from server.http.context import ContextDep
 from server.pages.rollouts.rollout_rows import CheckpointName, checkpoint_names
 from server.pages.rollouts.scoring import is_scorable
 from server.pages.rollouts.tokens import GAP_LEVELS, LEVELS, Strip, last_passes, mean_logprob, strip_of
-from server.pages.rollouts.transcript import Part, Scene, Transcript, build_transcript, readable
 from server.pages.shared.addresses import address
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.rollouts.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.rollouts.service import describe, no_such_trace
+from server.rollouts.transcript import Part, Scene, Transcript, build_transcript, readable
 from server.rollouts.visibility import require_trace
 from store.rollouts import (
     JobFacts,

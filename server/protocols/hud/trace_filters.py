@@ -29,8 +29,12 @@ async def asked_filter(
     since: datetime | None = None,
     until: datetime | None = None,
     has_samples: bool | None = None,
+    text: _Text = None,
+    label: _Text = None,
+    has_comments: bool | None = None,
 ) -> TraceFilter:
-    """The filter; rollouts have to fit all of it, and be of the models that the key opens."""
+    """The filter; rollouts have to fit all of it, and be of the models that the key opens. text: words that were said;
+    `"in this order"`, `-without`, `begin*`."""
     return TraceFilter(
         model_id,
         job_id,
@@ -44,6 +48,9 @@ async def asked_filter(
         until,
         has_samples,
         models_of(caller),
+        text,
+        label,
+        has_comments,
     )
 
 

@@ -25,6 +25,7 @@ from store.planes.registration import HEARTBEAT_S, fall_silent, give_up, heartbe
 from store.repeating import RepeatedThread, Rhythm
 from store.tables import SamplerRow
 from wire.errors import Unavailable
+from wire.loaded import Loaded
 from wire.process.faults import fault_point
 from wire.process.tracing import span
 
@@ -43,6 +44,9 @@ class AdapterHolder(Protocol):
     def unload_adapter(self, name: str) -> None: ...
 
     def loaded(self) -> set[str]: ...
+
+    @property
+    def details(self) -> Loaded: ...
 
     def trouble(self) -> str | None: ...
 
@@ -85,7 +89,9 @@ class Agent:
         self._has_left = False
         self._trouble: str | None = None
         with database.session() as session:
-            self._sampler_id = register_sampler(session, settings.base_id, settings.url, settings.backend)
+            self._sampler_id = register_sampler(
+                session, settings.base_id, settings.url, settings.backend, holder.details
+            )
         self._listener = Listener(database.url.render_as_string(hide_password=False), ADAPTERS_CHANGED)
         # It waits for wake-ups itself. The process lives on without these threads, and would look healthy.
         reconciling = Rhythm(0.0, failed="reconcile_failed", retry_s=_AWAY_S)

@@ -53,6 +53,8 @@ def run(settings: SamplerSettings) -> None:
     checkpoints = open_checkpoint_store(settings.checkpoint_store_url)
     metrics = SamplerMetrics()
     metrics.show_process()
+    loaded = backend.details
+    metrics.loaded(settings.base_slug, settings.backend, loaded)
     metrics.show_adapters(lambda: len(backend.loaded()))
     agent = Agent(
         database, checkpoints, backend, AgentSettings(base.id, url, settings.backend, settings.linger_s), metrics
@@ -76,7 +78,7 @@ def run(settings: SamplerSettings) -> None:
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
     agent.start()
-    log.info("sampler_ready", base=settings.base_slug, url=url)
+    log.info("sampler_ready", base=settings.base_slug, url=url, backend=settings.backend, **loaded.to_json())
     try:
         DrainingServer(config, app, agent.leave, settings.drain_s).run(sockets=[listening])
     finally:

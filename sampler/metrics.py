@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from wire.errors import CorruptCheckpoint
+from wire.loaded import LABELS, Loaded
 
 _CALL_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600)
 
@@ -18,6 +19,17 @@ class SamplerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._info = Gauge(
+            "headway_sampler_info",
+            "1; what this sampler has loaded",
+            ["base", "backend", *LABELS],
+            registry=self.registry,
+        )
+        self._expected = Gauge(
+            "headway_sampler_expected_tokens_per_second",
+            "Sampled with its places full, as of a short pass when it started; 0: not measured",
+            registry=self.registry,
+        )
         self._adapters = Gauge("headway_sampler_adapters", "Adapters that are loaded", registry=self.registry)
         self._loads = Counter(
             "headway_sampler_adapter_loads",
@@ -42,6 +54,11 @@ class SamplerMetrics:
             "headway_sampler_tokens", "Prompt tokens taken, and tokens sampled", ["direction"], registry=self.registry
         )
         self._tokens_in, self._tokens_out = tokens.labels("prompt"), tokens.labels("sampled")
+
+    def loaded(self, base: str, backend: str, loaded: Loaded) -> None:
+        """What this process has loaded."""
+        self._info.labels(base, backend, *loaded.labels()).set(1)
+        self._expected.set(loaded.tokens_per_s or 0)
 
     def show_adapters(self, count: Callable[[], int]) -> None:
         """Where the number of loaded adapters comes from."""

@@ -91,6 +91,7 @@ def serve(
         database_pool_size=max(_LEAST_POOL, _POOL // workers),
         metrics_token=metrics_token,
         promotion=promotion,
+        workers=workers,
         stop=stop or StopSettings(),
         guard=guard or GuardSettings(),
         runs=runs or RunSettings(),

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from store.planes.presence import PRESENT
 from store.planes.registration import lives_sql
 from store.planes.runner_presence import lives_sql as runner_lives_sql
 from store.run_states import IS_LIVE
@@ -78,6 +79,15 @@ class LiveRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Described:
+    """A live server or runner, and what it says of itself."""
+
+    host: str
+    pid: int
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Census:
     """The service at one moment."""
 
@@ -93,6 +103,8 @@ class Census:
     teams: list[tuple[UUID, str]]
     heads: list[ModelHead]
     runs: list[LiveRun] = field(default_factory=list[LiveRun])
+    servers: list[Described] = field(default_factory=list["Described"])
+    runners: list[Described] = field(default_factory=list["Described"])
 
 
 _OPERATIONS = """
@@ -162,6 +174,13 @@ _RUNS = f"""
 """  # noqa: S608 - put together from constants
 
 
+_SERVERS = f"select host, pid, details from servers where number = any({PRESENT}) order by started_at limit 300"  # noqa: S608
+_RUNNERS = f"""
+    select host, pid, versions || jsonb_build_object('isolation', isolation)
+    from runners r where {runner_lives_sql("r")} order by started_at limit 300
+"""  # noqa: S608 - put together from constants
+
+
 def take_census(session: Session, *, num_heads: int = 50) -> Census:
     """Count everything; of the models that stepped within a day, the `num_heads` that did so last."""
     num_bases, num_forks = session.execute(text(_MODELS)).one()
@@ -178,6 +197,8 @@ def take_census(session: Session, *, num_heads: int = 50) -> Census:
         teams=[(row[0], row[1]) for row in session.execute(text(_TEAMS))],
         heads=[ModelHead(*row) for row in session.execute(text(_HEADS), {"num_heads": num_heads})],
         runs=[LiveRun(*row) for row in session.execute(text(_RUNS))],
+        servers=[Described(*row) for row in session.execute(text(_SERVERS))],
+        runners=[Described(*row) for row in session.execute(text(_RUNNERS))],
     )
 
 

@@ -19,11 +19,12 @@ from store.planes.registration import register_trainer, trainer_ready
 from store.planes.trainer_starts import start_failed
 from store.private_files import shared_umask
 from store.tables import ModelRow
-from trainer.engine.base_model import load_base_model
+from trainer.engine.base_model import BaseModel, load_base_model
 from trainer.engine.device_errors import device_error
-from trainer.engine.device_memory import device_memory
+from trainer.engine.device_memory import device_memory, device_name
 from trainer.engine.engine import EngineSettings, TrainingEngine
 from trainer.engine.heap import keep_freed_memory
+from trainer.engine.throughput import tokens_per_s
 from trainer.settings import TrainerSettings
 from trainer.worker.cancellation import Cancellation
 from trainer.worker.instruments import TrainerMetrics
@@ -33,7 +34,9 @@ from trainer.worker.loop import Worker, WorkerSettings
 from trainer.worker.snapshots import SnapshotPolicy
 from trainer.worker.stopping import Stop
 from trainer.worker.watchdog import Watchdog
+from wire.engine import LoraConfig
 from wire.errors import HeadwayError
+from wire.loaded import Loaded, version_of
 from wire.process.hub_weights import require_weights
 from wire.process.metrics_page import metrics_page
 from wire.process.origins import http_origin
@@ -69,8 +72,8 @@ def run(settings: TrainerSettings) -> None:
         signal.signal(signum, stop.request)
     try:
         with _noting_failure(database, base.id):
-            worker = _load(settings, database, base, trainer_id, stop, metrics, logprobs)
-        log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id))
+            worker, loaded = _load(settings, database, base, trainer_id, stop, metrics, logprobs)
+        log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id), **loaded.to_json())
         watchdog.start()
         with _metrics_page(settings, metrics):
             worker.run(stop, _leave_after(settings.idle_exit_s, keeper))
@@ -111,8 +114,8 @@ def _load(
     stop: Stop,
     metrics: TrainerMetrics,
     logprobs: LogprobKeeper,
-) -> Worker:
-    """A worker that is known to be ready, with its engine."""
+) -> tuple[Worker, Loaded]:
+    """A worker that is known to be ready, with its engine; and what was loaded."""
     assert base.weights is not None
     device = _device(settings.device)
     if device != "cpu":
@@ -142,13 +145,34 @@ def _load(
         logprobs,
         diagnose=device_error,
     )
+    loaded = _loaded(weights, threads)
+    metrics.loaded(settings.base_slug, loaded)
     _show_memory(metrics, engine, worker, device)
     with database.session() as session:
         describe_base(session, base.id, engine.info)
-        trainer_ready(session, trainer_id, engine.losses)
+        trainer_ready(session, trainer_id, engine.losses, loaded)
     gc.collect()
     gc.freeze()  # what was loaded so far stays: a full collection through torch's modules would hold a step up
-    return worker
+    return worker, loaded
+
+
+def _loaded(base: BaseModel, threads: int) -> Loaded:
+    lora, info = LoraConfig(), base.info
+    return Loaded(
+        version=version_of("headway"),
+        architecture=info.architecture,
+        num_parameters=info.num_parameters,
+        dtype=info.dtype,
+        device=device_name(base.device),
+        kernel=base.kernel,
+        threads=threads,
+        context_length=info.context_length,
+        lora_rank=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_targets=base.lora_targets(lora),
+        tokens_per_s=tokens_per_s(base),
+        tokens_per_s_by="measured on a short pass",
+    )
 
 
 def _show_memory(metrics: TrainerMetrics, engine: TrainingEngine, worker: Worker, device: str) -> None:

@@ -1,14 +1,15 @@
-"""What people write on models, runs and rollouts; searchable texts; removed teams"""
+"""What people write on models, runs and rollouts; searchable texts; removed teams; what processes loaded"""
 
 from alembic import op
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 
 revision = "0017"
 down_revision = "0016"
 branch_labels = None
 depends_on = None
 
+_JSON = JSONB(none_as_null=True, astext_type=sa.Text())
 _NOW = sa.text("clock_timestamp()")
 
 
@@ -38,6 +39,17 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_trace_comments")),
     )
+    op.create_table(
+        "servers",
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column("details", _JSON, nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), server_default=_NOW, nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_servers")),
+    )
+    for planes in ("trainers", "samplers"):
+        op.add_column(planes, sa.Column("details", _JSON, server_default="{}", nullable=False))
     op.create_index("ix_trace_comments_of_trace", "trace_comments", ["team_id", "trace_id", "created_at"])
     _add_texts()
 
@@ -71,6 +83,9 @@ def downgrade() -> None:
     op.drop_index("ix_traces_labels", "traces")
     op.drop_column("traces", "is_unread")
     op.drop_column("traces", "text_read_until")
+    for planes in ("samplers", "trainers"):
+        op.drop_column(planes, "details")
+    op.drop_table("servers")
     op.drop_table("trace_comments")
     op.drop_column("traces", "labels")
     op.drop_column("teams", "removed_at")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sampler.admission.prompt_limits import PromptLimits
+from wire.loaded import Loaded
 from wire.sampling import (
     DerenderRequest,
     GenerateEvent,
@@ -53,6 +54,11 @@ class SamplerBackend(Protocol):
 
     @property
     def prompt_limits(self) -> PromptLimits: ...
+
+    @property
+    def details(self) -> Loaded:
+        """What it has loaded, for people who look."""
+        ...
 
     def load_adapter(self, name: str, path: Path | None) -> None:
         """Make `name` usable; when this returns, it is. `path` is a folder in PEFT layout; None is a zero adapter,

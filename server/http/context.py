@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
@@ -49,6 +50,7 @@ from store.checkpoint_stores import CheckpointStore, open_checkpoint_store
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
 from store.oplog.waiting import WaitingCalls
+from wire.loaded import Loaded, version_of
 
 _BACKGROUND_POOL = 4
 
@@ -89,6 +91,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     )
     background = AsyncDatabase(settings.database_url, pool_size=_BACKGROUND_POOL)
     listener = AsyncListener(settings.database_url)
+    listener.presence.details = _details(settings).to_json()
     await listener.start()
     timeouts = settings.timeouts
     waiting_calls = WaitingCalls(background, listener, trouble_s=timeouts.trouble_s)
@@ -165,6 +168,14 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         await listener.close()
         await background.close()
         await database.close()
+
+
+def _details(settings: ServerSettings) -> Loaded:
+    """Whoever may see the System page is not shown folders and buckets, but which kind they are of."""
+    collection = settings.garbage_collection
+    scheme = urlsplit(collection.checkpoint_store_url).scheme if collection else None
+    store = {"file": "a folder", "s3": "S3"}.get(scheme, scheme) if scheme else None
+    return Loaded(version=version_of("headway"), checkpoint_store=store, workers=settings.workers)
 
 
 def _checkpoint_store(settings: ServerSettings) -> CheckpointStore | None:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from store.census import Census, Held
+from store.census import Census, Described, Held
 from store.run_states import LIVE
 
 _OF_A_HEAD = {
@@ -42,6 +42,12 @@ def _families(census: Census | None) -> Iterator[Metric]:
     yield GaugeMetricFamily("headway_database_up", "Whether the database answered this scrape", float(bool(census)))
     if census is None:
         return
+    yield _described(
+        "headway_server_info", "1; a live server process", ("version", "database", "checkpoint_store"), census.servers
+    )
+    yield _described(
+        "headway_runner_info", "1; a live runner", ("headway", "hud", "python", "isolation"), census.runners
+    )
     yield from _operations(census)
     yield _held("headway_trainers", "Live trainers", "state", census.trainers)
     yield _held("headway_samplers", "Live samplers", "backend", census.samplers)
@@ -58,6 +64,13 @@ def _families(census: Census | None) -> Iterator[Metric]:
     for team_id, name in census.teams:
         teams.add_metric([str(team_id), name], 1)
     yield teams
+
+
+def _described(name: str, meaning: str, facts: tuple[str, ...], processes: list[Described]) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=["host", "pid", *facts])
+    for one in processes:
+        family.add_metric([one.host, str(one.pid), *(str(one.details.get(fact, "")) for fact in facts)], 1)
+    return family
 
 
 def _operations(census: Census) -> Iterator[Metric]:

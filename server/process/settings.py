@@ -264,6 +264,8 @@ class ServerSettings:
     """With it a scraper may read /metrics; without, admins alone."""
     promotion: PromotionPolicy = PromotionPolicy.ONE
     """For whom a move of the head by hand waits, at most `timeouts.samplers_s`."""
+    workers: int = 1
+    """Processes that share the port."""
     guard: GuardSettings = field(default_factory=GuardSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     runs: RunSettings = field(default_factory=RunSettings)

@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 TABLES, CHECKPOINTS, BLOBS = "tables", "checkpoints", "blobs"
 
 _VERSION = 1
-_OF_PROCESSES = {"model_leases", "samplers", "sampler_adapters", "adapter_wants", "trainer_starts"}
+_OF_PROCESSES = {"model_leases", "samplers", "sampler_adapters", "servers", "adapter_wants", "trainer_starts"}
 
 Progress = Callable[[int, int], None]
 """Told how many of how many files are done."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Float, and_, cast, exists, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from store.listed_models import is_listed
+from store.planes.presence import PRESENT
 from store.planes.registration import has_trouble, is_live
 from store.planes.runner_presence import lives_sql as runner_lives_sql
 from store.planes.trainer_availability import TrainerAvailability, trainer_availability
@@ -23,14 +25,15 @@ from store.tables import (
     TeamRow,
     TrainerRow,
 )
+from wire.loaded import Loaded
 
 _OPEN = "queued", "running"
 
 
 @dataclass(frozen=True, slots=True)
 class PlaneState:
-    """A trainer, sampler or runner that is not marked as stopped, or a base's last sampler, which gave up. `state`:
-    starting, live, draining, silent, or stopped."""
+    """A server, trainer, sampler or runner that is not marked as stopped, or a base's last sampler, which gave up.
+    `state`: starting, live, draining, silent, or stopped."""
 
     plane: str
     id: UUID
@@ -45,6 +48,13 @@ class PlaneState:
     """Adapters that a sampler could not load."""
     trouble: str | None = None
     """Why a sampler can generate nothing, or a runner take nothing."""
+    details: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What it has loaded, as of `wire.loaded`; empty while it loads."""
+
+    @property
+    def loaded(self) -> str:
+        """The same in one line."""
+        return Loaded.read(self.details).sentence() if self.details else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,8 @@ class PlacedKind:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The service at one moment, by the database's clock. `planes`: runners, of no base, come last."""
+    """The service at one moment, by the database's clock. `planes`: servers, of no base, come first, and runners
+    last."""
 
     at: datetime
     planes: list[PlaneState]
@@ -94,7 +105,7 @@ def take_overview(session: Session, *, max_models: int = 200) -> Overview:
     at: datetime = session.execute(text("select clock_timestamp()")).scalar_one()
     return Overview(
         at=at,
-        planes=[*_trainers(session), *_samplers(session), *_runners(session)],
+        planes=[*_servers(session), *_trainers(session), *_samplers(session), *_runners(session)],
         bases=trainer_availability(session),
         models=_models(session, max_models),
         num_models=session.scalar(select(func.count()).select_from(ModelRow).where(_is_shown())) or 0,
@@ -103,11 +114,15 @@ def take_overview(session: Session, *, max_models: int = 200) -> Overview:
 
 
 _RUNNERS = text(f"""
-    select r.id, r.host, r.pid, r.trouble,
-        case when not {runner_lives_sql("r")} then 'silent' when r.drained_at is null then 'live' else 'draining' end,
-        extract(epoch from clock_timestamp() - r.heartbeat_at)::float,
-        (select count(*) from placements p where p.runner_id = r.id and p.state = 'running')
+    select r.id, r.host, r.pid, r.trouble, r.versions, r.isolation, r.slots,
+        case when not {runner_lives_sql("r")} then 'silent' when r.drained_at is null then 'live' else 'draining' end
+        as state,
+        extract(epoch from clock_timestamp() - r.heartbeat_at)::float as silent_s,
+        (select count(*) from placements p where p.runner_id = r.id and p.state = 'running') as held
     from runners r where r.stopped_at is null order by r.started_at
+""")  # noqa: S608 - put together from constants
+_SERVERS = text(f"""
+    select number, host, pid, details from servers where number = any({PRESENT}) order by started_at
 """)  # noqa: S608 - put together from constants
 _PLACED = text("""
     select kind, count(*) filter (where state = 'queued'), count(*) filter (where state = 'running')
@@ -117,8 +132,30 @@ _PLACED = text("""
 
 def _runners(session: Session) -> list[PlaneState]:
     return [
-        PlaneState("runner", runner_id, "", host, pid, state, silent_s, num_held, 0, trouble)
-        for runner_id, host, pid, trouble, state, silent_s, num_held in session.execute(_RUNNERS)
+        PlaneState(
+            "runner",
+            row.id,
+            "",
+            row.host,
+            row.pid,
+            row.state,
+            row.silent_s,
+            row.held,
+            0,
+            row.trouble,
+            Loaded(
+                version=str(row.versions.get("headway", "unknown")), isolation=row.isolation, slots=row.slots
+            ).to_json(),
+        )
+        for row in session.execute(_RUNNERS)
+    ]
+
+
+def _servers(session: Session) -> list[PlaneState]:
+    """They live as long as their locks are held: none of them is silent."""
+    return [
+        PlaneState("server", UUID(int=row.number), "", row.host, row.pid, "live", 0.0, 0, 0, None, row.details)
+        for row in session.execute(_SERVERS)
     ]
 
 
@@ -137,7 +174,9 @@ def _trainers(session: Session) -> list[PlaneState]:
     found = list[PlaneState]()
     for row, slug, live, silent_s, num_held in session.execute(query):
         state = ("starting" if row.is_loading else _live(row)) if live else "silent"
-        found.append(PlaneState("trainer", row.id, slug, row.host, row.pid, state, silent_s, num_held, 0))
+        found.append(
+            PlaneState("trainer", row.id, slug, row.host, row.pid, state, silent_s, num_held, 0, None, row.details)
+        )
     return found
 
 
@@ -161,7 +200,9 @@ def _samplers(session: Session) -> list[PlaneState]:
     for row, slug, live, silent_s, num_held, num_failed in session.execute(query):
         state = _live(row) if live else "stopped" if row.stopped_at else "silent"
         counts = num_held, num_failed
-        found.append(PlaneState("sampler", row.id, slug, row.host, row.pid, state, silent_s, *counts, row.trouble))
+        found.append(
+            PlaneState("sampler", row.id, slug, row.host, row.pid, state, silent_s, *counts, row.trouble, row.details)
+        )
     return found
 
 

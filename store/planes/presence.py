@@ -7,9 +7,17 @@ gives the lock back when the process dies, however it dies. A call is numbered b
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
+import socket
+from typing import Any
+
+import structlog
+from psycopg.types.json import Jsonb
 
 from store.database import AsyncConnection
+
+log = structlog.get_logger(__name__)
 
 _LOCK = 0x68770001  # "hw"
 
@@ -31,6 +39,17 @@ PRESENT = f"""
 """  # noqa: S608 - put together from a constant
 """SQL: the numbers of all processes that are there."""
 
+# With those that are gone by now, however they went: nobody else looks after their rows.
+_DESCRIBE = f"""
+    with gone as (delete from servers where number <> %(number)s and number <> all({PRESENT}))
+    insert into servers (number, host, pid, details) values (
+        %(number)s, %(host)s, %(pid)s,
+        %(details)s || jsonb_build_object('database', 'PostgreSQL ' || current_setting('server_version'))
+    )
+    on conflict (number) do update set details = excluded.details
+    returning details
+"""  # noqa: S608
+
 
 async def count_processes(connection: AsyncConnection) -> int:
     """How many server processes live."""
@@ -43,6 +62,8 @@ class Presence:
 
     def __init__(self) -> None:
         self.number = 1 + secrets.randbelow(2**31 - 1)
+        self.details: dict[str, Any] | None = None
+        """What it serves with, for people who look."""
         self._calls = itertools.count(1)
 
     def new_call(self) -> int:
@@ -54,3 +75,8 @@ class Presence:
         await connection.execute(_ANNOUNCE.encode(), {"number": self.number})
         for setting in _NOTICE_DEATH:
             await connection.execute(setting.encode())
+        if self.details is not None:
+            who = {"number": self.number, "host": socket.gethostname(), "pid": os.getpid()}
+            found = await connection.execute(_DESCRIBE.encode(), {**who, "details": Jsonb(self.details)})
+            row = await found.fetchone()
+            log.info("server_ready", **(row[0] if row else {}))

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, aliased
 
 from store.notify import TRAINERS_CHANGED, notify
 from store.tables import SamplerRow, TrainerRow, TrainerStartRow
+from wire.loaded import Loaded
 
 HEARTBEAT_S = 2.0
 _LIVE_FOR: LiteralString = "10"
@@ -59,18 +60,23 @@ def register_trainer(
     return row.id
 
 
-def trainer_ready(session: Session, trainer_id: UUID, losses: Mapping[str, Mapping[str, Any]]) -> None:
+def trainer_ready(
+    session: Session, trainer_id: UUID, losses: Mapping[str, Mapping[str, Any]], loaded: Loaded | None = None
+) -> None:
     """This trainer has loaded its base; whatever was noted about the search for one is settled."""
     row = session.get_one(TrainerRow, trainer_id)
     row.losses = {name: dict(config) for name, config in losses.items()}
     row.is_loading = False
+    row.details = loaded.to_json() if loaded else {}
     session.execute(delete(TrainerStartRow).where(TrainerStartRow.base_id == row.base_id))
     notify(session, TRAINERS_CHANGED, row.base_id.hex)
 
 
-def register_sampler(session: Session, base_id: UUID, url: str, backend: str) -> UUID:
+def register_sampler(session: Session, base_id: UUID, url: str, backend: str, loaded: Loaded | None = None) -> UUID:
     """A new sampler process that says hello, and where the gateway reaches it."""
-    row = SamplerRow(base_id=base_id, host=socket.gethostname(), pid=os.getpid(), url=url, backend=backend)
+    details = loaded.to_json() if loaded else {}
+    process = {"host": socket.gethostname(), "pid": os.getpid()}
+    row = SamplerRow(base_id=base_id, url=url, backend=backend, details=details, **process)
     session.add(row)
     session.flush()
     return row.id

@@ -8,7 +8,14 @@ from store.tables.guard import AlarmRow, EvalRow, GuardRow
 from store.tables.models import CheckpointNameRow, CheckpointRow, ModelRow
 from store.tables.operations import ModelLeaseRow, OperationRow, TrainingTurnRow
 from store.tables.placements import EnvironmentSessionRow, HostedRolloutRow, PlacementRow, RunnerRow
-from store.tables.planes import AdapterWantRow, SamplerAdapterRow, SamplerRow, TrainerRow, TrainerStartRow
+from store.tables.planes import (
+    AdapterWantRow,
+    SamplerAdapterRow,
+    SamplerRow,
+    ServerRow,
+    TrainerRow,
+    TrainerStartRow,
+)
 from store.tables.reports import JobRow, TraceRow
 from store.tables.rollouts import SampleRow, SpanRow, TraceCommentRow, TraceTextRow
 from store.tables.runs import FileRow, RunEventRow, RunRow, RunStepRow
@@ -48,6 +55,7 @@ __all__ = [
     "SamplerRow",
     "SamplingRequestRow",
     "SamplingSessionRow",
+    "ServerRow",
     "SpanRow",
     "TasksetRow",
     "TasksetTaskRow",

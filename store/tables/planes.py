@@ -1,4 +1,4 @@
-"""Which trainers and samplers are there, and what they hold."""
+"""Which servers, trainers and samplers are there, and what they hold."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, false
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables.base import Base, CreatedAt, UuidKey
+
+
+class ServerRow(Base):
+    """A server process, by the number that it holds a lock of while it lives (`store.planes.presence`)."""
+
+    __tablename__ = "servers"
+
+    number: Mapped[int] = mapped_column(BigInteger(), primary_key=True, autoincrement=False)
+    host: Mapped[str]
+    pid: Mapped[int]
+    details: Mapped[dict[str, Any]]
+    """What it serves with, as of `wire.loaded`."""
+    started_at: Mapped[CreatedAt]
 
 
 class TrainerRow(Base):
@@ -25,6 +38,8 @@ class TrainerRow(Base):
     losses: Mapped[dict[str, Any]]
     is_loading: Mapped[bool] = mapped_column(default=False, server_default=false())
     """It has not read its base yet and can train nothing so far."""
+    details: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    """What it has loaded, as of `wire.loaded`; empty while it loads."""
     started_at: Mapped[CreatedAt]
     heartbeat_at: Mapped[CreatedAt]
     stopped_at: Mapped[datetime | None]
@@ -59,6 +74,8 @@ class SamplerRow(Base):
     pid: Mapped[int]
     url: Mapped[str]
     backend: Mapped[str]
+    details: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    """What it has loaded, as of `wire.loaded`."""
     started_at: Mapped[CreatedAt]
     heartbeat_at: Mapped[CreatedAt]
     stopped_at: Mapped[datetime | None]

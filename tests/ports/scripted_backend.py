@@ -22,6 +22,7 @@ from sampler.chat.reading import BufferingParser
 from sampler.draws import Draws
 from sampler.incremental_detokenizer import IncrementalDetokenizer
 from wire.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from wire.loaded import Loaded
 from wire.sampling import (
     Constraint,
     DerenderRequest,
@@ -82,6 +83,10 @@ class ScriptedBackend:
     @property
     def prompt_limits(self) -> PromptLimits:
         return PromptLimits(self._info.context_length, longest_token=1)
+
+    @property
+    def details(self) -> Loaded:
+        return Loaded(version="0", architecture="Scripted", tokens_per_s=1.0)
 
     def load_adapter(self, name: str, path: Path | None) -> None:
         if name in self._adapters:

@@ -34,6 +34,7 @@ from trainer.engine.self_check import disagreement, probe
 from trainer.engine.session import Session
 from wire.datums import Datum
 from wire.engine import BaseModelInfo, LoraConfig
+from wire.errors import InvalidRequest
 
 log = structlog.get_logger(__name__)
 
@@ -103,6 +104,13 @@ class BaseModel:
             self._adapters[shape] = LiveAdapter(self._model, lora, targets, self._lora_dtype)
             self._active = None
         return self._adapters[shape]
+
+    def lora_targets(self, lora: LoraConfig) -> list[str]:
+        """Names of the layers that such an adapter changes; none where this base refuses it."""
+        try:
+            return self._adaptable.chosen(lora)
+        except InvalidRequest:
+            return []
 
     def bind(self, session: Session) -> LiveAdapter:
         """Let the session's weights compute from now on."""

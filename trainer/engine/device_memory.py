@@ -1,10 +1,15 @@
-"""How full a GPU is."""
+"""Which device it is, and how full a GPU is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
+
+
+def device_name(device: torch.device) -> str:
+    """For people: `cpu`, or `cuda:0 (NVIDIA H200)`."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def device_memory(device: str) -> Iterator[tuple[tuple[str, ...], float]]:

@@ -15,6 +15,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from store.oplog.operation import ModelState, Operation
+from wire.loaded import LABELS, Loaded
 from wire.process.tracing import operation_span, span
 
 _OPERATION_S = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -72,10 +73,26 @@ class TrainerMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self._info = Gauge(
+            "headway_trainer_info",
+            "1; what this trainer has loaded",
+            ["base", *LABELS],
+            registry=self.registry,
+        )
+        self._expected = Gauge(
+            "headway_trainer_expected_tokens_per_second",
+            "Trained by one model, as of a short pass when it started",
+            registry=self.registry,
+        )
         self._busy = Gauge("headway_trainer_busy", "1 while an operation is under way", registry=self.registry)
         self._models: OrderedDict[UUID, tuple[str, Mapping[str, float]]] = OrderedDict()
         self._outcome = "done"
         self.registry.register(_Asked(self._model_families))
+
+    def loaded(self, base: str, loaded: Loaded) -> None:
+        """What this process has loaded."""
+        self._info.labels(base, *loaded.labels()).set(1)
+        self._expected.set(loaded.tokens_per_s or 0)
 
     def show(self, name: str, meaning: str, labels: list[str], figures: Figures) -> None:
         """Ask for these figures at each scrape."""

@@ -16,7 +16,8 @@ from sampler.admission.limits import check_scoring, max_new_tokens
 from sampler.admission.prompt_limits import PromptLimits
 from sampler.backends.base import SamplerInfo
 from sampler.backends.local.adapter_files import Adapter, read_adapter
-from sampler.backends.local.base_model import cache_shape, load_base, plain_logits, use_slot_attention
+from sampler.backends.local.attention import IMPLEMENTATION
+from sampler.backends.local.base_model import cache_shape, load_base, plain_logits, steps_per_s, use_slot_attention
 from sampler.backends.local.constraints import Constraints, Form
 from sampler.backends.local.deep_threads import deep_threads
 from sampler.backends.local.engine import Engine
@@ -30,10 +31,12 @@ from sampler.chat.text import ChatText, WithChatText
 from sampler.draws import Draws
 from sampler.vocabulary import Vocabulary
 from wire.errors import Conflict, NotFound
+from wire.loaded import Loaded, version_of
 from wire.process.threads import threads_for
 from wire.sampling import Constraint, GenerateEvent, GenerateRequest, PromptScores, ScoreRequest
 
 _NUM_BUILDERS = 2
+_NUM_PROBED = 16
 _NUM_SCORED = 2
 """Prompts that the engine has to score at a time: one, and the next."""
 
@@ -79,6 +82,7 @@ class LocalBackend(WithChatText):
         packed = PackedModel(model, cache)
         self._linears = packed.hooks.linears
         expected_logits = plain_logits(model, [0, 1, 2, 3])
+        self._details = _details(model, self._info)
         use_slot_attention(model)
         require_exact(packed, cache, expected_logits)
         scheduler = Scheduler(cache, max_running=settings.max_running, max_step_tokens=settings.max_step_tokens)
@@ -88,6 +92,11 @@ class LocalBackend(WithChatText):
     @property
     def info(self) -> SamplerInfo:
         return self._info
+
+    @property
+    def details(self) -> Loaded:
+        """See SamplerBackend."""
+        return self._details
 
     def load_adapter(self, name: str, path: Path | None) -> None:
         """See SamplerBackend. The files are read into memory, and not needed afterwards."""
@@ -166,6 +175,24 @@ class LocalBackend(WithChatText):
         if adapter is None:
             raise NotFound(f"adapter {name} is not loaded on this sampler")
         return adapter
+
+
+def _details(model: PreTrainedModel, info: SamplerInfo) -> Loaded:
+    """Before its attention is replaced, which needs a layout: the rate is that of transformers' own forward, which is
+    what a step costs that takes one token of each answer."""
+    return Loaded(
+        version=version_of("headway"),
+        architecture=type(model).__name__,
+        num_parameters=model.num_parameters(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        kernel=IMPLEMENTATION,
+        threads=torch.get_num_threads(),
+        context_length=info.context_length,
+        tokens_per_s=steps_per_s(model, _NUM_PROBED) * _NUM_PROBED,
+        tokens_per_s_of=_NUM_PROBED,
+        tokens_per_s_by="measured on a short pass",
+    )
 
 
 def _info(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LocalSettings) -> SamplerInfo:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +50,13 @@ def plain_logits(model: PreTrainedModel, token_ids: list[int]) -> Tensor:
     with torch.inference_mode():
         output: Any = model(input_ids=torch.tensor([token_ids]), use_cache=False)
     return output.logits[0].float()
+
+
+def steps_per_s(model: PreTrainedModel, num_tokens: int) -> float:
+    """How often a second transformers' own forward over so many tokens runs; one that was warm."""
+    started = time.perf_counter()
+    plain_logits(model, list(range(num_tokens)))
+    return 1 / (time.perf_counter() - started)
 
 
 def _refuse_unsupported(model: PreTrainedModel) -> None:

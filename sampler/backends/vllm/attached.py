@@ -58,6 +58,10 @@ class AttachedServer:
             return f"vLLM has not sampled a token for {self._stall.stalled_s:.0f} s"
         return None
 
+    def said(self) -> dict[str, str]:
+        """Nothing: its log is its keeper's."""
+        return {}
+
     def final_trouble(self) -> None:
         """Its keeper may start it again at any time."""
 

@@ -40,6 +40,7 @@ from sampler.draws import Draws
 from sampler.vocabulary import Vocabulary
 from wire.canary import Canary
 from wire.errors import Conflict, HeadwayError, InvalidRequest, NotFound, Unavailable
+from wire.loaded import Loaded, version_of
 from wire.process.threads import threads_for
 from wire.sampling import (
     Constraint,
@@ -88,6 +89,8 @@ class VllmBackend(WithChatText):
         self._num_losses = 0
         self._client = VllmClient()
         chat = _chat_format(folder, tokenizer)
+        self._architecture = _architecture(folder)
+        self._num_threads = self._settings.num_threads or threads_for(self._tensors.num_parameters)
         self._server = self._connect(folder, chat)
         self._server.start()
         self._info = _info(folder, tokenizer, self._client.models(self._server.url))
@@ -107,6 +110,23 @@ class VllmBackend(WithChatText):
     @property
     def info(self) -> SamplerInfo:
         return self._info
+
+    @property
+    def details(self) -> Loaded:
+        """See SamplerBackend: what vLLM says of itself."""
+        said = self._server.said()
+        engine = self._client.version(self._server.url)
+        return Loaded(
+            version=version_of("headway"),
+            architecture=self._architecture,
+            num_parameters=self._tensors.num_parameters,
+            dtype=said.get("dtype"),
+            device=said.get("device"),
+            kernel=said.get("kernel"),
+            threads=self._num_threads if said.get("device") == "cpu" else None,
+            context_length=self._info.context_length,
+            engine=", ".join(filter(None, (f"vLLM {engine}", said.get("cache")))),
+        )
 
     def load_adapter(self, name: str, path: Path | None) -> None:
         """See SamplerBackend; and Unavailable while the server is away, which says nothing about the adapter."""
@@ -223,8 +243,7 @@ class VllmBackend(WithChatText):
         if url := self._settings.url:
             return AttachedServer(url, self._client, self._served, self._forget_all, self._settings.stalled_s)
         parsers = self._parsers(chat)
-        num_threads = self._settings.num_threads or threads_for(self._tensors.num_parameters)
-        return OwnServer(folder, num_threads, self._settings, parsers, self._client, self._forget_all)
+        return OwnServer(folder, self._num_threads, self._settings, parsers, self._client, self._forget_all)
 
     @asynccontextmanager
     async def _blaming(self, constraint: Constraint | None) -> AsyncGenerator[None]:
@@ -290,6 +309,11 @@ class VllmBackend(WithChatText):
         if request.params.seed is not None or self._settings.seed is None:
             return request.params.seed
         return self._draws.stream(None, request.prompt_token_ids).getrandbits(63)
+
+
+def _architecture(folder: Path) -> str | None:
+    named: list[str] = AutoConfig.from_pretrained(folder).architectures or []
+    return named[0] if named else None
 
 
 def _chat_format(folder: Path, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:

@@ -50,6 +50,13 @@ class VllmClient:
         counts = [float(line.rpartition(" ")[2]) for line in lines if line.startswith(_TOKEN_COUNTERS)]
         return sum(counts) if counts else None
 
+    def version(self, url: str) -> str:
+        """Of vLLM, as far as it says so."""
+        try:
+            return str(self._http.get(f"{url}/version", timeout=_HEALTH_TIMEOUT_S).json()["version"])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return "of unknown version"
+
     def generates(self, url: str) -> bool:
         """Whether the base samples a token within seconds."""
         try:

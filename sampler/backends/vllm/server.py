@@ -81,6 +81,10 @@ class OwnServer:
         process = self._process
         return "vLLM has died" if process is None or process.poll() is not None else None
 
+    def said(self) -> dict[str, str]:
+        """What it wrote about what it loaded, as `facts_in`."""
+        return self._log.facts() if self._log is not None else {}
+
     def final_trouble(self) -> str | None:
         """Why it is not started again; None while it is."""
         return self._final

@@ -16,6 +16,12 @@ _EXCEPTION = re.compile(
     r"^(?:[A-Za-z_]\w*\.)*(?P<kind>[A-Z]\w*(?:Error|Exception)|Fatal Python error)(?:: (?P<text>.*))?$"
 )
 _WHAT = re.compile(r"^\s*what\(\):\s*(?P<text>.+)$")
+_FACTS = {
+    "dtype": re.compile(r"LLM engine .* dtype=torch\.(\w+)"),
+    "device": re.compile(r"LLM engine .* device_config=(\w+)"),
+    "kernel": re.compile(r"Using (?:AttentionBackendEnum\.)?(\w+)(?: attention)? backend\b"),
+    "cache": re.compile(r"(\w+ KV cache size: [\d,]+ tokens)"),
+}
 _CONSEQUENCES = ("EngineDeadError", "EngineGenerateError", "CancelledError", "BrokenPipeError", "ConnectionResetError")
 _CONSEQUENCE_TEXTS = ("Engine core initialization failed", "EngineCore encountered an issue", "Engine process failed")
 """What vLLM's processes say about each other's deaths."""
@@ -35,11 +41,25 @@ class ServerLog:
         self._thread.join(2.0)
         return reason_in(list(self._lines))
 
+    def facts(self) -> dict[str, str]:
+        """What it has loaded, as far as it wrote it."""
+        return facts_in(list(self._lines))
+
     def _read(self) -> None:
         for line in self._output:
             self._lines.append(line.decode(errors="replace").rstrip())
             with contextlib.suppress(OSError):  # whoever read ours is gone; vLLM must not wait for that
                 os.write(_STDERR, line)
+
+
+def facts_in(lines: list[str]) -> dict[str, str]:
+    """`dtype`, `device`, `kernel` (of attention) and `cache` (its size, in vLLM's words)."""
+    found = dict[str, str]()
+    for line in lines:
+        for name, pattern in _FACTS.items():
+            if match := pattern.search(line):
+                found[name] = match[1]
+    return found
 
 
 def reason_in(lines: list[str]) -> str:

@@ -17,6 +17,7 @@ from store.tables import ModelRow, SamplerAdapterRow, SamplerRow
 from tests.unit.conftest import World
 from wire.adapter_names import base_adapter_name
 from wire.errors import Unavailable
+from wire.loaded import Loaded
 
 
 class Holder:
@@ -36,6 +37,10 @@ class Holder:
 
     def loaded(self) -> set[str]:
         return set(self.names)
+
+    @property
+    def details(self) -> Loaded:
+        return Loaded(version="0", architecture="Scripted", tokens_per_s=1.0)
 
     def trouble(self) -> str | None:
         return self.sick

@@ -1,0 +1,114 @@
+"""What a process says of itself once it is ready: in its log, in its row, in `headway status`, in metrics, on the
+System page. Facts that a kind of process does not have are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Self
+
+
+def version_of(package: str) -> str:
+    """Of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+LABELS = ("version", "architecture", "parameters", "dtype", "device", "kernel", "threads")
+"""Of the info metrics of trainers and samplers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """kernel: of attention. lora_rank, lora_alpha, lora_targets: of models that do not say else. tokens_per_s: that are
+    to be expected, trained by one model, or sampled by `tokens_per_s_of` answers at a time; `tokens_per_s_by`: how that
+    was found. engine: what a server of another project that generates says of itself."""
+
+    version: str
+    architecture: str | None = None
+    num_parameters: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+    kernel: str | None = None
+    threads: int | None = None
+    context_length: int | None = None
+    lora_rank: int | None = None
+    lora_alpha: int | None = None
+    lora_targets: Sequence[str] = ()
+    tokens_per_s: float | None = None
+    tokens_per_s_of: int | None = None
+    tokens_per_s_by: str | None = None
+    engine: str | None = None
+    database: str | None = None
+    checkpoint_store: str | None = None
+    workers: int | None = None
+    isolation: str | None = None
+    slots: int | None = None
+
+    @classmethod
+    def read(cls, details: Mapping[str, Any]) -> Self:
+        """Of `to_json`, also of a process of another version."""
+        known = {field.name for field in fields(cls)}
+        facts: dict[str, Any] = {name: value for name, value in details.items() if name in known}
+        facts.setdefault("version", "unknown")
+        return cls(**facts)
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts that there are."""
+        return {name: value for name, value in asdict(self).items() if value is not None and value != ()}
+
+    def labels(self) -> list[str]:
+        """Values of LABELS; empty where a fact is missing."""
+        facts = (self.architecture, self.num_parameters, self.dtype, self.device, self.kernel, self.threads)
+        return [self.version, *("" if fact is None else str(fact) for fact in facts)]
+
+    def sentence(self) -> str:
+        """All of it on one line, for people."""
+        return "; ".join(filter(None, (self._model(), self._lora(), self._speed(), self._service(), self._version())))
+
+    def _model(self) -> str:
+        parameters = f"{_short(self.num_parameters)} parameters" if self.num_parameters else None
+        where = " on ".join(filter(None, (self.dtype, self.device)))
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}" if self.threads else None
+        kernel = f"{self.kernel} attention" if self.kernel else None
+        context = f"context of {self.context_length} tokens" if self.context_length else None
+        return _listed(self.architecture, parameters, where, threads, kernel, context)
+
+    def _lora(self) -> str:
+        if self.lora_rank is None:
+            return ""
+        return f"LoRA of rank {self.lora_rank}, alpha {self.lora_alpha} on {', '.join(self.lora_targets)}"
+
+    def _speed(self) -> str:
+        if self.tokens_per_s is None:
+            return ""
+        what = f"sampled by {self.tokens_per_s_of} answers at a time" if self.tokens_per_s_of else "trained"
+        return f"about {_short(self.tokens_per_s)} tokens/s {what} ({self.tokens_per_s_by})"
+
+    def _service(self) -> str:
+        workers = f"{self.workers} worker{'' if self.workers == 1 else 's'}" if self.workers else None
+        store = f"checkpoints in {self.checkpoint_store}" if self.checkpoint_store else None
+        isolation = f"isolation by {self.isolation}" if self.isolation else None
+        slots = f"{self.slots} slot{'' if self.slots == 1 else 's'}" if self.slots else None
+        return _listed(self.database, store, workers, isolation, slots)
+
+    def _version(self) -> str:
+        return _listed(self.engine, f"Headway {self.version}")
+
+
+def _listed(*parts: str | None) -> str:
+    return ", ".join(filter(None, parts))
+
+
+def _short(value: float) -> str:
+    """Three digits: 185, 1.24 k, 134 M."""
+    for size, unit in _UNITS:
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+_UNITS: Iterable[tuple[float, str]] = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))

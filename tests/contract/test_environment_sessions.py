@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -112,6 +113,16 @@ async def test_bytes_go_through_a_tunnel_and_come_back(playing: Playing):
     assert (await playing.team.http.delete(f"/runtime/sessions/{session_id}")).status_code == 200
     assert (await playing.until_ended(session_id)).outcome == "cancelled"
     assert (await playing.team.http.delete(f"/runtime/sessions/{session_id}")).status_code == 200
+
+
+async def test_a_refused_tunnel_is_no_fault_of_the_server(playing: Playing, caplog: pytest.LogCaptureFixture):
+    session_id = await playing.open()
+    with pytest.raises(InvalidStatus) as refused:
+        async with playing.tunnel(session_id, "hw_wrong"):
+            raise AssertionError
+    assert refused.value.response.status_code == 401
+    await asyncio.sleep(0.1)  # uvicorn looks at it after the response
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_six_megabytes_come_back_over_several_tunnels_at_once(playing: Playing):

@@ -26,3 +26,10 @@ class QuietWebSockets(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.logger = _quiet
         self.conn.logger = _quiet
+
+    async def send(self, message: Any) -> None:
+        """uvicorn takes a handshake that was refused with a response for one that never ended, and logs that as a
+        fault; one that is refused by a close it takes for complete."""
+        await super().send(message)
+        if self.close_sent:
+            self.handshake_complete = True

@@ -10,10 +10,9 @@ import tarfile
 import zlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import ClassVar
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.principals.callers import Caller
@@ -21,35 +20,18 @@ from server.uploads.storing import stored_or_refused
 from store.blobs import BlobDraft, BlobStore
 from store.database import AsyncDatabase
 from store.tables import EnvironmentBuildRow
-from wire.errors import FINAL, Conflict, InvalidRequest, NotFound, TooLarge
+from wire.errors import Conflict, InvalidRequest, NotFound, TooLarge
 
 _LASTS = timedelta(hours=1)
 _MOST_WAITING = 64
-"""Uploads of a team that were begun within that time and are not deployed."""
+"""Uploads of a team that are not deployed: a new one takes the place of the oldest."""
 _HEAD_BYTES = 64 * 1024
 _BLOCK = 512
 
 
-class TooManyUploads(Conflict):
-    """A team begins uploads and deploys none of them."""
-
-    code: ClassVar[str] = "too_many_uploads"
-    tries: ClassVar[int | None] = FINAL
-
-
 async def begin_upload(session: AsyncSession, caller: Caller) -> tuple[UUID, str]:
-    """The id of a build, and the token with which its archive may be sent. Raises TooManyUploads."""
-    waiting = select(func.count()).select_from(EnvironmentBuildRow)
-    waiting = waiting.where(
-        EnvironmentBuildRow.team_id == caller.team_id,
-        EnvironmentBuildRow.state.in_(("awaiting_upload", "uploaded")),
-        EnvironmentBuildRow.created_at > func.clock_timestamp() - _LASTS,
-    )
-    if (await session.scalar(waiting) or 0) >= _MOST_WAITING:
-        raise TooManyUploads(
-            f"the team {caller.team!r} has begun {_MOST_WAITING} uploads within an hour and deployed none of them: "
-            "deploy again later"
-        )
+    """The id of a build, and the token with which its archive may be sent."""
+    await _forget_oldest(session, caller.team_id)
     token = f"hw_up-{secrets.token_urlsafe(32)}"  # begins as keys do, so that logs strike it out as they do those
     build = EnvironmentBuildRow(
         team_id=caller.team_id,
@@ -63,9 +45,19 @@ async def begin_upload(session: AsyncSession, caller: Caller) -> tuple[UUID, str
     return build.id, token
 
 
-async def check_token(session: AsyncSession, build_id: UUID, token: str) -> None:
-    """Raises NotFound unless this is the token of an upload that may still be sent, Conflict where it was deployed."""
-    build = await session.get(EnvironmentBuildRow, build_id)
+async def _forget_oldest(session: AsyncSession, team_id: UUID) -> None:
+    """Leave room for one more among those that wait. What was sent goes with the next collection."""
+    waits = EnvironmentBuildRow.state.in_(("awaiting_upload", "uploaded"))
+    newest_first = EnvironmentBuildRow.created_at.desc(), EnvironmentBuildRow.id
+    of_team = select(EnvironmentBuildRow.id).where(EnvironmentBuildRow.team_id == team_id, waits)
+    too_many = of_team.order_by(*newest_first).offset(_MOST_WAITING - 1)
+    await session.execute(delete(EnvironmentBuildRow).where(EnvironmentBuildRow.id.in_(too_many), waits))
+
+
+async def check_token(session: AsyncSession, build_id: UUID, token: str, *, lock: bool = False) -> EnvironmentBuildRow:
+    """The upload. Raises NotFound unless this is the token of one that may still be sent, Conflict where it was
+    deployed."""
+    build = await session.get(EnvironmentBuildRow, build_id, with_for_update=lock)
     if build is None or build.upload_token_hash is None or build.upload_token_hash != _hash(token):
         raise NotFound("there is no such upload; run the deployment again, which makes another")
     if build.triggered_at is not None:
@@ -73,6 +65,7 @@ async def check_token(session: AsyncSession, build_id: UUID, token: str) -> None
     now = (await session.scalars(select(func.clock_timestamp()))).one()
     if now - build.created_at > _LASTS:
         raise NotFound("this upload was begun more than an hour ago; run the deployment again, which makes another")
+    return build
 
 
 async def receive_upload(
@@ -90,10 +83,7 @@ async def receive_upload(
         finally:
             await asyncio.to_thread(draft.drop)
     async with database.session() as session:
-        await check_token(session, build_id, token)
-        build = await session.get_one(EnvironmentBuildRow, build_id, with_for_update=True, populate_existing=True)
-        if build.triggered_at is not None:
-            raise Conflict("this upload was deployed already; run the deployment again, which makes another")
+        build = await check_token(session, build_id, token, lock=True)
         build.archive_blob, build.archive_bytes, build.state = name, draft.num_bytes, "uploaded"
     return draft.num_bytes
 

@@ -222,6 +222,16 @@ async def test_a_deployment_without_an_archive_or_of_another_team_is_refused(dep
     assert (await other_team.http.get(f"/v2/builds/{build_id}/status")).status_code == 404
 
 
+async def test_uploads_that_nobody_deploys_keep_nobody_from_deploying(origin: str, database: AsyncDatabase):
+    async with new_team(origin, database) as team:
+        begun = [(await team.http.post("/v2/builds/upload-url")).json() for _ in range(66)]
+        sent = [await team.http.put(begun[which]["upload_url"], content=archive()) for which in (0, 1, 2, 65)]
+        assert [reply.status_code for reply in sent] == [404, 404, 200, 200]
+        assert "run the deployment again" in sent[0].json()["detail"]
+        body = {"source": "direct", "build_id": begun[65]["build_id"], "name": "last"}
+        assert (await team.http.post("/v2/builds/trigger", json=body)).status_code == 200
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"no archive", archive()[:40], b"\x1f\x8b" + b"x" * 100_000],

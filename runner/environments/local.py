@@ -14,6 +14,7 @@ from runner.environments.caches import evict
 from runner.environments.containers import Containers, find_engine
 from runner.environments.control import read_manifest
 from runner.environments.gateway import GatewayRelay
+from runner.environments.hints import hints
 from runner.environments.sandboxing import Sandboxes
 from runner.environments.served import ServedVersion
 from runner.environments.settings import EnvironmentSettings, Gateway
@@ -87,6 +88,8 @@ class LocalEnvironments:
             raise
         await self._keep(spec, served)
         log(f"it offers {len(manifest['tasks'])} task(s), {len(manifest['capabilities'])} capability(ies)")
+        for hint in await asyncio.to_thread(hints, version.source, version.target.path, manifest):
+            log(hint)
         return manifest
 
     async def _build_image(self, spec: EnvironmentSpec, log: Log) -> dict[str, Any]:

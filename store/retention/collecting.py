@@ -101,6 +101,8 @@ class Collector:
             yield Removal("upload that was not deployed", str(build_id), 0)
         for build_id in sorted(environments.drop_archives(self._database, self._policy, dry_run=dry_run)):
             yield Removal("archive of an old version", str(build_id), 0)
+        for build_id in sorted(environments.drop_logs(self._database, self._policy, dry_run=dry_run)):
+            yield Removal("build log of an old version", str(build_id), 0)
         for what, found in rollouts.forget(self._database, self._policy, dry_run=dry_run).items():
             yield from (Removal(what, f"{team_id.hex}/{row_id.hex}", 0) for team_id, row_id in sorted(found))
 

@@ -19,7 +19,8 @@ class RetentionPolicy:
     keep_payloads_s: large requests and answers of operations that nothing can replay any more; nodes without files,
         which are computed from such requests; sampling requests of clients that were silent for so long (of those that
         have finished, for grace_s).
-    keep_planes_s: rows of trainers, samplers and runners that were silent for so long, and of what runners ended.
+    keep_planes_s: rows of trainers, samplers and runners that were silent for so long, and of what runners ended;
+        logs of old builds.
     keep_traces_s: recorded rollouts, since something last happened in them; None: for good.
     keep_last_jobs: each team's newest jobs with their rollouts; None: all. Pinned rollouts and jobs are kept anyway.
     keep_unsaved_runs_s: models that a client of the Tinker API made and saved nothing of, since its session ended or
@@ -52,7 +53,7 @@ class RetentionPolicy:
     keep_planes_s: Annotated[
         float,
         Option(
-            "Hours to keep rows of dead trainers, samplers and runners",
+            "Hours to keep rows of dead trainers, samplers and runners, and logs of old builds",
             "HEADWAY_KEEP_PLANES_H",
             "--keep-planes-h",
             minimum=0.0,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
-from store.tables import EnvironmentBuildRow, EnvironmentRow, PlacementRow
+from store.tables import BuildLogLineRow, EnvironmentBuildRow, EnvironmentRow, PlacementRow
 from tests.unit.store.conftest import Estate
 
 DAY_S = 86_400.0
@@ -72,6 +72,20 @@ def test_the_archive_of_an_old_version_stays_while_something_plays_it(environmen
 def test_an_upload_that_nobody_deployed_goes(environments: Environments):
     environments.build(None, "uploaded")
     assert environments.kept() == set()
+
+
+def test_logs_go_but_for_those_of_the_serving_and_the_newest_version(environments: Environments):
+    builds = [environments.build(1), environments.build(2, serving=True), environments.build(3, "failed")]
+    builds.append(environments.build(4, "failed"))
+    with environments.estate.database.session() as session:
+        for build in builds:
+            session.add(BuildLogLineRow(build_id=build.id, attempt=1, number=0, message="built"))
+            session.execute(update(EnvironmentBuildRow).values(num_log_lines=1))
+    for keep_planes_s, kept in ((3 * DAY_S, {1, 2, 3, 4}), (DAY_S, {2, 4})):
+        environments.estate.collect(keep_planes_s=keep_planes_s)
+        with environments.estate.database.session() as session:
+            left = set(session.scalars(select(BuildLogLineRow.build_id)))
+        assert {build.version for build in builds if build.id in left} == kept
 
 
 def test_the_archive_of_a_removed_environment_goes(environments: Environments):

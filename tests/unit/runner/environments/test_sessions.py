@@ -98,7 +98,7 @@ async def test_it_is_built_served_and_cleaned_up(tmp_path: Path, gateway: Gatewa
 
 
 async def test_the_log_of_an_environment_without_tasks_says_what_it_lacks(tmp_path: Path) -> None:
-    async with playing({"env.py": "from hud import Environment\nenv = Environment('demo-env')\n"}, tmp_path) as played:
+    async with playing({"env.py": "from hud import Environment\nenv = Environment('Runs Code')\n"}, tmp_path) as played:
         await played.environments.build(played.spec, played.archive, played.lines.append, 60)
         assert any(line.startswith("hint: the environment has no tasks") for line in played.lines)
 

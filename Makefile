@@ -77,8 +77,9 @@ bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.switching
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.engine $(BENCH_ARGS)
 
-docs: .venv/installed  ## docs/losses.md, from the docstrings of the losses
+docs: .venv/installed  ## the pages of docs/ that are generated: losses, configuration
 	$(BIN)/python -m trainer.engine.losses.reference > docs/losses.md
+	$(BIN)/python -m cli.terminal.configuration_reference > docs/configuration.md
 
 site: .venv/installed-dev  ## the documentation as a site, in site/: links and anchors are checked
 	$(MKDOCS) --site-dir site

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import httpx
 
 _READ_S, _CONNECT_S = 600.0, 10.0
+_PAGE = 500
 
 Url = Annotated[
     str | None,
@@ -64,6 +65,17 @@ def checked(reply: httpx.Response) -> httpx.Response:
             detail = reply.text[:200]
         stop_with(f"the service answers {reply.status_code}: {detail}")
     return reply
+
+
+def pages(http: httpx.Client, path: str, **params: Any) -> Iterator[dict[str, Any]]:
+    """All items of a list that the service returns in pages."""
+    cursor: str | None = None
+    while True:
+        more = {"cursor": cursor} if cursor else {}
+        page = checked(http.get(path, params={"limit": _PAGE, **params, **more})).json()
+        yield from page["items"]
+        if not (cursor := page["next_cursor"]):
+            return
 
 
 def _is_local(url: str) -> bool:

@@ -20,9 +20,8 @@ from cli.settings import (
     database_url_or_embedded,
     open_checkpoints,
 )
+from cli.terminal.tables import Json
 from store.invariants.base import Violation
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
 def verify(

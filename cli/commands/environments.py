@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.environment_archive import pack_folder
 from cli.in_session import in_session_or_stop
+from cli.references import find_id, find_team
 from cli.settings import (
     DEFAULT_DATA_DIR,
     DataDir,
@@ -21,17 +22,18 @@ from cli.settings import (
     database_url_or_embedded,
     stop_with,
 )
-from cli.terminal.tables import Listing, show
+from cli.terminal.tables import Json, Listing, show_items
 from cli.terminal.whole_help import WholeHelp
 from server.audit.recording import COMMAND_LINE
 from server.environments.builds import ENDED
 from server.environments.operating import Listed, Source, add_version, build_of_version, find_one, list_all
 from server.environments.registry import BEGINNING, LogLine, builds_of, log_lines, remove_environment
-from store.tables import EnvironmentBuildRow
+from store.tables import EnvironmentBuildRow, EnvironmentRow
+from wire.errors import NotFound
 
 app = typer.Typer(cls=WholeHelp, help="Environments, which runners play.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="The environment's name")]
+Name = Annotated[str, typer.Argument(help="The environment's name, its id or first characters")]
 Team = Annotated[str | None, typer.Option("--team", help="Of this team, by name or id")]
 Everybody = Annotated[bool, typer.Option("--everybody", help="Of everybody: every team may run it")]
 _POLL_S = 0.5
@@ -77,10 +79,13 @@ def add(
 
 
 @app.command("list")
-def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def list_(
+    as_json: Json = False, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
     """Show every environment: whose it is, which version serves, and how the newest stands."""
     table = Listing("name", "team", "serving", "newest", "state", "id")
-    for one in in_session_or_stop(database_url_or_embedded(database_url, data_dir), list_all):
+    found = in_session_or_stop(database_url_or_embedded(database_url, data_dir), list_all)
+    for one in found:
         newest = one.newest
         table.add_row(
             one.row.name,
@@ -90,7 +95,7 @@ def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_
             newest.state if newest else "-",
             str(one.row.id),
         )
-    show(table)
+    show_items(table, [_in_list(one) for one in found], as_json=as_json)
 
 
 @app.command("show")
@@ -104,7 +109,7 @@ def show_(
     """Show one environment as JSON: its newest versions, and what the serving one offers. Secrets by name alone."""
 
     async def look(session: AsyncSession) -> dict[str, Any]:
-        found = await find_one(session, name, team, everybody=everybody)
+        found = await _find(session, name, team, everybody)
         return _described(found, list(await builds_of(session, found.row.id, _VERSIONS)))
 
     described = in_session_or_stop(database_url_or_embedded(database_url, data_dir), look)
@@ -123,7 +128,7 @@ def logs(
     """Show what building a version wrote; of one that is being built until it ends."""
 
     async def look(session: AsyncSession) -> UUID:
-        found = await find_one(session, name, team, everybody=everybody)
+        found = await _find(session, name, team, everybody)
         return (await build_of_version(session, found.row, version)).id
 
     url = database_url_or_embedded(database_url, data_dir)
@@ -141,12 +146,28 @@ def remove(
     """Have nothing new run on an environment. Deploying or adding it again brings it back."""
 
     async def act(session: AsyncSession) -> str:
-        found = await find_one(session, name, team, everybody=everybody)
+        found = await _find(session, name, team, everybody)
         await remove_environment(session, COMMAND_LINE, found.row)
         return found.row.name
 
     removed = in_session_or_stop(database_url_or_embedded(database_url, data_dir), act)
     typer.echo(f"removed {removed}")
+
+
+async def _find(session: AsyncSession, name: str, team: str | None, everybody: bool) -> Listed:
+    """By name, or by its id or the beginning of that."""
+    whose = str(await find_team(session, team)) if team is not None else None
+    try:
+        return await find_one(session, name, whose, everybody=everybody)
+    except NotFound:
+        called: Any = EnvironmentRow.name
+        there_still = [EnvironmentRow.removed_at.is_(None)]
+        see = "headway envs list"
+        found = await find_id(
+            session, EnvironmentRow, name, kind="environment", see=see, name=called, where=there_still
+        )
+        row = await session.get_one(EnvironmentRow, found)
+        return await find_one(session, row.name, str(row.team_id) if row.team_id else None, everybody=not row.team_id)
 
 
 def _follow(url: str, build_id: UUID) -> None:
@@ -200,6 +221,17 @@ def _json_file(path: Path | None) -> dict[str, Any] | None:
 
 def _version(build: EnvironmentBuildRow | None) -> str:
     return "-" if build is None else str(build.version)
+
+
+def _in_list(found: Listed) -> dict[str, Any]:
+    serving, newest = found.serving, found.newest
+    return {
+        "id": found.row.id,
+        "name": found.row.name,
+        "team": found.team,
+        "serving": None if serving is None else serving.version,
+        "newest": None if newest is None else {"version": newest.version, "state": newest.state},
+    }
 
 
 def _described(found: Listed, builds: list[EnvironmentBuildRow]) -> dict[str, Any]:

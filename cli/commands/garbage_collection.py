@@ -8,8 +8,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.ending import or_stop
+from cli.in_session import in_session_or_stop
+from cli.references import find_checkpoint, find_model
 from cli.settings import (
     DEFAULT_DATA_DIR,
     CheckpointStoreUrl,
@@ -20,12 +23,12 @@ from cli.settings import (
     open_checkpoints,
 )
 from cli.terminal.settings_options import Given, takes_settings
+from cli.terminal.tables import Json
 from store.retention import Removal
 from store.retention.policy import RetentionPolicy
 
-Model = Annotated[str, typer.Argument(help="A model's id or name, or TEAM/NAME")]
-Checkpoint = Annotated[str, typer.Argument(help="A checkpoint's id or name, or `head`")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
+Model = Annotated[str, typer.Argument(help="A model's name, TEAM/NAME, its id or its first characters")]
+Checkpoint = Annotated[str, typer.Argument(help="A checkpoint's name, its id or its first characters, or `head`")]
 
 
 @takes_settings(RetentionPolicy)
@@ -88,6 +91,11 @@ def _pin(database_url: str, model: str, checkpoint: str, *, pinned: bool) -> Non
     from store.database import Database
     from store.retention.pins import pin
 
+    async def resolve(session: AsyncSession) -> tuple[str, str]:
+        model_id = await find_model(session, model, trainable=True)
+        return str(model_id), await find_checkpoint(session, model_id, checkpoint)
+
+    model, checkpoint = in_session_or_stop(database_url, resolve)
     database = Database(database_url)
 
     def act() -> str:

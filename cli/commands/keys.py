@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.in_session import in_session, in_session_or_stop
+from cli.references import find_id
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
-from cli.terminal.tables import Listing, show
+from cli.terminal.tables import Json, Listing, show_items
 from cli.terminal.whole_help import WholeHelp
 from server.audit.recording import COMMAND_LINE
 from server.auth import issuing, service
 from server.auth.spelling import tinker_spelling
 from server.auth.types import KeyRequest
+from server.catalog.repository import as_uuid
 from server.principals.roles import ROLES, SCOPES, Role
 from server.team import keys as team_keys
 from server.team.types import TeamRequest
+from store.tables import ApiKeyRow
 from wire.errors import Forbidden, Unauthenticated
 
 app = typer.Typer(cls=WholeHelp, help="API keys. A key is shown once and stored as a hash.", no_args_is_help=True)
+
+
+KeyReference = Annotated[
+    str, typer.Argument(help="The key's id or its first characters, its name, or what `list` shows of the key")
+]
 
 
 @app.command("create")
@@ -55,20 +63,23 @@ def create(
 
 
 @app.command("list")
-def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def list_(
+    as_json: Json = False, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
     """Show every key: its first characters, its team, what it may do, and whether it still works."""
     table = Listing("id", "key", "name", "team", "role", "scopes", "created", "expires", "last used", "revoked")
-    for key, team in in_session_or_stop(database_url_or_embedded(database_url, data_dir), service.list_keys):
+    found = in_session_or_stop(database_url_or_embedded(database_url, data_dir), service.list_keys)
+    for key, team in found:
         times = (key.created_at, key.expires_at, key.last_used_at, key.revoked_at)
         shown = (f"{time:%Y-%m-%d %H:%M}" if time else "" for time in times)
         scopes = ", ".join(key.scopes) + (f" on {len(key.model_ids)} models" if key.model_ids is not None else "")
         table.add_row(str(key.id), key.prefix, key.name, team, key.role, scopes, *shown)
-    show(table)
+    show_items(table, [_facts(key, team) for key, team in found], as_json=as_json)
 
 
 @app.command("rotate")
 def rotate(
-    key: Annotated[str, typer.Argument(help="The key's id, or its first characters as `list` shows them")],
+    key: KeyReference,
     grace_hours: Annotated[float, typer.Option(min=0, max=720, help="The old key works for so long")] = 24.0,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -76,7 +87,7 @@ def rotate(
     """Make another key with the same rights, and print it. The old one expires after --grace-hours."""
 
     async def act(session: AsyncSession) -> str:
-        row = await service.find_live_key(session, key.rstrip("…"))
+        row = await _find_live(session, key)
         new, _ = await issuing.rotate(session, row, COMMAND_LINE, grace_hours * 3600)
         return new
 
@@ -85,14 +96,37 @@ def rotate(
 
 @app.command("revoke")
 def revoke(
-    key: Annotated[str, typer.Argument(help="The key's id, or its first characters as `list` shows them")],
+    key: KeyReference,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Revoke a key. Requests with it are refused from now on."""
     url = database_url_or_embedded(database_url, data_dir)
-    revoked = in_session_or_stop(url, lambda session: service.revoke_key(session, key.rstrip("…")))
+
+    async def act(session: AsyncSession) -> ApiKeyRow:
+        return await service.revoke_key(session, str((await _find_live(session, key)).id))
+
+    revoked = in_session_or_stop(url, act)
     typer.echo(f"revoked {revoked.prefix} ({revoked.name})")
+
+
+def _facts(key: ApiKeyRow, team: str) -> dict[str, Any]:
+    names = ("id", "prefix", "name", "role", "scopes", "model_ids")
+    times = ("created_at", "expires_at", "last_used_at", "revoked_at")
+    return {"team": team, **{name: getattr(key, name) for name in (*names, *times)}}
+
+
+async def _find_live(session: AsyncSession, reference: str) -> ApiKeyRow:
+    """By what `list` shows of it, its name, its id, or the beginning of that."""
+    shown = reference.rstrip("…")
+    if shown.startswith(("hw_", "tml-")) or as_uuid(shown) is not None:
+        return await service.find_live_key(session, shown)
+    live = [ApiKeyRow.revoked_at.is_(None), ApiKeyRow.runner_id.is_(None)]
+    name: Any = ApiKeyRow.name
+    found = await find_id(
+        session, ApiKeyRow, reference, kind="live key", see="headway keys list", name=name, where=live
+    )
+    return await service.find_live_key(session, str(found))
 
 
 def _print(key: str) -> None:

@@ -10,29 +10,38 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.in_session import in_session_or_stop
+from cli.references import find_model, find_team, only_match
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
-from cli.terminal.tables import Listing, show
+from cli.terminal.tables import Json, Listing, show_items
 from server.admin import draining, planes
+from server.admin.types import Sampler, Trainer
 from server.audit.listing import EventFilter, list_events
 from server.audit.recording import COMMAND_LINE
 from server.audit.types import Event
 from server.catalog import pausing
-from server.catalog.repository import as_uuid
 from server.catalog.types import PauseRequest
-from server.team.service import get_team
 from server.values.paging import Page
-from store.tables import ModelRow, SamplerRow, TeamRow, TrainerRow
-from wire.errors import Conflict, NotFound
+from store.tables import SamplerRow, TrainerRow
 
-PlaneId = Annotated[str, typer.Argument(help="Id of a trainer or sampler; without one, they are listed")]
-ModelName = Annotated[str, typer.Argument(help="The model's id or name; TEAM/MODEL where two teams have the name")]
+PlaneId = Annotated[
+    str, typer.Argument(help="Id of a trainer or sampler, or its first characters; without one, they are listed")
+]
+ModelName = Annotated[
+    str, typer.Argument(help="The model's name, its id or first characters; TEAM/MODEL where two teams have the name")
+]
+_ALL = 10_000
 
 
-def drain(plane: PlaneId = "", database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def drain(
+    plane: PlaneId = "",
+    as_json: Annotated[bool, typer.Option("--json", help="The list as one JSON object on stdout")] = False,
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
     """Give a trainer or sampler no new work. What it is doing is finished."""
     url = database_url_or_embedded(database_url, data_dir)
     if not plane:
-        _list_planes(url)
+        _list_planes(url, as_json=as_json)
         return
     in_session_or_stop(url, lambda session: _drain(session, plane, drained=True))
     typer.echo(f"drained {plane}")
@@ -75,6 +84,7 @@ def audit(
     team: Annotated[str | None, typer.Option(help="Only events of this team")] = None,
     action: Annotated[str | None, typer.Option(help="Only this action, such as set_head")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    as_json: Json = False,
     cursor: Annotated[str | None, typer.Option(help="Continue where the previous list ended")] = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -82,7 +92,7 @@ def audit(
     """Show who did what to which thing, newest first."""
 
     async def look(session: AsyncSession) -> Page[Event]:
-        team_id = (await get_team(session, team)).id if team else None
+        team_id = await find_team(session, team) if team else None
         return await list_events(session, team_id, EventFilter(action=action), cursor, limit)
 
     found = in_session_or_stop(database_url_or_embedded(database_url, data_dir), look)
@@ -90,45 +100,26 @@ def audit(
     for event in found.items:
         detail = ", ".join(f"{name}={value}" for name, value in event.detail.items())
         table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.actor, event.action, str(event.subject_id or ""), detail)
-    show(table)
-    if found.next_cursor:
-        typer.echo(f"more: --cursor {found.next_cursor}")
+    show_items(table, found.items, as_json=as_json, next_cursor=found.next_cursor)
 
 
-def _list_planes(url: str) -> None:
-    table = Listing("id", "plane", "base", "host", "pid", "state", "drained")
-    for plane in in_session_or_stop(url, lambda session: planes.list_trainers(session, None, 500)).items:
-        table.add_row(str(plane.id), "trainer", plane.base, plane.host, str(plane.pid), plane.state, _drained(plane))
-    for plane in in_session_or_stop(url, lambda session: planes.list_samplers(session, None, 500)).items:
-        table.add_row(str(plane.id), "sampler", plane.base, plane.host, str(plane.pid), plane.state, _drained(plane))
-    show(table)
+def _list_planes(url: str, *, as_json: bool) -> None:
+    async def look(session: AsyncSession) -> list[tuple[str, Trainer | Sampler]]:
+        trainers = await planes.list_trainers(session, None, _ALL)
+        samplers = await planes.list_samplers(session, None, _ALL)
+        return [*(("trainer", trainer) for trainer in trainers.items), *(("sampler", each) for each in samplers.items)]
 
-
-def _drained(plane: object) -> str:
-    return "drained" if getattr(plane, "drained_at", None) else ""
+    table, found = Listing("id", "plane", "base", "host", "pid", "state", "drained"), in_session_or_stop(url, look)
+    for kind, plane in found:
+        drained = "drained" if plane.drained_at else ""
+        table.add_row(str(plane.id), kind, plane.base, plane.host, str(plane.pid), plane.state, drained)
+    show_items(table, [{"plane": kind, **plane.model_dump(mode="json")} for kind, plane in found], as_json=as_json)
 
 
 async def _drain(session: AsyncSession, plane: str, *, drained: bool) -> None:
-    plane_id = as_uuid(plane)
-    if plane_id is None:
-        raise NotFound(f"there is no trainer or sampler {plane!r}; 'headway drain' lists them with their ids")
-    is_trainer = await session.get(TrainerRow, plane_id) is not None
-    kind = TrainerRow if is_trainer else SamplerRow
-    await (draining.drain if drained else draining.undrain)(session, kind, plane_id, COMMAND_LINE)
-
-
-async def find_model(session: AsyncSession, reference: str) -> UUID:
-    """The model that an id, a name or TEAM/MODEL means. Raises NotFound, Conflict where several teams have it."""
-    team, _, slug = reference.rpartition("/")
-    query = select(ModelRow.id).outerjoin(TeamRow, TeamRow.id == ModelRow.team_id)
-    query = query.where(ModelRow.slug == (slug if team else reference))
-    if team:
-        query = query.where(TeamRow.name == team)
-    if (model_id := as_uuid(reference)) is not None:
-        query = select(ModelRow.id).where(ModelRow.id == model_id)
-    found = list(await session.scalars(query))
-    if not found:
-        raise NotFound(f"there is no model {reference!r}; see 'headway status'")
-    if len(found) > 1:
-        raise Conflict(f"{len(found)} teams have a model {reference!r}; write TEAM/MODEL")
-    return found[0]
+    known = {
+        str(plane_id): kind for kind in (TrainerRow, SamplerRow) for plane_id in await session.scalars(select(kind.id))
+    }
+    things = ((plane_id, "trainer" if kind is TrainerRow else "sampler") for plane_id, kind in known.items())
+    found = only_match(things, plane, kind="trainer or sampler", see="headway drain")
+    await (draining.drain if drained else draining.undrain)(session, known[found], UUID(found), COMMAND_LINE)

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cli.commands.operating import ModelName, find_model
+from cli.commands.operating import ModelName
 from cli.in_session import in_session_or_stop
+from cli.references import find_model
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
-from cli.terminal.tables import Listing, show
+from cli.terminal.tables import Listing, show_items
 from cli.terminal.whole_help import WholeHelp
 from server.guard.types import TrainabilityReport
 from server.trainability.report import trainability
@@ -43,9 +44,7 @@ def show_trainability(
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
-    show(_table(found))
-    if found.next_cursor:
-        typer.echo(f"more: --cursor {found.next_cursor}")
+    show_items(_table(found), found.items, as_json=False, next_cursor=found.next_cursor)
 
 
 def _table(found: TrainabilityReport) -> Listing:

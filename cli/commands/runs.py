@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.service_client import Key, Url, checked, service_client
+from cli.ending import or_stop
+from cli.references import only_match
+from cli.service_client import Key, Url, checked, pages, service_client
 from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
-from cli.terminal.tables import Listing, show
+from cli.terminal.tables import Json, Listing, print_json, show, show_items
 from cli.terminal.whole_help import WholeHelp
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-RunId = Annotated[str, typer.Argument(help="The run's id, or its first characters")]
+RunId = Annotated[str, typer.Argument(help="The run's name, its id, or the first characters of that")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show what happens until the run has ended")]
 
 _ENDED = ("completed", "stopped", "failed", "cancelled")
@@ -82,6 +84,7 @@ def list_(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Only runs of this model")] = None,
     state: Annotated[str | None, typer.Option(help="Only runs in this state, such as running")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    as_json: Json = False,
     cursor: Annotated[str | None, typer.Option(help="Continue where the previous list ended")] = None,
     url: Url = None,
     key: Key = None,
@@ -92,27 +95,28 @@ def list_(
     with service_client(url, key, data_dir) as http:
         params = {option: value for option, value in asked.items() if value is not None}
         page = checked(http.get("/v2/runs", params=params)).json()
-    table = Listing("id", "model", "taskset", "state", "step", "reward", "held out", "waits for", prose=("waits for",))
+    headings = ("id", "name", "model", "taskset", "state", "step", "reward", "held out", "waits for", "cause")
+    table = Listing(*headings, prose=("waits for", "cause"))
     for run in page["items"]:
         table.add_row(
             run["id"],
+            run["name"] or "",
             run["model"],
             run["taskset"],
             run["state"],
             f"{run['step']}/{run['steps']}",
             _figure(run["reward"]),
             _figure(run["held_out_score"]),
-            run["waiting_for"] or run["error"] or run["stop_reason"] or "",
+            run["waiting_for"] or "",
+            run["error"] or run["stop_reason"] or "",
         )
-    show(table)
-    if page["next_cursor"]:
-        typer.echo(f"more: --cursor {page['next_cursor']}")
+    show_items(table, page["items"], as_json=as_json, next_cursor=page["next_cursor"])
 
 
 @app.command("show")
 def show_(
     run: RunId,
-    as_json: Annotated[bool, typer.Option("--json", help="The run as the API answers it")] = False,
+    as_json: Json = False,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -120,10 +124,10 @@ def show_(
     """Show a run: every setting, where it stands, and what its present step waits for."""
     with service_client(url, key, data_dir) as http:
         found = checked(http.get(f"/v2/runs/{_whole_id(http, run)}")).json()
-        if as_json:
-            typer.echo(json.dumps(found))
-            return
         steps = checked(http.get(f"/v2/runs/{found['id']}/steps", params={"limit": 2})).json()
+    if as_json:
+        print_json(found)
+        return
     table = Listing("setting", "value", prose=("value",))
     for name in ("id", "name", "model", "taskset", "state", "reward", "held_out_score", "best_held_out_score"):
         table.add_row(name, _shown(found[name]))
@@ -199,14 +203,11 @@ def _change(run: str, what: str, url: str | None, key: str | None, data_dir: Pat
 
 
 def _whole_id(http: httpx.Client, run: str) -> str:
-    """Of a run that is named by its first characters, among the newest."""
+    """Of a run that is named by its id, its name, or the first characters of its id."""
     if len(run.replace("-", "")) == 32:
         return run
-    runs = checked(http.get("/v2/runs", params={"limit": 500})).json()["items"]
-    found = [known["id"] for known in runs if known["id"].startswith(run.lower())]
-    if len(found) != 1:
-        stop_with(f"{len(found) or 'no'} runs begin with {run!r}; see 'headway runs list'")
-    return found[0]
+    things = [(known["id"], known["name"]) for known in pages(http, "/v2/runs")]
+    return or_stop(lambda: only_match(things, run, kind="run", see="headway runs list"))
 
 
 def _follow(run_id: str, url: str | None, key: str | None, data_dir: Path, after: int) -> None:

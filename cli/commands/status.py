@@ -16,7 +16,7 @@ from rich.text import Text
 
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
 from cli.terminal.status_view import Disk, as_of, missing_table, view
-from cli.terminal.tables import Listing, show
+from cli.terminal.tables import Json, Listing, show
 from store.database import DATABASE_AWAY, Database
 from store.planes.overview import Overview, take_overview
 from store.planes.promotion import Missing, missing_adapters
@@ -27,9 +27,7 @@ def status(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, until Ctrl-C")] = False,
     every_s: Annotated[float, typer.Option("--every-s", min=0.2, help="With --watch: seconds between queries")] = 2.0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on one line; with --watch, one for each query")
-    ] = False,
+    as_json: Json = False,
     max_models: Annotated[int, typer.Option(min=1, help="Models to show: those that stepped last")] = 200,
 ) -> None:
     """Show trainers, samplers, models and the queue."""

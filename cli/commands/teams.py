@@ -8,22 +8,26 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.in_session import in_session_or_stop
+from cli.references import find_team
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
-from cli.terminal.tables import Listing, show
+from cli.terminal.tables import Json, Listing, print_json, show, show_items
 from cli.terminal.whole_help import WholeHelp
 from server.audit.recording import COMMAND_LINE
 from server.team import service
 from server.team.types import Quotas, TeamChange, TeamRequest, TeamWithUsage
+from store.tables import TeamRow
 
 teams = typer.Typer(cls=WholeHelp, help="Teams, which own models, keys, jobs and traces.", no_args_is_help=True)
 quotas = typer.Typer(cls=WholeHelp, help="Quotas of teams.", no_args_is_help=True)
 
-TeamName = Annotated[str, typer.Argument(help="The team's name or id")]
+TeamName = Annotated[str, typer.Argument(help="The team's name, its id, or the first characters of that")]
 _ALL = 10_000
 
 
 @teams.command("list")
-def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def list_(
+    as_json: Json = False, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
     """Show every team and what it uses of its quotas."""
 
     async def look(session: AsyncSession) -> list[TeamWithUsage]:
@@ -31,9 +35,10 @@ def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_
         return [await service.describe_team(session, await service.get_team(session, str(t.id))) for t in found.items]
 
     table = Listing("id", "team", "models", "storage (bytes)", "rollouts at once", "training tokens today", "state")
-    for team in in_session_or_stop(database_url_or_embedded(database_url, data_dir), look):
+    found = in_session_or_stop(database_url_or_embedded(database_url, data_dir), look)
+    for team in found:
         table.add_row(*_row(team))
-    show(table)
+    show_items(table, found, as_json=as_json)
 
 
 @teams.command("create")
@@ -75,7 +80,7 @@ def delete(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: D
     """Remove a team without models, jobs and traces, and its keys."""
 
     async def act(session: AsyncSession) -> None:
-        await service.delete_team(session, await service.get_team(session, team), COMMAND_LINE)
+        await service.delete_team(session, await _team(session, team), COMMAND_LINE)
 
     in_session_or_stop(database_url_or_embedded(database_url, data_dir), act)
     typer.echo(f"removed the team {team}")
@@ -104,22 +109,34 @@ def set_(
 
 
 @quotas.command("show")
-def show_quotas(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def show_quotas(
+    team: TeamName,
+    as_json: Json = False,
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
     """Show a team's quotas and what it uses of them."""
 
     async def look(session: AsyncSession) -> TeamWithUsage:
-        return await service.describe_team(session, await service.get_team(session, team))
+        return await service.describe_team(session, await _team(session, team))
 
     found = in_session_or_stop(database_url_or_embedded(database_url, data_dir), look)
     table = Listing("id", "team", "models", "storage (bytes)", "rollouts at once", "training tokens today", "state")
     table.add_row(*_row(found))
-    show(table)
+    if as_json:
+        print_json(found)
+    else:
+        show(table)
+
+
+async def _team(session: AsyncSession, reference: str) -> TeamRow:
+    return await service.get_team(session, str(await find_team(session, reference)))
 
 
 def _change(url: str, team: str, change: dict[str, object]) -> None:
     async def act(session: AsyncSession) -> None:
         wanted = TeamChange.model_validate(change)
-        await service.change_team(session, await service.get_team(session, team), wanted, COMMAND_LINE)
+        await service.change_team(session, await _team(session, team), wanted, COMMAND_LINE)
 
     in_session_or_stop(url, act)
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from cli.ending import stop_with
 from cli.in_session import in_session_or_stop
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
-from cli.terminal.tables import Listing, show
+from cli.terminal.tables import Json, Listing, show_items
 from cli.terminal.whole_help import WholeHelp
 from server.audit.recording import COMMAND_LINE
 from server.upstreams import catalog
@@ -43,9 +43,10 @@ def add(
         option = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
         stop_with(f"{option}: {problem['msg'].removeprefix('Value error, ')}")
     if not key_file.expanduser().is_file():
-        typer.echo(
-            f"headway: there is no file {upstream.key_file} on this machine; servers read it on theirs", err=True
-        )
+        missing = f"there is no file {upstream.key_file} on this machine"
+        if database_url is None:
+            stop_with(f"{missing}, on which the server of {data_dir} reads it: write the vendor's key to it first")
+        typer.echo(f"headway: {missing}; servers read it on theirs", err=True)
 
     async def act(session: AsyncSession) -> UpstreamEntry:
         return await catalog.add_upstream(session, name, upstream, COMMAND_LINE)
@@ -55,13 +56,16 @@ def add(
 
 
 @app.command("list")
-def list_(database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def list_(
+    as_json: Json = False, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR
+) -> None:
     """Show every upstream."""
     table = Listing("name", "api", "vendor's name", "base URL", "key file")
-    for entry in in_session_or_stop(database_url_or_embedded(database_url, data_dir), catalog.list_upstreams):
+    found = in_session_or_stop(database_url_or_embedded(database_url, data_dir), catalog.list_upstreams)
+    for entry in found:
         upstream = entry.upstream
         table.add_row(entry.name, upstream.api, upstream.model, upstream.base_url, upstream.key_file)
-    show(table)
+    show_items(table, found, as_json=as_json)
 
 
 @app.command("show")

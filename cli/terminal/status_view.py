@@ -9,7 +9,7 @@ from datetime import datetime
 from rich.text import Text
 
 from cli.terminal.tables import Listing
-from store.planes.overview import ModelState, Overview, PlacedKind, PlaneState
+from store.planes.overview import ModelState, OpenAlarm, Overview, PausedModel, PlacedKind, PlaneState
 from store.planes.promotion import Missing
 from store.planes.trainer_availability import TrainerAvailability
 
@@ -26,9 +26,14 @@ class Disk:
 
 
 def view(overview: Overview) -> list[Listing]:
-    """Planes, bases, models; what runners are to carry out, if there is anything."""
+    """Planes, what they loaded, bases, models; what is paused, alarms, and what runners are to carry out, if there is
+    anything."""
+    paused = [_paused(overview.paused)] if overview.paused else []
+    alarms = [_alarms(overview.alarms)] if overview.alarms else []
     placed = [_placed(overview.placed)] if overview.placed else []
-    return [_planes(overview.planes), _bases(overview.bases), _models(overview), *placed]
+    loaded = [_loaded(overview.planes)] if any(plane.details for plane in overview.planes) else []
+    planes = [_planes(overview.planes), *loaded]
+    return [*planes, _bases(overview.bases), _models(overview), *paused, *alarms, *placed]
 
 
 def as_of(overview: Overview, disk: Disk | None) -> str:
@@ -53,7 +58,7 @@ def missing_table(missing: Sequence[Missing]) -> Listing:
 
 def _planes(planes: Sequence[PlaneState]) -> Listing:
     headings = ("plane", "base", "host", "pid", "state", "last heard of", "holds")
-    table = Listing(*headings, title="Trainers, samplers and runners")
+    table = Listing(*headings, title="Servers, trainers, samplers and runners")
     for plane in planes:
         state = Text(plane.state, style=_STYLES[plane.state])
         heard = f"{plane.silent_s:.0f} s ago"
@@ -65,6 +70,31 @@ def _named(plane: PlaneState) -> str:
     return f"{plane.plane} of {plane.base}" if plane.base else plane.plane
 
 
+def _loaded(planes: Sequence[PlaneState]) -> Listing:
+    table = Listing("plane", "base", "pid", "loaded", prose=("loaded",), title="What they loaded")
+    for plane in planes:
+        if plane.details:
+            table.add_row(plane.plane, plane.base, str(plane.pid), plane.loaded)
+    return table
+
+
+def _paused(paused: Sequence[PausedModel]) -> Listing:
+    headings = ("model", "team", "paused by", "since", "reason")
+    table = Listing(*headings, prose=("reason",), title="Paused models ('headway resume MODEL')")
+    for one in paused:
+        table.add_row(one.model, one.team or "", one.by or "", f"{one.since:%Y-%m-%d %H:%M}", one.reason or "")
+    return table
+
+
+def _alarms(alarms: Sequence[OpenAlarm]) -> Listing:
+    headings = ("model", "team", "rule", "step", "at", "state", "message")
+    table = Listing(*headings, prose=("message",), title="Alarms that nobody has acknowledged")
+    for one in alarms:
+        at = f"{one.at:%Y-%m-%d %H:%M}"
+        table.add_row(one.model, one.team or "", one.rule, str(one.step), at, one.state, one.message)
+    return table
+
+
 def _placed(placed: Sequence[PlacedKind]) -> Listing:
     table = Listing("of runners", "queued", "running", title="For runners")
     for one in placed:
@@ -73,6 +103,8 @@ def _placed(placed: Sequence[PlacedKind]) -> Listing:
 
 
 def _held(plane: PlaneState) -> str | Text:
+    if plane.plane == "server":
+        return ""
     thing = {"trainer": "lease", "sampler": "adapter"}.get(plane.plane, "placement")
     held = f"{plane.num_held} {thing}{'' if plane.num_held == 1 else 's'}"
     return Text.assemble(f"{held}, ", (f"{plane.num_failed} failed", "red")) if plane.num_failed else held

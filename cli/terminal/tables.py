@@ -3,13 +3,22 @@ next command is given. At any width, an id or a name is printed whole and on one
 
     on a terminal    a box; columns of prose are folded until it fits; where it does not then, a line for each value
     in a pipe        a line for each row, values between tabs, for `cut` and `awk`
+    with --json      an object with all fields of each item, whatever it is printed to
+
+Each command that lists takes --json (`tests/unit/cli/test_lists.py`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Annotated, Any
 
+import typer
+from pydantic import BaseModel
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -19,6 +28,9 @@ _LEAST_PROSE = 16
 """Columns of characters that prose is folded into at least."""
 _BORDER, _BORDERS = 1, 3
 _CONTROL = dict.fromkeys([*range(32), 127], " ")
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, with every field")]
 
 
 class Listing:
@@ -80,3 +92,26 @@ def show(*listings: Listing) -> None:
         Console().print(*listings, sep="\n", crop=False)
     else:
         sys.stdout.write("\n\n".join(listing.plain() for listing in listings) + "\n")
+
+
+def show_items(listing: Listing, items: Iterable[Any], *, as_json: bool, next_cursor: str | None = None) -> None:
+    """Print a page of a list: as a table, or as JSON (`items`, and `next_cursor` or null)."""
+    if as_json:
+        print_json({"items": list(items), "next_cursor": next_cursor})
+        return
+    show(listing)
+    if next_cursor:
+        typer.echo(f"more: --cursor {next_cursor}", err=True)
+
+
+def print_json(value: Any) -> None:
+    """One line on stdout, in ASCII. Rows of pydantic and dataclasses are objects; ids and times are strings."""
+    typer.echo(json.dumps(value, default=_jsonable))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value.isoformat() if isinstance(value, datetime) else str(value)

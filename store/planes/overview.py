@@ -87,6 +87,32 @@ class PlacedKind:
 
 
 @dataclass(frozen=True, slots=True)
+class PausedModel:
+    """A model that takes no training calls until it is resumed. `by`: its team, an operator, or the guard."""
+
+    id: UUID
+    model: str
+    team: str | None
+    by: str | None
+    reason: str | None
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAlarm:
+    """Something that a rule of the guard found, and nobody has acknowledged."""
+
+    id: UUID
+    model: str
+    team: str | None
+    rule: str
+    state: str
+    step: int
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """The service at one moment, by the database's clock. `planes`: servers, of no base, come first, and runners
     last."""
@@ -97,6 +123,9 @@ class Overview:
     models: list[ModelState]
     num_models: int
     placed: list[PlacedKind]
+    paused: list[PausedModel] = field(default_factory=list[PausedModel])
+    alarms: list[OpenAlarm] = field(default_factory=list[OpenAlarm])
+    """The newest of both."""
 
 
 def take_overview(session: Session, *, max_models: int = 200) -> Overview:
@@ -110,6 +139,8 @@ def take_overview(session: Session, *, max_models: int = 200) -> Overview:
         models=_models(session, max_models),
         num_models=session.scalar(select(func.count()).select_from(ModelRow).where(_is_shown())) or 0,
         placed=[PlacedKind(*row) for row in session.execute(_PLACED)],
+        paused=[PausedModel(*row) for row in session.execute(_PAUSED, {"most": max_models})],
+        alarms=[OpenAlarm(*row) for row in session.execute(_ALARMS, {"most": max_models})],
     )
 
 
@@ -124,6 +155,16 @@ _RUNNERS = text(f"""
 _SERVERS = text(f"""
     select number, host, pid, details from servers where number = any({PRESENT}) order by started_at
 """)  # noqa: S608 - put together from constants
+_PAUSED = text("""
+    select m.id, m.slug, t.name, m.paused_by, m.pause_reason, m.paused_at
+    from models m left join teams t on t.id = m.team_id
+    where m.paused_at is not null and m.removed_at is null order by m.paused_at desc limit :most
+""")
+_ALARMS = text("""
+    select a.id, m.slug, t.name, a.rule, a.state, a.step, a.message, a.created_at
+    from alarms a join models m on m.id = a.model_id left join teams t on t.id = m.team_id
+    where a.acknowledged_at is null and m.removed_at is null order by a.created_at desc limit :most
+""")
 _PLACED = text("""
     select kind, count(*) filter (where state = 'queued'), count(*) filter (where state = 'running')
     from placements where state <> 'ended' group by kind order by kind

@@ -50,7 +50,7 @@ def test_tables_show_what_waits_and_how_many_models_are_left_out(estate: Estate)
     busy(estate)
     shown = headway(estate, "status", "--max-models", "1")
     assert shown.exit_code == 0, shown.output
-    for word in ("Trainers, samplers and runners", "fork", "Models (1 of 2)"):
+    for word in ("Servers, trainers, samplers and runners", "fork", "Models (1 of 2)"):
         assert word in shown.stdout, shown.stdout
 
 

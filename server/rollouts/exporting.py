@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 import structlog
@@ -16,6 +17,7 @@ from server.rollouts.formats import Writer
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts import TraceFacts, TraceFilter, TracePage, count_traces, list_traces, resolve
+from store.rollouts.comments import Comment, read_comments
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +46,12 @@ async def export(
             page = await _page(database, team_id, wanted, cursor)
             for ids in _portions(page.traces):
                 found = await resolve(database, blobs, team_id, ids, conversations=True)
-                rollouts = [found[trace_id] for trace_id in ids if trace_id in found]
+                comments = await _comments(database, team_id, ids)
+                rollouts = [
+                    replace(found[trace_id], comments=tuple(comments.get(trace_id, ())))
+                    for trace_id in ids
+                    if trace_id in found
+                ]
                 piece = await asyncio.to_thread(writer.write, rollouts)
                 if piece or not begun:  # empty, where the format leaves these out or waits for more
                     begun = True
@@ -59,6 +66,11 @@ async def export(
 async def _page(database: AsyncDatabase, team_id: UUID, wanted: TraceFilter, cursor: str | None) -> TracePage:
     async with database.connection() as connection:
         return await list_traces(connection, team_id, wanted, limit=_PAGE, cursor=cursor)
+
+
+async def _comments(database: AsyncDatabase, team_id: UUID, ids: Sequence[UUID]) -> dict[UUID, list[Comment]]:
+    async with database.connection() as connection:
+        return await read_comments(connection, team_id, ids)
 
 
 def _portions(traces: Sequence[TraceFacts]) -> Iterator[list[UUID]]:

@@ -17,6 +17,7 @@ from server.uploads.json_scanner import JsonScanner
 from server.values.sanitizing import readable_value, refuse_deep, storable_text, text_or_none
 from server.values.validation_messages import first_problem
 from store.rollouts import Conversation, ImportedTurn, NewTrace, Served, content_id
+from store.rollouts.comments import ImportedComment
 from wire.errors import InvalidRequest, TooLarge
 from wire.trajectories import Turn
 
@@ -60,7 +61,16 @@ class Line:
             entered_at=said.entered_at or said.created_at,
             exited_at=None if said.status == "running" or said.timed_out else ended,
             timed_out_at=ended if said.timed_out else None,
+            labels=list(dict.fromkeys(said.labels or ())),
+            comments=[_comment(one) for one in said.comments or ()],
         )
+
+
+def _comment(said: transfer_types.ImportedComment) -> ImportedComment:
+    at = said.created_at
+    if at is not None and at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return ImportedComment(storable_text(said.author), said.text, at)
 
 
 def read_line(data: bytes, max_tokens: int) -> Line:

@@ -128,6 +128,7 @@ def describe(trace: TraceFacts) -> Trace:
         checkpoint_ids=[str(checkpoint_id) for checkpoint_id in trace.checkpoint_ids],
         flags=trace.flags,
         labels=trace.labels,
+        num_comments=trace.num_comments,
     )
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 import numpy as np
 from pydantic import AfterValidator, BaseModel, Field
 
+from server.rollouts.note_types import MOST_COMMENTS, MOST_LABELS, checked_comment, checked_label
 from server.uploads.json_fields import Closed, Floats, Text, TokenIds
 
 TRACE_FORMAT = "headway-trace/1"
@@ -43,6 +44,14 @@ class ImportedTurn(Closed):
     request: Text | None = None
 
 
+class ImportedComment(Closed):
+    """What somebody wrote about the rollout."""
+
+    author: Short
+    text: Annotated[Text, AfterValidator(checked_comment)]
+    created_at: datetime | None = None
+
+
 class ImportedTrace(Closed):
     """A rollout. `turns`, or the three arrays of its only turn. `prompt` and `completion` are not read.
 
@@ -70,6 +79,8 @@ class ImportedTrace(Closed):
     entered_at: datetime | None = None
     exited_at: datetime | None = None
     flags: list[Short] | None = Field(default=None, max_length=100)
+    labels: list[Annotated[Text, AfterValidator(checked_label)]] | None = Field(default=None, max_length=MOST_LABELS)
+    comments: list[ImportedComment] | None = Field(default=None, max_length=MOST_COMMENTS)
     turns: list[ImportedTurn] | None = None
     prompt_token_ids: TokenIds | None = None
     output_token_ids: TokenIds | None = None

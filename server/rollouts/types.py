@@ -93,6 +93,7 @@ class Trace(BaseModel):
     checkpoint_ids: list[str]
     flags: list[str]
     labels: list[str]
+    num_comments: int
 
 
 class ScoredTrace(BaseModel):

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from store.blobs import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
+from store.rollouts.comments import ImportedComment, add_comments
 from store.rollouts.digests import sample_digest
 from store.rollouts.payloads import pack_payload
 from store.rollouts.recording import TraceRecord, record
@@ -47,6 +48,7 @@ _FACTS = (
     "entered_at",
     "exited_at",
     "timed_out_at",
+    "labels",
 )
 _INSERT = f"""
     insert into traces (team_id, id, {", ".join(_FACTS)})
@@ -95,6 +97,8 @@ class NewTrace:
     entered_at: datetime | None = None
     exited_at: datetime | None = None
     timed_out_at: datetime | None = None
+    labels: list[str] = field(default_factory=list[str])
+    comments: Sequence[ImportedComment] = ()
 
     def facts(self) -> dict[str, Any]:
         """Columns of its row."""
@@ -119,6 +123,7 @@ async def import_trace(
     async def insert(connection: AsyncConnection) -> None:
         if await (await connection.execute(_INSERT, trace.facts())).fetchone() is None:
             raise _OnRecord
+        await add_comments(connection, trace.team_id, trace.id, trace.comments)
         await on_change(connection, "imported")
 
     try:

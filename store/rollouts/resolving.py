@@ -17,6 +17,7 @@ from uuid import UUID
 
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
+from store.rollouts.comments import Comment
 from store.rollouts.reading import RecordedSample, Rollout, read_rollouts
 from store.rollouts.traces import TraceFacts
 from wire.trajectories import Trajectory
@@ -27,12 +28,13 @@ class Resolved:
     """A rollout as a trajectory. `samples`: its turns in order; none where no tokens are on record.
 
     `is_reported`: telemetry has the turns; otherwise they are the gateway's record. The reward is the trace's. Samples
-    of another vendor's model have no tokens; then all of them are such.
+    of another vendor's model have no tokens; then all of them are such. `comments`: where they were asked for.
     """
 
     trace: TraceFacts
     samples: tuple[RecordedSample, ...]
     is_reported: bool
+    comments: tuple[Comment, ...] = ()
 
     def trajectory(self) -> Trajectory:
         """For the trainer. The trace must have a reward and samples."""

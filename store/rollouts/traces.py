@@ -38,7 +38,8 @@ TRACE_COLUMNS = f"""
     {STATUS} as status, {REWARD} as reward, t.error, t.stop_reason, t.evaluation_result, t.extra,
     t.created_at, t.entered_at, t.exited_at, t.last_activity_at, t.timed_out_at, t.pinned_at,
     t.num_turns, t.num_samples, t.num_prompt_tokens, t.num_output_tokens, t.checkpoint_ids, t.flags,
-    t.labels
+    t.labels,
+    (select count(*) from trace_comments c where c.team_id = t.team_id and c.trace_id = t.id) as num_comments
 """
 _COLUMNS_OF_ONE = TRACE_COLUMNS.replace(STATUS, _SHOWN_STATUS)
 
@@ -79,6 +80,7 @@ class TraceFacts:
     checkpoint_ids: list[UUID]
     flags: list[str]
     labels: list[str]
+    num_comments: int
 
     @property
     def timed_out(self) -> bool:

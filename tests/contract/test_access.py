@@ -147,6 +147,10 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("PUT", "/v2/traces/{trace_id}/pin"): (TRAIN, None),
     ("DELETE", "/v2/traces/{trace_id}/pin"): (TRAIN, None),
     ("DELETE", "/v2/traces/{trace_id}"): (TRAIN, None),
+    ("POST", "/v2/traces/{trace_id}/labels"): (TRAIN, {"add": ["odd"]}),
+    ("GET", "/v2/traces/{trace_id}/comments"): (READ, None),
+    ("POST", "/v2/traces/{trace_id}/comments"): (TRAIN, {"text": "odd"}),
+    ("DELETE", "/v2/traces/{trace_id}/comments/{comment_id}"): (TRAIN, None),
     ("POST", "/trace/{trace_id}/telemetry-upload"): (REPORT, {"telemetry": []}),
     ("POST", "/v3/api/trace/{trace_id}/telemetry-upload"): (REPORT, {"telemetry": []}),
     ("POST", "/runtime/sessions"): (TRAIN, {"environment": "{environment}"}),
@@ -312,6 +316,7 @@ CLIENT_MINTED = ("/v2/trace/job/{job_id}/enter", "/v2/trace/{trace_id}/enter", "
 DELETED = (
     "/v2/jobs/{job_id}",
     "/v2/traces/{trace_id}",
+    "/v2/traces/{trace_id}/comments/{comment_id}",
     "/v2/models/{model_id}/evals/{eval_id}",
     "/v1/files/{file_id}",
     "/v2/registry/{environment_id}",
@@ -348,6 +353,8 @@ class Scene:
         """A job with a rollout, a held-out score, and a taskset with a task."""
         for path, body in (("job/{job_id}/enter", {}), ("{trace_id}/enter", {"job_id": "{job_id}"})):
             (await self.call("POST", f"/v2/trace/{path}", body, self.keys["member"])).raise_for_status()
+        said = await self.call("POST", "/v2/traces/{trace_id}/comments", {"text": "odd"}, self.keys["member"])
+        self.things["comment_id"] = said.json()["id"]
         score = {"benchmark": "access", "score": 0.5}
         reply = await self.call("POST", "/v2/models/{model_id}/evals", score, self.keys["member"])
         self.things["eval_id"] = reply.json()["id"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, get_args
 from uuid import UUID
 
@@ -63,6 +64,16 @@ class Filter:
             raise InvalidRequest(f"{name} must be an id: 32 hex digits, or a UUID with dashes")
         return value
 
+    def day(self, name: str) -> datetime | None:
+        """Midnight of a date, UTC, or a time. Raises InvalidRequest for another text."""
+        if name not in self.said:
+            return None
+        try:
+            value = datetime.fromisoformat(self.said[name])
+        except ValueError:
+            raise InvalidRequest(f"{name} must be a date, such as 2026-01-31, or a time in ISO form") from None
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+
     def one_of(self, name: str, choices: tuple[str, ...]) -> Any:
         """Raises InvalidRequest unless it is one of these."""
         value = self.said.get(name)
@@ -84,10 +95,18 @@ def trace_filter(
     max_reward: Text = "",
     model: Text = "",
     checkpoint: Text = "",
+    job: Text = "",
+    label: Text = "",
+    commented: Text = "",
+    text: Text = "",
+    since: Text = "",
+    until: Text = "",
 ) -> Filter:
     """Of a list of rollouts."""
-    texts = {"task": task.strip(), "group": group.strip(), "model": model.strip(), "checkpoint": checkpoint.strip()}
-    return _filter(status=status, min_reward=min_reward.strip(), max_reward=max_reward.strip(), **texts)
+    named = {"task": task, "group": group, "model": model, "checkpoint": checkpoint, "job": job, "label": label}
+    bounds = {"min_reward": min_reward, "max_reward": max_reward, "since": since, "until": until}
+    said = {"status": status, "text": text, "commented": commented, **named, **bounds}
+    return _filter(**{name: value.strip() for name, value in said.items()})
 
 
 JobFilterDep = Annotated[Filter, Depends(job_filter)]
@@ -100,16 +119,22 @@ def wanted_jobs(said: Filter) -> JobFilter:
 
 
 def wanted_traces(said: Filter, job_id: UUID | None = None) -> TraceFilter:
-    """Raises InvalidRequest for what the filter cannot mean."""
+    """All but model and checkpoint. Raises InvalidRequest for what the filter cannot mean. A day that ends it is part
+    of it."""
+    until = said.day("until")
+    commented = said.one_of("commented", ("yes", "no"))
     return TraceFilter(
-        model_id=said.uuid("model"),
-        job_id=job_id,
+        job_id=job_id or said.uuid("job"),
         group_id=said.text("group"),
         task_slug=said.text("task"),
-        checkpoint_id=said.uuid("checkpoint"),
         min_reward=said.number("min_reward"),
         max_reward=said.number("max_reward"),
         status=said.one_of("status", TRACE_STATUSES),
+        since=said.day("since"),
+        until=until + timedelta(days=1) if until and len(said["until"]) <= len("2026-01-31") else until,
+        text=said.text("text"),
+        label=said.text("label"),
+        has_comments=commented == "yes" if commented else None,
     )
 
 

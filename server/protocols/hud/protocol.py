@@ -17,6 +17,7 @@ from server.protocols.hud import (
     runtime,
     tasksets,
     team,
+    trace_notes,
     traces,
     trainability,
     training_jobs,
@@ -35,6 +36,7 @@ HUD = Protocol(
         jobs.router,
         transfers.router,  # before traces, whose ids its names are not
         traces.router,
+        trace_notes.router,
         tasksets.router,
         runs.router,
         builds.router,

@@ -44,6 +44,10 @@ def headway_row(resolved: Resolved) -> dict[str, Any]:
         "entered_at": _time(trace.entered_at),
         "exited_at": _time(trace.exited_at),
         "flags": trace.flags,
+        "labels": trace.labels,
+        "comments": [
+            {"author": one.author, "text": one.text, "created_at": _time(one.created_at)} for one in resolved.comments
+        ],
         "turns": [_turn(sample) for sample in resolved.samples],
     }
 

@@ -130,6 +130,8 @@ def _schema(pa: Any) -> Any:
             "entered_at": time,
             "exited_at": time,
             "flags": texts,
+            "labels": texts,
+            "comments": pa.list_(pa.struct({"author": text, "text": text, "created_at": time})),
             "turns": pa.list_(turn),
         }
     )

@@ -22,7 +22,7 @@ TOOLS = [{"type": "function", "function": {"name": "move", "parameters": {"type"
 def facts(**changes: Any) -> TraceFacts:
     values: dict[str, Any] = dict.fromkeys(TraceFacts.__dataclass_fields__)
     values |= {"id": uuid.uuid4(), "team_id": uuid.uuid4(), "status": "completed", "reward": 0.1, "created_at": NOW}
-    values |= {"checkpoint_ids": [], "flags": [], "num_turns": 0, "task_slug": "game", **changes}
+    values |= {"checkpoint_ids": [], "flags": [], "labels": [], "num_turns": 0, "task_slug": "game", **changes}
     return TraceFacts(**values)
 
 

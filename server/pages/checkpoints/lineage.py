@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.tables import CheckpointRow, ModelRow
@@ -30,6 +30,7 @@ class Node:
     has_files: bool
     has_state: bool
     is_saved: bool = True
+    num_tokens: int = 0
     forks: tuple[str, ...] = ()
 
 
@@ -102,6 +103,7 @@ async def read_lineage(session: AsyncSession, model: ModelRow, *, with_forks: bo
             CheckpointRow.files_removed_at.is_(None),
             CheckpointRow.files_removed_at.is_(None) & CheckpointRow.state_removed_at.is_(None),
             CheckpointRow.is_saved,
+            func.coalesce(CheckpointRow.num_tokens, 0),
         )
         .where(CheckpointRow.model_id == model.id, CheckpointRow.status == "committed")
         .order_by(*COMMIT_ORDER)

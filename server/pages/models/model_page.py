@@ -13,6 +13,8 @@ from server.catalog.service import catalog_model
 from server.guard.alarms import list_alarms
 from server.guard.types import TaskReport
 from server.http.context import ContextDep
+from server.pages.charts.figures import figures_of
+from server.pages.charts.settings import ACROSS, SMOOTHINGS, ChartSettings, ChartSettingsDep
 from server.pages.checkpoints.checkpoint_rows import checkpoint_rows
 from server.pages.checkpoints.lineage import Lineage, Node, read_lineage
 from server.pages.checkpoints.node_details import NodeDetails, node_details
@@ -55,6 +57,7 @@ async def model_page(
     request: Request,
     visitor: VisitorDep,
     model_id: str,
+    asked: ChartSettingsDep,
     tab: Tab = "training",
     node: str | None = None,
     open_run: Annotated[str | None, Query(alias="open")] = None,
@@ -69,7 +72,7 @@ async def model_page(
         if base is None:
             (supply,) = await trainer_availability_async(session, model.id)
             return page(request, "models/base.html", visitor, model=model, supply=supply)
-        values = await _common(session, model, base)
+        values = await _common(session, model, base, with_forks=tab == "checkpoints")
         if tab == "checkpoints":
             values |= await _checkpoints(session, model, base, values["lineage"], node, open_run, before)
         elif tab == "tasks":
@@ -78,36 +81,53 @@ async def model_page(
         elif tab == "guard":
             values |= await guard_tab(session, visitor, model, cursor)
         else:
-            values |= {"charts": series.CHARTS, "most_points": series.MOST_POINTS}
+            values |= await _charts(session, model, asked)
     return page(request, _TEMPLATES[tab], visitor, tab=tab, **values)
 
 
 @router.get("/live/models/{model_id}/series")
-async def model_series(context: ContextDep, visitor: VisitorDep, model_id: str, after: Index = 0) -> JSONResponse:
+async def model_series(
+    context: ContextDep, visitor: VisitorDep, model_id: str, asked: ChartSettingsDep, after: Index = 0
+) -> JSONResponse:
     """Points of the charts after the first `after` steps; without it, the newest ones that fit in an answer.
 
     `first`: how many steps come before the first point. `left_behind` and `rollbacks` count steps from 0 and are about
-    the whole history, since a rollback changes what earlier points mean. `scores` are all that are held out.
+    the whole history, since a rollback changes what earlier points mean. `scores` are all that are held out. `places`:
+    where the points are, over time or tokens.
     """
+    most = series.most_points(asked.figures)
     async with context.database.session() as session:
         model, _ = await find_model(session, visitor, model_id)
         lineage = await read_lineage(session, model)
         total = len(lineage.steps)
-        first = min(max(after, total - series.MOST_POINTS, 0), total)
-        figures = await series.points(session, model.id, first)
+        first = min(max(after, total - most, 0), total)
+        figures = await series.points(session, model.id, asked.figures, first, most)
         figures["scores"] = await held_out_scores(session, model.id)
-    shown = total - first, total - series.MOST_POINTS
+        if (places := series.places(lineage, asked.across, first)) is not None:
+            figures["places"] = places
+    shown = total - first, total - most
     left_behind = [r for r in lineage.left_behind() if r[1] >= shown[1]]
     rollbacks = [r for r in lineage.rollbacks() if r[0] >= shown[1]]
     answer = {"total": total, "first": first, **figures, "left_behind": left_behind, "rollbacks": rollbacks}
     return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
 
-async def _common(session: AsyncSession, model: ModelRow, base: ModelRow) -> dict[str, Any]:
+async def _charts(session: AsyncSession, model: ModelRow, asked: ChartSettings) -> dict[str, Any]:
+    return {
+        "asked": asked,
+        "across": ACROSS,
+        "smoothings": SMOOTHINGS,
+        "charts": asked.figures,
+        "choices": await figures_of(session, [model.id]),
+        "most_points": series.most_points(asked.figures),
+    }
+
+
+async def _common(session: AsyncSession, model: ModelRow, base: ModelRow, *, with_forks: bool) -> dict[str, Any]:
     """What stands above the tabs."""
     (supply,) = await trainer_availability_async(session, base.id)
     states = await model_states(session, [model], {base.id} if supply.num_ready else set())
-    lineage = await read_lineage(session, model, with_forks=True)
+    lineage = await read_lineage(session, model, with_forks=with_forks)
     rewards = [node.mean_reward for node in lineage.path]
     found = await list_alarms(session, model.id, only_open=True, cursor=None, limit=_MOST_ALARMS)
     return {

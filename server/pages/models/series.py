@@ -1,106 +1,56 @@
-"""What the charts of a model show: figures of its checkpoints, in the order in which they were committed.
-
-A new curve is a line in `CHARTS`. Where its figures are not the checkpoint's own (scores of held-out tasks, say), its
-value is a scalar subquery on `CheckpointRow.id`.
-"""
+"""What the charts of a model show: figures of its checkpoints, in the order in which they were committed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, SQLColumnExpression, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.pages.checkpoints.lineage import COMMIT_ORDER
+from server.pages.charts.curves import places_of, short
+from server.pages.charts.figures import Figure, with_spreads
+from server.pages.charts.settings import Across
+from server.pages.checkpoints.lineage import COMMIT_ORDER, Lineage, Node
 from store.tables import CheckpointRow
 
 MOST_POINTS = 2000
+_MOST_VALUES = 16_000
+"""Of all figures together, so that an answer has a bound."""
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One curve: its key in the answer, its name, and its value at a checkpoint."""
-
-    key: str
-    name: str
-    value: SQLColumnExpression[Any]
+def most_points(figures: Sequence[Figure]) -> int:
+    """How many of the newest steps are drawn."""
+    return min(MOST_POINTS, _MOST_VALUES // len(with_spreads(figures)))
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """One figure. `spread`: the key of a series that is drawn as a band around the first one."""
-
-    title: str
-    unit: str
-    explanation: str
-    series: tuple[Series, ...]
-    spread: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Of its first series."""
-        return self.series[0].key
-
-
-def _metric(key: str, name: str, metric: str) -> Series:
-    return Series(key, name, CheckpointRow.metrics[metric].as_float())
-
-
-CHARTS = (
-    Chart(
-        "Reward",
-        "mean ± standard deviation",
-        "Over the trajectories of each step.",
-        (Series("reward", "mean", CheckpointRow.mean_reward), _metric("reward_std", "spread", "reward_std")),
-        spread="reward_std",
-    ),
-    Chart(
-        "KL, sampler to trainer",
-        "nats",
-        "Near 0 while batches are fresh.",
-        (_metric("kl", "k3", "kl_sampling_trainer_k3:mean"),),
-    ),
-    Chart("Entropy", "nats", "Falls slowly; a collapse ends learning.", (_metric("entropy", "mean", "entropy:mean"),)),
-    Chart(
-        "Clip fraction",
-        "share",
-        "Tokens that the loss clipped; empty for losses that do not.",
-        (_metric("clip_fraction", "mean", "clip_fraction:mean"),),
-    ),
-    Chart(
-        "Groups without spread",
-        "share",
-        "Groups whose rewards are all equal: they teach nothing.",
-        (_metric("without_spread", "share", "groups_without_spread"),),
-    ),
-    Chart("Gradient norm", "2-norm", "Before clipping.", (_metric("grad_norm", "norm", "grad_norm"),)),
-    Chart(
-        "Throughput", "tokens/s", "Tokens computed by the trainer.", (_metric("tokens_per_s", "rate", "tokens_per_s"),)
-    ),
-)
-
-
-async def points(session: AsyncSession, model_id: UUID, after: int, limit: int = MOST_POINTS) -> dict[str, Any]:
+async def points(
+    session: AsyncSession, model_id: UUID, figures: Sequence[Figure], after: int, limit: int
+) -> dict[str, Any]:
     """Figures of the steps after the first `after` of them, in commit order; at most `limit`.
 
     `names` and `steps` say which checkpoint a point is. Values that are missing or not finite are null.
     """
-    series = [one for chart in CHARTS for one in chart.series]
-    query = (
-        select(CheckpointRow.name, CheckpointRow.step, *(one.value.label(one.key) for one in series))
-        .where(is_step(model_id))
-        .order_by(*COMMIT_ORDER)
-    )
+    drawn = with_spreads(figures)
+    columns = [one.value.label(f"f{number}") for number, one in enumerate(drawn)]
+    query = select(CheckpointRow.name, CheckpointRow.step, *columns).where(is_step(model_id)).order_by(*COMMIT_ORDER)
     rows: Sequence[Any] = (await session.execute(query.offset(after).limit(limit))).all()
     return {
         "names": [row[0] for row in rows],
         "steps": [row[1] for row in rows],
-        "series": {one.key: [_short(row[2 + index]) for row in rows] for index, one in enumerate(series)},
+        "series": {one.key: [_finite(row[2 + number]) for row in rows] for number, one in enumerate(drawn)},
     }
+
+
+def places(lineage: Lineage, across: Across, first: int) -> list[float] | None:
+    """Where the steps from the `first` on are; None where their numbers or their order say it."""
+    if across == "time":
+        return places_of(lineage.steps, "time")[first:]
+    if across == "tokens":
+        return _tokens_up_to(lineage)[first:]
+    return None
 
 
 def is_step(model_id: UUID) -> ColumnElement[bool]:
@@ -113,6 +63,17 @@ def last_known(values: Sequence[float | None]) -> float | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
-def _short(value: float | None) -> float | None:
-    """Five significant digits: more cannot be seen, and makes the answer twice as long."""
-    return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
+def _tokens_up_to(lineage: Lineage) -> list[float]:
+    """Of each step, with those that lead to it."""
+    totals = dict[UUID, int]()
+    for node in lineage.steps:
+        totals[node.id] = node.num_tokens + _total_of_parent(totals, node)
+    return [totals[node.id] for node in lineage.steps]
+
+
+def _total_of_parent(totals: dict[UUID, int], node: Node) -> int:
+    return totals.get(node.parent_id, 0) if node.parent_id is not None else 0
+
+
+def _finite(value: float | None) -> float | None:
+    return short(value) if value is not None and math.isfinite(value) else None

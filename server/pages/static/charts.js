@@ -1,32 +1,38 @@
 // The curves of a model. Points come once, then only those that are new; what was rolled back is sent each time.
-import uPlot from "./vendor/uPlot.esm.js";
+import { Chart, brief, css, keepDrawn, nearest, place, settingsOf } from "./plots.js";
 
-const holder = document.getElementById("charts");
-const data = { names: [], steps: [], series: {}, total: 0, first: 0, left_behind: [], rollbacks: [] };
-const charts = [...holder.querySelectorAll("[data-chart]")].map((figure) => ({
-  figure, key: figure.dataset.chart, spread: figure.dataset.spread ?? null, isSparse: "sparse" in figure.dataset, plot: null, hasDots: null,
-}));
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const FEW = 60, MANY = 300;
+const MOST_BRANCHES = 24;
+const holder = document.getElementById("charts"), settings = settingsOf(holder);
+const data = { names: [], steps: [], places: [], series: {}, total: 0, first: 0, left_behind: [], rollbacks: [] };
+const isOrdered = settings.x === "order" || settings.x === "time"; // branches follow one another
 
 async function load() {
-  const reply = await fetch(`${holder.dataset.series}?after=${data.total}`, { cache: "no-store" });
+  const address = new URL(holder.dataset.series, location.href);
+  address.searchParams.set("after", data.total);
+  const reply = await fetch(address, { cache: "no-store" });
   if (!reply.ok) throw new Error(`status ${reply.status}`);
   const fresh = await reply.json();
-  if (fresh.first !== data.total || data.total === 0) Object.assign(data, { names: [], steps: [], series: {}, first: fresh.first });
+  if (fresh.first !== data.total || data.total === 0) Object.assign(data, { names: [], steps: [], places: [], series: {}, first: fresh.first });
   data.names.push(...fresh.names);
   data.steps.push(...fresh.steps);
+  data.places.push(...(fresh.places ?? []));
   for (const [key, values] of Object.entries(fresh.series)) (data.series[key] ??= []).push(...values);
   data.total = data.first + data.names.length;
-  const places = new Map(data.names.map((name, i) => [name, i]));
+  const known = new Map(data.names.map((name, i) => [name, i]));
   for (const [key, scores] of Object.entries(fresh.scores)) {
     data.series[key] = new Array(data.names.length).fill(null);
-    for (const [name, score] of scores) if (places.has(name)) data.series[key][places.get(name)] = score;
+    for (const [name, score] of scores) if (known.has(name)) data.series[key][known.get(name)] = score;
   }
   data.left_behind = fresh.left_behind;
-  data.rollbacks = fresh.rollbacks;
+  data.rollbacks = fresh.rollbacks.map(([at, from]) => ({ at: at - data.first, from, parent: known.get(from) }));
   const note = document.getElementById("chart-window");
-  note.textContent = data.first ? `Shown are the newest ${data.names.length} of ${data.total} steps.` : "";
+  note.textContent = data.first ? `Shown are the newest ${data.names.length} of ${data.total} steps; Compare shows all.` : "";
+}
+
+// The places of all steps on the x axis, and which of them the head does not come from.
+function across() {
+  if (settings.x === "step") return data.steps;
+  return settings.x === "order" ? data.names.map((_, i) => data.first + i + 1) : data.places;
 }
 
 function leftBehind() {
@@ -36,128 +42,74 @@ function leftBehind() {
   return flags;
 }
 
-// x, what leads to the head, what was left behind (which begins and ends at the neighbours, so that lines meet),
-// and with a spread its two edges.
-function columns(chart) {
-  const values = data.series[chart.key] ?? [], off = leftBehind();
-  const x = values.map((_, i) => data.first + i + 1);
-  const rolled = new Set(data.rollbacks.map(([at]) => at - data.first));
-  const on = values.map((value, i) => (off[i] ? null : value));
-  const faint = values.map((value, i) => (off[i] || (off[i + 1] && !rolled.has(i + 1)) ? value : null));
-  if (!chart.spread) return [x, on, faint];
-  const spread = data.series[chart.spread] ?? [];
-  const edge = (sign) => values.map((value, i) => (value === null || spread[i] == null ? null : value + sign * spread[i]));
-  return [x, on, faint, edge(1), edge(-1)];
+// What was left behind, branch by branch, each with the step that it went on from, so that lines meet.
+function branches(off) {
+  const rolled = new Map(data.rollbacks.map((one) => [one.at, one])), found = [];
+  for (let i = 0; i < off.length; i++) {
+    if (!off[i]) continue;
+    if (off[i - 1] && !rolled.has(i)) found.at(-1).push(i);
+    else {
+      const parent = rolled.has(i) ? (isOrdered ? undefined : rolled.get(i).parent) : i - 1;
+      found.push(parent >= 0 ? [parent, i] : [i]);
+    }
+  }
+  return found;
+}
+
+function lines(chart) {
+  const values = data.series[chart.key] ?? [], spread = data.series[chart.figure.dataset.spread];
+  const { off, x } = chart.shared, isSparse = "sparse" in chart.figure.dataset;
+  const pick = (indices) => {
+    const kept = isSparse ? indices.filter((i) => values[i] !== null) : indices;
+    return { x: kept.map((i) => x[i]), y: kept.map((i) => values[i]), spread: spread && kept.map((i) => spread[i]), isSparse };
+  };
+  const main = { ...pick(values.map((_, i) => i).filter((i) => !off[i])), stroke: css("--curve") };
+  if (settings.x === "order" && !isSparse) Object.assign(main, { x, y: values.map((value, i) => (off[i] ? null : value)), spread });
+  const faint = chart.shared.branches.map((indices) => ({ ...pick(indices), spread: null, stroke: css("--faint"), isFaint: true }));
+  return [...(isOrdered ? [merged(faint)] : faint.slice(-MOST_BRANCHES)), main];
+}
+
+// One line of all, with gaps between them.
+function merged(branches) {
+  const whole = { x: [], y: [], stroke: css("--faint"), isFaint: true };
+  for (const { x, y } of branches) {
+    if (x[0] === whole.x.at(-1)) [whole.x.pop(), whole.y.pop()];
+    else if (whole.x.length) (whole.x.push((whole.x.at(-1) + x[0]) / 2), whole.y.push(null));
+    whole.x.push(...x);
+    whole.y.push(...y);
+  }
+  return whole;
 }
 
 function draw() {
+  const off = leftBehind(), shared = { off, x: across(), branches: branches(off) };
   for (const chart of charts) {
-    const place = chart.figure.querySelector(".plot"), table = columns(chart);
-    const isEmpty = !(data.series[chart.key] ?? []).some((value) => value !== null);
-    place.classList.toggle("empty", isEmpty);
-    place.dataset.empty = data.total ? "no values" : "no steps yet";
-    const hasDots = chart.isSparse || table[0].length <= FEW;
-    if (chart.plot && (isEmpty || hasDots !== chart.hasDots)) {
-      chart.plot.destroy();
-      chart.plot = null;
-    }
-    if (isEmpty) continue;
-    chart.hasDots = hasDots;
-    if (chart.plot) chart.plot.setData(table);
-    else chart.plot = new uPlot(options(chart, place, hasDots), table, place);
-    say(chart, null);
+    chart.shared = shared;
+    chart.draw(lines(chart), data.total ? "no values" : "no steps yet");
   }
   holder.dataset.points = data.total;
 }
 
-function options(chart, place, hasDots) {
-  const isDense = data.names.length > MANY, dots = hasDots ? { show: true } : {};
-  const axis = { stroke: css("--muted"), grid: { stroke: css("--grid"), width: 1 }, ticks: { show: false }, font: "11.5px system-ui, sans-serif" };
-  // Where training went on from elsewhere, no line leads there.
-  const gaps = (plot, _series, _first, _last, found) => joined([
-    ...found,
-    ...data.rollbacks.filter(([at]) => at > data.first).map(([at]) => [plot.valToPos(at, "x", true), plot.valToPos(at + 1, "x", true)]),
-  ]);
-  const edge = { gaps, stroke: "transparent", width: 0, points: { show: false } };
-  const series = [
-    {},
-    { ...(chart.isSparse ? { spanGaps: true } : { gaps }), stroke: css("--curve"), width: isDense ? 1.2 : 2, points: { ...dots, size: 5, fill: css("--curve") } },
-    { gaps, stroke: css("--faint"), width: isDense ? 1 : 1.5, points: { ...dots, size: 4, fill: css("--faint") } },
-    ...(chart.spread ? [edge, edge] : []),
-  ];
-  return {
-    width: place.clientWidth, height: place.clientHeight, series,
-    legend: { show: false },
-    padding: [12, 20, 0, 0],
-    scales: { x: { time: false, range: (_, low, high) => (low === high ? [low - 0.5, high + 0.5] : [low, high]) } },
-    bands: chart.spread ? [{ series: [3, 4], fill: css("--band") }] : [],
-    axes: [
-      { ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick : "")) },
-      { ...axis, size: 56, values: (_, ticks) => ticks.map(brief) },
-    ],
-    cursor: { sync: { key: "steps" }, points: { size: 7 }, drag: { x: true, y: false }, focus: { prox: -1 } },
-    hooks: { drawClear: [drawRollbacks], setCursor: [(plot) => say(chart, plot.cursor.idx)], ready: [(plot) => openOnClick(plot)] },
-  };
-}
-
-// uPlot wants gaps in order, and none within another.
-function joined(gaps) {
-  const result = [];
-  for (const [from, to] of gaps.sort((one, other) => one[0] - other[0])) {
-    const last = result.at(-1);
-    if (last && from < last[1]) last[1] = Math.max(last[1], to);
-    else result.push([from, to]);
-  }
-  return result;
-}
-
-function drawRollbacks(plot) {
-  const context = plot.ctx, { top, height } = plot.bbox;
-  context.save();
-  context.strokeStyle = css("--rollback");
-  context.lineWidth = devicePixelRatio;
-  context.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
-  for (const [at] of data.rollbacks) {
-    const x = Math.round(plot.valToPos(at + 0.5, "x", true));
-    if (at < data.first || x < plot.bbox.left || x > plot.bbox.left + plot.bbox.width) continue;
-    context.beginPath();
-    context.moveTo(x, top);
-    context.lineTo(x, top + height);
-    context.stroke();
-  }
-  context.restore();
+// The step at a place: of those that lead to the head, if one is as near as any other.
+function stepAt(at) {
+  const x = across(), off = charts[0].shared.off, best = nearest(x, at);
+  const onPath = x.findIndex((value, i) => value === x[best] && !off[i]);
+  return onPath < 0 ? best : onPath;
 }
 
 // The figure under the pointer, or the newest one.
-function say(chart, index) {
-  const values = data.series[chart.key] ?? [];
-  let at = index ?? -1;
-  if (index === null || index === undefined) at = values.findLastIndex((value) => value !== null);
-  const output = chart.figure.querySelector(".now");
-  if (at < 0 || at >= values.length) return void (output.textContent = "–");
-  const spread = chart.spread ? data.series[chart.spread]?.[at] : null;
-  const rollback = data.rollbacks.find(([mark]) => mark - data.first === at);
-  output.textContent = `${brief(values[at])}${spread == null ? "" : ` ± ${brief(spread)}`} · ${data.names[at]}${rollback ? ` · went on from ${rollback[1]}` : ""}`;
+function say(chart, at) {
+  const values = data.series[chart.key] ?? [], output = chart.figure.querySelector(".now");
+  const index = at === null ? values.findLastIndex((value) => value !== null) : stepAt(at);
+  if (index < 0 || index >= values.length) return void (output.textContent = "–");
+  const spread = data.series[chart.figure.dataset.spread]?.[index], rollback = data.rollbacks.find((one) => one.at === index);
+  const where = settings.x === "step" || settings.x === "order" ? "" : ` · ${place(across()[index], settings.x)}`;
+  output.textContent = `${brief(values[index])}${spread == null ? "" : ` ± ${brief(spread)}`} · step ${data.steps[index]}${where} · ${data.names[index]}${rollback ? ` · went on from ${rollback.from}` : ""}`;
 }
 
-function brief(value) {
-  if (value === null || value === undefined) return "–";
-  const size = Math.abs(value);
-  if (size && (size < 1e-3 || size >= 1e6)) return value.toExponential(1).replace("-", "−");
-  return value.toLocaleString("en", { maximumSignificantDigits: 4 }).replace("-", "−");
-}
-
-function openOnClick(plot) {
-  let downAt = null;
-  plot.over.addEventListener("mousedown", (event) => (downAt = event.clientX));
-  plot.over.addEventListener("mouseup", (event) => {
-    const name = data.names[plot.cursor.idx];
-    if (name && Math.abs(event.clientX - downAt) < 3 && event.detail === 1) {
-      const click = setTimeout(() => (location.href = `${holder.dataset.page}&node=${name}`), 260);
-      plot.over.addEventListener("dblclick", () => clearTimeout(click), { once: true });
-    }
-  });
-}
+const marks = () => (settings.x === "order" ? data.rollbacks.filter((one) => one.at > 0).map((one) => data.first + one.at + 0.5) : []);
+const open = (at) => (location.href = `${holder.dataset.page}&node=${data.names[stepAt(at)]}`);
+const charts = [...holder.querySelectorAll("[data-chart]")].map((figure) => Object.assign(new Chart(figure, settings, { say, open, marks }), { key: figure.dataset.chart }));
 
 // One at a time: two would ask for the same points.
 let loading = Promise.resolve();
@@ -166,18 +118,6 @@ function refresh() {
   loading = loading.then(load).then(draw, () => {}); // the indicator in the bar says so; the next change tries again
 }
 
-function redraw() {
-  for (const chart of charts) {
-    chart.plot?.destroy();
-    chart.plot = null;
-  }
-  draw();
-}
-
-new ResizeObserver(() => {
-  for (const { plot, figure } of charts) plot?.setSize({ width: figure.querySelector(".plot").clientWidth, height: figure.querySelector(".plot").clientHeight });
-}).observe(holder);
+keepDrawn(holder, charts, draw);
 addEventListener("livechange", refresh);
-addEventListener("themechange", redraw);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 refresh();

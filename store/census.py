@@ -135,7 +135,10 @@ _LEASES = """
     from model_leases l join models m on m.id = l.model_id join models b on b.id = m.base_id
     where l.expires_at > clock_timestamp() group by 1 order by 1
 """
-_MODELS = "select count(*) filter (where weights is not null), count(*) filter (where base_id is not null) from models"
+_MODELS = """
+    select count(*) filter (where weights is not null), count(*) filter (where base_id is not null)
+    from models where removed_at is null
+"""
 _TEAMS = "select id, name from teams order by created_at limit 1000"
 _HEADS = """
     select m.id, m.slug, t.name, c.step, c.metrics

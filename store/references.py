@@ -11,11 +11,14 @@ WANTED = """
                 where m.id = %(model_id)s::uuid and m.removed_at is null
                     and (m.team_id is null or m.team_id = k.team_id)
             ),
-            (select m.id from models m, k where m.team_id = k.team_id and lower(m.slug) = %(reference)s::text),
+            (
+                select m.id from models m, k
+                where m.team_id = k.team_id and lower(m.slug) = %(reference)s::text and m.removed_at is null
+            ),
             (select m.id from models m where m.team_id is null and lower(m.slug) = %(reference)s::text),
             (
                 select m.id from models m, k
-                where (m.team_id is null or m.team_id = k.team_id) and (
+                where m.removed_at is null and (m.team_id is null or m.team_id = k.team_id) and (
                     lower(m.name) = %(reference)s::text
                     or lower(regexp_replace(m.slug, '^.*/', '')) = %(reference)s::text
                 )

@@ -24,7 +24,7 @@ _TARGET = """
         coalesce(b.id, m.id) as base_id, coalesce(b.slug, m.slug) as base_slug,
         (coalesce(b.info, m.info)->>'context_length')::int as context_length,
         s.checkpoint_id, c.files_id, c.name as checkpoint_name, c.step,
-        coalesce(c.files_removed_at is not null, false) as files_are_removed,
+        coalesce(c.files_removed_at, m.removed_at) is not null as files_are_removed,
         cs.finished_at is not null as is_finished, t.max_concurrent_rollouts
     from sampling_sessions s
     join client_sessions cs on cs.id = s.session_id

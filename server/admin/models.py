@@ -28,7 +28,7 @@ async def get_model(session: AsyncSession, model_id: str) -> ModelRow:
     """Any team's model, by id. Raises NotFound."""
     found = as_uuid(model_id)
     model = await session.get(ModelRow, found) if found else None
-    if model is None:
+    if model is None or model.removed_at is not None:
         raise no_such_model(model_id)
     return model
 

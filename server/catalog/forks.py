@@ -44,9 +44,9 @@ async def fork(session: AsyncSession, caller: Caller, request: ForkRequest, defa
     source, _, head = found
     if source.upstream is not None:
         raise Forbidden(f"{source.slug!r} is another vendor's model, which is sampled here and cannot be forked")
-    _check_name(request.name)
+    check_name(request.name)
     if await repository.name_is_taken(session, caller.team_id, request.name):
-        raise _taken(request.name)
+        raise name_taken(request.name)
     await refuse_another_model(session, caller.team_id)
     model = await _insert_model(session, caller, source, request.name, default_lora)
     if head is not None:
@@ -70,13 +70,14 @@ async def take_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID) 
 def is_free_name(name: str) -> bool:
     """Whether a model may have this name, if no other has it."""
     try:
-        _check_name(name)
+        check_name(name)
     except InvalidRequest:
         return False
     return True
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises InvalidRequest for what is no name for a model."""
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
             "a model's name is 1 to 100 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
@@ -87,7 +88,8 @@ def _check_name(name: str) -> None:
         raise InvalidRequest(f"{name!r} is the name of an agent type in the SDK; choose another")
 
 
-def _taken(name: str) -> Conflict:
+def name_taken(name: str) -> Conflict:
+    """The refusal of a name that another model has."""
     return Conflict(f"the name {name!r} is taken; choose another, or use that model")
 
 
@@ -106,7 +108,7 @@ async def _insert_model(
     # Two racing forks: the unique index lets one through.
     model = await session.scalar(row.on_conflict_do_nothing().returning(ModelRow))
     if model is None:
-        raise _taken(name)
+        raise name_taken(name)
     return model
 
 

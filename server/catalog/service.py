@@ -20,8 +20,10 @@ from server.catalog.types import (
 from server.principals.callers import Caller
 from store.checkpoint_references import sampler_path
 from store.tables import CheckpointRow, ModelRow
-from wire.errors import ModelNotFound, NotFound
+from wire.errors import Conflict, ModelNotFound, NotFound
 
+HEAD = "head"
+"""Means the model's head where a checkpoint is asked for, whose names begin with a number."""
 _MOST_SHOWN = 200
 _AGENT_TYPES = {"openai": "openai_compatible", "anthropic": "claude", "gemini": "gemini"}
 """By the API in which a model is asked: the SDK's agent that does so."""
@@ -97,6 +99,15 @@ async def get_checkpoint(session: AsyncSession, model: ModelRow, reference: str)
     return checkpoint
 
 
+async def get_node(session: AsyncSession, model: ModelRow, reference: str) -> CheckpointRow:
+    """As `get_checkpoint`, and by `head`. Raises Conflict where that is the base weights."""
+    if reference != HEAD:
+        return await get_checkpoint(session, model, reference)
+    if model.head_checkpoint_id is None:
+        raise Conflict(f"the head of {model.slug!r} is the base weights, which have no adapter; train a step")
+    return await session.get_one(CheckpointRow, model.head_checkpoint_id)
+
+
 def no_such_model(reference: str) -> ModelNotFound:
     """The refusal for a model that is not there, or not the team's."""
     shown = reference if len(reference) <= _MOST_SHOWN else f"{reference[:_MOST_SHOWN]}…"
@@ -120,6 +131,8 @@ def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
         paused_at=model.paused_at,
         pause_reason=model.pause_reason,
         upstream=UpstreamModel.model_validate(model.upstream) if model.upstream else None,
+        description=model.description,
+        tags=model.tags,
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.values.texts import Sentence
+from server.values.closed_requests import Closed
+from server.values.texts import Sentence, Tag
 
 
 class Provider(BaseModel):
@@ -31,7 +32,8 @@ class CatalogModel(BaseModel):
     sharing: which tokens of a training pass are computed once. "prefixes": all that sequences have in common;
     "nothing": only the turns of a trajectory are merged, for the base model did not prove more when it was loaded;
     null until a trainer has loaded it. `paused_at`: since then training calls are refused, for `pause_reason`.
-    `upstream`: of another vendor's model, which is sampled here and never trained.
+    `upstream`: of another vendor's model, which is sampled here and never trained. `description` and `tags`: what its
+    team wrote about it.
     """
 
     id: str
@@ -47,6 +49,8 @@ class CatalogModel(BaseModel):
     paused_at: datetime | None = None
     pause_reason: str | None = None
     upstream: UpstreamModel | None = None
+    description: str | None = None
+    tags: list[str] = Field(default_factory=list[str])
 
 
 class CatalogPage(BaseModel):
@@ -80,6 +84,57 @@ class ForkRequest(BaseModel):
 
     source_model_id: str
     name: str
+
+
+class ModelChange(Closed):
+    """What shall be different; what is not named stays. name: what the model is called in requests, its slug too.
+    description: null for none. tags: all of them."""
+
+    name: str | None = None
+    description: Sentence | None = None
+    tags: Annotated[list[Tag], Field(max_length=20)] | None = None
+
+
+class LiveRun(BaseModel):
+    """A run that trains a model now."""
+
+    id: str
+    state: str
+
+
+class ModelContents(BaseModel):
+    """What hangs on a model, and what becomes of it when the model is deleted.
+
+    num_bytes: of its checkpoints' files; num_bytes_kept: of these, what stays as long as the models need it that began
+    at them: `forks` of the team, by slug (the first ones), and `num_forks_of_others`. num_calls: training calls that
+    wait, which would be answered with 409. num_paths: `tinker://` paths, which stop working; num_published: of these,
+    those that every team may use. num_open_samplers: sampling sessions that end. num_rollouts: these stay, as do runs.
+    blockers: why it cannot be deleted now.
+    """
+
+    model: str
+    num_checkpoints: int
+    num_bytes: int
+    num_bytes_kept: int
+    num_forks: int
+    forks: list[str]
+    num_forks_of_others: int
+    live_runs: list[LiveRun]
+    num_runs: int
+    num_rollouts: int
+    num_paths: int
+    num_published: int
+    num_open_samplers: int
+    num_calls: int
+    blockers: list[str]
+
+
+class CheckpointDeleted(BaseModel):
+    """It stays in the tree as history. num_bytes: what the next collection frees."""
+
+    id: str
+    name: str
+    num_bytes: int
 
 
 class CheckpointNode(BaseModel):

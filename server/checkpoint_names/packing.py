@@ -27,7 +27,6 @@ from server.principals.callers import Caller
 from store.tables import CheckpointRow, EvalRow, ModelRow
 from wire.errors import Conflict, CorruptCheckpoint, Gone
 
-HEAD = "head"
 _CONFIG, _WEIGHTS = ADAPTER_FILES
 _README = "README.md"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -75,14 +74,11 @@ async def _find(session: AsyncSession, caller: Caller, reference: str, checkpoin
     found = await repository.find_model(session, caller.team_id, reference)
     if found is None:
         raise service.no_such_model(reference)
-    model, base, head = found
+    model, base, _ = found
     caller.require_model(model.id, model.slug)
     if base is None:
         raise Conflict(f"{model.slug!r} is {untrained(model)}, which has no adapter; name a model that was forked")
-    if checkpoint_reference == HEAD and head is None:
-        raise Conflict(f"the head of {model.slug!r} is the base weights, which have no adapter; train a step")
-    checkpoint = head if checkpoint_reference == HEAD else None
-    checkpoint = checkpoint or await service.get_checkpoint(session, model, checkpoint_reference)
+    checkpoint = await service.get_node(session, model, checkpoint_reference)
     if checkpoint.files_removed_at is not None:
         raise Gone(f"the files of {checkpoint.name} were removed; choose a checkpoint that has files")
     query = select(EvalRow).where(EvalRow.model_id == model.id, EvalRow.checkpoint_id == checkpoint.id)

@@ -59,7 +59,7 @@ _ENDED = text(f"""
 _ROLLOUTS = text(f"""
     select t.model_id, {STATUS}, {REWARD}, s.checkpoints
     from traces t
-    join models m on m.id = t.model_id and m.base_id is not null
+    join models m on m.id = t.model_id and m.base_id is not null and m.removed_at is null
     left join lateral (
         select array_agg(distinct coalesce(s.checkpoint_id, :base)) as checkpoints from samples s
         where s.team_id = t.team_id and s.trace_id = t.id and s.model_id = t.model_id and s.served_at is not null

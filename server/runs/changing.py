@@ -58,6 +58,8 @@ async def resume(database: AsyncDatabase, caller: Caller, run_id: UUID) -> Run:
 
 async def _resume(session: AsyncSession, caller: Caller, run: RunRow, model: ModelRow) -> None:
     if run.state not in LIVE:
+        if model.removed_at is not None:
+            raise Conflict("its model was deleted, so the run cannot go on")
         if model.paused_at is not None:
             raise ModelPaused(f"training of {model.slug!r} is paused: {model.pause_reason}; resume the model first")
         if (other := await live_run_of(session, model.id)) is not None:

@@ -16,5 +16,6 @@ def _printable(text: str) -> str:
     return text
 
 
+Tag: TypeAlias = Annotated[str, Field(min_length=1, max_length=50), AfterValidator(_printable)]
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
 Sentence: TypeAlias = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]

@@ -20,7 +20,7 @@ INLINE_BYTES = 64 * 1024
 # gaps and the operation carries the head's version as of its number.
 _APPEND = f"""
     with numbered as (
-        update models set next_sequence = next_sequence + 1 where id = %(model_id)s
+        update models set next_sequence = next_sequence + 1 where id = %(model_id)s and removed_at is null
         returning next_sequence - 1 as sequence, head_version, team_id
     ), counted as (
         {COUNT}
@@ -77,7 +77,7 @@ async def append_operation(
     caller: int | None = None,
     num_tokens: int = 0,
 ) -> Appended:
-    """Append to the model's log, in the caller's transaction. Raises NotFound for an unknown model.
+    """Append to the model's log, in the caller's transaction. Raises NotFound for a model that is not there (any more).
 
     `caller`: the call that waits for the answer (`store.planes.presence`). None, without a key: nobody does.
     `num_tokens`: what it adds to the team's training tokens of the day, and counts for in its turn.

@@ -49,7 +49,7 @@ _APPEND = f"""
             select
                 %(error_code)s::text is not null as is_refused, %(client_sequence)s < m.next_client_sequence as is_late
         ) judged
-        where m.id = %(model_id)s
+        where m.id = %(model_id)s and m.removed_at is null
         on conflict (model_id, client_sequence) where client_sequence is not null do nothing
         returning id, state
     ), numbered as (

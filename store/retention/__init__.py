@@ -20,6 +20,9 @@ as one whose files were removed, unless it is a head, is pinned, or is on the wa
 **Names** (`checkpoint_names`) keep what they stand for until they expire: the optimizer state for training, else the
 adapter. Runs that saved nothing under a name are removed a week after their last call; their rows stay.
 
+**Models that were deleted** keep the files of nodes from which other models began, until the last of these is deleted,
+too; all others lose theirs with the next collection.
+
 **Files without a row.** A trainer publishes files first and inserts the row later. Folders that no row names are left
 alone for the grace period; then the collector inserts a rejected row under their id. A trainer that was held up for so
 long fails to insert its own, and its step fails cleanly; the gradients stay in the log.

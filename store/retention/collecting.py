@@ -13,7 +13,7 @@ from store.checkpoint_stores.base import STATE, StoredCheckpoint
 from store.database import Database
 from store.environment_blobs import ENVIRONMENT_BLOBS
 from store.file_blobs import FILE_BLOBS
-from store.retention import environments, marking, rollouts, runs, sampling
+from store.retention import environments, marking, removed_models, rollouts, runs, sampling
 from store.retention.lock import StillHeld, deleting_files
 from store.retention.policy import RetentionPolicy
 from store.rollouts.blob_names import ROLLOUT_BLOBS
@@ -110,6 +110,7 @@ class Collector:
         fileless = marking.thin_checkpoints(self._database, self._policy, dry_run=dry_run)
         stateless = marking.thin_states(self._database, self._policy, dry_run=dry_run)
         fileless |= marking.thin_unsaved(self._database, self._policy, dry_run=dry_run)
+        fileless |= removed_models.free_files(self._database, dry_run=dry_run)
         dropped = marking.drop_blobs(self._database, self._policy, dry_run=dry_run)
         marked = _Marked(stateless, fileless)
         plans = [*self._checkpoint_plans(marked, strangers), *self._left_over_plans(), *self._blob_plans(dropped)]

@@ -75,7 +75,8 @@ class ModelRow(Base):
     """All lower numbers are in the log, or did not come in time and were given up."""
     user_metadata: Mapped[dict[str, Any] | None]
     removed_at: Mapped[datetime | None]
-    """A run that saved nothing and has ended long ago: it is listed nowhere, and its files and payloads are gone."""
+    """It was deleted, or is a run that saved nothing and has ended long ago: it is listed nowhere, and its files and
+    payloads are gone. Rollouts and runs go on to name it."""
 
     # Since when training calls are refused, why, and who must let them in again: `team`, `admin` or `guard`.
     paused_at: Mapped[datetime | None]

@@ -117,7 +117,7 @@ async def _forks(session: AsyncSession, model: ModelRow) -> dict[UUID, list[str]
     query = (
         select(CheckpointRow.files_id, ModelRow.slug)
         .join(ModelRow, ModelRow.id == CheckpointRow.model_id)
-        .where(ModelRow.forked_from_id == model.id, ModelRow.team_id == model.team_id)
+        .where(ModelRow.forked_from_id == model.id, ModelRow.team_id == model.team_id, ModelRow.removed_at.is_(None))
         .where(CheckpointRow.parent_id.is_(None), CheckpointRow.step == 0)
         .order_by(ModelRow.created_at)
     )

@@ -10,12 +10,19 @@ from pydantic import BaseModel, ConfigDict
 
 from server.audit.recording import actor_of
 from server.catalog import forks, heads, pausing, repository, service
+from server.catalog.changing import change_model, own_model
+from server.catalog.contents import contents_of
+from server.catalog.deleting import delete_model
+from server.catalog.deleting_checkpoints import delete_checkpoint
 from server.catalog.types import (
     CatalogModel,
     CatalogPage,
+    CheckpointDeleted,
     CheckpointNode,
     ForkRequest,
     Head,
+    ModelChange,
+    ModelContents,
     PauseRequest,
     TeamModels,
 )
@@ -87,6 +94,35 @@ async def get_model(context: ContextDep, caller: ModelUserDep, model_id: str) ->
         return await service.describe_model_to(session, caller, model_id)
 
 
+@router.patch("/{model_id}")
+async def change(context: ContextDep, caller: CallerDep, model_id: str, body: ModelChange) -> CatalogModel:
+    """Rename it, describe it, or tag it: what is named in the body. Requests under an old name are refused then."""
+    async with context.database.session() as session:
+        model = await change_model(session, caller, model_id, body)
+        return await service.describe_model(session, caller.team_id, str(model.id))
+
+
+@router.get("/{model_id}/contents")
+async def get_contents(context: ContextDep, caller: CallerDep, model_id: str) -> ModelContents:
+    """What hangs on a model, and what keeps it from being deleted."""
+    async with context.database.session() as session:
+        return await contents_of(session, await own_model(session, caller, model_id, lock=False))
+
+
+@router.delete("/{model_id}")
+async def delete(
+    context: ContextDep,
+    caller: CallerDep,
+    model_id: str,
+    checkpoints: Annotated[int | None, Query(ge=0, le=2**31)] = None,
+) -> ModelContents:
+    """Delete a model. `checkpoints` repeats how many it has; without the right number the refusal (409) counts what
+    hangs on it. Rollouts and runs stay; files from which other models began stay as long as these do."""
+    async with context.database.session() as session:
+        model = await own_model(session, caller, model_id)
+        return await delete_model(session, actor_of(caller), model, checkpoints)
+
+
 @router.get("/{model_id}/checkpoints")
 async def list_checkpoints(context: ContextDep, caller: CallerDep, model_id: str) -> list[CheckpointNode]:
     """The model's checkpoint tree, oldest first."""
@@ -104,6 +140,15 @@ async def download_adapter(
     """A tar archive of the adapter in PEFT's layout, with a README. `checkpoint`: an id, a name, or `head`."""
     packed = await pack_adapter(context.heads, context.adapter_files, caller, model_id, checkpoint)
     return archive_reply(request, packed)
+
+
+@router.delete("/{model_id}/checkpoints/{checkpoint}")
+async def remove_checkpoint(
+    context: ContextDep, caller: CallerDep, model_id: str, checkpoint: str
+) -> CheckpointDeleted:
+    """Delete the files of a checkpoint (an id or a name) that nothing needs; the node stays in the tree as history."""
+    async with context.database.session() as session:
+        return await delete_checkpoint(session, caller, model_id, checkpoint)
 
 
 @router.get("/{model_id}/head")

@@ -155,6 +155,8 @@ KNOWN = {
     "store/oplog/leaving.py": "a trainer that leaves removes what no head points at",
     "store/retention/runs.py": "removes runs that nobody has used for long; nobody is answered",
     "store/retention/marking.py": "removes the files of what no chat asks for; nobody is answered",
+    "store/retention/removed_models.py": "removes the files of models that nobody finds; nobody is answered",
+    "store/model_removal.py": "run by sessions, which wait",
     "store/keys.py": "when keys were used, which is not cached",
     "store/planes/adapters.py": "samplers report what they hold, and answer nobody",
     "store/backup/restoring.py": "no server runs on what is being restored",

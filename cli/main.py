@@ -14,6 +14,7 @@ from cli.commands import (
     exporting,
     garbage_collection,
     importing,
+    init,
     keys,
     mirror,
     operating,
@@ -52,6 +53,7 @@ app = Headway(
     rich_markup_mode=None,
 )
 app.callback()(wait_passively_first)
+app.command("init")(init.init)
 app.command("up", context_settings={"allow_extra_args": True})(up.up)
 app.command("server")(planes.server)
 app.command("trainer")(planes.trainer)

@@ -12,7 +12,7 @@ from server.pages.guard import alarms, guard_form
 from server.pages.help import help_page, help_pictures
 from server.pages.jobs import job_list, job_page
 from server.pages.models import model_list, model_page, pausing_models
-from server.pages.rollouts import rollout_list, scoring, trace_page
+from server.pages.rollouts import downloads, noting, rollout_list, scoring, trace_page
 from server.pages.runs import changing_runs, run_list, run_page
 from server.pages.session import login
 from server.pages.shared import static_files
@@ -40,6 +40,8 @@ _PAGES = (
     job_page,
     rollout_list,
     trace_page,
+    downloads,
+    noting,
     scoring,
     run_list,
     run_page,

@@ -11,7 +11,7 @@ from server.rollouts.transcript import Part, Scene, build_transcript, readable
 from server.values.sanitizing import storable_text
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
-from store.rollouts import RecordedSpan, Rollout, read_rollouts, read_spans, resolve_rollout
+from store.rollouts import RecordedSpan, Rollout, read_recorded, resolve_rollout
 from store.rollouts.unread import UnreadTrace, keep_text
 from wire.errors import CorruptCheckpoint
 
@@ -22,11 +22,10 @@ _CALLS, _TOOL = "Calls ", "Tool "
 
 async def read_text(database: AsyncDatabase, blobs: BlobStore, trace: UnreadTrace) -> None:
     """Have the rollout found by what was said in it until now."""
-    found = await read_rollouts(database, blobs, trace.team_id, [trace.id], conversations=True)
-    if trace.id not in found:
+    found = await read_recorded(database, blobs, trace.team_id, trace.id)
+    if found is None:
         return
-    spans = await read_spans(database, blobs, trace.team_id, trace.id)
-    text = await asyncio.to_thread(text_of, found[trace.id], spans)
+    text = await asyncio.to_thread(text_of, *found)
     async with database.connection() as connection:
         await keep_text(connection, trace, text)
 

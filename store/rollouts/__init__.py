@@ -16,7 +16,7 @@ from store.rollouts.group_stats import GroupFacts, GroupPage, JobSummary, Verdic
 from store.rollouts.importing import ImportedTurn, NewTrace, Outcome, content_id, import_trace
 from store.rollouts.jobs import JobFacts, JobFilter, count_jobs, find_job, list_jobs
 from store.rollouts.known import KnownSamples
-from store.rollouts.reading import RecordedSample, RecordedSpan, Rollout, read_rollouts, read_spans
+from store.rollouts.reading import RecordedSample, RecordedSpan, Rollout, read_recorded, read_rollouts, read_spans
 from store.rollouts.recording import TraceRecord, record
 from store.rollouts.resolving import Resolved, resolve, resolve_rollout
 from store.rollouts.samples import NewSample, Served
@@ -70,6 +70,7 @@ __all__ = [
     "list_traces",
     "pin_job",
     "pin_trace",
+    "read_recorded",
     "read_rollouts",
     "read_span",
     "read_spans",

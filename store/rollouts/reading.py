@@ -137,7 +137,29 @@ async def read_spans(database: AsyncDatabase, blobs: BlobStore, team_id: UUID, t
     async with database.connection() as connection:
         spans = await _all(connection, _SPANS, asked)
         samples = await _all(connection, _WITHOUT_CONVERSATIONS, asked)
-    return await asyncio.to_thread(_unpacked_spans, spans, samples, blobs)
+    return await asyncio.to_thread(lambda: _unpacked_spans(spans, _Unpacking(samples, blobs), blobs))
+
+
+async def read_recorded(
+    database: AsyncDatabase, blobs: BlobStore, team_id: UUID, trace_id: UUID
+) -> tuple[Rollout, list[RecordedSpan]] | None:
+    """What `read_rollouts` reads of one rollout, with conversations, and `read_spans`: in three statements."""
+    asked = {"team_id": team_id, "trace_id": trace_id, "ids": [trace_id]}
+    async with database.connection() as connection:
+        traces = await _all(connection, _TRACES, asked)
+        if not traces:
+            return None
+        samples = await _all(connection, _WITH_CONVERSATIONS, asked)
+        spans = await _all(connection, _SPANS, asked)
+
+    def assemble() -> tuple[Rollout, list[RecordedSpan]]:
+        unpacking = _Unpacking(samples, blobs)
+        turns = [row for row in spans if row.sample_digest is not None and row.flag is None]
+        turns.sort(key=lambda row: (row.step_id is None, row.step_id or 0, row.received_at, row.span_id))
+        steps = [(row.step_id, row.sample_digest) for row in turns]
+        return _rollout(TraceFacts(*traces[0]), unpacking, steps), _unpacked_spans(spans, unpacking, blobs)
+
+    return await asyncio.to_thread(assemble)
 
 
 def _assemble(
@@ -161,8 +183,8 @@ def _rollout(trace: TraceFacts, unpacking: _Unpacking, steps: list[tuple[int, by
     return Rollout(trace, reported, others)
 
 
-def _unpacked_spans(spans: Sequence[Any], samples: Sequence[Any], blobs: BlobStore) -> list[RecordedSpan]:
-    unpacking, found = _Unpacking(samples, blobs), list[RecordedSpan]()
+def _unpacked_spans(spans: Sequence[Any], unpacking: _Unpacking, blobs: BlobStore) -> list[RecordedSpan]:
+    found = list[RecordedSpan]()
     for row in spans:
         turn = unpacking.turn(row.sample_digest) if row.sample_digest in unpacking.rows else None
         span = unpack_payload(_content(row.payload, row.payload_blob, blobs), turn)

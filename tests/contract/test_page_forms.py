@@ -23,7 +23,17 @@ from server.guard.settings import read_set, write_guard
 from server.guard.types import RuleSettings
 from server.process.settings import ServerSettings
 from store.database import AsyncDatabase
-from store.tables import AlarmRow, ApiKeyRow, EventRow, ModelRow, RunRow, SamplerRow, TeamRow, TrainerRow
+from store.tables import (
+    AlarmRow,
+    ApiKeyRow,
+    EventRow,
+    ModelRow,
+    RunRow,
+    SamplerRow,
+    TeamRow,
+    TraceCommentRow,
+    TrainerRow,
+)
 from tests.contract.conftest import Team, new_team
 from tests.contract.test_pages import counted_queries, csrf_token, key_of, signed_in, team_id, team_id_in, visitor
 from tests.pages.rollouts import trace_row
@@ -49,6 +59,9 @@ FORMS: dict[tuple[str | None, str], tuple[set[str], set[str], dict[str, str]]] =
     ("/models/{model}/guard/evaluations", "/forms/models/{model}/guard/evaluations"): (TRAIN, NOBODY, {}),
     ("/runs/{run}/cancel", "/forms/runs/{run}/cancel"): (TRAIN, NOBODY, {}),
     (None, "/forms/traces/{trace}/logprobs"): (TRAIN, NOBODY, {}),
+    (None, "/forms/traces/{trace}/labels"): (TRAIN, NOBODY, {"add": "odd, to discuss"}),
+    (None, "/forms/traces/{trace}/comments"): (TRAIN, NOBODY, {"text": "It guesses."}),
+    (None, "/forms/traces/{trace}/comments/{comment}/delete"): (TRAIN, NOBODY, {}),
     ("/keys/new", "/forms/keys"): (KEYS, BEYOND, {"name": "a key"}),
     ("/keys/{key}/rotate", "/forms/keys/{key}/rotate"): (KEYS, BEYOND, {"grace_s": "3600"}),
     ("/keys/{key}/revoke", "/forms/keys/{key}/revoke"): (KEYS, BEYOND, {}),
@@ -101,7 +114,11 @@ async def fresh_things(scene: Scene, database: AsyncDatabase) -> dict[str, str]:
         forked = await session.get_one(ModelRow, model_id)
         await session.execute(update(RunRow).where(RunRow.model_id == model_id).values(state="cancelled"))
         run = await add_run(session, forked, steps=1)
-    return {**scene.things, "key": str(key.id), "alarm": str(alarm.id), "run": str(run.id)}
+        trace_id = uuid.UUID(scene.things["trace"])
+        comment = TraceCommentRow(team_id=forked.team_id, trace_id=trace_id, author="spare", text="Odd.")
+        session.add(comment)
+        await session.flush()
+    return {**scene.things, "key": str(key.id), "alarm": str(alarm.id), "run": str(run.id), "comment": str(comment.id)}
 
 
 def alarm_row(model_id: uuid.UUID) -> AlarmRow:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -18,8 +18,10 @@ from server.catalog.repository import as_uuid
 from server.http.context import ContextDep
 from server.pages.rollouts.rollout_rows import CheckpointName, checkpoint_names
 from server.pages.rollouts.scoring import is_scorable
+from server.pages.rollouts.surroundings import surroundings
 from server.pages.rollouts.tokens import GAP_LEVELS, LEVELS, Strip, last_passes, mean_logprob, strip_of
 from server.pages.shared.addresses import address
+from server.pages.shared.filters import TraceFilterDep
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
@@ -33,8 +35,7 @@ from store.rollouts import (
     Resolved,
     Rollout,
     find_job,
-    read_rollouts,
-    read_spans,
+    read_recorded,
     resolve_rollout,
 )
 from store.rollouts.trainer_logprobs import TrainerLogprobs, TrainerLogprobsOf, read_trainer_logprobs
@@ -100,22 +101,26 @@ async def trace_page(
     request: Request,
     visitor: VisitorDep,
     trace_id: str,
+    said: TraceFilterDep,
     start: Annotated[int, Query(alias="from", ge=0, le=2**31)] = 0,
     opened: Annotated[int | None, Query(alias="open", ge=1, le=2**31)] = None,
     token: Index = 0,
     by: Literal["trainer"] | None = None,
+    among: Literal["all"] | None = None,
 ) -> Response:
     """The page that begins after so many scenes, or has the one that is to be open. by: tokens are coloured by how far
-    the trainer is from the sampler, not by how likely they were."""
+    the trainer is from the sampler, not by how likely they were. said: the filter of the list that led here; among: it
+    had none."""
     team_id, found_id = visitor.caller.team_id, as_uuid(trace_id)
     if found_id is None:
         raise NotFound(f"there is no trace {trace_id}")
     await require_trace(context.database, visitor.caller, found_id)
-    found = await read_rollouts(context.database, context.blobs, team_id, [found_id], conversations=True)
-    if found_id not in found:
+    found = await read_recorded(context.database, context.blobs, team_id, found_id)
+    if found is None:
         raise no_such_trace(found_id)
-    rollout = found[found_id]
-    spans = await read_spans(context.database, context.blobs, team_id, found_id)
+    rollout, spans = found
+    here = replace(said, said={**said.said, **({"among": among} if among else {})})
+    around = await surroundings(context, visitor.caller, rollout.trace, said if here.said else None)
     async with context.database.connection() as connection:
         kept = (await read_trainer_logprobs(connection, team_id, [found_id])).get(found_id, {})
         named = {one.checkpoint_id for one in (*rollout.reported, *rollout.others, *kept.values())}
@@ -131,6 +136,8 @@ async def trace_page(
         job=job,
         group=_group_link(job, rollout),
         by=by,
+        filtered=here,
+        around=around,
         may_score=may_score,
         levels=GAP_LEVELS if by else LEVELS,
         **values,
@@ -148,6 +155,7 @@ def _values(
 ) -> dict[str, Any]:
     resolved = resolve_rollout(rollout)
     transcript = build_transcript(resolved, (*rollout.reported, *rollout.others), spans)
+    places = {sample.digest: place for place, sample in enumerate(resolved.samples, 1)}
     if opened is not None:
         start = (min(opened, len(transcript.scenes)) - 1) // PAGE * PAGE
     start = max(0, min(start, len(transcript.scenes) - 1) // PAGE * PAGE)
@@ -160,6 +168,7 @@ def _values(
         "flags": [(flag, _FLAGS.get(flag, "")) for flag in trace.flags],
         "names": names,
         "transcript": transcript,
+        "turn_of": places,
         "scenes": _shown(transcript, kept, names, start, opened, token),
         "trainer_gap": gap_of_rollout(resolved.samples, kept),
         "passes": last_passes(resolved.samples, kept),

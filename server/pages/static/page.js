@@ -25,6 +25,22 @@ for (const field of document.querySelectorAll("input[readonly]")) {
   if (field === document.activeElement) field.select();
 }
 
+// Copy buttons: a text that they name, or the texts of the step that they stand in.
+document.documentElement.classList.add("has-scripts");
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest?.("[data-copy], [data-copy-text]");
+  if (!button) return;
+  const texts = [...(button.closest("li, section")?.querySelectorAll("pre.text") ?? [])].map((one) => one.textContent);
+  const label = button.textContent;
+  try {
+    await navigator.clipboard.writeText(button.dataset.copy ?? texts.join("\n\n"));
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "The browser does not allow it";
+  }
+  setTimeout(() => (button.textContent = label), 1500);
+});
+
 showTimes(document);
 setInterval(() => showTimes(document), 10_000);
 follow();

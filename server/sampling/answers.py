@@ -46,6 +46,15 @@ class Answer:
         """The id of a tool call of this answer."""
         return self._call_ids.setdefault(index, f"call_{uuid.uuid4().hex[:24]}")
 
+    def stopped_by(self, stop: Sequence[str]) -> str | None:
+        """Which of these texts ended the answer, of which it is no part; None: something else did."""
+        if self.finish_reason != "stop" or not stop:
+            return None
+        tokens = self.tokens
+        parts = (tokens.bytes_of(token_id, text) for token_id, text in zip(tokens.ids, tokens.texts, strict=True))
+        cut_off = b"".join(parts).decode("utf-8", "replace")[len(self.text) :]
+        return next((one for one in stop if cut_off.startswith(one)), None)
+
     def as_message(self) -> dict[str, Any]:
         """The answer to a chat as chat templates read it in the next turn's prompt."""
         parsed = self.message or _joined(self.deltas)

@@ -58,6 +58,12 @@ def served_completion(
     return ServedCompletion(target.team_id, rollout.trace_id, target.slug, num_bytes, make)
 
 
+def preamble_of(chat: Chat) -> dict[str, Any]:
+    """What of a chat's request is no message."""
+    asked = {"tools": chat.render.tools, "chat_template_kwargs": chat.render.chat_template_kwargs}
+    return {name: value for name, value in asked.items() if value}
+
+
 def _sample(team_id: UUID, rollout: Rollout, served: Served, answer: Answer) -> NewSample:
     prompt_ids, tokens = answer.prompt_ids, answer.tokens
     logprobs = np.array(tokens.logprobs, np.float32)
@@ -72,7 +78,5 @@ def _sampling(sequence: GenerateRequest, index: int, count: int) -> dict[str, An
 
 def _conversation(prompt: Prompt, answer: Answer) -> Conversation:
     if isinstance(prompt, Chat):
-        asked = {"tools": prompt.render.tools, "chat_template_kwargs": prompt.render.chat_template_kwargs}
-        preamble = {name: value for name, value in asked.items() if value}
-        return Conversation(preamble, prompt.messages, answer.as_message())
+        return Conversation(preamble_of(prompt), prompt.messages, answer.as_message())
     return Conversation({"prompt": prompt} if isinstance(prompt, str) else {}, [], answer.text)

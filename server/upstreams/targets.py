@@ -9,7 +9,8 @@ import structlog
 
 from server.sampling.admission import SamplingKey
 from server.sampling.collaborators import Sampling
-from server.sampling.targets import look_up
+from server.sampling.target import Target
+from server.sampling.targets import find_target, look_up
 from server.upstreams.types import Api, Upstream, UpstreamTarget
 from wire.errors import InvalidRequest, ModelNotFound
 
@@ -37,17 +38,34 @@ async def find_upstream(sampling: Sampling, key: SamplingKey, model: str, api: A
     """
     key = await look_up(sampling.keys, key, model)
     target = upstream_behind(key)
-    shown = repr(model[:_MOST_SHOWN])
     if target is None:
-        is_ours = key.found.model_id is not None
+        shown, is_ours = repr(model[:_MOST_SHOWN]), key.found.model_id is not None
         what = f"{shown} is a model of this server, which answers chats" if is_ours else f"there is no model {shown}"
-        raise ModelNotFound(
-            f"{what}; {where} is for other vendors' models, and an operator can add one: headway upstreams add NAME "
-            f"--api {api} --base-url URL --model VENDOR_NAME --key-file PATH",
-            param="model",
-        )
+        raise ModelNotFound(f"{what}; {where} is for other vendors' models, and {_how_to_add(api)}", param="model")
     require_api(target, api, where)
     return target
+
+
+async def find_either(
+    sampling: Sampling, key: SamplingKey, model: str, pinned: str | None, api: Api, where: str
+) -> Target | UpstreamTarget:
+    """What the caller's team calls so: a model of this server (see `find_target`), or a vendor's that is asked in this
+    API. Raises ModelNotFound, with how to add a vendor's, for a name that is neither."""
+    key = await look_up(sampling.keys, key, model, pinned)
+    if (vendors := upstream_behind(key)) is not None:
+        require_api(vendors, api, where)
+        return vendors
+    try:
+        return await find_target(sampling, key, model, pinned)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"{error.message}; for another vendor's model, {_how_to_add(api)}", param="model") from None
+
+
+def _how_to_add(api: Api) -> str:
+    return (
+        f"an operator can add one: headway upstreams add NAME --api {api} --base-url URL --model VENDOR_NAME "
+        "--key-file PATH"
+    )
 
 
 def require_api(target: UpstreamTarget, api: Api, where: str) -> None:

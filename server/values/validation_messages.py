@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from wire.errors import InvalidRequest
 
@@ -38,6 +40,15 @@ _WORDS = {
 """Of errors in which pydantic names a type of Python, or a pattern."""
 
 Error = Mapping[str, Any]
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def read_as(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
+    """JSON that was parsed already, as `model`. Raises InvalidRequest."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise invalid_request(error.errors(include_url=False, include_input=False)) from None
 
 
 def first_problem(errors: Sequence[Error], body: Any = None) -> str:

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from server.protocols.openai.parameters import check_fields
 from server.protocols.openai.schemas import ChatRequest, SamplingRequest
+from server.values.json_schemas import check_schema
+from server.values.known_fields import check_fields
 from wire.errors import InvalidRequest
 from wire.sampling import Constraint, ForcedCalls
 
-MAX_NESTING = 64
 MAX_CHOICES = 1024
 MAX_PATTERN = 16_384
 _UNFORCED = (None, "auto", "none")
@@ -118,11 +118,7 @@ def _structured_outputs(name: str, given: Any) -> Constraint | None:
 
 def _json(name: str, given: Any) -> Constraint:
     schema = _loaded(name, given) if isinstance(given, str) else given
-    if not isinstance(schema, dict):
-        raise InvalidRequest(f"{name} is not a JSON schema: it must be an object")
-    if _is_deeper(schema, MAX_NESTING):
-        raise InvalidRequest(f"{name} is nested too deeply: objects and arrays may nest {MAX_NESTING} levels")
-    return Constraint(json_schema=schema)
+    return Constraint(json_schema=check_schema(name, schema))
 
 
 def _regex(name: str, given: Any) -> Constraint:
@@ -154,16 +150,6 @@ def _loaded(name: str, text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise InvalidRequest(f"{name} is not JSON") from None
-
-
-def _is_deeper(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        children = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
-        level = [child for child in children if isinstance(child, (dict, list))]
-        if not level:
-            return False
-    return True
 
 
 _READERS: Mapping[str, Callable[[str, Any], Constraint | None]] = {

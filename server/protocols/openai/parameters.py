@@ -8,27 +8,14 @@ misspelled `temperature` would otherwise be sampled at 1. A field that is null c
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Container, Mapping
 from typing import Any, Literal
 
 from server.protocols.openai.schemas import ChatRequest, CompletionRequest, SamplingRequest
+from server.values.known_fields import ANY, check_fields
 from wire.errors import InvalidRequest
 
 Standing = Literal["served", "neutral", "refused", "unknown"]
-
-_LONGEST_NAME = 64
-"""Longer names of fields are cut where they are shown, and resemble no other."""
-_ALIKE = 0.7
-
-
-class _Anything(Container[Any]):
-    def __contains__(self, value: object) -> bool:
-        return True
-
-
-ANY = _Anything()
-_NOTHING: Mapping[str, Container[Any]] = {}
 
 _UNSERVED: Mapping[str, Container[Any]] = {
     # Who asks, what for, and how urgently.
@@ -137,21 +124,6 @@ def check_parameters(request: SamplingRequest) -> None:
         check_fields("stream_options.", options, _SERVED_STREAM_OPTIONS, _UNSERVED_STREAM_OPTIONS)
 
 
-def check_fields(
-    where: str, given: Mapping[str, Any], served: Collection[str], unserved: Mapping[str, Container[Any]] = _NOTHING
-) -> None:
-    """Raises InvalidRequest for a field of `given` that is none of `served`, and not as `unserved` says (of which
-    values it changes nothing). `where`: what comes before the field's name."""
-    for name, value in given.items():
-        if value is None or name in served:
-            continue
-        if name not in unserved:
-            raise _unknown(where, name, served)
-        if value not in unserved[name]:
-            full = f"{where}{name}"
-            raise InvalidRequest(f"{full} is not supported by this server; leave it out", param=full)
-
-
 def standing(kind: type[SamplingRequest], name: str) -> Standing:
     """What becomes of a parameter of this kind of request. Refused: unless it has a value that changes nothing."""
     if name in served_parameters(kind):
@@ -178,13 +150,6 @@ def _is_alias(request: SamplingRequest, name: str, value: object) -> bool:
         names = " and ".join(_ALIASES)
         raise InvalidRequest(f"{names} differ, and mean the same; send one of them", param=name)
     return True
-
-
-def _unknown(where: str, name: str, served: Collection[str]) -> InvalidRequest:
-    alike = difflib.get_close_matches(name, served, 1, _ALIKE) if len(name) <= _LONGEST_NAME else []
-    shown = where + (name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…")
-    hint = f"; did you mean {where}{alike[0]}?" if alike else "; leave it out"
-    return InvalidRequest(f"unknown field {shown}, which this server would ignore{hint}", param=shown)
 
 
 _SERVED: Mapping[type[SamplingRequest], Collection[str]] = {

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from server.http.checkpoint_headers import checkpoint_headers
 from server.protocols.openai.schemas import (
     ChatChoice,
     ChatLogprobs,
@@ -28,9 +29,6 @@ from server.sampling.answers import Answer
 from server.sampling.target import Target
 from wire.sampling import SampledTokens
 
-CHECKPOINT_HEADER = "X-Headway-Checkpoint"
-OFF_POLICY_HEADER = "X-Headway-Off-Policy"
-
 
 class Envelope:
     """What all pieces of one reply have in common."""
@@ -40,6 +38,7 @@ class Envelope:
         self._off_policy = off_policy
         self._id = f"cmpl-{completion_id}"
         self._created = int(time.time())
+        self._target = target
         self._model = target.slug
         self._checkpoint = _serving_checkpoint(target)
 
@@ -58,8 +57,7 @@ class Envelope:
     @property
     def headers(self) -> dict[str, str]:
         """The checkpoint for those who do not parse the body, and what makes a training rollout off-policy."""
-        headers = {CHECKPOINT_HEADER: self._checkpoint.name if self._checkpoint else "base"}
-        return {**headers, OFF_POLICY_HEADER: ", ".join(self._off_policy)} if self._off_policy else headers
+        return checkpoint_headers(self._target, self._off_policy)
 
 
 def _serving_checkpoint(target: Target) -> ServingCheckpoint | None:

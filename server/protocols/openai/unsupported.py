@@ -7,8 +7,8 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from server.protocols.openai.constraints import RequestedConstraint
-from server.protocols.openai.parameters import ANY, check_fields
 from server.protocols.openai.schemas import ChatRequest, SamplingRequest
+from server.values.known_fields import ANY, check_fields
 from wire.errors import InvalidRequest
 
 # What chat templates may read, and what clients add when they send an answer back.

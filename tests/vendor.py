@@ -139,6 +139,8 @@ def _whole(path: str, body: dict[str, Any], text: str) -> dict[str, Any]:
         }
     if path.startswith("/v1/responses"):
         return _response(body, text)
+    if path.startswith("/v1/messages/count_tokens"):
+        return {"input_tokens": 7}
     if path.startswith("/v1/messages"):
         return {**_message(body), "content": [{"type": "text", "text": text}], "stop_reason": "end_turn"}
     return _content([{"text": text}], finishReason="STOP")

@@ -18,7 +18,7 @@ import httpx
 
 from runner.environments.settings import Gateway
 
-_SAMPLES = re.compile(r"(/v1)?/(chat/completions|completions|messages|responses)")
+_SAMPLES = re.compile(r"(/v1)?/(chat/completions|completions|messages(/count_tokens)?|responses)")
 _MAX_BODY, _MAX_HELD = 32 << 20, 64 << 20
 _MAX_CONNECTIONS = 64
 _NOT_PASSED_ON = {

@@ -15,6 +15,8 @@ _ASKS: dict[str, tuple[Api, str]] = {
     "openai": ("openai", "/responses"),
     "gemini": ("gemini", "/v1beta/models"),
 }
+_ASKS_OURS = ("claude", "openai")
+"""Agents in whose API the models of this server answer, too."""
 _COMPATIBLE = "openai_compatible"
 _NEEDS_A_PROGRAM = ("claude_cli", "codex_cli")
 _MOST_SHOWN = 200
@@ -46,6 +48,8 @@ async def require_agent_type(session: AsyncSession, caller: Caller, agent_type: 
             f"it asks {route} for {model[:_MOST_SHOWN]!r}, which is not in the catalog; an operator can add it: "
             f"headway upstreams add NAME --api {api} --base-url URL --model VENDOR_NAME --key-file PATH",
         ) from None
+    if row.upstream is None and agent_type in _ASKS_OURS:
+        return row
     if row.upstream is None or row.upstream["api"] != api:
         raise _refusal(
             agent_type,

@@ -60,6 +60,7 @@ LARGE: dict[str, BodyBound] = {
     "/responses": UPLOAD,
     "/v1/responses": UPLOAD,
     "/v1/messages": UPLOAD,
+    "/v1/messages/count_tokens": UPLOAD,
     "/v1beta/models/{upstream}:generateContent": UPLOAD,
     "/v1beta/models/{upstream}:streamGenerateContent": UPLOAD,
     "/trace/{trace_id}/telemetry-upload": UPLOAD,

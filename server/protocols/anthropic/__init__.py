@@ -1,1 +1,1 @@
-"""Anthropic's messages, as its client and the SDK's Claude agent send them: for other vendors' models alone."""
+"""Anthropic's wire: messages of every model, its errors and its streams."""

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from wire.errors import ContextLengthExceeded
+
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -34,6 +36,8 @@ class AnthropicProblem(BaseModel):
 
 
 def anthropic_error(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:
-    """As `AnthropicProblem`."""
+    """As `AnthropicProblem`. Agents recognise by its first words that they have to shorten their conversation."""
+    if code == ContextLengthExceeded.code:
+        message = f"prompt is too long: {message}"
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": message}, "detail": message, "code": code}

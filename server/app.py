@@ -39,6 +39,7 @@ from server.protocols.anthropic.protocol import ANTHROPIC
 from server.protocols.gemini.protocol import GEMINI
 from server.protocols.hud.protocol import HUD
 from server.protocols.openai.protocol import OPENAI
+from server.protocols.openai.responses.protocol import RESPONSES
 from server.protocols.openai.shared.errors import openai_error
 from server.protocols.runner.protocol import RUNNER
 from server.protocols.tinker.protocol import TINKER
@@ -46,7 +47,7 @@ from server.protocols.tinker.protocol import TINKER
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
 
 OPERATIONS = Protocol((health.router, metrics.router))
-PROTOCOLS = (PAGES, OPERATIONS, OPENAI, ANTHROPIC, GEMINI, HUD, TINKER, RUNNER)
+PROTOCOLS = (PAGES, OPERATIONS, OPENAI, RESPONSES, ANTHROPIC, GEMINI, HUD, TINKER, RUNNER)
 """Where paths are shared, pages come first: they leave to the others whatever carries a key."""
 
 

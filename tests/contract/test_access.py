@@ -118,9 +118,10 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v1/chat/completions"): (SAMPLE, CHAT),
     ("POST", "/completions"): (SAMPLE, COMPLETION),
     ("POST", "/v1/completions"): (SAMPLE, COMPLETION),
-    ("POST", "/responses"): (SAMPLE, {"model": "access-openai", "input": "6*6"}),
-    ("POST", "/v1/responses"): (SAMPLE, {"model": "access-openai", "input": "6*6"}),
-    ("POST", "/v1/messages"): (SAMPLE, {**CHAT, "model": "access-anthropic"}),
+    ("POST", "/responses"): (SAMPLE, {"model": "{model}", "input": "6*6"}),
+    ("POST", "/v1/responses"): (SAMPLE, {"model": "{model}", "input": "6*6"}),
+    ("POST", "/v1/messages"): (SAMPLE, CHAT),
+    ("POST", "/v1/messages/count_tokens"): (SAMPLE, {name: CHAT[name] for name in ("model", "messages")}),
     ("POST", "/v1beta/models/{upstream}:generateContent"): (SAMPLE, CONTENTS),
     ("POST", "/v1beta/models/{upstream}:streamGenerateContent?alt=sse"): (SAMPLE, CONTENTS),
     ("GET", "/models"): (USE, None),
@@ -697,10 +698,11 @@ async def test_a_key_for_one_model_reports_rollouts_whose_model_nobody_has_told_
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("path", ["/chat/completions", "/completions"])
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/v1/messages", "/responses"])
 async def test_a_chat_does_not_take_over_the_rollout_of_another_model(path, stream, scene, narrowed, sampler_script):
     headers, trace = {"Authorization": f"Bearer {narrowed['key']}"}, narrowed["other"]["trace_id"]
-    body = {**(CHAT if "chat" in path else COMPLETION), "model": narrowed["own"]["model"], "stream": stream}
+    asked = {"/completions": COMPLETION, "/responses": {"input": "6*6"}}.get(path, CHAT)
+    body = {**asked, "model": narrowed["own"]["model"], "stream": stream}
     refused = await scene.http.post(path, json=body, headers={**headers, "Trace-Id": trace})
     assert (refused.status_code, refused.json()["code"], trace in refused.text) == (403, "forbidden", True)
     assert sampler_script.requests == []

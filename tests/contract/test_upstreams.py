@@ -128,6 +128,8 @@ async def test_messages_contents_and_responses_answer_their_clients_and_are_reco
     assert message.content[0].text == "42"
     content = await gemini.aio.models.generate_content(model="a-gemini", contents="6*7?")
     assert content.text == "42"
+    assert (await claude.messages.count_tokens(model="a-claude", messages=MESSAGE["messages"])).input_tokens == 7
+    assert vendor.asked.pop().path == "/v1/messages/count_tokens"
     response = await gpt.responses.create(model="a-gpt", instructions="STOP or CONTINUE", input="Agent message: 42")
     assert response.output_text == "42"
     paths = [asked.path.partition("?")[0] for asked in vendor.asked]
@@ -262,8 +264,9 @@ async def test_a_model_is_asked_in_its_own_api_alone(gpt, claude, team, model, v
         await claude.messages.create(**CHAT)
     with pytest.raises(anthropic.NotFoundError, match="headway upstreams add"):
         await claude.messages.create(**{**MESSAGE, "model": "claude-nobody-added"})
-    with pytest.raises(openai.NotFoundError, match="answers chats"):
-        await gpt.responses.create(model=model["model_name"], input="x")
+    with pytest.raises(openai.NotFoundError, match="headway upstreams add"):
+        await gpt.responses.create(model="gpt-nobody-added", input="x")
+    assert (await gpt.responses.create(model=model["model_name"], input="x")).model == model["model_name"]
     with pytest.raises(openai.UnprocessableEntityError, match="another vendor's model"):
         await gpt.completions.create(model="a-gpt", prompt="6*7=")
     with pytest.raises(openai.UnprocessableEntityError, match="background"):
@@ -316,11 +319,13 @@ async def test_agents_are_run_whose_models_answer_in_their_api(team, model, data
         caller = await authenticate(session, team.key)
         for agent, asked in (("claude", "a-claude"), ("openai", "a-gpt"), ("gemini", "a-gemini")):
             assert (await require_agent_type(session, caller, agent, asked)).slug == asked
+        for agent in ("claude", "openai"):
+            assert (await require_agent_type(session, caller, agent, model["model_name"])).slug == model["model_name"]
         for asked in (model["model_name"], "a-gpt"):
             assert (await require_agent_type(session, caller, "openai_compatible", asked)).slug == asked
         for agent, asked, why in (
             ("claude", "claude-nobody-added", "headway upstreams add"),
-            ("claude", model["model_name"], "openai_compatible"),
+            ("gemini", model["model_name"], "openai_compatible"),
             ("openai_compatible", "a-claude", "'claude'"),
             ("codex_cli", "a-gpt", "a program of its own"),
             ("robot", "a-gpt", "there is no agent type"),

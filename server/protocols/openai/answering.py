@@ -62,13 +62,14 @@ async def respond(
 ) -> Response:
     """Sample, and reply. Raises what sampling raises until something was sent."""
     if wanted.whole:
-        answers = await _unless_refused(request, sample(sampling, target, wanted), named)
+        answers = await in_the_clients_words(request, sample(sampling, target, wanted), named)
         return json_response(reply.envelope, reply.whole(answers))
-    chunks = reply.chunks(await _unless_refused(request, stream(sampling, target, wanted), named))
+    chunks = reply.chunks(await in_the_clients_words(request, stream(sampling, target, wanted), named))
     return EventStream(reply.envelope, await anext(chunks), chunks)
 
 
-async def _unless_refused(request: Request, work: Coroutine[Any, Any, T], named: Named) -> T:
+async def in_the_clients_words(request: Request, work: Coroutine[Any, Any, T], named: Named) -> T:
+    """The result of `work`, which ends with a client that disconnects; refusals name the client's fields."""
     try:
         return await unless_disconnected(request, work)
     except InvalidRequest as error:

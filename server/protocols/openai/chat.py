@@ -35,7 +35,7 @@ async def chat(context: Context, key: SamplingKey, request: Request, body: ChatR
     key = await look_up(context.sampling.keys, key, body.model, body.checkpoint)
     if (vendors := upstream_behind(key)) is not None:
         return await vendors_chat(context, request, vendors, body)
-    prompt = _chat_prompt(body)
+    prompt = chat_prompt(body)
     asked = requested_constraint(body)
     target = await find_target(context.sampling, key, body.model, body.checkpoint)
     rollout = await rollout_of(request)
@@ -48,7 +48,8 @@ async def chat(context: Context, key: SamplingKey, request: Request, body: ChatR
     return await respond(context.sampling, request, target, sample, reply, Named("messages", asked))
 
 
-def _chat_prompt(body: ChatRequest) -> Chat:
+def chat_prompt(body: ChatRequest) -> Chat:
+    """What is asked. Raises InvalidRequest for whatever would not be served as asked."""
     render = _render_request(body)
     reading = ParseOptions(
         tools=render.tools, tool_choice=body.tool_choice or "auto", chat_template_kwargs=render.chat_template_kwargs

@@ -12,10 +12,9 @@ from server.catalog.pinned_names import pinned_name, split_pinned
 from server.catalog.service import get_checkpoint, no_such_model
 from server.http.authentication import ModelUserDep
 from server.http.context import ContextDep
-from server.http.request_body import UPLOAD
 from server.http.routing import KeyedRouter
 from server.http.sampling_key import SamplingKeyDep
-from server.protocols.openai import chat, completions, responses
+from server.protocols.openai import chat, completions
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
 from server.protocols.openai.schemas import ChatRequest, Completion, CompletionRequest, ListedModel, ModelList
 from server.protocols.openai.shared.routing import OpenAIRoute, OpenAISamplingRoute
@@ -28,13 +27,6 @@ STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The completion, or with `stream` server-sent events that each carry a chunk of it",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    }
-}
-
-VENDORS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "What the vendor answered: a JSON object, or with `stream` server-sent events",
-        "content": {"application/json": {"schema": {"type": "object"}}},
     }
 }
 
@@ -57,15 +49,6 @@ async def text_completions(
 ) -> Response:
     """OpenAI's completions."""
     return await completions.complete(context, key, request, body)
-
-
-@sampling.post("/responses", responses=VENDORS, dependencies=[Depends(UPLOAD)])
-@sampling.post("/v1/responses", responses=VENDORS, include_in_schema=False, dependencies=[Depends(UPLOAD)])
-async def create_response(
-    context: ContextDep, key: SamplingKeyDep, request: Request, body: responses.ResponsesRequest
-) -> Response:
-    """OpenAI's responses, of other vendors' models alone."""
-    return await responses.responses(context, key, request, body)
 
 
 @router.get("/models")

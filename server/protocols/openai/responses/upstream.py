@@ -1,5 +1,4 @@
-"""`POST /responses`: OpenAI's second API, for other vendors' models alone. No policy is asked in it: the SDK's judge of
-`hud eval --full` would take whatever it says for the word to go on."""
+"""Responses of another vendor's model: sent on as they are."""
 
 from __future__ import annotations
 
@@ -8,35 +7,23 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from server.http.context import Context
 from server.http.json_objects import sent_object
 from server.http.rollouts import rollout_of
 from server.http.vendor_replies import ask_vendor, named_event
+from server.protocols.openai.responses.schemas import AnyResponse
 from server.protocols.openai.upstream_chats import KEY_HEADER
-from server.sampling.admission import SamplingKey
-from server.upstreams.targets import find_upstream, vendors_body
-from server.upstreams.types import Answered, UpstreamCall
+from server.upstreams.targets import vendors_body
+from server.upstreams.types import Answered, UpstreamCall, UpstreamTarget
 from wire.errors import InvalidRequest
 
 _SETTINGS = ("temperature", "top_p", "max_output_tokens", "reasoning", "previous_response_id")
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 
 
-class ResponsesRequest(BaseModel):
-    """`POST /responses`. All else is the vendor's business, and sent on as it is."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str = Field(min_length=1, max_length=512)
-    stream: bool | None = None
-    background: bool | None = None
-
-
-async def responses(context: Context, key: SamplingKey, request: Request, body: ResponsesRequest) -> Response:
-    """The vendor's answer. Raises ModelNotFound, also for a model of this server."""
-    target = await find_upstream(context.sampling, key, body.model, "openai", "/responses")
+async def vendors_response(context: Context, request: Request, target: UpstreamTarget, body: AnyResponse) -> Response:
+    """The vendor's answer. Raises InvalidRequest for one that would be fetched later."""
     if body.background:
         raise InvalidRequest(
             "background responses are fetched later by an id, which this server does not offer; leave background out",

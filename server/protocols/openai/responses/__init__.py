@@ -1,0 +1,1 @@
+"""`POST /responses`: OpenAI's second API for conversations, whose turns are items."""

@@ -23,7 +23,7 @@ async def read_manifest(session: Session) -> dict[str, Any]:
                 await _call(connection, 3, "bye")
             finally:
                 writer.close()
-    except (OSError, TimeoutError, asyncio.LimitOverrunError, ValueError) as error:
+    except (OSError, TimeoutError, asyncio.LimitOverrunError, ValueError, RecursionError) as error:
         raise BuildFailed(
             f"the environment came up, but does not speak the control protocol of hud 0.6: {error}"
         ) from error

@@ -17,6 +17,7 @@ from runner.worker.archives import Archives
 from runner.worker.carrying import Carried, Carriers, HandBack, Reports
 from runner.worker.held import Holding, Holdings
 from runner.worker.refusals import Away, KeyRefused, Lost, Refused, RunnerUnknown
+from runner.worker.sendable import sendable_json, sendable_text
 from wire.placements import (
     End,
     EnvironmentSpec,
@@ -39,6 +40,8 @@ _AWAY_PAUSE_S = 0.5
 _HAND_BACK_S = 8.0
 """Of the time for draining, what is kept for stopping and handing back what has not ended by itself."""
 _STOPPING_S = 30.0
+_MOST_CHARACTERS = 10_000
+"""Of an error."""
 _MOST_HAND_BACKS = 5
 """An attempt of a higher number that this runner cannot carry out has failed: it was tried elsewhere before."""
 _FIRST_TROUBLE_S, _MAX_TROUBLE_S = 1.0, 30.0
@@ -179,18 +182,21 @@ class Worker:
                 carried = await self._carried(runner_id, holding)
                 if carried is None:
                     return
-                end = End(
-                    attempt=placement.attempt,
-                    outcome=carried.outcome,
-                    error=carried.error[:10_000] if carried.error else None,
-                    manifest=dict(carried.manifest) if carried.manifest is not None else None,
-                )
-                await self._api.end(runner_id, placement.placement_id, end)
+                await self._end(runner_id, placement, carried)
                 log.info("placement_ended", outcome=carried.outcome, error=carried.error)
             except Lost as lost:
                 log.info("placement_lost", error=str(lost))
             except (KeyRefused, Refused) as refused:
                 log.warning("placement_end_refused", error=str(refused))
+
+    async def _end(self, runner_id: UUID, placement: Placement, carried: Carried) -> None:
+        """Report it. One that the server does not take is reported as a failure that says so: what is not ended is
+        carried out again."""
+        try:
+            await self._api.end(runner_id, placement.placement_id, _end_of(placement, carried))
+        except Refused as refused:
+            why = Carried("failed", f"what came of it is refused: {refused}")
+            await self._api.end(runner_id, placement.placement_id, _end_of(placement, why))
 
     async def _carried(self, runner_id: UUID, holding: Holding) -> Carried | None:
         """None: how it ends is not the server's business any more."""
@@ -214,7 +220,7 @@ class Worker:
 
     def _handed_back(self, placement: Placement, why: str) -> Carried:
         """This runner takes the next one later and later while it cannot carry them out, so that others do."""
-        self._trouble = why[:2000]
+        self._trouble = sendable_text(why[:2000])
         self._trouble_pause_s = min(max(_FIRST_TROUBLE_S, self._trouble_pause_s * 2), _MAX_TROUBLE_S)
         log.warning("placement_handed_back", error=why, pause_s=self._trouble_pause_s)
         return Carried("handed_back" if placement.attempt < _MOST_HAND_BACKS else "failed", why)
@@ -226,7 +232,9 @@ class Worker:
             await self._api.ready(*ids, Ready(attempt=placement.attempt))
 
         async def send_log(first: int, lines: Sequence[str]) -> None:
-            await self._api.log(*ids, LogLines(attempt=placement.attempt, first=first, lines=list(lines)))
+            await self._api.log(
+                *ids, LogLines(attempt=placement.attempt, first=first, lines=list(map(sendable_text, lines)))
+            )
 
         async def archive(spec: EnvironmentSpec) -> Path | None:
             try:
@@ -237,6 +245,16 @@ class Worker:
                 raise HandBack(f"the archive of {spec.name} {spec.version} cannot be had: {error}") from None
 
         return Reports(ready, send_log, archive)
+
+
+def _end_of(placement: Placement, carried: Carried) -> End:
+    try:
+        manifest = sendable_json(carried.manifest) if carried.manifest is not None else None
+    except ValueError as error:
+        why = f"what the environment says of its tasks cannot be sent: {error}"
+        return End(attempt=placement.attempt, outcome="failed", error=why)
+    error = sendable_text(carried.error[:_MOST_CHARACTERS]) if carried.error else None
+    return End(attempt=placement.attempt, outcome=carried.outcome, error=error, manifest=manifest)
 
 
 async def _first_of(work: set[asyncio.Task[Any]], stopping: asyncio.Event) -> None:

@@ -38,13 +38,15 @@ def placement(kind: Kind, timeout_s: float = 30.0, attempt: int = 1) -> Placemen
 
 @dataclass
 class PlacingServer:
-    """`refuse_with`: answer whatever has `refuse_what` in its path with this status and code."""
+    """`refuse_with`: answer whatever has `refuse_what` in its path with this status and code, the next `refuse_times`
+    times (None: always)."""
 
     queue: list[Placement] = field(default_factory=list[Placement])
     calls: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
     stop: list[str] = field(default_factory=list[str])
     refuse_with: tuple[int, str] | None = None
     refuse_what: str = ""
+    refuse_times: int | None = None
     runner_id: uuid.UUID = field(default_factory=uuid.uuid4)
     origin: str = ""
     archive: bytes = ARCHIVE
@@ -81,6 +83,9 @@ class PlacingServer:
         async def refuse(request: Request, call_next: Any) -> Response:  # pyright: ignore[reportUnusedFunction]
             if self.refuse_with is not None and self.refuse_what in request.url.path:
                 status, code = self.refuse_with
+                if self.refuse_times is not None:
+                    self.refuse_times -= 1
+                    self.refuse_with = self.refuse_with if self.refuse_times else None
                 return JSONResponse({"detail": f"this is {code}", "code": code}, status)
             return await call_next(request)
 

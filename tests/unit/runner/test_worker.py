@@ -303,3 +303,30 @@ async def test_a_builds_lines_arrive_numbered_and_in_order_before_its_end(server
     assert end["manifest"]["tasks"] == [{"id": "add"}]
     names = [name for name, _ in server.calls if name in ("log", "end")]
     assert names[-1] == "end"
+
+
+async def test_half_a_surrogate_pair_in_what_users_code_says_is_sent_as_a_question_mark(
+    server: PlacingServer, tmp_path: Path
+):
+    built, failed = placement("build"), placement("build")
+
+    async def act(one: Placement, reports: Reports) -> Carried:
+        if one.placement_id == failed.placement_id:
+            return Carried("failed", "it declares z\ud800")
+        await reports.log(0, ["a\udcff.py"])
+        return Carried("completed", manifest={"tasks": [{"id": "\ud800", "n": 1.0}]})
+
+    server.queue += [built, failed]
+    async with working(server, tmp_path, act):
+        assert (await server.until_ended(built))["manifest"] == {"tasks": [{"id": "?", "n": 1.0}]}
+        assert (await server.until_ended(failed))["error"] == "it declares z?"
+    assert server.called("log")[0]["lines"] == ["a?.py"]
+
+
+async def test_an_end_that_the_server_does_not_take_is_reported_as_a_failure(server: PlacingServer, tmp_path: Path):
+    server.refuse_with, server.refuse_what, server.refuse_times = (422, "invalid_request"), "/end", 1
+    server.queue.append(one := placement("build"))
+    async with working(server, tmp_path, at_once):
+        end = await server.until_ended(one)
+    assert end["outcome"] == "failed"
+    assert end["error"].startswith("what came of it is refused: ")

@@ -23,7 +23,7 @@ class FirstTask:
 TINY_ARITH = "tiny-arith"
 _OF_BASES = {
     TINY_ARITH: FirstTask("{a}+{b}=?", 10, 39, 64, 32, max_tokens=6, steps=20, learning_rate=7e-4),
-    "smollm2": FirstTask("What is {a} + {b}?", 0, 9, 72, 28, max_tokens=24, steps=14, learning_rate=2e-4),
+    "smollm2": FirstTask("What is {a} + {b}?", 1, 9, 60, 21, max_tokens=24, steps=14, learning_rate=2e-4),
 }
 """Tried: tests/e2e/test_task_folder.py."""
 _OF_OTHERS = FirstTask(

@@ -83,6 +83,7 @@ def start(
 def list_(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Only runs of this model")] = None,
     state: Annotated[str | None, typer.Option(help="Only runs in this state, such as running")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only runs with this tag")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
     as_json: Json = False,
     cursor: Annotated[str | None, typer.Option(help="Continue where the previous list ended")] = None,
@@ -91,11 +92,11 @@ def list_(
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Show runs, newest first."""
-    asked = {"model": model, "state": state, "limit": limit, "cursor": cursor}
+    asked = {"model": model, "state": state, "tag": tag, "limit": limit, "cursor": cursor}
     with service_client(url, key, data_dir) as http:
         params = {option: value for option, value in asked.items() if value is not None}
         page = checked(http.get("/v2/runs", params=params)).json()
-    headings = ("id", "name", "model", "taskset", "state", "step", "reward", "held out", "waits for", "cause")
+    headings = ("id", "name", "model", "taskset", "state", "step", "reward", "held out", "tags", "waits for", "cause")
     table = Listing(*headings, prose=("waits for", "cause"))
     for run in page["items"]:
         table.add_row(
@@ -107,6 +108,7 @@ def list_(
             f"{run['step']}/{run['steps']}",
             _figure(run["reward"]),
             _figure(run["held_out_score"]),
+            ", ".join(run["tags"]),
             run["waiting_for"] or "",
             run["error"] or run["stop_reason"] or "",
         )
@@ -132,6 +134,7 @@ def show_(
     for name in ("id", "name", "model", "taskset", "state", "reward", "held_out_score", "best_held_out_score"):
         table.add_row(name, _shown(found[name]))
     table.add_row("step", f"{found['step']} of {found['steps']}")
+    table.add_row("tags", ", ".join(found["tags"]) or "–")
     for name in ("waiting_for", "error", "stop_reason", "job_id", "checkpoint_id"):
         if found[name] is not None:
             table.add_row(name, _shown(found[name]))
@@ -167,6 +170,28 @@ def logs(
                 after = items[-1]["seq"]
             return
     _follow(run_id, url, key, data_dir, after)
+
+
+@app.command("tag")
+def tag(
+    run: RunId,
+    tags: Annotated[list[str] | None, typer.Argument(help="Tags that it gets besides those it has")] = None,
+    remove: Annotated[list[str] | None, typer.Option("--remove", help="A tag that it loses; may be repeated")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the tags that it has first")] = False,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Tag a run; without tags, show those it has."""
+    with service_client(url, key, data_dir) as http:
+        found = checked(http.get(f"/v2/runs/{_whole_id(http, run)}")).json()
+        if missing := [one for one in remove or [] if one not in found["tags"]]:
+            stop_with(f"the run has no tag {missing[0]!r}; it has: {', '.join(found['tags']) or 'none'}")
+        kept = [] if clear else [one for one in found["tags"] if one not in (remove or [])]
+        wanted = [*kept, *(one for one in tags or [] if one not in kept)]
+        if wanted != found["tags"]:
+            found = checked(http.patch(f"/v2/runs/{found['id']}", json={"tags": wanted})).json()
+    typer.echo(f"run {found['id']}: {', '.join(found['tags']) or 'no tags'}")
 
 
 @app.command("pause")

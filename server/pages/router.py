@@ -13,7 +13,7 @@ from server.pages.help import help_page, help_pictures
 from server.pages.jobs import job_list, job_page
 from server.pages.models import model_list, model_page, pausing_models
 from server.pages.rollouts import downloads, noting, rollout_list, scoring, trace_page
-from server.pages.runs import changing_runs, run_list, run_page
+from server.pages.runs import changing_runs, run_list, run_page, tagging_runs
 from server.pages.session import login
 from server.pages.shared import static_files
 from server.pages.shared.routing import PageRoute
@@ -45,6 +45,7 @@ _PAGES = (
     scoring,
     run_list,
     run_page,
+    tagging_runs,
     changing_runs,
     taskset_list,
     taskset_page,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import any_, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog.service import get_callers_model
@@ -13,6 +13,7 @@ from server.principals.callers import Caller
 from server.runs.settings import HeldOut, RunConfig, StopRules
 from server.runs.types import Run, State
 from server.values.paging import Page, page_of
+from server.values.sanitizing import is_storable
 from store.tables import ModelRow, RunRow
 from wire.errors import NotFound
 
@@ -24,6 +25,7 @@ async def list_runs(
     model: str | None = None,
     state: State | None = None,
     source: str | None = None,
+    tag: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[Run]:
@@ -38,6 +40,8 @@ async def list_runs(
         query = query.where(RunRow.state == state)
     if source is not None:
         query = query.where(RunRow.source == source)
+    if tag is not None:
+        query = query.where(literal(tag) == any_(RunRow.tags) if is_storable(tag) else RunRow.id.is_(None))
     place = RunRow.created_at, RunRow.id
     rows, following = await page_of(session, query, place, cursor, limit, newest_first=True)
     return Page(items=[describe(run, of) for run, of in rows], next_cursor=following)
@@ -81,6 +85,7 @@ def describe(run: RunRow, model: ModelRow) -> Run:
         model=model.slug,
         taskset=run.taskset or "",
         num_tasks=run.num_tasks,
+        tags=run.tags,
         config=RunConfig.model_validate(run.config),
         held_out=HeldOut.model_validate(run.held_out) if run.held_out is not None else None,
         stop=StopRules.model_validate(run.stop),

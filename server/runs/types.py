@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from server.runs.settings import HeldOut, RunConfig, StopRules
+from server.values.closed_requests import Closed
+from server.values.texts import Name, Tag
 
 State = Literal["queued", "running", "pausing", "paused", "completed", "stopped", "failed", "cancelling", "cancelled"]
 
@@ -23,6 +25,7 @@ class Run(BaseModel):
     model: str
     taskset: str
     num_tasks: int
+    tags: list[str]
     config: RunConfig
     held_out: HeldOut | None
     stop: StopRules
@@ -44,6 +47,13 @@ class Run(BaseModel):
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+
+
+class RunChange(Closed):
+    """What shall be different; what is not named stays. name: null for none. tags: all of them."""
+
+    name: Name | None = None
+    tags: Annotated[list[Tag], Field(max_length=20)] | None = None
 
 
 class RunEvent(BaseModel):

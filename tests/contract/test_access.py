@@ -171,6 +171,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v2/runs"): (TRAIN, {"model": "{model}", "taskset": "shared", "config": {"max_tokens": 1_000_000}}),
     ("GET", "/v2/runs"): (READ, None),
     ("GET", "/v2/runs/{run_id}"): (READ, None),
+    ("PATCH", "/v2/runs/{run_id}"): (TRAIN, {"tags": ["nightly"]}),
     ("GET", "/v2/runs/{run_id}/events"): (READ, None),
     ("GET", "/v2/runs/{run_id}/metrics"): (READ, None),
     ("GET", "/v2/runs/{run_id}/steps"): (READ, None),

@@ -1,25 +1,33 @@
-"""`/runs`: the team's managed training, newest first."""
+"""`/runs`: the team's managed training as a table that is filtered and sorted."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from server.http.context import ContextDep
-from server.pages.shared.filters import Cursor
+from server.pages.runs.run_rows import PAGE, STATES, RunFilterDep, run_rows, run_sorting
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
-from server.runs.reading import list_runs
-
-PAGE = 50
 
 router = APIRouter(route_class=PageRoute)
 
 
 @router.get("/runs")
-async def runs(context: ContextDep, request: Request, visitor: VisitorDep, cursor: Cursor = None) -> Response:
-    """A page of the list."""
+async def runs(
+    context: ContextDep,
+    request: Request,
+    visitor: VisitorDep,
+    said: RunFilterDep,
+    number: Annotated[int, Query(alias="page", ge=1, le=100_000)] = 1,
+) -> Response:
+    """A page of the table."""
+    sort = run_sorting(said)
     async with context.database.session() as session:
-        found = await list_runs(session, visitor.caller, cursor=cursor, limit=PAGE)
-    return page(request, "runs/list.html", visitor, runs=found.items, older=found.next_cursor, cursor=cursor)
+        found, total = await run_rows(session, visitor.caller, said, number)
+    shown: dict[str, Any] = {"runs": found, "said": said, "sort": sort, "states": STATES}
+    num_pages = max(1, -(-total // PAGE))
+    return page(request, "runs/list.html", visitor, number=number, num_pages=num_pages, total=total, **shown)

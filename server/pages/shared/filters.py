@@ -84,7 +84,7 @@ class Filter:
 
 def job_filter(name: Text = "", taskset: Text = "", status: Text = "") -> Filter:
     """Of the list of jobs."""
-    return _filter(name=name.strip(), taskset=taskset.strip(), status=status)
+    return filter_of(name=name.strip(), taskset=taskset.strip(), status=status)
 
 
 def trace_filter(
@@ -106,7 +106,7 @@ def trace_filter(
     named = {"task": task, "group": group, "model": model, "checkpoint": checkpoint, "job": job, "label": label}
     bounds = {"min_reward": min_reward, "max_reward": max_reward, "since": since, "until": until}
     said = {"status": status, "text": text, "commented": commented, **named, **bounds}
-    return _filter(**{name: value.strip() for name, value in said.items()})
+    return filter_of(**{name: value.strip() for name, value in said.items()})
 
 
 JobFilterDep = Annotated[Filter, Depends(job_filter)]
@@ -138,5 +138,6 @@ def wanted_traces(said: Filter, job_id: UUID | None = None) -> TraceFilter:
     )
 
 
-def _filter(**values: str) -> Filter:
+def filter_of(**values: str) -> Filter:
+    """What a form sent, without the fields that were left empty."""
     return Filter({name: value for name, value in values.items() if value})

@@ -13,14 +13,14 @@ from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.http.routing import KeyedRouter
 from server.protocols.hud.runs.event_stream import EVENT_STREAM, RunEventStream, last_event_id
-from server.runs import changing, reading
+from server.runs import changing, describing, reading
 from server.runs.creating import create
 from server.runs.events import list_events
 from server.runs.following import RunFollower
 from server.runs.metrics import metrics_of
 from server.runs.settings import RunRequest
 from server.runs.steps import steps_of
-from server.runs.types import Run, RunDeleted, RunEvents, RunMetricsPage, RunStep, State
+from server.runs.types import Run, RunChange, RunDeleted, RunEvents, RunMetricsPage, RunStep, State
 from server.training.idempotency import IDEMPOTENCY_HEADER
 from server.values.paging import Page
 
@@ -41,12 +41,14 @@ async def list_runs(
     caller: CallerDep,
     model: Annotated[str | None, Query(max_length=512)] = None,
     state: State | None = None,
+    tag: Annotated[str | None, Query(max_length=50)] = None,
     cursor: CursorParam = None,
     limit: LimitParam = DEFAULT_LIMIT,
 ) -> Page[Run]:
-    """The team's runs, newest first; of one model, or in one state."""
+    """The team's runs, newest first; of one model, in one state, or with a tag."""
     async with context.database.session() as session:
-        return await reading.list_runs(session, caller, model=model, state=state, cursor=cursor, limit=limit)
+        wanted = {"model": model, "tag": tag, "cursor": cursor}
+        return await reading.list_runs(session, caller, state=state, limit=limit, **wanted)
 
 
 @router.get("/{run_id}")
@@ -54,6 +56,13 @@ async def get_run(context: ContextDep, caller: CallerDep, run_id: UUID) -> Run:
     """One run, with every setting."""
     async with context.database.session() as session:
         return await reading.get_run(session, caller, run_id)
+
+
+@router.patch("/{run_id}")
+async def change_run(context: ContextDep, caller: CallerDep, run_id: UUID, body: RunChange) -> Run:
+    """Name it, or set its tags."""
+    async with context.database.session() as session:
+        return await describing.change_run(session, caller, run_id, body)
 
 
 @router.post("/{run_id}/pause")

@@ -12,7 +12,8 @@ from server.pages.guard import alarms, guard_form
 from server.pages.help import help_page, help_pictures
 from server.pages.jobs import job_list, job_page
 from server.pages.models import model_list, model_page, pausing_models
-from server.pages.rollouts import downloads, noting, rollout_list, scoring, trace_page
+from server.pages.playground import playground_page, streaming
+from server.pages.rollouts import downloads, noting, rollout_list, scoring, side_by_side, trace_page
 from server.pages.runs import changing_runs, run_list, run_page, tagging_runs
 from server.pages.session import login
 from server.pages.shared import static_files
@@ -39,10 +40,13 @@ _PAGES = (
     job_list,
     job_page,
     rollout_list,
+    side_by_side,
     trace_page,
     downloads,
     noting,
     scoring,
+    playground_page,
+    streaming,
     run_list,
     run_page,
     tagging_runs,

@@ -58,4 +58,6 @@ def _said(scene: Scene) -> Iterator[str]:
 def _of_part(part: Part) -> Iterator[str]:
     if part.label.startswith(_CALLS):
         yield part.label.removeprefix(_CALLS)
+    if part.is_error:
+        yield part.label
     yield part.text

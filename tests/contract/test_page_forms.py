@@ -46,6 +46,8 @@ TRAIN, KEYS, ADMIN = set(ROLES[1:]), set(ROLES[2:]), {"admin"}
 BEYOND = {"operator"}
 """Of another team, an operator alone reaches it."""
 NOBODY = set[str]()
+OF_ANY_TEAM = {"operator", "other member"}
+"""Forms that name nothing of the team: everybody has one of their own."""
 
 # The page that asks (None: there is none) and the form: which roles of the team may, who of other teams may, and what
 # the form holds.
@@ -62,6 +64,8 @@ FORMS: dict[tuple[str | None, str], tuple[set[str], set[str], dict[str, str]]] =
     (None, "/forms/traces/{trace}/labels"): (TRAIN, NOBODY, {"add": "odd, to discuss"}),
     (None, "/forms/traces/{trace}/comments"): (TRAIN, NOBODY, {"text": "It guesses."}),
     (None, "/forms/traces/{trace}/comments/{comment}/delete"): (TRAIN, NOBODY, {}),
+    (None, "/forms/playground"): (TRAIN, OF_ANY_TEAM, {}),
+    (None, "/forms/playground/stream"): (TRAIN, OF_ANY_TEAM, {}),
     ("/keys/new", "/forms/keys"): (KEYS, BEYOND, {"name": "a key"}),
     ("/keys/{key}/rotate", "/forms/keys/{key}/rotate"): (KEYS, BEYOND, {"grace_s": "3600"}),
     ("/keys/{key}/revoke", "/forms/keys/{key}/revoke"): (KEYS, BEYOND, {}),

@@ -53,6 +53,7 @@ async def _visitor(request: Request) -> Visitor:
 
 VisitorDep = Annotated[Visitor, Depends(Visiting())]
 ReadingVisitorDep = Annotated[Visitor, Depends(Visiting("read"))]
+SamplingVisitorDep = Annotated[Visitor, Depends(Visiting("sample"))]
 KeyKeeperDep = Annotated[Visitor, Depends(Visiting("keys"))]
 OperatorDep = Annotated[Visitor, Depends(Visiting("admin"))]
 

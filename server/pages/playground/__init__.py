@@ -1,0 +1,1 @@
+"""The playground: the same prompt to one or two models or checkpoints."""

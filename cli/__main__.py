@@ -1,5 +1,5 @@
 """`python -m cli`: the same as `headway`."""
 
-from cli.main import app
+from cli.start import start
 
-app()
+start()

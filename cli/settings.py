@@ -9,9 +9,6 @@ from urllib.parse import quote
 
 import typer
 
-from sampler.backends.vllm.settings import REASONING_PARSER, TOOL_CALL_PARSER
-from store.planes.promotion import PromotionPolicy
-
 if TYPE_CHECKING:
     from store.checkpoint_stores import CheckpointStore
 
@@ -67,9 +64,6 @@ SamplerToken = Annotated[
     ),
 ]
 
-ToolCallParser = Annotated[str | None, typer.Option(envvar=TOOL_CALL_PARSER.envvar, help=TOOL_CALL_PARSER.help)]
-ReasoningParser = Annotated[str | None, typer.Option(envvar=REASONING_PARSER.envvar, help=REASONING_PARSER.help)]
-
 
 class LogFormat(StrEnum):
     """How log lines look."""
@@ -94,15 +88,6 @@ MetricsToken = Annotated[
         help="Token with which Prometheus may read /metrics",
         show_default=False,
         show_envvar=True,
-    ),
-]
-
-
-Promotion = Annotated[
-    PromotionPolicy,
-    typer.Option(
-        envvar="HEADWAY_PROMOTION",
-        help="Live samplers that must hold a checkpoint before the head moves: one, quorum (most) or all",
     ),
 ]
 

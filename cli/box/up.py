@@ -22,6 +22,7 @@ from cli.box.runner import missing_for_a_runner, runner_child
 from cli.box.trainers import OnDemand, Trainers
 from cli.box.up_lock import AlreadyUp, only_up
 from cli.commands.bases import choose_bases
+from cli.plane_settings import Promotion, ReasoningParser, ToolCallParser
 from cli.settings import (
     DEFAULT_DATA_DIR,
     CheckpointStoreUrl,
@@ -29,9 +30,6 @@ from cli.settings import (
     LogFormat,
     LogFormatOption,
     OptionalDatabaseUrl,
-    Promotion,
-    ReasoningParser,
-    ToolCallParser,
     open_checkpoints,
     stop_with,
 )

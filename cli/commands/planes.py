@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.plane_settings import Promotion
 from cli.runner_key import runner_key
 from cli.settings import (
     DEFAULT_DATA_DIR,
@@ -18,7 +19,6 @@ from cli.settings import (
     LogFormat,
     LogFormatOption,
     MetricsToken,
-    Promotion,
     SamplerToken,
     blob_root,
     checkpoint_store_url,

@@ -1,0 +1,72 @@
+"""The command `headway`. Only the command that is called is imported: all of them together take over a second."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from cli.commands.table import COMMANDS
+from cli.terminal.any_encoding import print_in_any_encoding
+from cli.terminal.whole_help import WholeHelp
+from wire.process.threads import wait_passively
+
+_HELP = "Self-hosted GRPO training: run the service on this machine (up), or one plane of it."
+
+
+class Headway(typer.Typer):
+    """The command, for the installed script and `python -m cli` alike."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        print_in_any_encoding()
+        return super().__call__(*args, **kwargs)
+
+
+def start() -> None:
+    """Run the command that the command line names."""
+    named = [name for name in sys.argv[1:2] if name in COMMANDS]
+    if sys.argv[1:] == ["--version"]:
+        _show_version(True)
+    else:
+        make_app(named or COMMANDS)()
+
+
+def make_app(names: Iterable[str]) -> Headway:
+    """The command with these of its commands."""
+    app = Headway(
+        name="headway",
+        cls=WholeHelp,
+        help=_HELP,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_begin)
+    for name in names:
+        entry = COMMANDS[name]
+        command = getattr(import_module(entry.module), entry.function)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, hidden=entry.is_hidden)
+        else:
+            app.command(name, context_settings={"allow_extra_args": True} if entry.takes_more else {})(command)
+    return app
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from wire.loaded import version_of
+
+        typer.echo(f"headway {version_of('headway')}")
+        raise SystemExit
+
+
+def _begin(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version, and end")
+    ] = False,
+) -> None:
+    """Before a command imports torch, or starts a process that does."""
+    wait_passively()

@@ -1,0 +1,78 @@
+"""The command starts with no more than it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wire.loaded import version_of
+
+HEAVY = ("sqlalchemy", "pydantic", "numpy", "torch", "httpx", "rich.table")
+
+
+def started(*arguments: str) -> tuple[str, set[str]]:
+    """What `headway` prints, and which heavy libraries it has imported by then."""
+    code = (
+        "import atexit, sys; from cli.start import start\n"
+        f"atexit.register(lambda: print('imported', *[name for name in {HEAVY!r} if name in sys.modules]))\n"
+        "start()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    said, _, imported = done.stdout.rpartition("imported")
+    return said + done.stderr, set(imported.split())
+
+
+def test_the_version_is_shown_and_nothing_is_imported_for_it():
+    assert started("--version") == (f"headway {version_of('headway')}\n", set())
+
+
+@pytest.mark.parametrize("arguments", [("logs", "--data-dir", "/nowhere"), ("logs", "--help")])
+def test_a_command_imports_what_it_needs_alone(arguments: tuple[str, ...]):
+    assert not started(*arguments)[1] & {"sqlalchemy", "numpy", "torch", "httpx"}
+
+
+def test_a_name_that_is_no_command_is_refused():
+    assert "No such command 'nonsense'" in started("nonsense")[0]
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Path:
+    """A data folder with logs."""
+    (tmp_path / "logs").mkdir()
+    for name in ("server", "trainer-tiny", "trainer-big"):
+        (tmp_path / "logs" / f"{name}.log").write_text("".join(f"{name} line {n}\n" for n in range(30)))
+    return tmp_path
+
+
+def test_logs_shows_the_end_of_each_log_or_of_one(box: Path):
+    shown, _ = started("logs", "--lines", "2", "--data-dir", str(box))
+    assert shown.count("==> ") == 3
+    assert "server line 28\nserver line 29\n" in shown
+    shown, _ = started("logs", "trainer", "-n", "1", "--data-dir", str(box))
+    assert sorted(line for line in shown.splitlines() if "line" in line) == [
+        "trainer-big line 29",
+        "trainer-tiny line 29",
+    ]
+    assert started("logs", "server", "-n", "1", "--data-dir", str(box))[0] == "server line 29\n"
+
+
+def test_logs_says_where_there_are_none(box: Path, tmp_path: Path):
+    shown, _ = started("logs", "runner", "--data-dir", str(box))
+    assert "there are: server, trainer-big, trainer-tiny" in shown
+    shown, _ = started("logs", "--data-dir", str(tmp_path / "elsewhere"))
+    assert "`headway up` writes them there" in shown
+
+
+def test_logs_follows_what_is_written(box: Path):
+    command = [sys.executable, "-m", "cli", "logs", "server", "--follow", "-n", "1", "--data-dir", str(box)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "server line 29\n"
+    with (box / "logs" / "server.log").open("a") as log:
+        log.write("and one more\n")
+    assert process.stdout.readline() == "and one more\n"
+    process.terminate()
+    process.communicate()

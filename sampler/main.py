@@ -7,6 +7,7 @@ from functools import partial
 
 import structlog
 import uvicorn
+from transformers.utils.logging import set_tqdm_hook
 
 from sampler.admission.draining import DrainingServer, InFlight
 from sampler.agent import Agent, AgentSettings
@@ -21,7 +22,8 @@ from store.database import Database
 from store.private_files import shared_umask
 from wire.process.exits import GaveUp
 from wire.process.http_protocol import BoundedProtocol, ConnectionBounds
-from wire.process.hub_weights import require_weights
+from wire.process.hub_weights import fetch_weights, require_weights
+from wire.process.loading_progress import logged_bar
 from wire.process.origins import advertised_host, http_origin, listen
 
 log = structlog.get_logger(__name__)
@@ -45,7 +47,9 @@ def run(settings: SamplerSettings) -> None:
     assert base.weights is not None
     options = {"seed": settings.seed, "num_threads": settings.threads or None, **settings.backend_options}
     require_weights(base.weights)
+    set_tqdm_hook(logged_bar)
     with shared_umask():
+        fetch_weights(base.weights)
         backend = open_backend(settings.backend, base.weights, **options)
 
     listening = listen(settings.host, settings.port)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 import structlog
+from transformers.utils.logging import set_tqdm_hook
 
 from store.blobs import BlobStore
 from store.catalog import base_by_slug, describe_base
@@ -37,7 +38,8 @@ from trainer.worker.watchdog import Watchdog
 from wire.engine import LoraConfig
 from wire.errors import HeadwayError
 from wire.loaded import Loaded, version_of
-from wire.process.hub_weights import require_weights
+from wire.process.hub_weights import fetch_weights, require_weights
+from wire.process.loading_progress import logged_bar
 from wire.process.metrics_page import metrics_page
 from wire.process.origins import http_origin
 from wire.process.threads import threads_for
@@ -121,7 +123,9 @@ def _load(
     if device != "cpu":
         _equal_bits_for_equal_passes()
     require_weights(base.weights)
+    set_tqdm_hook(logged_bar)
     with shared_umask():
+        fetch_weights(base.weights)
         weights = load_base_model(base.weights, device=device)
     threads = settings.threads or threads_for(weights.info.num_parameters)
     cancellation = Cancellation(database, base.id, trainer_id, stop.check)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -16,6 +17,9 @@ import typer
 from wire.process.exits import GAVE_UP_STATUS, STOP_S
 from wire.process.lifeline import VARIABLE
 
+EVENT = "loading_weights"
+_SAID = re.compile(r"""said["']?[=:] ?["'](.+?)["'](?:[ ,}]|$)""")
+_TAIL_BYTES = 4096
 _RESTART_PAUSE_S = 1.0
 _MAX_PAUSE_S = 30.0
 _HEALTHY_S = 60.0  # a child that lived for so long is started again after the shortest pause
@@ -84,6 +88,11 @@ class Children:
         """Whether there is a child of this name."""
         return any(child.name == name for child in self._children)
 
+    def progress(self) -> dict[str, str]:
+        """Who loads weights just now, and how far that is, as their logs say."""
+        found = ((child.name, progress_in(self.logs / f"{child.name}.log")) for child in self._children)
+        return {name: said for name, said in found if said}
+
     def restart_dead(self) -> list[Death]:
         """Note who died, and start them again after a pause that doubles while they keep dying."""
         deaths = [self._record_exit(c, c.process) for c in self._children if c.process and c.process.poll() is not None]
@@ -134,6 +143,18 @@ class Children:
         path = self.logs / f"{child.name}.log"
         lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
         return f"{lines[-1] if lines else 'it said nothing'} (log: {path})"
+
+
+def progress_in(path: Path) -> str | None:
+    """What the last line of a log says about loading weights; None where the process has gone on to something else."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return None
+    found = _SAID.search(lines[-1]) if lines and EVENT in lines[-1] else None
+    return found[1] if found else None
 
 
 def _inherited(child: Child) -> dict[str, str]:

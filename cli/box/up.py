@@ -40,7 +40,7 @@ from wire.process.exits import DRAIN_S, STOP_S
 from wire.process.hub_weights import WeightsOutOfReach
 from wire.process.origins import bracketed, http_origin, listen, local_host
 
-_SAY_EVERY_S = 15.0
+_SAY_EVERY_S = 5.0
 
 
 def up(
@@ -109,6 +109,7 @@ def up(
                 if with_runner:
                     _start_runner(children, url, data_dir, origin, runner_slots, log_format)
                 _wait_until_ready(children, exports["HUD_API_URL"], slugs, on_demand=on_demand)
+                _say_what_was_loaded(url)
                 _announce(exports, data_dir)
                 status = _tend(trainers, context.args, exports, umask)
     except (OSError, ValueError, ChildFailed, EmbeddedPostgresFailed, AlreadyUp, WeightsOutOfReach) as error:
@@ -242,7 +243,9 @@ def _wait_until_ready(children: Children, origin: str, slugs: list[str], *, on_d
         waited_s = time.monotonic() - started
         if waited_s - said >= _SAY_EVERY_S:
             said = waited_s
-            typer.echo(f"headway: loading {', '.join(slugs)} for {waited_s:.0f} s (logs in {children.logs})", err=True)
+            far = "".join(f"; {name} has {said}" for name, said in children.progress().items())
+            where = f"logs in {children.logs}" if not far else "`headway logs`"
+            typer.echo(f"headway: loading {', '.join(slugs)} for {waited_s:.0f} s{far} ({where})", err=True)
         time.sleep(0.1)
 
 
@@ -256,6 +259,21 @@ def _ready(origin: str, slugs: list[str], *, on_demand: bool) -> bool:
     able = "loaded" if on_demand else "trainers"
     ready = {base["base"] for base in bases if base[able] and base["samplers"]}
     return ready >= set(slugs)
+
+
+def _say_what_was_loaded(url: str) -> None:
+    from store.database import Database
+    from store.planes.overview import take_overview
+
+    database = Database(url, pool_size=1)
+    with database.session() as session:
+        planes = take_overview(session, max_models=1).planes
+    database.close()
+    typer.echo("")
+    for plane in planes:
+        if plane.details and plane.state == "live":
+            of = f" of {plane.base}" if plane.base else ""
+            typer.echo(f"{plane.plane}{of}: {plane.loaded}")
 
 
 def _announce(exports: Mapping[str, str], data_dir: Path) -> None:

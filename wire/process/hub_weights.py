@@ -1,4 +1,4 @@
-"""Whether weights that are named by a Hugging Face id can be had, said within seconds.
+"""Weights that are named by a Hugging Face id: whether they can be had, said within seconds, and their download.
 
 The hub's own client tries a hub that does not answer again and again, for minutes, before it says so.
 """
@@ -10,6 +10,7 @@ import os
 import queue
 import threading
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -17,6 +18,8 @@ from wire.errors import UNTIL_MENDED, HeadwayError
 
 log = structlog.get_logger(__name__)
 
+FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+"""What of a model is downloaded: no weights in formats that run code."""
 _ANSWER_S = 5.0
 _DECISION_S = 8.0
 """With the name's resolution, for which there is no timeout."""
@@ -57,6 +60,35 @@ def require_weights(weights: str) -> None:
     log.warning("hub_out_of_reach", weights=weights, used="the cache", problem=problem)
     constants.HF_HUB_OFFLINE = True
     os.environ["HF_HUB_OFFLINE"] = "1"  # for what we start
+
+
+def fetch_weights(weights: str) -> None:
+    """Have them in the hub's cache, with a log line every few seconds. After `require_weights`. Where this goes wrong,
+    whoever loads them meets it again, and says so."""
+    if Path(weights).exists() or _is_cached(weights):
+        return
+    from huggingface_hub import snapshot_download
+
+    from wire.process.loading_progress import bar_of, size
+
+    total = _total_bytes(weights)
+    log.info("download_begins", weights=weights, size=size(total) if total else "unknown")
+    bar: Any = bar_of(total)
+    snapshot_download(weights, allow_patterns=FILES, tqdm_class=bar)
+    log.info("download_ended", weights=weights)
+
+
+def _total_bytes(weights: str) -> int | None:
+    from fnmatch import fnmatch
+
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().model_info(weights, files_metadata=True, timeout=_ANSWER_S)
+    except Exception:  # a mirror may not have this route, and it is for people alone
+        return None
+    wanted = (f for f in info.siblings or () if any(fnmatch(f.rfilename, pattern) for pattern in FILES))
+    return sum(file.size or 0 for file in wanted) or None
 
 
 def _is_cached(weights: str) -> bool:

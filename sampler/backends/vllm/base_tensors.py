@@ -12,14 +12,14 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from wire.errors import CorruptCheckpoint
+from wire.process.hub_weights import FILES
 
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 _MAX_HEADER_BYTES = 100_000_000
 
 
 def local_folder(base: str) -> Path:
     """Where the base's files are on this machine; a hub name is downloaded first."""
-    return Path(base) if Path(base).is_dir() else Path(snapshot_download(base, allow_patterns=_FILES))
+    return Path(base) if Path(base).is_dir() else Path(snapshot_download(base, allow_patterns=FILES))
 
 
 @dataclass(frozen=True, slots=True)

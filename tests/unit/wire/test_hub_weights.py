@@ -12,16 +12,45 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from structlog.testing import capture_logs
 
-from wire.process.hub_weights import WeightsOutOfReach, require_weights
+from wire.process.hub_weights import WeightsOutOfReach, fetch_weights, require_weights
 
 MODEL = "someone/some-model"
+CONTENT = {"config.json": b"{}", "model.safetensors": bytes(40_000_000)}
 
 
 class Hub(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
+        content = CONTENT.get(self.path.rpartition("/")[2], b"")
         self.send_response(200 if self.path.startswith(f"/{MODEL}/") else 404)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{len(content)}"')
+        self.send_header("X-Repo-Commit", "a" * 40)
         self.end_headers()
+
+    def do_GET(self) -> None:
+        """The routes of a download: what there is, and the files, slowly."""
+        name = self.path.rpartition("/")[2]
+        if self.path.startswith(f"/api/models/{MODEL}"):
+            siblings = [{"rfilename": name, "size": len(content)} for name, content in CONTENT.items()]
+            tree = [{"type": "file", "path": name, "size": len(c), "oid": "1" * 40} for name, c in CONTENT.items()]
+            about = {"id": MODEL, "modelId": MODEL, "sha": "a" * 40, "siblings": siblings}
+            self._send(json.dumps(tree if "/tree/" in self.path else about).encode(), slowly=False)
+        else:
+            self._send(CONTENT[name], slowly=name.endswith(".safetensors"))
+
+    def _send(self, content: bytes, *, slowly: bool) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{len(content)}"')
+        self.send_header("X-Repo-Commit", "a" * 40)
+        self.end_headers()
+        half = len(content) // 2
+        self.wfile.write(content[:half])
+        if slowly:
+            time.sleep(0.3)
+        self.wfile.write(content[half:])
 
     def log_message(self, *_: object) -> None: ...
 
@@ -42,6 +71,7 @@ def hub(monkeypatch) -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
     yield url
     server.shutdown()
     server.server_close()
@@ -101,3 +131,15 @@ def test_an_offline_machine_is_told_that_it_is_offline(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsOutOfReach, match="HF_HUB_OFFLINE forbids"):
         require_weights(MODEL)
+
+
+def test_a_download_is_logged_with_bytes_and_percent(hub: str, an_empty_cache: Path, monkeypatch):
+    monkeypatch.setattr("wire.process.loading_progress._EVERY_S", 0.05)
+    with capture_logs() as lines:
+        fetch_weights(MODEL)
+    begins, *between, ends = lines
+    assert (begins["event"], begins["size"], ends["event"]) == ("download_begins", "40 MB", "download_ended")
+    assert any(0 < line["percent"] < 100 for line in between)
+    assert all(line["said"].startswith("downloaded ") and "of 40 MB" in line["said"] for line in between)
+    fetch_weights(MODEL)
+    assert list(an_empty_cache.glob("models--someone--some-model/snapshots/*/model.safetensors"))

@@ -25,4 +25,11 @@ def or_stop(work: Callable[[], T]) -> T:
     except ValidationError as error:
         stop_with(first_problem(error.errors()))
     except (HeadwayError, OSError, ValueError) as error:
-        stop_with(str(error))
+        stop_with(sentence_of(error))
+
+
+def sentence_of(error: Exception) -> str:
+    """What it says, without the number that the operating system gives it."""
+    if isinstance(error, OSError) and error.strerror and error.errno is not None:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

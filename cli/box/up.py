@@ -22,6 +22,7 @@ from cli.box.runner import missing_for_a_runner, runner_child
 from cli.box.trainers import OnDemand, Trainers
 from cli.box.up_lock import AlreadyUp, only_up
 from cli.commands.bases import choose_bases
+from cli.ending import sentence_of
 from cli.plane_settings import Promotion, ReasoningParser, ToolCallParser
 from cli.settings import (
     DEFAULT_DATA_DIR,
@@ -113,7 +114,7 @@ def up(
                 _announce(exports, data_dir)
                 status = _tend(trainers, context.args, exports, umask)
     except (OSError, ValueError, ChildFailed, EmbeddedPostgresFailed, AlreadyUp, WeightsOutOfReach) as error:
-        stop_with(str(error))
+        stop_with(sentence_of(error))
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT if context.args else 0
     except _Terminated:

@@ -41,6 +41,8 @@ def backup(
     from store.blobs import BlobStore
 
     private_umask()
+    if to.is_file():
+        stop_with(f"there is a file at {to}: a backup is written to a new folder, or to a new file that ends in .tar")
     database = Database(database_url_or_embedded(database_url, data_dir))
     checkpoints = open_checkpoints(checkpoint_store, data_dir)
 

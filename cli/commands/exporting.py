@@ -10,8 +10,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.service_client import Key, Url, checked, service_client
+from cli.ending import or_stop
+from cli.references import only_match
+from cli.service_client import Key, Url, checked, pages, service_client
 from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
+from server.catalog.repository import as_uuid
 
 if TYPE_CHECKING:
     import httpx
@@ -22,8 +25,8 @@ def export(
     name: Annotated[
         str, typer.Option("--format", help="headway, trl, verl, openrlhf, openai-rft or parquet")
     ] = "headway",
-    job: Annotated[str | None, typer.Option(help="Of this job (id)")] = None,
-    model: Annotated[str | None, typer.Option(help="Of this model (id)")] = None,
+    job: Annotated[str | None, typer.Option(help="Of this job: its id or first characters, or its name")] = None,
+    model: Annotated[str | None, typer.Option(help="Of this model of the key's team: its name or id")] = None,
     group: Annotated[str | None, typer.Option(help="Of this group (id)")] = None,
     task: Annotated[str | None, typer.Option(help="Of this task (slug)")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Sampled from this checkpoint (id)")] = None,
@@ -41,8 +44,6 @@ def export(
     asked: dict[str, Any] = {
         "format": name,
         "gzip": out.suffix == ".gz",
-        "job_id": job,
-        "model_id": model,
         "group_id": group,
         "task_slug": task,
         "checkpoint_id": checkpoint,
@@ -56,6 +57,7 @@ def export(
     part = out.with_name(out.name + ".part")
     try:
         with service_client(url, key, data_dir) as http, part.open("wb") as file:
+            asked |= {"job_id": _job_id(http, job), "model_id": _model_id(http, model)}
             total, written = _download(http, {field: it for field, it in asked.items() if it is not None}, file)
         part.replace(out)
     except OSError as error:
@@ -65,6 +67,19 @@ def export(
     typer.echo(f"{written} of {total} rollouts in {out}")
     if written < total:
         typer.echo(f"{total - written} left out: without text on record, which {name} needs, or deleted meanwhile")
+
+
+def _model_id(http: httpx.Client, model: str | None) -> str | None:
+    if model is None or as_uuid(model):
+        return model
+    return checked(http.get("/v2/models/resolve", params={"model": model})).json()["id"]
+
+
+def _job_id(http: httpx.Client, job: str | None) -> str | None:
+    if job is None or as_uuid(job):
+        return job
+    jobs = ((known["id"], known["name"]) for known in pages(http, "/v2/jobs"))
+    return or_stop(lambda: only_match(jobs, job, kind="job", see="GET /v2/jobs"))
 
 
 def _download(http: httpx.Client, query: dict[str, Any], file: BinaryIO) -> tuple[int, int]:

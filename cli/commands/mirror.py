@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.ending import sentence_of
 from cli.settings import (
     DEFAULT_DATA_DIR,
     DataDir,
@@ -48,7 +49,7 @@ def mirror(
     except ModuleNotFoundError as missing:
         stop_with(f"this mirror needs {missing.name}; install headway[{to.partition(':')[0]}]")
     except (HeadwayError, OSError, ValueError) as error:
-        stop_with(str(error))
+        stop_with(sentence_of(error))
     except DATABASE_AWAY as error:
         stop_with(f"the database does not answer: {str(getattr(error, 'orig', error)).splitlines()[0]}")
     except KeyboardInterrupt:

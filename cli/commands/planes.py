@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.ending import sentence_of
 from cli.plane_settings import Promotion
 from cli.runner_key import runner_key
 from cli.settings import (
@@ -241,6 +242,6 @@ def _or_stop(run: Callable[[], None]) -> None:
     except GaveUp as error:
         stop_with(str(error), GAVE_UP_STATUS)
     except (HeadwayError, OSError, ValueError) as error:
-        stop_with(str(error))
+        stop_with(sentence_of(error))
     except OperationalError as error:
         stop_with(f"the database does not answer: {str(error.orig).splitlines()[0]}")

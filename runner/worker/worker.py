@@ -91,7 +91,16 @@ class Worker:
             registered = await self._register(stopping)
             if registered is None:
                 return
-            log.info("runner_registered", runner=str(registered.runner_id), slots=self._settings.slots)
+            facts = self._registration
+            log.info(
+                "runner_ready",
+                runner=str(registered.runner_id),
+                slots=facts.slots,
+                isolation=facts.isolation,
+                kinds=facts.kinds,
+                labels=facts.labels,
+                versions=facts.versions,
+            )
             try:
                 await self._work(registered, stopping)
             except RunnerUnknown as unknown:

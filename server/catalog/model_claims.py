@@ -29,8 +29,8 @@ async def live_run_of(session: AsyncSession, model_id: UUID) -> RunRow | None:
 def run_in_the_way(slug: str, run: RunRow) -> ModelInRun:
     """The refusal of a second run."""
     return ModelInRun(
-        f"the model {slug!r} is being trained by the run {run.id} ({run.state}); wait for its end, or cancel it with "
-        f"POST /v2/runs/{run.id}/cancel"
+        f"the model {slug!r} is being trained by the run {run.id} ({run.state}); wait for its end, or end it with "
+        f"'headway runs cancel {run.id}' (POST /v2/runs/{run.id}/cancel)"
     )
 
 
@@ -39,5 +39,6 @@ def refuse_run_of_others(found: Admission, run_id: UUID | None) -> None:
     if found.run_id is not None and found.run_id != run_id:
         raise ModelInRun(
             f"the model {found.slug!r} is being trained by the run {found.run_id}, so nobody else trains it; wait for "
-            f"the run's end, or cancel it with POST /v2/runs/{found.run_id}/cancel"
+            f"the run's end, or end it with 'headway runs cancel {found.run_id}' "
+            f"(POST /v2/runs/{found.run_id}/cancel)"
         )

@@ -41,7 +41,7 @@ from wire.process.exits import DRAIN_S, STOP_S
 from wire.process.hub_weights import WeightsOutOfReach
 from wire.process.origins import bracketed, http_origin, listen, local_host
 
-_SAY_EVERY_S = 5.0
+_SAY_EVERY_S, _SAY_ANYWAY_S = 5.0, 15.0
 
 
 def up(
@@ -238,15 +238,15 @@ def _drain_s() -> float:
 
 def _wait_until_ready(children: Children, origin: str, slugs: list[str], *, on_demand: bool) -> None:
     """Wait as long as the children live: a first start may have to download weights."""
-    started, said = time.monotonic(), 0.0
+    started, said_at = time.monotonic(), 0.0
     while not _ready(origin, slugs, on_demand=on_demand):
         children.check_started()
         waited_s = time.monotonic() - started
-        if waited_s - said >= _SAY_EVERY_S:
-            said = waited_s
-            far = "".join(f"; {name} has {said}" for name, said in children.progress().items())
-            where = f"logs in {children.logs}" if not far else "`headway logs`"
-            typer.echo(f"headway: loading {', '.join(slugs)} for {waited_s:.0f} s{far} ({where})", err=True)
+        if waited_s - said_at >= _SAY_EVERY_S and ((far := children.progress()) or waited_s - said_at >= _SAY_ANYWAY_S):
+            said_at, parts = waited_s, "".join(f"; {name} has {said}" for name, said in far.items())
+            typer.echo(
+                f"headway: loading {', '.join(slugs)} for {waited_s:.0f} s{parts} (logs in {children.logs})", err=True
+            )
         time.sleep(0.1)
 
 

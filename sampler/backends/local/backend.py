@@ -186,7 +186,7 @@ def _details(model: PreTrainedModel, info: SamplerInfo) -> Loaded:
         num_parameters=model.num_parameters(),
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
-        kernel=IMPLEMENTATION,
+        kernel=IMPLEMENTATION.removeprefix("headway_"),
         threads=torch.get_num_threads(),
         context_length=info.context_length,
         tokens_per_s=steps_per_s(model, _NUM_PROBED) * _NUM_PROBED,

@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.box import Box
 from tests.e2e.hud_command import HUD
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -29,10 +29,9 @@ class Terminal:
         (folder / ".headway").symlink_to(box.data_dir)
         programs = folder / ".bin"
         programs.mkdir()
-        (programs / "headway").write_text(f'#!/bin/sh\nexec {sys.executable} -m cli "$@"\n')
-        (programs / "headway").chmod(0o755)
-        for name, target in (("hud", HUD), ("python", sys.executable)):
-            (programs / name).symlink_to(target)
+        for name, command in (("headway", f"{sys.executable} -m cli"), ("hud", HUD), ("python", sys.executable)):
+            (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            (programs / name).chmod(0o755)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HUD_", "TINKER_"))}
         quiet = {"HUD_SKIP_VERSION_CHECK": "1", "HUD_CLI_ANALYTICS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
         self._env = {**kept, **quiet, "PATH": f"{programs}:{kept['PATH']}"}
@@ -40,7 +39,7 @@ class Terminal:
     def run(self, commands: str) -> str:
         """What they print. The first that fails ends it."""
         done = subprocess.run(
-            ["bash", "-e", "-c", commands], cwd=self.folder, env=self._env, capture_output=True, text=True, timeout=1700
+            ["bash", "-e", "-c", commands], cwd=self.folder, env=self._env, capture_output=True, text=True, timeout=3000
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -202,8 +202,12 @@ def _object(data: bytes) -> dict[str, Any]:
         said = json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:
         raise InvalidRequest("is nested too deeply") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InvalidRequest(f"is not valid JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("is not valid JSON: it is not UTF-8") from None
+    except ValueError:
+        raise InvalidRequest("holds a number of too many digits; send it as text") from None
     if not isinstance(said, dict):
         raise InvalidRequest("must be a JSON object")
     refuse_deep(said, "it")
@@ -211,7 +215,7 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise InvalidRequest(f"is not valid JSON: {name} is no JSON")
 
 
 def _valid(shape: type[T], said: dict[str, Any]) -> T:

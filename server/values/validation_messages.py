@@ -149,6 +149,9 @@ def _is_of_another_kind(error: Error) -> bool:
 
 
 def _words(error: Error) -> str:
+    if error["type"] == "string_pattern_mismatch":
+        pattern = error.get("ctx", {}).get("pattern", "another form")
+        return f"{_WORDS[error['type']]}: it must match {pattern}"
     if words := _WORDS.get(error["type"]):
         return words
     if error["type"] == "is_instance_of":

@@ -358,7 +358,7 @@ REFUSED = {
     ),
     "no file": ({"training_file": "file-nothing"}, "training_file: the team has no such file"),
     "no validation file": ({"validation_file": "x"}, "validation_file: the team has no such file"),
-    "suffix": ({"suffix": "a/b"}, "suffix: has a form that is not allowed"),
+    "suffix": ({"suffix": "a/b"}, "suffix: has a form that is not allowed here: it must match ^[A-Za-z0-9._-]+$"),
     "seed": ({"seed": -1}, "seed"),
 }  # fmt: skip
 

@@ -28,6 +28,8 @@ _STATUS: dict[State, Status] = {
     "cancelled": "cancelled",
 }
 _METRICS = ("step", "eval")
+_NAMED = ("started", "paused", "resumed", "stopped", "failed", "cancelled")
+"""Kinds without which their message says little: OpenAI's events have none."""
 _LEVELS = {"warning": "warn", "failed": "error"}
 
 
@@ -129,7 +131,7 @@ def event_object(job: Job, event: RunEvent) -> EventObject:
             "id": f"{shown_id(EVENT, job.run.id)}-{event.seq}",
             "created_at": int(event.at.timestamp()),
             "level": _LEVELS.get(event.kind, "info"),
-            "message": event.message,
+            "message": f"{event.kind}: {event.message}" if event.kind in _NAMED else event.message,
             "type": "metrics" if event.kind in _METRICS else "message",
             "data": event.data or {},
         }

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -39,13 +39,22 @@ def count_process(registry: CollectorRegistry) -> None:
 
 def exposition(registry: CollectorRegistry) -> bytes:
     """What all worker processes have counted, or this one if it is alone."""
+    return generate_latest(_everybody(registry))
+
+
+def families(registry: CollectorRegistry) -> Iterable[Metric]:
+    """The same, to be read by this process."""
+    return _everybody(registry).collect()
+
+
+def _everybody(registry: CollectorRegistry) -> CollectorRegistry:
     folder = os.environ.get(_VARIABLE)
     if folder is None:
-        return generate_latest(registry)
+        return registry
     _forget_the_dead(Path(folder))
     everybody = CollectorRegistry()
     MultiProcessCollector(everybody, folder)
-    return generate_latest(everybody)
+    return everybody
 
 
 def _forget_the_dead(folder: Path) -> None:

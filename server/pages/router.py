@@ -21,7 +21,7 @@ from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.system import draining, system_page
 from server.pages.tasksets import taskset_list, taskset_page
-from server.pages.team import keys, new_keys, revoking_keys, team_page
+from server.pages.team import audit_log, keys, new_keys, own_team, revoking_keys, team_page
 from wire.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
@@ -61,6 +61,8 @@ _PAGES = (
     new_keys,
     revoking_keys,
     team_page,
+    own_team,
+    audit_log,
 )
 for one in _PAGES:
     router.include_router(one.router)

@@ -6,18 +6,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
-from sqlalchemy import ColumnElement, ScalarSelect, and_, func, select, text
+from sqlalchemy import ColumnElement, ScalarSelect, String, and_, any_, cast, func, literal, or_, select
+from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog.repository import BaseRow
 from server.http.context import ContextDep
+from server.pages.charts.curves import MOST_MODELS
+from server.pages.shared.filters import Filter, Text, filter_of
 from server.pages.shared.model_states import ModelState, model_states
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
+from server.pages.shared.sorting import Sorting, sorting
 from server.pages.shared.sparkline import sparkline
 from server.principals.callers import Caller
 from store.listed_models import is_listed
@@ -30,7 +34,7 @@ _SPARK_POINTS = 40
 router = APIRouter(route_class=PageRoute)
 
 # The newest rewards of each model, by its index on (model, time); oldest first.
-_REWARDS = text("""
+_REWARDS = sql("""
     select m.id, r.rewards
     from unnest(cast(:model_ids as uuid[])) as m(id)
     join lateral (
@@ -41,6 +45,24 @@ _REWARDS = text("""
         ) newest
     ) r on true
 """)
+
+
+COLUMNS: dict[str, Any] = {
+    "name": func.lower(ModelRow.slug),
+    "step": func.coalesce(CheckpointRow.step, 0),
+    "reward": CheckpointRow.mean_reward,
+    "base": func.lower(BaseRow.slug),
+    "stepped": CheckpointRow.committed_at,
+    "made": ModelRow.created_at,
+}
+
+
+def model_filter(text: Text = "", tag: Text = "", sort: Text = "") -> Filter:
+    """Of the list of models."""
+    return filter_of(text=text.strip(), tag=tag.strip(), sort=sort)
+
+
+ModelFilterDep = Annotated[Filter, Depends(model_filter)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +95,16 @@ async def models(
     context: ContextDep,
     request: Request,
     visitor: VisitorDep,
+    said: ModelFilterDep,
     number: Annotated[int, Query(alias="page", ge=1, le=100_000)] = 1,
 ) -> Response:
-    """The team's models, newest first."""
+    """The team's models, newest first unless they are sorted."""
+    sort = sorting(said["sort"], COLUMNS, "-made")
     async with context.database.session() as session:
         supplies = await trainer_availability_async(session)
-        total, upstreams, listed = await _listed(session, visitor.caller, number, supplies)
+        total, upstreams, listed = await _listed(session, visitor.caller, number, supplies, said, sort)
     values: dict[str, Any] = {"number": number, "num_pages": max(1, -(-total // PAGE)), "total": total}
+    values |= {"said": said, "sort": sort, "most_compared": MOST_MODELS}
     return page(request, "models/list.html", visitor, models=listed, bases=supplies, upstreams=upstreams, **values)
 
 
@@ -91,18 +116,24 @@ async def models_elsewhere(visitor: VisitorDep) -> Response:
 
 
 async def _listed(
-    session: AsyncSession, caller: Caller, number: int, supplies: list[TrainerAvailability]
+    session: AsyncSession,
+    caller: Caller,
+    number: int,
+    supplies: list[TrainerAvailability],
+    said: Filter,
+    sort: Sorting,
 ) -> tuple[int, list[UpstreamTile], list[ListedModel]]:
     mine = and_(ModelRow.team_id == caller.team_id, is_listed())
     if caller.model_ids is not None:
         mine &= ModelRow.id.in_(caller.model_ids)
+    mine = and_(mine, *_conditions(said))
     total, upstreams = (await session.execute(select(_count(mine), _upstreams(caller)))).one()
     query = (
         select(ModelRow, BaseRow, CheckpointRow)
         .join(BaseRow, BaseRow.id == ModelRow.base_id)
         .outerjoin(CheckpointRow, CheckpointRow.id == ModelRow.head_checkpoint_id)
         .where(mine)
-        .order_by(ModelRow.created_at.desc(), ModelRow.id)
+        .order_by(sort.order(COLUMNS), ModelRow.created_at.desc(), ModelRow.id)
     )
     found = (await session.execute(query.limit(PAGE).offset((number - 1) * PAGE))).all()
     model_ids = [model.id for model, _, _ in found]
@@ -117,6 +148,16 @@ async def _listed(
         [UpstreamTile(*one) for one in upstreams or ()],
         [ListedModel(model, base, head, rewards.get(model.id, []), states[model.id]) for model, base, head in found],
     )
+
+
+def _conditions(said: Filter) -> list[ColumnElement[bool]]:
+    found = list[ColumnElement[bool]]()
+    if (words := said.text("text")) is not None:
+        texts = [place.icontains(words, autoescape=True) for place in (ModelRow.slug, ModelRow.description)]
+        found.append(or_(*texts, cast(ModelRow.id, String).startswith(words.lower(), autoescape=True)))
+    if (tag := said.text("tag")) is not None:
+        found.append(literal(tag) == any_(ModelRow.tags))
+    return found
 
 
 def _count(mine: ColumnElement[bool]) -> ScalarSelect[int]:

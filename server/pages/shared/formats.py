@@ -50,8 +50,21 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {plural}"
 
 
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 60:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def _decimals(size: float, digits: int) -> int:
     return max(0, digits - 1 - math.floor(math.log10(size))) if size else 0
 
 
-FILTERS: dict[str, Callable[..., Any]] = {"figure": figure, "bytes": num_bytes, "moment": moment, "count": count}
+FILTERS: dict[str, Callable[..., Any]] = {
+    "figure": figure,
+    "bytes": num_bytes,
+    "moment": moment,
+    "count": count,
+    "duration": duration,
+}

@@ -54,9 +54,11 @@ function replace(fresh, known) {
     known.set(id, html);
     if (isFirst && sameText(now, next)) continue;
     const focused = now.contains(document.activeElement) ? document.activeElement : null;
+    const ticked = [...now.querySelectorAll("input[type=checkbox]:checked")].map((box) => `${box.name} ${box.value}`);
     const opened = [...now.querySelectorAll("details[id][open]")].map((details) => details.id);
     now.innerHTML = html;
     for (const open of opened) document.getElementById(open)?.setAttribute("open", "");
+    for (const box of now.querySelectorAll("input[type=checkbox]")) box.checked ||= ticked.includes(`${box.name} ${box.value}`);
     focusAgain(now, focused);
     showTimes(now);
     now.dispatchEvent(new CustomEvent("replaced", { bubbles: true }));
@@ -75,9 +77,9 @@ function sameText(now, next) {
 
 function focusAgain(region, focused) {
   if (!focused) return;
-  const links = [...region.querySelectorAll("a[href], button, summary, [tabindex]")];
+  const links = [...region.querySelectorAll("a[href], button, summary, input, [tabindex]")];
   const again = focused.id ? document.getElementById(focused.id)
-    : links.find((link) => focused.getAttribute("href") && link.getAttribute("href") === focused.getAttribute("href"));
+    : links.find((link) => ["href", "value"].some((name) => focused.getAttribute(name) && link.getAttribute(name) === focused.getAttribute(name)));
   again?.focus({ preventScroll: true });
 }
 

@@ -3,6 +3,7 @@ it is."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -18,13 +19,16 @@ from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.system.disks import disks
+from server.pages.system.utilisation import OVER_MIN, busy_shares
 from server.principals.callers import Caller
 from server.runners.operating import present_runners
+from store.planes.presence import PRESENT
 from store.planes.registration import has_trouble, is_live
 from store.planes.served import served_checkpoint_id
 from store.planes.trainer_availability import trainer_availability_async
-from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, TrainerRow
+from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, SamplerAdapterRow, SamplerRow, ServerRow, TrainerRow
 from wire.adapter_names import adapter_name_sql
+from wire.loaded import Loaded
 
 _MOST = 100
 
@@ -63,6 +67,12 @@ class Plane:
     others: int
     failed: int = 0
     trouble: str | None = None
+    busy: float | None = None
+
+    @property
+    def loaded(self) -> str:
+        """What it has loaded, in a line; empty while it loads."""
+        return Loaded.read(self.row.details).sentence() if self.row.details else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,9 @@ async def system(context: ContextDep, request: Request, visitor: VisitorDep) -> 
             "queue": await _queue(session, visitor.caller),
             "runners": await present_runners(session, _MOST),
             "placed": await _placed(session),
+            "servers": await _servers(session),
         }
+    values |= {"traffic": await asyncio.to_thread(context.metrics.traffic.read), "busy_over_min": OVER_MIN}
     return page(request, "system/system.html", visitor, disks=await disks(context.settings), **values)
 
 
@@ -102,7 +114,11 @@ async def _trainers(session: AsyncSession, caller: Caller) -> list[Plane]:
     )
     for trainer_id, slug, model_id, owner in await session.execute(query):
         leases.setdefault(trainer_id, []).append((slug, _is_named(caller, model_id, owner)))
-    return [_plane(row, base, lives, leases.get(row.id, [])) for row, base, lives in await _rows(session, TrainerRow)]
+    busy = await busy_shares(session)
+    return [
+        replace(_plane(row, base, lives, leases.get(row.id, [])), busy=busy.get(row.id, 0.0) if lives else None)
+        for row, base, lives in await _rows(session, TrainerRow)
+    ]
 
 
 async def _samplers(session: AsyncSession, caller: Caller) -> list[Plane]:
@@ -136,6 +152,13 @@ async def _samplers(session: AsyncSession, caller: Caller) -> list[Plane]:
         unnamed = [("", False)] * max(0, loaded - len(mine))
         planes.append(replace(_plane(row, base, lives, mine + unnamed, failed), trouble=row.trouble))
     return planes
+
+
+async def _servers(session: AsyncSession) -> list[tuple[ServerRow, str]]:
+    """Those that live, the oldest first, and what they serve with."""
+    live = text(f"servers.number = any({PRESENT})")
+    rows = await session.scalars(select(ServerRow).where(live).order_by(ServerRow.started_at, ServerRow.number))
+    return [(row, Loaded.read(row.details).sentence()) for row in rows]
 
 
 async def _rows(session: AsyncSession, kind: type[TrainerRow] | type[SamplerRow]) -> list[Any]:

@@ -70,11 +70,11 @@ async def _show(
     async with context.database.session() as session:
         team = await service.describe_team(session, await service.get_team(session, str(team_id)))
     status, problem = (error.status, error.message) if error else (200, None)
-    values = {"team": team, "lines": _lines(team), "fields": {**quotas_shown(team.quotas), **(fields or {})}}
+    values = {"team": team, "lines": quota_lines(team), "fields": {**quotas_shown(team.quotas), **(fields or {})}}
     return page(request, "team/team.html", visitor, status=status, problem=problem, **values)
 
 
-def _lines(team: TeamWithUsage) -> list[dict[str, Any]]:
+def quota_lines(team: TeamWithUsage) -> list[dict[str, Any]]:
     """Name, label, what is used (None: not counted here), what may be, and what happens at the limit."""
     may, used = team.quotas, team.usage
     return [

@@ -86,9 +86,10 @@ bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.switching
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.engine $(BENCH_ARGS)
 
-docs: .venv/installed  ## the pages of docs/ that are generated: losses, configuration
+docs: .venv/installed  ## the pages of docs/ that are generated: losses, configuration, API
 	$(BIN)/python -m trainer.engine.losses.reference > docs/losses.md
 	$(BIN)/python -m cli.terminal.configuration_reference > docs/configuration.md
+	$(BIN)/python -m cli.terminal.api_reference > docs/api.md
 
 site: .venv/installed-dev  ## the documentation as a site, in site/: links and anchors are checked
 	$(MKDOCS) --site-dir site

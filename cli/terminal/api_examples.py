@@ -27,8 +27,8 @@ api -d '{"model": "by-hand", "messages": [{"role": "user", "content": "12+34=?"}
     $HUD_API_URL/v1/chat/completions
 """,
     "training": """
-rollout() {      # reward, sampled ids, their logprobs
-    echo '{"reward": '$1', "samples": [{"prompt_token_ids": [1, 2], "output_token_ids": '$2', "output_logprobs": '$3'}]}'
+rollout() {    # reward, sampled ids, logprobs
+  echo '{"reward": '$1', "samples": [{"prompt_token_ids": [1, 2], "output_token_ids": '$2', "output_logprobs": '$3'}]}'
 }
 api -d '{"group_size": 2, "inputs": ['"$(rollout 1 [7,9] [-0.2,-1.1]), $(rollout 0 [8,9] [-2.0,-1.1])"']}' \\
     $HUD_API_URL/v1/models/$MODEL/train/forward-backward

@@ -87,7 +87,7 @@ def _lines_of(file: Path, console: Console) -> Generator[Iterator[bytes]]:
     """The file's lines, each with its end, under a progress bar of the file's bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with (
-        Progress(*columns, console=console, transient=True) as progress,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
         progress.open(file, "rb", description="importing", total=file.stat().st_size) as content,
     ):
         if file.suffix == ".parquet":

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,14 +16,14 @@ from tests.contract.runs_scene import deploy, taskset
 from tests.contract.stand_in_runner import new_runner, runners_of
 
 
-async def headway(team: Team, *arguments: str) -> tuple[int, str]:
+async def headway(team: Team, *arguments: str, command: str = "runs") -> tuple[int, str]:
     """Exit status and what was printed."""
     environment = {**os.environ, "HUD_API_URL": str(team.http.base_url), "HUD_API_KEY": team.key}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "cli",
-        "runs",
+        command,
         *arguments,
         env=environment,
         stdout=asyncio.subprocess.PIPE,
@@ -31,6 +32,16 @@ async def headway(team: Team, *arguments: str) -> tuple[int, str]:
     said, _ = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode is not None
     return process.returncode, said.decode()
+
+
+async def test_names_stand_for_ids_and_a_list_is_json(team: Team, model: dict[str, str], tmp_path: Path):
+    status, said = await headway(team, "list", "--json")
+    assert (status, json.loads(said)) == (0, {"items": [], "next_cursor": None})
+    status, said = await headway(team, "show", "nothing")
+    assert (status, said) == (1, "headway: there is no run 'nothing'; see 'headway runs list'\n")
+    out = ("--out", str(tmp_path / "rollouts.jsonl"))
+    status, said = await headway(team, *out, "--model", model["model_name"], command="export")
+    assert (status, said.startswith("0 of 0 rollouts")) == (0, True), said
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from sampler.backends.vllm.client import VllmClient
 from sampler.backends.vllm.command import served_num_seqs, server_command
 from sampler.backends.vllm.parsers import Parsers
 from sampler.backends.vllm.server import OwnServer
-from sampler.backends.vllm.server_log import reason_in
+from sampler.backends.vllm.server_log import facts_in, reason_in
 from sampler.backends.vllm.settings import VllmSettings
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
@@ -124,3 +124,15 @@ def test_the_number_of_sequences_is_what_vllm_is_told(tmp_path):
     for wrong in ("x", "0"):
         with pytest.raises(ValueError, match="max-num-seqs"):
             served_num_seqs(VllmSettings(extra_args=("--max-num-seqs", wrong)))
+
+
+def test_what_vllm_has_loaded_is_read_from_its_log():
+    lines = [
+        "(EngineCore pid=3) INFO [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='/m', "
+        "dtype=torch.bfloat16, max_seq_len=512, kv_cache_dtype=auto, device_config=cuda, seed=0",
+        "(EngineCore pid=3) INFO [cuda.py:507] Using FLASH_ATTN attention backend out of potential backends: ['X'].",
+        "(EngineCore pid=3) INFO [kv_cache_utils.py:2327] GPU KV cache size: 1,048,576 tokens, Maximum concurrency: 9x",
+    ]
+    cache = "GPU KV cache size: 1,048,576 tokens"
+    assert facts_in(lines) == {"dtype": "bfloat16", "device": "cuda", "kernel": "FLASH_ATTN", "cache": cache}
+    assert facts_in(["a server that says nothing of that"]) == {}

@@ -116,10 +116,11 @@ async def test_raw_events_come_in_the_order_of_the_api(client, asked, sampler_sc
 
 async def test_why_it_ended(client, asked, sampler_script):
     sampler_script.answer = "36 and so on"
+    long = {"messages": [{"role": "user", "content": "x" * 492}]}
     reasons = []
-    for changes in ({"stop_sequences": ["!", " and"]}, {"max_tokens": 1}, {"max_tokens": 9999}):
+    for changes in ({"stop_sequences": ["!", " and"]}, {"max_tokens": 1}, {"max_tokens": 9999, **long}):
         sampler_script.endless = changes.get("max_tokens") == 9999
-        message = await client.messages.create(**asked(**changes, messages=[{"role": "user", "content": "x" * 480}]))
+        message = await client.messages.create(**asked(**changes))
         reasons.append((message.stop_reason, message.stop_sequence))
     assert reasons == [
         ("stop_sequence", " and"),

@@ -41,9 +41,12 @@ _KEEPS_THINKING = "clear_thinking_20251015"
 def check_parameters(request: PromptRequest) -> None:
     """Raises InvalidRequest for a field that is neither served nor neutral."""
     check_fields("", request.model_extra or {}, type(request).model_fields, UNSERVED)
-    for index, edit in enumerate((request.context_management or {}).get("edits") or []):
+    managed = request.context_management or {}
+    check_fields("context_management.", managed, ("edits",))
+    if not isinstance(managed.get("edits"), list | None):
+        raise InvalidRequest("context_management.edits must be a list", param="context_management.edits")
+    for index, edit in enumerate(managed.get("edits") or []):
         _check_edit(f"context_management.edits[{index}]", edit)
-    check_fields("context_management.", request.context_management or {}, ("edits",))
 
 
 def thinking_arguments(request: PromptRequest, max_tokens: int | None) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class AnyMessages(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """The fields that were sent."""
-        return self.model_dump(exclude_unset=True)
+        named = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        return {**(self.model_extra or {}), **named}
 
 
 class PromptRequest(BaseModel):

@@ -46,6 +46,9 @@ def choice_of(choice: Mapping[str, Any] | None) -> str:
         raise InvalidRequest("tool_choice.type must be 'auto', 'any', 'tool' or 'none'", param="tool_choice.type")
     served = ("type", "name") if kind == "tool" else ("type",)
     check_fields("tool_choice.", choice, (*served, "disable_parallel_tool_use"))
+    if not isinstance(choice.get("disable_parallel_tool_use"), bool | None):
+        where = "tool_choice.disable_parallel_tool_use"
+        raise InvalidRequest(f"{where} must be true or false", param=where)
     return kind
 
 

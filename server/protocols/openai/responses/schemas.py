@@ -27,7 +27,8 @@ class AnyResponse(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """The fields that were sent."""
-        return self.model_dump(exclude_unset=True)
+        named = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+        return {**(self.model_extra or {}), **named}
 
 
 class ResponseRequest(BaseModel):

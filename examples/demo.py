@@ -1,4 +1,4 @@
-"""Watch a model learn: fork the tiny base, train it on sums for 30 steps, keep the curve, roll back, look again.
+"""Watch a model learn: fork a base, train it on sums, keep the curve, roll back, look again. Stopped, it goes on.
 
     source <data dir>/env
     python -m examples.demo --out demo-output
@@ -12,20 +12,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import math
 import os
+import signal
 import ssl
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
-from rich.tree import Tree
 
-from examples.arithmetic.problems import split_problems
-from examples.figures import HeldOutScore, RunFigures, StepFigures
+from examples.demo_arguments import NOT_SETTINGS, parse_args
+from examples.demo_display import StepProgress, console, show_tree, step_line
+from examples.demo_estimate import estimate, seconds_left
+from examples.demo_resuming import return_to_last_step, unfinished
+from examples.figures import HeldOutScore, RunFigures
 
 if TYPE_CHECKING:
     from hud.train.types import CheckpointResponse
@@ -34,12 +36,12 @@ if TYPE_CHECKING:
 
 URLS = ("HUD_API_URL", "HUD_RL_URL", "HUD_GATEWAY_URL", "HUD_TELEMETRY_URL", "HUD_RUNTIME_URL")
 NUM_SHOWN = 6
-
-console = Console(soft_wrap=True, highlight=False)
+STOPPED = 130  # as shells say it
+HOW_TO_STOP = "Ctrl-C stops it; the same command goes on behind the last step that is done"
 
 
 def main() -> int:
-    args = parse_args()
+    args = parse_args((__doc__ or "").split("\n")[0])
     missing = [name for name in (*URLS, "HUD_API_KEY") if not os.environ.get(name)]
     if missing:
         console.print(f"not set: {', '.join(missing)}. Run `source <data dir>/env` first.")
@@ -50,28 +52,13 @@ def main() -> int:
     from examples.grpo import NothingToTrainOn
 
     try:
-        return asyncio.run(run_demo(args))
+        return asyncio.run(until_stopped(run_demo(args)))
+    except asyncio.CancelledError:
+        console.print("stopped; the same command goes on behind the last step that is done")
+        return STOPPED
     except (HudException, NothingToTrainOn, ValueError) as error:
         console.print(f"[bold red]the demo could not go on:[/] {error}")
         return 2
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__.split("\n")[0])
-    parser.add_argument("--base-model", default="tiny-arith", help="slug of the base to fork")
-    parser.add_argument("--name", help="name of the fork (default: made from the time)")
-    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for demo.json and demo.png")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--groups", type=int, default=8, help="problems a step")
-    parser.add_argument("--group-size", type=int, default=8, help="answers a problem")
-    parser.add_argument("--lr", type=float, default=7e-4)
-    parser.add_argument("--seed", type=int, default=0, help="which problems, in which order")
-    parser.add_argument("--control", action="store_true", help="send reward 0 for everything: nothing may be learned")
-    parser.add_argument("--stop-at", type=float, help="stop when the mean reward of five steps reaches this")
-    parser.add_argument("--held-out", type=int, default=64, help="held-out problems in each greedy score")
-    parser.add_argument("--held-out-every", type=int, default=10, help="steps between greedy scores")
-    parser.add_argument("--max-concurrent", type=int, default=32, help="rollouts in flight")
-    return parser.parse_args()
 
 
 def skip_loading_certificates() -> None:
@@ -86,87 +73,100 @@ def skip_loading_certificates() -> None:
         os.environ["SSL_CERT_DIR"] = folder
 
 
+async def until_stopped(work: Coroutine[None, None, int]) -> int:
+    """The result; CancelledError after Ctrl-C and SIGTERM, of which `headway up` sends the second behind the first."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, lambda: task.cancelling() or task.cancel())
+    return await task
+
+
 async def run_demo(args: argparse.Namespace) -> int:
-    from examples.grpo import Loop, LoopConfig, fork_model
+    from examples.grpo import Loop, LoopConfig
+    from examples.sums import sums_for
 
     if args.control:  # it warns of every batch without reward spread, which is the control's point
         logging.getLogger("hud.train.client").setLevel(logging.ERROR)
     config = LoopConfig(
         args.groups, args.group_size, args.lr, args.seed, args.control, args.held_out, args.max_concurrent
     )
-    figures = RunFigures(settings={name: value for name, value in vars(args).items() if name != "out"})
-    started = time.monotonic()
+    progress = StepProgress()
+    figures = await begin(args)
+    started, seconds_before = time.monotonic(), figures.seconds
     try:
-        kind = "control" if args.control else "arith"
-        figures.model = fork_model(args.base_model, args.name or f"{kind}-{time.time_ns() // 1_000_000:x}")
-        console.print(f"forked [bold]{args.base_model}[/] as [bold]{figures.model}[/]")
-        async with Loop(figures.model, config) as loop:
-            await train(loop, args, figures)
+        sums = sums_for(args.base_model)
+        async with Loop(figures.model, config, sums, progress.update, len(figures.steps)) as loop:
+            await train(loop, args, figures, progress)
             checkpoints = await loop.trainer.checkpoints()
             show_tree(figures.model, checkpoints)
-            await show_rollback(loop, checkpoints, figures)
+            await show_rollback(loop, [node for node in checkpoints if is_of(node, figures)], figures)
+        figures.finished = True
     finally:
-        figures.seconds = round(time.monotonic() - started, 1)
+        figures.seconds = round(seconds_before + time.monotonic() - started, 1)
         figures.save(args.out)
+        figures.draw(args.out)
     passed, sentence = figures.verdict()
     console.print(f"[bold {'green' if passed else 'red'}]{sentence}[/] ({figures.seconds:.0f} s, {args.out}/demo.png)")
     return 0 if passed else 1
 
 
-async def train(loop: Loop, args: argparse.Namespace, figures: RunFigures) -> None:
-    await score_held_out(loop, figures)
-    for step in range(1, args.steps + 1):
-        figures.steps.append(await loop.step())
-        console.print(step_line(figures.steps[-1], args.steps))
+async def begin(args: argparse.Namespace) -> RunFigures:
+    """The run that was stopped, or a fork and no figures yet."""
+    from hud import TrainingClient
+
+    from examples.grpo import fork_model
+
+    settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
+    stopped = None if args.from_start else unfinished(args.out, settings)
+    if stopped and await return_to_last_step(TrainingClient(stopped.model), stopped):
+        console.print(f"going on with [bold]{stopped.model}[/] behind step {len(stopped.steps)} of {args.steps}")
+        return stopped
+    kind = "control" if args.control else "arith"
+    figures = RunFigures(settings)
+    figures.model = fork_model(args.base_model, args.name or f"{kind}-{time.time_ns() // 1_000_000:x}")
+    console.print(f"forked [bold]{args.base_model}[/] as [bold]{figures.model}[/]")
+    return figures
+
+
+async def train(loop: Loop, args: argparse.Namespace, figures: RunFigures, progress: StepProgress) -> None:
+    if not figures.steps:
+        seconds = await score_held_out(loop, figures, progress)
+        expected = await estimate(loop, seconds)
+        num_scores = math.ceil(args.steps / args.held_out_every)
+        console.print(f"{expected.sentence(args.steps, num_scores)}\n{HOW_TO_STOP}")
+    elif len(figures.steps) % args.held_out_every == 0 and figures.held_out[-1].step < len(figures.steps):
+        await score_held_out(loop, figures, progress)
+    for step in range(len(figures.steps) + 1, args.steps + 1):
+        with progress.shown(f"step {step:>2}/{args.steps}"):
+            figures.steps.append(await loop.step())
+        figures.save(args.out)
+        console.print(step_line(figures.steps[-1], args.steps, seconds_left(figures, args.steps)))
         enough = args.stop_at is not None and step >= 5 and figures.smoothed()[-1] >= args.stop_at
         if step % args.held_out_every == 0 or step == args.steps or enough:
-            await score_held_out(loop, figures)
+            await score_held_out(loop, figures, progress)
+            figures.save(args.out)
         if enough:
             break
 
 
-async def score_held_out(loop: Loop, figures: RunFigures) -> None:
-    score: HeldOutScore = await loop.score_held_out()
+async def score_held_out(loop: Loop, figures: RunFigures, progress: StepProgress) -> float:
+    """How many seconds it took."""
+    started = time.monotonic()
+    with progress.shown("held-out problems"):
+        score: HeldOutScore = await loop.score_held_out()
     figures.held_out.append(score)
     console.print(f"          held-out problems, greedy: [yellow]{score.reward:.2f}[/] of {score.num_problems}")
+    return time.monotonic() - started
 
 
-def step_line(figures: StepFigures, num_steps: int) -> str:
-    kl = f"{figures.kl:.1e}" if figures.kl is not None else "-"
-    failed = f"  [red]{figures.num_failed} failed[/]" if figures.num_failed else ""
-    return (
-        f"step {figures.step:>2}/{num_steps}  reward [cyan]{figures.reward:.3f}[/]  kl {kl}  "
-        f"{figures.tokens_per_s:>4.0f} tok/s  rollout {figures.rollout_s:.1f} s  training {figures.training_s:.1f} s"
-        f"{failed}"
-    )
-
-
-def show_tree(model: str, checkpoints: Sequence[CheckpointResponse]) -> None:
-    """The checkpoint tree; a run of steps without a branch is one level, so that a straight run reads as a list."""
-    children: dict[str | None, list[CheckpointResponse]] = {}
-    known = {node.id for node in checkpoints}
-    for node in checkpoints:
-        parent = node.prev_model_checkpoint_id if node.prev_model_checkpoint_id in known else None
-        children.setdefault(parent, []).append(node)
-    root = Tree(f"[bold]{model}[/] (base weights)")
-    pending = [(root, child) for child in children.get(None, [])]
-    while pending:
-        branch, node = pending.pop(0)
-        leaf = branch.add(node_line(node))
-        below = children.get(node.id, [])
-        pending.extend((branch if len(below) == 1 else leaf, child) for child in below)
-    console.print(root)
-
-
-def node_line(node: CheckpointResponse) -> str:
-    reward = f"reward {node.mean_reward:.3f}" if node.mean_reward is not None else "reward -"
-    mark = "  [green]← head[/]" if node.is_active else ""
-    return f"{node.name or node.id[:8]}  {reward}  {node.num_traces or 0} trajectories{mark}"
+def is_of(node: CheckpointResponse, figures: RunFigures) -> bool:
+    """Not of a step that was under way when the demo was stopped."""
+    return node.id in {step.checkpoint_id for step in figures.steps}
 
 
 async def show_rollback(loop: Loop, checkpoints: Sequence[CheckpointResponse], figures: RunFigures) -> None:
     """Serve the first checkpoint again, ask it the same problems, and come back."""
-    problems = split_problems()[1][:NUM_SHOWN]
+    problems = loop.sums.split()[1][:NUM_SHOWN]
     first, last = checkpoints[0], checkpoints[-1]
     trained = await loop.answer(problems)
     await loop.roll_back(first)

@@ -58,6 +58,7 @@ class RunFigures:
     held_out: list[HeldOutScore] = field(default_factory=list[HeldOutScore])
     rollback: dict[str, Any] = field(default_factory=dict[str, Any])
     seconds: float = 0.0
+    finished: bool = False
 
     @property
     def is_control(self) -> bool:
@@ -97,15 +98,32 @@ class RunFigures:
         return flat, f"control {word}: mean reward {start:.2f} → {end:.2f} (allowed: ±{tolerance:.2f})"
 
     def save(self, folder: Path) -> None:
-        """Write demo.json and, when there is a step to show, demo.png."""
+        """Write demo.json, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         passed, sentence = self.verdict()
         figures = dataclasses.asdict(self)
         figures["verdict"] = {"passed": passed, "says": sentence}
         figures["reward_smoothed"] = self.smoothed()
-        (folder / "demo.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        written = folder / "demo.json.new"
+        written.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        written.replace(folder / "demo.json")
+
+    def draw(self, folder: Path) -> None:
+        """Write demo.png, when there is a step to show."""
         if self.steps:
-            self._draw(folder / "demo.png", sentence.replace("; ", "\n"))
+            self._draw(folder / "demo.png", self.verdict()[1].replace("; ", "\n"))
+
+    @classmethod
+    def load(cls, folder: Path) -> RunFigures | None:
+        """What `save` wrote there; None where it did not, or an older version did."""
+        try:
+            found = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+            values = {field.name: found[field.name] for field in dataclasses.fields(cls)}
+            values["steps"] = [StepFigures(**step) for step in found["steps"]]
+            values["held_out"] = [HeldOutScore(**score) for score in found["held_out"]]
+            return cls(**values)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _draw(self, file: Path, title: str) -> None:
         import matplotlib

@@ -7,25 +7,28 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from hud import TrainingClient
 from hud.agents import create_agent
+from hud.agents.base import Agent
 from hud.agents.types import AgentStep
 from hud.eval import Job, LocalRuntime, Run, Shared
 from hud.train.types import CheckpointResponse, TrajectoryPayload, TrajectorySample
 from hud.utils.gateway import list_gateway_models, resolve_gateway_model
 from hud.utils.platform import PlatformClient
 
-from examples.arithmetic.env import env, taskset
-from examples.arithmetic.problems import Problem, split_problems
 from examples.figures import HeldOutScore, StepFigures
+from examples.sums import ARITHMETIC, Problem, Sums
 
 KL_METRIC = "kl_sampling_trainer:mean"
-MAX_TOKENS = 6  # a right answer takes three: two digits and the end of the turn
+MAX_TOKENS = ARITHMETIC.max_tokens
+
+Watch = Callable[[str, int, int], None]
+"""Is called with what a step does ("rollouts" or "training"), how much of it is done, and of how much."""
 
 
 class NothingToTrainOn(RuntimeError):
@@ -62,16 +65,22 @@ class Loop:
 
     model: str
     config: LoopConfig
+    sums: Sums = ARITHMETIC
+    watch: Watch = lambda _phase, _done, _of: None
     trainer: TrainingClient = field(init=False)
+    num_steps: int = 0
+    scored: list[Run] = field(init=False, default_factory=list[Run])
+    """The rollouts of the last score."""
     _runtime: Shared = field(init=False)
     _job: Job | None = field(init=False, default=None)
     _rng: random.Random = field(init=False)
-    _num_steps: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.trainer = TrainingClient(self.model)
-        self._runtime = Shared(LocalRuntime(env), width=self.config.max_concurrent)
+        self._runtime = Shared(LocalRuntime(self.sums.env), width=self.config.max_concurrent)
         self._rng = random.Random(self.config.seed)
+        for _ in range(self.num_steps):
+            self._choose()
 
     async def __aenter__(self) -> Loop:
         await self._runtime.__aenter__()
@@ -82,20 +91,20 @@ class Loop:
 
     async def step(self) -> StepFigures:
         """Roll out fresh problems in groups, train on them, promote the new weights."""
-        training, _ = split_problems()
         started = time.monotonic()
-        runs = await self._roll_out(self._rng.sample(training, self.config.groups))
+        runs = await self._roll_out(self._choose())
         rolled_out = time.monotonic()
         usable = complete_groups(runs, self.config.group_size)
         if not usable:
             raise NothingToTrainOn(f"all {self.config.groups} groups had failed rollouts: {first_error(runs)}")
         batch = [without_reward(run) for run in usable] if self.config.control else usable
+        self.watch("training", 0, 1)
         passed = await self.trainer.forward_backward(batch, group_size=self.config.group_size)
         accumulated = time.monotonic()
         promoted = await self.trainer.optim_step(learning_rate=self.config.learning_rate)
-        self._num_steps += 1
+        self.num_steps += 1
         return StepFigures(
-            step=self._num_steps,
+            step=self.num_steps,
             reward=fmean(run.reward for run in usable),
             num_rollouts=len(usable),
             num_failed=sum(not samples_of(run) for run in runs),
@@ -108,12 +117,16 @@ class Loop:
             metrics=passed.metrics,
         )
 
+    def _choose(self) -> list[Problem]:
+        training, _ = self.sums.split()
+        return self._rng.sample(training, self.config.groups)
+
     async def _roll_out(self, problems: Sequence[Problem]) -> list[Run]:
         if self._job is None:  # one job for the whole training session
             self._job = await Job.start(f"train {self.model}", group=self.config.group_size)
         num_before = len(self._job.runs)
-        await taskset("training problems", problems).run(
-            sampling_agent(self.model, temperature=1.0),
+        await self.sums.taskset("training problems", problems).run(
+            self._agent(1.0, len(problems) * self.config.group_size),
             runtime=self._runtime,
             group=self.config.group_size,
             max_concurrent=self.config.max_concurrent,
@@ -123,32 +136,56 @@ class Loop:
 
     async def score_held_out(self) -> HeldOutScore:
         """Greedy answers to problems that are never trained on. A failed rollout counts as a wrong answer."""
-        _, held_out = split_problems()
+        _, held_out = self.sums.split()
         problems = random.Random(self.config.seed).sample(held_out, min(self.config.num_held_out, len(held_out)))
-        job = await taskset(f"held out, step {self._num_steps}", problems).run(
-            sampling_agent(self.model, temperature=0.0),
+        job = await self.sums.taskset(f"held out, step {self.num_steps}", problems).run(
+            self._agent(0.0, len(problems)),
             runtime=self._runtime,
             max_concurrent=self.config.max_concurrent,
         )
-        return HeldOutScore(self._num_steps, fmean(run.reward for run in job.runs), len(job.runs))
+        self.scored = job.runs
+        return HeldOutScore(self.num_steps, fmean(run.reward for run in job.runs), len(job.runs))
 
     async def answer(self, problems: Sequence[Problem]) -> list[str]:
         """What the model's head answers now, greedily."""
-        job = await taskset("show", problems).run(sampling_agent(self.model, temperature=0.0), runtime=self._runtime)
+        job = await self.sums.taskset("show", problems).run(self._agent(0.0, len(problems)), runtime=self._runtime)
         return [str(run.trace.content or "").strip() for run in job.runs]
 
     async def roll_back(self, checkpoint: CheckpointResponse) -> None:
         """Serve this node, and train on from it."""
         await self.trainer.set_head(checkpoint.id)
 
+    def _agent(self, temperature: float, num_rollouts: int) -> Agent:
+        return CountingAgent(sampling_agent(self.model, temperature, self.sums.max_tokens), num_rollouts, self.watch)
 
-def sampling_agent(model: str, temperature: float) -> Any:
+
+class CountingAgent(Agent):
+    """Has another agent do the work, and reports how many rollouts it has ended."""
+
+    def __init__(self, agent: Agent, num_rollouts: int, watch: Watch) -> None:
+        super().__init__(agent.config)
+        self._agent = agent
+        self._num_rollouts = num_rollouts
+        self._watch = watch
+        self._num_done = 0
+        watch("rollouts", 0, num_rollouts)
+
+    async def __call__(self, run: Run) -> None:
+        """See Agent."""
+        try:
+            await self._agent(run)
+        finally:
+            self._num_done += 1
+            self._watch("rollouts", self._num_done, self._num_rollouts)
+
+
+def sampling_agent(model: str, temperature: float, max_tokens: int = MAX_TOKENS) -> Any:
     """An agent on the gateway that keeps token ids and logprobs, which is what training needs."""
     return create_agent(
         model,
         completion_kwargs={
             "temperature": temperature,
-            "max_tokens": MAX_TOKENS,
+            "max_tokens": max_tokens,
             "extra_body": {"return_token_ids": True},
         },
     )

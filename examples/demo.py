@@ -104,7 +104,7 @@ async def run_demo(args: argparse.Namespace) -> int:
     finally:
         figures.seconds = round(seconds_before + time.monotonic() - started, 1)
         figures.save(args.out)
-        figures.draw(args.out)
+    figures.draw(args.out)  # takes seconds, which one who stops it does not get
     passed, sentence = figures.verdict()
     console.print(f"[bold {'green' if passed else 'red'}]{sentence}[/] ({figures.seconds:.0f} s, {args.out}/demo.png)")
     return 0 if passed else 1

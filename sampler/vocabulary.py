@@ -25,7 +25,9 @@ class Vocabulary:
         pieces: dict[str, int] = tokenizer.get_vocab()
         self._bytes = [b""] * (max(pieces.values()) + 1)
         for piece, token_id in pieces.items():
-            self._bytes[token_id] = added[token_id].content.encode() if token_id in added else read_piece(piece)
+            self._bytes[token_id] = (
+                _added_bytes(added[token_id], read_piece) if token_id in added else read_piece(piece)
+            )
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         names = sorted((added[token_id].content for token_id in self.special_ids), key=len, reverse=True)
         self.control_names = frozenset(names)
@@ -84,6 +86,13 @@ def _piece_reader(tokenizer: PreTrainedTokenizerBase) -> Any:
     if "ByteFallback" in kinds:
         return _sentencepiece_piece
     raise ValueError(f"samplers read byte-level and byte-fallback tokenizers, not decoder {sorted(kinds)}")
+
+
+def _added_bytes(token: Any, read_piece: Any) -> bytes:
+    """Decoders of sentencepiece read added tokens, too: Gemma's runs of blanks are such. Byte-level ones do not."""
+    if read_piece is _sentencepiece_piece and not token.special:
+        return read_piece(token.content)
+    return token.content.encode()
 
 
 def _byte_level_piece(piece: str) -> bytes:

@@ -13,7 +13,9 @@ from sampler.chat.json_objects import NotThisObject, read_members
 from wire.sampling import CallDelta, MessageDelta
 
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
-_ENDS = ("<|end|>", "<|return|>", "<|call|>")
+HARMONY_END = "<|end|>"
+"""Ends a message; an answer is ended by one of the others."""
+_ENDS = (HARMONY_END, "<|return|>", "<|call|>")
 _RECIPIENT = re.compile(r"to=functions\.([^\s<]+)")
 _LONGEST_HEADER = 256
 HARMONY_TOKENS = frozenset({_START, _CHANNEL, _MESSAGE})

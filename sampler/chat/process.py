@@ -1,6 +1,7 @@
 """The process of `sampler.chat.worker`: one large prompt after the other, until the sampler's end of the socket closes.
 
-Requests and answers are bytes: first the base and its limits, then requests as `chat_worker` writes them.
+Requests and answers are bytes: first the base, what ends its answers, and its limits, then requests as `chat_worker`
+writes them.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def main() -> None:
     connection = Connection(_STDIN)
     os.nice(_NICE)  # sampling goes first
     try:
-        base, *limits = json.loads(connection.recv_bytes())
+        base, end_ids, *limits = json.loads(connection.recv_bytes())
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
-        renderer = ChatRenderer(tokenizer, PromptLimits(*limits))
+        renderer = ChatRenderer(tokenizer, PromptLimits(*limits), end_ids)
         connection.send_bytes(b"ready")
         while True:
             connection.send_bytes(_answer(renderer, connection.recv_bytes()))

@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sampler.admission.prompt_limits import PromptLimits
 from sampler.chat.call_forms import CallStyle, call_style
+from sampler.chat.harmony import HARMONY_END
+from sampler.chat.tool_results import as_user_messages, shows_results
 from wire.errors import InvalidRequest
 from wire.sampling import RenderRequest
 
@@ -33,11 +35,17 @@ _ROLES = ("system", "user", "assistant", "tool")
 
 class ChatRenderer:
     """Renders with one tokenizer. Not for concurrent use. With limits, ids that fill the context are refused, as far as
-    possible by the text's length."""
+    possible by the text's length. `end_ids`: of tokens that end an answer, beside the tokenizer's own."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, limits: PromptLimits | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, limits: PromptLimits | None = None, end_ids: Sequence[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._limits = limits
+        own_end_id: Any = tokenizer.eos_token_id
+        self._end_ids = frozenset(one for one in (*end_ids, own_end_id) if one is not None)
+        harmony_end = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content == HARMONY_END}
+        self._turn_end_ids = self._end_ids | harmony_end
         self._special_ids = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
         # Everything that apply_chat_template itself takes is ours to say; other names belong to the template.
         parameters = inspect.signature(tokenizer.apply_chat_template).parameters
@@ -45,6 +53,7 @@ class ChatRenderer:
         end = tokenizer.eos_token
         self.calls = call_style(self._render_probe, [end] if isinstance(end, str) else [])
         """How the template writes calls."""
+        self._shows_results = shows_results(self._render_probe)
 
     def tokenize(self, text: str) -> list[int]:
         """A plain text, with the special tokens that the tokenizer puts around one. Raises ContextLengthExceeded."""
@@ -66,8 +75,10 @@ class ChatRenderer:
         if not messages:
             raise InvalidRequest("messages is empty; a chat needs at least one")
         if request.continued_ids is not None:
-            return self._continue(request.continued_ids, _after(messages, request.continued_messages), request)
-        rendered = self._apply_template(messages, request)
+            following = _after(messages, request.continued_messages)
+            answer = messages[request.continued_messages - 1]
+            return self._continue(request.continued_ids, answer, self._shown(following), request)
+        rendered = self._apply_template(self._shown(messages), request)
         self._check_text(rendered)
         return self.tokenize_bare(rendered)
 
@@ -82,21 +93,56 @@ class ChatRenderer:
             return ""
         return whole.removeprefix(without) if whole.startswith(without) else ""
 
-    def _continue(self, continued_ids: Sequence[int], following: list[Message], request: RenderRequest) -> list[int]:
-        """The ids, the end of their turn unless they have it, and the rendering of the messages that follow.
+    def _shown(self, messages: list[Message]) -> list[Message]:
+        return messages if self._shows_results else as_user_messages(messages)
 
-        The tail is rendered behind a stand-in for the history, and begins where the stand-in's answer ends.
-        """
-        marker = f"headway{secrets.token_hex(16)}"
-        stand_in: list[Message] = [{"role": "user", "content": "."}, {"role": "assistant", "content": marker}]
-        _, found, tail = self._apply_template([*stand_in, *following], request).rpartition(marker)
-        if not found:
-            raise InvalidRequest("this base's chat template does not show answers as they are: none can be continued")
+    def _continue(
+        self, continued_ids: Sequence[int], answer: Message, following: list[Message], request: RenderRequest
+    ) -> list[int]:
+        """The ids, the end of their turn unless they have one, and the rendering of the messages that follow."""
+        tail = self._tail(answer, following, request)
         self._check_text(tail)
         tail_ids = self.tokenize_bare(tail)
-        if continued_ids and tail_ids[:1] == [continued_ids[-1]] and continued_ids[-1] in self._special_ids:
+        if continued_ids and tail_ids and self._is_ended(continued_ids[-1], tail_ids[0]):
             tail_ids = tail_ids[1:]
         return [*continued_ids, *tail_ids]
+
+    def _is_ended(self, last_id: int, end_id: int) -> bool:
+        """Whether an answer whose last token this is needs no such token more. Bases have several that end one."""
+        if last_id == end_id:
+            return last_id in self._special_ids
+        return last_id in self._end_ids and end_id in self._turn_end_ids
+
+    def _tail(self, answer: Message, following: list[Message], request: RenderRequest) -> str:
+        """What the template writes behind an answer: rendered behind a stand-in for the history, and begins where the
+        stand-in's answer ends. That has calls of the same names only where the template insists on them."""
+        marker = f"headway{secrets.token_hex(16)}"
+        plain: Message = {"role": "assistant", "content": marker}
+        try:
+            return self._behind(marker, plain, following, request)
+        except InvalidRequest:
+            if not answer.get("tool_calls") or self.calls.form is None:
+                raise
+        closing = f"{self.calls.form.after}{self.calls.form.section_close}"
+        tail = self._behind(marker, self._calling(answer, marker), following, request).removeprefix('"}')
+        is_end = {*self.tokenize_bare(closing)} <= self._turn_end_ids
+        return tail if is_end else tail.removeprefix(closing)
+
+    def _calling(self, answer: Message, marker: str) -> Message:
+        """This answer, its calls with the marker for their arguments."""
+        arguments: Any = {"marker": marker}
+        if self.calls.arguments_as_text:
+            arguments = json.dumps(arguments)
+        calls = [{**call, "function": {**call["function"], "arguments": arguments}} for call in answer["tool_calls"]]
+        content = None if self.calls.content_absent else ""
+        return {"role": "assistant", "content": content, "tool_calls": calls}
+
+    def _behind(self, marker: str, stand_in: Message, following: list[Message], request: RenderRequest) -> str:
+        history: list[Message] = [{"role": "user", "content": "."}, stand_in]
+        _, found, tail = self._apply_template([*history, *following], request).rpartition(marker)
+        if not found:
+            raise InvalidRequest("this base's chat template does not show answers as they are: none can be continued")
+        return tail
 
     def _render_probe(self, messages: list[Message], tools: list[dict[str, Any]], opened: bool) -> str:
         return self._apply_template(messages, RenderRequest(messages=[], tools=tools, add_generation_prompt=opened))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -60,15 +60,17 @@ class ChatText:
     thread: templates and tokenizers are quick with them, and not all stand concurrent use. For large ones there is a
     process, in which teams take turns."""
 
-    def __init__(self, base: str, tokenizer: PreTrainedTokenizerBase, limits: PromptLimits) -> None:
+    def __init__(
+        self, base: str, tokenizer: PreTrainedTokenizerBase, limits: PromptLimits, end_ids: Sequence[int] = ()
+    ) -> None:
         self.limits = limits
-        self._renderer = ChatRenderer(tokenizer, limits)
+        self._renderer = ChatRenderer(tokenizer, limits, end_ids)
         self.calls = self._renderer.calls
         """How the template writes calls."""
         self.call_form: CallForm | None = self.calls.form
         """How the base writes calls, where that is known."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chat-text")
-        self._worker = ChatWorker(base, limits)
+        self._worker = ChatWorker(base, limits, end_ids)
         self._large = FairGate(1)
 
     async def render(self, request: RenderRequest) -> list[int]:

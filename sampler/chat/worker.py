@@ -11,6 +11,7 @@ import asyncio
 import json
 import threading
 from array import array
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -43,8 +44,8 @@ class _Job:
 class ChatWorker:
     """One of each sampler, for one prompt at a time. Belongs to an event loop, but for `close`."""
 
-    def __init__(self, base: str, limits: PromptLimits, most_s: float = _MOST_S) -> None:
-        self._hello = json.dumps([base, limits.context_length, limits.longest_token]).encode()
+    def __init__(self, base: str, limits: PromptLimits, end_ids: Sequence[int] = (), most_s: float = _MOST_S) -> None:
+        self._hello = json.dumps([base, list(end_ids), limits.context_length, limits.longest_token]).encode()
         self._most_s = most_s
         self._thread = ThreadPoolExecutor(1, "chat-worker")
         self._lock = threading.Lock()

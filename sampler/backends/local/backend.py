@@ -71,7 +71,7 @@ class LocalBackend(WithChatText):
         self._info = _info(model, tokenizer, settings)
         self._vocabulary = Vocabulary(tokenizer)
         limits = PromptLimits(self._info.context_length, self._vocabulary.longest)
-        self._chat_text = ChatText(base, tokenizer, limits)
+        self._chat_text = ChatText(base, tokenizer, limits, self._info.eos_ids)
         self._constraints = Constraints(tokenizer, self._vocabulary, self._info, self._chat_text.call_form)
         self._building = FairGate(_NUM_BUILDERS)
         self._builders = deep_threads(_NUM_BUILDERS, "constraints")

@@ -95,7 +95,7 @@ class VllmBackend(WithChatText):
         self._server.start()
         self._info = _info(folder, tokenizer, self._client.models(self._server.url))
         limits = PromptLimits(self._info.context_length, self._vocabulary.longest)
-        self._chat_text = ChatText(str(folder), tokenizer, limits)
+        self._chat_text = ChatText(str(folder), tokenizer, limits, self._info.eos_ids)
         named = self._settings.tool_call_parser, self._settings.reasoning_parser
         division = divide(*named, chat, self._chat_text.calls)
         several = division.form is None or division.form.several

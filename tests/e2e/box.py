@@ -20,9 +20,12 @@ START_TIMEOUT_S = 180.0
 class Box:
     """`headway up` on a data folder. `start` returns when the service is ready; state survives `stop`."""
 
-    def __init__(self, data_dir: Path, base: Path, *args: str, start_timeout_s: float = START_TIMEOUT_S) -> None:
+    def __init__(
+        self, data_dir: Path, base: Path, *args: str, start_timeout_s: float = START_TIMEOUT_S, slug: str = "tiny-arith"
+    ) -> None:
         self.data_dir = data_dir
         self._base = base
+        self._slug = slug
         self._args = args
         self._start_timeout_s = start_timeout_s
         self.process: subprocess.Popen[bytes] | None = None
@@ -35,7 +38,7 @@ class Box:
         command = [sys.executable, "-m", "cli", "up", "--data-dir", str(self.data_dir), "--port", "0"]
         with (self.data_dir / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--base", f"tiny-arith={self._base}", *self._args],
+                [*command, "--base", f"{self._slug}={self._base}", *self._args],
                 stdout=log,
                 stderr=log,
                 preexec_fn=heed_interrupts,
@@ -79,7 +82,7 @@ class Box:
         return reply.json()
 
     def base_id(self) -> str:
-        return next(m["id"] for m in self.call("GET", "/v2/models")["items"] if m["model_name"] == "tiny-arith")
+        return next(m["id"] for m in self.call("GET", "/v2/models")["items"] if m["model_name"] == self._slug)
 
     def fork(self, name: str, source_id: str | None = None) -> str:
         body = {"source_model_id": source_id or self.base_id(), "name": name}

@@ -22,7 +22,7 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines at the end of each log")] = 20,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show the ends of the logs that `headway up` keeps in <data-dir>/logs, the one written last at the bottom."""
+    """Show the ends of the logs that `headway up` keeps in the data folder, the one written last at the bottom."""
     files = _files(data_dir / "logs", plane)
     printer = _Printer(several=len(files) > 1)
     try:

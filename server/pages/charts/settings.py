@@ -41,8 +41,8 @@ class ChartSettings:
         return [figure_of(metric) for metric in dict.fromkeys(self.metrics)] or list(STANDARD)
 
     def address(self, path: str, **more: Any) -> str:
-        """The path with these settings; lists in `more` repeat their name."""
-        said: dict[str, Any] = {**more, "metric": self.metrics}
+        """The path with these settings; lists in `more` repeat their name; they replace settings of it."""
+        said: dict[str, Any] = {"metric": self.metrics, **more}
         said |= {"x": self.across if self.across != "step" else (), "smooth": self.smoothing or ()}
         said |= {"log": "on" if self.is_log else ()}
         query = urlencode({name: value for name, value in said.items() if value not in ((), [], None)}, doseq=True)

@@ -73,6 +73,7 @@ function lines(chart) {
 function merged(branches) {
   const whole = { x: [], y: [], stroke: css("--faint"), isFaint: true };
   for (const { x, y } of branches) {
+    if (!x.length) continue;
     if (x[0] === whole.x.at(-1)) [whole.x.pop(), whole.y.pop()];
     else if (whole.x.length) (whole.x.push((whole.x.at(-1) + x[0]) / 2), whole.y.push(null));
     whole.x.push(...x);

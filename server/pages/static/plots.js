@@ -3,6 +3,7 @@ import uPlot from "./vendor/uPlot.esm.js";
 
 const FEW = 60, MANY = 300;
 const SECONDS = [1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 43_200, 86_400, 172_800, 432_000, 864_000];
+const GAPS = 2; // of uPlot.join: a null cuts the line up to the next points of the same line
 export const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 export function settingsOf(holder) {
@@ -80,7 +81,7 @@ export class Chart {
     const shape = JSON.stringify([series, bands]);
     if (this.plot && (isEmpty || shape !== this.shape)) this.forget();
     if (!isEmpty) {
-      const data = uPlot.join(tables);
+      const data = uPlot.join(tables, tables.map(() => [0, GAPS]));
       this.shape = shape;
       if (this.plot) this.plot.setData(data);
       else this.plot = new uPlot(this.options(series, bands), data, this.place);

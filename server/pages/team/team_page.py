@@ -84,7 +84,7 @@ def quota_lines(team: TeamWithUsage) -> list[dict[str, Any]]:
             "Storage of checkpoints",
             used.storage_bytes,
             may.max_storage_bytes,
-            "steps are refused (403), and their gradients stay. As 200 GiB, or in bytes",
+            "steps are refused (403), and their gradients stay",
         ),
         _line(
             "max_concurrent_rollouts",

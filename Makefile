@@ -51,8 +51,9 @@ up: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the service
 test: .venv/installed-dev .venv-hud-rl/installed .venv/browser $(TINY_BASE)/config.json  ## all tests
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
 
-screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light and dark, in screenshots/
+screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light and dark, in screenshots/; some go into docs/pictures/
 	$(BIN)/python -m tests.pages.screenshots --out screenshots
+	$(BIN)/python -m tests.pages.docs_pictures screenshots docs/pictures
 
 test-slow: .venv/installed-dev .venv-hud-rl/installed .venv-verifiers/installed $(TINY_BASE)/config.json $(TINY_TOOLS)/config.json $(SMOLLM2)/config.json $(TOKENIZERS)/installed  ## whole boxes that come, go, hang and move; much fuzzing
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)

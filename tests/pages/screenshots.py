@@ -7,6 +7,7 @@ import asyncio
 import json
 import random
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -205,8 +206,8 @@ def invented_task(number: int) -> tuple[str, str]:
     return name, json.dumps({"name": name, "env": "arith", "scenario": "solve", "args": args})
 
 
-async def main(out: Path) -> None:
-    """Take them all."""
+async def main(out: Path, looks: Collection[str] = LOOKS, only: Collection[str] = ()) -> None:
+    """Take them all, or only those of these names."""
     with database_folder() as folder:
         postgres = EmbeddedPostgres(folder / "postgres")
         upgrade(postgres.url)
@@ -215,8 +216,9 @@ async def main(out: Path) -> None:
         settings = ServerSettings(postgres.url, folder / "blobs", "token")
         pages |= await invent_rollouts(database, BlobStore(settings.blob_root))
         async with serving(create_app(settings)) as origin, open_browser() as browser:
-            for look, options in LOOKS.items():
-                async with visiting(browser, origin, **options) as visit:
+            pages = {name: path for name, path in pages.items() if name in only or not only}
+            for look in looks:
+                async with visiting(browser, origin, **LOOKS[look]) as visit:
                     await visit.go("/login")
                     await visit.page.screenshot(path=out / f"login-{look}.png")
                     await visit.sign_in(key)
@@ -224,6 +226,8 @@ async def main(out: Path) -> None:
                         await visit.go(path)
                         await visit.settled()
                         await visit.page.screenshot(path=out / f"{name}-{look}.png", full_page=True)
+                    if only:
+                        continue
                     await visit.go("/keys/new")
                     await visit.page.get_by_label("Name", exact=True).fill(f"made in {look}")
                     await visit.page.get_by_role("button", name="Make the key").click()
@@ -235,6 +239,8 @@ async def main(out: Path) -> None:
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--out", type=Path, required=True)
-    folder: Path = arguments.parse_args().out
-    folder.mkdir(parents=True, exist_ok=True)
-    asyncio.run(main(folder))
+    arguments.add_argument("--look", nargs="*", choices=LOOKS, default=list(LOOKS))
+    arguments.add_argument("--only", nargs="*", default=(), help="names of pages; default: all")
+    given = arguments.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    asyncio.run(main(given.out, given.look, given.only))

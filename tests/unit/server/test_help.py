@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.pages.help.documents import document, slug
+from server.pages.help.documents import document, picture, slug
 
 ROOT = Path(__file__).parents[3]
 NAMES = [path.stem for path in sorted((ROOT / "docs").glob("*.md"))]
@@ -50,3 +50,13 @@ def test_what_is_no_page_is_not_there(name: str) -> None:
 def test_headings_are_named_as_on_a_forge() -> None:
     assert slug("On-policy, or one step off") == "on-policy-or-one-step-off"
     assert slug("`/v1/messages` & co.") == "v1messages--co"
+
+
+def test_pictures_are_shown_and_nothing_else() -> None:
+    shown = document("pages")
+    assert shown is not None
+    names = re.findall(r'src="/help/pictures/([\w.-]+)"', shown.html)
+    assert names
+    assert all((picture(name) or b"").startswith(b"\x89PNG") for name in names)
+    assert picture("../README.md") is None
+    assert picture("nothing.png") is None

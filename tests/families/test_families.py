@@ -14,7 +14,7 @@ from tests.families.conftest import Base
 from tests.ports.sampler_backends import ask_backend, asking
 from wire.sampling import DerenderRequest, MessageDelta, ParsedMessage, ParseOptions, RenderRequest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a base of 262,000 tokens takes a while to make
 
 PARAMETERS = {
     "type": "object",

@@ -35,6 +35,8 @@ from wire.sampling import (
     ScoreRequest,
     TokenIds,
     TokenizeRequest,
+    TokenTexts,
+    TokenTextsRequest,
 )
 
 T = TypeVar("T")
@@ -90,6 +92,9 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
         token_ids = await _unless_gone(request, backend.tokenize(body))
         return _gone() if token_ids is None else TokenIds(token_ids=token_ids)
 
+    async def token_texts(body: TokenTextsRequest) -> TokenTexts:
+        return backend.token_texts(body.token_ids)
+
     async def generate(body: GenerateRequest, request: Request) -> Response:
         if body.params.constraint is not None and not backend.info.constrains:
             raise InvalidRequest(_CANNOT_CONSTRAIN.format(type(backend).__name__), param="constraint")
@@ -111,6 +116,7 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
     app.get("/metrics")(show_metrics)
     app.post("/render", response_model=TokenIds)(render)
     app.post("/tokenize", response_model=TokenIds)(tokenize)
+    app.post("/token-texts")(token_texts)
     app.post("/generate", response_model=None)(generate)
     app.post("/score", response_model=PromptScores)(score)
 

@@ -1,7 +1,8 @@
 """Requests and replies between server and sampler: tokens in, tokens out.
 
 Rendering of chats and parsing of answers happen on the sampler's side of this border, next to the tokenizer.
-A sampler serves `POST /render`, `/tokenize`, `/generate` and `/score` with these types, and `GET /healthz`.
+A sampler serves `POST /render`, `/tokenize`, `/token-texts`, `/generate` and `/score` with these types, and `GET
+/healthz`.
 """
 
 from __future__ import annotations
@@ -89,6 +90,23 @@ class TokenIds(BaseModel):
     """The answer to render and tokenize."""
 
     token_ids: list[int]
+
+
+MAX_TOKEN_TEXTS = 4096
+
+
+class TokenTextsRequest(BaseModel):
+    """Ids of which the texts are wanted, for people to read."""
+
+    token_ids: list[int] = Field(max_length=MAX_TOKEN_TEXTS)
+
+
+class TokenTexts(BaseModel):
+    """The answer: of each token alone, control tokens by their names; empty for part of a character, and for what no
+    token is. `special`: places of control tokens."""
+
+    texts: list[str]
+    special: list[int]
 
 
 class ParseOptions(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,7 @@ from wire.sampling import (
     RenderRequest,
     ScoreRequest,
     TokenizeRequest,
+    TokenTexts,
 )
 
 
@@ -95,6 +96,10 @@ class SamplerBackend(Protocol):
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
         """Text to token ids, with the special tokens that the tokenizer itself puts around a text. Raises
         ContextLengthExceeded."""
+        ...
+
+    def token_texts(self, token_ids: Sequence[int]) -> TokenTexts:
+        """What each token says alone, as people read it. Never fails."""
         ...
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:

@@ -17,7 +17,15 @@ from sampler.chat.reading import SymbolReader, joined
 from sampler.chat.rendering import ChatRenderer
 from sampler.chat.worker import ChatWorker
 from sampler.vocabulary import Vocabulary
-from wire.sampling import DerenderRequest, GenerateRequest, ParsedMessage, ParseOptions, RenderRequest, TokenizeRequest
+from wire.sampling import (
+    DerenderRequest,
+    GenerateRequest,
+    ParsedMessage,
+    ParseOptions,
+    RenderRequest,
+    TokenizeRequest,
+    TokenTexts,
+)
 
 _LARGE_BYTES = 32 * 1024
 _NODE_BYTES = 32
@@ -44,6 +52,12 @@ class WithChatText:
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
         """See SamplerBackend."""
         return await self._chat_text.tokenize(request)
+
+    def token_texts(self, token_ids: Sequence[int]) -> TokenTexts:
+        """See SamplerBackend."""
+        special = self._vocabulary.special_ids
+        texts = [self._vocabulary.text_of(token_id) if token_id >= 0 else "" for token_id in token_ids]
+        return TokenTexts(texts=texts, special=[at for at, token_id in enumerate(token_ids) if token_id in special])
 
     async def derender(self, request: DerenderRequest) -> ParsedMessage:
         """See SamplerBackend."""

@@ -22,7 +22,7 @@ _CALLS, _TOOL = "Calls ", "Tool "
 
 async def read_text(database: AsyncDatabase, blobs: BlobStore, trace: UnreadTrace) -> None:
     """Have the rollout found by what was said in it until now."""
-    found = await read_recorded(database, blobs, trace.team_id, trace.id)
+    found = await read_recorded(database, blobs, trace.team_id, trace.id, arrays=False)
     if found is None:
         return
     text = await asyncio.to_thread(text_of, *found)

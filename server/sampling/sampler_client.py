@@ -24,6 +24,8 @@ from wire.sampling import (
     ScoreRequest,
     TokenIds,
     TokenizeRequest,
+    TokenTexts,
+    TokenTextsRequest,
 )
 
 
@@ -72,6 +74,11 @@ class SamplerClient:
     async def tokenize(self, url: str, request: TokenizeRequest) -> list[int]:
         """Plain text to token ids."""
         return TokenIds.model_validate_json(await self._post(url, "/tokenize", _as_json(request))).token_ids
+
+    async def token_texts(self, url: str, token_ids: list[int]) -> TokenTexts:
+        """What tokens say, for people to read. Raises SamplerGone where the sampler does not know of this."""
+        request = TokenTextsRequest(token_ids=token_ids)
+        return TokenTexts.model_validate_json(await self._post(url, "/token-texts", _as_json(request)))
 
     async def score(self, url: str, request: ScoreRequest) -> PromptScores:
         """Logprobs of a prompt's own tokens."""

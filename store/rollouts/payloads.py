@@ -32,10 +32,11 @@ def pack_payload(span: Any, text: str, turn: Turn | None) -> bytes:
     return _SHORTENED + zlib.compress(text.encode(), 6)
 
 
-def unpack_payload(data: bytes, turn: Turn | None) -> Any:
-    """The span as it was sent, given the sample that is stored beside it. Raises ValueError for another version."""
+def unpack_payload(data: bytes, turn: Turn | None, *, arrays: bool = True) -> Any:
+    """The span as it was sent, given the sample that is stored beside it; without `arrays`, marks stay in their places.
+    Raises ValueError for another version."""
     form, span = data[:1], json.loads(zlib.decompress(data[1:]))
-    if form == _WHOLE:
+    if form == _WHOLE or (form == _SHORTENED and not arrays):
         return span
     if form != _SHORTENED or turn is None:
         raise ValueError("a span of an unknown version, or without its sample")

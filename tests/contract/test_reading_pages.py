@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ from store.tasksets import make_taskset, put_tasks
 from tests.contract.conftest import Team, new_team
 from tests.contract.test_pages import csrf_token, signed_in, team_id
 from tests.contract.test_rollout_pages import rows_of, words
-from tests.pages.rollouts import add_groups, add_job, tell
+from tests.pages.rollouts import add_groups, add_job, tell, trace_row
 from tests.pages.scenes import add_model, grow
 
 
@@ -120,6 +121,27 @@ async def test_two_rollouts_stand_side_by_side(scene: Scene):
     assert "Give the ids" in await words(scene.browser, "/traces/compare")
     for query, status in ((f"a={one}&b={uuid.uuid4()}", 404), ("a=x&b=y", 422), (f"a={one}&b={other}&from=99", 200)):
         assert (await scene.browser.get(f"/traces/compare?{query}")).status_code == status
+
+
+async def test_an_opened_turn_shows_the_prompt_as_the_model_saw_it(scene: Scene, database: AsyncDatabase):
+    path = f"/trace/{scene.rows[0].id}?open=2"
+    assert "Prompt as the model saw it: 40 tokens" in await words(scene.browser, path)
+    page = (await scene.browser.get(path)).text
+    prompt = page.partition('id="p-2"')[2].partition("</details>")[0]
+    shown = re.findall(r'title="(\d+): (\d+)">([^<]*)</span>', prompt)
+    assert shown == [(str(at), str(99 + at), chr(99 + at)) for at in range(1, 41)], "texts by the sampler of the base"
+    later = (await scene.browser.get(f"{path}&prompt=30")).text
+    assert len(re.findall(r'title="\d+: \d+">', later.partition('id="p-2"')[2].partition("</details>")[0])) == 10
+    async with database.session() as session:
+        base = ModelRow(slug=f"silent-{uuid.uuid4().hex[:6]}", name="silent", weights="/nowhere")
+        session.add(base)
+        await session.flush()
+        trace = trace_row(scene.rows[0].team_id, model_id=base.id)
+        session.add(trace)
+    await tell(database, BlobStore(Path("/nonexistent")), trace, num_turns=1)
+    page = (await scene.browser.get(f"/trace/{trace.id}?open=2")).text
+    assert "No sampler of this base serves" in page
+    assert ">#100</span>" in page, "ids stand for texts"
 
 
 async def test_a_rollout_and_its_turns_are_files(scene: Scene, other_team: Team, origin: str):

@@ -30,6 +30,7 @@ from store.tables import (
     SamplerAdapterRow,
     SamplerRow,
     TeamRow,
+    TraceCommentRow,
     TrainerRow,
 )
 from store.tasksets import make_taskset, put_tasks
@@ -138,7 +139,8 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
         rewards: list[list[float | None]] = [
             [min(1.0, max(0.0, round(rng.gauss(mean, 0.3), 1))) for _ in range(8)] for mean in (0.5, 1.6, -0.8) * 5
         ]
-        told, untold, running, *_ = await add_groups(session, job, [*rewards, [0.5] * 8, [1.0, None, None]], model)
+        rewards += [[0.5] * 8, [1.0, None, None]]
+        told, untold, running, other, *_ = await add_groups(session, job, rewards, model)
         ended = await add_job(session, model.team_id, "eval of arith-rl on held-out tasks", taskset_id="held-out")
         await add_groups(session, ended, [[1.0], [0.0], [0.5]], model)
         for step in (5, 20, 35):
@@ -167,10 +169,15 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
         taskset = await make_taskset(session, model.team_id, "arith")
         assert taskset is not None
         await put_tasks(session, taskset, [invented_task(number) for number in range(30)])
+        job.taskset_id = str(taskset.id)
+        told.labels = ["to discuss", "wrong tool"]
+        about = {"team_id": told.team_id, "trace_id": told.id, "author": "laptop"}
+        session.add(TraceCommentRow(text="The tool's answer is ignored in turn 2.", **about))
         environment = await deployed_environment_of(session, model.team_id, "arith")
         run = await add_run(session, model)
     await tell(database, blobs, told, checkpoint=head)
     await tell(database, blobs, untold, checkpoint=head, is_reported=False)
+    await tell(database, blobs, other, checkpoint=head, num_turns=2, num_tokens=32)
     async with database.session() as session:
         await pass_over(session, told, head, turns(3, 40)[0])
     await tell(database, blobs, running, num_turns=60, num_tokens=900, checkpoint=head)
@@ -196,6 +203,9 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
         "rollout-untold": f"/trace/{untold.id}",
         "rollout-long": f"/trace/{running.id}?open=50",
         "rollout-bad": f"/trace/{bad.id}",
+        "rollouts-found": "/traces?text=carry+add&label=to+discuss",
+        "side-by-side": f"/traces/compare?a={told.id}&b={other.id}",
+        "playground": "/playground",
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -38,6 +38,7 @@ from wire.sampling import (
     SamplingParams,
     ScoreRequest,
     TokenizeRequest,
+    TokenTexts,
     TopLogprob,
 )
 
@@ -119,6 +120,10 @@ class ScriptedBackend:
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
         self.prompt_limits.check_text(len(request.text))
         return list(map(ord, request.text))
+
+    def token_texts(self, token_ids: Sequence[int]) -> TokenTexts:
+        texts = ["<end>" if one == END else chr(one) if 0 <= one < 0x110000 else "" for one in token_ids]
+        return TokenTexts(texts=texts, special=[at for at, one in enumerate(token_ids) if one == END])
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         script, finished = self._script, False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -78,13 +79,23 @@ def _said(scene: Scene) -> tuple[str, list[tuple[str, str]]]:
 def _texts(own: Scene | None, other: Scene | None) -> list[MarkedText]:
     if own is None:
         return []
-    beside = other.parts if other is not None else []
-    marked = list[MarkedText]()
-    for place, part in enumerate(own.parts):
-        against = beside[place].text if place < len(beside) else None
+    beside = _by_label(other) if other is not None else {}
+    marked, seen = list[MarkedText](), Counter[str]()
+    for part in own.parts:
+        against = beside.get((part.label, seen[part.label]))
+        seen[part.label] += 1
         pieces = _marked(part.text[:_MOST_TEXT], against[:_MOST_TEXT] if against is not None else None)
         marked.append(MarkedText(part.label, pieces, max(0, len(part.text) - _MOST_TEXT), part.is_code, part.is_error))
     return marked
+
+
+def _by_label(scene: Scene) -> dict[tuple[str, int], str]:
+    """Texts by their label and which of that label they are."""
+    seen, found = Counter[str](), dict[tuple[str, int], str]()
+    for part in scene.parts:
+        found[part.label, seen[part.label]] = part.text
+        seen[part.label] += 1
+    return found
 
 
 def _marked(own: str, other: str | None) -> list[tuple[str, bool]]:

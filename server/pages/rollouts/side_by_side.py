@@ -77,7 +77,7 @@ async def compare(
 
 async def _recorded(context: Context, visitor: Visitor, trace_id: UUID) -> tuple[Rollout, list[RecordedSpan]]:
     await require_trace(context.database, visitor.caller, trace_id)
-    found = await read_recorded(context.database, context.blobs, visitor.caller.team_id, trace_id)
+    found = await read_recorded(context.database, context.blobs, visitor.caller.team_id, trace_id, arrays=False)
     if found is None:
         raise no_such_trace(trace_id)
     return found

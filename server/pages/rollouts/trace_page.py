@@ -16,6 +16,7 @@ from fastapi.responses import Response
 
 from server.catalog.repository import as_uuid
 from server.http.context import ContextDep
+from server.pages.rollouts.prompt_tokens import with_texts
 from server.pages.rollouts.rollout_rows import CheckpointName, checkpoint_names
 from server.pages.rollouts.scoring import is_scorable
 from server.pages.rollouts.surroundings import surroundings
@@ -105,6 +106,7 @@ async def trace_page(
     start: Annotated[int, Query(alias="from", ge=0, le=2**31)] = 0,
     opened: Annotated[int | None, Query(alias="open", ge=1, le=2**31)] = None,
     token: Index = 0,
+    prompt: Annotated[int | None, Query(ge=0, le=2**31)] = None,
     by: Literal["trainer"] | None = None,
     among: Literal["all"] | None = None,
 ) -> Response:
@@ -128,6 +130,13 @@ async def trace_page(
         job = await find_job(connection, team_id, rollout.trace.job_id) if rollout.trace.job_id else None
         may_score = visitor.may_train and await is_scorable(connection, rollout.trace)
     values = await asyncio.to_thread(_values, rollout, spans, kept, names, start, opened, token)
+    values["prompt"] = None
+    for place, shown in enumerate(values["scenes"]):
+        if shown.is_open and shown.scene.sample is not None:
+            model_id = rollout.trace.model_id
+            tokens = await with_texts(context, model_id, shown.scene.sample, shown.strip, prompt)
+            values["prompt"], strip = tokens
+            values["scenes"][place] = replace(shown, strip=strip)
     by = by if values["trainer_gap"] else None
     return page(
         request,

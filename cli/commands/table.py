@@ -41,6 +41,7 @@ COMMANDS: dict[str, Entry] = {
     "pause": Entry("cli.commands.operating", "pause"),
     "resume": Entry("cli.commands.operating", "resume"),
     "audit": Entry("cli.commands.operating", "audit"),
+    "model": Entry("cli.commands.models", "app"),
     "runs": Entry("cli.commands.runs", "app"),
     "report": Entry("cli.commands.report", "app"),
     "keys": Entry("cli.commands.keys", "app"),

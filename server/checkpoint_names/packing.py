@@ -34,11 +34,12 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True)
 class PackedAdapter:
-    """`etag`: of these bytes. `file_name`: of letters that any file system takes."""
+    """`etag`: of these bytes. `file_name`: of letters that any file system takes. `weights_sha256`: None: not known."""
 
     archive: TarArchive
     etag: str
     file_name: str
+    weights_sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _pack(found: _Found, opened: list[OpenFile]) -> PackedAdapter:
     etag = hashlib.sha256(b"\0".join((config, card, (weights.sha256 or "").encode()))).hexdigest()
     name = _NOT_IN_NAMES.sub("-", f"{found.model.slug}-{found.checkpoint.name}").lstrip(".-")
     archive = TarArchive([_in_memory(_CONFIG, config), weights, _in_memory(_README, card)])
-    return PackedAdapter(archive, f'"{etag[:32]}"', f"{name}.tar")
+    return PackedAdapter(archive, f'"{etag[:32]}"', f"{name}.tar", weights.sha256)
 
 
 def _config(file: OpenFile, base: ModelRow) -> bytes:

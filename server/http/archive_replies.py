@@ -24,6 +24,8 @@ def archive_reply(request: Request, packed: PackedAdapter) -> Response:
         "Content-Type": "application/x-tar",
         "X-Accel-Buffering": "no",
     }
+    if packed.weights_sha256 is not None:
+        headers["X-Adapter-SHA256"] = packed.weights_sha256
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if packed.etag in known:
         return _without_body(packed, 304, headers)

@@ -17,11 +17,20 @@ T = TypeVar("T")
 def in_session(database_url: str, act: Callable[[AsyncSession], Awaitable[T]]) -> T:
     """What `act` returns, once its transaction is committed. Raises what it raises."""
 
+    async def once(database: AsyncDatabase) -> T:
+        async with database.session() as session:
+            return await act(session)
+
+    return with_database(database_url, once)
+
+
+def with_database(database_url: str, act: Callable[[AsyncDatabase], Awaitable[T]]) -> T:
+    """What `act` returns, which opens its transactions itself. Raises what it raises."""
+
     async def run() -> T:
         database = AsyncDatabase(database_url, pool_size=1)
         try:
-            async with database.session() as session:
-                return await act(session)
+            return await act(database)
         finally:
             await database.close()
 

@@ -55,7 +55,9 @@ async def find_model(session: AsyncSession, reference: str, *, trainable: bool =
 
 async def find_team(session: AsyncSession, reference: str) -> UUID:
     """A team. Raises NotFound, Conflict."""
-    return await find_id(session, TeamRow, reference, kind="team", see="headway team list", name=_column(TeamRow.name))
+    here = [TeamRow.removed_at.is_(None)]
+    name = _column(TeamRow.name)
+    return await find_id(session, TeamRow, reference, kind="team", see="headway team list", name=name, where=here)
 
 
 async def find_checkpoint(session: AsyncSession, model_id: UUID, reference: str) -> str:

@@ -139,7 +139,7 @@ _MODELS = """
     select count(*) filter (where weights is not null), count(*) filter (where base_id is not null)
     from models where removed_at is null
 """
-_TEAMS = "select id, name from teams order by created_at limit 1000"
+_TEAMS = "select id, name from teams where removed_at is null order by created_at limit 1000"
 _HEADS = """
     select m.id, m.slug, t.name, c.step, c.metrics
     from models m join checkpoints c on c.id = m.head_checkpoint_id join teams t on t.id = m.team_id

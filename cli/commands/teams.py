@@ -7,14 +7,18 @@ from typing import Annotated
 import typer
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from cli.in_session import in_session_or_stop
+from cli.ending import or_stop
+from cli.in_session import in_session_or_stop, with_database
 from cli.references import find_team
-from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
+from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
 from cli.terminal.tables import Json, Listing, print_json, show, show_items
 from cli.terminal.whole_help import WholeHelp
 from server.audit.recording import COMMAND_LINE
 from server.team import service
-from server.team.types import Quotas, TeamChange, TeamRequest, TeamWithUsage
+from server.team.removal import remove_team
+from server.team.removing import contents_of_team, in_words
+from server.team.types import Quotas, TeamChange, TeamContents, TeamRequest, TeamWithUsage
+from store.database import AsyncDatabase
 from store.tables import TeamRow
 
 teams = typer.Typer(cls=WholeHelp, help="Teams, which own models, keys, jobs and traces.", no_args_is_help=True)
@@ -76,14 +80,34 @@ def enable(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: D
 
 
 @teams.command("delete")
-def delete(team: TeamName, database_url: OptionalDatabaseUrl = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Remove a team without models, jobs and traces, and its keys."""
+def delete(
+    team: TeamName,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needs --models, and --runs where some live")] = False,
+    models: Annotated[int | None, typer.Option(min=0, help="With --yes: how many models it has")] = None,
+    runs: Annotated[int | None, typer.Option(min=0, help="With --yes: how many of its runs live")] = None,
+    database_url: OptionalDatabaseUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Remove a team and all that it has, after that was shown and the team's name typed. Its runs are cancelled, its
+    models deleted, its keys revoked."""
+    where = database_url_or_embedded(database_url, data_dir)
 
-    async def act(session: AsyncSession) -> None:
-        await service.delete_team(session, await _team(session, team), COMMAND_LINE)
+    async def look(session: AsyncSession) -> tuple[str, TeamContents]:
+        found = await _team(session, team)
+        return str(found.id), await contents_of_team(session, found)
 
-    in_session_or_stop(database_url_or_embedded(database_url, data_dir), act)
-    typer.echo(f"removed the team {team}")
+    team_id, found = in_session_or_stop(where, look)
+    typer.echo(in_words(found), err=True)
+    if not yes:
+        models, runs = found.num_models, found.num_live_runs
+        if typer.prompt(f"Type {found.team} to remove it", err=True) != found.team:
+            stop_with("nothing was removed: that is not its name")
+
+    async def act(database: AsyncDatabase) -> None:
+        await remove_team(database, team_id, models, runs, COMMAND_LINE)
+
+    or_stop(lambda: with_database(where, act))
+    typer.echo(f"removed the team {found.team}")
 
 
 @quotas.command("set")

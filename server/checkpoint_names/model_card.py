@@ -6,6 +6,7 @@ Everything that people wrote is quoted: in the header as JSON strings, which YAM
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,12 @@ from typing import Any
 from server.catalog.bases import is_at_hub, public_name
 from store.tables import CheckpointRow, EvalRow, ModelRow
 
+_PARTS = ("attn", "mlp", "unembed")
 _FIGURES = ("mean_reward", "num_traces", "num_datums", "num_tokens", "learning_rate")
+_OF_THE_MACHINE = re.compile(
+    r"seconds|threads|tokens_per_s|micro_batches|max_tokens_per_pass|sharing_ratio|tokens_.*:sum"
+)
+"""Metrics of how a step was computed, and not of what it learned."""
 _MARKS = str.maketrans({"|": "\\|", "\n": " ", "\r": " ", "<": "&lt;", "`": "'"})
 
 _LOADING = """\
@@ -61,14 +67,17 @@ class Card:
         yield from _row("step", checkpoint.step)
         yield from _row("made", checkpoint.committed_at and f"{checkpoint.committed_at:%Y-%m-%d %H:%M:%S} UTC")
         yield from _row("base", public_name(self.base))
-        yield from _row("LoRA", ", ".join(f"{name} {lora[name]}" for name in lora if name != "init_seed"))
+        parts = ", ".join(part for part in _PARTS if lora.get(part))
+        yield from _row("LoRA", f"rank {lora.get('rank')}, alpha {lora.get('alpha')}, on {parts or 'nothing'}")
         yield from _row("loss", checkpoint.loss_fn)
         yield from _row("SHA-256 of adapter_model.safetensors", self.weights_sha256)
         yield ""
 
     def _metrics(self) -> Iterator[str]:
         found: dict[str, Any] = {name: getattr(self.checkpoint, name) for name in _FIGURES}
-        found |= {name: value for name, value in self.checkpoint.metrics.items() if isinstance(value, int | float)}
+        for name, value in sorted(self.checkpoint.metrics.items()):
+            if isinstance(value, int | float) and not _OF_THE_MACHINE.match(name):
+                found[name] = value
         rows = [row for name, value in found.items() for row in _row(name, value)]
         if rows:
             yield from ("## The step that made it", "", "| metric | value |", "| --- | --- |", *rows, "")
@@ -81,7 +90,8 @@ class Card:
             yield ""
 
     def _loading(self) -> Iterator[str]:
-        yield _LOADING.format(base=json.dumps(public_name(self.base)))
+        name = public_name(self.base)
+        yield _LOADING.format(base=json.dumps(name if is_at_hub(self.base) else f"/path/to/{name}"))
 
 
 def _row(name: str, value: Any) -> Iterator[str]:

@@ -28,7 +28,7 @@ async def get_team(session: AsyncSession, reference: str) -> TeamRow:
         team = await session.get(TeamRow, team_id)
     if team is None and is_storable(reference):
         team = await session.scalar(select(TeamRow).where(TeamRow.name == reference))
-    if team is None:
+    if team is None or team.removed_at is not None:
         raise NotFound(f"there is no team {reference!r}; see 'headway team list'")
     return team
 
@@ -36,7 +36,7 @@ async def get_team(session: AsyncSession, reference: str) -> TeamRow:
 async def list_teams(session: AsyncSession, cursor: str | None, limit: int) -> Page[Team]:
     """All teams, oldest first."""
     place = (TeamRow.created_at, TeamRow.id)
-    rows, following = await page_of(session, select(TeamRow), place, cursor, limit)
+    rows, following = await page_of(session, select(TeamRow).where(TeamRow.removed_at.is_(None)), place, cursor, limit)
     return Page(items=[Team(**_facts(row[0])) for row in rows], next_cursor=following)
 
 
@@ -84,18 +84,16 @@ async def change_team(session: AsyncSession, team: TeamRow, change: TeamChange, 
     await session.flush()
 
 
-async def delete_team(session: AsyncSession, team: TeamRow, actor: Actor) -> None:
-    """Remove a team and its keys. Raises Conflict while it has models, jobs, traces or anything else."""
-    _record(session, actor, "delete_team", team, name=team.name)
+async def delete_empty_team(session: AsyncSession, team: TeamRow, actor: Actor) -> bool:
+    """Delete a team and its keys, if it never had models, jobs, traces or anything else; whether it was so."""
     try:
         async with session.begin_nested():
             await session.execute(delete(ApiKeyRow).where(ApiKeyRow.team_id == team.id))
             await session.execute(delete(TeamRow).where(TeamRow.id == team.id))
-    except IntegrityError as error:
-        raise Conflict(
-            f"the team {team.name!r} has models, jobs, traces, tasksets or environments, which would be lost; disable "
-            "it instead"
-        ) from error
+            _record(session, actor, "delete_team", team, name=team.name)
+    except IntegrityError:
+        return False
+    return True
 
 
 def _facts(team: TeamRow) -> dict[str, Any]:

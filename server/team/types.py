@@ -49,6 +49,19 @@ class TeamWithUsage(Team):
     usage: Usage
 
 
+class TeamContents(BaseModel):
+    """What a team has. Its rollouts stay when it is removed, as long as retention keeps them; nobody sees them."""
+
+    team: str
+    num_models: int
+    num_checkpoints: int
+    num_live_runs: int
+    num_rollouts: int
+    num_keys: int
+    num_tasksets: int
+    num_environments: int
+
+
 class TeamRequest(Closed):
     """A new team."""
 

@@ -206,6 +206,7 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v2/admin/teams/{team_id}"): (ADMIN, None),
     ("PATCH", "/v2/admin/teams/{team_id}"): (ADMIN, {}),
     ("PUT", "/v2/admin/teams/{team_id}/quotas"): (ADMIN, {}),
+    ("GET", "/v2/admin/teams/{team_id}/contents"): (ADMIN, None),
     ("DELETE", "/v2/admin/teams/{team_id}"): (ADMIN, None),
     ("GET", "/v2/admin/events"): (ADMIN, None),
     ("GET", "/v2/admin/keys"): (ADMIN, None),

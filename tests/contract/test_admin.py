@@ -15,7 +15,8 @@ from server.audit.recording import COMMAND_LINE, GUARD
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
 from server.catalog.pausing import pause
-from store.tables import ApiKeyRow, CheckpointRow, ModelRow, SamplerRow
+from server.runs.settings import RunConfig, StopRules
+from store.tables import ApiKeyRow, CheckpointRow, ModelRow, RunRow, SamplerRow
 from tests.contract.conftest import Team, batch
 
 CHAT = {"messages": [{"role": "user", "content": "6*6"}], "max_tokens": 2}
@@ -211,6 +212,32 @@ async def test_a_disabled_team_is_refused_until_it_is_enabled(admin, team, team_
         refused(await call, 403, "forbidden", "disabled")
     assert (await admin.patch(f"/v2/admin/teams/{team_id}", json={"disabled": False})).status_code == 200
     assert (await team.http.get("/v2/models")).status_code == 200
+
+
+async def test_a_team_that_has_something_is_removed_by_who_counts_it(admin, team, team_id, model, database):
+    where, name = f"/v2/admin/teams/{team_id}", team.name
+    await team.step(model["id"])
+    async with database.session() as session:
+        settings = {"config": RunConfig().model_dump(mode="json"), "stop": StopRules().model_dump(mode="json")}
+        settings |= {"taskset": "t", "num_tasks": 0, "tasks": "[]", "job_id": uuid.uuid4(), "state": "queued"}
+        run = RunRow(id=uuid.uuid4(), team_id=uuid.UUID(team_id), model_id=uuid.UUID(model["id"]), **settings)
+        session.add(run)
+    counted = (await admin.get(f"{where}/contents")).json()
+    assert (counted["num_models"], counted["num_checkpoints"], counted["num_live_runs"]) == (1, 1, 1)
+    for query in ({}, {"models": 1}, {"models": 0, "runs": 1}):
+        refused(await admin.delete(where, params=query), 409, "conflict", "models=1, runs=1")
+    assert (await team.http.get("/v2/models")).status_code == 200
+    removed = await admin.delete(where, params={"models": 1, "runs": 1})
+    assert removed.status_code == 204, removed.text
+    refused(await team.http.get("/v2/models"), 401, "unauthenticated", "revoked")
+    refused(await admin.get(where), 404, "not_found")
+    refused(await admin.delete(where, params={"models": 0}), 404, "not_found")
+    async with database.session() as session:
+        assert (await session.get_one(ModelRow, uuid.UUID(model["id"]))).removed_at is not None
+        assert (await session.get_one(RunRow, run.id)).state == "cancelled"
+    assert (await admin.post("/v2/admin/teams", json={"name": name})).status_code == 201
+    told = (await admin.get("/v2/admin/events", params={"team_id": team_id, "limit": 4})).json()["items"]
+    assert {"remove_team", "delete_model", "cancel_run"} <= {event["action"] for event in told}
 
 
 async def test_a_team_is_removed_only_while_it_has_nothing(admin, team_id, model):

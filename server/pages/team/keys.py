@@ -39,7 +39,7 @@ async def keys(
         owners, num_teams = [], 0
         if sees_all:
             owners = (await session.execute(_teams().limit(PAGE).offset((teams - 1) * PAGE))).all()
-            num_teams = await session.scalar(select(func.count()).select_from(TeamRow)) or 0
+            num_teams = await session.scalar(select(func.count()).where(TeamRow.removed_at.is_(None))) or 0
     pages = {"number": number, "num_pages": _pages(total), "team_number": teams, "num_team_pages": _pages(num_teams)}
     return page(request, "team/keys.html", visitor, keys=rows, teams=owners, sees_all=sees_all, **pages)
 
@@ -64,4 +64,4 @@ def _teams() -> Select[*tuple[Any, ...]]:
     query = select(
         TeamRow.id, TeamRow.name, TeamRow.created_at, TeamRow.disabled_at, num_models, live_keys.scalar_subquery()
     )
-    return query.order_by(TeamRow.name)
+    return query.where(TeamRow.removed_at.is_(None)).order_by(TeamRow.name)

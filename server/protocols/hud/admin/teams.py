@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
+
+from fastapi import Query
 
 from server.audit.listing import list_events
 from server.audit.recording import actor_of
@@ -12,11 +15,14 @@ from server.http.context import ContextDep
 from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.shared.event_filters import EventFilterParams
 from server.protocols.hud.shared.routing import HudRouter
-from server.team import service
-from server.team.types import Quotas, Team, TeamChange, TeamRequest, TeamWithUsage
+from server.team import removing, service
+from server.team.removal import remove_team
+from server.team.types import Quotas, Team, TeamChange, TeamContents, TeamRequest, TeamWithUsage
 from server.values.paging import Page
 
 router = HudRouter()
+
+NumberParam = Annotated[int | None, Query(ge=0, le=2**31)]
 
 
 @router.get("/teams")
@@ -64,13 +70,21 @@ async def set_quotas(context: ContextDep, caller: AdminDep, team_id: UUID, body:
         return await service.describe_team(session, team)
 
 
-@router.delete("/teams/{team_id}", status_code=204)
-async def delete_team(context: ContextDep, caller: AdminDep, team_id: UUID) -> None:
-    """Remove a team that has nothing, and its keys."""
+@router.get("/teams/{team_id}/contents")
+async def get_contents(context: ContextDep, caller: AdminDep, team_id: UUID) -> TeamContents:
+    """What a team has, counted before somebody removes it."""
     async with context.database.session() as session:
-        team = await service.get_team(session, str(team_id))
-        service.refuse_own_team(team.id, caller.team_id)
-        await service.delete_team(session, team, actor_of(caller))
+        return await removing.contents_of_team(session, await service.get_team(session, str(team_id)))
+
+
+@router.delete("/teams/{team_id}", status_code=204)
+async def delete_team(
+    context: ContextDep, caller: AdminDep, team_id: UUID, models: NumberParam = None, runs: NumberParam = None
+) -> None:
+    """Remove a team. One that has something is removed with it if `models` repeats how many models it has, and `runs`
+    how many runs that live, which are cancelled; otherwise the refusal (409) counts what it has."""
+    service.refuse_own_team(team_id, caller.team_id)
+    await remove_team(context.database, str(team_id), models, runs, actor_of(caller))
 
 
 @router.get("/events")

@@ -11,7 +11,14 @@ from server.pages.environments import environment_list, environment_page
 from server.pages.guard import alarms, guard_form
 from server.pages.help import help_page, help_pictures
 from server.pages.jobs import job_list, job_page
-from server.pages.models import model_list, model_page, pausing_models
+from server.pages.models import (
+    deleting_models,
+    downloading_adapters,
+    editing_models,
+    model_list,
+    model_page,
+    pausing_models,
+)
 from server.pages.playground import playground_page, streaming
 from server.pages.rollouts import downloads, noting, rollout_list, scoring, side_by_side, trace_page
 from server.pages.runs import changing_runs, run_list, run_page, tagging_runs
@@ -21,7 +28,7 @@ from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.system import draining, system_page
 from server.pages.tasksets import taskset_list, taskset_page
-from server.pages.team import audit_log, keys, new_keys, own_team, revoking_keys, team_page
+from server.pages.team import audit_log, keys, new_keys, own_team, removing_teams, revoking_keys, team_page
 from wire.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
@@ -35,6 +42,9 @@ _PAGES = (
     compare_page,
     moving_heads,
     pausing_models,
+    editing_models,
+    deleting_models,
+    downloading_adapters,
     alarms,
     guard_form,
     job_list,
@@ -61,6 +71,7 @@ _PAGES = (
     new_keys,
     revoking_keys,
     team_page,
+    removing_teams,
     own_team,
     audit_log,
 )

@@ -35,6 +35,7 @@ from store.tables import (
     TrainerRow,
 )
 from tests.contract.conftest import Team, new_team
+from tests.contract.stand_ins import add_checkpoint
 from tests.contract.test_pages import counted_queries, csrf_token, key_of, signed_in, team_id, team_id_in, visitor
 from tests.pages.rollouts import trace_row
 from tests.pages.runs import add_run
@@ -55,6 +56,16 @@ FORMS: dict[tuple[str | None, str], tuple[set[str], set[str], dict[str, str]]] =
     ("/models/{model}/head?to=base", "/forms/models/{model}/head"): (TRAIN, NOBODY, {"to": "base"}),
     ("/models/{model}/pause", "/forms/models/{model}/pause"): (TRAIN, NOBODY, {"reason": "a test"}),
     ("/models/{model}/resume", "/forms/models/{model}/resume"): (TRAIN, NOBODY, {}),
+    ("/models/{model}/edit", "/forms/models/{model}/edit"): (TRAIN, NOBODY, {"name": "has-a-name", "tags": "a, b"}),
+    ("/models/{model}/delete", "/forms/models/{model}/delete"): (
+        TRAIN,
+        NOBODY,
+        {"name": "another", "checkpoints": "0"},
+    ),
+    (
+        "/models/{model}/checkpoints/{checkpoint}/delete",
+        "/forms/models/{model}/checkpoints/{checkpoint}/delete",
+    ): (TRAIN, NOBODY, {}),
     (None, "/forms/models/{model}/alarms/{alarm}/acknowledge"): (TRAIN, NOBODY, {}),
     ("/models/{model}/alarms/{alarm}/undo", "/forms/models/{model}/alarms/{alarm}/undo"): (TRAIN, NOBODY, {}),
     ("/models/{model}/guard/rules/entropy", "/forms/models/{model}/guard/rules/entropy"): (TRAIN, NOBODY, {}),
@@ -71,6 +82,7 @@ FORMS: dict[tuple[str | None, str], tuple[set[str], set[str], dict[str, str]]] =
     ("/keys/{key}/rotate", "/forms/keys/{key}/rotate"): (KEYS, BEYOND, {"grace_s": "3600"}),
     ("/keys/{key}/revoke", "/forms/keys/{key}/revoke"): (KEYS, BEYOND, {}),
     ("/teams/{team}", "/forms/teams/{team}/quotas"): (ADMIN, BEYOND, {}),
+    ("/teams/{team}/remove", "/forms/teams/{team}/remove"): (ADMIN, BEYOND, {"name": "another"}),
     ("/system/trainer/{trainer}/drain", "/forms/system/trainer/{trainer}/drain"): (ADMIN, BEYOND, {}),
     ("/system/sampler/{sampler}/undrain", "/forms/system/sampler/{sampler}/undrain"): (ADMIN, BEYOND, {}),
 }
@@ -122,8 +134,10 @@ async def fresh_things(scene: Scene, database: AsyncDatabase) -> dict[str, str]:
         trace_id = uuid.UUID(scene.things["trace"])
         comment = TraceCommentRow(team_id=forked.team_id, trace_id=trace_id, author="spare", text="Odd.")
         session.add(comment)
+        checkpoint = await add_checkpoint(session, forked)
         await session.flush()
-    return {**scene.things, "key": str(key.id), "alarm": str(alarm.id), "run": str(run.id), "comment": str(comment.id)}
+    made = {"alarm": alarm, "run": run, "comment": comment, "checkpoint": checkpoint, "key": key}
+    return {**scene.things, **{name: str(row.id) for name, row in made.items()}}
 
 
 def alarm_row(model_id: uuid.UUID) -> AlarmRow:
@@ -179,6 +193,7 @@ async def test_a_form_does_what_its_role_may_and_nothing_for_others(scene: Scene
 
 SEEN = {
     "/models/{model}": (TRAIN, 'href="/models/{model}/pause"'),
+    "/models/{model}?": (TRAIN, 'href="/models/{model}/delete"'),
     "/models/{model}?tab=guard": (TRAIN, "/guard/rules/entropy"),
     "/system": (ADMIN, "/drain"),
     "/keys": (KEYS, 'href="/keys/new"'),

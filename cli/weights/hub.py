@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from wire.errors import Conflict, Unavailable
@@ -24,7 +25,7 @@ def require_hub() -> str:
         return str(HfApi().whoami()["name"])
     except HfHubHTTPError as error:
         raise Conflict(f"the hub at {constants.ENDPOINT} refuses the token: {_first_line(error)}") from None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (*_connection_errors(), httpx.InvalidURL) as error:
         raise Unavailable(
             f"the hub at {constants.ENDPOINT} cannot be reached ({error}); HF_ENDPOINT names another one"
         ) from None
@@ -44,6 +45,20 @@ def push(folder: Path, repo: str, message: str, *, private: bool) -> str:
         return str(api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=message).commit_url)
     except (HfHubHTTPError, HFValidationError) as error:
         raise Conflict(f"the hub refuses {repo!r}: {_first_line(error)}") from None
+    except _connection_errors() as error:
+        raise Unavailable(f"the hub broke off ({_first_line(error)}); nothing was committed, try again") from None
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """Ours, and those of the hub's client, which may bring an HTTP library of its own."""
+    import httpx
+
+    found: list[type[Exception]] = [httpx.HTTPError]
+    with suppress(ModuleNotFoundError):
+        import httpx2
+
+        found.append(httpx2.HTTPError)
+    return tuple(found)
 
 
 def _first_line(error: Exception) -> str:

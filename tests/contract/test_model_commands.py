@@ -15,11 +15,13 @@ from tests.contract.conftest import Team
 
 
 async def headway(team: Team, *arguments: str, typed: str = "") -> tuple[int, str]:
-    """Exit status and what was printed, in a thread: the server is in this process."""
+    """Exit status and what was printed, in a thread: the server is in this process, and logs to the same stdout."""
     where = ("--url", str(team.http.base_url), "--key", team.key)
     done: Any = await asyncio.to_thread(CliRunner().invoke, app, ["model", *arguments, *where], input=typed)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.output
+    return done.exit_code, "".join(
+        line for line in done.output.splitlines(keepends=True) if not line.startswith("\x1b[2m")
+    )
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ PATH = re.compile(rf"(?<![\w./$-])(?:{FOLDERS})/[\w./*-]*")
 FILE = re.compile(r"(?<![\w./$*-])\w+\.py\b")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 MODULE = re.compile(rf"`((?:{FOLDERS})(?:\.\w+)+)`")
-NOT_OURS = {"look.py", "sampler.env", "trainer.step", "tasks.py", "utils.py"}
-"""Files of operators and of clients, a call of the SDK, and a name that no file may have."""
+NOT_OURS = {"convert_hf_to_gguf.py", "look.py", "sampler.env", "trainer.step", "tasks.py", "utils.py"}
+"""Files of operators, of clients and of llama.cpp, a call of the SDK, and a name that no file may have."""
 
 
 def missing(text: str, folder: Path) -> Iterator[str]:

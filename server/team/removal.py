@@ -15,7 +15,7 @@ from store.run_states import LIVE
 from store.tables import RunRow
 from wire.errors import Unavailable
 
-_WAITS_S, _POLL_S = 60.0, 0.5
+_WAITS_S, _POLL_S = 20.0, 0.5
 
 
 async def remove_team(
@@ -40,7 +40,10 @@ async def remove_team(
             if not await session.scalar(live):
                 break
         if time.monotonic() > until:
-            raise Unavailable("its runs are being cancelled and have not ended; its keys are refused. Call again")
+            raise Unavailable(
+                "its runs are being cancelled and have not ended, and its keys are refused; the same call goes on",
+                retry_after_s=5,
+            )
         await asyncio.sleep(_POLL_S)
     async with database.session() as session:
         await finish_removal(session, await service.get_team(session, str(team_id)), actor)

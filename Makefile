@@ -90,8 +90,8 @@ bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then
 
 docs: .venv/installed  ## the pages of docs/ that are generated: losses, configuration, API
 	$(BIN)/python -m trainer.engine.losses.reference > docs/losses.md
-	$(BIN)/python -m cli.terminal.configuration_reference > docs/configuration.md
-	$(BIN)/python -m cli.terminal.api_reference > docs/api.md
+	$(BIN)/python -m cli.reference_pages.configuration_reference > docs/configuration.md
+	$(BIN)/python -m cli.reference_pages.api_reference > docs/api.md
 
 site: .venv/installed-dev  ## the documentation as a site, in site/: links and anchors are checked
 	$(MKDOCS) --site-dir site

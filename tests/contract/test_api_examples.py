@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from cli.terminal.api_reference import render
+from cli.reference_pages.api_reference import render
 from server.auth.service import create_key
 
 PAGE = Path(__file__).parents[2] / "docs/api.md"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cli.terminal.configuration_reference import render
+from cli.reference_pages.configuration_reference import render
 
 PAGE = Path(__file__).parents[3] / "docs/configuration.md"
 

@@ -1,5 +1,5 @@
-"""docs/api.md, from the routes of the app: `python -m cli.terminal.api_reference` writes it. Examples stand in
-`cli.terminal.api_examples`; a test carries all of them out."""
+"""docs/api.md, from the routes of the app: `python -m cli.reference_pages.api_reference` writes it. Examples stand in
+`cli.reference_pages.api_examples`; a test carries all of them out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from cli.terminal.api_examples import EXAMPLES, FIRST
+from cli.reference_pages.api_examples import EXAMPLES, FIRST
 from server.app import create_app
 from server.http.access import Access, Anybody
 from server.http.authentication import KeyAccess, SentKey

@@ -1,4 +1,4 @@
-"""docs/configuration.md, from the commands: `python -m cli.terminal.configuration_reference` writes it."""
+"""docs/configuration.md, from the commands: `python -m cli.reference_pages.configuration_reference` writes it."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from sampler.chat.call_forms import CallForm
 from sampler.chat.json_objects import JsonObject, NotThisObject, read_members
+from sampler.chat.json_texts import is_sendable
 from wire.sampling import CallDelta, MessageDelta, ParsedCall
 
 Symbols = tuple[str, ...]
@@ -281,6 +282,8 @@ def _as_call(text: str) -> ParsedCall:
     if arguments is None and (not written.strip() or written == "null" or key not in values):
         arguments, written = {}, "{}"
     if not isinstance(name, str) or not name or not isinstance(arguments, dict):
+        raise _Mismatch
+    if not is_sendable(name) or not is_sendable(written):
         raise _Mismatch
     return ParsedCall(name=name, arguments=written)
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from sampler.admission.prompt_limits import PromptLimits
 from sampler.chat.call_forms import CallStyle, call_style
 from sampler.chat.harmony import HARMONY_END
+from sampler.chat.json_texts import read_json
 from sampler.chat.tool_results import as_user_messages, shows_results
 from wire.errors import InvalidRequest
 from wire.sampling import RenderRequest
@@ -242,13 +243,14 @@ def _with_object_arguments(call: Any) -> Any:
 
 
 def _object_or_as_is(arguments: Any) -> Any:
-    """Templates put an object through `tojson`; a string would come out quoted twice."""
+    """Templates put an object through `tojson`; a string would come out quoted twice. One that no tokenizer would take
+    as an object, since it escapes half a surrogate pair, stays the text that was written."""
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
         return {}
     if not isinstance(arguments, str):
         return arguments
     try:
-        parsed = json.loads(arguments)
+        parsed = read_json(arguments)
     except (ValueError, RecursionError):
         return arguments
     if parsed is None:

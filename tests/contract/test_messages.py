@@ -231,6 +231,22 @@ def test_every_field_of_the_api_is_served_or_neutral_or_refused():
     assert sent_in_the_body <= {*MessagesRequest.model_fields, *UNSERVED}
 
 
+@pytest.mark.parametrize("written", ['{"a": "\\ud800"}', '{"a": NaN}', '{"a": 1e400}'])
+async def test_arguments_that_no_input_can_hold_go_round_as_their_text(client, asked, sampler_script, written):
+    sampler_script.answer = f"CALL add {written}"
+    for stream in (False, True):
+        if stream:
+            async with client.messages.stream(**asked(tools=TOOLS)) as streamed:
+                message = await streamed.get_final_message()
+        else:
+            message = await client.messages.create(**asked(tools=TOOLS))
+        assert message.content[-1].input == {"INVALID_JSON": written}
+    result = {"type": "tool_result", "tool_use_id": message.content[-1].id, "content": "no"}
+    turn = [USER, message.to_param(), {"role": "user", "content": [result]}]
+    await client.messages.create(**asked(tools=TOOLS, messages=turn))
+    assert sampler_script.renders[-1].messages[1]["tool_calls"][0]["function"]["arguments"] == written
+
+
 async def test_refusals_are_exceptions_of_the_right_class(client, asked, sampler_script):
     with pytest.raises(anthropic.NotFoundError, match="headway upstreams add"):
         await client.messages.create(**asked(model="claude-haiku-4-5"))

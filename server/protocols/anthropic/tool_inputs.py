@@ -13,6 +13,7 @@ def input_of(arguments: str) -> dict[str, Any]:
     """Of a call. What cannot be an input becomes one that holds it, so that an agent can say what is wrong with it."""
     try:
         read = json.loads(arguments or "{}")
+        json.dumps(read, ensure_ascii=False, allow_nan=False).encode()  # half a surrogate pair has no UTF-8
     except (ValueError, RecursionError):
         read = None
     return read if isinstance(read, dict) else {_UNREADABLE: arguments}

@@ -53,6 +53,20 @@ def test_a_tool_call_keeps_its_arguments_as_written_and_leaves_no_content():
     assert read(ADD) == (None, None, [("add", '{"a": 1,  "b":[2]}')])
 
 
+def test_arguments_that_escape_half_a_surrogate_pair_are_kept_as_written():
+    assert read('<tool_call>{"name": "add", "arguments": {"a": "\\ud800"}}</tool_call>')[2] == [
+        ("add", '{"a": "\\ud800"}')
+    ]
+
+
+@pytest.mark.parametrize(
+    "call", ['{"name": "\\ud800", "arguments": {}}', '{"name": "add", "arguments": "{\\"\\ud800\\": 1}"}']
+)
+def test_a_call_that_could_not_be_sent_stays_in_the_content(call):
+    text = f"<tool_call>{call}</tool_call>"
+    assert read(text) == (None, text, [])
+
+
 def test_several_calls_and_the_words_before_them():
     message = read(f"Let me see.\n{ADD}\n{ADD}")
     assert message == (None, "Let me see.", [("add", '{"a": 1,  "b":[2]}')] * 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 
@@ -55,6 +56,20 @@ def test_arguments_of_a_replayed_tool_call_become_an_object_and_its_missing_cont
 def test_arguments_that_are_no_json_object_are_rendered_as_they_are():
     call = {"type": "function", "function": {"name": "add", "arguments": "not json"}}
     assert '"arguments": "not json"' in text_of(render([USER, {"role": "assistant", "tool_calls": [call]}]))
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"a":"\\ud800"}', '{"\\udfff":1}', '{"a":[{"b":"x\\uD83Dy"}]}', '{"a":"\\ude00\\ud83d"}']
+)
+def test_arguments_that_escape_half_a_surrogate_pair_are_rendered_as_the_text_that_was_written(arguments):
+    call = {"type": "function", "function": {"name": "add", "arguments": arguments}}
+    text = text_of(render([USER, {"role": "assistant", "tool_calls": [call]}, TOOL]))
+    assert f'"arguments": {json.dumps(arguments)}' in text
+
+
+def test_arguments_that_escape_whole_characters_become_an_object():
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"a":"\\ud83d\\ude00"}'}}
+    assert '"arguments": {"a": "😀"}' in text_of(render([USER, {"role": "assistant", "tool_calls": [call]}]))
 
 
 def test_template_arguments_reach_the_template():

@@ -42,4 +42,4 @@ async def _written(first: Event, rest: Events, broken: Broken) -> AsyncGenerator
 
 
 def _event(event: Event) -> str:
-    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
+    return f"event: {event['type']}\ndata: {json.dumps(event, allow_nan=False)}\n\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from typing import Any
 
@@ -189,6 +190,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"messages\[2\].content\[0\].content\[0\] is of type 'image'",
     ),
     "a vendor's tool": ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "'bash_20250124', which is the vendor"),
+    "a tool whose strict is a text": ({"tools": [{**TOOLS[0], "strict": "yes"}]}, r"tools\[0\].strict must be true"),
+    "a tool whose description is a number": ({"tools": [{**TOOLS[0], "description": 7}]}, r"tools\[0\].description"),
     "a tool to be found later": ({"tools": [{**TOOLS[0], "defer_loading": True}]}, r"tools\[0\].defer_loading"),
     "a prefix of the answer": ({"messages": [USER, {"role": "assistant", "content": "3"}]}, "cannot write on"),
     "hidden thinking": (
@@ -245,6 +248,14 @@ async def test_arguments_that_no_input_can_hold_go_round_as_their_text(client, a
     turn = [USER, message.to_param(), {"role": "user", "content": [result]}]
     await client.messages.create(**asked(tools=TOOLS, messages=turn))
     assert sampler_script.renders[-1].messages[1]["tool_calls"][0]["function"]["arguments"] == written
+
+
+async def test_numbers_that_json_does_not_have_are_refused_by_name(asked, standing_team):
+    content = f'{json.dumps(asked())[:-1]}, "metadata": {{"a": 1e400}}}}'
+    headers = {"Content-Type": "application/json"}
+    reply = await standing_team.http.post("/v1/messages", content=content, headers=headers)
+    assert reply.status_code == 422
+    assert reply.json()["error"]["message"].startswith("metadata holds a number that is not finite")
 
 
 async def test_refusals_are_exceptions_of_the_right_class(client, asked, sampler_script):

@@ -205,6 +205,33 @@ async def test_what_is_not_served_is_refused_by_name(case, client, asked):
     assert "\n" not in refused.value.body["message"]
 
 
+NO_NUMBERS = {
+    "metadata": '{"a": [{"b": NaN}]}',
+    "tools": '[{"type": "function", "name": "f", "parameters": {"minimum": 1e400}}]',
+    "user": "-Infinity",
+}
+
+
+@pytest.mark.parametrize("field", NO_NUMBERS)
+async def test_numbers_that_json_does_not_have_are_refused_by_name(field, asked, standing_team):
+    content = f'{json.dumps(asked())[:-1]}, "{field}": {NO_NUMBERS[field]}}}'
+    headers = {"Content-Type": "application/json"}
+    reply = await standing_team.http.post("/v1/responses", content=content, headers=headers)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (422, field)
+    assert "not finite" in error["message"]
+
+
+NO_FUNCTIONS = [("parameters", odd) for odd in ("x", 3, [], True)] + [("strict", "yes"), ("description", 7)]
+
+
+@pytest.mark.parametrize(("field", "odd"), NO_FUNCTIONS)
+async def test_a_function_of_other_kinds_of_fields_is_refused_by_name(field, odd, client, asked):
+    with pytest.raises(openai.UnprocessableEntityError, match="must be") as refused:
+        await client.responses.create(**asked(tools=[{**TOOLS[0], field: odd}]))
+    assert refused.value.param == f"tools[0].{field}"
+
+
 def test_every_field_of_the_api_is_served_or_neutral_or_refused():
     assert {*params.ResponseCreateParamsBase.__annotations__} <= {*ResponseRequest.model_fields, *UNSERVED}
 

@@ -37,7 +37,8 @@ async def own_message(context: Context, request: Request, target: Target, given:
     headers = checkpoint_headers(target, off_policy_settings(body, params) if rollout else [])
     if wanted.whole:
         [answer] = await unless_disconnected(request, unless_refused(partial(sample, sampling, target), wanted, plain))
-        return Response(json.dumps(reply.whole(answer)), media_type="application/json", headers=headers)
+        content = json.dumps(reply.whole(answer), allow_nan=False)
+        return Response(content, media_type="application/json", headers=headers)
     begun = await unless_disconnected(request, unless_refused(partial(stream, sampling, target), wanted, plain))
     events = message_events(reply, begun)
     return NamedEvents(await anext(events), events, headers, broken)

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from server.protocols.anthropic.schemas import PromptRequest
+from server.values.finite_numbers import check_finite
 from server.values.known_fields import ANY, check_fields
 from wire.errors import InvalidRequest
 
@@ -39,7 +40,8 @@ _KEEPS_THINKING = "clear_thinking_20251015"
 
 
 def check_parameters(request: PromptRequest) -> None:
-    """Raises InvalidRequest for a field that is neither served nor neutral."""
+    """Raises InvalidRequest for a field that is neither served nor neutral, or holds a number that is not finite."""
+    check_finite(request)
     check_fields("", request.model_extra or {}, type(request).model_fields, UNSERVED)
     managed = request.context_management or {}
     check_fields("context_management.", managed, ("edits",))

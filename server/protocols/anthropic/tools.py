@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from server.values.functions import check_function
 from server.values.known_fields import ANY, check_fields
 from wire.errors import InvalidRequest
 from wire.sampling import Constraint, ForcedCalls
@@ -76,6 +77,7 @@ def _tool(where: str, tool: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str) or not name or not isinstance(schema, dict):
         raise InvalidRequest(f"{where} must have a name and an input_schema", param=where)
     check_fields(f"{where}.", tool, _TOOL, _UNSERVED)
+    check_function(f"{where}.", tool)
     optional = {"description": tool.get("description"), "parameters": schema, "strict": tool.get("strict")}
     given = {key: value for key, value in optional.items() if value is not None}
     return {"type": "function", "function": {"name": name, **given}}

@@ -12,6 +12,7 @@ from collections.abc import Collection, Container, Mapping
 from typing import Any, Literal
 
 from server.protocols.openai.schemas import ChatRequest, CompletionRequest, SamplingRequest
+from server.values.finite_numbers import check_finite
 from server.values.known_fields import ANY, check_fields
 from wire.errors import InvalidRequest
 
@@ -111,10 +112,12 @@ _UNSERVED_STREAM_OPTIONS: Mapping[str, Container[Any]] = {
     "continuous_usage_stats": (False,),
 }
 _ALIASES = ("max_tokens", "max_completion_tokens")
+_LISTS_OF_IDS = ("prompt", "prompt_token_ids", "stop_token_ids")
 
 
 def check_parameters(request: SamplingRequest) -> None:
-    """Raises InvalidRequest for a parameter that is neither served nor neutral."""
+    """Raises InvalidRequest for a parameter that is neither served nor neutral, or holds a number that is not
+    finite."""
     kind = type(request)
     if request.model_extra:
         given = {name: value for name, value in request.model_extra.items() if not _is_alias(request, name, value)}
@@ -122,6 +125,7 @@ def check_parameters(request: SamplingRequest) -> None:
     if request.stream_options and request.stream_options.model_extra:
         options = request.stream_options.model_extra
         check_fields("stream_options.", options, _SERVED_STREAM_OPTIONS, _UNSERVED_STREAM_OPTIONS)
+    check_finite(request, _LISTS_OF_IDS)
 
 
 def standing(kind: type[SamplingRequest], name: str) -> Standing:

@@ -8,6 +8,7 @@ from typing import Any
 
 from server.protocols.openai.constraints import RequestedConstraint
 from server.protocols.openai.schemas import ChatRequest, SamplingRequest
+from server.values.functions import check_function
 from server.values.known_fields import ANY, check_fields
 from wire.errors import InvalidRequest
 
@@ -62,9 +63,11 @@ def plain_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     plain = list[dict[str, Any]]()
     for index, tool in enumerate(tools):
         where, function = f"tools[{index}]", tool.get("function")
-        if tool.get("type") != "function" or not isinstance(function, dict) or not function.get("name"):
+        name = function.get("name") if isinstance(function, dict) else None
+        if tool.get("type") != "function" or not isinstance(function, dict) or not isinstance(name, str) or not name:
             raise InvalidRequest(f"{where} must be of type 'function' and name its function", param=where)
         function = _plain(f"{where}.function.", function, _FUNCTION, _ADDED)
+        check_function(f"{where}.function.", function)
         plain.append({**_plain(f"{where}.", tool, _TOOL, _ADDED), "function": function})
     return plain
 

@@ -41,7 +41,9 @@ async def own_response(context: Context, request: Request, target: Target, given
     if wanted.whole:
         work = unless_refused(partial(sample, sampling, target), wanted, plain)
         [answer] = await in_the_clients_words(request, work, named)
-        return Response(json.dumps(reply.whole(answer)), media_type="application/json", headers=headers)
+        return Response(
+            json.dumps(reply.whole(answer), allow_nan=False), media_type="application/json", headers=headers
+        )
     opening = unless_refused(partial(stream, sampling, target), wanted, plain)
     streamed = ResponseStream(reply, await in_the_clients_words(request, opening, named))
     events = streamed.events()

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from server.protocols.openai.responses.schemas import ResponseRequest
+from server.values.finite_numbers import check_finite
 from server.values.known_fields import ANY, check_fields
 from wire.errors import InvalidRequest
 
@@ -43,7 +44,8 @@ _REASONING: Mapping[str, Container[Any]] = {"context": ("auto",), "mode": ("stan
 
 
 def check_parameters(request: ResponseRequest) -> None:
-    """Raises InvalidRequest for a field that is neither served nor neutral."""
+    """Raises InvalidRequest for a field that is neither served nor neutral, or holds a number that is not finite."""
+    check_finite(request)
     check_fields("", request.model_extra or {}, ResponseRequest.model_fields, UNSERVED)
     check_fields("text.", request.text or {}, ("format",), _TEXT)
     check_fields("reasoning.", request.reasoning or {}, ("effort", "summary", "generate_summary"), _REASONING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from server.values.functions import check_function
 from server.values.known_fields import check_fields
 from wire.errors import InvalidRequest
 
@@ -44,5 +45,6 @@ def _tool(where: str, tool: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(tool.get("name"), str) or not tool["name"]:
         raise InvalidRequest(f"{where} must name its function", param=where)
     check_fields(f"{where}.", tool, _TOOL, _UNSERVED)
+    check_function(f"{where}.", tool)
     given = {key: value for key, value in tool.items() if key in _TOOL[1:] and value is not None}
     return {"type": "function", "function": given}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cli.commands.table import COMMANDS
 from cli.start import make_app
+from cli.table import COMMANDS
 
 app = make_app(COMMANDS)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.commands.table import COMMANDS
+from cli.table import COMMANDS
 from cli.terminal.any_encoding import print_in_any_encoding
 from cli.terminal.whole_help import WholeHelp
 from wire.process.threads import wait_passively

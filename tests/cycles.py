@@ -16,7 +16,7 @@ import grimp
 
 PACKAGES = ("wire", "store", "server", "trainer", "sampler", "runner", "cli")
 MAX_LARGEST_GROUP = 8
-MAX_PACKAGES_IN_CYCLES = 21
+MAX_PACKAGES_IN_CYCLES = 18
 MANY_FILES = 20
 
 

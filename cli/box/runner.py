@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cli.box.children import Child
-from cli.box.environment import LOCAL_HOSTS, without_proxy
 from cli.commands.keys import create_key, role_of
+from cli.service.environment import LOCAL_HOSTS, without_proxy
 from store.private_files import write_private
 
 RUNNER = "runner"

@@ -17,13 +17,13 @@ from typing import Annotated
 import typer
 
 from cli.box.children import Child, ChildFailed, Children, end_process
-from cli.box.environment import ADMIN_ENV, MEMBER_ENV, environment_of_command, read_env, sdk_exports, write_env
 from cli.box.runner import missing_for_a_runner, runner_child
 from cli.box.trainers import OnDemand, Trainers
 from cli.box.up_lock import AlreadyUp, only_up
 from cli.commands.bases import choose_bases
 from cli.ending import sentence_of
 from cli.plane_settings import Promotion, ReasoningParser, ToolCallParser
+from cli.service.environment import ADMIN_ENV, MEMBER_ENV, environment_of_command, read_env, sdk_exports, write_env
 from cli.settings import (
     DEFAULT_DATA_DIR,
     CheckpointStoreUrl,

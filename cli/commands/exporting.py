@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli.ending import or_stop
 from cli.references import only_match
-from cli.service_client import Key, Url, checked, pages, service_client
+from cli.service.client import Key, Url, checked, pages, service_client
 from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
 from server.catalog.repository import as_uuid
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.service_client import Key, Url, checked, service_client
+from cli.service.client import Key, Url, checked, service_client
 from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
 
 _PORTION_BYTES = 8 << 20

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.box.environment import MEMBER_ENV
+from cli.service.environment import MEMBER_ENV
 from cli.settings import DEFAULT_DATA_DIR, stop_with
 from cli.task_folder.first_tasks import TINY_ARITH
 from cli.task_folder.rendering import rendered, write_folder

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from cli.commands import weights
-from cli.service_client import Key, Url, checked, service_client
+from cli.service.client import Key, Url, checked, service_client
 from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
 from cli.terminal.tables import Json, Listing, print_json, show, show_items
 from cli.terminal.whole_help import WholeHelp

@@ -13,7 +13,7 @@ import typer
 
 from cli.ending import or_stop
 from cli.references import only_match
-from cli.service_client import Key, Url, checked, pages, service_client
+from cli.service.client import Key, Url, checked, pages, service_client
 from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
 from cli.terminal.tables import Json, Listing, print_json, show, show_items
 from cli.terminal.whole_help import WholeHelp

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import typer
 
-from cli.box.environment import ADMIN_ENV, read_env
 from cli.ending import or_stop
-from cli.service_client import Key, Url, checked, service_client
+from cli.service.client import Key, Url, checked, service_client
+from cli.service.environment import ADMIN_ENV, read_env
 from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
 from cli.weights.targets import new_file, new_folder, refuse_existing
 

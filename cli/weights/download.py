@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import quote
 
-from cli.service_client import checked
+from cli.service.client import checked
 from cli.weights.progress import Advance, progress_of
 
 if TYPE_CHECKING:

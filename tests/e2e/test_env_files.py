@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cli.box.environment import read_env, write_env
+from cli.service.environment import read_env, write_env
 from tests.e2e.box import Box, open_to_others
 from tests.e2e.test_headway_command import headway
 

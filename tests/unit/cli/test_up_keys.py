@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.box.environment import read_env, sdk_exports, write_env
 from cli.box.up import write_keys
 from cli.commands.keys import create_key, role_of
+from cli.service.environment import read_env, sdk_exports, write_env
 from store.database import Database
 
 ORIGIN = "http://127.0.0.1:8420"

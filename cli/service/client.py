@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.box.environment import MEMBER_ENV, read_env
+from cli.service.environment import MEMBER_ENV, read_env
 from cli.settings import stop_with
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -27,11 +27,15 @@ class Headway(typer.Typer):
 
 def start() -> None:
     """Run the command that the command line names."""
-    named = [name for name in sys.argv[1:2] if name in COMMANDS]
     if sys.argv[1:] == ["--version"]:
         _show_version(True)
     else:
-        make_app(named or COMMANDS)()
+        app_for(sys.argv[1:])()
+
+
+def app_for(words: Sequence[str]) -> Headway:
+    """The command with the one of its commands that these words name; with all of them where they name none."""
+    return make_app([name for name in words[:1] if name in COMMANDS] or COMMANDS)
 
 
 def make_app(names: Iterable[str]) -> Headway:

@@ -13,11 +13,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import typer
 from sqlalchemy import select
 
 from cli.in_session import in_session
-from cli.main import app
+from cli.start import app_for
 from server.audit.recording import COMMAND_LINE
 from server.auth.service import create_key
 from server.upstreams import catalog
@@ -26,18 +25,11 @@ from store.catalog import ensure_base
 from store.database import Database
 from store.planes.registration import register_sampler, register_trainer
 from store.tables import AlarmRow, EnvironmentRow, ModelRow, RunnerRow, TeamRow
-from tests.unit.cli.test_tables import ALL, ended, printed
+from tests.unit.cli.test_tables import ALL, command_at, ended, printed
 
 TEAM = "team-with-a-name-of-its-own"
 PRINTS = re.compile(r"\b(show|show_items|_show|_list_planes|print_json)\(")
 ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-def command_at(path: tuple[str, ...]) -> Any:
-    found: Any = typer.main.get_command(app)
-    for name in path:
-        found = found.commands[name]
-    return found
 
 
 LISTING = [
@@ -90,7 +82,7 @@ def on_a_terminal(width: int, *arguments: str) -> str:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("COLUMNS", str(width))
-            app([*arguments])
+            app_for(arguments)([*arguments])
     except SystemExit as end:
         assert not end.code
     finally:

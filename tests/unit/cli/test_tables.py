@@ -16,6 +16,7 @@ from rich.text import Text
 
 from cli.in_session import in_session
 from cli.main import app
+from cli.start import app_for
 from cli.terminal.tables import Listing, show
 from server.auth.service import create_key
 from store.catalog import ensure_base
@@ -70,7 +71,16 @@ def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
     yield path
 
 
-ALL = list(commands(typer.main.get_command(app)))
+ROOT: Any = typer.main.get_command(app)
+"""All commands, put together once, which takes half a second."""
+ALL = list(commands(ROOT))
+
+
+def command_at(path: tuple[str, ...]) -> Any:
+    found = ROOT
+    for name in path:
+        found = found.commands[name]
+    return found
 
 
 def printed(encoding: str, *arguments: str) -> str:
@@ -79,7 +89,7 @@ def printed(encoding: str, *arguments: str) -> str:
     stream = io.TextIOWrapper(written, encoding=encoding, errors="strict", write_through=True)
     sys.stdout = sys.stderr = stream
     try:
-        app([*arguments])
+        app_for(arguments)([*arguments])
     except SystemExit as end:
         assert not end.code, written.getvalue()
     finally:
@@ -97,9 +107,7 @@ def test_every_command_explains_itself_in_any_encoding(path: tuple[str, ...], en
 def test_help_names_every_option_variable_and_command_whole_at_80_columns(path: tuple[str, ...], monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     shown = " ".join(printed("ascii", *path, "--help").split())
-    command: Any = typer.main.get_command(app)
-    for name in path:
-        command = command.commands[name]
+    command = command_at(path)
     options = [name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]]
     variables = [parameter.envvar for parameter in command.params if getattr(parameter, "envvar", None)]
     inner = [one for one in getattr(command, "commands", {}).values() if not one.hidden]
@@ -149,7 +157,7 @@ def ended(*arguments: str) -> tuple[object, str]:
     """The exit status of a command, and what it wrote to standard error. Raises what the command raises."""
     before, sys.stderr = sys.stderr, io.StringIO()
     try:
-        app([*arguments])
+        app_for(arguments)([*arguments])
     except SystemExit as end:
         return end.code, sys.stderr.getvalue()
     finally:
@@ -160,9 +168,7 @@ def ended(*arguments: str) -> tuple[object, str]:
 def with_a_database() -> Iterator[tuple[str, ...]]:
     """A call of every command that works on the database, planes and `up` apart, without the URL at its end."""
     for path in ALL:
-        command: Any = typer.main.get_command(app)
-        for name in path:
-            command = command.commands[name]
+        command = command_at(path)
         needed = [parameter for parameter in command.params if parameter.required and parameter.name != "database_url"]
         is_plane = path[:1] in (("up",), ("server",), ("trainer",), ("sampler",), ("key",))
         if not is_plane and any(parameter.name == "database_url" for parameter in command.params):

@@ -74,11 +74,11 @@ async def test_rollouts_are_found_by_what_was_said(scene: Scene):
     assert "<mark>add</mark>" in page.text
     assert len(re.findall('class="hit"', page.text)) == 2
     for query, found in [
-        (f"model={scene.model}", 3), ("checkpoint=0001", 0), (f"job={scene.job.hex}", 3), ("label=odd", 0),
-        ("commented=no", 3), ("commented=yes", 0), ("since=2020-01-01&until=2020-01-02", 0), ("since=2020-01-01", 3),
+        (f"model={scene.model}", 3), (f"job={scene.job.hex}", 3), ("label=odd", 0), ("commented=no", 3),
+        ("commented=yes", 0), ("since=2020-01-01&until=2020-01-02", 0), ("since=2020-01-01&until=9999-12-31", 3),
     ]:  # fmt: skip
         reply = await scene.browser.get(f"/traces?{query}")
-        assert (reply.status_code == 422) or len(rows_of(reply.text)) == found, query
+        assert (reply.status_code, len(rows_of(reply.text))) == (200, found), query
     for query in ("text=...", "since=tomorrow", "job=x", "model=nobody", "checkpoint=nothing", "commented=perhaps"):
         assert (await scene.browser.get(f"/traces?{query}")).status_code == 422, query
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, get_args
 from uuid import UUID
 
@@ -118,6 +118,11 @@ def wanted_jobs(said: Filter) -> JobFilter:
     return JobFilter(said.text("name"), said.text("taskset"), said.one_of("status", JOB_STATUSES))
 
 
+def _end_of(day: datetime) -> datetime | None:
+    """When the next one begins. None for the last day that there is, which nothing comes after."""
+    return day + timedelta(days=1) if day.date() < date.max else None
+
+
 def wanted_traces(said: Filter, job_id: UUID | None = None) -> TraceFilter:
     """All but model and checkpoint. Raises InvalidRequest for what the filter cannot mean. A day that ends it is part
     of it."""
@@ -131,7 +136,7 @@ def wanted_traces(said: Filter, job_id: UUID | None = None) -> TraceFilter:
         max_reward=said.number("max_reward"),
         status=said.one_of("status", TRACE_STATUSES),
         since=said.day("since"),
-        until=until + timedelta(days=1) if until and len(said["until"]) <= len("2026-01-31") else until,
+        until=_end_of(until) if until and len(said["until"]) <= len("2026-01-31") else until,
         text=said.text("text"),
         label=said.text("label"),
         has_comments=commented == "yes" if commented else None,

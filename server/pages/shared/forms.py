@@ -53,6 +53,13 @@ def _refuse_other_sites(request: Request) -> None:
     if site is not None:
         is_ours = site in ("same-origin", "none")
     else:
-        is_ours = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+        is_ours = origin is None or _is_origin_of(origin, request.headers.get("host"))
     if not is_ours:
         raise Forbidden("this form was sent by another site; open the page here and try again")
+
+
+def _is_origin_of(origin: str, host: str | None) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # no address of any site
+        return False

@@ -4,7 +4,7 @@ a page is shown, and for `train` where a form was sent; the others are for route
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from fastapi import Depends, Request
 
@@ -68,10 +68,7 @@ def login_url(request: Request) -> str:
 
 def own_path(path: str) -> str:
     """The path if it leads to a page of ours, else the front page: links of strangers do not lead elsewhere."""
-    parts = urlsplit(path) if _is_plain(path) else None
-    if parts is None or parts.scheme or parts.netloc or not path.startswith("/") or path.startswith("//"):
-        return "/"
-    return path
+    return path if _is_plain(path) and path.startswith("/") and not path.startswith("//") else "/"
 
 
 def _is_plain(path: str) -> bool:

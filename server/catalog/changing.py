@@ -12,7 +12,7 @@ from server.catalog import repository
 from server.catalog.bases import untrained
 from server.catalog.forks import check_name, name_taken
 from server.catalog.model_claims import live_run_of, run_in_the_way
-from server.catalog.service import get_callers_model
+from server.catalog.service import get_callers_model, lock_model
 from server.catalog.types import ModelChange
 from server.principals.callers import Caller
 from store.tables import ModelRow
@@ -46,7 +46,7 @@ async def own_model(session: AsyncSession, caller: Caller, reference: str, *, lo
     found = await get_callers_model(session, caller, reference)
     if found.base_id is None:
         raise Forbidden(f"{found.slug!r} is {untrained(found)}, which is no team's; operators change those")
-    return await session.get_one(ModelRow, found.id, with_for_update=True, populate_existing=True) if lock else found
+    return await lock_model(session, found.id, reference) if lock else found
 
 
 async def _rename(session: AsyncSession, caller: Caller, model: ModelRow, name: str) -> None:

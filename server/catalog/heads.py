@@ -154,4 +154,4 @@ async def _until_loaded(heads: Heads, base_id: UUID, checkpoint: CheckpointRow |
 
 def _refuse_without_files(checkpoint: CheckpointRow) -> None:
     if checkpoint.files_removed_at is not None:
-        raise Gone(f"the files of {checkpoint.name} were removed by the retention policy; choose a newer checkpoint")
+        raise Gone(f"the files of {checkpoint.name} were removed; choose a newer checkpoint")

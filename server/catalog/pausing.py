@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import Actor, record
 from server.catalog.bases import untrained
+from server.catalog.service import lock_model
 from store.admission import Admission
 from store.tables import ModelRow
 from wire.errors import FINAL, Conflict, Forbidden
@@ -74,7 +75,7 @@ def refuse_paused(found: Admission) -> None:
 
 
 async def _locked_fork(session: AsyncSession, model_id: UUID) -> ModelRow:
-    model = await session.get_one(ModelRow, model_id, with_for_update=True, populate_existing=True)
+    model = await lock_model(session, model_id, str(model_id))
     if model.base_id is None:
         raise Forbidden(f"{model.slug!r} is {untrained(model)}, which is not trained; pause the forks of a base")
     return model

@@ -108,6 +108,15 @@ async def get_node(session: AsyncSession, model: ModelRow, reference: str) -> Ch
     return await session.get_one(CheckpointRow, model.head_checkpoint_id)
 
 
+async def lock_model(session: AsyncSession, model_id: UUID, reference: str) -> ModelRow:
+    """The model, its row locked for update. Raises NotFound, as for `reference`, where somebody else deleted it while
+    the lock was waited for."""
+    model = await session.get_one(ModelRow, model_id, with_for_update=True, populate_existing=True)
+    if model.removed_at is not None:
+        raise no_such_model(reference)
+    return model
+
+
 def no_such_model(reference: str) -> ModelNotFound:
     """The refusal for a model that is not there, or not the team's."""
     shown = reference if len(reference) <= _MOST_SHOWN else f"{reference[:_MOST_SHOWN]}…"

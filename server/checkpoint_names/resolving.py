@@ -57,7 +57,7 @@ async def resolve_path(session: AsyncSession, caller: Caller, text: str, use: Us
         raise no_such_checkpoint(text)
     caller.require_model(found.model.id, found.model.slug)
     if found.checkpoint.files_removed_at is not None:
-        raise Gone(f"the files of {text} were removed by the retention policy; names keep them")
+        raise Gone(f"the files of {text} were removed; names keep them")
     return found
 
 

@@ -88,7 +88,7 @@ async def _pin(wants: SharedLookups[UUID, None], found: ServingInfo, pinned: str
         raise NotFound(f"model {found.slug!r} has no checkpoint {pinned!r}", param="checkpoint")
     if found.files_are_removed:
         raise Gone(
-            f"the files of {found.checkpoint_name} were removed by the retention policy; pin a newer checkpoint",
+            f"the files of {found.checkpoint_name} were removed; pin a newer checkpoint",
             param="checkpoint",
         )
     if not found.is_saved:

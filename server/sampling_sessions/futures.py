@@ -216,7 +216,7 @@ def _require_same(call: SampleCall | Failed, request: bytes) -> None:
 
 def _refusal(call: SampleCall, target: requests.SamplingTarget) -> str:
     if target.files_are_removed:
-        return f"the files of {target.checkpoint_name} were removed by the retention policy; sample a newer checkpoint"
+        return f"the files of {target.checkpoint_name} were removed; sample a newer checkpoint"
     length = len(call.prompt) + (call.max_tokens or 0)
     if target.context_length is not None and length > target.context_length:
         return (

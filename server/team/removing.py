@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.audit.recording import Actor, record
 from server.catalog.contents import contents_of
 from server.catalog.deleting import delete_model
+from server.team.service import lock_team
 from server.team.types import TeamContents
 from store.notify import RUN_CHANGED, notify_async
 from store.run_states import IS_LIVE, LIVE
@@ -48,7 +49,7 @@ async def begin_removal(
 ) -> int:
     """Refuse its keys and cancel its runs; how many have not ended yet. Raises Conflict, which counts what it has,
     unless `models` is the number of its models and `runs` that of its runs that live (which may be left out for 0)."""
-    await session.refresh(team, with_for_update=True)
+    await lock_team(session, team)
     found = await contents_of_team(session, team)
     is_begun = team.disabled_at is not None and runs is not None and found.num_live_runs <= runs
     if models != found.num_models or not (is_begun or (runs or 0) == found.num_live_runs):
@@ -72,7 +73,7 @@ async def begin_removal(
 
 async def finish_removal(session: AsyncSession, team: TeamRow, actor: Actor) -> TeamContents:
     """Delete its models, and everything that its keys opened. Raises Conflict while a model cannot be deleted."""
-    await session.refresh(team, with_for_update=True)
+    await lock_team(session, team)
     found = await contents_of_team(session, team)
     query = select(ModelRow).where(ModelRow.team_id == team.id, ModelRow.removed_at.is_(None)).order_by(ModelRow.id)
     for model in list(await session.scalars(query.with_for_update())):

@@ -33,6 +33,13 @@ async def get_team(session: AsyncSession, reference: str) -> TeamRow:
     return team
 
 
+async def lock_team(session: AsyncSession, team: TeamRow) -> None:
+    """Lock its row for update. Raises NotFound where somebody else removed it while the lock was waited for."""
+    await session.refresh(team, with_for_update=True)
+    if team.removed_at is not None:
+        raise NotFound(f"there is no team {team.name!r}; see 'headway team list'")
+
+
 async def list_teams(session: AsyncSession, cursor: str | None, limit: int) -> Page[Team]:
     """All teams, oldest first."""
     place = (TeamRow.created_at, TeamRow.id)
@@ -68,7 +75,7 @@ async def create_team(session: AsyncSession, name: str, quotas: Quotas, actor: A
 
 async def change_team(session: AsyncSession, team: TeamRow, change: TeamChange, actor: Actor) -> None:
     """Rename, disable or enable, and set the quotas that are named. Raises Conflict for a name that is taken."""
-    await session.refresh(team, with_for_update=True)
+    await lock_team(session, team)
     if change.name is not None and change.name != team.name:
         await _refuse_taken(session, change.name)
         _record(session, actor, "rename_team", team, was=team.name, name=change.name)

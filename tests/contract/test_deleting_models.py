@@ -96,6 +96,18 @@ async def test_deleting_a_model_takes_the_number_of_its_checkpoints(team, traine
     assert (await nodes(team, again)) == []
 
 
+async def test_of_two_deletions_at_once_one_finds_no_model(team, model, database):
+    async def delete_it() -> int:
+        return (await team.http.delete(f"/v2/models/{model['id']}", params={"checkpoints": 0})).status_code
+
+    assert sorted(await asyncio.gather(delete_it(), delete_it())) == [200, 404]
+    async with database.session() as session:
+        events = select(EventRow).where(
+            EventRow.subject_id == uuid.UUID(model["id"]), EventRow.action == "delete_model"
+        )
+        assert len(list(await session.scalars(events))) == 1
+
+
 async def test_its_files_go_and_those_that_a_fork_needs_stay_as_long_as_it(
     team, trained, database, database_url, checkpoint_folder, tmp_path
 ):

@@ -219,8 +219,10 @@ async def test_a_team_that_has_something_is_removed_by_who_counts_it(admin, team
     await team.step(model["id"])
     async with database.session() as session:
         settings = {"config": RunConfig().model_dump(mode="json"), "stop": StopRules().model_dump(mode="json")}
-        settings |= {"taskset": "t", "num_tasks": 0, "tasks": "[]", "job_id": uuid.uuid4(), "state": "queued"}
-        run = RunRow(id=uuid.uuid4(), team_id=uuid.UUID(team_id), model_id=uuid.UUID(model["id"]), **settings)
+        settings |= {"taskset": "t", "num_tasks": 0, "tasks": "[]", "job_id": uuid.uuid4(), "state": "paused"}
+        key_id = await session.scalar(select(ApiKeyRow.id).where(ApiKeyRow.team_id == uuid.UUID(team_id)).limit(1))
+        named = {"id": uuid.uuid4(), "team_id": uuid.UUID(team_id), "model_id": uuid.UUID(model["id"])}
+        run = RunRow(**named, key_id=key_id, **settings)
         session.add(run)
     counted = (await admin.get(f"{where}/contents")).json()
     assert (counted["num_models"], counted["num_checkpoints"], counted["num_live_runs"]) == (1, 1, 1)

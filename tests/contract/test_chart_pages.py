@@ -92,9 +92,9 @@ async def test_the_charts_of_a_model_show_what_was_chosen(visitor, trained):
 
 BAD = [
     "model=x",
-    f"model={uuid.uuid4()}",
+    f"model={uuid.UUID(int=7)}",
     "model={}&end=nothing",
-    f"model={{}}&end={uuid.uuid4()}",
+    f"model={{}}&end={uuid.UUID(int=7)}",
     "model={}&metric=",
     "model={}&metric=%00",
     "model={}&smooth=1",

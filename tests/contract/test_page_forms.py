@@ -212,7 +212,7 @@ async def test_who_may_not_press_a_button_does_not_see_it(scene: Scene, path, da
         assert (button.format(**scene.things) in reply.text) == (role in allowed), role
 
 
-BUDGETS = [("/keys", 6, 140_000), ("/keys/new", 2, 8_000), ("/teams/{team}", 4, 8_000), ("/system", 12, 60_000),
+BUDGETS = [("/keys", 6, 140_000), ("/keys/new", 2, 8_000), ("/teams/{team}", 4, 8_000), ("/system", 10, 60_000),
            ("/system/trainer/{trainer}/drain", 6, 8_000)]  # fmt: skip
 
 

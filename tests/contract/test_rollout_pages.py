@@ -481,7 +481,7 @@ BUDGETS = [
     ("/traces", 3, 55_000),
     ("/trace/{told}", 10, 24_000),
     ("/trace/{long}", 10, 150_000),
-    ("/trace/{long}?open=100", 10, 195_000),
+    ("/trace/{long}?open=100", 10, 190_000),
 ]
 
 

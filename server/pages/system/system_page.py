@@ -11,7 +11,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from sqlalchemy import func, literal_column, or_, select, text
+from sqlalchemy import Select, func, literal_column, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.http.context import ContextDep
@@ -19,7 +19,7 @@ from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.system.disks import disks
-from server.pages.system.utilisation import OVER_MIN, busy_shares
+from server.pages.system.utilisation import BUSY, OVER_MIN, busy_share
 from server.principals.callers import Caller
 from server.runners.operating import present_runners
 from store.planes.presence import PRESENT
@@ -114,10 +114,10 @@ async def _trainers(session: AsyncSession, caller: Caller) -> list[Plane]:
     )
     for trainer_id, slug, model_id, owner in await session.execute(query):
         leases.setdefault(trainer_id, []).append((slug, _is_named(caller, model_id, owner)))
-    busy = await busy_shares(session)
+    rows = _rows(TrainerRow).add_columns(BUSY.c.busy_s).outerjoin(BUSY, BUSY.c.trainer_id == TrainerRow.id)
     return [
-        replace(_plane(row, base, lives, leases.get(row.id, [])), busy=busy.get(row.id, 0.0) if lives else None)
-        for row, base, lives in await _rows(session, TrainerRow)
+        replace(_plane(row, base, lives, leases.get(row.id, [])), busy=busy_share(busy_s) if lives else None)
+        for row, base, lives, busy_s in await session.execute(rows)
     ]
 
 
@@ -135,19 +135,9 @@ async def _samplers(session: AsyncSession, caller: Caller) -> list[Plane]:
     heads: dict[UUID, list[tuple[str, bool]]] = {}
     for sampler_id, model_id, slug, name in await session.execute(query):
         heads.setdefault(sampler_id, []).append((f"{slug} {name}", _is_named(caller, model_id, caller.team_id)))
-    counts = {
-        row[0]: (row[1], row[2])
-        for row in await session.execute(
-            select(
-                SamplerAdapterRow.sampler_id,
-                func.count().filter(SamplerAdapterRow.state == "loaded"),
-                func.count().filter(SamplerAdapterRow.state == "failed"),
-            ).group_by(SamplerAdapterRow.sampler_id)
-        )
-    }
+    rows = _rows(SamplerRow).add_columns(_num_adapters("loaded"), _num_adapters("failed"))
     planes: list[Plane] = []
-    for row, base, lives in await _rows(session, SamplerRow):
-        loaded, failed = counts.get(row.id, (0, 0))
+    for row, base, lives, loaded, failed in await session.execute(rows):
         mine = heads.get(row.id, [])
         unnamed = [("", False)] * max(0, loaded - len(mine))
         planes.append(replace(_plane(row, base, lives, mine + unnamed, failed), trouble=row.trouble))
@@ -161,16 +151,20 @@ async def _servers(session: AsyncSession) -> list[tuple[ServerRow, str]]:
     return [(row, Loaded.read(row.details).sentence()) for row in rows]
 
 
-async def _rows(session: AsyncSession, kind: type[TrainerRow] | type[SamplerRow]) -> list[Any]:
+def _num_adapters(state: str) -> Any:
+    this = (SamplerAdapterRow.sampler_id == SamplerRow.id, SamplerAdapterRow.state == state)
+    return select(func.count()).select_from(SamplerAdapterRow).where(*this).correlate(SamplerRow).scalar_subquery()
+
+
+def _rows(kind: type[TrainerRow] | type[SamplerRow]) -> Select[Any]:
     """Those that are not marked as stopped, and a base's last sampler if it gave up; live ones first."""
-    query = (
+    return (
         select(kind, ModelRow.slug, is_live(kind))
         .join(ModelRow, ModelRow.id == kind.base_id)
         .where(kind.stopped_at.is_(None) if kind is TrainerRow else or_(kind.stopped_at.is_(None), has_trouble()))
         .order_by(is_live(kind).desc(), kind.started_at.desc())
         .limit(_MOST)
     )
-    return list((await session.execute(query)).all())
 
 
 def _plane(row: Any, base: str, lives: bool, holds: list[tuple[str, bool]], failed: int = 0) -> Plane:

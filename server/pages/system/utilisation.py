@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from uuid import UUID
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Float, Uuid, column, text
 
 OVER_MIN = 10
 
@@ -22,9 +20,10 @@ _BUSY = text("""
     where l.trainer_id is not null
     group by l.trainer_id
 """).bindparams(over=timedelta(minutes=OVER_MIN))
+BUSY = _BUSY.columns(column("trainer_id", Uuid()), column("busy_s", Float())).subquery("busy")
+"""`busy_s` by `trainer_id`; those that did nothing are left out."""
 
 
-async def busy_shares(session: AsyncSession) -> dict[UUID, float]:
-    """By trainer, from 0 to 1; those that did nothing are left out."""
-    rows = await session.execute(_BUSY)
-    return {row.trainer_id: min(1.0, float(row.busy_s) / (60 * OVER_MIN)) for row in rows}
+def busy_share(busy_s: float | None) -> float:
+    """From 0 to 1."""
+    return min(1.0, (busy_s or 0.0) / (60 * OVER_MIN))

@@ -156,7 +156,7 @@ def _num_adapters(state: str) -> Any:
     return select(func.count()).select_from(SamplerAdapterRow).where(*this).correlate(SamplerRow).scalar_subquery()
 
 
-def _rows(kind: type[TrainerRow] | type[SamplerRow]) -> Select[Any]:
+def _rows(kind: type[TrainerRow] | type[SamplerRow]) -> Select[Any, str, bool]:
     """Those that are not marked as stopped, and a base's last sampler if it gave up; live ones first."""
     return (
         select(kind, ModelRow.slug, is_live(kind))

@@ -6,8 +6,9 @@ same side of the split. Plain Python: the environment and the base model's corpu
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
+
+from examples.splits import split_pairs
 
 LOWEST, HIGHEST = 10, 39
 NUM_HELD_OUT_PAIRS = 50
@@ -32,15 +33,8 @@ class Problem:
 
 def split_problems() -> tuple[list[Problem], list[Problem]]:
     """Training problems and held-out problems, disjoint, each in ascending order."""
-    pairs = [(a, b) for a in range(LOWEST, HIGHEST + 1) for b in range(a, HIGHEST + 1)]
-    held_out_pairs = set(random.Random(SPLIT_SEED).sample(pairs, NUM_HELD_OUT_PAIRS))
-    training: list[Problem] = []
-    held_out: list[Problem] = []
-    for a in range(LOWEST, HIGHEST + 1):
-        for b in range(LOWEST, HIGHEST + 1):
-            side = held_out if (min(a, b), max(a, b)) in held_out_pairs else training
-            side.append(Problem(a, b))
-    return training, held_out
+    training, held_out = split_pairs(LOWEST, HIGHEST, NUM_HELD_OUT_PAIRS, SPLIT_SEED)
+    return [Problem(*pair) for pair in training], [Problem(*pair) for pair in held_out]
 
 
 def score(problem: Problem, answer: str | None) -> float:

@@ -5,9 +5,10 @@ All ordered pairs of 1…20. A pair and its mirror image (7 + 12, 12 + 7) are on
 
 from __future__ import annotations
 
-import random
 import re
 from dataclasses import dataclass
+
+from examples.splits import split_pairs
 
 HIGHEST = 20
 NUM_HELD_OUT_PAIRS = 40
@@ -33,16 +34,8 @@ class Problem:
 
 def split_problems() -> tuple[list[Problem], list[Problem]]:
     """Training problems and held-out problems, disjoint, each in ascending order."""
-    numbers = range(1, HIGHEST + 1)
-    pairs = [(a, b) for a in numbers for b in range(a, HIGHEST + 1)]
-    held_out_pairs = set(random.Random(SPLIT_SEED).sample(pairs, NUM_HELD_OUT_PAIRS))
-    training: list[Problem] = []
-    held_out: list[Problem] = []
-    for a in numbers:
-        for b in numbers:
-            side = held_out if (min(a, b), max(a, b)) in held_out_pairs else training
-            side.append(Problem(a, b))
-    return training, held_out
+    training, held_out = split_pairs(1, HIGHEST, NUM_HELD_OUT_PAIRS, SPLIT_SEED)
+    return [Problem(*pair) for pair in training], [Problem(*pair) for pair in held_out]
 
 
 def score(problem: Problem, answer: str | None) -> float:

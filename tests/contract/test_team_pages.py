@@ -7,7 +7,10 @@ import uuid
 
 import pytest
 
+from server.app import create_app
 from server.auth.issuing import Grant
+from server.process.settings import ServerSettings
+from tests.contract.conftest import serving
 from tests.contract.test_pages import key_of, signed_in
 
 
@@ -54,9 +57,11 @@ async def test_a_key_for_one_model_and_an_operator_see_their_part_of_the_log(
         assert f'<td class="muted">{team.name}</td>' in page
 
 
-async def test_system_says_what_serves_what_is_loaded_and_what_was_refused(team, visitor):
-    assert (await visitor.get("/nothing-at-all")).status_code == 404
-    page = (await visitor.get("/system")).text
+async def test_system_says_what_serves_what_is_loaded_and_what_was_refused(team, database_url, tmp_path):
+    app = create_app(ServerSettings(database_url, tmp_path, "token"))
+    async with serving(app) as url, signed_in(url, team.key) as visitor:  # a process of which nothing else was asked
+        assert (await visitor.get("/nothing-at-all")).status_code == 404
+        page = (await visitor.get("/system")).text
     assert re.search(r"Requests</dt><dd>\d+\.\d\d per second", page)
     assert re.search(r"Headway \d+\.\d+", page)
     assert re.search(r'<th scope="row" class="num">404</th><td class="mono">GET [^<]+</td>', page)

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.body_memory import BodyMemory
 from server.process.settings import Limits
+from server.values.whole_numbers import whole_number
 from wire.errors import UnsupportedEncoding
 
 _SCOPE_KEY = "headway.request_body"
@@ -133,8 +134,7 @@ class RequestBody:
     @property
     def _announced(self) -> int:
         """The length that the client announced; 0 where it did not."""
-        announced = Headers(scope=self._scope).get("content-length", "")
-        return int(announced) if announced.isdecimal() and len(announced) < 20 else 0
+        return whole_number(Headers(scope=self._scope).get("content-length", "")) or 0
 
     async def _check(self, num_bytes: int) -> None:
         assert self._max_bytes is not None

@@ -244,6 +244,13 @@ async def submit(browser: httpx.AsyncClient, question: str, **fields: str) -> ht
     return await browser.post(html.unescape(action[1]), data={**hidden, **shown, **ticked, **areas, **fields})
 
 
+@pytest.mark.parametrize("counted", ["", "one", "7", "9" * 5000])
+async def test_a_model_whose_checkpoints_were_miscounted_stays(counted, model, visitor):
+    reply = await submit(visitor, f"/models/{model['id']}/delete", name=model["model_name"], checkpoints=counted)
+    assert reply.status_code == 409
+    assert (await visitor.get(f"/models/{model['id']}")).status_code == 200
+
+
 async def test_a_model_is_paused_with_a_reason_and_resumed(team, model, visitor, database):
     page = f"/models/{model['id']}"
     assert f'href="{page}/pause"' in (await visitor.get(page)).text

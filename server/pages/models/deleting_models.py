@@ -18,6 +18,7 @@ from server.pages.shared.routing import PageRoute
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.visible_models import find_fork
+from server.values.whole_numbers import whole_number
 from wire.errors import Conflict, HeadwayError, NotFound
 
 router = APIRouter(route_class=PageRoute)
@@ -40,7 +41,7 @@ async def delete(context: ContextDep, request: Request, visitor: VisitorDep, mod
             model = await own_model(session, visitor.caller, model_id)
             if fields.get("name", "").strip() != model.slug:
                 raise Conflict(f"type the model's name, {model.slug}, to delete it")
-            await delete_model(session, actor_of(visitor.caller), model, int(counted) if counted.isdecimal() else None)
+            await delete_model(session, actor_of(visitor.caller), model, whole_number(counted))
     except NotFound:
         raise
     except HeadwayError as error:
@@ -80,8 +81,7 @@ async def _ask(
     async with context.database.session() as session:
         model, _ = await find_fork(session, visitor, model_id)
         found = await contents_of(session, model)
-    status, problem = (error.status, error.message) if error else (200, None)
-    return page(request, "models/delete.html", visitor, status=status, model=model, found=found, problem=problem)
+    return page(request, "models/delete.html", visitor, error=error, model=model, found=found)
 
 
 async def _ask_about_checkpoint(
@@ -96,6 +96,4 @@ async def _ask_about_checkpoint(
     async with context.database.session() as session:
         model, _ = await find_fork(session, visitor, model_id)
         node = await service.get_node(session, model, checkpoint)
-    status, problem = (error.status, error.message) if error else (200, None)
-    values = {"model": model, "node": node, "problem": problem}
-    return page(request, "models/delete_checkpoint.html", visitor, status=status, **values)
+    return page(request, "models/delete_checkpoint.html", visitor, error=error, model=model, node=node)

@@ -17,6 +17,7 @@ from server.pages.shared.signing_in import VisitorDep
 from server.team import service
 from server.team.removal import remove_team
 from server.team.removing import contents_of_team
+from server.values.whole_numbers import whole_number
 from wire.errors import Conflict, HeadwayError, NotFound
 
 router = APIRouter(route_class=PageRoute)
@@ -33,7 +34,7 @@ async def remove(context: ContextDep, request: Request, visitor: VisitorDep, tea
     """Remove it, if its name was typed, and it has what the page said."""
     fields = await submitted(request, visitor)
     visitor.caller.require("admin")
-    models, runs = (int(n) if (n := fields.get(name, "")).isdecimal() else None for name in ("models", "runs"))
+    models, runs = (whole_number(fields.get(name, "")) for name in ("models", "runs"))
     try:
         service.refuse_own_team(team_id, visitor.caller.team_id)
         async with context.database.session() as session:
@@ -55,5 +56,4 @@ async def _ask(
     async with context.database.session() as session:
         team = await service.get_team(session, str(team_id))
         found = await contents_of_team(session, team)
-    status, problem = (error.status, error.message) if error else (200, None)
-    return page(request, "team/remove.html", visitor, status=status, team=team, found=found, problem=problem)
+    return page(request, "team/remove.html", visitor, error=error, team=team, found=found)

@@ -13,6 +13,7 @@ from server.http.disconnects import body_chunks
 from server.process.settings import Limits
 from server.uploads.json_scanner import JsonScanner
 from server.values.validation_messages import first_problem
+from server.values.whole_numbers import whole_number
 from wire.errors import InvalidRequest, TooLarge
 from wire.process.off_loop import off_loop
 
@@ -65,8 +66,7 @@ def _refuse(error: ValidationError) -> NoReturn:
 
 
 def _announced_bytes(request: Request) -> int:
-    announced = request.headers.get("content-length", "")
-    return int(announced) if announced.isdecimal() else 0
+    return whole_number(request.headers.get("content-length", "")) or 0
 
 
 def _too_many_bytes(limits: Limits, received: int) -> TooLarge:

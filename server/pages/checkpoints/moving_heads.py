@@ -58,8 +58,7 @@ async def _ask(
 ) -> Response:
     async with context.database.session() as session:
         values = await _consequences(session, visitor, model_id, to)
-    status, problem = (error.status, error.message) if error else (200, None)
-    return page(request, "checkpoints/move_head.html", visitor, status=status, **{**values, "problem": problem})
+    return page(request, "checkpoints/move_head.html", visitor, error=error, **values)
 
 
 async def _consequences(session: AsyncSession, visitor: Visitor, model_id: str, to: str) -> dict[str, Any]:

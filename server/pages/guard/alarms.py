@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, Request
@@ -74,10 +75,9 @@ async def _ask(
         states = await model_states(session, [model], {base.id})
         moved = alarm.head_after is not None and alarm.head_after != alarm.head_before
         before, after = [await _name(session, head) for head in (alarm.head_before, alarm.head_after)]
-    status, problem = (error.status, error.message) if error else (200, None)
-    values = {"model": model, "alarm": alarm, "state": states[model.id], "problem": problem}
-    heads = {"head_moved": moved, "head_before": before, "head_after": after}
-    return page(request, "guard/undo.html", visitor, status=status, **values, **heads)
+    values: dict[str, Any] = {"model": model, "alarm": alarm, "state": states[model.id]}
+    heads: dict[str, Any] = {"head_moved": moved, "head_before": before, "head_after": after}
+    return page(request, "guard/undo.html", visitor, error=error, **values, **heads)
 
 
 async def _name(session: AsyncSession, head: str | None) -> str:

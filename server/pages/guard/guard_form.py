@@ -100,10 +100,9 @@ async def _ask_about_rule(
         model, _ = await find_fork(session, visitor, model_id)
         guard = await settings.read_guard(session, model.id)
         was = await settings.read_set(session, model.id)
-    status, problem = (error.status, error.message) if error else (200, None)
     (seen,) = [one for one in seen_rules(guard, was) if one.name == rule]
-    values = {"model": model, "rule": seen, "fields": fields, "actions": ACTIONS, "problem": problem}
-    return page(request, "guard/rule.html", visitor, status=status, has_webhook=bool(guard.webhook_url), **values)
+    values: dict[str, Any] = {"model": model, "rule": seen, "fields": fields, "actions": ACTIONS}
+    return page(request, "guard/rule.html", visitor, error=error, has_webhook=bool(guard.webhook_url), **values)
 
 
 async def _ask_about_evaluations(
@@ -118,10 +117,9 @@ async def _ask_about_evaluations(
     async with context.database.session() as session:
         model, _ = await find_fork(session, visitor, model_id)
         guard = settings.shown_to(visitor.caller, await settings.read_guard(session, model.id))
-    status, problem = (error.status, error.message) if error else (200, None)
     shown = {"eval_jobs": "\n".join(guard.eval_jobs), "webhook_url": guard.webhook_url or ""}
-    values = {"model": model, "fields": {**shown, **(fields or {})}, "problem": problem}
-    return page(request, "guard/evaluations.html", visitor, status=status, defaults=settings.EVAL_JOBS, **values)
+    values: dict[str, Any] = {"model": model, "fields": {**shown, **(fields or {})}}
+    return page(request, "guard/evaluations.html", visitor, error=error, defaults=settings.EVAL_JOBS, **values)
 
 
 def _rule_settings(name: str, fields: dict[str, str]) -> RuleSettings:

@@ -58,7 +58,4 @@ async def _ask(
     async with context.database.session() as session:
         model, _ = await find_fork(session, visitor, model_id)
     known = {"name": model.slug, "description": model.description or "", "tags": ", ".join(model.tags)}
-    status, problem = (error.status, error.message) if error else (200, None)
-    return page(
-        request, "models/edit.html", visitor, status=status, model=model, written=written or known, problem=problem
-    )
+    return page(request, "models/edit.html", visitor, error=error, model=model, written=written or known)

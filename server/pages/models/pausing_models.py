@@ -80,6 +80,5 @@ async def _ask(
     async with context.database.session() as session:
         model, base = await find_fork(session, visitor, model_id)
         states = await model_states(session, [model], {base.id})
-    status, problem = (error.status, error.message) if error else (200, None)
-    values = {"model": model, "state": states[model.id], "reason": reason, "problem": problem}
-    return page(request, f"models/{verb}.html", visitor, status=status, **values)
+    state = states[model.id]
+    return page(request, f"models/{verb}.html", visitor, error=error, model=model, state=state, reason=reason)

@@ -63,5 +63,4 @@ async def _ask(
         raise NotFound(f"there is no run {run_id[:100]!r}; see /runs")
     async with context.database.session() as session:
         run = await get_run(session, visitor.caller, found_id)
-    status, problem = (error.status, error.message) if error else (200, None)
-    return page(request, "runs/change.html", visitor, status=status, run=run, verb=verb, problem=problem)
+    return page(request, "runs/change.html", visitor, error=error, run=run, verb=verb)

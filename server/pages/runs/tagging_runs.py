@@ -55,8 +55,7 @@ async def _ask(
     async with context.database.session() as session:
         run = await get_run(session, visitor.caller, _id(run_id))
     sent = {"name": run.name or "", "tags": "\n".join(run.tags), **(fields or {})}
-    status, problem = (error.status, error.message) if error else (200, None)
-    return page(request, "runs/describe.html", visitor, status=status, run=run, fields=sent, problem=problem)
+    return page(request, "runs/describe.html", visitor, error=error, run=run, fields=sent)
 
 
 def _id(run_id: str) -> UUID:

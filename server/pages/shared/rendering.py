@@ -42,11 +42,23 @@ _templates.globals.update(_globals)
 _templates.filters.update(formats.FILTERS)
 
 
-def page(request: Request, template: str, visitor: Visitor | None, *, status: int = 200, **values: Any) -> Response:
-    """A page, or 304 when it is as the browser knows it."""
+def page(
+    request: Request,
+    template: str,
+    visitor: Visitor | None,
+    *,
+    status: int = 200,
+    error: HeadwayError | None = None,
+    **values: Any,
+) -> Response:
+    """A page, or 304 when it is as the browser knows it. error: what a form on it was refused for, as its `problem`."""
+    status, problem = (error.status, error.message) if error else (status, None)
     theme = request.cookies.get("headway_theme")
     body = _templates.get_template(template).render(
-        visitor=visitor, path=request.url.path, theme=theme if theme in _THEMES else None, **{"problem": None, **values}
+        visitor=visitor,
+        path=request.url.path,
+        theme=theme if theme in _THEMES else None,
+        **{"problem": problem, **values},
     )
     tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:24]}"'
     if request.headers.get("if-none-match") == tag:

@@ -65,8 +65,7 @@ async def _ask(
     visitor.caller.require("admin")
     async with context.database.session() as session:
         values = await _consequences(session, _ROWS[kind], kind, plane_id)
-    status, problem = (error.status, error.message) if error else (200, None)
-    return page(request, f"system/{verb}.html", visitor, status=status, kind=kind, problem=problem, **values)
+    return page(request, f"system/{verb}.html", visitor, error=error, kind=kind, **values)
 
 
 async def _consequences(session: AsyncSession, plane: Plane, kind: Kind, plane_id: UUID) -> dict[str, Any]:

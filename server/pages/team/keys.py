@@ -40,7 +40,12 @@ async def keys(
         if sees_all:
             owners = (await session.execute(_teams().limit(PAGE).offset((teams - 1) * PAGE))).all()
             num_teams = await session.scalar(select(func.count()).where(TeamRow.removed_at.is_(None))) or 0
-    pages = {"number": number, "num_pages": _pages(total), "team_number": teams, "num_team_pages": _pages(num_teams)}
+    pages: dict[str, Any] = {
+        "number": number,
+        "num_pages": _pages(total),
+        "team_number": teams,
+        "num_team_pages": _pages(num_teams),
+    }
     return page(request, "team/keys.html", visitor, keys=rows, teams=owners, sees_all=sees_all, **pages)
 
 

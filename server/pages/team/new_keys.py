@@ -127,8 +127,7 @@ async def _ask(
         "scopes": {scope: meaning for scope, meaning in MEANS.items() if scope in own},
         "spans": SPANS,
     }
-    status, problem = (error.status, error.message) if error else (200, None)
-    return page(request, "team/key_new.html", visitor, status=status, problem=problem, **values)
+    return page(request, "team/key_new.html", visitor, error=error, **values)
 
 
 async def _ask_to_rotate(
@@ -136,9 +135,7 @@ async def _ask_to_rotate(
 ) -> Response:
     async with context.database.session() as session:
         row, team = await find_key(session, visitor, key_id)
-    status, problem = (error.status, error.message) if error else (200, None)
-    values = {"key": row, "team": team, "graces": GRACES, "problem": problem}
-    return page(request, "team/key_rotate.html", visitor, status=status, **values)
+    return page(request, "team/key_rotate.html", visitor, error=error, key=row, team=team, graces=GRACES)
 
 
 def _key_request(fields: dict[str, str]) -> KeyRequest:

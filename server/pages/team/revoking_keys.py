@@ -43,5 +43,4 @@ async def _ask(
 ) -> Response:
     async with context.database.session() as session:
         row, team = await find_key(session, visitor, key_id)
-    status, problem = (error.status, error.message) if error else (200, None)
-    return page(request, "team/key_revoke.html", visitor, status=status, key=row, team=team, problem=problem)
+    return page(request, "team/key_revoke.html", visitor, error=error, key=row, team=team)

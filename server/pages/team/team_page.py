@@ -69,9 +69,12 @@ async def _show(
     visitor.caller.require("admin")
     async with context.database.session() as session:
         team = await service.describe_team(session, await service.get_team(session, str(team_id)))
-    status, problem = (error.status, error.message) if error else (200, None)
-    values = {"team": team, "lines": quota_lines(team), "fields": {**quotas_shown(team.quotas), **(fields or {})}}
-    return page(request, "team/team.html", visitor, status=status, problem=problem, **values)
+    values: dict[str, Any] = {
+        "team": team,
+        "lines": quota_lines(team),
+        "fields": {**quotas_shown(team.quotas), **(fields or {})},
+    }
+    return page(request, "team/team.html", visitor, error=error, **values)
 
 
 def quota_lines(team: TeamWithUsage) -> list[dict[str, Any]]:

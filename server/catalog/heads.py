@@ -17,6 +17,7 @@ from server.catalog.bases import untrained
 from server.catalog.saving_nodes import NodeSaving
 from server.catalog.types import Head
 from server.process.shutdown import Shutdown
+from server.values.removed_files import sentence_of_removal
 from store.database import AsyncDatabase
 from store.notify import ADAPTER_LOADED, AsyncListener
 from store.planes.adapters import want_checkpoint
@@ -154,4 +155,4 @@ async def _until_loaded(heads: Heads, base_id: UUID, checkpoint: CheckpointRow |
 
 def _refuse_without_files(checkpoint: CheckpointRow) -> None:
     if checkpoint.files_removed_at is not None:
-        raise Gone(f"the files of {checkpoint.name} were removed; choose a newer checkpoint")
+        raise Gone(sentence_of_removal(checkpoint.name, "choose a newer checkpoint"))

@@ -14,6 +14,7 @@ from server.catalog.run_ids import parse_run_id
 from server.checkpoint_names.paths import SEGMENTS, Kind, TinkerPath
 from server.checkpoint_names.types import NamedCheckpoint, named_by_row
 from server.principals.callers import Caller
+from server.values.removed_files import sentence_of_removal
 from server.values.sanitizing import is_storable
 from store.checkpoint_references import as_uuid
 from store.tables import CheckpointNameRow, CheckpointRow, ModelRow
@@ -57,7 +58,7 @@ async def resolve_path(session: AsyncSession, caller: Caller, text: str, use: Us
         raise no_such_checkpoint(text)
     caller.require_model(found.model.id, found.model.slug)
     if found.checkpoint.files_removed_at is not None:
-        raise Gone(f"the files of {text} were removed; names keep them")
+        raise Gone(sentence_of_removal(text, "names keep them"))
     return found
 
 

@@ -14,6 +14,7 @@ from server.sampling.admission import SamplingKey, SamplingKeys
 from server.sampling.collaborators import Sampling
 from server.sampling.lookups import SharedLookups
 from server.sampling.target import ServedCheckpoint, Target
+from server.values.removed_files import sentence_of_removal
 from store.planes.serving import ServingInfo, ServingQuery
 from wire.adapter_names import adapter_name, base_adapter_name
 from wire.errors import Gone, InvalidRequest, NotFound
@@ -88,7 +89,7 @@ async def _pin(wants: SharedLookups[UUID, None], found: ServingInfo, pinned: str
         raise NotFound(f"model {found.slug!r} has no checkpoint {pinned!r}", param="checkpoint")
     if found.files_are_removed:
         raise Gone(
-            f"the files of {found.checkpoint_name} were removed; pin a newer checkpoint",
+            sentence_of_removal(found.checkpoint_name, "pin a newer checkpoint"),
             param="checkpoint",
         )
     if not found.is_saved:

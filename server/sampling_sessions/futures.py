@@ -22,6 +22,7 @@ from server.sampling_sessions.calls import SampleCall
 from server.sampling_sessions.results import Sampled
 from server.sampling_sessions.running import SamplingRuns, Wait
 from server.sampling_sessions.sessions import no_such_sampler
+from server.values.removed_files import sentence_of_removal
 from store import sampling_requests as requests
 from store.database import AsyncDatabase
 from store.notify import SAMPLING_DONE, AsyncListener, Subscription
@@ -216,7 +217,7 @@ def _require_same(call: SampleCall | Failed, request: bytes) -> None:
 
 def _refusal(call: SampleCall, target: requests.SamplingTarget) -> str:
     if target.files_are_removed:
-        return f"the files of {target.checkpoint_name} were removed; sample a newer checkpoint"
+        return sentence_of_removal(target.checkpoint_name, "sample a newer checkpoint")
     length = len(call.prompt) + (call.max_tokens or 0)
     if target.context_length is not None and length > target.context_length:
         return (

@@ -412,7 +412,7 @@ async def test_what_a_checkpoint_page_shows_is_what_the_row_holds(team, model, v
     fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', refused.text))
     reply = await visitor.post(f"/forms/models/{model['id']}/head", data=fields)
     assert reply.status_code == 410
-    assert "were removed" in reply.text
+    assert "removed by the retention policy" in reply.text
 
 
 @contextmanager

@@ -47,6 +47,6 @@ async def test_a_node_without_files_is_history(team, model, database: AsyncDatab
     checkpoint = await thinned(database, model["id"], files_removed_at=True)
     reply = await team.http.put(f"/v2/models/{model['id']}/head", json={"checkpoint_id": checkpoint.name})
     assert reply.status_code == 410
-    assert "were removed" in reply.json()["detail"]
+    assert "removed by the retention policy" in reply.json()["detail"]
     (node,) = (await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json()
     assert (node["has_files"], node["has_optimizer_state"]) == (False, False)

@@ -260,7 +260,8 @@ async def test_every_route_but_the_open_ones_asks_what_comes_as_x_api_key(origin
                 content, headers = BODIES.get(path, b"{}"), {**JSON, "X-API-Key": "hw_wrong"}
                 reply = await anonymous.request(method, url, content=content, headers=headers)
                 assert reply.status_code == 401, (method, path, reply.text)
-                assert "API key" in reply.json()["detail"]
+                if method != "head":  # whose replies have no body
+                    assert "API key" in reply.json()["detail"]
 
 
 CHAT = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'

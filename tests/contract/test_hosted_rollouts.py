@@ -149,7 +149,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "task": ({"task": "subtract"}, 422, "no task 'subtract'"),
     "args": ({"args": {"a": "x"}}, 422, "does not take these args"),
     "missing args": ({"args": {}}, 422, "does not take these args"),
-    "claude": ({"agent": {"type": "claude", "config": CONFIG}}, 422, "agent type 'claude' cannot be run here"),
+    "gemini": ({"agent": {"type": "gemini", "config": CONFIG}}, 422, "agent type 'gemini' cannot be run here"),
     "cli": ({"agent": {"type": "codex_cli", "config": CONFIG}}, 422, "agent type 'codex_cli' cannot be run here"),
     "unknown type": ({"agent": {"type": "x", "config": CONFIG}}, 422, "no agent type 'x' here"),
     "model": ({"agent": {"type": "openai_compatible", "config": {"model": "no-such"}}}, 404, "no model 'no-such'"),

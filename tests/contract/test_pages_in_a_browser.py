@@ -8,24 +8,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from fastapi.routing import iter_route_contexts
 from playwright.async_api import Browser, expect
 from sqlalchemy import select
 
 from server.auth.issuing import Grant
+from server.pages.router import router
+from server.pages.shared.routing import PageRoute
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, ApiKeyRow, CheckpointRow, EvalRow, ModelRow, TrainerRow
 from tests.contract.conftest import Team
+from tests.contract.environments import deployed_environment_of
 from tests.contract.test_pages import key_of, team_id
 from tests.contract.test_tasksets import task, upload
 from tests.pages.rollouts import add_groups, add_job, pass_over, tell, trace_row, turns
+from tests.pages.runs import add_run
 from tests.pages.scenes import add_model, grow
 from tests.pages.visit import Visit, visiting
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A model that went back twice, one that was never trained, their base; a job, and two of its rollouts."""
+    """A model that went back twice, one that was never trained, their base; a job, and two of its rollouts; a run."""
 
     trained: str
     fresh: str
@@ -38,6 +43,9 @@ class Scene:
     team: str
     key: str
     trainer: str
+    node: str
+    run: str
+    environment: str
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +68,8 @@ async def scene(
         assert key is not None
         job = await add_job(session, owner, "a job with a name that goes on and on and on", group_size=2)
         told, untold, *_ = await add_groups(session, job, [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.5, None]], trained)
+        run = await add_run(session, trained)
+        environment = await deployed_environment_of(session, owner, "arith")
     tasks = [task(f"task-{number}", args={"text": "a question " * 9 * number}) for number in range(8)]
     taskset_id = (await upload(standing_team, *tasks, name="looked-at")).json()["taskset_id"]
     blobs = BlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
@@ -68,7 +78,7 @@ async def scene(
     async with database.session() as session:
         await pass_over(session, told, second[-1], turns(3, 40)[0])
     ids = [row.id for row in (trained, fresh, base, job, told, untold, raised)]
-    return Scene(*map(str, [*ids, taskset_id, owner, key.id, trainer.id]))
+    return Scene(*map(str, [*ids, taskset_id, owner, key.id, trainer.id, first[5].id, run.id, environment.id]))
 
 
 def score(model: ModelRow, checkpoint: CheckpointRow, value: float) -> EvalRow:
@@ -99,6 +109,10 @@ PAGES = [
     "/models/{trained}?tab=guard",
     "/models/{trained}/head?to=base",
     "/models/{trained}/pause",
+    "/models/{trained}/resume",
+    "/models/{trained}/edit",
+    "/models/{trained}/delete",
+    "/models/{trained}/checkpoints/{node}/delete",
     "/models/{trained}/alarms/{alarm}/undo",
     "/models/{trained}/guard/rules/held_out",
     "/models/{trained}/guard/evaluations",
@@ -111,6 +125,7 @@ PAGES = [
     "/jobs/{job}",
     "/jobs/{job}?tab=rollouts",
     "/traces?min_reward=0",
+    "/traces/compare?a={told}&b={untold}",
     "/trace/{told}?open=2",
     "/trace/{told}?by=trainer",
     "/trace/{untold}",
@@ -123,12 +138,39 @@ PAGES = [
     "/team",
     "/team/audit",
     "/runs",
+    "/runs/{run}",
+    "/runs/{run}/describe",
+    "/runs/{run}/cancel",
+    "/environments",
+    "/environments/{environment}",
+    "/playground",
     "/keys",
     "/keys/new",
     "/keys/{key}/rotate",
     "/keys/{key}/revoke",
     "/teams/{team}",
+    "/teams/{team}/remove",
 ]
+SEEN_ELSEWHERE = {"/login", "/keys/made"}
+"""Without a session, and after a form."""
+MOVED = {"/models", "/models/"}
+NO_PAGES = (
+    "/static/",
+    "/live/",
+    "/help/pictures/",
+    "/trace/{trace_id}/json",
+    "/models/{model_id}/checkpoints/{checkpoint}/adapter",
+)
+
+
+def test_every_page_is_looked_at(scene: Scene):
+    routes = [context.original_route for context in iter_route_contexts(router.routes)]
+    pages = [route for route in routes if isinstance(route, PageRoute) and "GET" in route.methods]
+    lacking = {route.path for route in pages if not route.path.startswith(NO_PAGES)} - SEEN_ELSEWHERE - MOVED
+    for path in PAGES:
+        asked = path.format(**vars(scene)).partition("?")[0]
+        lacking.discard(next(route.path for route in pages if route.path_regex.fullmatch(asked)))
+    assert not lacking
 
 
 async def test_axe_finds_nothing_nothing_sticks_out_and_the_console_is_empty(scene, browser: Browser, origin, session):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from posixpath import dirname, join, normpath
 
@@ -62,16 +62,19 @@ def _rendered(path: Path, modified_at: float) -> Document:
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = markdown.parse(_COMMENT.sub("", path.read_text(encoding="utf-8")))
     _name_headings(tokens)
+    _empty_headings(tokens)
     for token in tokens:
         _make_scrollable(token)
         _lead_links(token.children or [], name)
     title = next((after.content for token, after in pairwise(tokens) if token.tag == "h1"), name)
     html = markdown.renderer.render(tokens, markdown.options, {})
-    html = html.replace("<table", _SCROLLING + "<table").replace("</table>", "</table></div>")
+    number = count(1)
+    html = re.sub("<table", lambda _: _SCROLLING.format(next(number)) + "<table", html)
+    html = html.replace("</table>", "</table></div>")
     return Document(title.replace("`", ""), Markup(html))  # noqa: S704 - rendered without HTML of the text
 
 
-_SCROLLING = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+_SCROLLING = '<div class="scroll" tabindex="0" role="region" aria-label="Table {}">'
 
 
 def _name_headings(tokens: Sequence[Token]) -> None:
@@ -79,6 +82,13 @@ def _name_headings(tokens: Sequence[Token]) -> None:
     for heading, inline in pairwise(tokens):
         if heading.type == "heading_open":
             heading.attrSet("id", slug("".join(part.content for part in inline.children or [])))
+
+
+def _empty_headings(tokens: Sequence[Token]) -> None:
+    """Markdown has no table without headings: cells that head nothing are plain ones."""
+    for opening, inline, closing in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if opening.type == "th_open" and not inline.content.strip():
+            opening.tag = closing.tag = "td"
 
 
 def slug(heading: str) -> str:

@@ -274,7 +274,7 @@ async def test_from_a_job_through_its_groups_to_the_tokens_of_a_turn(scene, brow
         await expect(page.get_by_role("img", name="Rewards: 0, 1")).to_be_visible()
         await page.get_by_role("link", name="task-0").click()
         await expect(page.locator("tbody tr")).to_have_count(2)
-        await page.locator(f"a[href='/trace/{scene.told}']").click()
+        await page.locator(f"a[href^='/trace/{scene.told}']").click()
         await page.get_by_role("link", name="Open turn 1").click()
         await expect(page.get_by_role("region", name="Tokens of turn 1").locator("tbody tr")).to_have_count(40)
         of_all = "all => all.map((one) => getComputedStyle(one).textDecoration.replace(/rgb.*/, ''))"

@@ -472,6 +472,18 @@ async def test_texts_and_chats_become_ids_of_the_vocabulary(sampler: Sampler):
     assert chat == await sampler.backend.render(RenderRequest(messages=[USER])), "the same chat, the same ids"
 
 
+async def test_people_read_the_text_of_each_token(sampler: Sampler):
+    info = sampler.backend.info
+    plain = sampler.backend.token_texts(await sampler.backend.tokenize(TokenizeRequest(text="us and them")))
+    assert "".join(plain.texts) == "us and them"
+    assert plain.special == []
+    (eos_id,) = info.eos_ids
+    named = sampler.backend.token_texts([-1, eos_id, info.vocab_size])
+    assert (named.texts[0], named.texts[2]) == ("", "")
+    assert named.texts[1]
+    assert named.special == [1]
+
+
 async def test_continued_ids_come_back_untouched(sampler: Sampler):
     so_far = [99, 98, 97, 96]
     messages = [USER, {"role": "assistant", "content": "36"}, {"role": "user", "content": "and?"}]

@@ -20,6 +20,7 @@ WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "
 AGES_AND_LABELS = {
     "server/sampling/recording.py": "the order of a rollout's answers, where its client told of none",
     "server/protocols/openai/replies.py": "`created` of an answer",
+    "server/protocols/openai/responses/replies.py": "`created_at` and `completed_at` of an answer",
     "server/pages/team/new_keys.py": "the day on which a key ends that was asked for in days",
     "server/principals/quotas.py": "how long until a quota begins anew, in a sentence",
     "server/team/service.py": "when a quota begins anew, for people to read",

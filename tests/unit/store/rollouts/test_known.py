@@ -21,15 +21,15 @@ NUM_TURNS = 6
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many connections each call of `record` took."""
-    taken, connection = [0], AsyncDatabase.connection
+def asked(async_database: AsyncDatabase, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many connections all calls of `record` took. Servers of other tests may still take theirs."""
+    taken, connection = [0], async_database.connection
 
-    def counted(self: AsyncDatabase):
+    def counted():
         taken[0] += 1
-        return connection(self)
+        return connection()
 
-    monkeypatch.setattr(AsyncDatabase, "connection", counted)
+    monkeypatch.setattr(async_database, "connection", counted)
     return taken
 
 

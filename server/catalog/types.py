@@ -92,7 +92,7 @@ class ModelChange(Closed):
 
     name: str | None = None
     description: Sentence | None = None
-    tags: Annotated[list[Tag], Field(max_length=20)] | None = None
+    tags: Annotated[list[Tag], Field(fail_fast=True, max_length=20)] | None = None
 
 
 class LiveRun(BaseModel):

@@ -39,8 +39,8 @@ class LabelChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    add: list[Label] = Field(default_factory=list[str], max_length=MOST_LABELS)
-    remove: list[Label] = Field(default_factory=list[str], max_length=MOST_LABELS)
+    add: list[Label] = Field(default_factory=list[str], fail_fast=True, max_length=MOST_LABELS)
+    remove: list[Label] = Field(default_factory=list[str], fail_fast=True, max_length=MOST_LABELS)
 
 
 class Labels(BaseModel):

@@ -53,7 +53,7 @@ class RunChange(Closed):
     """What shall be different; what is not named stays. name: null for none. tags: all of them."""
 
     name: Name | None = None
-    tags: Annotated[list[Tag], Field(max_length=20)] | None = None
+    tags: Annotated[list[Tag], Field(fail_fast=True, max_length=20)] | None = None
 
 
 class RunEvent(BaseModel):

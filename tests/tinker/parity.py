@@ -12,7 +12,7 @@ PROMPT = [4, 9, 5, 11, 3]
 
 
 def service_of(env: dict[str, str]) -> tinker.ServiceClient:
-    """A client of the box whose environment this is."""
+    """A client of the box whose environment this is, to be closed: it beats its session's heart until then."""
     return tinker.ServiceClient(base_url=env["TINKER_BASE_URL"], api_key=env["TINKER_API_KEY"])
 
 

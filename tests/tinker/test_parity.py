@@ -7,5 +7,6 @@ from tests.tinker.parity import differences, service_of, trained_run
 
 
 def test_the_sampler_s_policy_is_the_trainer_s_with_the_sdk_s_defaults(box: Box):
-    found = differences(trained_run(service_of(box.env), "tiny-arith"))
+    with service_of(box.env) as service:
+        found = differences(trained_run(service, "tiny-arith"))
     assert max(found.values()) < 1e-4, found

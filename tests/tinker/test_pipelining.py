@@ -10,13 +10,15 @@ import pytest
 import tinker
 
 from tests.e2e.box import Box
+from tests.tinker.parity import service_of
 
 SLOTS = 12
 
 
 @pytest.fixture(scope="module")
-def service(box: Box) -> tinker.ServiceClient:
-    return tinker.ServiceClient(base_url=box.env["TINKER_BASE_URL"], api_key=box.env["TINKER_API_KEY"])
+def service(box: Box) -> Iterator[tinker.ServiceClient]:
+    with service_of(box.env) as service:
+        yield service
 
 
 def datum(seed: int) -> tinker.Datum:

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.vllm
 
 
 def test_the_sampler_s_policy_is_the_trainer_s_with_the_sdk_s_defaults(box: Box):
-    found = differences(trained_run(service_of(box.env), "tiny-arith"), scores_prompts=False)  # it only attached
+    with service_of(box.env) as service:
+        found = differences(trained_run(service, "tiny-arith"), scores_prompts=False)  # it only attached
     print(found)
     assert max(found.values()) < 1e-4, found

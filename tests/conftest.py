@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import tempfile
@@ -28,6 +29,15 @@ wait_passively()  # before a test module imports torch
 # A busy machine generates examples slowly: no fault of theirs.
 settings.register_profile("headway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("headway")
+
+
+_MOST_TO_END_S = 60.0
+
+
+def pytest_unconfigure() -> None:
+    """A thread or a child that outlives the last test would have the run hang for ever, and nobody would know where:
+    all threads are shown, and the process ends."""
+    faulthandler.dump_traceback_later(_MOST_TO_END_S, exit=True)
 
 
 def _processors() -> list[Any]:

@@ -25,7 +25,7 @@ from tests.contract.test_tasksets import task, upload
 from tests.pages.rollouts import add_groups, add_job, pass_over, tell, trace_row, turns
 from tests.pages.runs import add_run
 from tests.pages.scenes import add_model, grow
-from tests.pages.visit import Visit, visiting
+from tests.pages.visit import OF_COLOURS, Visit, visiting
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ async def _problems(visit: Visit, path: str) -> list[str]:
     await visit.settled()
     found = [f"{path} in light: {one}" for one in await visit.violations()]
     await visit.page.emulate_media(color_scheme="dark")
-    found += [f"{path} in dark: {one}" for one in await visit.violations()]
+    found += [f"{path} in dark: {one}" for one in await visit.violations(*OF_COLOURS)]
     await visit.page.set_viewport_size({"width": 360, "height": 740})
     width = await visit.page.evaluate("document.documentElement.scrollWidth")
     await visit.page.set_viewport_size({"width": 1360, "height": 900})

@@ -10,10 +10,12 @@ from playwright.async_api import Browser, Page, expect
 
 from tests.pages.browser import AXE
 
-VIOLATIONS = """() => axe.run().then(({violations}) => violations.map(
+VIOLATIONS = """(rules) => axe.run(
+    {resultTypes: ["violations"], ...(rules.length ? {runOnly: rules} : {})}).then(({violations}) => violations.map(
     ({id, nodes}) => `${id}: ${nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`))"""
 
-
+OF_COLOURS = ("color-contrast", "link-in-text-block")
+"""Rules that another colour scheme can break."""
 PATIENCE_MS = 90_000
 """How long anything on a page may take to happen, on a machine with a lot to do."""
 expect.set_options(timeout=PATIENCE_MS)
@@ -44,13 +46,13 @@ class Visit:
         await self.page.wait_for_load_state()
         await self.page.wait_for_selector("#charts[data-points], main:not(:has(#charts))", state="attached")
 
-    async def violations(self) -> list[str]:
-        """What axe finds. The debugger brings it in, which the page's policy does not bind."""
+    async def violations(self, *rules: str) -> list[str]:
+        """What axe finds, by all rules if none are given. The debugger brings it in, whom the policy does not bind."""
         if not await self.page.evaluate("'axe' in window"):
             debugger = await self.page.context.new_cdp_session(self.page)
             await debugger.send("Runtime.evaluate", {"expression": f"{AXE.read_text()};0"})
             await debugger.detach()
-        return await self.page.evaluate(VIOLATIONS)
+        return await self.page.evaluate(VIOLATIONS, list(rules))
 
     async def text(self, selector: str) -> str:
         return await self.page.inner_text(selector)

@@ -122,7 +122,7 @@ class ScriptedBackend:
         return list(map(ord, request.text))
 
     def token_texts(self, token_ids: Sequence[int]) -> TokenTexts:
-        texts = ["<end>" if one == END else chr(one) if 0 <= one < self._info.vocab_size else "" for one in token_ids]
+        texts = ["<end>" if one == END else chr(one) if 0 <= one < 0x110000 else "" for one in token_ids]
         return TokenTexts(texts=texts, special=[at for at, one in enumerate(token_ids) if one == END])
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -67,7 +68,11 @@ class App:
 
 @asynccontextmanager
 async def listening(
-    app: App, protocol: type[asyncio.Protocol] = Brief, keep_alive_s: int = 75
+    app: App,
+    protocol: type[asyncio.Protocol] = Brief,
+    keep_alive_s: int = 75,
+    *,
+    given: socket.socket | None = None,
 ) -> AsyncIterator[Callable[[], Any]]:
     """Yields what opens a connection."""
     config = uvicorn.Config(
@@ -76,10 +81,10 @@ async def listening(
     )  # fmt: skip
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext
-    task = asyncio.create_task(server.serve())
+    task = asyncio.create_task(server.serve(sockets=[given] if given else None))
     while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
         await asyncio.sleep(0.01)
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    host, port = (given or server.servers[0].sockets[0]).getsockname()[:2]
     yield lambda: asyncio.open_connection(host, port)
     server.should_exit = True
     await task
@@ -267,6 +272,26 @@ async def test_a_client_that_reads_slowly_gets_all_of_it():
             await asyncio.sleep(0.1)
         assert num_read == 5_000_000
         writer.close()
+
+
+@pytest.mark.parametrize("protocol", [Brief, HttpToolsProtocol])
+async def test_no_answer_waits_for_the_acknowledgement_of_its_head(protocol: type[HttpToolsProtocol]):
+    """asyncio alone leaves connections as they are whose listening socket does not say that it is TCP's."""
+    connections = list[socket.socket]()
+
+    class Seen(protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            connections.append(transport.get_extra_info("socket"))
+
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        async with listening(App(), Seen, given=given) as connect:
+            _, writer = await connect()
+            while not connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            sends_at_once = connections[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            writer.close()
+    assert bool(sends_at_once) == (protocol is Brief)
 
 
 async def test_uvicorn_alone_has_no_such_bounds():

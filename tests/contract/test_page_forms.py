@@ -251,6 +251,16 @@ async def test_a_model_whose_checkpoints_were_miscounted_stays(counted, model, v
     assert (await visitor.get(f"/models/{model['id']}")).status_code == 200
 
 
+async def test_nobody_is_asked_to_delete_what_cannot_be_deleted_now(model, visitor, database):
+    question = f"/models/{model['id']}/delete"
+    assert "Delete the model" in (await visitor.get(question)).text
+    async with database.session() as session:
+        await add_run(session, await session.get_one(ModelRow, uuid.UUID(model["id"])), steps=1)
+    page = (await visitor.get(question)).text
+    assert "It cannot be deleted now" in page
+    assert "Delete the model" not in page
+
+
 async def test_a_model_is_paused_with_a_reason_and_resumed(team, model, visitor, database):
     page = f"/models/{model['id']}"
     assert f'href="{page}/pause"' in (await visitor.get(page)).text

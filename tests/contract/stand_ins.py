@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text, update
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from store.database import AsyncDatabase
-from store.notify import OPERATION_DONE, notify_async
+from store.notify import OPERATION_DONE, OPERATION_QUEUED, AsyncListener, notify_async
 from store.oplog.conditions import PENDING_GRADIENT, UNACKNOWLEDGED
 from store.repeating import RepeatedTask, Rhythm
 from store.tables import (
@@ -53,15 +53,21 @@ _LEAVE_OUT = text(f"""
 """)
 
 
+_LOOK_EVERY_S = 0.2
+"""For what was queued while it was paused, and for rows that a test wrote itself."""
+
+
 class StandInTrainer:
     """Answers whatever is queued with results of the right shape."""
 
     def __init__(self, database: AsyncDatabase) -> None:
         self._database = database
+        self._listener = AsyncListener(database.url, [OPERATION_QUEUED])
         self.paused = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> StandInTrainer:
+        await self._listener.start()
         self._task = asyncio.create_task(self._run())
         return self
 
@@ -70,16 +76,20 @@ class StandInTrainer:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        await self._listener.close()
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(0.02)
-            if self.paused:
-                continue
-            async with self._database.session() as session:
-                queued = select(OperationRow).where(OperationRow.state == "queued").order_by(OperationRow.sequence)
-                for operation in await session.scalars(queued):
-                    await self._answer(session, operation)
+        with self._listener.subscribe(OPERATION_QUEUED, None) as queued:
+            while True:
+                await queued.wait(_LOOK_EVERY_S)
+                if not self.paused:
+                    await self._answer_all()
+
+    async def _answer_all(self) -> None:
+        async with self._database.session() as session:
+            queued = select(OperationRow).where(OperationRow.state == "queued").order_by(OperationRow.sequence)
+            for operation in await session.scalars(queued):
+                await self._answer(session, operation)
 
     async def _answer(self, session: Any, operation: OperationRow) -> None:
         model = await session.get_one(ModelRow, operation.model_id)

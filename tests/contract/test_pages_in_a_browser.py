@@ -174,7 +174,7 @@ def test_every_page_is_looked_at(scene: Scene):
 
 
 async def test_axe_finds_nothing_nothing_sticks_out_and_the_console_is_empty(scene, browser: Browser, origin, session):
-    """In light and in dark; and in a narrow window."""
+    """Also in a narrow window."""
     found: list[str] = []
     async with visiting(browser, origin, storage_state=session, color_scheme="light") as visit:
         for path in PAGES:
@@ -191,14 +191,35 @@ async def test_axe_finds_nothing_nothing_sticks_out_and_the_console_is_empty(sce
 
 async def _problems(visit: Visit, path: str) -> list[str]:
     await visit.settled()
-    found = [f"{path} in light: {one}" for one in await visit.violations()]
-    await visit.page.emulate_media(color_scheme="dark")
-    found += [f"{path} in dark: {one}" for one in await visit.violations(*OF_COLOURS)]
+    found = [f"{path}: {one}" for one in await visit.violations()]
     await visit.page.set_viewport_size({"width": 360, "height": 740})
     width = await visit.page.evaluate("document.documentElement.scrollWidth")
     await visit.page.set_viewport_size({"width": 1360, "height": 900})
-    await visit.page.emulate_media(color_scheme="light")
     return [*found, f"{path} is {width} wide in a window of 360"] if width > 360 else found
+
+
+WITH_ALL_COLOURS = [
+    "/",
+    "/models/{trained}",
+    "/models/{trained}?tab=checkpoints&node=base",
+    "/models/{trained}?tab=guard",
+    "/trace/{told}?open=2",
+    "/traces/compare?a={told}&b={untold}",
+    "/runs/{run}",
+    "/system",
+    "/help/guard",
+]
+
+
+@pytest.mark.parametrize("paths", [WITH_ALL_COLOURS, pytest.param(PAGES, marks=pytest.mark.slow)], ids=["some", "all"])
+async def test_colours_stand_out_in_the_dark(paths: list[str], scene, browser: Browser, origin, session):
+    found: list[str] = []
+    async with visiting(browser, origin, storage_state=session, color_scheme="dark") as visit:
+        for path in paths:
+            await visit.go(path.format(**vars(scene)))
+            await visit.settled()
+            found += [f"{path}: {one}" for one in await visit.violations(*OF_COLOURS)]
+    assert not found, "\n".join(found)
 
 
 async def test_a_printed_link_opens_after_signing_in(scene, browser: Browser, origin, standing_team):

@@ -15,10 +15,12 @@ from sqlalchemy import func, select
 from server.app import create_app
 from server.auth.service import create_key
 from server.process.settings import ServerSettings
+from server.rollouts.texts import read_text
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
+from store.rollouts.unread import unread_traces
 from store.tables import (
     AlarmRow,
     ApiKeyRow,
@@ -185,6 +187,10 @@ async def invent_rollouts(database: AsyncDatabase, blobs: BlobStore) -> dict[str
     async with database.session() as session:
         await pass_over(session, told, head, turns(3, 40)[0])
     await tell(database, blobs, running, num_turns=60, num_tokens=900, checkpoint=head)
+    async with database.connection() as connection:
+        unread = await unread_traces(connection, 1000, settle_s=0.0, quiet_s=0.0)
+    for trace in unread:
+        await read_text(database, blobs, trace)
     return {
         "tasks": f"/models/{model.id}?tab=tasks",
         "undo": f"/models/{model.id}/alarms/{alarm.id}/undo",

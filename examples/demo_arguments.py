@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-# learning rate, steps, problems in each greedy score
-_FOR_THE_TINY_BASE = (7e-4, 30, 64)
-_FOR_OTHERS = (2e-4, 40, 48)
+# learning rate, steps, problems in each greedy score, mean reward of the last steps above which it has climbed
+_FOR_THE_TINY_BASE = (7e-4, 30, 64, 0.85)
+_FOR_OTHERS = (2e-4, 40, 48, 0.65)
 NOT_SETTINGS = ("out", "from_start")
 """Arguments that change nothing about a run."""
 
@@ -27,9 +27,13 @@ def parse_args(description: str) -> argparse.Namespace:
     parser.add_argument("--stop-at", type=float, help="stop when the mean reward of five steps reaches this")
     parser.add_argument("--held-out", type=int, help="held-out problems in each greedy score")
     parser.add_argument("--held-out-every", type=int, default=10, help="steps between greedy scores")
+    parser.add_argument(
+        "--end-above", type=float, help="mean reward of the last five steps above which the run has climbed"
+    )
     parser.add_argument("--max-concurrent", type=int, default=32, help="rollouts in flight")
     parser.add_argument("--from-start", action="store_true", help="do not go on with a run that was stopped")
     args = parser.parse_args()
-    lr, steps, held_out = _FOR_THE_TINY_BASE if args.base_model == "tiny-arith" else _FOR_OTHERS
+    lr, steps, held_out, end_above = _FOR_THE_TINY_BASE if args.base_model == "tiny-arith" else _FOR_OTHERS
     args.lr, args.steps, args.held_out = args.lr or lr, args.steps or steps, args.held_out or held_out
+    args.end_above = args.end_above or end_above
     return args

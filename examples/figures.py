@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-START_BELOW, END_ABOVE = 0.4, 0.85
+START_BELOW, END_ABOVE = 0.4, 0.85  # where the settings say nothing else
 WINDOW = 5  # steps; one step's reward is too noisy to judge by
 
 
@@ -76,11 +76,11 @@ class RunFigures:
         return self._control_verdict() if self.is_control else self._climb_verdict()
 
     def _climb_verdict(self) -> tuple[bool, str]:
-        start, end = self.steps[0].reward, self.smoothed()[-1]
-        reached = next((f.step for f, mean in zip(self.steps, self.smoothed(), strict=True) if mean > END_ABOVE), None)
+        start, end, enough = self.steps[0].reward, self.smoothed()[-1], self.settings.get("end_above") or END_ABOVE
+        reached = next((f.step for f, mean in zip(self.steps, self.smoothed(), strict=True) if mean > enough), None)
         before, after = (self.held_out[0].reward, self.held_out[-1].reward) if self.held_out else (0.0, 0.0)
-        climbed = start < START_BELOW and end > END_ABOVE and after > before
-        at = f", above {END_ABOVE} from step {reached}" if reached else ""
+        climbed = start < START_BELOW and end > enough and after > before
+        at = f", above {enough} from step {reached}" if reached else ""
         greedy = f"; held-out problems, greedy: {before:.2f} → {after:.2f}"
         return climbed, f"{'climbed' if climbed else 'did NOT climb'}: mean reward {start:.2f} → {end:.2f}{at}{greedy}"
 

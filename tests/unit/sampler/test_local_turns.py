@@ -32,6 +32,12 @@ def rooms(open_backend):
     return {name: open_backend(**settings) for name, settings in ROOMS.items()}
 
 
+@pytest.fixture(scope="session")
+async def alone(backend):
+    """What each answer of the wide call is where nobody else asks, by its seed."""
+    return {one.params.seed: (await collect(backend, one)).ids for one in wide()}
+
+
 class Steps:
     """Counts the steps of a backend's engine."""
 
@@ -72,17 +78,14 @@ async def test_a_short_chat_beside_a_wide_call_waits_a_few_steps(room, team, roo
 
 
 @pytest.mark.parametrize("room", ROOMS)
-async def test_answers_that_are_set_back_for_others_are_what_they_are_alone(room, rooms, backend, monkeypatch):
+async def test_answers_that_are_set_back_for_others_are_what_they_are_alone(room, rooms, alone, monkeypatch):
     crowded = rooms[room]
     set_back, original = [], crowded._engine._scheduler._set_back
     monkeypatch.setattr(crowded._engine._scheduler, "_set_back", lambda s: (set_back.append(s), original(s)))
     asked = [*wide("a"), *wide("b", count=4), *wide("a", "other", 2), *wide("c", count=8)]
     together = await asyncio.gather(*(collect(crowded, one) for one in asked))
     assert set_back
-    chosen = {set_back[0].params.seed, set_back[-1].params.seed, 0}
-    alone = {number: (await collect(backend, wide()[number])).ids for number in chosen}
-    found = [(one.params.seed, answer.ids) for one, answer in zip(asked, together, strict=True)]
-    assert all(ids == alone[seed] for seed, ids in found if seed in chosen)
+    assert [answer.ids for answer in together] == [alone[one.params.seed] for one in asked]
 
 
 async def test_calls_of_one_answer_each_are_not_set_back_for_each_other(rooms, monkeypatch):

@@ -433,4 +433,4 @@ async def test_512_futures_and_128_heartbeats_at_once_do_not_starve_a_pool_of_te
     beats = asyncio.gather(*(beat(reply.json()["session_id"]) for reply in opened))
     outcomes = await asyncio.gather(*(client.result(one, 30) for one in ids))
     assert all(isinstance(outcome, Sampled) for outcome in outcomes)
-    assert max(await beats) < 60, "a client warns after 120 s"
+    assert max(await beats) < 10, "so often does a client send one"

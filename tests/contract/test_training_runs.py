@@ -470,5 +470,5 @@ async def test_a_crowd_of_polls_starves_no_heartbeat(team, base, trainer, databa
         finally:
             trainer.paused = False
         assert {reply.status_code for reply in alive} == {200}
-        assert took_s < 60, "a client warns after 120 s"
+        assert took_s < 10, "a client warns after 120 s"
         assert {reply.status_code for reply in await asyncio.gather(*polls)} == {200}

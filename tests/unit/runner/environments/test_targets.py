@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from runner.environments.base import BuildFailed
 from runner.environments.dependencies import HUD, TYPER, Dependencies, read_dependencies
 from runner.environments.targets import Target, find_target
 
+_OF_A_NULL_BYTE = "SyntaxError" if sys.version_info >= (3, 11, 4) else "ValueError"
 DECLARES = "from hud.environment import Environment\nenv = Environment({!r})\n"
 
 
@@ -49,7 +51,7 @@ def test_a_name_that_nothing_declares_is_a_failed_build(tmp_path: Path) -> None:
     [
         ("import hud\ndef add(a, b:\n    pass\n", "env.py, line 2: SyntaxError: '(' was never closed: def add(a, b:"),
         ("def f():\nreturn 1\n", "env.py, line 2: IndentationError: expected an indented block after function"),
-        ("x = 1\0", "Error: source code string cannot contain null bytes"),  # ValueError before Python 3.11.4
+        ("x = 1\0", f"env.py: {_OF_A_NULL_BYTE}: source code string cannot contain null bytes"),
         ("# coding: nonsense\n", "env.py: SyntaxError: unknown encoding: nonsense"),
     ],
 )

@@ -25,8 +25,8 @@ _TIMEOUT_S = 240
 def test_the_program_of_the_page_for_those_who_come_from_tinker_runs(box: Box, tiny_base: Path, tmp_path: Path):
     (program,) = re.findall(r"```python\n(.*?)```", Path("docs/tinker.md").read_text(), re.DOTALL)
     (tmp_path / "tiny-arith").symlink_to(tiny_base)
-    program = program.replace("Qwen/Qwen3-0.6B", "Qwen/tiny-arith")
-    *losses, answer = _run(box, ["-c", program], cwd=tmp_path).splitlines()
+    (tmp_path / "program.py").write_text(program.replace("Qwen/Qwen3-0.6B", "Qwen/tiny-arith"))
+    *losses, answer = _run(box, ["-c", RUN, "program.py"], cwd=tmp_path).splitlines()
     assert float(losses[-1]) < float(losses[0]), losses
     assert "/sampler_weights/v1 " in answer
 

@@ -48,9 +48,14 @@ class Plan:
     seconds: float = 0.0
 
     @property
+    def micro_batches(self) -> list[Int32Array]:
+        """The datums of each micro-batch."""
+        return np.split(self.order_D, np.cumsum(self.micro_batch_sizes_M)[:-1])
+
+    @property
     def shards(self) -> list[list[Int32Array]]:
         """The datums of each micro-batch of each shard."""
-        micro_batches = np.split(self.order_D, np.cumsum(self.micro_batch_sizes_M)[:-1])
+        micro_batches = self.micro_batches
         sizes, ends = self.shard_sizes_S.tolist(), np.cumsum(self.shard_sizes_S).tolist()
         return [micro_batches[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
+from typing import TypeAlias
 
 import structlog
 import torch
@@ -23,6 +24,7 @@ from trainer.engine.architectures import (
 )
 from trainer.engine.attention import IMPLEMENTATION, UnsupportedArchitecture, register
 from trainer.engine.fingerprint import fingerprint
+from trainer.engine.gathers import Gathers, WholeWeights
 from trainer.engine.kernels import KERNELS, choose_kernel, kernel_name
 from trainer.engine.kernels.dense import DenseKernel
 from trainer.engine.logprobs import HeadUpdate, action_logprobs
@@ -38,6 +40,8 @@ from wire.errors import InvalidRequest
 
 log = structlog.get_logger(__name__)
 
+Fingerprint: TypeAlias = Callable[[PreTrainedModel], str]
+
 # Long enough for what is kept once a pass to weigh little, and shorter than any context.
 _PROBE_TOKENS = 32
 
@@ -51,11 +55,16 @@ class BaseModel:
     the model's own logits or gradients.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(
+        self, model: PreTrainedModel, gathers: Gathers | None = None, fingerprint_of: Fingerprint = fingerprint
+    ) -> None:
+        """gathers: None for a model whose weights this process holds itself. fingerprint_of: for one of which it does
+        not, the fingerprint of all of them."""
         refuse_unsupported(model.config)
         register()
         model.set_attn_implementation(IMPLEMENTATION)
         self._model = model.eval().requires_grad_(False)
+        self.gathers: Gathers = gathers or WholeWeights()
         self._kernel = choose_kernel(model.device)
         self._lora_dtype = torch.promote_types(model.dtype, torch.float32)
         # A copy only where the base is below float32: a bf16 head costs four times the error of a float32 one.
@@ -74,7 +83,9 @@ class BaseModel:
             shares=not linear_mixers(model),
             alone=sharing is Sharing.NOTHING,
         )
-        self.info = _describe(model, len(self._unembedding_VD), sharing, self._adaptable.whole(model))
+        self.info = _describe(
+            model, len(self._unembedding_VD), sharing, self._adaptable.whole(model), fingerprint_of(model)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -139,9 +150,9 @@ class BaseModel:
         finally:
             self._kernel = own
 
-    def budget(self, max_tokens: int) -> PassBudget:
-        """What plans must know of this model."""
-        return replace(self._budget, max_tokens=max_tokens)
+    def budget(self, max_tokens: int, max_shards: int = 1, min_shard_tokens: float = 1.0) -> PassBudget:
+        """What plans must know of this model, and what the engine allows."""
+        return replace(self._budget, max_tokens=max_tokens, max_shards=max_shards, min_shard_tokens=min_shard_tokens)
 
     def pack(self, datums: Sequence[Datum]) -> Pack:
         """One forward pass over datums."""
@@ -180,15 +191,17 @@ class BaseModel:
         with torch.no_grad(), self._active.switched_off():
             return self.logprobs(pack)[0]
 
-    def activation_bytes(self, pack: Pack) -> int:
-        """What a pass keeps for its backward, unless it recomputes, under the bound session.
-
-        Measured once an adapter on a short pass, so that it holds for whatever the architecture and PEFT keep.
-        """
+    def measure_activations(self) -> None:
+        """Measure, once an adapter on a short forward pass, what a pass keeps for its backward: it holds for whatever
+        the architecture and PEFT keep."""
         assert self._active is not None, "bind a session first"
         if self._active not in self._bytes_per_token:
             short = self.pack([probe(_PROBE_TOKENS + 1, self.info.vocab_size)])
             self._bytes_per_token[self._active] = saved_bytes(lambda: self.logprobs(short)[0]) / _PROBE_TOKENS
+
+    def activation_bytes(self, pack: Pack) -> int:
+        """What a pass keeps for its backward, unless it recomputes, under the bound session."""
+        assert self._active in self._bytes_per_token, "measure_activations comes first"
         # Linear mixers compute each path by itself, and what they keep outweighs the rest.
         merged = sum(datum.num_tokens for datum in pack.datums)
         return round(self._bytes_per_token[self._active] * (pack.num_tokens if self._budget.shares else merged))
@@ -202,13 +215,14 @@ class BaseModel:
 
     def _hidden(self, pack: Pack) -> torch.Tensor:
         # The backbone, not the language model on top: that one would make logits of every token.
-        output = self._model.base_model(
-            input_ids=pack.input_ids_T[None],
-            position_ids=pack.position_ids_T[None],
-            attention_mask=None,
-            use_cache=False,
-            packed_layout=pack.layout,
-        )
+        with self.gathers.forward():
+            output = self._model.base_model(
+                input_ids=pack.input_ids_T[None],
+                position_ids=pack.position_ids_T[None],
+                attention_mask=None,
+                use_cache=False,
+                packed_layout=pack.layout,
+            )
         return output.last_hidden_state[0]
 
     def _proven(self, sharing: Sharing) -> Sharing:
@@ -251,14 +265,16 @@ def load_base_model(
     return BaseModel(model)
 
 
-def _describe(model: PreTrainedModel, vocab_size: int, sharing: Sharing, adapted_parts: Sequence[str]) -> BaseModelInfo:
+def _describe(
+    model: PreTrainedModel, vocab_size: int, sharing: Sharing, adapted_parts: Sequence[str], fingerprint: str
+) -> BaseModelInfo:
     return BaseModelInfo(
         vocab_size=vocab_size,
         context_length=int(model.config.max_position_embeddings),
         architecture=type(model).__name__,
         dtype=str(model.dtype).removeprefix("torch."),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        fingerprint=fingerprint(model),
+        fingerprint=fingerprint,
         sharing=sharing.value,
         adapted_parts=adapted_parts,
     )

@@ -4,12 +4,15 @@ A pass packs datums into micro-batches. Each is scored under the model's weights
 the loss, or the client, says what a unit of each token's logprob is worth; those weights go back through the model
 into a scratch gradient. Only a pass that came to its end adds the scratch to the model's gradient, so a refusal at
 any point leaves nothing behind.
+
+Where several ranks make up an engine, each carries out the same calls and computes the shards that are its own.
 """
 
-# N targets of a micro-batch
+# M micro-batches
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,23 +26,27 @@ import torch
 from trainer.engine.base_model import BaseModel
 from trainer.engine.canary import compute_canary, may_overflow
 from trainer.engine.checkpoint import SessionSnapshot, load_session
-from trainer.engine.finite import squares_finite
 from trainer.engine.losses import LOSSES, LossOptions, make_loss
-from trainer.engine.metrics import PassTally
+from trainer.engine.metrics import MicroBatchFigures, PassTally
+from trainer.engine.micro_batches import MicroBatches
 from trainer.engine.objective import BuiltinObjective, ClientObjective, Objective
 from trainer.engine.optim import adamw_step
-from trainer.engine.packing import plan_micro_batches
+from trainer.engine.packing import plan_shards
+from trainer.engine.ranks import Alone, Found, Ranks
 from trainer.engine.residency import ResidentSessions
-from trainer.engine.scores import Scores, refuse_broken_policy, trajectory_indices
 from trainer.engine.session import Session
 from trainer.engine.spill import SpillFolder
 from trainer.engine.timing import PhaseTimer
+from trainer.engine.turns import turns_of
 from trainer.engine.validation import check_datums, check_lora, check_num_substeps, check_weights
 from wire.datums import Datum
 from wire.engine import AdamParams, BaseModelInfo, DatumTensors, LoraConfig, LossChoice, PassResult, StepResult
-from wire.errors import InvalidRequest, NotFound, SpillLost
+from wire.errors import NotFound, SpillLost
 from wire.plans import Plan, PlanSettings, StepPlan, plan_of
 from wire.trajectories import Float32Array
+
+# Multiplications of a forward: 2,048 tokens of an 8B base. A shorter pass of a GPU waits for launches and gathers.
+_WORTH_A_PASS = 2048 * 8e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +63,14 @@ class EngineSettings:
     if that is the device); the others go to files under spill_root (None: the system's for temporary files).
 
     canary: write a few logprobs beside each adapter, for samplers with an engine of their own to check theirs by.
+
+    max_shards: into how many parts a batch is divided, so that as many ranks can compute it; min_shard_tokens: what a
+    part must cost, None for what keeps a GPU busy with this base. Plans hold what came of it.
     """
 
     max_tokens_per_pass: int = 16384
+    max_shards: int = 8
+    min_shard_tokens: int | None = None
     max_activation_bytes: int | None = None
     threads: int | None = None
     max_grad_norm: float | None = None
@@ -77,12 +89,14 @@ class TrainingEngine:
         settings: EngineSettings | None = None,
         clock: Callable[[], float] = time.perf_counter,
         before_micro_batch: Callable[[], None] = lambda: None,
+        ranks: Ranks | None = None,
     ) -> None:
-        """`before_micro_batch` may raise to end a pass half way; the model is then as if it had never begun."""
+        """`before_micro_batch` may raise to end a pass half way; the model is then as if it had never begun. `ranks`:
+        None for a process that computes alone."""
         self._base = base
+        self._ranks: Ranks = ranks or Alone()
         self._settings = settings or EngineSettings()
         self._clock = clock
-        self._before_micro_batch = before_micro_batch
         self._sessions = ResidentSessions(
             base.device,
             self._settings.max_resident_bytes,
@@ -91,7 +105,8 @@ class TrainingEngine:
             self._release,
         )
         limit = self._settings.max_activation_bytes
-        self._max_activation_bytes = base.room_for_activations() if limit is None else limit
+        max_activation_bytes = base.room_for_activations() if limit is None else limit
+        self._micro_batches = MicroBatches(base, self._ranks, before_micro_batch, max_activation_bytes)
         if self._settings.threads is not None:
             torch.set_num_threads(self._settings.threads)
 
@@ -149,27 +164,35 @@ class TrainingEngine:
     def evaluate(self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None) -> PassResult:
         """As `forward_backward`, without a gradient; by the same plan its logprobs are the same to the bit."""
         objective = self._objective(datums, loss)
-        phases, tally = PhaseTimer(self._clock, plan.seconds if plan else 0.0), PassTally()
+        phases = PhaseTimer(self._clock, plan.seconds if plan else 0.0)
         self._base.bind(self._sessions.get(model))
         with phases("plan"):
             plan = plan or self._plan(datums, loss.num_substeps)
+            turns = turns_of(plan, datums, self._ranks)
+        found = dict[int, MicroBatchFigures]()
         with self._computing_by(plan):
-            for micro_batch in _micro_batches(plan, datums):
+            for turn in turns:
                 with phases("forward"), torch.no_grad():
-                    scores = self._score(micro_batch)
+                    scores = self._micro_batches.score(turn)
                 with phases("loss"):
-                    tally.add(scores, objective(scores))
-        return tally.result(datums, phases.metrics(), asdict(plan.settings))
+                    weighted = self._micro_batches.weigh(objective, scores)
+                if turn and scores and weighted:
+                    found[turn.number] = MicroBatchFigures.of(scores, weighted)
+        return self._tally(plan, datums, found).result(datums, phases.metrics(), asdict(plan.settings))
 
     def forward(self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None) -> list[DatumTensors]:
         """Logprobs of the current policy; a `backward` by the same plan sees the same bits."""
         check_datums(datums, self.info)
         self._base.bind(self._sessions.get(model))
         plan = plan or self._plan(datums, num_substeps=1)
+        found = dict[int, dict[int, Float32Array]]()
         with torch.no_grad(), self._computing_by(plan):
-            scored = [self._score(micro_batch) for micro_batch in _micro_batches(plan, datums)]
-        logprobs = {datum: row for scores in scored for datum, row in scores.per_datum().items()}
-        return [_tensors(datum, logprobs[datum]) for datum in datums]
+            for turn in turns_of(plan, datums, self._ranks):
+                scores = self._micro_batches.score(turn)
+                if turn and scores:
+                    found[turn.number] = dict(zip(turn.indices, scores.per_datum().values(), strict=True))
+        logprobs = {index: row for rows in self._by_number(found) for index, row in rows.items()}
+        return [_tensors(datum, logprobs[index]) for index, datum in enumerate(datums)]
 
     def backward(
         self, model: UUID, datums: Sequence[Datum], weights: Sequence[Float32Array], plan: Plan | None = None
@@ -220,7 +243,7 @@ class TrainingEngine:
             sampling_logprobs_optional=built_in.sampling_logprobs_optional,
             scores_several=built_in.scores_several,
         )
-        return BuiltinObjective(built_in, options, datums, self._base.base_logprobs)
+        return BuiltinObjective(built_in, options, datums)
 
     def _gradient_pass(
         self,
@@ -230,47 +253,40 @@ class TrainingEngine:
         num_substeps: int,
         plan: Plan | None,
     ) -> PassResult:
-        phases, tally = PhaseTimer(self._clock, plan.seconds if plan else 0.0), PassTally()
+        phases = PhaseTimer(self._clock, plan.seconds if plan else 0.0)
+        session = self._sessions.get(model)
         with phases("plan"):
             plan = plan or self._plan(datums, num_substeps)
-            micro_batches = _micro_batches(plan, datums)
-        with self._all_or_none(self._sessions.get(model)) as gradient, self._computing_by(plan):
-            for micro_batch in micro_batches:
-                with phases("forward"):
-                    scores = self._score(micro_batch)
-                with phases("loss"):
-                    weighted = objective(scores)
-                with phases("backward"):
-                    scores.backpropagate(weighted.weights_N)
-                    if not squares_finite(gradient):
-                        raise self._overflow(gradient, micro_batch, datums, objective)
-                tally.add(scores, weighted)
+            turns = turns_of(plan, datums, self._ranks)
+        scratch = self._base.bind(session).scratch_gradient
+        shards = self._ranks.shard_sum(len(plan.shards), scratch)
+        found = dict[int, MicroBatchFigures]()
+        with self._computing_by(plan):
+            self._base.measure_activations()
+            for turn in turns:
+                if turn and turn.opens_shard:
+                    scratch.zero_()
+                figures = self._micro_batches.learn(turn, objective, scratch, phases)
+                if turn and figures:
+                    found[turn.number] = figures
+                if turn and turn.closes_shard:
+                    shards.add(turn.shard, scratch)
+            tally = self._tally(plan, datums, found)
+            session.add_gradient(shards.total())
         return tally.result(datums, phases.metrics(), asdict(plan.settings))
 
-    def _overflow(
-        self, scratch: torch.Tensor, micro_batch: list[Datum], datums: Sequence[Datum], objective: Objective
-    ) -> InvalidRequest:
-        """Names the heaviest datum whose gradient overflows alone. Computes each again: the call is lost anyway."""
-        weights: dict[Datum, float] = {}
-        for datum in micro_batch:
-            scratch.zero_()
-            scores = self._score([datum])
-            weights_N = objective(scores).weights_N
-            scores.backpropagate(weights_N)
-            if not squares_finite(scratch):
-                weights[datum] = weights_N.abs().max().item()
-        if weights:
-            # One absurd reward drags the advantages of its whole group along; it is the farthest from the mean itself.
-            datum = max(weights, key=lambda datum: weights[datum])
-            where = f"input {datum.origin.trajectory_index} (datum {datums.index(datum)})"
-            return InvalidRequest(
-                f"{where}: its gradient is not finite, for its reward, weights or output_logprobs are too far off"
-            )
-        indices = trajectory_indices(micro_batch)
-        return InvalidRequest(
-            f"inputs {indices.min()} to {indices.max()}: the gradient of each is finite, but their sum, with what came "
-            "before them in this batch, is not; scale their rewards or weights down"
-        )
+    def _tally(self, plan: Plan, datums: Sequence[Datum], mine: Mapping[int, MicroBatchFigures]) -> PassTally:
+        tally = PassTally()
+        for micro_batch, figures in zip(plan.micro_batches, self._by_number(mine), strict=True):
+            tally.add([datums[index] for index in micro_batch.tolist()], figures)
+        return tally
+
+    def _by_number(self, mine: Mapping[int, Found]) -> list[Found]:
+        """What all ranks found in their micro-batches, by the numbers of these."""
+        found = dict[int, Found]()
+        for of_rank in self._ranks.gathered(dict(mine)):
+            found |= of_rank
+        return [found[number] for number in sorted(found)]
 
     @contextmanager
     def _computing_by(self, plan: Plan) -> Generator[None]:
@@ -278,32 +294,21 @@ class TrainingEngine:
         with _threads(plan.settings.threads), self._base.computing_by(plan.kernel):
             yield
 
-    @contextmanager
-    def _all_or_none(self, session: Session) -> Generator[torch.Tensor]:
-        """The scratch that backward passes fill; it counts only if the block comes to its end."""
-        scratch = self._base.bind(session).scratch_gradient
-        scratch.zero_()
-        yield scratch
-        session.add_gradient(scratch)
-
     def _plan(self, datums: Sequence[Datum], num_substeps: int, settings: PlanSettings | None = None) -> Plan:
+        """settings: of an operation whose plan was not recorded, and which had one shard."""
+        own = settings is None
         settings = settings or PlanSettings(self._settings.max_tokens_per_pass, self._threads)
-        micro_batches = plan_micro_batches(
+        min_shard_tokens = self._settings.min_shard_tokens or math.ceil(_WORTH_A_PASS / self.info.num_parameters)
+        shards = plan_shards(
             datums,
             num_substeps=num_substeps,
-            budget=self._base.budget(settings.max_tokens_per_pass),
+            budget=self._base.budget(
+                settings.max_tokens_per_pass, self._settings.max_shards if own else 1, min_shard_tokens
+            ),
         )
         indices = {datum: index for index, datum in enumerate(datums)}
-        shard = [[indices[datum] for datum in micro_batch] for micro_batch in micro_batches]
-        return plan_of([shard], settings, self._base.kernel)
-
-    def _score(self, micro_batch: list[Datum]) -> Scores:
-        self._before_micro_batch()
-        pack = self._base.pack(micro_batch)
-        recompute = torch.is_grad_enabled() and self._base.activation_bytes(pack) > self._max_activation_bytes
-        scores = Scores.of(pack, *self._base.logprobs(pack, recompute=recompute))
-        refuse_broken_policy(scores)
-        return scores
+        numbers = [[[indices[datum] for datum in micro_batch] for micro_batch in shard] for shard in shards]
+        return plan_of(numbers, settings, self._base.kernel)
 
     def _release(self, session: Session) -> None:
         """A stale buffer that the live adapter is bound to must not outlive its session; the next use binds again."""
@@ -319,12 +324,6 @@ def _threads(count: int) -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _micro_batches(plan: Plan, datums: Sequence[Datum]) -> list[list[Datum]]:
-    assert np.array_equal(np.sort(plan.order_D), np.arange(len(datums))), "the plan is of another batch"
-    assert len(plan.shards) == 1, "this engine sums one shard"
-    return [[datums[index] for index in micro_batch.tolist()] for micro_batch in plan.shards[0]]
 
 
 def _tensors(datum: Datum, logprobs: Float32Array) -> DatumTensors:

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from trainer.engine.objective import Weighted
 from trainer.engine.scores import Scores
@@ -25,9 +24,57 @@ from wire.spread import has_spread
 from wire.trajectories import Float32Array
 
 
+@dataclass(frozen=True, slots=True)
+class MicroBatchFigures:
+    """Sums of one micro-batch, in float64. logprobs: of each of its datums, in their order."""
+
+    logprobs: Sequence[Float32Array]
+    num_tokens_computed: int
+    cost: float
+    num_tokens: int = 0
+    num_clipped: int | None = None
+    kl_base: float | None = None
+    entropy: float = 0.0
+    sampling_logprob: float = 0.0
+    drift: float = 0.0
+    k3: float = 0.0
+    ratio: float = 0.0
+    ratio_max: float = 0.0
+
+    @classmethod
+    def of(cls, scores: Scores, weighted: Weighted) -> MicroBatchFigures:
+        """What it came to, and how it was weighed."""
+        logprobs = list(scores.per_datum().values())
+        cost = weighted.costs_N.double().sum().item()
+        counting = scores.counting()
+        if counting is not None and not len(counting):
+            return cls(logprobs, scores.pack.num_tokens, cost)
+        chosen = slice(None) if counting is None else counting
+        logprobs_C = scores.logprobs_N[chosen].double()
+        sampling_logprobs_C = scores.sampling_logprobs_N[chosen].double()
+        # Capped so that sums of ratios stay finite.
+        gaps_C = (logprobs_C - sampling_logprobs_C).clamp(max=600)
+        ratios_C = gaps_C.exp()
+        clipped_N, kl_base_N = weighted.clipped_N, weighted.kl_base_N
+        return cls(
+            logprobs,
+            scores.pack.num_tokens,
+            cost,
+            num_tokens=len(logprobs_C),
+            num_clipped=None if clipped_N is None else int(clipped_N[chosen].sum()),
+            kl_base=None if kl_base_N is None else kl_base_N[chosen].double().sum().item(),
+            entropy=scores.entropies_N[chosen].double().sum().item(),
+            sampling_logprob=sampling_logprobs_C.sum().item(),
+            drift=(sampling_logprobs_C - logprobs_C).sum().item(),
+            k3=(gaps_C.expm1() - gaps_C).sum().item(),
+            ratio=ratios_C.sum().item(),
+            ratio_max=ratios_C.max().item(),
+        )
+
+
 @dataclass(slots=True)
 class PassTally:
-    """Adds up the micro-batches of one pass, in float64."""
+    """Adds up the micro-batches of one pass, in the order of its plan, whoever computed them."""
 
     num_tokens: int = 0
     num_tokens_computed: int = 0
@@ -43,33 +90,23 @@ class PassTally:
     ratio_max: float = 0.0
     logprobs: dict[Datum, Float32Array] = field(default_factory=dict[Datum, Float32Array])
 
-    def add(self, scores: Scores, weighted: Weighted) -> None:
-        """Count a micro-batch."""
-        self.logprobs |= scores.per_datum()
+    def add(self, datums: Sequence[Datum], figures: MicroBatchFigures) -> None:
+        """Count a micro-batch of these datums."""
+        self.logprobs.update(zip(datums, figures.logprobs, strict=True))
         self.num_micro_batches += 1
-        self.num_tokens_computed += scores.pack.num_tokens
-        self.cost += weighted.costs_N.double().sum().item()
-        counting = scores.counting()
-        if counting is None or len(counting):
-            self._add_tokens(scores, weighted, slice(None) if counting is None else counting)
-
-    def _add_tokens(self, scores: Scores, weighted: Weighted, counting: slice | torch.Tensor) -> None:
-        logprobs_C = scores.logprobs_N[counting].double()
-        sampling_logprobs_C = scores.sampling_logprobs_N[counting].double()
-        # Capped so that sums of ratios stay finite.
-        gaps_C = (logprobs_C - sampling_logprobs_C).clamp(max=600)
-        ratios_C = gaps_C.exp()
-        self.num_tokens += len(logprobs_C)
-        self.entropy += scores.entropies_N[counting].double().sum().item()
-        self.sampling_logprob += sampling_logprobs_C.sum().item()
-        self.drift += (sampling_logprobs_C - logprobs_C).sum().item()
-        self.k3 += (gaps_C.expm1() - gaps_C).sum().item()
-        self.ratio += ratios_C.sum().item()
-        self.ratio_max = max(self.ratio_max, ratios_C.max().item())
-        if weighted.clipped_N is not None:
-            self.num_clipped = (self.num_clipped or 0) + int(weighted.clipped_N[counting].sum())
-        if weighted.kl_base_N is not None:
-            self.kl_base = (self.kl_base or 0.0) + weighted.kl_base_N[counting].double().sum().item()
+        self.num_tokens += figures.num_tokens
+        self.num_tokens_computed += figures.num_tokens_computed
+        self.cost += figures.cost
+        self.entropy += figures.entropy
+        self.sampling_logprob += figures.sampling_logprob
+        self.drift += figures.drift
+        self.k3 += figures.k3
+        self.ratio += figures.ratio
+        self.ratio_max = max(self.ratio_max, figures.ratio_max)
+        if figures.num_clipped is not None:
+            self.num_clipped = (self.num_clipped or 0) + figures.num_clipped
+        if figures.kl_base is not None:
+            self.kl_base = (self.kl_base or 0.0) + figures.kl_base
 
     def result(
         self, datums: Sequence[Datum], seconds: Mapping[str, float], recorded: Mapping[str, float]

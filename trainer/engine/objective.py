@@ -7,7 +7,7 @@ Built-in losses and weights sent by a client end in the same form, so that every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from trainer.engine.losses import ActionTokens, Loss, LossOptions
-from trainer.engine.packing import Pack
 from trainer.engine.scores import Scores, refuse_nonfinite
 from wire.datums import Datum
 from wire.trajectories import Float32Array
@@ -35,32 +34,31 @@ class Weighted:
 
 
 class Objective(Protocol):
-    """Weighs the targets of a micro-batch. Raises InvalidRequest if what it computes is not finite."""
+    """Weighs the targets of a micro-batch. Raises InvalidRequest if what it computes is not finite.
 
-    def __call__(self, scores: Scores) -> Weighted: ...
+    needs_base: whether it asks for base_logprobs_P, those of the pack's predictions under the base model, detached.
+    """
+
+    @property
+    def needs_base(self) -> bool: ...
+
+    def __call__(self, scores: Scores, base_logprobs_P: torch.Tensor | None) -> Weighted: ...
 
 
 class BuiltinObjective:
     """A loss of ours, with what any loss may ask for. Each target's cost is multiplied by the datum's weight of it.
 
-    datums: all of the call, micro-batches will bring some at a time. base_logprobs: logprobs_P of a pack's
-    predictions under the base model, detached; called only if there is a penalty.
+    datums: all of the call, micro-batches will bring some at a time. The base is asked only if there is a penalty.
     """
 
-    def __init__(
-        self,
-        loss: Loss,
-        options: LossOptions,
-        datums: Sequence[Datum],
-        base_logprobs: Callable[[Pack], torch.Tensor],
-    ) -> None:
+    def __init__(self, loss: Loss, options: LossOptions, datums: Sequence[Datum]) -> None:
         self._loss = loss
         self._kl_penalty_coef = options.kl_penalty_coef
-        self._base_logprobs = base_logprobs
+        self.needs_base = bool(options.kl_penalty_coef)
         scales_S = options.cost_scales(np.array([datum.num_scored for datum in datums]))
         self._scales = dict(zip(datums, scales_S, strict=True))
 
-    def __call__(self, scores: Scores) -> Weighted:
+    def __call__(self, scores: Scores, base_logprobs_P: torch.Tensor | None) -> Weighted:
         logprobs_N = scores.logprobs_N.clone().requires_grad_()
         tokens = ActionTokens(
             logprobs_N=logprobs_N,
@@ -71,21 +69,12 @@ class BuiltinObjective:
             in_ratio_N=_in_ratio(scores),
         )
         costs = self._loss(tokens)
-        kl_base_N = self._kl_base(scores, logprobs_N)
+        kl_base_N = None if base_logprobs_P is None else _kl_base(scores, logprobs_N, base_logprobs_P)
         penalised_N = costs.costs_N if kl_base_N is None else costs.costs_N + self._kl_penalty_coef * kl_base_N
         costs_N = penalised_N * self._scales_of(scores)
         (slopes_N,) = torch.autograd.grad(costs_N.sum(), logprobs_N)
         refuse_nonfinite(costs_N + slopes_N, scores)
         return Weighted(-slopes_N, costs_N.detach(), costs.clipped_N, None if kl_base_N is None else kl_base_N.detach())
-
-    def _kl_base(self, scores: Scores, logprobs_N: torch.Tensor) -> torch.Tensor | None:
-        """k3 of each token: exp(b − π) − (b − π) − 1, b under the base model."""
-        if not self._kl_penalty_coef:
-            return None
-        gaps_N = self._base_logprobs(scores.pack)[scores.pack.inverse_N] - logprobs_N
-        kl_base_N = torch.expm1(gaps_N) - gaps_N
-        refuse_nonfinite(kl_base_N, scores, "the policy is too far from the base model for a KL penalty")
-        return kl_base_N
 
     def _scales_of(self, scores: Scores) -> torch.Tensor:
         return scores.per_action(
@@ -94,6 +83,14 @@ class BuiltinObjective:
                 for datum in scores.pack.datums
             ]
         )
+
+
+def _kl_base(scores: Scores, logprobs_N: torch.Tensor, base_logprobs_P: torch.Tensor) -> torch.Tensor:
+    """k3 of each token: exp(b − π) − (b − π) − 1, b under the base model."""
+    gaps_N = base_logprobs_P[scores.pack.inverse_N] - logprobs_N
+    kl_base_N = torch.expm1(gaps_N) - gaps_N
+    refuse_nonfinite(kl_base_N, scores, "the policy is too far from the base model for a KL penalty")
+    return kl_base_N
 
 
 def _in_ratio(scores: Scores) -> torch.Tensor | None:
@@ -108,9 +105,11 @@ def _in_ratio(scores: Scores) -> torch.Tensor | None:
 class ClientObjective:
     """Weights from a client, one row a datum over all positions of its model input; C is then −Σ w · logprob."""
 
+    needs_base = False
+
     def __init__(self, datums: Sequence[Datum], weights: Sequence[Float32Array]) -> None:
         self._weights = {datum: row[datum.positions] for datum, row in zip(datums, weights, strict=True)}
 
-    def __call__(self, scores: Scores) -> Weighted:
+    def __call__(self, scores: Scores, base_logprobs_P: torch.Tensor | None) -> Weighted:
         weights_N = scores.per_action([self._weights[datum] for datum in scores.pack.datums])
         return Weighted(weights_N, -weights_N * scores.logprobs_N)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from trainer.engine.kernels import Kernel
 from trainer.engine.prefix_tree import build_tree
 from wire.datums import Datum
 from wire.extension import common_prefix, lexicographic
+
+_Piece: TypeAlias = tuple[list[Datum], float]
+"""Datums that are computed together, and what that costs, in tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,25 +61,39 @@ class PassBudget:
 
     tokens_per_pair: what attention of one token to one other costs, next to a token's way through the other layers.
     shares: whether sequences of a pack share what they have in common. alone: each datum is a pass of its own.
+
+    max_shards: into how many parts a batch is divided, which several ranks can compute. min_shard_tokens: what a part
+    must cost to be worth a pass of its own.
     """
 
     max_tokens: int
     tokens_per_pair: float = 0.0
     shares: bool = True
     alone: bool = False
+    max_shards: int = 1
+    min_shard_tokens: float = 1.0
 
 
-def plan_micro_batches(datums: Sequence[Datum], *, num_substeps: int, budget: PassBudget) -> list[list[Datum]]:
-    """Micro-batches within the budget, groups in the order of the batch.
+def plan_shards(datums: Sequence[Datum], *, num_substeps: int, budget: PassBudget) -> list[list[list[Datum]]]:
+    """Micro-batches within the budget, groups in the order of the batch; and shards, runs of micro-batches that cost
+    about the same. How many ranks there are decides nothing of it.
 
     A group is kept whole if the budget allows, else cut where its datums share least; a datum is never split, so one
     over the budget goes alone. Substeps divide the groups, or the trajectories where there are more substeps than
     groups.
     """
     if budget.alone:
-        return [[datum] for datum in datums]
-    chunks = _substeps(datums, num_substeps)
-    return [micro_batch for groups in chunks for micro_batch in _fill(groups, budget)]
+        pieces = [([datum], _cost(datum, None, budget)) for datum in datums]
+    else:
+        chunks = [
+            [unit for group in groups for unit in _units(group, budget)] for groups in _substeps(datums, num_substeps)
+        ]
+        total = sum(cost for units in chunks for _, cost in units)
+        # Below the budget, so that there is something for each shard; above what makes passes too short.
+        limit = min(budget.max_tokens, max(budget.min_shard_tokens, total / budget.max_shards))
+        limit = budget.max_tokens if budget.max_shards == 1 else limit
+        pieces = [piece for units in chunks for piece in _fill(units, limit)]
+    return _shards(pieces, budget)
 
 
 def build_pack(datums: Sequence[Datum], kernel: Kernel, device: torch.device) -> Pack:
@@ -115,24 +133,35 @@ def _by(datums: Sequence[Datum], name: str) -> list[list[Datum]]:
     return [list(unit) for _, unit in groupby(datums, key=attrgetter(name))]
 
 
-def _fill(groups: Iterable[list[Datum]], budget: PassBudget) -> Iterator[list[Datum]]:
+def _fill(units: Iterable[_Piece], limit: float) -> Iterator[_Piece]:
     filling: list[Datum] = []
     filled = 0.0
-    for unit, cost in (unit for group in groups for unit in _units(group, budget)):
+    for unit, cost in units:
         # What units share with one another is not counted here; a pack of several still shares it.
-        if filling and filled + cost > budget.max_tokens:
-            yield filling
+        if filling and filled + cost > limit:
+            yield filling, filled
             filling, filled = [], 0.0
         filling, filled = filling + unit, filled + cost
-    yield filling
+    yield filling, filled
 
 
-def _units(group: list[Datum], budget: PassBudget) -> Iterator[tuple[list[Datum], float]]:
+def _shards(micro_batches: Sequence[_Piece], budget: PassBudget) -> list[list[list[Datum]]]:
+    """Each goes where its middle lies, if all of the cost is divided evenly."""
+    costs = np.array([cost for _, cost in micro_batches])
+    middles = np.cumsum(costs) - costs / 2
+    num_shards = min(budget.max_shards, len(micro_batches), max(1, int(costs.sum() / budget.min_shard_tokens)))
+    shards: list[list[list[Datum]]] = [[] for _ in range(num_shards)]
+    for (datums, _), middle in zip(micro_batches, middles, strict=True):
+        shards[min(num_shards - 1, int(middle * num_shards / costs.sum()))].append(datums)
+    return [shard for shard in shards if shard]
+
+
+def _units(group: list[Datum], budget: PassBudget) -> Iterator[_Piece]:
     """The group and its cost, or pieces of it: neighbours in lexicographic order share most."""
     ordered = [group[i] for i in lexicographic([datum.model_input for datum in group])]
     first, *others = ordered
     unit, cost = [first], _cost(first, None, budget)
-    pieces: list[tuple[list[Datum], float]] = []
+    pieces: list[_Piece] = []
     for last, datum in zip(ordered, others, strict=False):
         added = _cost(datum, last, budget)
         if cost + added > budget.max_tokens:

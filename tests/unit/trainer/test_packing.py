@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.unit.trainer.tiny import datum_of
 from trainer.engine.kernels.dense import DenseKernel
-from trainer.engine.packing import Pack, PassBudget, build_pack, plan_micro_batches
+from trainer.engine.packing import Pack, PassBudget, build_pack, plan_shards
 from wire.datums import Datum
 
 
@@ -15,7 +15,7 @@ def plan(
 ) -> list[list[int]]:
     """Which sequences go into which micro-batch, by the order in which they came."""
     datums = [datum_of([*ids, 0], len(ids), i, i // group_size) for i, ids in enumerate(sequences)]
-    micro_batches = plan_micro_batches(datums, num_substeps=num_substeps, budget=PassBudget(max_tokens, **budget))
+    (micro_batches,) = plan_shards(datums, num_substeps=num_substeps, budget=PassBudget(max_tokens, **budget))
     return [[d.origin.trajectory_index for d in micro_batch] for micro_batch in micro_batches]
 
 

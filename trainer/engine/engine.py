@@ -128,8 +128,16 @@ class TrainingEngine:
         """Make a model resident. Raises CorruptCheckpoint, and keeps what was held, if its files do not fit."""
         check_lora(lora)
         layout = self._base.adapter(lora).layout
-        session = load_session(lora, layout, adapter, state, self._base.dtype, self._base.device)
-        self._sessions.put(model, session)
+        with self._ranks.agreed():
+            if self._ranks.rank == 0:
+                session = load_session(lora, layout, adapter, state, self._base.dtype, self._base.device)
+            else:
+                session = Session.starting_from(lora, layout, self._zeros(layout.num_parameters))
+        session.num_steps = self._ranks.gathered(session.num_steps)[0]
+        for buffer in session.buffers().values():
+            self._ranks.copy_from_first(buffer)
+        with self._ranks.agreed():
+            self._sessions.put(model, session)
 
     def close(self, model: UUID) -> None:
         """Forget everything of this model."""
@@ -139,7 +147,11 @@ class TrainingEngine:
         """Whether the model is open. One that was parked is brought back; if that fails, it is not open any more."""
         try:
             self._sessions.get(model)
+            is_held = True
         except (NotFound, SpillLost):
+            is_held = False
+        if not all(self._ranks.gathered(is_held)):
+            self._sessions.remove(model)
             return False
         return True
 
@@ -165,7 +177,7 @@ class TrainingEngine:
         """As `forward_backward`, without a gradient; by the same plan its logprobs are the same to the bit."""
         objective = self._objective(datums, loss)
         phases = PhaseTimer(self._clock, plan.seconds if plan else 0.0)
-        self._base.bind(self._sessions.get(model))
+        self._base.bind(self._session(model))
         with phases("plan"):
             plan = plan or self._plan(datums, loss.num_substeps)
             turns = turns_of(plan, datums, self._ranks)
@@ -183,7 +195,7 @@ class TrainingEngine:
     def forward(self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None) -> list[DatumTensors]:
         """Logprobs of the current policy; a `backward` by the same plan sees the same bits."""
         check_datums(datums, self.info)
-        self._base.bind(self._sessions.get(model))
+        self._base.bind(self._session(model))
         plan = plan or self._plan(datums, num_substeps=1)
         found = dict[int, dict[int, Float32Array]]()
         with torch.no_grad(), self._computing_by(plan):
@@ -210,7 +222,7 @@ class TrainingEngine:
         """Apply the accumulated gradient by AdamW and clear it."""
         started, plan = self._clock(), plan or self.plan_step()
         with _threads(plan.threads):
-            result = adamw_step(self._sessions.get(model), adam, plan.max_grad_norm)
+            result = adamw_step(self._session(model), adam, plan.max_grad_norm)
         return StepResult({**result.metrics, "seconds": self._clock() - started}, result.moved)
 
     def save(self, model: UUID, adapter: Path, state: Path) -> None:
@@ -222,7 +234,7 @@ class TrainingEngine:
 
     def snapshot(self, model: UUID) -> SessionSnapshot:
         """What `save` would write now; it may be written by another thread, while the model is trained on."""
-        session = self._sessions.get(model)
+        session = self._session(model)
         canary = None
         if self._settings.canary or may_overflow(self._base, session):
             canary = compute_canary(self._base, session)
@@ -254,7 +266,7 @@ class TrainingEngine:
         plan: Plan | None,
     ) -> PassResult:
         phases = PhaseTimer(self._clock, plan.seconds if plan else 0.0)
-        session = self._sessions.get(model)
+        session = self._session(model)
         with phases("plan"):
             plan = plan or self._plan(datums, num_substeps)
             turns = turns_of(plan, datums, self._ranks)
@@ -309,6 +321,14 @@ class TrainingEngine:
         indices = {datum: index for index, datum in enumerate(datums)}
         numbers = [[[indices[datum] for datum in micro_batch] for micro_batch in shard] for shard in shards]
         return plan_of(numbers, settings, self._base.kernel)
+
+    def _session(self, model: UUID) -> Session:
+        """The model's, on the device of each rank."""
+        with self._ranks.agreed():
+            return self._sessions.get(model)
+
+    def _zeros(self, length: int) -> torch.Tensor:
+        return torch.zeros(length, dtype=self._base.dtype, device=self._base.device)
 
     def _release(self, session: Session) -> None:
         """A stale buffer that the live adapter is bound to must not outlive its session; the next use binds again."""

@@ -45,6 +45,10 @@ class Ranks(Protocol):
         """What each rank has found, in the order of ranks."""
         ...
 
+    def copy_from_first(self, tensor: torch.Tensor) -> None:
+        """Rank 0's values, in place."""
+        ...
+
     def shard_sum(self, num_shards: int, like: torch.Tensor) -> ShardSum:
         """For the gradients of so many shards, of the shape, kind and device of `like`."""
         ...
@@ -62,6 +66,9 @@ class Alone:
     def gathered(self, mine: Found) -> Sequence[Found]:
         """What this process has found."""
         return [mine]
+
+    def copy_from_first(self, tensor: torch.Tensor) -> None:
+        """Nothing."""
 
     def shard_sum(self, num_shards: int, like: torch.Tensor) -> RunningSum:
         """One buffer, whatever the number of shards."""

@@ -1,0 +1,163 @@
+"""The engine of several ranks behind the port of one: rank 0 sends each call, and all ranks carry it out.
+
+Rank 0 has the worker, which knows nothing of ranks. The others follow: they receive calls until there are none. What
+reads no rank's memory but its own (plans, facts of the base) is answered by rank 0 alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from trainer.distributed.group import RankGroup
+from trainer.engine.checkpoint import SessionSnapshot
+from trainer.engine.engine import TrainingEngine
+from wire.datums import Datum
+from wire.engine import (
+    AdamParams,
+    BaseModelInfo,
+    DatumTensors,
+    LoraConfig,
+    LossChoice,
+    PassResult,
+    StepResult,
+)
+from wire.errors import DeviceLost, HeadwayError
+from wire.plans import Plan, PlanSettings, StepPlan
+from wire.trajectories import Float32Array
+
+log = structlog.get_logger(__name__)
+
+_END = "end"
+
+
+class DistributedEngine:
+    """`wire.engine.Engine` on rank 0 of a group. Raises DeviceLost where the group is broken: the process must end."""
+
+    def __init__(self, engine: TrainingEngine, group: RankGroup) -> None:
+        self._engine = engine
+        self._group = group
+
+    @property
+    def info(self) -> BaseModelInfo:
+        """Facts of the base model."""
+        return self._engine.info
+
+    @property
+    def losses(self) -> Mapping[str, Mapping[str, float | None]]:
+        """See `TrainingEngine.losses`."""
+        return self._engine.losses
+
+    def open(self, model: UUID, lora: LoraConfig, adapter: Path | None, state: Path | None) -> None:
+        """See `TrainingEngine.open`. Rank 0 reads the files."""
+        self._everywhere(TrainingEngine.open, model, lora, adapter, state)
+
+    def close(self, model: UUID) -> None:
+        """See `TrainingEngine.close`."""
+        self._everywhere(TrainingEngine.close, model)
+
+    def holds(self, model: UUID) -> bool:
+        """See `TrainingEngine.holds`. Of all ranks."""
+        return self._everywhere(TrainingEngine.holds, model)
+
+    def places(self) -> dict[str, tuple[int, int]]:
+        """See `TrainingEngine.places`. Of rank 0; the others hold the same."""
+        return self._engine.places()
+
+    def plan(self, datums: Sequence[Datum], num_substeps: int = 1, settings: PlanSettings | None = None) -> Plan:
+        """See `TrainingEngine.plan`. It does not depend on the number of ranks."""
+        return self._engine.plan(datums, num_substeps, settings)
+
+    def forward_backward(
+        self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None
+    ) -> PassResult:
+        """See `TrainingEngine.forward_backward`."""
+        plan = plan or self.plan(datums, loss.num_substeps)
+        return self._everywhere(TrainingEngine.forward_backward, model, datums, loss, plan)
+
+    def forward(self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None) -> list[DatumTensors]:
+        """See `TrainingEngine.forward`."""
+        return self._everywhere(TrainingEngine.forward, model, datums, plan or self.plan(datums))
+
+    def evaluate(self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None) -> PassResult:
+        """See `TrainingEngine.evaluate`."""
+        return self._everywhere(
+            TrainingEngine.evaluate, model, datums, loss, plan or self.plan(datums, loss.num_substeps)
+        )
+
+    def backward(
+        self, model: UUID, datums: Sequence[Datum], weights: Sequence[Float32Array], plan: Plan | None = None
+    ) -> PassResult:
+        """See `TrainingEngine.backward`."""
+        return self._everywhere(TrainingEngine.backward, model, datums, weights, plan or self.plan(datums))
+
+    def plan_step(self) -> StepPlan:
+        """See `TrainingEngine.plan_step`."""
+        return self._engine.plan_step()
+
+    def optim_step(self, model: UUID, adam: AdamParams, plan: StepPlan | None = None) -> StepResult:
+        """See `TrainingEngine.optim_step`. Every rank makes the whole step: it is short, and nothing has to be sent."""
+        return self._everywhere(TrainingEngine.optim_step, model, adam, plan or self.plan_step())
+
+    def save(self, model: UUID, adapter: Path, state: Path) -> None:
+        """See `TrainingEngine.save`. Rank 0 writes the files."""
+        self.snapshot(model).write(adapter, state)
+
+    def snapshot(self, model: UUID) -> SessionSnapshot:
+        """See `TrainingEngine.snapshot`."""
+        return self._everywhere(TrainingEngine.snapshot, model)
+
+    def end(self) -> None:
+        """Send the followers home."""
+        self._group.send(_END)
+
+    def _everywhere(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        call = self._group.send(method.__name__, *arguments)
+        outcome = ""
+        try:
+            result = method(self._engine, *arguments)
+            outcome = _outcome_of(result)
+            return result
+        except DeviceLost:
+            raise
+        except Exception as error:
+            outcome = _outcome_of(error)
+            raise
+        finally:
+            if outcome:
+                self._group.conclude(call, outcome)
+
+
+def follow(engine: TrainingEngine, group: RankGroup) -> None:
+    """Carry out what rank 0 sends, until it sends no more. Refusals are rank 0's to report. Raises DeviceLost where the
+    group is broken."""
+    while (call := group.receive()).method != _END:
+        try:
+            outcome = _outcome_of(getattr(engine, call.method)(*call.arguments))
+        except DeviceLost:
+            raise
+        except Exception as error:
+            outcome = _outcome_of(error)
+            if not isinstance(error, HeadwayError):
+                log.exception("call_failed", method=call.method)
+        group.conclude(call, outcome)
+
+
+def _outcome_of(result: object) -> str:
+    """The same on all ranks, or they have parted."""
+    match result:
+        case HeadwayError():
+            return f"refused: {result.code}"
+        case Exception():
+            return "failed"
+        case StepResult():
+            # How long it took differs; the norms are of all weights and of the whole gradient.
+            return f"stepped: {result.moved} {result.metrics['grad_norm']!r} {result.metrics['update_norm']!r}"
+        case bool():
+            return f"answered: {result}"
+        case _:
+            return "done"

@@ -45,7 +45,12 @@ def run(settings: SamplerSettings) -> None:
     with database.session() as session:
         base = base_by_slug(session, settings.base_slug)
     assert base.weights is not None
-    options = {"seed": settings.seed, "num_threads": settings.threads or None, **settings.backend_options}
+    options = {
+        "seed": settings.seed,
+        "num_threads": settings.threads or None,
+        "tensor_parallel": settings.tensor_parallel,
+        **settings.backend_options,
+    }
     require_weights(base.weights)
     set_tqdm_hook(logged_bar)
     with shared_umask():

@@ -11,6 +11,10 @@ from wire.process.options import Option
 
 LINGER_S = 60.0
 
+TENSOR_PARALLEL = Option(
+    "With vLLM: GPUs over which it splits each layer of the base", "HEADWAY_SAMPLER_TENSOR_PARALLEL", minimum=1
+)
+
 
 @dataclass(frozen=True, slots=True)
 class SamplerSettings:
@@ -26,6 +30,7 @@ class SamplerSettings:
     backend: Annotated[str, Option("Backend that generates: local or vllm")] = "local"
     seed: Annotated[int | None, Option("Seed of requests that have none, which makes them reproducible")] = None
     threads: Annotated[int, Option("CPU threads for torch; 0: one for a tiny base, else one a core", minimum=0)] = 0
+    tensor_parallel: Annotated[int, TENSOR_PARALLEL] = 1
     backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     linger_s: Annotated[
         float,

@@ -22,7 +22,7 @@ from cli.box.trainers import OnDemand, Trainers
 from cli.box.up_lock import AlreadyUp, only_up
 from cli.commands.bases import choose_bases
 from cli.ending import sentence_of
-from cli.plane_settings import Promotion, ReasoningParser, ToolCallParser
+from cli.plane_settings import Promotion, ReasoningParser, SamplerTensorParallel, ToolCallParser
 from cli.service.environment import ADMIN_ENV, MEMBER_ENV, environment_of_command, read_env, sdk_exports, write_env
 from cli.settings import (
     DEFAULT_DATA_DIR,
@@ -65,6 +65,7 @@ def up(
     sampler_backend: Annotated[
         str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
     ] = "local",
+    sampler_tensor_parallel: SamplerTensorParallel = 1,
     tool_call_parser: ToolCallParser = None,
     reasoning_parser: ReasoningParser = None,
     with_runner: Annotated[
@@ -84,7 +85,8 @@ def up(
     from store.embedded import EmbeddedPostgresFailed
 
     signal.signal(signal.SIGTERM, _on_sigterm)
-    sampler_arguments = ["--backend", sampler_backend, *(["--seed", str(seed)] if seed is not None else [])]
+    sampler_arguments = ["--backend", sampler_backend, "--tensor-parallel", str(sampler_tensor_parallel)]
+    sampler_arguments += ["--seed", str(seed)] if seed is not None else []
     for flag, parser in (("--tool-call-parser", tool_call_parser), ("--reasoning-parser", reasoning_parser)):
         sampler_arguments += [flag, parser] if parser else []
     data_dir = data_dir.resolve()

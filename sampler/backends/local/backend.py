@@ -47,7 +47,7 @@ class LocalSettings:
 
     kv_cache_tokens bounds the memory: rows times the longest row. context_length is at most that and the model's own.
     num_threads is torch's, None for as many as the model is worth. seed makes requests without a seed of their own
-    reproducible; None leaves them to the operating system.
+    reproducible; None leaves them to the operating system. tensor_parallel is 1: all of the base is in this process.
     """
 
     seed: int | None = None
@@ -57,13 +57,20 @@ class LocalSettings:
     max_running: int = 128
     max_step_tokens: int = 2_048
     num_threads: int | None = None
+    tensor_parallel: int = 1
 
 
 class LocalBackend(WithChatText):
-    """A SamplerBackend in this process. Raises UnsupportedBase for a base that it would compute wrongly."""
+    """A SamplerBackend in this process. Raises UnsupportedBase for a base that it would compute wrongly, ValueError for
+    one that is to be split over several."""
 
     def __init__(self, base: str, settings: LocalSettings | None = None) -> None:
         settings = settings or LocalSettings()
+        if settings.tensor_parallel != 1:
+            raise ValueError(
+                f"the local sampler computes in one process: --tensor-parallel {settings.tensor_parallel} is for "
+                "--backend vllm"
+            )
         dtype: torch.dtype = getattr(torch, settings.dtype)
         model = load_base(base, dtype)
         torch.set_num_threads(settings.num_threads or threads_for(model.num_parameters()))

@@ -27,13 +27,14 @@ from sampler.backends.vllm.attached import AttachedServer
 from sampler.backends.vllm.base_tensors import BaseTensors, local_folder
 from sampler.backends.vllm.canary_check import CanaryCheck
 from sampler.backends.vllm.client import VllmClient
-from sampler.backends.vllm.command import served_num_seqs, served_rank
+from sampler.backends.vllm.command import served_num_seqs, served_rank, served_tensor_parallel
 from sampler.backends.vllm.parsers import ChatFormat, Parsers, choose_parsers, divide
 from sampler.backends.vllm.reading import VllmReading
 from sampler.backends.vllm.scoring import PromptScoring
 from sampler.backends.vllm.server import OwnServer
 from sampler.backends.vllm.settings import VllmSettings
 from sampler.backends.vllm.structured import StructuredOutputs, reasoning_gate
+from sampler.backends.vllm.tensor_parallel import check_ranks
 from sampler.chat.rendering import ChatRenderer
 from sampler.chat.text import ChatText, WithChatText
 from sampler.draws import Draws
@@ -78,6 +79,7 @@ class VllmBackend(WithChatText):
     def __init__(self, base: str, settings: VllmSettings | None = None) -> None:
         self._settings = settings or VllmSettings()
         folder = local_folder(base)
+        self._ranks = _ranks(self._settings, folder)
         self._tensors = BaseTensors.read(folder)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         self._vocabulary = Vocabulary(tokenizer)
@@ -90,7 +92,8 @@ class VllmBackend(WithChatText):
         self._client = VllmClient()
         chat = _chat_format(folder, tokenizer)
         self._architecture = _architecture(folder)
-        self._num_threads = self._settings.num_threads or threads_for(self._tensors.num_parameters)
+        threads = threads_for(self._tensors.num_parameters)
+        self._num_threads = self._settings.num_threads or max(1, threads // self._ranks)
         self._server = self._connect(folder, chat)
         self._server.start()
         self._info = _info(folder, tokenizer, self._client.models(self._server.url))
@@ -125,7 +128,7 @@ class VllmBackend(WithChatText):
             kernel=said.get("kernel"),
             threads=self._num_threads if said.get("device") == "cpu" else None,
             context_length=self._info.context_length,
-            engine=", ".join(filter(None, (f"vLLM {engine}", said.get("cache")))),
+            engine=", ".join(filter(None, (f"vLLM {engine}", self._split(), said.get("cache")))),
         )
 
     def load_adapter(self, name: str, path: Path | None) -> None:
@@ -234,6 +237,9 @@ class VllmBackend(WithChatText):
     async def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         return await self._client.ask(self._server.url + route, body)
 
+    def _split(self) -> str:
+        return f"{self._ranks} ranks" if self._ranks > 1 else ""
+
     def _parsers(self, chat: ChatFormat) -> Parsers:
         parsers = choose_parsers(self._settings.tool_call_parser, self._settings.reasoning_parser, chat)
         log.info("parsers", tool_call=parsers.tool_call, reasoning=parsers.reasoning)
@@ -309,6 +315,19 @@ class VllmBackend(WithChatText):
         if request.params.seed is not None or self._settings.seed is None:
             return request.params.seed
         return self._draws.stream(None, request.prompt_token_ids).getrandbits(63)
+
+
+def _ranks(settings: VllmSettings, folder: Path) -> int:
+    """Over how many the server splits the base. Raises ValueError where it cannot, or is not ours to start."""
+    if settings.url is not None:
+        if settings.tensor_parallel > 1:
+            raise ValueError(
+                "--tensor-parallel is for a vLLM that this sampler starts, and --vllm-url names one that runs"
+            )
+        return 1
+    ranks = served_tensor_parallel(settings)
+    check_ranks(AutoConfig.from_pretrained(folder).get_text_config(), ranks)
+    return ranks
 
 
 def _architecture(folder: Path) -> str | None:

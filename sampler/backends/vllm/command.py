@@ -36,6 +36,7 @@ def server_command(base: Path, port: int, settings: VllmSettings, parsers: Parse
         "--max-cpu-loras": str(settings.max_cpu_loras),
         "--max-lora-rank": str(served_rank(settings.max_lora_rank)),
         "--max-num-seqs": str(settings.max_num_seqs),
+        "--tensor-parallel-size": str(settings.tensor_parallel),
         "--scheduling-policy": "priority",  # that of a request is how many of its team are before it
         "--stream-interval": str(_STREAM_INTERVAL),
         "--structured-outputs-config": json.dumps(_STRUCTURED_OUTPUTS),
@@ -60,15 +61,12 @@ def server_environment(num_threads: int) -> dict[str, str]:
 
 def served_num_seqs(settings: VllmSettings) -> int:
     """How many sequences the server computes at once; its own arguments win. Raises ValueError."""
-    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
-    parser.add_argument("--max-num-seqs", "--max_num_seqs", type=int, default=settings.max_num_seqs)
-    try:
-        given: int = parser.parse_known_args(settings.extra_args)[0].max_num_seqs
-    except argparse.ArgumentError as error:
-        raise ValueError(f"vLLM's arguments: {error}") from None
-    if given < 1:
-        raise ValueError(f"vLLM's arguments: --max-num-seqs is {given}; it must be at least 1")
-    return given
+    return _given(settings, ("--max-num-seqs", "--max_num_seqs"), settings.max_num_seqs)
+
+
+def served_tensor_parallel(settings: VllmSettings) -> int:
+    """Over how many ranks the server splits each layer; its own arguments win. Raises ValueError."""
+    return _given(settings, ("--tensor-parallel-size", "--tensor_parallel_size", "-tp"), settings.tensor_parallel)
 
 
 def served_rank(wanted: int) -> int:
@@ -77,6 +75,18 @@ def served_rank(wanted: int) -> int:
     if rank is None:
         raise ValueError(f"vLLM serves LoRA ranks up to {_RANKS[-1]}, not {wanted}")
     return rank
+
+
+def _given(settings: VllmSettings, names: tuple[str, ...], otherwise: int) -> int:
+    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
+    parser.add_argument(*names, type=int, default=otherwise, dest="given")
+    try:
+        given: int = parser.parse_known_args(settings.extra_args)[0].given
+    except argparse.ArgumentError as error:
+        raise ValueError(f"vLLM's arguments: {error}") from None
+    if given < 1:
+        raise ValueError(f"vLLM's arguments: {names[0]} is {given}; it must be at least 1")
+    return given
 
 
 def _python(settings: VllmSettings) -> str:

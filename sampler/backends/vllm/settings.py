@@ -35,8 +35,9 @@ class VllmSettings:
     tool_call_parser and reasoning_parser are vLLM's own; None: what the base's chat template is written for; "none":
     none. (They say nothing about a server of `url`, which has its own.)
 
-    seed makes requests without a seed of their own reproducible. num_threads is for a server on a CPU; None: as many as
-    the model is worth. max_lora_rank is rounded up to one that vLLM knows. max_loras adapters compute in one batch, and
+    seed makes requests without a seed of their own reproducible. num_threads is for a server on a CPU, and of each of
+    its ranks; None: as many as the model is worth. tensor_parallel: ranks, a GPU each, over which the layers are split.
+    max_lora_rank is rounded up to one that vLLM knows. max_loras adapters compute in one batch, and
     requests for others wait. max_num_seqs sequences are computed at once; more wait here, where teams take turns (of a
     server of `url`: what that one has). adapter_dir: a folder that the server can read, for adapter files (None: the
     system's for temporary files). A server out of which no token comes for stalled_s, though it is asked for one, is
@@ -68,6 +69,7 @@ class VllmSettings:
     reasoning_parser: Annotated[str | None, REASONING_PARSER] = None
     seed: int | None = None
     num_threads: int | None = None
+    tensor_parallel: int = 1
     max_lora_rank: Annotated[
         int,
         Option(

@@ -6,14 +6,18 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig
 
+from sampler.backends import open_backend
 from sampler.backends.vllm import server as server_module
 from sampler.backends.vllm.client import VllmClient
-from sampler.backends.vllm.command import served_num_seqs, server_command
+from sampler.backends.vllm.command import served_num_seqs, served_tensor_parallel, server_command
 from sampler.backends.vllm.parsers import Parsers
 from sampler.backends.vllm.server import OwnServer
 from sampler.backends.vllm.server_log import facts_in, reason_in
 from sampler.backends.vllm.settings import VllmSettings
+from sampler.backends.vllm.tensor_parallel import check_ranks
+from tests.unit.sampler.conftest import save_base
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
 REASON = "NotImplementedError: head size 16 is not supported"
@@ -124,6 +128,39 @@ def test_the_number_of_sequences_is_what_vllm_is_told(tmp_path):
     for wrong in ("x", "0"):
         with pytest.raises(ValueError, match="max-num-seqs"):
             served_num_seqs(VllmSettings(extra_args=("--max-num-seqs", wrong)))
+
+
+def test_the_number_of_ranks_is_what_vllm_is_told(tmp_path):
+    settings = VllmSettings(python="python", tensor_parallel=4)
+    command = server_command(tmp_path, 1, settings, Parsers(None, None))
+    assert command[command.index("--tensor-parallel-size") + 1] == "4"
+    assert served_tensor_parallel(settings) == 4
+    for own in (("--tensor-parallel-size", "8"), ("--tensor_parallel_size=8",), ("-tp", "8", "--other", "x")):
+        assert served_tensor_parallel(VllmSettings(tensor_parallel=4, extra_args=own)) == 8
+    with pytest.raises(ValueError, match="tensor-parallel-size is 0"):
+        served_tensor_parallel(VllmSettings(extra_args=("-tp", "0")))
+
+
+@pytest.mark.parametrize(
+    ("heads", "keys", "possible"),
+    [(32, 8, "1, 2, 4, 8, 16, 32"), (40, 8, "1, 2, 4, 8, 40"), (14, 2, "1, 2, 14"), (12, None, "1, 2, 3, 4, 6, 12")],
+)
+def test_ranks_that_do_not_divide_the_heads_are_refused_with_those_that_do(heads, keys, possible):
+    config = LlamaConfig(hidden_size=64 * heads, num_attention_heads=heads, num_key_value_heads=keys)
+    with pytest.raises(ValueError, match=f"{heads} attention heads of this llama.*it may be {possible}$"):
+        check_ranks(config, 5)
+    for ranks in possible.split(", "):
+        check_ranks(config, int(ranks))
+
+
+def test_ranks_are_refused_where_there_is_one_process_or_it_is_not_ours(tmp_path):
+    with pytest.raises(ValueError, match="local sampler computes in one process: --tensor-parallel 2"):
+        open_backend("local", str(tmp_path), tensor_parallel=2)
+    save_base(tmp_path)
+    with pytest.raises(ValueError, match="--vllm-url names one that runs"):
+        open_backend("vllm", str(tmp_path), tensor_parallel=2, url="http://127.0.0.1:1")
+    with pytest.raises(ValueError, match="--tensor-parallel 3 does not divide the 4 attention heads"):
+        open_backend("vllm", str(tmp_path), tensor_parallel=3)
 
 
 def test_what_vllm_has_loaded_is_read_from_its_log():

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trainer.engine.attention import UnsupportedArchitecture
 from wire.engine import LoraConfig
@@ -62,6 +63,11 @@ def known_sharing(model: PreTrainedModel) -> Sharing:
     if kinds <= _ATTENTION_LAYERS | mixed and bool(mixed) == bool(linear_mixers(model)):
         return Sharing.PREFIXES
     return Sharing.NOTHING
+
+
+def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """From the first to the last, as transformers marks those that can be computed again in a backward pass."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def linear_mixers(model: PreTrainedModel) -> list[torch.nn.Module]:

@@ -31,6 +31,7 @@ from trainer.engine.logprobs import HeadUpdate, action_logprobs
 from trainer.engine.lora import LiveAdapter
 from trainer.engine.mixers import expand
 from trainer.engine.packing import Pack, PassBudget, build_pack
+from trainer.engine.ranks import Alone, Ranks
 from trainer.engine.recomputation import Recomputation, saved_bytes
 from trainer.engine.self_check import disagreement, probe
 from trainer.engine.session import Session
@@ -56,10 +57,14 @@ class BaseModel:
     """
 
     def __init__(
-        self, model: PreTrainedModel, gathers: Gathers | None = None, fingerprint_of: Fingerprint = fingerprint
+        self,
+        model: PreTrainedModel,
+        gathers: Gathers | None = None,
+        fingerprint_of: Fingerprint = fingerprint,
+        ranks: Ranks | None = None,
     ) -> None:
         """gathers: None for a model whose weights this process holds itself. fingerprint_of: for one of which it does
-        not, the fingerprint of all of them."""
+        not, the fingerprint of all of them. ranks: those who hold the others, and load it at the same time."""
         refuse_unsupported(model.config)
         register()
         model.set_attn_implementation(IMPLEMENTATION)
@@ -76,7 +81,7 @@ class BaseModel:
         for mixer in linear_mixers(model):
             expand(mixer)
         self._recomputation = Recomputation(model)
-        sharing = self._proven(known_sharing(model))
+        sharing = self._proven(known_sharing(model), ranks or Alone())
         self._budget = PassBudget(
             max_tokens=0,
             tokens_per_pair=_tokens_per_pair(model),
@@ -225,15 +230,19 @@ class BaseModel:
             )
         return output.last_hidden_state[0]
 
-    def _proven(self, sharing: Sharing) -> Sharing:
-        """The most sharing under which the model agrees with itself, by the kernel it was to have or the dense one."""
+    def _proven(self, sharing: Sharing, ranks: Ranks) -> Sharing:
+        """The most sharing under which the model agrees with itself, by the kernel it was to have or the dense one. A
+        difference on one rank is one on all of them: they must go on to the same kernel."""
         name, difference = type(self._model).__name__, None
         kernels = [self._kernel, DenseKernel()]
         for attempt, kernel in product([Sharing.PREFIXES, Sharing.NOTHING], kernels):
             if attempt is Sharing.PREFIXES is not sharing:
                 continue
             self._kernel = kernel
-            difference = disagreement(self._model, self.pack, self.logprobs, alone=attempt is Sharing.NOTHING)
+            alone = attempt is Sharing.NOTHING
+            with ranks.agreed():
+                difference = disagreement(self._model, self.pack, self.logprobs, self.gathers, alone=alone)
+            difference = next(filter(None, ranks.gathered(difference)), None)
             if difference is None:
                 return attempt
             log.warning(

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from trainer.engine.architectures import decoder_layers
 
 
 class Recomputation:
@@ -22,9 +23,8 @@ class Recomputation:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._on = False
-        for module in model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.forward = partial(self._forward, module.forward)
+        for layer in decoder_layers(model):
+            layer.forward = partial(self._forward, layer.forward)
 
     @contextmanager
     def switched(self, on: bool) -> Generator[None]:

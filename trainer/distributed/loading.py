@@ -1,0 +1,139 @@
+"""A base read from disk into the shards of its ranks: no rank ever holds all of it, on its device or in host memory.
+
+transformers builds the model without memory, its layers are divided, and its own loader then reads of each file the
+rows that are this rank's. Each rank reads for itself; what is whole on every rank is read by all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.core_model_loading import (
+    Concatenate,
+    ConversionOps,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+)
+
+from trainer.distributed.sharded_fingerprint import sharded_fingerprint
+from trainer.distributed.sharding import gathers_of, shard_layers
+from trainer.engine.attention import UnsupportedArchitecture
+from trainer.engine.base_model import BaseModel
+from trainer.engine.ranks import Ranks
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def load_sharded_base(
+    name_or_path: str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    ranks: Ranks | None = None,
+) -> BaseModel:
+    """As `load_base_model`, of whose layers each rank of the default process group holds its part. All ranks call it.
+
+    Shards are those of `fully_shard` on the loaded model, to the bit. ranks: the same group, by which they agree on
+    what the self-check found. Raises UnsupportedArchitecture also where the files hold weights in a layout that cannot
+    be read in parts, and OSError where some are missing.
+    """
+    place = torch.device(device)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    model = _read(name_or_path, place, dtype or (torch.float32 if device == "cpu" else torch.bfloat16), revision)
+    return BaseModel(model, gathers_of(model), sharded_fingerprint, ranks)
+
+
+def _read(name_or_path: str, device: torch.device, dtype: torch.dtype, revision: str | None) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+    with torch.device("meta"):
+        outline = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    architecture = type(outline)
+    model, report = cast(Any, _dividing(architecture, device)).from_pretrained(
+        name_or_path,
+        config=outline.config,
+        revision=revision,
+        dtype=dtype,
+        device_map={"": device},
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    model.__class__ = architecture
+    if missing := sorted(report["missing_keys"]):
+        raise OSError(f"{name_or_path} lacks weights of {architecture.__name__}: {', '.join(missing[:5])}")
+    return model
+
+
+def _dividing(architecture: type[Model], device: torch.device) -> type[Model]:
+    """The architecture, whose loader divides the layers before it reads any."""
+
+    def load(model: PreTrainedModel, state: None, files: Sequence[str], loading: Any, *rest: Any) -> Any:
+        if loading.is_quantized:
+            raise UnsupportedArchitecture(f"{architecture.__name__}: a quantized base runs on one GPU only")
+        shard_layers(model, device)
+        _read_in_parts(model, files, loading.weight_mapping or [], device)
+        return cast(Any, architecture)._load_pretrained_model(model, state, files, loading, *rest)
+
+    members = {"_load_pretrained_model": staticmethod(load), "__module__": architecture.__module__}
+    return cast(type[Model], type(architecture.__name__, (architecture,), members))
+
+
+def _read_in_parts(model: PreTrainedModel, files: Sequence[str], mapping: Sequence[Any], device: torch.device) -> None:
+    """Have what transformers does to the weights of these files done to a rank's rows of them alone.
+
+    Experts that the files hold one by one are read by whom they belong to. Refuses by name what needs more of a weight
+    than its rows: a split of fused projections, say, would be computed of the wrong ones.
+    """
+    converters = [each for each in mapping if isinstance(each, WeightConverter)]
+    renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
+    refused = {pattern for each in converters if not _keeps_rows(each.operations) for pattern in each.source_patterns}
+    expected = model.state_dict()
+    for name in _names_in(files):
+        _, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, expected)
+        if pattern in refused and name not in expected:
+            raise UnsupportedArchitecture(
+                f"{type(model).__name__}: {name} cannot be read in parts; run it on one GPU, or convert it once: "
+                "from_pretrained(…).save_pretrained(…, save_original_format=False)"
+            )
+    for each in converters:
+        each.operations = [_MergeOwned(device) if type(op) is MergeModulelist else op for op in each.operations]
+
+
+def _keeps_rows(operations: Sequence[ConversionOps]) -> bool:
+    merge, *others = operations
+    return (
+        isinstance(merge, MergeModulelist)
+        and merge.dim == 0
+        and all(isinstance(other, Concatenate) and other.dim > 0 for other in others)
+    )
+
+
+def _names_in(files: Sequence[str]) -> list[str]:
+    names = list[str]()
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            names += opened.keys()
+    return names
+
+
+class _MergeOwned(MergeModulelist):
+    """Stacks the experts of this rank, which may be none."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(dim=0)
+        self._device = device
+
+    def convert(self, input_dict: Any, source_patterns: Any, target_patterns: Any, **about: Any) -> Any:
+        if any(input_dict.values()):
+            return super().convert(input_dict, source_patterns, target_patterns, **about)
+        whole = about["model"].get_parameter(about["full_layer_name"])
+        pattern = self.get_target_pattern(len(input_dict), source_patterns[0], target_patterns)
+        return {pattern: torch.empty((0, *whole.shape[1:]), dtype=whole.dtype, device=self._device)}

@@ -24,6 +24,7 @@ COMMANDS: dict[str, Entry] = {
     "sampler": Entry("cli.commands.planes", "sampler"),
     "runner": Entry("cli.commands.planes", "runner"),
     "migrate": Entry("cli.commands.planes", "migrate"),
+    "sizing": Entry("cli.commands.sizing", "sizing"),
     "status": Entry("cli.commands.status", "status"),
     "logs": Entry("cli.commands.logs", "logs"),
     "mirror": Entry("cli.commands.mirror", "mirror"),

@@ -1,0 +1,27 @@
+"""The two tables of docs/sizing.md: `python -m cli.reference_pages.sizing_tables` prints them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from cli.commands.sizing import CACHED_TOKENS, GPU_GB, GPUS, RANK, SHOWN, machine_of
+from cli.sizing.counting import config_of, count_base
+from cli.sizing.tables import SAMPLER_HEADINGS, TRAINER_HEADINGS, sampler_rows, samplers_of, trainer_row, trainers_of
+
+
+def tables() -> tuple[str, str]:
+    """Of trainers and of samplers, as the command counts them by default."""
+    machine = machine_of(int(GPU_GB * 1e9), RANK, CACHED_TOKENS)
+    found = [count_base(name, config_of(name), RANK) for name in SHOWN]
+    training = [trainer_row(memory) for counts in found for memory in trainers_of(counts, GPUS, machine)]
+    sampling = [row for counts in found for row in sampler_rows(counts, samplers_of(counts, machine), CACHED_TOKENS)]
+    return _table(TRAINER_HEADINGS, training), _table(SAMPLER_HEADINGS, sampling)
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in (headings, ["---"] * len(headings), *rows))
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join(tables()))

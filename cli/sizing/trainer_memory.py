@@ -1,0 +1,63 @@
+"""What one rank of a trainer holds, and the longest trajectory that it can train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cli.sizing.base_counts import BaseCounts, numel
+
+_LORA_BYTES = 4
+_SESSION_BUFFERS = 4
+"""Of a model: weights, gradient, two moments."""
+_GATHERED_LAYERS = 2
+"""The one that computes, and the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerMemory:
+    """Bytes of one rank of `ranks`, on a GPU of `gpu`.
+
+    base: its part of the layers; embedding, norms and unembedding whole, and a float32 copy of the last. gathered:
+    layers that come together from all ranks. model: weights, gradient and moments of one model. partial_sums: the
+    gradient of the shard that is computed, and of those that were.
+    """
+
+    ranks: int
+    gpu: int
+    base: int
+    gathered: int
+    model: int
+    partial_sums: int
+    counts: BaseCounts
+
+    @property
+    def left(self) -> int:
+        """For activations and further models; negative where the base does not fit."""
+        return self.gpu - self.base - self.gathered - self.model - self.partial_sums
+
+    @property
+    def pass_tokens(self) -> int:
+        """The largest pass that keeps all activations: a trainer gives them half of what is free."""
+        return self.counts.activations.tokens_within(self.left / 2, recompute=False)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest trajectory, whose layers are computed twice."""
+        return self.counts.activations.tokens_within(self.left, recompute=True)
+
+
+def trainer_memory(counts: BaseCounts, *, ranks: int, rank: int, num_shards: int, gpu: int) -> TrainerMemory:
+    """rank: of the adapter. num_shards: into which a batch is divided at most."""
+    adapter = counts.lora_parameters(rank) * _LORA_BYTES
+    copy = numel(counts.unembedding) * _LORA_BYTES if counts.weight_bytes < _LORA_BYTES else 0
+    # One rank adds each shard to a sum; several keep theirs until all are there.
+    kept = 1 if ranks == 1 else -(-num_shards // ranks)
+    return TrainerMemory(
+        ranks=ranks,
+        gpu=gpu,
+        base=(counts.layer_parameters(ranks) + counts.outside_parameters) * counts.weight_bytes + copy,
+        gathered=_GATHERED_LAYERS * counts.largest_layer * counts.weight_bytes if ranks > 1 else 0,
+        model=_SESSION_BUFFERS * adapter,
+        partial_sums=(1 + kept) * adapter,
+        counts=counts,
+    )

@@ -1,0 +1,199 @@
+"""What `headway sizing` counts without weights is what the engine holds with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config, Qwen3NextConfig
+
+from cli.sizing.base_counts import BaseCounts, numel
+from cli.sizing.counting import config_of, count_base
+from cli.sizing.sampler_memory import sampler_memory, smallest
+from cli.sizing.trainer_memory import trainer_memory
+from tests.unit.cli.test_tables import ended, printed
+from tests.unit.trainer.tiny import datum_of
+from trainer.distributed.sharding import shard_layers
+from trainer.engine.architectures import decoder_layers
+from trainer.engine.base_model import BaseModel
+from trainer.engine.engine import EngineSettings
+from trainer.engine.recomputation import saved_bytes
+from trainer.engine.session import Session
+from wire.engine import LoraConfig
+
+RANK = 5
+_SHAPE = {
+    "vocab_size": 89,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+}
+CONFIGS = {
+    "qwen3": Qwen3Config(**_SHAPE, tie_word_embeddings=True),
+    "llama": LlamaConfig(**_SHAPE, tie_word_embeddings=False),
+    "windows": Qwen3Config(
+        **_SHAPE,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+        use_sliding_window=True,
+        sliding_window=64,
+    ),
+}
+EACH = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+OF_EACH = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+def built(config: PreTrainedConfig, dtype: torch.dtype) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def opened(config: PreTrainedConfig, dtype: torch.dtype) -> tuple[BaseModel, Session]:
+    base, lora = BaseModel(built(config, dtype)), LoraConfig(rank=RANK)
+    layout = base.adapter(lora).layout
+    session = Session.starting_from(lora, layout, layout.fresh_weights(0).to(base.dtype))
+    base.bind(session)
+    return base, session
+
+
+def bytes_of(tensors: Iterator[torch.Tensor]) -> int:
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+@EACH
+@OF_EACH
+def test_weights_and_adapters_have_the_bytes_that_were_counted(config: PreTrainedConfig, dtype: torch.dtype):
+    counts = count_base("tiny", config, RANK, dtype)
+    memory = trainer_memory(counts, ranks=1, rank=RANK, num_shards=8, gpu=10**9)
+    model = built(config, dtype)
+    weights = bytes_of(model.parameters())
+    assert weights == counts.num_parameters * dtype.itemsize
+    base, session = opened(config, dtype)
+    unembedding = base._unembedding_VD
+    copy = 0 if unembedding.dtype == dtype else unembedding.nbytes
+    assert memory.base == weights + copy
+    assert (memory.model, memory.gathered) == (session.num_bytes, 0)
+    assert memory.partial_sums == 2 * base.adapter(session.lora).scratch_gradient.nbytes
+
+
+def kept_bytes(base: BaseModel, length: int, *, recompute: bool) -> int:
+    pack = base.pack([datum_of([3] * (length + 1), 1)])
+    return saved_bytes(lambda: base.logprobs(pack, recompute=recompute)[0])
+
+
+@EACH
+@OF_EACH
+def test_a_pass_keeps_the_bytes_that_were_counted(config: PreTrainedConfig, dtype: torch.dtype):
+    counted = count_base("tiny", config, RANK, dtype).activations
+    base, _ = opened(config, dtype)
+    # Cosines and sines of positions reach layers that are computed again as they are: no hook sees them kept.
+    unseen = 2 * config.head_dim * dtype.itemsize
+    for recompute, expected in ((False, counted.kept), (True, counted.recomputed - unseen)):
+        short, long = (kept_bytes(base, length, recompute=recompute) for length in (40, 104))
+        assert (long - short) / 64 == pytest.approx(expected + counted.prediction, abs=16), "ids, indices"
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_a_rank_holds_the_rows_that_were_counted(ranks: int):
+    counts = count_base("tiny", CONFIGS["llama"], RANK, torch.float32)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        model = built(CONFIGS["llama"], torch.float32)
+        shard_layers(model, torch.device("cpu"))
+        held = [p._local_tensor if isinstance(p, DTensor) else p for p in model.parameters()]
+        layers = {p for layer in decoder_layers(model) for p in layer.parameters()}
+        assert all(isinstance(p, DTensor) == (p in layers) for p in model.parameters())
+        assert bytes_of(iter(held)) == 4 * (counts.layer_parameters(ranks) + counts.outside_parameters)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_more_ranks_hold_less_of_the_base_and_of_the_shards():
+    counts = count_base("qwen3-8b", config_of("qwen3-8b"), 32)
+    assert (counts.num_parameters, counts.lora_parameters(32)) == (8_190_735_360, 87_293_952)
+    num_shards = EngineSettings().max_shards
+    one, two, eight = (
+        trainer_memory(counts, ranks=n, rank=32, num_shards=num_shards, gpu=141 * 10**9) for n in (1, 2, 8)
+    )
+    assert one.base - eight.base == 2 * (counts.layer_parameters(1) - counts.layer_parameters(8))
+    assert [each.partial_sums // (4 * 87_293_952) for each in (one, two, eight)] == [2, 5, 2]
+    assert one.left < two.left < eight.left
+    assert one.longest > 20 * one.pass_tokens, "layers that are computed twice keep their inputs alone"
+
+
+def test_tokens_within_some_bytes_are_the_most_that_fit():
+    activations = count_base("tiny", CONFIGS["qwen3"], RANK).activations
+    for recompute in (False, True):
+        fit = activations.tokens_within(1e8, recompute=recompute)
+        assert activations.of_pass(fit, recompute=recompute) <= 1e8 < activations.of_pass(fit + 1, recompute=recompute)
+    assert activations.tokens_within(1.0, recompute=True) == 0
+
+
+def test_vllm_splits_weights_and_the_side_of_an_adapter_that_faces_the_split():
+    counts = count_base("tiny", CONFIGS["llama"], RANK, torch.float32)
+    one, four = (sampler_memory(counts, ranks=n, rank=8, slots=2, gpu=10**9) for n in (1, 4))
+    assert (one.base, four.base) == (4 * counts.num_parameters, counts.num_parameters)
+    assert (one.key_values, four.key_values) == (3 * 2 * 2 * 16 * 4, 3 * 2 * 1 * 16 * 4), "two heads, on two ranks each"
+    by_outputs = [(32, 64), (32, 32), (32, 32), (32, 56), (32, 56)]
+    by_inputs = [(64, 32), (56, 32)]
+    split = sum(i + o // 4 for i, o in by_outputs) + sum(i // 4 + o for i, o in by_inputs)
+    assert four.adapters == 2 * 8 * 4 * (3 * split + 89 + 32)
+    assert smallest([one, four], one.cached_tokens) == one
+    assert smallest([one, four], one.cached_tokens + 1) == four
+    assert smallest([one, four], 10**9) is None
+
+
+def test_a_base_that_fits_no_gpu_has_no_tokens():
+    counts = replace(count_base("tiny", CONFIGS["qwen3"], RANK), layers=[[(10**6, 10**6)]])
+    assert trainer_memory(counts, ranks=8, rank=8, num_shards=8, gpu=10**9).longest == 0
+    assert sampler_memory(counts, ranks=8, rank=8, slots=1, gpu=10**9).cached_tokens == 0
+
+
+def test_the_command_prints_sizes_of_a_folder_and_of_a_preset(tmp_path: Path):
+    CONFIGS["qwen3"].save_pretrained(tmp_path)
+    found = json.loads(
+        printed("utf-8", "sizing", "--base", str(tmp_path), "--base", "qwen3-32b", "--gpus", "4", "--json")
+    )
+    assert [each["parameters"] for each in found["bases"]] == [numel_of(CONFIGS["qwen3"]), 32_762_123_264]
+    (tiny, large) = found["trainers"]
+    assert tiny["ranks"] == large["ranks"] == 4
+    assert 70_000 < large["longest_trajectory"] < 90_000
+    lines = printed("utf-8", "sizing", "--base", "llama-3.3-70b", "--gpus", "1", "--gpus", "8").splitlines()
+    assert lines[2].split("\t")[-1] == "does not fit"
+    assert "no\n" not in lines
+
+
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [("empty", "config.json"), ("hybrid", "has layers of linear attention")],
+)
+def test_a_base_that_cannot_be_counted_is_refused(folder: str, sentence: str, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    hybrid = Qwen3NextConfig(**_SHAPE, layer_types=["linear_attention", "full_attention", "full_attention"])
+    hybrid.save_pretrained(tmp_path / "hybrid")
+    status, said = ended("sizing", "--base", str(tmp_path / folder))
+    assert status == 1
+    assert sentence in said
+
+
+def numel_of(config: PreTrainedConfig) -> int:
+    return sum(numel(tuple(p.shape)) for p in built(config, torch.float32).parameters())
+
+
+def test_counts_of_presets_are_those_that_their_names_say():
+    expected = {"qwen3-4b": 4.02, "qwen3-8b": 8.19, "qwen3-32b": 32.76, "llama-3.3-70b": 70.55}
+    assert {name: round(count_of(name).num_parameters / 1e9, 2) for name in expected} == expected
+
+
+def count_of(name: str) -> BaseCounts:
+    return count_base(name, config_of(name), 8)

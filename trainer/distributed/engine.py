@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from trainer.distributed.group import RankGroup
+from trainer.distributed.group import Call, RankGroup
 from trainer.engine.checkpoint import SessionSnapshot
 from trainer.engine.engine import TrainingEngine
 from wire.datums import Datum
@@ -117,19 +117,16 @@ class DistributedEngine:
 
     def _everywhere(self, method: Callable[..., Any], *arguments: Any) -> Any:
         call = self._group.send(method.__name__, *arguments)
-        outcome = ""
+        outcome: object = None
         try:
-            result = method(self._engine, *arguments)
-            outcome = _outcome_of(result)
-            return result
-        except DeviceLost:
-            raise
+            outcome = getattr(self._engine, call.method)(*arguments)
+            return outcome
         except Exception as error:
-            outcome = _outcome_of(error)
+            outcome = error
             raise
         finally:
-            if outcome:
-                self._group.conclude(call, outcome)
+            if not isinstance(outcome, DeviceLost):
+                self._group.conclude(call, _described(self._engine, call, outcome))
 
 
 def follow(engine: TrainingEngine, group: RankGroup) -> None:
@@ -137,27 +134,26 @@ def follow(engine: TrainingEngine, group: RankGroup) -> None:
     group is broken."""
     while (call := group.receive()).method != _END:
         try:
-            outcome = _outcome_of(getattr(engine, call.method)(*call.arguments))
+            outcome: object = getattr(engine, call.method)(*call.arguments)
         except DeviceLost:
             raise
         except Exception as error:
-            outcome = _outcome_of(error)
+            outcome = error
             if not isinstance(error, HeadwayError):
                 log.exception("call_failed", method=call.method)
-        group.conclude(call, outcome)
+        group.conclude(call, _described(engine, call, outcome))
 
 
-def _outcome_of(result: object) -> str:
+def _described(engine: TrainingEngine, call: Call, outcome: object) -> str:
     """The same on all ranks, or they have parted."""
-    match result:
+    match outcome:
         case HeadwayError():
-            return f"refused: {result.code}"
+            return f"refused: {outcome.code}"
         case Exception():
             return "failed"
         case StepResult():
-            # How long it took differs; the norms are of all weights and of the whole gradient.
-            return f"stepped: {result.moved} {result.metrics['grad_norm']!r} {result.metrics['update_norm']!r}"
+            return f"stepped to {engine.checksum(call.arguments[0])}"
         case bool():
-            return f"answered: {result}"
+            return f"answered {outcome}"
         case _:
             return "done"

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.distributed.ordered_sum import OrderedSum
-from trainer.engine.ranks import Found
+from trainer.engine.ranks import Found, Signal
 from wire.errors import DeviceLost, HeadwayError
 
 _IDLE = timedelta(days=30)
@@ -80,7 +80,7 @@ class RankGroup:
         return OrderedSum(num_shards, like)
 
     def meet(self) -> None:
-        """Wait for all ranks, however long they take: to load a base, say."""
+        """See `Ranks.meet`."""
         with _peers_there():
             dist.barrier(group=self._calls)
 
@@ -107,15 +107,20 @@ class RankGroup:
             raise DeviceLost(f"the ranks of this trainer differ after {call.method}: {list(outcomes)}")
 
     def _wake(self, number: int) -> None:
-        """The only wait without a limit. What is sent is short, so that a follower which stands still does not hold
-        rank 0 up here: the vote that comes next does, and that has a limit."""
+        """Followers wait here without a limit. Rank 0 does not: it would stand still with one of them, so it goes on to
+        the vote, which has a limit."""
         self._num_calls += 1
         awaited = torch.tensor([number])
         with _peers_there():
-            dist.broadcast(awaited, src=0, group=self._calls)
+            waking = dist.broadcast(awaited, src=0, group=self._calls, async_op=True)
+            assert waking is not None
+            if self.rank:
+                waking.wait()
         with self.agreed():
             if awaited.item() != number:
                 raise DeviceLost(f"this rank waits for call {number}, and rank 0 sends call {awaited.item()}")
+        with _peers_there():
+            waking.wait()
 
     def _agree_on(self, error: Exception | None) -> Exception | None:
         """The error of the lowest rank that has one."""
@@ -178,7 +183,7 @@ def _is_end(error: Exception | None) -> bool:
 
 
 def _sendable(error: Exception | None) -> Exception | None:
-    """As another process can read it: refusals as they are, all else by its words."""
-    if error is None or isinstance(error, (HeadwayError, torch.OutOfMemoryError)):
+    """As another process can read it: what ranks act upon as it is, all else by its words."""
+    if error is None or isinstance(error, (HeadwayError, Signal, torch.OutOfMemoryError)):
         return error
     return RuntimeError(f"{type(error).__name__}: {error}")

@@ -48,6 +48,8 @@ def load_sharded_base(
     if place.type == "cuda":
         torch.cuda.set_device(place)
     model = _read(name_or_path, place, dtype or (torch.float32 if device == "cpu" else torch.bfloat16), revision)
+    if ranks is not None:
+        ranks.meet()  # reading takes each as long as its disk needs, and gathers have a limit
     return BaseModel(model, gathers_of(model), sharded_fingerprint, ranks)
 
 

@@ -9,9 +9,10 @@ adds these in the order of the shards, and all ranks collect the slices of the s
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.distributed as dist
+
+from trainer.engine.turns import shards_of
 
 _BLOCK_BYTES = 256 << 20
 """Of each shard's gradient at a time: buffers stay small next to the gradients themselves."""
@@ -32,7 +33,7 @@ class OrderedSum:
     def total(self) -> torch.Tensor:
         """Of all ranks' shards; a collective of all ranks. Raises RuntimeError where one is gone."""
         size, rank = dist.get_world_size(), dist.get_rank()
-        shards_W = [len(shards) for shards in np.array_split(np.arange(self._num_shards), size)]
+        shards_W = [len(shards) for shards in shards_of(self._num_shards, size)]
         mine = [self._mine[shard] for shard in sorted(self._mine)]
         assert len(mine) == shards_W[rank], "this rank has not computed its shards"
         total_N = torch.empty_like(self._like)

@@ -225,6 +225,10 @@ class TrainingEngine:
             result = adamw_step(self._session(model), adam, plan.max_grad_norm)
         return StepResult({**result.metrics, "seconds": self._clock() - started}, result.moved)
 
+    def checksum(self, model: UUID) -> int:
+        """Of all bits of weights and moments: equal models have equal ones, and one bit makes another."""
+        return self._sessions.get(model).checksum()
+
     def save(self, model: UUID, adapter: Path, state: Path) -> None:
         """Write the adapter as samplers load it, and the state as training goes on from it.
 

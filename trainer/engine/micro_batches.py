@@ -17,7 +17,7 @@ from trainer.engine.base_model import BaseModel
 from trainer.engine.finite import squares_finite
 from trainer.engine.metrics import MicroBatchFigures
 from trainer.engine.objective import Objective, Weighted
-from trainer.engine.ranks import Ranks
+from trainer.engine.ranks import Ranks, Signal
 from trainer.engine.scores import Scores, refuse_broken_policy, trajectory_indices
 from trainer.engine.timing import PhaseTimer
 from trainer.engine.turns import Turn
@@ -108,7 +108,7 @@ class MicroBatches:
                 raise _overflow(turn, heaviest)
 
 
-class _Overflow(Exception):
+class _Overflow(Signal):
     """Of the squares of a gradient."""
 
 

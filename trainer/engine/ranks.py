@@ -15,6 +15,10 @@ import torch
 Found = TypeVar("Found")
 
 
+class Signal(Exception):
+    """What is raised on one rank to have all of them do something, and not to be told to a caller."""
+
+
 class ShardSum(Protocol):
     """The sum of all shards' gradients, in the order of the shards, whoever computed them."""
 
@@ -41,6 +45,10 @@ class Ranks(Protocol):
         one. What it leaves behind is then up to who raises."""
         ...
 
+    def meet(self) -> None:
+        """Wait for all ranks, however long they take: each reads a base from its own disk."""
+        ...
+
     def gathered(self, mine: Found) -> Sequence[Found]:
         """What each rank has found, in the order of ranks."""
         ...
@@ -62,6 +70,9 @@ class Alone:
     def agreed(self) -> AbstractContextManager[None]:
         """The block itself."""
         return nullcontext()
+
+    def meet(self) -> None:
+        """Nobody else is there."""
 
     def gathered(self, mine: Found) -> Sequence[Found]:
         """What this process has found."""

@@ -52,6 +52,10 @@ class Session:
         """All buffers by name."""
         return {name: getattr(self, name) for name in _BUFFERS}
 
+    def checksum(self) -> int:
+        """The sum of all buffers' words, as integers: any one bit changes it."""
+        return sum(int(buffer.view(torch.int32).sum(dtype=torch.int64)) for buffer in self.buffers().values())
+
     def on(self, device: torch.device) -> Session:
         """The same session, its buffers on this device."""
         return replace(self, **{name: buffer.to(device) for name, buffer in self.buffers().items()})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,14 +29,20 @@ class Turn:
 
 
 def turns_of(plan: Plan, datums: Sequence[Datum], ranks: Ranks) -> list[Turn | None]:
-    """The turns of this rank, None where it has nothing to compute. Consecutive shards go to one rank."""
+    """The turns of this rank, None where it has nothing to compute."""
     assert np.array_equal(np.sort(plan.order_D), np.arange(len(datums))), "the plan is of another batch"
     of_ranks = [
-        [turn for shard in shards.tolist() for turn in _turns_of_shard(plan, shard, datums)]
-        for shards in np.array_split(np.arange(len(plan.shards)), ranks.size)
+        [turn for shard in shards for turn in _turns_of_shard(plan, shard, datums)]
+        for shards in shards_of(len(plan.shards), ranks.size)
     ]
     mine = of_ranks[ranks.rank]
     return [*mine, *[None] * (max(map(len, of_ranks)) - len(mine))]
+
+
+def shards_of(num_shards: int, num_ranks: int) -> list[range]:
+    """Which shards each rank computes: shards cost about the same, so that their numbers are what is divided."""
+    edges = [rank * num_shards // num_ranks for rank in range(num_ranks + 1)]
+    return [range(start, stop) for start, stop in pairwise(edges)]
 
 
 def _turns_of_shard(plan: Plan, shard: int, datums: Sequence[Datum]) -> list[Turn]:

@@ -1,0 +1,281 @@
+"""What one rank cannot do, no rank does: all refuse at the same point, keep what they had, and go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.distributed.processes import RankFailed, RankProcesses
+from tests.distributed.training import Work, base_folder, batch_of, digest, engine_of
+from tests.unit.trainer.tiny import LORA, MODEL, OTHER
+from trainer.distributed.engine import DistributedEngine, follow
+from trainer.distributed.group import RankGroup
+from trainer.engine.device_errors import device_error
+from trainer.engine.engine import TrainingEngine
+from wire.conversion import to_datums
+from wire.datums import Datum
+from wire.engine import AdamParams, LossChoice
+from wire.errors import CorruptCheckpoint, DeviceLost, HeadwayError, Interrupted, InvalidRequest, OutOfMemory
+
+LOSS, ADAM = LossChoice("importance_sampling", {"kl_penalty_coef": 0.1}), AdamParams(1e-2)
+SHORT_LIMIT_S = 3.0
+DATUMS = to_datums(batch_of(12))
+
+
+@dataclass(slots=True)
+class Fault:
+    """Raises an error on one rank, in its `turn`th turn of the second pass, where it says."""
+
+    rank: int
+    where: str
+    error: Exception
+    turn: int = 1
+    is_armed: bool = False
+    num_turns: int = 0
+
+    def before_turn(self) -> None:
+        """The engine's hook."""
+        self.num_turns += self.is_armed
+        self.strike("before")
+
+    def strike(self, where: str) -> None:
+        """Raise, if it is here and now."""
+        if self.is_armed and where == self.where and self.num_turns > self.turn:
+            raise self.error
+
+
+class SpoiltEngine(TrainingEngine):
+    """Has a fault, if any, in the second pass."""
+
+    num_passes = 0
+    fault: Fault
+
+    def forward_backward(self, *arguments: Any) -> Any:
+        """As it is; the second time the fault is armed."""
+        self.num_passes += 1
+        self.fault.is_armed = self.num_passes == 2
+        try:
+            return super().forward_backward(*arguments)
+        finally:
+            self.fault.is_armed = False
+
+
+def spoilt(engine: TrainingEngine, fault: Fault, rank: int) -> TrainingEngine:
+    """The engine with the fault, if the rank has it."""
+    engine.__class__ = SpoiltEngine
+    engine.fault = fault if fault.rank == rank else replace(fault, where="nowhere")
+    layers = engine._base._model.base_model.layers
+
+    def forward_hook(*_: Any) -> None:
+        engine.fault.strike("forward" if torch.is_grad_enabled() else "base")
+
+    def output_hook(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda _: engine.fault.strike("backward"))
+
+    layers[1].register_forward_pre_hook(forward_hook)
+    layers[0].register_forward_hook(output_hook)
+    return engine
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What rank 0 was told, and whether all buffers were as before; their digest after good calls that followed."""
+
+    error: Exception | None
+    left_as_it_was: bool
+    after: str
+
+
+def refused(group: RankGroup, work: Work, fault: Fault, datums: Sequence[Datum]) -> Refusal | str:
+    """A pass, one that may be refused, one more, and a step."""
+    hooked = fault if fault.rank == group.rank else replace(fault, where="nowhere")
+    engine = spoilt(engine_of(work, group, hooked.before_turn), hooked, hooked.rank)
+    if group.rank:
+        follow(engine, group)
+        return digest(engine)
+    leading = DistributedEngine(engine, group)
+    leading.open(MODEL, LORA, None, None)
+    leading.forward_backward(MODEL, DATUMS, LOSS)
+    before, error = digest(engine), None
+    try:
+        leading.forward_backward(MODEL, datums, LOSS)
+    except Exception as raised:
+        error = raised
+    left_as_it_was = digest(engine) == before
+    leading.forward_backward(MODEL, DATUMS, LOSS)
+    leading.optim_step(MODEL, ADAM)
+    leading.end()
+    return Refusal(error, left_as_it_was, digest(engine))
+
+
+def undisturbed(work: Work) -> str:
+    """The digest after the calls that are not refused, by one process."""
+    engine = engine_of(work)
+    engine.open(MODEL, LORA, None, None)
+    for _ in range(2):
+        engine.forward_backward(MODEL, DATUMS, LOSS)
+    engine.optim_step(MODEL, ADAM)
+    return digest(engine)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    return Work(base_folder(tmp_path_factory.mktemp("base")))
+
+
+@pytest.fixture(scope="module")
+def expected(work: Work) -> str:
+    return undisturbed(work)
+
+
+NOWHERE = Fault(0, "nowhere", ValueError())
+
+
+def assert_refused(ranks: RankProcesses, work: Work, expected: str, fault: Fault, datums: Sequence[Datum]) -> Exception:
+    refusal, *followers = ranks.run(refused, work, fault, datums)
+    assert isinstance(refusal, Refusal)
+    assert refusal.error is not None
+    assert refusal.left_as_it_was
+    assert [refusal.after, *followers] == [expected] * ranks.size, "the next pass is right to the bit"
+    return refusal.error
+
+
+@pytest.mark.parametrize("where", ["before", "forward", "base", "backward"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_without_memory_makes_all_refuse(
+    two_ranks: RankProcesses, work: Work, expected: str, rank: int, where: str
+) -> None:
+    fault = Fault(rank, where, torch.OutOfMemoryError("no memory"))
+    error = assert_refused(two_ranks, work, expected, fault, DATUMS)
+    assert isinstance(device_error(error), OutOfMemory)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_interruption_reaches_all(two_ranks: RankProcesses, work: Work, expected: str, rank: int) -> None:
+    fault = Fault(rank, "before", Interrupted("the trainer is stopping"))
+    assert isinstance(assert_refused(two_ranks, work, expected, fault, DATUMS), Interrupted)
+
+
+@pytest.mark.parametrize("index", [0, 11], ids=["of the first rank", "of the last"])
+def test_a_number_that_is_not_finite_is_named_by_whoever_computes_it(
+    two_ranks: RankProcesses, work: Work, expected: str, index: int
+) -> None:
+    datum = DATUMS[index]
+    far = replace(datum, sampling_logprobs=np.full_like(datum.sampling_logprobs, -3e38))
+    error = assert_refused(two_ranks, work, expected, NOWHERE, [*DATUMS[:index], far, *DATUMS[index + 1 :]])
+    assert isinstance(error, InvalidRequest)
+    assert error.message.startswith(f"input {index}: its loss or gradient is not finite")
+
+
+def test_a_gradient_that_overflows_is_named_by_whoever_computes_it(
+    two_ranks: RankProcesses, work: Work, expected: str
+) -> None:
+    heavy = replace(DATUMS[10], advantages=np.full_like(DATUMS[10].advantages, 1e25))
+    error = assert_refused(two_ranks, work, expected, NOWHERE, [*DATUMS[:10], heavy, DATUMS[11]])
+    assert isinstance(error, InvalidRequest)
+    assert error.message.startswith("input 10 (datum 10): its gradient is not finite")
+
+
+def files_refused(group: RankGroup, work: Work, folder: Path) -> str:
+    """Rank 0 reads files that are no checkpoint; the group goes on."""
+    engine = engine_of(work, group)
+    if group.rank:
+        follow(engine, group)
+        return digest(engine)
+    leading = DistributedEngine(engine, group)
+    leading.open(MODEL, LORA, None, None)
+    with pytest.raises(CorruptCheckpoint):
+        leading.open(OTHER, LORA, folder, folder)
+    assert leading.holds(MODEL)
+    assert not leading.holds(OTHER)
+    leading.end()
+    return digest(engine)
+
+
+def test_files_that_are_no_checkpoint_are_refused_by_all(two_ranks: RankProcesses, work: Work, tmp_path: Path) -> None:
+    one, other = two_ranks.run(files_refused, work, tmp_path)
+    assert one == other
+
+
+# What no rank can mend
+
+
+@pytest.fixture
+def short_lived() -> Iterator[RankProcesses]:
+    ranks = RankProcesses(2, SHORT_LIMIT_S, answer_s=5 * SHORT_LIMIT_S)
+    yield ranks
+    ranks.close()
+
+
+def lost_by(group: RankGroup, at_rank: int, how: str) -> tuple[str, float]:
+    """What the others are told, and after how long, when a rank leaves, stands still or leaves out a vote."""
+    started = time.monotonic()
+    if group.rank == at_rank:
+        if how == "ends":
+            os._exit(1)
+        if how == "stands still":
+            os.kill(os.getpid(), signal.SIGSTOP)
+    try:
+        for _ in range(1 if how == "leaves out a vote" and group.rank == at_rank else 2):
+            with group.agreed():
+                pass
+        group.gathered(None)
+        with group.agreed():
+            pass
+    except DeviceLost as lost:
+        return lost.message, time.monotonic() - started
+    raise AssertionError("nobody noticed")
+
+
+@pytest.mark.parametrize("at_rank", [0, 1])
+@pytest.mark.parametrize("how", ["ends", "stands still", "leaves out a vote"])
+@pytest.mark.slow
+def test_a_rank_that_is_gone_or_elsewhere_is_noticed(short_lived: RankProcesses, how: str, at_rank: int) -> None:
+    outcomes = short_lived.outcomes(lost_by, at_rank, how)
+    message, seconds = outcomes[1 - at_rank]
+    assert "rank" in message
+    assert seconds < 2 * SHORT_LIMIT_S
+    if how != "leaves out a vote":
+        assert isinstance(outcomes[at_rank], RankFailed)
+
+
+def parted(group: RankGroup, work: Work) -> str:
+    """A rank whose weights are others' by one bit."""
+    engine = engine_of(work, group)
+    try:
+        if group.rank:
+            follow(engine, group)
+        leading = DistributedEngine(engine, group)
+        leading.open(MODEL, LORA, None, None)
+        weights = engine._sessions.get(MODEL).weights
+        weights[0] = torch.nextafter(weights[0], torch.tensor(9.0))
+        leading.forward_backward(MODEL, DATUMS, LOSS)
+        leading.optim_step(MODEL, ADAM)
+    except DeviceLost as lost:
+        return lost.message
+    raise AssertionError("nobody noticed")
+
+
+def test_ranks_that_have_parted_end(short_lived: RankProcesses, work: Work) -> None:
+    assert all("differ after optim_step" in message for message in short_lived.run(parted, work))
+
+
+def sent(group: RankGroup, refusals: list[HeadwayError]) -> list[HeadwayError]:
+    """What rank 1 reads of them."""
+    return list(group.gathered(refusals)[1 - group.rank])
+
+
+def test_refusals_arrive_as_they_were(two_ranks: RankProcesses) -> None:
+    kinds = [HeadwayError, *HeadwayError.__subclasses__()]
+    for arrived in two_ranks.run(sent, [kind("a sentence") for kind in kinds]):
+        assert [(type(error), error.message) for error in arrived] == [(kind, "a sentence") for kind in kinds]

@@ -144,6 +144,7 @@ def test_a_pass_keeps_nothing_of_the_vocabularys_size_for_each_token() -> None:
         engine = opened(tiny_engine(), lora=lora)
         base = engine._base
         base.bind(session(engine))
+        base.measure_activations()
         (datum, *_) = engine.datums(mixed_batch())
         bytes_per_token[name] = base.activation_bytes(base.pack([datum])) / datum.num_tokens
     assert bytes_per_token["trained"] - bytes_per_token["frozen"] < 89 * 4

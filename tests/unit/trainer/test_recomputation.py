@@ -43,6 +43,7 @@ def test_what_a_pass_would_keep_is_foreseen(architecture: str) -> None:
     base.bind(session(opened(BatchEngine(base))))
     pack = base.pack(to_datums(mixed_batch()))
     kept = saved_bytes(lambda: base.logprobs(pack)[0])
+    base.measure_activations()
     with torch.no_grad():
         assert base.activation_bytes(pack) == pytest.approx(kept, rel=0.2)
 
@@ -61,4 +62,5 @@ def test_hybrids_foresee_what_their_mixers_keep() -> None:
     base.bind(session(opened(BatchEngine(base))))
     pack = base.pack(to_datums(deep_batch()))
     kept = saved_bytes(lambda: base.logprobs(pack)[0])
+    base.measure_activations()
     assert kept < base.activation_bytes(pack) < 5 * kept

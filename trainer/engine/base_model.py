@@ -240,9 +240,8 @@ class BaseModel:
                 continue
             self._kernel = kernel
             alone = attempt is Sharing.NOTHING
-            with ranks.agreed():
-                difference = disagreement(self._model, self.pack, self.logprobs, self.gathers, alone=alone)
-            difference = next(filter(None, ranks.gathered(difference)), None)
+            mine = disagreement(self._model, self.pack, self.logprobs, self.gathers, ranks, alone=alone)
+            difference = next(filter(None, ranks.gathered(mine)), None)
             if difference is None:
                 return attempt
             log.warning(

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from trainer.engine.attention import IMPLEMENTATION
 from trainer.engine.gathers import Gathers
 from trainer.engine.packing import Pack
+from trainer.engine.ranks import Ranks
 from wire.datums import Datum, Origin
 from wire.extension import Int32Array, TokenSequence
 
@@ -57,12 +58,14 @@ def disagreement(
     pack: Callable[[Sequence[Datum]], Pack],
     score: Score,
     gathers: Gathers,
+    ranks: Ranks,
     *,
     alone: bool = False,
 ) -> str | None:
     """How packed logprobs or their gradients differ from the model's own eager ones; None if they agree.
 
-    gathers: of the model; `score` makes those of its forward. alone: sequences are packed one by one. Gradients are
+    gathers: of the model; `score` makes those of its forward. ranks: after each pass they agree that all came to its
+    end. alone: sequences are packed one by one. Gradients are
     those of the embedded tokens, through all of the model. A model that cannot be run as it is run here differs, too.
     Raises UnsupportedArchitecture for what no kernel computes.
     """
@@ -70,11 +73,11 @@ def disagreement(
     close, aligned = _TOLERANCES.get(model.dtype, _LOW_PRECISION_TOLERANCES)
     packs = [pack([datum]) for datum in datums] if alone else [pack(datums)]
     try:
-        found = [_packed(model, each, score, gathers) for each in packs]
+        found = [_packed(model, each, score, gathers, ranks) for each in packs]
     except (AttributeError, RuntimeError, TypeError) as error:
         return f"packed computation fails: {error}"
     with _own_attention(model):
-        own = [_own(model, datum, gathers) for datum in datums]
+        own = [_own(model, datum, gathers, ranks) for datum in datums]
     logprobs_N, own_N = (torch.cat([logprobs for logprobs, _ in each]).double() for each in (found, own))
     if not (difference := (logprobs_N - own_N).abs().mean().item()) <= close:
         return f"packed logprobs differ from the model's own by {difference:.2g} nats a token"
@@ -96,29 +99,31 @@ def _family(vocab_size: int) -> list[Datum]:
     ]
 
 
-def _packed(model: PreTrainedModel, pack: Pack, score: Score, gathers: Gathers) -> tuple[torch.Tensor, torch.Tensor]:
+def _packed(
+    model: PreTrainedModel, pack: Pack, score: Score, gathers: Gathers, ranks: Ranks
+) -> tuple[torch.Tensor, torch.Tensor]:
     with _embedded(model) as embedded, torch.enable_grad():
-        logprobs_N = score(pack)[0][pack.inverse_N]
-        return logprobs_N.detach(), _slope(logprobs_N, pack.datums, embedded[0], gathers)
+        with ranks.agreed():
+            logprobs_N = score(pack)[0][pack.inverse_N]
+        with ranks.agreed(), gathers.backward():
+            return logprobs_N.detach(), _slope(logprobs_N, pack.datums, embedded[0])
 
 
-def _own(model: PreTrainedModel, datum: Datum, gathers: Gathers) -> tuple[torch.Tensor, torch.Tensor]:
+def _own(model: PreTrainedModel, datum: Datum, gathers: Gathers, ranks: Ranks) -> tuple[torch.Tensor, torch.Tensor]:
     ids_L = torch.from_numpy(probe_ids(datum).astype(np.int64)).to(model.device)
     with _embedded(model) as embedded, torch.enable_grad():
-        with gathers.forward():
+        with ranks.agreed(), gathers.forward():
             logits_LV = model(input_ids=ids_L[None, :-1], use_cache=False).logits[0]
         exact = torch.promote_types(logits_LV.dtype, torch.float32)
         logprobs_L = logits_LV.to(exact).log_softmax(-1).gather(1, ids_L[1:, None])[:, 0]
-        return logprobs_L.detach(), _slope(logprobs_L, [datum], embedded[0], gathers)
+        with ranks.agreed(), gathers.backward():
+            return logprobs_L.detach(), _slope(logprobs_L, [datum], embedded[0])
 
 
-def _slope(
-    logprobs_N: torch.Tensor, datums: Sequence[Datum], embedded_1LD: torch.Tensor, gathers: Gathers
-) -> torch.Tensor:
+def _slope(logprobs_N: torch.Tensor, datums: Sequence[Datum], embedded_1LD: torch.Tensor) -> torch.Tensor:
     """Gradient of a weighted sum of logprobs, summed over tokens: what a token is worth to all that share it."""
     weights_N = torch.cat([torch.linspace(0.5, 1.5, datum.num_scored) for datum in datums]).to(logprobs_N)
-    with gathers.backward():
-        (gradient_1LD,) = torch.autograd.grad((logprobs_N * weights_N).sum(), embedded_1LD)
+    (gradient_1LD,) = torch.autograd.grad((logprobs_N * weights_N).sum(), embedded_1LD)
     return gradient_1LD[0].sum(0)
 
 

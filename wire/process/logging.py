@@ -27,6 +27,8 @@ _SECRET = re.compile(r"(?:\btml-)?\bhw_[A-Za-z0-9_-]{32,}|(?i:\bbearer )[^\s\"',
 
 _PATIENCE_MS = 1000
 
+_process: dict[str, Any] = {}
+
 
 def configure_logging(plane: str, log_format: str | None = None) -> None:
     """Set structlog and the standard library's logging up for one process. `log_format`: json or text; None for text
@@ -35,6 +37,7 @@ def configure_logging(plane: str, log_format: str | None = None) -> None:
     writer = cast("TextIO", _LineWriter(stream)) if _is_file(stream) else stream
     render: list[structlog.typing.Processor] = [_renderer(log_format, stream), without_secrets]
     shared: list[structlog.typing.Processor] = [
+        _add_process,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
@@ -47,7 +50,7 @@ def configure_logging(plane: str, log_format: str | None = None) -> None:
         logger_factory=structlog.WriteLoggerFactory(writer),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(plane=plane)
+    name_process(plane=plane)
     logging.raiseExceptions = False  # a handler that fails would write about it where it has just failed
     handler = logging.StreamHandler(writer)
     handler.setFormatter(
@@ -57,6 +60,11 @@ def configure_logging(plane: str, log_format: str | None = None) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def name_process(**facts: Any) -> None:
+    """What every line of this process says of it from now on, whichever thread writes it."""
+    _process.update(facts)
 
 
 def without_secrets(_logger: Any, _method: str, line: Any) -> Any:
@@ -140,6 +148,10 @@ def _renderer(log_format: str | None, stream: TextIO) -> structlog.typing.Proces
     if log_format == "text" or (log_format is None and is_terminal):
         return structlog.dev.ConsoleRenderer(colors=is_terminal)
     return structlog.processors.JSONRenderer()
+
+
+def _add_process(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {**event, **_process}
 
 
 def _add_trace_ids(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

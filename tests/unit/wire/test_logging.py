@@ -169,3 +169,18 @@ print(os.read(reading, 65536).decode())
     lines = done.stdout.splitlines()
     assert [json.loads(line)["event"] for line in lines if line.startswith("{")] == ["log_lines_lost", "after"], lines
     assert lines[0] == ""
+
+
+def test_a_process_is_named_on_the_lines_of_all_its_threads():
+    program = (
+        "import structlog, threading\n"
+        "from wire.process.logging import configure_logging, name_process\n"
+        "configure_logging('trainer', 'json')\n"
+        "name_process(rank=3)\n"
+        "thread = threading.Thread(target=lambda: structlog.get_logger('x').info('renewed'))\n"
+        "thread.start()\n"
+        "thread.join()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    line = json.loads(done.stderr)
+    assert (line["event"], line["plane"], line["rank"]) == ("renewed", "trainer", 3)

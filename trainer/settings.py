@@ -12,6 +12,10 @@ from wire.process.options import Option
 
 _TINY = 1e-9
 
+GROUP_LEASE_TTL_S = 60.0
+"""Of several ranks, where nobody says else: one of them may compile its attention anew for half a minute."""
+_SHARE_OF_A_COLLECTIVE = 0.75
+
 
 @dataclass(frozen=True, slots=True)
 class TrainerSettings:
@@ -27,6 +31,14 @@ class TrainerSettings:
     blob_root: Path
     threads: Annotated[int, Option("CPU threads for torch; 0: one for a tiny base, else one a core", minimum=0)] = 0
     device: Annotated[str, Option("cpu, cuda or cuda:1, say; auto: a GPU if there is one")] = "auto"
+    gpus: Annotated[
+        int,
+        Option(
+            "Ranks of this host that compute together, a GPU each; where there is none, processes on the CPU",
+            "HEADWAY_TRAINER_GPUS",
+            minimum=1,
+        ),
+    ] = 1
     max_tokens_per_pass: Annotated[
         int,
         Option(
@@ -63,14 +75,16 @@ class TrainerSettings:
         bool, Option("Save a few logprobs with each adapter, by which vLLM samplers check its load", "HEADWAY_CANARY")
     ] = True
     lease_ttl_s: Annotated[
-        float,
+        float | None,
         Option(
-            "Seconds without a renewed lease after which another trainer takes over this one's models",
+            "Seconds without a renewed lease after which another trainer takes over this one's models; ranks wait for "
+            "one another for three quarters of it",
             "HEADWAY_LEASE_TTL_S",
             "--lease-ttl",
             minimum=1.0,
+            shown_default=f"{LEASE_TTL_S:g}; {GROUP_LEASE_TTL_S:g} for several ranks",
         ),
-    ] = LEASE_TTL_S
+    ] = None
     idle_lease_s: Annotated[
         float,
         Option(
@@ -149,3 +163,12 @@ class TrainerSettings:
     keep_logprobs: Annotated[
         bool, Option("Store the trainer's logprobs of recorded rollouts, for pages and API", "HEADWAY_KEEP_LOGPROBS")
     ] = True
+
+    def lease_ttl(self, *, of_group: bool) -> float:
+        """Seconds; of a process that computes alone, or of rank 0 of a group."""
+        return self.lease_ttl_s or (GROUP_LEASE_TTL_S if of_group else LEASE_TTL_S)
+
+    @property
+    def collective_limit_s(self) -> float:
+        """After which a rank that waits for the others gives the group up: before the group's leases have run out."""
+        return _SHARE_OF_A_COLLECTIVE * self.lease_ttl(of_group=True)

@@ -25,13 +25,15 @@ LABELS = ("version", "architecture", "parameters", "dtype", "device", "kernel", 
 class Loaded:
     """kernel: of attention. lora_rank, lora_alpha, lora_targets: of models that do not say else. tokens_per_s: that are
     to be expected, trained by one model, or sampled by `tokens_per_s_of` answers at a time; `tokens_per_s_by`: how that
-    was found. engine: what a server of another project that generates says of itself."""
+    was found. ranks: of a trainer, on what `device` says. engine: what a server of another project that generates says
+    of itself."""
 
     version: str
     architecture: str | None = None
     num_parameters: int | None = None
     dtype: str | None = None
     device: str | None = None
+    ranks: int | None = None
     kernel: str | None = None
     threads: int | None = None
     context_length: int | None = None

@@ -128,14 +128,14 @@ def trainer(
     promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
     """Run a trainer for one base model."""
-    with _extra("trainer"):
-        from trainer.main import run
+    from trainer.main import run
 
     _begin("trainer", log_format)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
     shared: dict[str, Any] = {"metrics_token": metrics_token, "promotion": promotion}
     settings = TrainerSettings(database_url, base, store_url, blob_root(data_dir), **shared, **given[TrainerSettings])
-    _or_stop(lambda: run(settings))
+    with _extra("trainer"):  # torch and what comes with it
+        _or_stop(lambda: run(settings))
 
 
 @takes_settings(SamplerSettings, VllmSettings)

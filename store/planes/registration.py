@@ -45,13 +45,19 @@ def takes_requests() -> ColumnElement[bool]:
 
 
 def register_trainer(
-    session: Session, base_id: UUID, losses: Mapping[str, Mapping[str, Any]], *, is_loading: bool = False
+    session: Session,
+    base_id: UUID,
+    losses: Mapping[str, Mapping[str, Any]],
+    *,
+    is_loading: bool = False,
+    pid: int | None = None,
 ) -> UUID:
-    """A new trainer process that says hello; `trainer_ready` follows one that is loading."""
+    """A new trainer process that says hello; `trainer_ready` follows one that is loading. pid: of the process that its
+    supervisor knows, if that is another."""
     row = TrainerRow(
         base_id=base_id,
         host=socket.gethostname(),
-        pid=os.getpid(),
+        pid=pid or os.getpid(),
         losses={name: dict(config) for name, config in losses.items()},
         is_loading=is_loading,
     )

@@ -42,11 +42,12 @@ def _import_planes() -> Mapping[str, Callable[[Mapping[str, Any]], None]]:
 
     import sampler.main
     import server.main
+    import trainer.leader
     import trainer.main
     from server.process.settings import ServerSettings  # noqa: F401
 
     _import_models()
-    _ = (server.main, sampler.main, trainer.main)
+    _ = (server.main, sampler.main, trainer.main, trainer.leader)
     return {"server": _serve, "trainer": _train, "sampler": _sample, "runner": _play}
 
 

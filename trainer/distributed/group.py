@@ -13,6 +13,7 @@ with it the group, and the next trainer replays.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from wire.errors import DeviceLost, HeadwayError
 
 _IDLE = timedelta(days=30)
 """How long a follower waits for a call. A trainer that had nothing to do for so long ends, and is started again."""
+
+# gloo: [/source/file.cc:537] Connection closed by peer [10.0.0.1]:50090. This is typically caused by …
+_PLACE_AND_ADVICE = re.compile(r"^\[[^\]]*\] |\. This is .*")
 
 _FINE, _REFUSED, _BROKEN = range(3)
 
@@ -145,13 +149,20 @@ class RankGroup:
 
 
 def start_group(device: str, limit_s: float) -> RankGroup:
-    """Join the ranks that torchrun started, each with its device. limit_s: of one collective."""
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl", timeout=timedelta(seconds=limit_s), device_id=torch.device(device))
-    else:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=limit_s))
-    return RankGroup(limit_s)
+    """Join the ranks that torchrun started, each with its device. limit_s: of one collective. Raises DeviceLost where
+    they do not all come."""
+    with _peers_there():
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+            dist.init_process_group("nccl", timeout=timedelta(seconds=limit_s), device_id=torch.device(device))
+        else:
+            dist.init_process_group("gloo", timeout=timedelta(seconds=limit_s))
+        return RankGroup(limit_s)
+
+
+def end_group() -> None:
+    """Leave the other ranks, who leave too."""
+    dist.destroy_process_group()
 
 
 def _gloo(limit: timedelta) -> dist.ProcessGroup:
@@ -171,7 +182,7 @@ def _peers_there() -> Generator[None]:
 def _lost(error: Exception) -> DeviceLost:
     if isinstance(error, DeviceLost):
         return error
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = _PLACE_AND_ADVICE.sub("", (str(error).splitlines() or [type(error).__name__])[0])
     return DeviceLost(f"a rank of this trainer is gone or stands still ({reason}); another trainer goes on")
 
 
@@ -186,4 +197,7 @@ def _sendable(error: Exception | None) -> Exception | None:
     """As another process can read it: what ranks act upon as it is, all else by its words."""
     if error is None or isinstance(error, (HeadwayError, Signal, torch.OutOfMemoryError)):
         return error
+    for kind in (OSError, ValueError):  # of a base that does not load
+        if isinstance(error, kind):
+            return kind(str(error))
     return RuntimeError(f"{type(error).__name__}: {error}")

@@ -25,7 +25,7 @@ from trainer.distributed.sharded_fingerprint import sharded_fingerprint
 from trainer.distributed.sharding import gathers_of, shard_layers
 from trainer.engine.attention import UnsupportedArchitecture
 from trainer.engine.base_model import BaseModel
-from trainer.engine.ranks import Ranks
+from trainer.engine.ranks import Alone, Ranks, at_own_pace
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -41,15 +41,15 @@ def load_sharded_base(
     """As `load_base_model`, of whose layers each rank of the default process group holds its part. All ranks call it.
 
     Shards are those of `fully_shard` on the loaded model, to the bit. ranks: the same group, by which they agree on
-    what the self-check found. Raises UnsupportedArchitecture also where the files hold weights in a layout that cannot
-    be read in parts, and OSError where some are missing.
+    what the self-check found, and raise what one of them raises. Raises UnsupportedArchitecture also where the files
+    hold weights in a layout that cannot be read in parts, and OSError where some are missing.
     """
     place = torch.device(device)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    model = _read(name_or_path, place, dtype or (torch.float32 if device == "cpu" else torch.bfloat16), revision)
-    if ranks is not None:
-        ranks.meet()  # reading takes each as long as its disk needs, and gathers have a limit
+    ranks = ranks or Alone()
+    with at_own_pace(ranks):  # gathers have a limit, and reading takes each as long as its disk needs
+        model = _read(name_or_path, place, dtype or (torch.float32 if device == "cpu" else torch.bfloat16), revision)
     return BaseModel(model, gathers_of(model), sharded_fingerprint, ranks)
 
 

@@ -9,7 +9,13 @@ import torch
 
 def device_name(device: torch.device) -> str:
     """For people: `cpu`, or `cuda:0 (NVIDIA H200)`."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    name = gpu_name(device)
+    return f"{device} ({name})" if name else str(device)
+
+
+def gpu_name(device: torch.device) -> str | None:
+    """Its product's; None of what is no GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def device_memory(device: str) -> Iterator[tuple[tuple[str, ...], float]]:

@@ -6,8 +6,8 @@ computes its shards of the plan; what a rank does alone must not decide how many
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, TypeVar
 
 import torch
@@ -60,6 +60,16 @@ class Ranks(Protocol):
     def shard_sum(self, num_shards: int, like: torch.Tensor) -> ShardSum:
         """For the gradients of so many shards, of the shape, kind and device of `like`."""
         ...
+
+
+@contextmanager
+def at_own_pace(ranks: Ranks) -> Generator[None]:
+    """As `agreed`, of a block that takes one rank much longer than another."""
+    with ranks.agreed():
+        try:
+            yield
+        finally:
+            ranks.meet()
 
 
 class Alone:

@@ -31,6 +31,7 @@ AGES_AND_LABELS = {
     "store/blobs.py": "age of a file, for the collector",
     "store/checkpoint_stores/file.py": "age of a folder, for the collector",
     "store/checkpoint_stores/s3/store.py": "age of an object, for the collector",
+    "trainer/distributed/last_words.py": "when a rank failed, for torchrun's summary",
 }
 DAY_S = 86_400.0
 TTL_S = 0.6

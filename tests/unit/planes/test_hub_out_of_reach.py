@@ -26,7 +26,7 @@ def a_hub_that_refuses_connections(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("trainer.main.signal.signal", lambda *_: None)
+    monkeypatch.setattr("trainer.leader.signal.signal", lambda *_: None)
 
 
 def test_up_registers_nothing(database: Database):

@@ -1,0 +1,220 @@
+"""The process that leases models, carries out their operations, and writes: the only one, or rank 0 of a group."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from uuid import UUID
+
+import structlog
+
+from store.blobs import BlobStore
+from store.catalog import base_by_slug, describe_base
+from store.checkpoint_stores import open_checkpoint_store
+from store.database import Database
+from store.planes.registration import register_trainer, trainer_ready
+from store.planes.trainer_starts import start_failed
+from store.tables import ModelRow
+from trainer.distributed.engine import DistributedEngine
+from trainer.distributed.group import end_group
+from trainer.distributed.world import World
+from trainer.engine.device_errors import device_error
+from trainer.engine.device_memory import device_memory
+from trainer.engine.engine import TrainingEngine
+from trainer.engine.heap import keep_freed_memory
+from trainer.loading import LoadedEngine, Place, load_engine
+from trainer.settings import TrainerSettings
+from trainer.worker.cancellation import Cancellation
+from trainer.worker.instruments import TrainerMetrics
+from trainer.worker.lease_keeper import LeaseKeeper
+from trainer.worker.logprob_keeper import LogprobKeeper
+from trainer.worker.loop import Worker, WorkerSettings
+from trainer.worker.snapshots import SnapshotPolicy
+from trainer.worker.stopping import Stop
+from trainer.worker.watchdog import Watchdog
+from wire.engine import LoraConfig
+from wire.errors import DeviceLost, HeadwayError
+from wire.loaded import Loaded, version_of
+from wire.process.metrics_page import metrics_page
+from wire.process.origins import http_origin
+
+log = structlog.get_logger(__name__)
+
+
+def lead(settings: TrainerSettings, world: World | None = None) -> None:
+    """Train until SIGTERM or SIGINT, or until there was nothing to do for long. world: None for a process that computes
+    alone. Raises NotFound for an unknown base, OSError or ValueError for weights that do not load, DeviceLost where
+    another rank is gone."""
+    keep_freed_memory()
+    database = Database(settings.database_url)
+    pid = (world and world.agent_pid) or os.getpid()
+    with database.session() as session:
+        base = base_by_slug(session, settings.base_slug)
+        trainer_id = register_trainer(session, base.id, {}, is_loading=True, pid=pid)
+    lease_ttl_s = settings.lease_ttl(of_group=world is not None)
+    keeper = LeaseKeeper(database, trainer_id, lease_ttl_s)
+
+    def cut_short() -> None:
+        log.warning("stop_overdue", handed_back="what was under way")
+        keeper.close()
+        os._exit(0)
+
+    def stands_still(for_s: float) -> None:
+        log.error("engine_stands_still", for_s=round(for_s), then="this process ends; another trainer goes on")
+        os._exit(1)
+
+    metrics = TrainerMetrics()
+    logprobs = LogprobKeeper(database, metrics, enabled=settings.keep_logprobs)
+    watchdog = Watchdog(settings.watchdog_s, stands_still)
+    stop = Stop(settings.stop_grace_s, cut_short, watchdog.seen)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, stop.request)
+    try:
+        with _noting_failure(database, base.id, stop):
+            place = Place.take(settings, world)
+            worker, engine = _load(settings, database, base, trainer_id, place, stop, metrics, logprobs)
+        watchdog.start()
+        with _metrics_page(settings, metrics):
+            worker.run(stop, _leave_after(settings.idle_exit_s, keeper))
+    finally:
+        keeper.close()
+        logprobs.close()
+        database.close()
+        log.info("trainer_stopped")
+    if isinstance(engine, DistributedEngine):
+        _send_home(engine)
+
+
+def _send_home(engine: DistributedEngine) -> None:
+    """The followers, who end without being sent where this process is gone."""
+    try:
+        engine.end()
+        end_group()
+    except DeviceLost as gone:
+        log.warning("followers_gone", reason=str(gone))
+
+
+@contextmanager
+def _noting_failure(database: Database, base_id: UUID, stop: Stop) -> Generator[None]:
+    """Callers and `headway status` say why there is no trainer."""
+    try:
+        yield
+    except (HeadwayError, OSError, ValueError) as error:
+        if not stop.is_set():
+            with database.connection() as connection:
+                start_failed(connection, base_id, str(error))
+        raise
+
+
+@contextmanager
+def _metrics_page(settings: TrainerSettings, metrics: TrainerMetrics) -> Generator[None]:
+    if settings.metrics_port is None:
+        yield
+        return
+    metrics.show_process()
+    with metrics_page(metrics.registry, settings.metrics_host, settings.metrics_port, settings.metrics_token) as port:
+        log.info("metrics", url=f"{http_origin(settings.metrics_host, port)}/metrics")
+        yield
+
+
+def _load(
+    settings: TrainerSettings,
+    database: Database,
+    base: ModelRow,
+    trainer_id: UUID,
+    place: Place,
+    stop: Stop,
+    metrics: TrainerMetrics,
+    logprobs: LogprobKeeper,
+) -> tuple[Worker, TrainingEngine | DistributedEngine]:
+    """A worker that is known to be ready, with its engine."""
+    cancellation = Cancellation(database, base.id, trainer_id, stop.check)
+    loaded = load_engine(settings, base.weights, place, before_micro_batch=cancellation.check)
+    engine = DistributedEngine(loaded.engine, place.group) if place.group else loaded.engine
+    worker = Worker(
+        database,
+        BlobStore(settings.blob_root),
+        open_checkpoint_store(settings.checkpoint_store_url),
+        engine,
+        WorkerSettings(
+            base.id,
+            trainer_id,
+            promote_timeout_s=settings.promotion_timeout_s,
+            promotion=settings.promotion,
+            lease_ttl_s=settings.lease_ttl(of_group=place.group is not None),
+            idle_lease_s=settings.idle_lease_s,
+            snapshots=SnapshotPolicy(settings.snapshot_every_steps, settings.snapshot_every_s),
+        ),
+        cancellation,
+        metrics,
+        logprobs,
+        diagnose=device_error,
+    )
+    facts = _facts(loaded, place)
+    metrics.loaded(settings.base_slug, facts)
+    _show_memory(metrics, engine, worker, place)
+    with database.session() as session:
+        describe_base(session, base.id, engine.info)
+        trainer_ready(session, trainer_id, engine.losses, facts)
+    gc.collect()
+    gc.freeze()  # what was loaded so far stays: a full collection through torch's modules would hold a step up
+    log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id), **facts.to_json())
+    return worker, engine
+
+
+def _facts(loaded: LoadedEngine, place: Place) -> Loaded:
+    lora, base = LoraConfig(), loaded.base
+    return Loaded(
+        version=version_of("headway"),
+        architecture=base.info.architecture,
+        num_parameters=base.info.num_parameters,
+        dtype=base.info.dtype,
+        device=loaded.devices,
+        ranks=place.ranks.size,
+        kernel=base.kernel,
+        threads=loaded.threads,
+        context_length=base.info.context_length,
+        lora_rank=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_targets=base.lora_targets(lora),
+        tokens_per_s=loaded.tokens_per_s,
+        tokens_per_s_by="measured on a short pass",
+    )
+
+
+def _show_memory(
+    metrics: TrainerMetrics, engine: TrainingEngine | DistributedEngine, worker: Worker, place: Place
+) -> None:
+    """What is asked for when somebody scrapes."""
+    metrics.show("headway_trainer_ranks", "Processes that compute together", [], lambda: [((), place.ranks.size)])
+    metrics.show("headway_trainer_leases", "Models that this trainer holds", [], lambda: [((), worker.num_leases())])
+    metrics.show(
+        "headway_trainer_sessions",
+        "Open models by where their weights and moments wait",
+        ["place"],
+        lambda: [((place,), count) for place, (count, _) in engine.places().items()],
+    )
+    metrics.show(
+        "headway_trainer_session_bytes",
+        "Their size",
+        ["place"],
+        lambda: [((place,), num_bytes) for place, (_, num_bytes) in engine.places().items()],
+    )
+    metrics.show(
+        "headway_trainer_device_bytes",
+        "The GPU's memory; of several ranks, rank 0's",
+        ["state"],
+        lambda: device_memory(place.device),
+    )
+
+
+def _leave_after(idle_exit_s: float | None, keeper: LeaseKeeper) -> Callable[[float], bool]:
+    """Whether a trainer without work for so long has left."""
+
+    def leave(idle_s: float) -> bool:
+        return idle_exit_s is not None and idle_s >= idle_exit_s and keeper.leave_if_idle()
+
+    return leave

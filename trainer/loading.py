@@ -96,6 +96,7 @@ def _load_base(given: str | None, place: Place) -> BaseModel:
 def _engine_settings(settings: TrainerSettings, threads: int) -> EngineSettings:
     return EngineSettings(
         max_tokens_per_pass=settings.max_tokens_per_pass,
+        min_shard_tokens=settings.min_shard_tokens,
         max_activation_bytes=_bytes(settings.max_activation_gib),
         threads=threads,
         max_grad_norm=settings.max_grad_norm,

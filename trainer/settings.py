@@ -47,6 +47,15 @@ class TrainerSettings:
             minimum=1,
         ),
     ] = 16384
+    min_shard_tokens: Annotated[
+        int | None,
+        Option(
+            "Tokens that a part of a batch must have to be computed by a rank of its own; the same on every trainer of "
+            "a database; default: what keeps a GPU busy with the base",
+            "HEADWAY_MIN_SHARD_TOKENS",
+            minimum=1,
+        ),
+    ] = None
     max_activation_gib: Annotated[
         float | None,
         Option(

@@ -59,3 +59,11 @@ def test_a_plan_in_a_file_is_obeyed_by_one_process(tmp_path: Path):
 def test_an_unknown_point_or_action_is_an_error(spec: str):
     with pytest.raises(ValueError, match="known point"):
         Fault.parse(spec)
+
+
+def test_a_plan_for_one_rank_is_obeyed_by_that_rank_alone(tmp_path: Path):
+    plan = tmp_path / "plan"
+    plan.write_text("take:after-commit@1:2:kill")
+    assert reach(HEADWAY_FAULTS=f"@{plan}", RANK="0") == reach(HEADWAY_FAULTS=f"@{plan}") == 0
+    assert reach(HEADWAY_FAULTS=f"@{plan}", RANK="1") == -signal.SIGKILL
+    assert str(Fault.parse("take:after-commit@1:2:kill")) == "take:after-commit@1:2:kill"

@@ -28,6 +28,7 @@ from wire.engine import (
 )
 from wire.errors import DeviceLost, HeadwayError
 from wire.plans import Plan, PlanSettings, StepPlan
+from wire.process.faults import fault_point
 from wire.trajectories import Float32Array
 
 log = structlog.get_logger(__name__)
@@ -116,6 +117,7 @@ class DistributedEngine:
         self._group.send(_END)
 
     def _everywhere(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        fault_point("call:before-send")
         call = self._group.send(method.__name__, *arguments)
         outcome: object = None
         try:
@@ -133,6 +135,7 @@ def follow(engine: TrainingEngine, group: RankGroup) -> None:
     """Carry out what rank 0 sends, until it sends no more. Refusals are rank 0's to report. Raises DeviceLost where the
     group is broken."""
     while (call := group.receive()).method != _END:
+        fault_point("call:after-receive")
         try:
             outcome: object = getattr(engine, call.method)(*call.arguments)
         except DeviceLost:

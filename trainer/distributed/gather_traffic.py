@@ -15,6 +15,8 @@ from typing import TypeAlias
 import torch
 import torch.distributed as dist
 
+from wire.process.faults import fault_point
+
 _Interval: TypeAlias = tuple[torch.cuda.Event, torch.cuda.Event]
 
 _MANY_INTERVALS = 1024
@@ -86,11 +88,13 @@ class CountedAllGather:
     ) -> dist.Work:
         """Issue it. Who uses the layer waits, whatever async_op says."""
         self._issued()
+        fault_point("gather:before-issue")
         try:
             work = dist.all_gather_single(output_tensor, input_tensor, group, async_op=True)
         except RuntimeError as error:
             raise self._failed(error) from error
         assert work is not None
+        fault_point("gather:after-issue")
         self._traffic.count(output_tensor, group.size())
         return _Wait(work, self._traffic, output_tensor.device, self._failed)
 
@@ -112,4 +116,5 @@ class _Wait(dist.Work):
             self._traffic.wait(self._work, self._device)
         except RuntimeError as error:
             raise self._failed(error) from error
+        fault_point("gather:after-wait")
         return True

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from trainer.distributed.ordered_sum import OrderedSum
 from trainer.engine.ranks import Found, Signal
 from wire.errors import DeviceLost, HeadwayError
+from wire.process.faults import fault_point
 
 _IDLE = timedelta(days=30)
 """How long a follower waits for a call. A trainer that had nothing to do for so long ends, and is started again."""
@@ -106,9 +107,11 @@ class RankGroup:
 
     def conclude(self, call: Call, outcome: str) -> None:
         """All ranks have carried out the call. Raises DeviceLost if it did not end the same on all of them."""
+        fault_point("call:before-conclude")
         outcomes = self.gathered((call.number, call.method, outcome))
         if len(set(outcomes)) > 1:
             raise DeviceLost(f"the ranks of this trainer differ after {call.method}: {list(outcomes)}")
+        fault_point("call:after-conclude")
 
     def _wake(self, number: int) -> None:
         """Followers wait here without a limit. Rank 0 does not: it would stand still with one of them, so it goes on to

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.engine.turns import shards_of
+from wire.process.faults import fault_point
 
 _BLOCK_BYTES = 256 << 20
 """Of each shard's gradient at a time: buffers stay small next to the gradients themselves."""
@@ -52,6 +53,7 @@ def _sum_block(mine: list[torch.Tensor], like_N: torch.Tensor, shards_W: list[in
     for place, gradient_N in enumerate(mine):
         for to, piece in enumerate(gradient_N.split(slice_length)):
             sent_WSC[to, place, : len(piece)] = piece
+    fault_point("sum:before-exchange")
     received_SC = like_N.new_empty(sum(shards_W), slice_length)
     dist.all_to_all_single(
         received_SC.view(-1),
@@ -62,6 +64,8 @@ def _sum_block(mine: list[torch.Tensor], like_N: torch.Tensor, shards_W: list[in
     sum_C = received_SC[0]
     for gradient_C in received_SC[1:]:
         sum_C += gradient_C
+    fault_point("sum:before-collect")
     sums_WC = like_N.new_empty(size, slice_length)
     dist.all_gather(list(sums_WC), sum_C)
+    fault_point("sum:after-collect")
     return sums_WC.view(-1)[:length]

@@ -43,6 +43,7 @@ from wire.datums import Datum
 from wire.engine import AdamParams, BaseModelInfo, DatumTensors, LoraConfig, LossChoice, PassResult, StepResult
 from wire.errors import NotFound, SpillLost
 from wire.plans import Plan, PlanSettings, StepPlan, plan_of
+from wire.process.faults import fault_point
 from wire.trajectories import Float32Array
 
 # Multiplications of a forward: 2,048 tokens of an 8B base. A shorter pass of a GPU waits for launches and gathers.
@@ -133,9 +134,11 @@ class TrainingEngine:
                 session = load_session(lora, layout, adapter, state, self._base.dtype, self._base.device)
             else:
                 session = Session.starting_from(lora, layout, self._zeros(layout.num_parameters))
+            fault_point("open:after-read")
         session.num_steps = self._ranks.gathered(session.num_steps)[0]
         for buffer in session.buffers().values():
             self._ranks.copy_from_first(buffer)
+        fault_point("open:after-copy")
         with self._ranks.agreed():
             self._sessions.put(model, session)
 
@@ -222,7 +225,10 @@ class TrainingEngine:
         """Apply the accumulated gradient by AdamW and clear it."""
         started, plan = self._clock(), plan or self.plan_step()
         with _threads(plan.threads):
-            result = adamw_step(self._session(model), adam, plan.max_grad_norm)
+            session = self._session(model)
+            fault_point("adamw:before-step")
+            result = adamw_step(session, adam, plan.max_grad_norm)
+        fault_point("adamw:after-step")
         return StepResult({**result.metrics, "seconds": self._clock() - started}, result.moved)
 
     def checksum(self, model: UUID) -> int:
@@ -241,7 +247,9 @@ class TrainingEngine:
         session = self._session(model)
         canary = None
         if self._settings.canary or may_overflow(self._base, session):
+            fault_point("canary:before-pass")
             canary = compute_canary(self._base, session)
+            fault_point("canary:after-pass")
         return SessionSnapshot.of(
             session,
             self._base.adapter(session.lora),

@@ -22,6 +22,7 @@ from trainer.engine.scores import Scores, refuse_broken_policy, trajectory_indic
 from trainer.engine.timing import PhaseTimer
 from trainer.engine.turns import Turn
 from wire.errors import InvalidRequest
+from wire.process.faults import fault_point
 
 
 class MicroBatches:
@@ -42,15 +43,12 @@ class MicroBatches:
         """Logprobs, with a graph where gradients are enabled. Raises NonFinite for weights that have diverged."""
         with self._ranks.agreed():
             self._before()
+        fault_point("forward:before-pass")
         with self._ranks.agreed():
-            if turn is None:
-                self._base.gathers.idle_forward()
-                return None
-            pack = self._base.pack(turn.datums)
-            recompute = torch.is_grad_enabled() and self._base.activation_bytes(pack) > self._max_activation_bytes
-            scores = Scores.of(pack, *self._base.logprobs(pack, recompute=recompute))
-            refuse_broken_policy(scores)
-            return scores
+            scores = self._forward(turn)
+            fault_point("forward:before-vote")
+        fault_point("forward:after-vote")
+        return scores
 
     def weigh(self, objective: Objective, scores: Scores | None) -> Weighted | None:
         """What each target is worth."""
@@ -75,12 +73,25 @@ class MicroBatches:
             weighted = self.weigh(objective, scores)
         try:
             with phases("backward"), self._ranks.agreed():
+                fault_point("backward:before-pass")
                 self._backpropagate(scores, weighted)
                 if turn and not squares_finite(scratch):
                     raise _Overflow
+                fault_point("backward:before-vote")
         except _Overflow:
             self._refuse_overflow(turn, objective, scratch)
+        fault_point("backward:after-vote")
         return MicroBatchFigures.of(scores, weighted) if scores and weighted else None
+
+    def _forward(self, turn: Turn | None) -> Scores | None:
+        if turn is None:
+            self._base.gathers.idle_forward()
+            return None
+        pack = self._base.pack(turn.datums)
+        recompute = torch.is_grad_enabled() and self._base.activation_bytes(pack) > self._max_activation_bytes
+        scores = Scores.of(pack, *self._base.logprobs(pack, recompute=recompute))
+        refuse_broken_policy(scores)
+        return scores
 
     def _backpropagate(self, scores: Scores | None, weighted: Weighted | None) -> None:
         if scores is None or weighted is None or not weighted.weights_N.any():

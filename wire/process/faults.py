@@ -3,12 +3,14 @@
 `HEADWAY_FAULTS=step:before-commit:2:kill` kills the process when it is about to commit a step for the second time;
 `HEADWAY_FAULTS=@FILE` reads that from a file again at each point, so that it can be set in a running process, and
 renames the file to `FILE.fired` when its time has come. `HEADWAY_FAULTS_SEEN=FILE` has each point that is reached
-written there, one a line.
+written there, one a line. Of the ranks of a group, `POINT@RANK:2:kill` is for one alone; a process that computes alone
+is rank 0.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -73,6 +75,29 @@ POINTS = frozenset(
         "root:after-commit",
         "saved:before-commit",
         "saved:after-commit",
+        # Calls of an engine, and what each rank does for them (trainer).
+        "call:before-send",
+        "call:after-receive",
+        "call:before-conclude",
+        "call:after-conclude",
+        "open:after-read",
+        "open:after-copy",
+        "forward:before-pass",
+        "forward:before-vote",
+        "forward:after-vote",
+        "backward:before-pass",
+        "backward:before-vote",
+        "backward:after-vote",
+        "gather:before-issue",
+        "gather:after-issue",
+        "gather:after-wait",
+        "sum:before-exchange",
+        "sum:before-collect",
+        "sum:after-collect",
+        "adamw:before-step",
+        "adamw:after-step",
+        "canary:before-pass",
+        "canary:after-pass",
         # Adapters (sampler).
         "load:before-fetch",
         "load:before-load",
@@ -85,6 +110,7 @@ POINTS = frozenset(
 
 _SLEEP_S = 1.0
 _ACTIONS = ("kill", "stop", "sleep")
+_SPEC = re.compile(rf"(?P<point>[a-z:-]+)(@(?P<rank>\d+))?:(?P<nth>[1-9]\d*):(?P<action>{'|'.join(_ACTIONS)})")
 
 
 def fault_point(name: str) -> None:
@@ -98,28 +124,32 @@ def arm_faults(environment: Mapping[str, str] = os.environ) -> None:
     global _armed
     plan, seen = environment.get(PLAN), environment.get(SEEN)
     if plan or seen:
-        _armed = _Armed(_source(plan), Path(seen) if seen else None)
+        _armed = _Armed(_source(plan), Path(seen) if seen else None, int(environment.get("RANK", "0")))
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What shall happen, where, and on the how-many-th time."""
+    """What shall happen, where, and on the how-many-th time. rank: that of the process, None for any."""
 
     point: str
     nth: int
     action: str
+    rank: int | None = None
 
     @classmethod
     def parse(cls, spec: str) -> Fault:
-        """From `point:nth:action`. Raises ValueError."""
-        point, _, rest = spec.strip().rpartition(":")
-        point, _, nth = point.rpartition(":")
-        if point not in POINTS or rest not in _ACTIONS or not nth.isdigit() or nth == "0":
-            raise ValueError(f"a fault is POINT:NTH:ACTION with a known point, and one of {_ACTIONS}; not {spec!r}")
-        return cls(point, int(nth), rest)
+        """From `point:nth:action` or `point@rank:nth:action`. Raises ValueError."""
+        if not (found := _SPEC.fullmatch(spec.strip())) or found["point"] not in POINTS:
+            raise ValueError(
+                f"a fault is POINT:NTH:ACTION or POINT@RANK:NTH:ACTION with a known point, and one of {_ACTIONS}; "
+                f"not {spec!r}"
+            )
+        rank = None if found["rank"] is None else int(found["rank"])
+        return cls(found["point"], int(found["nth"]), found["action"], rank)
 
     def __str__(self) -> str:
-        return f"{self.point}:{self.nth}:{self.action}"
+        where = self.point if self.rank is None else f"{self.point}@{self.rank}"
+        return f"{where}:{self.nth}:{self.action}"
 
 
 class _Plan(Protocol):
@@ -170,9 +200,10 @@ def _source(plan: str | None) -> _Plan | None:
 
 
 class _Armed:
-    def __init__(self, plan: _Plan | None, seen: Path | None) -> None:
+    def __init__(self, plan: _Plan | None, seen: Path | None, rank: int) -> None:
         self._plan = plan
         self._seen = seen
+        self._rank = rank
         self._lock = threading.Lock()
         self._counted: str | None = None
         self._count = 0
@@ -198,7 +229,7 @@ class _Armed:
         if spec != self._counted:
             self._counted, self._count = spec, 0
         fault = Fault.parse(spec)
-        if fault.point != name:
+        if fault.point != name or fault.rank not in (None, self._rank):
             return None
         self._count += 1
         return fault if self._count == fault.nth and self._plan.claim() else None

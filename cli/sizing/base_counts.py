@@ -63,7 +63,8 @@ class BaseCounts:
 
     layers: shapes of the parameters of each decoder layer. outside: of all others. unembedding: [V, D], one of these,
     or the embedding itself where they are tied. weight_bytes: of one number of the base. adapted: the linear layers of
-    an adapter on all layers. key_values: numbers that a sampler keeps a token, of all layers.
+    an adapter on all layers. attention_width: heads of queries times their size. key_values: numbers that a sampler
+    keeps a token, of all layers.
     """
 
     name: str
@@ -76,6 +77,7 @@ class BaseCounts:
     adapted: Sequence[Linear]
     heads: int
     key_heads: int
+    attention_width: int
     key_values: int
     activations: Activations
 

@@ -72,6 +72,7 @@ def count_base(name: str, config: PreTrainedConfig, rank: int, dtype: torch.dtyp
         ],
         heads=config.num_attention_heads,
         key_heads=key_heads,
+        attention_width=config.num_attention_heads * head_dim,
         key_values=2 * key_heads * head_dim * config.num_hidden_layers,
         activations=_activations(config, rank, dtype),
     )

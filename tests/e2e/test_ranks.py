@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from store.database import Database
+from store.tables import ModelRow
+from tests.e2e.test_headway_command import headway
 from tests.e2e.trainer_site import SMALL_PASSES, STEP, Site, batch
 
 TWO_RANKS = ("--gpus", "2", *SMALL_PASSES)
@@ -35,6 +38,20 @@ def environment_of(pid: int) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
 
+def listening(pids: Sequence[int]) -> set[str]:
+    """Addresses on which these processes take connections, as hexadecimal digits."""
+    links = (os.readlink(fd) for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir())
+    inodes = {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:[")}
+    rows = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def is_gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
@@ -42,6 +59,7 @@ def is_gone(pid: int) -> bool:
 def test_a_killed_rank_ends_all_and_a_trainer_of_another_size_goes_on_with_the_same_bits(site: Site):
     group = site.start(*TWO_RANKS)
     ranks = ranks_of(group)
+    assert listening([group.pid, *ranks]) == {"0100007F"}, "only this host can connect to the ranks"
     site.ask(site.models[0], "forward_backward", batch(8))
     long = site.ask(site.models[0], "forward_backward", batch(300))
     site.until(lambda: site.is_running(long))
@@ -61,3 +79,114 @@ def test_a_killed_rank_ends_all_and_a_trainer_of_another_size_goes_on_with_the_s
     undisturbed = site.ask(site.models[1], "optim_step", STEP)
     site.until(lambda: site.is_done(step) and site.is_done(undisturbed))
     assert site.head_files(site.models[0]) == site.head_files(site.models[1])
+
+
+@pytest.mark.slow
+def test_ranks_told_to_stop_hand_their_pass_to_another_at_once(site: Site):
+    group = site.start(*TWO_RANKS)
+    ranks = ranks_of(group)
+    long = site.ask(site.models[0], "forward_backward", batch(3000))
+    site.until(lambda: site.is_running(long))
+    site.start(*SMALL_PASSES)
+    group.send_signal(signal.SIGTERM)
+    took_s = site.until(lambda: site.holder_pid(site.models[0]) not in (group.pid, None))
+    print(f"taken over {took_s * 1000:.0f} ms after SIGTERM")  # noqa: T201
+    assert took_s < 3.0
+    assert group.wait(10) == 0
+    assert all(map(is_gone, ranks))
+    site.until(lambda: site.is_done(long))
+    assert site.now(long).attempts == 1
+    assert '"event": "rank_failed"' not in site.log(), "rank 0 sent the other home"
+
+
+@pytest.mark.slow
+def test_ranks_without_work_end(site: Site):
+    group = site.launch(*TWO_RANKS, "--idle-exit-seconds", "0.5")
+    assert group.wait(60) == 0
+    assert '"event": "rank_failed"' not in site.log()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_rank_0_is_killed_and_its_lease_waits_for_nobody(site: Site, is_busy: bool):
+    group = site.start(*TWO_RANKS)
+    ranks = ranks_of(group)
+    first = site.ask(site.models[0], "forward_backward", batch(3000 if is_busy else 4))
+    site.until(lambda: site.is_running(first) if is_busy else site.is_done(first))
+    os.kill(ranks[0], signal.SIGKILL)
+    assert group.wait(10) == 1
+    assert site.log().endswith("headway: rank 0 of 2 was killed by SIGKILL; the others ended\n")
+    assert all(map(is_gone, ranks))
+    assert site.holder_pid(site.models[0]) is None
+
+
+@pytest.mark.slow
+def test_ranks_do_not_outlive_a_launcher_that_was_killed(site: Site):
+    group = site.start(*TWO_RANKS)
+    ranks = ranks_of(group)
+    long = site.ask(site.models[0], "forward_backward", batch(3000))
+    site.until(lambda: site.is_running(long))
+    group.kill()
+    took_s = site.until(lambda: all(map(is_gone, ranks)), 10)
+    print(f"gone {took_s:.2f} s after their launcher")  # noqa: T201
+    assert took_s < 3.0
+    assert site.holder_pid(site.models[0]) is None, "rank 0 handed its lease back"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_stands_still_is_the_end_of_its_group(site: Site, rank: int):
+    """A collective may take 3 s under leases of 4."""
+    group = site.start(*TWO_RANKS, "--lease-ttl", "4", "--stop-grace", "0")
+    ranks = ranks_of(group)
+    long = site.ask(site.models[0], "forward_backward", batch(3000))
+    site.until(lambda: site.is_running(long))
+    time.sleep(0.5)
+    started = time.monotonic()
+    os.kill(ranks[rank], signal.SIGSTOP)
+    assert group.wait(20) == 1
+    print(f"ended {time.monotonic() - started:.1f} s after it stood still")  # noqa: T201
+    assert f"headway: rank {1 - rank} of 2 ended with status 1: a rank of this trainer is gone" in site.log()
+    assert all(map(is_gone, ranks))
+    assert site.holder_pid(site.models[0]) is None
+
+
+@pytest.mark.slow
+def test_two_hosts_make_one_group_by_torchrun(site: Site):
+    port = free_port()
+    rendezvous = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test")
+    endpoint = ("--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1")
+    torchrun = ("-m", "torch.distributed.run", *rendezvous, *endpoint, "-m", "trainer.main")
+    hosts = [site.launch(*SMALL_PASSES, command=torchrun) for _ in range(2)]
+    site.until(lambda: site.num_ready() == 1)
+    site.ask(site.models[0], "forward_backward", batch(8))
+    step = site.ask(site.models[0], "optim_step", STEP)
+    site.until(lambda: site.is_done(step))
+    for host in hosts:
+        host.send_signal(signal.SIGTERM)
+    for host in hosts:
+        host.wait(30)  # torchrun's own status says that it got a signal
+    assert site.num_ready() == 0
+    assert '"event": "rank_failed"' not in site.log()
+
+    site.start(*SMALL_PASSES)
+    site.ask(site.models[1], "forward_backward", batch(8))
+    alone = site.ask(site.models[1], "optim_step", STEP)
+    site.until(lambda: site.is_done(alone))
+    assert site.head_files(site.models[0]) == site.head_files(site.models[1])
+
+
+@pytest.mark.slow
+def test_a_base_that_does_not_load_is_refused_by_all_ranks_with_the_reason(site: Site, tmp_path: Path):
+    with site.database.session() as session:
+        weights = tmp_path / "gone"
+        weights.mkdir()
+        (weights / "config.json").write_text("{}")
+        session.get_one(ModelRow, site.base_id).weights = str(weights)
+    group = site.launch(*TWO_RANKS)
+    assert group.wait(60) == 1
+    reason = f"Unrecognized model in {weights}."
+    assert f"headway: rank 0 of 2 ended with status 1: {reason}" in site.log()
+    assert "Traceback" not in site.log()
+    shown = headway("status", "--database-url", site.url).stdout
+    assert f"the last one could not start: {reason}" in shown

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -31,7 +31,7 @@ class Site:
     """A database with a base and two models, and trainer processes on it."""
 
     def __init__(self, database: Database, url: str, base: Path, folder: Path) -> None:
-        self.database, self._url, self.folder = database, url, folder
+        self.database, self.url, self.folder = database, url, folder
         self._trainers: list[subprocess.Popen[bytes]] = []
         with database.session() as session:
             self.base_id = ensure_base(session, "tiny", str(base))
@@ -50,11 +50,10 @@ class Site:
         self.until(lambda: self.num_ready() > before)
         return process
 
-    def launch(self, *args: str) -> subprocess.Popen[bytes]:
-        where = ("--data-dir", str(self.folder), "--database-url", self._url)
-        command = [sys.executable, "-m", "cli", "trainer", "--base", "tiny", "--device", "cpu", *where, *args]
+    def launch(self, *args: str, command: Sequence[str] = ("-m", "cli", "trainer")) -> subprocess.Popen[bytes]:
+        where = ("--base", "tiny", "--device", "cpu", "--data-dir", str(self.folder), "--database-url", self.url)
         with (self.folder / "trainers.log").open("ab") as log:
-            self._trainers.append(subprocess.Popen(command, stdout=log, stderr=log))
+            self._trainers.append(subprocess.Popen([sys.executable, *command, *where, *args], stdout=log, stderr=log))
         return self._trainers[-1]
 
     def close(self) -> None:
@@ -83,7 +82,7 @@ class Site:
 
     def ask(self, model_id: UUID, kind: str, payload: bytes, *, is_awaited: bool = True) -> UUID:
         async def append() -> UUID:
-            database = AsyncDatabase(self._url)
+            database = AsyncDatabase(self.url)
             try:
                 async with database.connection() as connection:
                     placed = place_payload(BlobStore(self.folder / "blobs"), payload)

@@ -13,23 +13,20 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from uuid import uuid4
 
 import structlog
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SubprocessContext
-from torch.distributed.elastic.rendezvous import RendezvousParameters
-from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from trainer.distributed.last_words import last_words
+from trainer.distributed.one_host import HERE, OneHost
 from trainer.distributed.world import LAUNCHER_PID
 from wire.process.lifeline import VARIABLE as LIFELINE
 
 log = structlog.get_logger(__name__)
 
-_HERE = "127.0.0.1"
 _LOOK_EVERY_S = 0.1
 
 
@@ -65,16 +62,15 @@ def _prepare_environment() -> None:
 
 
 def _spec(num_ranks: int, command: Sequence[str]) -> WorkerSpec:
-    where = RendezvousParameters("c10d", f"{_HERE}:0", uuid4().hex, 1, 1, local_addr=_HERE)
     return WorkerSpec(
         role="trainer",
         local_world_size=num_ranks,
-        rdzv_handler=get_rendezvous_handler(where),
+        rdzv_handler=OneHost(),
         entrypoint=command[0],
         args=tuple(command[1:]),
         max_restarts=0,
         monitor_interval=_LOOK_EVERY_S,
-        local_addr=_HERE,
+        local_addr=HERE,
     )
 
 

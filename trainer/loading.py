@@ -22,7 +22,7 @@ from trainer.engine.ranks import Alone, Ranks, at_own_pace
 from trainer.engine.throughput import tokens_per_s
 from trainer.settings import TrainerSettings
 from wire.process.hub_weights import fetch_weights, require_weights
-from wire.process.loading_progress import logged_bar
+from wire.process.loading_progress import logged_bar, no_bar
 from wire.process.threads import threads_for
 
 
@@ -71,7 +71,7 @@ def load_engine(
     for weights that do not load. weights: None where this is not rank 0."""
     if place.device != "cpu":
         _equal_bits_for_equal_passes()
-    set_tqdm_hook(logged_bar)
+    set_tqdm_hook(logged_bar if place.world.local_rank == 0 else no_bar)
     base = _load_base(weights, place)
     threads = settings.threads or threads_for(base.info.num_parameters, place.world.local_size)
     of_engine: EngineSettings = place.ranks.gathered(_engine_settings(settings, threads))[0]
@@ -116,10 +116,10 @@ def _bytes(gib: float | None) -> int | None:
 
 
 def _devices(base: BaseModel, ranks: Ranks) -> str:
-    """`cuda:0 (NVIDIA H200)`, `4 GPUs (NVIDIA H200)`, `16 GPUs (NVIDIA H200) of 2 hosts`, `2 ranks on CPUs`."""
+    """`cuda:0 (NVIDIA H200)`, `4 GPUs (NVIDIA H200)`, `16 GPUs (NVIDIA H200) of 2 hosts`, `2 CPU ranks`."""
     if ranks.size == 1:
         return device_name(base.device)
     found = ranks.gathered((socket.gethostname(), gpu_name(base.device)))
     names, num_hosts = Counter(name for _, name in found if name), len({host for host, _ in found})
-    what = f"{ranks.size} GPUs ({', '.join(names)})" if names else f"{ranks.size} ranks on CPUs"
+    what = f"{ranks.size} GPUs ({', '.join(names)})" if names else f"{ranks.size} CPU ranks"
     return f"{what} of {num_hosts} hosts" if num_hosts > 1 else what

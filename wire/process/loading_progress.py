@@ -68,6 +68,11 @@ def logged_bar(_factory: Any, args: tuple[Any, ...], options: dict[str, Any]) ->
     return LoggedBar(*args, **options)
 
 
+def no_bar(factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """As `logged_bar`, where another process of this host says how far it is."""
+    return factory(*args, **{**options, "disable": True})
+
+
 def size(num_bytes: float) -> str:
     """1.2 GB, 34 MB."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):

@@ -16,6 +16,8 @@ DEMO_DIR := .headway-demo$(if $(filter smollm2,$(BASE)),-smollm2)
 DEMO_OUT := demo-output$(if $(filter smollm2,$(BASE)),/smollm2)
 UP_DIR ?= .headway
 SEED ?= 0
+# of the demo's trainer, a rank each; CPU ranks where there is none
+GPUS ?= 1
 # or vllm
 SAMPLER ?= local
 VLLM := sampler/backends/vllm
@@ -34,7 +36,8 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 demo: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
 	$(BIN)/headway up --data-dir $(DEMO_DIR) --port 0 --seed $(SEED) --base $(BASE)=$(BASE_DIR) \
-		--sampler-backend $(SAMPLER) -- $(BIN)/python -m examples.demo --base-model $(BASE) --seed $(SEED) \
+		--sampler-backend $(SAMPLER) --trainer-gpus $(GPUS) \
+		-- $(BIN)/python -m examples.demo --base-model $(BASE) --seed $(SEED) \
 		--out $(DEMO_OUT) $(SAMPLER_DEMO_ARGS) $(DEMO_ARGS)
 
 demo-run: .venv/installed .venv-hud-rl/installed $(TINY_BASE)/config.json  ## deploy, have the box train, leave: HUD's commands

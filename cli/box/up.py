@@ -62,6 +62,14 @@ def up(
     idle_exit_seconds: Annotated[
         float, typer.Option(min=0.1, help="With --on-demand: a trainer ends after so many seconds without work")
     ] = 300.0,
+    trainer_gpus: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            envvar="HEADWAY_TRAINER_GPUS",
+            help="Ranks of each trainer, which share its base, a GPU each; where there is none, processes on the CPU",
+        ),
+    ] = 1,
     sampler_backend: Annotated[
         str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
     ] = "local",
@@ -104,6 +112,7 @@ def up(
         ):
             exports, slugs = _prepare(url, data_dir, base or [], origin)
             environment = {**_environment(url, data_dir, on_demand, sampler_backend), "HEADWAY_PROMOTION": promotion}
+            environment |= {"HEADWAY_TRAINER_GPUS": str(trainer_gpus)}
             environment |= {"HEADWAY_CHECKPOINT_STORE": checkpoint_store} if checkpoint_store else {}
             environment |= {"HEADWAY_LOG_FORMAT": log_format.value} if log_format else {}
             lifetime = OnDemand(idle_exit_seconds) if on_demand else None

@@ -68,6 +68,7 @@ def _command(how: TrainerStart, settings: ServerSettings, failed: Failed) -> Lau
             "HEADWAY_BASE": wanted.base,
             "HEADWAY_QUEUED": str(wanted.num_queued),
             "HEADWAY_START_ATTEMPT": str(wanted.attempt),
+            "HEADWAY_TRAINER_GPUS": str(how.gpus),
         }
         inherited = {name: value for name, value in os.environ.items() if name != VARIABLE}
         process = subprocess.Popen(
@@ -97,7 +98,8 @@ def _follow(process: subprocess.Popen[bytes], wanted: WantedTrainer, failed: Fai
 
 def _webhook(how: TrainerStart, failed: Failed) -> Launch:
     def post(wanted: WantedTrainer) -> None:
-        body = {"base": wanted.base, "queued": wanted.num_queued, "reason": wanted.reason, "attempt": wanted.attempt}
+        about = {"base": wanted.base, "queued": wanted.num_queued, "reason": wanted.reason}
+        body = {**about, "attempt": wanted.attempt, "gpus": how.gpus}
         try:
             httpx.post(how.webhook or "", json=body, timeout=_WEBHOOK_TIMEOUT_S).raise_for_status()
         except httpx.HTTPError as error:

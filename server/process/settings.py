@@ -198,7 +198,8 @@ class GuardSettings:
 @dataclass(frozen=True, slots=True)
 class TrainerStart:
     """How a base with work gets a trainer when it has none: a command line, or a URL to POST to; neither if somebody
-    else sees to it. `pause_s`: between two attempts for a base; doubles until a trainer is ready."""
+    else sees to it. `gpus`: of that trainer. `pause_s`: between two attempts for a base; doubles until a trainer is
+    ready."""
 
     command: Annotated[
         str | None,
@@ -211,11 +212,20 @@ class TrainerStart:
     webhook: Annotated[
         str | None,
         Option(
-            "URL that gets a POST {base, queued, reason, attempt} instead",
+            "URL that gets a POST {base, queued, reason, attempt, gpus} instead",
             "HEADWAY_TRAINER_START_WEBHOOK",
             "--trainer-start-webhook",
         ),
     ] = None
+    gpus: Annotated[
+        int,
+        Option(
+            "GPUs that a trainer so started shall have: in $HEADWAY_TRAINER_GPUS of the command, and in the POST",
+            "HEADWAY_TRAINER_GPUS",
+            "--trainer-gpus",
+            minimum=1,
+        ),
+    ] = 1
     pause_s: Annotated[
         float,
         Option(

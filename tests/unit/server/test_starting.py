@@ -47,13 +47,13 @@ async def test_the_command_gets_the_base_in_its_environment_and_its_failure_is_t
     script.write_text(
         "import os, pathlib, sys\n"
         f"pathlib.Path({str(tmp_path / 'told')!r}).write_text(os.environ['HEADWAY_BASE'] + os.environ['HEADWAY_QUEUED']"
-        " + os.environ['HEADWAY_DATABASE_URL'])\n"
+        " + os.environ['HEADWAY_TRAINER_GPUS'] + os.environ['HEADWAY_DATABASE_URL'])\n"
         "print('asking for a machine')\nprint('quota exceeded')\nsys.exit(3)\n"
     )
-    how = TrainerStart(command=f"{sys.executable} '{script}' $(touch {tmp_path / 'shell'})")
+    how = TrainerStart(command=f"{sys.executable} '{script}' $(touch {tmp_path / 'shell'})", gpus=4)
     with launching_trainers(ServerSettings(postgres_url, tmp_path, "token", trainer_start=how)):
         until(lambda: "failed: the start command ended with status 3: quota exceeded" in shortage(database))
-    assert (tmp_path / "told").read_text() == f"base1{postgres_url}"
+    assert (tmp_path / "told").read_text() == f"base14{postgres_url}"
     assert not (tmp_path / "shell").exists()
 
 
@@ -82,8 +82,9 @@ async def test_the_webhook_is_told_the_base_and_why(
     hook = HTTPServer(("127.0.0.1", 0), Hook)
     threading.Thread(target=hook.serve_forever, daemon=True).start()
     await leave_work_without_trainers(database, async_database, world)
-    how = TrainerStart(webhook=f"http://127.0.0.1:{hook.server_port}/")
+    how = TrainerStart(webhook=f"http://127.0.0.1:{hook.server_port}/", gpus=2)
     with launching_trainers(ServerSettings(postgres_url, tmp_path, "token", trainer_start=how)):
         until(lambda: "500 Internal Server Error" in shortage(database))
     hook.shutdown()
-    assert told == [{"base": "base", "queued": 1, "reason": "1 operations wait for a trainer", "attempt": 1}]
+    about = {"base": "base", "queued": 1, "reason": "1 operations wait for a trainer"}
+    assert told == [{**about, "attempt": 1, "gpus": 2}]

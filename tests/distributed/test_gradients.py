@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.distributed.processes import RankProcesses
-from tests.distributed.training import Work, base_folder, engine_of
+from tests.distributed.training import Work, base_folder, engine_of, loaded_model
 from tests.unit.trainer.naive import FORMULAS, naive_pass, worst_relative_error
 from tests.unit.trainer.tiny import (
     ARCHITECTURES,
@@ -18,12 +18,13 @@ from tests.unit.trainer.tiny import (
     mixed_batch,
     norms_in_their_own_dtype,
     opened,
-    tiny_engine,
-    tiny_model,
 )
 from trainer.distributed.group import RankGroup
 from wire.conversion import to_datums
 from wire.engine import LossChoice
+
+IN_FLOAT32_ALONE = {"qwen3 with experts", "qwen3-next"}
+"""The kernel of experts that transformers takes by itself knows no float64: `test_same_bits` has these."""
 
 
 def computed(group: RankGroup, work: Work, loss: str) -> tuple[int, dict[str, torch.Tensor]]:
@@ -36,13 +37,12 @@ def computed(group: RankGroup, work: Work, loss: str) -> tuple[int, dict[str, to
 
 
 def assert_equal_to_naive(ranks: RankProcesses, architecture: str, loss: str, folder: Path) -> None:
-    with norms_in_their_own_dtype():
-        reference = opened(tiny_engine(architecture, torch.float64))
-        base = tiny_model(architecture, torch.float64)
-        _, expected = naive_pass(base, reference, mixed_batch(), loss, folder / "policy")
     work = Work(base_folder(folder / "base", architecture, torch.float64), dtype=torch.float64)
+    with norms_in_their_own_dtype():
+        reference = opened(engine_of(work))
+        _, expected = naive_pass(loaded_model(work), reference, mixed_batch(), loss, folder / "policy")
     for num_shards, found in ranks.run(computed, work, loss):
-        assert num_shards > ranks.size
+        assert num_shards >= ranks.size
         assert worst_relative_error(found, expected) <= 1e-12
 
 
@@ -52,8 +52,13 @@ def test_float64_gradients_of_two_ranks_equal_naive_ones(two_ranks: RankProcesse
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", FORMULAS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_more_ranks_give_naive_gradients_of_every_loss(more_ranks: RankProcesses, loss: str, tmp_path: Path) -> None:
+    assert_equal_to_naive(more_ranks, "llama", loss, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES.keys() - IN_FLOAT32_ALONE))
 def test_more_ranks_give_naive_gradients_on_every_architecture(
-    more_ranks: RankProcesses, architecture: str, loss: str, tmp_path: Path
+    more_ranks: RankProcesses, architecture: str, tmp_path: Path
 ) -> None:
-    assert_equal_to_naive(more_ranks, architecture, loss, tmp_path)
+    assert_equal_to_naive(more_ranks, architecture, "importance_sampling", tmp_path)

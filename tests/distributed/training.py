@@ -103,7 +103,7 @@ def digest(engine: TrainingEngine) -> str:
 def engine_of(work: Work, ranks: Ranks | None = None, check: Callable[[], None] = lambda: None) -> TrainingEngine:
     """On a base that is whole without ranks, and sharded among them."""
     if ranks is None:
-        base = BaseModel(_model(work))
+        base = BaseModel(loaded_model(work))
     else:
         base = load_sharded_base(str(work.folder), dtype=work.dtype, ranks=ranks)
     return TrainingEngine(base, work.settings, before_micro_batch=check, ranks=ranks)
@@ -127,7 +127,8 @@ def together(group: RankGroup, work: Work) -> Seen | str:
     return seen
 
 
-def _model(work: Work) -> PreTrainedModel:
+def loaded_model(work: Work) -> PreTrainedModel:
+    """By transformers, whole."""
     return AutoModelForCausalLM.from_pretrained(work.folder, dtype=work.dtype)
 
 

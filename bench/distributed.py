@@ -49,8 +49,9 @@ SHAPES = {
     OTHER: Shape(8, 4, 1, prompt=(128, 129), output=(96, 97)),
     MEASURED: Shape(8, 8, 2, prompt=(256, 385), output=(64, 97), observation=(16, 33)),
 }
-_ON_H200 = (("qwen3-8b", (1, 4, 8)), ("qwen3-32b", (4, 8)), ("llama-3.3-70b", (4, 8)))
-_H200_RANK, _H200_TOKENS, _H200_LENGTH, _H200_PASSES = 32, 16384, 4096, 8
+ON_H200 = (("qwen3-8b", (1, 4, 8)), ("qwen3-32b", (4, 8)), ("llama-3.3-70b", (4, 8)))
+_H200_RANK, _H200_PASS_TOKENS, _H200_LENGTH, _H200_PASSES = 32, 16384, 4096, 8
+H200_TOKENS = _H200_PASSES * _H200_PASS_TOKENS
 _GRACE_S = 10.0
 
 
@@ -227,18 +228,18 @@ def print_h200() -> list[dict[str, Any]]:
     """What the model says of known bases: a calculation."""
     print(
         f"\ncalculated, not measured: H200s at {H200.flops_per_s / 1e12:.0f} TFLOP/s, NVLink at "
-        f"{H200.gather_bytes_per_s / 1e9:.0f} GB/s; {_H200_PASSES} passes of {_H200_TOKENS:,} tokens in sequences of "
-        f"{_H200_LENGTH:,}, all scored, layers computed twice, LoRA of rank {_H200_RANK}"
+        f"{H200.gather_bytes_per_s / 1e9:.0f} GB/s; {_H200_PASSES} passes of {_H200_PASS_TOKENS:,} tokens in sequences "
+        f"of {_H200_LENGTH:,}, all scored, layers computed twice, LoRA of rank {_H200_RANK}"
     )
     print(
         f"{'base':16}{'GPUs':>6}{'seconds':>10}{'tokens/s':>10}{'gathers waited for':>20}{'exchange':>10}{'votes':>8}"
     )
     found: list[dict[str, Any]] = []
-    for name, sizes in _ON_H200:
+    for name, sizes in ON_H200:
         counts = count_base(name, config_of(name), _H200_RANK)
         for size in sizes:
-            cost = _on_h200(counts, size)
-            rate = _H200_PASSES * _H200_TOKENS / cost.seconds
+            cost = on_h200(counts, size)
+            rate = H200_TOKENS / cost.seconds
             shares = [part / cost.seconds for part in (cost.gather_s, cost.exchange_s, cost.vote_s)]
             print(
                 f"{name:16}{size:>6}{cost.seconds:>10.1f}{rate:>10,.0f}{shares[0]:>21.2%}{shares[1]:>10.2%}{shares[2]:>8.2%}"
@@ -247,8 +248,9 @@ def print_h200() -> list[dict[str, Any]]:
     return found
 
 
-def _on_h200(counts: BaseCounts, size: int) -> PassCost:
-    work = even_work(_H200_TOKENS, _H200_LENGTH, _H200_PASSES // size, size)
+def on_h200(counts: BaseCounts, size: int) -> PassCost:
+    """Of a batch of `H200_TOKENS` on so many GPUs."""
+    work = even_work(_H200_PASS_TOKENS, _H200_LENGTH, _H200_PASSES // size, size)
     return pass_cost(counts, _H200_RANK, work, _H200_PASSES, H200, recompute=True)
 
 

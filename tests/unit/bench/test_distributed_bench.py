@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from bench.batches import Shape, count_tokens, random_batch
-from bench.distributed import MEASURED, OTHER, measure
+from bench.distributed import H200_TOKENS, MEASURED, ON_H200, OTHER, measure, on_h200
 from bench.distributed_rank import SETTINGS
 from bench.flops import useful_flops
 from bench.models import build_model
@@ -22,6 +23,7 @@ from wire.conversion import to_datums
 from wire.engine import LoraConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+SIZING = Path(__file__).parents[3] / "docs/sizing.md"
 SHAPES = {OTHER: Shape(2, 4, 1, prompt=(8, 13), output=(2, 6)), MEASURED: TREE}
 EXACT = Machine(flops_per_s=1.0, gather_bytes_per_s=1.0, exchange_bytes_per_s=1.0)
 
@@ -89,3 +91,17 @@ def test_layers_that_are_computed_twice_cost_their_forward_once_more():
     once, twice = (pass_cost(counts, 32, work, 8, H200, recompute=on) for on in (False, True))
     head_s = 4 * 151936 * 4096 * 1000 / H200.flops_per_s
     assert twice.backward_s - once.backward_s == pytest.approx(once.forward_s - head_s)
+
+
+def test_the_page_has_the_rates_that_the_model_gives() -> None:
+    rows = [
+        line.split("|")[1:-1]
+        for line in SIZING.read_text().splitlines()
+        if line.startswith(("| 8B |", "| 32B |", "| 70B |"))
+    ]
+    found = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in rows}
+    for name, sizes in ON_H200:
+        counts = count_base(name, config_of(name), 32)
+        rates = {size: f"{round(H200_TOKENS / on_h200(counts, size).seconds, -2):,.0f}" for size in sizes}
+        (row,) = [cells for base, cells in found.items() if name.endswith(base.lower())]
+        assert row == [rates.get(size, "") for size in (1, 4, 8)]

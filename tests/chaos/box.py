@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,20 @@ class Death:
 class Box:
     """Started by `start`. Whatever dies is started again within 50 ms."""
 
-    def __init__(self, folder: Path, base: Path, num_samplers: int = 1, num_runners: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        base: Path,
+        num_samplers: int = 1,
+        num_runners: int = 0,
+        trainer_options: Callable[[], Mapping[str, Any]] = dict,
+        lease_ttl_s: float = LEASE_TTL_S,
+    ) -> None:
+        """trainer_options: settings of the next trainer beside the usual ones."""
         self.folder = folder
+        self.lease_ttl_s = lease_ttl_s
+        self._trainer_options = trainer_options
+        self._num_ranks = 1
         self.runners = tuple(f"runner-{n}" for n in range(1, num_runners + 1))
         self._port = _free_port() if num_runners else 0  # runners know one address of the server
         self.samplers = ("sampler", *(f"sampler-{n}" for n in range(2, num_samplers + 1)))
@@ -77,7 +90,10 @@ class Box:
         if self._supervisor.is_alive():
             self._supervisor.join()
         self.database.close()
+        ranks = self.ranks()
         self.zygote.close()
+        for pid in ranks:  # rank 0 outlives its agent for as long as it takes to hand back
+            send(pid, signal.SIGKILL)
 
     def spawn(self, kind: str) -> int:
         """Start a process of this kind, which the supervisor keeps from now on. The one before goes on, if it can."""
@@ -99,6 +115,17 @@ class Box:
     def pid(self, kind: str) -> int:
         with self._lock:
             return self._pids[kind]
+
+    def ranks(self) -> list[int]:
+        """Of the trainer, by rank; itself if it computes alone. Fewer while it starts or ends."""
+        with self._lock:
+            pid = self._pids["trainer"]
+            return children_of(pid) if self._num_ranks > 1 else [pid]
+
+    @property
+    def num_ranks(self) -> int:
+        """That the trainer has, or will have."""
+        return self._num_ranks
 
     def plan(self, kind: str) -> Path:
         """The file in which a plane of this kind looks for the fault that it shall have."""
@@ -124,6 +151,10 @@ class Box:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
+
+    def log(self, kind: str) -> str:
+        """What all processes of a kind have logged."""
+        return (self.folder / f"{kind}.log").read_text()
 
     def logs(self) -> str:
         return "\n".join(f"== {p.name}\n{p.read_text()[-2500:]}" for p in sorted(self.folder.glob("*.log")))
@@ -159,8 +190,10 @@ class Box:
             self.url = f"http://127.0.0.1:{port}"
             settings = {**store, **files, "sampler_token": self._token, "port": port}
         elif kind == "trainer":
-            own = {"lease_ttl_s": LEASE_TTL_S, "device": "cpu", "snapshot_every_steps": 3}
-            settings = {**store, **files, **checkpoints, **base, **own}
+            own = {"lease_ttl_s": self.lease_ttl_s, "device": "cpu", "snapshot_every_steps": 3}
+            chosen = self._trainer_options()
+            settings = {**store, **files, **checkpoints, **base, **own, **chosen}
+            self._num_ranks = chosen.get("gpus", 1)
         elif kind in self.runners:
             folder = self.folder / kind
             settings = {"server": self.url, "key": self._runner_key, "folder": str(folder), "slots": RUNNER_SLOTS}

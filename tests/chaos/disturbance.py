@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.chaos.box import KINDS, LEASE_TTL_S, Box, freeze_all
-from tests.chaos.faults import ANY_TIME, PROVOKED, Fault
+from tests.chaos.box import KINDS, Box, freeze_all
+from tests.chaos.faults import ANY_TIME, HANG, PROVOKED, Fault
 from tests.chaos.processes import is_alive, is_frozen, send
 
 _FIRE_S, _PROVOKE_S = 5.0, 0.3
@@ -25,10 +25,11 @@ _FINISHED = "select count(*) as num from operations where lease_token > %(token)
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """Seconds from the death until the next answer (of a trainer: until its successor has finished an operation),
-    and until a successor held a lease."""
+    and until a successor held a lease. num_ranks: of the trainer before and after."""
 
     recovered_s: float | None
     takeover_s: float | None
+    num_ranks: tuple[int, int] = (1, 1)
 
 
 class _Watch:
@@ -67,6 +68,7 @@ class Disturbance:
         self._box = box
         self._num_done = num_done
         self._is_over = is_over
+        self._num_ranks: dict[int, int] = {}
 
     def inflict(self, fault: Fault) -> Recovery | None:
         """None when the point was not reached before the programs ended."""
@@ -74,14 +76,19 @@ class Disturbance:
         if victim is None:
             return None
         watch = _Watch(self._box, fault, self._num_done)
+        agent = self._box.pid(fault.process) if fault.process == "trainer" else victim
+        if fault.action == HANG:
+            send(victim, signal.SIGSTOP)
         if fault.action == "stop":
             self._freeze_for_a_while(fault, victim, watch)
         while watch.recovered_s is None and watch.elapsed_s < _RECOVER_S and not self._is_over():
             watch.look()
         if fault.action == "stop" and fault.process != "postgres":
             time.sleep(_LINGER_S)
-            send(victim, signal.SIGKILL)
-        return Recovery(watch.recovered_s, watch.takeover_s)
+            for pid in (victim, agent):
+                send(pid, signal.SIGKILL)
+        num_ranks = (self._num_ranks.get(victim, 1), self._box.num_ranks)
+        return Recovery(watch.recovered_s, watch.takeover_s, num_ranks)
 
     def _freeze_for_a_while(self, fault: Fault, victim: int, watch: _Watch) -> None:
         """Of a trainer: until its lease has run out and its successor has done something. A plane has a successor."""
@@ -90,7 +97,7 @@ class Disturbance:
         if is_plane:
             send(victim, signal.SIGSTOP)
             self._box.spawn(fault.process)
-            at_least_s = LEASE_TTL_S * 1.1 if is_trainer else _FROZEN_S
+            at_least_s = self._box.lease_ttl_s * 1.1 if is_trainer else _FROZEN_S
             while watch.elapsed_s < at_least_s or (is_trainer and self._waits_for_successor(watch)):
                 watch.look()
         else:
@@ -106,6 +113,8 @@ class Disturbance:
         if self._is_over():
             return None
         victims = self._victims(fault)
+        if not victims:
+            return None
         if fault.action == "kill":
             for victim in victims:
                 send(victim, signal.SIGKILL)
@@ -114,6 +123,9 @@ class Disturbance:
     def _victims(self, fault: Fault) -> list[int]:
         if fault.process == "machine":
             return [*(self._box.pid(kind) for kind in KINDS), *self._box.backends()]
+        if fault.rank is not None:
+            wait_for_ranks(self._box)
+            return self._candidates(fault)[fault.rank : fault.rank + 1]
         if fault.process == "backend" and (backends := self._box.backends()):
             return [random.Random(fault.nth).choice(backends)]
         return [self._box.pid("postgres" if fault.process == "backend" else fault.process)]
@@ -123,8 +135,8 @@ class Disturbance:
         plan = self._box.plan(fault.process)
         fired, draft = plan.with_name(f"{plan.name}.fired"), plan.with_name(f"{plan.name}.draft")
         fired.unlink(missing_ok=True)
-        draft.write_text(f"{fault.point}:{fault.nth}:{fault.action}")
-        victims, asked_at, provoked = [self._box.pid(fault.process)], time.monotonic(), False
+        draft.write_text(fault.spec)
+        victims, asked_at, provoked = self._candidates(fault), time.monotonic(), False
         draft.rename(plan)
         while not fired.exists():
             waited_s = time.monotonic() - asked_at
@@ -135,17 +147,34 @@ class Disturbance:
                 plan.unlink(missing_ok=True)
                 if not fired.exists():
                     return None
-            if self._box.pid(fault.process) != victims[-1]:
-                victims.append(self._box.pid(fault.process))
+            victims += [pid for pid in self._candidates(fault) if pid not in victims]
             time.sleep(0.005)
         return _who_obeyed(fault, victims)
+
+    def _candidates(self, fault: Fault) -> list[int]:
+        """Who may obey now."""
+        if fault.process != "trainer":
+            return [self._box.pid(fault.process)]
+        ranks = self._box.ranks()
+        self._num_ranks |= dict.fromkeys(ranks, self._box.num_ranks)
+        return ranks
+
+
+def wait_for_ranks(box: Box) -> list[int]:
+    """All of the trainer, by rank; none where it has not started them for long."""
+    deadline = time.monotonic() + _FIRE_S
+    while len(ranks := box.ranks()) < box.num_ranks:
+        if time.monotonic() > deadline:
+            return []
+        time.sleep(0.01)
+    return ranks
 
 
 def _who_obeyed(fault: Fault, candidates: list[int]) -> int:
     deadline = time.monotonic() + 5.0
     while time.monotonic() < deadline:
         for pid in reversed(candidates):
-            if is_frozen(pid) if fault.action == "stop" else not is_alive(pid):
+            if is_frozen(pid) if fault.action != "kill" else not is_alive(pid):
                 return pid
         time.sleep(0.005)
     raise AssertionError(f"{fault} was claimed, but nobody is dead or frozen")

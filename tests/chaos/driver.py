@@ -14,14 +14,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.box import LEASE_TTL_S, PLANES, Box
 from tests.chaos.faults import ANY_TIME, Fault, all_faults
 from tests.chaos.ledger import Ledger, as_text, done_faults, identity, summary
 from tests.chaos.outcome import PARTS
+from tests.chaos.program import NUM_STEPS
 from tests.chaos.run import KEYLESS_PARTS, RunReport, differences, run
 from wire.process.faults import POINTS
 
@@ -37,10 +39,11 @@ _KEYLESS_EVERY = 4
 
 
 @contextmanager
-def open_box() -> Generator[Box]:
+def open_box(**options: Any) -> Generator[Box]:
+    """options: of the box."""
     with tempfile.TemporaryDirectory(prefix="headway-chaos-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)  # PostgreSQL's own user has to get in
-        box = Box(Path(name), TINY_BASE)
+        box = Box(Path(name), TINY_BASE, **options)
         try:
             yield box.start()
         finally:
@@ -55,6 +58,9 @@ def reached(box: Box) -> dict[str, set[str]]:
 class Campaign:
     """Deaths up to a number, on boxes that are replaced now and then."""
 
+    num_programs = NUM_PROGRAMS
+    num_steps = NUM_STEPS
+
     def __init__(self, ledger: Ledger, num_points: int, seed: int) -> None:
         self._ledger = ledger
         self._num_points = num_points
@@ -65,22 +71,25 @@ class Campaign:
 
     def run(self) -> None:
         while not self._is_done():
-            with open_box() as box:
+            with self._open() as box:
                 for _ in range(_RUNS_A_BOX):
                     if self._is_done():
                         return
                     self._run_once(box)
 
+    def _open(self) -> AbstractContextManager[Box]:
+        return open_box()
+
     def _run_once(self, box: Box) -> None:
         rows = self._ledger.rows()
         self._num_runs += 1
-        program = (len(rows) + self._num_runs) % NUM_PROGRAMS
+        program = (len(rows) + self._num_runs) % self.num_programs
         expected = self._expected(box, program)
         with_keys = self._num_runs % _KEYLESS_EVERY != 0
-        report = run(box, program, self._todo(box, len(rows)), with_keys=with_keys)
+        report = run(box, program, self._todo(box, len(rows)), num_steps=self.num_steps, with_keys=with_keys)
         wrong = differences(report, expected, PARTS if with_keys else KEYLESS_PARTS)
         self._ledger.append(report, wrong)
-        named = ", ".join(f"{p.fault.process} {p.fault.point} {p.fault.action}" for p in report.points) or "nothing"
+        named = ", ".join(f"{p.fault.victim} {p.fault.point} {p.fault.action}" for p in report.points) or "nothing"
         print(f"{len(rows) + len(report.points):4} deaths; program {program}: {named}", flush=True)
         for text in wrong[:10]:
             print(f"     WRONG: {text}", flush=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 ANY_TIME = "any time"
 ACTIONS = ("kill", "stop")
+HANG = "hang"
+"""Stopped for good, and nobody starts another before the group has found that out."""
 PROVOKED = ("replay:", "recompute:", "lease:before-take", "lease:after-take")
 """Points that a trainer reaches when it takes a model over, which needs another to die first."""
 
@@ -17,12 +19,25 @@ _ONLY_KILLED = ("backend", "machine")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One death. `nth`: on the how-many-th time at the point; for ANY_TIME, after how many hundredths of a second."""
+    """One death. `nth`: on the how-many-th time at the point; for ANY_TIME, after how many hundredths of a second.
+    rank: of a trainer, which alone shall die; None for whoever gets there."""
 
     process: str
     point: str
     nth: int
     action: str
+    rank: int | None = None
+
+    @property
+    def victim(self) -> str:
+        """Who shall die."""
+        return self.process if self.rank is None else f"rank {self.rank}"
+
+    @property
+    def spec(self) -> str:
+        """As `wire.process.faults` reads it."""
+        where = self.point if self.rank is None else f"{self.point}@{self.rank}"
+        return f"{where}:{self.nth}:{'kill' if self.action == 'kill' else 'stop'}"
 
 
 def all_faults(seen: Mapping[str, set[str]], seed: int) -> list[Fault]:

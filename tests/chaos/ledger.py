@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +36,7 @@ def _row(report: RunReport, point: Point, wrong: list[str]) -> dict[str, Any]:
         "seed": report.seed,
         "with_keys": report.with_keys,
         **asdict(point.fault),
+        "process": point.fault.victim,
         **asdict(point.recovery),
         "recovered": point.recovered,
         "violations": point.violations,
@@ -49,7 +50,7 @@ def done_faults(rows: Iterable[dict[str, Any]]) -> set[tuple[str, str, str]]:
 
 
 def identity(fault: Fault) -> tuple[str, str, str]:
-    return fault.process, fault.point, fault.action
+    return fault.victim, fault.point, fault.action
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "identical": sum(row["identical"] for row in rows),
         "without_keys": sum(not row.get("with_keys", True) for row in rows),
         "violations": sum(len(row["violations"]) for row in rows),
+        **_takeovers(rows),
         "table": [_cell(key, cells[key]) for key in sorted(cells)],
         "seconds": {
             f"{process} {action} {name}": figures
@@ -71,6 +73,12 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             if (figures := _figures(row[name] for row in rows if (row["process"], row["action"]) == (process, action)))
         },
     }
+
+
+def _takeovers(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """How often a trainer of so many ranks was followed by one of so many others."""
+    pairs = Counter("{} to {}".format(*row.get("num_ranks", (1, 1))) for row in rows)
+    return {"takeovers": dict(sorted(pairs.items()))} if len(pairs) > 1 else {}
 
 
 def as_text(found: dict[str, Any]) -> Iterator[str]:

@@ -42,12 +42,14 @@ def _import_planes() -> Mapping[str, Callable[[Mapping[str, Any]], None]]:
 
     import sampler.main
     import server.main
+    import trainer.follower
+    import trainer.launcher
     import trainer.leader
     import trainer.main
     from server.process.settings import ServerSettings  # noqa: F401
 
     _import_models()
-    _ = (server.main, sampler.main, trainer.main, trainer.leader)
+    _ = (server.main, sampler.main, trainer.main, trainer.leader, trainer.follower, trainer.launcher)
     return {"server": _serve, "trainer": _train, "sampler": _sample, "runner": _play}
 
 
@@ -127,10 +129,20 @@ def _serve(settings: Mapping[str, Any]) -> None:
 
 
 def _train(settings: Mapping[str, Any]) -> None:
+    from tests.chaos.forked_ranks import fork_ranks
     from trainer.main import run
     from trainer.settings import TrainerSettings
+    from wire.process.faults import arm_faults
 
-    run(TrainerSettings(**{**settings, "blob_root": Path(settings["blob_root"])}))
+    parsed = TrainerSettings(**{**settings, "blob_root": Path(settings["blob_root"])})
+
+    def become_rank() -> None:
+        arm_faults()
+        run(parsed)
+
+    if parsed.gpus > 1:
+        fork_ranks(parsed.gpus, become_rank)
+    run(parsed)
 
 
 def _sample(settings: Mapping[str, Any]) -> None:

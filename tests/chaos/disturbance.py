@@ -19,6 +19,9 @@ _LINGER_S = 2.0
 """How long one that was frozen may still do what it was about to do, beside its successor."""
 
 _TAKEN_OVER = "select coalesce(max(token), 0) as token from model_leases"
+_DRAWN = """
+    select greatest((select max(token) from model_leases), (select max(lease_token) from operations), 0) as token
+"""  # a lease that is handed back is gone
 _FINISHED = "select count(*) as num from operations where lease_token > %(token)s and state in ('done', 'failed')"
 
 
@@ -40,7 +43,7 @@ class _Watch:
         self._num_done = num_done
         self._is_trainer = fault.process == "trainer"
         self._started, self._done_before = time.monotonic(), num_done()
-        self._token = box.query(_TAKEN_OVER)[0].token if self._is_trainer else 0
+        self._token = box.query(_DRAWN)[0].token if self._is_trainer else 0
         self.recovered_s: float | None = None
         self.takeover_s: float | None = None
 

@@ -25,7 +25,7 @@ class Zygote:
                 stderr=file,
                 text=True,
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(log.parent)},
             )
         self._lock = threading.Lock()
         self._log = log

@@ -12,9 +12,11 @@ from cli.settings import stop_with
 from cli.sizing.base_counts import BaseCounts
 from cli.sizing.presets import PRESETS
 from cli.sizing.tables import (
+    BASE_HEADINGS,
     SAMPLER_HEADINGS,
     TRAINER_HEADINGS,
     Machine,
+    base_row,
     sampler_rows,
     samplers_of,
     trainer_row,
@@ -50,20 +52,23 @@ def sizing(
 
     Counted from the shapes of the weights in bfloat16, with adapters on all linear layers; nothing is loaded.
     """
-    machine = machine_of(int(gpu_gb * 1e9), rank, cached_tokens)
     found = [_counted(each, rank) for each in base or SHOWN]
+    machine = machine_of(int(gpu_gb * 1e9), rank, cached_tokens)
     trainers = [trainer for counts in found for trainer in trainers_of(counts, gpus or GPUS, machine)]
     if as_json:
         print_json(_json(found, trainers, machine))
         return
+    bases = Listing(*BASE_HEADINGS, title=f"bases, and adapters of rank {rank}")
     training = Listing(*TRAINER_HEADINGS, title=f"a trainer: {_UNITS}")
     sampling = Listing(*SAMPLER_HEADINGS, title=f"a sampler: {_UNITS}")
+    for counts in found:
+        bases.add_row(*base_row(counts, rank))
     for trainer in trainers:
         training.add_row(*trainer_row(trainer))
     for counts in found:
         for row in sampler_rows(counts, samplers_of(counts, machine), cached_tokens):
             sampling.add_row(*row)
-    show(training, sampling)
+    show(bases, training, sampling)
 
 
 def machine_of(gpu: int, rank: int, cached_tokens: int) -> Machine:

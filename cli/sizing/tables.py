@@ -9,6 +9,14 @@ from cli.sizing.base_counts import BaseCounts
 from cli.sizing.sampler_memory import SamplerMemory, sampler_memory, smallest
 from cli.sizing.trainer_memory import TrainerMemory, trainer_memory
 
+BASE_HEADINGS = (
+    "base",
+    "parameters",
+    "of an adapter",
+    "kB a token takes",
+    "… if layers are computed twice",
+    "kB of keys and values",
+)
 TRAINER_HEADINGS = (
     "base",
     "GPUs",
@@ -49,6 +57,20 @@ def samplers_of(counts: BaseCounts, machine: Machine) -> list[SamplerMemory]:
     fixed = {"rank": machine.served_rank, "slots": machine.slots, "gpu": machine.gpu}
     possible = [ranks for ranks in (1, 2, 4, _MOST_RANKS) if counts.heads % ranks == 0]
     return [sampler_memory(counts, ranks=ranks, **fixed) for ranks in possible]
+
+
+def base_row(counts: BaseCounts, rank: int) -> list[str]:
+    """By `BASE_HEADINGS`. rank: of the adapter."""
+    kept, recomputed = (
+        counts.activations.of_pass(1, recompute=recompute) - counts.activations.head for recompute in (False, True)
+    )
+    cached = counts.key_values * counts.weight_bytes
+    return [
+        counts.name,
+        f"{counts.num_parameters / 1e9:.2f} billion",
+        f"{counts.lora_parameters(rank) / 1e6:.0f} million",
+        *(f"{num_bytes / 1e3:,.0f}" for num_bytes in (kept, recomputed, cached)),
+    ]
 
 
 def trainer_row(memory: TrainerMemory) -> list[str]:

@@ -23,6 +23,7 @@ from trainer.engine.architectures import (
     unembedding_weight,
 )
 from trainer.engine.attention import IMPLEMENTATION, UnsupportedArchitecture, register
+from trainer.engine.base_memory import outline_of, refuse_too_large
 from trainer.engine.fingerprint import fingerprint
 from trainer.engine.gathers import Gathers, WholeWeights
 from trainer.engine.kernels import KERNELS, choose_kernel, kernel_name
@@ -254,18 +255,25 @@ class BaseModel:
         raise UnsupportedArchitecture(f"{name}: {difference}")
 
 
+def usual_dtype(device: str) -> torch.dtype:
+    """Of a base, on this device."""
+    return torch.float32 if device == "cpu" else torch.bfloat16
+
+
 def load_base_model(
     name_or_path: str, *, device: str = "cpu", dtype: torch.dtype | None = None, revision: str | None = None
 ) -> BaseModel:
     """Load safetensors weights from a folder or the hub; code that comes with them is never run.
 
     dtype: float32 on the CPU and bfloat16 elsewhere, if not given. Raises OSError for weights that are not there,
-    UnsupportedArchitecture for those that would be computed wrongly.
+    UnsupportedArchitecture for those that would be computed wrongly, BaseTooLarge for those that do not fit.
     """
+    dtype = dtype or usual_dtype(device)
+    refuse_too_large(outline_of(name_or_path, dtype, revision), torch.device(device))
     model = AutoModelForCausalLM.from_pretrained(
         name_or_path,
         revision=revision,
-        dtype=dtype or (torch.float32 if device == "cpu" else torch.bfloat16),
+        dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,
     )

@@ -1,0 +1,69 @@
+"""What a base takes on each device before anything is trained, counted from the shapes of its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from trainer.engine.architectures import decoder_layers, unembedding_weight
+
+_MANY_RANKS = 64
+_GATHERED_LAYERS = 2
+"""The one that computes, and the next one."""
+
+
+class BaseTooLarge(ValueError):
+    """The base does not fit the device, or its part does not."""
+
+
+def outline_of(name_or_path: str, dtype: torch.dtype, revision: str | None) -> PreTrainedModel:
+    """The model on the meta device, where tensors have a shape and no memory. Raises OSError where there is none."""
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+
+
+def base_bytes(outline: PreTrainedModel, ranks: int) -> int:
+    """Of one of so many ranks: its rows of each layer, which FSDP makes equally many for all; what is outside of the
+    layers; the head's copy in float32 where the base is below that; and the layers that come together for a pass."""
+    layers = [list(layer.parameters()) for layer in decoder_layers(outline)]
+    inside = {parameter for layer in layers for parameter in layer}
+    outside = [parameter for parameter in outline.parameters() if parameter not in inside]
+    head = unembedding_weight(outline)
+    copy = head.numel() * torch.float32.itemsize if head.dtype.itemsize < torch.float32.itemsize else 0
+    gathered = _GATHERED_LAYERS * max(map(_bytes, layers), default=0) if ranks > 1 else 0
+    rows = sum(-(-len(p) // ranks) * math.prod(p.shape[1:]) * p.itemsize for layer in layers for p in layer)
+    return rows + _bytes(outside) + copy + gathered
+
+
+def refuse_too_large(outline: PreTrainedModel, device: torch.device, ranks: int = 1) -> None:
+    """Raises BaseTooLarge, saying how many GPUs like this one would do, where a rank's part is more than is free."""
+    needed, free = base_bytes(outline, ranks), free_bytes(device)
+    if needed <= free:
+        return
+    name = outline.name_or_path or type(outline).__name__
+    each = f"each of {ranks} ranks" if ranks > 1 else "this process"
+    taken = f"{name} takes {_gb(needed)} of {each} before anything is trained, and {_gb(free)} are free on {device}"
+    if device.type == "cpu":
+        raise BaseTooLarge(f"{taken}; take a smaller base, or a machine with more memory")
+    fewest = next((count for count in range(2, _MANY_RANKS + 1) if base_bytes(outline, count) <= free), None)
+    if fewest is None:
+        raise BaseTooLarge(f"{taken}; no number of such GPUs would do")
+    raise BaseTooLarge(f"{taken}; {fewest} such GPUs would do: headway trainer --gpus {fewest}")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Of the GPU, or of the machine's memory."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def _bytes(parameters: Iterable[torch.Tensor]) -> int:
+    return sum(parameter.nbytes for parameter in parameters)
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"

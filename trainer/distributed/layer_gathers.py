@@ -18,7 +18,8 @@ from typing import Any, cast
 
 from torch.distributed.fsdp import FSDPModule
 
-from trainer.distributed.gather_traffic import CountedAllGather, GatherTraffic
+from trainer.distributed.gather_traffic import GatherTraffic
+from trainer.distributed.layer_all_gather import GatherBuffer, LayerAllGather
 from wire.errors import DeviceLost
 
 
@@ -38,8 +39,9 @@ class LayerGathers:
         self._num_ranks = num_ranks
         self._issued = list[int]()
         self._is_lost = False
+        buffer = GatherBuffer()
         for number, layer in enumerate(layers):
-            gather = CountedAllGather(self.traffic, partial(self._issue, number), self._lose)
+            gather = LayerAllGather(buffer, self.traffic, partial(self._issue, number), self._lose)
             layer.set_custom_all_gather(cast(Any, gather))
             layer.set_modules_to_forward_prefetch(list(layers[number + 1 : number + 2]))
             # The first names itself, which gathers nothing: with no name at all FSDP would guess.

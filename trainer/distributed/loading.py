@@ -6,12 +6,14 @@ rows that are this rank's. Each rank reads for itself; what is whole on every ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.core_model_loading import (
     Concatenate,
     ConversionOps,
@@ -24,7 +26,8 @@ from transformers.core_model_loading import (
 from trainer.distributed.sharded_fingerprint import sharded_fingerprint
 from trainer.distributed.sharding import gathers_of, shard_layers
 from trainer.engine.attention import UnsupportedArchitecture
-from trainer.engine.base_model import BaseModel
+from trainer.engine.base_memory import outline_of, refuse_too_large
+from trainer.engine.base_model import BaseModel, usual_dtype
 from trainer.engine.ranks import Alone, Ranks, at_own_pace
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -42,27 +45,28 @@ def load_sharded_base(
 
     Shards are those of `fully_shard` on the loaded model, to the bit. ranks: the same group, by which they agree on
     what the self-check found, and raise what one of them raises. Raises UnsupportedArchitecture also where the files
-    hold weights in a layout that cannot be read in parts, and OSError where some are missing.
+    hold weights in a layout that cannot be read in parts, OSError where some are missing, and BaseTooLarge where a rank
+    has no room for its part.
     """
     place = torch.device(device)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     ranks = ranks or Alone()
     with at_own_pace(ranks):  # gathers have a limit, and reading takes each as long as its disk needs
-        model = _read(name_or_path, place, dtype or (torch.float32 if device == "cpu" else torch.bfloat16), revision)
+        outline = outline_of(name_or_path, dtype or usual_dtype(device), revision)
+        refuse_too_large(outline, place, dist.get_world_size())
+    with at_own_pace(ranks):
+        model = _read(name_or_path, outline, place, revision)
     return BaseModel(model, gathers_of(model), sharded_fingerprint, ranks)
 
 
-def _read(name_or_path: str, device: torch.device, dtype: torch.dtype, revision: str | None) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
-    with torch.device("meta"):
-        outline = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+def _read(name_or_path: str, outline: PreTrainedModel, device: torch.device, revision: str | None) -> PreTrainedModel:
     architecture = type(outline)
     model, report = cast(Any, _dividing(architecture, device)).from_pretrained(
         name_or_path,
         config=outline.config,
         revision=revision,
-        dtype=dtype,
+        dtype=outline.dtype,
         device_map={"": device},
         use_safetensors=True,
         trust_remote_code=False,
@@ -77,19 +81,41 @@ def _read(name_or_path: str, device: torch.device, dtype: torch.dtype, revision:
 def _dividing(architecture: type[Model], device: torch.device) -> type[Model]:
     """The architecture, whose loader divides the layers before it reads any."""
 
-    def load(model: PreTrainedModel, state: None, files: Sequence[str], loading: Any, *rest: Any) -> Any:
+    def load(model: PreTrainedModel, _: None, files: Sequence[str], loading: Any, *rest: Any) -> Any:
         if loading.is_quantized:
             raise UnsupportedArchitecture(f"{architecture.__name__}: a quantized base runs on one GPU only")
         shard_layers(model, device)
-        _read_in_parts(model, files, loading.weight_mapping or [], device)
-        return cast(Any, architecture)._load_pretrained_model(model, state, files, loading, *rest)
+        with ExitStack() as stack:
+            state = {name: tensor for file in files for name, tensor in _tensors_in(file, device, stack)}
+            _read_in_parts(model, state, loading.weight_mapping or [], device)
+            return cast(Any, architecture)._load_pretrained_model(model, state, None, loading, *rest)
 
     members = {"_load_pretrained_model": staticmethod(load), "__module__": architecture.__module__}
     return cast(type[Model], type(architecture.__name__, (architecture,), members))
 
 
-def _read_in_parts(model: PreTrainedModel, files: Sequence[str], mapping: Sequence[Any], device: torch.device) -> None:
-    """Have what transformers does to the weights of these files done to a rank's rows of them alone.
+def _tensors_in(file: str, device: torch.device, stack: ExitStack) -> Iterator[tuple[str, _Tensor]]:
+    opened = stack.enter_context(safe_open(file, framework="pt"))
+    return ((name, _Tensor(opened.get_slice(name), device)) for name in opened.keys())  # noqa: SIM118
+
+
+class _Tensor:
+    """A tensor of a file, of which parts can be read, as safetensors has it: but a part does not keep all of the file
+    mapped, as it would where it stays in host memory."""
+
+    def __init__(self, tensor: Any, device: torch.device) -> None:
+        self._tensor = tensor
+        self._stays = device.type == "cpu"
+        self.get_shape = tensor.get_shape
+        self.get_dtype = tensor.get_dtype
+
+    def __getitem__(self, part: Any) -> torch.Tensor:
+        found = self._tensor[part]
+        return found.clone() if self._stays else found
+
+
+def _read_in_parts(model: PreTrainedModel, names: Iterable[str], mapping: Sequence[Any], device: torch.device) -> None:
+    """Have what transformers does to the weights of these names done to a rank's rows of them alone.
 
     Experts that the files hold one by one are read by whom they belong to. Refuses by name what needs more of a weight
     than its rows: a split of fused projections, say, would be computed of the wrong ones.
@@ -98,7 +124,7 @@ def _read_in_parts(model: PreTrainedModel, files: Sequence[str], mapping: Sequen
     renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
     refused = {pattern for each in converters if not _keeps_rows(each.operations) for pattern in each.source_patterns}
     expected = model.state_dict()
-    for name in _names_in(files):
+    for name in names:
         _, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, expected)
         if pattern in refused and name not in expected:
             raise UnsupportedArchitecture(
@@ -116,14 +142,6 @@ def _keeps_rows(operations: Sequence[ConversionOps]) -> bool:
         and merge.dim == 0
         and all(isinstance(other, Concatenate) and other.dim > 0 for other in others)
     )
-
-
-def _names_in(files: Sequence[str]) -> list[str]:
-    names = list[str]()
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            names += opened.keys()
-    return names
 
 
 class _MergeOwned(MergeModulelist):

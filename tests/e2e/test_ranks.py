@@ -14,7 +14,11 @@ import pytest
 
 from store.database import Database
 from store.tables import ModelRow
+from tests.conftest import database_folder
+from tests.e2e.box import Box
+from tests.e2e.rollouts import step
 from tests.e2e.test_headway_command import headway
+from tests.e2e.test_training import fixed_batch
 from tests.e2e.trainer_site import SMALL_PASSES, STEP, Site, batch
 
 TWO_RANKS = ("--gpus", "2", *SMALL_PASSES)
@@ -190,3 +194,58 @@ def test_a_base_that_does_not_load_is_refused_by_all_ranks_with_the_reason(site:
     assert "Traceback" not in site.log()
     shown = headway("status", "--database-url", site.url).stdout
     assert f"the last one could not start: {reason}" in shown
+
+
+@pytest.mark.slow
+def test_trainers_of_one_and_of_two_ranks_share_the_models_of_a_base(site: Site):
+    """Each has a model; then the other gets it, with its gradients, and both end in the same bits."""
+    group, single = site.start(*TWO_RANKS), site.start(*SMALL_PASSES)
+    passes = [site.ask(model_id, "forward_backward", batch(600)) for model_id in site.models]
+    site.until(lambda: all(map(site.is_running, passes)))
+    holders = [site.holder_pid(model_id) for model_id in site.models]
+    assert sorted(holders, key=str) == sorted([group.pid, single.pid], key=str)
+    site.until(lambda: all(map(site.is_done, passes)))
+
+    group.send_signal(signal.SIGTERM)
+    assert group.wait(10) == 0
+    step_each(site)
+    group = site.start(*TWO_RANKS)
+    single.send_signal(signal.SIGTERM)
+    assert single.wait(10) == 0
+    step_each(site)
+    assert {site.holder_pid(model_id) for model_id in site.models} == {group.pid}
+    assert site.head_files(site.models[0]) == site.head_files(site.models[1])
+
+
+def step_each(site: Site) -> None:
+    """One more step on every model, by whoever has it or takes it."""
+    for model_id in site.models:
+        site.ask(model_id, "forward_backward", batch(8))
+    steps = [site.ask(model_id, "optim_step", STEP) for model_id in site.models]
+    site.until(lambda: all(map(site.is_done, steps)))
+
+
+@pytest.mark.slow
+def test_a_box_starts_a_group_anew_after_its_usual_pause(tiny_base: Path):
+    with database_folder() as folder:
+        box = Box(folder / "data", tiny_base, "--trainer-gpus", "2", "--no-runner").start()
+        try:
+            assert "float32 on 2 CPU ranks" in (box.data_dir / "up.log").read_text()
+            batch, model_id = fixed_batch(box), box.fork("by-ranks")
+            step(box, model_id, batch, group_size=4)
+            killed = pid_of(box, rank=1)
+            os.kill(killed, signal.SIGKILL)
+            step(box, model_id, batch, group_size=4)
+            assert pid_of(box, rank=1) != killed
+            said = "trainer-tiny-arith ended with status 1; starting it again in 1 s: headway: rank 1 of 2 was killed"
+            assert said in (box.data_dir / "up.log").read_text()
+        finally:
+            assert box.stop() == 0
+
+
+def pid_of(box: Box, rank: int) -> int:
+    """Of the trainer's rank in this box."""
+    pids = [int(pid) for pid in subprocess.check_output(["pgrep", "-f", "cli trainer .*"]).split()]
+    own = {"HEADWAY_DATA_DIR": str(box.data_dir), "RANK": str(rank)}
+    (pid,) = [pid for pid in pids if own.items() <= environment_of(pid).items()]
+    return pid

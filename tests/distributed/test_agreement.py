@@ -207,6 +207,12 @@ def test_files_that_are_no_checkpoint_are_refused_by_all(two_ranks: RankProcesse
     assert one == other
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_host_without_memory_is_named(two_ranks: RankProcesses, work: Work, expected: str, rank: int) -> None:
+    fault = Fault(rank, "forward", MemoryError("Unable to allocate 9 GiB"))
+    assert isinstance(assert_refused(two_ranks, work, expected, fault, DATUMS), MemoryError)
+
+
 # What no rank can mend
 
 
@@ -264,6 +270,32 @@ def parted(group: RankGroup, work: Work) -> str:
     except DeviceLost as lost:
         return lost.message
     raise AssertionError("nobody noticed")
+
+
+def ended(group: RankGroup, work: Work, fault: Fault) -> str:
+    """What this rank ends of, when one's device fails in a pass; rank 0 goes on as a worker does that gives it up."""
+    hooked = fault if fault.rank == group.rank else replace(fault, where="nowhere")
+    engine = spoilt(engine_of(work, group, hooked.before_turn), hooked, hooked.rank)
+    leading = DistributedEngine(engine, group)
+    try:
+        if group.rank:
+            follow(engine, group)
+        leading.open(MODEL, LORA, None, None)
+        leading.forward_backward(MODEL, DATUMS, LOSS)
+        leading.forward_backward(MODEL, DATUMS, LOSS)
+    except DeviceLost as lost:
+        if group.rank == 0:
+            leading.close(MODEL)
+            with pytest.raises(DeviceLost):
+                leading.holds(MODEL)
+        return lost.message
+    raise AssertionError("nobody noticed")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_device_that_fails_ends_its_group(two_ranks: RankProcesses, work: Work, rank: int) -> None:
+    fault = Fault(rank, "backward", torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+    assert all("illegal memory access" in message for message in two_ranks.run(ended, work, fault))
 
 
 def test_ranks_that_have_parted_end(short_lived: RankProcesses, work: Work) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from trainer.distributed.group import Call, RankGroup
+from trainer.distributed.group import Call, FailedElsewhere, RankGroup
 from trainer.engine.checkpoint import SessionSnapshot
 from trainer.engine.engine import TrainingEngine
 from wire.datums import Datum
@@ -42,6 +42,7 @@ class DistributedEngine:
     def __init__(self, engine: TrainingEngine, group: RankGroup) -> None:
         self._engine = engine
         self._group = group
+        self._lost: DeviceLost | None = None
 
     @property
     def info(self) -> BaseModelInfo:
@@ -58,8 +59,9 @@ class DistributedEngine:
         self._everywhere(TrainingEngine.open, model, lora, adapter, state)
 
     def close(self, model: UUID) -> None:
-        """See `TrainingEngine.close`."""
-        self._everywhere(TrainingEngine.close, model)
+        """See `TrainingEngine.close`. Nothing where the group is broken: what its ranks hold ends with them."""
+        if self._lost is None:
+            self._everywhere(TrainingEngine.close, model)
 
     def holds(self, model: UUID) -> bool:
         """See `TrainingEngine.holds`. Of all ranks."""
@@ -117,6 +119,15 @@ class DistributedEngine:
         self._group.send(_END)
 
     def _everywhere(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        if self._lost is not None:  # a send to one that stands still would take as long as the first one did
+            raise DeviceLost(self._lost.message)
+        try:
+            return self._carried_out(method, *arguments)
+        except DeviceLost as lost:
+            self._lost = lost
+            raise
+
+    def _carried_out(self, method: Callable[..., Any], *arguments: Any) -> Any:
         fault_point("call:before-send")
         call = self._group.send(method.__name__, *arguments)
         outcome: object = None
@@ -142,7 +153,7 @@ def follow(engine: TrainingEngine, group: RankGroup) -> None:
             raise
         except Exception as error:
             outcome = error
-            if not isinstance(error, HeadwayError):
+            if not isinstance(error, (HeadwayError, FailedElsewhere)):
                 log.exception("call_failed", method=call.method)
         group.conclude(call, _described(engine, call, outcome))
 

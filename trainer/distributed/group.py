@@ -13,7 +13,6 @@ with it the group, and the next trainer replays.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.distributed.ordered_sum import OrderedSum
+from trainer.distributed.peers import lost_behind, lost_peer, peers_there
 from trainer.engine.ranks import Found, Signal
 from wire.errors import DeviceLost, HeadwayError
 from wire.process.faults import fault_point
@@ -31,10 +31,11 @@ from wire.process.faults import fault_point
 _IDLE = timedelta(days=30)
 """How long a follower waits for a call. A trainer that had nothing to do for so long ends, and is started again."""
 
-# gloo: [/source/file.cc:537] Connection closed by peer [10.0.0.1]:50090. This is typically caused by …
-_PLACE_AND_ADVICE = re.compile(r"^\[[^\]]*\] |\. This is .*")
-
 _FINE, _REFUSED, _BROKEN = range(3)
+
+
+class FailedElsewhere(RuntimeError):
+    """What another rank has raised, by its words: that rank's log has the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +66,23 @@ class RankGroup:
             yield
         except Exception as raised:
             error = raised
-        if (agreed := self._agree_on(error)) is not None:
+        agreed = self._agree_on(error)
+        if agreed is None:
+            return
+        if agreed is error:
             raise agreed
+        raise agreed from error
 
     def gathered(self, mine: Found) -> Sequence[Found]:
         """See `Ranks.gathered`. What is sent must be picklable."""
         found: list[Any] = [None] * self.size
-        with _peers_there():
+        with peers_there():
             dist.all_gather_object(found, mine, group=self._control)
         return found
 
     def copy_from_first(self, tensor: torch.Tensor) -> None:
         """See `Ranks.copy_from_first`."""
-        with _peers_there():
+        with peers_there():
             dist.broadcast(tensor, src=0)
 
     def shard_sum(self, num_shards: int, like: torch.Tensor) -> OrderedSum:
@@ -86,14 +91,14 @@ class RankGroup:
 
     def meet(self) -> None:
         """See `Ranks.meet`."""
-        with _peers_there():
+        with peers_there():
             dist.barrier(group=self._calls)
 
     def send(self, method: str, *arguments: Any) -> Call:
         """Have the followers receive a call, which this rank carries out as they do. Rank 0 alone."""
         call = Call(self._num_calls, method, arguments)
         self._wake(call.number)
-        with _peers_there():
+        with peers_there():
             dist.broadcast_object_list([call], src=0, group=self._control)
         return call
 
@@ -101,7 +106,7 @@ class RankGroup:
         """Wait for the next call. All ranks but 0."""
         self._wake(self._num_calls)
         received: list[Any] = [None]
-        with _peers_there():
+        with peers_there():
             dist.broadcast_object_list(received, src=0, group=self._control)
         return received[0]
 
@@ -118,7 +123,7 @@ class RankGroup:
         the vote, which has a limit."""
         self._num_calls += 1
         awaited = torch.tensor([number])
-        with _peers_there():
+        with peers_there():
             waking = dist.broadcast(awaited, src=0, group=self._calls, async_op=True)
             assert waking is not None
             if self.rank:
@@ -126,27 +131,28 @@ class RankGroup:
         with self.agreed():
             if awaited.item() != number:
                 raise DeviceLost(f"this rank waits for call {number}, and rank 0 sends call {awaited.item()}")
-        with _peers_there():
+        with peers_there():
             waking.wait()
 
     def _agree_on(self, error: Exception | None) -> Exception | None:
         """The error of the lowest rank that has one."""
-        state = _FINE if error is None else _BROKEN if _is_end(error) else _REFUSED
+        lost = error and lost_behind(error)
+        state = _FINE if error is None else _BROKEN if lost else _REFUSED
         mine = torch.tensor([self._num_votes, state])
         votes_W2 = torch.empty(self.size, 2, dtype=torch.int64)
         try:
             dist.all_gather(list(votes_W2), mine, group=self._control)
-        except RuntimeError as lost:
-            raise _lost(error or lost) from (error or lost)
+        except RuntimeError as gone:
+            raise lost or lost_peer(error or gone) from (error or gone)
         numbers_W, states_W = votes_W2.T.tolist()
         if len(set(numbers_W)) > 1:
             raise DeviceLost(f"the ranks of this trainer have lost one another: they are at votes {numbers_W}")
         self._num_votes += 1
         if not any(states_W):
             return None
-        errors = self.gathered(_sendable(error))
+        errors = self.gathered(_sendable(lost or error))
         if _BROKEN in states_W:
-            return error if _is_end(error) else DeviceLost(str(errors[states_W.index(_BROKEN)]))
+            return lost or errors[states_W.index(_BROKEN)]
         first = next(rank for rank, state in enumerate(states_W) if state != _FINE)
         return error if first == self.rank else errors[first]
 
@@ -154,7 +160,7 @@ class RankGroup:
 def start_group(device: str, limit_s: float) -> RankGroup:
     """Join the ranks that torchrun started, each with its device. limit_s: of one collective. Raises DeviceLost where
     they do not all come."""
-    with _peers_there():
+    with peers_there():
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
             dist.init_process_group("nccl", timeout=timedelta(seconds=limit_s), device_id=torch.device(device))
@@ -174,33 +180,11 @@ def _gloo(limit: timedelta) -> dist.ProcessGroup:
     return group
 
 
-@contextmanager
-def _peers_there() -> Generator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # gloo has no class of its own, and DistError is one
-        raise _lost(error) from error
-
-
-def _lost(error: Exception) -> DeviceLost:
-    if isinstance(error, DeviceLost):
-        return error
-    reason = _PLACE_AND_ADVICE.sub("", (str(error).splitlines() or [type(error).__name__])[0])
-    return DeviceLost(f"a rank of this trainer is gone or stands still ({reason}); another trainer goes on")
-
-
-def _is_end(error: Exception | None) -> bool:
-    """Whether the ranks cannot go on together: a collective failed, so that nobody knows what the others have seen."""
-    if isinstance(error, (DeviceLost, dist.DistError)):
-        return True
-    return isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "NCCL"))
-
-
 def _sendable(error: Exception | None) -> Exception | None:
     """As another process can read it: what ranks act upon as it is, all else by its words."""
     if error is None or isinstance(error, (HeadwayError, Signal, torch.OutOfMemoryError)):
         return error
-    for kind in (OSError, ValueError):  # of a base that does not load
+    for kind in (OSError, ValueError, MemoryError):  # of a base that does not load, or a host that is full
         if isinstance(error, kind):
             return kind(str(error))
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    return FailedElsewhere(f"{type(error).__name__}: {error}")

@@ -17,6 +17,7 @@ import torch
 from tests.distributed.processes import RankFailed, RankProcesses
 from tests.distributed.training import Work, base_folder, batch_of, digest, engine_of
 from tests.unit.trainer.tiny import LORA, MODEL, OTHER
+from trainer.distributed import ordered_sum
 from trainer.distributed.engine import DistributedEngine, follow
 from trainer.distributed.group import RankGroup
 from trainer.engine.device_errors import device_error
@@ -253,6 +254,28 @@ def test_a_rank_that_is_gone_or_elsewhere_is_noticed(short_lived: RankProcesses,
     assert seconds < 2 * SHORT_LIMIT_S
     if how != "leaves out a vote":
         assert isinstance(outcomes[at_rank], RankFailed)
+
+
+def too_late(group: RankGroup, work: Work) -> str:
+    """What a rank ends of, when rank 1 comes to the sum of a pass after the others have given it up."""
+    engine = engine_of(work, group)
+    if group.rank:
+        ordered_sum.fault_point = lambda _: time.sleep(1.3 * SHORT_LIMIT_S)
+    try:
+        if group.rank:
+            follow(engine, group)
+        leading = DistributedEngine(engine, group)
+        leading.open(MODEL, LORA, None, None)
+        leading.forward_backward(MODEL, DATUMS, LOSS)
+    except DeviceLost as lost:
+        return lost.message
+    raise AssertionError("nobody noticed")
+
+
+@pytest.mark.slow
+def test_a_rank_that_comes_to_a_sum_too_late_ends_its_group(short_lived: RankProcesses, work: Work) -> None:
+    """All ranks fail alike then, and the call is not to blame."""
+    assert all("rank of this trainer is gone" in message for message in short_lived.run(too_late, work))
 
 
 def parted(group: RankGroup, work: Work) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from trainer.distributed.peers import peers_there
 from trainer.engine.turns import shards_of
 from wire.process.faults import fault_point
 
@@ -32,7 +33,7 @@ class OrderedSum:
         self._mine[shard] = gradient.clone()
 
     def total(self) -> torch.Tensor:
-        """Of all ranks' shards; a collective of all ranks. Raises RuntimeError where one is gone."""
+        """Of all ranks' shards; a collective of all ranks. Raises DeviceLost where one is gone, or comes too late."""
         size, rank = dist.get_world_size(), dist.get_rank()
         shards_W = [len(shards) for shards in shards_of(self._num_shards, size)]
         mine = [self._mine[shard] for shard in sorted(self._mine)]
@@ -55,17 +56,19 @@ def _sum_block(mine: list[torch.Tensor], like_N: torch.Tensor, shards_W: list[in
             sent_WSC[to, place, : len(piece)] = piece
     fault_point("sum:before-exchange")
     received_SC = like_N.new_empty(sum(shards_W), slice_length)
-    dist.all_to_all_single(
-        received_SC.view(-1),
-        sent_WSC.view(-1),
-        output_split_sizes=[count * slice_length for count in shards_W],
-        input_split_sizes=[shards_W[rank] * slice_length] * size,
-    )
+    with peers_there():
+        dist.all_to_all_single(
+            received_SC.view(-1),
+            sent_WSC.view(-1),
+            output_split_sizes=[count * slice_length for count in shards_W],
+            input_split_sizes=[shards_W[rank] * slice_length] * size,
+        )
     sum_C = received_SC[0]
     for gradient_C in received_SC[1:]:
         sum_C += gradient_C
     fault_point("sum:before-collect")
     sums_WC = like_N.new_empty(size, slice_length)
-    dist.all_gather(list(sums_WC), sum_C)
+    with peers_there():
+        dist.all_gather(list(sums_WC), sum_C)
     fault_point("sum:after-collect")
     return sums_WC.view(-1)[:length]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,19 +184,30 @@ def test_two_hosts_make_one_group_by_torchrun(site: Site):
 
 
 @pytest.mark.slow
-def test_a_base_that_does_not_load_is_refused_by_all_ranks_with_the_reason(site: Site, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"model_type": None}, "Unrecognized model in {weights}."),
+        ({"hidden_size": 65536, "intermediate_size": 262144}, "{weights} takes [0-9.]+ GB of each of 2 ranks before"),
+    ],
+    ids=["unknown", "too large"],
+)
+def test_a_base_that_does_not_load_is_refused_by_all_ranks_with_the_reason(
+    site: Site, tiny_base: Path, tmp_path: Path, given: dict[str, Any], reason: str
+):
+    config = json.loads((tiny_base / "config.json").read_text()) | given
+    (tmp_path / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value}))
     with site.database.session() as session:
-        weights = tmp_path / "gone"
-        weights.mkdir()
-        (weights / "config.json").write_text("{}")
-        session.get_one(ModelRow, site.base_id).weights = str(weights)
+        session.get_one(ModelRow, site.base_id).weights = str(tmp_path)
+    waiting = site.ask(site.models[0], "forward_backward", batch(4))
     group = site.launch(*TWO_RANKS)
     assert group.wait(60) == 1
-    reason = f"Unrecognized model in {weights}."
-    assert f"headway: rank 0 of 2 ended with status 1: {reason}" in site.log()
+    reason = reason.format(weights=re.escape(str(tmp_path)))
+    assert re.search(f"\nheadway: rank [01] of 2 ended with status 1: {reason}[^\n]*\n$", site.log())
     assert "Traceback" not in site.log()
     shown = headway("status", "--database-url", site.url).stdout
-    assert f"the last one could not start: {reason}" in shown
+    assert re.search(f"the last one could not start: {reason}", shown)
+    assert site.now(waiting).attempts == 0, "it was never leased"
 
 
 @pytest.mark.slow

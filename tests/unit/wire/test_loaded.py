@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from wire.loaded import LABELS, Loaded
 
 TRAINER = Loaded(
@@ -26,6 +28,12 @@ def test_a_trainer_is_described_in_one_line():
         "LoRA of rank 16, alpha 32 on q_proj, v_proj; about 1.85 k tokens/s trained (measured on a short pass); "
         "Headway 1.2"
     )
+
+
+def test_several_ranks_are_said_with_their_devices():
+    ranks = replace(TRAINER, ranks=4, device="4 GPUs (NVIDIA H200)")
+    assert "bfloat16 on 4 GPUs (NVIDIA H200)" in ranks.sentence()
+    assert ranks.to_json()["ranks"] == 4
 
 
 def test_what_is_not_known_is_left_out():

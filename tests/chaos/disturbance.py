@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.chaos.box import KINDS, Box, freeze_all
-from tests.chaos.faults import ANY_TIME, HANG, PROVOKED, Fault
+from tests.chaos.faults import ANY_TIME, HANG, PROVOKED, STALL, Fault
 from tests.chaos.processes import is_alive, is_frozen, send
 
 _FIRE_S, _PROVOKE_S = 5.0, 0.3
 _RECOVER_S = 60.0
 _FROZEN_S, _FROZEN_AT_MOST_S = 1.0, 8.0
+_STALLED = 0.9
+"""Of a lease: longer than ranks wait for one another."""
 _LINGER_S = 2.0
 """How long one that was frozen may still do what it was about to do, beside its successor."""
 
@@ -80,8 +82,11 @@ class Disturbance:
             return None
         watch = _Watch(self._box, fault, self._num_done)
         agent = self._box.pid(fault.process) if fault.process == "trainer" else victim
-        if fault.action == HANG:
+        if fault.action in (HANG, STALL):
             send(victim, signal.SIGSTOP)
+        if fault.action == STALL:
+            time.sleep(_STALLED * self._box.lease_ttl_s)
+            send(victim, signal.SIGCONT)
         if fault.action == "stop":
             self._freeze_for_a_while(fault, victim, watch)
         while watch.recovered_s is None and watch.elapsed_s < _RECOVER_S and not self._is_over():

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 ANY_TIME = "any time"
 ACTIONS = ("kill", "stop")
-HANG = "hang"
-"""Stopped for good, and nobody starts another before the group has found that out."""
+HANG, STALL = "hang", "stall"
+"""Stopped for good, or until the other ranks have given it up and nobody else has its leases; nobody is started
+beside."""
 PROVOKED = ("replay:", "recompute:", "lease:before-take", "lease:after-take")
 """Points that a trainer reaches when it takes a model over, which needs another to die first."""
 

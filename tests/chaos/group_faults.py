@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from tests.chaos.faults import ACTIONS, ANY_TIME, HANG, Fault
+from tests.chaos.faults import ACTIONS, ANY_TIME, HANG, STALL, Fault
 from wire.process.faults import POINTS
 
 MAX_RANKS = 4
@@ -15,13 +15,24 @@ _OF_GROUPS = ("call", "gather", "sum")
 _OF_WORKERS = ("replay", "complete", "step")
 """Of rank 0, which alone writes."""
 
+_AWAITED = (
+    "call:after-receive",
+    "call:before-conclude",
+    "forward:before-vote",
+    "gather:before-issue",
+    "open:after-read",
+    "sum:before-exchange",
+    "sum:before-collect",
+)
+"""Where all others wait for a rank."""
+
 _OFTEN = {"gather": 60, "forward": 8, "backward": 6, "call": 6}
 """How often a point is passed before it is the one, at most; three times elsewhere."""
 
 
 def reaches(fault: Fault, num_ranks: int) -> bool:
     """Whether a trainer of so many ranks has that rank, and gets to that point."""
-    of_group = _process(fault.point) in _OF_GROUPS or fault.action == HANG
+    of_group = _process(fault.point) in _OF_GROUPS or fault.action in (HANG, STALL)
     return (fault.rank or 0) < num_ranks and (num_ranks > 1 or not of_group)
 
 
@@ -37,7 +48,7 @@ def _at_points(draw: random.Random) -> Iterator[Fault]:
     for point in sorted(POINTS):
         nth = _OFTEN.get(_process(point), 3)
         for rank in _ranks_at(point):
-            for action in ACTIONS:
+            for action in (*ACTIONS, *([STALL] if point in _AWAITED and rank < 2 else [])):
                 yield Fault("trainer", point, draw.randint(1, nth), action, rank)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -14,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, HrmTextConfig, HrmTextForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from tests.distributed.processes import RankProcesses
+from tests.distributed.processes import RankFailed, RankProcesses
 from tests.unit.trainer.tiny import _SHAPE, LORA, deep_batch, mixed_batch, tiny_model
 from trainer.distributed.group import RankGroup
 from trainer.distributed.layer_gathers import LayerGathers
@@ -25,6 +27,7 @@ from trainer.engine.kernels import cascade
 from trainer.engine.session import Session
 from wire.conversion import to_datums
 from wire.engine import LoraConfig
+from wire.errors import DeviceLost
 
 NUM_LAYERS = 4
 FAMILIES = ["qwen3", "gemma3", "qwen3 with experts", "qwen3-next"]
@@ -288,6 +291,41 @@ def test_layers_that_are_used_twice_a_pass_are_refused(two_ranks: RankProcesses,
     for found in two_ranks.outcomes(load_only, tmp_path):
         assert "UnsupportedArchitecture" in str(found)
         assert "layers were gathered in the order" in str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_rank_that_leaves_half_way_ends_the_others_at_once(bases: Path, where: str) -> None:
+    ranks = RankProcesses(2)
+    try:
+        stayed, left = ranks.outcomes(goes_on_without_a_peer, bases / "deep", where)
+    finally:
+        ranks.close()
+    assert "ended with 9" in str(left)
+    assert not isinstance(stayed, RankFailed), stayed
+    assert stayed < 5
+
+
+def goes_on_without_a_peer(group: RankGroup, folder: Path, where: str) -> float:
+    """Rank 1 exits in its third layer. Seconds until rank 0 knows, and makes no other gather."""
+    base = load_sharded_base(str(folder), ranks=group)
+    _bound(base)
+    if group.rank == 1:
+        with patch.object(Struck, "__init__", lambda _: os._exit(9)), _struck(base, 2, where):
+            _learnt(base)
+    started = time.monotonic()
+    with pytest.raises(DeviceLost, match="has left a gather"):
+        _learn_twice(base)  # the gathers of the first pass may have come to their end
+    made = _gathers(base).traffic.number
+    with pytest.raises(DeviceLost):
+        _learnt(base)
+    assert _gathers(base).traffic.number == made
+    return time.monotonic() - started
+
+
+def _learn_twice(base: BaseModel) -> None:
+    _learnt(base)
+    _learnt(base)
 
 
 def load_only(group: RankGroup, folder: Path) -> str:

@@ -38,7 +38,7 @@ class LayerGathers:
         self._layers = layers
         self._num_ranks = num_ranks
         self._issued = list[int]()
-        self._is_lost = False
+        self._lost: DeviceLost | None = None
         buffer = GatherBuffer()
         for number, layer in enumerate(layers):
             gather = LayerAllGather(buffer, self.traffic, partial(self._issue, number), self._lose)
@@ -72,13 +72,15 @@ class LayerGathers:
     @contextmanager
     def _whole(self, order: Sequence[int]) -> Generator[None]:
         """Whatever the block gathers, all layers are gathered once in this order when it has ended."""
+        if self._lost is not None:
+            raise self._lost
         self._issued.clear()
         try:
             yield
         except Exception as error:
             # What the pass had computed so far would be in the way of the layers that are still to come.
             clear_frames(error.__traceback__)
-            if not self._is_lost:
+            if self._lost is None:
                 self._complete(order)
             raise
         self._complete(order)
@@ -98,5 +100,7 @@ class LayerGathers:
         self._issued.append(layer)
 
     def _lose(self, error: Exception) -> DeviceLost:
-        self._is_lost = True
-        return DeviceLost(f"another rank of this trainer has left a gather of weights ({error}); this process ends")
+        self._lost = DeviceLost(
+            f"another rank of this trainer has left a gather of weights ({error}); this process ends"
+        )
+        return self._lost

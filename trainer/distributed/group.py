@@ -87,7 +87,7 @@ class RankGroup:
 
     def shard_sum(self, num_shards: int, like: torch.Tensor) -> OrderedSum:
         """See `Ranks.shard_sum`."""
-        return OrderedSum(num_shards, like)
+        return OrderedSum(num_shards, like, self.agreed)
 
     def meet(self) -> None:
         """See `Ranks.meet`."""
@@ -143,7 +143,7 @@ class RankGroup:
         try:
             dist.all_gather(list(votes_W2), mine, group=self._control)
         except RuntimeError as gone:
-            raise lost or lost_peer(error or gone) from (error or gone)
+            raise lost or lost_peer(gone) from (error or gone)
         numbers_W, states_W = votes_W2.T.tolist()
         if len(set(numbers_W)) > 1:
             raise DeviceLost(f"the ranks of this trainer have lost one another: they are at votes {numbers_W}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import pkgutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +190,69 @@ def test_a_gradient_that_overflows_is_named_by_whoever_computes_it(
     assert error.message.startswith("input 10 (datum 10): its gradient is not finite")
 
 
+SPOTS = {
+    "the layers of an adapter": "trainer.engine.base_model.BaseModel.adapter",
+    "a model that comes back": "trainer.engine.residency.ResidentSessions.get",
+    "what is bound": "trainer.engine.base_model.BaseModel.bind",
+    "what a pass keeps": "trainer.engine.base_model.saved_bytes",
+    "the tokens of a turn": "trainer.engine.base_model.build_pack",
+    "the shards' gradients": "trainer.distributed.ordered_sum.OrderedSum.__init__",
+    "their exchange": "trainer.distributed.ordered_sum._Exchange.__init__",
+    "the gradient": "trainer.engine.session.Session.add_gradient",
+    "a canary": "trainer.engine.engine.compute_canary",
+    "a step": "trainer.engine.engine.adamw_step",
+}
+"""What takes memory, outside of passes."""
+
+
+def out_of_memory_once(group: RankGroup, work: Work, rank: int, spot: str) -> tuple[int, str]:
+    """How many calls were refused, of which each is made until it is not, and the digest after them."""
+    engine = engine_of(work, group)
+    with pytest.MonkeyPatch.context() as patch:
+        if group.rank == rank:
+            _spoil(patch, spot)
+        if group.rank:
+            follow(engine, group)
+            return 0, digest(engine)
+        leading, num_refused = DistributedEngine(engine, group), 0
+        calls = [
+            partial(leading.open, MODEL, LORA, None, None),
+            partial(leading.holds, MODEL),
+            partial(leading.forward_backward, MODEL, DATUMS, LOSS),
+            partial(leading.forward_backward, MODEL, DATUMS, LOSS),
+            partial(leading.snapshot, MODEL),
+            partial(leading.optim_step, MODEL, ADAM),
+        ]
+        for call in calls:
+            while True:
+                try:
+                    call()
+                    break
+                except torch.OutOfMemoryError:
+                    num_refused += 1
+        leading.end()
+        return num_refused, digest(engine)
+
+
+def _spoil(patch: pytest.MonkeyPatch, spot: str) -> None:
+    original, calls = pkgutil.resolve_name(spot), itertools.count()
+
+    def spoilt(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        if next(calls) == 0:
+            raise torch.OutOfMemoryError("no memory")
+        return found
+
+    patch.setattr(spot, spoilt)
+
+
+@pytest.mark.parametrize("spot", SPOTS.values(), ids=SPOTS)
+def test_a_rank_without_memory_makes_all_refuse_between_passes(
+    two_ranks: RankProcesses, work: Work, expected: str, spot: str
+) -> None:
+    assert two_ranks.run(out_of_memory_once, work, 1, spot) == [(1, expected), (0, expected)]
+
+
 def files_refused(group: RankGroup, work: Work, folder: Path) -> str:
     """Rank 0 reads files that are no checkpoint; the group goes on."""
     engine = engine_of(work, group)
@@ -321,8 +387,8 @@ def test_a_device_that_fails_ends_its_group(two_ranks: RankProcesses, work: Work
     assert all("illegal memory access" in message for message in two_ranks.run(ended, work, fault))
 
 
-def test_ranks_that_have_parted_end(short_lived: RankProcesses, work: Work) -> None:
-    assert all("differ after optim_step" in message for message in short_lived.run(parted, work))
+def test_ranks_that_have_parted_end(two_ranks: RankProcesses, work: Work) -> None:
+    assert all("differ after optim_step" in message for message in two_ranks.run(parted, work))
 
 
 def sent(group: RankGroup, refusals: list[HeadwayError]) -> list[HeadwayError]:

@@ -65,7 +65,7 @@ class BaseModel:
         ranks: Ranks | None = None,
     ) -> None:
         """gathers: None for a model whose weights this process holds itself. fingerprint_of: for one of which it does
-        not, the fingerprint of all of them. ranks: those who hold the others, and load it at the same time."""
+        not, the fingerprint of all of them. ranks: those who hold the others, and use it at the same time."""
         refuse_unsupported(model.config)
         register()
         model.set_attn_implementation(IMPLEMENTATION)
@@ -82,7 +82,8 @@ class BaseModel:
         for mixer in linear_mixers(model):
             expand(mixer)
         self._recomputation = Recomputation(model)
-        sharing = self._proven(known_sharing(model), ranks or Alone())
+        self._ranks: Ranks = ranks or Alone()
+        sharing = self._proven(known_sharing(model))
         self._budget = PassBudget(
             max_tokens=0,
             tokens_per_pair=_tokens_per_pair(model),
@@ -202,8 +203,11 @@ class BaseModel:
         the architecture and PEFT keep."""
         assert self._active is not None, "bind a session first"
         if self._active not in self._bytes_per_token:
-            short = self.pack([probe(_PROBE_TOKENS + 1, self.info.vocab_size)])
-            self._bytes_per_token[self._active] = saved_bytes(lambda: self.logprobs(short)[0]) / _PROBE_TOKENS
+            with self._ranks.agreed():
+                short = self.pack([probe(_PROBE_TOKENS + 1, self.info.vocab_size)])
+            with self._ranks.agreed():
+                kept = saved_bytes(lambda: self.logprobs(short)[0])
+            self._bytes_per_token[self._active] = kept / _PROBE_TOKENS
 
     def activation_bytes(self, pack: Pack) -> int:
         """What a pass keeps for its backward, unless it recomputes, under the bound session."""
@@ -231,7 +235,7 @@ class BaseModel:
             )
         return output.last_hidden_state[0]
 
-    def _proven(self, sharing: Sharing, ranks: Ranks) -> Sharing:
+    def _proven(self, sharing: Sharing) -> Sharing:
         """The most sharing under which the model agrees with itself, by the kernel it was to have or the dense one. A
         difference on one rank is one on all of them: they must go on to the same kernel."""
         name, difference = type(self._model).__name__, None
@@ -241,8 +245,8 @@ class BaseModel:
                 continue
             self._kernel = kernel
             alone = attempt is Sharing.NOTHING
-            mine = disagreement(self._model, self.pack, self.logprobs, self.gathers, ranks, alone=alone)
-            difference = next(filter(None, ranks.gathered(mine)), None)
+            mine = disagreement(self._model, self.pack, self.logprobs, self.gathers, self._ranks, alone=alone)
+            difference = next(filter(None, self._ranks.gathered(mine)), None)
             if difference is None:
                 return attempt
             log.warning(

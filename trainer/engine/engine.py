@@ -26,6 +26,7 @@ import torch
 from trainer.engine.base_model import BaseModel
 from trainer.engine.canary import compute_canary, may_overflow
 from trainer.engine.checkpoint import SessionSnapshot, load_session
+from trainer.engine.lora import LiveAdapter
 from trainer.engine.losses import LOSSES, LossOptions, make_loss
 from trainer.engine.metrics import MicroBatchFigures, PassTally
 from trainer.engine.micro_batches import MicroBatches
@@ -128,8 +129,8 @@ class TrainingEngine:
     def open(self, model: UUID, lora: LoraConfig, adapter: Path | None, state: Path | None) -> None:
         """Make a model resident. Raises CorruptCheckpoint, and keeps what was held, if its files do not fit."""
         check_lora(lora)
-        layout = self._base.adapter(lora).layout
         with self._ranks.agreed():
+            layout = self._base.adapter(lora).layout
             if self._ranks.rank == 0:
                 session = load_session(lora, layout, adapter, state, self._base.dtype, self._base.device)
             else:
@@ -149,11 +150,8 @@ class TrainingEngine:
     def holds(self, model: UUID) -> bool:
         """Whether the model is open. One that was parked is brought back; if that fails, it is not open any more."""
         try:
-            self._sessions.get(model)
-            is_held = True
+            self._session(model)
         except (NotFound, SpillLost):
-            is_held = False
-        if not all(self._ranks.gathered(is_held)):
             self._sessions.remove(model)
             return False
         return True
@@ -180,7 +178,7 @@ class TrainingEngine:
         """As `forward_backward`, without a gradient; by the same plan its logprobs are the same to the bit."""
         objective = self._objective(datums, loss)
         phases = PhaseTimer(self._clock, plan.seconds if plan else 0.0)
-        self._base.bind(self._session(model))
+        self._bound(model)
         with phases("plan"):
             plan = plan or self._plan(datums, loss.num_substeps)
             turns = turns_of(plan, datums, self._ranks)
@@ -198,7 +196,7 @@ class TrainingEngine:
     def forward(self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None) -> list[DatumTensors]:
         """Logprobs of the current policy; a `backward` by the same plan sees the same bits."""
         check_datums(datums, self.info)
-        self._base.bind(self._session(model))
+        self._bound(model)
         plan = plan or self._plan(datums, num_substeps=1)
         found = dict[int, dict[int, Float32Array]]()
         with torch.no_grad(), self._computing_by(plan):
@@ -227,7 +225,8 @@ class TrainingEngine:
         with _threads(plan.threads):
             session = self._session(model)
             fault_point("adamw:before-step")
-            result = adamw_step(session, adam, plan.max_grad_norm)
+            with self._all_or_none(session):
+                result = adamw_step(session, adam, plan.max_grad_norm)
         fault_point("adamw:after-step")
         return StepResult({**result.metrics, "seconds": self._clock() - started}, result.moved)
 
@@ -245,6 +244,10 @@ class TrainingEngine:
     def snapshot(self, model: UUID) -> SessionSnapshot:
         """What `save` would write now; it may be written by another thread, while the model is trained on."""
         session = self._session(model)
+        with self._ranks.agreed():
+            return self._snapshot(session)
+
+    def _snapshot(self, session: Session) -> SessionSnapshot:
         canary = None
         if self._settings.canary or may_overflow(self._base, session):
             fault_point("canary:before-pass")
@@ -278,12 +281,13 @@ class TrainingEngine:
         plan: Plan | None,
     ) -> PassResult:
         phases = PhaseTimer(self._clock, plan.seconds if plan else 0.0)
-        session = self._session(model)
+        session, adapter = self._bound(model)
         with phases("plan"):
             plan = plan or self._plan(datums, num_substeps)
             turns = turns_of(plan, datums, self._ranks)
-        scratch = self._base.bind(session).scratch_gradient
-        shards = self._ranks.shard_sum(len(plan.shards), scratch)
+        scratch = adapter.scratch_gradient
+        with self._ranks.agreed():
+            shards = self._ranks.shard_sum(len(plan.shards), scratch)
         found = dict[int, MicroBatchFigures]()
         with self._computing_by(plan):
             self._base.measure_activations()
@@ -296,7 +300,9 @@ class TrainingEngine:
                 if turn and turn.closes_shard:
                     shards.add(turn.shard, scratch)
             tally = self._tally(plan, datums, found)
-            session.add_gradient(shards.total())
+            total = shards.total()
+            with self._all_or_none(session):
+                session.add_gradient(total)
         return tally.result(datums, phases.metrics(), asdict(plan.settings))
 
     def _tally(self, plan: Plan, datums: Sequence[Datum], mine: Mapping[int, MicroBatchFigures]) -> PassTally:
@@ -338,6 +344,23 @@ class TrainingEngine:
         """The model's, on the device of each rank."""
         with self._ranks.agreed():
             return self._sessions.get(model)
+
+    def _bound(self, model: UUID) -> tuple[Session, LiveAdapter]:
+        """The model's, and the adapter that computes by its weights from now on."""
+        with self._ranks.agreed():
+            session = self._sessions.get(model)
+            return session, self._base.bind(session)
+
+    @contextmanager
+    def _all_or_none(self, session: Session) -> Generator[None]:
+        """The block changes the session on all ranks; if it raises on one, the session is as it was on all of them."""
+        before = replace(session)
+        try:
+            with self._ranks.agreed():
+                yield
+        except Exception:
+            session.put_back(before)
+            raise
 
     def _zeros(self, length: int) -> torch.Tensor:
         return torch.zeros(length, dtype=self._base.dtype, device=self._base.device)

@@ -17,6 +17,7 @@ from trainer.engine.base_model import BaseModel
 from trainer.engine.finite import squares_finite
 from trainer.engine.metrics import MicroBatchFigures
 from trainer.engine.objective import Objective, Weighted
+from trainer.engine.packing import Pack
 from trainer.engine.ranks import Ranks, Signal
 from trainer.engine.scores import Scores, refuse_broken_policy, trajectory_indices
 from trainer.engine.timing import PhaseTimer
@@ -43,9 +44,10 @@ class MicroBatches:
         """Logprobs, with a graph where gradients are enabled. Raises NonFinite for weights that have diverged."""
         with self._ranks.agreed():
             self._before()
+            pack = None if turn is None else self._base.pack(turn.datums)
         fault_point("forward:before-pass")
         with self._ranks.agreed():
-            scores = self._forward(turn)
+            scores = self._forward(pack)
             fault_point("forward:before-vote")
         fault_point("forward:after-vote")
         return scores
@@ -83,11 +85,10 @@ class MicroBatches:
         fault_point("backward:after-vote")
         return MicroBatchFigures.of(scores, weighted) if scores and weighted else None
 
-    def _forward(self, turn: Turn | None) -> Scores | None:
-        if turn is None:
+    def _forward(self, pack: Pack | None) -> Scores | None:
+        if pack is None:
             self._base.gathers.idle_forward()
             return None
-        pack = self._base.pack(turn.datums)
         recompute = torch.is_grad_enabled() and self._base.activation_bytes(pack) > self._max_activation_bytes
         scores = Scores.of(pack, *self._base.logprobs(pack, recompute=recompute))
         refuse_broken_policy(scores)

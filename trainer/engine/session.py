@@ -43,6 +43,12 @@ class Session:
             raise Conflict("this batch's gradient on top of the accumulated one overflows: call optim_step first")
         self.gradient = total
 
+    def put_back(self, before: Session) -> None:
+        """As it was when `before` was made of it, by `dataclasses.replace`."""
+        self.weights, self.gradient = before.weights, before.gradient
+        self.exp_avg, self.exp_avg_sq = before.exp_avg, before.exp_avg_sq
+        self.num_steps = before.num_steps
+
     @property
     def num_bytes(self) -> int:
         """Of all buffers together."""

@@ -99,9 +99,9 @@ def test_ranks_told_to_stop_hand_their_pass_to_another_at_once(site: Site):
     group.send_signal(signal.SIGTERM)
     took_s = site.until(lambda: site.holder_pid(handed) is None)
     print(f"handed back {took_s * 1000:.0f} ms after SIGTERM")  # noqa: T201
-    assert took_s < 3.0
     assert group.wait(10) == 0
     assert all(map(is_gone, ranks))
+    assert "stop_overdue" not in site.log(), "it was interrupted, and not cut off after --stop-grace"
     assert site.now(passes[handed]).attempts == 0, "nothing died of it"
     assert '"event": "rank_failed"' not in site.log(), "rank 0 sent the other home"
 

@@ -12,8 +12,9 @@ from wire.process.options import Option
 
 _TINY = 1e-9
 
-GROUP_LEASE_TTL_S = 60.0
-"""Of several ranks, where nobody says else: one of them may compile its attention anew for half a minute."""
+GROUP_LEASE_TTL_S = 300.0
+"""Of several ranks, where nobody says else: one of them may compile its attention anew, or compute the longest
+trajectory that it has room for, while the others wait."""
 _SHARE_OF_A_COLLECTIVE = 0.75
 
 

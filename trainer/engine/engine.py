@@ -47,8 +47,10 @@ from wire.plans import Plan, PlanSettings, StepPlan, plan_of
 from wire.process.faults import fault_point
 from wire.trajectories import Float32Array
 
-# Multiplications of a forward: 2,048 tokens of an 8B base. A shorter pass of a GPU waits for launches and gathers.
-_WORTH_A_PASS = 2048 * 8e9
+# What a pass must have for a GPU not to wait: tokens, for the gathers of its layers, and multiplications of a forward,
+# for the launches of its kernels.
+_WORTH_A_PASS_TOKENS = 4096
+_WORTH_A_PASS = _WORTH_A_PASS_TOKENS * 8e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +330,8 @@ class TrainingEngine:
         """settings: of an operation whose plan was not recorded, and which had one shard."""
         own = settings is None
         settings = settings or PlanSettings(self._settings.max_tokens_per_pass, self._threads)
-        min_shard_tokens = self._settings.min_shard_tokens or math.ceil(_WORTH_A_PASS / self.info.num_parameters)
+        worth = max(_WORTH_A_PASS_TOKENS, math.ceil(_WORTH_A_PASS / self.info.num_parameters))
+        min_shard_tokens = self._settings.min_shard_tokens or worth
         shards = plan_shards(
             datums,
             num_substeps=num_substeps,

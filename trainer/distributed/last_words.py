@@ -13,10 +13,12 @@ _VARIABLE = "TORCHELASTIC_ERROR_FILE"
 
 def leave_last_words(error: Exception, environment: Mapping[str, str] = os.environ) -> None:
     """Before this process ends with the error. Does nothing where nobody has asked for them."""
-    if not (path := environment.get(_VARIABLE)):
+    if not environment.get(_VARIABLE):
         return
+    path = Path(environment[_VARIABLE])
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     sentence = (str(error).splitlines() or [type(error).__name__])[0]
-    Path(path).write_text(json.dumps({"message": sentence, "timestamp": int(time.time())}))
+    path.write_text(json.dumps({"message": sentence, "timestamp": int(time.time())}))
 
 
 def last_words(path: Path) -> str | None:

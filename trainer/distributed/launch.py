@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import structlog
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
@@ -37,15 +39,17 @@ def launch(num_ranks: int, grace_s: float, command: Sequence[str] | None = None)
     Raises ChildProcessError with which rank failed, and how.
     """
     _prepare_environment()
-    with tempfile.TemporaryDirectory(prefix="headway-ranks-") as folder:
-        agent = _Agent(_spec(num_ranks, command or [sys.executable, *sys.orig_argv[1:]]), round(grace_s), Path(folder))
-        is_stopped = False
-        try:
-            agent.run()
-        except SignalException as received:
-            is_stopped = True
-            log.info("ranks_stopped", signal=received.sigval.name)
-        failure = agent.failure(is_stopped=is_stopped)
+    spec = _spec(num_ranks, command or [sys.executable, *sys.orig_argv[1:]])
+    folder = Path(tempfile.gettempdir()) / f"headway-ranks-{uuid4().hex}"  # made by a rank that has last words
+    agent = _Agent(spec, round(grace_s), folder)
+    is_stopped = False
+    try:
+        agent.run()
+    except SignalException as received:
+        is_stopped = True
+        log.info("ranks_stopped", signal=received.sigval.name)
+    failure = agent.failure(is_stopped=is_stopped)
+    shutil.rmtree(folder, ignore_errors=True)
     if failure:
         raise ChildProcessError(failure)
 

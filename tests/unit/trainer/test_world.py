@@ -58,15 +58,15 @@ def settings(**given: float) -> TrainerSettings:
 
 
 def test_leases_of_a_group_outlast_its_collectives():
-    assert (settings().lease_ttl(of_group=False), settings().lease_ttl(of_group=True)) == (4.0, 60.0)
-    assert settings().collective_limit_s == 45.0
+    assert (settings().lease_ttl(of_group=False), settings().lease_ttl(of_group=True)) == (4.0, 300.0)
+    assert settings().collective_limit_s == 225.0
     given = settings(lease_ttl_s=8.0)
     assert given.lease_ttl(of_group=False) == given.lease_ttl(of_group=True) == 8.0
     assert given.collective_limit_s == 6.0
 
 
 def test_last_words_are_a_sentence_in_the_file_that_the_agent_reads(tmp_path: Path):
-    path = tmp_path / "0"
+    path = tmp_path / "of this launch" / "0"
     leave_last_words(ValueError("no such base\nmore of it"), {"TORCHELASTIC_ERROR_FILE": str(path)})
     assert last_words(path) == "no such base"
     assert json.loads(path.read_text())["timestamp"] > 0

@@ -18,8 +18,8 @@ _WAITED_FOR = ("all_to_all_single", "all_gather", "all_gather_object", "broadcas
 
 @dataclass(slots=True)
 class Traffic:
-    """received_bytes: of tensors, from other ranks. seconds: in the calls, other ranks' lateness included; of gathers
-    of weights, from their issue to their end, whatever is computed meanwhile."""
+    """received_bytes: of tensors, from other ranks. seconds: in the calls, other ranks' lateness included; none for
+    gathers of weights, which go on while something else is computed."""
 
     number: int = 0
     received_bytes: float = 0.0
@@ -59,17 +59,11 @@ class Collectives:
         return result
 
     def _issued(self, original: Callable[..., Any], output: torch.Tensor, *arguments: Any, **named: Any) -> Any:
-        started = time.perf_counter()
-        work = original(output, *arguments, **named)
         traffic = self._found["layers"]
         traffic.number += 1
         traffic.received_bytes += output.nbytes * (dist.get_world_size() - 1) / dist.get_world_size()
-
-        def ended(_: Any) -> None:
-            traffic.seconds += time.perf_counter() - started
-
-        work.get_future().add_done_callback(ended)
-        return work
+        # When it has ended is not asked for: a callback of ours in a thread of gloo's may outlive the interpreter.
+        return original(output, *arguments, **named)
 
 
 def _received(name: str, *arguments: Any) -> float:

@@ -21,7 +21,7 @@ import torch
 from bench.batches import Shape, random_batch
 from bench.collectives import Collectives
 from trainer.distributed.engine import DistributedEngine, follow
-from trainer.distributed.group import RankGroup, start_group
+from trainer.distributed.group import RankGroup, end_group, start_group
 from trainer.distributed.layer_gathers import LayerGathers
 from trainer.distributed.loading import load_sharded_base
 from trainer.engine.base_model import BaseModel, load_base_model
@@ -107,18 +107,21 @@ def main(job: Job) -> None:
         Path(job.out).write_text(json.dumps({**_passes(engine, engine, job), "ranks": [engine.figures()]}))
         return
     group = start_group("cpu", _LIMIT_S)
-    base = load_sharded_base(job.base)
+    base = load_sharded_base(job.base, ranks=group)
     engine = _Measured(base, job.rounds, group)
     group.meet()
     speeds = _speeds(base, group, job.rank)
     if group.rank > 0:
         follow(engine, group)
         group.gathered(engine.figures())
-        return
-    leading = DistributedEngine(engine, group)
-    found = _passes(leading, engine, job)
-    leading.end()
-    Path(job.out).write_text(json.dumps({**found, **speeds, "ranks": group.gathered(engine.figures())}))
+    else:
+        leading = DistributedEngine(engine, group)
+        found = _passes(leading, engine, job)
+        leading.end()
+        Path(job.out).write_text(json.dumps({**found, **speeds, "ranks": group.gathered(engine.figures())}))
+    end_group()
+    # A thread of gloo's that lets go of its last tensor while the interpreter is torn down ends the process by SIGABRT.
+    os._exit(0)
 
 
 def _passes(leading: DistributedEngine | TrainingEngine, engine: TrainingEngine, job: Job) -> dict[str, Any]:

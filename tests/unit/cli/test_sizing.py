@@ -22,6 +22,7 @@ from tests.unit.cli.test_tables import ended, printed
 from tests.unit.trainer.tiny import datum_of
 from trainer.distributed.sharding import shard_layers
 from trainer.engine.architectures import decoder_layers
+from trainer.engine.base_memory import base_bytes
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings
 from trainer.engine.recomputation import saved_bytes
@@ -84,6 +85,14 @@ def test_weights_and_adapters_have_the_bytes_that_were_counted(config: PreTraine
     assert memory.base == weights + copy
     assert (memory.model, memory.gathered) == (session.num_bytes, 0)
     assert memory.partial_sums == 2 * base.adapter(session.lora).scratch_gradient.nbytes
+
+
+@EACH
+@OF_EACH
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_trainer_refuses_by_the_bytes_that_were_counted(config: PreTrainedConfig, dtype: torch.dtype, ranks: int):
+    memory = trainer_memory(count_base("tiny", config, RANK, dtype), ranks=ranks, rank=RANK, num_shards=8, gpu=10**9)
+    assert memory.base + memory.gathered == base_bytes(built(config, dtype), ranks)
 
 
 def kept_bytes(base: BaseModel, length: int, *, recompute: bool) -> int:

@@ -189,14 +189,14 @@ def _print_collectives(
     for name in names:
         of_ranks = [rank["collectives"].get(name, {}) for rank in run.ranks]
         each = {what: _mean(of.get(what, 0.0) for of in of_ranks) for what in ("number", "received_bytes", "seconds")}
+        if name == "layers":
+            each["seconds"] = each["received_bytes"] / run.speeds["gather_bytes_per_s"]
         found[name] = {**each, "least_bytes": least.get(name, 0.0)}
         print(
             f"{name:22}{each['number']:>8.1f}{each['received_bytes']:>14,.0f}{least.get(name, 0.0):>16,.0f}"
             f"{each['seconds']:>10.3f}"
         )
-    by_themselves_s = found["layers"]["received_bytes"] / run.speeds["gather_bytes_per_s"]
-    waited_s = _mean(rank["gather_waited_s"] for rank in run.ranks)
-    found["layers"]["seconds"] = by_themselves_s
+    by_themselves_s, waited_s = found["layers"]["seconds"], _mean(rank["gather_waited_s"] for rank in run.ranks)
     found["gathers_overlapped"] = round(max(0.0, 1 - waited_s / by_themselves_s), 3)
     print(
         f"gathers of layers take {by_themselves_s:.3f} s by themselves; a pass waits for {waited_s:.3f} s of that, and "

@@ -61,6 +61,10 @@ def _run_rank(settings: TrainerSettings, world: World) -> None:
         is_bug = not isinstance(error, (HeadwayError, OSError, ValueError))
         log.error("rank_failed", reason=str(error), exc_info=is_bug)
         raise SystemExit(1) from error
+    # A thread of gloo may let go of its last tensor while the interpreter is torn down, which is an abort.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Activation checkpointing: a decoder layer keeps its input alone, and is computed again in the backward pass.
 
-The layers compute the same twice, so that gradients are the same to the bit; a third of the time buys a tenth of the
-memory. transformers' own switch also puts layers into training mode, with dropout where a configuration has some.
+The layers compute the same twice, so that gradients are the same to the bit; a third to a half more time buys a tenth
+of the memory. transformers' own switch also puts layers into training mode, with dropout where a configuration has
+some.
 """
 
 from __future__ import annotations

@@ -397,6 +397,7 @@ def sent(group: RankGroup, refusals: list[HeadwayError]) -> list[HeadwayError]:
 
 
 def test_refusals_arrive_as_they_were(two_ranks: RankProcesses) -> None:
-    kinds = [HeadwayError, *HeadwayError.__subclasses__()]
+    kinds = [kind for kind in HeadwayError.__subclasses__() if kind.__module__ == HeadwayError.__module__]
+    assert InvalidRequest in kinds
     for arrived in two_ranks.run(sent, [kind("a sentence") for kind in kinds]):
         assert [(type(error), error.message) for error in arrived] == [(kind, "a sentence") for kind in kinds]

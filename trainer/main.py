@@ -6,6 +6,7 @@ trainer.main`, by which torchrun starts ranks, is `headway trainer`.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -62,6 +63,7 @@ def _run_rank(settings: TrainerSettings, world: World) -> None:
         log.error("rank_failed", reason=str(error), exc_info=is_bug)
         raise SystemExit(1) from error
     # A thread of gloo may let go of its last tensor while the interpreter is torn down, which is an abort.
+    atexit._run_exitfuncs()  # spans that wait to be sent  # pyright: ignore[reportPrivateUsage]
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

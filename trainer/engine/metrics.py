@@ -12,7 +12,8 @@ are left out where the batch carries none, and means over tokens where no positi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -25,12 +26,12 @@ from wire.trajectories import Float32Array
 
 
 @dataclass(frozen=True, slots=True)
-class MicroBatchFigures:
-    """Sums of one micro-batch, in float64. logprobs: of each of its datums, in their order."""
+class Sums:
+    """Over the tokens of one micro-batch or of several, in float64; None where it does not apply."""
 
-    logprobs: Sequence[Float32Array]
     num_tokens_computed: int
     cost: float
+    num_micro_batches: int = 1
     num_tokens: int = 0
     num_clipped: int | None = None
     kl_base: float | None = None
@@ -42,13 +43,12 @@ class MicroBatchFigures:
     ratio_max: float = 0.0
 
     @classmethod
-    def of(cls, scores: Scores, weighted: Weighted) -> MicroBatchFigures:
-        """What it came to, and how it was weighed."""
-        logprobs = list(scores.per_datum().values())
+    def of(cls, scores: Scores, weighted: Weighted) -> Sums:
+        """Of a micro-batch, and of how it was weighed."""
         cost = weighted.costs_N.double().sum().item()
         counting = scores.counting()
         if counting is not None and not len(counting):
-            return cls(logprobs, scores.pack.num_tokens, cost)
+            return cls(scores.pack.num_tokens, cost)
         chosen = slice(None) if counting is None else counting
         logprobs_C = scores.logprobs_N[chosen].double()
         sampling_logprobs_C = scores.sampling_logprobs_N[chosen].double()
@@ -57,7 +57,6 @@ class MicroBatchFigures:
         ratios_C = gaps_C.exp()
         clipped_N, kl_base_N = weighted.clipped_N, weighted.kl_base_N
         return cls(
-            logprobs,
             scores.pack.num_tokens,
             cost,
             num_tokens=len(logprobs_C),
@@ -71,87 +70,93 @@ class MicroBatchFigures:
             ratio_max=ratios_C.max().item(),
         )
 
+    def __add__(self, other: Sums) -> Sums:
+        """Of both together."""
+        names = (one.name for one in fields(self))
+        sums: dict[str, Any] = {name: _added(getattr(self, name), getattr(other, name)) for name in names}
+        sums["ratio_max"] = max(self.ratio_max, other.ratio_max)
+        return Sums(**sums)
 
-@dataclass(slots=True)
+
+def _added(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatchFigures:
+    """What a micro-batch came to. logprobs: of each of its datums, in their order."""
+
+    logprobs: Sequence[Float32Array]
+    sums: Sums
+
+    @classmethod
+    def of(cls, scores: Scores, weighted: Weighted) -> MicroBatchFigures:
+        """What it came to, and how it was weighed."""
+        return cls(list(scores.per_datum().values()), Sums.of(scores, weighted))
+
+
 class PassTally:
     """Adds up the micro-batches of one pass, in the order of its plan, whoever computed them."""
 
-    num_tokens: int = 0
-    num_tokens_computed: int = 0
-    num_micro_batches: int = 0
-    num_clipped: int | None = None
-    kl_base: float | None = None
-    cost: float = 0.0
-    entropy: float = 0.0
-    sampling_logprob: float = 0.0
-    drift: float = 0.0
-    k3: float = 0.0
-    ratio: float = 0.0
-    ratio_max: float = 0.0
-    logprobs: dict[Datum, Float32Array] = field(default_factory=dict[Datum, Float32Array])
+    def __init__(self) -> None:
+        self._logprobs: dict[Datum, Float32Array] = {}
+        self._sums: Sums | None = None
 
     def add(self, datums: Sequence[Datum], figures: MicroBatchFigures) -> None:
         """Count a micro-batch of these datums."""
-        self.logprobs.update(zip(datums, figures.logprobs, strict=True))
-        self.num_micro_batches += 1
-        self.num_tokens += figures.num_tokens
-        self.num_tokens_computed += figures.num_tokens_computed
-        self.cost += figures.cost
-        self.entropy += figures.entropy
-        self.sampling_logprob += figures.sampling_logprob
-        self.drift += figures.drift
-        self.k3 += figures.k3
-        self.ratio += figures.ratio
-        self.ratio_max = max(self.ratio_max, figures.ratio_max)
-        if figures.num_clipped is not None:
-            self.num_clipped = (self.num_clipped or 0) + figures.num_clipped
-        if figures.kl_base is not None:
-            self.kl_base = (self.kl_base or 0.0) + figures.kl_base
+        self._logprobs.update(zip(datums, figures.logprobs, strict=True))
+        self._sums = figures.sums if self._sums is None else self._sums + figures.sums
 
     def result(
         self, datums: Sequence[Datum], seconds: Mapping[str, float], recorded: Mapping[str, float]
     ) -> PassResult:
         """The pass as its caller sees it. seconds: `seconds:sum` and its parts; `recorded` goes along as it is."""
+        sums = self._sums
+        assert sums is not None, "a pass has a micro-batch"
         total_s, num_tokens_merged = seconds["seconds:sum"], sum(datum.num_tokens for datum in datums)
         metrics = {
-            "loss:sum": self.cost,
+            "loss:sum": sums.cost,
             **_reward_metrics(datums),
-            **(self._token_metrics(datums) if self.num_tokens else {}),
-            "tokens:sum": self.num_tokens,
-            "tokens_sent:sum": sum(datum.num_prompt_tokens for datum in datums) + self.num_tokens,
+            **(_token_metrics(sums, datums) if sums.num_tokens else {}),
+            "tokens:sum": sums.num_tokens,
+            "tokens_sent:sum": sum(datum.num_prompt_tokens for datum in datums) + sums.num_tokens,
             "tokens_merged:sum": num_tokens_merged,
-            "tokens_computed:sum": self.num_tokens_computed,
-            "sharing_ratio": num_tokens_merged / self.num_tokens_computed,
-            "micro_batches:sum": self.num_micro_batches,
+            "tokens_computed:sum": sums.num_tokens_computed,
+            "sharing_ratio": num_tokens_merged / sums.num_tokens_computed,
+            "micro_batches:sum": sums.num_micro_batches,
             **seconds,
-            "tokens_per_s": self.num_tokens_computed / total_s if total_s > 0 else 0.0,
+            "tokens_per_s": sums.num_tokens_computed / total_s if total_s > 0 else 0.0,
             **recorded,
         }
         return PassResult(
             {name: float(value) for name, value in metrics.items()},
             len(datums),
-            self.num_tokens,
-            [self.logprobs[datum] for datum in datums],
+            sums.num_tokens,
+            [self._logprobs[datum] for datum in datums],
         )
 
-    def _token_metrics(self, datums: Sequence[Datum]) -> dict[str, float]:
-        return {
-            **(self._sampling_metrics() if all(datum.is_sampled.all() for datum in datums) else {}),
-            **({} if self.kl_base is None else {"kl_base:mean": self.kl_base / self.num_tokens}),
-            "entropy:mean": self.entropy / self.num_tokens,
-        }
 
-    def _sampling_metrics(self) -> dict[str, float]:
-        metrics = {
-            "sampling_logprob_mean": self.sampling_logprob / self.num_tokens,
-            "kl_sampling_trainer:mean": self.drift / self.num_tokens,
-            "kl_sampling_trainer_k3:mean": self.k3 / self.num_tokens,
-            "ratio:mean": self.ratio / self.num_tokens,
-            "ratio:max": self.ratio_max,
-        }
-        if self.num_clipped is not None:
-            metrics["clip_fraction:mean"] = self.num_clipped / self.num_tokens
-        return metrics
+def _token_metrics(sums: Sums, datums: Sequence[Datum]) -> dict[str, float]:
+    return {
+        **(_sampling_metrics(sums) if all(datum.is_sampled.all() for datum in datums) else {}),
+        **({} if sums.kl_base is None else {"kl_base:mean": sums.kl_base / sums.num_tokens}),
+        "entropy:mean": sums.entropy / sums.num_tokens,
+    }
+
+
+def _sampling_metrics(sums: Sums) -> dict[str, float]:
+    metrics = {
+        "sampling_logprob_mean": sums.sampling_logprob / sums.num_tokens,
+        "kl_sampling_trainer:mean": sums.drift / sums.num_tokens,
+        "kl_sampling_trainer_k3:mean": sums.k3 / sums.num_tokens,
+        "ratio:mean": sums.ratio / sums.num_tokens,
+        "ratio:max": sums.ratio_max,
+    }
+    if sums.num_clipped is not None:
+        metrics["clip_fraction:mean"] = sums.num_clipped / sums.num_tokens
+    return metrics
 
 
 def _reward_metrics(datums: Sequence[Datum]) -> dict[str, float]:

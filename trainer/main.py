@@ -10,6 +10,7 @@ import atexit
 import os
 import signal
 import sys
+from typing import NoReturn
 
 import structlog
 
@@ -57,16 +58,19 @@ def _run_rank(settings: TrainerSettings, world: World) -> None:
             follow_leader(settings, world)
     except Exception as error:
         leave_last_words(error)
-        if world.rank == 0:
-            raise
         is_bug = not isinstance(error, (HeadwayError, OSError, ValueError))
         log.error("rank_failed", reason=str(error), exc_info=is_bug)
-        raise SystemExit(1) from error
-    # A thread of gloo may let go of its last tensor while the interpreter is torn down, which is an abort.
+        _leave(1)
+    _leave(0)
+
+
+def _leave(status: int) -> NoReturn:
+    """End this process without tearing the interpreter down: a thread of gloo may let go of its last tensor meanwhile,
+    which is an abort, and reads as a rank that was killed."""
     atexit._run_exitfuncs()  # spans that wait to be sent  # pyright: ignore[reportPrivateUsage]
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ reads one of them (`inverse_N`), possibly one that others read too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -89,10 +90,9 @@ def plan_shards(datums: Sequence[Datum], *, num_substeps: int, budget: PassBudge
             [unit for group in groups for unit in _units(group, budget)] for groups in _substeps(datums, num_substeps)
         ]
         total = sum(cost for units in chunks for _, cost in units)
-        # Below the budget, so that there is something for each shard; above what makes passes too short.
-        limit = min(budget.max_tokens, max(budget.min_shard_tokens, total / budget.max_shards))
-        limit = budget.max_tokens if budget.max_shards == 1 else limit
-        pieces = [piece for units in chunks for piece in _fill(units, limit)]
+        # So much that there is something for each shard, and that no pass is too short.
+        share = max(budget.min_shard_tokens, total / budget.max_shards) if budget.max_shards > 1 else math.inf
+        pieces = [piece for units in chunks for piece in _fill(units, min(budget.max_tokens, share))]
     return _shards(pieces, budget)
 
 

@@ -57,9 +57,9 @@ def _run_rank(settings: TrainerSettings, world: World) -> None:
 
             follow_leader(settings, world)
     except Exception as error:
-        leave_last_words(error)
         is_bug = not isinstance(error, (HeadwayError, OSError, ValueError))
         log.error("rank_failed", reason=str(error), exc_info=is_bug)
+        leave_last_words(error)
         _leave(1)
     _leave(0)
 

@@ -73,6 +73,12 @@ def test_last_words_are_a_sentence_in_the_file_that_the_agent_reads(tmp_path: Pa
     leave_last_words(ValueError("nobody asked"), {"TORCHELASTIC_ERROR_FILE": ""})
 
 
+def test_a_rank_that_cannot_write_ends_with_its_own_error(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    leave_last_words(ValueError("no such base"), {"TORCHELASTIC_ERROR_FILE": str(tmp_path / "file" / "0")})
+    assert last_words(tmp_path / "file" / "0") is None
+
+
 @pytest.mark.parametrize("text", [None, "", "{"])
 def test_no_last_words_are_none(tmp_path: Path, text: str | None):
     if text is not None:

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from trainer.distributed.gather_traffic import GatherTraffic
 from trainer.distributed.layer_all_gather import GatherBuffer, LayerAllGather
+from trainer.distributed.peers import lost_peer
 from wire.errors import DeviceLost
 
 
@@ -100,7 +101,5 @@ class LayerGathers:
         self._issued.append(layer)
 
     def _lose(self, error: Exception) -> DeviceLost:
-        self._lost = DeviceLost(
-            f"another rank of this trainer has left a gather of weights ({error}); this process ends"
-        )
+        self._lost = lost_peer(error)
         return self._lost

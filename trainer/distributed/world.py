@@ -9,6 +9,10 @@ from dataclasses import dataclass
 LAUNCHER_PID = "HEADWAY_LAUNCHER_PID"
 """The process whose elastic agent started this rank, where that is ours and not `torchrun`."""
 
+_A_RANK = ("RANK", "WORLD_SIZE")
+_OF_AN_AGENT = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+"""What an elastic agent sets besides. Wrappers of Slurm and MPI, and operators of Kubernetes, set only some of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -23,16 +27,17 @@ class World:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> World | None:
-        """None for a process that computes alone."""
-        if not {"RANK", "WORLD_SIZE"} <= environment.keys():
+        """None for a process that computes alone. Raises ValueError for a rank that no elastic agent has started: the
+        others would not be found, or each would think that it is the first."""
+        if not all(name in environment for name in _A_RANK):
             return None
-        return cls(
-            int(environment["RANK"]),
-            int(environment["WORLD_SIZE"]),
-            int(environment.get("LOCAL_RANK", "0")),
-            int(environment.get("LOCAL_WORLD_SIZE", "1")),
-            _agent_pid(environment),
-        )
+        if missing := [name for name in _OF_AN_AGENT if name not in environment]:
+            raise ValueError(
+                f"{' and '.join(_A_RANK)} are set, and {', '.join(missing)} not, so it was not torchrun that set them: "
+                "start the ranks by torchrun or headway trainer --gpus N, or unset these two to compute alone"
+            )
+        places = (int(environment[name]) for name in (*_A_RANK, "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+        return cls(*places, agent_pid=_agent_pid(environment))
 
     def device(self, name: str, num_gpus: int) -> str:
         """Of this rank, by `--device`. Raises ValueError where the host has no such one."""
@@ -51,7 +56,5 @@ ALONE = World(0, 1)
 """The place of a process that computes alone."""
 
 
-def _agent_pid(environment: Mapping[str, str]) -> int | None:
-    if LAUNCHER_PID in environment:
-        return int(environment[LAUNCHER_PID])
-    return os.getppid() if "TORCHELASTIC_RUN_ID" in environment else None
+def _agent_pid(environment: Mapping[str, str]) -> int:
+    return int(environment[LAUNCHER_PID]) if LAUNCHER_PID in environment else os.getppid()

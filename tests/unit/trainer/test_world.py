@@ -17,6 +17,8 @@ TORCHRUN = {
     "WORLD_SIZE": "8",
     "LOCAL_RANK": "1",
     "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "29500",
     "TORCHELASTIC_RUN_ID": "x",
 }
 
@@ -29,7 +31,15 @@ def test_a_process_without_a_rank_computes_alone():
 def test_a_rank_knows_its_place_and_who_watches_it():
     assert World.of(TORCHRUN) == World(5, 8, 1, 4, os.getppid())
     assert World.of(TORCHRUN | {LAUNCHER_PID: "17"}) == World(5, 8, 1, 4, 17)
-    assert World.of({"RANK": "0", "WORLD_SIZE": "1"}) == World(0, 1, 0, 1, None)
+
+
+@pytest.mark.parametrize(
+    "missing", ["LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"]
+)
+def test_ranks_of_another_launcher_are_refused(missing: str):
+    some = {name: value for name, value in TORCHRUN.items() if name != missing}
+    with pytest.raises(ValueError, match=f"^RANK and WORLD_SIZE are set, and {missing} not, .*unset these two"):
+        World.of(some)
 
 
 @pytest.mark.parametrize(

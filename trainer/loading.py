@@ -90,7 +90,8 @@ def _load_base(given: str | None, place: Place) -> BaseModel:
         if place.group is None:
             return load_base_model(weights, device=place.device)
         with place.group.agreed():
-            return load_sharded_base(weights, device=place.device, ranks=place.group)
+            on_host = place.world.local_size
+            return load_sharded_base(weights, device=place.device, ranks=place.group, on_host=on_host)
 
 
 def _engine_settings(settings: TrainerSettings, threads: int) -> EngineSettings:

@@ -40,13 +40,14 @@ def load_sharded_base(
     dtype: torch.dtype | None = None,
     revision: str | None = None,
     ranks: Ranks | None = None,
+    on_host: int = 1,
 ) -> BaseModel:
     """As `load_base_model`, of whose layers each rank of the default process group holds its part. All ranks call it.
 
     Shards are those of `fully_shard` on the loaded model, to the bit. ranks: the same group, by which they agree on
-    what the self-check found, and raise what one of them raises. Raises UnsupportedArchitecture also where the files
-    hold weights in a layout that cannot be read in parts, OSError where some are missing, and BaseTooLarge where a rank
-    has no room for its part.
+    what the self-check found, and raise what one of them raises. on_host: how many of them this host has. Raises
+    UnsupportedArchitecture also where the files hold weights in a layout that cannot be read in parts, OSError where
+    some are missing, and BaseTooLarge where a rank has no room for its part.
     """
     place = torch.device(device)
     if place.type == "cuda":
@@ -54,7 +55,7 @@ def load_sharded_base(
     ranks = ranks or Alone()
     with at_own_pace(ranks):  # gathers have a limit, and reading takes each as long as its disk needs
         outline = outline_of(name_or_path, dtype or usual_dtype(device), revision)
-        refuse_too_large(outline, place, dist.get_world_size())
+        refuse_too_large(outline, place, dist.get_world_size(), on_host)
     with at_own_pace(ranks):
         model = _read(name_or_path, outline, place, revision)
     return BaseModel(model, gathers_of(model), sharded_fingerprint, ranks)

@@ -40,14 +40,19 @@ def base_bytes(outline: PreTrainedModel, ranks: int) -> int:
     return rows + _bytes(outside) + copy + gathered
 
 
-def refuse_too_large(outline: PreTrainedModel, device: torch.device, ranks: int = 1) -> None:
-    """Raises BaseTooLarge, saying how many GPUs like this one would do, where a rank's part is more than is free."""
-    needed, free = base_bytes(outline, ranks), free_bytes(device)
+def refuse_too_large(outline: PreTrainedModel, device: torch.device, ranks: int = 1, on_host: int = 1) -> None:
+    """Raises BaseTooLarge, saying how many GPUs like this one would do, where a rank's part is more than is free.
+
+    on_host: so many of the ranks, which begin at the same time, share this host's memory.
+    """
+    sharing = on_host if device.type == "cpu" else 1
+    needed, free = base_bytes(outline, ranks), free_bytes(device) // sharing
     if needed <= free:
         return
     name = outline.name_or_path or type(outline).__name__
     each = f"each of {ranks} ranks" if ranks > 1 else "this process"
-    taken = f"{name} takes {_gb(needed)} of {each} before anything is trained, and {_gb(free)} are free on {device}"
+    place = f"on {device}" if sharing == 1 else f"for each of the {sharing} on this host"
+    taken = f"{name} takes {_gb(needed)} of {each} before anything is trained, and {_gb(free)} are free {place}"
     if device.type == "cpu":
         raise BaseTooLarge(f"{taken}; take a smaller base, or a machine with more memory")
     fewest = next((count for count in range(2, _MANY_RANKS + 1) if base_bytes(outline, count) <= free), None)

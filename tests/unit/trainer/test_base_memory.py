@@ -36,6 +36,18 @@ def test_a_base_that_does_not_fit_names_how_many_gpus_would_do() -> None:
         refuse_too_large(outline, GPU, 5)
 
 
+def test_ranks_on_one_host_share_its_memory_and_each_has_a_gpu() -> None:
+    outline = tiny_model()
+    needed = base_bytes(outline, 2)
+    with patch.object(base_memory, "free_bytes", lambda _: 2 * needed):
+        refuse_too_large(outline, torch.device("cpu"), 2, on_host=2)
+    with patch.object(base_memory, "free_bytes", lambda _: 2 * needed - 1):
+        refuse_too_large(outline, torch.device("cpu"), 2, on_host=1)
+        refuse_too_large(outline, GPU, 2, on_host=2)
+        with pytest.raises(BaseTooLarge, match=r" are free for each of the 2 on this host; take a smaller base"):
+            refuse_too_large(outline, torch.device("cpu"), 2, on_host=2)
+
+
 def test_what_is_whole_on_each_gpu_must_fit_one() -> None:
     with patch.object(base_memory, "free_bytes", lambda _: 1000), pytest.raises(BaseTooLarge, match="no number of"):
         refuse_too_large(tiny_model(), GPU)

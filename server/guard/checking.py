@@ -15,13 +15,14 @@ from typing import Literal
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ColumnElement, func, over, select, text, true, update
+from sqlalchemy import ColumnElement, any_, func, or_, over, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD, record
 from server.catalog import pausing
-from server.guard.history import History
-from server.guard.reading import path_to, read_history
+from server.guard.history import History, Step
+from server.guard.paths import Paths
+from server.guard.reading import Path, ids_of, read_history
 from server.guard.rules import RULES, Finding
 from server.guard.settings import read_guard
 from server.guard.types import Guard
@@ -53,7 +54,7 @@ class Due:
     model_id: UUID
 
 
-async def check_due(database: AsyncDatabase) -> int:
+async def check_due(database: AsyncDatabase, paths: Paths) -> int:
     """Look at some of what is new, oldest first; how many things that were. 0: at everything that nobody else is at."""
     async with database.session() as session:
         due = await _due(session)
@@ -67,7 +68,7 @@ async def check_due(database: AsyncDatabase) -> int:
                 if not await session.scalar(_LOCK, {"model_id": str(one.model_id)}):
                     elsewhere.add(one.model_id)  # another server is at it, which keeps to the order
                     continue
-                num_checked += await _check(session, one)
+                num_checked += await _check(session, one, paths)
         except (ArithmeticError, LookupError, TypeError, ValueError):  # a rule that fails must not stop the others
             log.exception("guard_check_failed", kind=one.kind, id=str(one.id), model=str(one.model_id))
             async with database.session() as session:
@@ -92,7 +93,7 @@ async def _due(session: AsyncSession) -> list[Due]:
     return found
 
 
-async def _check(session: AsyncSession, due: Due) -> bool:
+async def _check(session: AsyncSession, due: Due, paths: Paths) -> bool:
     table = _TABLES[due.kind]
     row = await session.scalar(select(table).where(table.id == due.id, table.guard_checked_at.is_(None)))
     if row is None:
@@ -104,10 +105,10 @@ async def _check(session: AsyncSession, due: Due) -> bool:
         at = row.checkpoint_id
     if isinstance(row, OperationRow):
         failure = row.error_message or "no more is known"
-    path = await path_to(session, at)
+    path = await paths.to(session, model.id, at)
     guard = await read_guard(session, model.id)
     findings = await _findings(session, model, path, guard, due, failure)
-    await _raise_alarms(session, model, path[-1] if path else None, guard, due, findings)
+    await _raise_alarms(session, model, path.steps[-1] if path.steps else None, guard, due, findings)
     await _mark(session, due)
     return True
 
@@ -115,7 +116,7 @@ async def _check(session: AsyncSession, due: Due) -> bool:
 async def _findings(
     session: AsyncSession,
     model: ModelRow,
-    path: Sequence[CheckpointRow],
+    path: Path,
     guard: Guard,
     due: Due,
     failure: str | None,
@@ -137,9 +138,9 @@ async def _findings(
     return found
 
 
-async def _earlier_alarms(session: AsyncSession, model_id: UUID, path: Sequence[CheckpointRow]) -> dict[str, AlarmRow]:
+async def _earlier_alarms(session: AsyncSession, model_id: UUID, path: Path) -> dict[str, AlarmRow]:
     """Of each rule the newest alarm on this path. While it is not acknowledged, the rule stays silent there."""
-    on_path = AlarmRow.checkpoint_id.in_([row.id for row in path]) | AlarmRow.checkpoint_id.is_(None)
+    on_path = or_(AlarmRow.checkpoint_id == any_(ids_of(path.steps)), AlarmRow.checkpoint_id.is_(None))
     query = select(AlarmRow).where(AlarmRow.model_id == model_id, on_path).order_by(AlarmRow.created_at)
     return {row.rule: row for row in await session.scalars(query)}
 
@@ -147,7 +148,7 @@ async def _earlier_alarms(session: AsyncSession, model_id: UUID, path: Sequence[
 async def _raise_alarms(
     session: AsyncSession,
     model: ModelRow,
-    checkpoint: CheckpointRow | None,
+    checkpoint: Step | None,
     guard: Guard,
     due: Due,
     findings: dict[str, Finding],

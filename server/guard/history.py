@@ -6,8 +6,11 @@ Other branches do not count: a model that was rolled back is judged by what it i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from operator import attrgetter
 from statistics import fmean
 from typing import Any
 from uuid import UUID
@@ -41,6 +44,12 @@ class Step:
     def reward_variance(self) -> float:
         """Of the mean reward: the square of its standard error; 0 where unknown."""
         return self.reward_std**2 / self.num_traces if self.reward_std and self.num_traces else 0.0
+
+
+Figure = Callable[[Step], float | None]
+"""Something that a step may have."""
+reward: Figure = attrgetter("reward")
+_NUMBER: Callable[[Step], int] = attrgetter("step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +89,23 @@ class History:
         """Without what came before: what somebody has acknowledged is no news."""
         return replace(
             self,
-            steps=[one for one in self.steps if one.step > step],
+            steps=self.between(step, None),
             scores=[score for score in self.scores if score.step >= step],
             components={name: [at for at in means if at[0] >= step] for name, means in self.components.items()},
         )
+
+    def between(self, after: int, to: int | None) -> Sequence[Step]:
+        """The steps after that number, up to and with this one (None: all)."""
+        begin = bisect_right(self.steps, after, key=_NUMBER)
+        return self.steps[begin : None if to is None else bisect_right(self.steps, to, key=_NUMBER)]
+
+    def first(self, num: int, figure: Figure) -> list[tuple[Step, float]]:
+        """Of the steps that have the figure, the first so many. No more are looked at than it takes."""
+        return list(islice(_having(self.steps, figure), num))
+
+    def last(self, num: int, figure: Figure) -> list[tuple[Step, float]]:
+        """Of the steps that have the figure, the last so many, oldest first."""
+        return list(islice(_having(reversed(self.steps), figure), num))[::-1]
 
     def series(self, metric: str) -> list[tuple[Step, float]]:
         """The steps that have the figure."""
@@ -96,9 +118,14 @@ class History:
             found.setdefault(score.benchmark, {})[score.checkpoint_id] = score
         return {name: sorted(scores.values(), key=lambda score: score.step) for name, scores in found.items()}
 
-    def rewarded(self) -> list[Step]:
-        """The steps that have a reward."""
-        return [step for step in self.steps if step.reward is not None]
+
+def metric(name: str) -> Figure:
+    """The figure of that name."""
+    return lambda step: step.metric(name)
+
+
+def _having(steps: Iterable[Step], figure: Figure) -> Iterator[tuple[Step, float]]:
+    return ((step, value) for step in steps if (value := figure(step)) is not None)
 
 
 def mean_reward(steps: Sequence[Step]) -> tuple[float, float]:

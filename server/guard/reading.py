@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import or_, select, text
+from sqlalchemy import ARRAY, ColumnElement, Text, Uuid, any_, cast, literal, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.guard.history import History, Score, Step
@@ -46,47 +48,78 @@ _COMPONENTS = text("""
     group by 1, 2 order by 1, 2 limit 2000
 """)
 
+_STEP_COLUMNS = (
+    CheckpointRow.id,
+    CheckpointRow.parent_id,
+    CheckpointRow.name,
+    CheckpointRow.step,
+    CheckpointRow.mean_reward,
+    CheckpointRow.num_traces,
+    CheckpointRow.metrics,
+)
+_SCORE_COLUMNS = (
+    EvalRow.id,
+    EvalRow.benchmark,
+    EvalRow.checkpoint_id,
+    EvalRow.score,
+    EvalRow.stderr,
+    EvalRow.n,
+    EvalRow.higher_is_better,
+)
 
-async def path_to(session: AsyncSession, checkpoint_id: UUID | None) -> list[CheckpointRow]:
-    """The checkpoint and its ancestors, root first; empty for the base weights."""
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The checkpoint and its ancestors, root first; no steps: the base weights. `begins_at_base`: these are on it."""
+
+    steps: Sequence[Step] = ()
+    begins_at_base: bool = True
+
+
+async def path_to(session: AsyncSession, checkpoint_id: UUID | None) -> tuple[Path, bool]:
+    """The path, and whether its first step is the root of the tree: of a longer one, the last `LONGEST` steps."""
     if checkpoint_id is None:
-        return []
+        return Path(), True
     ids = (await session.scalars(_PATH, {"id": checkpoint_id, "longest": LONGEST})).all()
-    rows = await session.scalars(select(CheckpointRow).where(CheckpointRow.id.in_(ids)).order_by(CheckpointRow.step))
-    return list(rows)
+    of_path = select(*_STEP_COLUMNS).where(CheckpointRow.id.in_(ids)).order_by(CheckpointRow.step)
+    rows = (await session.execute(of_path)).all()
+    is_whole = rows[0].parent_id is None
+    # A root of step 0 starts from another model's weights; base weights are not on such a path.
+    return Path([step_of(row) for row in rows], begins_at_base=is_whole and rows[0].step > 0), is_whole
 
 
-async def read_history(
-    session: AsyncSession, model: ModelRow, path: Sequence[CheckpointRow], failure: str | None = None
-) -> History:
+async def read_history(session: AsyncSession, model: ModelRow, path: Path, failure: str | None = None) -> History:
     """What happened on the way to the last checkpoint of a path."""
     return History(
         model=model.slug,
-        steps=[_step(row) for row in path],
+        steps=path.steps,
         scores=await scores_on(session, model.id, path),
         components=await _components(session, model, path),
         failure=failure,
     )
 
 
-async def scores_on(session: AsyncSession, model_id: UUID, path: Sequence[CheckpointRow]) -> list[Score]:
+async def scores_on(session: AsyncSession, model_id: UUID, path: Path) -> list[Score]:
     """The held-out scores of the path's checkpoints and of the base weights, in the order of the path."""
-    known = {row.id: row for row in path}
-    # A root of step 0 starts from another model's weights; base weights are not on such a path.
-    on_path = EvalRow.checkpoint_id.in_(known)
-    if not path or (path[0].parent_id is None and path[0].step > 0):
+    on_path = EvalRow.checkpoint_id == any_(ids_of(path.steps))
+    if path.begins_at_base:
         on_path = or_(on_path, EvalRow.checkpoint_id.is_(None))
-    query = select(EvalRow).where(EvalRow.model_id == model_id, on_path)
-    rows = list(await session.scalars(query.order_by(EvalRow.created_at.desc(), EvalRow.id).limit(_NUM_SCORES)))
-    rows.reverse()
-    places = [(known[row.checkpoint_id].step if row.checkpoint_id else 0, index, row) for index, row in enumerate(rows)]
-    return [_score(row, known.get(row.checkpoint_id) if row.checkpoint_id else None) for *_, row in sorted(places)]
+    query = select(*_SCORE_COLUMNS).where(EvalRow.model_id == model_id, on_path)
+    rows = (await session.execute(query.order_by(EvalRow.created_at.desc(), EvalRow.id).limit(_NUM_SCORES))).all()
+    if not rows:
+        return []
+    known = {step.id: step for step in path.steps}
+    scores = [_score(row, known.get(row.checkpoint_id)) for row in reversed(rows)]
+    return sorted(scores, key=lambda score: score.step)
 
 
-async def _components(
-    session: AsyncSession, model: ModelRow, path: Sequence[CheckpointRow]
-) -> dict[str, list[tuple[int, float]]]:
-    ids = [row.id for row in path[-_COMPONENT_STEPS:]]
+def ids_of(steps: Sequence[Step]) -> ColumnElement[Any]:
+    """SQL: their ids as one parameter."""
+    return cast(literal("{" + ",".join([step.id.hex for step in steps]) + "}", Text), ARRAY(Uuid))
+
+
+async def _components(session: AsyncSession, model: ModelRow, path: Path) -> dict[str, list[tuple[int, float]]]:
+    ids = [step.id for step in path.steps[-_COMPONENT_STEPS:]]
     found = dict[str, list[tuple[int, float]]]()
     if ids:
         asked = {"team_id": model.team_id, "model_id": model.id, "ids": ids}
@@ -95,7 +128,8 @@ async def _components(
     return found
 
 
-def _step(row: CheckpointRow) -> Step:
+def step_of(row: CheckpointRow | Any) -> Step:
+    """What rules see of a checkpoint, or of a row with its columns."""
     std = row.metrics.get("reward_std")
     return Step(
         id=row.id,
@@ -108,7 +142,7 @@ def _step(row: CheckpointRow) -> Step:
     )
 
 
-def _score(row: EvalRow, checkpoint: CheckpointRow | None) -> Score:
+def _score(row: Any, checkpoint: Step | None) -> Score:
     return Score(
         id=row.id,
         benchmark=row.benchmark,

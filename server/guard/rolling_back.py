@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from sqlalchemy import any_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD
 from server.catalog import pausing
 from server.catalog.heads import Heads, roll_to
 from server.guard.history import Score
-from server.guard.reading import BASE, path_to, scores_on
+from server.guard.reading import BASE, ids_of, path_to, scores_on
 from store.tables import AlarmRow, CheckpointRow, ModelRow
 
 _LEFT = "the head had been moved elsewhere meanwhile, and was left there"
@@ -88,7 +89,8 @@ async def _lock_pending(session: AsyncSession, alarm: AlarmRow) -> AlarmRow:
 
 
 async def _was_moved(session: AsyncSession, alarm: AlarmRow, head: UUID | None) -> bool:
-    on_path = {row.id for row in await path_to(session, head)}
+    path, _ = await path_to(session, head)
+    on_path = {step.id for step in path.steps}
     return alarm.checkpoint_id is not None and alarm.checkpoint_id not in on_path
 
 
@@ -97,12 +99,13 @@ def _named(checkpoint_id: UUID | None) -> str:
 
 
 async def _goal(session: AsyncSession, alarm: AlarmRow) -> Goal:
-    path = await path_to(session, alarm.checkpoint_id)
-    kept = {row.id for row in path if row.files_removed_at is None}
+    path, _ = await path_to(session, alarm.checkpoint_id)
+    with_files = select(CheckpointRow.id).where(CheckpointRow.files_removed_at.is_(None))
+    kept = set(await session.scalars(with_files.where(CheckpointRow.id == any_(ids_of(path.steps)))))
     scores = await scores_on(session, alarm.model_id, path)
     usable = [score for score in scores if score.checkpoint_id is None or score.checkpoint_id in kept]
     benchmark = alarm.evidence.get("benchmark") or _most_scored(usable)
-    return best_of([score for score in usable if score.benchmark == benchmark], path)
+    return best_of([score for score in usable if score.benchmark == benchmark])
 
 
 def _most_scored(scores: Sequence[Score]) -> str | None:
@@ -110,7 +113,7 @@ def _most_scored(scores: Sequence[Score]) -> str | None:
     return max(names, key=names.count) if names else None
 
 
-def best_of(scores: Sequence[Score], path: Sequence[CheckpointRow]) -> Goal:
+def best_of(scores: Sequence[Score]) -> Goal:
     """The best score; of equal ones the latest, which has learned most."""
     if not scores:
         return Goal(None, "no checkpoint on the way to the head has a held-out score to roll back to")

@@ -12,6 +12,7 @@ from server.catalog.heads import Heads
 from server.evals.jobs import score_jobs
 from server.guard.acting import act_due
 from server.guard.checking import check_due
+from server.guard.paths import Paths
 from server.process.settings import GuardSettings
 from store.notify import GUARD_DUE, OPERATION_DONE, Subscription
 from store.repeating import RepeatedTask, Rhythm
@@ -43,13 +44,14 @@ class _Looks:
         self._heads, self._settings = heads, settings
         self._jobs_at = 0.0
         self._looked = asyncio.Event()
+        self._paths = Paths()
 
     async def look(self) -> None:
         """Score jobs and hold the rules against all that is new, which may raise alarms."""
         if time.monotonic() >= self._jobs_at:
             await score_jobs(self._heads.database, self._settings.settle_s)
             self._jobs_at = time.monotonic() + self._settings.every_s
-        while await check_due(self._heads.database):
+        while await check_due(self._heads.database, self._paths):
             self._looked.set()
 
     async def act(self) -> None:

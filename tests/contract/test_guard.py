@@ -22,6 +22,7 @@ from server.catalog import heads
 from server.evals.service import evaluation_traces
 from server.guard import checking, rolling_back
 from server.guard.checking import _BATCH, Due, _due, check_due
+from server.guard.paths import Paths
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, CheckpointRow, EvalRow, EventRow, JobRow, ModelRow, OperationRow, SampleRow, TraceRow
 from store.tree import move_head
@@ -340,7 +341,7 @@ async def test_numbers_that_are_not_finite_pause_the_model_unasked(team, model, 
 async def test_many_servers_raise_an_alarm_once(team, model, database):
     model_id = model["id"]
     await add_steps(database, model_id, [0.5] * 3, **{"kl_sampling_trainer_k3:mean": 3.0})
-    await asyncio.gather(*(check_due(database) for _ in range(4)))
+    await asyncio.gather(*(check_due(database, Paths()) for _ in range(4)))
     await settled(team, database, model_id)
     async with database.session() as session:
         found = select(func.count()).select_from(AlarmRow).where(AlarmRow.model_id == uuid.UUID(model_id))
@@ -363,12 +364,12 @@ async def test_whoever_comes_while_many_steps_are_looked_at_takes_a_turn(team, m
     looked_at, came = list[str](), asyncio.Event()
     other = await team.fork(str(base.id))
 
-    async def slowly(session: AsyncSession, due: Due) -> bool:
+    async def slowly(session: AsyncSession, due: Due, paths: Paths) -> bool:
         looked_at.append(str(due.model_id))
         if not came.is_set():
             came.set()
             await add_steps(database, other["id"], [0.5])
-        return await really(session, due)
+        return await really(session, due, paths)
 
     really = checking._check
     monkeypatch.setattr(checking, "_check", slowly)

@@ -22,11 +22,13 @@ class Finding:
 class GuardRule(Protocol):
     """Looks at a history, of which the last step or score is new.
 
-    `parameters`: name to default. `actions`: what it does by default.
+    `parameters`: name to default. `metrics`: what of earlier steps it looks at, which is kept in memory. `actions`:
+    what it does by default.
     """
 
     description: ClassVar[str]
     parameters: ClassVar[Parameters]
+    metrics: ClassVar[tuple[str, ...]]
     actions: ClassVar[tuple[str, ...]]
 
     def find(self, history: History, parameters: Parameters) -> Finding | None:

@@ -16,6 +16,7 @@ class Components:
 
     description: ClassVar = "a part of the reward climbed to its limit while the task score did not climb"
     parameters: ClassVar[Parameters] = {"limit": 0.95, "climb": 0.2, "steps": 3, "score_gain": 0.02}
+    metrics: ClassVar[tuple[str, ...]] = ()
     actions: ClassVar = ()
 
     def find(self, history: History, parameters: Parameters) -> Finding | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
-from server.guard.history import History, Score, Step, mean_reward
+from server.guard.history import History, Score, mean_reward
 from server.guard.rules.base import Finding, Parameters
 
 
@@ -17,6 +17,7 @@ class HeldOut:
 
     description: ClassVar = "training reward climbs while a held-out score stalls or falls, several times in a row"
     parameters: ClassVar[Parameters] = {"evaluations": 2, "reward_gain": 0.02, "standard_errors": 2.5, "score_gain": 0}
+    metrics: ClassVar[tuple[str, ...]] = ()
     actions: ClassVar = ()
 
     def find(self, history: History, parameters: Parameters) -> Finding | None:
@@ -27,7 +28,7 @@ class HeldOut:
         scores = history.benchmarks()[benchmark][-(int(parameters["evaluations"]) + 1) :]
         if len(scores) <= parameters["evaluations"]:
             return None
-        found = [_reward_at(history.rewarded(), scores, index) for index in range(len(scores))]
+        found = [_reward_at(history, scores, index) for index in range(len(scores))]
         rewards = [reward for reward in found if reward is not None]
         if len(rewards) < len(scores):
             return None
@@ -40,13 +41,16 @@ class HeldOut:
         return _finding(benchmark, scores, [reward for reward, _ in rewards])
 
 
-def _reward_at(steps: Sequence[Step], scores: Sequence[Score], index: int) -> tuple[float, float] | None:
+def _reward_at(history: History, scores: Sequence[Score], index: int) -> tuple[float, float] | None:
     """Of the steps since the score before; at the first score, of as many as lie before the second. A step's reward is
     that of the policy before it."""
     at = scores[index].step
     width = max(1, at - scores[index - 1].step if index else scores[1].step - at)
-    window = [step for step in steps if at - width < step.step - 1 <= at] or [s for s in steps if s.step == at]
-    return mean_reward(window) if window else None
+    for steps in (history.between(at - width + 1, at + 1), history.between(at - 1, at)):
+        window = [step for step in steps if step.reward is not None]
+        if window:
+            return mean_reward(window)
+    return None
 
 
 def _finding(benchmark: str, scores: Sequence[Score], rewards: Sequence[float]) -> Finding:

@@ -14,6 +14,7 @@ class KlBase:
 
     description: ClassVar = "KL to the base model over a bound (where the loss has a KL penalty, which reports it)"
     parameters: ClassVar[Parameters] = {"bound": 2.0, "steps": 2}
+    metrics: ClassVar[tuple[str, ...]] = ("kl_base:mean",)
     actions: ClassVar = ()
 
     def find(self, history: History, parameters: Parameters) -> Finding | None:

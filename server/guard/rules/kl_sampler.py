@@ -14,6 +14,7 @@ class KlSampler:
 
     description: ClassVar = "KL between sampler and trainer over a bound"
     parameters: ClassVar[Parameters] = {"bound": 0.5, "steps": 2}
+    metrics: ClassVar[tuple[str, ...]] = ("kl_sampling_trainer_k3:mean",)
     actions: ClassVar = ()
 
     def find(self, history: History, parameters: Parameters) -> Finding | None:

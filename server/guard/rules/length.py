@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import ClassVar
 
-from server.guard.history import History, correlation
+from server.guard.history import History, Step, correlation
 from server.guard.rules.base import Finding, Parameters
 
 
@@ -14,20 +14,23 @@ class Length:
 
     description: ClassVar = "answers grow in step with the reward, and no held-out score climbed along"
     parameters: ClassVar[Parameters] = {"growth": 1.5, "tokens": 16, "correlation": 0.8, "steps": 8, "reward_gain": 0.1}
+    metrics: ClassVar[tuple[str, ...]] = ("tokens:sum",)
     actions: ClassVar = ()
 
     def find(self, history: History, parameters: Parameters) -> Finding | None:
         """Over all steps of the history: its first quarter (of the least number of steps) against its last."""
-        known = [(step, length) for step in history.rewarded() if (length := step.length) is not None]
-        if len(known) < parameters["steps"]:
+        least = int(parameters["steps"])
+        edge = max(1, least // 4)
+        start, end = history.first(least, _length), history.last(edge, _length)
+        if len(start) < least:
             return None
-        edge = max(1, int(parameters["steps"]) // 4)
-        before, after = (fmean(length for _, length in part) for part in (known[:edge], known[-edge:]))
-        low, high = (fmean(step.reward or 0.0 for step, _ in part) for part in (known[:edge], known[-edge:]))
+        before, after = (fmean(length for _, length in part) for part in (start[:edge], end))
+        low, high = (fmean(step.reward or 0.0 for step, _ in part) for part in (start[:edge], end))
         if after < parameters["growth"] * before or after - before < parameters["tokens"]:
             return None
         if high - low < parameters["reward_gain"]:
             return None
+        known = history.first(len(history.steps), _length)
         together = correlation([(length, step.reward or 0.0) for step, length in known])
         if together < parameters["correlation"] or _confirmed(history):
             return None
@@ -39,6 +42,10 @@ class Length:
         )
         evidence = {"lengths": [before, after], "rewards": [low, high], "correlation": together}
         return Finding(message, {**evidence, "steps": [first.step, last.step], "checkpoints": [first.name, last.name]})
+
+
+def _length(step: Step) -> float | None:
+    return step.length if step.reward is not None else None
 
 
 def _confirmed(history: History) -> bool:

@@ -14,6 +14,7 @@ class NonFinite:
 
     description: ClassVar = "a trainer met numbers that are not finite, or a step has such a figure"
     parameters: ClassVar[Parameters] = {}
+    metrics: ClassVar[tuple[str, ...]] = ()
     actions: ClassVar[tuple[str, ...]] = ("pause",)
 
     def find(self, history: History, parameters: Parameters) -> Finding | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from server.guard.history import History
+from server.guard.history import History, metric
 from server.guard.rules.base import Finding, Parameters
 
 
@@ -14,13 +14,16 @@ class Spread:
 
     description: ClassVar = "nearly all groups have equal rewards, for several steps in a row, with tasks unsolved"
     parameters: ClassVar[Parameters] = {"share": 0.95, "steps": 5, "solved": 0.9}
+    metrics: ClassVar[tuple[str, ...]] = ("groups_without_spread", "reward_min", "reward_max")
     actions: ClassVar = ()
 
     def find(self, history: History, parameters: Parameters) -> Finding | None:
         """The last so many steps."""
         steps = int(parameters["steps"])
-        last = history.series("groups_without_spread")[-steps:]
-        if len(last) < steps or not history.steps or last[-1][0].id != history.steps[-1].id:
+        if not history.steps or history.steps[-1].metric("groups_without_spread") is None:
+            return None
+        last = history.last(steps, metric("groups_without_spread"))
+        if len(last) < steps:
             return None
         if any(share < parameters["share"] for _, share in last):
             return None

@@ -116,6 +116,14 @@ class AsyncDatabase:
             await engine.dispose()
 
 
+async def driver_of(session: AsyncSession) -> AsyncConnection:
+    """The driver's connection of a session's transaction, for statements that run often: one costs 0.1 ms there. Rows
+    are tuples unless a cursor is asked for others; it is the session that commits."""
+    lent = await (await session.connection()).get_raw_connection()
+    connection: Any = lent.driver_connection
+    return connection
+
+
 class Database:
     """A worker's connections."""
 

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, LiteralString
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ColumnElement, any_, func, or_, over, select, text, true, update
+from sqlalchemy import ColumnElement, func, over, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD, record
 from server.catalog import pausing
-from server.guard.history import History, Step
+from server.guard.history import Step
 from server.guard.paths import Paths
-from server.guard.reading import Path, ids_of, read_history
+from server.guard.reading import Path, read_history, rows_of
 from server.guard.rules import RULES, Finding
-from server.guard.settings import read_guard
-from server.guard.types import Guard
-from store.database import AsyncDatabase
+from server.guard.settings import rules_in_full
+from server.guard.types import Rule
+from store.database import AsyncConnection, AsyncDatabase, driver_of
 from store.tables import AlarmRow, CheckpointRow, EvalRow, ModelRow, OperationRow
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,38 @@ _TABLES: dict[Kind, type[CheckpointRow | EvalRow | OperationRow]] = {
     "eval": EvalRow,
     "operation": OperationRow,
 }
-_LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('guard:' || :model_id, 0))")
+_LOCK = "select pg_try_advisory_xact_lock(hashtextextended('guard:' || %(model_id)s, 0)) as is_ours"
+
+_SUBJECTS: dict[Kind, LiteralString] = {
+    "checkpoint": """
+        select m.id, m.slug, m.team_id, g.rules, c.id as checkpoint_id, null as failure
+        from checkpoints c join models m on m.id = c.model_id left join guards g on g.model_id = m.id
+        where c.id = %(id)s and c.guard_checked_at is null
+    """,
+    "eval": """
+        select m.id, m.slug, m.team_id, g.rules, e.checkpoint_id, null as failure
+        from evals e join models m on m.id = e.model_id left join guards g on g.model_id = m.id
+        where e.id = %(id)s and e.guard_checked_at is null
+    """,
+    "operation": """
+        select m.id, m.slug, m.team_id, g.rules, m.head_checkpoint_id as checkpoint_id,
+            coalesce(nullif(o.error_message, ''), 'no more is known') as failure
+        from operations o join models m on m.id = o.model_id left join guards g on g.model_id = m.id
+        where o.id = %(id)s and o.guard_checked_at is null
+    """,
+}
+"""What is due, with its model: where it is in the tree, and what is set of the guard."""
+
+_ALARMS = """
+    select rule, step, acknowledged_at from alarms
+    where model_id = %(model_id)s and (checkpoint_id = any(%(ids)s::uuid[]) or checkpoint_id is null)
+    order by created_at
+"""
+_MARKS: dict[Kind, LiteralString] = {
+    "checkpoint": "update checkpoints set guard_checked_at = clock_timestamp() where id = %(id)s",
+    "eval": "update evals set guard_checked_at = clock_timestamp() where id = %(id)s",
+    "operation": "update operations set guard_checked_at = clock_timestamp() where id = %(id)s",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +96,7 @@ async def check_due(database: AsyncDatabase, paths: Paths) -> int:
         served.add(one.model_id)
         try:
             async with database.session() as session:
-                if not await session.scalar(_LOCK, {"model_id": str(one.model_id)}):
+                if not await _is_ours(session, one.model_id):
                     elsewhere.add(one.model_id)  # another server is at it, which keeps to the order
                     continue
                 num_checked += await _check(session, one, paths)
@@ -93,72 +124,68 @@ async def _due(session: AsyncSession) -> list[Due]:
     return found
 
 
+async def _is_ours(session: AsyncSession, model_id: UUID) -> bool:
+    """Take the model's lock until the session ends; False where another server has it."""
+    (row,) = await rows_of(await driver_of(session), _LOCK, {"model_id": str(model_id)})
+    return row.is_ours
+
+
 async def _check(session: AsyncSession, due: Due, paths: Paths) -> bool:
-    table = _TABLES[due.kind]
-    row = await session.scalar(select(table).where(table.id == due.id, table.guard_checked_at.is_(None)))
-    if row is None:
+    connection = await driver_of(session)
+    found = await rows_of(connection, _SUBJECTS[due.kind], {"id": due.id})
+    if not found:
         return False
-    model = await session.get_one(ModelRow, due.model_id)
-    at = row.id if isinstance(row, CheckpointRow) else model.head_checkpoint_id
-    failure = None
-    if isinstance(row, EvalRow):
-        at = row.checkpoint_id
-    if isinstance(row, OperationRow):
-        failure = row.error_message or "no more is known"
-    path = await paths.to(session, model.id, at)
-    guard = await read_guard(session, model.id)
-    findings = await _findings(session, model, path, guard, due, failure)
-    await _raise_alarms(session, model, path.steps[-1] if path.steps else None, guard, due, findings)
+    (subject,) = found
+    path = await paths.to(connection, subject.id, subject.checkpoint_id)
+    rules = rules_in_full(subject.rules or {})
+    findings = await _findings(connection, subject, path, rules, due)
+    if findings:
+        model = await session.get_one(ModelRow, due.model_id)
+        await _raise_alarms(session, model, path.steps[-1] if path.steps else None, rules, due, findings)
     await _mark(session, due)
     return True
 
 
 async def _findings(
-    session: AsyncSession,
-    model: ModelRow,
-    path: Path,
-    guard: Guard,
-    due: Due,
-    failure: str | None,
+    connection: AsyncConnection, subject: Any, path: Path, rules: Mapping[str, Rule], due: Due
 ) -> dict[str, Finding]:
-    history = await read_history(session, model, path, failure)
+    history = await read_history(connection, subject, path, subject.failure)
     if due.kind == "eval":  # of all benchmarks, the rules look at the one whose score came last
         scores = sorted(history.scores, key=lambda score: score.id == due.id)
-        history = History(history.model, history.steps, scores, history.components, history.failure)
-    earlier = await _earlier_alarms(session, model.id, path)
+        history = replace(history, scores=scores)
+    earlier = await _earlier_alarms(connection, due.model_id, path)
     found = dict[str, Finding]()
     for name, rule in RULES.items():
         before = earlier.get(name)
-        if not guard.rules[name].enabled or (before is not None and before.acknowledged_at is None):
+        if not rules[name].enabled or (before is not None and before.acknowledged_at is None):
             continue
         seen = history.since(before.step) if before is not None else history
-        finding = rule.find(seen, guard.rules[name].parameters)
+        finding = rule.find(seen, rules[name].parameters)
         if finding is not None:
             found[name] = finding
     return found
 
 
-async def _earlier_alarms(session: AsyncSession, model_id: UUID, path: Path) -> dict[str, AlarmRow]:
+async def _earlier_alarms(connection: AsyncConnection, model_id: UUID, path: Path) -> dict[str, Any]:
     """Of each rule the newest alarm on this path. While it is not acknowledged, the rule stays silent there."""
-    on_path = or_(AlarmRow.checkpoint_id == any_(ids_of(path.steps)), AlarmRow.checkpoint_id.is_(None))
-    query = select(AlarmRow).where(AlarmRow.model_id == model_id, on_path).order_by(AlarmRow.created_at)
-    return {row.rule: row for row in await session.scalars(query)}
+    rows = await rows_of(connection, _ALARMS, {"model_id": model_id, "ids": path.ids()})
+    return {row.rule: row for row in rows}
 
 
 async def _raise_alarms(
     session: AsyncSession,
     model: ModelRow,
     checkpoint: Step | None,
-    guard: Guard,
+    rules: Mapping[str, Rule],
     due: Due,
     findings: dict[str, Finding],
 ) -> None:
     # The model's row is locked before anything refers to it: the other way round, a step's commit could lock us out.
     for name, finding in findings.items():
-        if "pause" in guard.rules[name].actions:
+        if "pause" in rules[name].actions:
             await pausing.pause(session, model.id, _shortened(f"{name}: {finding.message}"), GUARD, "guard")
     for name, finding in findings.items():
-        actions = guard.rules[name].actions
+        actions = rules[name].actions
         later = {"webhook", "rollback"}.intersection(actions)
         outcome = {"pause": "training calls are refused until the model is resumed"} if "pause" in actions else {}
         alarm = AlarmRow(
@@ -186,5 +213,4 @@ def _shortened(reason: str) -> str:
 
 
 async def _mark(session: AsyncSession, due: Due) -> None:
-    table = _TABLES[due.kind]
-    await session.execute(update(table).where(table.id == due.id).values(guard_checked_at=func.clock_timestamp()))
+    await (await driver_of(session)).execute(_MARKS[due.kind], {"id": due.id})

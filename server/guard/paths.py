@@ -13,12 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from server.guard.history import Step
-from server.guard.reading import LONGEST, Path, path_to, step_of
+from server.guard.reading import LONGEST, Path, path_to, read_step
 from server.guard.rules import RULES
-from store.tables import CheckpointRow
+from store.database import AsyncConnection
 
 _SLACK = 100
 """A kept path is cut back to `LONGEST` when it is so much longer; until then, a score of so old a checkpoint finds its
@@ -71,15 +69,15 @@ class Paths:
         self._most_steps, self._num_steps = most_steps, 0
         self._kept = OrderedDict[UUID, _Kept]()
 
-    async def to(self, session: AsyncSession, model_id: UUID, checkpoint_id: UUID | None) -> Path:
+    async def to(self, connection: AsyncConnection, model_id: UUID, checkpoint_id: UUID | None) -> Path:
         """As `server.guard.reading.path_to` reads it, of earlier steps only the figures that rules look at."""
         if checkpoint_id is None:
             return Path()
         kept = self._kept.pop(model_id, None)
         self._num_steps -= len(kept.steps) if kept else 0
-        path = await self._known(session, kept, checkpoint_id) if kept else None
+        path = await self._known(connection, kept, checkpoint_id) if kept else None
         if path is None:
-            path, is_whole = await path_to(session, checkpoint_id)
+            path, is_whole = await path_to(connection, checkpoint_id)
             kept = _Kept([], is_whole)
             for step in path.steps:
                 kept.append(step)
@@ -87,16 +85,16 @@ class Paths:
         self._keep(model_id, kept)
         return path
 
-    async def _known(self, session: AsyncSession, kept: _Kept, checkpoint_id: UUID) -> Path | None:
+    async def _known(self, connection: AsyncConnection, kept: _Kept, checkpoint_id: UUID) -> Path | None:
         """From what is kept, with one more row at most."""
         place = kept.places.get(checkpoint_id)
         if place is None:
-            row = await session.get_one(CheckpointRow, checkpoint_id)
-            parent = kept.places.get(row.parent_id) if row.parent_id else None
+            step, parent_id = await read_step(connection, checkpoint_id)
+            parent = kept.places.get(parent_id) if parent_id else None
             if parent is None:
                 return None
             kept.cut_after(parent)
-            kept.append(step_of(row))
+            kept.append(step)
             place = len(kept.steps) - 1
         return kept.path_to(place)
 

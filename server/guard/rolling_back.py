@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import any_, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.audit.recording import GUARD
 from server.catalog import pausing
 from server.catalog.heads import Heads, roll_to
 from server.guard.history import Score
-from server.guard.reading import BASE, ids_of, path_to, scores_on
+from server.guard.reading import BASE, path_to, scores_on
+from store.database import driver_of
 from store.tables import AlarmRow, CheckpointRow, ModelRow
 
 _LEFT = "the head had been moved elsewhere meanwhile, and was left there"
@@ -89,7 +90,7 @@ async def _lock_pending(session: AsyncSession, alarm: AlarmRow) -> AlarmRow:
 
 
 async def _was_moved(session: AsyncSession, alarm: AlarmRow, head: UUID | None) -> bool:
-    path, _ = await path_to(session, head)
+    path, _ = await path_to(await driver_of(session), head)
     on_path = {step.id for step in path.steps}
     return alarm.checkpoint_id is not None and alarm.checkpoint_id not in on_path
 
@@ -99,10 +100,12 @@ def _named(checkpoint_id: UUID | None) -> str:
 
 
 async def _goal(session: AsyncSession, alarm: AlarmRow) -> Goal:
-    path, _ = await path_to(session, alarm.checkpoint_id)
-    with_files = select(CheckpointRow.id).where(CheckpointRow.files_removed_at.is_(None))
-    kept = set(await session.scalars(with_files.where(CheckpointRow.id == any_(ids_of(path.steps)))))
-    scores = await scores_on(session, alarm.model_id, path)
+    connection = await driver_of(session)
+    path, _ = await path_to(connection, alarm.checkpoint_id)
+    scores = await scores_on(connection, alarm.model_id, path)
+    scored = [score.checkpoint_id for score in scores if score.checkpoint_id]
+    with_files = select(CheckpointRow.id).where(CheckpointRow.files_removed_at.is_(None), CheckpointRow.id.in_(scored))
+    kept = set(await session.scalars(with_files))
     usable = [score for score in scores if score.checkpoint_id is None or score.checkpoint_id in kept]
     benchmark = alarm.evidence.get("benchmark") or _most_scored(usable)
     return best_of([score for score in usable if score.benchmark == benchmark])

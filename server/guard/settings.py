@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, cast
 from uuid import UUID
@@ -98,7 +99,13 @@ async def write_guard(session: AsyncSession, model: ModelRow, request: GuardRequ
 
 def in_full(row: GuardRow | None) -> Guard:
     """What is set, over the defaults. A rule that there is no more is left out."""
-    set_rules: dict[str, Any] = row.rules if row else {}
+    eval_jobs = row.eval_jobs if row and row.eval_jobs is not None else EVAL_JOBS
+    rules = rules_in_full(row.rules if row else {})
+    return Guard(rules=rules, eval_jobs=list(eval_jobs), webhook_url=row.webhook_url if row else None)
+
+
+def rules_in_full(set_rules: Mapping[str, Any]) -> dict[str, Rule]:
+    """The rules, with what is set of them over the defaults."""
     rules = dict[str, Rule]()
     for name, rule in RULES.items():
         found = RuleSettings.model_validate(set_rules.get(name, {}))
@@ -110,8 +117,7 @@ def in_full(row: GuardRow | None) -> Guard:
             parameters={**rule.parameters, **known},
             description=rule.description,
         )
-    eval_jobs = row.eval_jobs if row and row.eval_jobs is not None else EVAL_JOBS
-    return Guard(rules=rules, eval_jobs=list(eval_jobs), webhook_url=row.webhook_url if row else None)
+    return rules
 
 
 def names_an_evaluation(patterns: list[str], job_name: str | None) -> bool:

@@ -13,7 +13,7 @@ from server.guard import paths, reading
 from server.guard.paths import Paths
 from server.guard.reading import path_to, read_history
 from server.guard.rules import RULES
-from store.database import AsyncDatabase
+from store.database import AsyncConnection, AsyncDatabase, driver_of
 from store.tables import CheckpointRow, EvalRow, ModelRow
 
 LONGEST, SLACK = 20, 6
@@ -68,8 +68,8 @@ def a_score(model: ModelRow, node: CheckpointRow | None, rng: random.Random) -> 
     return EvalRow(benchmark=rng.choice("ab"), higher_is_better=True, mixed=False, **scored)
 
 
-async def findings(session: AsyncSession, model: ModelRow, path: reading.Path) -> dict[str, Any]:
-    history = await read_history(session, model, path)
+async def findings(connection: AsyncConnection, model: Any, path: reading.Path) -> dict[str, Any]:
+    history = await read_history(connection, model, path)
     since = history.since(history.steps[len(history.steps) // 2].step) if history.steps else history
     loose = {name: {**rule.parameters, **LOOSE} for name, rule in RULES.items()}
     return {
@@ -87,7 +87,7 @@ async def test_a_kept_path_gives_the_findings_of_the_whole_one(
     """A random tree of steps, roll-backs and scores of old and new nodes."""
     rng, kept, num_found = random.Random(first_step), Paths(), 0
     async with database.session() as session:
-        row = await session.get_one(ModelRow, uuid.UUID(model["id"]))
+        row, connection = await session.get_one(ModelRow, uuid.UUID(model["id"])), await driver_of(session)
         nodes = list[CheckpointRow]()
         for _ in range(90):
             rolls_back = rng.random() < 0.1
@@ -103,8 +103,8 @@ async def test_a_kept_path_gives_the_findings_of_the_whole_one(
                 await session.flush()
             for node in looked_at:
                 node_id = node.id if node else None
-                in_full = await findings(session, row, (await path_to(session, node_id))[0])
-                assert await findings(session, row, await kept.to(session, row.id, node_id)) == in_full
+                in_full = await findings(connection, row, (await path_to(connection, node_id))[0])
+                assert await findings(connection, row, await kept.to(connection, row.id, node_id)) == in_full
                 num_found += sum(finding is not None for finding in in_full.values())
         await session.rollback()
     assert num_found > 100
@@ -115,9 +115,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[uuid.UUID | None]:
     """The checkpoints whose paths were read as a whole."""
     found = list[uuid.UUID | None]()
 
-    async def counted(session: AsyncSession, checkpoint_id: uuid.UUID | None) -> tuple[reading.Path, bool]:
+    async def counted(connection: AsyncConnection, checkpoint_id: uuid.UUID | None) -> tuple[reading.Path, bool]:
         found.append(checkpoint_id)
-        return await path_to(session, checkpoint_id)
+        return await path_to(connection, checkpoint_id)
 
     monkeypatch.setattr(paths, "path_to", counted)
     return found
@@ -139,10 +139,10 @@ async def test_a_step_on_top_of_a_kept_path_reads_no_path(
 ):
     kept = Paths()
     async with database.session() as session:
-        row = await session.get_one(ModelRow, uuid.UUID(model["id"]))
+        row, connection = await session.get_one(ModelRow, uuid.UUID(model["id"])), await driver_of(session)
         branch = await grow(session, row, 10)
         for step, node_id in enumerate(branch, 1):
-            assert len((await kept.to(session, row.id, node_id)).steps) == step
+            assert len((await kept.to(connection, row.id, node_id)).steps) == step
         await session.rollback()
     assert read == branch[:1]
 
@@ -152,9 +152,9 @@ async def test_the_paths_asked_for_longest_ago_are_forgotten(
 ):
     kept, models = Paths(most_steps=7), [uuid.UUID(int=index) for index in range(3)]
     async with database.session() as session:
-        row = await session.get_one(ModelRow, uuid.UUID(model["id"]))
+        row, connection = await session.get_one(ModelRow, uuid.UUID(model["id"])), await driver_of(session)
         branches = {model_id: await grow(session, row, 3) for model_id in models}
         for index in (0, 1, 0, 2, 0, 1):
-            await kept.to(session, models[index], branches[models[index]][-1])
+            await kept.to(connection, models[index], branches[models[index]][-1])
         await session.rollback()
     assert read == [branches[models[index]][-1] for index in (0, 1, 2, 1)]

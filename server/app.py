@@ -68,7 +68,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             share = context.sampling.limits.share_with
             with launching_trainers(settings):
                 async with (
-                    counting_replicas(context.background, share),
+                    counting_replicas(context.background, context.listener.presence, share),
                     giving_up_missing_numbers(context.background, settings.training_limits.missing_number_s),
                     taking_back_from_lost_runners(context.background, counted),
                     guarding(replace(context.heads, database=context.background), settings.guard),

@@ -2,7 +2,8 @@
 
 Server processes keep what chats look up (`store.planes.serving`) for 10 ms. A session of `AsyncDatabase` that has
 written to one of `CACHED_TABLES` waits that long after its commit, when it holds neither its connection nor a lock, and
-so does the result of an operation that moved a head (`store.oplog.results`). No route and no command has to ask for it.
+so does the result of an operation that moved a head (`store.oplog.results`); in a server only until all others have
+acknowledged it (`store.cache_acknowledgements`). No route and no command has to ask for it.
 Statements on the driver's own connections are not seen: `tests/unit/store/test_cache_barrier.py` lists those that write
 to these tables.
 """
@@ -30,9 +31,14 @@ _CHANGED = "has_changed_cached"
 _WRITES = re.compile(rf"\b(?:update|insert\s+into|delete\s+from)\s+(?:{'|'.join(sorted(CACHED_TABLES))})\b", re.I)
 
 
-async def wait_until_caches_expire() -> None:
-    """Return when no server process can use an answer from before this call."""
-    until = time.monotonic() + CACHE_LIFETIME_S + _MORE_S
+def caches_expire_at() -> float:
+    """From when on, by the monotonic clock, no server process can use an answer from before this call."""
+    return time.monotonic() + CACHE_LIFETIME_S + _MORE_S
+
+
+async def wait_until_caches_expire(until: float | None = None) -> None:
+    """Return when no server process can use an answer from before this call, or at that `caches_expire_at`."""
+    until = until or caches_expire_at()
     while (left_s := until - time.monotonic()) > 0:  # noqa: ASYNC110 - a busy loop may wake its sleepers too early
         await asyncio.sleep(left_s)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import contextmanager
 
 import psycopg
@@ -30,6 +30,8 @@ PLACEMENT_QUEUED = "hw_placement_queued"  # key: empty; a runner may find someth
 PLACEMENT_CHANGED = "hw_placement_changed"  # key: placement id; taken, ready, ended, or in the queue again
 GUARD_DUE = "hw_guard_due"  # key: model id; the guard has something to look at or to do
 RUN_CHANGED = "hw_run_changed"  # key: run id; it has an event, or somebody wants something of it
+CACHES_STALE = "hw_caches_stale"  # key: call of a server process; others are to drop their lookups and acknowledge it
+CACHES_DROPPED = "hw_caches_dropped"  # key: such a call, and the number of the process that acknowledges it
 
 _OF_SERVERS = (
     OPERATION_DONE,
@@ -40,6 +42,8 @@ _OF_SERVERS = (
     PLACEMENT_QUEUED,
     PLACEMENT_CHANGED,
     RUN_CHANGED,
+    CACHES_STALE,
+    CACHES_DROPPED,
 )
 _RECONNECT_S = 1.0
 
@@ -90,6 +94,7 @@ class AsyncListener:
         self._channels = tuple(channels)
         self.presence = Presence()
         self._waiting: dict[tuple[str, str | None], set[Subscription]] = {}
+        self._handlers: dict[str, Callable[[str], object]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -102,6 +107,10 @@ class AsyncListener:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+    def handle(self, channel: str, handler: Callable[[str], object]) -> None:
+        """Call this with the key of each wake-up of the channel. One handler a channel; none may block or raise."""
+        self._handlers[channel] = handler
 
     @contextmanager
     def subscribe(self, channel: str, key: str | None) -> Generator[Subscription]:
@@ -139,6 +148,8 @@ class AsyncListener:
                 yield notification
 
     def _wake(self, channel: str, key: str) -> None:
+        if (handler := self._handlers.get(channel)) is not None:
+            handler(key)
         for subscription in [*self._waiting.get((channel, key), ()), *self._waiting.get((channel, None), ())]:
             subscription.wake()
 

@@ -33,6 +33,7 @@ _LAST_WORDS_S = 2.0
 async def managing_runs(training: Training, sampling: Sampling, heads: Heads) -> AsyncGenerator[None]:
     """Until the block ends; what is under way then is left to other servers, or to the next start."""
     database = AsyncDatabase(training.database.url.render_as_string(hide_password=False), pool_size=_POOL)
+    database.expire_caches = training.database.expire_caches
     services = RunServices(
         database,
         replace(training, database=database, background=database),

@@ -46,6 +46,7 @@ from server.training.places import TrainingPlaces
 from server.uploads.upload_parser import UploadParser
 from server.upstreams.forwarding import Upstreams
 from store.blobs import BlobStore
+from store.cache_acknowledgements import CacheAcknowledgements
 from store.checkpoint_stores import CheckpointStore, open_checkpoint_store
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
@@ -92,6 +93,9 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     background = AsyncDatabase(settings.database_url, pool_size=_BACKGROUND_POOL)
     listener = AsyncListener(settings.database_url)
     listener.presence.details = _details(settings).to_json()
+    acknowledgements = CacheAcknowledgements(background, listener)
+    for changing in (database, background):
+        changing.expire_caches = acknowledgements.expire
     await listener.start()
     timeouts = settings.timeouts
     waiting_calls = WaitingCalls(background, listener, trouble_s=timeouts.trouble_s)
@@ -102,13 +106,13 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     recorder = Recorder(background, blobs, metrics)
     recorder.start()
     wants = checkpoint_wants(database)
-    holders = AdapterHolders(holder_lookups(database), wants, listener, shutdown)
+    holders = AdapterHolders(holder_lookups(database, acknowledgements), wants, listener, shutdown)
     watch = SamplerWatch(connections, live_sampler_urls(background))
     key_uses = KeyUses(background)
     upload_parser = UploadParser()
     sampling = Sampling(
         database,
-        SamplingKeys(serving_lookups(database, metrics), key_uses),
+        SamplingKeys(serving_lookups(database, metrics, acknowledgements), key_uses),
         wants,
         SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
         Dispatch(pool, holders, metrics, timeouts.samplers_s),
@@ -165,6 +169,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         pool.close()
         connections.close()
         await waiting_calls.close()
+        await acknowledgements.close()
         await listener.close()
         await background.close()
         await database.close()

@@ -3,8 +3,9 @@
 Thousands of rollouts ask the database the same: this key, this model. An answer is good for all who come within
 `CACHE_LIFETIME_S` of the moment at which it was asked for. It may then miss what was committed in between; but whoever
 makes such a change (a new head, a revoked key) gets the reply only when that time has gone by (`store.cache_barrier`),
-so a request that comes after a change was acknowledged sees it, whichever process it comes to. No clocks are compared,
-and no notification has to arrive.
+or when every process has dropped its answers before (`store.cache_acknowledgements`), so a request that comes after a
+change was acknowledged sees it, whichever process it comes to. No clocks are compared, and no notification has to
+arrive.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from uuid import UUID
 
 from server.metrics.instruments import ServerMetrics
 from store import cache_barrier
+from store.cache_acknowledgements import CacheAcknowledgements
 from store.database import AsyncDatabase
 from store.planes.adapters import want_checkpoint
 from store.planes.promotion import PromotionPolicy, Votes, promotion_votes_async
@@ -44,15 +46,27 @@ class SharedLookups(Generic[Q, A]):
     """At most one fetch of a question runs, and at most one is next."""
 
     def __init__(
-        self, fetch: Callable[[Q], Awaitable[A]], metrics: ServerMetrics | None = None, good_for_s: float | None = None
+        self,
+        fetch: Callable[[Q], Awaitable[A]],
+        metrics: ServerMetrics | None = None,
+        good_for_s: float | None = None,
+        acknowledgements: CacheAcknowledgements | None = None,
     ) -> None:
+        """`acknowledgements`: says when answers may be kept, and has them dropped."""
         self._fetch = fetch
         self._metrics = metrics or ServerMetrics()
         self._good_for_s = cache_barrier.CACHE_LIFETIME_S if good_for_s is None else good_for_s
+        self._acknowledgements = acknowledgements
+        if acknowledgements is not None:
+            acknowledgements.watch(self.drop)
         self._good: dict[Q, tuple[asyncio.Future[A], float]] = {}
         self._running: dict[Q, asyncio.Future[A]] = {}
         self._next: dict[Q, asyncio.Future[A]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def drop(self) -> None:
+        """Who asks after this gets no answer from before it."""
+        self._good.clear()
 
     async def ask(self, question: Q) -> A:
         """The answer as of `good_for_s` ago or later. Raises what the fetch raises."""
@@ -73,7 +87,9 @@ class SharedLookups(Generic[Q, A]):
         return await asyncio.shield(answer)  # others may wait for it too: who gives up does not take it from them
 
     def _start(self, question: Q, answer: asyncio.Future[A]) -> asyncio.Future[A]:
-        good = self._good[question] = answer, time.monotonic() + self._good_for_s
+        good = answer, time.monotonic() + self._good_for_s
+        if self._acknowledgements is None or self._acknowledgements.may_keep:
+            self._good[question] = good
         self._running[question] = answer
         answer.add_done_callback(lambda done: done.exception())  # asked for, even if all who waited have given up
         task = asyncio.create_task(self._run(question, good))
@@ -102,14 +118,16 @@ class SharedLookups(Generic[Q, A]):
             del self._good[question]
 
 
-def serving_lookups(database: AsyncDatabase, metrics: ServerMetrics) -> SharedLookups[ServingQuery, ServingInfo | None]:
+def serving_lookups(
+    database: AsyncDatabase, metrics: ServerMetrics, acknowledgements: CacheAcknowledgements
+) -> SharedLookups[ServingQuery, ServingInfo | None]:
     """Whose key, which weights, who holds them."""
 
     async def fetch(question: ServingQuery) -> ServingInfo | None:
         async with database.connection() as connection:
             return await find_serving(connection, question, PIN_S / 2)
 
-    return SharedLookups(fetch, metrics)
+    return SharedLookups(fetch, metrics, acknowledgements=acknowledgements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +140,9 @@ class Holders:
     trouble: str | None = None
 
 
-def holder_lookups(database: AsyncDatabase) -> SharedLookups[tuple[UUID, str], Holders]:
+def holder_lookups(
+    database: AsyncDatabase, acknowledgements: CacheAcknowledgements
+) -> SharedLookups[tuple[UUID, str], Holders]:
     """Who of a base's samplers holds an adapter."""
 
     async def fetch(question: tuple[UUID, str]) -> Holders:
@@ -133,7 +153,7 @@ def holder_lookups(database: AsyncDatabase) -> SharedLookups[tuple[UUID, str], H
             votes = await promotion_votes_async(connection, PromotionPolicy.ONE, base_id, adapter)
             return Holders((), votes, None if votes.live else await sampler_trouble(connection, base_id))
 
-    return SharedLookups(fetch)
+    return SharedLookups(fetch, acknowledgements=acknowledgements)
 
 
 def checkpoint_wants(database: AsyncDatabase) -> SharedLookups[UUID, None]:

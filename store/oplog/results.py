@@ -13,7 +13,6 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.blobs import BlobStore
-from store.cache_barrier import wait_until_caches_expire
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.operation_kinds import SERVED_CHANGERS
 from store.oplog.waiting import DATABASE_TROUBLE, Trouble, WaitingCall, WaitingCalls, troubles_and_ends
@@ -127,7 +126,7 @@ async def _take(database: AsyncDatabase, blobs: BlobStore, operation_id: UUID, c
     if small is None:
         return await _take_any(database, blobs, operation_id, caller)
     result, kind = small
-    await _outlast_caches(kind)
+    await _outlast_caches(database, kind)
     return decode(result) if len(result) <= _INSTANT_BYTES else await asyncio.to_thread(decode, result)
 
 
@@ -152,15 +151,15 @@ async def _take_any(database: AsyncDatabase, blobs: BlobStore, operation_id: UUI
     result = await asyncio.to_thread(_read_result, operation, blobs)
     fault_point("reply:before-note")
     if await _note_answered(database, operation_id, caller):
-        await _outlast_caches(operation.kind)
+        await _outlast_caches(database, operation.kind)
         return result
     return await _take_any(database, blobs, operation_id, caller)  # superseded while it was read
 
 
-async def _outlast_caches(kind: str) -> None:
+async def _outlast_caches(database: AsyncDatabase, kind: str) -> None:
     """A step is answered when no server process serves the head that was before (`store.cache_barrier`)."""
     if kind in SERVED_CHANGERS:
-        await wait_until_caches_expire()
+        await database.wait_until_caches_expire()
 
 
 def _read_result(operation: OperationRow, blobs: BlobStore) -> Result:

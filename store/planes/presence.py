@@ -2,6 +2,10 @@
 
 A process draws a number and holds an advisory lock of that number on the connection on which it listens. PostgreSQL
 gives the lock back when the process dies, however it dies. A call is numbered by its process and a count.
+
+Each has a row in `servers` besides, which outlives it: whoever finds no other row knows that no other process keeps
+lookups (`store.cache_acknowledgements`). A process keeps them only while it has renewed its row within LISTED_FOR_S;
+others remove a row only after UNSEEN_FOR_S.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import itertools
 import os
 import secrets
 import socket
+import time
 from typing import Any
 
 import structlog
@@ -39,16 +44,25 @@ PRESENT = f"""
 """  # noqa: S608 - put together from a constant
 """SQL: the numbers of all processes that are there."""
 
+LISTED_FOR_S = 30.0
+UNSEEN_FOR_S = 60.0
+
 # With those that are gone by now, however they went: nobody else looks after their rows.
 _DESCRIBE = f"""
-    with gone as (delete from servers where number <> %(number)s and number <> all({PRESENT}))
+    with gone as (
+        delete from servers
+        where number <> %(number)s and number <> all({PRESENT})
+            and seen_at < clock_timestamp() - interval '{UNSEEN_FOR_S} s'
+    )
     insert into servers (number, host, pid, details) values (
         %(number)s, %(host)s, %(pid)s,
         %(details)s || jsonb_build_object('database', 'PostgreSQL ' || current_setting('server_version'))
     )
-    on conflict (number) do update set details = excluded.details
+    on conflict (number) do update set details = excluded.details, seen_at = clock_timestamp()
     returning details
 """  # noqa: S608
+
+_LEAVE = "delete from servers where number = %(number)s"
 
 
 async def count_processes(connection: AsyncConnection) -> int:
@@ -65,6 +79,12 @@ class Presence:
         self.details: dict[str, Any] | None = None
         """What it serves with, for people who look."""
         self._calls = itertools.count(1)
+        self._listed_at = float("-inf")
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether every other process finds this one's row."""
+        return time.monotonic() - self._listed_at < LISTED_FOR_S
 
     def new_call(self) -> int:
         """A number for somebody who is about to wait: its upper 32 bits are the process."""
@@ -76,7 +96,18 @@ class Presence:
         for setting in _NOTICE_DEATH:
             await connection.execute(setting.encode())
         if self.details is not None:
-            who = {"number": self.number, "host": socket.gethostname(), "pid": os.getpid()}
-            found = await connection.execute(_DESCRIBE.encode(), {**who, "details": Jsonb(self.details)})
-            row = await found.fetchone()
-            log.info("server_ready", **(row[0] if row else {}))
+            log.info("server_ready", **await self.renew(connection))
+
+    async def renew(self, connection: AsyncConnection) -> dict[str, Any]:
+        """Be listed for LISTED_FOR_S from now on; with what it serves, as it is written down. Again every so often."""
+        asked_at = time.monotonic()
+        who = {"number": self.number, "host": socket.gethostname(), "pid": os.getpid()}
+        found = await connection.execute(_DESCRIBE.encode(), {**who, "details": Jsonb(self.details or {})})
+        row = await found.fetchone()
+        self._listed_at = asked_at
+        return row[0] if row else {}
+
+    async def leave(self, connection: AsyncConnection) -> None:
+        """Be listed no more. What lookups of this process are kept must not be used any longer."""
+        self._listed_at = float("-inf")
+        await connection.execute(_LEAVE.encode(), {"number": self.number})

@@ -23,6 +23,8 @@ class ServerRow(Base):
     details: Mapped[dict[str, Any]]
     """What it serves with, as of `wire.loaded`."""
     started_at: Mapped[CreatedAt]
+    seen_at: Mapped[CreatedAt]
+    """Renewed while it lives."""
 
 
 class TrainerRow(Base):

@@ -15,7 +15,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import store.database
-import store.oplog.results
 from store.blobs import BlobStore
 from store.cache_barrier import CACHED_TABLES, changes_cached
 from store.database import AsyncDatabase
@@ -90,7 +89,6 @@ def waits(async_database: AsyncDatabase, monkeypatch: pytest.MonkeyPatch) -> Cal
         found[asyncio.current_task()].append(num_in_use)
 
     monkeypatch.setattr(store.database, "wait_until_caches_expire", wait)
-    monkeypatch.setattr(store.oplog.results, "wait_until_caches_expire", wait)
     return lambda: found[asyncio.current_task()]
 
 

@@ -24,14 +24,17 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, P
 from cli.sizing.base_counts import Activations, BaseCounts, Linear
 from cli.sizing.presets import PRESETS
 from trainer.engine.architectures import Adaptable, decoder_layers, linear_mixers, unembedding_weight
-from trainer.engine.logprobs import action_logprobs
+from trainer.engine.logprobs import action_logprobs, chunk_length
 from trainer.engine.lora import LiveAdapter
 from trainer.engine.recomputation import Recomputation
+from trainer.engine.unembedding import WholeUnembedding, exact_dtype
 from wire.engine import LoraConfig
 from wire.process.hub_weights import require_weights
 
 _ATTENTION = "counted"
 _TOKENS = 1024
+_HEAD_ROWS = 8192
+"""Of a chunk over a whole block; those of a small vocabulary would be longer than passes are."""
 _META = torch.device("meta")
 
 
@@ -113,9 +116,8 @@ class _CountedModel:
     def __init__(self, model: PreTrainedModel, rank: int) -> None:
         self._model = model
         lora = LoraConfig(rank=rank)
-        # A copy where the base is below float32, as BaseModel makes one.
-        self._unembedding_VD = unembedding_weight(model).to(torch.promote_types(model.dtype, torch.float32))
-        self._adapter = LiveAdapter(model, lora, Adaptable.of(model).chosen(lora), self._unembedding_VD.dtype)
+        self._unembedding = WholeUnembedding(unembedding_weight(model))
+        self._adapter = LiveAdapter(model, lora, Adaptable.of(model).chosen(lora), exact_dtype(model.dtype))
         self._adapter.activate()
         self._weights = torch.zeros_like(self._adapter.scratch_gradient)
         self._adapter.bind(self._weights)
@@ -134,29 +136,34 @@ class _CountedModel:
             hidden_TD = output.last_hidden_state[0]
             del output
             scored_P = ids_T[:num_predictions]
-            logprobs_P, _ = action_logprobs(hidden_TD, scored_P, scored_P, self._unembedding_VD)
+            logprobs_P, _ = action_logprobs(hidden_TD, scored_P, scored_P, self._unembedding)
             del hidden_TD
             kept, live.peak = live.now, live.now
             logprobs_P.backward(torch.ones_like(logprobs_P))
         return _PassBytes(kept, max(during_layers, live.peak) - kept)
 
     def head_bytes(self) -> int:
-        """What the logits of one chunk take, beside what is kept of them."""
-        elsewhere_PD = torch.zeros(
-            _TOKENS, self._unembedding_VD.shape[1], dtype=self._unembedding_VD.dtype, device=_META, requires_grad=True
-        )
-        rows_P = torch.zeros(_TOKENS, dtype=torch.long, device=_META)
-        live = _LiveBytes([elsewhere_PD, rows_P, self._unembedding_VD])
+        """What a block of the unembedding and the logits of one chunk take, beside what is kept of them."""
+        length = min(_HEAD_ROWS, chunk_length(self._unembedding, _META))
+        weight_VD, dtype = self._unembedding.weight_VD, exact_dtype(self._unembedding.dtype)
+        elsewhere_PD = torch.zeros(length, weight_VD.shape[1], dtype=dtype, device=_META, requires_grad=True)
+        rows_P = torch.zeros(length, dtype=torch.long, device=_META)
+        live = _LiveBytes([elsewhere_PD, rows_P, weight_VD])
         with live:
-            kept = action_logprobs(elsewhere_PD, rows_P, rows_P, self._unembedding_VD)
+            kept = action_logprobs(elsewhere_PD, rows_P, rows_P, self._unembedding)
         beside = live.peak - live.now
         del kept
         return beside
 
     def _held(self) -> Iterable[torch.Tensor]:
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
-        own = [self._unembedding_VD, self._weights, self._adapter.scratch_gradient]
-        return [*self._model.parameters(), *self._model.buffers(), *gradients, *own]
+        return [
+            *self._model.parameters(),
+            *self._model.buffers(),
+            *gradients,
+            self._weights,
+            self._adapter.scratch_gradient,
+        ]
 
 
 def _counted_model(config: PreTrainedConfig, depth: int, rank: int, dtype: torch.dtype) -> _CountedModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cli.sizing.base_counts import BaseCounts, numel
+from cli.sizing.base_counts import BaseCounts
 
 _LORA_BYTES = 4
 _SESSION_BUFFERS = 4
@@ -17,7 +17,7 @@ _GATHERED_LAYERS = 2
 class TrainerMemory:
     """Bytes of one rank of `ranks`, on a GPU of `gpu`.
 
-    base: its part of the layers; embedding, norms and unembedding whole, and a float32 copy of the last. gathered:
+    base: its part of the layers; embedding, norms and unembedding whole. gathered:
     layers that come together from all ranks. model: weights, gradient and moments of one model. partial_sums: the
     gradient of the shard that is computed, and of those that were.
     """
@@ -49,13 +49,12 @@ class TrainerMemory:
 def trainer_memory(counts: BaseCounts, *, ranks: int, rank: int, num_shards: int, gpu: int) -> TrainerMemory:
     """rank: of the adapter. num_shards: into which a batch is divided at most."""
     adapter = counts.lora_parameters(rank) * _LORA_BYTES
-    copy = numel(counts.unembedding) * _LORA_BYTES if counts.weight_bytes < _LORA_BYTES else 0
     # One rank adds each shard to a sum; several keep theirs until all are there.
     kept = 1 if ranks == 1 else -(-num_shards // ranks)
     return TrainerMemory(
         ranks=ranks,
         gpu=gpu,
-        base=(counts.layer_parameters(ranks) + counts.outside_parameters) * counts.weight_bytes + copy,
+        base=(counts.layer_parameters(ranks) + counts.outside_parameters) * counts.weight_bytes,
         gathered=_GATHERED_LAYERS * counts.largest_layer * counts.weight_bytes if ranks > 1 else 0,
         model=_SESSION_BUFFERS * adapter,
         partial_sums=(1 + kept) * adapter,

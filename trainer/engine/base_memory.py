@@ -9,7 +9,7 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from trainer.engine.architectures import decoder_layers, unembedding_weight
+from trainer.engine.architectures import decoder_layers
 
 _MANY_RANKS = 64
 _GATHERED_LAYERS = 2
@@ -29,15 +29,13 @@ def outline_of(name_or_path: str, dtype: torch.dtype, revision: str | None) -> P
 
 def base_bytes(outline: PreTrainedModel, ranks: int) -> int:
     """Of one of so many ranks: its rows of each layer, which FSDP makes equally many for all; what is outside of the
-    layers; the head's copy in float32 where the base is below that; and the layers that come together for a pass."""
+    layers; and the layers that come together for a pass."""
     layers = [list(layer.parameters()) for layer in decoder_layers(outline)]
     inside = {parameter for layer in layers for parameter in layer}
     outside = [parameter for parameter in outline.parameters() if parameter not in inside]
-    head = unembedding_weight(outline)
-    copy = head.numel() * torch.float32.itemsize if head.dtype.itemsize < torch.float32.itemsize else 0
     gathered = _GATHERED_LAYERS * max(map(_bytes, layers), default=0) if ranks > 1 else 0
     rows = sum(-(-len(p) // ranks) * math.prod(p.shape[1:]) * p.itemsize for layer in layers for p in layer)
-    return rows + _bytes(outside) + copy + gathered
+    return rows + _bytes(outside) + gathered
 
 
 def refuse_too_large(outline: PreTrainedModel, device: torch.device, ranks: int = 1, on_host: int = 1) -> None:

@@ -28,7 +28,7 @@ from trainer.engine.fingerprint import fingerprint
 from trainer.engine.gathers import Gathers, WholeWeights
 from trainer.engine.kernels import KERNELS, choose_kernel, kernel_name
 from trainer.engine.kernels.dense import DenseKernel
-from trainer.engine.logprobs import HeadUpdate, action_logprobs
+from trainer.engine.logprobs import HeadUpdate, action_logprobs, all_logits
 from trainer.engine.lora import LiveAdapter
 from trainer.engine.mixers import expand
 from trainer.engine.packing import Pack, PassBudget, build_pack
@@ -36,6 +36,7 @@ from trainer.engine.ranks import Alone, Ranks
 from trainer.engine.recomputation import Recomputation, saved_bytes
 from trainer.engine.self_check import disagreement, probe
 from trainer.engine.session import Session
+from trainer.engine.unembedding import Unembedding, WholeUnembedding, exact_dtype
 from wire.datums import Datum
 from wire.engine import BaseModelInfo, LoraConfig
 from wire.errors import InvalidRequest
@@ -72,9 +73,8 @@ class BaseModel:
         self._model = model.eval().requires_grad_(False)
         self.gathers: Gathers = gathers or WholeWeights()
         self._kernel = choose_kernel(model.device)
-        self._lora_dtype = torch.promote_types(model.dtype, torch.float32)
-        # A copy only where the base is below float32: a bf16 head costs four times the error of a float32 one.
-        self._unembedding_VD = unembedding_weight(model).to(self._lora_dtype)
+        self._lora_dtype = exact_dtype(model.dtype)
+        self._unembedding: Unembedding = WholeUnembedding(unembedding_weight(model))
         self._adaptable = Adaptable.of(model)
         self._adapters: dict[LoraConfig, LiveAdapter] = {}
         self._active: LiveAdapter | None = None
@@ -91,7 +91,7 @@ class BaseModel:
             alone=sharing is Sharing.NOTHING,
         )
         self.info = _describe(
-            model, len(self._unembedding_VD), sharing, self._adaptable.whole(model), fingerprint_of(model)
+            model, self._unembedding.num_rows, sharing, self._adaptable.whole(model), fingerprint_of(model)
         )
 
     @property
@@ -176,7 +176,7 @@ class BaseModel:
             hidden_TD,
             pack.rows_P,
             pack.targets_P,
-            self._unembedding_VD,
+            self._unembedding,
             share_rows=pack.has_several,
             update=self._head_update(),
         )
@@ -185,10 +185,8 @@ class BaseModel:
         """ids_P of the most likely tokens at the pack's predictions and logprobs_P, without gradient. For short packs:
         makes all of their logits."""
         with torch.no_grad():
-            hidden_PD = self._hidden(pack).index_select(0, pack.rows_P).to(self._unembedding_VD.dtype)
-            logits_PV = hidden_PD @ self._unembedding_VD.T
-            if update := self._head_update():
-                logits_PV += update.scale * (hidden_PD @ update.a_RD.T @ update.b_VR.T)
+            hidden_PD = self._hidden(pack).index_select(0, pack.rows_P)
+            logits_PV = all_logits(hidden_PD, self._unembedding, self._head_update())
             logprobs_P, ids_P = logits_PV.log_softmax(-1).max(-1)
         return ids_P, logprobs_P
 

@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+_SHOWN = 10
 Model = Annotated[str, typer.Argument(help="The model's name or id")]
 
 app.command("export")(weights.export)
@@ -56,7 +57,8 @@ def show_(
         if found["base_model"] is None:
             stop_with(f"{model!r} is no model of the team, but a base or another vendor's; see 'headway model list'")
         contents = checked(http.get(_path(found["id"], "contents"))).json()
-        nodes = checked(http.get(_path(found["id"], "checkpoints"))).json()
+        newest = {} if as_json else {"limit": _SHOWN, "newest_first": True}
+        nodes = checked(http.get(_path(found["id"], "checkpoints"), params=newest)).json()
     if as_json:
         print_json({**found, "contents": contents, "checkpoints": nodes})
         return
@@ -64,11 +66,11 @@ def show_(
     for name, value in {**found, **contents}.items():
         if value not in (None, [], {}):
             table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-    newest = Listing("id", "checkpoint", "step", "reward", "files")
-    for node in nodes[-10:]:
+    listing = Listing("id", "checkpoint", "step", "reward", "files")
+    for node in reversed(nodes):
         reward = "" if node["mean_reward"] is None else f"{node['mean_reward']:.4f}"
-        newest.add_row(node["id"], node["name"], str(node["step"]), reward, "yes" if node["has_files"] else "no")
-    show(table, newest)
+        listing.add_row(node["id"], node["name"], str(node["step"]), reward, "yes" if node["has_files"] else "no")
+    show(table, listing)
 
 
 @app.command("rename")

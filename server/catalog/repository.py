@@ -64,16 +64,6 @@ async def find_checkpoint(session: AsyncSession, model_id: UUID, reference: str)
     return await session.scalar(referred_to(model_id, checkpoint_reference(reference)))
 
 
-async def list_checkpoints(session: AsyncSession, model_id: UUID) -> list[CheckpointRow]:
-    """The model's tree, oldest first."""
-    query = (
-        select(CheckpointRow)
-        .where(CheckpointRow.model_id == model_id, CheckpointRow.status == "committed")
-        .order_by(CheckpointRow.created_at, CheckpointRow.step, CheckpointRow.id)
-    )
-    return list(await session.scalars(query))
-
-
 async def name_is_taken(session: AsyncSession, team_id: UUID, name: str) -> bool:
     """Whether a name already means some model that the team sees."""
     return await find_model(session, team_id, name) is not None

@@ -11,14 +11,12 @@ from server.catalog import repository
 from server.catalog.types import (
     CatalogModel,
     CatalogPage,
-    CheckpointNode,
     Provider,
     TeamModel,
     TeamModels,
     UpstreamModel,
 )
 from server.principals.callers import Caller
-from store.checkpoint_references import sampler_path
 from store.tables import CheckpointRow, ModelRow
 from wire.errors import Conflict, ModelNotFound, NotFound
 
@@ -86,11 +84,6 @@ async def describe_model_to(session: AsyncSession, caller: Caller, reference: st
     return model
 
 
-async def list_checkpoints(session: AsyncSession, model: ModelRow) -> list[CheckpointNode]:
-    """The model's tree, oldest first."""
-    return [_node(row, model) for row in await repository.list_checkpoints(session, model.id)]
-
-
 async def get_checkpoint(session: AsyncSession, model: ModelRow, reference: str) -> CheckpointRow:
     """A committed checkpoint of this model, as `store.checkpoint_references` reads the text. Raises NotFound."""
     checkpoint = await repository.find_checkpoint(session, model.id, reference)
@@ -142,26 +135,4 @@ def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
         upstream=UpstreamModel.model_validate(model.upstream) if model.upstream else None,
         description=model.description,
         tags=model.tags,
-    )
-
-
-def _node(row: CheckpointRow, model: ModelRow) -> CheckpointNode:
-    return CheckpointNode(
-        id=str(row.id),
-        name=row.name,
-        checkpoint_name=sampler_path(row.files_model_id, row.files_id),
-        prev_model_checkpoint_id=str(row.parent_id) if row.parent_id else None,
-        is_active=row.id == model.head_checkpoint_id,
-        step=row.step,
-        created_at=row.created_at,
-        num_traces=row.num_traces,
-        num_datums=row.num_datums,
-        num_tokens=row.num_tokens,
-        mean_reward=row.mean_reward,
-        learning_rate=row.learning_rate,
-        loss_fn=row.loss_fn,
-        metrics=row.metrics,
-        has_files=row.files_removed_at is None,
-        has_optimizer_state=row.files_removed_at is None and row.state_removed_at is None,
-        is_pinned=row.pinned_at is not None,
     )

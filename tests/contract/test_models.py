@@ -8,6 +8,7 @@ import uuid
 import pytest
 from sqlalchemy import select, update
 
+from server.catalog.types import CheckpointNode
 from store.database import AsyncDatabase
 from store.tables import AdapterWantRow, CheckpointRow, EventRow, ModelRow, SamplerAdapterRow, SamplerRow
 from tests.contract.conftest import batch
@@ -124,6 +125,56 @@ async def test_checkpoints_come_oldest_first_as_a_bare_array(team, model):
     assert nodes[1]["prev_model_checkpoint_id"] == first["checkpoint_id"]
     assert nodes[1]["metrics"] == {"reward_std": 0.5}
     assert nodes[1]["checkpoint_name"] == path_of(model, second)
+
+
+async def test_a_listed_checkpoint_says_what_its_row_says(team, model, database):
+    await team.step(model["id"])
+    listed = await team.http.get(f"/v2/models/{model['id']}/checkpoints")
+    assert listed.headers["content-type"] == "application/json"
+    (node,) = listed.json()
+    assert list(node) == list(CheckpointNode.model_fields)
+    read = CheckpointNode.model_validate(node, strict=False)
+    async with database.session() as session:
+        row = await session.get_one(CheckpointRow, uuid.UUID(node["id"]))
+    for name in ("name", "step", "created_at", "num_traces", "num_tokens", "mean_reward", "learning_rate", "metrics"):
+        assert getattr(read, name) == getattr(row, name), name
+    assert (read.is_active, read.has_files, read.has_optimizer_state, read.is_pinned) == (True, True, True, False)
+
+
+async def test_a_reward_that_is_no_number_is_listed_as_none(team, model, database):
+    await team.step(model["id"])
+    async with database.session() as session:
+        await session.execute(
+            update(CheckpointRow)
+            .where(CheckpointRow.model_id == uuid.UUID(model["id"]))
+            .values(mean_reward=float("nan"), learning_rate=float("inf"))
+        )
+    (node,) = (await team.http.get(f"/v2/models/{model['id']}/checkpoints")).json()
+    assert (node["mean_reward"], node["learning_rate"]) == (None, None)
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_checkpoints_come_in_pages_where_a_limit_is_given(team, model, database, newest_first):
+    """Nodes of one moment, too, and one that comes meanwhile."""
+    path = f"/v2/models/{model['id']}/checkpoints"
+    async with database.session() as session:
+        row = await session.get_one(ModelRow, uuid.UUID(model["id"]))
+        for _ in range(5):
+            row.head_checkpoint_id = (await add_checkpoint(session, row)).id
+            await session.flush()
+    whole = [node["id"] for node in (await team.http.get(path, params={"newest_first": newest_first})).json()]
+    assert whole == [node["id"] for node in (await team.http.get(path)).json()][:: -1 if newest_first else 1]
+    found, sizes = list[str](), list[int]()
+    reply = await team.http.get(path, params={"limit": 2, "newest_first": newest_first})
+    while True:
+        sizes.append(len(reply.json()))
+        found += [node["id"] for node in reply.json()]
+        if "next" not in reply.links:
+            break
+        reply = await team.http.get(reply.links["next"]["url"])
+    assert (found, sizes) == (whole, [2, 2, 1])
+    refused = await team.http.get(path, params={"cursor": "nonsense", "limit": 2})
+    assert refused.status_code == 422
 
 
 async def test_the_head_rolls_back_and_the_next_step_extends_from_there(team, model, database):

@@ -14,6 +14,7 @@ from server.catalog.changing import change_model, own_model
 from server.catalog.contents import contents_of
 from server.catalog.deleting import delete_model
 from server.catalog.deleting_checkpoints import delete_checkpoint
+from server.catalog.tree_listing import list_tree
 from server.catalog.types import (
     CatalogModel,
     CatalogPage,
@@ -30,7 +31,9 @@ from server.checkpoint_names.packing import pack_adapter
 from server.http.archive_replies import archive_reply
 from server.http.authentication import CallerDep, ModelUserDep
 from server.http.context import ContextDep
+from server.http.page_parameters import CursorParam
 from server.protocols.hud.shared.routing import HudRouter
+from store.database import driver_of
 
 
 class HeadRequest(BaseModel):
@@ -123,13 +126,27 @@ async def delete(
         return await delete_model(session, actor_of(caller), model, checkpoints)
 
 
-@router.get("/{model_id}/checkpoints")
-async def list_checkpoints(context: ContextDep, caller: CallerDep, model_id: str) -> list[CheckpointNode]:
-    """The model's checkpoint tree, oldest first."""
+@router.get("/{model_id}/checkpoints", response_model=list[CheckpointNode])
+async def list_checkpoints(
+    context: ContextDep,
+    caller: CallerDep,
+    request: Request,
+    model_id: str,
+    cursor: CursorParam = None,
+    limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
+    newest_first: bool = False,
+) -> Response:
+    """The model's checkpoint tree, oldest first; without `limit`, all of it. Where more follows, the header `Link` says
+    where (`rel="next"`)."""
     async with context.database.session() as session:
-        model = await service.get_model(session, caller.team_id, model_id)
-        caller.require_model(model.id, model.slug)
-        return await service.list_checkpoints(session, model)
+        model = await service.get_callers_model(session, caller, model_id)
+        connection = await driver_of(session)
+        listed = await list_tree(connection, model, cursor=cursor, limit=limit, newest_first=newest_first)
+    headers = dict[str, str]()
+    if listed.next_cursor is not None:
+        following = request.url.include_query_params(cursor=listed.next_cursor)
+        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    return Response(listed.nodes, media_type="application/json", headers=headers)
 
 
 @router.get("/{model_id}/checkpoints/{checkpoint}/adapter", response_class=StreamingResponse)

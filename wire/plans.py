@@ -20,6 +20,9 @@ from wire.trajectories import Int32Array
 
 _FORMAT = 1
 
+FUSED_LORA, PEFT_LORA = "fused", "peft"
+"""The forwards of adapted layers. Plans of versions that had PEFT's alone name none."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
@@ -37,7 +40,8 @@ class Plan:
     each micro-batch holds, in that order. shard_sizes_S: how many micro-batches each shard holds. A shard sums its
     micro-batches in their order; the gradient is the sum of the shards in theirs, whoever computes them.
 
-    kernel: of attention, by the engine's name for it. seconds: that planning took, 0 for a plan that was read.
+    kernel: of attention, by the engine's name for it. lora: of adapted layers. seconds: that planning took, 0 for a
+    plan that was read.
     """
 
     settings: PlanSettings
@@ -45,6 +49,7 @@ class Plan:
     order_D: Int32Array
     micro_batch_sizes_M: Int32Array
     shard_sizes_S: Int32Array
+    lora: str = FUSED_LORA
     seconds: float = 0.0
 
     @property
@@ -70,7 +75,11 @@ class StepPlan:
 
 
 def plan_of(
-    shards: Sequence[Sequence[Sequence[int]]], settings: PlanSettings, kernel: str, seconds: float = 0.0
+    shards: Sequence[Sequence[Sequence[int]]],
+    settings: PlanSettings,
+    kernel: str,
+    lora: str = FUSED_LORA,
+    seconds: float = 0.0,
 ) -> Plan:
     """The plan with these datums in each micro-batch of each shard."""
     micro_batches = [micro_batch for shard in shards for micro_batch in shard]
@@ -80,6 +89,7 @@ def plan_of(
         _array(index for micro_batch in micro_batches for index in micro_batch),
         _array(map(len, micro_batches)),
         _array(map(len, shards)),
+        lora,
         seconds,
     )
 
@@ -92,6 +102,7 @@ def encode_plan(plan: Plan) -> bytes:
         "max_tokens_per_pass": settings.max_tokens_per_pass,
         "threads": settings.threads,
         "kernel": plan.kernel,
+        "lora": plan.lora,
     }
     arrays = {
         # Neighbours are mostly computed together: differences compress to almost nothing.
@@ -112,6 +123,7 @@ def decode_plan(data: bytes) -> Plan:
         np.cumsum(arrays["order"], dtype=np.int32),
         arrays["micro_batches"],
         arrays["shards"],
+        header.get("lora", PEFT_LORA),
     )
 
 

@@ -25,6 +25,7 @@ from trainer.engine.architectures import (
 from trainer.engine.attention import IMPLEMENTATION, UnsupportedArchitecture, register
 from trainer.engine.base_memory import outline_of, refuse_too_large
 from trainer.engine.fingerprint import fingerprint
+from trainer.engine.fused_lora import FusedLora
 from trainer.engine.gathers import Gathers, WholeWeights
 from trainer.engine.kernels import KERNELS, choose_kernel, kernel_name
 from trainer.engine.kernels.dense import DenseKernel
@@ -40,6 +41,7 @@ from trainer.engine.unembedding import Unembedding, WholeUnembedding, exact_dtyp
 from wire.datums import Datum
 from wire.engine import BaseModelInfo, LoraConfig
 from wire.errors import InvalidRequest
+from wire.plans import FUSED_LORA, PEFT_LORA
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +84,7 @@ class BaseModel:
         for mixer in linear_mixers(model):
             expand(mixer)
         self._recomputation = Recomputation(model)
+        self._fused_lora = FusedLora()
         self._ranks: Ranks = ranks or Alone()
         sharing = self._proven(known_sharing(model))
         self._budget = PassBudget(
@@ -120,6 +123,7 @@ class BaseModel:
         if shape not in self._adapters:
             targets = self._adaptable.chosen(lora)
             self._adapters[shape] = LiveAdapter(self._model, lora, targets, self._lora_dtype)
+            self._fused_lora.install(self._model)
             self._active = None
         return self._adapters[shape]
 
@@ -145,15 +149,17 @@ class BaseModel:
         return kernel_name(self._kernel)
 
     @contextmanager
-    def computing_by(self, kernel: str) -> Generator[None]:
-        """Packs that are made inside are for this kernel; for the model's own where it does not run."""
+    def computing_by(self, kernel: str, lora: str = FUSED_LORA) -> Generator[None]:
+        """Packs that are made inside are for this kernel, or the model's own where it does not run; adapted layers have
+        this forward."""
         own, planned = self._kernel, KERNELS.get(kernel)
         if planned is not None and planned.runs_on(self.device):
             self._kernel = own if isinstance(own, planned) else planned()
         else:
             log.warning("kernel_of_plan_does_not_run", planned=kernel, used=self.kernel)
         try:
-            yield
+            with self._fused_lora.switched(lora != PEFT_LORA):
+                yield
         finally:
             self._kernel = own
 

@@ -43,7 +43,7 @@ from trainer.engine.validation import check_datums, check_lora, check_num_subste
 from wire.datums import Datum
 from wire.engine import AdamParams, BaseModelInfo, DatumTensors, LoraConfig, LossChoice, PassResult, StepResult
 from wire.errors import NotFound, SpillLost
-from wire.plans import Plan, PlanSettings, StepPlan, plan_of
+from wire.plans import FUSED_LORA, PEFT_LORA, Plan, PlanSettings, StepPlan, plan_of
 from wire.process.faults import fault_point
 from wire.trajectories import Float32Array
 
@@ -322,12 +322,12 @@ class TrainingEngine:
 
     @contextmanager
     def _computing_by(self, plan: Plan) -> Generator[None]:
-        """The block computes by the plan's kernel and threads."""
-        with _threads(plan.settings.threads), self._base.computing_by(plan.kernel):
+        """The block computes by the plan's kernels and threads."""
+        with _threads(plan.settings.threads), self._base.computing_by(plan.kernel, plan.lora):
             yield
 
     def _plan(self, datums: Sequence[Datum], num_substeps: int, settings: PlanSettings | None = None) -> Plan:
-        """settings: of an operation whose plan was not recorded, and which had one shard."""
+        """settings: of an operation whose plan was not recorded, which had one shard and PEFT's forward."""
         own = settings is None
         settings = settings or PlanSettings(self._settings.max_tokens_per_pass, self._threads)
         worth = max(_WORTH_A_PASS_TOKENS, math.ceil(_WORTH_A_PASS / self.info.num_parameters))
@@ -341,7 +341,7 @@ class TrainingEngine:
         )
         indices = {datum: index for index, datum in enumerate(datums)}
         numbers = [[[indices[datum] for datum in micro_batch] for micro_batch in shard] for shard in shards]
-        return plan_of(numbers, settings, self._base.kernel)
+        return plan_of(numbers, settings, self._base.kernel, FUSED_LORA if own else PEFT_LORA)
 
     def _session(self, model: UUID) -> Session:
         """The model's, on the device of each rank."""

@@ -17,13 +17,14 @@ from store.tables import OperationRow
 from tests.unit.conftest import World
 from tests.unit.planes.test_worker import Trainer, expire_leases
 from tests.unit.trainer.tiny import mixed_batch, session, tiny_model
+from trainer.engine import engine
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings, TrainingEngine
 from wire.conversion import to_datums
 from wire.datum_payload import encode_datums
 from wire.errors import Interrupted
 from wire.payload import decode, encode
-from wire.plans import PlanSettings, StepPlan, decode_plan, decode_step_plan
+from wire.plans import PEFT_LORA, PlanSettings, StepPlan, decode_plan, decode_step_plan
 
 SMALL, LARGE = PlanSettings(max_tokens_per_pass=30, threads=1), PlanSettings(max_tokens_per_pass=4096, threads=2)
 LOSS = {"loss_fn": "importance_sampling", "loss_fn_config": {}, "num_substeps": 1}
@@ -116,9 +117,13 @@ async def test_without_the_record_it_would_end_in_other_bits(trainer: ComputingT
     assert trainer.threads == [2, 2]
 
 
-async def test_passes_of_an_earlier_version_are_replayed_by_the_settings_in_their_metrics(trainer: ComputingTrainer):
+async def test_passes_of_an_earlier_version_are_replayed_by_the_settings_in_their_metrics(
+    trainer: ComputingTrainer, monkeypatch: pytest.MonkeyPatch
+):
     await trainer.pass_of_batch(0)
-    trainer.work()
+    with monkeypatch.context() as earlier:
+        earlier.setattr(engine, "FUSED_LORA", PEFT_LORA)
+        trainer.work()
     gradient = trainer.gradient()
     trainer.change(plan=None)
     assert torch.equal(await replayed_by(trainer, LARGE), gradient)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,17 @@ from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings
 from trainer.engine.kernels import KERNELS
 from wire.engine import AdamParams, LossChoice
-from wire.plans import Plan, PlanSettings, decode_plan, decode_step_plan, encode_plan, encode_step_plan, plan_of
+from wire.plans import (
+    FUSED_LORA,
+    PEFT_LORA,
+    Plan,
+    PlanSettings,
+    decode_plan,
+    decode_step_plan,
+    encode_plan,
+    encode_step_plan,
+    plan_of,
+)
 
 IS = LossChoice("importance_sampling")
 ADAM = AdamParams(learning_rate=1e-2, eps=1e-3)
@@ -77,7 +88,8 @@ def test_settings_alone_make_the_plan_that_another_engine_made_by_them() -> None
     batch, engine = mixed_batch(), tiny_engine(max_tokens_per_pass=30)
     other, _ = other_engine()
     plan = other.plan(batch, 2, PlanSettings(30, 1))
-    assert encode_plan(plan) == encode_plan(engine.plan(batch, 2))
+    assert (plan.lora, plan.settings) == (PEFT_LORA, PlanSettings(30, 1)), "no version that wrote no plans had another"
+    assert encode_plan(replace(plan, lora=FUSED_LORA)) == encode_plan(engine.plan(batch, 2))
     assert [len(micro_batches(other.plan(batch, substeps))) for substeps in (1, 2, 6)] == [1, 2, 6]
 
 

@@ -3,8 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wire.payload import encode
-from wire.plans import PlanSettings, StepPlan, decode_plan, decode_step_plan, encode_plan, encode_step_plan, plan_of
+from wire.payload import decode, encode
+from wire.plans import (
+    FUSED_LORA,
+    PEFT_LORA,
+    PlanSettings,
+    StepPlan,
+    decode_plan,
+    decode_step_plan,
+    encode_plan,
+    encode_step_plan,
+    plan_of,
+)
 
 SETTINGS = PlanSettings(max_tokens_per_pass=64, threads=3)
 
@@ -13,7 +23,14 @@ SETTINGS = PlanSettings(max_tokens_per_pass=64, threads=3)
 def test_a_plan_is_read_as_it_was_written(shards) -> None:
     plan = decode_plan(encode_plan(plan_of(shards, SETTINGS, "cascade", seconds=2.0)))
     assert [[micro_batch.tolist() for micro_batch in shard] for shard in plan.shards] == shards
-    assert (plan.settings, plan.kernel, plan.seconds) == (SETTINGS, "cascade", 0.0)
+    assert (plan.settings, plan.kernel, plan.lora, plan.seconds) == (SETTINGS, "cascade", FUSED_LORA, 0.0)
+
+
+def test_a_plan_that_names_no_forward_of_adapted_layers_had_pefts() -> None:
+    written = encode_plan(plan_of([[[0]]], SETTINGS, "cascade"))
+    header, arrays = decode(written)
+    del header["lora"]
+    assert decode_plan(encode(header, arrays)).lora == PEFT_LORA
 
 
 @pytest.mark.parametrize("plan", [StepPlan(1), StepPlan(8, 0.1)])

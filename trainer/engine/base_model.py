@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -163,9 +164,21 @@ class BaseModel:
         finally:
             self._kernel = own
 
-    def budget(self, max_tokens: int, max_shards: int = 1, min_shard_tokens: float = 1.0) -> PassBudget:
+    def budget(
+        self,
+        max_tokens: int,
+        max_shards: int = 1,
+        min_shard_tokens: float = 1.0,
+        apart_tokens: float = math.inf,
+    ) -> PassBudget:
         """What plans must know of this model, and what the engine allows."""
-        return replace(self._budget, max_tokens=max_tokens, max_shards=max_shards, min_shard_tokens=min_shard_tokens)
+        return replace(
+            self._budget,
+            max_tokens=max_tokens,
+            max_shards=max_shards,
+            min_shard_tokens=min_shard_tokens,
+            apart_tokens=apart_tokens,
+        )
 
     def pack(self, datums: Sequence[Datum]) -> Pack:
         """One forward pass over datums."""

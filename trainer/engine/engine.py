@@ -51,6 +51,8 @@ from wire.trajectories import Float32Array
 # for the launches of its kernels.
 _WORTH_A_PASS_TOKENS = 4096
 _WORTH_A_PASS = _WORTH_A_PASS_TOKENS * 8e9
+# Tokens that a CPU computes in the time that a micro-batch takes beside its tokens.
+_WORTH_A_MICRO_BATCH_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,16 +329,20 @@ class TrainingEngine:
             yield
 
     def _plan(self, datums: Sequence[Datum], num_substeps: int, settings: PlanSettings | None = None) -> Plan:
-        """settings: of an operation whose plan was not recorded, which had one shard and PEFT's forward."""
+        """settings: of an operation whose plan was not recorded; it had one shard, PEFT's forward, no group apart."""
         own = settings is None
         settings = settings or PlanSettings(self._settings.max_tokens_per_pass, self._threads)
         worth = max(_WORTH_A_PASS_TOKENS, math.ceil(_WORTH_A_PASS / self.info.num_parameters))
         min_shard_tokens = self._settings.min_shard_tokens or worth
+        apart_tokens = _WORTH_A_MICRO_BATCH_TOKENS if self._base.device.type == "cpu" else worth
         shards = plan_shards(
             datums,
             num_substeps=num_substeps,
             budget=self._base.budget(
-                settings.max_tokens_per_pass, self._settings.max_shards if own else 1, min_shard_tokens
+                settings.max_tokens_per_pass,
+                self._settings.max_shards if own else 1,
+                min_shard_tokens,
+                apart_tokens if own else math.inf,
             ),
         )
         indices = {datum: index for index, datum in enumerate(datums)}

@@ -67,9 +67,9 @@ class MicroBatches:
     def learn(
         self, turn: Turn | None, objective: Objective, scratch: torch.Tensor, phases: PhaseTimer
     ) -> MicroBatchFigures | None:
-        """Add the micro-batch's gradient to the scratch. Raises InvalidRequest, naming a datum, where the sum is not
-        finite."""
-        with phases("forward"):
+        """Add the micro-batch's gradient to the scratch; one that has none is scored without a graph. Raises
+        InvalidRequest, naming a datum, where the sum is not finite."""
+        with phases("forward"), torch.set_grad_enabled(turn is None or objective.moves(turn.datums)):
             scores = self.score(turn)
         with phases("loss"):
             weighted = self.weigh(objective, scores)

@@ -39,6 +39,11 @@ class Objective(Protocol):
     needs_base: whether it asks for base_logprobs_P, those of the pack's predictions under the base model, detached.
     """
 
+    def moves(self, datums: Sequence[Datum]) -> bool:
+        """Whether these may have a gradient; if not, all of their weights_N will be exactly 0, whatever their logprobs
+        are."""
+        ...
+
     @property
     def needs_base(self) -> bool: ...
 
@@ -54,9 +59,14 @@ class BuiltinObjective:
     def __init__(self, loss: Loss, options: LossOptions, datums: Sequence[Datum]) -> None:
         self._loss = loss
         self._kl_penalty_coef = options.kl_penalty_coef
+        self._by_advantage = loss.follows_advantages and not options.kl_penalty_coef
         self.needs_base = bool(options.kl_penalty_coef)
         scales_S = options.cost_scales(np.array([datum.num_scored for datum in datums]))
         self._scales = dict(zip(datums, scales_S, strict=True))
+
+    def moves(self, datums: Sequence[Datum]) -> bool:
+        """Not without a weight; nor, by a loss that follows them, without an advantage."""
+        return any(each.weights.any() and (each.advantages.any() or not self._by_advantage) for each in datums)
 
     def __call__(self, scores: Scores, base_logprobs_P: torch.Tensor | None) -> Weighted:
         logprobs_N = scores.logprobs_N.clone().requires_grad_()
@@ -109,6 +119,10 @@ class ClientObjective:
 
     def __init__(self, datums: Sequence[Datum], weights: Sequence[Float32Array]) -> None:
         self._weights = {datum: row[datum.positions] for datum, row in zip(datums, weights, strict=True)}
+
+    def moves(self, datums: Sequence[Datum]) -> bool:
+        """Not where the client weighs nothing."""
+        return any(self._weights[datum].any() for datum in datums)
 
     def __call__(self, scores: Scores, base_logprobs_P: torch.Tensor | None) -> Weighted:
         weights_N = scores.per_action([self._weights[datum] for datum in scores.pack.datums])

@@ -63,6 +63,8 @@ class PassBudget:
     tokens_per_pair: what attention of one token to one other costs, next to a token's way through the other layers.
     shares: whether sequences of a pack share what they have in common. alone: each datum is a pass of its own.
 
+    apart_tokens: what groups that have no gradient must cost to be micro-batches of their own, without a backward.
+
     max_shards: into how many parts a batch is divided, which several ranks can compute. min_shard_tokens: what a part
     must cost to be worth a pass of its own.
     """
@@ -71,6 +73,7 @@ class PassBudget:
     tokens_per_pair: float = 0.0
     shares: bool = True
     alone: bool = False
+    apart_tokens: float = math.inf
     max_shards: int = 1
     min_shard_tokens: float = 1.0
 
@@ -81,13 +84,16 @@ def plan_shards(datums: Sequence[Datum], *, num_substeps: int, budget: PassBudge
 
     A group is kept whole if the budget allows, else cut where its datums share least; a datum is never split, so one
     over the budget goes alone. Substeps divide the groups, or the trajectories where there are more substeps than
-    groups.
+    groups. Groups whose trajectories all have an advantage of 0, or no weight, come last, in micro-batches of their
+    own.
     """
     if budget.alone:
         pieces = [([datum], _cost(datum, None, budget)) for datum in datums]
     else:
         chunks = [
-            [unit for group in groups for unit in _units(group, budget)] for groups in _substeps(datums, num_substeps)
+            [unit for group in groups for unit in _units(group, budget)]
+            for substep in _substeps(datums, num_substeps)
+            for groups in _apart(substep, budget)
         ]
         total = sum(cost for units in chunks for _, cost in units)
         # So much that there is something for each shard, and that no pass is too short.
@@ -127,6 +133,19 @@ def _substeps(datums: Sequence[Datum], num_substeps: int) -> Iterator[list[list[
         units = _by(datums, "origin.trajectory_index")
     for indices in np.array_split(np.arange(len(units)), min(num_substeps, len(units))):
         yield [units[i] for i in indices]
+
+
+def _apart(groups: list[list[Datum]], budget: PassBudget) -> list[list[list[Datum]]]:
+    """Groups that may have a gradient, and those that have none. What both have in common is then computed twice: all
+    of them together where these are few."""
+    moving = [group for group in groups if any(_may_move(datum) for datum in group)]
+    still = [group for group in groups if not any(_may_move(datum) for datum in group)]
+    cost = sum(cost for group in still for _, cost in _units(group, budget)) if moving else 0.0
+    return [moving, still] if cost >= budget.apart_tokens else [groups]
+
+
+def _may_move(datum: Datum) -> bool:
+    return bool(datum.advantages.any() and datum.weights.any())
 
 
 def _by(datums: Sequence[Datum], name: str) -> list[list[Datum]]:

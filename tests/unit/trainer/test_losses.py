@@ -159,7 +159,12 @@ def test_a_ratio_that_overflows_leaves_a_clipped_loss_finite(name: str) -> None:
     assert costs.clipped_N.all()
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"cross_entropy", "dro"}))
+def test_two_losses_have_a_gradient_without_an_advantage() -> None:
+    assert {name for name, loss in LOSSES.items() if not loss.follows_advantages} == {"cross_entropy", "dro"}
+    assert all(all(cost_and_weights(name, advantage=0.0)[1][2:]) for name in ("cross_entropy", "dro"))
+
+
+@pytest.mark.parametrize("name", sorted(name for name, loss in LOSSES.items() if loss.follows_advantages))
 def test_a_token_without_advantage_weighs_nothing_even_if_its_ratio_overflows(name: str) -> None:
     batch = tokens(advantage=0.0, log_ratios=[1e4] * 5)
     cost = make_loss(LossChoice(name))(batch).costs_N.sum()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +56,22 @@ def test_long_sequences_cost_more_than_their_tokens() -> None:
     # 40 · 41 / 2 pairs are 8.2 tokens more each, 20 · 21 / 2 but 2.1.
     assert plan(strangers(40, 40), group_size=1, max_tokens=96, tokens_per_pair=0.01) == [[0], [1]]
     assert plan(strangers(20, 20, 20, 20), group_size=1, max_tokens=96, tokens_per_pair=0.01) == [[0, 1, 2, 3]]
+
+
+def test_groups_without_a_gradient_come_last_in_micro_batches_of_their_own() -> None:
+    datums = [
+        replace(datum_of([*ids, 0], len(ids), i, i), advantages=np.array([advantage]))
+        for i, (ids, advantage) in enumerate(zip(strangers(30, 30, 30, 30), [0.0, 1.0, 0.0, -1.0], strict=True))
+    ]
+
+    def planned(apart_tokens: float) -> list[list[int]]:
+        (shard,) = plan_shards(datums, num_substeps=1, budget=PassBudget(200, apart_tokens=apart_tokens))
+        return [[datum.origin.trajectory_index for datum in micro_batch] for micro_batch in shard]
+
+    assert planned(60) == [[1, 3], [0, 2]]
+    assert planned(61) == [[0, 1, 2, 3]], "too few tokens for a pass of their own"
+    datums = [replace(datum, advantages=np.array([0.0])) for datum in datums]
+    assert planned(60) == [[0, 1, 2, 3]], "there is nothing to be apart from"
 
 
 def test_where_passes_hold_one_sequence_each_datum_is_one() -> None:

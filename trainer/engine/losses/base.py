@@ -50,11 +50,13 @@ class Loss(ABC):
     """A built-in loss: a frozen dataclass whose fields are its hyperparameters, floats with a default each.
 
     sampling_logprobs_optional: turns may come without any. scores_several: a position may have several targets, each
-    of which is a token to it. shorthands: keys that `from_known` expands to fields.
+    of which is a token to it. follows_advantages: a token whose advantage is 0 has a gradient of exactly 0, whatever
+    its logprobs. shorthands: keys that `from_known` expands to fields.
     """
 
     sampling_logprobs_optional: ClassVar[bool] = False
     scores_several: ClassVar[bool] = False
+    follows_advantages: ClassVar[bool] = True
     shorthands: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod

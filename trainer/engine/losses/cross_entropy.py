@@ -17,6 +17,7 @@ class CrossEntropy(Loss):
 
     sampling_logprobs_optional: ClassVar[bool] = True
     scores_several: ClassVar[bool] = True
+    follows_advantages: ClassVar[bool] = False
 
     def __call__(self, tokens: ActionTokens) -> Costs:
         return Costs(-tokens.logprobs_N)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from trainer.engine.losses.base import ActionTokens, Costs, Loss
 from wire.errors import InvalidRequest
@@ -15,6 +16,8 @@ class DRO(Loss):
     −dC/dπ_t = A_t − β (π_t − q_t); no importance ratio, nothing detached. The field agrees on no default for β; ours
     is 0.05. A token whose advantage is 0 still feels the pull once the policy has left q_t.
     """
+
+    follows_advantages: ClassVar[bool] = False
 
     beta: float = 0.05
 

@@ -32,7 +32,6 @@ HUD = Protocol(
         account.router,
         models.router,
         models.legacy,
-        training.router,
         jobs.router,
         transfers.router,  # before traces, whose ids its names are not
         traces.router,
@@ -53,5 +52,6 @@ HUD = Protocol(
         trainability.router,
         training_jobs.router,
         evalsets.router,
-    )
+    ),
+    first=(training.router,),
 )

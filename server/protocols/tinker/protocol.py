@@ -20,9 +20,7 @@ from server.protocols.tinker.training.saving import router as saving
 
 TINKER = Protocol(
     (
-        training,
         sampling,
-        futures,
         saving,
         runs,
         loading,
@@ -34,5 +32,6 @@ TINKER = Protocol(
         session_records,
         tokenizers,
         uploads,
-    )
+    ),
+    first=(training, futures),
 )

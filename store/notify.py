@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
+import socket
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import contextmanager
 
 import psycopg
-from sqlalchemy import func, select
+import sqlalchemy
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -50,12 +53,12 @@ _RECONNECT_S = 1.0
 
 def notify(session: Session, channel: str, key: str) -> None:
     """Wake the listeners of (channel, key) when this transaction commits."""
-    session.execute(select(func.pg_notify(channel, key)))
+    session.execute(sqlalchemy.select(func.pg_notify(channel, key)))
 
 
 async def notify_async(session: AsyncSession, channel: str, key: str) -> None:
     """Wake the listeners of (channel, key) when this transaction commits."""
-    await session.execute(select(func.pg_notify(channel, key)))
+    await session.execute(sqlalchemy.select(func.pg_notify(channel, key)))
 
 
 class Subscription:
@@ -196,3 +199,31 @@ class Listener:
             for channel in self._channels:
                 self._connection.execute(f"listen {channel}".encode())
         return self._connection
+
+
+class WakeableListener(Listener):
+    """As Listener; other threads may end a wait."""
+
+    def __init__(self, url: str, *channels: str) -> None:
+        super().__init__(url, *channels)
+        self._woken, self._waker = socket.socketpair()
+        for end in (self._woken, self._waker):
+            end.setblocking(False)
+
+    def wake(self) -> None:
+        """Let `wait` return, now or the next time. From any thread."""
+        with contextlib.suppress(BlockingIOError):  # full of wake-ups
+            self._waker.send(b"w")
+
+    def wait(self, timeout_s: float) -> list[tuple[str, str]]:
+        """As of Listener; empty after `wake` too."""
+        if found := super().wait(0.0):
+            return found
+        poll = select.poll()
+        for descriptor in (self._woken.fileno(), self._connected().fileno()):
+            poll.register(descriptor, select.POLLIN)
+        poll.poll(timeout_s * 1e3)
+        with contextlib.suppress(BlockingIOError):
+            while self._woken.recv(4096):
+                pass
+        return super().wait(0.0)

@@ -43,13 +43,16 @@ from wire.process.origins import http_origin
 
 log = structlog.get_logger(__name__)
 
+_CONNECTIONS = 8
+"""Of each pool: the engine's thread, promotions, snapshots, logprobs and heartbeats may have a statement at once."""
+
 
 def lead(settings: TrainerSettings, world: World | None = None) -> None:
     """Train until SIGTERM or SIGINT, or until there was nothing to do for long. world: None for a process that computes
     alone. Raises NotFound for an unknown base, OSError or ValueError for weights that do not load, DeviceLost where
     another rank is gone."""
     keep_freed_memory()
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, pool_size=_CONNECTIONS)
     pid = (world and world.agent_pid) or os.getpid()
     with database.session() as session:
         base = base_by_slug(session, settings.base_slug)

@@ -10,6 +10,7 @@ costs a load and a replay: with more busy models than trainers they would otherw
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -61,7 +62,7 @@ _NEXT = f"""
                 o.retry_at,
                 statement_timestamp()
             ) as free_at
-        from busy join models m on m.id = busy.model_id and m.base_id = %(base_id)s
+        from busy join models m on m.id = busy.model_id and m.base_id = %(base_id)s and m.id <> all(%(without)s::uuid[])
         cross join {_FIRST_OPEN_OF.format(model_id="busy.model_id")}
         left join training_turns t on t.base_id = m.base_id and t.team_id = m.team_id
         where not exists (select from trainers t where t.id = %(trainer_id)s and t.drained_at is not null)
@@ -85,8 +86,11 @@ class NextModel:
     is_awaited: bool = True
 
 
-def next_model(connection: Connection, base_id: UUID, trainer_id: UUID) -> NextModel | None:
-    """Of the models that this trainer holds or may take, the one whose turn it is.
+def next_model(
+    connection: Connection, base_id: UUID, trainer_id: UUID, without: Collection[UUID] = ()
+) -> NextModel | None:
+    """Of the models that this trainer holds or may take, the one whose turn it is; none of those `without`, whose first
+    operation this trainer is carrying out.
 
     First those for which somebody waits; of these, one of the team whose turn it is by its tokens; of its models, the
     one whose first operation waits longest.
@@ -94,7 +98,8 @@ def next_model(connection: Connection, base_id: UUID, trainer_id: UUID) -> NextM
     If there is none, the one that it may take first, if nothing happens until then; None without open operations, and
     for a trainer that is drained.
     """
-    row = connection.execute(_NEXT.encode(), {"base_id": base_id, "trainer_id": trainer_id}).fetchone()
+    values = {"base_id": base_id, "trainer_id": trainer_id, "without": list(without)}
+    row = connection.execute(_NEXT.encode(), values).fetchone()
     return NextModel(*row) if row else None
 
 

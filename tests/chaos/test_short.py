@@ -15,6 +15,7 @@ DEATHS = [
     [Fault("trainer", "complete:after-commit", 2, "kill"), Fault("server", "append:after-commit", 2, "kill")],
     [Fault("trainer", "step:before-commit", 2, "stop"), Fault("sampler", "load:after-load", 1, "kill")],
     [Fault("trainer", "settle:before-fsync", 1, "kill"), Fault("server", "reply:after-take", 2, "stop")],
+    [Fault("trainer", "step:before-adamw", 3, "kill"), Fault("trainer", "settle:before-folder-fsync", 2, "kill")],
     [Fault("postgres", ANY_TIME, 20, "kill"), Fault("backend", ANY_TIME, 20, "kill")],
 ]
 

@@ -7,7 +7,7 @@ model's gradient, and the engine is as it was. See docs/decisions/0034.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -53,6 +53,8 @@ class Cancellation:
         self._under_way: tuple[Lease, Operation] | None = None
         self._looked_at = 0.0
         self._unawaited_since: float | None = None
+        self.promoting: Callable[[], Collection[UUID]] = tuple
+        """The models whose step is in another thread, so that they do not wait for the engine."""
 
     @contextmanager
     def of(self, lease: Lease, operation: Operation) -> Generator[None]:
@@ -63,15 +65,29 @@ class Cancellation:
         finally:
             self._under_way = None
 
+    def check_of(self, lease: Lease, operation: Operation) -> Callable[[], None]:
+        """A check for a step that goes on in another thread while other models have the engine: it is never cancelled,
+        and so raises Superseded, LeaseLost, or what the other check raises."""
+        looked_at = time.monotonic()
+
+        def check() -> None:
+            nonlocal looked_at
+            self._check()
+            if time.monotonic() - looked_at < self._look_every_s:
+                return
+            with _going_on_without_database(), self._database.connection() as connection:
+                cancelling.look(connection, lease, operation)
+            looked_at = time.monotonic()
+
+        return check
+
     def check(self) -> None:
         """Call where it can be ended: raises Cancelled, Superseded, LeaseLost, or what the other check raises."""
         self._check()
         if self._under_way is None or time.monotonic() - self._looked_at < self._look_every_s:
             return
-        try:
+        with _going_on_without_database():
             self._look(*self._under_way)
-        except DATABASE_AWAY as error:  # the pass may outlive that
-            log.warning("cancellation_not_checked", error=str(error).splitlines()[0])
         self._looked_at = time.monotonic()
 
     def _look(self, lease: Lease, operation: Operation) -> None:
@@ -92,10 +108,19 @@ class Cancellation:
         return now - self._unawaited_since >= self._grace_s
 
     def _others_wait(self, connection: Connection, lease: Lease) -> bool:
-        upcoming = next_model(connection, self._base_id, self._trainer_id)
+        upcoming = next_model(connection, self._base_id, self._trainer_id, self.promoting())
         return (
             upcoming is not None
             and upcoming.model_id != lease.model_id
             and upcoming.is_awaited
             and not upcoming.free_in_s
         )
+
+
+@contextmanager
+def _going_on_without_database() -> Generator[None]:
+    """What is under way may outlive that."""
+    try:
+        yield
+    except DATABASE_AWAY as error:
+        log.warning("cancellation_not_checked", error=str(error).splitlines()[0])

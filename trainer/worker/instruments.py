@@ -20,6 +20,7 @@ from wire.process.tracing import operation_span, span
 
 _OPERATION_S = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _MAX_MODELS = 50
+_GOES_ON = "goes on"
 _SECONDS_OF_PHASE = "seconds_"
 _OF_A_MODEL = {
     "headway_trainer_model_loss": ("loss:sum", "Loss of the last step"),
@@ -86,7 +87,8 @@ class TrainerMetrics:
         )
         self._busy = Gauge("headway_trainer_busy", "1 while an operation is under way", registry=self.registry)
         self._models: OrderedDict[UUID, tuple[str, Mapping[str, float]]] = OrderedDict()
-        self._outcome = "done"
+        self._outcome: str = "done"
+        self._started: dict[UUID, float] = {}
         self.registry.register(_Asked(self._model_families))
 
     def loaded(self, base: str, loaded: Loaded) -> None:
@@ -112,7 +114,7 @@ class TrainerMetrics:
     @contextmanager
     def operation(self, operation: Operation, model: ModelState) -> Generator[None]:
         """The block carries an operation out: its log lines carry both ids, its spans are one trace."""
-        started, self._outcome = time.perf_counter(), "interrupted"
+        self._started[operation.id], self._outcome = time.perf_counter(), "interrupted"
         self._busy.set(1)
         ids = {"operation": str(operation.id), "model_id": str(model.id)}
         try:
@@ -123,12 +125,37 @@ class TrainerMetrics:
                 yield
                 if self._outcome == "interrupted":
                     self._outcome = "done"
-                else:
+                elif not self._is_going_on:
                     seen.failed(self._outcome)
         finally:
-            self._busy.set(0)
-            outcome = self._outcome if self._outcome in ("done", "interrupted", "deferred") else "failed"
-            self._operations.labels(operation.kind, outcome).observe(time.perf_counter() - started)
+            if not self._is_going_on:
+                self._ended(operation)
+
+    @contextmanager
+    def rest_of(self, operation: Operation, model: ModelState) -> Generator[None]:
+        """The block ends one that went on elsewhere: its log lines carry both ids."""
+        self._outcome = "interrupted"
+        try:
+            with structlog.contextvars.bound_contextvars(operation=str(operation.id), model_id=str(model.id)):
+                yield
+                if self._outcome == "interrupted":
+                    self._outcome = "done"
+        finally:
+            self._ended(operation)
+
+    def goes_on(self) -> None:
+        """The operation under way has left the engine, and goes on in another thread."""
+        self._outcome = _GOES_ON
+
+    @property
+    def _is_going_on(self) -> bool:
+        return self._outcome == _GOES_ON
+
+    def _ended(self, operation: Operation) -> None:
+        outcome = self._outcome if self._outcome in ("done", "interrupted", "deferred") else "failed"
+        started = self._started.pop(operation.id)
+        self._busy.set(1 if self._started else 0)
+        self._operations.labels(operation.kind, outcome).observe(time.perf_counter() - started)
 
     def failed(self, code: str) -> None:
         """The operation under way ends in this error."""

@@ -20,7 +20,7 @@ import structlog
 from store.blobs import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Connection, Database
-from store.notify import ADAPTER_LOADED, OPERATION_QUEUED, Listener
+from store.notify import ADAPTER_LOADED, OPERATION_QUEUED, Listener, WakeableListener
 from store.operation_kinds import BACKWARD, FORWARD, FORWARD_BACKWARD, KINDS, OPTIM_STEP, SAVE, UNPROMOTED_STEP
 from store.oplog import leases, work
 from store.oplog.deferring import defer, is_end
@@ -35,6 +35,7 @@ from trainer.worker.loading import Loading
 from trainer.worker.logprob_keeper import LogprobKeeper
 from trainer.worker.open_models import OpenModels
 from trainer.worker.passes import Passes
+from trainer.worker.promoting import Ended, Promotions
 from trainer.worker.promotion import Promotion
 from trainer.worker.saving import Saving
 from trainer.worker.snapshots import SnapshotPolicy, Snapshots
@@ -56,6 +57,8 @@ from wire.process.faults import fault_point
 log = structlog.get_logger(__name__)
 
 _POLL_S = 2.0
+_HANGS_AFTER_S = 60.0
+_LAST_PROMOTIONS_S = 10.0
 _LOST_RACE_S = 0.02
 _AWAY_PAUSE_S, _MAX_AWAY_PAUSE_S = 1.0, 30.0
 _NOTHING_ACCUMULATED = (
@@ -114,19 +117,21 @@ class Worker:
         self._diagnose = diagnose
         self._busy_at = time.monotonic()
         self._look_again_s = _POLL_S
-        self._listener = Listener(database.url.render_as_string(hide_password=False), OPERATION_QUEUED, ADAPTER_LOADED)
+        self._listener = WakeableListener(database.url.render_as_string(hide_password=False), OPERATION_QUEUED)
         self._cancellation = cancellation or Cancellation(database, settings.base_id, settings.trainer_id)
-        check = self._cancellation.check
-        promotion = Promotion(database, self._listener, settings.promote_timeout_s, check, settings.promotion)
         self._metrics = metrics or TrainerMetrics()
-        self._stepping = Stepping(database, blobs, checkpoints, engine, promotion, self._metrics)
+        self._stepping = Stepping(database, blobs, checkpoints, engine, self._cancellation, self._metrics)
+        overdue_s = settings.promote_timeout_s + _HANGS_AFTER_S
+        self._promotions = Promotions(self._stepping.promote, self._new_promotion, self._listener.wake, overdue_s)
+        self._cancellation.promoting = self._promotions.model_ids
         self._passes = Passes(database, blobs, engine, self._metrics, keeper)
         loading = Loading(database, blobs, checkpoints, engine, self._passes)
         files = NodeFiles(database, checkpoints)
         snapshots = Snapshots(files, self._metrics)
         self._models = OpenModels(engine, loading, self._passes, snapshots, settings.snapshots, self._metrics)
+        promotion, check = self._new_promotion(), self._cancellation.check
         self._saving = Saving(
-            database, blobs, engine, files, snapshots, promotion, self._models.open_node, self._metrics
+            database, blobs, engine, files, snapshots, promotion, check, self._models.open_node, self._metrics
         )
         self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {
             FORWARD_BACKWARD.name: self._passes.forward_backward,
@@ -145,10 +150,10 @@ class Worker:
         while not stop.is_set():
             try:
                 self._listener.listen()
-                while not stop.is_set() and self.work_once():
+                while not stop.is_set() and self._advance():
                     away_pause_s = _AWAY_PAUSE_S
                 away_pause_s = _AWAY_PAUSE_S
-                if not stop.is_set() and leave(time.monotonic() - self._busy_at):
+                if not stop.is_set() and not self._promotions and leave(time.monotonic() - self._busy_at):
                     break
                 self._let_go_of_idle_models()
                 stop.nap(lambda: self._listener.wait(self._look_again_s))
@@ -162,38 +167,89 @@ class Worker:
 
     def close(self) -> None:
         """Listen no more; what is being written in the background is finished."""
+        self._promotions.close(_LAST_PROMOTIONS_S)
+        self._saving.close()
         self._listener.close()
         self._models.close()
 
     def work_once(self) -> bool:
-        """Carry out one operation; False when there is none for this trainer."""
+        """Carry out one operation, to its end; False when there is none for this trainer."""
+        found = self._advance()
+        self._end_promotions()
+        return found
+
+    def _advance(self) -> bool:
+        """Carry out one operation, a step as far as it needs the engine; False when there is none for this trainer."""
+        self._collect_promotions()
+        while self._promotions.must_be_waited_for:
+            self._promotions.wait(_POLL_S)
+            self._collect_promotions()
         lease = self._take_next_model()
         if lease is None:
             return False
-        try:
+        with self._letting_go(lease.model_id):
             with self._database.connection() as connection:
                 started = work.start_next(connection, lease)
             if started is None:
                 return False
-            with self._metrics.operation(*started), self._cancellation.of(lease, started[0]):
-                self._carry_out(lease, *started)
-            self._models.snapshot_if_due(lease.model_id)
+            operation, model = started
+            with self._metrics.operation(operation, model), self._cancellation.of(lease, operation):
+                if operation.attempts > 1:
+                    self._end_promotions()
+                self._carry_out(lease, operation, model)
+            if operation.attempts > 1:
+                self._end_promotions()
+            if lease.model_id not in self._promotions:
+                self._models.snapshot_if_due(lease.model_id)
             self._busy_at = time.monotonic()
-        except Cancelled as cancelled:
-            log.info("operation_cancelled", model=str(lease.model_id), reason=str(cancelled))
-            if lease.model_id not in self._models:  # while gradients were replayed
-                self._models.forget(lease.model_id)
-        except Interrupted:
-            log.info("operation_interrupted", model=str(lease.model_id))
-            self._models.forget(lease.model_id)
-        except LeaseLost:
-            log.warning("lease_lost", model=str(lease.model_id))
-            self._models.forget(lease.model_id)
         return True
+
+    @contextmanager
+    def _letting_go(self, model_id: UUID) -> Generator[None]:
+        """What was not carried out to an end leaves nothing in the engine."""
+        try:
+            yield
+        except Cancelled as cancelled:
+            log.info("operation_cancelled", model=str(model_id), reason=str(cancelled))
+            if model_id not in self._models:  # while gradients were replayed
+                self._models.forget(model_id)
+        except Interrupted:
+            log.info("operation_interrupted", model=str(model_id))
+            self._models.forget(model_id)
+        except LeaseLost:
+            log.warning("lease_lost", model=str(model_id))
+            self._models.forget(model_id)
+
+    def _end_promotions(self) -> None:
+        """Wait for all. An operation that was started before, and whose trainer may have died of it, runs alone: others
+        must not be counted as the cause (`_refuse_poison`)."""
+        self._collect_promotions()
+        while self._promotions:
+            self._promotions.wait(_POLL_S)
+            self._collect_promotions()
+
+    def _collect_promotions(self) -> None:
+        """Note how steps have ended that were promoted in the background."""
+        while (ended := self._promotions.collect()) is not None:
+            self._busy_at = time.monotonic()
+            step = ended.step
+            with self._letting_go(step.model.id), self._metrics.rest_of(step.operation, step.model):
+                self._end_step(ended)
+
+    def _end_step(self, ended: Ended) -> None:
+        step = ended.step
+        with self._refusing(step.lease, step.operation, step.model):
+            if ended.error is not None:
+                self._models.forget(step.model.id)
+                raise ended.error
+            assert ended.checkpoint_id is not None
+            self._stepping.promoted(step, ended.checkpoint_id)
+            self._models.note_promoted(step.lease, step.model)
 
     def _take_next_model(self) -> Lease | None:
         with self._database.connection() as connection:
-            upcoming = next_model(connection, self._settings.base_id, self._settings.trainer_id)
+            base_id, trainer_id = self._settings.base_id, self._settings.trainer_id
+            upcoming = next_model(connection, base_id, trainer_id, self._promotions.model_ids())
         if upcoming is None or upcoming.free_in_s:
             self._look_again_s = min(_POLL_S, upcoming.free_in_s) if upcoming else _POLL_S
             return None
@@ -207,15 +263,22 @@ class Worker:
         return Lease(model_id, token) if token is not None else None
 
     def _carry_out(self, lease: Lease, operation: Operation, model: ModelState) -> None:
-        context = log.bind(model=model.slug, operation=str(operation.id), kind=operation.kind)
-        try:
+        with self._refusing(lease, operation, model):
             self._refuse_poison(operation)
             self._models.bring_to_head(lease, model)
             started = time.monotonic()
             self._handlers[operation.kind](lease, operation, model)
-            self._outlived.pop(operation.id, None)
             self._models.note_work(model.id, time.monotonic() - started)
-            context.info("operation_done")
+
+    @contextmanager
+    def _refusing(self, lease: Lease, operation: Operation, model: ModelState) -> Generator[None]:
+        """Write down what the block raises, as the end of the operation or as what it is put off for."""
+        context = log.bind(model=model.slug, operation=str(operation.id), kind=operation.kind)
+        try:
+            yield
+            if model.id not in self._promotions:
+                self._outlived.pop(operation.id, None)
+                context.info("operation_done")
         except (LeaseLost, Interrupted, Cancelled):
             raise
         except Superseded:
@@ -276,6 +339,8 @@ class Worker:
 
     def _let_go_of_idle_models(self) -> None:
         for model_id, lease in self._models.idle_for(self._settings.idle_lease_s):
+            if model_id in self._promotions:
+                continue
             with self._database.session() as session:
                 released = leases.release(session, model_id, lease.token)
             log.info("model_given_up", model=str(model_id), lease_released=released)
@@ -285,8 +350,10 @@ class Worker:
         with self._stepping_on(lease, operation, model) as (summaries, num_left_out):
             if not summaries:
                 raise NothingAccumulated(_NOTHING_ACCUMULATED)
-            self._stepping.optim_step(lease, operation, model, summaries, num_left_out)
-        self._models.note_promoted(lease, model)
+            step = self._stepping.optim_step(lease, operation, model, summaries, num_left_out)
+        self._models.note_being_promoted(model.id)
+        self._metrics.goes_on()
+        self._promotions.begin(step)
 
     def _unpromoted_step(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         with self._stepping_on(lease, operation, model) as (summaries, num_left_out):
@@ -313,6 +380,10 @@ class Worker:
         except BaseException:
             self._models.forget(model.id)
             raise
+
+    def _new_promotion(self) -> Promotion:
+        listener = Listener(self._database.url.render_as_string(hide_password=False), ADAPTER_LOADED)
+        return Promotion(self._database, listener, self._settings.promote_timeout_s, self._settings.promotion)
 
     def _save(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         self._models.note_saved(model, self._saving.save(lease, operation, model))

@@ -117,6 +117,12 @@ class OpenModels:
         if (position := self._positions.get(model_id)) is not None:
             position.unsaved_s += seconds
 
+    def note_being_promoted(self, model_id: UUID) -> None:
+        """The engine has made a step on it whose node is not the head yet: what it holds is no file's and no node's."""
+        if (position := self._positions.get(model_id)) is not None:
+            position.note_saved()
+            position.used_at = time.monotonic()
+
     def note_promoted(self, lease: Lease, model: ModelState) -> None:
         """A step has moved the head to a node with files."""
         self._passes.forget(model.id)

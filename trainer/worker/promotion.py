@@ -19,31 +19,34 @@ _POLL_S = 0.5
 
 
 class Promotion:
-    """Asks the samplers of a base, through the database, whether they hold an adapter."""
+    """Asks the samplers of a base, through the database, whether they hold an adapter. Used by one thread."""
 
     def __init__(
         self,
         database: Database,
         listener: Listener,
         timeout_s: float,
-        check: Callable[[], None] = lambda: None,
         policy: PromotionPolicy = PromotionPolicy.ONE,
     ) -> None:
-        """`check` may raise to end a wait early."""
+        """`listener`: for ADAPTER_LOADED, of this thread's own."""
         self._database = database
         self._listener = listener
         self._timeout_s = timeout_s
-        self._check = check
         self._policy = policy
 
-    def wait_until_loaded(self, base_id: UUID, adapter: str) -> None:
+    def close(self) -> None:
+        """Listen no more."""
+        self._listener.close()
+
+    def wait_until_loaded(self, base_id: UUID, adapter: str, check: Callable[[], None] = lambda: None) -> None:
         """Return once the live samplers that the policy waits for serve the adapter, or time is up and at least one
-        does, or none is alive at all.
+        does, or none is alive at all. `check` is called now and then, and may raise to end the wait early.
 
         Raises PromotionRejected when every live sampler refused it, Unavailable when none managed it in time: that is
         the samplers' trouble, and the step is tried again.
         """
         deadline = time.monotonic() + self._timeout_s
+        self._listener.listen()
         while True:
             with self._database.connection() as connection:
                 votes = promotion_votes(connection, self._policy, base_id, adapter)
@@ -53,11 +56,18 @@ class Promotion:
                 raise PromotionRejected(
                     f"no sampler could load the new checkpoint: {votes.refusals[0]}; the head stays"
                 )
-            self._check()
+            check()
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return self._time_is_up(adapter, votes)
-            self._listener.wait(min(left_s, _POLL_S))
+            self._wait_for_report(adapter, min(left_s, _POLL_S))
+
+    def _wait_for_report(self, adapter: str, timeout_s: float) -> None:
+        """Reports on other adapters, as those of earlier steps, say nothing about this one."""
+        until = time.monotonic() + timeout_s
+        while (left_s := until - time.monotonic()) > 0:
+            if any(key == adapter for _, key in self._listener.wait(left_s)):
+                return
 
     def _time_is_up(self, adapter: str, votes: Votes) -> None:
         if votes.loaded:

@@ -52,6 +52,7 @@ class Saving:
         files: NodeFiles,
         snapshots: Snapshots,
         promotion: Promotion,
+        check: Callable[[], None],
         open_node: OpenNode,
         metrics: TrainerMetrics,
     ) -> None:
@@ -61,8 +62,13 @@ class Saving:
         self._files = files
         self._snapshots = snapshots
         self._promotion = promotion
+        self._check = check
         self._open_node = open_node
         self._metrics = metrics
+
+    def close(self) -> None:
+        """Wait for samplers no more."""
+        self._promotion.close()
 
     def save(self, lease: Lease, operation: Operation, model: ModelState) -> UUID:
         """The node that was saved. Raises NameTaken, Gone for a node that is kept no longer, PromotionRejected where
@@ -115,6 +121,6 @@ class Saving:
             want_adapter(connection, model.base_id, node.id, _WANTED_S)
         try:
             with self._metrics.phase("promote"):
-                self._promotion.wait_until_loaded(model.base_id, adapter_name(node.files_id))
+                self._promotion.wait_until_loaded(model.base_id, adapter_name(node.files_id), self._check)
         except Unavailable as late:
             log.warning("saved_before_loaded", checkpoint=node.name, reason=late.message)

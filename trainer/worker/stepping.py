@@ -1,7 +1,8 @@
 """One optimizer step, from the op log to a head that is being served.
 
-AdamW in memory; files staged, hashed, renamed; the checkpoint inserted as `staged`; samplers load it while the files
-are fsynced; one fenced transaction commits checkpoint, operation and head together.
+AdamW in memory, and a snapshot of what it made; then, without the engine (`trainer.worker.promoting`): files staged,
+hashed, renamed; the checkpoint inserted as `staged`; samplers load it while the files are fsynced; one fenced
+transaction commits checkpoint, operation and head together.
 
 A step that promotes nothing is AdamW and that transaction, with a checkpoint that has no files (`store.oplog.unsaved`).
 """
@@ -9,6 +10,7 @@ A step that promotes nothing is AdamW and that transaction, with a checkpoint th
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -23,18 +25,33 @@ from store.oplog.lost_answers import LEFT_OUT
 from store.oplog.operation import ModelState, Operation
 from store.oplog.unsaved import commit_unpromoted_step
 from store.oplog.work import Lease
+from trainer.worker.cancellation import Cancellation
 from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.promotion import Promotion
 from trainer.worker.summaries import logged_figures, summarise_step
 from trainer.worker.timing import StageTimer
 from wire.adapter_names import adapter_name
-from wire.engine import AdamParams, Engine, StepResult
+from wire.engine import AdamParams, Engine, Snapshot, StepResult
 from wire.errors import HeadwayError
 from wire.payload import decode, encode
 from wire.plans import StepPlan, encode_step_plan
 from wire.process.faults import fault_point
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedStep:
+    """A step that the engine has made and that is in no file yet. facts: columns of its node."""
+
+    lease: Lease
+    operation: Operation
+    model: ModelState
+    facts: dict[str, Any]
+    plan: StepPlan
+    num_left_out: int
+    snapshot: Snapshot
+    laps: StageTimer
 
 
 class Stepping:
@@ -47,7 +64,7 @@ class Stepping:
         blobs: BlobStore,
         checkpoints: CheckpointStore,
         engine: Engine,
-        promotion: Promotion,
+        cancellation: Cancellation,
         metrics: TrainerMetrics | None = None,
     ) -> None:
         self._metrics = metrics or TrainerMetrics()
@@ -55,7 +72,7 @@ class Stepping:
         self._blobs = blobs
         self._checkpoints = checkpoints
         self._engine = engine
-        self._promotion = promotion
+        self._cancellation = cancellation
 
     def optim_step(
         self,
@@ -64,17 +81,29 @@ class Stepping:
         model: ModelState,
         summaries: list[dict[str, Any]],
         num_left_out: int = 0,
-    ) -> None:
-        """Apply the gradients that the engine holds, which left these summaries. `num_left_out`: passes that it does
-        not hold, for nobody had their answer.
-
-        Raises Superseded, PromotionRejected, Unavailable where no sampler loaded the checkpoint in time, LeaseLost.
-        """
+    ) -> AppliedStep:
+        """Apply the gradients that the engine holds, which left these summaries; what is to be promoted then.
+        `num_left_out`: passes that it does not hold, for nobody had their answer. Raises NonFinite."""
         facts, plan, _ = self._apply(operation, model, summaries, num_left_out)
         laps = StageTimer(self._metrics.phase)
-        checkpoint_id = self._stage(lease, operation, model, facts, laps)
-        self._promote(lease, operation, model, checkpoint_id, plan, num_left_out, laps)
-        self._done(model, checkpoint_id, facts, laps)
+        with laps("save"):
+            snapshot = self._engine.snapshot(model.id)
+        return AppliedStep(lease, operation, model, facts, plan, num_left_out, snapshot, laps)
+
+    def promote(self, step: AppliedStep, promotion: Promotion) -> UUID:
+        """Write the files, have them loaded, and move the head there; the new node. From any thread: the engine is not
+        used.
+
+        Raises Superseded, PromotionRejected, Unavailable where no sampler loaded the checkpoint in time, LeaseLost,
+        Interrupted.
+        """
+        checkpoint_id = self._stage(step)
+        self._promote(step, checkpoint_id, promotion)
+        return checkpoint_id
+
+    def promoted(self, step: AppliedStep, checkpoint_id: UUID) -> None:
+        """Count it."""
+        self._done(step.model, checkpoint_id, step.facts, step.laps)
 
     def unpromoted_step(
         self,
@@ -125,47 +154,38 @@ class Stepping:
         self._metrics.stepped(model, facts["metrics"])
         log.info("step_done", checkpoint=str(checkpoint_id), **logged_figures(facts["metrics"]), **laps.figures())
 
-    def _stage(
-        self, lease: Lease, operation: Operation, model: ModelState, facts: dict[str, Any], laps: StageTimer
-    ) -> UUID:
-        checkpoint_id = uuid.uuid4()
+    def _stage(self, step: AppliedStep) -> UUID:
+        checkpoint_id, model, laps = uuid.uuid4(), step.model, step.laps
         with self._checkpoints.stage(model.id, checkpoint_id) as staged:
             with laps("save"):
-                self._engine.save(model.id, staged / ADAPTER, staged / STATE)
+                step.snapshot.write(staged / ADAPTER, staged / STATE)
             fault_point("step:after-save")
             with laps("publish"):
                 manifest = self._checkpoints.publish(model.id, checkpoint_id, staged)
-        values = {"id": checkpoint_id, "manifest": manifest.to_json(), **facts}
+        values = {"id": checkpoint_id, "manifest": manifest.to_json(), **step.facts}
         with self._database.connection() as connection:
-            work.stage_checkpoint(connection, lease, operation, model, values)
+            work.stage_checkpoint(connection, step.lease, step.operation, model, values)
         return checkpoint_id
 
-    def _promote(
-        self,
-        lease: Lease,
-        operation: Operation,
-        model: ModelState,
-        checkpoint_id: UUID,
-        plan: StepPlan,
-        num_left_out: int,
-        laps: StageTimer,
-    ) -> None:
+    def _promote(self, step: AppliedStep, checkpoint_id: UUID, promotion: Promotion) -> None:
+        lease, operation, model, laps = step.lease, step.operation, step.model, step.laps
         answer: dict[str, Any] = {
             "step": model.head_step + 1,
             "checkpoint_id": str(checkpoint_id),
             "sampler_path": self._checkpoints.describe(model.id, checkpoint_id, ADAPTER),
             "state_path": self._checkpoints.describe(model.id, checkpoint_id, STATE),
         }
-        if num_left_out:
-            answer[LEFT_OUT] = num_left_out
+        if step.num_left_out:
+            answer[LEFT_OUT] = step.num_left_out
+        check = self._cancellation.check_of(lease, operation)
         try:
             with laps("settle"):
                 self._checkpoints.settle(model.id, checkpoint_id)
             with laps("promote"):
-                self._promotion.wait_until_loaded(model.base_id, adapter_name(checkpoint_id))
+                promotion.wait_until_loaded(model.base_id, adapter_name(checkpoint_id), check)
             with laps("commit"), self._database.connection() as connection:
-                result = encode(answer)
-                work.commit_step(connection, lease, operation, model, checkpoint_id, result, encode_step_plan(plan))
+                result, plan = encode(answer), encode_step_plan(step.plan)
+                work.commit_step(connection, lease, operation, model, checkpoint_id, result, plan)
         except (HeadwayError, OSError):
             with self._database.connection() as connection:
                 work.reject_checkpoint(connection, checkpoint_id)

@@ -21,7 +21,7 @@ class StageTimer:
         started = time.perf_counter()
         with self._measure(phase):
             yield
-        self._seconds[phase] = time.perf_counter() - started
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
 
     def figures(self) -> dict[str, float]:
         """`<phase>_s` of each, and up to now `since_adamw_s`."""

@@ -39,16 +39,16 @@ def trainer(database: Database, async_database: AsyncDatabase, world: World, tmp
 
 def in_trouble(trainer: Trainer, error: Exception) -> Callable[[], None]:
     """Every pass and save meets the error, until the function that is returned is called."""
-    real = CountingEngine.forward_backward, CountingEngine.save
+    real = CountingEngine.forward_backward, CountingEngine.snapshot
 
     def fails(*_: object) -> Any:
         raise error
 
-    trainer.engine.forward_backward = trainer.engine.save = fails  # type: ignore[method-assign]
+    trainer.engine.forward_backward = trainer.engine.snapshot = fails  # type: ignore[method-assign]
 
     def mend() -> None:
         trainer.engine.forward_backward = real[0].__get__(trainer.engine)  # type: ignore[method-assign]
-        trainer.engine.save = real[1].__get__(trainer.engine)  # type: ignore[method-assign]
+        trainer.engine.snapshot = real[1].__get__(trainer.engine)  # type: ignore[method-assign]
 
     return mend
 

@@ -164,8 +164,8 @@ class Trainer:
         payload = encode_datums(to_datums(Batch([Trajectory((TURN,), reward, trace_id)])), extra)
         return await self.ask("forward_backward", payload, with_key=with_key, model_id=model_id)
 
-    async def step(self) -> Appended:
-        return await self.ask("optim_step", encode({"learning_rate": 1.0}))
+    async def step(self, *, model_id: UUID | None = None) -> Appended:
+        return await self.ask("optim_step", encode({"learning_rate": 1.0}), model_id=model_id)
 
     def work(self) -> None:
         while self.worker.work_once():
@@ -175,13 +175,13 @@ class Trainer:
         with self.database.session() as session:
             return session.get_one(OperationRow, operation.id)
 
-    def head(self) -> CheckpointRow | None:
+    def head(self, model_id: UUID | None = None) -> CheckpointRow | None:
         with self.database.session() as session:
-            head_id = session.get_one(ModelRow, self.world.model_id).head_checkpoint_id
+            head_id = session.get_one(ModelRow, model_id or self.world.model_id).head_checkpoint_id
             return session.get(CheckpointRow, head_id) if head_id else None
 
-    def served_weights(self) -> float:
-        head = self.head()
+    def served_weights(self, model_id: UUID | None = None) -> float:
+        head = self.head(model_id)
         assert head is not None
         files = FileCheckpointStore(self.folder / "checkpoints").fetch(head.files_model_id, head.files_id)
         return json.loads((files.adapter / "weights").read_text())
@@ -369,7 +369,7 @@ async def test_a_step_whose_weights_are_of_no_use_moves_no_head_and_keeps_its_gr
     def refuse(*_: object) -> None:
         raise NonFinite("its logprobs are not finite")
 
-    monkeypatch.setattr(trainer.engine, "save", refuse)
+    monkeypatch.setattr(trainer.engine, "snapshot", refuse)
     trainer.work()
     assert (trainer.now(refused).error_code, trainer.head()) == ("non_finite", None)
     monkeypatch.undo()

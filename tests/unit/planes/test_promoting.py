@@ -1,0 +1,250 @@
+"""A step's files are written, and samplers load them, while the engine computes for other models. Nothing is lost, and
+nothing is different, whatever becomes of either meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, update
+
+from store.database import AsyncDatabase, Database
+from store.invariants import check_all
+from store.oplog import leaving
+from store.planes.adapters import report_adapter
+from store.planes.registration import register_sampler
+from store.tables import CheckpointRow, OperationRow
+from store.tree import move_head
+from tests.unit.conftest import World
+from tests.unit.planes.test_worker import Trainer, expire_leases
+from trainer.worker import promoting
+from trainer.worker.cancellation import Cancellation
+from trainer.worker.loop import WorkerSettings
+from wire.adapter_names import adapter_name
+from wire.errors import Interrupted, LeaseLost
+
+WAIT_S = 20.0
+
+
+class Stop:
+    """Of a worker that runs in a thread."""
+
+    def __init__(self) -> None:
+        self.requested = threading.Event()
+
+    def is_set(self) -> bool:
+        return self.requested.is_set()
+
+    def nap(self, wait: Callable[[], object]) -> None:
+        if not self.requested.is_set():
+            wait()
+
+
+class StoppableTrainer(Trainer):
+    """Of a process that gets SIGTERM when `stopping` is set."""
+
+    stopping = threading.Event()
+
+    def cancellation(self, settings: WorkerSettings) -> Cancellation:
+        def check() -> None:
+            if self.stopping.is_set():
+                raise Interrupted("the trainer is stopping")
+
+        return Cancellation(self.database, settings.base_id, settings.trainer_id, check, look_every_s=0.2)
+
+
+class Scene:
+    """A trainer that runs, and a sampler that loads what it is sent."""
+
+    def __init__(self, trainer: StoppableTrainer, sampler_id: UUID) -> None:
+        self.trainer, self.sampler_id, self.other = trainer, sampler_id, trainer.another_model()
+        self.first = trainer.world.model_id
+        self.begin()
+
+    def begin(self) -> None:
+        self.stop, self.raised = Stop(), list[BaseException]()
+        self.trainer.stopping.clear()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def end(self) -> None:
+        self.stop.requested.set()
+        self.trainer.stopping.set()
+        self.trainer.worker._listener.wake()
+        self.thread.join(WAIT_S)
+        assert not self.thread.is_alive()
+
+    def staged(self) -> list[CheckpointRow]:
+        with self.trainer.database.session() as session:
+            return list(session.scalars(select(CheckpointRow).where(CheckpointRow.status == "staged")))
+
+    def load(self, checkpoint: CheckpointRow, error: str | None = None) -> None:
+        with self.trainer.database.connection() as connection:
+            report_adapter(connection, self.sampler_id, adapter_name(checkpoint.id), error)
+
+    def until(self, is_so: Callable[[], Any]) -> Any:
+        until = time.monotonic() + WAIT_S
+        while time.monotonic() < until:
+            assert not self.raised, self.raised
+            if found := is_so():
+                return found
+            time.sleep(0.01)
+        raise AssertionError("it did not come to that")
+
+    async def stepping(self, reward: float, model_id: UUID) -> Any:
+        await self.trainer.pass_of(reward, model_id=model_id)
+        return await self.trainer.step(model_id=model_id)
+
+    def has_ended(self, *operations: Any) -> bool:
+        return all(self.trainer.now(one).state not in ("queued", "running") for one in operations)
+
+    def _run(self) -> None:
+        try:
+            self.trainer.worker.run(self.stop)
+        except BaseException as error:
+            self.raised.append(error)
+
+
+@pytest.fixture
+async def scene(
+    database: Database, async_database: AsyncDatabase, world: World, tmp_path: Path
+) -> AsyncIterator[Scene]:
+    with database.session() as session:
+        sampler_id = register_sampler(session, world.base_id, "http://127.0.0.1:1", "local")
+    scene = Scene(StoppableTrainer(database, async_database, world, tmp_path), sampler_id)
+    yield scene
+    scene.end()
+    with database.session() as session:
+        assert check_all(session) == []
+
+
+async def test_another_model_is_trained_while_samplers_load_a_step(scene: Scene):
+    first = await scene.stepping(1.0, scene.first)
+    (staged,) = scene.until(scene.staged)
+    behind = await scene.trainer.pass_of(8.0)
+    others = [await scene.trainer.pass_of(2.0, model_id=scene.other) for _ in range(3)]
+    scene.until(lambda: scene.has_ended(*others))
+    assert [scene.trainer.now(one).state for one in (first, behind)] == ["running", "queued"]
+    second = await scene.trainer.step(model_id=scene.other)
+    (later,) = [one for one in scene.until(lambda: len(scene.staged()) > 1 and scene.staged()) if one.id != staged.id]
+    scene.load(later)
+    scene.until(lambda: scene.has_ended(second))
+    scene.load(staged)
+    scene.until(lambda: scene.has_ended(first, behind))
+    assert (scene.trainer.served_weights(), scene.trainer.served_weights(scene.other)) == (1.0, 6.0)
+    last = await scene.trainer.step()
+    scene.load(scene.until(scene.staged)[0])
+    scene.until(lambda: scene.has_ended(last))
+    assert scene.trainer.served_weights() == 9.0
+
+
+async def test_no_more_are_promoted_at_once_than_may_be(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(promoting, "AT_ONCE", 1)
+    await scene.stepping(1.0, scene.first)
+    (staged,) = scene.until(scene.staged)
+    other = await scene.trainer.pass_of(2.0, model_id=scene.other)
+    await asyncio.sleep(0.3)
+    assert scene.trainer.now(other).state == "queued"
+    scene.load(staged)
+    scene.until(lambda: scene.has_ended(other))
+
+
+async def test_a_step_that_samplers_refuse_is_refused_and_takes_nothing_with_it(scene: Scene):
+    refused = await scene.stepping(1.0, scene.first)
+    (staged,) = scene.until(scene.staged)
+    others = [await scene.trainer.pass_of(2.0, model_id=scene.other)]
+    scene.until(lambda: scene.has_ended(*others))
+    scene.load(staged, "no room")
+    scene.until(lambda: scene.has_ended(refused))
+    assert scene.trainer.now(refused).error_code == "promotion_rejected"
+    again = await scene.trainer.step()
+    scene.load(scene.until(scene.staged)[0])
+    scene.until(lambda: scene.has_ended(again))
+    assert scene.trainer.served_weights() == 1.0, "its gradient was kept"
+    step = await scene.trainer.step(model_id=scene.other)
+    scene.load(scene.until(scene.staged)[0])
+    scene.until(lambda: scene.has_ended(step))
+    assert scene.trainer.served_weights(scene.other) == 2.0
+
+
+async def test_a_head_that_is_moved_supersedes_a_step_that_is_being_promoted(scene: Scene):
+    step = await scene.stepping(1.0, scene.first)
+    (staged,) = scene.until(scene.staged)
+    async with scene.trainer.async_database.session() as session:
+        await move_head(session, scene.first, None)
+    scene.until(lambda: not scene.staged())
+    assert scene.trainer.now(step).state == "superseded"
+    scene.load(staged)
+    after = await scene.stepping(4.0, scene.first)
+    scene.load(scene.until(scene.staged)[0])
+    scene.until(lambda: scene.has_ended(after))
+    assert scene.trainer.served_weights() == 4.0
+
+
+async def test_a_trainer_that_dies_loses_neither_what_it_promotes_nor_what_it_computes(scene: Scene, monkeypatch):
+    first = await scene.stepping(1.0, scene.first)
+    (lost,) = scene.until(scene.staged)
+    computing, dies = threading.Event(), threading.Event()
+
+    def hang(*_: Any) -> None:
+        computing.set()
+        dies.wait(WAIT_S)
+        raise SystemExit
+
+    monkeypatch.setattr(scene.trainer.engine, "forward_backward", hang)
+    other = await scene.trainer.pass_of(2.0, model_id=scene.other)
+    assert computing.wait(WAIT_S)
+    dead = scene.trainer.worker
+    expire_leases(scene.trainer.database)
+    dies.set()
+    scene.thread.join(WAIT_S)
+    scene.trainer.restart(scene.trainer.world.other_trainer_id)
+    scene.begin()
+    (again,) = scene.until(lambda: [one for one in scene.staged() if one.id != lost.id])
+    ended = scene.until(dead._promotions.collect)
+    assert isinstance(ended.error, LeaseLost), "the dead one's thread goes on here, and finds that"
+    scene.load(again)
+    scene.until(lambda: scene.has_ended(first, other))
+    second = await scene.trainer.step(model_id=scene.other)
+    scene.load(scene.until(scene.staged)[0])
+    scene.until(lambda: scene.has_ended(second))
+    assert (scene.trainer.served_weights(), scene.trainer.served_weights(scene.other)) == (1.0, 2.0)
+
+
+async def test_what_was_started_before_runs_alone(scene: Scene):
+    """A trainer that dies of one operation must not count for others that it has under way as if they were the
+    cause."""
+    scene.end()
+    suspected = await scene.stepping(1.0, scene.first)
+    with scene.trainer.database.session() as session:
+        session.execute(update(OperationRow).where(OperationRow.id == suspected.id).values(attempts=1))
+    scene.trainer.restart(scene.trainer.world.trainer_id)
+    scene.begin()
+    scene.until(scene.staged)
+    other = await scene.trainer.pass_of(2.0, model_id=scene.other)
+    await asyncio.sleep(0.3)
+    assert scene.trainer.now(other).state == "queued"
+    scene.load(scene.staged()[0])
+    scene.until(lambda: scene.has_ended(suspected, other))
+    assert scene.trainer.now(suspected).state == "done"
+
+
+async def test_a_trainer_that_is_stopped_hands_back_what_it_promotes(scene: Scene):
+    step = await scene.stepping(1.0, scene.first)
+    scene.until(scene.staged)
+    scene.end()
+    assert (scene.trainer.now(step).state, scene.trainer.head()) == ("running", None)
+    with scene.trainer.database.connection() as connection:
+        leaving.hand_back(connection, scene.trainer.world.trainer_id)
+    assert (scene.trainer.now(step).state, scene.staged()) == ("queued", [])
+    scene.trainer.restart(scene.trainer.world.other_trainer_id)
+    scene.begin()
+    scene.load(scene.until(scene.staged)[0])
+    scene.until(lambda: scene.has_ended(step))
+    assert scene.trainer.served_weights() == 1.0

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Text, cast, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from server.catalog.repository import as_uuid
+from cli.matching import MOST_SHOWN, only_of
 from store.tables import CheckpointRow, ModelRow, TeamRow
-from wire.errors import Conflict, NotFound
-
-_MOST_SHOWN = 8
+from wire.errors import NotFound
+from wire.ids import as_uuid
 
 
 async def find_id(
@@ -32,9 +31,9 @@ async def find_id(
     exact = row.id == given if given is not None else name == reference
     begun = cast(row.id, Text).startswith(reference.lower(), autoescape=True)
     for condition in (exact, begun) if reference.strip() else ():
-        query = select(row.id, name).where(condition, *where).order_by(name, row.id).limit(_MOST_SHOWN + 1)
+        query = select(row.id, name).where(condition, *where).order_by(name, row.id).limit(MOST_SHOWN + 1)
         if found := [(found_id, called) for found_id, called in await session.execute(query)]:
-            return _only(found, reference, kind)
+            return only_of(found, reference, kind)
     raise NotFound(f"there is no {kind} {reference!r}; see '{see}'")
 
 
@@ -46,7 +45,7 @@ async def find_model(session: AsyncSession, reference: str, *, trainable: bool =
     query = query.where(ModelRow.slug == slug, *listed, *([TeamRow.name == team] if team else []))
     found = [(model_id, f"{of}/{slug}" if of else slug) for model_id, of in await session.execute(query)]
     if found:
-        return _only(found, reference, "model")
+        return only_of(found, reference, "model")
     kind = "trainable model" if trainable else "model"
     return await find_id(
         session, ModelRow, reference, kind=kind, see="headway status", name=_column(ModelRow.slug), where=listed
@@ -64,31 +63,8 @@ async def find_checkpoint(session: AsyncSession, model_id: UUID, reference: str)
     """A checkpoint of a model by the beginning of its id; anything else is returned as it came."""
     begun = cast(CheckpointRow.id, Text).startswith(reference.lower(), autoescape=True)
     query = select(CheckpointRow.id, CheckpointRow.name).where(CheckpointRow.model_id == model_id, begun)
-    found = [(found_id, name) for found_id, name in await session.execute(query.limit(_MOST_SHOWN + 1))]
-    return str(_only(found, reference, "checkpoint")) if found and reference != "head" else reference
-
-
-def only_match(things: Iterable[tuple[str, str | None]], reference: str, *, kind: str, see: str) -> str:
-    """The id of the only one of these (id, name), which a server listed, that a reference means. Raises NotFound,
-    Conflict."""
-    known = list(things)
-    dashed = str(as_uuid(reference) or reference).lower()
-    for meant in (
-        lambda thing: thing[0] == dashed,
-        lambda thing: thing[1] == reference,
-        lambda thing: thing[0].startswith(dashed),
-    ):
-        if reference.strip() and (found := [thing for thing in known if meant(thing)]):
-            return _only(found, reference, kind)
-    raise NotFound(f"there is no {kind} {reference!r}; see '{see}'")
-
-
-def _only(found: Sequence[tuple[Any, str | None]], reference: str, kind: str) -> Any:
-    if len(found) == 1:
-        return found[0][0]
-    shown = ", ".join(f"{found_id}{f' ({name})' if name else ''}" for found_id, name in found[:_MOST_SHOWN])
-    more = ", …" if len(found) > _MOST_SHOWN else ""
-    raise Conflict(f"{reference!r} can be any of these {kind}s: {shown}{more}; give more of the id")
+    found = [(found_id, name) for found_id, name in await session.execute(query.limit(MOST_SHOWN + 1))]
+    return str(only_of(found, reference, "checkpoint")) if found and reference != "head" else reference
 
 
 def _column(column: Any) -> ColumnElement[str]:

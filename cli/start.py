@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from cli.table import COMMANDS
 from cli.terminal.any_encoding import print_in_any_encoding
+from cli.terminal.command_help import help_in_source
 from cli.terminal.whole_help import WholeHelp
 from wire.process.threads import wait_passively
 
@@ -34,12 +36,42 @@ def start() -> None:
 
 
 def app_for(words: Sequence[str]) -> Headway:
-    """The command with the one of its commands that these words name; with all of them where they name none."""
-    return make_app([name for name in words[:1] if name in COMMANDS] or COMMANDS)
+    """The command with the one of its commands that these words name. Where they name none, all of them are listed, or,
+    for the shell to complete a line, there."""
+    if words and words[0] in COMMANDS:
+        return make_app(words[:1])
+    is_completing = "_HEADWAY_COMPLETE" in os.environ
+    is_listing = not is_completing and (not words or words[0] == "--help" or not words[0].startswith("-"))
+    return _listing_app() if is_listing else make_app(COMMANDS)
+
+
+def _listing_app() -> Headway:
+    """The command with the name and the help of all of its commands, none of which is imported."""
+    app = _app()
+    for name, entry in COMMANDS.items():
+        text = help_in_source(entry.module, entry.function)
+        app.command(name, help=text, hidden=entry.is_hidden)(_not_here)
+    return app
+
+
+def _not_here() -> NoReturn:
+    raise AssertionError("a command that is only listed")
 
 
 def make_app(names: Iterable[str]) -> Headway:
     """The command with these of its commands."""
+    app = _app()
+    for name in names:
+        entry = COMMANDS[name]
+        command = getattr(import_module(entry.module), entry.function)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, hidden=entry.is_hidden)
+        else:
+            app.command(name, context_settings={"allow_extra_args": True} if entry.takes_more else {})(command)
+    return app
+
+
+def _app() -> Headway:
     app = Headway(
         name="headway",
         cls=WholeHelp,
@@ -49,13 +81,6 @@ def make_app(names: Iterable[str]) -> Headway:
         rich_markup_mode=None,
     )
     app.callback()(_begin)
-    for name in names:
-        entry = COMMANDS[name]
-        command = getattr(import_module(entry.module), entry.function)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name, hidden=entry.is_hidden)
-        else:
-            app.command(name, context_settings={"allow_extra_args": True} if entry.takes_more else {})(command)
     return app
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import aliased
 
 from store.checkpoint_stores.base import ADAPTER, part_path
 from store.tables import CheckpointRow, ModelRow
+from wire.ids import as_uuid
 
 _PATH = re.compile(r"checkpoints/([0-9a-f]{32})/([0-9a-f]{32})/" + ADAPTER)
 
@@ -46,14 +47,6 @@ class CheckpointReference:
 def sampler_path(files_model_id: UUID, files_id: UUID) -> str:
     """The path of a checkpoint's adapter, as clients get it."""
     return part_path(files_model_id, files_id, ADAPTER)
-
-
-def as_uuid(text: str) -> UUID | None:
-    """The text as an id, hex or dashed; None when it is none."""
-    try:
-        return UUID(text) if len(text) in (32, 36) else None
-    except ValueError:
-        return None
 
 
 def referred_sql(parameter: Callable[[str], str]) -> str:

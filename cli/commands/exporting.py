@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.ending import or_stop
-from cli.references import only_match
+from cli.matching import only_match
 from cli.service.client import Key, Url, checked, pages, service_client
 from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
-from server.catalog.repository import as_uuid
+from wire.ids import as_uuid
 
 if TYPE_CHECKING:
     import httpx

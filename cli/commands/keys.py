@@ -18,12 +18,12 @@ from server.audit.recording import COMMAND_LINE
 from server.auth import issuing, service
 from server.auth.spelling import tinker_spelling
 from server.auth.types import KeyRequest
-from server.catalog.repository import as_uuid
 from server.principals.roles import ROLES, SCOPES, Role
 from server.team import keys as team_keys
 from server.team.types import TeamRequest
 from store.tables import ApiKeyRow
 from wire.errors import Forbidden, Unauthenticated
+from wire.ids import as_uuid
 
 app = typer.Typer(cls=WholeHelp, help="API keys. A key is shown once and stored as a hash.", no_args_is_help=True)
 

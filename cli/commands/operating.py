@@ -10,7 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.in_session import in_session_or_stop
-from cli.references import find_model, find_team, only_match
+from cli.matching import only_match
+from cli.references import find_model, find_team
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from cli.terminal.tables import Json, Listing, show_items
 from server.admin import draining, planes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.ending import or_stop
-from cli.references import only_match
+from cli.matching import only_match
 from cli.service.client import Key, Url, checked, pages, service_client
 from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
 from cli.terminal.tables import Json, Listing, print_json, show, show_items

@@ -16,9 +16,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
-from pydantic import BaseModel
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -110,8 +110,10 @@ def print_json(value: Any) -> None:
 
 
 def _jsonable(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    if isinstance(value, (datetime, UUID)):
+        return value.isoformat() if isinstance(value, datetime) else str(value)
+    from pydantic import BaseModel  # here, for most commands have no such rows
+
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from cli.start import make_app
+from cli.table import COMMANDS
 from wire.loaded import version_of
 
-HEAVY = ("sqlalchemy", "pydantic", "numpy", "torch", "httpx", "rich.table")
+HEAVY = ("sqlalchemy", "psycopg", "pydantic", "numpy", "torch", "transformers", "fastapi", "httpx", "rich.table")
+OF_THE_DATABASE = {"sqlalchemy", "psycopg"}
 
 
 def started(*arguments: str) -> tuple[str, set[str]]:
@@ -32,6 +35,38 @@ def test_the_version_is_shown_and_nothing_is_imported_for_it():
 @pytest.mark.parametrize("arguments", [("logs", "--data-dir", "/nowhere"), ("logs", "--help")])
 def test_a_command_imports_what_it_needs_alone(arguments: tuple[str, ...]):
     assert not started(*arguments)[1] & {"sqlalchemy", "numpy", "torch", "httpx"}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), (), ("nonsense",)])
+def test_to_list_the_commands_none_is_imported(arguments: tuple[str, ...]):
+    assert started(*arguments)[1] == set()
+
+
+def test_listed_commands_have_the_help_that_they_have_when_they_are_imported(capsys: pytest.CaptureFixture[str]):
+    listed, _ = started("--help")
+    with pytest.raises(SystemExit):
+        make_app(COMMANDS)(["--help"], prog_name="-c")
+    assert listed == capsys.readouterr().out
+
+
+def test_a_name_behind_two_dashes_is_a_command_too():
+    assert "nowhere" in started("--", "logs", "--data-dir", "/nowhere")[0]
+
+
+@pytest.mark.parametrize("command", ["model list", "model show x", "runs list", "runs show x", "export --out /nowhere"])
+def test_a_command_that_asks_the_service_imports_no_database(command: str):
+    """Each fails, for there is no service, once it has everything that it would ask one with."""
+    shown, imported = started(*command.split(), "--url", "http://127.0.0.1:9", "--key", "sk")
+    assert "127.0.0.1:9" in shown
+    assert imported <= {"httpx", "rich.table"}
+
+
+@pytest.mark.parametrize("command", ["status", "gc", "keys list"])
+def test_a_command_that_asks_the_database_imports_no_server(command: str):
+    shown, imported = started(*command.split(), "--database-url", "postgresql://nobody@127.0.0.1:9/x")
+    assert "refused" in shown
+    assert imported > OF_THE_DATABASE
+    assert not imported & {"torch", "transformers", "fastapi"}
 
 
 def test_a_name_that_is_no_command_is_refused():

@@ -30,7 +30,7 @@ from store.checkpoint_stores.manifests import (
     verify_file,
     write_manifest,
 )
-from store.durable import DurableFolders, sync_file, sync_folder
+from store.durable import DurableFolders, sync_files, sync_folders
 from wire.process.faults import fault_point
 
 _STAGING = ".staging"
@@ -74,11 +74,9 @@ class FileCheckpointStore:
     def settle(self, model: UUID, checkpoint: UUID) -> None:
         folder = self._folder(model, checkpoint)
         fault_point("settle:before-fsync")
-        for path in (*files_under(folder / ADAPTER), *files_under(folder / STATE), folder / MANIFEST):
-            sync_file(path)
+        sync_files([*files_under(folder / STATE), *files_under(folder / ADAPTER), folder / MANIFEST])
         fault_point("settle:before-folder-fsync")
-        for folder_to_sync in (folder / ADAPTER, folder / STATE, folder, folder.parent):
-            sync_folder(folder_to_sync)
+        sync_folders([folder / ADAPTER, folder / STATE, folder, folder.parent])
         fault_point("settle:after-folder-fsync")
 
     def fetch(self, model: UUID, checkpoint: UUID, *, state: bool = True) -> CheckpointFiles:

@@ -72,14 +72,14 @@ def lost_without_sync(folder: Path) -> list[str]:
     from store.checkpoint_stores import file
 
     (disk := folder / "disk").mkdir()
-    kept = [(module, module.sync_file) for module in (blobs, file)]
-    for module, _ in kept:
-        module.sync_file = lambda _: None
+    kept = [(module, name, getattr(module, name)) for module, name in ((blobs, "sync_file"), (file, "sync_files"))]
+    for module, name, _ in kept:
+        setattr(module, name, lambda _: None)
     try:
         ids, contents = [uuid.UUID(int=9)], [b"x"]
         recorder = recorded(disk, lambda r: (write_checkpoints(disk, r, ids), put_blobs(disk, r, contents)))
     finally:
-        for module, sync_file in kept:
-            module.sync_file = sync_file
+        for module, name, sync in kept:
+            setattr(module, name, sync)
     *_, (_, _, left) = cuts(recorder, disk, folder / "left", 0)
     return [*lost_checkpoints(left, ids), *lost_blobs(left, contents)]

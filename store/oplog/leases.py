@@ -23,6 +23,17 @@ from wire.errors import LeaseLost
 
 LEASE_TTL_S = 2 * HEARTBEAT_S
 
+_BEAT = """
+    with trainer as (
+        update trainers set heartbeat_at = clock_timestamp(), stopped_at = null where id = %(trainer_id)s
+        returning id, drained_at is not null as is_drained
+    ), renewed as (
+        update model_leases l set expires_at = clock_timestamp() + make_interval(secs => %(ttl_s)s)
+        from trainer where l.trainer_id = trainer.id and not trainer.is_drained
+    )
+    select is_drained, set_config('synchronous_commit', 'off', true) from trainer
+"""
+
 
 def acquire(session: Session, trainer_id: UUID, model_id: UUID, ttl_s: float = LEASE_TTL_S) -> int | None:
     """Take a model's lease if it is free, run out, or held by a trainer that leaves its work lying; else None.
@@ -44,6 +55,13 @@ def acquire(session: Session, trainer_id: UUID, model_id: UUID, ttl_s: float = L
         left_staged = CheckpointRow.model_id == model_id, CheckpointRow.status == "staged"
         session.execute(update(CheckpointRow).where(*left_staged).values(status="rejected"))
     return token
+
+
+def beat(connection: Connection, trainer_id: UUID, ttl_s: float = LEASE_TTL_S) -> bool:
+    """Say that this trainer lives and extend its leases, in one statement whose commit does not wait for the disk: what
+    a crash of PostgreSQL undoes is done again. False where it is drained: then `renew_all` decides what it keeps."""
+    row = connection.execute(_BEAT, {"trainer_id": trainer_id, "ttl_s": ttl_s}).fetchone()
+    return row is None or not row.is_drained
 
 
 def renew_all(session: Session, trainer_id: UUID, ttl_s: float = LEASE_TTL_S) -> dict[UUID, int]:

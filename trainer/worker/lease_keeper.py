@@ -5,13 +5,11 @@ from __future__ import annotations
 from uuid import UUID
 
 import structlog
-from sqlalchemy import text
 
 from store.database import DATABASE_AWAY, Database
 from store.oplog import leases, leaving
-from store.planes.registration import HEARTBEAT_S, heartbeat
+from store.planes.registration import HEARTBEAT_S
 from store.repeating import RepeatedThread, Rhythm
-from store.tables import TrainerRow
 from wire.process.faults import fault_point
 
 log = structlog.get_logger(__name__)
@@ -58,9 +56,9 @@ class LeaseKeeper:
 
     def _renew(self) -> None:
         fault_point("lease:before-renew")
-        with self._database.session() as session:
-            # A renewal that a crash of PostgreSQL undoes is made again; the disk could make it late.
-            session.execute(text("set local synchronous_commit = off"))
-            heartbeat(session, TrainerRow, self._trainer_id)
-            leases.renew_all(session, self._trainer_id, self._ttl_s)
+        with self._database.connection() as connection:
+            renewed = leases.beat(connection, self._trainer_id, self._ttl_s)
+        if not renewed:
+            with self._database.session() as session:
+                leases.renew_all(session, self._trainer_id, self._ttl_s)
         fault_point("lease:after-renew")

@@ -99,19 +99,20 @@ PENDING = f"""
     from operations o where o.model_id = %(model_id)s and {PENDING_GRADIENT} order by sequence
 """
 
-PENDING_SUMMARIES = f"""
-    select id, summary from operations o where o.model_id = %(model_id)s and {PENDING_GRADIENT} order by sequence
-"""
-
-# Between the last step that was made and this one.
-NUM_LEFT_OUT = f"""
-    select count(*) as num from operations o
-    where o.model_id = %(model_id)s and o.sequence < %(sequence)s and o.state = 'superseded'
-        and o.error_code = 'unacknowledged' and {is_any("o.kind", GRADIENTS)}
-        and o.sequence > coalesce((
-            select max(s.sequence) from operations s
-            where s.model_id = %(model_id)s and {is_any("s.kind", CONSUMERS)} and s.state = 'done'
-        ), 0)
+# Left out: between the last step that was made and this one. At least one row, without an id where nothing is pending.
+GRADIENTS_OF_STEP = f"""
+    with left_out as (
+        select count(*) as num from operations o
+        where o.model_id = %(model_id)s and o.sequence < %(sequence)s and o.state = 'superseded'
+            and o.error_code = 'unacknowledged' and {is_any("o.kind", GRADIENTS)}
+            and o.sequence > coalesce((
+                select max(s.sequence) from operations s
+                where s.model_id = %(model_id)s and {is_any("s.kind", CONSUMERS)} and s.state = 'done'
+            ), 0)
+    )
+    select left_out.num as num_left_out, o.id, o.summary
+    from left_out left join operations o on o.model_id = %(model_id)s and {PENDING_GRADIENT}
+    order by o.sequence
 """
 
 FINISH = f"""

@@ -75,17 +75,12 @@ def pending_gradients(connection: Connection, model_id: UUID) -> list[Operation]
     return [Operation(*row) for row in connection.execute(statements.PENDING, {"model_id": model_id})]
 
 
-def pending_summaries(connection: Connection, model_id: UUID) -> dict[UUID, dict[str, Any]]:
-    """Those gradient operations by id, in order, and what they left for the checkpoint that will apply them."""
-    rows = connection.execute(statements.PENDING_SUMMARIES, {"model_id": model_id})
-    return {row.id: row.summary for row in rows}
-
-
-def num_left_out(connection: Connection, step: Operation) -> int:
-    """Gradient operations since the last step that this one leaves out, since nobody had their answer."""
+def gradients_of_step(connection: Connection, step: Operation) -> tuple[dict[UUID, dict[str, Any]], int]:
+    """The gradient operations that this step consumes by id, in order, and what they left for its checkpoint; and how
+    many since the last step it leaves out, since nobody had their answer."""
     values = {"model_id": step.model_id, "sequence": step.sequence}
-    (row,) = connection.execute(statements.NUM_LEFT_OUT, values)
-    return row.num
+    rows = connection.execute(statements.GRADIENTS_OF_STEP, values).fetchall()
+    return {row.id: row.summary for row in rows if row.id is not None}, rows[0].num_left_out
 
 
 def read_payload(operation: Operation | OperationRow, blobs: BlobStore) -> bytes:

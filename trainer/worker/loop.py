@@ -370,8 +370,7 @@ class Worker:
         """What the gradients left that the engine holds and the step applies, and how many it leaves out. When the
         block raises, the model has to be loaded again."""
         with self._database.connection() as connection:
-            pending = work.pending_summaries(connection, model.id)
-            num_left_out = work.num_left_out(connection, operation)
+            pending, num_left_out = work.gradients_of_step(connection, operation)
         try:
             if self._passes.accumulated(model.id) != list(pending):
                 log.info("gradients_left_out", model=model.slug, operation=str(operation.id), applied=len(pending))

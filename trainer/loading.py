@@ -23,7 +23,7 @@ from trainer.engine.throughput import tokens_per_s
 from trainer.settings import TrainerSettings
 from wire.process.hub_weights import fetch_weights, require_weights
 from wire.process.loading_progress import logged_bar, no_bar
-from wire.process.threads import threads_for
+from wire.process.threads import threads_for, usable_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,10 @@ def load_engine(
     set_tqdm_hook(logged_bar if place.world.local_rank == 0 else no_bar)
     base = _load_base(weights, place)
     threads = settings.threads or threads_for(base.info.num_parameters, place.world.local_size)
-    of_engine: EngineSettings = place.ranks.gathered(_engine_settings(settings, threads))[0]
+    max_threads = settings.threads or max(threads, usable_cores() // place.world.local_size)
+    of_engine: EngineSettings = place.ranks.gathered(_engine_settings(settings, threads, max_threads))[0]
     engine = TrainingEngine(base, of_engine, before_micro_batch=before_micro_batch, ranks=place.ranks)
-    return LoadedEngine(base, engine, threads, tokens_per_s(base, place.ranks), _devices(base, place.ranks))
+    return LoadedEngine(base, engine, max_threads, tokens_per_s(base, place.ranks), _devices(base, place.ranks))
 
 
 def _load_base(given: str | None, place: Place) -> BaseModel:
@@ -94,12 +95,13 @@ def _load_base(given: str | None, place: Place) -> BaseModel:
             return load_sharded_base(weights, device=place.device, ranks=place.group, on_host=on_host)
 
 
-def _engine_settings(settings: TrainerSettings, threads: int) -> EngineSettings:
+def _engine_settings(settings: TrainerSettings, threads: int, max_threads: int) -> EngineSettings:
     return EngineSettings(
         max_tokens_per_pass=settings.max_tokens_per_pass,
         min_shard_tokens=settings.min_shard_tokens,
         max_activation_bytes=_bytes(settings.max_activation_gib),
         threads=threads,
+        max_threads=max_threads,
         max_grad_norm=settings.max_grad_norm,
         canary=settings.canary,
         max_resident_bytes=_bytes(settings.max_resident_gib),

@@ -30,7 +30,9 @@ class TrainerSettings:
     base_slug: str
     checkpoint_store_url: str
     blob_root: Path
-    threads: Annotated[int, Option("CPU threads for torch; 0: one for a tiny base, else one a core", minimum=0)] = 0
+    threads: Annotated[
+        int, Option("CPU threads for torch; 0: one a core, and one for short passes of a tiny base", minimum=0)
+    ] = 0
     device: Annotated[str, Option("cpu, cuda or cuda:1, say; auto: a GPU if there is one")] = "auto"
     gpus: Annotated[
         int,

@@ -53,6 +53,9 @@ _WORTH_A_PASS_TOKENS = 4096
 _WORTH_A_PASS = _WORTH_A_PASS_TOKENS * 8e9
 # Tokens that a CPU computes in the time that a micro-batch takes beside its tokens.
 _WORTH_A_MICRO_BATCH_TOKENS = 256
+# Multiplications of a micro-batch's forward for which a thread more is worth waking: below half of it two took longer
+# than one, above it as much processor time together (4.2M parameters: 64 tokens and 256).
+_WORTH_A_THREAD = 5e8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class EngineSettings:
     """max_tokens_per_pass bounds what is computed at once; it and threads go into plans, which decide the last bits.
 
     max_activation_bytes: a pass that would keep more for its backward recomputes its layers instead, at the same bits;
-    None for half of the device's free memory, and 8 GiB on a CPU. threads: of torch, None for its default.
+    None for half of the device's free memory, and 8 GiB on a CPU. threads: of torch, None for its default. max_threads:
+    that a pass has whose micro-batches are long enough for so many; None for no more than `threads`.
 
     max_grad_norm: clip the accumulated gradient to this 2-norm where a call does not say; None for no clipping.
 
@@ -79,6 +83,7 @@ class EngineSettings:
     min_shard_tokens: int | None = None
     max_activation_bytes: int | None = None
     threads: int | None = None
+    max_threads: int | None = None
     max_grad_norm: float | None = None
     max_resident_bytes: int | None = None
     max_host_bytes: int = 16 << 30
@@ -347,7 +352,16 @@ class TrainingEngine:
         )
         indices = {datum: index for index, datum in enumerate(datums)}
         numbers = [[[indices[datum] for datum in micro_batch] for micro_batch in shard] for shard in shards]
+        if own:
+            settings = replace(settings, threads=self._threads_for(shards))
         return plan_of(numbers, settings, self._base.kernel, FUSED_LORA if own else PEFT_LORA)
+
+    def _threads_for(self, shards: Sequence[Sequence[Sequence[Datum]]]) -> int:
+        """Of the base, the batch and the settings, never of the load: what a pass is planned with does not depend on
+        its neighbours."""
+        longest = max(sum(datum.num_tokens for datum in micro_batch) for shard in shards for micro_batch in shard)
+        worth = int(longest * self.info.num_parameters / _WORTH_A_THREAD)
+        return max(self._threads, min(self._settings.max_threads or 1, worth))
 
     def _session(self, model: UUID) -> Session:
         """The model's, on the device of each rank."""

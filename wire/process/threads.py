@@ -3,16 +3,61 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
 
 _TINY_PARAMETERS = 20_000_000
+_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def threads_for(num_parameters: int, num_processes: int = 1) -> int:
     """All cores, divided among so many processes, but one for a tiny model: its matrices end before a second thread
     has woken up (measured: a model of hidden size 128 is slower on two threads than on one, several times so when the
     cores are shared)."""
-    return 1 if num_parameters < _TINY_PARAMETERS else max(1, (os.cpu_count() or 1) // num_processes)
+    return 1 if num_parameters < _TINY_PARAMETERS else max(1, usable_cores() // num_processes)
+
+
+def usable_cores(cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) -> int:
+    """Cores that this process may run on, at most as many as its control groups (v2 or v1) give it time of; one at
+    least. Of the machine and its limits alone, never of its load: two undisturbed runs use equally many."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min([affinity, *_quotas(cgroups, own_cgroups)])))
+
+
+def _quotas(cgroups: Path, own_cgroups: Path) -> Iterator[float]:
+    """Cores' worth of time, of each group above this process that has a limit. In a container its own is at the top."""
+    try:
+        lines = own_cgroups.read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        of_v1 = "cpu" in controllers.split(",")
+        if not (of_v1 or controllers == ""):
+            continue
+        top = cgroups / "cpu" if of_v1 else cgroups
+        lowest = top / path.strip("/")
+        for group in (lowest, *lowest.parents):
+            quota = _quota_of_v1(group) if of_v1 else _quota_of_v2(group)
+            if quota is not None:
+                yield quota
+            if group == top:
+                break
+
+
+def _quota_of_v2(group: Path) -> float | None:
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _quota_of_v1(group: Path) -> float | None:
+    try:
+        quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return None if quota < 0 else quota / period
+    except (OSError, ValueError):
+        return None
 
 
 def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:

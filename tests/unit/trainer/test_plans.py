@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from tests.unit.trainer.tiny import MODEL, BatchEngine, mixed_batch, opened, session, tiny_engine, tiny_model
+from trainer.engine import engine as engine_module
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings
 from trainer.engine.kernels import KERNELS
+from wire.conversion import to_datums
 from wire.engine import AdamParams, LossChoice
 from wire.plans import (
     FUSED_LORA,
@@ -129,6 +131,22 @@ def test_a_step_follows_its_plan() -> None:
     assert torch.equal(session(other).weights, session(planned).weights)
     assert not torch.equal(session(unplanned).weights, session(planned).weights)
     assert torch.get_num_threads() == STEPS[-1][0]
+
+
+def test_long_micro_batches_have_the_threads_that_they_are_worth() -> None:
+    """By the base and the batch alone, and what a replay does with the plan is the plan's."""
+    batch, tokens = mixed_batch(), sum(len(datum.model_input) for datum in to_datums(mixed_batch()))
+    engine = BatchEngine(BaseModel(tiny_model()), EngineSettings(threads=1, max_threads=3))
+
+    def planned(worth_threads: float, **settings: object) -> int:
+        each = tokens * engine.info.num_parameters / worth_threads
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine_module, "_WORTH_A_THREAD", each)
+            return engine.plan(batch, **settings).settings.threads
+
+    assert [planned(worth) for worth in (0.5, 2.5, 9)] == [1, 2, 3]
+    assert planned(9, settings=PlanSettings(4096, 2)) == 2
+    assert engine.plan_step().threads == 1
 
 
 def test_a_plan_of_another_batch_is_not_followed() -> None:

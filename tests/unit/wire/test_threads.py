@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from wire.process.threads import wait_passively
+from wire.process.threads import usable_cores, wait_passively
 
 _OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -40,3 +41,29 @@ def test_a_setting_of_the_operators_own_stays():
 
 def test_threads_of_this_test_run_do_not_spin():
     assert os.environ.get("OMP_WAIT_POLICY")
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "cores"),
+    [
+        ("0::/a/b", {"a/b/cpu.max": "300000 100000"}, 3),
+        ("0::/a/b", {"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"}, 1),
+        ("0::/../outside", {"cpu.max": "50000 100000"}, 1),
+        ("5:cpu,cpuacct:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"}, 2),
+        ("5:cpuset:/a\n4:cpu:/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, 64),
+        ("0::/a", {"a/cpu.max": "nonsense"}, 64),
+        ("", {}, 64),
+    ],
+)
+def test_cores_are_those_that_control_groups_give_time_of(
+    own: str, limits: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    for name, value in {"groups/own": own, **{f"groups/{name}": value for name, value in limits.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(value)
+    assert usable_cores(tmp_path / "groups", tmp_path / "groups/own") == cores
+
+
+def test_without_control_groups_all_cores_of_the_process_count(tmp_path: Path):
+    assert usable_cores(tmp_path, tmp_path / "none") == len(os.sched_getaffinity(0))

@@ -56,14 +56,14 @@ def base_folder(folder: Path, architecture: str = "qwen3", dtype: torch.dtype = 
 
 
 def batch_of(num_trajectories: int, seed: int = 0) -> Batch:
-    """Groups of two on a prompt, every other one without spread, or strangers if the number is odd; the second
+    """Groups of two on a prompt, every third one without spread, or strangers if the number is odd; the second
     trajectory is as long as can be."""
     rng = np.random.default_rng(seed)
     trajectories: list[Trajectory] = []
     group_size = 1 if num_trajectories % 2 else 2
     while len(trajectories) < num_trajectories:
         prompt = rng.integers(0, VOCAB, int(rng.integers(3, 12))).tolist()
-        has_spread = len(trajectories) // group_size % 2 == 0
+        has_spread = len(trajectories) // group_size % 3 != 1
         for _ in range(group_size):
             length = CONTEXT - len(prompt) if len(trajectories) == 1 else int(rng.integers(2, 9))
             output = rng.integers(0, VOCAB, length).tolist()

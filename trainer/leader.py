@@ -27,7 +27,7 @@ from trainer.engine.engine import TrainingEngine
 from trainer.engine.heap import keep_freed_memory
 from trainer.loading import LoadedEngine, Place, load_engine
 from trainer.settings import TrainerSettings
-from trainer.worker.cancellation import Cancellation
+from trainer.worker.cancellation import ANSWER_WITHIN_S, Cancellation
 from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.lease_keeper import LeaseKeeper
 from trainer.worker.logprob_keeper import LogprobKeeper
@@ -45,6 +45,8 @@ log = structlog.get_logger(__name__)
 
 _CONNECTIONS = 8
 """Of each pool: the engine's thread, promotions, snapshots, logprobs and heartbeats may have a statement at once."""
+_SHARE_OF_A_COLLECTIVE = 0.25
+"""Of its limit, for what rank 0 alone does before it takes part."""
 
 
 def lead(settings: TrainerSettings, world: World | None = None) -> None:
@@ -134,7 +136,9 @@ def _load(
     logprobs: LogprobKeeper,
 ) -> tuple[Worker, TrainingEngine | DistributedEngine]:
     """A worker that is known to be ready, with its engine."""
-    cancellation = Cancellation(database, base.id, trainer_id, stop.check)
+    # Other ranks wait for the answer, in a collective.
+    answer_within_s = min(ANSWER_WITHIN_S, _SHARE_OF_A_COLLECTIVE * settings.collective_limit_s)
+    cancellation = Cancellation(database, base.id, trainer_id, stop.check, answer_within_s=answer_within_s)
     loaded = load_engine(settings, base.weights, place, before_micro_batch=cancellation.check)
     engine = DistributedEngine(loaded.engine, place.group) if place.group else loaded.engine
     worker = Worker(

@@ -1,7 +1,8 @@
 """Ends long operations early when they cannot count any more, so that they do not block a trainer.
 
 Looked for between micro-batches, with one small statement every so often. What ended early has added nothing to the
-model's gradient, and the engine is as it was. See docs/decisions/0034.
+model's gradient, and the engine is as it was. See docs/decisions/0034. A database that does not answer holds nothing
+up: other ranks wait meanwhile in a collective that has a limit.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -18,10 +20,12 @@ from store.oplog import cancelling
 from store.oplog.operation import Operation
 from store.oplog.scheduling import next_model
 from store.oplog.work import Lease
+from trainer.worker.asking import Asked
 
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 1.0
+ANSWER_WITHIN_S = 2.0
 GRACE_S = 5.0
 
 
@@ -40,8 +44,12 @@ class Cancellation:
         check: Callable[[], None] = lambda: None,
         look_every_s: float = LOOK_EVERY_S,
         grace_s: float = GRACE_S,
+        answer_within_s: float = ANSWER_WITHIN_S,
     ) -> None:
         """`check` is called at every occasion, and may raise too.
+
+        answer_within_s: then the pass goes on as if nothing were known; what the answer says, it does on a later
+        occasion.
 
         grace_s: for so long a pass that nobody waits for goes on although other work waits. Its caller may be about to
         send it again, because its server was restarted, say; it would start again from nothing.
@@ -49,8 +57,9 @@ class Cancellation:
         self._database = database
         self._base_id, self._trainer_id = base_id, trainer_id
         self._check = check
-        self._look_every_s, self._grace_s = look_every_s, grace_s
+        self._look_every_s, self._grace_s, self._answer_within_s = look_every_s, grace_s, answer_within_s
         self._under_way: tuple[Lease, Operation] | None = None
+        self._asked: Asked | None = None
         self._looked_at = 0.0
         self._unawaited_since: float | None = None
         self.promoting: Callable[[], Collection[UUID]] = tuple
@@ -63,7 +72,7 @@ class Cancellation:
         try:
             yield
         finally:
-            self._under_way = None
+            self._under_way = self._asked = None
 
     def check_of(self, lease: Lease, operation: Operation) -> Callable[[], None]:
         """A check for a step that goes on in another thread while other models have the engine: it is never cancelled,
@@ -87,8 +96,18 @@ class Cancellation:
         if self._under_way is None or time.monotonic() - self._looked_at < self._look_every_s:
             return
         with _going_on_without_database():
-            self._look(*self._under_way)
+            self._ask(*self._under_way)
         self._looked_at = time.monotonic()
+
+    def _ask(self, lease: Lease, operation: Operation) -> None:
+        asked, self._asked = self._asked, None
+        within_s = 0.0 if asked else self._answer_within_s
+        asked = asked or Asked(partial(self._look, lease, operation))
+        if asked.has_ended(within_s):
+            return
+        self._asked = asked
+        if within_s:
+            log.warning("cancellation_not_checked", error=f"the database has not answered in {within_s:g} s")
 
     def _look(self, lease: Lease, operation: Operation) -> None:
         with self._database.connection() as connection:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,7 @@ class LookingTrainer(Trainer):
 
     engine: MicroBatches
     grace_s = 0.0
+    answer_within_s = 5.0
     interrupted = False
 
     def make_engine(self) -> MicroBatches:
@@ -71,7 +73,13 @@ class LookingTrainer(Trainer):
 
     def cancellation(self, settings: WorkerSettings) -> Cancellation:
         cancellation = Cancellation(
-            self.database, settings.base_id, settings.trainer_id, self._check, look_every_s=0, grace_s=self.grace_s
+            self.database,
+            settings.base_id,
+            settings.trainer_id,
+            self._check,
+            look_every_s=0,
+            grace_s=self.grace_s,
+            answer_within_s=self.answer_within_s,
         )
         self.engine.check = cancellation.check
         return cancellation
@@ -218,6 +226,39 @@ async def test_a_pass_goes_on_while_the_database_is_away(trainer: LookingTrainer
     monkeypatch.setattr("store.oplog.cancelling.look", away)
     await trainer.work_while()
     assert trainer.now(passed).state == "done"
+
+
+@pytest.fixture
+def locked(postgres_url: str) -> Iterator[psycopg.Connection]:
+    """Holds whoever looks up, once it has the lock, until its transaction ends."""
+    with psycopg.connect(postgres_url) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["still ours", "lost meanwhile"])
+async def test_a_database_that_does_not_answer_holds_no_pass_up_and_is_heard_when_it_does(
+    trainer: LookingTrainer, locked: psycopg.Connection, is_lost: bool
+):
+    trainer.answer_within_s = 0.1
+    trainer.restart(trainer.world.trainer_id)
+    passed, began = await trainer.pass_of(1.0), list[float]()
+
+    def before(number: int) -> None:
+        began.append(time.monotonic())
+        if number == 0:
+            locked.execute("lock table operations in access exclusive mode")
+        elif number == 1 and is_lost:
+            locked.execute("update model_leases set token = token + 1000")
+        if number == 1:
+            locked.commit()
+            time.sleep(0.2)  # for the answer to the first question
+
+    trainer.engine.before = before
+    await asyncio.to_thread(trainer.worker.work_once)
+    locked.rollback()
+    assert 0.1 <= began[1] - began[0] < 5.0
+    assert (len(began), trainer.engine.passes) == ((2, 0) if is_lost else (3, 1))
+    assert trainer.now(passed).state == ("running" if is_lost else "done")
 
 
 async def test_a_replay_ends_with_the_operation_that_it_is_for(trainer: LookingTrainer):

@@ -122,24 +122,14 @@ class DistributedEngine:
         if self._lost is not None:  # a send to one that stands still would take as long as the first one did
             raise DeviceLost(self._lost.message)
         try:
-            return self._carried_out(method, *arguments)
+            return self._sent(method, *arguments)
         except DeviceLost as lost:
             self._lost = lost
             raise
 
-    def _carried_out(self, method: Callable[..., Any], *arguments: Any) -> Any:
+    def _sent(self, method: Callable[..., Any], *arguments: Any) -> Any:
         fault_point("call:before-send")
-        call = self._group.send(method.__name__, *arguments)
-        outcome: object = None
-        try:
-            outcome = getattr(self._engine, call.method)(*arguments)
-            return outcome
-        except Exception as error:
-            outcome = error
-            raise
-        finally:
-            if not isinstance(outcome, DeviceLost):
-                self._group.conclude(call, _described(self._engine, call, outcome))
+        return _carry_out(self._engine, self._group, self._group.send(method.__name__, *arguments))
 
 
 def follow(engine: TrainingEngine, group: RankGroup) -> None:
@@ -148,14 +138,26 @@ def follow(engine: TrainingEngine, group: RankGroup) -> None:
     while (call := group.receive()).method != _END:
         fault_point("call:after-receive")
         try:
-            outcome: object = getattr(engine, call.method)(*call.arguments)
+            _carry_out(engine, group, call)
         except DeviceLost:
             raise
-        except Exception as error:
-            outcome = error
-            if not isinstance(error, (HeadwayError, FailedElsewhere)):
-                log.exception("call_failed", method=call.method)
-        group.conclude(call, _described(engine, call, outcome))
+        except (HeadwayError, FailedElsewhere):
+            pass
+        except Exception:
+            log.exception("call_failed", method=call.method)
+
+
+def _carry_out(engine: TrainingEngine, group: RankGroup, call: Call) -> Any:
+    """On this rank, as on all others, which compare how it has ended. Raises what the method raises, and DeviceLost."""
+    try:
+        outcome = getattr(engine, call.method)(*call.arguments)
+    except DeviceLost:
+        raise
+    except Exception as error:
+        group.conclude(call, _described(engine, call, error))
+        raise
+    group.conclude(call, _described(engine, call, outcome))
+    return outcome
 
 
 def _described(engine: TrainingEngine, call: Call, outcome: object) -> str:

@@ -14,7 +14,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,7 +40,8 @@ _TRIES = 3
 
 @dataclass(slots=True)
 class Sizes:
-    """Options of the next trainer, of another size than the last; of `fixed` ranks where that is set.
+    """Options of the next trainer, of another size than the last; of `fixed` ranks where that is set, and else of one
+    that is of use, if there is any.
 
     Micro-batches and shards are small, so that a batch has more shards than ranks.
     """
@@ -48,6 +49,7 @@ class Sizes:
     seed: int = 0
     fixed: int | None = None
     max_tokens_per_pass: int = 24
+    is_of_use: Callable[[int], bool] = lambda size: True
     _last: int = 0
     _draw: random.Random = field(init=False)
 
@@ -56,7 +58,8 @@ class Sizes:
 
     def __call__(self) -> dict[str, Any]:
         """For `Box`."""
-        self._last = self.fixed or self._draw.choice([size for size in SIZES if size != self._last])
+        others = [size for size in SIZES if size != self._last]
+        self._last = self.fixed or self._draw.choice(list(filter(self.is_of_use, others)) or others)
         return {
             "gpus": self._last,
             "max_tokens_per_pass": self.max_tokens_per_pass,
@@ -98,7 +101,8 @@ class GroupCampaign(Campaign):
 
     def __init__(self, ledger: Ledger, num_points: int, seed: int) -> None:
         super().__init__(ledger, num_points, seed)
-        self._sizes = Sizes(seed)
+        self._pending = list[Fault]()
+        self._sizes = Sizes(seed, is_of_use=self._is_of_use)
         self._draw = random.Random(seed)
 
     def _open(self) -> AbstractContextManager[Box]:
@@ -112,20 +116,30 @@ class GroupCampaign(Campaign):
     def _todo(self, box: Box, num_done: int) -> Generator[Fault]:
         """Each point once, as far as the trainer of the moment gets there; then at random."""
         done = done_faults(self._ledger.rows())
-        pending = [fault for fault in group_faults(self._seed) if identity(fault) not in done]
+        self._pending = [
+            fault
+            for fault in group_faults(self._seed)
+            if identity(fault) not in done and self._tries.get(identity(fault), 0) < _TRIES
+        ]
         while True:
             wait_for_ranks(box)
-            yield self._next(pending, box.num_ranks)
+            yield self._next(box.num_ranks)
 
-    def _next(self, pending: list[Fault], num_ranks: int) -> Fault:
-        for fault in pending:
-            tried = self._tries.get(identity(fault), 0)
-            if tried < _TRIES and reaches(fault, num_ranks):
-                pending.remove(fault)
-                self._tries[identity(fault)] = tried + 1
-                return replace(fault, nth=1) if tried and fault.point != ANY_TIME else fault
-        faults = group_faults(self._draw.randrange(2**32))
-        return self._draw.choice([fault for fault in faults if reaches(fault, num_ranks)])
+    def _next(self, num_ranks: int) -> Fault:
+        """Of those that this trainer reaches, the one that the fewest reach: a large one has no death to spare for a
+        point that a small one gets to."""
+        faults = [fault for fault in self._pending if reaches(fault, num_ranks)]
+        if not faults:
+            faults = group_faults(self._draw.randrange(2**32))
+            return self._draw.choice([fault for fault in faults if reaches(fault, num_ranks)])
+        fault = min(faults, key=lambda fault: sum(reaches(fault, size) for size in SIZES))
+        self._pending.remove(fault)
+        tried = self._tries.get(identity(fault), 0)
+        self._tries[identity(fault)] = tried + 1
+        return replace(fault, nth=1) if tried and fault.point != ANY_TIME else fault
+
+    def _is_of_use(self, num_ranks: int) -> bool:
+        return any(reaches(fault, num_ranks) for fault in self._pending)
 
 
 def main() -> int:

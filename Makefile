@@ -31,7 +31,7 @@ HARBOR_PYTHON ?= 3.12
 TEST_PROCESSES ?= 2
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: demo demo-run demo-tools up test test-slow test-gpu chaos chaos-groups chaos-run check bench docs site format clean screenshots
+.PHONY: demo demo-run demo-tools up test test-slow test-gpu chaos chaos-planes chaos-groups chaos-run check bench docs site format clean screenshots
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
@@ -64,7 +64,9 @@ test-slow: .venv/installed-dev .venv-hud-rl/installed .venv-verifiers/installed 
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
 	$(BIN)/python -m pytest -m gpu tests/gpu $(TEST_ARGS)
 
-chaos: .venv/installed-dev $(TINY_BASE)/config.json  ## kill every process at every point; goes on where it stopped
+chaos: chaos-planes chaos-groups  ## kill everything, everywhere; goes on where it stopped
+
+chaos-planes: .venv/installed-dev $(TINY_BASE)/config.json  ## kill every process at every point
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.driver --points $(CHAOS_POINTS) --seed $(SEED) $(CHAOS_ARGS)
 
 chaos-groups: .venv/installed-dev $(TINY_BASE)/config.json  ## kill each rank of trainers of 1, 2 and 4 ranks, which take over from one another

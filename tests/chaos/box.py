@@ -107,10 +107,12 @@ class Box:
         """Between runs: blobs are named by their content, so a program that runs again would not write any."""
         shutil.rmtree(self.folder / "blobs", ignore_errors=True)
 
-    def break_promise(self, name: str | None) -> None:
-        """Trainers from now on are sabotaged (`tests.chaos.sabotage`), or None: are as they should be."""
+    def break_promise(self, name: str | None, *, at_once: bool = True) -> None:
+        """Trainers from now on are sabotaged (`tests.chaos.sabotage`), or None: are as they should be. Not at_once: the
+        one that there is ends by itself."""
         self._sabotages = (name,) if name in SABOTAGES else ()
-        send(self.pid("trainer"), signal.SIGKILL)
+        if at_once:
+            send(self.pid("trainer"), signal.SIGKILL)
 
     def pid(self, kind: str) -> int:
         with self._lock:

@@ -25,6 +25,7 @@ from tests.chaos.ledger import Ledger, as_text, done_faults, identity, summary
 from tests.chaos.outcome import PARTS
 from tests.chaos.program import NUM_STEPS
 from tests.chaos.run import KEYLESS_PARTS, RunReport, differences, run
+from tests.chaos.sabotage import NAMES
 from wire.process.faults import POINTS
 
 TINY_BASE = Path(__file__).parents[2] / ".headway-cache" / "tiny-arith"
@@ -126,7 +127,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ledger", type=Path, default=Path("/tmp/chaos/ledger.jsonl"))
     parser.add_argument("--out", type=Path, default=Path(f"bench/results/chaos-{os.cpu_count()}-cores.json"))
-    parser.add_argument("--sabotage", help="fencing, replay or fsync: exits with 0 if that was noticed")
+    parser.add_argument("--sabotage", choices=NAMES, help="a promise to switch off; exits with 0 if that was noticed")
     arguments = parser.parse_args()
     if arguments.sabotage:
         return _sabotage(arguments.sabotage)

@@ -84,4 +84,6 @@ SABOTAGES: dict[str, Callable[[], None]] = {
     "vote": _vote,
     "settings": _settings,
 }
-"""Besides them there is `fsync`, which only a simulated power cut can show."""
+NAMES = (*SABOTAGES, "fsync")
+"""Every promise that can be switched off. Only a simulated power cut shows that of fsync; those of the ranks of a group
+are order, vote and settings."""

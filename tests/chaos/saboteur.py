@@ -32,11 +32,15 @@ def noticed_in(box: Box, undisturbed: RunReport, name: str) -> list[str]:
 
 
 def noticed(name: str) -> list[str]:
-    """As a user of the driver asks. Raises KeyError for a sabotage that does not exist."""
+    """As a user of the driver asks, by one of `sabotage.NAMES`."""
     if name == "fsync":
         with tempfile.TemporaryDirectory() as folder:
             return lost_without_sync(Path(folder))
+    from tests.chaos import group_saboteur
     from tests.chaos.driver import open_box
+
+    if name in group_saboteur.BROKEN:
+        return group_saboteur.noticed(name)
 
     with open_box() as box:
         undisturbed = run(box, _SEED)

@@ -11,12 +11,12 @@ from tests.chaos.box import Box
 from tests.chaos.disturbance import wait_for_ranks
 from tests.chaos.faults import Fault
 from tests.chaos.group_faults import reaches
+from tests.chaos.group_saboteur import SEED, noticed_in, replayed_by_others, undisturbed_step
 from tests.chaos.groups import Sizes, alone, open_group_box, replace_trainer
 from tests.chaos.run import RunReport, differences, run
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
-SEED = 0
 NUM_STEPS = 3
 DEATHS = [
     Fault("trainer", "gather:after-issue", 20, "kill", 1),
@@ -25,9 +25,6 @@ DEATHS = [
     Fault("trainer", "adamw:after-step", 1, "kill", 1),
     Fault("trainer", "sum:before-exchange", 1, "stall", 1),
 ]
-LAST_STEP = Fault("trainer", "step:before-adamw", 2, "kill", 0)
-"""Of two models that make one step each: all gradients are acknowledged then, and the next trainer computes them again.
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +44,8 @@ def undisturbed(box: Box, sizes: Sizes) -> RunReport:
 
 
 @pytest.fixture(scope="module")
-def undisturbed_step(box: Box, sizes: Sizes) -> RunReport:
-    return alone(box, sizes, SEED, num_steps=1)
+def one_step(box: Box, sizes: Sizes) -> RunReport:
+    return undisturbed_step(box, sizes)
 
 
 def as_ranks_come(box: Box) -> Iterator[Fault]:
@@ -68,56 +65,14 @@ def test_whoever_dies_the_next_group_ends_in_the_bits_of_one_process(box: Box, s
     assert differences(report, undisturbed) == []
 
 
-def replayed_by_others(box: Box, sizes: Sizes) -> RunReport:
-    """Two ranks die before the last step; one process with passes of another size replays, and makes it."""
-    sizes.fixed, given = 2, sizes.max_tokens_per_pass
-    replace_trainer(box)
-    sizes.fixed, sizes.max_tokens_per_pass = 1, 3 * given
-    try:
-        return run(box, SEED, [LAST_STEP], num_steps=1)
-    finally:
-        sizes.fixed, sizes.max_tokens_per_pass = None, given
-        replace_trainer(box)
+def test_a_group_with_other_settings_replays_by_the_recorded_plan(box: Box, sizes: Sizes, one_step: RunReport):
+    assert differences(replayed_by_others(box, sizes), one_step) == []
 
 
-def test_a_group_with_other_settings_replays_by_the_recorded_plan(box: Box, sizes: Sizes, undisturbed_step: RunReport):
-    report = replayed_by_others(box, sizes)
-    assert report.points, "nobody died"
-    assert differences(report, undisturbed_step) == []
+@pytest.mark.parametrize("name", ["settings", "order"])
+def test_other_bits_are_noticed(box: Box, sizes: Sizes, one_step: RunReport, name: str):
+    assert any("/files" in text for text in noticed_in(box, sizes, one_step, name))
 
 
-def test_settings_of_the_replaying_group_are_noticed(box: Box, sizes: Sizes, undisturbed_step: RunReport):
-    box.break_promise("settings")
-    try:
-        report = replayed_by_others(box, sizes)
-    finally:
-        box.break_promise(None)
-    assert report.points, "nobody died"
-    assert any("/files" in text for text in differences(report, undisturbed_step))
-
-
-def test_a_sum_of_partial_sums_is_noticed(box: Box, sizes: Sizes, undisturbed_step: RunReport):
-    sizes.fixed = 2
-    box.break_promise("order")
-    try:
-        report = run(box, SEED, num_steps=1)
-    finally:
-        sizes.fixed = None
-        box.break_promise(None)
-    assert any("/files" in text for text in differences(report, undisturbed_step))
-
-
-def test_a_rank_that_leaves_a_vote_out_ends_its_group(box: Box, sizes: Sizes, undisturbed_step: RunReport):
-    sizes.fixed = 2
-    box.break_promise("vote")
-    try:
-        replace_trainer(box)
-        box.break_promise(None)  # of this group alone, or none would ever come past that vote
-        before, said_before = len(box.deaths), len(box.log("trainer"))
-        report = run(box, SEED, num_steps=1)
-        assert len(box.deaths) > before
-        assert "rank of this trainer is gone or stands still" in box.log("trainer")[said_before:]
-    finally:
-        sizes.fixed = None
-        box.break_promise(None)
-    assert differences(report, undisturbed_step) == [], "what a group did before it ended, it did right"
+def test_a_rank_that_leaves_a_vote_out_ends_its_group(box: Box, sizes: Sizes, one_step: RunReport):
+    assert noticed_in(box, sizes, one_step, "vote")

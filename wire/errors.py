@@ -208,6 +208,13 @@ class DeviceLost(HeadwayError):
     status, code, tries = 500, "device_lost", A_FEW
 
 
+class RanksLost(DeviceLost):
+    """Another rank of this trainer is gone or stands still. Its host was taken away, say; or it died of this operation,
+    which would then come to the same end a few times more."""
+
+    status, code, tries = 500, "ranks_lost", 8
+
+
 class SpillLost(HeadwayError):
     """What a trainer parked outside of its memory did not come back; the op log still has all of it."""
 

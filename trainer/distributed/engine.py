@@ -114,13 +114,13 @@ class DistributedEngine:
         """See `TrainingEngine.snapshot`."""
         return self._everywhere(TrainingEngine.snapshot, model)
 
-    def end(self) -> None:
-        """Send the followers home."""
-        self._group.send(_END)
+    def end(self, *, is_stopped: bool = False) -> None:
+        """Send the followers home. is_stopped: because somebody wants this group to stop."""
+        self._group.send(_END, is_stopped)
 
     def _everywhere(self, method: Callable[..., Any], *arguments: Any) -> Any:
         if self._lost is not None:  # a send to one that stands still would take as long as the first one did
-            raise DeviceLost(self._lost.message)
+            raise type(self._lost)(self._lost.message)
         try:
             return self._sent(method, *arguments)
         except DeviceLost as lost:
@@ -132,9 +132,9 @@ class DistributedEngine:
         return _carry_out(self._engine, self._group, self._group.send(method.__name__, *arguments))
 
 
-def follow(engine: TrainingEngine, group: RankGroup) -> None:
-    """Carry out what rank 0 sends, until it sends no more. Refusals are rank 0's to report. Raises DeviceLost where the
-    group is broken."""
+def follow(engine: TrainingEngine, group: RankGroup) -> bool:
+    """Carry out what rank 0 sends, until it sends no more; whether that is because the group shall stop. Refusals are
+    rank 0's to report. Raises DeviceLost where the group is broken."""
     while (call := group.receive()).method != _END:
         fault_point("call:after-receive")
         try:
@@ -145,6 +145,7 @@ def follow(engine: TrainingEngine, group: RankGroup) -> None:
             pass
         except Exception:
             log.exception("call_failed", method=call.method)
+    return call.arguments[0]
 
 
 def _carry_out(engine: TrainingEngine, group: RankGroup, call: Call) -> Any:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from trainer.engine.device_errors import device_error
-from wire.errors import DeviceLost
+from wire.errors import DeviceLost, RanksLost
 
 # gloo: [/source/file.cc:537] Connection closed by peer [10.0.0.1]:50090. This is typically caused by …
 _PLACE_AND_ADVICE = re.compile(r"^\[[^\]]*\] |\. This is .*")
@@ -17,7 +17,7 @@ _PLACE_AND_ADVICE = re.compile(r"^\[[^\]]*\] |\. This is .*")
 
 @contextmanager
 def peers_there() -> Generator[None]:
-    """The block is a collective. Raises DeviceLost where it fails."""
+    """The block is a collective. Raises RanksLost where it fails."""
     try:
         yield
     except RuntimeError as error:  # gloo has no class of its own, and DistError is one
@@ -29,7 +29,7 @@ def lost_peer(error: Exception) -> DeviceLost:
     if isinstance(error, DeviceLost):
         return error
     reason = _PLACE_AND_ADVICE.sub("", (str(error).splitlines() or [type(error).__name__])[0])
-    return DeviceLost(f"a rank of this trainer is gone or stands still ({reason}); another trainer goes on")
+    return RanksLost(f"a rank of this trainer is gone or stands still ({reason}); another trainer goes on")
 
 
 def lost_behind(error: Exception) -> DeviceLost | None:

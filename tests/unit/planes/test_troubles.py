@@ -27,6 +27,7 @@ from wire.errors import (
     CorruptCheckpoint,
     DeviceLost,
     OutOfMemory,
+    RanksLost,
     SpillLost,
     Unavailable,
 )
@@ -138,6 +139,19 @@ async def test_a_lost_device_ends_the_trainer_and_leaves_the_operation_to_anothe
     trainer.restart(trainer.world.trainer_id)
     try_again(trainer)
     assert trainer.now(asked).state == "done"
+
+
+async def test_other_ranks_may_be_lost_more_often_than_a_device(trainer: Trainer):
+    """Their hosts are taken away without anybody's fault; an operation of which they die ends, too."""
+    asked = await trainer.pass_of(1.0)
+    for count in range(1, RanksLost.tries + 1):
+        in_trouble(trainer, RanksLost("a rank of this trainer is gone"))
+        with pytest.raises(RanksLost):
+            try_again(trainer)
+        assert trainer.now(asked).faults == min(count, RanksLost.tries - 1)
+        assert trainer.now(asked).attempts <= 1, "this process has not died"
+        trainer.restart(trainer.world.trainer_id)
+    assert (trainer.now(asked).state, trainer.now(asked).error_code) == ("failed", "ranks_lost")
 
 
 async def test_the_pause_doubles_up_to_half_a_minute(trainer: Trainer):

@@ -21,7 +21,7 @@ import torch
 from bench.batches import Shape, random_batch
 from bench.collectives import Collectives
 from trainer.distributed.engine import DistributedEngine, follow
-from trainer.distributed.group import RankGroup, end_group, start_group
+from trainer.distributed.group import RankGroup, start_group
 from trainer.distributed.layer_gathers import LayerGathers
 from trainer.distributed.loading import load_sharded_base
 from trainer.engine.base_model import BaseModel, load_base_model
@@ -119,7 +119,7 @@ def main(job: Job) -> None:
         found = _passes(leading, engine, job)
         leading.end()
         Path(job.out).write_text(json.dumps({**found, **speeds, "ranks": group.gathered(engine.figures())}))
-    end_group()
+    group.end()
     # A thread of gloo's that lets go of its last tensor while the interpreter is torn down ends the process by SIGABRT.
     os._exit(0)
 

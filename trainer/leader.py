@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -19,7 +20,7 @@ from store.planes.registration import register_trainer, trainer_ready
 from store.planes.trainer_starts import start_failed
 from store.tables import ModelRow
 from trainer.distributed.engine import DistributedEngine
-from trainer.distributed.group import end_group
+from trainer.distributed.group import RankGroup
 from trainer.distributed.world import World
 from trainer.engine.device_errors import device_error
 from trainer.engine.device_memory import device_memory
@@ -49,10 +50,10 @@ _SHARE_OF_A_COLLECTIVE = 0.25
 """Of its limit, for what rank 0 alone does before it takes part."""
 
 
-def lead(settings: TrainerSettings, world: World | None = None) -> None:
-    """Train until SIGTERM or SIGINT, or until there was nothing to do for long. world: None for a process that computes
-    alone. Raises NotFound for an unknown base, OSError or ValueError for weights that do not load, DeviceLost where
-    another rank is gone."""
+def lead(settings: TrainerSettings, world: World | None = None) -> bool:
+    """Train until SIGTERM or SIGINT, or until there was nothing to do for long; whether it was a signal. world: None
+    for a process that computes alone. Raises NotFound for an unknown base, OSError or ValueError for weights that do
+    not load, DeviceLost where another rank is gone."""
     keep_freed_memory()
     database = Database(settings.database_url, pool_size=_CONNECTIONS)
     pid = (world and world.agent_pid) or os.getpid()
@@ -80,6 +81,8 @@ def lead(settings: TrainerSettings, world: World | None = None) -> None:
     try:
         with _noting_failure(database, base.id, stop):
             place = Place.take(settings, world)
+            if place.group:
+                place.group.pulse.when_asked_to_stop(partial(os.kill, os.getpid(), signal.SIGTERM))
             worker, engine = _load(settings, database, base, trainer_id, place, stop, metrics, logprobs)
         watchdog.start()
         with _metrics_page(settings, metrics):
@@ -89,15 +92,16 @@ def lead(settings: TrainerSettings, world: World | None = None) -> None:
         logprobs.close()
         database.close()
         log.info("trainer_stopped")
-    if isinstance(engine, DistributedEngine):
-        _send_home(engine)
+    if isinstance(engine, DistributedEngine) and place.group:
+        _send_home(engine, place.group, is_stopped=stop.is_set())
+    return stop.is_set()
 
 
-def _send_home(engine: DistributedEngine) -> None:
+def _send_home(engine: DistributedEngine, group: RankGroup, *, is_stopped: bool) -> None:
     """The followers, who end without being sent where this process is gone."""
     try:
-        engine.end()
-        end_group()
+        engine.end(is_stopped=is_stopped)
+        group.end()
     except DeviceLost as gone:
         log.warning("followers_gone", reason=str(gone))
 

@@ -6,22 +6,15 @@ trainer.main`, by which torchrun starts ranks, is `headway trainer`.
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import sys
-from typing import NoReturn
 
-import structlog
-
-from trainer.distributed.last_words import leave_last_words
+from trainer.distributed.ending import end_rank, end_with_the_other_hosts
 from trainer.distributed.world import World
 from trainer.settings import TrainerSettings
-from wire.errors import HeadwayError
 from wire.process.lifeline import end_with_parent
 from wire.process.logging import name_process
-
-log = structlog.get_logger(__name__)
 
 
 def run(settings: TrainerSettings) -> None:
@@ -51,26 +44,16 @@ def _run_rank(settings: TrainerSettings, world: World) -> None:
         if world.rank == 0:
             from trainer.leader import lead
 
-            lead(settings, world)
+            is_stopped = lead(settings, world)
         else:
             from trainer.follower import follow_leader
 
-            follow_leader(settings, world)
+            is_stopped = follow_leader(settings, world)
     except Exception as error:
-        is_bug = not isinstance(error, (HeadwayError, OSError, ValueError))
-        log.error("rank_failed", reason=str(error), exc_info=is_bug)
-        leave_last_words(error)
-        _leave(1)
-    _leave(0)
-
-
-def _leave(status: int) -> NoReturn:
-    """End this process without tearing the interpreter down: a thread of gloo may let go of its last tensor meanwhile,
-    which is an abort, and reads as a rank that was killed."""
-    atexit._run_exitfuncs()  # spans that wait to be sent  # pyright: ignore[reportPrivateUsage]
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+        end_rank(error)
+    if is_stopped and world.local_size < world.size:
+        end_with_the_other_hosts()
+    end_rank()
 
 
 if __name__ == "__main__":

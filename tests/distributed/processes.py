@@ -31,7 +31,7 @@ class RankProcesses:
     def __init__(self, size: int, limit_s: float = LIMIT_S, answer_s: float = _ANSWER_S) -> None:
         self.size = size
         self._limit_s = limit_s
-        self._answer_s = answer_s
+        self.answer_s = answer_s
         self._ranks: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
 
     def run(
@@ -59,7 +59,7 @@ class RankProcesses:
             self._start()
         for _, connection in self._ranks:
             connection.send((function, args, kwargs))
-        return [_answer(process, connection, self._answer_s) for process, connection in self._ranks]
+        return [_answer(process, connection, self.answer_s) for process, connection in self._ranks]
 
     def process(self, rank: int) -> multiprocessing.process.BaseProcess:
         """Of this rank, to be sent signals."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pkgutil
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -25,10 +26,11 @@ from trainer.distributed.engine import DistributedEngine, follow
 from trainer.distributed.group import RankGroup
 from trainer.engine.device_errors import device_error
 from trainer.engine.engine import TrainingEngine
+from trainer.engine.ranks import at_own_pace
 from wire.conversion import to_datums
 from wire.datums import Datum
 from wire.engine import AdamParams, LossChoice
-from wire.errors import CorruptCheckpoint, DeviceLost, HeadwayError, Interrupted, InvalidRequest, OutOfMemory
+from wire.errors import CorruptCheckpoint, DeviceLost, HeadwayError, Interrupted, InvalidRequest, OutOfMemory, RanksLost
 
 LOSS, ADAM = LossChoice("importance_sampling", {"kl_penalty_coef": 0.1}), AdamParams(1e-2)
 SHORT_LIMIT_S = 3.0
@@ -285,9 +287,15 @@ def test_a_host_without_memory_is_named(two_ranks: RankProcesses, work: Work, ex
 
 @pytest.fixture
 def short_lived() -> Iterator[RankProcesses]:
-    ranks = RankProcesses(2, SHORT_LIMIT_S, answer_s=5 * SHORT_LIMIT_S)
+    ranks = RankProcesses(2, SHORT_LIMIT_S)
+    ranks.run(imported)
+    ranks.answer_s = 5 * SHORT_LIMIT_S
     yield ranks
     ranks.close()
+
+
+def imported(group: RankGroup) -> None:
+    """This module, whose imports take one rank longer than another."""
 
 
 def lost_by(group: RankGroup, at_rank: int, how: str) -> tuple[str, float]:
@@ -320,6 +328,45 @@ def test_a_rank_that_is_gone_or_elsewhere_is_noticed(short_lived: RankProcesses,
     assert seconds < 2 * SHORT_LIMIT_S
     if how != "leaves out a vote":
         assert isinstance(outcomes[at_rank], RankFailed)
+
+
+def meets(group: RankGroup, at_rank: int, how: str) -> tuple[str, float]:
+    """What a rank is told, and after how long, that waits for one which reads for longer than any collective may take,
+    or is stopped, and is started again when the others have given it up."""
+    started = time.monotonic()
+    if group.rank == at_rank and how == "reads":
+        time.sleep(2.5 * SHORT_LIMIT_S)
+    elif group.rank == at_rank:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    try:
+        with at_own_pace(group):
+            pass
+    except RanksLost as lost:
+        return lost.message, time.monotonic() - started
+    return "met", time.monotonic() - started
+
+
+@pytest.mark.parametrize("at_rank", [0, 1])
+@pytest.mark.slow
+def test_ranks_wait_for_one_that_loads_slowly(short_lived: RankProcesses, at_rank: int) -> None:
+    for said, seconds in short_lived.run(meets, at_rank, "reads"):
+        assert said == "met"
+        assert seconds > 2 * SHORT_LIMIT_S
+
+
+@pytest.mark.parametrize("at_rank", [0, 1])
+@pytest.mark.slow
+def test_a_rank_that_is_stopped_while_it_loads_is_named(short_lived: RankProcesses, at_rank: int) -> None:
+    outcomes = short_lived.outcomes(meets, at_rank, "is stopped")
+    said, seconds = outcomes[1 - at_rank]
+    if at_rank == 0:  # whose process has the store here, as the agent has elsewhere
+        assert re.match(r"rank 1 \(pid \d+ on .+\) has not reached the other ranks for 3 s: ", said)
+    else:
+        assert re.match(
+            r"rank 1 of 2 \(pid \d+ on .+\) has not been heard of for 3 s: see whether it was stopped", said
+        )
+    assert seconds < 2 * SHORT_LIMIT_S
+    assert isinstance(outcomes[at_rank], RankFailed)
 
 
 def too_late(group: RankGroup, work: Work) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from store.database import Database
@@ -165,13 +166,58 @@ def test_a_rank_that_stands_still_is_the_end_of_its_group(site: Site, rank: int)
 
 
 @pytest.mark.slow
-def test_two_hosts_make_one_group_by_torchrun(site: Site):
+def test_a_rank_0_that_stands_still_between_calls_is_missed_and_one_that_waits_is_not(site: Site):
+    group = site.start(*TWO_RANKS, "--lease-ttl", "4", "--stop-grace", "0")
+    ranks = ranks_of(group)
+    step = site.ask(site.models[0], "forward_backward", batch(4))
+    site.until(lambda: site.is_done(step))
+    with psycopg.connect(site.url) as connection:
+        connection.execute("lock table operations, trainers, model_leases in access exclusive mode")
+        time.sleep(8)  # rank 0 waits for the database; ranks are missed after 3 s
+    time.sleep(1)
+    assert not any(map(is_gone, ranks))
+    os.kill(ranks[0], signal.SIGSTOP)
+    assert group.wait(30) == 1
+    assert re.search(
+        rf"\nheadway: rank 1 of 2 ended with status 1: rank 0 of 2 \(pid {ranks[0]} on \S+\) has not been heard of for "
+        "[34] s: see whether it was stopped",
+        site.log(),
+    )
+    assert all(map(is_gone, ranks))
+    assert site.holder_pid(site.models[0]) is None
+
+
+def two_hosts(site: Site) -> list[subprocess.Popen[bytes]]:
+    """A torchrun each, as on two machines."""
     port = free_port()
     rendezvous = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test")
     endpoint = ("--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1")
     torchrun = ("-m", "torch.distributed.run", *rendezvous, *endpoint, "-m", "trainer.main")
     hosts = [site.launch(*SMALL_PASSES, command=torchrun) for _ in range(2)]
     site.until(lambda: site.num_ready() == 1)
+    return hosts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_host_among_two_that_is_told_to_stop_has_all_stop_and_hand_back(site: Site, rank: int):
+    hosts = two_hosts(site)
+    ranks = {int(environment_of(pid)["RANK"]): host for host in hosts for pid in ranks_of(host)}
+    long = site.ask(site.models[0], "forward_backward", batch(20_000))
+    site.until(lambda: site.holder_pid(site.models[0]) is not None)
+    ranks[rank].send_signal(signal.SIGTERM)
+    took_s = site.until(lambda: site.holder_pid(site.models[0]) is None, timeout_s=15)
+    print(f"handed back {took_s:.1f} s after SIGTERM to the host of rank {rank}")  # noqa: T201
+    for host in hosts:
+        host.wait(30)
+    assert site.num_ready() == 0
+    assert site.now(long).attempts == 0, "nothing died of it"
+    assert '"event": "rank_failed"' not in site.log()
+
+
+@pytest.mark.slow
+def test_two_hosts_make_one_group_by_torchrun(site: Site):
+    hosts = two_hosts(site)
     site.ask(site.models[0], "forward_backward", batch(8))
     step = site.ask(site.models[0], "optim_step", STEP)
     site.until(lambda: site.is_done(step))

@@ -3,7 +3,8 @@
 Three groups of processes, so that none waits behind another's traffic: the default one moves tensors on the device, a
 gloo group votes and moves small objects, and on a second gloo group the followers wait for the next call, for as long
 as there is none. The first two have a time limit below that of a lease: a group that hangs ends before anybody else
-can have been given its models, and one that was stopped and goes on finds that it has lost them.
+can have been given its models, and one that was stopped and goes on finds that it has lost them. Where there is no
+limit, a rank is missed by its pulse (`trainer.distributed.pulse`).
 
 What this process can do nothing about, a peer that is gone or does something else, is DeviceLost: the process ends,
 with it the group, and the next trainer replays.
@@ -13,6 +14,7 @@ with it the group, and the next trainer replays.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,12 +26,16 @@ import torch.distributed as dist
 
 from trainer.distributed.ordered_sum import OrderedSum
 from trainer.distributed.peers import lost_behind, lost_peer, peers_there
+from trainer.distributed.pulse import Pulse, RankSilent
 from trainer.engine.ranks import Found, Signal
 from wire.errors import DeviceLost, HeadwayError
 from wire.process.faults import fault_point
 
 _IDLE = timedelta(days=30)
 """How long a follower waits for a call. A trainer that had nothing to do for so long ends, and is started again."""
+
+_MEETING_S = 0.02
+"""Between two looks at who is still there."""
 
 _FINE, _REFUSED, _BROKEN = range(3)
 
@@ -51,10 +57,12 @@ class RankGroup:
     """This process among the ranks of one trainer. Implements `trainer.engine.ranks.Ranks`."""
 
     def __init__(self, limit_s: float) -> None:
-        """The default process group is there already. limit_s: of one collective."""
+        """The default process group is there already. limit_s: of one collective, and of a rank's silence elsewhere."""
         limit = timedelta(seconds=limit_s)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.pulse = Pulse(self.rank, self.size, limit_s)
         self._control, self._calls = _gloo(limit), _gloo(_IDLE)
+        self.pulse.start()
         self._num_votes = 0
         self._num_calls = 0
 
@@ -64,6 +72,8 @@ class RankGroup:
         error: Exception | None = None
         try:
             yield
+        except RankSilent:
+            raise
         except Exception as raised:
             error = raised
         agreed = self._agree_on(error)
@@ -90,9 +100,14 @@ class RankGroup:
         return OrderedSum(num_shards, like, self.agreed)
 
     def meet(self) -> None:
-        """See `Ranks.meet`."""
+        """See `Ranks.meet`. Raises RankSilent where one of them was stopped, say."""
         with peers_there():
-            dist.barrier(group=self._calls)
+            met = dist.barrier(group=self._calls, async_op=True)
+            assert met is not None
+            while not met.is_completed():
+                self.pulse.require_all()
+                time.sleep(_MEETING_S)
+            met.wait()
 
     def send(self, method: str, *arguments: Any) -> Call:
         """Have the followers receive a call, which this rank carries out as they do. Rank 0 alone."""
@@ -117,6 +132,11 @@ class RankGroup:
         if len(set(outcomes)) > 1:
             raise DeviceLost(f"the ranks of this trainer differ after {call.method}: {list(outcomes)}")
         fault_point("call:after-conclude")
+
+    def end(self) -> None:
+        """Leave the other ranks, who leave too."""
+        self.pulse.close()
+        dist.destroy_process_group()
 
     def _wake(self, number: int) -> None:
         """Followers wait here without a limit. Rank 0 does not: it would stand still with one of them, so it goes on to
@@ -167,11 +187,6 @@ def start_group(device: str, limit_s: float) -> RankGroup:
         else:
             dist.init_process_group("gloo", timeout=timedelta(seconds=limit_s))
         return RankGroup(limit_s)
-
-
-def end_group() -> None:
-    """Leave the other ranks, who leave too."""
-    dist.destroy_process_group()
 
 
 def _gloo(limit: timedelta) -> dist.ProcessGroup:

@@ -54,9 +54,8 @@ def _at_points(draw: random.Random) -> Iterator[Fault]:
 
 def _at_any_time(draw: random.Random) -> Iterator[Fault]:
     for rank in range(MAX_RANKS):
-        for action in (*ACTIONS, *([HANG] if rank else [])):
+        for action in (*ACTIONS, HANG):
             yield Fault("trainer", ANY_TIME, draw.randint(1, 100), action, rank)
-    # Between calls nobody waits for rank 0, and a group whose rank 0 hangs then is as one process that hangs.
     yield Fault("trainer", "sum:before-exchange", 1, HANG, 0)
     yield Fault("trainer", ANY_TIME, draw.randint(1, 100), "kill")  # the agent
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.box import Box
 from tests.chaos.disturbance import wait_for_ranks
-from tests.chaos.faults import Fault
+from tests.chaos.faults import ANY_TIME, Fault
 from tests.chaos.group_faults import reaches
 from tests.chaos.group_saboteur import SEED, noticed_in, replayed_by_others, undisturbed_step
 from tests.chaos.groups import Sizes, alone, open_group_box, replace_trainer
@@ -24,6 +24,7 @@ DEATHS = [
     Fault("trainer", "forward:before-vote", 2, "kill", 0),
     Fault("trainer", "adamw:after-step", 1, "kill", 1),
     Fault("trainer", "sum:before-exchange", 1, "stall", 1),
+    Fault("trainer", ANY_TIME, 10, "hang", 0),
 ]
 
 

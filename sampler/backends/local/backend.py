@@ -23,6 +23,7 @@ from sampler.backends.local.deep_threads import deep_threads
 from sampler.backends.local.engine import Engine
 from sampler.backends.local.event_stream import EventStream, post
 from sampler.backends.local.kv_cache import SlotCache
+from sampler.backends.local.packed_linears import pack_linears
 from sampler.backends.local.packed_step import PackedModel, require_exact
 from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.scoring import ScoringTask
@@ -89,7 +90,9 @@ class LocalBackend(WithChatText):
         packed = PackedModel(model, cache)
         self._linears = packed.hooks.linears
         expected_logits = plain_logits(model, [0, 1, 2, 3])
-        self._details = _details(model, self._info)
+        num_parameters = model.num_parameters()
+        pack_linears(model)
+        self._details = _details(model, self._info, num_parameters)
         use_slot_attention(model)
         require_exact(packed, cache, expected_logits)
         scheduler = Scheduler(cache, max_running=settings.max_running, max_step_tokens=settings.max_step_tokens)
@@ -184,13 +187,13 @@ class LocalBackend(WithChatText):
         return adapter
 
 
-def _details(model: PreTrainedModel, info: SamplerInfo) -> Loaded:
-    """Before its attention is replaced, which needs a layout: the rate is that of transformers' own forward, which is
-    what a step costs that takes one token of each answer."""
+def _details(model: PreTrainedModel, info: SamplerInfo, num_parameters: int) -> Loaded:
+    """Before its attention is replaced, which needs a layout: the rate is that of transformers' own forward, over the
+    packed weights, which is what a step costs that takes one token of each answer."""
     return Loaded(
         version=version_of("headway"),
         architecture=type(model).__name__,
-        num_parameters=model.num_parameters(),
+        num_parameters=num_parameters,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
         kernel=IMPLEMENTATION.removeprefix("headway_"),

@@ -8,7 +8,7 @@ import typer
 
 from sampler.backends.vllm.settings import REASONING_PARSER, TOOL_CALL_PARSER
 from sampler.settings import TENSOR_PARALLEL
-from store.planes.promotion import PromotionPolicy
+from store.planes.promotion_policy import PromotionPolicy
 
 ToolCallParser = Annotated[str | None, typer.Option(envvar=TOOL_CALL_PARSER.envvar, help=TOOL_CALL_PARSER.help)]
 ReasoningParser = Annotated[str | None, typer.Option(envvar=REASONING_PARSER.envvar, help=REASONING_PARSER.help)]

@@ -21,7 +21,8 @@ from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Database
 from store.notify import ADAPTERS_CHANGED, Listener
 from store.planes.adapters import WantedAdapter, forget_adapter, report_adapter, reported_adapters, wanted_adapters
-from store.planes.registration import HEARTBEAT_S, fall_silent, give_up, heartbeat, register_sampler
+from store.planes.heartbeats import HEARTBEAT_S
+from store.planes.registration import fall_silent, give_up, heartbeat, register_sampler
 from store.repeating import RepeatedThread, Rhythm
 from store.tables import SamplerRow
 from wire.errors import Unavailable

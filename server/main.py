@@ -38,7 +38,7 @@ from server.process.settings import (
     TrainingLimits,
 )
 from server.process.shutdown import Shutdown
-from store.planes.promotion import PromotionPolicy
+from store.planes.promotion_policy import PromotionPolicy
 from wire.process.faults import arm_faults
 from wire.process.http_protocol import BoundedProtocol
 from wire.process.logging import configure_logging

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from store.oplog.leases import LEASE_TTL_S
-from store.planes.promotion import PATIENCE_S, PromotionPolicy
+from store.planes.heartbeats import LEASE_TTL_S
+from store.planes.promotion_policy import PATIENCE_S, PromotionPolicy
 from wire.process.options import Option
 
 _TINY = 1e-9

@@ -35,7 +35,7 @@ from cli.settings import (
     stop_with,
 )
 from server.principals.roles import Role
-from store.planes.promotion import PromotionPolicy
+from store.planes.promotion_policy import PromotionPolicy
 from store.private_files import private_data_folder, private_umask
 from wire.process.exits import DRAIN_S, STOP_S
 from wire.process.hub_weights import WeightsOutOfReach

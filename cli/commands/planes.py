@@ -40,7 +40,7 @@ from server.process.settings import (
     TrainerStart,
     TrainingLimits,
 )
-from store.planes.promotion import PromotionPolicy
+from store.planes.promotion_policy import PromotionPolicy
 from store.retention.policy import RetentionPolicy
 from trainer.settings import TrainerSettings
 from wire.process.exits import GAVE_UP_STATUS, GaveUp

@@ -21,7 +21,8 @@ from server.values.removed_files import sentence_of_removal
 from store.database import AsyncDatabase
 from store.notify import ADAPTER_LOADED, AsyncListener
 from store.planes.adapters import want_checkpoint
-from store.planes.promotion import PromotionPolicy, promotion_votes_async
+from store.planes.promotion import promotion_votes_async
+from store.planes.promotion_policy import PromotionPolicy
 from store.tables import CheckpointRow, ModelRow
 from store.tree import head_of as head_of_model
 from store.tree import move_head

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from store.planes.promotion import PATIENCE_S, PromotionPolicy
+from store.planes.promotion_policy import PATIENCE_S, PromotionPolicy
 from store.pool_queue import QueueLimits
 from store.retention import RetentionPolicy
 from wire.engine import LoraConfig

@@ -22,7 +22,8 @@ from store import cache_barrier
 from store.cache_acknowledgements import CacheAcknowledgements
 from store.database import AsyncDatabase
 from store.planes.adapters import want_checkpoint
-from store.planes.promotion import PromotionPolicy, Votes, promotion_votes_async
+from store.planes.promotion import Votes, promotion_votes_async
+from store.planes.promotion_policy import PromotionPolicy
 from store.planes.serving import (
     Sampler,
     ServingInfo,

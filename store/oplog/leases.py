@@ -16,12 +16,10 @@ from sqlalchemy.orm import Session
 from store.database import Connection
 from store.notify import OPERATION_QUEUED, notify
 from store.oplog.scheduling import is_starved
-from store.planes.registration import HEARTBEAT_S
+from store.planes.heartbeats import LEASE_TTL_S
 from store.tables import CheckpointRow, ModelLeaseRow, OperationRow, TrainerRow
 from store.tables.operations import lease_tokens
 from wire.errors import LeaseLost
-
-LEASE_TTL_S = 2 * HEARTBEAT_S
 
 _BEAT = """
     with trainer as (

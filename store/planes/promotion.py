@@ -8,34 +8,17 @@ nothing until it has caught up.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from store.database import AsyncConnection, Connection
+from store.planes.promotion_policy import PromotionPolicy
 from store.planes.registration import takes_requests_sql
 from store.planes.served import SERVED
 from wire.adapter_names import adapter_name_sql, base_adapter_name_sql
 
 LATE_AFTER_S = 30.0
 """A live sampler that has not loaded a head for so long is out of rotation: promotions do not wait for it."""
-
-
-PATIENCE_S = 60.0
-"""How long chats, steps and moves of a head wait for a sampler: for one that lives, answers, and holds the checkpoint.
-(A head that is moved while none lives does not wait: whoever comes loads it.)"""
-
-
-class PromotionPolicy(StrEnum):
-    """Whom a promotion waits for: one live sampler, more than half of them, or all."""
-
-    ONE = "one"
-    QUORUM = "quorum"
-    ALL = "all"
-
-    def num_needed(self, num_live: int) -> int:
-        """Of so many live samplers."""
-        return {self.ONE: 1, self.QUORUM: num_live // 2 + 1, self.ALL: num_live}[self]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from store.notify import TRAINERS_CHANGED, notify
 from store.tables import SamplerRow, TrainerRow, TrainerStartRow
 from wire.loaded import Loaded
 
-HEARTBEAT_S = 2.0
 _LIVE_FOR: LiteralString = "10"
 LIVE_FOR_S = float(_LIVE_FOR)
 """A process that was silent for longer than this counts as gone."""

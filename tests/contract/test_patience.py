@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from server.app import create_app
 from server.process.settings import ServerSettings, Timeouts
-from store.planes.promotion import PATIENCE_S
+from store.planes.promotion_policy import PATIENCE_S
 from store.tables import SamplerAdapterRow, SamplerRow
 from tests.contract.conftest import serving
 from tests.contract.test_models import no_samplers, unloaded_checkpoint

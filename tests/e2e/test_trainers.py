@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from store.database import Database
-from store.oplog.leases import LEASE_TTL_S
+from store.planes.heartbeats import LEASE_TTL_S
 from tests.e2e.trainer_site import SMALL_PASSES, STEP, Site, batch
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import structlog
 
 from store.database import DATABASE_AWAY, Database
 from store.oplog import leases, leaving
-from store.planes.registration import HEARTBEAT_S
+from store.planes.heartbeats import HEARTBEAT_S
 from store.repeating import RepeatedThread, Rhythm
 from wire.process.faults import fault_point
 

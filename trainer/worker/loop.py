@@ -27,7 +27,7 @@ from store.oplog.deferring import defer, is_end
 from store.oplog.operation import ModelState, Operation
 from store.oplog.scheduling import next_model
 from store.oplog.work import Lease
-from store.planes.promotion import PromotionPolicy
+from store.planes.promotion_policy import PromotionPolicy
 from trainer.worker.cancellation import Cancellation, Cancelled
 from trainer.worker.files import NodeFiles
 from trainer.worker.instruments import TrainerMetrics

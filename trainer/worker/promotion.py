@@ -10,7 +10,8 @@ import structlog
 
 from store.database import Database
 from store.notify import Listener
-from store.planes.promotion import PromotionPolicy, Votes, promotion_votes
+from store.planes.promotion import Votes, promotion_votes
+from store.planes.promotion_policy import PromotionPolicy
 from wire.errors import PromotionRejected, Unavailable
 
 log = structlog.get_logger(__name__)

@@ -15,7 +15,8 @@ from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
 from store.oplog import leases
 from store.planes.adapters import report_adapter
-from store.planes.promotion import PromotionPolicy, Votes, promotion_votes
+from store.planes.promotion import Votes, promotion_votes
+from store.planes.promotion_policy import PromotionPolicy
 from store.planes.registration import register_sampler
 from store.planes.trainer_availability import trainer_availability
 from store.planes.trainer_starts import all_served

@@ -11,7 +11,7 @@ import pytest
 from store.database import Database
 from store.notify import ADAPTER_LOADED, Listener
 from store.planes.adapters import report_adapter
-from store.planes.promotion import PromotionPolicy
+from store.planes.promotion_policy import PromotionPolicy
 from store.planes.registration import fall_silent, register_sampler
 from tests.unit.conftest import World
 from trainer.worker.promotion import Promotion

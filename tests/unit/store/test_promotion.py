@@ -12,14 +12,8 @@ from sqlalchemy import text, update
 from cli.terminal.status_view import missing_table
 from store.database import AsyncDatabase, Database
 from store.planes.adapters import report_adapter
-from store.planes.promotion import (
-    LATE_AFTER_S,
-    PromotionPolicy,
-    Votes,
-    missing_adapters,
-    promotion_votes,
-    promotion_votes_async,
-)
+from store.planes.promotion import LATE_AFTER_S, Votes, missing_adapters, promotion_votes, promotion_votes_async
+from store.planes.promotion_policy import PromotionPolicy
 from store.planes.registration import register_sampler, say_goodbye
 from store.planes.serving import samplers_serving
 from store.tables import ModelRow, SamplerRow

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -23,7 +23,8 @@ from server.evals.service import evaluation_traces
 from server.guard import checking, rolling_back
 from server.guard.checking import _BATCH, Due, _due, check_due
 from server.guard.paths import Paths
-from store.database import AsyncDatabase
+from server.guard.reading import path_to, read_history
+from store.database import AsyncDatabase, driver_of
 from store.tables import AlarmRow, CheckpointRow, EvalRow, EventRow, JobRow, ModelRow, OperationRow, SampleRow, TraceRow
 from store.tree import move_head
 from tests.contract.conftest import batch, serving
@@ -480,6 +481,33 @@ async def rolled_out(team, database, model_id: str, job_id: str, reward: float, 
             )
         )
     return trace_id.hex
+
+
+async def test_parts_of_the_reward_are_averaged_by_step_over_what_was_not_an_evaluation(team, model, database):
+    """Of rollouts that a checkpoint on the path served, and of numbers from 0 to 1 with a name."""
+    first, second = await add_steps(database, model["id"], [0.5, 0.5])
+    training, scored = uuid.uuid4(), uuid.uuid4()
+    for job_id in (training, scored):
+        (await team.http.post(f"/v2/trace/job/{job_id.hex}/enter", json={"name": "a job"})).raise_for_status()
+    (await team.http.post(f"/v2/jobs/{scored.hex}/evaluation", json={"evaluation": True})).raise_for_status()
+    odd: list[Any] = [{"name": "format", "value": 7}, {"name": "format", "value": "1"}, {"name": 3, "value": 1}]
+    for job_id, checkpoint, value, others in (
+        (training, first, 0.25, odd),
+        (training, first, 0.75, []),
+        (training, second, 1.0, [{"name": "style", "value": 0.5}]),
+        (scored, second, 0.0, []),
+        (training, None, 0.0, []),
+    ):
+        trace_id = await rolled_out(team, database, model["id"], job_id.hex, 1.0, checkpoint)
+        async with database.session() as session:
+            trace = await session.scalar(select(TraceRow).where(TraceRow.id == uuid.UUID(trace_id)))
+            assert trace is not None
+            trace.evaluation_result = {"subscores": [{"name": "format", "value": value}, *others]}
+    async with database.session() as session:
+        row, connection = await session.get_one(ModelRow, uuid.UUID(model["id"])), await driver_of(session)
+        path, _ = await path_to(connection, uuid.UUID(second))
+        history = await read_history(connection, cast("Any", row), path)
+    assert history.components == {"format": [(1, 0.5), (2, 1.0)], "style": [(2, 0.5)]}
 
 
 @pytest.mark.parametrize(

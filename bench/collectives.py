@@ -52,6 +52,9 @@ class Collectives:
     def _waited_for(self, name: str, original: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         started = time.perf_counter()
         result = original(*arguments, **named)
+        if "group_src" in named:  # rows of a block
+            self._weights(arguments[0].nbytes if dist.get_rank() != named["group_src"] else 0)
+            return result
         traffic = self._found[name]
         traffic.number += 1
         traffic.seconds += time.perf_counter() - started
@@ -59,11 +62,14 @@ class Collectives:
         return result
 
     def _issued(self, original: Callable[..., Any], output: torch.Tensor, *arguments: Any, **named: Any) -> Any:
-        traffic = self._found["layers"]
-        traffic.number += 1
-        traffic.received_bytes += output.nbytes * (dist.get_world_size() - 1) / dist.get_world_size()
+        self._weights(output.nbytes * (dist.get_world_size() - 1) / dist.get_world_size())
         # When it has ended is not asked for: a callback of ours in a thread of gloo's may outlive the interpreter.
         return original(output, *arguments, **named)
+
+    def _weights(self, received_bytes: float) -> None:
+        traffic = self._found["weights"]
+        traffic.number += 1
+        traffic.received_bytes += received_bytes
 
 
 def _received(name: str, *arguments: Any) -> float:

@@ -176,11 +176,11 @@ def _print_collectives(
     counts: BaseCounts, works: Mapping[str, Mapping[int, tuple[list[list[TurnWork]], int]]], run: Run
 ) -> dict[str, Any]:
     """Of a rank and pass, the mean over all."""
-    least = {"layers": 0.0, "all_to_all_single": 0.0, "all_gather": 0.0}
+    least = {"weights": 0.0, "all_to_all_single": 0.0, "all_gather": 0.0}
     slices = 4 * counts.lora_parameters(RANK) / 2
     for work, num_shards in (of_sizes[2] for of_sizes in works.values()):
         cost = pass_cost(counts, RANK, work, num_shards, H200, recompute=False)
-        least["layers"] += cost.gathered_bytes / len(works)
+        least["weights"] += cost.gathered_bytes / len(works)
         least["all_gather"] += slices / len(works)
         least["all_to_all_single"] += (cost.exchanged_bytes - slices) / len(works)
     names = sorted({name for rank in run.ranks for name in rank["collectives"]})
@@ -189,17 +189,17 @@ def _print_collectives(
     for name in names:
         of_ranks = [rank["collectives"].get(name, {}) for rank in run.ranks]
         each = {what: _mean(of.get(what, 0.0) for of in of_ranks) for what in ("number", "received_bytes", "seconds")}
-        if name == "layers":
+        if name == "weights":
             each["seconds"] = each["received_bytes"] / run.speeds["gather_bytes_per_s"]
         found[name] = {**each, "least_bytes": least.get(name, 0.0)}
         print(
             f"{name:22}{each['number']:>8.1f}{each['received_bytes']:>14,.0f}{least.get(name, 0.0):>16,.0f}"
             f"{each['seconds']:>10.3f}"
         )
-    by_themselves_s, waited_s = found["layers"]["seconds"], _mean(rank["gather_waited_s"] for rank in run.ranks)
+    by_themselves_s, waited_s = found["weights"]["seconds"], _mean(rank["gather_waited_s"] for rank in run.ranks)
     found["gathers_overlapped"] = round(max(0.0, 1 - waited_s / by_themselves_s), 3)
     print(
-        f"gathers of layers take {by_themselves_s:.3f} s by themselves; a pass waits for {waited_s:.3f} s of that, and "
+        f"gathers of weights take {by_themselves_s:.3f} s alone; a pass waits for {waited_s:.3f} s of that, and "
         f"computes meanwhile in {found['gathers_overlapped']:.0%}"
     )
     return found

@@ -4,12 +4,14 @@
     LoRA           2·L forward + 4·L backward a token, a layer
     attention      4·D forward + 8·D backward a layer, for a token and each that it sees (D = heads · head size)
     unembedding    4·V·H a scored token, all of it in the forward
-    gathers        (W − 1)/W of each layer's bytes to every rank, once a forward and once a backward
+    gathers        (W − 1)/W of each layer's bytes to every rank, once a forward and once a backward; of the embedding
+                   and of the unembedding, once a forward
     exchange       a rank gets its slice of each shard's gradient that others have, then the slices of the sum
 
 Where layers are computed twice, their second forward needs no gather: the backward has made it. Ranks agree after each
 part of a turn, so that the slowest decides each. The first layer's gather is waited for; each later one comes while the
-layer before it computes, where the machine can do both at a time.
+layer before it computes, where the machine can do both at a time. So it is with blocks of the unembedding; those of the
+embedding, with which next to nothing is computed, are waited for.
 
 For dense bases: of experts, every one is counted.
 """
@@ -26,6 +28,7 @@ from trainer.engine.kernels import KERNELS
 from trainer.engine.prefix_tree import build_tree
 from trainer.engine.ranks import Alone
 from trainer.engine.turns import Turn, turns_of
+from trainer.engine.unembedding import blocks_of
 from wire.datums import Datum
 from wire.plans import Plan
 
@@ -110,13 +113,19 @@ def pass_cost(
 ) -> PassCost:
     """Of a pass in these turns of all ranks."""
     ranks, cost = len(work[0]), PassCost(0, 0, 0, 0, 0, 0, 0)
-    layer_s = counts.largest_layer * counts.weight_bytes * (ranks - 1) / ranks / machine.gather_bytes_per_s
+    parameter_s = counts.weight_bytes * (ranks - 1) / ranks / machine.gather_bytes_per_s
+    layer_s, blocks = counts.largest_layer * parameter_s, len(blocks_of(counts.unembedding[0]))
     for of_ranks in work:
         flops = [_flops(counts, lora_rank, each) for each in of_ranks]
         forward_s = max(each.forward for each in flops) / machine.flops_per_s
         backward_s = max(each.backward + recompute * each.forward for each in flops) / machine.flops_per_s
         head_s = max(each.head for each in flops) / machine.flops_per_s
-        waits = [_waited_s(each, layer_s, len(counts.layers), machine.overlaps) for each in (forward_s, backward_s)]
+        waits = [
+            counts.embedding_gathered * parameter_s,
+            _waited_s(forward_s, layer_s, len(counts.layers), machine.overlaps),
+            _waited_s(head_s, counts.unembedding_gathered * parameter_s / blocks, blocks, machine.overlaps),
+            _waited_s(backward_s, layer_s, len(counts.layers), machine.overlaps),
+        ]
         cost = replace(
             cost,
             forward_s=cost.forward_s + forward_s + head_s,
@@ -124,11 +133,12 @@ def pass_cost(
             gather_s=cost.gather_s + sum(waits),
             vote_s=cost.vote_s + (_PARTS_OF_A_TURN * machine.vote_s if ranks > 1 else 0.0),
         )
+    gathered = 2 * counts.layer_parameters(1) + counts.embedding_gathered + counts.unembedding_gathered
     exchanged = exchanged_bytes(counts.lora_parameters(lora_rank), num_shards, ranks)
     return replace(
         cost,
         exchange_s=exchanged / machine.exchange_bytes_per_s,
-        gathered_bytes=2 * len(work) * counts.layer_parameters(1) * counts.weight_bytes * (ranks - 1) / ranks,
+        gathered_bytes=len(work) * gathered * counts.weight_bytes * (ranks - 1) / ranks,
         exchanged_bytes=exchanged,
     )
 
@@ -158,11 +168,11 @@ def _flops(counts: BaseCounts, lora_rank: int, work: TurnWork) -> _Flops:
     )
 
 
-def _waited_s(compute_s: float, layer_s: float, num_layers: int, overlaps: bool) -> float:
-    """How much longer a forward or backward takes for its gathers."""
+def _waited_s(compute_s: float, part_s: float, num_parts: int, overlaps: bool) -> float:
+    """How much longer the layers of a forward or backward, or the blocks of the head, take for their gathers."""
     if not overlaps:
-        return num_layers * layer_s
-    return layer_s + (num_layers - 1) * max(0.0, layer_s - compute_s / num_layers)
+        return num_parts * part_s
+    return part_s + (num_parts - 1) * max(0.0, part_s - compute_s / num_parts)
 
 
 class _Rank(Alone):

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from trainer.engine.unembedding import blocks_of
+
 Shape: TypeAlias = tuple[int, ...]
 
 _SPLIT_BY_INPUTS = ("o_proj", "down_proj", "out_proj")
 """Layers that vLLM splits by their inputs; all others by their outputs."""
+_BLOCKS_AT_ONCE = 2
+"""The one that is used, and the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +65,20 @@ class Activations:
 class BaseCounts:
     """A base without its weights.
 
-    layers: shapes of the parameters of each decoder layer. outside: of all others. unembedding: [V, D], one of these,
-    or the embedding itself where they are tied. weight_bytes: of one number of the base. adapted: the linear layers of
-    an adapter on all layers. attention_width: heads of queries times their size. key_values: numbers that a sampler
-    keeps a token, of all layers.
+    layers: shapes of the parameters of each decoder layer. vocabulary: of embedding and unembedding, one if they are
+    tied, whose rows ranks divide. embedding_gathered, unembedding_gathered: parameters of each that come together for a
+    forward pass, block by block. outside: shapes of all others. unembedding: [V, D]. weight_bytes: of one number of the
+    base. adapted: the linear layers of an adapter on all layers. attention_width: heads of queries times their size.
+    key_values: numbers that a sampler keeps a token, of all layers.
     """
 
     name: str
     architecture: str
     context_length: int
     layers: Sequence[Sequence[Shape]]
+    vocabulary: Sequence[Shape]
+    embedding_gathered: int
+    unembedding_gathered: int
     outside: Sequence[Shape]
     unembedding: Shape
     weight_bytes: int
@@ -84,12 +92,7 @@ class BaseCounts:
     @property
     def num_parameters(self) -> int:
         """Of the whole base."""
-        return self.layer_parameters(1) + self.outside_parameters
-
-    @property
-    def outside_parameters(self) -> int:
-        """Of what is outside of the layers; a tied unembedding is the embedding."""
-        return sum(map(numel, self.outside))
+        return self.rank_parameters(1)
 
     def lora_parameters(self, rank: int, ranks: int = 1) -> int:
         """Of an adapter of this rank on all linear layers; of one of so many tensor parallel ranks."""
@@ -99,6 +102,17 @@ class BaseCounts:
         """Of all layers, of one rank's rows: FSDP gives each rank equally many rows of each parameter, the last ones
         of which may be padding."""
         return sum(_rows(shape, ranks) for layer in self.layers for shape in layer)
+
+    def rank_parameters(self, ranks: int) -> int:
+        """Of what one of so many ranks holds: its rows of layers and vocabulary, and all that is outside of them."""
+        rows = sum(_rows(shape, ranks) for shape in self.vocabulary)
+        return self.layer_parameters(ranks) + rows + sum(map(numel, self.outside))
+
+    def gathered_parameters(self) -> int:
+        """Of what comes together at the most: the layer that computes and the next one, or two blocks of the vocabulary
+        beside the memory that layers come to."""
+        block = max((numel((len(blocks_of(shape[0])[0]), *shape[1:])) for shape in self.vocabulary), default=0)
+        return self.largest_layer + max(self.largest_layer, _BLOCKS_AT_ONCE * block)
 
     @property
     def largest_layer(self) -> int:

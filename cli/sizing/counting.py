@@ -23,7 +23,13 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, P
 
 from cli.sizing.base_counts import Activations, BaseCounts, Linear
 from cli.sizing.presets import PRESETS
-from trainer.engine.architectures import Adaptable, decoder_layers, linear_mixers, unembedding_weight
+from trainer.engine.architectures import (
+    Adaptable,
+    decoder_layers,
+    linear_mixers,
+    unembedding_weight,
+    vocabulary_modules,
+)
 from trainer.engine.logprobs import action_logprobs, chunk_length
 from trainer.engine.lora import LiveAdapter
 from trainer.engine.recomputation import Recomputation
@@ -57,6 +63,8 @@ def count_base(name: str, config: PreTrainedConfig, rank: int, dtype: torch.dtyp
         raise ValueError(f"{name} has layers of linear attention, and what those keep depends on their kernels")
     layers = [[tuple(p.shape) for p in layer.parameters()] for layer in decoder_layers(model)]
     within = {parameter for layer in decoder_layers(model) for parameter in layer.parameters()}
+    embedding, head = vocabulary_modules(model)
+    divided = {module.weight for module in (embedding, head) if module is not None}
     adapted = set(Adaptable.of(model).chosen(LoraConfig(rank=rank)))
     key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -65,7 +73,10 @@ def count_base(name: str, config: PreTrainedConfig, rank: int, dtype: torch.dtyp
         architecture=type(model).__name__,
         context_length=config.max_position_embeddings,
         layers=layers,
-        outside=[tuple(p.shape) for p in model.parameters() if p not in within],
+        vocabulary=[tuple(weight.shape) for weight in divided],
+        embedding_gathered=embedding.weight.numel() if embedding is not None else 0,
+        unembedding_gathered=head.weight.numel() if head is not None else 0,
+        outside=[tuple(p.shape) for p in model.parameters() if p not in within | divided],
         unembedding=tuple(unembedding_weight(model).shape),
         weight_bytes=dtype.itemsize,
         adapted=[

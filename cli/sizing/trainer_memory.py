@@ -9,17 +9,15 @@ from cli.sizing.base_counts import BaseCounts
 _LORA_BYTES = 4
 _SESSION_BUFFERS = 4
 """Of a model: weights, gradient, two moments."""
-_GATHERED_LAYERS = 2
-"""The one that computes, and the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainerMemory:
     """Bytes of one rank of `ranks`, on a GPU of `gpu`.
 
-    base: its part of the layers; embedding, norms and unembedding whole. gathered:
-    layers that come together from all ranks. model: weights, gradient and moments of one model. partial_sums: the
-    gradient of the shard that is computed, and of those that were.
+    base: its part of layers, embedding and unembedding; norms whole. gathered: what comes together from all ranks.
+    model: weights, gradient and moments of one model. partial_sums: the gradient of the shard that is computed, and of
+    those that were.
     """
 
     ranks: int
@@ -54,8 +52,8 @@ def trainer_memory(counts: BaseCounts, *, ranks: int, rank: int, num_shards: int
     return TrainerMemory(
         ranks=ranks,
         gpu=gpu,
-        base=(counts.layer_parameters(ranks) + counts.outside_parameters) * counts.weight_bytes,
-        gathered=_GATHERED_LAYERS * counts.largest_layer * counts.weight_bytes if ranks > 1 else 0,
+        base=counts.rank_parameters(ranks) * counts.weight_bytes,
+        gathered=counts.gathered_parameters() * counts.weight_bytes if ranks > 1 else 0,
         model=_SESSION_BUFFERS * adapter,
         partial_sums=(1 + kept) * adapter,
         counts=counts,

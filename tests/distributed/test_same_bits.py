@@ -9,9 +9,24 @@ import pytest
 import torch
 
 from tests.distributed.processes import RankProcesses
-from tests.distributed.training import Seen, Work, alone, base_folder, together
-from tests.unit.trainer.tiny import ARCHITECTURES, LORA
+from tests.distributed.training import (
+    Seen,
+    Work,
+    alone,
+    base_folder,
+    batch_of,
+    digest,
+    engine_of,
+    together,
+    with_two_targets,
+)
+from tests.unit.trainer.tiny import ARCHITECTURES, LORA, MODEL
+from trainer.distributed.engine import DistributedEngine, follow
+from trainer.distributed.group import RankGroup
+from trainer.engine.engine import TrainingEngine
 from trainer.engine.losses import LOSSES
+from wire.conversion import to_datums
+from wire.engine import AdamParams, Engine, LossChoice
 
 
 def assert_same(ranks: RankProcesses, work: Work) -> Seen:
@@ -26,6 +41,35 @@ def test_two_ranks_end_in_the_bits_of_one(two_ranks: RankProcesses, tmp_path: Pa
     expected = assert_same(two_ranks, Work(base_folder(tmp_path)))
     assert [*expected.num_shards] == [1, 3, 6], "fewer shards than ranks, and more"
     assert len(set(expected.digests)) == 3
+
+
+def test_ranks_whose_passes_make_their_logits_again_do_beside_others(two_ranks: RankProcesses, tmp_path: Path) -> None:
+    work = Work(base_folder(tmp_path))
+    engine = engine_of(work)
+    expected = _learn_mixed(engine, engine)
+    assert two_ranks.run(_mixed_together, work) == [expected, expected]
+
+
+def _mixed_together(group: RankGroup, work: Work) -> str:
+    engine = engine_of(work, group)
+    if group.rank:
+        follow(engine, group)
+        return digest(engine)
+    leading = DistributedEngine(engine, group)
+    found = _learn_mixed(leading, engine)
+    leading.end()
+    return found
+
+
+def _learn_mixed(engine: Engine, held: TrainingEngine) -> str:
+    """Of a call of which the first datums have two targets a position, and the others one."""
+    engine.open(MODEL, LORA, None, None)
+    datums = to_datums(batch_of(8))
+    mixed = [*map(with_two_targets, datums[:3]), *datums[3:]]
+    assert len(engine.plan(mixed).shards) > 1
+    engine.forward_backward(MODEL, mixed, LossChoice("cross_entropy"))
+    engine.optim_step(MODEL, AdamParams(1e-2))
+    return digest(held)
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from itertools import product
+from contextlib import contextmanager, nullcontext
+from itertools import count, product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -17,11 +17,14 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, HrmTextConfig, HrmTextForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from tests.distributed.processes import RankFailed, RankProcesses
+from tests.distributed.training import with_two_targets
 from tests.unit.trainer.tiny import _SHAPE, LORA, deep_batch, mixed_batch, tiny_model
+from trainer.distributed import sharding
 from trainer.distributed.group import RankGroup
 from trainer.distributed.layer_gathers import LayerGathers
 from trainer.distributed.loading import load_sharded_base
-from trainer.distributed.sharding import shard_layers
+from trainer.distributed.sharding import shard_base
+from trainer.distributed.vocabulary_blocks import ShardedRows
 from trainer.engine.base_model import BaseModel, load_base_model
 from trainer.engine.kernels import cascade
 from trainer.engine.session import Session
@@ -30,6 +33,7 @@ from wire.engine import LoraConfig
 from wire.errors import DeviceLost
 
 NUM_LAYERS = 4
+NUM_BLOCKS = 3
 FAMILIES = ["qwen3", "gemma3", "qwen3 with experts", "qwen3-next"]
 SHAPES = [LORA, LoraConfig(rank=2, alpha=4, mlp=False), LoraConfig(rank=3, alpha=6, unembed=True)]
 
@@ -70,6 +74,22 @@ def test_so_they_are_in_bfloat16(two_ranks: RankProcesses, bases: Path) -> None:
     two_ranks.run(equals_the_whole_base, bases / "deep", torch.bfloat16)
 
 
+def test_a_tie_that_the_files_contradict_is_none(two_ranks: RankProcesses, bases: Path, tmp_path: Path) -> None:
+    _deep().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].flip(0).contiguous()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert two_ranks.run(computes_as_the_whole_base, tmp_path) == [False, False]
+
+
+def computes_as_the_whole_base(group: RankGroup, folder: Path) -> bool:
+    """Whether embedding and unembedding are tied."""
+    base, whole = load_sharded_base(str(folder), ranks=group), load_base_model(str(folder))
+    assert base.info == whole.info
+    _same(_learnt(base), _learnt(whole))
+    return base._model.get_output_embeddings().weight is base._model.get_input_embeddings().weight
+
+
 def test_a_group_of_one_computes_the_same(one_rank: RankProcesses, bases: Path) -> None:
     one_rank.run(equals_the_whole_base, bases / "deep")
 
@@ -87,7 +107,9 @@ def equals_the_whole_base(group: RankGroup, folder: Path, dtype: torch.dtype = t
     for lora in SHAPES:
         _same(_learnt(base, lora), _learnt(whole, lora))
     _same(_learnt(base, LORA, recompute=True), _learnt(whole, LORA))
+    _same(_several(base), _several(whole))
     _same(_base_logprobs(base), _base_logprobs(whole))
+    _same(_most_likely(base), _most_likely(whole))
     base.measure_activations()
     whole.measure_activations()
     pack = base.pack(to_datums(deep_batch()))
@@ -97,9 +119,10 @@ def equals_the_whole_base(group: RankGroup, folder: Path, dtype: torch.dtype = t
 def _same_parameters(base: BaseModel, folder: Path, dtype: torch.dtype) -> None:
     """Of a base that has no LoRA layers yet: what `fully_shard` leaves of the loaded model."""
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    shard_layers(loaded, base.device)
+    shard_base(loaded, base.device)
     for (name, mine), (other, theirs) in zip(base._model.named_parameters(), loaded.named_parameters(), strict=True):
-        assert (name, mine.shape, isinstance(mine, DTensor)) == (other, theirs.shape, ".layers." in name)
+        is_divided = any(part in name for part in (".layers.", "embed_tokens", "lm_head"))
+        assert (name, mine.shape, isinstance(mine, DTensor)) == (other, theirs.shape, is_divided)
         assert torch.equal(_local(mine), _local(theirs)), name
     for (name, mine), (_, theirs) in zip(base._model.named_buffers(), loaded.named_buffers(), strict=True):
         assert torch.equal(mine, theirs), name
@@ -131,12 +154,26 @@ def _learnt(base: BaseModel, lora: LoraConfig = LORA, *, recompute: bool = False
     """Logprobs and the gradient of LoRA weights."""
     scratch = _bound(base, lora)
     logprobs_P = _forward(base, recompute=recompute)
-    _backward(base, logprobs_P)
+    with base.learning_from(()):
+        _backward(base, logprobs_P)
+    return logprobs_P.detach(), scratch.clone()
+
+
+def _several(base: BaseModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_learnt`, of two targets a position, where the backward makes the logits again."""
+    scratch, datums = _bound(base), [with_two_targets(datum) for datum in to_datums(deep_batch())]
+    logprobs_P, _ = base.logprobs(base.pack(datums))
+    with base.learning_from(datums):
+        _backward(base, logprobs_P)
     return logprobs_P.detach(), scratch.clone()
 
 
 def _base_logprobs(base: BaseModel) -> tuple[torch.Tensor]:
     return (base.base_logprobs(base.pack(to_datums(mixed_batch()))),)
+
+
+def _most_likely(base: BaseModel) -> tuple[torch.Tensor, ...]:
+    return base.most_likely(base.pack(to_datums(mixed_batch())))
 
 
 def _same(found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
@@ -146,8 +183,8 @@ def _same(found: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -
 
 
 def test_a_layer_that_raises_on_one_rank_leaves_no_trace_on_any(two_ranks: RankProcesses, bases: Path) -> None:
-    num_passes = NUM_LAYERS * (2 * 3 + 2 * 4)
-    assert two_ranks.run(goes_on_after_strikes, bases / "deep") == [num_passes * NUM_LAYERS] * 2
+    forwards, backwards = 4 * (NUM_LAYERS + 2 * NUM_BLOCKS), 3 * NUM_LAYERS
+    assert two_ranks.run(goes_on_after_strikes, bases / "deep") == [2 * NUM_LAYERS * (forwards + backwards)] * 2
 
 
 def goes_on_after_strikes(group: RankGroup, folder: Path) -> int:
@@ -165,24 +202,71 @@ def goes_on_after_strikes(group: RankGroup, folder: Path) -> int:
     return _gathers(base).traffic.number - before
 
 
+def test_a_block_that_raises_on_one_rank_leaves_no_trace_on_any(two_ranks: RankProcesses, bases: Path) -> None:
+    two_ranks.run(goes_on_after_strikes_in_blocks, bases / "deep")
+
+
+def goes_on_after_strikes_in_blocks(group: RankGroup, folder: Path) -> None:
+    """Rank 1 is struck while it uses each block: of the embedding, of the head, and of the head in the backward."""
+    base, whole = load_sharded_base(str(folder), ranks=group), load_base_model(str(folder))
+    expected = _several(whole)
+    for strike in range(3 * NUM_BLOCKS):
+        with _struck_in_block(strike, group.rank == 1):
+            _several(base)
+        if strike < 2 * NUM_BLOCKS and group.rank == 1:
+            with base.gathers.recomputing_head(True):
+                base.gathers.idle_backward()
+        _same(_several(base), expected)
+
+
+@contextmanager
+def _struck_in_block(strike: int, is_here: bool) -> Generator[None]:
+    """The block of this number, of all that a pass uses, raises when it is there, if it is here."""
+    if not is_here:
+        yield
+        return
+    used, rightly = count(), ShardedRows.blocks
+
+    def blocks(rows: ShardedRows) -> Iterator[tuple[range, torch.Tensor]]:
+        for block in rightly(rows):
+            if next(used) == strike:
+                raise Struck
+            yield block
+
+    with patch.object(ShardedRows, "blocks", blocks), pytest.raises(Struck):
+        yield
+
+
+@pytest.mark.parametrize("head_again", [False, True])
 def test_a_rank_that_has_nothing_to_compute_or_drops_it_keeps_the_others_right(
-    two_ranks: RankProcesses, bases: Path
+    two_ranks: RankProcesses, bases: Path, head_again: bool
 ) -> None:
-    numbers = two_ranks.run(computes_while_others_idle, bases / "deep")
+    numbers = two_ranks.run(computes_while_others_idle, bases / "deep", head_again)
     assert len(set(numbers)) == 1
 
 
-def computes_while_others_idle(group: RankGroup, folder: Path) -> int:
-    """Each rank in turn computes alone, while the other has less to do, or something else. How many gathers it made."""
-    base, expected = load_sharded_base(str(folder), ranks=group), _learnt(load_base_model(str(folder)))
-    before = _gathers(base).traffic.number
-    for busy in range(group.size):
-        for other in (_idle, _drop_the_backward, _fall_and_idle, _score_alone, _learn_in_the_head, _recompute):
-            if group.rank == busy:
-                _same(_learnt(base), expected)
-            else:
-                other(base)
-    _same(_learnt(base), expected)
+def computes_while_others_idle(group: RankGroup, folder: Path, head_again: bool) -> int:
+    """Each rank in turn computes alone, while the other has less to do, or something else. How many gathers it made.
+
+    head_again: backwards are of a call of which some passes make their logits again."""
+    base, whole = load_sharded_base(str(folder), ranks=group), load_base_model(str(folder))
+    expected = _learnt(whole), _several(whole)
+    before, again = _gathers(base).traffic.number, (_learn_in_the_head, _several) if head_again else ()
+    with (
+        patch.object(BaseModel, "learning_from", lambda *_: nullcontext()),
+        base.gathers.recomputing_head(head_again),
+    ):
+        for busy in range(group.size):
+            for other in (_idle, _drop_the_backward, _fall_and_idle, _score_alone, _recompute, *again):
+                if group.rank == busy:
+                    _same(_learnt(base), expected[0])
+                else:
+                    other(base)
+                if head_again and group.rank == busy:
+                    _same(_several(base), expected[1])
+                elif head_again:
+                    other(base)
+        _same(_learnt(base), expected[0])
     return _gathers(base).traffic.number - before
 
 
@@ -229,7 +313,9 @@ def test_without_the_gathers_of_what_it_drops_a_rank_takes_one_layer_for_another
 
 def drops_a_backward_unguarded(group: RankGroup, folder: Path) -> float:
     """How wrong, by its size, is what each rank computes of the same four gathers: nothing is raised."""
-    base, (logprobs_P, gradient) = load_sharded_base(str(folder), ranks=group), _learnt(load_base_model(str(folder)))
+    with patch.object(sharding, "vocabulary_modules", lambda _: (None, None)):
+        base = load_sharded_base(str(folder), ranks=group)
+    logprobs_P, gradient = _learnt(load_base_model(str(folder)))
     scratch = _bound(base)
     found = _forward(base)
     if group.rank == 0:

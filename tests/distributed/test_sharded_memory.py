@@ -21,6 +21,8 @@ from tests.unit.trainer.tiny import LORA, datum_of, tiny_model
 from trainer.distributed.group import RankGroup
 from trainer.distributed.layer_all_gather import LayerAllGather
 from trainer.distributed.loading import load_sharded_base
+from trainer.distributed.vocabulary_blocks import BlockGather
+from trainer.engine import unembedding
 from trainer.engine.base_memory import base_bytes, outline_of
 from trainer.engine.base_model import BaseModel
 from trainer.engine.session import Session
@@ -33,23 +35,26 @@ from being given back, and RSS grows by ten layers."""
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of 172 MB in several, of which a layer has 14.2."""
+    """Files of 254 MB in several, of which a layer has 14.2, and embedding and unembedding 41 each."""
     folder = tmp_path_factory.mktemp("large")
     shape = {"hidden_size": 512, "intermediate_size": 1792, "num_attention_heads": 8, "num_key_value_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=1000, num_hidden_layers=NUM_LAYERS))
+    model = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=20000, num_hidden_layers=NUM_LAYERS))
     model.save_pretrained(folder, max_shard_size="50MB")
     return folder
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Bytes of one rank. base: of all weights. layer: of one of the layers. needed: as the trainer counts before it
+    """Bytes of one rank. base: of all weights. layer: of one of the layers. embedding: of this. largest: of any storage
+    that was there. needed: as the trainer counts before it
     loads. loaded: of live storages after it. adapter: that came with one. in_pass: the most that came with a pass.
     anonymous_loading, anonymous_pass: by how much the process's own memory (RssAnon) grew at the most, and rss_loading:
     with the pages of the files that it has looked at."""
 
     base: int
     layer: int
+    embedding: int
+    largest: int
     needed: int
     loaded: int
     adapter: int
@@ -70,8 +75,8 @@ def test_a_rank_holds_its_part_and_two_layers_at_the_most(large: Path, tmp_path:
         ranks.close()
     for held in found:
         print({name: f"{getattr(held, name) / 1e6:.1f} MB" for name in Held.__slots__})  # noqa: T201
-        layers = NUM_LAYERS * held.layer
-        part = layers / num_ranks + held.base - layers
+        part = held.base / num_ranks
+        assert held.largest == max(held.layer, held.embedding / num_ranks), "neither embedding nor unembedding is whole"
         assert held.loaded == pytest.approx(part + held.layer, rel=0.01), "with the buffer that layers come to"
         assert held.loaded + held.adapter + held.in_pass == pytest.approx(part + 2 * held.layer + held.adapter, rel=0.1)
         assert held.layer < held.in_pass < 1.4 * held.layer
@@ -83,6 +88,11 @@ def test_a_rank_holds_its_part_and_two_layers_at_the_most(large: Path, tmp_path:
 
 def weighed(group: RankGroup, small: Path, folder: Path) -> Held:
     ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 18)
+    with patch.object(unembedding, "BLOCK_ROWS", 2048):
+        return _weighed(group, small, folder)
+
+
+def _weighed(group: RankGroup, small: Path, folder: Path) -> Held:
     outline = outline_of(str(folder), torch.float32, None)
     load_sharded_base(str(small), ranks=group)  # imports what loading needs
     before = _live_bytes()
@@ -92,12 +102,15 @@ def weighed(group: RankGroup, small: Path, folder: Path) -> Held:
     layout = base.adapter(LORA).layout
     base.bind(Session.starting_from(LORA, layout, layout.fresh_weights(0)))
     at_rest = _live_bytes()
-    in_pass = max(_seen_in_a_pass(base)) - at_rest
+    seen = _seen_in_a_pass(base)
+    in_pass, largest = max(held for held, _ in seen) - at_rest, max(largest for _, largest in seen)
     with _RssPeak() as passing:
         _pass(base)
     return Held(
         base=sum(parameter.nbytes for parameter in outline.parameters()),
         layer=sum(parameter.nbytes for parameter in outline.model.layers[0].parameters()),
+        embedding=outline.get_input_embeddings().weight.nbytes,
+        largest=largest,
         needed=base_bytes(outline, group.size),
         loaded=loaded,
         adapter=at_rest - before - loaded,
@@ -114,39 +127,50 @@ def _pass(base: BaseModel) -> None:
         logprobs_P.sum().backward()
 
 
-def _seen_in_a_pass(base: BaseModel) -> list[int]:
-    """Live bytes whenever a gather was issued, and when a layer computes, forwards and backwards."""
-    seen = list[int]()
-    issue: Callable[..., object] = LayerAllGather.__call__
+def _seen_in_a_pass(base: BaseModel) -> list[tuple[int, int]]:
+    """Live bytes, and those of the largest storage, whenever a gather was issued, and when a layer computes, forwards
+    and backwards."""
+    seen = list[tuple[int, int]]()
 
     def look(*_: object) -> None:
-        seen.append(_live_bytes())
+        sizes = _live_storages().values()
+        seen.append((sum(sizes), max(sizes)))
 
-    def issue_and_look(*args: object, **kwargs: object) -> object:
-        work = issue(*args, **kwargs)
-        look()
-        return work
+    def and_look(issue: Callable[..., object]) -> Callable[..., object]:
+        def issue_and_look(*args: object, **kwargs: object) -> object:
+            work = issue(*args, **kwargs)
+            look()
+            return work
+
+        return issue_and_look
 
     def after_forward(_module: object, _inputs: object, output: torch.Tensor) -> None:
         look()
         output.register_hook(look)
 
     handles = [layer.mlp.register_forward_hook(after_forward) for layer in base._model.base_model.layers]
-    with patch.object(LayerAllGather, "__call__", issue_and_look):
+    with (
+        patch.object(LayerAllGather, "__call__", and_look(LayerAllGather.__call__)),
+        patch.object(BlockGather, "issue", and_look(BlockGather.issue)),
+    ):
         _pass(base)
     for handle in handles:
         handle.remove()
-    assert len(seen) == 4 * NUM_LAYERS
+    assert len(seen) == 4 * NUM_LAYERS + 2 * 10, "blocks"
     return seen
 
 
 def _live_bytes() -> int:
-    """Of all storages that some tensor of this process has."""
+    return sum(_live_storages().values())
+
+
+def _live_storages() -> dict[int, int]:
+    """Bytes of all storages that some tensor of this process has."""
     tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
     storages = [
         each.untyped_storage() for each in tensors if not isinstance(each, DTensor) and each.device.type == "cpu"
     ]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
 class _RssPeak:

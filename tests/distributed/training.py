@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from trainer.engine.engine import EngineSettings, TrainingEngine
 from trainer.engine.losses import LOSSES
 from trainer.engine.ranks import Ranks
 from wire.conversion import to_datums
+from wire.datums import Datum
 from wire.engine import AdamParams, Engine, LoraConfig, LossChoice
 from wire.trajectories import Batch, Trajectory
 
@@ -70,6 +71,12 @@ def batch_of(num_trajectories: int, seed: int = 0) -> Batch:
             sampled = turn(prompt, output, (-3.0 * rng.random(length) - 2.0).tolist())
             trajectories.append(trajectory(sampled, reward=float(rng.normal()) if has_spread else 0.5))
     return Batch(trajectories, group_size=group_size)
+
+
+def with_two_targets(datum: Datum) -> Datum:
+    """The same, and another token at each position."""
+    targets = np.stack([datum.targets, (datum.targets + VOCAB // 2) % VOCAB], axis=1).astype(np.int32)
+    return replace(datum, targets=targets, weights=np.stack([datum.weights, datum.weights], axis=1))
 
 
 def train(engine: Engine, held: TrainingEngine, work: Work) -> Seen:

@@ -8,14 +8,13 @@ buffer is enough: two layers are whole at any time, three with torch's, and no p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from trainer.distributed.gather_traffic import GatherTraffic
-from wire.process.faults import fault_point
+from trainer.distributed.counted_gather import CountedGather
 
 
 class GatherBuffer:
@@ -42,22 +41,11 @@ class GatherBuffer:
 
 
 class LayerAllGather:
-    """For `FSDPModule.set_custom_all_gather`.
+    """For `FSDPModule.set_custom_all_gather`."""
 
-    issued: called before a gather is issued. failed: called with what a gather raised; returns what to raise instead.
-    """
-
-    def __init__(
-        self,
-        buffer: GatherBuffer,
-        traffic: GatherTraffic,
-        issued: Callable[[], None],
-        failed: Callable[[Exception], Exception],
-    ) -> None:
+    def __init__(self, buffer: GatherBuffer, gather: CountedGather) -> None:
         self._buffer = buffer
-        self._traffic = traffic
-        self._issued = issued
-        self._failed = failed
+        self._gather = gather
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Where the shards of all ranks come to."""
@@ -67,24 +55,15 @@ class LayerAllGather:
         self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: dist.ProcessGroup, async_op: bool = False
     ) -> dist.Work:
         """Issue it. Who uses the layer waits, whatever async_op says."""
-        self._issued()
-        fault_point("gather:before-issue")
-        try:
-            work = dist.all_gather_single(output_tensor, input_tensor, group, async_op=True)
-        except RuntimeError as error:
-            raise self._failed(error) from error
-        assert work is not None
-        fault_point("gather:after-issue")
-        self._traffic.count(output_tensor, group.size())
+        (work,) = self._gather.issue(
+            lambda: [dist.all_gather_single(output_tensor, input_tensor, group, async_op=True)],
+            output_tensor.nbytes - input_tensor.nbytes,
+        )
         return _UnderWay(work, self, output_tensor.device)
 
     def wait(self, work: dist.Work, device: torch.device) -> None:
         """Until all shards are there, and may be copied."""
-        try:
-            self._traffic.wait(work, device)
-        except RuntimeError as error:
-            raise self._failed(error) from error
-        fault_point("gather:after-wait")
+        self._gather.wait([work], device)
         self._buffer.release()
 
 

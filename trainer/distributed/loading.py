@@ -1,6 +1,6 @@
 """A base read from disk into the shards of its ranks: no rank ever holds all of it, on its device or in host memory.
 
-transformers builds the model without memory, its layers are divided, and its own loader then reads of each file the
+transformers builds the model without memory, it is divided, and its own loader then reads of each file the
 rows that are this rank's. Each rank reads for itself; what is whole on every rank is read by all of them.
 """
 
@@ -24,7 +24,7 @@ from transformers.core_model_loading import (
 )
 
 from trainer.distributed.sharded_fingerprint import sharded_fingerprint
-from trainer.distributed.sharding import gathers_of, shard_layers
+from trainer.distributed.sharding import gathers_of, shard_base
 from trainer.engine.attention import UnsupportedArchitecture
 from trainer.engine.base_memory import outline_of, refuse_too_large
 from trainer.engine.base_model import BaseModel, usual_dtype
@@ -42,9 +42,9 @@ def load_sharded_base(
     ranks: Ranks | None = None,
     on_host: int = 1,
 ) -> BaseModel:
-    """As `load_base_model`, of whose layers each rank of the default process group holds its part. All ranks call it.
+    """As `load_base_model`, of which each rank of the default process group holds its part. All ranks call it.
 
-    Shards are those of `fully_shard` on the loaded model, to the bit. ranks: the same group, by which they agree on
+    Shards are those of `shard_base` on the loaded model, to the bit. ranks: the same group, by which they agree on
     what the self-check found, and raise what one of them raises. on_host: how many of them this host has. Raises
     UnsupportedArchitecture also where the files hold weights in a layout that cannot be read in parts, OSError where
     some are missing, and BaseTooLarge where a rank has no room for its part.
@@ -58,7 +58,8 @@ def load_sharded_base(
         refuse_too_large(outline, place, dist.get_world_size(), on_host)
     with at_own_pace(ranks):
         model = _read(name_or_path, outline, place, revision)
-    return BaseModel(model, gathers_of(model), sharded_fingerprint, ranks)
+    gathers = gathers_of(model)
+    return BaseModel(model, gathers, sharded_fingerprint, ranks, gathers.unembedding)
 
 
 def _read(name_or_path: str, outline: PreTrainedModel, device: torch.device, revision: str | None) -> PreTrainedModel:
@@ -80,12 +81,12 @@ def _read(name_or_path: str, outline: PreTrainedModel, device: torch.device, rev
 
 
 def _dividing(architecture: type[Model], device: torch.device) -> type[Model]:
-    """The architecture, whose loader divides the layers before it reads any."""
+    """The architecture, whose loader divides the model before it reads any of it."""
 
     def load(model: PreTrainedModel, _: None, files: Sequence[str], loading: Any, *rest: Any) -> Any:
         if loading.is_quantized:
             raise UnsupportedArchitecture(f"{architecture.__name__}: a quantized base runs on one GPU only")
-        shard_layers(model, device)
+        shard_base(model, device)
         with ExitStack() as stack:
             state = {name: tensor for file in files for name, tensor in _tensors_in(file, device, stack)}
             _read_in_parts(model, state, loading.weight_mapping or [], device)

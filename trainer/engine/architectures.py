@@ -36,6 +36,9 @@ _LINEAR_MIXERS = {"linear_attention": "linear_attn"}
 # Where a linear layer routes tokens to experts, an adapter would change which expert is asked.
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
 
+# Embeddings that multiply what they looked up, as transformers calls those of all families.
+_SCALED_EMBEDDINGS = "ScaledWordEmbedding"
+
 # Modules whose linear layers bring tokens together, by their paths; all others inside of a layer are of its MLP.
 _TOKEN_MIXER = re.compile("attn|attention|mixer|mamba")
 
@@ -132,3 +135,22 @@ def unembedding_weight(model: PreTrainedModel) -> torch.Tensor:
     if not isinstance(head, torch.nn.Linear) or getattr(head, "bias", None) is not None:
         raise UnsupportedArchitecture(f"{model.config.model_type}: its unembedding is no linear layer without bias")
     return head.weight.detach()
+
+
+def vocabulary_modules(model: PreTrainedModel) -> tuple[torch.nn.Embedding | None, torch.nn.Linear | None]:
+    """Embedding and unembedding, each where its weight can be looked up or multiplied by blocks of rows.
+
+    Embeddings of other classes than these may do anything with their ids. Theirs stay whole, and so does an unembedding
+    that is tied to one.
+    """
+    embedding: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    by_rows = isinstance(embedding, torch.nn.Embedding) and embedding.max_norm is None and _looks_rows_up(embedding)
+    is_linear = isinstance(head, torch.nn.Linear) and getattr(head, "bias", None) is None
+    is_tied = is_linear and head.weight is embedding.weight
+    return embedding if by_rows else None, head if is_linear and (by_rows or not is_tied) else None
+
+
+def _looks_rows_up(embedding: torch.nn.Embedding) -> bool:
+    kind = type(embedding)
+    return kind.forward is torch.nn.Embedding.forward or kind.__name__.endswith(_SCALED_EMBEDDINGS)

@@ -9,11 +9,12 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from trainer.engine.architectures import decoder_layers
+from trainer.engine.architectures import decoder_layers, vocabulary_modules
+from trainer.engine.unembedding import blocks_of
 
 _MANY_RANKS = 64
-_GATHERED_LAYERS = 2
-"""The one that computes, and the next one."""
+_BLOCKS_AT_ONCE = 2
+"""The one that is used, and the next one."""
 
 
 class BaseTooLarge(ValueError):
@@ -28,14 +29,19 @@ def outline_of(name_or_path: str, dtype: torch.dtype, revision: str | None) -> P
 
 
 def base_bytes(outline: PreTrainedModel, ranks: int) -> int:
-    """Of one of so many ranks: its rows of each layer, which FSDP makes equally many for all; what is outside of the
-    layers; and the layers that come together for a pass."""
+    """Of one of so many ranks: its rows of each layer, which FSDP makes equally many for all, and of embedding and
+    unembedding; what there is beside them, whole; and what comes together for a pass, which is the layer that computes
+    and the next one, or two blocks of the vocabulary beside the memory that layers come to."""
     layers = [list(layer.parameters()) for layer in decoder_layers(outline)]
-    inside = {parameter for layer in layers for parameter in layer}
-    outside = [parameter for parameter in outline.parameters() if parameter not in inside]
-    gathered = _GATHERED_LAYERS * max(map(_bytes, layers), default=0) if ranks > 1 else 0
-    rows = sum(-(-len(p) // ranks) * math.prod(p.shape[1:]) * p.itemsize for layer in layers for p in layer)
-    return rows + _bytes(outside) + gathered
+    vocabulary = {module.weight for module in vocabulary_modules(outline) if module is not None}
+    divided = [*(parameter for layer in layers for parameter in layer), *vocabulary]
+    whole = set(outline.parameters()) - set(divided)
+    rows = sum(-(-len(p) // ranks) * _row_bytes(p) for p in divided)
+    if ranks == 1:
+        return rows + _bytes(whole)
+    layer = max(map(_bytes, layers), default=0)
+    block = max((len(blocks_of(len(weight))[0]) * _row_bytes(weight) for weight in vocabulary), default=0)
+    return rows + _bytes(whole) + layer + max(layer, _BLOCKS_AT_ONCE * block)
 
 
 def refuse_too_large(outline: PreTrainedModel, device: torch.device, ranks: int = 1, on_host: int = 1) -> None:
@@ -66,6 +72,10 @@ def free_bytes(device: torch.device) -> int:
 
 def _bytes(parameters: Iterable[torch.Tensor]) -> int:
     return sum(parameter.nbytes for parameter in parameters)
+
+
+def _row_bytes(parameter: torch.Tensor) -> int:
+    return math.prod(parameter.shape[1:]) * parameter.itemsize
 
 
 def _gb(num_bytes: int) -> str:

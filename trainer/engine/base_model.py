@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import product
 from typing import TypeAlias
@@ -67,9 +67,11 @@ class BaseModel:
         gathers: Gathers | None = None,
         fingerprint_of: Fingerprint = fingerprint,
         ranks: Ranks | None = None,
+        unembedding: Unembedding | None = None,
     ) -> None:
         """gathers: None for a model whose weights this process holds itself. fingerprint_of: for one of which it does
-        not, the fingerprint of all of them. ranks: those who hold the others, and use it at the same time."""
+        not, the fingerprint of all of them. ranks: those who hold the others, and use it at the same time.
+        unembedding: None for a whole one."""
         refuse_unsupported(model.config)
         register()
         model.set_attn_implementation(IMPLEMENTATION)
@@ -77,7 +79,7 @@ class BaseModel:
         self.gathers: Gathers = gathers or WholeWeights()
         self._kernel = choose_kernel(model.device)
         self._lora_dtype = exact_dtype(model.dtype)
-        self._unembedding: Unembedding = WholeUnembedding(unembedding_weight(model))
+        self._unembedding: Unembedding = unembedding or WholeUnembedding(unembedding_weight(model))
         self._adaptable = Adaptable.of(model)
         self._adapters: dict[LoraConfig, LiveAdapter] = {}
         self._active: LiveAdapter | None = None
@@ -189,21 +191,28 @@ class BaseModel:
 
         recompute: keep only each layer's input for the backward.
         """
-        with self._recomputation.switched(recompute):
-            hidden_TD = self._hidden(pack)
-        return action_logprobs(
-            hidden_TD,
-            pack.rows_P,
-            pack.targets_P,
-            self._unembedding,
-            share_rows=pack.has_several,
-            update=self._head_update(),
-        )
+        with self.gathers.forward():
+            with self._recomputation.switched(recompute):
+                hidden_TD = self._hidden(pack)
+            return action_logprobs(
+                hidden_TD,
+                pack.rows_P,
+                pack.targets_P,
+                self._unembedding,
+                share_rows=pack.has_several,
+                update=self._head_update(),
+            )
+
+    def learning_from(self, datums: Sequence[Datum]) -> AbstractContextManager[None]:
+        """Backwards inside are of passes over some of these datums, under the bound session. All ranks have all of
+        them, and so agree on whether some pass makes its logits again."""
+        again = self._head_update() is not None or any(datum.targets.ndim > 1 for datum in datums)
+        return self.gathers.recomputing_head(again)
 
     def most_likely(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
         """ids_P of the most likely tokens at the pack's predictions and logprobs_P, without gradient. For short packs:
         makes all of their logits."""
-        with torch.no_grad():
+        with torch.no_grad(), self.gathers.forward():
             hidden_PD = self._hidden(pack).index_select(0, pack.rows_P)
             logits_PV = all_logits(hidden_PD, self._unembedding, self._head_update())
             logprobs_P, ids_P = logits_PV.log_softmax(-1).max(-1)
@@ -242,14 +251,13 @@ class BaseModel:
 
     def _hidden(self, pack: Pack) -> torch.Tensor:
         # The backbone, not the language model on top: that one would make logits of every token.
-        with self.gathers.forward():
-            output = self._model.base_model(
-                input_ids=pack.input_ids_T[None],
-                position_ids=pack.position_ids_T[None],
-                attention_mask=None,
-                use_cache=False,
-                packed_layout=pack.layout,
-            )
+        output = self._model.base_model(
+            input_ids=pack.input_ids_T[None],
+            position_ids=pack.position_ids_T[None],
+            attention_mask=None,
+            use_cache=False,
+            packed_layout=pack.layout,
+        )
         return output.last_hidden_state[0]
 
     def _proven(self, sharing: Sharing) -> Sharing:

@@ -298,7 +298,7 @@ class TrainingEngine:
         with self._ranks.agreed():
             shards = self._ranks.shard_sum(len(plan.shards), scratch)
         found = dict[int, MicroBatchFigures]()
-        with self._computing_by(plan):
+        with self._computing_by(plan), self._base.learning_from(datums):
             self._base.measure_activations()
             for turn in turns:
                 if turn and turn.opens_shard:

@@ -1,4 +1,4 @@
-"""How the weights of a base's layers come together for a pass, where no process holds all of them.
+"""How the weights of a base come together for a pass, where no process holds all of them.
 
 Then every rank must make the same gathers in the same order, whatever it computes: layers have equal sizes, so that a
 rank which leaves one out takes another layer of its peers for the one that it asked for, and no error says so.
@@ -11,14 +11,21 @@ from typing import Protocol
 
 
 class Gathers(Protocol):
-    """One forward is L gathers, a layer each, and its backward L more, from the last to the first."""
+    """One forward is the blocks of the embedding, L layers and the blocks of the unembedding; its backward is L layers
+    from the last to the first."""
 
     def forward(self) -> AbstractContextManager[None]:
-        """The backbone runs once inside. If that raises half way, the gathers that it did not make are made."""
+        """The backbone and the head run once inside. If that raises half way, the gathers that it did not make are
+        made."""
         ...
 
     def backward(self) -> AbstractContextManager[None]:
         """The backward of the last forward with gradient runs inside; as `forward`."""
+        ...
+
+    def recomputing_head(self, on: bool) -> AbstractContextManager[None]:
+        """Whether backwards inside begin with the blocks of the unembedding, since some rank's pass makes its logits
+        again. All ranks say the same; a pass that does not need them may be among them."""
         ...
 
     def idle_forward(self) -> None:
@@ -38,6 +45,10 @@ class WholeWeights:
         return nullcontext()
 
     def backward(self) -> AbstractContextManager[None]:
+        """The block itself."""
+        return nullcontext()
+
+    def recomputing_head(self, on: bool) -> AbstractContextManager[None]:
         """The block itself."""
         return nullcontext()
 

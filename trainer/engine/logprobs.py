@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.autograd.function import once_differentiable
 
-from trainer.engine.unembedding import Unembedding, WholeUnembedding, blocks_of, exact_dtype
+from trainer.engine.unembedding import Unembedding, WholeUnembedding, blocks_of, exact_dtype, places_in
 
 # Elements of one chunk's [C, B] logits: 32 MiB in float32 on a CPU, and 512 MiB on other devices, which need longer
 # rows to be busy. Fixed, since other GEMM shapes give other bits.
@@ -105,11 +105,6 @@ class _Block:
             logits_CB.addmm_(hidden_CD @ self.update.a_RD.T, self.update.b_VR.T, alpha=self.update.scale)
         return logits_CB
 
-    def places(self, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of each target, its row of the block, and whether it has one; any row if not."""
-        places = targets - self.ids.start
-        return places.clamp(0, len(self.ids) - 1), (places >= 0) & (places < len(self.ids))
-
 
 class _Softmax:
     """Of rows of logits, under the blocks seen so far: the logarithm of its normaliser, and its entropy."""
@@ -152,7 +147,7 @@ def _forward(
         is_first, is_last = ids.start == 0, ids.stop == unembedding.num_rows
         for at, of, heads in chunks:
             logits_CB = block.logits(hidden_HD[at])
-            places, is_here = block.places(targets_P[of])
+            places, is_here = places_in(ids, targets_P[of])
             logits_P[of] = torch.where(is_here, logits_CB[heads, places], logits_P[of])
             p_CB, decay_C = softmax.take_in(at, logits_CB, is_first=is_first)
             if slopes_HD is None or targets_HD is None:
@@ -229,7 +224,7 @@ class _RecomputingHead(torch.autograd.Function):
             block = _Block(ids, stored_BD, hidden_HD.dtype, update)
             for at, of, heads in chunks:
                 slopes_CB = block.logits(hidden_HD[at]).sub_(normalisers_H[at][:, None]).exp_().neg_()
-                places, is_here = block.places(targets_P[of])
+                places, is_here = places_in(ids, targets_P[of])
                 _weigh(slopes_CB, heads, gradient_P[of], places, is_here)
                 _add_gradients(found, slopes_CB, at, hidden_HD[at], block)
         return *found, None, None, None, None

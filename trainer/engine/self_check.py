@@ -116,7 +116,7 @@ def _own(model: PreTrainedModel, datum: Datum, gathers: Gathers, ranks: Ranks) -
             logits_LV = model(input_ids=ids_L[None, :-1], use_cache=False).logits[0]
         exact = torch.promote_types(logits_LV.dtype, torch.float32)
         logprobs_L = logits_LV.to(exact).log_softmax(-1).gather(1, ids_L[1:, None])[:, 0]
-        with ranks.agreed(), gathers.backward():
+        with ranks.agreed(), gathers.recomputing_head(True), gathers.backward():
             return logprobs_L.detach(), _slope(logprobs_L, [datum], embedded[0])
 
 

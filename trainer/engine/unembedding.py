@@ -53,3 +53,9 @@ def blocks_of(num_rows: int) -> list[range]:
 def exact_dtype(stored: torch.dtype) -> torch.dtype:
     """In which logits are computed: float32 at least, since a bfloat16 head costs four times the error of that."""
     return torch.promote_types(stored, torch.float32)
+
+
+def places_in(ids: range, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each target, its row of the block with these ids, and whether it has one; any row if not."""
+    places = targets - ids.start
+    return places.clamp(0, len(ids) - 1), (places >= 0) & (places < len(ids))

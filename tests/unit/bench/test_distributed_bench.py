@@ -33,7 +33,7 @@ def test_two_ranks_end_in_the_bits_of_one_and_move_no_byte_more_than_they_must(c
     assert measure(TINY, SHAPES, rounds=1) == 0
     figures = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert figures["equal_bits"]
-    for name in ("layers", "all_to_all_single"):
+    for name in ("weights", "all_to_all_single"):
         assert figures["collectives"][name]["received_bytes"] == figures["collectives"][name]["least_bytes"] > 0
     assert 0 <= figures["collectives"]["gathers_overlapped"] <= 1
     assert {(each["base"], each["gpus"]) for each in figures["h200"]} >= {("qwen3-32b", 8), ("llama-3.3-70b", 4)}
@@ -53,6 +53,8 @@ def test_counted_flops_are_those_of_the_engines_bench():
 def test_a_pass_waits_for_the_first_gather_and_for_what_computing_does_not_cover():
     counts = count_base("tiny", TINY, 4, torch.float32)
     layer = counts.largest_layer * 4 / 2
+    embedding = head = counts.unembedding_gathered * 4 / 2
+    assert counts.embedding_gathered == counts.unembedding_gathered == TINY.vocab_size * TINY.hidden_size
     slow, fast = replace(EXACT, flops_per_s=1e-6), replace(EXACT, flops_per_s=1e30)
     work = even_work(64, 32, turns=3, ranks=2)
     waited = {
@@ -61,9 +63,9 @@ def test_a_pass_waits_for_the_first_gather_and_for_what_computing_does_not_cover
     }
     layers = len(counts.layers)
     assert waited == {
-        "hidden": pytest.approx(3 * 2 * layer),
-        "bare": pytest.approx(3 * 2 * layer * layers),
-        "one at a time": pytest.approx(3 * 2 * layer * layers),
+        "hidden": pytest.approx(3 * (2 * layer + embedding + head)),
+        "bare": pytest.approx(3 * (2 * layer * layers + embedding + head)),
+        "one at a time": pytest.approx(3 * (2 * layer * layers + embedding + head)),
     }
 
 

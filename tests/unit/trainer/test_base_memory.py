@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.unit.trainer.tiny import _SHAPE, tiny_model
 from trainer.engine import base_memory
+from trainer.engine.architectures import vocabulary_modules
 from trainer.engine.base_memory import BaseTooLarge, base_bytes, outline_of, refuse_too_large
 from trainer.engine.base_model import load_base_model
 
@@ -22,6 +23,27 @@ def test_one_process_takes_its_weights_in_their_dtype(architecture: str, tmp_pat
     weights = sum(parameter.nbytes for parameter in model.parameters())
     assert base_bytes(outline_of(str(tmp_path), torch.float32, None), 1) == weights
     assert base_bytes(outline_of(str(tmp_path), torch.bfloat16, None), 1) == weights // 2
+
+
+class Hashed(torch.nn.Embedding):
+    """Looks up other rows than those of its ids."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 as torch calls it
+        return super().forward(input.flip(-1))
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama", "gemma3"])
+def test_ranks_divide_the_vocabulary_unless_its_rows_may_be_looked_up_in_another_way(architecture: str) -> None:
+    model = tiny_model(architecture)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    assert vocabulary_modules(model) == (embedding, head)
+    divided = base_bytes(model, 2)
+    is_tied = embedding.weight is head.weight
+    hashed = Hashed(*embedding.weight.shape, _weight=embedding.weight)
+    hashed.weight = embedding.weight
+    model.set_input_embeddings(hashed)
+    assert vocabulary_modules(model) == (None, None if is_tied else head)
+    assert base_bytes(model, 2) > divided
 
 
 def test_a_base_that_does_not_fit_names_how_many_gpus_would_do() -> None:

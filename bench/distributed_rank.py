@@ -26,7 +26,7 @@ from trainer.distributed.layer_gathers import LayerGathers
 from trainer.distributed.loading import load_sharded_base
 from trainer.engine.base_model import BaseModel, load_base_model
 from trainer.engine.engine import EngineSettings, TrainingEngine
-from trainer.engine.heap import keep_freed_memory
+from trainer.engine.heap import Heap
 from trainer.engine.ranks import Ranks
 from wire.conversion import to_datums
 from wire.engine import LoraConfig, LossChoice
@@ -100,7 +100,7 @@ class _Measured(TrainingEngine):
 
 
 def main(job: Job) -> None:
-    keep_freed_memory()
+    Heap().keep_freed()
     torch.set_num_threads(1)
     if "RANK" not in os.environ:
         engine = _Measured(load_base_model(job.base), job.rounds, None)

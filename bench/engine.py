@@ -38,7 +38,7 @@ from bench.group_memory import measure_memory
 from bench.models import BIG_BASES, small_config
 from bench.policies import Policies, make_policies
 from bench.step_time import MAX_GRADIENT_ERROR, NAIVE, OURS, PACKED, StepTimes, measure_steps
-from trainer.engine.heap import keep_freed_memory
+from trainer.engine.heap import Heap
 
 SPEED_BARS = {("A", NAIVE): 7, ("A", PACKED): 1.4, ("L", NAIVE): 15, ("L", PACKED): 3.5}
 NEVER_SLOWER = 0.97
@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--pair-rounds", type=int, default=5, help="of c and ours once more")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as the trainer does; the others gain by it too
+    Heap().keep_freed()  # as the trainer does; the others gain by it too
     if options.quick:
         one_group = {name: replace(SHAPES[name], num_groups=1) for name in ("A", "U")}
         return run(small_config(), one_group, rounds=1, pair_rounds=1, whole=False)

@@ -33,7 +33,7 @@ from bench.models import small_config
 from bench.policies import LOSS, MODEL, Policies, make_policies
 from bench.trl_path import trl_step
 from trainer.engine.engine import EngineSettings
-from trainer.engine.heap import keep_freed_memory
+from trainer.engine.heap import Heap
 from wire.conversion import to_datums
 from wire.datums import Datum
 from wire.engine import LoraConfig
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=FLAT.num_groups, help="of eight trajectories")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()
+    Heap().keep_freed()
     with tempfile.TemporaryDirectory() as folder:
         settings, lora = EngineSettings(threads=options.threads), LoraConfig(rank=options.rank)
         policies = make_policies(small_config(), Path(folder) / "policies", lora, settings)

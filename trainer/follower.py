@@ -14,7 +14,7 @@ from trainer.distributed.engine import follow
 from trainer.distributed.pulse import Pulse
 from trainer.distributed.world import World
 from trainer.engine.device_memory import device_name
-from trainer.engine.heap import keep_freed_memory
+from trainer.engine.heap import Heap
 from trainer.loading import Place, load_engine
 from trainer.settings import TrainerSettings
 
@@ -24,14 +24,16 @@ log = structlog.get_logger(__name__)
 def follow_leader(settings: TrainerSettings, world: World) -> bool:
     """Until rank 0 sends no more; whether because the group shall stop. Raises DeviceLost once it is gone, ValueError
     where there is no device for this rank, and what rank 0 raises for a base that does not load."""
-    keep_freed_memory()
+    heap = Heap()
+    heap.keep_freed()
     place = Place.take(settings, world)
     assert place.group is not None
     _pass_signals_on(place.group.pulse)
-    loaded = load_engine(settings, None, place)
+    loaded = load_engine(settings, None, place, heap)
     log.info("rank_ready", device=device_name(loaded.base.device))
     gc.collect()
     gc.freeze()
+    heap.return_freed()
     place.group.pulse.watch(0, end_rank)  # a wait for its next call has no limit
     is_stopped = follow(loaded.engine, place.group)
     place.group.end()

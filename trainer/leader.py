@@ -25,7 +25,7 @@ from trainer.distributed.world import World
 from trainer.engine.device_errors import device_error
 from trainer.engine.device_memory import device_memory
 from trainer.engine.engine import TrainingEngine
-from trainer.engine.heap import keep_freed_memory
+from trainer.engine.heap import Heap
 from trainer.loading import LoadedEngine, Place, load_engine
 from trainer.settings import TrainerSettings
 from trainer.worker.cancellation import ANSWER_WITHIN_S, Cancellation
@@ -54,7 +54,8 @@ def lead(settings: TrainerSettings, world: World | None = None) -> bool:
     """Train until SIGTERM or SIGINT, or until there was nothing to do for long; whether it was a signal. world: None
     for a process that computes alone. Raises NotFound for an unknown base, OSError or ValueError for weights that do
     not load, DeviceLost where another rank is gone."""
-    keep_freed_memory()
+    heap = Heap()
+    heap.keep_freed()
     database = Database(settings.database_url, pool_size=_CONNECTIONS)
     pid = (world and world.agent_pid) or os.getpid()
     with database.session() as session:
@@ -83,7 +84,7 @@ def lead(settings: TrainerSettings, world: World | None = None) -> bool:
             place = Place.take(settings, world)
             if place.group:
                 place.group.pulse.when_asked_to_stop(partial(os.kill, os.getpid(), signal.SIGTERM))
-            worker, engine = _load(settings, database, base, trainer_id, place, stop, metrics, logprobs)
+            worker, engine = _load(settings, database, base, trainer_id, place, heap, stop, metrics, logprobs)
         watchdog.start()
         with _metrics_page(settings, metrics):
             worker.run(stop, _leave_after(settings.idle_exit_s, keeper))
@@ -135,6 +136,7 @@ def _load(
     base: ModelRow,
     trainer_id: UUID,
     place: Place,
+    heap: Heap,
     stop: Stop,
     metrics: TrainerMetrics,
     logprobs: LogprobKeeper,
@@ -143,7 +145,7 @@ def _load(
     # Other ranks wait for the answer, in a collective.
     answer_within_s = min(ANSWER_WITHIN_S, _SHARE_OF_A_COLLECTIVE * settings.collective_limit_s)
     cancellation = Cancellation(database, base.id, trainer_id, stop.check, answer_within_s=answer_within_s)
-    loaded = load_engine(settings, base.weights, place, before_micro_batch=cancellation.check)
+    loaded = load_engine(settings, base.weights, place, heap, before_micro_batch=cancellation.check)
     engine = DistributedEngine(loaded.engine, place.group) if place.group else loaded.engine
     worker = Worker(
         database,
@@ -172,6 +174,7 @@ def _load(
         trainer_ready(session, trainer_id, engine.losses, facts)
     gc.collect()
     gc.freeze()  # what was loaded so far stays: a full collection through torch's modules would hold a step up
+    heap.return_freed()
     log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id), **facts.to_json())
     return worker, engine
 

@@ -18,6 +18,7 @@ from trainer.distributed.world import ALONE, World
 from trainer.engine.base_model import BaseModel, load_base_model
 from trainer.engine.device_memory import device_name, gpu_name
 from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.heap import Heap
 from trainer.engine.ranks import Alone, Ranks, at_own_pace
 from trainer.engine.throughput import tokens_per_s
 from trainer.settings import TrainerSettings
@@ -65,6 +66,7 @@ def load_engine(
     settings: TrainerSettings,
     weights: str | None,
     place: Place,
+    heap: Heap | None = None,
     before_micro_batch: Callable[[], None] = lambda: None,
 ) -> LoadedEngine:
     """All ranks load by the weights and settings of rank 0, and raise what one of them raises: OSError or ValueError
@@ -76,7 +78,7 @@ def load_engine(
     threads = settings.threads or threads_for(base.info.num_parameters, place.world.local_size)
     max_threads = settings.threads or max(threads, usable_cores() // place.world.local_size)
     of_engine: EngineSettings = place.ranks.gathered(_engine_settings(settings, threads, max_threads))[0]
-    engine = TrainingEngine(base, of_engine, before_micro_batch=before_micro_batch, ranks=place.ranks)
+    engine = TrainingEngine(base, of_engine, before_micro_batch=before_micro_batch, ranks=place.ranks, heap=heap)
     return LoadedEngine(base, engine, max_threads, tokens_per_s(base, place.ranks), _devices(base, place.ranks))
 
 

@@ -62,7 +62,7 @@ class TrainerSettings:
     max_activation_gib: Annotated[
         float | None,
         Option(
-            "GiB of activations beyond which layers are recomputed; default: half of the free GPU memory, 8 on a CPU",
+            "GiB of activations beyond which layers are recomputed; default: half of what is free, on a CPU at most 8",
             "HEADWAY_MAX_ACTIVATION_GIB",
             minimum=0.001,
         ),

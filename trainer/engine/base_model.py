@@ -24,7 +24,7 @@ from trainer.engine.architectures import (
     unembedding_weight,
 )
 from trainer.engine.attention import IMPLEMENTATION, UnsupportedArchitecture, register
-from trainer.engine.base_memory import outline_of, refuse_too_large
+from trainer.engine.base_memory import free_bytes, outline_of, refuse_too_large
 from trainer.engine.fingerprint import fingerprint
 from trainer.engine.fused_lora import FusedLora
 from trainer.engine.gathers import Gathers, WholeWeights
@@ -50,6 +50,7 @@ Fingerprint: TypeAlias = Callable[[PreTrainedModel], str]
 
 # Long enough for what is kept once a pass to weigh little, and shorter than any context.
 _PROBE_TOKENS = 32
+_MAX_ACTIVATION_BYTES_ON_CPU = 8 << 30
 
 
 class BaseModel:
@@ -243,8 +244,10 @@ class BaseModel:
         return round(self._bytes_per_token[self._active] * (pack.num_tokens if self._budget.shares else merged))
 
     def room_for_activations(self) -> int:
-        """Bytes that a pass may keep, if nobody says how many."""
-        return torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else 8 << 30
+        """Bytes that a pass may keep, if nobody says how many: half of what is free; of a CPU's memory, which others
+        use too, no more than 8 GiB."""
+        half = free_bytes(self.device) // 2
+        return half if self.device.type == "cuda" else min(half, _MAX_ACTIVATION_BYTES_ON_CPU)
 
     def _head_update(self) -> HeadUpdate | None:
         return self._active.head_update if self._active is not None else None

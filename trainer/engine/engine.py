@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import UUID
@@ -26,6 +26,7 @@ import torch
 from trainer.engine.base_model import BaseModel
 from trainer.engine.canary import compute_canary, may_overflow
 from trainer.engine.checkpoint import SessionSnapshot, load_session
+from trainer.engine.heap import Heap
 from trainer.engine.lora import LiveAdapter
 from trainer.engine.losses import LOSSES, LossOptions, make_loss
 from trainer.engine.metrics import MicroBatchFigures, PassTally
@@ -63,7 +64,7 @@ class EngineSettings:
     """max_tokens_per_pass bounds what is computed at once; it and threads go into plans, which decide the last bits.
 
     max_activation_bytes: a pass that would keep more for its backward recomputes its layers instead, at the same bits;
-    None for half of the device's free memory, and 8 GiB on a CPU. threads: of torch, None for its default. max_threads:
+    None for half of what is free, on a CPU at most 8 GiB. threads: of torch, None for its default. max_threads:
     that a pass has whose micro-batches are long enough for so many; None for no more than `threads`.
 
     max_grad_norm: clip the accumulated gradient to this 2-norm where a call does not say; None for no clipping.
@@ -101,11 +102,13 @@ class TrainingEngine:
         clock: Callable[[], float] = time.perf_counter,
         before_micro_batch: Callable[[], None] = lambda: None,
         ranks: Ranks | None = None,
+        heap: Heap | None = None,
     ) -> None:
         """`before_micro_batch` may raise to end a pass half way; the model is then as if it had never begun. `ranks`:
-        None for a process that computes alone."""
+        None for a process that computes alone. `heap`: None for one whose memory is not ours to return."""
         self._base = base
         self._ranks: Ranks = ranks or Alone()
+        self._heap = heap
         self._settings = settings or EngineSettings()
         self._clock = clock
         self._sessions = ResidentSessions(
@@ -330,7 +333,8 @@ class TrainingEngine:
     @contextmanager
     def _computing_by(self, plan: Plan) -> Generator[None]:
         """The block computes by the plan's kernels and threads."""
-        with _threads(plan.settings.threads), self._base.computing_by(plan.kernel, plan.lora):
+        in_use = self._heap.in_use() if self._heap else nullcontext()
+        with in_use, _threads(plan.settings.threads), self._base.computing_by(plan.kernel, plan.lora):
             yield
 
     def _plan(self, datums: Sequence[Datum], num_substeps: int, settings: PlanSettings | None = None) -> Plan:

@@ -19,6 +19,8 @@ import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
+from bench.busy_loops import busy_loops
+
 SPINNING, SLEEPING = "threads spin", "threads sleep"
 _OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 _POLICIES = {SPINNING: {}, SLEEPING: {"OMP_WAIT_POLICY": "passive"}}
@@ -38,8 +40,7 @@ def main() -> None:
     with ExitStack() as stack:
         trainees = {name: stack.enter_context(_started(name, options.layers)) for name in _POLICIES}
         found = {"alone": _alternated(trainees, options.rounds)}
-        for _ in range(options.loops):
-            stack.enter_context(_endless_loop())
+        stack.enter_context(busy_loops(options.loops))
         found["beside loops"] = _alternated(trainees, options.rounds)
     return _report(found, options)
 
@@ -81,14 +82,6 @@ def _started(name: str, num_layers: int) -> Generator[subprocess.Popen[str]]:
         assert process.stdout.readline(), f"{name}: no first pass"
         yield process
         process.stdin.close()
-
-
-@contextmanager
-def _endless_loop() -> Generator[None]:
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    yield
-    process.kill()
-    process.wait()
 
 
 def _alternated(trainees: dict[str, subprocess.Popen[str]], num_rounds: int) -> Rounds:

@@ -23,6 +23,13 @@ def step_seconds(step: Callable[[], object]) -> float:
     return clock() - started
 
 
+def wall_s(call: Callable[[], object]) -> float:
+    """Seconds until it returns, of the wall's clock: for what several threads or processes do."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
 def alternate(
     variants: Mapping[str, Variant], rounds: int, clock: Callable[[Variant], float]
 ) -> dict[str, list[float]]:

@@ -10,6 +10,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -17,11 +18,11 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from bench.batches import Shape, near_policy, random_batch
 from bench.models import build_model
-from trainer.engine.base_model import BaseModel
+from trainer.engine.base_model import BaseModel, load_base_model
 from trainer.engine.engine import EngineSettings, TrainingEngine
 from wire.conversion import to_datums
 from wire.engine import AdamParams, LoraConfig, LossChoice
@@ -36,7 +37,7 @@ Gradients = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policies:
-    """folder: holds the adapter, in PEFT's layout."""
+    """folder: holds the adapter, in PEFT's layout. base: of a base that is loaded, the folder; None: one is made."""
 
     config: Qwen3Config
     engine: TrainingEngine
@@ -44,6 +45,7 @@ class Policies:
     lora: LoraConfig
     device: str
     dtype: torch.dtype
+    base: Path | None = None
 
     def batch(self, shape: Shape, seed: int) -> Batch:
         """A random batch whose sampling logprobs lie near the policy's."""
@@ -53,7 +55,7 @@ class Policies:
 
     def stock(self, attention: str = "sdpa") -> PeftModel:
         """PEFT over a base of the same weights."""
-        base = build_model(self.config, self.device, self.dtype)
+        base = build_model(self.config, self.device, self.dtype) if self.base is None else _load_base(self.base)
         base.set_attn_implementation(attention)
         return PeftModel.from_pretrained(base, self.folder, is_trainable=True, autocast_adapter_dtype=False)
 
@@ -88,11 +90,26 @@ def make_policies(
     """Everything with one random adapter, which is written under `folder`."""
     lora = lora or LoraConfig()
     engine = TrainingEngine(BaseModel(build_model(config, device, dtype)), settings or EngineSettings(threads=1))
+    return Policies(config, engine, _random_adapter(engine, lora, folder), lora, device, dtype)
+
+
+def load_policies(base: Path, folder: Path, lora: LoraConfig, settings: EngineSettings) -> Policies:
+    """As `make_policies`, of a base in a folder, on the CPU."""
+    engine = TrainingEngine(load_base_model(str(base)), settings)
+    config: Any = AutoConfig.from_pretrained(base)  # of a Llama, the fields that are read here are the same
+    return Policies(config, engine, _random_adapter(engine, lora, folder), lora, "cpu", torch.float32, base)
+
+
+def _random_adapter(engine: TrainingEngine, lora: LoraConfig, folder: Path) -> Path:
     engine.open(MODEL, lora, None, None)
     adapter = _saved(engine, folder) / "adapter"
     _randomise_b(adapter / _WEIGHTS)
     engine.open(MODEL, lora, adapter, None)
-    return Policies(config, engine, adapter, lora, device, dtype)
+    return adapter
+
+
+def _load_base(base: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
 
 
 def _randomise_b(path: Path) -> None:

@@ -1,16 +1,18 @@
 """TRL's GRPO loss on the same rows: its own trainer object, with generation taken out.
 
-It gets a row a turn, as it would from its own rollouts, the prompt padded on the left and the completion on the right
-to the longest of the micro-batch. Its head never makes full logits, and gradient checkpointing, which is on by
-default and would slow it, is off.
+The prompt is padded on the left and the completion on the right to the longest of the micro-batch; what a completion
+holds besides sampled tokens is masked as the results of tools are. Its head never makes full logits, and gradient
+checkpointing, which is on by default and would slow it, is off.
 """
 
 # R rows, P prompt tokens, C completion tokens
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -22,15 +24,40 @@ from bench.baselines import Step
 from bench.rows import CLIP, ROWS_AT_ONCE, Row, in_micro_batches, turn_rows
 from wire.trajectories import Batch
 
+Cost = Callable[[], torch.Tensor]
+
 
 def trl_step(policy: PeftModel, batch: Batch, rows_at_once: int = ROWS_AT_ONCE) -> Step:
-    """Its loss is a mean over the rows and the longest completion allowed; the sum that others compute is that mean
-    times both."""
+    """On a row a turn, as it would get them from its own rollouts."""
+    costs = trl_costs(policy, turn_rows(batch, policy.device), rows_at_once)
+
+    def step() -> None:
+        for cost in costs:
+            cost().backward()
+
+    return step
+
+
+def trl_costs(policy: PeftModel, rows: Sequence[Row], rows_at_once: int = ROWS_AT_ONCE) -> list[Cost]:
+    """The cost of each micro-batch, summed over its sampled tokens.
+
+    Its loss is a mean over the rows and the longest completion allowed; the sum that others compute is that mean times
+    both.
+    """
+    longest = max(len(row.ids_T) - row.num_prompt for row in rows)
+    trainer = _trainer(policy, longest, rows_at_once)
+    policy.eval()  # no dropout is configured; in this mode its loss is not divided for accumulation
+
+    def cost(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return trainer.compute_loss(policy, inputs) * inputs["prompt_ids"].shape[0] * longest
+
+    return [functools.partial(cost, _inputs(part)) for part in in_micro_batches(rows, rows_at_once)]
+
+
+def _trainer(policy: PeftModel, longest: int, rows_at_once: int) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    rows = turn_rows(batch, policy.device)
-    longest = max(len(row.ids_T) - row.num_prompt for row in rows)
     config = GRPOConfig(
         output_dir=tempfile.gettempdir(),
         loss_type="dr_grpo",
@@ -44,21 +71,13 @@ def trl_step(policy: PeftModel, batch: Batch, rows_at_once: int = ROWS_AT_ONCE) 
         bf16=False,
         report_to=[],
     )
-    trainer = GRPOTrainer(
+    return GRPOTrainer(
         model=policy,
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=config,
         train_dataset=Dataset.from_dict({"prompt": ["0"] * rows_at_once}),
         processing_class=_tokenizer(),
     )
-    policy.eval()  # no dropout is configured; in this mode its loss is not divided for accumulation
-    micro_batches = [_inputs(part) for part in in_micro_batches(rows, rows_at_once)]
-
-    def step() -> None:
-        for inputs in micro_batches:
-            (trainer.compute_loss(policy, inputs) * inputs["prompt_ids"].shape[0] * longest).backward()
-
-    return step
 
 
 def _inputs(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
@@ -68,6 +87,7 @@ def _inputs(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         "prompt_mask": pad_sequence([torch.ones_like(p) for p in prompts], batch_first=True, padding_side="left"),
         "completion_ids": pad_sequence(completions, batch_first=True),
         "completion_mask": pad_sequence([torch.ones_like(c) for c in completions], batch_first=True),
+        "tool_mask": pad_sequence([r.is_action_T[r.num_prompt :].long() for r in rows], batch_first=True),
         "old_per_token_logps": pad_sequence([r.sampling_logprobs_T[r.num_prompt :] for r in rows], batch_first=True),
         "advantages": torch.stack([row.advantages_T[-1] for row in rows]),
     }

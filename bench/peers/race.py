@@ -1,0 +1,92 @@
+"""Rounds of one workload: each contender once a round, forwards and backwards in turn, so that a slow minute of the
+machine befalls all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from bench.clock import say
+from bench.peers.contender import Failed, Running
+from bench.peers.workloads import Rows, Workload
+
+MAX_LOSS_ERROR, MAX_LOGPROB_ERROR = 1e-3, 1e-3
+_REST_S = 2.0
+
+
+@dataclass(slots=True)
+class Found:
+    """Of one contender in one workload. seconds, cpu_s: of a step (of all models), one entry a round. MiB: proportional
+    memory of all its processes, the most during a step, and at rest after it. missing: why there is nothing more."""
+
+    seconds: list[float] = field(default_factory=list[float])
+    cpu_s: list[float] = field(default_factory=list[float])
+    peak_mib: float = 0.0
+    rest_mib: float = 0.0
+    missing: str = ""
+
+
+def race(workload: Workload, rows: Rows, path: str, running: Mapping[str, Running], rounds: int) -> dict[str, Found]:
+    """path: where the rows are saved. Who fails is out of the rest of this workload, and the reason is noted."""
+    found = {name: Found() for name in running}
+    for name in running:
+        _guarded(found[name], name, lambda name=name: _warm_up(running[name], workload, rows, path))
+    for index in range(rounds):
+        for name in list(running)[:: 1 if index % 2 == 0 else -1]:
+            _guarded(found[name], name, lambda name=name: _timed(found[name], running[name], workload))
+            if not found[name].missing:
+                say(f"  round {index + 1}/{rounds} {name}: {found[name].seconds[-1]:.3f} s a step")
+    for name in running:
+        _guarded(found[name], name, lambda name=name: _measure_memory(found[name], running[name], workload))
+    return found
+
+
+def check(answer: Mapping[str, Any], rows: Rows) -> None:
+    """Of a model that made no step. Raises Failed if the logprob of a sampled token, or the loss, is not the base's."""
+    loss = float(answer["loss"]) if "loss" in answer else _loss(answer["logprobs"], rows)
+    expected = rows.loss(rows.base_logprobs)
+    if not abs(loss - expected) <= MAX_LOSS_ERROR * max(1.0, abs(expected)):
+        raise Failed(f"computes something else: its loss is {loss:.5g}, not {expected:.5g}")
+
+
+def _warm_up(running: Running, workload: Workload, rows: Rows, path: str) -> None:
+    running.ask("load", path=path)
+    check(running.ask("check"), rows)
+    running.ask("step", models=workload.models, pipelined=workload.pipelined)
+
+
+def _timed(found: Found, running: Running, workload: Workload) -> None:
+    before = running.cpu_s()
+    step = {"models": workload.models, "pipelined": workload.pipelined}
+    seconds = [running.ask("step", **step)["seconds"] for _ in range(workload.steps)]
+    found.seconds.append(sum(seconds) / workload.steps)
+    found.cpu_s.append((running.cpu_s() - before) / workload.steps)
+
+
+def _measure_memory(found: Found, running: Running, workload: Workload) -> None:
+    found.peak_mib = running.peak_mib("step", models=workload.models, pipelined=workload.pipelined)
+    time.sleep(_REST_S)
+    found.rest_mib = running.memory_mib()
+
+
+def _guarded(found: Found, name: str, call: Callable[[], None]) -> None:
+    if found.missing:
+        return
+    try:
+        call()
+    except Failed as reason:
+        found.missing = str(reason)
+        say(f"  {name}: {reason}")
+
+
+def _loss(logprobs: list[list[float]], rows: Rows) -> float:
+    found = [torch.tensor(row) for row in logprobs]
+    pairs = zip(found, rows.base_logprobs, rows.rows, strict=True)
+    off = max(float((one - other)[row.is_action_T[1:]].abs().max()) for one, other, row in pairs)
+    if not off <= MAX_LOGPROB_ERROR:
+        raise Failed(f"computes something else: a logprob is off by {off:.1e}")
+    return rows.loss(found)

@@ -31,7 +31,7 @@ HARBOR_PYTHON ?= 3.12
 TEST_PROCESSES ?= 2
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: demo demo-run demo-tools up test test-slow test-gpu chaos chaos-planes chaos-groups chaos-run check bench docs site format clean screenshots
+.PHONY: demo demo-run demo-tools up test test-slow test-gpu chaos chaos-planes chaos-groups chaos-run check bench bench-peers bench-real-model docs site format clean screenshots
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
@@ -95,6 +95,12 @@ bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then
 		-- $(BIN)/python -m bench.queued_step
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.switching
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.engine $(BENCH_ARGS)
+
+bench-peers: .venv/installed-dev  ## beside TRL, TuFT and SkyRL, which it installs under .headway-cache/peers (3 GB)
+	$(BIN)/python -m bench.peers $(BENCH_ARGS)
+
+bench-real-model: .venv/installed-dev $(SMOLLM2)/config.json  ## a real model: loading, sampling, passes, promotion
+	$(BIN)/python -m bench.real_model $(BENCH_ARGS)
 
 docs: .venv/installed  ## the pages of docs/ that are generated: losses, configuration, API
 	$(BIN)/python -m trainer.engine.losses.reference > docs/losses.md

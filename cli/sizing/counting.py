@@ -30,6 +30,7 @@ from trainer.engine.architectures import (
     unembedding_weight,
     vocabulary_modules,
 )
+from trainer.engine.fused_lora import FusedLora
 from trainer.engine.logprobs import action_logprobs, chunk_length
 from trainer.engine.lora import LiveAdapter
 from trainer.engine.recomputation import Recomputation
@@ -129,6 +130,7 @@ class _CountedModel:
         lora = LoraConfig(rank=rank)
         self._unembedding = WholeUnembedding(unembedding_weight(model))
         self._adapter = LiveAdapter(model, lora, Adaptable.of(model).chosen(lora), exact_dtype(model.dtype))
+        FusedLora().install(model)
         self._adapter.activate()
         self._weights = torch.zeros_like(self._adapter.scratch_gradient)
         self._adapter.bind(self._weights)

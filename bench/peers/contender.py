@@ -75,11 +75,6 @@ class Running:
         """What the service prints."""
         return self.place.folder / "service.log"
 
-    @property
-    def cores(self) -> int:
-        """That this process may use."""
-        return len(os.sched_getaffinity(0))
-
     def serve(self, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start a service, whose output goes to a log in the folder."""
         log = self._log(self.service_log.name)

@@ -1,6 +1,7 @@
 """TuFT: FastAPI, a Ray actor with transformers and PEFT, through its Tinker API.
 
-Its sampler is vLLM on a GPU, and is left out. Eight rows at once, for one at a time, its default, is slower.
+Its sampler is vLLM on a GPU, and is left out. Ray gives its actor one OpenMP thread, and that is left so: with two that
+spin, a step of 8 tokens beside a busy loop takes seconds. Eight rows at once, for one at a time, its default, is slower.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def _start(place: Place, running: Running) -> None:
     python = make_environment("tuft", [_REQUIREMENT], left_out=["vllm"])
     config, port = place.folder / "tuft.yaml", free_port()
     config.write_text(json.dumps(_config(place)))
-    env = {"TUFT_HOME": str(place.folder), "OMP_NUM_THREADS": str(running.cores), "RAY_USAGE_STATS_ENABLED": "0"}
+    env = {"TUFT_HOME": str(place.folder), "RAY_USAGE_STATS_ENABLED": "0"}
     command = [python, "-P", _LAUNCH, "launch", "--port", str(port), "--config", config]
     service = running.serve([*command, "--log-level", "warning"], env | {"HF_HUB_OFFLINE": "1"})
     url = f"http://127.0.0.1:{port}"

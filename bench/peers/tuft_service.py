@@ -1,7 +1,8 @@
 """TuFT: FastAPI, a Ray actor with transformers and PEFT, through its Tinker API.
 
 Its sampler is vLLM on a GPU, and is left out. Ray gives its actor one OpenMP thread, and that is left so: with two that
-spin, a step of 8 tokens beside a busy loop takes seconds. Eight rows at once, for one at a time, its default, is slower.
+spin, a step of 8 tokens beside a busy loop takes seconds. Eight rows at once, for one at a time, its default, is
+slower.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from trainer.engine.unembedding import blocks_of
-
 Shape: TypeAlias = tuple[int, ...]
 
 _SPLIT_BY_INPUTS = ("o_proj", "down_proj", "out_proj")
@@ -67,9 +65,10 @@ class BaseCounts:
 
     layers: shapes of the parameters of each decoder layer. vocabulary: of embedding and unembedding, one if they are
     tied, whose rows ranks divide. embedding_gathered, unembedding_gathered: parameters of each that come together for a
-    forward pass, block by block. outside: shapes of all others. unembedding: [V, D]. weight_bytes: of one number of the
-    base. adapted: the linear layers of an adapter on all layers. attention_width: heads of queries times their size.
-    key_values: numbers that a sampler keeps a token, of all layers.
+    forward pass, block by block. largest_block: of the largest of these blocks. outside: shapes of all others.
+    unembedding: [V, D]. weight_bytes: of one number of the base. adapted: the linear layers of an adapter on all
+    layers. attention_width: heads of queries times their size. key_values: numbers that a sampler keeps a token, of all
+    layers.
     """
 
     name: str
@@ -79,6 +78,7 @@ class BaseCounts:
     vocabulary: Sequence[Shape]
     embedding_gathered: int
     unembedding_gathered: int
+    largest_block: int
     outside: Sequence[Shape]
     unembedding: Shape
     weight_bytes: int
@@ -111,8 +111,7 @@ class BaseCounts:
     def gathered_parameters(self) -> int:
         """Of what comes together at the most: the layer that computes and the next one, or two blocks of the vocabulary
         beside the memory that layers come to."""
-        block = max((numel((len(blocks_of(shape[0])[0]), *shape[1:])) for shape in self.vocabulary), default=0)
-        return self.largest_layer + max(self.largest_layer, _BLOCKS_AT_ONCE * block)
+        return self.largest_layer + max(self.largest_layer, _BLOCKS_AT_ONCE * self.largest_block)
 
     @property
     def largest_layer(self) -> int:

@@ -34,7 +34,7 @@ from trainer.engine.fused_lora import FusedLora
 from trainer.engine.logprobs import action_logprobs, chunk_length
 from trainer.engine.lora import LiveAdapter
 from trainer.engine.recomputation import Recomputation
-from trainer.engine.unembedding import WholeUnembedding, exact_dtype
+from trainer.engine.unembedding import WholeUnembedding, blocks_of, exact_dtype
 from wire.engine import LoraConfig
 from wire.process.hub_weights import require_weights
 
@@ -77,6 +77,7 @@ def count_base(name: str, config: PreTrainedConfig, rank: int, dtype: torch.dtyp
         vocabulary=[tuple(weight.shape) for weight in divided],
         embedding_gathered=embedding.weight.numel() if embedding is not None else 0,
         unembedding_gathered=head.weight.numel() if head is not None else 0,
+        largest_block=max((len(blocks_of(len(w))[0]) * w.shape[1] for w in divided), default=0),
         outside=[tuple(p.shape) for p in model.parameters() if p not in within | divided],
         unembedding=tuple(unembedding_weight(model).shape),
         weight_bytes=dtype.itemsize,

@@ -23,6 +23,9 @@ _FORMAT = 1
 FUSED_LORA, PEFT_LORA = "fused", "peft"
 """The forwards of adapted layers. Plans of versions that had PEFT's alone name none."""
 
+ALL_ROWS = 0
+"""The head works on the whole vocabulary at once: plans of versions that had no blocks say nothing about it."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
@@ -40,8 +43,8 @@ class Plan:
     each micro-batch holds, in that order. shard_sizes_S: how many micro-batches each shard holds. A shard sums its
     micro-batches in their order; the gradient is the sum of the shards in theirs, whoever computes them.
 
-    kernel: of attention, by the engine's name for it. lora: of adapted layers. seconds: that planning took, 0 for a
-    plan that was read.
+    kernel: of attention, by the engine's name for it. lora: of adapted layers. head_rows: of the unembedding, which the
+    head works on at once. seconds: that planning took, 0 for a plan that was read.
     """
 
     settings: PlanSettings
@@ -49,7 +52,8 @@ class Plan:
     order_D: Int32Array
     micro_batch_sizes_M: Int32Array
     shard_sizes_S: Int32Array
-    lora: str = FUSED_LORA
+    lora: str = PEFT_LORA
+    head_rows: int = ALL_ROWS
     seconds: float = 0.0
 
     @property
@@ -78,10 +82,11 @@ def plan_of(
     shards: Sequence[Sequence[Sequence[int]]],
     settings: PlanSettings,
     kernel: str,
-    lora: str = FUSED_LORA,
+    lora: str = PEFT_LORA,
+    head_rows: int = ALL_ROWS,
     seconds: float = 0.0,
 ) -> Plan:
-    """The plan with these datums in each micro-batch of each shard."""
+    """The plan with these datums in each micro-batch of each shard; what is not given is as earlier versions had it."""
     micro_batches = [micro_batch for shard in shards for micro_batch in shard]
     return Plan(
         settings,
@@ -90,6 +95,7 @@ def plan_of(
         _array(map(len, micro_batches)),
         _array(map(len, shards)),
         lora,
+        head_rows,
         seconds,
     )
 
@@ -103,6 +109,7 @@ def encode_plan(plan: Plan) -> bytes:
         "threads": settings.threads,
         "kernel": plan.kernel,
         "lora": plan.lora,
+        "head_rows": plan.head_rows,
     }
     arrays = {
         # Neighbours are mostly computed together: differences compress to almost nothing.
@@ -124,6 +131,7 @@ def decode_plan(data: bytes) -> Plan:
         arrays["micro_batches"],
         arrays["shards"],
         header.get("lora", PEFT_LORA),
+        header.get("head_rows", ALL_ROWS),
     )
 
 

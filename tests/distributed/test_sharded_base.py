@@ -31,6 +31,7 @@ from trainer.engine.session import Session
 from wire.conversion import to_datums
 from wire.engine import LoraConfig
 from wire.errors import DeviceLost
+from wire.plans import FUSED_LORA
 
 NUM_LAYERS = 4
 NUM_BLOCKS = 3
@@ -350,7 +351,7 @@ def loads_with_a_kernel_that_fails(group: RankGroup, folder: Path, half_way: str
         base = load_sharded_base(str(folder), ranks=group)
     whole = load_base_model(str(folder))
     assert (base.kernel, whole.kernel) == ("dense", "cascade")
-    with whole.computing_by("dense"):
+    with whole.computing_by("dense", FUSED_LORA, whole.head_rows):
         _same(_learnt(base), _learnt(whole))
 
 

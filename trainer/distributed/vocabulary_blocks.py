@@ -77,9 +77,14 @@ class ShardedRows:
     def __init__(self, weight: DTensor, gathers: Sequence[BlockGather]) -> None:
         self.num_rows = len(weight)
         self.dtype = weight.dtype
+        self.block_rows = len(blocks_of(self.num_rows)[0])
         self._own = weight.to_local().detach()
         self._is_whole = weight.device_mesh.size() == 1
         self._gathers = gathers
+
+    def by(self, block_rows: int) -> ShardedRows:
+        """See `Unembedding.by`."""
+        return self
 
     def blocks(self) -> Iterable[tuple[range, torch.Tensor]]:
         """See `Unembedding.blocks`. Two are there at a time: the one that is used, and the next one, which comes."""

@@ -42,7 +42,7 @@ from trainer.engine.unembedding import Unembedding, WholeUnembedding, exact_dtyp
 from wire.datums import Datum
 from wire.engine import BaseModelInfo, LoraConfig
 from wire.errors import InvalidRequest
-from wire.plans import FUSED_LORA, PEFT_LORA
+from wire.plans import PEFT_LORA
 
 log = structlog.get_logger(__name__)
 
@@ -152,20 +152,26 @@ class BaseModel:
         """Of attention, by its name in `trainer.engine.kernels`."""
         return kernel_name(self._kernel)
 
+    @property
+    def head_rows(self) -> int:
+        """Of the vocabulary, in a block that the head works on."""
+        return self._unembedding.block_rows
+
     @contextmanager
-    def computing_by(self, kernel: str, lora: str = FUSED_LORA) -> Generator[None]:
+    def computing_by(self, kernel: str, lora: str, head_rows: int) -> Generator[None]:
         """Packs that are made inside are for this kernel, or the model's own where it does not run; adapted layers have
-        this forward."""
+        this forward; the head works on so many rows of the vocabulary at once, unless ranks have divided it."""
         own, planned = self._kernel, KERNELS.get(kernel)
         if planned is not None and planned.runs_on(self.device):
             self._kernel = own if isinstance(own, planned) else planned()
         else:
             log.warning("kernel_of_plan_does_not_run", planned=kernel, used=self.kernel)
+        by_default, self._unembedding = self._unembedding, self._unembedding.by(head_rows)
         try:
             with self._fused_lora.switched(lora != PEFT_LORA):
                 yield
         finally:
-            self._kernel = own
+            self._kernel, self._unembedding = own, by_default
 
     def budget(
         self,

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.autograd.function import once_differentiable
 
-from trainer.engine.unembedding import Unembedding, WholeUnembedding, blocks_of, exact_dtype, places_in
+from trainer.engine.unembedding import Unembedding, WholeUnembedding, exact_dtype, places_in
 
 # Elements of one chunk's [C, B] logits: 32 MiB in float32 on a CPU, and 512 MiB on other devices, which need longer
 # rows to be busy. Fixed, since other GEMM shapes give other bits.
@@ -88,7 +88,7 @@ def all_logits(hidden_CD: torch.Tensor, unembedding: Unembedding, update: HeadUp
 def chunk_length(unembedding: Unembedding, device: torch.device) -> int:
     """C: of how many rows logits are there at once."""
     elements = _CHUNK_ELEMENTS.get(device.type, _CHUNK_ELEMENTS_ELSEWHERE)
-    return max(1, elements // len(blocks_of(unembedding.num_rows)[0]))
+    return max(1, elements // unembedding.block_rows)
 
 
 class _Block:

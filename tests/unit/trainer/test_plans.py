@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ import torch
 
 from tests.unit.trainer.tiny import MODEL, BatchEngine, mixed_batch, opened, session, tiny_engine, tiny_model
 from trainer.engine import engine as engine_module
+from trainer.engine import unembedding
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings
 from trainer.engine.kernels import KERNELS
 from wire.conversion import to_datums
 from wire.engine import AdamParams, LossChoice
 from wire.plans import (
-    FUSED_LORA,
+    ALL_ROWS,
     PEFT_LORA,
     Plan,
     PlanSettings,
@@ -90,8 +92,10 @@ def test_settings_alone_make_the_plan_that_another_engine_made_by_them() -> None
     batch, engine = mixed_batch(), tiny_engine(max_tokens_per_pass=30)
     other, _ = other_engine()
     plan = other.plan(batch, 2, PlanSettings(30, 1))
-    assert (plan.lora, plan.settings) == (PEFT_LORA, PlanSettings(30, 1)), "no version that wrote no plans had another"
-    assert encode_plan(replace(plan, lora=FUSED_LORA)) == encode_plan(engine.plan(batch, 2))
+    assert plan.settings == PlanSettings(30, 1)
+    assert (plan.lora, plan.head_rows) == (PEFT_LORA, ALL_ROWS), "no version that wrote no plans had others"
+    own = engine.plan(batch, 2)
+    assert encode_plan(replace(plan, lora=own.lora, head_rows=own.head_rows)) == encode_plan(own)
     assert [len(micro_batches(other.plan(batch, substeps))) for substeps in (1, 2, 6)] == [1, 2, 6]
 
 
@@ -99,7 +103,7 @@ def test_a_pass_is_computed_by_the_kernel_of_its_plan() -> None:
     batch, engine = mixed_batch(), opened(tiny_engine())
     own = engine.plan(batch)
     made: list[str] = []
-    dense = plan_of([micro_batches(own)], own.settings, "dense")
+    dense = plan_of([micro_batches(own)], own.settings, "dense", own.lora, own.head_rows)
     prepare = KERNELS["dense"].prepare
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KERNELS["dense"], "prepare", lambda *args: made.append("dense") or prepare(*args))
@@ -110,10 +114,24 @@ def test_a_pass_is_computed_by_the_kernel_of_its_plan() -> None:
     assert engine.plan(batch).kernel == "cascade"
 
 
+def test_a_plan_without_blocks_of_the_vocabulary_is_computed_by_the_whole_head_to_the_bit() -> None:
+    batch, whole = mixed_batch(), opened(tiny_engine())
+    with patch.object(unembedding, "BLOCK_ROWS", 32):
+        engine = opened(tiny_engine())
+    plan = engine.plan(batch)
+    assert (plan.head_rows, whole.plan(batch).head_rows) == (32, 89)
+    for each, its in ((whole, None), (engine, replace(plan, head_rows=ALL_ROWS))):
+        each.forward_backward(MODEL, batch, IS, its)
+    assert torch.equal(session(engine).gradient, session(whole).gradient)
+    session(engine).gradient.zero_()
+    engine.forward_backward(MODEL, batch, IS, plan)
+    assert not torch.equal(session(engine).gradient, session(whole).gradient)
+
+
 def test_a_kernel_that_does_not_run_here_gives_way_to_the_models_own() -> None:
     batch, engines = mixed_batch(), [opened(tiny_engine()) for _ in range(2)]
     own = engines[0].plan(batch)
-    elsewhere = plan_of([micro_batches(own)], own.settings, "of a later version")
+    elsewhere = plan_of([micro_batches(own)], own.settings, "of a later version", own.lora, own.head_rows)
     for engine, plan in zip(engines, (own, elsewhere), strict=True):
         engine.forward_backward(MODEL, batch, IS, plan)
     assert torch.equal(session(engines[0]).gradient, session(engines[1]).gradient)

@@ -84,7 +84,7 @@ class BaseModel:
         self._adaptable = Adaptable.of(model)
         self._adapters: dict[LoraConfig, LiveAdapter] = {}
         self._active: LiveAdapter | None = None
-        self._bytes_per_token: dict[LiveAdapter, float] = {}
+        self._bytes_per_token: dict[tuple[LiveAdapter, bool], float] = {}
         for mixer in linear_mixers(model):
             expand(mixer)
         self._recomputation = Recomputation(model)
@@ -232,28 +232,33 @@ class BaseModel:
             return self.logprobs(pack)[0]
 
     def measure_activations(self) -> None:
-        """Measure, once an adapter on a short forward pass, what a pass keeps for its backward: it holds for whatever
-        the architecture and PEFT keep."""
-        assert self._active is not None, "bind a session first"
-        if self._active not in self._bytes_per_token:
+        """Measure, once an adapter and forward of its layers on a short pass, what a pass keeps for its backward: it
+        holds for whatever the architecture and PEFT keep."""
+        if self._adapted_by not in self._bytes_per_token:
             with self._ranks.agreed():
                 short = self.pack([probe(_PROBE_TOKENS + 1, self.info.vocab_size)])
             with self._ranks.agreed():
                 kept = saved_bytes(lambda: self.logprobs(short)[0])
-            self._bytes_per_token[self._active] = kept / _PROBE_TOKENS
+            self._bytes_per_token[self._adapted_by] = kept / _PROBE_TOKENS
 
     def activation_bytes(self, pack: Pack) -> int:
         """What a pass keeps for its backward, unless it recomputes, under the bound session."""
-        assert self._active in self._bytes_per_token, "measure_activations comes first"
+        assert self._adapted_by in self._bytes_per_token, "measure_activations comes first"
         # Linear mixers compute each path by itself, and what they keep outweighs the rest.
         merged = sum(datum.num_tokens for datum in pack.datums)
-        return round(self._bytes_per_token[self._active] * (pack.num_tokens if self._budget.shares else merged))
+        return round(self._bytes_per_token[self._adapted_by] * (pack.num_tokens if self._budget.shares else merged))
 
     def room_for_activations(self) -> int:
         """Bytes that a pass may keep, if nobody says how many: half of what is free; of a CPU's memory, which others
         use too, no more than 8 GiB."""
         half = free_bytes(self.device) // 2
         return half if self.device.type == "cuda" else min(half, _MAX_ACTIVATION_BYTES_ON_CPU)
+
+    @property
+    def _adapted_by(self) -> tuple[LiveAdapter, bool]:
+        """The bound adapter, and whether its layers are fused: PEFT's forward keeps more."""
+        assert self._active is not None, "bind a session first"
+        return self._active, self._fused_lora.is_on
 
     def _head_update(self) -> HeadUpdate | None:
         return self._active.head_update if self._active is not None else None

@@ -33,7 +33,7 @@ class FusedLora:
     """Computes PEFT's linear layers of a model; on unless a plan wants PEFT's own forward."""
 
     def __init__(self) -> None:
-        self._on = True
+        self.is_on = True
 
     def install(self, model: torch.nn.Module) -> None:
         """Take the place of the forward of each layer that was put in since."""
@@ -44,14 +44,14 @@ class FusedLora:
     @contextmanager
     def switched(self, on: bool) -> Generator[None]:
         """Passes inside are fused, or PEFT's."""
-        before, self._on = self._on, on
+        before, self.is_on = self.is_on, on
         try:
             yield
         finally:
-            self._on = before
+            self.is_on = before
 
     def _forward(self, layer: Linear, of_peft: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if not self._on or args or kwargs or layer.disable_adapters:
+        if not self.is_on or args or kwargs or layer.disable_adapters:
             return of_peft(x, *args, **kwargs)
         (name,), base = layer.active_adapters, cast(torch.nn.Linear, layer.base_layer)
         if name not in layer.lora_A:  # an adapter of other parts

@@ -12,6 +12,7 @@ from trainer.engine.engine import EngineSettings
 from trainer.engine.recomputation import saved_bytes
 from wire.conversion import to_datums
 from wire.engine import LossChoice
+from wire.plans import FUSED_LORA, PEFT_LORA
 
 
 def engine_with(max_activation_bytes: int | None, architecture: str = "qwen3") -> BatchEngine:
@@ -46,6 +47,17 @@ def test_what_a_pass_would_keep_is_foreseen(architecture: str) -> None:
     base.measure_activations()
     with torch.no_grad():
         assert base.activation_bytes(pack) == pytest.approx(kept, rel=0.2)
+
+
+def test_what_a_pass_by_pefts_forward_would_keep_is_foreseen_after_one_by_the_fused() -> None:
+    base = BaseModel(tiny_model(dtype=torch.bfloat16))
+    base.bind(session(opened(BatchEngine(base))))
+    pack = base.pack(to_datums(mixed_batch()))
+    for lora in (FUSED_LORA, PEFT_LORA):
+        with base.computing_by("cascade", lora):
+            kept = saved_bytes(lambda: base.logprobs(pack)[0])
+            base.measure_activations()
+            assert base.activation_bytes(pack) == pytest.approx(kept, rel=0.2)
 
 
 def test_a_forward_without_gradient_recomputes_nothing_and_does_not_switch_it_off() -> None:

@@ -59,7 +59,7 @@ class FusedLora:
         a_RD, b_OR = (cast(torch.Tensor, side[name].weight) for side in (layer.lora_A, layer.lora_B))
         # The weight is read at each call: FSDP puts another tensor into the module when it has gathered a layer.
         y_NO = adapted_linear(x.reshape(-1, x.shape[-1]), base.weight, base.bias, a_RD, b_OR, layer.scaling[name])
-        return y_NO.view(*x.shape[:-1], -1)
+        return y_NO.view(*x.shape[:-1], y_NO.shape[-1])  # an expert may be asked for no token at all
 
 
 def _is_plain(layer: Linear) -> bool:

@@ -83,6 +83,16 @@ def test_it_equals_peft_to_rounding(rows, bias: bool, dtype: torch.dtype, error:
         assert all(torch.equal(*pair) for pair in zip(computed(layer, x_ND), expected, strict=True))
 
 
+@pytest.mark.parametrize("shape", [(0, INPUTS), (1, 0, INPUTS)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_rows_give_no_rows_and_no_gradient(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    layer = layer_of(dtype)
+    FusedLora().install(torch.nn.Sequential(layer))
+    y_NO, of_x, *of_factors = computed(layer, torch.empty(shape, dtype=dtype))
+    assert (y_NO.shape, of_x.shape) == ((*shape[:-1], OUTPUTS), shape)
+    assert not any(gradient.any() for gradient in of_factors)
+
+
 def test_the_shapes_alone_decide_whether_the_weight_is_merged() -> None:
     weight = layer_of(torch.float32).base_layer.weight
     assert [is_merged(rows, weight) for rows in (FEW, MANY)] == [False, True]

@@ -169,6 +169,7 @@ class Listener:
         self._dsn = psycopg_dsn(normalise_url(url))
         self._channels = channels
         self._connection: psycopg.Connection | None = None
+        self._is_listening = False
 
     def wait(self, timeout_s: float) -> list[tuple[str, str]]:
         """(channel, key) of the wake-ups that came; returns at the first, or empty after `timeout_s`.
@@ -184,8 +185,25 @@ class Listener:
             raise
 
     def listen(self) -> None:
-        """Connect now, so that nothing sent after this call is missed."""
-        self._connected()
+        """Listen from now on, so that nothing sent after this call is missed."""
+        try:
+            self._connected()
+        except psycopg.OperationalError:
+            if self._connection is None:
+                raise
+            self.close()  # PostgreSQL ended it while nothing was asked of it
+            self._connected()
+
+    def rest(self) -> None:
+        """Listen no more until the next `listen` or `wait`; the connection stays. For whoever may not wait again for
+        long: a few hundred wake-ups that nobody reads fill a socket, and then PostgreSQL keeps those of all listeners
+        until its queue is full and no transaction that notifies can commit."""
+        if self._connection is not None:
+            self._is_listening = False
+            try:
+                self._connection.execute("unlisten *")
+            except psycopg.OperationalError:
+                self.close()
 
     def close(self) -> None:
         """Drop the connection."""
@@ -196,8 +214,11 @@ class Listener:
     def _connected(self) -> psycopg.Connection:
         if self._connection is None:
             self._connection = psycopg.connect(self._dsn, autocommit=True)
+            self._is_listening = False
+        if not self._is_listening:
             for channel in self._channels:
                 self._connection.execute(f"listen {channel}".encode())
+            self._is_listening = True
         return self._connection
 
 

@@ -46,8 +46,14 @@ class Promotion:
         Raises PromotionRejected when every live sampler refused it, Unavailable when none managed it in time: that is
         the samplers' trouble, and the step is tried again.
         """
-        deadline = time.monotonic() + self._timeout_s
         self._listener.listen()
+        try:
+            self._wait_until_loaded(base_id, adapter, check)
+        finally:
+            self._listener.rest()
+
+    def _wait_until_loaded(self, base_id: UUID, adapter: str, check: Callable[[], None]) -> None:
+        deadline = time.monotonic() + self._timeout_s
         while True:
             with self._database.connection() as connection:
                 votes = promotion_votes(connection, self._policy, base_id, adapter)

@@ -101,3 +101,31 @@ def test_a_sampler_that_falls_silent_meanwhile_is_not_waited_for(database, sampl
     thread.start()
     wait(PromotionPolicy.ALL, 600)
     thread.join()
+
+
+def test_between_two_waits_no_wake_up_is_left_unread(database, samplers, wait):
+    """One that nobody reads keeps all later ones in PostgreSQL's queue, which is of limited size."""
+    report(database, samplers[0])
+    wait(PromotionPolicy.ONE, 600)
+    with database.connection() as connection:
+        connection.execute(f"select count(pg_notify('{ADAPTER_LOADED}', n::text)) from generate_series(1, 20000) as n")
+        until = time.monotonic() + 10.0
+        while (used := connection.execute("select pg_notification_queue_usage() as share").fetchone().share) > 2e-5:
+            assert time.monotonic() < until, f"{used:.1e} of the queue is not read"
+            time.sleep(0.05)
+
+
+def test_a_connection_that_was_lost_between_two_waits_is_replaced(database, samplers, wait):
+    report(database, samplers[0])
+    wait(PromotionPolicy.ONE, 600)
+    with database.connection() as connection:
+        connection.execute("delete from sampler_adapters")
+        connection.execute(
+            "select count(pg_terminate_backend(pid, 5000)) from pg_stat_activity "
+            "where datname = current_database() and query ilike %s and pid <> pg_backend_pid()",
+            ("%listen%",),
+        )
+    reporting = threading.Timer(0.4, report, (database, samplers[0]))
+    reporting.start()
+    assert wait(PromotionPolicy.ONE, 600) < 10.0
+    reporting.join()

@@ -133,8 +133,8 @@ class TrainerMetrics:
 
     @contextmanager
     def rest_of(self, operation: Operation, model: ModelState) -> Generator[None]:
-        """The block ends one that went on elsewhere: its log lines carry both ids."""
-        self._outcome = "interrupted"
+        """The block ends one that went on elsewhere: its log lines carry both ids. Another one may be under way."""
+        under_way, self._outcome = self._outcome, "interrupted"
         try:
             with structlog.contextvars.bound_contextvars(operation=str(operation.id), model_id=str(model.id)):
                 yield
@@ -142,6 +142,7 @@ class TrainerMetrics:
                     self._outcome = "done"
         finally:
             self._ended(operation)
+            self._outcome = under_way
 
     def goes_on(self) -> None:
         """The operation under way has left the engine, and goes on in another thread."""

@@ -195,7 +195,8 @@ class Worker:
             operation, model = started
             with self._metrics.operation(operation, model), self._cancellation.of(lease, operation):
                 if operation.attempts > 1:
-                    self._end_promotions()
+                    with self._outliving(operation):
+                        self._end_promotions()
                 self._carry_out(lease, operation, model)
             if operation.attempts > 1:
                 self._end_promotions()
@@ -325,14 +326,19 @@ class Worker:
 
     @contextmanager
     def _noting_the_end(self, lease: Lease, operation: Operation) -> Generator[Connection]:
-        """While the database is away the operation stays as it is, and that it was started once more is remembered
-        here, for its trainer has not died."""
         try:
-            with self._database.connection() as connection:
+            with self._outliving(operation), self._database.connection() as connection:
                 yield connection
             self._outlived.pop(operation.id, None)
         except Superseded:
             self._models.forget(lease.model_id)
+
+    @contextmanager
+    def _outliving(self, operation: Operation) -> Generator[None]:
+        """While the database is away the operation stays as it is, and that it was started once more is remembered
+        here, for its trainer has not died."""
+        try:
+            yield
         except DATABASE_AWAY:
             self._outlived[operation.id] = self._outlived.get(operation.id, 0) + 1
             raise

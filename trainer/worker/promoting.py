@@ -72,10 +72,11 @@ class Promotions:
 
     def begin(self, step: AppliedStep) -> None:
         """Have the step promoted; returns at once. Log lines and spans are those of the caller's operation."""
+        if len(self._threads) <= len(self._begun):
+            thread = threading.Thread(target=self._run, name="promotion", daemon=True)
+            thread.start()
+            self._threads.append(thread)
         self._begun[step.model.id] = time.monotonic()
-        if len(self._threads) < len(self._begun):
-            self._threads.append(threading.Thread(target=self._run, name="promotion", daemon=True))
-            self._threads[-1].start()
         self._steps.put((contextvars.copy_context(), step))
 
     def collect(self) -> Ended | None:
@@ -111,6 +112,7 @@ class Promotions:
             except BaseException as error:  # whatever it is, the model must not wait for ever
                 ended = Ended(step, error=error)
             self._ended.put(ended)
+            del begun, context, step, ended  # or the snapshot stays in memory until this thread has another
             self._change.set()
             self._wake()
         promotion.close()

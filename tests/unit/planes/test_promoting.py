@@ -6,11 +6,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import select, update
 
@@ -26,6 +29,7 @@ from tests.unit.planes.test_worker import Trainer, expire_leases
 from trainer.worker import promoting
 from trainer.worker.cancellation import Cancellation
 from trainer.worker.loop import WorkerSettings
+from trainer.worker.promoting import Promotions
 from wire.adapter_names import adapter_name
 from wire.errors import Interrupted, LeaseLost
 
@@ -235,6 +239,30 @@ async def test_what_was_started_before_runs_alone(scene: Scene):
     assert scene.trainer.now(suspected).state == "done"
 
 
+async def test_a_restart_of_postgresql_is_no_death_of_an_operation_that_waits_to_run_alone(scene: Scene, monkeypatch):
+    scene.end()
+    suspected = await scene.stepping(1.0, scene.first)
+    with scene.trainer.database.session() as session:
+        session.execute(update(OperationRow).values(attempts=1))
+    scene.trainer.restart(scene.trainer.world.trainer_id)
+    worker, away = scene.trainer.worker, iter(range(5))
+    end_promotions = worker._end_promotions
+
+    def end_or_fail() -> None:
+        if next(away, None) is not None:
+            raise psycopg.OperationalError("the database is away")
+        end_promotions()
+
+    monkeypatch.setattr(worker, "_end_promotions", end_or_fail)
+    for _ in range(5):
+        with pytest.raises(psycopg.OperationalError):
+            worker.work_once()
+    scene.begin()
+    scene.load(scene.until(scene.staged)[0])
+    scene.until(lambda: scene.has_ended(suspected))
+    assert scene.trainer.served_weights() == 1.0
+
+
 async def test_a_trainer_that_is_stopped_hands_back_what_it_promotes(scene: Scene):
     step = await scene.stepping(1.0, scene.first)
     scene.until(scene.staged)
@@ -248,3 +276,48 @@ async def test_a_trainer_that_is_stopped_hands_back_what_it_promotes(scene: Scen
     scene.load(scene.until(scene.staged)[0])
     scene.until(lambda: scene.has_ended(step))
     assert scene.trainer.served_weights() == 1.0
+
+
+class Weights:
+    """What a snapshot holds."""
+
+
+def promotions_by(promote: Callable[..., UUID]) -> Promotions:
+    return Promotions(promote, lambda: SimpleNamespace(close=lambda: None), lambda: None, 60.0)
+
+
+def a_step(snapshot: Any = None) -> Any:
+    return SimpleNamespace(model=SimpleNamespace(id=uuid4()), snapshot=snapshot)
+
+
+def collected(promotions: Promotions) -> UUID | None:
+    while (ended := promotions.collect()) is None:
+        promotions.wait(WAIT_S)
+    return ended.checkpoint_id
+
+
+def test_a_snapshot_is_let_go_of_when_its_step_has_ended():
+    promotions, weights = promotions_by(lambda *_: uuid4()), Weights()
+    gone = threading.Event()
+    weakref.finalize(weights, gone.set)
+    promotions.begin(a_step(weights))
+    del weights
+    collected(promotions)
+    assert gone.wait(WAIT_S)
+    promotions.close(WAIT_S)
+
+
+def test_a_step_whose_thread_does_not_start_is_not_under_way(monkeypatch: pytest.MonkeyPatch):
+    promotions, step = promotions_by(lambda *_: uuid4()), a_step()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            promotions.begin(step)
+    assert step.model.id not in promotions
+    promotions.begin(step)
+    assert collected(promotions) is not None
+    promotions.close(WAIT_S)

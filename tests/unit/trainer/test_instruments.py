@@ -41,6 +41,15 @@ def test_operations_are_counted_by_how_they_ended_and_named_in_the_log():
     assert outcomes(metrics) == {"done": 2.0, "failed": 1.0, "interrupted": 1.0}
 
 
+def test_an_operation_keeps_its_own_outcome_while_another_one_ends():
+    metrics, gone_on = TrainerMetrics(), operation()
+    with metrics.operation(gone_on, model()):
+        metrics.goes_on()
+    with metrics.operation(operation(), model(1)), metrics.rest_of(gone_on, model()):
+        metrics.failed("promotion_rejected")
+    assert outcomes(metrics) == {"done": 1.0, "failed": 1.0}
+
+
 def test_phases_and_tokens_add_up():
     metrics: Any = TrainerMetrics()
     for _ in range(2):

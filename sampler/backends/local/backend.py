@@ -23,7 +23,7 @@ from sampler.backends.local.deep_threads import deep_threads
 from sampler.backends.local.engine import Engine
 from sampler.backends.local.event_stream import EventStream, post
 from sampler.backends.local.kv_cache import SlotCache
-from sampler.backends.local.packed_linears import pack_linears
+from sampler.backends.local.packed_linears import keep_few_kernels, pack_linears
 from sampler.backends.local.packed_step import PackedModel, require_exact
 from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.scoring import ScoringTask
@@ -73,6 +73,7 @@ class LocalBackend(WithChatText):
                 "--backend vllm"
             )
         dtype: torch.dtype = getattr(torch, settings.dtype)
+        keep_few_kernels()
         model = load_base(base, dtype)
         torch.set_num_threads(settings.num_threads or threads_for(model.num_parameters()))
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)

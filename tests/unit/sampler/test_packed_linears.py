@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -65,3 +67,27 @@ def test_layers_of_another_dtype_are_left_alone():
     pack_linears(model)
     assert torch.equal(linear.weight, before)
     assert "forward" not in vars(linear)
+
+
+_STEPS_OF_MANY_LENGTHS = """
+import psutil, torch
+from sampler.backends.local.packed_linears import keep_few_kernels, pack_linears
+
+keep_few_kernels()
+layers = torch.nn.ModuleList(torch.nn.Linear(64, size) for size in (64, 96, 128))
+torch.set_num_threads(1)
+pack_linears(layers)
+before = psutil.Process().memory_info().rss
+with torch.inference_mode():
+    for num_rows in range(1, 1000):
+        for layer in layers:
+            layer(torch.ones(num_rows, 64))
+print((psutil.Process().memory_info().rss - before) >> 20)
+"""
+
+
+def test_steps_of_many_lengths_leave_few_kernels_behind():
+    """Without a bound 736 MiB, with one 195: the limits are read once a process, so this is one of its own."""
+    command = [sys.executable, "-c", _STEPS_OF_MANY_LENGTHS]
+    grown_mib = int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    assert grown_mib < 400

@@ -194,10 +194,18 @@ class Listener:
             self.close()  # PostgreSQL ended it while nothing was asked of it
             self._connected()
 
+    def skip(self) -> None:
+        """Read and forget what has come: for whoever is about to look at the tables, and does not wait.
+
+        A few hundred wake-ups that nobody reads fill a socket, and then PostgreSQL keeps those of all listeners, until
+        its queue is full and no transaction that notifies can commit.
+        """
+        while self.wait(0.0):
+            pass
+
     def rest(self) -> None:
         """Listen no more until the next `listen` or `wait`; the connection stays. For whoever may not wait again for
-        long: a few hundred wake-ups that nobody reads fill a socket, and then PostgreSQL keeps those of all listeners
-        until its queue is full and no transaction that notifies can commit."""
+        long (see `skip`)."""
         if self._connection is not None:
             self._is_listening = False
             try:

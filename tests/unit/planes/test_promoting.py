@@ -19,6 +19,7 @@ from sqlalchemy import select, update
 
 from store.database import AsyncDatabase, Database
 from store.invariants import check_all
+from store.notify import OPERATION_QUEUED
 from store.oplog import leaving
 from store.planes.adapters import report_adapter
 from store.planes.registration import register_sampler
@@ -261,6 +262,19 @@ async def test_a_restart_of_postgresql_is_no_death_of_an_operation_that_waits_to
     scene.load(scene.until(scene.staged)[0])
     scene.until(lambda: scene.has_ended(suspected))
     assert scene.trainer.served_weights() == 1.0
+
+
+async def test_a_trainer_that_always_finds_work_leaves_no_wake_up_unread(scene: Scene, monkeypatch):
+    """One that nobody reads keeps all later ones in PostgreSQL's queue, which is of limited size."""
+    monkeypatch.setattr(scene.trainer.worker, "_advance", lambda: time.sleep(0.01) or True)
+    listener = scene.trainer.worker._listener
+    listener.wake()
+    with scene.trainer.database.connection() as connection:
+        connection.execute(f"select count(pg_notify('{OPERATION_QUEUED}', n::text)) from generate_series(1, 20000) n")
+        await asyncio.sleep(0.3)
+        asked = "select wait_event from pg_stat_activity where pid = %s"
+        pid = listener._connection.info.backend_pid
+        scene.until(lambda: connection.execute(asked, (pid,)).fetchone().wait_event == "ClientRead")
 
 
 async def test_a_trainer_that_is_stopped_hands_back_what_it_promotes(scene: Scene):

@@ -177,6 +177,17 @@ async def test_checkpoints_come_in_pages_where_a_limit_is_given(team, model, dat
     assert refused.status_code == 422
 
 
+async def test_a_page_links_to_the_next_one_however_the_model_is_written(team, model):
+    for _ in range(2):
+        await team.step(model["id"])
+    wide = model["id"].translate({ord("0") + digit: ord("０") + digit for digit in range(10)})
+    for written in (model["name"], wide):
+        first = await team.http.get(f"/v2/models/{written}/checkpoints", params={"limit": 1, "other": "é&=;"})
+        second = await team.http.get(first.links["next"]["url"])
+        assert [node["step"] for node in first.json() + second.json()] == [1, 2]
+        assert "next" not in second.links
+
+
 async def test_the_head_rolls_back_and_the_next_step_extends_from_there(team, model, database):
     first, second = await team.step(model["id"]), await team.step(model["id"])
     await team.train(model["id"], "forward-backward", batch())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import Query, Request
 from fastapi.responses import Response, StreamingResponse
@@ -144,8 +145,8 @@ async def list_checkpoints(
         listed = await list_tree(connection, model, cursor=cursor, limit=limit, newest_first=newest_first)
     headers = dict[str, str]()
     if listed.next_cursor is not None:
-        following = request.url.include_query_params(cursor=listed.next_cursor)
-        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+        query = request.url.include_query_params(cursor=listed.next_cursor).query
+        headers["Link"] = f'<{quote(request.scope["path"])}?{query}>; rel="next"'
     return Response(listed.nodes, media_type="application/json", headers=headers)
 
 

@@ -17,7 +17,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -27,6 +27,9 @@ from wire.errors import RanksLost
 
 _COUNTS_IN_LIMIT, _MOST_S = 10, 5.0
 """How often a rank counts up in the time after which it is missed; and how seldom at most."""
+
+_COUNTS_TO_BE_SURE = 2
+"""After a pause the first of them brings this rank's own thread up to date, and the next one what others have said."""
 
 _STOP = "stop"
 
@@ -67,19 +70,14 @@ class Pulse:
         self._thread.join(self._limit_s)
 
     def require(self, ranks: Iterable[int]) -> None:
-        """Raises RankSilent where one of them has been silent for too long, or nothing can be heard here at all."""
-        if (for_s := time.monotonic() - self._looked_at) > self._limit_s:
-            raise RankSilent(
-                f"rank {self._rank} ({self._place}) has not reached the other ranks for {for_s:.0f} s: see whether its "
-                "network and the host of the rendezvous are up; another trainer goes on"
-            )
-        for rank in ranks:
-            said, heard_at = self._heard_W[rank]
-            if (for_s := self._looked_at - heard_at) > self._limit_s:
-                raise RankSilent(
-                    f"rank {rank} of {len(self._heard_W)} ({said.partition(' ')[2]}) has not been heard of for "
-                    f"{for_s:.0f} s: see whether it was stopped, and whether its host is up; another trainer goes on"
-                )
+        """Raises RankSilent where one of them has been silent for too long, or nothing can be heard here at all; and
+        still is so after a few counts, since ranks that were paused together, with their machine, go on together."""
+        watched = list(ranks)
+        silence = self._silence_of(watched)
+        if silence is None or self._is_over.wait(_COUNTS_TO_BE_SURE * self._every_s):
+            return
+        if self._silence_of(watched) is not None:
+            raise silence
 
     def require_all(self) -> None:
         """As `require`, of every rank."""
@@ -106,6 +104,21 @@ class Pulse:
     def when_asked_to_stop(self, stop: Callable[[], object]) -> None:
         """Of rank 0: called once, in a thread, when a rank has asked."""
         self._asked_to_stop = stop
+
+    def _silence_of(self, ranks: Sequence[int]) -> RankSilent | None:
+        if (for_s := time.monotonic() - self._looked_at) > self._limit_s:
+            return RankSilent(
+                f"rank {self._rank} ({self._place}) has not reached the other ranks for {for_s:.0f} s: see whether its "
+                "network and the host of the rendezvous are up; another trainer goes on"
+            )
+        for rank in ranks:
+            said, heard_at = self._heard_W[rank]
+            if (for_s := self._looked_at - heard_at) > self._limit_s:
+                return RankSilent(
+                    f"rank {rank} of {len(self._heard_W)} ({said.partition(' ')[2]}) has not been heard of for "
+                    f"{for_s:.0f} s: see whether it was stopped, and whether its host is up; another trainer goes on"
+                )
+        return None
 
     def _run(self) -> None:
         number = 0

@@ -31,8 +31,12 @@ class RankFailed(AssertionError):
 class RankProcesses:
     """So many ranks, one thread each, over gloo. Started when they are first asked for something."""
 
-    def __init__(self, size: int, limit_s: float = LIMIT_S, answer_s: float = _ANSWER_S) -> None:
+    def __init__(
+        self, size: int, limit_s: float = LIMIT_S, answer_s: float = _ANSWER_S, block_rows: int = BLOCK_ROWS
+    ) -> None:
+        """block_rows: of the vocabulary, in a block that ranks gather."""
         self.size = size
+        self._block_rows = block_rows
         self._limit_s = limit_s
         self.answer_s = answer_s
         self._ranks: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
@@ -83,7 +87,7 @@ class RankProcesses:
             port = free.getsockname()[1]
         for rank in range(self.size):
             ours, theirs = context.Pipe()
-            arguments = (rank, self.size, port, self._limit_s, theirs)
+            arguments = (rank, self.size, port, self._limit_s, self._block_rows, theirs)
             process = context.Process(target=_serve, args=arguments, name=f"rank-{rank}", daemon=True)
             process.start()
             theirs.close()
@@ -106,7 +110,7 @@ def _answer(process: multiprocessing.process.BaseProcess, connection: Connection
     return RankFailed(f"no answer within {timeout_s:.0f} s")
 
 
-def _serve(rank: int, size: int, port: int, limit_s: float, connection: Connection) -> None:
+def _serve(rank: int, size: int, port: int, limit_s: float, block_rows: int, connection: Connection) -> None:
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -115,7 +119,7 @@ def _serve(rank: int, size: int, port: int, limit_s: float, connection: Connecti
         "WORLD_SIZE": str(size),
     }
     torch.set_num_threads(1)
-    unembedding.BLOCK_ROWS = BLOCK_ROWS
+    unembedding.BLOCK_ROWS = block_rows
     group = start_group("cpu", limit_s)
     connection.send(None)
     while True:

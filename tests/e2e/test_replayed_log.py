@@ -24,6 +24,7 @@ from trainer.distributed.engine import DistributedEngine, follow
 from trainer.distributed.group import RankGroup
 from trainer.distributed.loading import load_sharded_base
 from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.unembedding import BLOCK_ROWS
 from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.loading import Loading
 from trainer.worker.passes import Passes
@@ -134,7 +135,7 @@ def test_ranks_that_compute_a_log_again_end_in_its_files(log: Log, database: Dat
     weights = {files["adapter/adapter_model.safetensors"] for files in recorded.values()}
     assert len(weights) == len(recorded) == len(PASSES), "each step moves the weights"
     for size in (2, 3):
-        ranks = RankProcesses(size)
+        ranks = RankProcesses(size, block_rows=BLOCK_ROWS)  # those of the trainer that recorded it
         try:
             replayed, *_ = ranks.run(computed_again, log, tmp_path / f"by {size}")
         finally:

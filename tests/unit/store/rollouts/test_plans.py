@@ -109,8 +109,8 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def rows_read(plan: dict[str, Any]) -> int:
-    """Of tables, whether they were of use or not."""
-    scans = [node for node in nodes(plan) if "Scan" in node["Node Type"]]
+    """Of tables, whether they were of use or not; the rows of a bitmap are counted where its table is read."""
+    scans = [node for node in nodes(plan) if "Scan" in node["Node Type"] and node["Node Type"] != "Bitmap Index Scan"]
     looked_at = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
     return int(sum(scan.get(what, 0) * scan["Actual Loops"] for scan in scans for what in looked_at))
 

@@ -143,13 +143,13 @@ async def settled(team, database: AsyncDatabase, model_id: str) -> list[dict[str
             )
             unchecked = await session.scalar(steps)
         evals = (await team.http.get(f"/v2/models/{model_id}/evals")).json()["items"]
-        found = await alarms(team, model_id)
         async with database.session() as session:
             ids = [uuid.UUID(one["id"]) for one in evals]
             waiting = (
                 select(func.count()).select_from(EvalRow).where(EvalRow.id.in_(ids), EvalRow.guard_checked_at.is_(None))
             )
             unchecked = (unchecked or 0) + (await session.scalar(waiting) or 0)
+        found = await alarms(team, model_id)
         unsettled = f"{unchecked} not looked at; {found}"
         return [found] if not unchecked and all(one["state"] != "pending" for one in found) else None
 

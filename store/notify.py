@@ -85,6 +85,19 @@ class Subscription:
         return woken
 
 
+class SubscriptionElsewhere(Subscription):
+    """As Subscription, for who waits on another event loop than the listener's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def wake(self) -> None:
+        """Let `wait` return. While a wake-up waits to be consumed there, others cost its loop nothing."""
+        if not self._woken.is_set():
+            self._loop.call_soon_threadsafe(self._woken.set)
+
+
 class AsyncListener:
     """One connection that listens for a whole server process and hands each wake-up to those who wait for it.
 

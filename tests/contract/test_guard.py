@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -22,8 +23,11 @@ from server.catalog import heads
 from server.evals.service import evaluation_traces
 from server.guard import checking, rolling_back
 from server.guard.checking import _BATCH, Due, _due, check_due
+from server.guard.history import History
 from server.guard.paths import Paths
 from server.guard.reading import path_to, read_history
+from server.guard.rules import RULES
+from server.guard.rules.base import Parameters
 from store.database import AsyncDatabase, driver_of
 from store.tables import AlarmRow, CheckpointRow, EvalRow, EventRow, JobRow, ModelRow, OperationRow, SampleRow, TraceRow
 from store.tree import move_head
@@ -339,6 +343,24 @@ async def test_numbers_that_are_not_finite_pause_the_model_unasked(team, model, 
     assert "learning rate 1e9" in (await team.http.get(f"/v2/models/{model['id']}")).json()["pause_reason"]
 
 
+async def test_requests_are_answered_while_a_rule_computes(team, model, database, monkeypatch):
+    began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def at_length(history: History, parameters: Parameters) -> None:
+        if history.model == model["model_name"]:
+            began.set()
+            may_end.wait(WAIT_S)
+            ended.set()
+
+    monkeypatch.setattr(RULES["spread"], "find", at_length)
+    await add_steps(database, model["id"], [0.5])
+    assert await asyncio.to_thread(began.wait, WAIT_S)
+    assert (await team.http.get(f"/v2/models/{model['id']}")).status_code == 200
+    assert not ended.is_set()
+    may_end.set()
+    assert await settled(team, database, model["id"]) == []
+
+
 async def test_many_servers_raise_an_alarm_once(team, model, database):
     model_id = model["id"]
     await add_steps(database, model_id, [0.5] * 3, **{"kl_sampling_trainer_k3:mean": 3.0})
@@ -362,14 +384,15 @@ async def test_many_steps_of_one_model_delay_no_other(team, model, base, databas
 
 async def test_whoever_comes_while_many_steps_are_looked_at_takes_a_turn(team, model, base, database, monkeypatch):
     """A look that is over its time asks anew what is due, and a round of looks ends when nothing is."""
-    looked_at, came = list[str](), asyncio.Event()
+    looked_at, came, here = list[str](), asyncio.Event(), asyncio.get_running_loop()
     other = await team.fork(str(base.id))
 
     async def slowly(session: AsyncSession, due: Due, paths: Paths) -> bool:
         looked_at.append(str(due.model_id))
         if not came.is_set():
             came.set()
-            await add_steps(database, other["id"], [0.5])
+            added = asyncio.run_coroutine_threadsafe(add_steps(database, other["id"], [0.5]), here)
+            await asyncio.wrap_future(added)  # the guard's loop is another one
         return await really(session, due, paths)
 
     really = checking._check

@@ -19,7 +19,8 @@ from wire.errors import Conflict, Superseded
 NEEDED = """
     exists (
         select from checkpoints r
-        where r.files_id = c.id and r.model_id <> c.model_id and r.status = 'committed' and r.files_removed_at is null
+        where r.files_id = c.id and r.files_id <> r.id and r.model_id <> c.model_id
+            and r.status = 'committed' and r.files_removed_at is null
     )
 """
 """SQL: a root of another model has the files of the node `c`."""

@@ -46,7 +46,8 @@ _COUNTS = text(f"""
 _FORKS = text("""
     select distinct m.slug, m.team_id = :team_id as is_own, m.created_at, m.id
     from checkpoints r join models m on m.id = r.model_id
-    where r.files_model_id = :model_id and r.model_id <> :model_id and r.status = 'committed' and m.removed_at is null
+    where r.files_model_id = :model_id and r.files_id <> r.id and r.model_id <> :model_id and r.status = 'committed'
+        and m.removed_at is null
     order by m.created_at, m.id
 """)
 _LIVE_RUNS = text(f"select r.id, r.state from runs r where r.model_id = :model_id and {IS_LIVE}")

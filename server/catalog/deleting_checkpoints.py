@@ -22,10 +22,11 @@ _NEEDED_BY = text(f"""
     union all
     select case when m.team_id = :team_id then 'the model ' || m.slug else 'another team''s model' end || ' began at it'
         from checkpoints r join models m on m.id = r.model_id
-        where r.files_id = :id and r.id <> :id and r.status = 'committed' and r.files_removed_at is null
+        where r.files_id = :id and r.files_id <> r.id and r.status = 'committed' and r.files_removed_at is null
     union all
     select 'the checkpoint ' || u.name || ' has no files yet and is computed from it' from checkpoints u
-        where u.parent_id = :id and u.status = 'committed' and not u.is_saved and u.files_removed_at is null
+        where u.model_id = :model_id and u.parent_id = :id and u.status = 'committed' and not u.is_saved
+            and u.files_removed_at is null
     union all
     select 'the run ' || r.id || ' is ' || r.state || ' and uses it' from runs r
         where {IS_LIVE} and :id in (r.start_checkpoint_id, r.checkpoint_id, r.best_checkpoint_id)
@@ -72,4 +73,6 @@ async def _needs(session: AsyncSession, model: ModelRow, row: CheckpointRow) -> 
         found.append("it has the files of the model that this one began from, and none of its own")
     if row.pinned_at is not None:
         found.append("an operator pinned it")
-    return found + list(await session.scalars(_NEEDED_BY, {"id": row.id, "team_id": model.team_id}))
+    return found + list(
+        await session.scalars(_NEEDED_BY, {"id": row.id, "model_id": model.id, "team_id": model.team_id})
+    )

@@ -21,12 +21,12 @@ from wire.errors import Conflict
 
 _CHECKPOINTS = """
     select id, status, state_removed_at is not null as stateless, files_removed_at is not null as fileless
-    from checkpoints where id = files_id
+    from checkpoints where id = files_id and id = any(%(stored)s)
 """
 _MODELS = "select id from models"
 _NEEDED_BLOBS = f"""
     select unnest(array[payload_blob, result_blob]) as name from operations
-    where blobs_dropped_at is null and id <> all(%(dropped)s) and coalesce(payload_blob, result_blob) is not null
+    where blobs_dropped_at is null and id <> all(%(dropped)s) and (payload_blob is not null or result_blob is not null)
     union
     {ROLLOUT_BLOBS}
     union
@@ -130,7 +130,8 @@ class Collector:
             self._checkpoints.stored()
         )  # before the rows are read: whoever published later has a row, or will
         with self._database.connection() as connection:
-            rows = {row.id: row for row in connection.execute(_CHECKPOINTS)}
+            here = {"stored": [entry.checkpoint for entry in stored]}
+            rows = {row.id: row for row in connection.execute(_CHECKPOINTS, here)}
             models = {row.id for row in connection.execute(_MODELS)}
         for entry in stored:
             row, name = rows.get(entry.checkpoint), f"{entry.model.hex}/{entry.checkpoint.hex}"

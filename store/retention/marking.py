@@ -33,16 +33,19 @@ _THINNABLE = """
         select id from checkpoints where model_id = %(model_id)s and status = 'committed'
         order by committed_at desc nulls last, step desc, id limit %(last)s
     )
-    and not exists (select from models m where c.id in (m.head_checkpoint_id, m.served_checkpoint_id))
+    and not exists (
+        select from models m where m.id = c.model_id and c.id in (m.head_checkpoint_id, m.served_checkpoint_id)
+    )
     and not exists (
         select from checkpoint_names n where n.checkpoint_id = c.id and {is_named}
             and (n.expires_at is null or n.expires_at > clock_timestamp())
     )
-    and not exists (select from checkpoints r where r.files_id = c.id and r.id <> c.id and r.status = 'committed')
+    and not exists (select from checkpoints r where r.files_id = c.id and r.files_id <> r.id and r.status = 'committed')
     and not exists (select from adapter_wants w where w.checkpoint_id = c.id and w.until > clock_timestamp())
     and not exists (
         select from checkpoints u
-        where u.parent_id = c.id and u.status = 'committed' and not u.is_saved and u.files_removed_at is null
+        where u.model_id = c.model_id and u.parent_id = c.id and u.status = 'committed' and not u.is_saved
+            and u.files_removed_at is null
     )
 """
 
@@ -68,7 +71,7 @@ _UNSAVED_THINNABLE = """
                 and (
                     k.pinned_at is not null
                     or k.committed_at > clock_timestamp() - make_interval(secs => %(keep_payloads_s)s)
-                    or exists (select from models m where m.head_checkpoint_id = k.id)
+                    or exists (select from models m where m.id = k.model_id and m.head_checkpoint_id = k.id)
                 )
             union
             select p.id, p.parent_id from kept join checkpoints p on p.id = kept.parent_id where not p.is_saved

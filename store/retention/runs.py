@@ -24,7 +24,8 @@ _UNSAVED = f"""
             )
         )
         and not exists (
-            select from checkpoints c join checkpoints r on r.files_id = c.id and r.model_id <> m.id
+            select from checkpoints c
+            join checkpoints r on r.files_id = c.id and r.files_id <> r.id and r.model_id <> m.id
             where c.model_id = m.id and r.status = 'committed'
         )
         and not exists (select from checkpoints c where c.model_id = m.id and c.pinned_at is not null)

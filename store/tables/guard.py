@@ -72,6 +72,7 @@ class AlarmRow(Base):
     __table_args__ = (
         Index("uq_alarms_rule_subject", "rule", "subject_id", unique=True),
         Index(None, "model_id", "created_at", "id"),
+        Index("ix_alarms_open", "created_at", postgresql_where=text("acknowledged_at is null")),
         Index("ix_alarms_pending", "try_at", postgresql_where=text("state = 'pending'")),
         CheckConstraint("state in ('noted', 'pending', 'done', 'failed', 'undone')", name="state"),
     )

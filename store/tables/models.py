@@ -27,7 +27,13 @@ class ModelRow(Base):
         CheckConstraint("weights is null or upstream is null", name="weights_or_upstream"),
         Index("uq_models_team_slug", "team_id", text("lower(slug)"), unique=True, postgresql_nulls_not_distinct=True),
         CheckConstraint("paused_by in ('team', 'admin', 'guard')", name="paused_by"),
+        Index("ix_models_lower_slug", text("lower(slug)")),
+        Index("ix_models_lower_name", text("lower(name)")),
+        Index("ix_models_last_segment", text("lower(regexp_replace(slug, '^.*/', ''))")),
+        Index(None, "team_id", "created_at", "id"),
+        Index("ix_models_bases", "created_at", postgresql_where=text("weights is not null")),
         Index(None, "base_id"),
+        Index(None, "forked_from_id"),
         Index("uq_models_session", "session_id", "session_index", unique=True),
         CheckConstraint("(session_id is null) = (session_index is null)", name="session_index"),
     )
@@ -94,6 +100,10 @@ class CheckpointRow(Base):
     __tablename__ = "checkpoints"
     __table_args__ = (
         Index(None, "model_id", "created_at"),
+        Index(None, "model_id", "name"),
+        Index("ix_checkpoints_commits", "model_id", "committed_at", "step", "id"),
+        Index("ix_checkpoints_copies", "files_id", postgresql_where=text("files_id <> id")),
+        Index("ix_checkpoints_copies_of_model", "files_model_id", postgresql_where=text("files_id <> id")),
         CheckConstraint("status in ('staged', 'committed', 'rejected')", name="status"),
         Index(
             "ix_checkpoints_unchecked",
@@ -152,6 +162,7 @@ class CheckpointNameRow(Base):
         CheckConstraint("kind in ('training', 'sampler', 'external')", name="kind"),
         Index("uq_checkpoint_names_model_kind_name", "model_id", "kind", "name", unique=True),
         Index(None, "checkpoint_id"),
+        Index(None, "created_at", "id"),
     )
 
     id: Mapped[UuidKey]

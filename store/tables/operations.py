@@ -62,6 +62,11 @@ class OperationRow(Base):
             "model_id",
             postgresql_where=text("error_code = 'non_finite' and guard_checked_at is null"),
         ),
+        Index(
+            "ix_operations_blobs",
+            "finished_at",
+            postgresql_where=text("blobs_dropped_at is null and (payload_blob is not null or result_blob is not null)"),
+        ),
         CheckConstraint("state in ('held', 'queued', 'running', 'done', 'failed', 'superseded')", name="state"),
         CheckConstraint("(payload is null) != (payload_blob is null)", name="one_payload"),
     )

@@ -40,6 +40,7 @@ class RunRow(Base):
             postgresql_where=text("state in ('queued', 'running', 'pausing', 'paused', 'cancelling')"),
         ),
         Index(None, "team_id", "created_at", "id"),
+        Index(None, "model_id", "created_at"),
         Index(
             "ix_runs_live",
             "leased_at",

@@ -30,7 +30,7 @@ import httpx
 import psycopg
 
 from bench.planes import cpu_seconds, processes_by_plane
-from bench.step_latency import BATCH
+from bench.small_step import BATCH
 from bench.trainee import TINY_BASE
 from store.embedded import EmbeddedPostgres
 from tests.e2e.box import Box

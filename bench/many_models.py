@@ -1,8 +1,9 @@
-"""How many steps a second a base makes for one model, and for many whose clients take no turns.
+"""How many steps a second a base makes for one model, and for many whose clients take no turns; and what a step costs.
 
 Run under `headway up`, so that every process is the real one. Each model has a client of its own, which sends an
 8-token forward_backward and its optim_step, each after the answer of the one before. One model and many take turns,
-block by block, so that a slow phase of the machine befalls both; the ratio is the median over the rounds. Prints a
+block by block, so that a slow phase of the machine befalls both; the ratio is the median over the rounds. Processor
+time is that of all processes of a plane, what it does beside steps included, and "client" is this one's. Prints a
 table, then one JSON line.
 
     headway up --port 0 --base tiny-arith=… -- python -m bench.many_models --models 32
@@ -15,12 +16,25 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import repeat
 
 import httpx
 
-from bench.step_latency import fork, promoted_step
+from bench.planes import cpu_seconds, processes_by_plane
+from bench.small_step import connect, fork, promoted_step
+
+_PLANES = ("server", "trainer", "sampler", "postgres", "client")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Steps that were made one after the other, or beside one another. cpu_ms: a step's, by plane."""
+
+    steps_per_s: float
+    cpu_ms: dict[str, float]
 
 
 def main() -> None:
@@ -30,39 +44,60 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=64, help="of a block")
     options = parser.parse_args()
-    client = httpx.Client(
-        base_url=os.environ["HUD_RL_URL"],
-        headers={"Authorization": f"Bearer {os.environ['HUD_API_KEY']}"},
-        timeout=120,
-        trust_env=False,
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=options.models),
-    )
+    client = connect(options.models)
     models = [fork(client) for _ in range(options.models)]
-    steps_per_s(client, models, 2 * len(models))
+    take_steps(client, models, 2 * len(models))
     rounds = [
-        (steps_per_s(client, models[:1], options.steps // 2), steps_per_s(client, models, options.steps))
+        (take_steps(client, models[:1], options.steps // 2), take_steps(client, models, options.steps))
         for _ in range(options.rounds)
     ]
-    one, many = (statistics.median(figures) for figures in zip(*rounds, strict=True))
-    ratios = sorted(several / alone for alone, several in rounds)
-    print(f"steps/s: one model {one:.1f}, {options.models} models {many:.1f}")
-    print(f"ratio: median {statistics.median(ratios):.2f}, {ratios[0]:.2f} to {ratios[-1]:.2f}")
-    figures = {"one": round(one, 2), "many": round(many, 2), "ratio": round(statistics.median(ratios), 3)}
-    print(json.dumps({"bench": "many_models", "models": options.models, "cores": os.cpu_count(), **figures}))
+    _report(rounds, options.models)
 
 
-def steps_per_s(client: httpx.Client, models: list[str], num_steps: int) -> float:
+def take_steps(client: httpx.Client, models: list[str], num_steps: int) -> Block:
     """So many steps, divided among the models, each of which has one under way."""
     each = max(1, num_steps // len(models))
-    started = time.perf_counter()
+    num = each * len(models)
+    before, started = _cpu_seconds(), time.perf_counter()
     with ThreadPoolExecutor(len(models)) as clients:
         list(clients.map(_steps, repeat(client), models, repeat(each)))
-    return each * len(models) / (time.perf_counter() - started)
+    took_s, after = time.perf_counter() - started, _cpu_seconds()
+    return Block(num / took_s, {plane: (after[plane] - before[plane]) * 1e3 / num for plane in _PLANES})
 
 
 def _steps(client: httpx.Client, model: str, num_steps: int) -> None:
     for _ in range(num_steps):
         promoted_step(client, model)
+
+
+def _cpu_seconds() -> dict[str, float]:
+    """So far, of each plane; we are below `headway up` ourselves."""
+    seconds = dict.fromkeys(_PLANES, 0.0)
+    for plane, pid in processes_by_plane(os.getppid()):
+        plane = "client" if pid == os.getpid() else plane
+        seconds[plane] = seconds.get(plane, 0.0) + cpu_seconds(pid)
+    return seconds
+
+
+def _report(rounds: Sequence[tuple[Block, Block]], num_models: int) -> None:
+    one, many = ([both[index] for both in rounds] for index in (0, 1))
+    speed = [statistics.median(block.steps_per_s for block in blocks) for blocks in (one, many)]
+    ratios = sorted(several.steps_per_s / alone.steps_per_s for alone, several in rounds)
+    print(f"steps/s: one model {speed[0]:.1f}, {num_models} models {speed[1]:.1f}")
+    print(f"ratio: median {statistics.median(ratios):.2f}, {ratios[0]:.2f} to {ratios[-1]:.2f}")
+    print(f"{'processor ms a step':22}{'one':>8}{'many':>8}")
+    costs = [_cpu_ms(blocks) for blocks in (one, many)]
+    for plane in (*_PLANES, "sum"):
+        print(f"{plane:22}{costs[0][plane]:>8}{costs[1][plane]:>8}")
+    figures = {"one": round(speed[0], 2), "many": round(speed[1], 2), "ratio": round(statistics.median(ratios), 3)}
+    cpu_ms = {"cpu_ms_one": costs[0], "cpu_ms_many": costs[1]}
+    print(json.dumps({"bench": "many_models", "models": num_models, "cores": os.cpu_count(), **figures, **cpu_ms}))
+
+
+def _cpu_ms(blocks: Sequence[Block]) -> dict[str, float]:
+    """Of all blocks together: a block is short beside the ticks that processor time is counted in."""
+    found = {plane: statistics.fmean(block.cpu_ms[plane] for block in blocks) for plane in _PLANES}
+    return {plane: round(value, 1) for plane, value in {**found, "sum": sum(found.values())}.items()}
 
 
 if __name__ == "__main__":

@@ -18,9 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
-
-from bench.step_latency import fork, promoted_step
+from bench.small_step import connect, fork, promoted_step
 
 _BLOCK = 10
 """Steps of one way before the next has its turn."""
@@ -43,12 +41,7 @@ def main() -> None:
 
 def _ways() -> dict[str, Callable[[int], list[float]]]:
     """Each takes a number of steps and returns the milliseconds that each took."""
-    hud = httpx.Client(
-        base_url=os.environ["HUD_RL_URL"],
-        headers={"Authorization": f"Bearer {os.environ['HUD_API_KEY']}"},
-        timeout=120,
-        trust_env=False,
-    )
+    hud = connect()
     model_id = fork(hud)
     client = _TinkerClient()
     return {

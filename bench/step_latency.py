@@ -16,29 +16,14 @@ import json
 import os
 import statistics
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-BATCH = {
-    "inputs": [
-        {
-            "samples": [
-                {"prompt_token_ids": [5, 6], "output_token_ids": [7, 8 + i], "output_logprobs": [-1.0, -1.5]},
-            ],
-            "reward": float(i),
-        }
-        for i in range(2)
-    ],
-    "group_size": 2,
-}
-"""Two trajectories of 2 prompt and 2 sampled tokens each: 8 tokens."""
+from bench.small_step import Row, connect, fork, promoted_step
 
 STAGES = ("before", "queued", "worked", "after")
-
-Row = dict[str, float]
 
 
 def main() -> None:
@@ -47,12 +32,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=10)
     parser.add_argument("--data-dir", type=Path, help="of the `headway up` around us: shows the stages too")
     options = parser.parse_args()
-    client = httpx.Client(
-        base_url=os.environ["HUD_RL_URL"],
-        headers={"Authorization": f"Bearer {os.environ['HUD_API_KEY']}"},
-        timeout=120,
-        trust_env=False,
-    )
+    client = connect()
     model_id = fork(client)
     for _ in range(options.warm_up):
         promoted_step(client, model_id)
@@ -63,32 +43,6 @@ def main() -> None:
     if log:
         log.add_stages(measured)
     _report(measured, transactions)
-
-
-def fork(client: httpx.Client) -> str:
-    """A new fork of the base; its id."""
-    base = next(m for m in client.get("/v2/models").json()["items"] if m["base_model"] is None)
-    body = {"source_model_id": base["id"], "name": f"bench-{uuid.uuid4().hex[:8]}"}
-    reply = client.post("/v2/models/fork", json=body).raise_for_status()
-    return reply.json()["id"]
-
-
-def promoted_step(client: httpx.Client, model_id: str) -> Row:
-    """Both calls, and when each was sent and answered."""
-    started_at, started = time.time(), time.perf_counter()
-    passed = client.post(f"/v1/models/{model_id}/train/forward-backward", json=BATCH).raise_for_status().json()
-    between_at, between = time.time(), time.perf_counter()
-    client.post(f"/v1/models/{model_id}/train/optim-step", json={"learning_rate": 1e-5}).raise_for_status()
-    ended_at, ended = time.time(), time.perf_counter()
-    return {
-        "total_ms": (ended - started) * 1e3,
-        "forward_backward_ms": (between - started) * 1e3,
-        "optim_step_ms": (ended - between) * 1e3,
-        "torch_ms": passed["metrics"]["seconds:sum"] * 1e3,
-        "_sent_at": started_at,
-        "_between_at": between_at,
-        "_ended_at": ended_at,
-    }
 
 
 def _add_torch(measured: list[Row], client: httpx.Client, model_id: str) -> None:

@@ -47,14 +47,14 @@ def _wall_seconds(variant: Callable[[Path], object], folder: Path) -> float:
 def _save(policies: Policies, folder: Path) -> Path:
     for part in ("adapter", "state"):
         (folder / part).mkdir(parents=True)
-    policies.engine.save(MODEL, folder / "adapter", folder / "state")
+    policies.engine.snapshot(MODEL).write(folder / "adapter", folder / "state")
     return folder
 
 
 def _publish(policies: Policies, store: FileCheckpointStore) -> None:
     checkpoint = uuid.uuid4()
     with store.stage(MODEL, checkpoint) as staged:
-        policies.engine.save(MODEL, staged / "adapter", staged / "state")
+        policies.engine.snapshot(MODEL).write(staged / "adapter", staged / "state")
         store.publish(MODEL, checkpoint, staged)
         store.settle(MODEL, checkpoint)
 

@@ -125,5 +125,5 @@ def _randomise_b(path: Path) -> None:
 def _saved(engine: TrainingEngine, folder: Path) -> Path:
     for part in ("adapter", "state"):
         (folder / part).mkdir(parents=True)
-    engine.save(MODEL, folder / "adapter", folder / "state")
+    engine.snapshot(MODEL).write(folder / "adapter", folder / "state")
     return folder

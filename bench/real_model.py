@@ -101,7 +101,7 @@ def _measure_step(
         state.mkdir()
         calls = (
             lambda: policies.engine.optim_step(MODEL, AdamParams(learning_rate=1e-6)),
-            lambda adapter=adapter, state=state: policies.engine.save(MODEL, adapter, state),
+            lambda adapter=adapter, state=state: policies.engine.snapshot(MODEL).write(adapter, state),
             lambda adapter=adapter, index=index: backend.load_adapter(f"step-{index}", adapter),
         )
         for name, call in zip(found, calls, strict=True):

@@ -108,8 +108,8 @@ class Snapshot(Protocol):
     """A model's weights and moments as they were when it was taken, in host memory."""
 
     def write(self, adapter: Path, state: Path) -> None:
-        """Write the files that `Engine.save` would have written then, from any thread, while the engine goes on. Raises
-        OSError if the disk refuses."""
+        """Write the adapter (PEFT layout) and the optimizer state into two existing empty folders, from any thread,
+        while the engine goes on. Raises OSError if the disk refuses."""
         ...
 
 
@@ -173,11 +173,7 @@ class Engine(Protocol):
         """Apply the accumulated gradient and clear it. plan: None for that of `plan_step`."""
         ...
 
-    def save(self, model: UUID, adapter: Path, state: Path) -> None:
-        """Write the adapter (PEFT layout) and the optimizer state into two existing empty folders. Raises NonFinite for
-        weights that are of no use: every checkpoint goes through here or `snapshot` before it is committed."""
-        ...
-
     def snapshot(self, model: UUID) -> Snapshot:
-        """What `save` would write now, to be written later. Raises NonFinite as `save` does."""
+        """What a checkpoint consists of now, to be written later. Raises NonFinite for weights that are of no use:
+        every checkpoint goes through here before it is committed."""
         ...

@@ -111,7 +111,7 @@ def computed_again(group: RankGroup, log: Log, folder: Path) -> dict[int, dict[s
         adapter, state = (folder / node.name / part for part in ("adapter", "state"))
         for part in (adapter, state):
             part.mkdir(parents=True)
-        leading.save(log.model.id, adapter, state)
+        leading.snapshot(log.model.id).write(adapter, state)
         found[node.step] = _digests(folder / node.name)
     leading.end()
     database.close()

@@ -213,7 +213,7 @@ def as_one_sequence(trajectory: Trajectory) -> dict[str, list[Any]]:
 def saved_adapter(engine: BatchEngine, folder: Path) -> Path:
     for part in ("adapter", "state"):
         (folder / part).mkdir()
-    engine.save(MODEL, folder / "adapter", folder / "state")
+    engine.snapshot(MODEL).write(folder / "adapter", folder / "state")
     return folder / "adapter"
 
 

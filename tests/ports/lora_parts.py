@@ -57,7 +57,7 @@ class Policies:
         adapter, state = folder / "adapter", folder / "state"
         adapter.mkdir(parents=True)
         state.mkdir()
-        self.engine.save(model, adapter, state)
+        self.engine.snapshot(model).write(adapter, state)
         self.adapters[name] = adapter
 
 

@@ -74,7 +74,7 @@ def saved(tmp_path: Path) -> Callable[[Any, UUID], dict[str, bytes]]:
 def save_into(engine: Any, model: UUID, folder: Path) -> None:
     for part in ("adapter", "state"):
         (folder / part).mkdir(parents=True)
-    engine.save(model, folder / "adapter", folder / "state")
+    engine.snapshot(model).write(folder / "adapter", folder / "state")
 
 
 def new_model(engine: Any) -> UUID:

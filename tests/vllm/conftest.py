@@ -101,7 +101,7 @@ def save_trained(trainer_base: BaseModel) -> SaveTrained:
         adapter, state = folder / "adapter", folder / "state"
         adapter.mkdir(parents=True)
         state.mkdir()
-        engine.save(model, adapter, state)
+        engine.snapshot(model).write(adapter, state)
         engine.close(model)
         return adapter
 

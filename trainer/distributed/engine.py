@@ -106,10 +106,6 @@ class DistributedEngine:
         """See `TrainingEngine.optim_step`. Every rank makes the whole step: it is short, and nothing has to be sent."""
         return self._everywhere(TrainingEngine.optim_step, model, adam, plan or self.plan_step())
 
-    def save(self, model: UUID, adapter: Path, state: Path) -> None:
-        """See `TrainingEngine.save`. Rank 0 writes the files."""
-        self.snapshot(model).write(adapter, state)
-
     def snapshot(self, model: UUID) -> SessionSnapshot:
         """See `TrainingEngine.snapshot`."""
         return self._everywhere(TrainingEngine.snapshot, model)

@@ -246,15 +246,9 @@ class TrainingEngine:
         """Of all bits of weights and moments: equal models have equal ones, and one bit makes another."""
         return self._sessions.get(model).checksum()
 
-    def save(self, model: UUID, adapter: Path, state: Path) -> None:
-        """Write the adapter as samplers load it, and the state as training goes on from it.
-
-        Raises NonFinite, before anything is written, for weights with which no token could be sampled.
-        """
-        self.snapshot(model).write(adapter, state)
-
     def snapshot(self, model: UUID) -> SessionSnapshot:
-        """What `save` would write now; it may be written by another thread, while the model is trained on."""
+        """The adapter as samplers load it, and the state as training goes on from it, to be written by any thread,
+        while the model is trained on. Raises NonFinite for weights with which no token could be sampled."""
         session = self._session(model)
         with self._ranks.agreed():
             return self._snapshot(session)

@@ -108,9 +108,6 @@ class CountingEngine:
         self.gradients[model] = 0.0
         return StepResult({}, moved=True)
 
-    def save(self, model, adapter: Path, state: Path) -> None:
-        self.snapshot(model).write(adapter, state)
-
     def snapshot(self, model) -> CountingSnapshot:
         self._require(model)
         return CountingSnapshot(self, {"adapter/weights": self.weights[model]})

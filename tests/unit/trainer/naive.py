@@ -103,7 +103,7 @@ def saved_policy(base: PreTrainedModel, engine: TrainingEngine, folder: Path, mo
     adapter, state = folder / "adapter", folder / "state"
     adapter.mkdir(parents=True)
     state.mkdir()
-    engine.save(model, adapter, state)
+    engine.snapshot(model).write(adapter, state)
     return PeftModel.from_pretrained(base, adapter, is_trainable=True, autocast_adapter_dtype=False)
 
 

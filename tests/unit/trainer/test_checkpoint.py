@@ -28,7 +28,7 @@ def saved(engine: TrainingEngine, folder: Path) -> tuple[Path, Path]:
     adapter, state = folder / "adapter", folder / "state"
     adapter.mkdir(parents=True)
     state.mkdir()
-    engine.save(MODEL, adapter, state)
+    engine.snapshot(MODEL).write(adapter, state)
     return adapter, state
 
 

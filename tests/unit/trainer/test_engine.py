@@ -256,7 +256,7 @@ def test_finite_weights_with_which_no_token_can_be_sampled_are_not_saved(canary:
     session(engine, MODEL).weights *= 1e25
     assert session(engine, MODEL).weights.isfinite().all()
     with pytest.raises(NonFinite, match="logprobs are not finite"):
-        engine.save(MODEL, tmp_path, tmp_path)
+        engine.snapshot(MODEL).write(tmp_path, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -266,7 +266,7 @@ def test_weights_too_small_to_overflow_are_saved_without_a_forward_and_do_not_ov
     own.weights.fill_(_SAFE_WEIGHT)  # all of one sign: sums grow as fast as they can
     assert not may_overflow(engine._base, own)
     assert np.isfinite(compute_canary(engine._base, own).logprobs).all()
-    engine.save(MODEL, tmp_path, tmp_path)
+    engine.snapshot(MODEL).write(tmp_path, tmp_path)
     own.weights[0] = -1.01 * _SAFE_WEIGHT
     assert may_overflow(engine._base, own)
 

@@ -92,11 +92,11 @@ def disagreement(
 def _family(vocab_size: int) -> list[Datum]:
     """A root with two branches, one of which branches again, and a stranger."""
     trunk = probe_ids(probe(10, vocab_size, seed=3)).tolist()
-    branch = probe_ids(probe(16, vocab_size, seed=11, prefix=trunk)).tolist()
+    branch = probe_ids(probe(14, vocab_size, seed=11, prefix=trunk)).tolist()
     return [
-        probe(17, vocab_size, seed=11, prefix=branch),
+        probe(16, vocab_size, seed=11, prefix=branch),
         probe(14, vocab_size, seed=5, prefix=trunk),
-        probe(20, vocab_size, seed=17, prefix=branch),
+        probe(17, vocab_size, seed=17, prefix=branch),
         probe(5, vocab_size, seed=23),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from functools import partial
 
 import structlog
@@ -87,6 +88,8 @@ def run(settings: SamplerSettings) -> None:
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
     agent.start()
+    gc.collect()
+    gc.freeze()  # what was loaded so far stays: a full collection through torch's modules would hold a step up
     log.info("sampler_ready", base=settings.base_slug, url=url, backend=settings.backend, **loaded.to_json())
     try:
         DrainingServer(config, app, agent.leave, settings.drain_s).run(sockets=[listening])

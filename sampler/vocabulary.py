@@ -32,9 +32,9 @@ class Vocabulary:
         names = sorted((added[token_id].content for token_id in self.special_ids), key=len, reverse=True)
         self.control_names = frozenset(names)
         self._control = re.compile("|".join(map(re.escape, filter(None, names))) or r"(?!)")
-        ids = range(len(self._bytes))
-        unlike = (i for i in ids if self.bytes_of(i) != self.text_of(i).encode())
-        self._raw = {token_id: self.bytes_of(token_id).hex() for token_id in unlike}
+        unlike = {i: self.bytes_of(i).hex() for i in self.special_ids if i < len(self._bytes) and self.text_of(i)}
+        parts = {i: part.hex() for i, part in enumerate(self._bytes) if i not in unlike and not _is_text(part)}
+        self._raw = parts | unlike
 
     def bytes_of(self, token_id: int) -> bytes:
         """The token's part of the text: empty for control tokens, and for ids that only pad the vocabulary."""
@@ -79,7 +79,7 @@ class Vocabulary:
 
 def _piece_reader(tokenizer: PreTrainedTokenizerBase) -> Any:
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    decoder = (json.loads(backend.to_str())["decoder"] if backend else None) or {}
+    decoder = json.loads(backend.decoder.__getstate__()) if backend and backend.decoder else {}
     kinds = {step["type"] for step in decoder.get("decoders", [decoder]) if step}
     if "ByteLevel" in kinds:
         return _byte_level_piece
@@ -95,10 +95,18 @@ def _added_bytes(token: Any, read_piece: Any) -> bytes:
     return token.content.encode()
 
 
+def _is_text(part: bytes) -> bool:
+    try:
+        part.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _byte_level_piece(piece: str) -> bytes:
     try:
-        return bytes(_BYTE_OF_CHARACTER[character] for character in piece)
-    except KeyError:
+        return piece.translate(_BYTES_OF_CHARACTERS).encode("latin-1")
+    except UnicodeEncodeError:
         return piece.encode()
 
 
@@ -107,11 +115,12 @@ def _sentencepiece_piece(piece: str) -> bytes:
     return bytes([int(match[1], 16)]) if match else piece.replace("▁", " ").encode()
 
 
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 and on, in order."""
+def _bytes_of_characters() -> dict[int, str]:
+    """GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 and on, in order. Each byte is
+    the Latin-1 character of its number; the characters that stand for none become one that Latin-1 does not have."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+    return dict.fromkeys(others, "\uffff") | {256 + n: chr(byte) for n, byte in enumerate(others)}
 
 
-_BYTE_OF_CHARACTER = _byte_of_character()
+_BYTES_OF_CHARACTERS = _bytes_of_characters()

@@ -43,6 +43,7 @@ from wire.datums import Datum
 from wire.engine import BaseModelInfo, LoraConfig
 from wire.errors import InvalidRequest
 from wire.plans import PEFT_LORA
+from wire.process.collector import paused_collector
 
 log = structlog.get_logger(__name__)
 
@@ -313,15 +314,16 @@ def load_base_model(
     """
     dtype = dtype or usual_dtype(device)
     refuse_too_large(outline_of(name_or_path, dtype, revision), torch.device(device))
-    model = AutoModelForCausalLM.from_pretrained(
-        name_or_path,
-        revision=revision,
-        dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-    torch.nn.Module.to(model, torch.device(device))
-    return BaseModel(model)
+    with paused_collector():
+        model = AutoModelForCausalLM.from_pretrained(
+            name_or_path,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        torch.nn.Module.to(model, torch.device(device))
+        return BaseModel(model)
 
 
 def _describe(

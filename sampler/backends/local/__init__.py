@@ -6,11 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 from sampler.backends.local.backend import LocalBackend, LocalSettings
+from wire.process.collector import paused_collector
 
 
 def open_backend(base: str, **options: Any) -> LocalBackend:
     """A running local backend; `options` are the fields of LocalSettings."""
-    return LocalBackend(base, LocalSettings(**options))
+    with paused_collector():
+        return LocalBackend(base, LocalSettings(**options))
 
 
 __all__ = ["LocalBackend", "LocalSettings", "open_backend"]

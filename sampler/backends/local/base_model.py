@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from sampler.backends.local.attention import IMPLEMENTATION, UnsupportedBase, register
 from sampler.backends.local.kv_cache import CacheShape
 
-_PROBES, _ENOUGH_S = 5, 0.2
+_PROBES, _ENOUGH_S = 3, 0.1
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 # These frequencies depend on the longest sequence of a batch, so other requests would change a request's logprobs.
 _BATCH_DEPENDENT_ROPE = {"dynamic", "longrope"}

@@ -9,29 +9,9 @@ from typing import Protocol
 from uuid import UUID
 
 from wire.datums import Datum
+from wire.lora import LORA_PARTS, LoraConfig
 from wire.plans import Plan, PlanSettings, StepPlan
 from wire.trajectories import Float32Array
-
-
-@dataclass(frozen=True, slots=True)
-class LoraConfig:
-    """Shape and start of an adapter. `init_seed` makes A's random start the same for equal configurations.
-
-    attn, mlp, unembed: which of the base's linear layers are adapted: those that mix tokens, all others inside of the
-    layers, and the unembedding (of tied embeddings the unembedding alone). At least one.
-    """
-
-    rank: int = 16
-    alpha: int = 32
-    init_seed: int = 0
-    attn: bool = True
-    mlp: bool = True
-    unembed: bool = False
-
-    @property
-    def parts(self) -> list[str]:
-        """Names of the parts that are adapted."""
-        return [part for part in ("attn", "mlp", "unembed") if getattr(self, part)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +72,8 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class BaseModelInfo:
-    """Facts of a base model that the control plane needs to judge requests."""
+    """Facts of a base model that the control plane needs to judge requests. lora_layers: names (last components) of the
+    linear layers that LoRA adapts, by part; parts without any are left out."""
 
     vocab_size: int
     context_length: int
@@ -101,7 +82,8 @@ class BaseModelInfo:
     num_parameters: int
     fingerprint: str = ""  # the same for the same weights, so that others under the same name are noticed
     sharing: str = "prefixes"  # or "nothing": each sequence is a pass of its own
-    adapted_parts: Sequence[str] = ("attn", "mlp", "unembed")  # of which LoRA leaves no layer out: not of fused experts
+    adapted_parts: Sequence[str] = LORA_PARTS  # of which LoRA leaves no layer out: not of fused experts
+    lora_layers: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
 
 
 class Snapshot(Protocol):

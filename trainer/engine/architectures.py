@@ -105,6 +105,12 @@ class Adaptable:
         mlp = frozenset[str]() if has_fused else self.mlp
         return tuple(part for part, names in (("attn", self.attn), ("mlp", mlp), ("unembed", self.unembed)) if names)
 
+    @property
+    def layers(self) -> dict[str, list[str]]:
+        """The names, sorted, by part; of parts that have some."""
+        parts = {"attn": self.attn, "mlp": self.mlp, "unembed": self.unembed}
+        return {part: sorted(names) for part, names in parts.items() if names}
+
     def chosen(self, lora: LoraConfig) -> list[str]:
         """Names of what this configuration adapts, sorted. Raises InvalidRequest for a part that the model lacks, or
         that cannot be adapted by itself."""

@@ -98,9 +98,7 @@ class BaseModel:
             shares=not linear_mixers(model),
             alone=sharing is Sharing.NOTHING,
         )
-        self.info = _describe(
-            model, self._unembedding.num_rows, sharing, self._adaptable.whole(model), fingerprint_of(model)
-        )
+        self.info = _describe(model, self._unembedding.num_rows, sharing, self._adaptable, fingerprint_of(model))
 
     @property
     def device(self) -> torch.device:
@@ -327,7 +325,7 @@ def load_base_model(
 
 
 def _describe(
-    model: PreTrainedModel, vocab_size: int, sharing: Sharing, adapted_parts: Sequence[str], fingerprint: str
+    model: PreTrainedModel, vocab_size: int, sharing: Sharing, adaptable: Adaptable, fingerprint: str
 ) -> BaseModelInfo:
     return BaseModelInfo(
         vocab_size=vocab_size,
@@ -337,7 +335,8 @@ def _describe(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         fingerprint=fingerprint,
         sharing=sharing.value,
-        adapted_parts=adapted_parts,
+        adapted_parts=adaptable.whole(model),
+        lora_layers=adaptable.layers,
     )
 
 

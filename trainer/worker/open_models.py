@@ -92,6 +92,8 @@ class OpenModels:
         computing_s = time.monotonic() - started if num_computed else 0.0
         with self._metrics.phase("replay"):
             self._passes.replay(model)
+        seconds = round(time.monotonic() - started, 4)
+        log.info("model_opened", model=model.slug, step=model.head_step, seconds=seconds, lora=dict(model.lora))
         unsaved_head_id = model.head_checkpoint_id if num_computed else None
         self._positions[model.id] = _Position(lease, model.head_version, unsaved_head_id, num_computed, computing_s)
 

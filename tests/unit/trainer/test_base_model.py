@@ -54,9 +54,13 @@ def test_a_saved_model_loads_and_describes_itself(tmp_path: Path) -> None:
     model = tiny_model()
     model.save_pretrained(tmp_path)
     engine = BatchEngine(load_base_model(str(tmp_path)))
-    assert engine.info == BaseModelInfo(
-        89, 64, "Qwen3ForCausalLM", "float32", model.num_parameters(), engine.info.fingerprint
-    )
+    layers = {
+        "attn": ["k_proj", "o_proj", "q_proj", "v_proj"],
+        "mlp": ["down_proj", "gate_proj", "up_proj"],
+        "unembed": ["lm_head"],
+    }
+    described = BaseModelInfo(89, 64, "Qwen3ForCausalLM", "float32", model.num_parameters(), engine.info.fingerprint)
+    assert engine.info == replace(described, lora_layers=layers)
     opened(engine).forward_backward(MODEL, mixed_batch(), LossChoice("ppo"))
 
 

@@ -39,6 +39,7 @@ from server.process.settings import (
 )
 from server.process.shutdown import Shutdown
 from store.planes.promotion_policy import PromotionPolicy
+from wire.lora import LoraConfig
 from wire.process.faults import arm_faults
 from wire.process.http_protocol import BoundedProtocol
 from wire.process.logging import configure_logging
@@ -77,12 +78,14 @@ def serve(
     stop: StopSettings | None = None,
     guard: GuardSettings | None = None,
     runs: RunSettings | None = None,
+    default_lora: LoraConfig | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests under way then end as `server.process.shutdown` says."""
     settings = ServerSettings(
         database_url,
         blob_root,
         sampler_token,
+        default_lora=default_lora or LoraConfig(),
         limits=limits or Limits(),
         gateway_limits=gateway_limits or GatewayLimits(),
         training_limits=training_limits or TrainingLimits(),

@@ -180,7 +180,7 @@ def _load(
 
 
 def _facts(loaded: LoadedEngine, place: Place) -> Loaded:
-    lora, base = LoraConfig(), loaded.base
+    base = loaded.base
     return Loaded(
         version=version_of("headway"),
         architecture=base.info.architecture,
@@ -191,9 +191,7 @@ def _facts(loaded: LoadedEngine, place: Place) -> Loaded:
         kernel=base.kernel,
         threads=loaded.threads,
         context_length=base.info.context_length,
-        lora_rank=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_targets=base.lora_targets(lora),
+        lora_targets=base.lora_targets(LoraConfig()),
         tokens_per_s=loaded.tokens_per_s,
         tokens_per_s_by="measured on a short pass",
     )

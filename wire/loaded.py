@@ -23,7 +23,8 @@ LABELS = ("version", "architecture", "parameters", "dtype", "device", "kernel", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """kernel: of attention. lora_rank, lora_alpha, lora_targets: of models that do not say else. tokens_per_s: that are
+    """kernel: of attention. lora_rank, lora_alpha: of a server, of forks that do not say else. lora_targets: the parts
+    of these, or of a trainer, the layers of such forks. max_lora_rank: that a sampler loads. tokens_per_s: that are
     to be expected, trained by one model, or sampled by `tokens_per_s_of` answers at a time; `tokens_per_s_by`: how that
     was found. ranks: of a trainer, on what `device` says. engine: what a server of another project that generates says
     of itself."""
@@ -40,6 +41,7 @@ class Loaded:
     lora_rank: int | None = None
     lora_alpha: int | None = None
     lora_targets: Sequence[str] = ()
+    max_lora_rank: int | None = None
     tokens_per_s: float | None = None
     tokens_per_s_of: int | None = None
     tokens_per_s_by: str | None = None
@@ -80,9 +82,11 @@ class Loaded:
         return _listed(self.architecture, parameters, where, threads, kernel, context)
 
     def _lora(self) -> str:
-        if self.lora_rank is None:
-            return ""
-        return f"LoRA of rank {self.lora_rank}, alpha {self.lora_alpha} on {', '.join(self.lora_targets)}"
+        shape = f"of rank {self.lora_rank}, alpha {self.lora_alpha}" if self.lora_rank else None
+        limit = f"up to rank {self.max_lora_rank}" if self.max_lora_rank else None
+        layers = f"on {', '.join(self.lora_targets)}" if self.lora_targets else None
+        said = " ".join(filter(None, (shape, limit, layers)))
+        return f"LoRA {said}" if said else ""
 
     def _speed(self) -> str:
         if self.tokens_per_s is None:

@@ -30,6 +30,7 @@ from runner.environments.settings import EnvironmentSettings
 from runner.settings import RunnerSettings
 from sampler.backends.vllm.settings import VllmSettings
 from sampler.settings import SamplerSettings
+from server.process.default_lora import LoraSettings
 from server.process.settings import (
     GarbageCollectionSettings,
     GatewayLimits,
@@ -63,6 +64,7 @@ Base = Annotated[
     StopSettings,
     GuardSettings,
     RunSettings,
+    LoraSettings,
 )
 def server(
     database_url: DatabaseUrl,
@@ -91,6 +93,7 @@ def server(
     runs = RunSettings(**given[RunSettings])
     try:
         RunDefaults.read(runs.defaults)
+        default_lora = LoraSettings(**given[LoraSettings]).config
     except (OSError, ValueError) as error:
         stop_with(str(error))
     policy, store_url = RetentionPolicy(**given[RetentionPolicy]), checkpoint_store_url(checkpoint_store, data_dir)
@@ -113,6 +116,7 @@ def server(
         stop=StopSettings(**given[StopSettings]),
         guard=GuardSettings(**given[GuardSettings]),
         runs=runs,
+        default_lora=default_lora,
     )
 
 

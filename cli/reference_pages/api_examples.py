@@ -17,7 +17,8 @@ api $HUD_API_URL/v2/auth/me
 """,
     "models": """
 BASE=$(api "$HUD_API_URL/v2/models/resolve?model=tiny-arith" | field id)
-MODEL=$(api -d '{"source_model_id": "'$BASE'", "name": "by-hand"}' $HUD_API_URL/v2/models/fork | field id)
+MODEL=$(api -d '{"source_model_id": "'$BASE'", "name": "by-hand", "lora": {"rank": 8}}' \\
+  $HUD_API_URL/v2/models/fork | field id)
 api $HUD_API_URL/v2/models/$MODEL
 api $HUD_API_URL/v2/models/$MODEL/checkpoints
 api -X PUT -d '{"checkpoint_id": null}' $HUD_API_URL/v2/models/$MODEL/head

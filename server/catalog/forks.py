@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import uuid
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -14,12 +14,13 @@ from server.audit.recording import actor_of, record
 from server.auth.service import Caller
 from server.catalog import repository
 from server.catalog.heads import Heads, have_files
+from server.catalog.lora import choose_lora
 from server.catalog.service import no_such_model
 from server.catalog.types import ForkRequest
 from server.principals.quotas import refuse_another_model
 from store.tables import CheckpointRow, ModelRow
-from wire.engine import LoraConfig
 from wire.errors import Conflict, Forbidden, InvalidRequest, Unavailable
+from wire.lora import LoraConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _AGENT_TYPES = {"openai", "openai_compatible", "claude", "claude_cli", "codex_cli", "gemini", "operator", "anthropic"}
@@ -36,19 +37,20 @@ async def save_source(heads: Heads, caller: Caller, request: ForkRequest) -> Non
 
 async def fork(session: AsyncSession, caller: Caller, request: ForkRequest, default_lora: LoraConfig) -> ModelRow:
     """Make the fork. Raises NotFound for the source, Forbidden for another vendor's model, InvalidRequest or
-    Conflict for the name, QuotaFull."""
+    Conflict for the name or the adapter's shape, QuotaFull."""
     caller.require_whole_team("fork")
     found = await repository.find_model(session, caller.team_id, request.source_model_id)
     if found is None:
         raise no_such_model(request.source_model_id)
-    source, _, head = found
+    source, base, head = found
     if source.upstream is not None:
         raise Forbidden(f"{source.slug!r} is another vendor's model, which is sampled here and cannot be forked")
     check_name(request.name)
     if await repository.name_is_taken(session, caller.team_id, request.name):
         raise name_taken(request.name)
     await refuse_another_model(session, caller.team_id)
-    model = await _insert_model(session, caller, source, request.name, default_lora)
+    lora = await choose_lora(session, source, base or source, head, default_lora, request.lora)
+    model = await _insert_model(session, caller, source, request.name, lora)
     if head is not None:
         await take_over(session, model, head)
     detail = {"source": source.slug, "checkpoint": head.name if head else None}
@@ -94,7 +96,7 @@ def name_taken(name: str) -> Conflict:
 
 
 async def _insert_model(
-    session: AsyncSession, caller: Caller, source: ModelRow, name: str, default_lora: LoraConfig
+    session: AsyncSession, caller: Caller, source: ModelRow, name: str, lora: dict[str, Any]
 ) -> ModelRow:
     row = insert(ModelRow).values(
         id=uuid.uuid4(),
@@ -103,7 +105,7 @@ async def _insert_model(
         name=name,
         base_id=source.base_id or source.id,
         forked_from_id=source.id,
-        lora=source.lora or dataclasses.asdict(default_lora),
+        lora=lora,
     )
     # Two racing forks: the unique index lets one through.
     model = await session.scalar(row.on_conflict_do_nothing().returning(ModelRow))

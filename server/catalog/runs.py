@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -22,14 +22,15 @@ from server.audit.recording import actor_of, record
 from server.catalog import repository
 from server.catalog.bases import base_by_name
 from server.catalog.forks import is_free_name, take_over
+from server.catalog.lora import part_left_out, require_servable
 from server.catalog.run_ids import parse_run_id, run_id_of
 from server.client_sessions.service import get_open_session, session_finished
 from server.principals.callers import Caller
 from server.principals.quotas import refuse_another_model
 from server.values.sanitizing import is_storable
 from store.tables import CheckpointRow, ModelRow
-from wire.engine import LoraConfig
 from wire.errors import Conflict, InvalidRequest, NotFound, NumberReused
+from wire.lora import LoraConfig
 
 _MOST_RUNS = 10**9
 _NAMES = ("slug", "name")
@@ -90,7 +91,7 @@ async def create_run(session: AsyncSession, caller: Caller, base: str, new: NewR
     if known is not None:
         _require_same(known, found, new)
         return known
-    _require_parts(found, new.lora)
+    await _require_shape(session, found, new.lora)
     run = await _insert(session, caller, found, found.id, new)
     record(session, actor_of(caller), "fork", team_id=caller.team_id, subject_id=run.id, source=found.slug)
     await session.flush()
@@ -137,17 +138,17 @@ def _require_same(known: ModelRow, base: ModelRow, new: NewRun) -> None:
         )
 
 
-def _require_parts(base: ModelRow, lora: Mapping[str, Any]) -> None:
-    """Raises InvalidRequest for a part in which the base has weights that adapters leave out, if a trainer said so."""
-    parts = LoraConfig(**lora).parts
-    adapted: Sequence[str] = (base.info or {}).get("adapted_parts", parts)
-    for part in parts:
-        if part not in adapted:
-            raise InvalidRequest(
-                f"lora_config: adapters of {base.slug!r} leave weights of its {part} out (its experts are one "
-                f"parameter together), so train_{part} must be false",
-                param="lora_config",
-            )
+async def _require_shape(session: AsyncSession, base: ModelRow, lora: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest for a part in which the base has weights that adapters leave out, if a trainer said so, and
+    for a rank that no live sampler serves."""
+    shape = LoraConfig(**lora)
+    if (part := part_left_out(base, shape)) is not None:
+        raise InvalidRequest(
+            f"lora_config: adapters of {base.slug!r} leave weights of its {part} out (its experts are one "
+            f"parameter together), so train_{part} must be false",
+            param="lora_config",
+        )
+    await require_servable(session, base, shape, "lora_config")
 
 
 async def _asked_before(session: AsyncSession, caller: Caller, key: RunKey) -> ModelRow | None:

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog import repository
+from server.catalog.lora import shape_of
 from server.catalog.types import (
     CatalogModel,
     CatalogPage,
@@ -130,6 +131,7 @@ def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
         base_model=base.slug if base else None,
         head_checkpoint_id=str(model.head_checkpoint_id) if model.head_checkpoint_id else None,
         sharing=info.get("sharing"),
+        lora=shape_of(model, base),
         paused_at=model.paused_at,
         pause_reason=model.pause_reason,
         upstream=UpstreamModel.model_validate(model.upstream) if model.upstream else None,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.values.closed_requests import Closed
 from server.values.texts import Sentence, Tag
+from wire.lora import MAX_INIT_SEED, MAX_LORA_ALPHA, MAX_LORA_RANK
+
+LoraPart = Literal["attn", "mlp", "unembed"]
 
 
 class Provider(BaseModel):
@@ -24,6 +27,18 @@ class UpstreamModel(BaseModel):
     model: str
 
 
+class LoraShape(BaseModel):
+    """A model's adapter. Its update is alpha / rank · B · A. targets: the parts of the base that it is on. seed: of A's
+    random start; B starts at zero. `layers`: names of the linear layers that these parts have, as in the
+    `target_modules` of an export; null until a trainer has loaded the base."""
+
+    rank: int
+    alpha: int
+    targets: list[LoraPart]
+    seed: int
+    layers: list[str] | None = None
+
+
 class CatalogModel(BaseModel):
     """One row of the catalog. `sdk_agent_type` makes the SDK choose the agent that captures token ids.
 
@@ -31,7 +46,8 @@ class CatalogModel(BaseModel):
     can be forked. `base_model`: null for a base.
     sharing: which tokens of a training pass are computed once. "prefixes": all that sequences have in common;
     "nothing": only the turns of a trajectory are merged, for the base model did not prove more when it was loaded;
-    null until a trainer has loaded it. `paused_at`: since then training calls are refused, for `pause_reason`.
+    null until a trainer has loaded it. `lora`: null for a base. `paused_at`: since then training calls are refused, for
+    `pause_reason`.
     `upstream`: of another vendor's model, which is sampled here and never trained. `description` and `tags`: what its
     team wrote about it.
     """
@@ -46,6 +62,7 @@ class CatalogModel(BaseModel):
     base_model: str | None
     head_checkpoint_id: str | None
     sharing: str | None = None
+    lora: LoraShape | None = None
     paused_at: datetime | None = None
     pause_reason: str | None = None
     upstream: UpstreamModel | None = None
@@ -79,11 +96,24 @@ class TeamModels(BaseModel):
     models: list[TeamModel]
 
 
+class LoraChoice(Closed):
+    """What of an adapter's shape is chosen; what is left out is the server's default (`headway server --lora-rank` and
+    the like; seed 0). targets: attn (layers that mix tokens), mlp (all other linear layers inside of the layers),
+    unembed (the unembedding)."""
+
+    rank: Annotated[int, Field(ge=1, le=MAX_LORA_RANK)] | None = None
+    alpha: Annotated[int, Field(ge=1, le=MAX_LORA_ALPHA)] | None = None
+    targets: Annotated[list[LoraPart], Field(min_length=1, max_length=3)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_INIT_SEED)] | None = None
+
+
 class ForkRequest(BaseModel):
-    """A new trainable model that starts where the source's head is."""
+    """A new trainable model that starts where the source's head is. lora: the shape of its adapter; a fork of trained
+    weights has that of its source."""
 
     source_model_id: str
     name: str
+    lora: LoraChoice | None = None
 
 
 class ModelChange(Closed):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.catalog.bases import is_at_hub, public_name
+from server.catalog.lora import lora_of
 from store.tables import CheckpointRow, EvalRow, ModelRow
 
-_PARTS = ("attn", "mlp", "unembed")
 _FIGURES = ("mean_reward", "num_traces", "num_datums", "num_tokens", "learning_rate")
 _OF_THE_MACHINE = re.compile(
     r"seconds|threads|tokens_per_s|micro_batches|max_tokens_per_pass|sharing_ratio|tokens_.*:sum"
@@ -57,7 +57,7 @@ class Card:
         yield from ("tags:", "- lora", "- headway", *(f"- {json.dumps(tag)}" for tag in self.model.tags), "---", "")
 
     def _facts(self) -> Iterator[str]:
-        model, checkpoint, lora = self.model, self.checkpoint, self.model.lora or {}
+        model, checkpoint, lora = self.model, self.checkpoint, lora_of(self.model)
         yield from (f"# {_cell(model.slug)}", "")
         if model.description:
             yield from (_cell(model.description), "")
@@ -67,8 +67,7 @@ class Card:
         yield from _row("step", checkpoint.step)
         yield from _row("made", checkpoint.committed_at and f"{checkpoint.committed_at:%Y-%m-%d %H:%M:%S} UTC")
         yield from _row("base", public_name(self.base))
-        parts = ", ".join(part for part in _PARTS if lora.get(part))
-        yield from _row("LoRA", f"rank {lora.get('rank')}, alpha {lora.get('alpha')}, on {parts or 'nothing'}")
+        yield from _row("LoRA", f"{lora.sentence}, seed {lora.init_seed}")
         yield from _row("loss", checkpoint.loss_fn)
         yield from _row("SHA-256 of adapter_model.safetensors", self.weights_sha256)
         yield ""

@@ -39,10 +39,10 @@ from server.training.collaborators import Training
 from server.uploads.upload_parser import UploadParser
 from store.blobs import BlobStore
 from store.tables import ModelRow
-from wire.engine import LoraConfig
 from wire.errors import InvalidRequest, NotFound
 from wire.graders.shapes import Grader, models_of
 from wire.graders.tasks import GRADED_ENVIRONMENT
+from wire.lora import LoraConfig
 
 MAX_FILE_BYTES = 64 * 1024**2
 _UNNAMEABLE = re.compile(r"[^A-Za-z0-9._-]+")

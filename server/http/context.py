@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
@@ -180,7 +180,9 @@ def _details(settings: ServerSettings) -> Loaded:
     collection = settings.garbage_collection
     scheme = urlsplit(collection.checkpoint_store_url).scheme if collection else None
     store = {"file": "a folder", "s3": "S3"}.get(scheme, scheme) if scheme else None
-    return Loaded(version=version_of("headway"), checkpoint_store=store, workers=settings.workers)
+    lora = settings.default_lora
+    shape: dict[str, Any] = {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": lora.parts}
+    return Loaded(version=version_of("headway"), checkpoint_store=store, workers=settings.workers, **shape)
 
 
 def _checkpoint_store(settings: ServerSettings) -> CheckpointStore | None:

@@ -131,6 +131,15 @@ async def known_losses(session: AsyncSession, base_id: UUID) -> dict[str, dict[s
     return (await session.scalar(query)) or {}
 
 
+async def highest_lora_rank(session: AsyncSession, base_id: UUID) -> int | None:
+    """The highest rank of an adapter that some live sampler of this base loads; None where one has no limit, or none
+    lives."""
+    samplers = select(SamplerRow.details).where(SamplerRow.base_id == base_id, takes_requests())
+    limits = [Loaded.read(details).max_lora_rank for details in await session.scalars(samplers)]
+    known = [limit for limit in limits if limit is not None]
+    return max(known) if known and len(known) == len(limits) else None
+
+
 def _storable(text: str) -> str:
     """A log may have anything in it; PostgreSQL keeps no NUL."""
     return text.replace("\x00", "\ufffd")

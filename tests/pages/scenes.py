@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.tables import CheckpointRow, ModelRow
 
-LORA = {"rank": 16, "alpha": 32, "targets": None}
+LORA = {"rank": 16, "alpha": 32, "init_seed": 0, "attn": True, "mlp": True, "unembed": False}
 
 
 async def add_model(session: AsyncSession, team_id: uuid.UUID, base_id: uuid.UUID, slug: str) -> ModelRow:

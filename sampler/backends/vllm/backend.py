@@ -128,6 +128,7 @@ class VllmBackend(WithChatText):
             kernel=said.get("kernel"),
             threads=self._num_threads if said.get("device") == "cpu" else None,
             context_length=self._info.context_length,
+            max_lora_rank=served_rank(self._settings.max_lora_rank),
             engine=", ".join(filter(None, (f"vLLM {engine}", self._split(), said.get("cache")))),
         )
 

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.catalog.lora import lora_of
 from server.catalog.repository import as_uuid
 from server.pages.charts.figures import Figure
 from server.pages.charts.settings import Across
@@ -51,6 +52,11 @@ class Curve:
     label: str
     model: ModelRow
     steps: list[Node]
+
+    @property
+    def lora(self) -> str:
+        """The shape of its adapter."""
+        return lora_of(self.model).sentence
 
 
 def all_curves(compared: Sequence[Compared]) -> list[Curve]:

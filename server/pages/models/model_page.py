@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from server.catalog.lora import shape_of
 from server.catalog.run_ids import run_id
 from server.catalog.service import catalog_model
 from server.guard.alarms import list_alarms
@@ -135,6 +136,7 @@ async def _common(session: AsyncSession, model: ModelRow, base: ModelRow, *, wit
         "has_more_alarms": found.next_cursor is not None,
         "held_out": await held_out_charts(session, model.id),
         "model": model,
+        "lora": shape_of(model, base),
         "run_id": run_id(model) if model.session_id else None,
         "noted": list((as_texts(model.user_metadata) or {}).items())[:_MOST_NOTES],
         "base": base,

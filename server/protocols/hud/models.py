@@ -84,7 +84,8 @@ async def resolve(context: ContextDep, caller: ModelUserDep, model: str) -> Cata
 
 @router.post("/fork", status_code=201)
 async def fork(context: ContextDep, caller: CallerDep, body: ForkRequest) -> CatalogModel:
-    """A new trainable model that starts from the source's current head."""
+    """A new trainable model that starts from the source's current head. `lora`: rank, alpha, targets (attn, mlp,
+    unembed) and seed of its adapter; each may be left out."""
     await forks.save_source(context.heads, caller, body)
     async with context.database.session() as session:
         model = await forks.fork(session, caller, body, context.settings.default_lora)

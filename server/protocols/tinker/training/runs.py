@@ -19,6 +19,7 @@ from server.protocols.tinker.training.settled import settled_future
 from server.values.sanitizing import storable_json
 from store.tables import ModelRow
 from wire.errors import InvalidRequest
+from wire.lora import MAX_INIT_SEED, MAX_LORA_RANK
 
 router = TinkerRouter()
 
@@ -30,8 +31,8 @@ _ADAM = "adamw"
 class Lora(Closed):
     """The shape of an adapter. seed: of its start; null for any."""
 
-    rank: Annotated[int, Field(ge=1, le=1024)] = 32
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    rank: Annotated[int, Field(ge=1, le=MAX_LORA_RANK)] = 32
+    seed: Annotated[int, Field(ge=0, le=MAX_INIT_SEED)] | None = None
     train_mlp: bool = True
     train_attn: bool = True
     train_unembed: bool = True

@@ -22,7 +22,15 @@ from cli.box.trainers import OnDemand, Trainers
 from cli.box.up_lock import AlreadyUp, only_up
 from cli.commands.bases import choose_bases
 from cli.ending import sentence_of
-from cli.plane_settings import Promotion, ReasoningParser, SamplerTensorParallel, ToolCallParser
+from cli.plane_settings import (
+    LoraAlpha,
+    LoraRank,
+    LoraTargets,
+    Promotion,
+    ReasoningParser,
+    SamplerTensorParallel,
+    ToolCallParser,
+)
 from cli.service.environment import ADMIN_ENV, MEMBER_ENV, environment_of_command, read_env, sdk_exports, write_env
 from cli.settings import (
     DEFAULT_DATA_DIR,
@@ -34,13 +42,18 @@ from cli.settings import (
     open_checkpoints,
     stop_with,
 )
+from sampler.backends.vllm.settings import VllmSettings
 from server.principals.roles import Role
+from server.process.default_lora import LoraSettings, parts
 from store.planes.promotion_policy import PromotionPolicy
 from store.private_files import private_data_folder, private_umask
+from wire.lora import LoraConfig
 from wire.process.exits import DRAIN_S, STOP_S
 from wire.process.hub_weights import WeightsOutOfReach
 from wire.process.origins import bracketed, http_origin, listen, local_host
 
+_LORA = LoraConfig()
+_SERVED_RANK = "HEADWAY_VLLM_MAX_LORA_RANK"
 _SAY_EVERY_S, _SAY_ANYWAY_S = 5.0, 15.0
 
 
@@ -74,6 +87,9 @@ def up(
         str, typer.Option(envvar="HEADWAY_SAMPLER_BACKEND", help="What samplers generate with: local or vllm")
     ] = "local",
     sampler_tensor_parallel: SamplerTensorParallel = 1,
+    lora_rank: LoraRank = _LORA.rank,
+    lora_alpha: LoraAlpha = _LORA.alpha,
+    lora_targets: LoraTargets = ",".join(_LORA.parts),
     tool_call_parser: ToolCallParser = None,
     reasoning_parser: ReasoningParser = None,
     with_runner: Annotated[
@@ -97,6 +113,7 @@ def up(
     sampler_arguments += ["--seed", str(seed)] if seed is not None else []
     for flag, parser in (("--tool-call-parser", tool_call_parser), ("--reasoning-parser", reasoning_parser)):
         sampler_arguments += [flag, parser] if parser else []
+    environment_of_lora = _lora_environment(lora_rank, lora_alpha, lora_targets)
     data_dir = data_dir.resolve()
     open_checkpoints(checkpoint_store, data_dir)  # a URL that is none is better said now than in three logs
     try:
@@ -113,6 +130,7 @@ def up(
             exports, slugs = _prepare(url, data_dir, base or [], origin)
             environment = {**_environment(url, data_dir, on_demand, sampler_backend), "HEADWAY_PROMOTION": promotion}
             environment |= {"HEADWAY_TRAINER_GPUS": str(trainer_gpus)}
+            environment |= environment_of_lora
             environment |= {"HEADWAY_CHECKPOINT_STORE": checkpoint_store} if checkpoint_store else {}
             environment |= {"HEADWAY_LOG_FORMAT": log_format.value} if log_format else {}
             lifetime = OnDemand(idle_exit_seconds) if on_demand else None
@@ -208,6 +226,21 @@ def _environment(url: str, data_dir: Path, on_demand: bool, sampler_backend: str
         **({"HEADWAY_TRAINERS_ON_DEMAND": "1"} if on_demand else {}),
         # The local backend computes as the trainer does: nothing there to check, for a tenth of a small step.
         **({"HEADWAY_CANARY": "0"} if sampler_backend == "local" else {}),
+    }
+
+
+def _lora_environment(rank: int, alpha: int, targets: str) -> dict[str, str]:
+    """For the server, and for a vLLM, which is started so that it loads adapters of that rank unless its own setting
+    says something else. Ends the command for targets that there are not."""
+    try:
+        lora = LoraSettings(rank, alpha, parts(targets)).config
+    except ValueError as error:
+        stop_with(str(error))
+    return {
+        "HEADWAY_LORA_RANK": str(rank),
+        "HEADWAY_LORA_ALPHA": str(alpha),
+        "HEADWAY_LORA_TARGETS": ",".join(lora.parts),
+        _SERVED_RANK: os.environ.get(_SERVED_RANK, str(max(rank, VllmSettings().max_lora_rank))),
     }
 
 

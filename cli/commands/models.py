@@ -16,7 +16,7 @@ from cli.terminal.whole_help import WholeHelp
 
 app = typer.Typer(
     cls=WholeHelp,
-    help="The team's models: list, rename, describe, tag, delete, and take them home.",
+    help="The team's models: fork, list, rename, describe, tag, delete, and take them home.",
     no_args_is_help=True,
 )
 
@@ -26,6 +26,34 @@ Model = Annotated[str, typer.Argument(help="The model's name or id")]
 app.command("export")(weights.export)
 app.command("push")(weights.push)
 app.command("import")(weights.import_)
+
+
+@app.command("fork")
+def fork(
+    source: Annotated[str, typer.Argument(help="A base, or one of the team's models")],
+    name: Annotated[str, typer.Argument(help="What the new model is called")],
+    rank: Annotated[int | None, typer.Option("--lora-rank", min=1, help="Rank of its adapter")] = None,
+    alpha: Annotated[
+        int | None, typer.Option("--lora-alpha", min=1, help="Its updates are scaled by alpha / rank")
+    ] = None,
+    targets: Annotated[
+        str | None, typer.Option("--lora-targets", help="Parts that it is on: attn, mlp, unembed; with commas")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--lora-seed", min=0, help="Of its random start; default: 0")] = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Make a model that starts where another's head is. What is not said of its adapter is the server's default, or as
+    in a trained source."""
+    parts = None if targets is None else [part.strip() for part in targets.split(",")]
+    said = {"rank": rank, "alpha": alpha, "targets": parts, "seed": seed}
+    lora = {what: value for what, value in said.items() if value is not None}
+    with service_client(url, key, data_dir) as http:
+        found = checked(http.get("/v2/models/resolve", params={"model": source})).json()
+        asked = {"source_model_id": found["id"], "name": name, **({"lora": lora} if lora else {})}
+        made = checked(http.post("/v2/models/fork", json=asked)).json()
+    typer.echo(f"forked {found['model_name']} as {name}: LoRA of {_shape(made['lora'])} ({made['id']})")
 
 
 @app.command("list")
@@ -40,10 +68,12 @@ def list_(
     with service_client(url, key, data_dir) as http:
         items = checked(http.get("/v2/models")).json()["items"]
     items = [item for item in items if tag is None or tag in item["tags"]]
-    table = Listing("id", "model", "base", "head", "tags", "description", prose=("tags", "description"))
+    table = Listing("id", "model", "base", "rank", "head", "tags", "description", prose=("tags", "description"))
     for item in items:
         head, about = item["head_checkpoint_id"] or "", item["description"] or ""
-        table.add_row(item["id"], item["model_name"], item["base_model"] or "", head, ", ".join(item["tags"]), about)
+        rank = str(item["lora"]["rank"]) if item["lora"] else ""
+        tags = ", ".join(item["tags"])
+        table.add_row(item["id"], item["model_name"], item["base_model"] or "", rank, head, tags, about)
     show_items(table, items, as_json=as_json)
 
 
@@ -63,7 +93,7 @@ def show_(
         print_json({**found, "contents": contents, "checkpoints": nodes})
         return
     table = Listing("what", "value", prose=("value",))
-    for name, value in {**found, **contents}.items():
+    for name, value in {**found, **contents, "lora": _shape(found["lora"])}.items():
         if value not in (None, [], {}):
             table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
     listing = Listing("id", "checkpoint", "step", "reward", "files")
@@ -147,6 +177,11 @@ def delete_checkpoint(
     with service_client(url, key, data_dir) as http:
         done = checked(http.delete(_path(model, f"checkpoints/{quote(checkpoint, safe='')}"))).json()
     typer.echo(f"deleted {done['name']}: the next collection frees {done['num_bytes']:,} bytes")
+
+
+def _shape(lora: dict[str, Any]) -> str:
+    layers = f" ({', '.join(lora['layers'])})" if lora["layers"] else ""
+    return f"rank {lora['rank']}, alpha {lora['alpha']} on {', '.join(lora['targets'])}{layers}, seed {lora['seed']}"
 
 
 def _show_contents(found: dict[str, Any]) -> None:

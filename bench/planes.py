@@ -1,8 +1,8 @@
 """The processes of a `headway up` by plane, and what each has used: processor time, and memory as PSS.
 
 A process belongs to the nearest plane above it, so a plane's helpers count as the plane's; the embedded PostgreSQL is
-one of them. PSS counts a page that several processes share by parts, so a sum over processes is what they take of the
-machine: less beside other processes with the same libraries.
+one of them, and so is what trainers and samplers are forked from. PSS counts a page that several processes share by
+parts, so a sum over processes is what they take of the machine: less beside other processes with the same libraries.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def _plane_of(pid: int) -> str | None:
     command = command_of(pid)
     if "/bin/postgres " in command:
         return "postgres"
+    if "cli.box.forking" in command:
+        return "fork_server"
     return next((plane for plane in PLANES if f"cli {plane} " in f"{command} "), None)
 
 

@@ -8,12 +8,15 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import typer
 
+from cli.box.fork_server import ForkServer
+from cli.box.forked_process import ForkedProcess
 from wire.process.exits import GAVE_UP_STATUS, STOP_S
 from wire.process.lifeline import VARIABLE
 
@@ -25,6 +28,9 @@ _MAX_PAUSE_S = 30.0
 _HEALTHY_S = 60.0  # a child that lived for so long is started again after the shortest pause
 
 
+Process = subprocess.Popen[bytes] | ForkedProcess
+
+
 class ChildFailed(RuntimeError):
     """A child did not come up."""
 
@@ -33,7 +39,8 @@ class ChildFailed(RuntimeError):
 class Child:
     """One process: its name, command line, and what it gets in its environment. `stays_down`: it may end. `stop_s`:
     after SIGTERM, it gets so long to end. `withheld`: prefixes of variables of ours that it does not get.
-    `stops_first`: it has ended before the others get SIGTERM. `is_optional`: the others can do without it."""
+    `stops_first`: it has ended before the others get SIGTERM. `is_optional`: the others can do without it.
+    `is_forked`: from the fork server, where there is one."""
 
     name: str
     command: list[str]
@@ -43,7 +50,8 @@ class Child:
     withheld: tuple[str, ...] = ()
     stops_first: bool = False
     is_optional: bool = False
-    process: subprocess.Popen[bytes] | None = None
+    is_forked: bool = False
+    process: Process | None = None
     started_at: float = 0.0
     pause_s: float = _RESTART_PAUSE_S / 2
     restart_at: float | None = None
@@ -62,8 +70,8 @@ class Death:
 class Children:
     """Keeps every child alive until the end of the block. Each writes to `<logs>/<name>.log`."""
 
-    def __init__(self, logs: Path) -> None:
-        self.logs = logs
+    def __init__(self, logs: Path, fork_server: ForkServer | None = None) -> None:
+        self.logs, self._fork_server = logs, fork_server
         self._children: list[Child] = []
 
     def __enter__(self) -> Self:
@@ -95,7 +103,8 @@ class Children:
 
     def restart_dead(self) -> list[Death]:
         """Note who died, and start them again after a pause that doubles while they keep dying."""
-        deaths = [self._record_exit(c, c.process) for c in self._children if c.process and c.process.poll() is not None]
+        ended = [(c, c.process, c.process.poll()) for c in self._children if c.process]
+        deaths = [self._record_exit(child, process, status) for child, process, status in ended if status is not None]
         self._children = [c for c in self._children if c.process or not c.stays_down]
         for child in self._children:
             if child.restart_at is not None and time.monotonic() >= child.restart_at:
@@ -114,19 +123,25 @@ class Children:
 
     def _spawn(self, child: Child) -> None:
         child.started_at, child.restart_at = time.monotonic(), None
+        environment = environment_of_child(child.environment, child.withheld)
         with (self.logs / f"{child.name}.log").open("ab") as log:
-            child.process = subprocess.Popen(
+            child.process = self._forked(child, environment, log.fileno()) or subprocess.Popen(
                 child.command,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**_inherited(child), **child.environment, VARIABLE: "1", "PYTHONUNBUFFERED": "1"},
+                env=environment,
                 start_new_session=True,  # Ctrl-C reaches us alone; we stop the children in order
             )
 
-    def _record_exit(self, child: Child, process: subprocess.Popen[bytes]) -> Death:
+    def _forked(self, child: Child, environment: dict[str, str], log: int) -> ForkedProcess | None:
+        if self._fork_server is None or not child.is_forked:
+            return None
+        return self._fork_server.fork(child.command, environment, log)
+
+    def _record_exit(self, child: Child, process: Process, status: int) -> Death:
         child.process = None
-        death = Death(child, process.pid, process.returncode, self._last_words(child))
+        death = Death(child, process.pid, status, self._last_words(child))
         if death.status == GAVE_UP_STATUS:
             typer.echo(f"headway: {child.name} gave up, and is not started again: {death.last_words}", err=True)
         elif not child.stays_down:
@@ -157,11 +172,13 @@ def progress_in(path: Path) -> str | None:
     return found[1] if found else None
 
 
-def _inherited(child: Child) -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(child.withheld)}
+def environment_of_child(variables: Mapping[str, str], withheld: tuple[str, ...] = ()) -> dict[str, str]:
+    """Ours, but for what begins with `withheld`; these; and what every child gets."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(withheld)}
+    return {**inherited, **variables, VARIABLE: "1", "PYTHONUNBUFFERED": "1"}
 
 
-def end_process(process: subprocess.Popen[bytes], timeout_s: float = STOP_S) -> None:
+def end_process(process: Process, timeout_s: float = STOP_S) -> None:
     """SIGTERM, and SIGKILL if that is not enough in time."""
     _signal(process, signal.SIGTERM)
     try:
@@ -171,7 +188,7 @@ def end_process(process: subprocess.Popen[bytes], timeout_s: float = STOP_S) -> 
         process.wait()
 
 
-def _signal(process: subprocess.Popen[bytes], signum: signal.Signals) -> None:
+def _signal(process: Process, signum: signal.Signals) -> None:
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signum)

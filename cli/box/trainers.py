@@ -86,7 +86,8 @@ class Trainers:
         command = [sys.executable, "-m", "cli", "trainer", "--base", slug]
         if self._on_demand is not None:
             command += ["--idle-exit-seconds", str(self._on_demand.idle_exit_s)]
-        child = Child(f"trainer-{slug}", command, self._environment, stays_down=self._on_demand is not None)
+        stays_down = self._on_demand is not None
+        child = Child(f"trainer-{slug}", command, self._environment, stays_down=stays_down, is_forked=True)
         self._children.start(child)
 
     def _settle(self, death: Death) -> None:

@@ -16,7 +16,8 @@ from typing import Annotated
 
 import typer
 
-from cli.box.children import Child, ChildFailed, Children, end_process
+from cli.box.children import Child, ChildFailed, Children, end_process, environment_of_child
+from cli.box.fork_server import ForkServer, can_fork_planes
 from cli.box.runner import missing_for_a_runner, runner_child
 from cli.box.trainers import OnDemand, Trainers
 from cli.box.up_lock import AlreadyUp, only_up
@@ -100,6 +101,14 @@ def up(
     ] = 16,
     log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
+    share_imports: Annotated[
+        bool,
+        typer.Option(
+            envvar="HEADWAY_SHARE_IMPORTS",
+            help="Where there is no GPU, fork trainers and local samplers from one process that has imported torch: "
+            "the libraries' memory is theirs together",
+        ),
+    ] = True,
 ) -> None:
     """Run server, trainers, samplers and a runner here until Ctrl-C; with `-- COMMAND`, until that command ends.
 
@@ -124,8 +133,9 @@ def up(
         origin = http_origin(local_host(host), port)
         with (
             only_up(data_dir, origin),
+            _fork_server(data_dir, share_imports and sampler_backend == "local" and trainer_gpus == 1) as fork_server,
             _database(database_url, data_dir) as url,
-            Children(data_dir / "logs") as children,
+            Children(data_dir / "logs", fork_server) as children,
         ):
             exports, slugs = _prepare(url, data_dir, base or [], origin)
             environment = {**_environment(url, data_dir, on_demand, sampler_backend), "HEADWAY_PROMOTION": promotion}
@@ -166,6 +176,17 @@ def _listenable_port(host: str, port: int) -> int:
     except OSError as error:
         where = f"{bracketed(host)}:{port}"
         raise OSError(f"cannot listen on {where} ({error.strerror}); choose another --host or --port") from None
+
+
+@contextmanager
+def _fork_server(data_dir: Path, is_wanted: bool) -> Generator[ForkServer | None]:
+    """Before the database: it imports while that starts."""
+    if not (is_wanted and can_fork_planes()):
+        yield None
+        return
+    environment = environment_of_child({"HEADWAY_DATA_DIR": str(data_dir)})
+    with ForkServer(data_dir / "logs" / "fork-server.log", environment) as fork_server:
+        yield fork_server
 
 
 @contextmanager
@@ -258,7 +279,8 @@ def _start_planes(
     trainers.start()
     for slug in slugs:
         command = [*headway, "sampler", "--base", slug, *sampler_arguments]
-        children.start(Child(f"sampler-{slug}", command, environment, stop_s=_drain_s() + STOP_S))
+        stop_s = _drain_s() + STOP_S
+        children.start(Child(f"sampler-{slug}", command, environment, stop_s=stop_s, is_forked=True))
 
 
 def _start_runner(

@@ -1,0 +1,184 @@
+"""Processes forked from one that has imported their libraries behave like those that were started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from cli.box import fork_server
+from cli.box.children import Child, Children, environment_of_child
+from cli.box.fork_server import ForkServer, can_fork_planes
+from cli.box.forked_process import ForkedProcess
+from cli.box.forking import LIBRARIES
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux alone")
+
+HEADWAY = [sys.executable, "-m", "cli"]
+ENVIRONMENT = {name: value for name, value in environment_of_child({}).items() if name != "PYTEST_CURRENT_TEST"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with ForkServer(tmp_path_factory.mktemp("server") / "log", ENVIRONMENT) as server:
+        yield server
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[ForkServer]:
+    """Without libraries, so that it is ready at once."""
+    with (
+        patch.object(fork_server, "_MODULE", "tests.unit.cli.forking_nothing"),
+        ForkServer(tmp_path / "log", ENVIRONMENT) as server,
+    ):
+        yield server
+
+
+@pytest.fixture
+def fork(tmp_path: Path) -> Callable[..., tuple[ForkedProcess, Path]]:
+    """The forked `headway …`, and the log that it writes to."""
+
+    def start(server: ForkServer, *arguments: str, **variables: str) -> tuple[ForkedProcess, Path]:
+        with (log := tmp_path / "said").open("wb") as file:
+            process = server.fork([*HEADWAY, *arguments], {**ENVIRONMENT, **variables}, file.fileno())
+        assert process is not None
+        return process, log
+
+    return start
+
+
+@pytest.fixture
+def follower(tmp_path: Path) -> tuple[str, ...]:
+    """A command that lasts."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "x.log").write_text("a line\n")
+    return ("logs", "--follow", "--data-dir", str(tmp_path))
+
+
+def ends_with(read: Callable[[], str], what: str) -> bool:
+    deadline = time.monotonic() + 20
+    while not read().endswith(what) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return read().endswith(what)
+
+
+def test_a_fork_has_the_libraries_and_its_own_arguments_environment_and_log(server: ForkServer, fork, tmp_path: Path):
+    process, log = fork(server, "logs", HEADWAY_DATA_DIR=str(tmp_path / "nowhere"))
+    assert process.wait(20) == 1
+    assert log.read_text().startswith(f"headway: there are no logs in {tmp_path}/nowhere/logs: `headway up` writes")
+
+
+def test_a_fork_is_our_child_in_a_session_of_its_own_and_shows_its_command(server: ForkServer, fork, follower):
+    process, log = fork(server, *follower)
+    assert ends_with(log.read_text, "a line\n")
+    assert os.getsid(process.pid) == process.pid
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    assert f"PPid:\t{os.getpid()}\n" in status
+    assert "Threads:\t1\n" in status
+    shown = Path(f"/proc/{process.pid}/cmdline").read_text().rstrip("\0").split("\0")
+    assert shown == [*HEADWAY, *follower]
+    assert shared_mib(process.pid) > 100
+    process.kill()
+    process.wait(20)
+
+
+def shared_mib(pid: int) -> float:
+    """What it has in common with the fork server, libraries' files apart."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in rollup if line.startswith("Shared_Dirty:")).split()[1]) / 1024
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_fork_ends_by_signals_and_the_status_says_by_which(own_server: ForkServer, fork, follower, signum):
+    process, log = fork(own_server, *follower)
+    assert ends_with(log.read_text, "a line\n")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.05)
+    process.send_signal(signum)
+    assert process.wait(20) == -signum
+    process.send_signal(signum)  # to nobody
+
+
+def test_a_fork_outlives_the_server_and_the_one_after_the_next_is_forked_again(own_server: ForkServer, fork, follower):
+    survivor, log = fork(own_server, *follower)
+    assert ends_with(log.read_text, "a line\n")
+    os.kill(own_server.pid, signal.SIGKILL)
+    assert own_server.fork([*HEADWAY, "--version"], ENVIRONMENT, 2) is None
+    process, log = fork(own_server, "--version")
+    assert (process.wait(20), log.read_text()) == (0, "headway 0.1.0\n")
+    assert survivor.poll() is None
+    survivor.kill()
+    survivor.wait(20)
+
+
+def test_a_server_that_does_not_answer_is_given_up(own_server: ForkServer, fork):
+    fork(own_server, "--version")[0].wait(20)
+    os.kill(own_server.pid, signal.SIGSTOP)
+    with patch.object(fork_server, "_FORKED_WITHIN_S", 0.2):
+        assert own_server.fork([*HEADWAY, "--version"], ENVIRONMENT, 2) is None
+
+
+def test_what_libraries_read_on_import_is_as_the_process_shall_have_it(own_server: ForkServer):
+    assert own_server.fork([*HEADWAY, "--version"], {**ENVIRONMENT, "OMP_NUM_THREADS": "7"}, 2) is None
+
+
+def test_a_server_that_ends_by_itself_is_not_started_again(tmp_path: Path):
+    with (
+        patch.object(fork_server, "_MODULE", "tests.unit.cli.no_such_module"),
+        ForkServer(tmp_path / "log", ENVIRONMENT) as server,
+    ):
+        first = server.pid
+        for _ in range(3):
+            assert server.fork([*HEADWAY, "--version"], ENVIRONMENT, 2) is None
+        assert server.pid == first
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@patch.dict(os.environ, ENVIRONMENT, clear=True)  # pytest's changes with each test, as no box's does
+def test_children_are_started_where_they_cannot_be_forked(own_server: ForkServer, tmp_path: Path, is_there: bool):
+    if not is_there:
+        os.kill(own_server.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, own_server.pid, os.WEXITED | os.WNOWAIT)
+    with Children(tmp_path, own_server) as children:
+        child = Child("plane", [*HEADWAY, "--version"], {}, stays_down=True, is_forked=True)
+        children.start(child)
+        assert isinstance(child.process, ForkedProcess if is_there else subprocess.Popen)
+        while not (deaths := children.restart_dead()):
+            time.sleep(0.02)
+    assert [(death.status, death.last_words.partition(" (")[0]) for death in deaths] == [(0, "headway 0.1.0")]
+
+
+def test_no_plane_is_forked_where_there_is_a_gpu():
+    with patch.object(Path, "glob", lambda self, pattern: [Path("/dev/nvidia0")]):
+        assert not can_fork_planes()
+
+
+_IMPORTED_IN_FORKS = f"""
+import os, sys
+from importlib import import_module
+for name in {LIBRARIES!r}:
+    import_module(name)
+before = set(sys.modules)
+for modules in (["trainer.leader"], ["sampler.main", "sampler.backends.local.backend"]):
+    if os.fork() == 0:
+        for name in modules:
+            import_module(name)
+        print(*(set(sys.modules) - before), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_planes_import_no_library_that_is_not_shared():
+    """Else each has it in its own memory."""
+    said = subprocess.check_output([sys.executable, "-c", _IMPORTED_IN_FORKS], text=True).splitlines()
+    by_trainer, by_sampler = (set(line.split()) for line in said)
+    ours = {"store", "wire"}
+    assert {name for name in by_trainer & by_sampler if name.partition(".")[0] not in ours} == set()

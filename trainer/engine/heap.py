@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +31,9 @@ class Heap:
         """idle_s: after which what nobody uses is returned."""
         self._idle_s = idle_s
         self._glibc = _glibc()
-        self._timer: threading.Timer | None = None
+        self._ended_at: float | None = None
+        self._has_ended = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def keep_freed(self) -> None:
         """From now on what is freed stays, until it is returned."""
@@ -43,19 +46,32 @@ class Heap:
     @contextmanager
     def in_use(self) -> Generator[None]:
         """The block allocates much; once none has run for `idle_s`, what was freed is returned. By one thread."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._ended_at = None
         try:
             yield
         finally:
-            self._timer = threading.Timer(self._idle_s, self.return_freed)
-            self._timer.daemon = True
-            self._timer.start()
+            self._ended_at = time.monotonic()
+            self._has_ended.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._return_when_idle, name="heap", daemon=True)
+                self._thread.start()
 
     def return_freed(self) -> None:
         """Whole pages, wherever they lie. The next pass maps them anew."""
         if self._glibc is not None:
             self._glibc.malloc_trim(0)
+
+    def _return_when_idle(self) -> None:
+        """Wakes up once in `idle_s` while there are passes, and not at all while there are none."""
+        while self._has_ended.wait():
+            self._has_ended.clear()
+            if (ended_at := self._ended_at) is None:
+                continue  # the end of the pass that runs now wakes it up again
+            if (left_s := ended_at + self._idle_s - time.monotonic()) > 0:
+                time.sleep(left_s)
+                self._has_ended.set()  # looks again: there may have been another
+            else:
+                self.return_freed()
 
 
 def _glibc() -> Any:

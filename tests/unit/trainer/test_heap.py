@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from unittest.mock import Mock, patch
 
@@ -52,8 +53,10 @@ def test_an_engine_returns_memory_once_it_has_been_idle() -> None:
     heap = Heap(idle_s=0.2)
     with patch.object(heap, "_glibc", Mock()) as glibc:
         engine = opened(BatchEngine(BaseModel(tiny_model()), EngineSettings(threads=1), heap=heap))
+        before = threading.active_count()
         for _ in range(3):
             engine.forward_backward(MODEL, mixed_batch(), LossChoice("ppo"))
+        assert threading.active_count() - before <= 1, "one thread, however many passes"
         with heap.in_use():
             glibc.malloc_trim.reset_mock()  # on a busy machine there was time between two passes
             time.sleep(0.4)
@@ -62,4 +65,19 @@ def test_an_engine_returns_memory_once_it_has_been_idle() -> None:
         while not glibc.malloc_trim.call_count and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.3)
+        assert glibc.malloc_trim.call_count == 1
+
+
+def test_memory_that_is_used_again_and_again_is_returned_after_the_last_time() -> None:
+    heap = Heap(idle_s=0.3)
+    with patch.object(heap, "_glibc", Mock()) as glibc:
+        until = time.monotonic() + 0.9
+        while time.monotonic() < until:
+            with heap.in_use():
+                time.sleep(0.01)
+        assert glibc.malloc_trim.call_count == 0
+        deadline = time.monotonic() + 10
+        while not glibc.malloc_trim.call_count and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.5)
         assert glibc.malloc_trim.call_count == 1

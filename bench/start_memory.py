@@ -23,7 +23,7 @@ from tests.e2e.box import Box
 
 MOST_MIB = 0.8 * 1024
 _SUMMED = ("server", "trainer", "sampler", "fork_server", "postgres")
-_REST_S = 10.0
+REST_S = 10.0
 
 
 def main() -> int:
@@ -36,8 +36,8 @@ def main() -> int:
         Path(folder).chmod(0o755)  # PostgreSQL may be another user
         box = Box(Path(folder) / "data", TINY_BASE).start()
         try:
-            time.sleep(_REST_S)
-            found = _measure(box)
+            time.sleep(REST_S)
+            found = memory_of(box)
         finally:
             box.stop()
     if args.out:
@@ -45,18 +45,19 @@ def main() -> int:
     return 0 if found["sum_mib"] <= MOST_MIB else 1
 
 
-def _measure(box: Box) -> dict[str, Any]:
+def memory_of(box: Box) -> dict[str, Any]:
+    """PSS in MiB by plane, printed too, and the sum that is looked at."""
     assert box.process is not None
     planes = dict[str, list[tuple[float, str]]]()
     for plane, pid in processes_by_plane(box.process.pid):
         planes.setdefault(plane, []).append((round(pss_mib(pid), 1), command_of(pid)))
     for plane, processes in planes.items():
-        print(f"{plane:<10} {sum(mib for mib, _ in processes):>7.1f} MiB in {len(processes)} processes")
+        print(f"{plane:<11} {sum(mib for mib, _ in processes):>7.1f} MiB in {len(processes)} processes")
         for mib, command in sorted(processes, reverse=True):
-            print(f"           {mib:>7.1f}      {command[:90]}")
+            print(f"            {mib:>7.1f}      {command[:90]}")
     totals = {plane: round(sum(mib for mib, _ in processes), 1) for plane, processes in planes.items()}
     total = round(sum(totals.get(plane, 0.0) for plane in _SUMMED), 1)
-    print(f"{'sum':<10} {total:>7.1f} MiB of {', '.join(_SUMMED)}")
+    print(f"{'sum':<11} {total:>7.1f} MiB of {', '.join(_SUMMED)}")
     return {"load_average": os.getloadavg(), "sum_mib": total, "planes_mib": totals}
 
 

@@ -19,11 +19,13 @@ from trainer.engine.base_model import BaseModel, load_base_model
 from trainer.engine.device_memory import device_name, gpu_name
 from trainer.engine.engine import EngineSettings, TrainingEngine
 from trainer.engine.heap import Heap
+from trainer.engine.products import NUM_KERNELS
 from trainer.engine.ranks import Alone, Ranks, at_own_pace
 from trainer.engine.throughput import tokens_per_s
 from trainer.settings import TrainerSettings
 from wire.process.hub_weights import fetch_weights, require_weights
 from wire.process.loading_progress import logged_bar, no_bar
+from wire.process.onednn import keep_few_kernels
 from wire.process.threads import threads_for, usable_cores
 
 
@@ -71,6 +73,7 @@ def load_engine(
 ) -> LoadedEngine:
     """All ranks load by the weights and settings of rank 0, and raise what one of them raises: OSError or ValueError
     for weights that do not load. weights: None where this is not rank 0."""
+    keep_few_kernels(NUM_KERNELS)
     if place.device != "cpu":
         _equal_bits_for_equal_passes()
     set_tqdm_hook(logged_bar if place.world.local_rank == 0 else no_bar)

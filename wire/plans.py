@@ -23,6 +23,9 @@ _FORMAT = 1
 FUSED_LORA, PEFT_LORA = "fused", "peft"
 """The forwards of adapted layers. Plans of versions that had PEFT's alone name none."""
 
+TORCH_PRODUCTS, ONEDNN_PRODUCTS = "torch", "onednn"
+"""Whose products of matrices. Plans of versions that had torch's alone name none."""
+
 ALL_ROWS = 0
 """The head works on the whole vocabulary at once: plans of versions that had no blocks say nothing about it."""
 
@@ -43,8 +46,9 @@ class Plan:
     each micro-batch holds, in that order. shard_sizes_S: how many micro-batches each shard holds. A shard sums its
     micro-batches in their order; the gradient is the sum of the shards in theirs, whoever computes them.
 
-    kernel: of attention, by the engine's name for it. lora: of adapted layers. head_rows: of the unembedding, which the
-    head works on at once. seconds: that planning took, 0 for a plan that was read.
+    kernel: of attention, by the engine's name for it. lora: of adapted layers. products: of matrices, in adapted layers
+    and the head. head_rows: of the unembedding, which the head works on at once. seconds: that planning took, 0 for a
+    plan that was read.
     """
 
     settings: PlanSettings
@@ -54,6 +58,7 @@ class Plan:
     shard_sizes_S: Int32Array
     lora: str = PEFT_LORA
     head_rows: int = ALL_ROWS
+    products: str = TORCH_PRODUCTS
     seconds: float = 0.0
 
     @property
@@ -84,6 +89,7 @@ def plan_of(
     kernel: str,
     lora: str = PEFT_LORA,
     head_rows: int = ALL_ROWS,
+    products: str = TORCH_PRODUCTS,
     seconds: float = 0.0,
 ) -> Plan:
     """The plan with these datums in each micro-batch of each shard; what is not given is as earlier versions had it."""
@@ -96,6 +102,7 @@ def plan_of(
         _array(map(len, shards)),
         lora,
         head_rows,
+        products,
         seconds,
     )
 
@@ -110,6 +117,7 @@ def encode_plan(plan: Plan) -> bytes:
         "kernel": plan.kernel,
         "lora": plan.lora,
         "head_rows": plan.head_rows,
+        "products": plan.products,
     }
     arrays = {
         # Neighbours are mostly computed together: differences compress to almost nothing.
@@ -132,6 +140,7 @@ def decode_plan(data: bytes) -> Plan:
         arrays["shards"],
         header.get("lora", PEFT_LORA),
         header.get("head_rows", ALL_ROWS),
+        header.get("products", TORCH_PRODUCTS),
     )
 
 

@@ -351,7 +351,7 @@ def loads_with_a_kernel_that_fails(group: RankGroup, folder: Path, half_way: str
         base = load_sharded_base(str(folder), ranks=group)
     whole = load_base_model(str(folder))
     assert (base.kernel, whole.kernel) == ("dense", "cascade")
-    with whole.computing_by("dense", FUSED_LORA, whole.head_rows):
+    with whole.computing_by("dense", FUSED_LORA, whole.head_rows, whole.products):
         _same(_learnt(base), _learnt(whole))
 
 

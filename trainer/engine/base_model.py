@@ -28,12 +28,13 @@ from trainer.engine.base_memory import free_bytes, outline_of, refuse_too_large
 from trainer.engine.fingerprint import fingerprint
 from trainer.engine.fused_lora import FusedLora
 from trainer.engine.gathers import Gathers, WholeWeights
-from trainer.engine.kernels import KERNELS, choose_kernel, kernel_name
+from trainer.engine.kernels import KERNELS, Kernel, choose_kernel, kernel_name
 from trainer.engine.kernels.dense import DenseKernel
 from trainer.engine.logprobs import HeadUpdate, action_logprobs, all_logits
 from trainer.engine.lora import LiveAdapter
 from trainer.engine.mixers import expand
 from trainer.engine.packing import Pack, PassBudget, build_pack
+from trainer.engine.products import PRODUCTS, Products, choose_products
 from trainer.engine.ranks import Alone, Ranks
 from trainer.engine.recomputation import Recomputation, saved_bytes
 from trainer.engine.self_check import disagreement, probe
@@ -42,7 +43,7 @@ from trainer.engine.unembedding import Unembedding, WholeUnembedding, exact_dtyp
 from wire.datums import Datum
 from wire.engine import BaseModelInfo, LoraConfig
 from wire.errors import InvalidRequest
-from wire.plans import PEFT_LORA
+from wire.plans import FUSED_LORA, PEFT_LORA
 from wire.process.collector import paused_collector
 
 log = structlog.get_logger(__name__)
@@ -89,7 +90,8 @@ class BaseModel:
         for mixer in linear_mixers(model):
             expand(mixer)
         self._recomputation = Recomputation(model)
-        self._fused_lora = FusedLora()
+        self._products = choose_products(model.device)
+        self._fused_lora = FusedLora(self._products)
         self._ranks: Ranks = ranks or Alone()
         sharing = self._proven(known_sharing(model))
         self._budget = PassBudget(
@@ -156,21 +158,40 @@ class BaseModel:
         """Of the vocabulary, in a block that the head works on."""
         return self._unembedding.block_rows
 
+    @property
+    def products(self) -> str:
+        """Of matrices, by their name in `trainer.engine.products`."""
+        return self._products.name
+
     @contextmanager
-    def computing_by(self, kernel: str, lora: str, head_rows: int) -> Generator[None]:
-        """Packs that are made inside are for this kernel, or the model's own where it does not run; adapted layers have
-        this forward; the head works on so many rows of the vocabulary at once, unless ranks have divided it."""
-        own, planned = self._kernel, KERNELS.get(kernel)
-        if planned is not None and planned.runs_on(self.device):
-            self._kernel = own if isinstance(own, planned) else planned()
-        else:
-            log.warning("kernel_of_plan_does_not_run", planned=kernel, used=self.kernel)
-        by_default, self._unembedding = self._unembedding, self._unembedding.by(head_rows)
+    def computing_by(self, kernel: str, lora: str, head_rows: int, products: str) -> Generator[None]:
+        """Packs that are made inside are for this kernel; adapted layers have this forward, and they and the head these
+        products; the head works on so many rows of the vocabulary at once, unless ranks have divided it. What does not
+        run here gives way to the model's own, with a line in the log: the bits may be others then."""
+        before = self._kernel, self._products, self._unembedding
+        if lora not in (FUSED_LORA, PEFT_LORA):
+            log.warning("lora_of_plan_does_not_run", planned=lora, used=FUSED_LORA)
+        self._kernel, self._products = self._planned_kernel(kernel), self._planned_products(products)
+        self._unembedding = self._unembedding.by(head_rows)
         try:
-            with self._fused_lora.switched(lora != PEFT_LORA):
+            with self._fused_lora.switched(lora != PEFT_LORA, self._products):
                 yield
         finally:
-            self._kernel, self._unembedding = own, by_default
+            self._kernel, self._products, self._unembedding = before
+
+    def _planned_kernel(self, name: str) -> Kernel:
+        planned = KERNELS.get(name)
+        if planned is None or not planned.runs_on(self.device):
+            log.warning("kernel_of_plan_does_not_run", planned=name, used=self.kernel)
+            return self._kernel
+        return self._kernel if isinstance(self._kernel, planned) else planned()
+
+    def _planned_products(self, name: str) -> Products:
+        planned = PRODUCTS.get(name)
+        if planned is None or not planned.run_on(self.device):
+            log.warning("products_of_plan_do_not_run", planned=name, used=self.products)
+            return self._products
+        return planned()
 
     def budget(
         self,
@@ -205,6 +226,7 @@ class BaseModel:
                 pack.rows_P,
                 pack.targets_P,
                 self._unembedding,
+                products=self._products,
                 share_rows=pack.has_several,
                 update=self._head_update(),
             )
@@ -220,7 +242,7 @@ class BaseModel:
         makes all of their logits."""
         with torch.no_grad(), self.gathers.forward():
             hidden_PD = self._hidden(pack).index_select(0, pack.rows_P)
-            logits_PV = all_logits(hidden_PD, self._unembedding, self._head_update())
+            logits_PV = all_logits(hidden_PD, self._unembedding, self._head_update(), self._products)
             logprobs_P, ids_P = logits_PV.log_softmax(-1).max(-1)
         return ids_P, logprobs_P
 

@@ -44,7 +44,7 @@ from trainer.engine.validation import check_datums, check_lora, check_num_subste
 from wire.datums import Datum
 from wire.engine import AdamParams, BaseModelInfo, DatumTensors, LoraConfig, LossChoice, PassResult, StepResult
 from wire.errors import NotFound, SpillLost
-from wire.plans import ALL_ROWS, FUSED_LORA, PEFT_LORA, Plan, PlanSettings, StepPlan, plan_of
+from wire.plans import FUSED_LORA, Plan, PlanSettings, StepPlan, plan_of
 from wire.process.faults import fault_point
 from wire.trajectories import Float32Array
 
@@ -328,12 +328,13 @@ class TrainingEngine:
     def _computing_by(self, plan: Plan) -> Generator[None]:
         """The block computes by the plan's kernels and threads."""
         in_use = self._heap.in_use() if self._heap else nullcontext()
-        with in_use, _threads(plan.settings.threads), self._base.computing_by(plan.kernel, plan.lora, plan.head_rows):
+        by = self._base.computing_by(plan.kernel, plan.lora, plan.head_rows, plan.products)
+        with in_use, _threads(plan.settings.threads), by:
             yield
 
     def _plan(self, datums: Sequence[Datum], num_substeps: int, settings: PlanSettings | None = None) -> Plan:
-        """settings: of an operation whose plan was not recorded; it had one shard, PEFT's forward, the whole head, no
-        group apart."""
+        """settings: of an operation whose plan was not recorded; it had one shard, PEFT's forward, torch's
+        products, the whole head, no group apart."""
         own = settings is None
         settings = settings or PlanSettings(self._settings.max_tokens_per_pass, self._threads)
         worth = max(_WORTH_A_PASS_TOKENS, math.ceil(_WORTH_A_PASS / self.info.num_parameters))
@@ -351,10 +352,11 @@ class TrainingEngine:
         )
         indices = {datum: index for index, datum in enumerate(datums)}
         numbers = [[[indices[datum] for datum in micro_batch] for micro_batch in shard] for shard in shards]
-        if own:
-            settings = replace(settings, threads=self._threads_for(shards))
-        lora, head_rows = (FUSED_LORA, self._base.head_rows) if own else (PEFT_LORA, ALL_ROWS)
-        return plan_of(numbers, settings, self._base.kernel, lora, head_rows)
+        base = self._base
+        if not own:
+            return plan_of(numbers, settings, base.kernel)
+        settings = replace(settings, threads=self._threads_for(shards))
+        return plan_of(numbers, settings, base.kernel, FUSED_LORA, base.head_rows, base.products)
 
     def _threads_for(self, shards: Sequence[Sequence[Sequence[Datum]]]) -> int:
         """Of the base, the batch and the settings, never of the load: what a pass is planned with does not depend on

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.autograd.function import once_differentiable
 
+from trainer.engine.products import TORCH, Products
 from trainer.engine.unembedding import Unembedding, WholeUnembedding, exact_dtype, places_in
 
 # Elements of one chunk's [C, B] logits: 32 MiB in float32 on a CPU, and 512 MiB on other devices, which need longer
@@ -51,6 +52,7 @@ def action_logprobs(
     *,
     share_rows: bool = False,
     update: HeadUpdate | None = None,
+    products: Products = TORCH,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logprob of each target and entropy of the distribution it was drawn from, in nats: logprobs_P, entropies_P.
 
@@ -63,22 +65,27 @@ def action_logprobs(
     is_trained = weight_VD is not None and weight_VD.requires_grad
     if not (share_rows or update or is_trained):
         hidden_PD = hidden_TD.index_select(0, rows_P).to(dtype)
-        return _OnePassHead.apply(hidden_PD, unembedding, targets_P)  # pyright: ignore[reportReturnType]
+        return _OnePassHead.apply(hidden_PD, unembedding, products, targets_P)  # pyright: ignore[reportReturnType]
     rows_H, heads_P = rows_P, torch.arange(len(rows_P), device=rows_P.device)
     if share_rows:
         rows_H, heads_P = torch.unique_consecutive(rows_P, return_inverse=True)
     hidden_HD = hidden_TD.index_select(0, rows_H).to(dtype)
     a_RD, b_VR, scale = (update.a_RD, update.b_VR, update.scale) if update else (None, None, 0.0)
     return _RecomputingHead.apply(  # pyright: ignore[reportReturnType]
-        hidden_HD, weight_VD, a_RD, b_VR, scale, unembedding, heads_P, targets_P
+        hidden_HD, weight_VD, a_RD, b_VR, scale, unembedding, products, heads_P, targets_P
     )
 
 
-def all_logits(hidden_CD: torch.Tensor, unembedding: Unembedding, update: HeadUpdate | None = None) -> torch.Tensor:
+def all_logits(
+    hidden_CD: torch.Tensor,
+    unembedding: Unembedding,
+    update: HeadUpdate | None = None,
+    products: Products = TORCH,
+) -> torch.Tensor:
     """Logits of the whole vocabulary, [C, V], without a graph, in the `exact_dtype` of the unembedding."""
     with torch.no_grad():
         hidden_CD = hidden_CD.to(exact_dtype(unembedding.dtype))
-        parts = [hidden_CD @ stored_BD.to(hidden_CD.dtype).T for _, stored_BD in unembedding.blocks()]
+        parts = [products.linear(hidden_CD, stored_BD.to(hidden_CD.dtype)) for _, stored_BD in unembedding.blocks()]
         logits_CV = torch.cat(parts, dim=1)
         if update is not None:
             logits_CV += update.scale * (hidden_CD @ update.a_RD.T @ update.b_VR.T)
@@ -94,15 +101,24 @@ def chunk_length(unembedding: Unembedding, device: torch.device) -> int:
 class _Block:
     """A block of the vocabulary in the dtype of logits, which it has for as long as it is used."""
 
-    def __init__(self, ids: range, stored_BD: torch.Tensor, dtype: torch.dtype, update: HeadUpdate | None) -> None:
+    def __init__(
+        self,
+        ids: range,
+        stored_BD: torch.Tensor,
+        dtype: torch.dtype,
+        products: Products,
+        update: HeadUpdate | None,
+    ) -> None:
         self.ids = ids
         self.weight_BD = stored_BD.to(dtype)
+        self.products = products
         self.update = update and HeadUpdate(update.a_RD, update.b_VR[ids.start : ids.stop], update.scale)
 
     def logits(self, hidden_CD: torch.Tensor) -> torch.Tensor:
-        logits_CB = hidden_CD @ self.weight_BD.T
+        logits_CB = self.products.linear(hidden_CD, self.weight_BD)
         if self.update is not None:
-            logits_CB.addmm_(hidden_CD @ self.update.a_RD.T, self.update.b_VR.T, alpha=self.update.scale)
+            inner_CR = self.products.linear(hidden_CD, self.update.a_RD)
+            self.products.add_(logits_CB, inner_CR, self.update.b_VR.T, times=self.update.scale)
         return logits_CB
 
 
@@ -133,6 +149,7 @@ class _Softmax:
 def _forward(
     hidden_HD: torch.Tensor,
     unembedding: Unembedding,
+    products: Products,
     chunks: Sequence[_Chunk],
     targets_P: torch.Tensor,
     update: HeadUpdate | None = None,
@@ -143,7 +160,7 @@ def _forward(
     logits_P, softmax = hidden_HD.new_empty(len(targets_P)), _Softmax(hidden_HD)
     targets_HD = None if slopes_HD is None else torch.empty_like(hidden_HD, dtype=unembedding.dtype)
     for ids, stored_BD in unembedding.blocks():
-        block = _Block(ids, stored_BD, hidden_HD.dtype, update)
+        block = _Block(ids, stored_BD, hidden_HD.dtype, products, update)
         is_first, is_last = ids.start == 0, ids.stop == unembedding.num_rows
         for at, of, heads in chunks:
             logits_CB = block.logits(hidden_HD[at])
@@ -156,7 +173,7 @@ def _forward(
             slopes_HD[at] *= decay_C[:, None]
             if is_last:  # no block makes less of the targets' rows of W any more
                 slopes_HD[at] += targets_HD[at]
-            slopes_HD[at].addmm_(p_CB, block.weight_BD, alpha=-1)
+            products.add_(slopes_HD[at], p_CB, block.weight_BD, times=-1)
     for at, of, heads in chunks:
         logits_P[of] -= softmax.normalisers_H[at][heads]
     return logits_P, softmax
@@ -165,11 +182,11 @@ def _forward(
 class _OnePassHead(torch.autograd.Function):
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, hidden_PD: torch.Tensor, unembedding: Unembedding, targets_P: torch.Tensor
+        ctx: Any, hidden_PD: torch.Tensor, unembedding: Unembedding, products: Products, targets_P: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         slopes_PD = torch.zeros_like(hidden_PD) if ctx.needs_input_grad[0] else None
         chunks = _chunks_of_predictions(hidden_PD, unembedding)
-        logprobs_P, softmax = _forward(hidden_PD, unembedding, chunks, targets_P, slopes_HD=slopes_PD)
+        logprobs_P, softmax = _forward(hidden_PD, unembedding, products, chunks, targets_P, slopes_HD=slopes_PD)
         if slopes_PD is not None:
             ctx.save_for_backward(slopes_PD)
         ctx.mark_non_differentiable(softmax.entropies_H)
@@ -179,9 +196,9 @@ class _OnePassHead(torch.autograd.Function):
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient_P: torch.Tensor, _: torch.Tensor
-    ) -> tuple[torch.Tensor, None, None]:
+    ) -> tuple[torch.Tensor, None, None, None]:
         (slopes_PD,) = ctx.saved_tensors
-        return gradient_P[:, None] * slopes_PD, None, None
+        return gradient_P[:, None] * slopes_PD, None, None, None
 
 
 class _RecomputingHead(torch.autograd.Function):
@@ -196,15 +213,16 @@ class _RecomputingHead(torch.autograd.Function):
         b_VR: torch.Tensor | None,
         scale: float,
         unembedding: Unembedding,
+        products: Products,
         heads_P: torch.Tensor,
         targets_P: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         update = None if a_RD is None or b_VR is None else HeadUpdate(a_RD, b_VR, scale)
         chunks = _chunks_of_rows(hidden_HD, unembedding, heads_P)
-        logprobs_P, softmax = _forward(hidden_HD, unembedding, chunks, targets_P, update)
+        logprobs_P, softmax = _forward(hidden_HD, unembedding, products, chunks, targets_P, update)
         ctx.save_for_backward(hidden_HD, softmax.normalisers_H, heads_P, targets_P)
         # Not saved as what a pass keeps: they are there without it, however long it is.
-        ctx.weight_VD, ctx.update, ctx.unembedding = weight_VD, update, unembedding
+        ctx.weight_VD, ctx.update, ctx.unembedding, ctx.products = weight_VD, update, unembedding, products
         entropies_P = softmax.entropies_H[heads_P]
         ctx.mark_non_differentiable(entropies_P)
         return logprobs_P, entropies_P
@@ -215,19 +233,19 @@ class _RecomputingHead(torch.autograd.Function):
         ctx: Any, gradient_P: torch.Tensor, _: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         hidden_HD, normalisers_H, heads_P, targets_P = ctx.saved_tensors
-        update, unembedding = ctx.update, ctx.unembedding
+        update, unembedding, products = ctx.update, ctx.unembedding, ctx.products
         factors = (update.a_RD, update.b_VR) if update else (None, None)
         wanted = zip((hidden_HD, ctx.weight_VD, *factors), ctx.needs_input_grad, strict=False)
         found = [torch.zeros_like(tensor) if tensor is not None and wants else None for tensor, wants in wanted]
         chunks = _chunks_of_rows(hidden_HD, unembedding, heads_P)
         for ids, stored_BD in unembedding.blocks():
-            block = _Block(ids, stored_BD, hidden_HD.dtype, update)
+            block = _Block(ids, stored_BD, hidden_HD.dtype, products, update)
             for at, of, heads in chunks:
                 slopes_CB = block.logits(hidden_HD[at]).sub_(normalisers_H[at][:, None]).exp_().neg_()
                 places, is_here = places_in(ids, targets_P[of])
                 _weigh(slopes_CB, heads, gradient_P[of], places, is_here)
                 _add_gradients(found, slopes_CB, at, hidden_HD[at], block)
-        return *found, None, None, None, None
+        return *found, None, None, None, None, None
 
 
 def _weigh(
@@ -244,20 +262,20 @@ def _add_gradients(
 ) -> None:
     """Add a chunk's to those of hidden states, weight and factors; None is not wanted."""
     to_hidden, to_weight, to_a, to_b = found
-    rows, update = slice(block.ids.start, block.ids.stop), block.update
+    rows, update, products = slice(block.ids.start, block.ids.stop), block.update, block.products
     if to_hidden is not None:
-        to_hidden[at] += slopes_CB @ block.weight_BD
+        to_hidden[at] += products.multiply(slopes_CB, block.weight_BD)
     if to_weight is not None:
-        to_weight[rows].addmm_(slopes_CB.T, hidden_CD)
+        products.add_(to_weight[rows], slopes_CB.T, hidden_CD)
     if update is None:
         return
-    slopes_CR = slopes_CB @ update.b_VR
+    slopes_CR = products.multiply(slopes_CB, update.b_VR)
     if to_hidden is not None:
-        to_hidden[at].addmm_(slopes_CR, update.a_RD, alpha=update.scale)
+        products.add_(to_hidden[at], slopes_CR, update.a_RD, times=update.scale)
     if to_a is not None:
-        to_a.addmm_(slopes_CR.T, hidden_CD, alpha=update.scale)
+        products.add_(to_a, slopes_CR.T, hidden_CD, times=update.scale)
     if to_b is not None:
-        to_b[rows].addmm_(slopes_CB.T, hidden_CD @ update.a_RD.T, alpha=update.scale)
+        products.add_(to_b[rows], slopes_CB.T, products.linear(hidden_CD, update.a_RD), times=update.scale)
 
 
 def _chunks_of_predictions(hidden_PD: torch.Tensor, unembedding: Unembedding) -> list[_Chunk]:

@@ -23,7 +23,7 @@ from sampler.backends.local.deep_threads import deep_threads
 from sampler.backends.local.engine import Engine
 from sampler.backends.local.event_stream import EventStream, post
 from sampler.backends.local.kv_cache import SlotCache
-from sampler.backends.local.packed_linears import keep_few_kernels, pack_linears
+from sampler.backends.local.packed_linears import NUM_KERNELS, pack_linears
 from sampler.backends.local.packed_step import PackedModel, require_exact
 from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.scoring import ScoringTask
@@ -33,6 +33,7 @@ from sampler.draws import Draws
 from sampler.vocabulary import Vocabulary
 from wire.errors import Conflict, NotFound
 from wire.loaded import Loaded, version_of
+from wire.process.onednn import keep_few_kernels
 from wire.process.threads import threads_for
 from wire.sampling import Constraint, GenerateEvent, GenerateRequest, PromptScores, ScoreRequest
 
@@ -73,7 +74,7 @@ class LocalBackend(WithChatText):
                 "--backend vllm"
             )
         dtype: torch.dtype = getattr(torch, settings.dtype)
-        keep_few_kernels()
+        keep_few_kernels(NUM_KERNELS)
         model = load_base(base, dtype)
         torch.set_num_threads(settings.num_threads or threads_for(model.num_parameters()))
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)

@@ -11,7 +11,6 @@ fast too. Both are float32 throughout, and differ in the order of their sums.
 from __future__ import annotations
 
 import functools
-import os
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +18,8 @@ from torch import Tensor, nn
 _ROWS = 32
 """The layout is chosen for so many, which one row and a thousand are quick with, too."""
 
-_KERNELS = 256
-"""oneDNN makes a kernel for each number of rows and shape of layer, in half a millisecond, and it takes a megabyte or
-so. It keeps 1,024, and torch as many again in each thread: 1.5 GB once there have been steps of enough lengths."""
-
-
-def keep_few_kernels() -> None:
-    """For the whole process, unless its environment says how many; before anything is multiplied by oneDNN."""
-    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, str(_KERNELS))
+NUM_KERNELS = 256
+"""That oneDNN keeps (`keep_few_kernels`): of seven layers' shapes and some forty numbers of rows."""
 
 
 def pack_linears(model: nn.Module) -> None:

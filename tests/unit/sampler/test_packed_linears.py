@@ -71,9 +71,10 @@ def test_layers_of_another_dtype_are_left_alone():
 
 _STEPS_OF_MANY_LENGTHS = """
 import psutil, torch
-from sampler.backends.local.packed_linears import keep_few_kernels, pack_linears
+from sampler.backends.local.packed_linears import NUM_KERNELS, pack_linears
+from wire.process.onednn import keep_few_kernels
 
-keep_few_kernels()
+keep_few_kernels(NUM_KERNELS)
 layers = torch.nn.ModuleList(torch.nn.Linear(64, size) for size in (64, 96, 128))
 torch.set_num_threads(1)
 pack_linears(layers)

@@ -116,7 +116,7 @@ def test_a_pass_keeps_less_than_by_peft(dtype: torch.dtype, share: float) -> Non
     pack = base.pack(to_datums(mixed_batch()))
     kept = {}
     for lora in (FUSED_LORA, PEFT_LORA):
-        with base.computing_by("cascade", lora, base.head_rows):
+        with base.computing_by("cascade", lora, base.head_rows, base.products):
             kept[lora] = saved_bytes(lambda: base.logprobs(pack)[0])
     assert kept[FUSED_LORA] < share * kept[PEFT_LORA]
 

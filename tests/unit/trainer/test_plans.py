@@ -21,6 +21,7 @@ from wire.engine import AdamParams, LossChoice
 from wire.plans import (
     ALL_ROWS,
     PEFT_LORA,
+    TORCH_PRODUCTS,
     Plan,
     PlanSettings,
     decode_plan,
@@ -93,9 +94,10 @@ def test_settings_alone_make_the_plan_that_another_engine_made_by_them() -> None
     other, _ = other_engine()
     plan = other.plan(batch, 2, PlanSettings(30, 1))
     assert plan.settings == PlanSettings(30, 1)
-    assert (plan.lora, plan.head_rows) == (PEFT_LORA, ALL_ROWS), "no version that wrote no plans had others"
+    computed_by = plan.lora, plan.head_rows, plan.products
+    assert computed_by == (PEFT_LORA, ALL_ROWS, TORCH_PRODUCTS), "no version that wrote no plans had others"
     own = engine.plan(batch, 2)
-    assert encode_plan(replace(plan, lora=own.lora, head_rows=own.head_rows)) == encode_plan(own)
+    assert encode_plan(replace(plan, lora=own.lora, head_rows=own.head_rows, products=own.products)) == encode_plan(own)
     assert [len(micro_batches(other.plan(batch, substeps))) for substeps in (1, 2, 6)] == [1, 2, 6]
 
 

@@ -54,7 +54,7 @@ def test_what_a_pass_by_pefts_forward_would_keep_is_foreseen_after_one_by_the_fu
     base.bind(session(opened(BatchEngine(base))))
     pack = base.pack(to_datums(mixed_batch()))
     for lora in (FUSED_LORA, PEFT_LORA):
-        with base.computing_by("cascade", lora, base.head_rows):
+        with base.computing_by("cascade", lora, base.head_rows, base.products):
             kept = saved_bytes(lambda: base.logprobs(pack)[0])
             base.measure_activations()
             assert base.activation_bytes(pack) == pytest.approx(kept, rel=0.2)

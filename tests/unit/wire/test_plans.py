@@ -7,7 +7,9 @@ from wire.payload import decode, encode
 from wire.plans import (
     ALL_ROWS,
     FUSED_LORA,
+    ONEDNN_PRODUCTS,
     PEFT_LORA,
+    TORCH_PRODUCTS,
     PlanSettings,
     StepPlan,
     decode_plan,
@@ -22,18 +24,18 @@ SETTINGS = PlanSettings(max_tokens_per_pass=64, threads=3)
 
 @pytest.mark.parametrize("shards", [[[[0]]], [[[2, 0], [1]]], [[[3, 1], [0]], [[2, 4]], [[5], [6], [7, 8]]]])
 def test_a_plan_is_read_as_it_was_written(shards) -> None:
-    plan = decode_plan(encode_plan(plan_of(shards, SETTINGS, "cascade", FUSED_LORA, 16, seconds=2.0)))
+    plan = decode_plan(encode_plan(plan_of(shards, SETTINGS, "cascade", FUSED_LORA, 16, ONEDNN_PRODUCTS, seconds=2.0)))
     assert [[micro_batch.tolist() for micro_batch in shard] for shard in plan.shards] == shards
     assert (plan.settings, plan.kernel, plan.seconds) == (SETTINGS, "cascade", 0.0)
-    assert (plan.lora, plan.head_rows) == (FUSED_LORA, 16)
+    assert (plan.lora, plan.head_rows, plan.products) == (FUSED_LORA, 16, ONEDNN_PRODUCTS)
 
 
-def test_a_plan_of_an_earlier_version_had_pefts_layers_and_the_whole_head() -> None:
-    written = encode_plan(plan_of([[[0]]], SETTINGS, "cascade", FUSED_LORA, 16))
+def test_a_plan_of_an_earlier_version_had_pefts_layers_the_whole_head_and_torchs_products() -> None:
+    written = encode_plan(plan_of([[[0]]], SETTINGS, "cascade", FUSED_LORA, 16, ONEDNN_PRODUCTS))
     header, arrays = decode(written)
-    del header["lora"], header["head_rows"]
+    del header["lora"], header["head_rows"], header["products"]
     plan = decode_plan(encode(header, arrays))
-    assert (plan.lora, plan.head_rows) == (PEFT_LORA, ALL_ROWS)
+    assert (plan.lora, plan.head_rows, plan.products) == (PEFT_LORA, ALL_ROWS, TORCH_PRODUCTS)
 
 
 @pytest.mark.parametrize("plan", [StepPlan(1), StepPlan(8, 0.1)])

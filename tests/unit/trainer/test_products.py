@@ -1,0 +1,203 @@
+"""Large float32 products go through oneDNN, as exact as torch's; an earlier version's plan has torch's bits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+from structlog.testing import capture_logs
+
+from tests.unit.trainer.naive import worst_relative_error
+from tests.unit.trainer.tiny import MODEL, gradients, mixed_batch, opened, session, tiny_engine
+from trainer.engine import products
+from trainer.engine.fused_lora import adapted_linear, is_merged
+from trainer.engine.logprobs import HeadUpdate, action_logprobs, all_logits
+from trainer.engine.products import TORCH, OneDnnProducts, Products, choose_products
+from trainer.engine.unembedding import WholeUnembedding
+from wire.engine import LossChoice
+from wire.plans import FUSED_LORA, ONEDNN_PRODUCTS, TORCH_PRODUCTS
+
+CPU = torch.device("cpu")
+LOSS = LossChoice("importance_sampling")
+ONEDNN = OneDnnProducts()
+ROWS, INPUTS, OUTPUTS, RANK = 96, 200, 120, 8
+LARGE = products._WORTH_A_KERNEL // (INPUTS * OUTPUTS) + 1
+"""Rows of which a product with a weight of this size is oneDNN's."""
+
+runs = pytest.mark.skipif(not OneDnnProducts.run_on(CPU), reason="this torch has no oneDNN")
+
+
+@pytest.fixture
+def all_large() -> Iterator[None]:
+    """Products of any size are oneDNN's."""
+    with patch.object(products, "_WORTH_A_KERNEL", 0):
+        yield
+
+
+def error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return ((found.double() - exact.double()).norm() / exact.double().norm()).item()
+
+
+def matrices(*shapes: tuple[int, int], dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+@runs
+def test_a_product_is_as_exact_as_torchs() -> None:
+    one, other, bias, to = matrices((LARGE, INPUTS), (OUTPUTS, INPUTS), (1, OUTPUTS), (LARGE, OUTPUTS))
+    ways = {
+        "linear": lambda use, x, w, b, _: use.linear(x, w, b[0]),
+        "multiply": lambda use, x, w, _b, _: use.multiply(x, w.T),
+        "of transposed": lambda use, x, w, _b, to: use.multiply(to.T, x),
+        "add": lambda use, x, w, _b, to: use.add_(to.clone(), x, w.T, times=-2),
+    }
+    for name, way in ways.items():
+        exact = way(TORCH, *(each.double() for each in (one, other, bias, to)))
+        by_torch, by_onednn = (way(use, one, other, bias, to) for use in (TORCH, ONEDNN))
+        assert not torch.equal(by_torch, by_onednn), f"{name} did not go through oneDNN"
+        assert error(by_onednn, exact) <= 4 * error(by_torch, exact), name
+
+
+@runs
+@pytest.mark.parametrize(("rows", "dtype"), [(8, torch.float32), (LARGE, torch.float64), (LARGE, torch.bfloat16)])
+def test_small_products_and_other_dtypes_are_torchs_to_the_bit(rows: int, dtype: torch.dtype) -> None:
+    one, other, to = matrices((rows, INPUTS), (OUTPUTS, INPUTS), (rows, OUTPUTS), dtype=dtype)
+    assert not ONEDNN.differ_for(rows, other)
+    assert torch.equal(ONEDNN.linear(one, other), TORCH.linear(one, other))
+    assert torch.equal(ONEDNN.multiply(to, other), TORCH.multiply(to, other))
+    assert torch.equal(ONEDNN.add_(to.clone(), one, other.T), TORCH.add_(to.clone(), one, other.T))
+
+
+@runs
+@pytest.mark.usefixtures("all_large")
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.parametrize("rows", [4 * ROWS, ROWS], ids=["merged", "added"])
+def test_an_adapted_layer_is_as_exact_as_torchs(rows: int, bias: bool) -> None:
+    tensors = matrices((rows, INPUTS), (OUTPUTS, INPUTS), (1, OUTPUTS), (RANK, INPUTS), (OUTPUTS, RANK))
+
+    def computed(use: Products, dtype: torch.dtype) -> list[torch.Tensor]:
+        x, weight, shift, a, b = (each.to(dtype) for each in tensors)
+        assert is_merged(rows, weight) is (rows > ROWS)
+        learning = [each.clone().requires_grad_() for each in (x, a, b)]
+        y = adapted_linear(learning[0], weight, shift[0] if bias else None, *learning[1:], 2.0, use)
+        return [y.detach(), *torch.autograd.grad((y * y.detach().sin()).sum(), learning)]
+
+    exact, by_torch, by_onednn = computed(TORCH, torch.float64), computed(TORCH, torch.float32), None
+    by_onednn = computed(ONEDNN, torch.float32)
+    for ours, theirs, expected in zip(by_onednn, by_torch, exact, strict=True):
+        assert not torch.equal(ours, theirs)
+        assert error(ours, expected) <= 4 * error(theirs, expected)
+
+
+@runs
+@pytest.mark.usefixtures("all_large")
+@pytest.mark.parametrize("choice", ["frozen", "shared rows", "low-rank update"])
+def test_the_head_is_as_exact_as_torchs(choice: str) -> None:
+    hidden, weight, a, b = matrices((ROWS, INPUTS), (OUTPUTS, INPUTS), (RANK, INPUTS), (OUTPUTS, RANK))
+    targets = torch.arange(ROWS) % OUTPUTS
+
+    def computed(use: Products, dtype: torch.dtype) -> list[torch.Tensor]:
+        factors = [each.to(dtype).requires_grad_() for each in (a, b)]
+        update = HeadUpdate(factors[0], factors[1], 0.1) if choice == "low-rank update" else None
+        h = (hidden.to(dtype) / 10).requires_grad_()
+        of = WholeUnembedding(weight.to(dtype), 50)
+        found, entropies = action_logprobs(
+            h, torch.arange(ROWS), targets, of, share_rows=choice == "shared rows", update=update, products=use
+        )
+        slopes = torch.autograd.grad((found * found.detach().sin()).sum(), [h, *(factors if update else [])])
+        return [found.detach(), entropies, all_logits(h, of, update, use), *slopes]
+
+    exact, by_torch, by_onednn = (
+        computed(use, dtype) for use, dtype in ((TORCH, torch.float64), (TORCH, torch.float32), (ONEDNN, torch.float32))
+    )
+    for ours, theirs, expected in zip(by_onednn, by_torch, exact, strict=True):
+        assert error(ours, expected) <= 4 * error(theirs, expected)
+    assert not torch.equal(by_onednn[-1], by_torch[-1])
+
+
+@runs
+@pytest.mark.usefixtures("all_large")
+def test_a_pass_follows_the_products_of_its_plan() -> None:
+    engine = opened(tiny_engine())
+    plan = replace(engine.plan(mixed_batch()), products=ONEDNN_PRODUCTS)
+    found = {}
+    for name in (ONEDNN_PRODUCTS, TORCH_PRODUCTS):
+        engine.forward_backward(MODEL, mixed_batch(), LOSS, replace(plan, products=name))
+        found[name] = gradients(engine)
+        session(engine).gradient.zero_()
+    assert worst_relative_error(found[ONEDNN_PRODUCTS], found[TORCH_PRODUCTS]) <= 1e-5
+    assert any(not torch.equal(found[ONEDNN_PRODUCTS][name], its) for name, its in found[TORCH_PRODUCTS].items())
+    with patch.object(OneDnnProducts, "are_best_on", return_value=False):
+        earlier = opened(tiny_engine())
+    assert earlier.plan(mixed_batch()).products == TORCH_PRODUCTS
+    earlier.forward_backward(MODEL, mixed_batch(), LOSS)
+    assert all(torch.equal(its, found[TORCH_PRODUCTS][name]) for name, its in gradients(earlier).items())
+    earlier.forward_backward(MODEL, mixed_batch(), LOSS, plan)
+
+
+@pytest.mark.parametrize(
+    ("of_plan", "event"),
+    [
+        ({"lora": "of a later version"}, "lora_of_plan_does_not_run"),
+        ({"products": "of a later version"}, "products_of_plan_do_not_run"),
+        ({"products": ONEDNN_PRODUCTS}, "products_of_plan_do_not_run"),
+        ({"kernel": "of a later version"}, "kernel_of_plan_does_not_run"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value.values()),
+)
+def test_what_of_a_plan_does_not_run_here_gives_way_with_a_line_in_the_log(of_plan: dict[str, str], event: str) -> None:
+    with patch.object(OneDnnProducts, "run_on", return_value=False):
+        engine = opened(tiny_engine())
+        plan = engine.plan(mixed_batch())
+        assert (plan.lora, plan.products) == (FUSED_LORA, TORCH_PRODUCTS)
+        with capture_logs() as logs:
+            engine.forward_backward(MODEL, mixed_batch(), LOSS, plan)
+        assert logs == []
+        own = session(engine).gradient.clone()
+        session(engine).gradient.zero_()
+        with capture_logs() as logs:
+            engine.forward_backward(MODEL, mixed_batch(), LOSS, replace(plan, **of_plan))
+    (field,) = of_plan
+    assert [(line["event"], line["planned"], line["used"]) for line in logs] == [
+        (event, of_plan[field], getattr(plan, field))
+    ]
+    assert torch.equal(session(engine).gradient, own)
+
+
+def test_the_machine_alone_chooses() -> None:
+    assert type(choose_products(torch.device("cuda"))) is Products
+    with patch.object(torch.backends.cpu, "get_cpu_capability", return_value="AVX2"):
+        assert type(choose_products(CPU)) is Products
+    with patch.object(torch.backends.mkldnn, "is_available", return_value=False):
+        assert type(choose_products(CPU)) is Products
+
+
+_PASSES_OF_MANY_LENGTHS = """
+import psutil, torch
+from trainer.engine.products import NUM_KERNELS, OneDnnProducts
+from wire.process.onednn import keep_few_kernels
+
+keep_few_kernels(NUM_KERNELS)
+torch.set_num_threads(1)
+products, weight, x = OneDnnProducts(), torch.ones(256, 256), torch.ones(750, 256)
+products.linear(x, weight)
+before = psutil.Process().memory_info().rss
+with torch.no_grad():
+    for num_rows in range(500, 750):
+        products.linear(x[:num_rows], weight)
+print((psutil.Process().memory_info().rss - before) >> 20)
+"""
+
+
+@runs
+def test_passes_of_many_lengths_leave_few_kernels_behind() -> None:
+    """The limits are read once a process, so this is one of its own."""
+    command = [sys.executable, "-c", _PASSES_OF_MANY_LENGTHS]
+    grown_mib = int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    assert grown_mib < 120

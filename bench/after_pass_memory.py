@@ -10,7 +10,6 @@ what they took after the start.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.figures import write_figures
 from bench.start_memory import REST_S, memory_of
 from tests.e2e.box import Box
 
@@ -47,8 +47,7 @@ def main() -> int:
             box.stop()
     ratio = found["later"]["sum_mib"] / found["started"]["sum_mib"]
     print(f"\n{args.idle_s:.0f} s after the pass {ratio:.2f} times what there was after the start")
-    if args.out:
-        args.out.write_text(json.dumps({**found, "ratio": round(ratio, 3)}, indent=1) + "\n")
+    write_figures("after_pass_memory", {**found, "ratio": round(ratio, 3)}, args.out)
     return 0 if ratio <= MOST else 1
 
 

@@ -13,8 +13,6 @@ Exits 0 if the server's time for a step is the same at every depth within 20 %.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import tempfile
@@ -29,6 +27,7 @@ from typing import Any
 import httpx
 import psycopg
 
+from bench.figures import write_figures
 from bench.planes import cpu_seconds, processes_by_plane
 from bench.small_step import BATCH
 from bench.trainee import TINY_BASE
@@ -180,8 +179,7 @@ def main() -> int:
             found = _measure(Measured(box), args)
         finally:
             box.stop()
-    if args.out:
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_figures("depth", found, args.out)
     return 0 if found["flat"] <= FLAT else 1
 
 
@@ -191,7 +189,6 @@ def _measure(measured: Measured, args: argparse.Namespace) -> dict[str, Any]:
     measured.database.execute("analyze")
     trained = steps(measured, models, args.rounds, args.steps)
     found: dict[str, Any] = {
-        "load_average": os.getloadavg(),
         "rounds": args.rounds,
         "step": {depth: _shown("step", depth, cost) for depth, cost in trained.items()},
     }

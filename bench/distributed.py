@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from bench.bars import Bar
 from bench.batches import Shape, count_tokens, random_batch
 from bench.clock import say
 from bench.distributed_rank import SETTINGS, Job
+from bench.figures import write_figures
 from bench.models import build_model
 from bench.pass_cost import H200, Machine, PassCost, TurnWork, even_work, pass_cost, work_of
 from cli.sizing.base_counts import BaseCounts
@@ -111,12 +111,8 @@ def measure(config: Qwen3Config, shapes: Mapping[str, Shape], rounds: int) -> in
     print("\n" + "\n".join(bar.line() for bar in bars))
     print("gradients of one rank and of two are equal to the bit" if equal else "GRADIENTS DIFFER")
     figures["h200"] = print_h200()
-    about = {"cores": os.cpu_count(), "torch": torch.__version__, "parameters": counts.num_parameters}
-    print(
-        json.dumps(
-            {"bench": "distributed", **about, **figures, "equal_bits": equal, "bars": [bar.to_json() for bar in bars]}
-        )
-    )
+    about = {"parameters": counts.num_parameters}
+    write_figures("distributed", {**about, **figures, "equal_bits": equal, "bars": [bar.to_json() for bar in bars]})
     return 0 if equal else 1
 
 

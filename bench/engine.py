@@ -16,8 +16,6 @@ prints what they reach. Progress goes to stderr, tables and one JSON line to std
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import tempfile
@@ -33,6 +31,7 @@ from bench.batches import SHAPES, Shape
 from bench.big_bases import measure_base
 from bench.checkpoint_write import checkpoint_write
 from bench.clock import ratio, say
+from bench.figures import write_figures
 from bench.flops import matmul_flops_per_s, useful_flops
 from bench.group_memory import measure_memory
 from bench.models import BIG_BASES, small_config
@@ -74,8 +73,8 @@ def run(config: Qwen3Config, shapes: dict[str, Shape], *, rounds: int, pair_roun
     wrong = [f"{t.name} {name}" for t in times for name, e in t.gradient_errors.items() if not e <= MAX_GRADIENT_ERROR]
     print("\n" + "\n".join(bar.line() for bar in bars))
     print(f"gradients differ: {', '.join(wrong)}" if wrong else "gradients of all variants are equal")
-    machine = {"cores": os.cpu_count(), "torch": torch.__version__, "cuda": torch.cuda.is_available()}
-    print(json.dumps({"bench": "engine", **machine, **figures, "bars": [bar.to_json() for bar in bars]}))
+    machine = {"cuda": torch.cuda.is_available()}
+    write_figures("engine", {**machine, **figures, "bars": [bar.to_json() for bar in bars]})
     return 1 if wrong else 0
 
 

@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import hashlib
 import io
-import json
 import os
 import statistics
 import sys
@@ -26,6 +25,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.figures import write_figures
 from bench.gateway import parents
 from runner.environments.opening import open_environments
 from runner.environments.settings import EnvironmentSettings, Gateway
@@ -43,14 +43,12 @@ def main() -> None:
     parser.add_argument("--isolation", default="auto")
     parser.add_argument("--machine", default="", help="a word on the machine, for the figures")
     options = parser.parse_args()
-    load_before = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory(prefix="headway-bench-") as name:
         folder, archive = Path(name), Path(name) / "sleeping.tar.gz"
         folder.chmod(0o711)  # sandboxes have users of their own
         archive.write_bytes(_packed())
         figures = asyncio.run(_measured(folder, archive, options))
-    settings = {"cores": os.cpu_count(), "load_before": load_before, "machine": options.machine}
-    print(json.dumps({"bench": "environments", **settings, **figures}))
+    write_figures("environments", {"machine": options.machine, **figures})
 
 
 async def _measured(folder: Path, archive: Path, options: argparse.Namespace) -> dict[str, Any]:

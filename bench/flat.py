@@ -15,7 +15,6 @@ Seconds are of the processor for one thread, else of the clock: only an idle mac
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -29,6 +28,7 @@ import torch
 from bench.baselines import Step
 from bench.batches import Shape, count_tokens
 from bench.clock import alternate, ratio, step_seconds
+from bench.figures import write_figures
 from bench.models import small_config
 from bench.policies import LOSS, MODEL, Policies, make_policies
 from bench.trl_path import trl_step
@@ -66,7 +66,7 @@ def main() -> None:
         for variant, of in variants.items():
             times = "{median:.2f}× ours ({min:.2f}–{max:.2f})".format(**of)
             print(f"{name:22}{variant:8}{of['seconds']:8.3f} s   {times}")
-    print(json.dumps({"bench": "flat", "threads": options.threads, "load_average": os.getloadavg()[0], **found}))
+    write_figures("flat", {"threads": options.threads, **found})
 
 
 def _measured(

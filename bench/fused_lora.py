@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
 import statistics
 
 import peft
@@ -17,6 +15,7 @@ import torch
 
 from bench.baselines import Step
 from bench.clock import alternate, step_seconds
+from bench.figures import write_figures
 from trainer.engine.fused_lora import FusedLora, is_merged
 
 _ENOUGH_FLOPS = 4e9
@@ -38,7 +37,7 @@ def main() -> None:
         print(
             "{tokens:8}{inputs:8}{outputs:9}{rank:6}{merged:>8}{median:11.2f}×{min:8.2f}–{max:.2f}".format(**rows[-1])
         )
-    print(json.dumps({"bench": "fused_lora", "load_average": round(os.getloadavg()[0], 1), "layers": rows}))
+    write_figures("fused_lora", {"layers": rows})
 
 
 def _row(tokens: int, inputs: int, outputs: int, rank: int, rounds: int) -> dict[str, float]:

@@ -34,6 +34,7 @@ from typing import Any
 from sqlalchemy import func, update
 
 from bench.cgroups import confined
+from bench.figures import write_figures
 from server.auth.service import create_key
 from store.catalog import ensure_base
 from store.database import AsyncDatabase, Database
@@ -75,9 +76,8 @@ def main() -> None:
         name: getattr(options, name)
         for name in ("rollouts", "samplers", "workers", "worker_cores", "seconds", "warm_up_s")
     }
-    machine = {"cores": os.cpu_count(), "idle": load_average < 0.5, "load_before": round(load_average, 2)}
-    machine["machine"] = options.machine
-    print(json.dumps({"bench": "gateway", **machine, **settings, **figures}))
+    machine = {"machine": options.machine, "idle": load_average < 0.5}
+    write_figures("gateway", {**machine, **settings, **figures})
 
 
 def _headway(folder: Path, samplers: list[str], options: argparse.Namespace) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.figures import write_figures
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,8 +35,7 @@ def main() -> None:
         shown = (row["requests_per_s"], row["times"], row["gateway_cores_used"], row["errors"])
         print(f"{row['workers']:>10}{shown[0]:>12}{shown[1]:>8}{shown[2]:>12}{shown[3]:>8}")
     settings = {name: getattr(options, name) for name in ("worker_cores", "rollouts", "seconds")}
-    figures = {"bench": "gateway_scaling", "cores": os.cpu_count(), **settings, "rows": rows}
-    options.out.write_text(json.dumps(figures, indent=1) + "\n")
+    write_figures("gateway_scaling", {**settings, "rows": rows}, options.out)
 
 
 def _measured(workers: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.figures import write_figures
 from bench.trainee import TINY_BASE, Reward, Shape, Trainee
 from examples.arithmetic.problems import Problem, score
 from examples.hacked.grading import GRADERS
@@ -204,7 +205,7 @@ def _write(args: argparse.Namespace, runs: Sequence[Run]) -> None:
     left_out = ("checkpoints", "evals", "model_id")
     told = [{key: value for key, value in asdict(one).items() if key not in left_out} for one in runs]
     shapes = {name: asdict(kind.shape) for name, kind in KINDS.items()}
-    args.out.write_text(json.dumps({"shapes": shapes, "runs": told}, indent=1) + "\n")
+    write_figures("guard", {"shapes": shapes, "runs": told}, args.out)
     if args.series:
         args.series.mkdir(parents=True, exist_ok=True)
         for one in runs:

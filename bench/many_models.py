@@ -12,7 +12,6 @@ table, then one JSON line.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -23,6 +22,7 @@ from itertools import repeat
 
 import httpx
 
+from bench.figures import write_figures
 from bench.planes import cpu_seconds, processes_by_plane
 from bench.small_step import connect, fork, promoted_step
 
@@ -91,7 +91,7 @@ def _report(rounds: Sequence[tuple[Block, Block]], num_models: int) -> None:
         print(f"{plane:22}{costs[0][plane]:>8}{costs[1][plane]:>8}")
     figures = {"one": round(speed[0], 2), "many": round(speed[1], 2), "ratio": round(statistics.median(ratios), 3)}
     cpu_ms = {"cpu_ms_one": costs[0], "cpu_ms_many": costs[1]}
-    print(json.dumps({"bench": "many_models", "models": num_models, "cores": os.cpu_count(), **figures, **cpu_ms}))
+    write_figures("many_models", {"models": num_models, **figures, **cpu_ms})
 
 
 def _cpu_ms(blocks: Sequence[Block]) -> dict[str, float]:

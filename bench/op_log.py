@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
-import os
 import statistics
 import tempfile
 import time
@@ -21,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from bench.figures import write_figures
 from store.database import AsyncConnection, AsyncDatabase, Database
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
@@ -203,7 +202,7 @@ def report(options: argparse.Namespace, measured: dict[str, list[Row]]) -> None:
         row["ratio"] = round(row["total"] / medians["alone"]["total"], 2)
         print(f"{name:10}" + "".join(f"{row[column]:>10}" for column in columns))
     depths = {"num_queued": options.queued, "num_finished": options.finished, "rounds": options.rounds}
-    print(json.dumps({"bench": "op_log", "cores": os.cpu_count(), **depths, **medians}))
+    write_figures("op_log", {**depths, **medians})
 
 
 def summary(rows: list[Row]) -> Row:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -25,6 +23,7 @@ from typing import Any
 
 import httpx
 
+from bench.figures import write_figures
 from bench.gateway import free_port
 
 _ROOT = Path(__file__).parents[1]
@@ -44,14 +43,11 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=_ROOT / ".headway-cache" / "tiny-arith")
     parser.add_argument("--machine", default="", help="a word on the machine, for the figures")
     options = parser.parse_args()
-    load_before = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory(prefix="headway-bench-") as folder, _box(Path(folder), options.base) as http:
         _deploy(http)
         figures = {f"lag {lag}": _run(http, lag, options) for lag in options.lags}
     settings = {name: getattr(options, name) for name in ("steps", "tasks_per_step", "learning_rate", "machine")}
-    print(
-        json.dumps({"bench": "policy_lag", "cores": os.cpu_count(), "load_before": load_before, **settings, **figures})
-    )
+    write_figures("policy_lag", {**settings, **figures})
 
 
 @contextmanager

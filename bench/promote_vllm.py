@@ -34,6 +34,8 @@ from uuid import UUID
 
 import httpx
 
+from bench.figures import write_figures
+
 _BASE = "tiny-arith"
 _WARM_UP = 3
 _CHAT = {
@@ -59,17 +61,13 @@ def main() -> None:
         trust_env=False,
         timeout=300,
     )
-    load = round(os.getloadavg()[0], 1)
     base = next(m for m in _call(http, "GET", "/v2/models")["items"] if m["model_name"] == _BASE)
     fork = {"source_model_id": base["id"], "name": f"promote-{time.time_ns():x}"}
     model = _call(http, "POST", "/v2/models/fork", fork)
     seen = [_step(http, model["id"], fork["name"], seed) for seed in range(_WARM_UP + options.steps)][_WARM_UP:]
     rows = [_row(options.data_dir / "logs", *each) for each in seen]
-    head = {"bench": "promote_vllm", "machine": options.machine, "cores": os.cpu_count(), "load": load}
-    figures: dict[str, Any] = {**head, "steps": len(rows), **_medians(rows)}
-    print(json.dumps(figures, indent=1))
-    if options.out:
-        options.out.write_text(json.dumps(figures, indent=1) + "\n")
+    figures: dict[str, Any] = {"machine": options.machine, "steps": len(rows), **_medians(rows)}
+    write_figures("promote_vllm", figures, options.out)
 
 
 def _step(http: httpx.Client, model_id: str, slug: str, seed: int) -> tuple[str, float, float]:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from bench.figures import write_figures
 from bench.footprint import Footprint, take_footprint, vllm_of
 from bench.promotion_check import check_answers
 from bench.promotion_clients import Seen, promote_under_load
@@ -47,7 +48,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the figures here, too")
     parser.add_argument("--machine", default="", help="a word on the machine, for the figures")
     options = parser.parse_args()
-    checkpoints, load_before = options.data_dir / "checkpoints", os.getloadavg()[0]
+    checkpoints = options.data_dir / "checkpoints"
     vllm_url = vllm_of(os.getppid())
     footprints = list[Footprint]()
 
@@ -79,10 +80,7 @@ def main() -> int:
     adapters = {None: None, **{each: folder / UUID(each).hex / "adapter" for each in seen.checkpoints}}
     agreement = check_answers(options.base, adapters, seen.answers, LIMIT)
     figures: dict[str, Any] = {
-        "bench": "promotions_vllm",
         "machine": options.machine,
-        "cores": os.cpu_count(),
-        "load_before": round(load_before, 1),
         "promotions": len(seen.checkpoints),
         "clients": options.clients,
         "seconds": round(seen.seconds, 1),
@@ -97,9 +95,7 @@ def main() -> int:
         "after_letting_go": asdict(footprints[-1]),
         "footprints": [asdict(each) for each in footprints[:-1]],
     }
-    print(json.dumps({name: value for name, value in figures.items() if name != "footprints"}, indent=1))
-    if options.out:
-        options.out.write_text(json.dumps(figures, indent=1) + "\n")
+    write_figures("promotions_vllm", figures, options.out)
     return 1 if figures["errors"] or seen.stale or agreement.over_limit else 0
 
 

@@ -11,13 +11,12 @@ so that a slow phase of the machine befalls all of them. Prints a table, then on
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
+from bench.figures import write_figures
 from bench.small_step import connect, fork, promoted_step
 
 _BLOCK = 10
@@ -113,7 +112,7 @@ def _report(figures: dict[str, list[float]]) -> None:
     for name, median in medians.items():
         print(f"{name:22}{median:>12.1f}{median / medians['hud']:>10.2f}")
     rounded = {name: round(median, 2) for name, median in medians.items()}
-    print(json.dumps({"bench": "queued_step", "cores": os.cpu_count(), "median_ms": rounded}))
+    write_figures("queued_step", {"median_ms": rounded})
 
 
 if __name__ == "__main__":

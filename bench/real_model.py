@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import sys
@@ -25,6 +24,7 @@ import torch
 from bench.bars import Bar
 from bench.batches import Shape
 from bench.clock import ratio, say, wall_s
+from bench.figures import write_figures
 from bench.loading_time import FILE, SAMPLER, TRAINER, loading_seconds
 from bench.policies import MODEL, Policies, load_policies
 from bench.sampling_rate import GENERATE, PRODUCTS, Lengths, sampling_seconds
@@ -48,15 +48,23 @@ def main() -> int:
     parser.add_argument("--base", type=Path, default=BASE, help="folder of a Llama or Qwen3")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--out", type=Path, help="file for the figures")
     options = parser.parse_args()
     if not (options.base / "config.json").exists():
         parser.error(f"{options.base} is not there: make .headway-cache/smollm2/config.json")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return measure(options.base, options.rounds, options.sequences, Lengths(), BATCHES)
+    return measure(options.base, options.rounds, options.sequences, Lengths(), BATCHES, options.out)
 
 
-def measure(base: Path, rounds: int, sequences: Sequence[int], lengths: Lengths, batches: Mapping[str, Shape]) -> int:
-    """Measure, print, and return the exit status."""
+def measure(
+    base: Path,
+    rounds: int,
+    sequences: Sequence[int],
+    lengths: Lengths,
+    batches: Mapping[str, Shape],
+    out: Path | None = None,
+) -> int:
+    """Measure, print, write to `out`, and return the exit status."""
     say("loading")
     loading = loading_seconds(base, rounds)
     _print_loading(loading)
@@ -83,8 +91,7 @@ def measure(base: Path, rounds: int, sequences: Sequence[int], lengths: Lengths,
         "answer_tokens": lengths.answer,
         "peak_gflops": {name: round(of / 1e9, 1) for name, of in peaks.items()},
     }
-    about = {"cores": os.cpu_count(), "threads": threads, "torch": torch.__version__, "load": os.getloadavg()[0]}
-    print(json.dumps({"bench": "real_model", **about, **figures, "bars": [bar.to_json() for bar in bars]}))
+    write_figures("real_model", {"threads": threads, **figures, "bars": [bar.to_json() for bar in bars]}, out)
     return 0
 
 

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from bench.figures import write_figures
+
 ROUNDS, REQUESTS = 9, 2000
 VARIABLES = {"memory": None, "files": "PROMETHEUS_MULTIPROC_DIR", "traced": "OTEL_EXPORTER_OTLP_ENDPOINT"}
 HEADERS = [
@@ -120,9 +122,7 @@ def main() -> int:
             told = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout
         found[name] = json.loads(told.splitlines()[-1])
         print(f"{name:<8}" + "".join(f"  {layer} {took:.1f} µs" for layer, took in found[name].items()), flush=True)
-    if args.out:
-        figures = {"rounds": ROUNDS, "requests": REQUESTS, "microseconds": found}
-        args.out.write_text(json.dumps(figures, indent=1) + "\n")
+    write_figures("request_cost", {"rounds": ROUNDS, "requests": REQUESTS, "microseconds": found}, args.out)
     return 0
 
 

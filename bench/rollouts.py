@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import statistics
@@ -34,6 +33,7 @@ from typing import Any
 import httpx
 from sqlalchemy import text
 
+from bench.figures import write_figures
 from bench.gateway import MODEL, child, cpu_s, free_port, furnish, gather_statistics, served
 from server.auth.service import create_key
 from store.database import AsyncDatabase, Database
@@ -72,10 +72,9 @@ def main() -> None:
     parser.add_argument("--hold-s", type=float, default=180.0, help="from the first submission until they go on")
     parser.add_argument("--machine", default="", help="a word on the machine, for the figures")
     options = parser.parse_args()
-    load_before = round(os.getloadavg()[0], 2)
     figures = {agents: _measured(agents, options) for agents in options.agents}
     settings = {name: getattr(options, name) for name in ("rollouts", "runners", "hold_s", "machine")}
-    print(json.dumps({"bench": "rollouts", "cores": os.cpu_count(), "load_before": load_before, **settings, **figures}))
+    write_figures("rollouts", {**settings, **figures})
 
 
 def _measured(agents: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -9,14 +9,13 @@ server, trainer, sampler, what these two are forked from, and PostgreSQL togethe
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from bench.figures import write_figures
 from bench.planes import command_of, processes_by_plane, pss_mib
 from bench.trainee import TINY_BASE
 from tests.e2e.box import Box
@@ -40,8 +39,7 @@ def main() -> int:
             found = memory_of(box)
         finally:
             box.stop()
-    if args.out:
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_figures("start_memory", found, args.out)
     return 0 if found["sum_mib"] <= MOST_MIB else 1
 
 
@@ -58,7 +56,7 @@ def memory_of(box: Box) -> dict[str, Any]:
     totals = {plane: round(sum(mib for mib, _ in processes), 1) for plane, processes in planes.items()}
     total = round(sum(totals.get(plane, 0.0) for plane in _SUMMED), 1)
     print(f"{'sum':<11} {total:>7.1f} MiB of {', '.join(_SUMMED)}")
-    return {"load_average": os.getloadavg(), "sum_mib": total, "planes_mib": totals}
+    return {"sum_mib": total, "planes_mib": totals}
 
 
 if __name__ == "__main__":

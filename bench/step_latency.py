@@ -12,8 +12,6 @@ trainer is done; and how many transactions a step takes, heartbeats and reconcil
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import time
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 
 import httpx
 
+from bench.figures import write_figures
 from bench.small_step import Row, connect, fork, promoted_step
 
 STAGES = ("before", "queued", "worked", "after")
@@ -100,7 +99,7 @@ def _report(measured: list[Row], transactions: float | None) -> None:
     if transactions is not None:
         figures["transactions"] = transactions
         print(f"{'transactions a step':22}{transactions:>10}")
-    print(json.dumps({"bench": "step_latency", "steps": len(measured), "cores": os.cpu_count(), **figures}))
+    write_figures("step_latency", {"steps": len(measured), **figures})
 
 
 def _summary(values: list[float]) -> dict[str, float]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import logging
-import os
 import statistics
 import tempfile
 import time
@@ -25,6 +23,7 @@ import torch
 from peft import set_peft_model_state_dict
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench.figures import write_figures
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings, TrainingEngine
 from wire.engine import LoraConfig
@@ -114,18 +113,8 @@ def _report(measured: dict[str, list[float]], options: argparse.Namespace) -> No
     print(f"{'switch to a model that is':28}{'median ms':>10}{'p90 ms':>10}")
     for name, row in figures.items():
         print(f"{name:28}{row['median_ms']:>10}{row['p90_ms']:>10}")
-    print(
-        json.dumps(
-            {
-                "bench": "switching",
-                "device": options.device,
-                "cores": os.cpu_count(),
-                "lora_parameters": layout.num_parameters,
-                "switches": options.switches,
-                **figures,
-            }
-        )
-    )
+    about = {"device": options.device, "lora_parameters": layout.num_parameters, "switches": options.switches}
+    write_figures("switching", {**about, **figures})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import asyncio
 import gc
 import json
 import logging
-import os
 import random
 import statistics
 import tempfile
@@ -32,6 +31,7 @@ import uvloop
 
 from bench.bars import Bar
 from bench.clock import say
+from bench.figures import write_figures
 from bench.large_uploads import measure_large_uploads
 from bench.trace_corpus import JOB, MODEL, fill, make_rollout, numbered, served_samples
 from bench.trace_place import Place, client, client_process, lags, open_place
@@ -59,13 +59,10 @@ def main() -> None:
     parser.add_argument("--machine", default="", help="a word on the machine, for the figures")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    machine = {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2), "machine": options.machine}
     with tempfile.TemporaryDirectory(prefix="headway-bench-") as folder:
         figures = uvloop.run(_measured(Path(folder), options))
-    line = json.dumps({"bench": "traces", **machine, "traces": options.traces, **figures})
-    print(line)
-    if options.write:
-        options.write.write_text(line + "\n")
+    settings = {"machine": options.machine, "traces": options.traces}
+    write_figures("traces", {**settings, **figures}, options.write)
 
 
 async def _measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

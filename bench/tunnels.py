@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from typing import Any, Protocol
 import httpx
 from websockets.asyncio.client import connect
 
+from bench.figures import write_figures
 from bench.gateway import cpu_s, free_port, served
 from bench.rollouts import furnished, killed, started
 from store.embedded import EmbeddedPostgres
@@ -52,7 +52,6 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=2000)
     parser.add_argument("--machine", default="", help="a word on the machine, for the figures")
     options = parser.parse_args()
-    load_before = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory(prefix="headway-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         postgres = EmbeddedPostgres(folder / "postgres")
@@ -68,8 +67,7 @@ def main() -> None:
         runner = started([sys.executable, "-m", "bench.tunnel_runner", url, str(echo)], runner_key)
         stack.callback(killed, runner)
         figures = asyncio.run(_measured(url, key, echo, [server, runner.pid], options))
-    settings = {"cores": os.cpu_count(), "load_before": load_before, "machine": options.machine}
-    print(json.dumps({"bench": "tunnels", **settings, **figures}))
+    write_figures("tunnels", {"machine": options.machine, **figures})
 
 
 class _Echo:

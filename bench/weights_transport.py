@@ -13,8 +13,6 @@ Prints a table, then one JSON line.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
 import statistics
 import tempfile
@@ -29,6 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.clock import say
+from bench.figures import write_figures
 from store.checkpoint_stores import CheckpointStore, open_checkpoint_store
 from store.checkpoint_stores.file import FileCheckpointStore
 from tests.object_store import object_store
@@ -162,9 +161,9 @@ def _report(rounds: Mapping[str, list[dict[str, float]]], idle: bool, num_bytes:
         figures[name]["of_file"] = statistics.median(_total(own) / _total(file) for own, file in pairs)
         line = "".join(f"{figures[name][column]:10.0f}" for column in columns)
         print(f"{name:20}{line}{figures[name]['of_file']:10.2f}")
-    facts = {"bench": "weights_transport", "idle": idle, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
     rounded = {name: {part: round(value, 2) for part, value in row.items()} for name, row in figures.items()}
-    print(json.dumps({**facts, "rounds": len(rounds["file"]), "bytes": num_bytes, "median_ms": rounded}))
+    facts = {"idle": idle, "rounds": len(rounds["file"]), "bytes": num_bytes}
+    write_figures("weights_transport", {**facts, "median_ms": rounded})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.figures import machine
 from tests.chaos.box import LEASE_TTL_S, PLANES, Box
 from tests.chaos.faults import ANY_TIME, Fault, all_faults
 from tests.chaos.ledger import Ledger, as_text, done_faults, identity, summary
@@ -133,7 +134,7 @@ def main() -> int:
         return _sabotage(arguments.sabotage)
     ledger, started = Ledger(arguments.ledger), time.monotonic()
     Campaign(ledger, arguments.points, arguments.seed).run()
-    found = {"lease_ttl_s": LEASE_TTL_S, "cores": os.cpu_count(), **summary(ledger.rows())}
+    found = {"lease_ttl_s": LEASE_TTL_S, **machine(), **summary(ledger.rows())}
     print("\n".join(as_text(found)))
     print(f"{time.monotonic() - started:.0f} s")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

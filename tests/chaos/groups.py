@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.figures import machine
 from tests.chaos.box import Box
 from tests.chaos.disturbance import wait_for_ranks
 from tests.chaos.driver import Campaign, open_box
@@ -155,7 +156,7 @@ def main() -> int:
         "command": f"python -m tests.chaos.groups --points {arguments.points} --seed {arguments.seed}",
         "sizes": SIZES,
         "lease_ttl_s": LEASE_TTL_S,
-        "cores": os.cpu_count(),
+        **machine(),
         "wall_s": round(time.monotonic() - started),
         **summary(ledger.rows()),
     }

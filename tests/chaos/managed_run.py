@@ -27,6 +27,7 @@ from typing import Any
 
 import httpx
 
+from bench.figures import machine
 from tests.chaos.box import KINDS, Box
 from tests.chaos.client import GaveUp, PatientClient
 from tests.chaos.invariants import of_database
@@ -268,7 +269,7 @@ def main() -> int:
             report.wrong += (wrong := differences(left, undisturbed))
             said = wrong or "the same bits"
             print(f"{sum(deaths.counts.values())} deaths in {left.seconds:.0f} s: {said}", flush=True)
-    found = {**asdict(report), "deaths": dict(report.deaths), "cores": os.cpu_count()}
+    found = {**asdict(report), "deaths": dict(report.deaths), **machine()}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -27,6 +27,7 @@ from uuid import UUID
 
 import httpx
 
+from bench.figures import machine
 from store.planes.promotion import missing_adapters
 from tests.chaos.box import Box
 from tests.chaos.processes import is_alive, send
@@ -294,7 +295,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(f"bench/results/sampler-deaths-{os.cpu_count()}-cores.json"))
     arguments = parser.parse_args()
-    load_before = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory(prefix="headway-deaths-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)  # PostgreSQL's own user has to get in
         box = Box(Path(name), TINY_BASE, NUM_SAMPLERS)
@@ -304,7 +304,7 @@ def main() -> int:
                 print(box.logs())
         finally:
             box.close()
-    figures = {"cores": os.cpu_count(), "load_before": load_before, "samplers": NUM_SAMPLERS, **asdict(report)}
+    figures = {**machine(), "samplers": NUM_SAMPLERS, **asdict(report)}
     print(json.dumps(figures, indent=1))
     arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
     return 0 if report.is_good and report.steps == arguments.steps else 1

@@ -19,12 +19,14 @@ TINY_BASE = Path(__file__).parents[3] / ".headway-cache" / "tiny-arith"
 BATCH = Shape(1, 4, 1, prompt=(8, 13), output=(2, 6))
 
 
-def test_all_parts_are_measured_and_the_run_ends_with_json(capsys: pytest.CaptureFixture[str]):
+def test_all_parts_are_measured_and_the_run_ends_with_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     before = torch.get_num_threads()
-    status = measure(TINY_BASE, 1, [2, 32], Lengths(prompt=6, answer=3), {"tree": BATCH})
+    status = measure(TINY_BASE, 1, [2, 32], Lengths(prompt=6, answer=3), {"tree": BATCH}, tmp_path / "figures.json")
     assert torch.get_num_threads() == before
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert status == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["passes"] == figures["passes"]
+    assert {"cores", "processor", "load_before", "load_after", "torch"} <= figures.keys()
     assert figures["loading_s"].keys() == {"reading the file", "transformers", "trainer", "sampler"}
     assert figures["sampling_s"]["32"].keys() >= {OURS, GENERATE, PRODUCTS}
     assert {bar["name"].partition(",")[0] for bar in figures["bars"]} >= {"loading", "training"}

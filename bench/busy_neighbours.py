@@ -4,44 +4,51 @@ Two processes with the same random base of 135M parameters (SmolLM2's shape), al
 threads spin at barriers, as torch has it by default, in the other they sleep (`OMP_WAIT_POLICY=passive`, as every
 `headway` command has it). Their passes are alternated, alone and beside as many endless loops as there are cores. On a
 machine where others work too only the ratios mean anything, and "alone" is not alone: the load average goes along.
-`python -m bench.busy_neighbours`; prints a table, then one JSON line.
+`python -m bench.busy_neighbours`; prints a table, then one JSON line; fails if a pass whose threads sleep takes more
+than 2.5 times as long beside the loops.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+from bench.bars import Bar
 from bench.busy_loops import busy_loops
+from bench.figures import write_figures
 
 SPINNING, SLEEPING = "threads spin", "threads sleep"
+ALONE, BESIDE_LOOPS = "alone", "beside loops"
+MOST_TIMES_ALONE = 2.5
 _OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 _POLICIES = {SPINNING: {}, SLEEPING: {"OMP_WAIT_POLICY": "passive"}}
 
 Rounds = dict[str, list[float]]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=30, help="of the base; fewer are faster and less telling")
     parser.add_argument("--loops", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, help="file for the figures")
     parser.add_argument("--trainee", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.trainee:
-        return trainee(options.layers)
+        trainee(options.layers)
+        return 0
     with ExitStack() as stack:
         trainees = {name: stack.enter_context(_started(name, options.layers)) for name in _POLICIES}
-        found = {"alone": _alternated(trainees, options.rounds)}
+        found = {ALONE: _alternated(trainees, options.rounds)}
         stack.enter_context(busy_loops(options.loops))
-        found["beside loops"] = _alternated(trainees, options.rounds)
+        found[BESIDE_LOOPS] = _alternated(trainees, options.rounds)
     return _report(found, options)
 
 
@@ -98,13 +105,10 @@ def _alternated(trainees: dict[str, subprocess.Popen[str]], num_rounds: int) -> 
     return seconds
 
 
-def _report(found: dict[str, Rounds], options: argparse.Namespace) -> None:
+def _report(found: dict[str, Rounds], options: argparse.Namespace) -> int:
     row: dict[str, object] = {
-        "bench": "busy_neighbours",
-        "cores": os.cpu_count(),
         "layers": options.layers,
         "loops": options.loops,
-        "load_average": round(os.getloadavg()[2], 1),
     }
     print(f"{'':16}{SPINNING:>16}{SLEEPING:>16}{'ratio (least–most)':>26}")
     for where, seconds in found.items():
@@ -114,8 +118,17 @@ def _report(found: dict[str, Rounds], options: argparse.Namespace) -> None:
         print(f"{where:16}{spins:14.2f} s{sleeps:14.2f} s{spread:>26}")
         rounded = {name: [round(value, 2) for value in values] for name, values in seconds.items()}
         row[where] = {**rounded, "times_slower_when_spinning": round(statistics.median(ratios), 2)}
-    print(json.dumps(row))
+    bar = Bar("beside loops, threads sleep: times alone", _times_alone(found), MOST_TIMES_ALONE, at_least=False)
+    print(bar.line())
+    write_figures("busy_neighbours", row | {"bars": [bar.to_json()]}, options.out)
+    return 0 if bar.passed else 1
+
+
+def _times_alone(found: dict[str, Rounds]) -> float:
+    """Of the medians: no round is beside loops and alone."""
+    alone, beside = (statistics.median(found[where][SLEEPING]) for where in (ALONE, BESIDE_LOOPS))
+    return beside / alone
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -97,10 +97,10 @@ bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.engine $(BENCH_ARGS)
 
 bench-peers: .venv/installed-dev  ## beside TRL, TuFT and SkyRL, which it installs under .headway-cache/peers (3 GB)
-	$(BIN)/python -m bench.peers $(BENCH_ARGS)
+	$(BIN)/python -m bench.peers --out bench/results/peers-$$(nproc)-cores.json $(BENCH_ARGS)
 
 bench-real-model: .venv/installed-dev $(SMOLLM2)/config.json  ## a real model: loading, sampling, passes, promotion
-	$(BIN)/python -m bench.real_model $(BENCH_ARGS)
+	$(BIN)/python -m bench.real_model --out bench/results/real-model-$$(nproc)-cores.json $(BENCH_ARGS)
 
 docs: .venv/installed  ## the pages of docs/ that are generated: losses, configuration, API
 	$(BIN)/python -m trainer.engine.losses.reference > docs/losses.md

@@ -25,7 +25,7 @@ RANK = 16
 MAX_MODELS = 33
 """The most that train at once, and the untrained one that is checked."""
 
-START_S, _ANSWER_S = 240.0, 300.0
+START_S, _ANSWER_S = 240.0, 180.0
 _LEAST_FREE_MIB = 1500
 
 
@@ -53,10 +53,18 @@ class Contender:
 
 @dataclass(slots=True)
 class Running:
-    """A contender's processes, which carry a mark, and its driver. `with` ends all of them."""
+    """A contender's processes, which carry a mark, and its driver. `with` ends all of them.
 
-    place: Place
+    root: has the base in `base`; each start gets a new folder beside it. trouble: why it did not start.
+    """
+
+    root: Path
+    contender: Contender
+    place: Place = field(init=False)
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    starts: int = 0
+    trouble: str = ""
+    owes_answer: bool = False
     _driver: subprocess.Popen[str] | None = None
     _stack: ExitStack = field(default_factory=ExitStack)
 
@@ -64,9 +72,27 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it was started, and not ended since."""
+        return self._driver is not None
+
+    def start(self) -> None:
+        """Its service and its driver. Raises Failed or NotInstalled."""
+        folder = self.root / f"{self.contender.name}-{self.starts}"
+        folder.mkdir()
+        self.place, self.owes_answer, self.trouble = Place(self.root / "base", folder), False, ""
+        self.starts += 1
+        self.contender.start(self.place, self)
+
+    def end(self) -> None:
+        """All of its processes. It may be started again."""
         if self._driver is not None:
             self._driver.kill()
             self._driver.wait()
+            self._driver = None
         process_tree.end(self.mark)
         self._stack.close()
 
@@ -97,10 +123,10 @@ class Running:
         )
         self._answer(START_S)
 
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """The driver's answer. Raises Failed."""
+    def ask(self, do: str, within_s: float = _ANSWER_S, **arguments: Any) -> dict[str, Any]:
+        """The driver's answer. Raises Failed, and if none came, it is owed."""
         self._send(do, arguments)
-        return self._answer(_ANSWER_S)
+        return self._answer(within_s)
 
     def peak_mib(self, do: str, **arguments: Any) -> float:
         """The most memory of all processes while the driver does that, looked at every 50 ms."""
@@ -122,6 +148,7 @@ class Running:
     def _send(self, do: str, arguments: Mapping[str, Any]) -> None:
         assert self._driver
         assert self._driver.stdin
+        self.owes_answer = True
         try:
             print(json.dumps({"do": do, **arguments}), file=self._driver.stdin, flush=True)
         except BrokenPipeError:
@@ -139,6 +166,7 @@ class Running:
         line = self._driver.stdout.readline()
         if not line:
             raise Failed(self._last_words())
+        self.owes_answer = False
         return json.loads(line)
 
     def _has_answered(self, within_s: float) -> bool:

@@ -16,6 +16,9 @@ from bench.peers.workloads import Rows, Workload
 
 MAX_LOSS_ERROR, MAX_LOGPROB_ERROR = 1e-3, 1e-3
 _REST_S = 2.0
+_LEAST_ROUNDS = 2
+_LONGEST_ROUND_S = 45.0
+"""Who takes longer is out of the workload: it would take the time of all others."""
 
 
 @dataclass(slots=True)
@@ -30,18 +33,41 @@ class Found:
     missing: str = ""
 
 
-def race(workload: Workload, rows: Rows, path: str, running: Mapping[str, Running], rounds: int) -> dict[str, Found]:
-    """path: where the rows are saved. Who fails is out of the rest of this workload, and the reason is noted."""
-    found = {name: Found() for name in running}
-    for name in running:
-        _guarded(found[name], name, lambda name=name: _warm_up(running[name], workload, rows, path))
+def warm_up(workload: Workload, rows: Rows, path: str, running: Mapping[str, Running]) -> dict[str, str]:
+    """Each computes the batch with an untrained model, and makes a step, compiling what it compiles. Returns why those
+    who cannot take part cannot. path: where the rows are saved."""
+    reasons = dict[str, str]()
+    for name, one in running.items():
+        started = time.perf_counter()
+        found = Found()
+        _guarded(found, one, lambda one=one: _warm_up(one, workload, rows, path))
+        if found.missing:
+            reasons[name] = found.missing
+        say(f"  {name}: {time.perf_counter() - started:.1f} s")
+    return reasons
+
+
+def race_rounds(
+    workload: Workload,
+    running: Mapping[str, Running],
+    out: dict[str, str],
+    rounds: int,
+    is_over: Callable[[], bool],
+) -> dict[str, Found]:
+    """At most so many rounds, and no more than two once the time is over. out: who is out of this workload, and why;
+    those who fail or are too slow here are added to it."""
+    found = {name: Found(missing=out.get(name, "")) for name in running}
     for index in range(rounds):
+        if index >= _LEAST_ROUNDS and is_over():
+            say(f"  {index} rounds: the time is over")
+            break
         for name in list(running)[:: 1 if index % 2 == 0 else -1]:
-            _guarded(found[name], name, lambda name=name: _timed(found[name], running[name], workload))
+            _guarded(found[name], running[name], lambda name=name: _timed(found[name], running[name], workload))
             if not found[name].missing:
                 say(f"  round {index + 1}/{rounds} {name}: {found[name].seconds[-1]:.3f} s a step")
     for name in running:
-        _guarded(found[name], name, lambda name=name: _measure_memory(found[name], running[name], workload))
+        _guarded(found[name], running[name], lambda name=name: _measure_memory(found[name], running[name], workload))
+    out |= {name: one.missing for name, one in found.items() if one.missing}
     return found
 
 
@@ -62,7 +88,9 @@ def _warm_up(running: Running, workload: Workload, rows: Rows, path: str) -> Non
 def _timed(found: Found, running: Running, workload: Workload) -> None:
     before = running.cpu_s()
     step = {"models": workload.models, "pipelined": workload.pipelined}
-    seconds = [running.ask("step", **step)["seconds"] for _ in range(workload.steps)]
+    seconds = [running.ask("step", _LONGEST_ROUND_S, **step)["seconds"] for _ in range(workload.steps)]
+    if sum(seconds) > _LONGEST_ROUND_S:
+        raise Failed(f"too slow: {sum(seconds) / workload.steps:.1f} s a step")
     found.seconds.append(sum(seconds) / workload.steps)
     found.cpu_s.append((running.cpu_s() - before) / workload.steps)
 
@@ -73,14 +101,18 @@ def _measure_memory(found: Found, running: Running, workload: Workload) -> None:
     found.rest_mib = running.memory_mib()
 
 
-def _guarded(found: Found, name: str, call: Callable[[], None]) -> None:
+def _guarded(found: Found, running: Running, call: Callable[[], None]) -> None:
+    """A contender whose answer did not come is ended: what it still computes would slow the others, and its answer
+    would be taken for the next one's."""
     if found.missing:
         return
     try:
         call()
     except Failed as reason:
         found.missing = str(reason)
-        say(f"  {name}: {reason}")
+        say(f"  {running.contender.name}: {reason}")
+        if running.owes_answer:
+            running.end()
 
 
 def _loss(logprobs: list[list[float]], rows: Rows) -> float:

@@ -7,7 +7,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,15 +19,16 @@ from transformers import Qwen3Config
 
 from bench.batches import Shape
 from bench.models import build_model
-from bench.peers import sdk_driver
+from bench.peers import race, sdk_driver
 from bench.peers.base import make_base
-from bench.peers.contender import MAX_MODELS, Failed
+from bench.peers.contender import MAX_MODELS, Contender, Failed, Running
 from bench.peers.contenders import ABSENT, CONTENDERS
-from bench.peers.race import Found, check
+from bench.peers.race import Found, check, race_rounds
 from bench.peers.readme_table import markdown
 from bench.peers.report import differences, table, times_faster, to_json
+from bench.peers.schedule import Schedule
 from bench.peers.trl_driver import Driver
-from bench.peers.workloads import WORKLOADS, load_rows, make_rows
+from bench.peers.workloads import WORKLOADS, Workload, load_rows, make_rows
 from bench.process_tree import MARK, cpu_s, end, marked, pss_mib
 from tests.unit.bench.test_bench import TINY
 
@@ -116,3 +120,81 @@ def test_the_table_of_the_readme_comes_from_the_json_line():
     lines = markdown({"idle": {"8 models": {"contenders": found}}}).splitlines()
     assert lines[0] == "| batch | headway | tuft | trl |"
     assert lines[2] == "| 8 models | **600 ms** | 1.20 s (2.06×) | – |"
+
+
+_DRIVER = """
+import sys, time
+print("{}", flush=True)
+for number, line in enumerate(sys.stdin):
+    %s
+    print('{"seconds": 0.5}', flush=True)
+"""
+_DIES, _HANGS, _ANSWERS = "number == 2 and sys.exit('out of memory')", "number == 2 and time.sleep(60)", "pass"
+
+
+@contextmanager
+def _started(root: Path, **drivers: str) -> Generator[dict[str, Running]]:
+    def contender(name: str, does: str) -> Contender:
+        return Contender(name, "", lambda _, running: running.drive([sys.executable, "-c", _DRIVER % does]))
+
+    running = {name: Running(root, contender(name, does)) for name, does in drivers.items()}
+    try:
+        for one in running.values():
+            one.start()
+        yield running
+    finally:
+        for one in running.values():
+            one.end()
+
+
+def test_who_dies_or_hangs_is_out_with_the_reason_and_can_be_started_again(tmp_path: Path):
+    workload, out = Workload(TREE), dict[str, str]()
+    with (
+        patch.object(race, "_LONGEST_ROUND_S", 1.5),
+        patch.object(race, "_REST_S", 0),
+        _started(tmp_path, good=_ANSWERS, dead=_DIES, hung=_HANGS) as running,
+    ):
+        found = race_rounds(workload, running, out, 4, lambda: False)
+        assert found["good"].seconds == [0.5] * 4
+        assert out == {"dead": "out of memory", "hung": "no answer in 2 s"}
+        assert [name for name, one in running.items() if not one.is_up] == ["dead", "hung"]
+        assert race_rounds(workload, running, out, 1, lambda: False)["hung"].missing == "no answer in 2 s"
+        running["hung"].start()
+        assert running["hung"].ask("step") == {"seconds": 0.5}
+
+
+def test_who_is_too_slow_is_out_and_stays_up(tmp_path: Path):
+    out = dict[str, str]()
+    with (
+        patch.object(race, "_LONGEST_ROUND_S", 1.0),
+        patch.object(race, "_REST_S", 0),
+        _started(tmp_path, one=_ANSWERS) as running,
+    ):
+        race_rounds(Workload(TREE, steps=3), running, out, 2, lambda: False)
+        assert out == {"one": "too slow: 0.5 s a step"}
+        assert running["one"].is_up
+
+
+def test_rounds_get_fewer_when_the_time_is_over_but_are_two(tmp_path: Path):
+    with patch.object(race, "_REST_S", 0), _started(tmp_path, one=_ANSWERS) as running:
+        assert race_rounds(Workload(TREE), running, {}, 5, lambda: True)["one"].seconds == [0.5, 0.5]
+
+
+def test_what_a_part_of_the_race_does_not_need_is_the_next_ones():
+    now = [0.0]
+    schedule = Schedule(1, 3, lambda: now[0])
+    with schedule.place() as is_over:
+        now[0] = 19
+        assert not is_over()
+        now[0] = 20
+        assert is_over()
+        now[0] = 10
+    with schedule.place() as is_over:
+        now[0] = 34.9
+        assert not is_over()
+        now[0] = 35
+        assert is_over()
+    assert schedule.progress().startswith("2 of 3 tables after 0.6 minutes; ends at about ")
+    now[0] = 100
+    with schedule.place() as is_over:
+        assert is_over()

@@ -12,16 +12,13 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.box.children import Child, ChildFailed, Children, end_process, environment_of_child
 from cli.box.fork_server import ForkServer, can_fork_planes
-from cli.box.runner import missing_for_a_runner, runner_child
-from cli.box.trainers import OnDemand, Trainers
 from cli.box.up_lock import AlreadyUp, only_up
-from cli.commands.bases import choose_bases
 from cli.ending import sentence_of
 from cli.plane_settings import (
     LoraAlpha,
@@ -50,11 +47,13 @@ from store.planes.promotion_policy import PromotionPolicy
 from store.private_files import private_data_folder, private_umask
 from wire.lora import LoraConfig
 from wire.process.exits import DRAIN_S, STOP_S
-from wire.process.hub_weights import WeightsOutOfReach
 from wire.process.origins import bracketed, http_origin, listen, local_host
 
 _LORA = LoraConfig()
 _SERVED_RANK = "HEADWAY_VLLM_MAX_LORA_RANK"
+if TYPE_CHECKING:
+    from cli.box.trainers import Trainers
+
 _SAY_EVERY_S, _SAY_ANYWAY_S = 5.0, 15.0
 
 
@@ -115,7 +114,9 @@ def up(
     Prints the exports that point the SDKs here, with a member's key, and writes them to <data-dir>/env. An operator's
     key is in <data-dir>/admin-env, and printed nowhere.
     """
+    from cli.box.trainers import OnDemand, Trainers
     from store.embedded import EmbeddedPostgresFailed
+    from wire.process.hub_weights import WeightsOutOfReach
 
     signal.signal(signal.SIGTERM, _on_sigterm)
     sampler_arguments = ["--backend", sampler_backend, "--tensor-parallel", str(sampler_tensor_parallel)]
@@ -209,6 +210,7 @@ def _prepare(url: str, data_dir: Path, bases: list[str], origin: str) -> tuple[d
     """Schema, base models, and keys; returns the exports for the SDK and the slugs to serve."""
     from sqlalchemy.exc import OperationalError
 
+    from cli.commands.bases import choose_bases
     from store.database import Database
     from store.migrations import upgrade
 
@@ -286,6 +288,8 @@ def _start_planes(
 def _start_runner(
     children: Children, url: str, data_dir: Path, origin: str, slots: int, log_format: LogFormat | None
 ) -> None:
+    from cli.box.runner import missing_for_a_runner, runner_child
+
     if (missing := missing_for_a_runner()) is not None:
         typer.echo(f"headway: no runner: it needs {missing}; install headway[runner]", err=True)
         return

@@ -24,7 +24,7 @@ from cli.settings import (
 )
 from cli.terminal.settings_options import Given, takes_settings
 from cli.terminal.tables import Json
-from store.retention import Removal
+from store.retention.collecting import Removal
 from store.retention.policy import RetentionPolicy
 
 Model = Annotated[str, typer.Argument(help="A model's name, TEAM/NAME, its id or its first characters")]
@@ -46,7 +46,7 @@ def gc(
     """Remove thinned optimizer states, files without a row, unread blobs, old rollouts and rows of dead processes."""
     from store.blobs import BlobStore
     from store.database import Database
-    from store.retention import Collector
+    from store.retention.collecting import Collector
 
     policy = RetentionPolicy(**given[RetentionPolicy])
     database = Database(database_url_or_embedded(database_url, data_dir))

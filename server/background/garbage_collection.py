@@ -14,7 +14,7 @@ from store.blobs import BlobStore
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.repeating import RepeatedTask, Rhythm
-from store.retention import Collector
+from store.retention.collecting import Collector
 from wire.errors import Conflict
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from store.planes.promotion_policy import PATIENCE_S, PromotionPolicy
 from store.pool_queue import QueueLimits
-from store.retention import RetentionPolicy
+from store.retention.policy import RetentionPolicy
 from wire.lora import LoraConfig
 from wire.process.options import Option
 

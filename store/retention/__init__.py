@@ -40,9 +40,3 @@ ended; of a client that fell silent, a day.
 
 **Who reads meanwhile.** Backup and verification hold a shared lock that a collection takes exclusively (`lock`).
 """
-
-from store.retention.collecting import Collector, Removal
-from store.retention.lock import keeping_files
-from store.retention.policy import RetentionPolicy
-
-__all__ = ["Collector", "Removal", "RetentionPolicy", "keeping_files"]

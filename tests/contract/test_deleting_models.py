@@ -15,8 +15,9 @@ from store.blobs import BlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import Database
 from store.invariants.tree import TREE
-from store.retention import Collector, RetentionPolicy
+from store.retention.collecting import Collector
 from store.retention.pins import pin
+from store.retention.policy import RetentionPolicy
 from store.tables import CheckpointNameRow, CheckpointRow, EventRow, ModelRow, RunRow
 from tests.contract.conftest import Team, batch
 from tests.contract.test_adapter_downloads import path_of, write_files

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from cli.terminal.settings_options import Given, _declared, takes_settings
 from sampler.backends.vllm.settings import VllmSettings
 from server.process.settings import GuardSettings
-from store.retention import RetentionPolicy
+from store.retention.policy import RetentionPolicy
 from wire.process.options import Option
 
 

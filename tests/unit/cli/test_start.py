@@ -37,6 +37,14 @@ def test_a_command_imports_what_it_needs_alone(arguments: tuple[str, ...]):
     assert not started(*arguments)[1] & {"sqlalchemy", "numpy", "torch", "httpx"}
 
 
+@pytest.mark.parametrize("command", ["up", "server", "trainer", "sampler", "runner", "migrate"])
+def test_to_show_what_a_plane_takes_no_part_of_it_is_imported(command: str):
+    """Half a second of processor time, and a second and a half with them."""
+    shown, imported = started(command, "--help")
+    assert "Usage" in shown
+    assert imported <= {"pydantic"}
+
+
 @pytest.mark.parametrize("arguments", [("--help",), (), ("nonsense",)])
 def test_to_list_the_commands_none_is_imported(arguments: tuple[str, ...]):
     assert started(*arguments)[1] == set()

@@ -15,7 +15,8 @@ from store.blobs import BlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
 from store.invariants import check_all
-from store.retention import Collector, RetentionPolicy
+from store.retention.collecting import Collector
+from store.retention.policy import RetentionPolicy
 from store.tables import CheckpointRow, SamplerAdapterRow
 from store.tree import move_head
 from store.verification import missing_files

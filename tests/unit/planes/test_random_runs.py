@@ -12,7 +12,8 @@ from sqlalchemy import text
 
 from store.blobs import BlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
-from store.retention import Collector, RetentionPolicy
+from store.retention.collecting import Collector
+from store.retention.policy import RetentionPolicy
 from store.tables import ModelRow
 from store.tree import move_head
 from tests.unit.planes.test_unpromoted_steps import NEVER, RunTrainer, trainer

@@ -10,7 +10,8 @@ import server.background.garbage_collection as module
 from server.background.garbage_collection import collecting_garbage
 from server.process.settings import GarbageCollectionSettings, ServerSettings
 from store.database import Database
-from store.retention import Collector, Removal, keeping_files
+from store.retention.collecting import Collector, Removal
+from store.retention.lock import keeping_files
 
 
 @pytest.fixture

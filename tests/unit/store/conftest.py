@@ -20,7 +20,8 @@ from store.blobs import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.database import Database, psycopg_dsn
 from store.oplog import leases
-from store.retention import Collector, Removal, RetentionPolicy
+from store.retention.collecting import Collector, Removal
+from store.retention.policy import RetentionPolicy
 from store.tables import CheckpointRow, ModelRow, OperationRow
 from tests.ports.checkpoint_places import Place, place_maker
 from tests.unit.conftest import World

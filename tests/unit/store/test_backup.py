@@ -12,7 +12,7 @@ from store.backup import NotABackup, back_up, restore
 from store.blobs import BlobStore
 from store.database import AsyncDatabase, Database
 from store.invariants import check_all
-from store.retention import keeping_files
+from store.retention.lock import keeping_files
 from store.rollouts import NewSample, TraceRecord, record
 from store.rollouts.trainer_logprobs import Pass, keep_trainer_logprobs
 from store.tables import ApiKeyRow, Base, ModelRow, OperationRow

@@ -13,8 +13,10 @@ from store.oplog.results import wait_for_result
 from store.oplog.waiting import WaitingCalls
 from store.planes.adapters import want_checkpoint
 from store.planes.registration import known_losses, register_sampler, register_trainer
-from store.retention import RetentionPolicy, keeping_files, marking
+from store.retention import marking
+from store.retention.lock import keeping_files
 from store.retention.pins import pin
+from store.retention.policy import RetentionPolicy
 from store.tables import CheckpointRow, EventRow, OperationRow, SamplerAdapterRow, SamplerRow, TrainerRow
 from tests.ports.checkpoint_places import KINDS
 from tests.unit.store.conftest import DAY_S, Estate
@@ -281,7 +283,7 @@ def test_nobody_collects_while_a_backup_reads(estate: Estate):
 
 
 def test_a_collection_that_is_told_to_stop_leaves_the_rest_for_the_next(estate: Estate):
-    from store.retention import Collector
+    from store.retention.collecting import Collector
 
     nodes = estate.steps(3)
     policy = RetentionPolicy(keep_last_states=1, keep_every_states=0)

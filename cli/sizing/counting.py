@@ -32,7 +32,7 @@ from trainer.engine.architectures import (
 )
 from trainer.engine.fused_lora import FusedLora
 from trainer.engine.logprobs import action_logprobs, chunk_length
-from trainer.engine.lora import LiveAdapter
+from trainer.engine.lora import AdaptedLayers, LiveAdapter
 from trainer.engine.recomputation import Recomputation
 from trainer.engine.unembedding import WholeUnembedding, blocks_of, exact_dtype
 from wire.engine import LoraConfig
@@ -130,10 +130,11 @@ class _CountedModel:
         self._model = model
         lora = LoraConfig(rank=rank)
         self._unembedding = WholeUnembedding(unembedding_weight(model))
-        self._adapter = LiveAdapter(model, lora, Adaptable.of(model).chosen(lora), exact_dtype(model.dtype))
+        dtype = exact_dtype(model.dtype)
+        self._adapter = LiveAdapter(AdaptedLayers(model), lora, Adaptable.of(model).chosen(lora), dtype)
         FusedLora().install(model)
         self._adapter.activate()
-        self._weights = torch.zeros_like(self._adapter.scratch_gradient)
+        self._weights = torch.zeros(self._adapter.layout.num_parameters, dtype=dtype, device=_META)
         self._adapter.bind(self._weights)
         self._recomputation = Recomputation(model)
 

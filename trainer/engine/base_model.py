@@ -31,7 +31,7 @@ from trainer.engine.gathers import Gathers, WholeWeights
 from trainer.engine.kernels import KERNELS, Kernel, choose_kernel, kernel_name
 from trainer.engine.kernels.dense import DenseKernel
 from trainer.engine.logprobs import HeadUpdate, action_logprobs, all_logits
-from trainer.engine.lora import LiveAdapter
+from trainer.engine.lora import AdaptedLayers, LiveAdapter
 from trainer.engine.mixers import expand
 from trainer.engine.packing import Pack, PassBudget, build_pack
 from trainer.engine.products import PRODUCTS, Products, choose_products
@@ -84,6 +84,7 @@ class BaseModel:
         self._lora_dtype = exact_dtype(model.dtype)
         self._unembedding: Unembedding = unembedding or WholeUnembedding(unembedding_weight(model))
         self._adaptable = Adaptable.of(model)
+        self._layers = AdaptedLayers(model)
         self._adapters: dict[LoraConfig, LiveAdapter] = {}
         self._active: LiveAdapter | None = None
         self._bytes_per_token: dict[tuple[LiveAdapter, bool], float] = {}
@@ -127,7 +128,7 @@ class BaseModel:
         shape = replace(lora, init_seed=0)
         if shape not in self._adapters:
             targets = self._adaptable.chosen(lora)
-            self._adapters[shape] = LiveAdapter(self._model, lora, targets, self._lora_dtype)
+            self._adapters[shape] = LiveAdapter(self._layers, lora, targets, self._lora_dtype)
             self._fused_lora.install(self._model)
             self._active = None
         return self._adapters[shape]
@@ -249,7 +250,7 @@ class BaseModel:
     def base_logprobs(self, pack: Pack) -> torch.Tensor:
         """logprobs_P of the base model itself, without gradient: the bound adapter is off for as long as this takes."""
         assert self._active is not None, "bind a session first"
-        with torch.no_grad(), self._active.switched_off():
+        with torch.no_grad(), self._layers.switched_off():
             return self.logprobs(pack)[0]
 
     def measure_activations(self) -> None:

@@ -81,7 +81,7 @@ def test_weights_and_adapters_have_the_bytes_that_were_counted(config: PreTraine
     base, session = opened(config, dtype)
     assert memory.base == weights
     assert (memory.model, memory.gathered) == (session.num_bytes, 0)
-    assert memory.partial_sums == 2 * base.adapter(session.lora).scratch_gradient.nbytes
+    assert memory.partial_sums == 2 * base.bind(session).scratch_gradient.nbytes
 
 
 @EACH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
 from tests.unit.trainer.naive import naive_pass, saved_policy, worst_relative_error
 from tests.unit.trainer.tiny import (
@@ -99,6 +101,35 @@ def test_adapters_of_other_parts_end_in_the_bits_they_have_alone() -> None:
             alone.forward_backward(MODEL, mixed_batch(seed), LOSS)
             alone.optim_step(MODEL, AdamParams(1e-2))
         assert torch.equal(session(alone).weights, session(together, models[name]).weights), name
+
+
+def test_to_go_from_shape_to_shape_touches_no_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEFT's own way goes through every adapter of every layer, and takes as long as there are shapes."""
+    engine, penalty = tiny_engine(), LossChoice("ppo", {"kl_penalty_coef": 0.1})
+    for number, lora in enumerate((ATTN, ALL)):
+        opened(engine, UUID(int=number), lora=lora).forward_backward(UUID(int=number), mixed_batch(), LOSS)
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("each layer was switched")
+
+    for name in ("set_adapter", "enable_adapters"):
+        monkeypatch.setattr(LoraLayer, name, refuse)
+    for number in (0, 1, 0):
+        engine.forward_backward(UUID(int=number), mixed_batch(), penalty)
+
+
+def test_a_shape_that_no_model_has_keeps_no_memory() -> None:
+    engine = opened(tiny_engine(), OTHER, lora=ALL)
+    opened(engine).forward_backward(OTHER, mixed_batch(), LOSS)
+    engine.forward_backward(MODEL, mixed_batch(), LOSS)
+    held = session(engine, OTHER)
+    layers = engine._base.adapter(ALL)
+    buffers = [weakref.ref(buffer) for buffer in (layers.scratch_gradient, held.weights, held.gradient)]
+    del held
+    engine.close(OTHER)
+    assert [buffer() for buffer in buffers] == [None] * 3
+    assert sum(p.untyped_storage().nbytes() for p in layers._parameters) < 8 * len(layers._parameters)
+    opened(engine, OTHER, lora=ALL).forward_backward(OTHER, mixed_batch(), LOSS)
 
 
 @pytest.mark.parametrize("parts", PARTS)

@@ -90,7 +90,7 @@ check: .venv/installed-dev  ## lint, format, types, architecture, Dockerfiles, t
 
 bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then one JSON line each
 	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --base tiny-arith=$(TINY_BASE) \
-		-- $(BIN)/python -m bench.step_latency
+		-- sh -c '$(BIN)/python -m bench.step_latency && $(BIN)/python -m bench.step_latency --lora-rank 64'
 	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --base tiny-arith=$(TINY_BASE) \
 		-- $(BIN)/python -m bench.queued_step
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.switching

@@ -41,17 +41,19 @@ def main() -> None:
     """Measure both in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=32)
+    parser.add_argument("--lora-rank", type=int, help="of all adapters; default: the server's")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=64, help="of a block")
     options = parser.parse_args()
     client = connect(options.models)
-    models = [fork(client) for _ in range(options.models)]
+    models = [fork(client, options.lora_rank) for _ in range(options.models)]
     take_steps(client, models, 2 * len(models))
     rounds = [
         (take_steps(client, models[:1], options.steps // 2), take_steps(client, models, options.steps))
         for _ in range(options.rounds)
     ]
-    _report(rounds, options.models)
+    lora_rank = client.get(f"/v2/models/{models[0]}").json()["lora"]["rank"]
+    _report(rounds, {"models": options.models, "lora_rank": lora_rank})
 
 
 def take_steps(client: httpx.Client, models: list[str], num_steps: int) -> Block:
@@ -79,11 +81,11 @@ def _cpu_seconds() -> dict[str, float]:
     return seconds
 
 
-def _report(rounds: Sequence[tuple[Block, Block]], num_models: int) -> None:
+def _report(rounds: Sequence[tuple[Block, Block]], about: dict[str, int]) -> None:
     one, many = ([both[index] for both in rounds] for index in (0, 1))
     speed = [statistics.median(block.steps_per_s for block in blocks) for blocks in (one, many)]
     ratios = sorted(several.steps_per_s / alone.steps_per_s for alone, several in rounds)
-    print(f"steps/s: one model {speed[0]:.1f}, {num_models} models {speed[1]:.1f}")
+    print(f"steps/s: one model {speed[0]:.1f}, {about['models']} models {speed[1]:.1f}, rank {about['lora_rank']}")
     print(f"ratio: median {statistics.median(ratios):.2f}, {ratios[0]:.2f} to {ratios[-1]:.2f}")
     print(f"{'processor ms a step':22}{'one':>8}{'many':>8}")
     costs = [_cpu_ms(blocks) for blocks in (one, many)]
@@ -91,7 +93,7 @@ def _report(rounds: Sequence[tuple[Block, Block]], num_models: int) -> None:
         print(f"{plane:22}{costs[0][plane]:>8}{costs[1][plane]:>8}")
     figures = {"one": round(speed[0], 2), "many": round(speed[1], 2), "ratio": round(statistics.median(ratios), 3)}
     cpu_ms = {"cpu_ms_one": costs[0], "cpu_ms_many": costs[1]}
-    write_figures("many_models", {"models": num_models, **figures, **cpu_ms})
+    write_figures("many_models", {**about, **figures, **cpu_ms})
 
 
 def _cpu_ms(blocks: Sequence[Block]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from typing import Any
 
 import httpx
 
@@ -36,10 +37,11 @@ def connect(num_connections: int = 1) -> httpx.Client:
     )
 
 
-def fork(client: httpx.Client) -> str:
-    """A new fork of the base; its id."""
+def fork(client: httpx.Client, lora_rank: int | None = None) -> str:
+    """A new fork of the base, with an adapter of this rank (None: the server's default); its id."""
     base = next(m for m in client.get("/v2/models").json()["items"] if m["base_model"] is None)
-    body = {"source_model_id": base["id"], "name": f"bench-{uuid.uuid4().hex[:8]}"}
+    body: dict[str, Any] = {"source_model_id": base["id"], "name": f"bench-{uuid.uuid4().hex[:8]}"}
+    body |= {"lora": {"rank": lora_rank}} if lora_rank is not None else {}
     reply = client.post("/v2/models/fork", json=body).raise_for_status()
     return reply.json()["id"]
 

@@ -29,10 +29,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--warm-up", type=int, default=10)
+    parser.add_argument("--lora-rank", type=int, help="of the model's adapter; default: the server's")
     parser.add_argument("--data-dir", type=Path, help="of the `headway up` around us: shows the stages too")
     options = parser.parse_args()
     client = connect()
-    model_id = fork(client)
+    model_id = fork(client, options.lora_rank)
     for _ in range(options.warm_up):
         promoted_step(client, model_id)
     log = OpLog(options.data_dir, model_id) if options.data_dir else None
@@ -41,7 +42,7 @@ def main() -> None:
     _add_torch(measured, client, model_id)
     if log:
         log.add_stages(measured)
-    _report(measured, transactions)
+    _report(measured, transactions, client.get(f"/v2/models/{model_id}").json()["lora"]["rank"])
 
 
 def _add_torch(measured: list[Row], client: httpx.Client, model_id: str) -> None:
@@ -89,17 +90,17 @@ class OpLog:
         return row[0]
 
 
-def _report(measured: list[Row], transactions: float | None) -> None:
+def _report(measured: list[Row], transactions: float | None, lora_rank: int) -> None:
     names = [name for name in measured[0] if not name.startswith("_")]
     figures: dict[str, Any] = {name: _summary([row[name] for row in measured]) for name in names}
-    print(f"8-token forward_backward + optim_step, {len(measured)} steps")
+    print(f"8-token forward_backward + optim_step, {len(measured)} steps, LoRA of rank {lora_rank}")
     print(f"{'':22}{'median':>10}{'p90':>10}")
     for name, row in figures.items():
         print(f"{name:22}{row['median']:>10}{row['p90']:>10}")
     if transactions is not None:
         figures["transactions"] = transactions
         print(f"{'transactions a step':22}{transactions:>10}")
-    write_figures("step_latency", {"steps": len(measured), **figures})
+    write_figures("step_latency", {"steps": len(measured), "lora_rank": lora_rank, **figures})
 
 
 def _summary(values: list[float]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,10 +10,7 @@ from server.catalog import repository
 from server.catalog.lora import shape_of
 from server.catalog.types import (
     CatalogModel,
-    CatalogPage,
     Provider,
-    TeamModel,
-    TeamModels,
     UpstreamModel,
 )
 from server.principals.callers import Caller
@@ -26,33 +22,6 @@ HEAD = "head"
 _MOST_SHOWN = 200
 _AGENT_TYPES = {"openai": "openai_compatible", "anthropic": "claude", "gemini": "gemini"}
 """By the API in which a model is asked: the SDK's agent that does so."""
-
-
-async def list_models(
-    session: AsyncSession, team_id: UUID, limit: int | None, offset: int, only: Collection[UUID] | None = None
-) -> CatalogPage:
-    """One page, or without a limit everything. `only`: of these models (None: of all)."""
-    rows, total = await repository.list_models(session, team_id, limit, offset, only)
-    return CatalogPage(items=[catalog_model(model, base) for model, base in rows], total=total)
-
-
-def team_models(page: CatalogPage, limit: int | None, *, team_only: bool) -> TeamModels:
-    """As hud-python 0.5 reads the catalog; `team_only`: without base models."""
-    shown = [row for row in page.items if row.base_model is not None or not team_only][:limit]
-    return TeamModels(
-        models=[
-            TeamModel(
-                id=row.id,
-                name=row.name,
-                model_name=row.model_name,
-                is_trainable=row.base_model is not None,  # what it finds here it trains as it is
-                public=row.base_model is None,
-                provider=row.provider,
-                base_model=row.base_model,
-            )
-            for row in shown
-        ]
-    )
 
 
 async def get_model(session: AsyncSession, team_id: UUID, reference: str) -> ModelRow:

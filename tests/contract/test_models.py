@@ -8,7 +8,7 @@ import uuid
 import pytest
 from sqlalchemy import select, update
 
-from server.catalog.types import CheckpointNode
+from server.catalog.types import CatalogModel, CheckpointNode
 from store.database import AsyncDatabase
 from store.tables import AdapterWantRow, CheckpointRow, EventRow, ModelRow, SamplerAdapterRow, SamplerRow
 from tests.contract.conftest import batch
@@ -42,6 +42,32 @@ async def test_without_a_limit_the_whole_catalog_comes_and_with_one_it_is_paged(
         assert len(page["items"]) == 1
         paged += page["items"]
     assert paged == everything["items"]
+
+
+async def test_the_catalog_says_of_a_model_what_the_model_itself_says(team, base, database):
+    paused, described = [await team.fork(str(base.id)) for _ in range(2)]
+    (await team.http.post(f"/v2/models/{paused['id']}/pause", json={"reason": 'to "look" at it: é'})).raise_for_status()
+    told = {"description": "of the sums", "tags": ["a", "b, c"]}
+    (await team.http.patch(f"/v2/models/{described['id']}", json=told)).raise_for_status()
+    await team.step(described["id"])
+    async with database.session() as session:
+        vendors = [
+            ModelRow(
+                slug=f"{api}-{uuid.uuid4().hex[:8]}", name=f"of {api}", upstream={"api": api, "model": "their-own"}
+            )
+            for api in ("openai", "anthropic", "gemini")
+        ]
+        session.add_all(vendors)
+    rows = (await team.http.get("/v2/models")).json()["items"]
+    assert {row["provider"]["name"] for row in rows} >= {"headway", "openai", "anthropic", "gemini"}
+    for row in rows:
+        itself = (await team.http.get(f"/v2/models/{row['id']}")).json()
+        assert CatalogModel.model_validate(row) == CatalogModel.model_validate(itself)
+        assert set(row) == set(itself)
+    assert [row["pause_reason"] for row in rows if row["id"] == paused["id"]] == ['to "look" at it: é']
+    async with database.session() as session:
+        for row in vendors:
+            await session.delete(row)
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "offset=-1", "limit=9999999999999999999999"])

@@ -15,6 +15,7 @@ from server.catalog.changing import change_model, own_model
 from server.catalog.contents import contents_of
 from server.catalog.deleting import delete_model
 from server.catalog.deleting_checkpoints import delete_checkpoint
+from server.catalog.model_listing import VisibleModel, catalog_page, visible_models
 from server.catalog.tree_listing import list_tree
 from server.catalog.types import (
     CatalogModel,
@@ -26,6 +27,8 @@ from server.catalog.types import (
     ModelChange,
     ModelContents,
     PauseRequest,
+    Provider,
+    TeamModel,
     TeamModels,
 )
 from server.checkpoint_names.packing import pack_adapter
@@ -49,30 +52,33 @@ router = HudRouter(prefix="/v2/models", tags=["models"])
 legacy = HudRouter(tags=["models"])
 
 
-@legacy.get("/models/")
+@legacy.get("/models/", response_model=TeamModels)
 async def list_team_models(
     context: ContextDep,
     caller: ModelUserDep,
     team_only: bool = False,
     limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
-) -> TeamModels:
+) -> Response:
     """The catalog for `hud rl run` of hud-python 0.5, which trains the first trainable row: `team_only` leaves out base
     models, which are forked and not trained."""
-    async with context.database.session() as session:
-        page = await service.list_models(session, caller.team_id, None, 0, caller.model_ids)
-    return service.team_models(page, limit, team_only=team_only)
+    only = caller.model_ids
+    async with context.database.connection() as connection:
+        models = await visible_models(connection, caller.team_id, only, limit, forks_only=team_only)
+    page = TeamModels(models=[_team_model(model) for model in models])
+    return Response(page.model_dump_json(), media_type="application/json")
 
 
-@router.get("")
+@router.get("", response_model=CatalogPage)
 async def list_models(
     context: ContextDep,
     caller: ModelUserDep,
     limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
-) -> CatalogPage:
+) -> Response:
     """Base models and the team's own; without `limit`, all of them."""
-    async with context.database.session() as session:
-        return await service.list_models(session, caller.team_id, limit, offset, caller.model_ids)
+    async with context.database.connection() as connection:
+        page = await catalog_page(connection, caller.team_id, caller.model_ids, limit, offset)
+    return Response(page, media_type="application/json")
 
 
 @router.get("/resolve")
@@ -205,3 +211,17 @@ async def resume(context: ContextDep, caller: CallerDep, model_id: str) -> Catal
         caller.require_model(model.id, model.slug)
         await pausing.resume(session, model.id, actor_of(caller), "team")
         return await service.describe_model(session, caller.team_id, str(model.id))
+
+
+def _team_model(model: VisibleModel) -> TeamModel:
+    """As hud-python 0.5 reads the catalog: what it finds there it trains as it is."""
+    is_fork = model.base_slug is not None
+    return TeamModel(
+        id=str(model.id),
+        name=model.name,
+        model_name=model.slug,
+        is_trainable=is_fork,
+        public=not is_fork,
+        provider=Provider(name=model.api) if model.api else Provider(),
+        base_model=model.base_slug,
+    )

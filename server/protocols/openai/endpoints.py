@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from fastapi.responses import Response
 
 from server.catalog import repository
+from server.catalog.model_listing import VisibleModel, visible_models
 from server.catalog.pinned_names import pinned_name, split_pinned
 from server.catalog.service import get_checkpoint, no_such_model
 from server.http.authentication import ModelUserDep
@@ -51,13 +52,14 @@ async def text_completions(
     return await completions.complete(context, key, request, body)
 
 
-@router.get("/models")
-@router.get("/v1/models", include_in_schema=False)
-async def list_models(context: ContextDep, caller: ModelUserDep) -> ModelList:
+@router.get("/models", response_model=ModelList)
+@router.get("/v1/models", include_in_schema=False, response_model=ModelList)
+async def list_models(context: ContextDep, caller: ModelUserDep) -> Response:
     """Every model that this key can sample."""
-    async with context.database.session() as session:
-        rows, _ = await repository.list_models(session, caller.team_id, None, 0, caller.model_ids)
-    return ModelList(data=[_listed(model, base) for model, base in rows])
+    async with context.database.connection() as connection:
+        models = await visible_models(connection, caller.team_id, caller.model_ids)
+    listed = ModelList(data=[_listed(model) for model in models])
+    return Response(listed.model_dump_json(), media_type="application/json")
 
 
 @router.get("/models/{model}")
@@ -70,7 +72,7 @@ async def get_model(context: ContextDep, caller: ModelUserDep, model: str) -> Li
         if found is None:
             raise no_such_model(model)
         caller.require_model(found[0].id, found[0].slug)
-        listed = _listed(found[0], found[1])
+        listed = _listed(_visible(found[0], found[1]))
         if pinned is not None:
             checkpoint = await get_checkpoint(session, found[0], pinned)
             listed.id = listed.model = pinned_name(found[0].slug, checkpoint.name)
@@ -78,12 +80,18 @@ async def get_model(context: ContextDep, caller: ModelUserDep, model: str) -> Li
     return listed
 
 
-def _listed(model: ModelRow, base: ModelRow | None) -> ListedModel:
+def _listed(model: VisibleModel) -> ListedModel:
     return ListedModel(
         id=model.slug,
         created=int(model.created_at.timestamp()),
-        owned_by="team" if model.team_id else model.upstream["api"] if model.upstream else "headway",
+        owned_by="team" if model.team_id else model.api or "headway",
         name=model.name,
         model=model.slug,
-        max_model_len=((base or model).info or {}).get("context_length"),
+        max_model_len=model.context_length,
     )
+
+
+def _visible(model: ModelRow, base: ModelRow | None) -> VisibleModel:
+    base_slug, api = base.slug if base else None, model.upstream["api"] if model.upstream else None
+    length = ((base or model).info or {}).get("context_length")
+    return VisibleModel(model.id, model.slug, model.name, model.team_id, model.created_at, base_slug, api, length)

@@ -1,0 +1,105 @@
+"""The catalog in full, bases first, then forks by age. Clients may ask for all of it at once, and thousands of models
+would be as many objects of the ORM twice over: it is read by the driver, and what is not looked at here PostgreSQL
+writes as JSON."""
+
+# ruff: noqa: S608 - put together from constants
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from psycopg.rows import class_row, tuple_row
+
+from store.database import AsyncConnection
+from store.listed_models import LISTED
+
+_VISIBLE = f"""
+    (m.team_id is null or m.team_id = %(team_id)s) and {LISTED}
+        and (%(only)s::uuid[] is null or m.id = any(%(only)s::uuid[]))
+        and (%(forks_only)s is not true or m.base_id is not null)
+"""
+# Ids are put in order before whole rows are read.
+_PAGE = f"""
+    with page as (
+        select m.id, row_number() over (order by m.base_id is not null, m.created_at, m.id) as place
+        from models m where {_VISIBLE} order by place limit %(limit)s offset %(offset)s
+    ), listed as (
+        select p.place, m.*, base.slug as base_slug, coalesce(base.info, m.info) as known
+        from page p join models m on m.id = p.id left join models base on base.id = m.base_id
+    )
+"""
+_TIME = '\'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\''
+
+# The fields of `CatalogModel`, as `server.catalog.service.catalog_model` sets them.
+_CATALOG = f"""
+    {_PAGE}
+    select row_to_json(item)::text from (
+        select
+            id, name, slug as model_name,
+            case upstream ->> 'api' when 'anthropic' then 'claude' when 'gemini' then 'gemini'
+                else 'openai_compatible' end as sdk_agent_type,
+            upstream is null as is_trainable,
+            json_build_object('name', coalesce(upstream ->> 'api', 'headway')) as provider,
+            to_char(created_at at time zone 'utc', {_TIME}) as created_at,
+            base_slug as base_model, head_checkpoint_id, known -> 'sharing' as sharing,
+            to_char(paused_at at time zone 'utc', {_TIME}) as paused_at, pause_reason,
+            case when upstream is not null then
+                json_build_object('api', upstream -> 'api', 'model', upstream -> 'model') end as upstream,
+            description, tags
+        from listed order by place
+    ) item
+"""
+_TOTAL = f"select count(*) from models m where {_VISIBLE}"
+_MODELS = f"""
+    {_PAGE}
+    select id, slug, name, team_id, created_at, base_slug, upstream ->> 'api' as api,
+        (known ->> 'context_length')::int as context_length
+    from listed order by place
+"""
+
+
+class VisibleModel(NamedTuple):
+    """A model that a team sees. `base_slug`: of a fork; `api`: of another vendor's model; `context_length`: tokens,
+    None until a worker has loaded the base."""
+
+    id: UUID
+    slug: str
+    name: str
+    team_id: UUID | None
+    created_at: datetime
+    base_slug: str | None
+    api: str | None
+    context_length: int | None
+
+
+async def catalog_page(
+    connection: AsyncConnection, team_id: UUID, only: Collection[UUID] | None, limit: int | None, offset: int
+) -> str:
+    """A `CatalogPage` as JSON; without a limit, everything. `only`: of these models (None: of all)."""
+    asked = _asked(team_id, only, limit, offset)
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        (total,) = await (await cursor.execute(_TOTAL.encode(), asked)).fetchone() or (0,)
+        rows = await (await cursor.execute(_CATALOG.encode(), asked)).fetchall()
+    return f'{{"items":[{",".join([item for (item,) in rows])}],"total":{total}}}'
+
+
+async def visible_models(
+    connection: AsyncConnection,
+    team_id: UUID,
+    only: Collection[UUID] | None,
+    limit: int | None = None,
+    *,
+    forks_only: bool = False,
+) -> list[VisibleModel]:
+    """The first so many; without a limit, all. `only`: of these models (None: of all)."""
+    asked = _asked(team_id, only, limit, 0) | {"forks_only": forks_only}
+    async with connection.cursor(row_factory=class_row(VisibleModel)) as cursor:
+        return await (await cursor.execute(_MODELS.encode(), asked)).fetchall()
+
+
+def _asked(team_id: UUID, only: Collection[UUID] | None, limit: int | None, offset: int) -> dict[str, Any]:
+    ids = None if only is None else list(only)
+    return {"team_id": team_id, "only": ids, "limit": limit, "offset": offset, "forks_only": False}

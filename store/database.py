@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
-from sqlalchemy import Engine, Pool, create_engine, event, make_url
+from sqlalchemy import Engine, Pool, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -35,6 +35,9 @@ DATABASE_AWAY = (
 )
 """What is raised while PostgreSQL is down, restarting, or has no connection left. Trying again may help."""
 
+
+ONE_MOMENT = text("set transaction isolation level repeatable read")
+"""The first statement of a session whose others shall all see the database as it is at one moment."""
 
 Connection: TypeAlias = psycopg.Connection[Any]
 AsyncConnection: TypeAlias = psycopg.AsyncConnection[Any]

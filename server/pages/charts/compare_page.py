@@ -18,11 +18,11 @@ from server.pages.charts.csv_export import csv_lines
 from server.pages.charts.curves import (
     MOST_MODELS,
     Compared,
-    Curve,
     all_curves,
-    find_compared,
+    find_models,
     points_of,
     read_figures,
+    with_trees,
 )
 from server.pages.charts.figures import figures_of, with_spreads
 from server.pages.charts.settings import ACROSS, SMOOTHINGS, ChartSettingsDep
@@ -68,7 +68,7 @@ async def compare(
 ) -> Response:
     """The chosen models' charts, their figures in a table, and the form that chooses."""
     async with context.database.session() as session:
-        compared = await find_compared(session, visitor, chosen.models, chosen.ends)
+        compared = await with_trees(session, await find_models(session, visitor, chosen.models), chosen.ends)
         curves = all_curves(compared)
         figures = await read_figures(session, curves, asked.figures)
         ids = [one.model.id for one in compared]
@@ -91,12 +91,11 @@ async def compare_series(
 ) -> Response:
     """Of each figure the points of each curve, thinned; 304 while no curve has another end."""
     async with context.database.session() as session:
-        compared = await find_compared(session, visitor, chosen.models, chosen.ends)
-        curves = all_curves(compared)
-        headers = {"Cache-Control": "no-store", "ETag": _tag(curves, asked.address(""))}
-        if request.headers.get("if-none-match") == headers["ETag"]:
+        models = await find_models(session, visitor, chosen.models)
+        headers = {"Cache-Control": "no-store", "ETag": _tag(models, chosen.ends, asked.address(""))}
+        if request.headers.get("if-none-match") == headers["ETag"]:  # without a look at the trees
             return Response(status_code=304, headers=headers)
-        figures = asked.figures
+        curves, figures = all_curves(await with_trees(session, models, chosen.ends)), asked.figures
         values = await read_figures(session, curves, figures)
     most = min(_MOST_POINTS, max(_LEAST_POINTS, MOST_VALUES // max(1, len(curves) * len(figures))))
     series = {
@@ -118,7 +117,8 @@ async def compare_csv(
     """A line for each step of each curve, with the chosen figures as they are on record, none left out."""
     figures = with_spreads(asked.figures)
     async with context.database.session() as session:
-        curves = all_curves(await find_compared(session, visitor, chosen.models, chosen.ends))
+        models = await find_models(session, visitor, chosen.models)
+        curves = all_curves(await with_trees(session, models, chosen.ends))
         values = await read_figures(session, curves, figures)
     headers = {"Content-Disposition": 'attachment; filename="curves.csv"', "Cache-Control": "no-store"}
     return StreamingResponse(csv_lines(curves, figures, values), media_type="text/csv; charset=utf-8", headers=headers)
@@ -136,6 +136,7 @@ async def _offered(session: AsyncSession, caller: Caller, compared: Sequence[Com
     return [*((model, True) for model in chosen), *((model, False) for model in others)]
 
 
-def _tag(curves: Sequence[Curve], asked: str) -> str:
-    ends = "".join(f"{curve.model.id}{curve.steps[-1].id if curve.steps else ''}" for curve in curves)
-    return f'"{hashlib.sha256((ends + asked).encode()).hexdigest()[:24]}"'
+def _tag(models: Sequence[ModelRow], ends: Sequence[str], asked: str) -> str:
+    """Of what decides the curves: nodes that were committed never change."""
+    heads = [f"{model.id} {model.slug} {model.head_checkpoint_id}" for model in models]
+    return f'"{hashlib.sha256(repr((heads, ends, asked)).encode()).hexdigest()[:24]}"'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from uuid import UUID
 
 from server.pages.charts.curves import Curve, places_of
 from server.pages.charts.figures import Figure
@@ -15,7 +14,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_lines(
-    curves: Sequence[Curve], figures: Sequence[Figure], values: Mapping[UUID, Sequence[float | None]]
+    curves: Sequence[Curve], figures: Sequence[Figure], values: Mapping[str, Sequence[float | None]]
 ) -> Iterator[str]:
     """The file in pieces. A figure that is not on record is an empty cell."""
     known = ("curve", "model_id", "checkpoint_id", "checkpoint", "step", "committed_at", "tokens")
@@ -31,7 +30,7 @@ def plain(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _rows(curve: Curve, values: Mapping[UUID, Sequence[float | None]]) -> list[list[object]]:
+def _rows(curve: Curve, values: Mapping[str, Sequence[float | None]]) -> list[list[object]]:
     tokens = places_of(curve.steps, "tokens")
     return [
         [

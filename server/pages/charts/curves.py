@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Text, cast, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.catalog.lora import lora_of
 from server.catalog.repository import as_uuid
-from server.pages.charts.figures import Figure
+from server.pages.charts.figures import Figure, finite
 from server.pages.charts.settings import Across
 from server.pages.charts.thinning import Point, thinned
 from server.pages.checkpoints.lineage import Lineage, Node, read_lineage
@@ -75,40 +73,44 @@ def all_curves(compared: Sequence[Compared]) -> list[Curve]:
     return curves
 
 
-async def find_compared(
-    session: AsyncSession, visitor: Visitor, references: Sequence[str], ends: Sequence[str]
-) -> list[Compared]:
-    """The models of these ids or names, each once. `ends`: ids of checkpoints of theirs.
-
-    Raises NotFound, Forbidden and InvalidRequest, also for an end of another model: a curve is never left out silently.
-    """
+async def find_models(session: AsyncSession, visitor: Visitor, references: Sequence[str]) -> list[ModelRow]:
+    """The models of these ids or names, each once. Raises NotFound, Forbidden and InvalidRequest."""
     if len(set(references)) > MOST_MODELS:
         raise InvalidRequest(f"compare at most {MOST_MODELS} models, not {len(set(references))}")
-    found = dict[UUID, Compared]()
-    wanted = list(dict.fromkeys(ends))
+    found = dict[UUID, ModelRow]()
     for reference in references:
         model, _ = await find_fork(session, visitor, reference)
-        if model.id not in found:
-            lineage = await read_lineage(session, model)
-            nodes = [lineage.by_id.get(end) for end in map(as_uuid, wanted) if end is not None]
-            found[model.id] = Compared(model, lineage, [node for node in nodes if node is not None])
-    known = {node.id for one in found.values() for node in one.chosen}
-    if unknown := [end for end in wanted if as_uuid(end) not in known]:
-        raise InvalidRequest(f"{unknown[0][:80]!r} is no checkpoint of these models: leave it out, or add its model")
+        found.setdefault(model.id, model)
     return list(found.values())
+
+
+async def with_trees(session: AsyncSession, models: Sequence[ModelRow], ends: Sequence[str]) -> list[Compared]:
+    """The models and their trees. `ends`: ids of checkpoints of theirs.
+
+    Raises InvalidRequest for an end of another model: a curve is never left out silently.
+    """
+    found, wanted = list[Compared](), list(dict.fromkeys(ends))
+    for model in models:
+        lineage = await read_lineage(session, model)
+        nodes = [lineage.by_id.get(str(as_uuid(end))) for end in wanted]
+        found.append(Compared(model, lineage, [node for node in nodes if node is not None]))
+    known = {node.id for one in found for node in one.chosen}
+    if unknown := [end for end in wanted if str(as_uuid(end)) not in known]:
+        raise InvalidRequest(f"{unknown[0][:80]!r} is no checkpoint of these models: leave it out, or add its model")
+    return found
 
 
 async def read_figures(
     session: AsyncSession, curves: Sequence[Curve], figures: Sequence[Figure]
-) -> dict[UUID, tuple[float | None, ...]]:
+) -> dict[str, tuple[float | None, ...]]:
     """Of every step of the models: its figures, in this order; null where there is no finite number."""
-    columns = [one.value.label(f"f{number}") for number, one in enumerate(figures)]
-    query = select(CheckpointRow.id, *columns).where(
+    columns = [finite(one.value).label(f"f{number}") for number, one in enumerate(figures)]
+    query = select(cast(CheckpointRow.id, Text), *columns).where(
         CheckpointRow.model_id.in_({curve.model.id for curve in curves}),
         CheckpointRow.status == "committed",
         CheckpointRow.step > 0,
     )
-    return {row[0]: tuple(map(_finite, row[1:])) for row in await session.execute(query)}
+    return {row[0]: row[1:] for row in await session.execute(query)}
 
 
 def points_of(curve: Curve, values: Callable[[Node], float | None], across: Across, most: int) -> list[list[float]]:
@@ -145,7 +147,3 @@ def _steps(lineage: Lineage, end: Node | None) -> list[Node]:
 
 def _moment(node: Node) -> float:
     return node.committed_at.timestamp() if node.committed_at is not None else 0.0
-
-
-def _finite(value: Any) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

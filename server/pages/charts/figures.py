@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Float, SQLColumnExpression, case, cast, func, select
+from sqlalchemy import Float, SQLColumnExpression, case, cast, func, literal, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from store.tables import CheckpointRow
+from store.tables import CheckpointRow, ModelRow
 
 _MOST_NAMES = 300
+_NEWEST = 1000
+"""Checkpoints of a model in which names of figures are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,12 @@ def _number(metric: str) -> SQLColumnExpression[Any]:
 
 def _of_metric(key: str, metric: str, title: str, unit: str, explanation: str) -> Figure:
     return Figure(key, metric, title, unit, explanation, _number(metric))
+
+
+def finite(value: SQLColumnExpression[Any]) -> SQLColumnExpression[Any]:
+    """SQL: the same, and null for what is no number or has no end. In PostgreSQL NaN is more than infinity."""
+    number = cast(value, Float)
+    return case(((number > literal("-infinity", Float)) & (number < literal("infinity", Float)), number))
 
 
 STANDARD = (
@@ -114,14 +122,17 @@ def with_spreads(figures: Iterable[Figure]) -> list[Figure]:
 
 
 async def figures_of(session: AsyncSession, model_ids: Sequence[UUID]) -> list[Figure]:
-    """All that checkpoints of these models have: the standard ones first, then by name."""
-    names = func.jsonb_object_keys(CheckpointRow.metrics)
-    query = (
-        select(names.label("name"))
-        .where(CheckpointRow.model_id.in_(model_ids), CheckpointRow.status == "committed")
-        .distinct()
-        .limit(_MOST_NAMES)
+    """All that the newest checkpoints of these models have: the standard ones first, then by name."""
+    newest = (
+        select(CheckpointRow.metrics)
+        .where(CheckpointRow.model_id == ModelRow.id, CheckpointRow.status == "committed")
+        .order_by(CheckpointRow.created_at.desc())
+        .limit(_NEWEST)
+        .lateral()
     )
+    of_models = select(ModelRow.id).join(newest, true()).where(ModelRow.id.in_(model_ids))
+    names = func.jsonb_object_keys(newest.c.metrics).label("name")
+    query = of_models.with_only_columns(names).distinct().limit(_MOST_NAMES)
     found = [figure_of(name) for name in await session.scalars(query)]
     always = (*STANDARD, *_MORE[:4])
     others = sorted((one for one in found if one not in always), key=lambda one: (one.metric not in _KNOWN, one.title))

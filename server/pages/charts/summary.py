@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from uuid import UUID
 
 from server.pages.charts.curves import Curve
 from server.pages.charts.figures import Figure
@@ -20,7 +19,7 @@ class Cell:
 
 
 def summary(
-    curves: Sequence[Curve], figures: Sequence[Figure], values: Mapping[UUID, Sequence[float | None]]
+    curves: Sequence[Curve], figures: Sequence[Figure], values: Mapping[str, Sequence[float | None]]
 ) -> list[tuple[Figure, list[Cell]]]:
     """A row for each figure, a cell for each curve."""
     return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -34,7 +35,7 @@ async def checkpoint_rows(session: AsyncSession, lineage: Lineage, before: int |
         CheckpointRow.learning_rate,
         CheckpointRow.num_tokens,
     )
-    query = select(*columns).where(CheckpointRow.id.in_([node.id for node in nodes]))
-    figures = {row.id: row for row in await session.execute(query)}
+    query = select(*columns).where(CheckpointRow.id.in_([UUID(node.id) for node in nodes]))
+    figures = {str(row.id): row for row in await session.execute(query)}
     older = end - PAGE if end > PAGE else None
     return CheckpointRows([(node, figures[node.id]) for node in nodes], older, before is None)

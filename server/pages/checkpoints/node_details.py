@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, cast
+from uuid import UUID
 
 from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -73,7 +74,7 @@ async def _row_and_names(session: AsyncSession, node: Node) -> tuple[CheckpointR
     query = (
         select(CheckpointRow, CheckpointNameRow)
         .outerjoin(CheckpointNameRow, and_(CheckpointNameRow.checkpoint_id == CheckpointRow.id, is_live()))
-        .where(CheckpointRow.id == node.id)
+        .where(CheckpointRow.id == UUID(node.id))
         .order_by(CheckpointNameRow.created_at, CheckpointNameRow.id)
     )
     rows = (await session.execute(query)).all()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from uuid import UUID
 
 from server.pages.checkpoints.lineage import Lineage, Node
 
@@ -50,12 +49,13 @@ def lay_out(lineage: Lineage, chosen: Node | None = None, opened: Node | None = 
 class _Tree:
     def __init__(self, lineage: Lineage, chosen: Node | None, opened: Node | None) -> None:
         self._lineage, self._chosen, self._opened = lineage, chosen, opened
-        self._children: dict[UUID | None, list[Node]] = defaultdict(list)
+        self._children: dict[str | None, list[Node]] = defaultdict(list)
         for node in lineage.nodes:
             parent_id = node.parent_id if node.parent_id in lineage.by_id else None
             self._children[parent_id].append(node)
-        self._on_path = {node.id for node in lineage.path}
+        self._on_path = lineage.ids_on_path
         self._drawn = self._newest_branches()
+        self._shown = self._children_shown()
         self._kept = self._kept_apart()
 
     def items(self) -> list[Item]:
@@ -77,18 +77,27 @@ class _Tree:
                 open_items.append((at, run[-1]))
         return items
 
-    def _newest_branches(self) -> set[UUID]:
+    def _newest_branches(self) -> set[str]:
         leaves = [node for node in self._lineage.nodes if not self._children.get(node.id)]
-        drawn: set[UUID] = set()
+        drawn: set[str] = set()
         ends = [self._lineage.head, self._chosen, self._opened, *leaves[::-1][:MOST_BRANCHES]]
         for end in ends:
-            for node in reversed(self._lineage.path_to(end)):
-                if node.id in drawn:
-                    break
+            node = end
+            while node is not None and node.id not in drawn:
                 drawn.add(node.id)
+                node = self._lineage.by_id.get(node.parent_id) if node.parent_id else None
         return drawn
 
-    def _kept_apart(self) -> set[UUID]:
+    def _children_shown(self) -> dict[str | None, list[Node]]:
+        """Of each node those that are drawn: the one that leads to the head first, then the oldest."""
+        shown: dict[str | None, list[Node]] = {}
+        for node_id, children in self._children.items():
+            if drawn := [child for child in children if child.id in self._drawn]:
+                drawn.sort(key=lambda child: child.id not in self._on_path)
+                shown[node_id] = drawn
+        return shown
+
+    def _kept_apart(self) -> set[str]:
         """Nodes that are not folded into a run."""
         nodes = [node for node in self._lineage.nodes if node.id in self._drawn]
         kept = {node.id for node in nodes if node.parent_id is None or len(self._shown_children(node.id)) != 1}
@@ -102,7 +111,12 @@ class _Tree:
         return kept
 
     def _around(self, node: Node) -> list[Node]:
-        return self._lineage.path_to(node)[-1 - _AROUND :] + self._following(node, _AROUND)
+        found: list[Node] = []
+        above: Node | None = node
+        while above is not None and len(found) <= _AROUND:
+            found.append(above)
+            above = self._lineage.by_id.get(above.parent_id) if above.parent_id else None
+        return found + self._following(node, _AROUND)
 
     def _following(self, node: Node, most: int) -> list[Node]:
         found = [node]
@@ -120,12 +134,10 @@ class _Tree:
             run.append(after)
         return run
 
-    def _shown_children(self, node_id: UUID | None) -> list[Node]:
-        """The one that leads to the head first, then the oldest."""
-        shown = [child for child in self._children.get(node_id, ()) if child.id in self._drawn]
-        return sorted(shown, key=lambda child: child.id not in self._on_path)
+    def _shown_children(self, node_id: str | None) -> list[Node]:
+        return self._shown.get(node_id, [])
 
-    def _num_folded(self, node_id: UUID | None) -> int:
+    def _num_folded(self, node_id: str | None) -> int:
         return sum(child.id not in self._drawn for child in self._children.get(node_id, ()))
 
 

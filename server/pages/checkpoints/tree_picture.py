@@ -43,7 +43,7 @@ def draw(lineage: Lineage, items: Sequence[Item], chosen: Node | None, path: str
     """The picture. `path`: of the model's page; `base`: what its first item is called."""
     rewards = [node.mean_reward for node in lineage.nodes if node.mean_reward is not None]
     low, high = (min(rewards), max(rewards)) if rewards else (0.0, 0.0)
-    on_path = {node.id for node in lineage.path}
+    on_path = lineage.ids_on_path
     marks: list[Mark] = []
     for item in items:
         kind = "run" if item.is_run else "node" if item.nodes else "base"
@@ -53,7 +53,7 @@ def draw(lineage: Lineage, items: Sequence[Item], chosen: Node | None, path: str
             classes.append(f"shade-{_shade(item.nodes[0].mean_reward, low, high)}")
         marks.append(
             Mark(
-                id=f"n-{item.nodes[0].id.hex}" if item.nodes else "n-base",
+                id=f"n-{item.nodes[0].id.replace('-', '')}" if item.nodes else "n-base",
                 kind=kind,
                 x=_x(item),
                 y=_y(item),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.pages.shared.formats import figure
@@ -74,17 +75,18 @@ async def held_out_charts(session: AsyncSession, model_id: UUID) -> list[HeldOut
 
 async def held_out_scores(session: AsyncSession, model_id: UUID) -> dict[str, list[tuple[str, float]]]:
     """Name of the checkpoint and score, oldest first, by the key of the chart. The newest score of each counts."""
-    query = (
-        select(EvalRow.benchmark, CheckpointRow.name, EvalRow.score)
+    newest = (
+        select(EvalRow.benchmark, CheckpointRow.name, EvalRow.score, EvalRow.created_at, EvalRow.id)
         .join(CheckpointRow, CheckpointRow.id == EvalRow.checkpoint_id)
         .where(EvalRow.model_id == model_id)
         .order_by(EvalRow.created_at.desc(), EvalRow.id)
         .limit(_MOST_SCORES)
+        .subquery()
     )
-    found = dict[str, list[tuple[str, float]]]()
-    for benchmark, name, score in reversed((await session.execute(query)).all()):
-        found.setdefault(_key(benchmark), []).append((name, score))
-    return found
+    scored = func.json_build_array(newest.c.name, newest.c.score)
+    listed = func.json_agg(aggregate_order_by(scored, newest.c.created_at, newest.c.id.desc()))
+    rows = await session.execute(select(newest.c.benchmark, listed).group_by(newest.c.benchmark))
+    return {_key(benchmark): scores for benchmark, scores in rows}
 
 
 def _key(benchmark: str) -> str:

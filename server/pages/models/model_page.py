@@ -17,13 +17,15 @@ from server.http.context import ContextDep
 from server.pages.charts.figures import figures_of
 from server.pages.charts.settings import ACROSS, SMOOTHINGS, ChartSettings, ChartSettingsDep
 from server.pages.checkpoints.checkpoint_rows import checkpoint_rows
-from server.pages.checkpoints.lineage import Lineage, Node, read_lineage
+from server.pages.checkpoints.lineage import Lineage, read_lineage
 from server.pages.checkpoints.node_details import NodeDetails, node_details
 from server.pages.checkpoints.tree_layout import lay_out
 from server.pages.checkpoints.tree_picture import draw
 from server.pages.guard.guard_tab import guard_tab
 from server.pages.models import series
+from server.pages.models.branching import read_branching
 from server.pages.models.held_out import held_out_charts, held_out_scores
+from server.pages.models.standing import read_standing, standing_of
 from server.pages.shared.model_states import model_states
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
@@ -32,6 +34,7 @@ from server.pages.shared.sparkline import sparkline
 from server.pages.shared.visible_models import find_model
 from server.trainability.report import trainability
 from server.values.metadata import as_texts
+from store.database import ONE_MOMENT
 from store.planes.trainer_availability import trainer_availability_async
 from store.tables import ModelRow
 from wire.errors import NotFound
@@ -73,9 +76,10 @@ async def model_page(
         if base is None:
             (supply,) = await trainer_availability_async(session, model.id)
             return page(request, "models/base.html", visitor, model=model, supply=supply)
-        values = await _common(session, model, base, with_forks=tab == "checkpoints")
-        if tab == "checkpoints":
-            values |= await _checkpoints(session, model, base, values["lineage"], node, open_run, before)
+        tree = await read_lineage(session, model, with_forks=True) if tab == "checkpoints" else None
+        values = await _common(session, model, base, tree)
+        if tree is not None:
+            values |= await _checkpoints(session, model, base, tree, node, open_run, before)
         elif tab == "tasks":
             report = await trainability(session, model, cursor=cursor, limit=_TASKS)
             values |= {"report": report, "cursor": cursor, "sparks": [_spark(task) for task in report.items]}
@@ -93,24 +97,22 @@ async def model_series(
     """Points of the charts after the first `after` steps; without it, the newest ones that fit in an answer.
 
     `first`: how many steps come before the first point. `left_behind` and `rollbacks` count steps from 0 and are about
-    the whole history, since a rollback changes what earlier points mean. `scores` are all that are held out. `places`:
-    where the points are, over time or tokens.
+    all steps that are drawn, since a rollback changes what earlier points mean. `scores` are all that are held out.
+    `places`: where the points are, over time or tokens.
     """
     most = series.most_points(asked.figures)
     async with context.database.session() as session:
+        await session.execute(ONE_MOMENT)  # points and turns are counted from the same end
         model, _ = await find_model(session, visitor, model_id)
-        lineage = await read_lineage(session, model)
-        total = len(lineage.steps)
+        total = await series.num_steps(session, model.id)
         first = min(max(after, total - most, 0), total)
-        figures = await series.points(session, model.id, asked.figures, first, most)
+        figures = await series.points(session, model.id, asked.figures, total - first)
         figures["scores"] = await held_out_scores(session, model.id)
-        if (places := series.places(lineage, asked.across, first)) is not None:
-            figures["places"] = places
-    shown = total - first, total - most
-    left_behind = [r for r in lineage.left_behind() if r[1] >= shown[1]]
-    rollbacks = [r for r in lineage.rollbacks() if r[0] >= shown[1]]
-    answer = {"total": total, "first": first, **figures, "left_behind": left_behind, "rollbacks": rollbacks}
-    return JSONResponse(answer, headers={"Cache-Control": "no-store"})
+        if asked.across in series.PLACED:
+            figures["places"] = series.places(await read_lineage(session, model), asked.across, first)
+        branching = await read_branching(session, model.id, model.head_checkpoint_id, total, most)
+    turns = {"left_behind": branching.left_behind(), "rollbacks": branching.rollbacks()}
+    return JSONResponse({"total": total, "first": first, **figures, **turns}, headers={"Cache-Control": "no-store"})
 
 
 async def _charts(session: AsyncSession, model: ModelRow, asked: ChartSettings) -> dict[str, Any]:
@@ -124,12 +126,11 @@ async def _charts(session: AsyncSession, model: ModelRow, asked: ChartSettings) 
     }
 
 
-async def _common(session: AsyncSession, model: ModelRow, base: ModelRow, *, with_forks: bool) -> dict[str, Any]:
+async def _common(session: AsyncSession, model: ModelRow, base: ModelRow, lineage: Lineage | None) -> dict[str, Any]:
     """What stands above the tabs."""
     (supply,) = await trainer_availability_async(session, base.id)
     states = await model_states(session, [model], {base.id} if supply.num_ready else set())
-    lineage = await read_lineage(session, model, with_forks=with_forks)
-    rewards = [node.mean_reward for node in lineage.path]
+    standing = await read_standing(session, model) if lineage is None else standing_of(model, lineage)
     found = await list_alarms(session, model.id, only_open=True, cursor=None, limit=_MOST_ALARMS)
     return {
         "alarms": found.items,
@@ -142,18 +143,11 @@ async def _common(session: AsyncSession, model: ModelRow, base: ModelRow, *, wit
         "base": base,
         "supply": supply,
         "state": states[model.id],
-        "lineage": lineage,
-        "served": _served(model, lineage),
-        "reward": series.last_known(rewards),
-        "rewards": [reward for reward in rewards if reward is not None],
+        "head": standing.head,
+        "served": standing.served,
+        "num_nodes": standing.num_nodes,
+        "reward": standing.reward,
     }
-
-
-def _served(model: ModelRow, lineage: Lineage) -> Node | None:
-    """The node that the model's name stands for; None: the base weights."""
-    if model.serves_head:
-        return lineage.head
-    return lineage.by_id.get(model.served_checkpoint_id) if model.served_checkpoint_id else None
 
 
 def _spark(task: TaskReport) -> str:
@@ -176,6 +170,7 @@ async def _checkpoints(
     picture = draw(lineage, items, chosen if node else None, f"/models/{model.id}", f"Base weights of {base.slug}")
     details: NodeDetails | None = await node_details(session, model, base, chosen) if chosen else None
     return {
+        "lineage": lineage,
         "picture": picture,
         "chosen": chosen,
         "details": details,

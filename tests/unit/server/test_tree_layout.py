@@ -21,7 +21,7 @@ def tree(parents: list[int | None], head: int | None = -1, pinned: tuple[int, ..
     nodes: list[Node] = []
     for index, parent in enumerate(parents):
         above = nodes[parent] if parent is not None else None
-        node_id, step = uuid.UUID(int=index + 1), (above.step + 1 if above else 1)
+        node_id, step = str(uuid.UUID(int=index + 1)), (above.step + 1 if above else 1)
         at = NOW + timedelta(seconds=index)
         nodes.append(
             Node(node_id, above and above.id, step, f"{step:04d}-{index}", 0.5, at, index in pinned, True, True)

@@ -3,9 +3,9 @@
     python -m bench.depth --out bench/results/depth.json
 
 Starts a box with the tiny base. Of each depth it forks a model, trains one step and puts so many others, made by SQL,
-beneath it; then it trains some steps of each in turn, several rounds, and asks for each list in turn. Counted is the
-processor time of the server's processes and of PostgreSQL; of a step, until the guard has looked at it. `--models`
-fills the catalog with so many.
+beneath it; then it trains some steps of each in turn, several rounds, and asks for each list in turn, fewer rounds.
+Counted is the processor time of the server's processes and of PostgreSQL; of a step, until the guard has looked at it.
+`--models` and `--traces` say how much there is beside these models. It takes four minutes.
 
 Exits 0 if the server's time for a step is the same at every depth within 20 %.
 """
@@ -32,33 +32,12 @@ from bench.planes import cpu_seconds, processes_by_plane
 from bench.small_step import BATCH
 from bench.trainee import TINY_BASE
 from store.embedded import EmbeddedPostgres
+from tests.depth.many_rows import Sizes, deepen, fill_beside
 from tests.e2e.box import Box
 
 DEPTHS = (40, 400, 4000)
 FLAT = 1.2
-_BENEATH = """
-    with head as (
-        select c.* from models m join checkpoints c on c.id = m.head_checkpoint_id where m.id = %(model_id)s
-    ), nodes as (
-        select number, gen_random_uuid() as id from generate_series(1, %(depth)s) as number
-    ), placed as (
-        insert into checkpoints (id, model_id, parent_id, files_id, files_model_id, step, name, status, manifest,
-            metrics, num_traces, num_datums, num_tokens, mean_reward, learning_rate, loss_fn, created_at, committed_at,
-            guard_checked_at, files_removed_at)
-        select n.id, h.model_id, p.id, n.id, h.model_id, n.number,
-            to_char(n.number, 'FM0000') || '-' || left(n.id::text, 8), 'committed', h.manifest, h.metrics, 64,
-            64, 6400, 0.5, 0.0001, 'importance_sampling',
-            h.created_at + (n.number - %(depth)s) * interval '1 second', h.committed_at, now(), now()
-        from nodes n left join nodes p on p.number = n.number - 1 cross join head h
-    )
-    update checkpoints c set step = %(depth)s + 1, parent_id = n.id from head h, nodes n
-    where c.id = h.id and n.number = %(depth)s
-"""
-_MODELS = """
-    insert into models (id, team_id, slug, name, base_id, lora, created_at)
-    select gen_random_uuid(), m.team_id, 'filler-' || number, 'filler-' || number, m.base_id, m.lora, m.created_at
-    from models m, generate_series(1, %(num)s) as number where m.id = %(model_id)s
-"""
+_LIST_ROUNDS = 3
 _UNCHECKED = "select count(*) from checkpoints where guard_checked_at is null and status = 'committed'"
 
 
@@ -97,14 +76,20 @@ class Measured:
         """Who asks for it: a client of the API, an operator, or a browser."""
         if path == "/metrics":
             return self._admin
-        return self.client if path.startswith("/v2") else self._browser
+        return self.client if path.startswith("/v2") or path == "/models" else self._browser
 
     def fork(self, depth: int) -> str:
         """A model with so many steps beneath one that was trained; its id."""
         model_id = self.box.fork(f"depth-{depth}-{uuid.uuid4().hex[:8]}")
         self.step(model_id)
-        self.database.execute(_BENEATH, {"model_id": model_id, "depth": depth})
+        deepen(self.database, uuid.UUID(model_id), depth)
         return model_id
+
+    def fill_beside(self, model_id: str, sizes: Sizes) -> None:
+        """Other models of its team, which nobody trains, and rollouts."""
+        query = "select team_id from models where id = %(id)s"
+        (team_id,) = self.database.execute(query, {"id": model_id}).fetchone() or ()
+        fill_beside(self.database, team_id, uuid.UUID(model_id), sizes, trained=False)
 
     def step(self, model_id: str) -> None:
         """Both calls."""
@@ -148,7 +133,7 @@ def steps(measured: Measured, models: dict[int, str], rounds: int, num_steps: in
 
 
 def lists(measured: Measured, models: dict[int, str], rounds: int, paths: dict[str, str]) -> dict[str, dict[int, Cost]]:
-    """Of each list at each depth, called ten times a round."""
+    """Of each list at each depth, called five times a round."""
     costs = {name: {depth: Cost() for depth in models} for name in paths}
     for _ in range(rounds):
         for name, path in paths.items():
@@ -171,6 +156,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=20, help="of each depth in a round")
     parser.add_argument("--models", type=int, default=5000, help="in the catalog")
+    parser.add_argument("--traces", type=int, default=100_000, help="rollouts of the team")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)  # PostgreSQL may be another user
@@ -185,8 +171,7 @@ def main() -> int:
 
 def _measure(measured: Measured, args: argparse.Namespace) -> dict[str, Any]:
     models = {depth: measured.fork(depth) for depth in DEPTHS}
-    measured.database.execute(_MODELS, {"model_id": models[DEPTHS[0]], "num": args.models})
-    measured.database.execute("analyze")
+    measured.fill_beside(models[DEPTHS[0]], Sizes(args.models, args.traces))
     trained = steps(measured, models, args.rounds, args.steps)
     found: dict[str, Any] = {
         "rounds": args.rounds,
@@ -196,7 +181,7 @@ def _measure(measured: Measured, args: argparse.Namespace) -> dict[str, Any]:
     print(f"server's time a step, the most over the least: {found['flat']:.2f}", flush=True)
     found["lists"] = {
         name: {depth: _shown(name, depth, cost) for depth, cost in costs.items()}
-        for name, costs in lists(measured, models, args.rounds, LISTS).items()
+        for name, costs in lists(measured, models, min(args.rounds, _LIST_ROUNDS), LISTS).items()
     }
     return found
 
@@ -208,7 +193,13 @@ LISTS = {
     "alarms": "/v2/models/{model_id}/alarms",
     "evals": "/v2/models/{model_id}/evals",
     "contents": "/v2/models/{model_id}/contents",
+    "page of checkpoints": "/v2/models/{model_id}/checkpoints?limit=100&newest_first=true",
+    "a name": "/v2/models/resolve?model=filler%207",
     "catalog": "/v2/models",
+    "OpenAI's list of models": "/models",
+    "rollouts": "/v2/traces?limit=50",
+    "jobs": "/v2/jobs?limit=20",
+    "runs": "/v2/runs?model={model_id}",
     "catalog, 100 of it": "/v2/models?limit=100",
     "page of models": "/",
     "page of a model": "/models/{model_id}",
@@ -217,6 +208,7 @@ LISTS = {
     "its charts": "/live/models/{model_id}/series",
     "its charts, a new step": "/live/models/{model_id}/series?after={depth}",
     "page to compare": "/compare?model={model_id}",
+    "its curves": "/live/compare/series?model={model_id}",
     "page of runs": "/runs",
     "page of the system": "/system",
     "metrics": "/metrics",

@@ -4,9 +4,10 @@ Random Qwen3 of 4.2M parameters (4 layers of width 256), rank 16, 32 trajectorie
 variants are alternated, and ratios are taken round by round:
 
     trl            the loss of TRL's trainer and its backward, generation taken out
-    peft           our pass by a plan of an earlier version: PEFT's own forward of adapted layers
+    peft           our pass by a plan of an earlier version: PEFT's own forward of adapted layers, and torch's products
+    torch          our pass by torch's products
     ours           our pass
-    peft, ours     of a batch in which half of the groups have no spread, whose advantages are all zero
+    all but trl    of a batch in which half of the groups have no spread, whose advantages are all zero
 
 Seconds are of the processor for one thread, else of the clock: only an idle machine says anything then.
 `python -m bench.flat [--threads 2]`; a table, then one JSON line.
@@ -37,7 +38,7 @@ from trainer.engine.heap import Heap
 from wire.conversion import to_datums
 from wire.datums import Datum
 from wire.engine import LoraConfig
-from wire.plans import PEFT_LORA, PlanSettings
+from wire.plans import PEFT_LORA, TORCH_PRODUCTS, PlanSettings
 from wire.trajectories import Batch
 
 FLAT = Shape(num_groups=4, group_size=8, num_turns=1, prompt=(256, 385), output=(64, 129), shared_prompt=False)
@@ -76,6 +77,7 @@ def _measured(
     steps: dict[str, Step] = {
         **({} if trl is None else {"trl": trl}),
         "peft": _as_before(policies, datums, options.threads),
+        "torch": _by_torch(policies, datums),
         OURS: lambda: policies.engine.forward_backward(MODEL, datums, LOSS),
     }
     clock: Callable[[Step], float] = step_seconds if options.threads == 1 else _wall_seconds
@@ -88,6 +90,11 @@ def _as_before(policies: Policies, datums: Sequence[Datum], threads: int) -> Ste
     """By settings alone, as operations that have no plan are replayed."""
     plan = policies.engine.plan(datums, settings=PlanSettings(EngineSettings().max_tokens_per_pass, threads))
     assert plan.lora == PEFT_LORA
+    return lambda: policies.engine.forward_backward(MODEL, datums, LOSS, plan)
+
+
+def _by_torch(policies: Policies, datums: Sequence[Datum]) -> Step:
+    plan = replace(policies.engine.plan(datums), products=TORCH_PRODUCTS)
     return lambda: policies.engine.forward_backward(MODEL, datums, LOSS, plan)
 
 

@@ -1,4 +1,5 @@
-"""One adapted linear layer, forwards and backwards: how many times longer PEFT's modules take than our one function.
+"""One adapted linear layer, forwards and backwards: how many times longer PEFT's modules take than our one function,
+by torch's products and by the best of this machine.
 
 Processor time of one thread, the two alternated, by tokens, width and rank; D → D and D → 3D, as attention and MLP have
 them. `python -m bench.fused_lora`; a table, then one JSON line.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+from collections.abc import Mapping
 
 import peft
 import torch
@@ -17,6 +19,7 @@ from bench.baselines import Step
 from bench.clock import alternate, step_seconds
 from bench.figures import write_figures
 from trainer.engine.fused_lora import FusedLora, is_merged
+from trainer.engine.products import TORCH, Products, choose_products
 
 _ENOUGH_FLOPS = 4e9
 """Of one round of a variant."""
@@ -30,17 +33,22 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 16, 64])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'tokens':>8}{'inputs':>8}{'outputs':>9}{'rank':>6}{'merged':>8}{'PEFT takes':>12}{'least–most':>14}")
+    ways = {"torch": TORCH, "best": choose_products(torch.device("cpu"))}
+    print(f"products: {', '.join(f'{way} {products.name}' for way, products in ways.items())}; how long PEFT takes")
+    print(
+        f"{'tokens':>8}{'inputs':>8}{'outputs':>9}{'rank':>6}{'merged':>8}{'torch':>12}{'best':>12}{'least–most':>14}"
+    )
     rows = list[dict[str, float]]()
     for tokens, width, times, rank in itertools.product(options.tokens, options.widths, (1, 3), options.ranks):
-        rows.append(_row(tokens, width, times * width, rank, options.rounds))
-        print(
-            "{tokens:8}{inputs:8}{outputs:9}{rank:6}{merged:>8}{median:11.2f}×{min:8.2f}–{max:.2f}".format(**rows[-1])
-        )
+        rows.append(_row(tokens, width, times * width, rank, options.rounds, ways))
+        shape = "{tokens:8}{inputs:8}{outputs:9}{rank:6}{merged:>8}"
+        print((shape + "{torch:11.2f}×{median:11.2f}×{min:8.2f}–{max:.2f}").format(**rows[-1]))
     write_figures("fused_lora", {"layers": rows})
 
 
-def _row(tokens: int, inputs: int, outputs: int, rank: int, rounds: int) -> dict[str, float]:
+def _row(
+    tokens: int, inputs: int, outputs: int, rank: int, rounds: int, ways: Mapping[str, Products]
+) -> dict[str, float]:
     layer = _adapted(inputs, outputs, rank)
     fused = FusedLora()
     fused.install(torch.nn.ModuleList([layer]))
@@ -48,24 +56,25 @@ def _row(tokens: int, inputs: int, outputs: int, rank: int, rounds: int) -> dict
     slopes_NO = torch.randn(tokens, outputs)
     often = max(1, round(_ENOUGH_FLOPS / (4 * tokens * inputs * outputs)))
 
-    def steps(on: bool) -> Step:
+    def steps(on: bool, products: Products = TORCH) -> Step:
         def step() -> None:
-            with fused.switched(on):
+            with fused.switched(on, products):
                 for _ in range(often):
                     layer(x_ND).backward(slopes_NO)
 
         return step
 
-    variants = {"peft": steps(on=False), "fused": steps(on=True)}
+    variants = {"peft": steps(on=False), **{way: steps(True, products) for way, products in ways.items()}}
     alternate(variants, 1, step_seconds)
     seconds = alternate(variants, rounds, step_seconds)
-    ratios = [one / other for one, other in zip(seconds["peft"], seconds["fused"], strict=True)]
+    of_torch, ratios = ([one / other for one, other in zip(seconds["peft"], seconds[way], strict=True)] for way in ways)
     return {
         "tokens": tokens,
         "inputs": inputs,
         "outputs": outputs,
         "rank": rank,
         "merged": int(is_merged(tokens, layer.get_base_layer().weight)),
+        "torch": round(statistics.median(of_torch), 3),
         "median": round(statistics.median(ratios), 3),
         "min": round(min(ratios), 3),
         "max": round(max(ratios), 3),

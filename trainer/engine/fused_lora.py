@@ -10,7 +10,7 @@ layer. Shapes and dtypes alone decide which of three ways to the same sums is ta
 
 They differ from PEFT's by rounding, so a plan says by which a gradient was computed (docs/decisions/0056), and so it
 does of the library that multiplies (`trainer.engine.products`). Few rows that torch would not multiply by itself have a
-function, too.
+function, too, and so have layers without an adapter.
 """
 
 # N rows (tokens), D inputs, O outputs, R rank
@@ -41,10 +41,15 @@ class FusedLora:
         self._products = products
 
     def install(self, model: torch.nn.Module) -> None:
-        """Take the place of the forward of each layer that was put in since."""
+        """Take the place of the forward of each linear layer that was put in since; those without an adapter only have
+        their products chosen."""
         for layer in model.modules():
-            if type(layer) is Linear and "forward" not in vars(layer) and _is_plain(layer):
+            if "forward" in vars(layer):
+                continue
+            if type(layer) is Linear and _is_plain(layer):
                 layer.forward = partial(self._forward, layer, layer.forward)
+            elif type(layer) is torch.nn.Linear:
+                layer.forward = cast(Any, partial(self._without_adapter, layer))
 
     @contextmanager
     def switched(self, on: bool, products: Products | None = None) -> Generator[None]:
@@ -67,6 +72,13 @@ class FusedLora:
         scale, products = layer.scaling[name], self._products
         y_NO = adapted_linear(x.reshape(-1, x.shape[-1]), base.weight, base.bias, a_RD, b_OR, scale, products)
         return y_NO.view(*x.shape[:-1], y_NO.shape[-1])  # an expert may be asked for no token at all
+
+    def _without_adapter(self, layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        weight_OD, x_ND = layer.weight, x.reshape(-1, x.shape[-1])
+        if weight_OD.requires_grad or not self._products.differ_for(len(x_ND), weight_OD):
+            return functional.linear(x, weight_OD, layer.bias)
+        y_NO = _Frozen.apply(x_ND, weight_OD, layer.bias, self._products)
+        return cast(torch.Tensor, y_NO).view(*x.shape[:-1], len(weight_OD))
 
 
 def _is_plain(layer: Linear) -> bool:
@@ -160,6 +172,24 @@ class _Added(torch.autograd.Function):
         da_RD = products.multiply(inner_slopes_NR.T, x_ND)
         db_OR = products.multiply((inner_NR * ctx.scale).T, dy_NO).T
         return dx_ND, None, None, da_RD, db_OR, None, None
+
+
+class _Frozen(torch.autograd.Function):
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, x_ND: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None, products: Products
+    ) -> torch.Tensor:
+        ctx.products = products
+        ctx.save_for_backward(weight_OD)
+        return products.linear(x_ND, weight_OD, bias_O)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, dy_NO: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        (weight_OD,) = ctx.saved_tensors
+        return ctx.products.multiply(dy_NO, weight_OD), None, None, None
 
 
 class _BelowFloat32(torch.autograd.Function):

@@ -13,14 +13,14 @@ import torch
 from structlog.testing import capture_logs
 
 from tests.unit.trainer.naive import worst_relative_error
-from tests.unit.trainer.tiny import MODEL, gradients, mixed_batch, opened, session, tiny_engine
+from tests.unit.trainer.tiny import LORA, MODEL, gradients, mixed_batch, opened, session, tiny_engine
 from trainer.engine import products
 from trainer.engine.fused_lora import adapted_linear, is_merged
 from trainer.engine.logprobs import HeadUpdate, action_logprobs, all_logits
 from trainer.engine.products import TORCH, OneDnnProducts, Products, choose_products
 from trainer.engine.unembedding import WholeUnembedding
 from wire.engine import LossChoice
-from wire.plans import FUSED_LORA, ONEDNN_PRODUCTS, TORCH_PRODUCTS
+from wire.plans import FUSED_LORA, ONEDNN_PRODUCTS, PEFT_LORA, TORCH_PRODUCTS
 
 CPU = torch.device("cpu")
 LOSS = LossChoice("importance_sampling")
@@ -28,6 +28,9 @@ ONEDNN = OneDnnProducts()
 ROWS, INPUTS, OUTPUTS, RANK = 96, 200, 120, 8
 LARGE = products._WORTH_A_KERNEL // (INPUTS * OUTPUTS) + 1
 """Rows of which a product with a weight of this size is oneDNN's."""
+
+ATTENTION = {(32, 24), (16, 24), (24, 32)}
+"""Shapes of the tiny model's projections of queries, of keys, and out of attention."""
 
 runs = pytest.mark.skipif(not OneDnnProducts.run_on(CPU), reason="this torch has no oneDNN")
 
@@ -139,6 +142,22 @@ def test_a_pass_follows_the_products_of_its_plan() -> None:
     earlier.forward_backward(MODEL, mixed_batch(), LOSS)
     assert all(torch.equal(its, found[TORCH_PRODUCTS][name]) for name, its in gradients(earlier).items())
     earlier.forward_backward(MODEL, mixed_batch(), LOSS, plan)
+
+
+@runs
+@pytest.mark.usefixtures("all_large")
+@pytest.mark.parametrize("lora", [FUSED_LORA, PEFT_LORA])
+def test_layers_without_an_adapter_have_these_products_too(lora: str) -> None:
+    engine = opened(tiny_engine(), lora=replace(LORA, attn=False))
+    plan, found = replace(engine.plan(mixed_batch()), lora=lora), {}
+    for name in (ONEDNN_PRODUCTS, TORCH_PRODUCTS):
+        with patch.object(products, "_by_onednn", wraps=products._by_onednn) as product:
+            engine.forward_backward(MODEL, mixed_batch(), LOSS, replace(plan, products=name))
+        found[name] = gradients(engine)
+        session(engine).gradient.zero_()
+        factors = {tuple(call.args[1].shape) for call in product.call_args_list}
+        assert factors.issuperset(ATTENTION) is (name == ONEDNN_PRODUCTS)
+    assert worst_relative_error(found[ONEDNN_PRODUCTS], found[TORCH_PRODUCTS]) <= 1e-5
 
 
 @pytest.mark.parametrize(

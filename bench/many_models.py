@@ -26,7 +26,7 @@ from bench.figures import write_figures
 from bench.planes import cpu_seconds, processes_by_plane
 from bench.small_step import connect, fork, promoted_step
 
-_PLANES = ("server", "trainer", "sampler", "postgres", "client")
+_PLANES: tuple[str, ...] = ("server", "trainer", "sampler", "postgres", "client")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """`python -m tests.chaos.groups`: trainers of 1, 2 and 4 ranks take over from one another, whichever of them dies.
 
-Each death is followed by a trainer of another size. What the models are in the end is compared with an undisturbed run
-by one process, which computes alone: same answers, metrics and files, to the bit. The ledger is as that of
-`tests.chaos.driver`.
+Each death is followed by a trainer of another size, while another one gets to points that are left. What the models are
+in the end is compared with an undisturbed run by one process, which computes alone: same answers, metrics and files, to
+the bit. The ledger is as that of `tests.chaos.driver`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _TRIES = 3
 
 @dataclass(slots=True)
 class Sizes:
-    """Options of the next trainer, of another size than the last; of `fixed` ranks where that is set, and else of one
-    that is of use, if there is any.
+    """Options of the next trainer: of `fixed` ranks where that is set, and else of a size that is of use, another than
+    the last if there is any.
 
     Micro-batches and shards are small, so that a batch has more shards than ranks.
     """
@@ -60,7 +60,8 @@ class Sizes:
     def __call__(self) -> dict[str, Any]:
         """For `Box`."""
         others = [size for size in SIZES if size != self._last]
-        self._last = self.fixed or self._draw.choice(list(filter(self.is_of_use, others)) or others)
+        of_use = list(filter(self.is_of_use, others)) or list(filter(self.is_of_use, SIZES))
+        self._last = self.fixed or self._draw.choice(of_use or others)
         return {
             "gpus": self._last,
             "max_tokens_per_pass": self.max_tokens_per_pass,

@@ -57,6 +57,11 @@ def as_ranks_come(box: Box) -> Iterator[Fault]:
             yield fault
 
 
+def test_points_that_only_one_size_gets_to_are_all_reached():
+    sizes = Sizes(SEED, is_of_use=lambda num_ranks: num_ranks == 4)
+    assert [sizes()["gpus"] for _ in range(3)] == [4, 4, 4]
+
+
 def test_whoever_dies_the_next_group_ends_in_the_bits_of_one_process(box: Box, sizes: Sizes, undisturbed: RunReport):
     sizes.fixed = 2
     replace_trainer(box)

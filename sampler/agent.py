@@ -20,7 +20,7 @@ from sampler.settings import LINGER_S
 from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Database
 from store.notify import ADAPTERS_CHANGED, Listener
-from store.planes.adapters import WantedAdapter, forget_adapter, report_adapter, reported_adapters, wanted_adapters
+from store.planes.adapters import WantedAdapter, forget_adapter, report_adapter, wanted_adapters
 from store.planes.heartbeats import HEARTBEAT_S
 from store.planes.registration import fall_silent, give_up, heartbeat, register_sampler
 from store.repeating import RepeatedThread, Rhythm
@@ -133,7 +133,8 @@ class Agent:
         for name, adapter in wanted.items():
             if name not in held and self._may_try(name):
                 self._load(adapter)
-        self._repeat_lost_reports(held & wanted.keys())
+            elif name in held and not adapter.is_reported:
+                self._report(name, None)  # again: the report was lost with its connection
         for name in held - wanted.keys():
             if time.monotonic() - self._unwanted_since.setdefault(name, time.monotonic()) > self._settings.linger_s:
                 self._unload(name)
@@ -146,13 +147,6 @@ class Agent:
             with self._database.session() as session:
                 forget_adapter(session, self._sampler_id, name)
             self._reported.discard(name)
-
-    def _repeat_lost_reports(self, held: set[str]) -> None:
-        """A report may have been lost with its connection."""
-        with self._database.connection() as connection:
-            reported = reported_adapters(connection, self._sampler_id)
-        for name in held - reported:
-            self._report(name, None)
 
     def _load(self, adapter: WantedAdapter) -> None:
         started = time.monotonic()

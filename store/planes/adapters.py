@@ -19,31 +19,41 @@ from store.notify import ADAPTER_LOADED, ADAPTERS_CHANGED, notify_async
 from store.planes.registration import takes_requests
 from store.planes.served import SERVED
 from store.tables import AdapterWantRow, CheckpointRow, ModelRow, SamplerAdapterRow, SamplerRow
-from wire.adapter_names import adapter_name, base_adapter_name
+from wire.adapter_names import adapter_name_sql, base_adapter_name
 
 
 @dataclass(frozen=True, slots=True)
 class WantedAdapter:
-    """An adapter that every sampler of its base shall hold. No files: the base weights under a name of their own."""
+    """An adapter that every sampler of its base shall hold. No files: the base weights under a name of their own.
+    is_reported: the sampler that asked is known to hold it."""
 
     name: str
     files: tuple[UUID, UUID] | None  # (model, checkpoint) in the checkpoint store
+    is_reported: bool
 
 
-# Staged ones first: a step waits for them.
+# The base's own, then staged ones: a step waits for them.
 _WANTED = f"""
-    select c.files_model_id, c.files_id
-    from checkpoints c
-    join models m on m.id = c.model_id
-    where m.base_id = %(base_id)s and (
-        c.id = {SERVED}
-        or c.status = 'staged'
-        or c.id in (select checkpoint_id from adapter_wants where until > clock_timestamp())
-    ) and c.is_saved and not exists (select from samplers where id = %(sampler_id)s and drained_at is not null)
-    order by c.status = 'staged' desc
+    with wanted as (
+        select c.files_model_id, c.files_id, bool_or(c.status = 'staged') as is_staged
+        from checkpoints c
+        join models m on m.id = c.model_id
+        where m.base_id = %(base_id)s and (
+            c.id = {SERVED}
+            or c.status = 'staged'
+            or c.id in (select checkpoint_id from adapter_wants where until > clock_timestamp())
+        ) and c.is_saved and not exists (select from samplers where id = %(sampler_id)s and drained_at is not null)
+        group by c.files_model_id, c.files_id
+    ), named as (
+        select %(base)s::text as name, null::uuid as files_model_id, null::uuid as files_id, null as is_staged
+        union all
+        select {adapter_name_sql("files_id")}, files_model_id, files_id, is_staged from wanted
+    )
+    select n.name, n.files_model_id, n.files_id, a.adapter is not null as is_reported
+    from named n
+    left join sampler_adapters a on a.sampler_id = %(sampler_id)s and a.adapter = n.name and a.state = 'loaded'
+    order by n.is_staged desc
 """  # noqa: S608 - put together from a constant
-
-_REPORTED = "select adapter from sampler_adapters where sampler_id = %(sampler_id)s and state = 'loaded'"
 
 # The commit does not wait for the disk: a report that is lost is made again.
 _REPORT = """
@@ -61,21 +71,18 @@ _REPORT = """
 def wanted_adapters(connection: Connection, base_id: UUID, sampler_id: UUID | None = None) -> list[WantedAdapter]:
     """The base itself, and staged, served and pinned checkpoints of its models, in this order; of a sampler that is
     drained, the base alone: what else it holds is unloaded after a while."""
-    rows = connection.execute(_WANTED.encode(), {"base_id": base_id, "sampler_id": sampler_id})
-    by_name = {adapter_name(row.files_id): (row.files_model_id, row.files_id) for row in rows}
-    base = WantedAdapter(base_adapter_name(base_id), None)
-    return [base, *(WantedAdapter(name, files) for name, files in by_name.items())]
+    values = {"base_id": base_id, "sampler_id": sampler_id, "base": base_adapter_name(base_id)}
+    rows = connection.execute(_WANTED.encode(), values)
+    return [
+        WantedAdapter(row.name, (row.files_model_id, row.files_id) if row.files_id else None, row.is_reported)
+        for row in rows
+    ]
 
 
 def report_adapter(connection: Connection, sampler_id: UUID, adapter: str, error: str | None) -> None:
     """A sampler loaded an adapter, or could not (and why)."""
     values = {"sampler_id": sampler_id, "adapter": adapter, "state": "failed" if error else "loaded", "error": error}
     connection.execute(_REPORT, {**values, "channel": ADAPTER_LOADED})
-
-
-def reported_adapters(connection: Connection, sampler_id: UUID) -> set[str]:
-    """What this sampler is known to hold."""
-    return {row.adapter for row in connection.execute(_REPORTED, {"sampler_id": sampler_id})}
 
 
 def forget_adapter(session: Session, sampler_id: UUID, adapter: str) -> None:

@@ -181,13 +181,14 @@ PUT_BACK = f"""
     returning o.id
 """
 
+# The commit does not wait for the disk: the one that moves the head there does, and makes this one last too.
 STAGE = f"""
     with {HELD}, staged as (
         insert into checkpoints ({NODE_COLUMNS}, status, manifest)
         select {NODE_VALUES}, 'staged', %(manifest)s from held
         returning id
     )
-    select pg_notify(%(channel)s, %(key)s) from staged
+    select pg_notify(%(channel)s, %(key)s), set_config('synchronous_commit', 'off', true) from staged
 """
 
 REJECT = "update checkpoints set status = 'rejected' where id = %(id)s and status = 'staged'"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from psycopg.errors import ForeignKeyViolation
 from psycopg.types.json import Jsonb
 
 from store.blobs import BlobStore
@@ -21,7 +22,7 @@ from store.oplog.append import INLINE_BYTES
 from store.oplog.leases import lease_lost
 from store.oplog.operation import ModelState, Operation
 from store.tables import OperationRow
-from wire.errors import UNTIL_MENDED, HeadwayError, Superseded
+from wire.errors import UNTIL_MENDED, HeadwayError, Superseded, Unavailable
 from wire.process.faults import fault_point
 
 
@@ -132,7 +133,8 @@ def stage_checkpoint(
 ) -> None:
     """Write down a checkpoint whose files are complete, so that samplers load it before the head moves there.
 
-    `values` are the columns that the model, the step and the status do not decide. Raises LeaseLost.
+    `values` are the columns that the model, the step and the status do not decide. A crash of PostgreSQL may take it
+    back until the head has moved. Raises LeaseLost.
     """
     wake = {"channel": ADAPTERS_CHANGED, "key": model.base_id.hex}
     held = {"model_id": lease.model_id, "token": lease.token}
@@ -167,8 +169,8 @@ def commit_step(
 ) -> None:
     """The one transaction of a step: checkpoint committed, gradients consumed, operation done, head moved.
 
-    Raises Superseded when the head moved since the operation started, LeaseLost when the model was lost, and then
-    nothing was written.
+    Raises Superseded when the head moved since the operation started, LeaseLost when the model was lost, Unavailable
+    when PostgreSQL has crashed and lost the staged checkpoint, and then nothing was written.
     """
     values = {
         "model_id": lease.model_id,
@@ -183,7 +185,10 @@ def commit_step(
     }
     fault_point("step:before-commit")
     with connection.transaction():  # undone by what is raised: the head may have moved before the rest was refused
-        (row,) = connection.execute(statements.COMMIT.encode(), values)
+        try:
+            (row,) = connection.execute(statements.COMMIT.encode(), values)
+        except ForeignKeyViolation:
+            raise Unavailable("PostgreSQL restarted and lost the new checkpoint; the step is made again") from None
         if row.held is None:
             raise lease_lost(lease.model_id)
         if row.finished is None:

@@ -62,8 +62,8 @@ class Cancellation:
         self._asked: Asked | None = None
         self._looked_at = 0.0
         self._unawaited_since: float | None = None
-        self.promoting: Callable[[], Collection[UUID]] = tuple
-        """The models whose step is in another thread, so that they do not wait for the engine."""
+        self.elsewhere: Callable[[], Collection[UUID]] = tuple
+        """The models whose operation goes on in another thread, so that they do not wait for the engine."""
 
     @contextmanager
     def of(self, lease: Lease, operation: Operation) -> Generator[None]:
@@ -75,8 +75,8 @@ class Cancellation:
             self._under_way = self._asked = None
 
     def check_of(self, lease: Lease, operation: Operation) -> Callable[[], None]:
-        """A check for a step that goes on in another thread while other models have the engine: it is never cancelled,
-        and so raises Superseded, LeaseLost, or what the other check raises."""
+        """A check for what goes on in another thread while other models have the engine: it is never cancelled, and
+        so raises Superseded, LeaseLost, or what the other check raises."""
         looked_at = time.monotonic()
 
         def check() -> None:
@@ -127,7 +127,7 @@ class Cancellation:
         return now - self._unawaited_since >= self._grace_s
 
     def _others_wait(self, connection: Connection, lease: Lease) -> bool:
-        upcoming = next_model(connection, self._base_id, self._trainer_id, self.promoting())
+        upcoming = next_model(connection, self._base_id, self._trainer_id, self.elsewhere())
         return (
             upcoming is not None
             and upcoming.model_id != lease.model_id

@@ -29,17 +29,17 @@ from store.oplog.scheduling import next_model
 from store.oplog.work import Lease
 from store.planes.promotion_policy import PromotionPolicy
 from trainer.worker.cancellation import Cancellation, Cancelled
+from trainer.worker.continuations import Continuation, Continuations, Ended
 from trainer.worker.files import NodeFiles
 from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.loading import Loading
 from trainer.worker.logprob_keeper import LogprobKeeper
 from trainer.worker.open_models import OpenModels
 from trainer.worker.passes import Passes
-from trainer.worker.promoting import Ended, Promotions
 from trainer.worker.promotion import Promotion
 from trainer.worker.saving import Saving
 from trainer.worker.snapshots import SnapshotPolicy, Snapshots
-from trainer.worker.stepping import Stepping
+from trainer.worker.stepping import AppliedStep, Stepping
 from trainer.worker.troubles import Diagnosis, trouble_behind
 from wire.engine import Engine
 from wire.errors import (
@@ -58,7 +58,7 @@ log = structlog.get_logger(__name__)
 
 _POLL_S = 2.0
 _HANGS_AFTER_S = 60.0
-_LAST_PROMOTIONS_S = 10.0
+_LAST_CONTINUATIONS_S = 10.0
 _LOST_RACE_S = 0.02
 _SKIP_EVERY_S = 1.0
 _AWAY_PAUSE_S, _MAX_AWAY_PAUSE_S = 1.0, 30.0
@@ -124,16 +124,15 @@ class Worker:
         self._metrics = metrics or TrainerMetrics()
         self._stepping = Stepping(database, blobs, checkpoints, engine, self._cancellation, self._metrics)
         overdue_s = settings.promote_timeout_s + _HANGS_AFTER_S
-        self._promotions = Promotions(self._stepping.promote, self._new_promotion, self._listener.wake, overdue_s)
-        self._cancellation.promoting = self._promotions.model_ids
+        self._continuations = Continuations(self._new_promotion, self._listener.wake, overdue_s)
+        self._cancellation.elsewhere = self._continuations.model_ids
         self._passes = Passes(database, blobs, engine, self._metrics, keeper)
         loading = Loading(database, blobs, checkpoints, engine, self._passes)
         files = NodeFiles(database, checkpoints)
         snapshots = Snapshots(files, self._metrics)
         self._models = OpenModels(engine, loading, self._passes, snapshots, settings.snapshots, self._metrics)
-        promotion, check = self._new_promotion(), self._cancellation.check
         self._saving = Saving(
-            database, blobs, engine, files, snapshots, promotion, check, self._models.open_node, self._metrics
+            database, blobs, engine, files, snapshots, self._cancellation, self._models.open_node, self._metrics
         )
         self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {
             FORWARD_BACKWARD.name: self._passes.forward_backward,
@@ -156,7 +155,7 @@ class Worker:
                     away_pause_s = _AWAY_PAUSE_S
                     self._skip_wake_ups()
                 away_pause_s = _AWAY_PAUSE_S
-                if not stop.is_set() and not self._promotions and leave(time.monotonic() - self._busy_at):
+                if not stop.is_set() and not self._continuations and leave(time.monotonic() - self._busy_at):
                     break
                 self._let_go_of_idle_models()
                 stop.nap(lambda: self._listener.wait(self._look_again_s))
@@ -176,23 +175,22 @@ class Worker:
 
     def close(self) -> None:
         """Listen no more; what is being written in the background is finished."""
-        self._promotions.close(_LAST_PROMOTIONS_S)
-        self._saving.close()
+        self._continuations.close(_LAST_CONTINUATIONS_S)
         self._listener.close()
         self._models.close()
 
     def work_once(self) -> bool:
         """Carry out one operation, to its end; False when there is none for this trainer."""
         found = self._advance()
-        self._end_promotions()
+        self._end_continuations()
         return found
 
     def _advance(self) -> bool:
         """Carry out one operation, a step as far as it needs the engine; False when there is none for this trainer."""
-        self._collect_promotions()
-        while self._promotions.must_be_waited_for:
-            self._promotions.wait(_POLL_S)
-            self._collect_promotions()
+        self._collect()
+        while self._continuations.must_be_waited_for:
+            self._continuations.wait(_POLL_S)
+            self._collect()
         lease = self._take_next_model()
         if lease is None:
             return False
@@ -205,11 +203,11 @@ class Worker:
             with self._metrics.operation(operation, model), self._cancellation.of(lease, operation):
                 if operation.attempts > 1:
                     with self._outliving(operation):
-                        self._end_promotions()
+                        self._end_continuations()
                 self._carry_out(lease, operation, model)
             if operation.attempts > 1:
-                self._end_promotions()
-            if lease.model_id not in self._promotions:
+                self._end_continuations()
+            if lease.model_id not in self._continuations:
                 self._models.snapshot_if_due(lease.model_id)
             self._busy_at = time.monotonic()
         return True
@@ -230,36 +228,35 @@ class Worker:
             log.warning("lease_lost", model=str(model_id))
             self._models.forget(model_id)
 
-    def _end_promotions(self) -> None:
+    def _end_continuations(self) -> None:
         """Wait for all. An operation that was started before, and whose trainer may have died of it, runs alone: others
         must not be counted as the cause (`_refuse_poison`)."""
-        self._collect_promotions()
-        while self._promotions:
-            self._promotions.wait(_POLL_S)
-            self._collect_promotions()
+        self._collect()
+        while self._continuations:
+            self._continuations.wait(_POLL_S)
+            self._collect()
 
-    def _collect_promotions(self) -> None:
-        """Note how steps have ended that were promoted in the background."""
-        while (ended := self._promotions.collect()) is not None:
+    def _collect(self) -> None:
+        """Note how operations have ended that went on beside the engine."""
+        while (ended := self._continuations.collect()) is not None:
             self._busy_at = time.monotonic()
-            step = ended.step
-            with self._letting_go(step.model.id), self._metrics.rest_of(step.operation, step.model):
-                self._end_step(ended)
+            one = ended.continuation
+            with self._letting_go(one.model.id), self._metrics.rest_of(one.operation, one.model):
+                self._end(ended)
 
-    def _end_step(self, ended: Ended) -> None:
-        step = ended.step
-        with self._refusing(step.lease, step.operation, step.model):
+    def _end(self, ended: Ended) -> None:
+        one = ended.continuation
+        with self._refusing(one.lease, one.operation, one.model):
             if ended.error is not None:
-                self._models.forget(step.model.id)
+                if one.opens_again:
+                    self._models.forget(one.model.id)
                 raise ended.error
-            assert ended.checkpoint_id is not None
-            self._stepping.promoted(step, ended.checkpoint_id)
-            self._models.note_promoted(step.lease, step.model)
+            one.finish(ended.result)
 
     def _take_next_model(self) -> Lease | None:
         with self._database.connection() as connection:
             base_id, trainer_id = self._settings.base_id, self._settings.trainer_id
-            upcoming = next_model(connection, base_id, trainer_id, self._promotions.model_ids())
+            upcoming = next_model(connection, base_id, trainer_id, self._continuations.model_ids())
         if upcoming is None or upcoming.free_in_s:
             self._look_again_s = min(_POLL_S, upcoming.free_in_s) if upcoming else _POLL_S
             return None
@@ -286,7 +283,7 @@ class Worker:
         context = log.bind(model=model.slug, operation=str(operation.id), kind=operation.kind)
         try:
             yield
-            if model.id not in self._promotions:
+            if model.id not in self._continuations:
                 self._outlived.pop(operation.id, None)
                 context.info("operation_done")
         except (LeaseLost, Interrupted, Cancelled):
@@ -354,7 +351,7 @@ class Worker:
 
     def _let_go_of_idle_models(self) -> None:
         for model_id, lease in self._models.idle_for(self._settings.idle_lease_s):
-            if model_id in self._promotions:
+            if model_id in self._continuations:
                 continue
             with self._database.session() as session:
                 released = leases.release(session, model_id, lease.token)
@@ -367,8 +364,16 @@ class Worker:
                 raise NothingAccumulated(_NOTHING_ACCUMULATED)
             step = self._stepping.optim_step(lease, operation, model, summaries, num_left_out)
         self._models.note_being_promoted(model.id)
+        promote, finish = partial(self._stepping.promote, step), partial(self._promoted, step)
+        self._go_on(Continuation(lease, operation, model, promote, finish, opens_again=True))
+
+    def _promoted(self, step: AppliedStep, checkpoint_id: UUID) -> None:
+        self._stepping.promoted(step, checkpoint_id)
+        self._models.note_promoted(step.lease, step.model)
+
+    def _go_on(self, continuation: Continuation) -> None:
         self._metrics.goes_on()
-        self._promotions.begin(step)
+        self._continuations.begin(continuation)
 
     def _unpromoted_step(self, lease: Lease, operation: Operation, model: ModelState) -> None:
         with self._stepping_on(lease, operation, model) as (summaries, num_left_out):
@@ -400,4 +405,8 @@ class Worker:
         return Promotion(self._database, listener, self._settings.promote_timeout_s, self._settings.promotion)
 
     def _save(self, lease: Lease, operation: Operation, model: ModelState) -> None:
-        self._models.note_saved(model, self._saving.save(lease, operation, model))
+        save, note = self._saving.write(lease, operation, model), partial(self._models.note_saved, model)
+        if save.request.use.is_sampled:
+            self._go_on(Continuation(lease, operation, model, partial(self._saving.complete_when_held, save), note))
+        else:
+            note(self._saving.complete(save))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
+import psycopg
 import structlog
 
 from store.database import Database
@@ -16,7 +17,7 @@ from wire.errors import PromotionRejected, Unavailable
 
 log = structlog.get_logger(__name__)
 
-_POLL_S = 0.5
+_POLL_S, _LOST_S = 0.5, 0.05
 
 
 class Promotion:
@@ -34,6 +35,7 @@ class Promotion:
         self._listener = listener
         self._timeout_s = timeout_s
         self._policy = policy
+        self._waited_at: float | None = None
 
     def close(self) -> None:
         """Listen no more."""
@@ -46,11 +48,25 @@ class Promotion:
         Raises PromotionRejected when every live sampler refused it, Unavailable when none managed it in time: that is
         the samplers' trouble, and the step is tried again.
         """
-        self._listener.listen()
+        self._listen_afresh()
         try:
             self._wait_until_loaded(base_id, adapter, check)
         finally:
+            self._waited_at = time.monotonic()
+
+    def rest_after(self, idle_s: float) -> None:
+        """Listen no more, unless somebody waited within `idle_s`: beginning and ending cost two statements, and what
+        nobody reads fills PostgreSQL's queue (see `Listener.skip`)."""
+        if self._waited_at is not None and time.monotonic() - self._waited_at >= idle_s:
+            self._waited_at = None
             self._listener.rest()
+
+    def _listen_afresh(self) -> None:
+        """From now on. What has come since the last wait is about other adapters, or comes to be seen in the table."""
+        try:
+            self._listener.skip()
+        except psycopg.OperationalError:  # PostgreSQL ended it while nothing was asked of it
+            self._listener.listen()
 
     def _wait_until_loaded(self, base_id: UUID, adapter: str, check: Callable[[], None]) -> None:
         deadline = time.monotonic() + self._timeout_s
@@ -70,10 +86,16 @@ class Promotion:
             self._wait_for_report(adapter, min(left_s, _POLL_S))
 
     def _wait_for_report(self, adapter: str, timeout_s: float) -> None:
-        """Reports on other adapters, as those of earlier steps, say nothing about this one."""
+        """Reports on other adapters, as those of earlier steps, say nothing about this one. Returns early where the
+        listener's connection is lost: the next wait has another, and the look before it raises where the database is
+        away."""
         until = time.monotonic() + timeout_s
         while (left_s := until - time.monotonic()) > 0:
-            if any(key == adapter for _, key in self._listener.wait(left_s)):
+            try:
+                if any(key == adapter for _, key in self._listener.wait(left_s)):
+                    return
+            except psycopg.OperationalError:
+                time.sleep(min(left_s, _LOST_S))
                 return
 
     def _time_is_up(self, adapter: str, votes: Votes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -21,6 +22,7 @@ from store.oplog.saves import (
     want_adapter,
 )
 from store.oplog.work import Lease
+from trainer.worker.cancellation import Cancellation
 from trainer.worker.files import NodeFiles
 from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.promotion import Promotion
@@ -41,6 +43,17 @@ OpenNode = Callable[[ModelState, UUID], None]
 """Brings a node other than the head into the engine, in the head's place."""
 
 
+@dataclass(frozen=True, slots=True)
+class UnfinishedSave:
+    """A save whose node has its files."""
+
+    lease: Lease
+    operation: Operation
+    model: ModelState
+    node: SavedNode
+    request: SaveRequest
+
+
 class Saving:
     """Handler of save. The engine holds the head."""
 
@@ -51,8 +64,7 @@ class Saving:
         engine: Engine,
         files: NodeFiles,
         snapshots: Snapshots,
-        promotion: Promotion,
-        check: Callable[[], None],
+        cancellation: Cancellation,
         open_node: OpenNode,
         metrics: TrainerMetrics,
     ) -> None:
@@ -61,28 +73,29 @@ class Saving:
         self._engine = engine
         self._files = files
         self._snapshots = snapshots
-        self._promotion = promotion
-        self._check = check
+        self._cancellation = cancellation
         self._open_node = open_node
         self._metrics = metrics
 
-    def close(self) -> None:
-        """Wait for samplers no more."""
-        self._promotion.close()
-
-    def save(self, lease: Lease, operation: Operation, model: ModelState) -> UUID:
-        """The node that was saved. Raises NameTaken, Gone for a node that is kept no longer, PromotionRejected where
-        every sampler refuses it, NonFinite, LeaseLost, OSError where the disk refuses."""
+    def write(self, lease: Lease, operation: Operation, model: ModelState) -> UnfinishedSave:
+        """Write the files of the node that is to be saved, unless it has them. Raises NameTaken, Gone for a node that
+        is kept no longer, NonFinite, LeaseLost, OSError where the disk refuses."""
         request = decode_save(work.read_payload(operation, self._blobs))
         with self._database.connection() as connection:
             require_free_name(connection, model.id, request)
-        node = self._node(lease, operation, model, request)
-        if request.use.is_sampled:
-            self._have_it_held(model, node)
+        return UnfinishedSave(lease, operation, model, self._node(lease, operation, model, request), request)
+
+    def complete(self, save: UnfinishedSave) -> UUID:
+        """Give the node its name, or a session; its id. From any thread. Raises NameTaken, Superseded, LeaseLost."""
         with self._database.connection() as connection:
-            complete_save(connection, lease, operation, node, request)
-        log.info("saved", checkpoint=node.name, use=request.use.value, name=request.name)
-        return node.id
+            complete_save(connection, save.lease, save.operation, save.node, save.request)
+        log.info("saved", checkpoint=save.node.name, use=save.request.use.value, name=save.request.name)
+        return save.node.id
+
+    def complete_when_held(self, save: UnfinishedSave, promotion: Promotion) -> UUID:
+        """As `complete`, once samplers hold the node. Raises PromotionRejected where every one refuses it."""
+        self._have_it_held(save, promotion)
+        return self.complete(save)
 
     def _node(self, lease: Lease, operation: Operation, model: ModelState, request: SaveRequest) -> SavedNode:
         wanted_id = request.checkpoint_id or model.head_checkpoint_id
@@ -115,12 +128,13 @@ class Saving:
         with self._database.connection() as connection:
             return node_to_save(connection, model_id, checkpoint_id)
 
-    def _have_it_held(self, model: ModelState, node: SavedNode) -> None:
+    def _have_it_held(self, save: UnfinishedSave, promotion: Promotion) -> None:
         """Wait until a sampler holds it, as a promotion does; if none manages it in time it is saved all the same."""
+        base_id, check = save.model.base_id, self._cancellation.check_of(save.lease, save.operation)
         with self._database.connection() as connection:
-            want_adapter(connection, model.base_id, node.id, _WANTED_S)
+            want_adapter(connection, base_id, save.node.id, _WANTED_S)
         try:
             with self._metrics.phase("promote"):
-                self._promotion.wait_until_loaded(model.base_id, adapter_name(node.files_id), self._check)
+                promotion.wait_until_loaded(base_id, adapter_name(save.node.files_id), check)
         except Unavailable as late:
-            log.warning("saved_before_loaded", checkpoint=node.name, reason=late.message)
+            log.warning("saved_before_loaded", checkpoint=save.node.name, reason=late.message)

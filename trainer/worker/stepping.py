@@ -1,7 +1,7 @@
 """One optimizer step, from the op log to a head that is being served.
 
-AdamW in memory, and a snapshot of what it made; then, without the engine (`trainer.worker.promoting`): files staged,
-hashed, renamed; the checkpoint inserted as `staged`; samplers load it while the files are fsynced; one fenced
+AdamW in memory, and a snapshot of what it made; then, without the engine (`trainer.worker.continuations`): files
+staged, hashed, renamed; the checkpoint inserted as `staged`; samplers load it while the files are fsynced; one fenced
 transaction commits checkpoint, operation and head together.
 
 A step that promotes nothing is AdamW and that transaction, with a checkpoint that has no files (`store.oplog.unsaved`).

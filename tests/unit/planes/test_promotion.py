@@ -108,10 +108,14 @@ def test_a_sampler_that_falls_silent_meanwhile_is_not_waited_for(database, sampl
     thread.join()
 
 
-def test_between_two_waits_no_wake_up_is_left_unread(database, samplers, listener, wait):
+def test_after_a_while_without_a_wait_no_wake_up_is_left_unread(database, samplers, listener, world):
     """One that nobody reads keeps all later ones in PostgreSQL's queue, which is of limited size."""
     report(database, samplers[0])
-    wait(PromotionPolicy.ONE, 600)
+    promotion = Promotion(database, listener, 600)
+    promotion.wait_until_loaded(world.base_id, X)
+    promotion.rest_after(600.0)
+    assert listener._is_listening, "the next wait may come at once"
+    promotion.rest_after(0.0)
     with database.connection() as connection:
         connection.execute(f"select count(pg_notify('{ADAPTER_LOADED}', n::text)) from generate_series(1, 20000) as n")
         time.sleep(0.3)

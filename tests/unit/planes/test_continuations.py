@@ -1,5 +1,5 @@
-"""A step's files are written, and samplers load them, while the engine computes for other models. Nothing is lost, and
-nothing is different, whatever becomes of either meanwhile."""
+"""What is left of an operation when the engine is done with it (files, samplers, the log) goes on while the engine
+computes for other models. Nothing is lost, and nothing is different, whatever becomes of either meanwhile."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from store.database import AsyncDatabase, Database
 from store.invariants import check_all
 from store.notify import OPERATION_QUEUED
 from store.oplog import leaving
-from store.planes.adapters import report_adapter
+from store.planes.adapters import forget_adapter, report_adapter
 from store.planes.registration import register_sampler
 from store.tables import CheckpointRow, OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World
 from tests.unit.planes.test_worker import Trainer, expire_leases
-from trainer.worker import promoting
+from trainer.worker import continuations
 from trainer.worker.cancellation import Cancellation
+from trainer.worker.continuations import Continuation, Continuations
 from trainer.worker.loop import WorkerSettings
-from trainer.worker.promoting import Promotions
 from wire.adapter_names import adapter_name
 from wire.errors import Interrupted, LeaseLost
+from wire.saves import SaveRequest, Use, encode_save
 
 WAIT_S = 20.0
 
@@ -89,7 +90,13 @@ class Scene:
         with self.trainer.database.session() as session:
             return list(session.scalars(select(CheckpointRow).where(CheckpointRow.status == "staged")))
 
-    def load(self, checkpoint: CheckpointRow, error: str | None = None) -> None:
+    def wanted(self) -> UUID | None:
+        """What somebody has saved for samplers."""
+        with self.trainer.database.connection() as connection:
+            row = connection.execute("select checkpoint_id from adapter_wants").fetchone()
+        return row.checkpoint_id if row else None
+
+    def load(self, checkpoint: Any, error: str | None = None) -> None:
         with self.trainer.database.connection() as connection:
             report_adapter(connection, self.sampler_id, adapter_name(checkpoint.id), error)
 
@@ -149,8 +156,37 @@ async def test_another_model_is_trained_while_samplers_load_a_step(scene: Scene)
     assert scene.trainer.served_weights() == 9.0
 
 
+async def test_another_model_is_trained_while_samplers_load_what_is_saved(scene: Scene):
+    request = encode_save(SaveRequest(use=Use.SAMPLER, name="for-samplers"))
+    save = await scene.trainer.ask("save_checkpoint", request)
+    node_id = scene.until(scene.wanted)
+    others = [await scene.trainer.pass_of(2.0, model_id=scene.other) for _ in range(2)]
+    behind = await scene.trainer.pass_of(1.0)
+    scene.until(lambda: scene.has_ended(*others))
+    assert [scene.trainer.now(one).state for one in (save, behind)] == ["running", "queued"]
+    scene.load(SimpleNamespace(id=node_id))
+    scene.until(lambda: scene.has_ended(save, behind))
+    assert scene.trainer.now(save).state == "done"
+
+
+async def test_a_staged_checkpoint_that_postgresql_has_lost_is_made_again(scene: Scene):
+    """Its commit did not wait for the disk."""
+    step = await scene.stepping(1.0, scene.first)
+    (lost,) = scene.until(scene.staged)
+    with scene.trainer.database.session() as session:
+        session.execute(delete(CheckpointRow).where(CheckpointRow.id == lost.id))
+    scene.load(lost)
+    (again,) = scene.until(scene.staged)
+    assert again.id != lost.id
+    with scene.trainer.database.session() as session:
+        forget_adapter(session, scene.sampler_id, adapter_name(lost.id))
+    scene.load(again)
+    scene.until(lambda: scene.has_ended(step))
+    assert (scene.trainer.served_weights(), scene.trainer.now(step).deferrals) == (1.0, 1)
+
+
 async def test_no_more_are_promoted_at_once_than_may_be(scene: Scene, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(promoting, "AT_ONCE", 1)
+    monkeypatch.setattr(continuations, "AT_ONCE", 1)
     await scene.stepping(1.0, scene.first)
     (staged,) = scene.until(scene.staged)
     other = await scene.trainer.pass_of(2.0, model_id=scene.other)
@@ -212,7 +248,7 @@ async def test_a_trainer_that_dies_loses_neither_what_it_promotes_nor_what_it_co
     scene.trainer.restart(scene.trainer.world.other_trainer_id)
     scene.begin()
     (again,) = scene.until(lambda: [one for one in scene.staged() if one.id != lost.id])
-    ended = scene.until(dead._promotions.collect)
+    ended = scene.until(dead._continuations.collect)
     assert isinstance(ended.error, LeaseLost), "the dead one's thread goes on here, and finds that"
     scene.load(again)
     scene.until(lambda: scene.has_ended(first, other))
@@ -247,14 +283,14 @@ async def test_a_restart_of_postgresql_is_no_death_of_an_operation_that_waits_to
         session.execute(update(OperationRow).values(attempts=1))
     scene.trainer.restart(scene.trainer.world.trainer_id)
     worker, away = scene.trainer.worker, iter(range(5))
-    end_promotions = worker._end_promotions
+    end_continuations = worker._end_continuations
 
     def end_or_fail() -> None:
         if next(away, None) is not None:
             raise psycopg.OperationalError("the database is away")
-        end_promotions()
+        end_continuations()
 
-    monkeypatch.setattr(worker, "_end_promotions", end_or_fail)
+    monkeypatch.setattr(worker, "_end_continuations", end_or_fail)
     for _ in range(5):
         with pytest.raises(psycopg.OperationalError):
             worker.work_once()
@@ -296,33 +332,49 @@ class Weights:
     """What a snapshot holds."""
 
 
-def promotions_by(promote: Callable[..., UUID]) -> Promotions:
-    return Promotions(promote, lambda: SimpleNamespace(close=lambda: None), lambda: None, 60.0)
+def some_continuations() -> Continuations:
+    promotion = SimpleNamespace(close=lambda: None, rest_after=lambda idle_s: None)
+    return Continuations(lambda: promotion, lambda: None, 60.0)
 
 
-def a_step(snapshot: Any = None) -> Any:
-    return SimpleNamespace(model=SimpleNamespace(id=uuid4()), snapshot=snapshot)
+def one_of(snapshot: Any = None) -> Continuation:
+    """Of a model of its own."""
+    no: Any = None
+    return Continuation(no, no, SimpleNamespace(id=uuid4()), lambda _: snapshot is None, lambda _: None)
 
 
-def collected(promotions: Promotions) -> UUID | None:
-    while (ended := promotions.collect()) is None:
-        promotions.wait(WAIT_S)
-    return ended.checkpoint_id
+def collected(continuations: Continuations) -> Any:
+    while (ended := continuations.collect()) is None:
+        continuations.wait(WAIT_S)
+    return ended.result
 
 
 def test_a_snapshot_is_let_go_of_when_its_step_has_ended():
-    promotions, weights = promotions_by(lambda *_: uuid4()), Weights()
+    continuations, weights = some_continuations(), Weights()
     gone = threading.Event()
     weakref.finalize(weights, gone.set)
-    promotions.begin(a_step(weights))
+    continuations.begin(one_of(weights))
     del weights
-    collected(promotions)
+    collected(continuations)
     assert gone.wait(WAIT_S)
-    promotions.close(WAIT_S)
+    continuations.close(WAIT_S)
 
 
-def test_a_step_whose_thread_does_not_start_is_not_under_way(monkeypatch: pytest.MonkeyPatch):
-    promotions, step = promotions_by(lambda *_: uuid4()), a_step()
+def test_a_thread_with_nothing_to_do_listens_no_more():
+    rests: list[float] = []
+    promotion = SimpleNamespace(close=lambda: None, rest_after=rests.append)
+    continuations = Continuations(lambda: promotion, lambda: None, 60.0)
+    continuations.begin(one_of())
+    collected(continuations)
+    until = time.monotonic() + WAIT_S
+    while 0.0 not in rests and time.monotonic() < until:
+        time.sleep(0.05)
+    assert 0.0 in rests
+    continuations.close(WAIT_S)
+
+
+def test_what_finds_no_thread_is_not_under_way(monkeypatch: pytest.MonkeyPatch):
+    continuations, one = some_continuations(), one_of()
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -330,8 +382,8 @@ def test_a_step_whose_thread_does_not_start_is_not_under_way(monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError):
-            promotions.begin(step)
-    assert step.model.id not in promotions
-    promotions.begin(step)
-    assert collected(promotions) is not None
-    promotions.close(WAIT_S)
+            continuations.begin(one)
+    assert one.model.id not in continuations
+    continuations.begin(one)
+    assert collected(continuations)
+    continuations.close(WAIT_S)

@@ -67,7 +67,7 @@ _NEXT = f"""
         left join training_turns t on t.base_id = m.base_id and t.team_id = m.team_id
         where not exists (select from trainers t where t.id = %(trainer_id)s and t.drained_at is not null)
     )
-    select model_id, extract(epoch from free_at - statement_timestamp())::float8, is_awaited
+    select model_id, extract(epoch from free_at - statement_timestamp())::float8, is_awaited, num_models
     from (select *, num_models = 1 or {_IS_AWAITED} as is_awaited from first) first
     order by free_at, not is_awaited, start_tag, created_at
     limit 1
@@ -78,12 +78,14 @@ _NEXT = f"""
 class NextModel:
     """A model with work, and in how many seconds this trainer may take it (0: now).
 
-    is_awaited: false where other models have work too, and nobody waits for this one's.
+    is_awaited: false where other models have work too, and nobody waits for this one's. num_models: that have work,
+    it included.
     """
 
     model_id: UUID
     free_in_s: float
     is_awaited: bool = True
+    num_models: int = 1
 
 
 def next_model(

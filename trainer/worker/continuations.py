@@ -2,7 +2,7 @@
 and fsynced, samplers that load them, and the statement by which it ends. Meanwhile the engine computes for other
 models.
 
-The engine is not touched here. A step leaves a snapshot of the weights, and until all of it has
+The engine is not touched here. A step leaves a snapshot of the weights, a pass its figures, and until all of it has
 ended no other operation of its model begins, so the order within a model is as if nothing ran beside it. How each
 ended, the thread that drives the engine collects, and handles as if it had carried all of it out itself. See
 docs/decisions/0058.
@@ -24,7 +24,7 @@ from store.oplog.work import Lease
 from trainer.worker.promotion import Promotion
 
 AT_ONCE = 3
-"""Each may hold a snapshot in memory, and a connection to PostgreSQL."""
+"""Of those that wait for samplers. Each may hold a snapshot in memory, and a connection to PostgreSQL."""
 _IDLE_S = 1.0
 
 
@@ -33,7 +33,7 @@ class Continuation:
     """carry_out: without the engine, in another thread. finish: in the thread that drives the engine, with what
     `carry_out` returned.
 
-    opens_again: when it fails, what the engine holds of the model is no node's.
+    is_brief: it waits for no sampler. opens_again: when it fails, what the engine holds of the model is no node's.
     """
 
     lease: Lease
@@ -41,6 +41,7 @@ class Continuation:
     model: ModelState
     carry_out: Callable[[Promotion], Any]
     finish: Callable[[Any], None]
+    is_brief: bool = False
     opens_again: bool = False
 
 
@@ -61,7 +62,7 @@ class Continuations:
         ended. `overdue_s`: after which one may hang."""
         self._new_promotion, self._wake = new_promotion, wake
         self._overdue_s = overdue_s
-        self._begun: dict[UUID, float] = {}
+        self._begun: dict[UUID, tuple[Continuation, float]] = {}
         self._waiting: queue.SimpleQueue[tuple[contextvars.Context, Continuation] | None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
         self._change = threading.Event()
@@ -78,12 +79,17 @@ class Continuations:
         return list(self._begun)
 
     @property
+    def has_brief(self) -> bool:
+        """Whether a brief one is under way."""
+        return any(one.is_brief for one, _ in self._begun.values())
+
+    @property
     def must_be_waited_for(self) -> bool:
         """Whether nothing else is to be begun: there are as many as there may be, or one takes so long that it may
         hang, which the watchdog only notices where the engine stands still too."""
-        if len(self._begun) >= AT_ONCE:
+        if sum(not one.is_brief for one, _ in self._begun.values()) >= AT_ONCE:
             return True
-        return any(time.monotonic() - begun_at > self._overdue_s for begun_at in self._begun.values())
+        return any(time.monotonic() - begun_at > self._overdue_s for _, begun_at in self._begun.values())
 
     def begin(self, continuation: Continuation) -> None:
         """Have it carried out; returns at once. Log lines and spans are those of the caller's operation."""
@@ -91,7 +97,7 @@ class Continuations:
             thread = threading.Thread(target=self._run, name="continuation", daemon=True)
             thread.start()
             self._threads.append(thread)
-        self._begun[continuation.model.id] = time.monotonic()
+        self._begun[continuation.model.id] = (continuation, time.monotonic())
         self._waiting.put((contextvars.copy_context(), continuation))
 
     def collect(self) -> Ended | None:

@@ -35,7 +35,7 @@ from trainer.worker.instruments import TrainerMetrics
 from trainer.worker.loading import Loading
 from trainer.worker.logprob_keeper import LogprobKeeper
 from trainer.worker.open_models import OpenModels
-from trainer.worker.passes import Passes
+from trainer.worker.passes import EndedPass, Passes
 from trainer.worker.promotion import Promotion
 from trainer.worker.saving import Saving
 from trainer.worker.snapshots import SnapshotPolicy, Snapshots
@@ -119,6 +119,7 @@ class Worker:
         self._busy_at = time.monotonic()
         self._skipped_at = time.monotonic()
         self._look_again_s = _POLL_S
+        self._others_wait = False
         self._listener = WakeableListener(database.url.render_as_string(hide_password=False), OPERATION_QUEUED)
         self._cancellation = cancellation or Cancellation(database, settings.base_id, settings.trainer_id)
         self._metrics = metrics or TrainerMetrics()
@@ -135,9 +136,9 @@ class Worker:
             database, blobs, engine, files, snapshots, self._cancellation, self._models.open_node, self._metrics
         )
         self._handlers: dict[str, Callable[[Lease, Operation, ModelState], None]] = {
-            FORWARD_BACKWARD.name: self._passes.forward_backward,
-            FORWARD.name: self._passes.forward,
-            BACKWARD.name: self._passes.backward,
+            FORWARD_BACKWARD.name: partial(self._pass, self._passes.forward_backward),
+            FORWARD.name: partial(self._pass, self._passes.forward),
+            BACKWARD.name: partial(self._pass, self._passes.backward),
             OPTIM_STEP.name: self._optim_step,
             UNPROMOTED_STEP.name: self._unpromoted_step,
             SAVE.name: self._save,
@@ -261,6 +262,7 @@ class Worker:
             self._look_again_s = min(_POLL_S, upcoming.free_in_s) if upcoming else _POLL_S
             return None
         self._look_again_s, model_id = _LOST_RACE_S, upcoming.model_id
+        self._others_wait = upcoming.num_models > 1
         if (lease := self._models.lease_of(model_id)) is not None:
             return lease
         fault_point("lease:before-take")
@@ -370,6 +372,22 @@ class Worker:
     def _promoted(self, step: AppliedStep, checkpoint_id: UUID) -> None:
         self._stepping.promoted(step, checkpoint_id)
         self._models.note_promoted(step.lease, step.model)
+
+    def _pass(
+        self,
+        handler: Callable[[Lease, Operation, ModelState], EndedPass],
+        lease: Lease,
+        operation: Operation,
+        model: ModelState,
+    ) -> None:
+        """Where other models have work, the next one does not wait until this pass is on the disk."""
+        ended = handler(lease, operation, model)
+        if not self._others_wait or self._continuations.has_brief:
+            ended.write_down()
+            ended.keep()
+            return
+        write_down, keep = (lambda _: ended.write_down()), (lambda _: ended.keep())
+        self._go_on(Continuation(lease, operation, model, write_down, keep, is_brief=True))
 
     def _go_on(self, continuation: Continuation) -> None:
         self._metrics.goes_on()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -43,6 +44,15 @@ class _Done:
     returns_logprobs: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class EndedPass:
+    """One that the engine has carried out, and that the log does not know yet. write_down: from any thread; raises
+    Superseded, LeaseLost, OSError where the disk refuses. keep: afterwards, in the engine's thread."""
+
+    write_down: Callable[[], None]
+    keep: Callable[[], None] = lambda: None
+
+
 class Passes:
     """Handlers of the operations that do not move the weights. A refusal leaves the engine as it was."""
 
@@ -74,34 +84,36 @@ class Passes:
         """The engine holds no gradient of this model any more."""
         self._accumulated.pop(model_id, None)
 
-    def forward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+    def forward(self, lease: Lease, operation: Operation, model: ModelState) -> EndedPass:
         """Logprobs of the current policy; where the caller asks for them as those of a loss, with what it costs."""
         datums, call = decode_datums(work.read_payload(operation, self._blobs))
         if call.get("returns_logprobs"):
-            self._complete(lease, operation, self._evaluated(operation, datums, call))
-            return
+            return EndedPass(partial(self._complete, lease, operation, self._evaluated(operation, datums, call)))
         plan = self._engine.plan(datums)
         with self._metrics.phase("score"):
             scored = self._engine.forward(model.id, datums, plan)
-        placed = work.place_result(self._blobs, _encode_tensors(scored))
-        with self._database.connection() as connection:
-            work.complete(connection, lease, operation, placed, plan=encode_plan(plan))
-        self._keeper.keep(operation, model, datums, [one.logprobs[one.mask > 0] for one in scored])
+        logprobs = [one.logprobs[one.mask > 0] for one in scored]
+        return EndedPass(
+            partial(self._complete_forward, lease, operation, scored, plan),
+            partial(self._keeper.keep, operation, model, datums, logprobs),
+        )
 
-    def forward_backward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+    def forward_backward(self, lease: Lease, operation: Operation, model: ModelState) -> EndedPass:
         """The gradient of a built-in loss."""
         done = self._run(operation)
-        self._complete(lease, operation, done)
-        self._keeper.keep(operation, model, done.datums, done.result.logprobs)
+        return EndedPass(
+            partial(self._complete, lease, operation, done),
+            partial(self._keeper.keep, operation, model, done.datums, done.result.logprobs),
+        )
 
-    def backward(self, lease: Lease, operation: Operation, model: ModelState) -> None:
+    def backward(self, lease: Lease, operation: Operation, model: ModelState) -> EndedPass:
         """The gradient of the caller's own loss. Raises Gone for a handle that is used or of other weights."""
         forward = self._forward_of(operation)
         if forward.head_version != model.head_version:
             raise Gone("the weights moved since this forward; call forward again and weigh its new logprobs")
         if forward.consumed_by_id is not None:
             raise Gone("this forward_id was used by an earlier backward; call forward again")
-        self._complete(lease, operation, self._run(operation))
+        return EndedPass(partial(self._complete, lease, operation, self._run(operation)))
 
     def replay(self, model: ModelState) -> None:
         """Accumulate again what was acknowledged and no step has consumed; the engine holds the head, no gradient."""
@@ -164,6 +176,11 @@ class Passes:
         if forward is None or forward.model_id != operation.model_id or forward.kind not in HANDLE_GIVERS:
             raise NotFound("there is no such forward_id for this model; call forward first")
         return forward
+
+    def _complete_forward(self, lease: Lease, operation: Operation, scored: list[DatumTensors], plan: Plan) -> None:
+        placed = work.place_result(self._blobs, _encode_tensors(scored))
+        with self._database.connection() as connection:
+            work.complete(connection, lease, operation, placed, plan=encode_plan(plan))
 
     def _complete(self, lease: Lease, operation: Operation, done: _Done) -> None:
         metrics = {**done.result.metrics, **done.caller_metrics}

@@ -169,6 +169,59 @@ async def test_another_model_is_trained_while_samplers_load_what_is_saved(scene:
     assert scene.trainer.now(save).state == "done"
 
 
+async def test_a_pass_is_written_down_while_the_engine_computes_for_another_model(scene: Scene, monkeypatch):
+    scene.end()
+    written, computed = threading.Event(), threading.Event()
+    passes = scene.trainer.worker._passes
+    complete, compute = passes._complete, scene.trainer.engine.forward_backward
+
+    def complete_late(lease: Any, operation: Any, done: Any) -> None:
+        if operation.model_id == scene.first:
+            assert computed.wait(WAIT_S), "the other model's pass waits for this one to be written down"
+        complete(lease, operation, done)
+        written.set()
+
+    def compute_and_say_so(model: UUID, *arguments: Any) -> Any:
+        result = compute(model, *arguments)
+        if model == scene.other:
+            computed.set()
+        return result
+
+    monkeypatch.setattr(passes, "_complete", complete_late)
+    monkeypatch.setattr(scene.trainer.engine, "forward_backward", compute_and_say_so)
+    first = [await scene.trainer.pass_of(reward) for reward in (1.0, 4.0)]
+    other = await scene.trainer.pass_of(2.0, model_id=scene.other)
+    scene.begin()
+    scene.until(lambda: scene.has_ended(*first, other))
+    step = await scene.trainer.step()
+    scene.load(scene.until(scene.staged)[0])
+    scene.until(lambda: scene.has_ended(step))
+    assert scene.trainer.served_weights() == 5.0
+
+
+async def test_a_pass_that_cannot_be_written_down_is_computed_again(scene: Scene, monkeypatch):
+    """And its gradient counts once."""
+    scene.end()
+    refusals = iter([OSError(28, "no space left on device")])
+    complete = scene.trainer.worker._passes._complete
+
+    def refuse_once(lease: Any, operation: Any, done: Any) -> None:
+        if operation.model_id == scene.first and (refusal := next(refusals, None)) is not None:
+            raise refusal
+        complete(lease, operation, done)
+
+    monkeypatch.setattr(scene.trainer.worker._passes, "_complete", refuse_once)
+    first = await scene.trainer.pass_of(1.0)
+    other = await scene.trainer.pass_of(2.0, model_id=scene.other)
+    scene.begin()
+    scene.until(lambda: scene.has_ended(first, other))
+    assert (scene.trainer.now(first).state, scene.trainer.now(first).deferrals) == ("done", 1)
+    step = await scene.trainer.step()
+    scene.load(scene.until(scene.staged)[0])
+    scene.until(lambda: scene.has_ended(step))
+    assert scene.trainer.served_weights() == 1.0
+
+
 async def test_a_staged_checkpoint_that_postgresql_has_lost_is_made_again(scene: Scene):
     """Its commit did not wait for the disk."""
     step = await scene.stepping(1.0, scene.first)

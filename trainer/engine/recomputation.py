@@ -49,8 +49,8 @@ def saved_bytes(run: Callable[[], torch.Tensor]) -> int:
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, torch.nn.Parameter) and not _is_parameters(tensor):
             storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes(), tensor
-        return tensor
+            kept[storage.data_ptr()] = storage.nbytes(), tensor.detach()
+        return tensor.detach()  # an output that a node keeps of itself would keep the graph for good
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = run()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from unittest.mock import patch
 
 import pytest
@@ -28,6 +30,19 @@ def test_recomputing_changes_no_bit(architecture: str) -> None:
             engine.forward_backward(MODEL, batch, LossChoice("ppo", {"kl_penalty_coef": 0.1}))
     expected = gradients(keeping)
     assert all(torch.equal(found, expected[name]) for name, found in gradients(recomputing).items())
+
+
+def test_what_was_counted_is_freed() -> None:
+    made = list[weakref.ref[torch.Tensor]]()
+
+    def run() -> torch.Tensor:
+        exponential = torch.ones(3, requires_grad=True).exp()  # which keeps its own output
+        made.append(weakref.ref(exponential))
+        return exponential.sum()
+
+    assert saved_bytes(run) == 12
+    gc.collect()
+    assert made[0]() is None
 
 
 def test_recomputing_keeps_an_input_a_layer_and_not_much_else() -> None:

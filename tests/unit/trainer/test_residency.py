@@ -291,3 +291,43 @@ def test_what_a_killed_process_left_behind_goes_and_what_a_live_one_parked_stays
     assert path in files(tmp_path)
     assert len([p for p in files(tmp_path) if p.parent != path.parent]) <= 1
     live.close()
+
+
+def test_layers_of_a_shape_that_no_model_has_any_more_are_removed(tmp_path: Path):
+    engine = three_models(engine_with_room_for(None, tmp_path))
+    model = engine._base._model
+    undisturbed = three_models(engine_with_room_for(None, tmp_path))
+    for each in (engine, undisturbed):
+        each.forward_backward(C, mixed_batch(), IS)
+    layer = model.model.layers[0].self_attn.q_proj
+    scratch = weakref.ref(engine._base.adapter(OTHER_SHAPE).scratch_gradient)
+    names = set(layer.lora_A)
+
+    engine.close(A)
+    assert set(layer.lora_A) == names, "B has A's shape"
+    engine.close(C)
+    gc.collect()
+    assert len(set(layer.lora_A)) == 1
+    assert scratch() is None
+    assert not [name for name, _ in model.named_parameters() if ".r5a7-" in name]
+
+    for each in (engine, undisturbed):
+        opened(each, C, seed=6, lora=OTHER_SHAPE)
+        for of in (C, B):
+            each.forward_backward(of, mixed_batch(), IS)
+            each.optim_step(of, STEP)
+    assert same(bits(engine, C), bits(undisturbed, C))
+    assert same(bits(engine, B), bits(undisturbed, B))
+
+
+def test_layers_of_parked_models_stay_and_the_last_ones_go(tmp_path: Path):
+    engine = three_models(engine_with_room_for(1, tmp_path))
+    engine.close(B)
+    layer = engine._base._model.model.layers[0].self_attn.q_proj
+    assert len(set(layer.lora_A)) == 2, "A is on disk"
+    engine.close(A)
+    engine.close(C)
+    assert len(set(layer.lora_A)) == 0
+    opened(engine, A)
+    engine.forward_backward(A, mixed_batch(), IS)
+    assert session(engine, A).gradient.any()

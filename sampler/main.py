@@ -50,6 +50,7 @@ def run(settings: SamplerSettings) -> None:
         "seed": settings.seed,
         "num_threads": settings.threads or None,
         "tensor_parallel": settings.tensor_parallel,
+        **({"products": settings.products} if settings.backend == "local" else {}),
         **settings.backend_options,
     }
     require_weights(base.weights)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from wire.process.exits import DRAIN_S
 from wire.process.options import Option
+from wire.process.product_dtype import PRODUCTS, ProductDtype
 
 LINGER_S = 60.0
 
@@ -31,6 +32,7 @@ class SamplerSettings:
     seed: Annotated[int | None, Option("Seed of requests that have none, which makes them reproducible")] = None
     threads: Annotated[int, Option("CPU threads for torch; 0: one for a tiny base, else one a core", minimum=0)] = 0
     tensor_parallel: Annotated[int, TENSOR_PARALLEL] = 1
+    products: Annotated[ProductDtype, PRODUCTS] = ProductDtype.FLOAT32
     backend_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     linger_s: Annotated[
         float,

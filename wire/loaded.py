@@ -17,17 +17,17 @@ def version_of(package: str) -> str:
         return "unknown"
 
 
-LABELS = ("version", "architecture", "parameters", "dtype", "device", "kernel", "threads")
+LABELS = ("version", "architecture", "parameters", "dtype", "device", "kernel", "threads", "products")
 """Of the info metrics of trainers and samplers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """kernel: of attention. lora_rank, lora_alpha: of a server, of forks that do not say else. lora_targets: the parts
-    of these, or of a trainer, the layers of such forks. max_lora_rank: that a sampler loads. tokens_per_s: that are
-    to be expected, trained by one model, or sampled by `tokens_per_s_of` answers at a time; `tokens_per_s_by`: how that
-    was found. ranks: of a trainer, on what `device` says. engine: what a server of another project that generates says
-    of itself."""
+    """kernel: of attention. products: what linear layers multiply in, on a CPU. lora_rank, lora_alpha: of a server, of
+    forks that do not say else. lora_targets: the parts of these, or of a trainer, the layers of such forks.
+    max_lora_rank: that a sampler loads. tokens_per_s: that are to be expected, trained by one model, or sampled by
+    `tokens_per_s_of` answers at a time; `tokens_per_s_by`: how that was found. ranks: of a trainer, on what `device`
+    says. engine: what a server of another project that generates says of itself."""
 
     version: str
     architecture: str | None = None
@@ -36,6 +36,7 @@ class Loaded:
     device: str | None = None
     ranks: int | None = None
     kernel: str | None = None
+    products: str | None = None
     threads: int | None = None
     context_length: int | None = None
     lora_rank: int | None = None
@@ -66,7 +67,8 @@ class Loaded:
 
     def labels(self) -> list[str]:
         """Values of LABELS; empty where a fact is missing."""
-        facts = (self.architecture, self.num_parameters, self.dtype, self.device, self.kernel, self.threads)
+        base = (self.architecture, self.num_parameters, self.dtype, self.device)
+        facts = (*base, self.kernel, self.threads, self.products)
         return [self.version, *("" if fact is None else str(fact) for fact in facts)]
 
     def sentence(self) -> str:
@@ -77,9 +79,10 @@ class Loaded:
         parameters = f"{_short(self.num_parameters)} parameters" if self.num_parameters else None
         where = " on ".join(filter(None, (self.dtype, self.device)))
         threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}" if self.threads else None
+        products = f"products in {self.products}" if self.products else None
         kernel = f"{self.kernel} attention" if self.kernel else None
         context = f"context of {self.context_length} tokens" if self.context_length else None
-        return _listed(self.architecture, parameters, where, threads, kernel, context)
+        return _listed(self.architecture, parameters, where, threads, products, kernel, context)
 
     def _lora(self) -> str:
         shape = f"of rank {self.lora_rank}, alpha {self.lora_alpha}" if self.lora_rank else None

@@ -18,6 +18,7 @@ from sampler.backends.base import SamplerInfo
 from sampler.backends.local.adapter_files import Adapter, read_adapter
 from sampler.backends.local.attention import IMPLEMENTATION
 from sampler.backends.local.base_model import cache_shape, load_base, plain_logits, steps_per_s, use_slot_attention
+from sampler.backends.local.bf16_products import choose_products
 from sampler.backends.local.constraints import Constraints, Form
 from sampler.backends.local.deep_threads import deep_threads
 from sampler.backends.local.engine import Engine
@@ -34,6 +35,7 @@ from sampler.vocabulary import Vocabulary
 from wire.errors import Conflict, NotFound
 from wire.loaded import Loaded, version_of
 from wire.process.onednn import keep_few_kernels
+from wire.process.product_dtype import ProductDtype
 from wire.process.threads import threads_for
 from wire.sampling import Constraint, GenerateEvent, GenerateRequest, PromptScores, ScoreRequest
 
@@ -50,6 +52,7 @@ class LocalSettings:
     kv_cache_tokens bounds the memory: rows times the longest row. context_length is at most that and the model's own.
     num_threads is torch's, None for as many as the model is worth. seed makes requests without a seed of their own
     reproducible; None leaves them to the operating system. tensor_parallel is 1: all of the base is in this process.
+    products: what its linear layers are to multiply in.
     """
 
     seed: int | None = None
@@ -60,6 +63,7 @@ class LocalSettings:
     max_step_tokens: int = 2_048
     num_threads: int | None = None
     tensor_parallel: int = 1
+    products: ProductDtype = ProductDtype.FLOAT32
 
 
 class LocalBackend(WithChatText):
@@ -93,10 +97,14 @@ class LocalBackend(WithChatText):
         self._linears = packed.hooks.linears
         expected_logits = plain_logits(model, [0, 1, 2, 3])
         num_parameters = model.num_parameters()
-        pack_linears(model)
-        self._details = _details(model, self._info, num_parameters)
         use_slot_attention(model)
-        require_exact(packed, cache, expected_logits)
+        if settings.products is ProductDtype.BF16:  # whose rounding is no excuse for anything else
+            require_exact(packed, cache, expected_logits)
+        products = choose_products(model, settings.products, packed.logits)
+        pack_linears(model)
+        if products is ProductDtype.FLOAT32:
+            require_exact(packed, cache, expected_logits)
+        self._details = _details(model, packed, self._info, num_parameters, products)
         scheduler = Scheduler(cache, max_running=settings.max_running, max_step_tokens=settings.max_step_tokens)
         self._engine = Engine(packed, scheduler, post)
         self._engine.start()
@@ -189,19 +197,22 @@ class LocalBackend(WithChatText):
         return adapter
 
 
-def _details(model: PreTrainedModel, info: SamplerInfo, num_parameters: int) -> Loaded:
-    """Before its attention is replaced, which needs a layout: the rate is that of transformers' own forward, over the
-    packed weights, which is what a step costs that takes one token of each answer."""
+def _details(
+    model: PreTrainedModel, packed: PackedModel, info: SamplerInfo, num_parameters: int, products: ProductDtype
+) -> Loaded:
+    """The rate is that of a short prompt, which is what a step costs that takes one token of each answer."""
+    rate = steps_per_s(lambda: packed.logits(range(_NUM_PROBED))) * _NUM_PROBED
     return Loaded(
         version=version_of("headway"),
         architecture=type(model).__name__,
         num_parameters=num_parameters,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
+        products=products if model.dtype == torch.float32 else None,
         kernel=IMPLEMENTATION.removeprefix("headway_"),
         threads=torch.get_num_threads(),
         context_length=info.context_length,
-        tokens_per_s=steps_per_s(model, _NUM_PROBED) * _NUM_PROBED,
+        tokens_per_s=rate,
         tokens_per_s_of=_NUM_PROBED,
         tokens_per_s_by="measured on a short pass",
     )

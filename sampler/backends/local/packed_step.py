@@ -78,6 +78,11 @@ class PackedModel:
                 self._route_prompt(adapter, len(ids), rows.stop - rows.start)
                 yield self._head(hidden_TH[rows])
 
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """Logits [T, V] after each of a prompt's tokens, under the base itself. The cache is not touched."""
+        with torch.inference_mode():
+            return self._all_logits(ids, Adapter("base", {}), slice(0, len(ids)))
+
     def check_head(self, expected_TV: Tensor) -> None:
         """Whether the head's output are the logits, as `prompt_logits` computes them; some bases scale or cap it."""
         with torch.inference_mode():

@@ -36,6 +36,12 @@ def test_several_ranks_are_said_with_their_devices():
     assert ranks.to_json()["ranks"] == 4
 
 
+def test_the_products_of_a_cpu_are_said():
+    of_cpu = replace(TRAINER, dtype="float32", device="cpu", threads=2, products="bf16")
+    assert "float32 on cpu, 2 threads, products in bf16, flex attention" in of_cpu.sentence()
+    assert of_cpu.labels()[LABELS.index("products")] == "bf16"
+
+
 def test_what_is_not_known_is_left_out():
     assert Loaded(version="1.2", engine="vLLM 0.32").sentence() == "vLLM 0.32, Headway 1.2"
     assert Loaded(version="1.2").to_json() == {"version": "1.2"}

@@ -189,6 +189,7 @@ def _facts(loaded: LoadedEngine, place: Place) -> Loaded:
         device=loaded.devices,
         ranks=place.ranks.size,
         kernel=base.kernel,
+        products=base.product_dtype,
         threads=loaded.threads,
         context_length=base.info.context_length,
         lora_targets=base.lora_targets(LoraConfig()),

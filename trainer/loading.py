@@ -7,6 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers.utils.logging import set_tqdm_hook
@@ -26,6 +27,7 @@ from trainer.settings import TrainerSettings
 from wire.process.hub_weights import fetch_weights, require_weights
 from wire.process.loading_progress import logged_bar, no_bar
 from wire.process.onednn import keep_few_kernels
+from wire.process.product_dtype import ProductDtype
 from wire.process.threads import threads_for, usable_cores
 
 
@@ -77,7 +79,7 @@ def load_engine(
     if place.device != "cpu":
         _equal_bits_for_equal_passes()
     set_tqdm_hook(logged_bar if place.world.local_rank == 0 else no_bar)
-    base = _load_base(weights, place)
+    base = _load_base(weights, settings.products, place)
     threads = settings.threads or threads_for(base.info.num_parameters, place.world.local_size)
     max_threads = settings.threads or max(threads, usable_cores() // place.world.local_size)
     of_engine: EngineSettings = place.ranks.gathered(_engine_settings(settings, threads, max_threads))[0]
@@ -85,8 +87,8 @@ def load_engine(
     return LoadedEngine(base, engine, max_threads, tokens_per_s(base, place.ranks), _devices(base, place.ranks))
 
 
-def _load_base(given: str | None, place: Place) -> BaseModel:
-    weights = place.ranks.gathered(given)[0]
+def _load_base(given: str | None, wanted: ProductDtype, place: Place) -> BaseModel:
+    weights, products = place.ranks.gathered((given, wanted))[0]
     assert weights is not None
     with shared_umask():
         with at_own_pace(place.ranks):
@@ -94,10 +96,10 @@ def _load_base(given: str | None, place: Place) -> BaseModel:
             if place.world.local_rank == 0:  # for its host
                 fetch_weights(weights)
         if place.group is None:
-            return load_base_model(weights, device=place.device)
+            return load_base_model(weights, device=place.device, products=products)
         with place.group.agreed():
-            on_host = place.world.local_size
-            return load_sharded_base(weights, device=place.device, ranks=place.group, on_host=on_host)
+            shared: dict[str, Any] = {"device": place.device, "products": products}
+            return load_sharded_base(weights, ranks=place.group, on_host=place.world.local_size, **shared)
 
 
 def _engine_settings(settings: TrainerSettings, threads: int, max_threads: int) -> EngineSettings:

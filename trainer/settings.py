@@ -9,6 +9,7 @@ from typing import Annotated
 from store.planes.heartbeats import LEASE_TTL_S
 from store.planes.promotion_policy import PATIENCE_S, PromotionPolicy
 from wire.process.options import Option
+from wire.process.product_dtype import PRODUCTS, ProductDtype
 
 _TINY = 1e-9
 
@@ -34,6 +35,7 @@ class TrainerSettings:
         int, Option("CPU threads for torch; 0: one a core, and one for short passes of a tiny base", minimum=0)
     ] = 0
     device: Annotated[str, Option("cpu, cuda or cuda:1, say; auto: a GPU if there is one")] = "auto"
+    products: Annotated[ProductDtype, PRODUCTS] = ProductDtype.FLOAT32
     gpus: Annotated[
         int,
         Option(

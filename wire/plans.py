@@ -23,8 +23,9 @@ _FORMAT = 1
 FUSED_LORA, PEFT_LORA = "fused", "peft"
 """The forwards of adapted layers. Plans of versions that had PEFT's alone name none."""
 
-TORCH_PRODUCTS, ONEDNN_PRODUCTS = "torch", "onednn"
-"""Whose products of matrices. Plans of versions that had torch's alone name none."""
+TORCH_PRODUCTS, ONEDNN_PRODUCTS, BF16_PRODUCTS = "torch", "onednn", "bf16"
+"""Whose products of matrices; the last are oneDNN's, in bfloat16 where a factor is a weight of the base. Plans of
+versions that had torch's alone name none."""
 
 ALL_ROWS = 0
 """The head works on the whole vocabulary at once: plans of versions that had no blocks say nothing about it."""

@@ -29,6 +29,7 @@ from trainer.engine.attention import UnsupportedArchitecture
 from trainer.engine.base_memory import outline_of, refuse_too_large
 from trainer.engine.base_model import BaseModel, usual_dtype
 from trainer.engine.ranks import Alone, Ranks, at_own_pace
+from wire.process.product_dtype import ProductDtype
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -41,6 +42,7 @@ def load_sharded_base(
     revision: str | None = None,
     ranks: Ranks | None = None,
     on_host: int = 1,
+    products: ProductDtype = ProductDtype.FLOAT32,
 ) -> BaseModel:
     """As `load_base_model`, of which each rank of the default process group holds its part. All ranks call it.
 
@@ -59,7 +61,7 @@ def load_sharded_base(
     with at_own_pace(ranks):
         model = _read(name_or_path, outline, place, revision)
     gathers = gathers_of(model)
-    return BaseModel(model, gathers, sharded_fingerprint, ranks, gathers.unembedding)
+    return BaseModel(model, gathers, sharded_fingerprint, ranks, gathers.unembedding, products)
 
 
 def _read(name_or_path: str, outline: PreTrainedModel, device: torch.device, revision: str | None) -> PreTrainedModel:

@@ -25,7 +25,9 @@ from trainer.engine.architectures import (
 )
 from trainer.engine.attention import IMPLEMENTATION, UnsupportedArchitecture, register
 from trainer.engine.base_memory import free_bytes, outline_of, refuse_too_large
+from trainer.engine.bf16_check import choose_bf16
 from trainer.engine.fingerprint import fingerprint
+from trainer.engine.frozen_linears import FrozenLinears
 from trainer.engine.fused_lora import FusedLora
 from trainer.engine.gathers import Gathers, WholeWeights
 from trainer.engine.kernels import KERNELS, Kernel, choose_kernel, kernel_name
@@ -43,8 +45,9 @@ from trainer.engine.unembedding import Unembedding, WholeUnembedding, exact_dtyp
 from wire.datums import Datum
 from wire.engine import BaseModelInfo, LoraConfig
 from wire.errors import InvalidRequest
-from wire.plans import FUSED_LORA, PEFT_LORA
+from wire.plans import BF16_PRODUCTS, FUSED_LORA, PEFT_LORA
 from wire.process.collector import paused_collector
+from wire.process.product_dtype import PROBE_LENGTH, ProductDtype
 
 log = structlog.get_logger(__name__)
 
@@ -71,10 +74,11 @@ class BaseModel:
         fingerprint_of: Fingerprint = fingerprint,
         ranks: Ranks | None = None,
         unembedding: Unembedding | None = None,
+        products: ProductDtype = ProductDtype.FLOAT32,
     ) -> None:
         """gathers: None for a model whose weights this process holds itself. fingerprint_of: for one of which it does
         not, the fingerprint of all of them. ranks: those who hold the others, and use it at the same time.
-        unembedding: None for a whole one."""
+        unembedding: None for a whole one. products: what the layers are to multiply in on a CPU."""
         refuse_unsupported(model.config)
         register()
         model.set_attn_implementation(IMPLEMENTATION)
@@ -92,9 +96,13 @@ class BaseModel:
             expand(mixer)
         self._recomputation = Recomputation(model)
         self._products = choose_products(model.device)
-        self._fused_lora = FusedLora(self._products)
+        self._frozen_linears = FrozenLinears(model)
         self._ranks: Ranks = ranks or Alone()
         sharing = self._proven(known_sharing(model))
+        if products is ProductDtype.BF16 and model.device.type == "cpu":
+            self._products = self._proven_bf16() or self._products
+        self._frozen_linears.products = self._products
+        self._fused_lora = FusedLora(self._products)
         self._budget = PassBudget(
             max_tokens=0,
             tokens_per_pair=_tokens_per_pair(model),
@@ -171,6 +179,13 @@ class BaseModel:
         """Of matrices, by their name in `trainer.engine.products`."""
         return self._products.name
 
+    @property
+    def product_dtype(self) -> ProductDtype | None:
+        """What layers multiply in where a plan does not say else; None on a device that has the base in that dtype."""
+        if self.device.type != "cpu":
+            return None
+        return ProductDtype.BF16 if self._products.name == BF16_PRODUCTS else ProductDtype.FLOAT32
+
     @contextmanager
     def computing_by(self, kernel: str, lora: str, head_rows: int, products: str) -> Generator[None]:
         """Packs that are made inside are for this kernel; adapted layers have this forward, and they and the head these
@@ -182,7 +197,10 @@ class BaseModel:
         self._kernel, self._products = self._planned_kernel(kernel), self._planned_products(products)
         self._unembedding = self._unembedding.by(head_rows)
         try:
-            with self._fused_lora.switched(lora != PEFT_LORA, self._products):
+            with (
+                self._fused_lora.switched(lora != PEFT_LORA, self._products),
+                self._frozen_linears.switched(self._products),
+            ):
                 yield
         finally:
             self._kernel, self._products, self._unembedding = before
@@ -199,7 +217,12 @@ class BaseModel:
         if planned is None or not planned.run_on(self.device):
             log.warning("products_of_plan_do_not_run", planned=name, used=self.products)
             return self._products
-        return planned()
+        products = planned()
+        if products.are_emulated:
+            log.warning(
+                "products_of_plan_are_emulated", planned=name, why="the processor has neither AVX512-BF16 nor AMX"
+            )
+        return products
 
     def budget(
         self,
@@ -303,6 +326,10 @@ class BaseModel:
         )
         return output.last_hidden_state[0]
 
+    def _proven_bf16(self) -> Products | None:
+        pack = self.pack([probe(PROBE_LENGTH, self._unembedding.num_rows)])
+        return choose_bf16(self._model, self._frozen_linears, pack, self.logprobs, self.gathers, self._ranks)
+
     def _proven(self, sharing: Sharing) -> Sharing:
         """The most sharing under which the model agrees with itself, by the kernel it was to have or the dense one. A
         difference on one rank is one on all of them: they must go on to the same kernel."""
@@ -333,7 +360,12 @@ def usual_dtype(device: str) -> torch.dtype:
 
 
 def load_base_model(
-    name_or_path: str, *, device: str = "cpu", dtype: torch.dtype | None = None, revision: str | None = None
+    name_or_path: str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    products: ProductDtype = ProductDtype.FLOAT32,
 ) -> BaseModel:
     """Load safetensors weights from a folder or the hub; code that comes with them is never run.
 
@@ -351,7 +383,7 @@ def load_base_model(
             trust_remote_code=False,
         )
         torch.nn.Module.to(model, torch.device(device))
-        return BaseModel(model)
+        return BaseModel(model, products=products)
 
 
 def _describe(

@@ -10,7 +10,7 @@ layer. Shapes and dtypes alone decide which of three ways to the same sums is ta
 
 They differ from PEFT's by rounding, so a plan says by which a gradient was computed (docs/decisions/0056), and so it
 does of the library that multiplies (`trainer.engine.products`). Few rows that torch would not multiply by itself have a
-function, too, and so have layers without an adapter.
+function, too, and so have layers without an adapter (`trainer.engine.frozen_linears`).
 """
 
 # N rows (tokens), D inputs, O outputs, R rank
@@ -41,15 +41,10 @@ class FusedLora:
         self._products = products
 
     def install(self, model: torch.nn.Module) -> None:
-        """Take the place of the forward of each linear layer that was put in since; those without an adapter only have
-        their products chosen."""
+        """Take the place of the forward of each layer that was put in since."""
         for layer in model.modules():
-            if "forward" in vars(layer):
-                continue
-            if type(layer) is Linear and _is_plain(layer):
+            if type(layer) is Linear and "forward" not in vars(layer) and _is_plain(layer):
                 layer.forward = partial(self._forward, layer, layer.forward)
-            elif type(layer) is torch.nn.Linear:
-                layer.forward = cast(Any, partial(self._without_adapter, layer))
 
     @contextmanager
     def switched(self, on: bool, products: Products | None = None) -> Generator[None]:
@@ -73,13 +68,6 @@ class FusedLora:
         y_NO = adapted_linear(x.reshape(-1, x.shape[-1]), base.weight, base.bias, a_RD, b_OR, scale, products)
         return y_NO.view(*x.shape[:-1], y_NO.shape[-1])  # an expert may be asked for no token at all
 
-    def _without_adapter(self, layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        weight_OD, x_ND = layer.weight, x.reshape(-1, x.shape[-1])
-        if weight_OD.requires_grad or not self._products.differ_for(len(x_ND), weight_OD):
-            return functional.linear(x, weight_OD, layer.bias)
-        y_NO = _Frozen.apply(x_ND, weight_OD, layer.bias, self._products)
-        return cast(torch.Tensor, y_NO).view(*x.shape[:-1], len(weight_OD))
-
 
 def _is_plain(layer: Linear) -> bool:
     return type(layer.base_layer) is torch.nn.Linear and not layer.fan_in_fan_out
@@ -97,7 +85,8 @@ def adapted_linear(
     """xWᵀ + bias + scale · (xAᵀ)Bᵀ in the dtype of x; gradient reaches x and the factors, W and bias are frozen."""
     if weight_OD.dtype != a_RD.dtype:
         return _BelowFloat32.apply(x_ND, weight_OD, bias_O, a_RD, b_OR, scale)  # pyright: ignore[reportReturnType]
-    if is_merged(len(x_ND), weight_OD):
+    rounds = products.round_for(len(x_ND), weight_OD)  # which W' would not survive
+    if is_merged(len(x_ND), weight_OD) and not rounds:
         return _Merged.apply(x_ND, weight_OD, bias_O, a_RD, b_OR, scale, products)  # pyright: ignore[reportReturnType]
     if products.differ_for(len(x_ND), weight_OD):
         return _Added.apply(x_ND, weight_OD, bias_O, a_RD, b_OR, scale, products)  # pyright: ignore[reportReturnType]
@@ -157,7 +146,7 @@ class _Added(torch.autograd.Function):
         inner_NR = products.linear(x_ND, a_RD)
         ctx.scale, ctx.products = scale, products
         ctx.save_for_backward(x_ND, weight_OD, a_RD, b_OR, inner_NR)
-        return products.add_(products.linear(x_ND, weight_OD, bias_O), inner_NR, b_OR.T, times=scale)
+        return products.add_(products.frozen(x_ND, weight_OD, bias_O), inner_NR, b_OR.T, times=scale)
 
     @staticmethod
     @once_differentiable
@@ -168,28 +157,10 @@ class _Added(torch.autograd.Function):
         inner_slopes_NR = products.multiply(dy_NO, b_OR).mul_(ctx.scale)
         dx_ND = None
         if ctx.needs_input_grad[0]:
-            dx_ND = products.add_(products.multiply(dy_NO, weight_OD), inner_slopes_NR, a_RD)
+            dx_ND = products.add_(products.through(dy_NO, weight_OD), inner_slopes_NR, a_RD)
         da_RD = products.multiply(inner_slopes_NR.T, x_ND)
         db_OR = products.multiply((inner_NR * ctx.scale).T, dy_NO).T
         return dx_ND, None, None, da_RD, db_OR, None, None
-
-
-class _Frozen(torch.autograd.Function):
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, x_ND: torch.Tensor, weight_OD: torch.Tensor, bias_O: torch.Tensor | None, products: Products
-    ) -> torch.Tensor:
-        ctx.products = products
-        ctx.save_for_backward(weight_OD)
-        return products.linear(x_ND, weight_OD, bias_O)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, dy_NO: torch.Tensor
-    ) -> tuple[torch.Tensor | None, ...]:
-        (weight_OD,) = ctx.saved_tensors
-        return ctx.products.multiply(dy_NO, weight_OD), None, None, None
 
 
 class _BelowFloat32(torch.autograd.Function):

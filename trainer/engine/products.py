@@ -19,7 +19,8 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from wire.plans import ONEDNN_PRODUCTS, TORCH_PRODUCTS
+from wire.plans import BF16_PRODUCTS, ONEDNN_PRODUCTS, TORCH_PRODUCTS
+from wire.process.product_dtype import is_worth_rounding, multiplies_bf16
 
 NUM_KERNELS = 32
 """That oneDNN keeps. A micro-batch has some twenty shapes of products, the same in all of its layers, and the next one
@@ -33,6 +34,8 @@ class Products:
     """torch's own, on any device and in any dtype. Others must be called without a graph: they have no derivative."""
 
     name: ClassVar[str] = TORCH_PRODUCTS
+    are_emulated = False
+    """Whether the processor lacks what they are for, and they take longer."""
 
     @staticmethod
     def run_on(device: torch.device) -> bool:
@@ -61,6 +64,18 @@ class Products:
     ) -> torch.Tensor:
         """to_NM, to which times · one @ other was added."""
         return to_NM.addmm_(one_NK, other_KM, alpha=times)
+
+    def round_for(self, num_rows: int, weight_OI: torch.Tensor) -> bool:
+        """Whether `frozen` and `through` round so many rows to fewer bits than they have."""
+        return False
+
+    def frozen(self, x_NI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+        """xWᵀ + bias, [N, O], of a weight of the base that is as it was stored."""
+        return self.linear(x_NI, weight_OI, bias_O)
+
+    def through(self, dy_NO: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+        """dyW, [N, I], of such a weight."""
+        return self.multiply(dy_NO, weight_OI)
 
 
 TORCH = Products()
@@ -101,7 +116,49 @@ class OneDnnProducts(Products):
         return to_NM.add_(_by_onednn(one_NK, other_KM.T), alpha=times)
 
 
-PRODUCTS: dict[str, type[Products]] = {each.name: each for each in (OneDnnProducts, Products)}
+class Bf16Products(OneDnnProducts):
+    """With a base's own weights in bfloat16, of layers that are not tiny: factors and result are rounded, sums are
+    float32. The weight is cast at each call, a seventh of what 128 rows take, and no copy is kept. All other products
+    are as oneDNN has them: those of LoRA's factors, and of the unembedding.
+
+    Where the processor has no such instructions, float32 products of the rounded factors have the same bits but for the
+    order of sums.
+    """
+
+    name = BF16_PRODUCTS
+
+    def __init__(self) -> None:
+        self.are_emulated = not multiplies_bf16()
+
+    @staticmethod
+    def are_best_on(device: torch.device) -> bool:
+        """Never unasked."""
+        return False
+
+    def differ_for(self, num_rows: int, weight_OI: torch.Tensor) -> bool:
+        return self.round_for(num_rows, weight_OI) or super().differ_for(num_rows, weight_OI)
+
+    def round_for(self, num_rows: int, weight_OI: torch.Tensor) -> bool:
+        return weight_OI.dtype == torch.float32 and num_rows > 0 and is_worth_rounding(weight_OI.numel())
+
+    def frozen(self, x_NI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+        if not self.round_for(len(x_NI), weight_OI):
+            return super().frozen(x_NI, weight_OI, bias_O)
+        y_NO = self._rounded(x_NI, weight_OI.bfloat16())
+        return y_NO if bias_O is None else y_NO.add_(bias_O)
+
+    def through(self, dy_NO: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+        if not self.round_for(len(dy_NO), weight_OI):
+            return super().through(dy_NO, weight_OI)
+        return self._rounded(dy_NO, weight_OI.bfloat16().T)
+
+    def _rounded(self, x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+        if self.are_emulated:
+            return functional.linear(x_NI.bfloat16().float(), weight_OI.float()).bfloat16().float()
+        return _by_onednn(x_NI.bfloat16(), weight_OI).float()
+
+
+PRODUCTS: dict[str, type[Products]] = {each.name: each for each in (OneDnnProducts, Products, Bf16Products)}
 """Best first: the first that is best on a device is the one that is used there."""
 
 

@@ -75,7 +75,7 @@ def disagreement(
     passes = [[datum] for datum in datums] if alone else [datums]
     packs = [pack(each) for each in passes]
     try:
-        found = [_packed(model, each, score, gathers, ranks) for each in packs]
+        found = [packed_figures(model, each, score, gathers, ranks) for each in packs]
     except (AttributeError, RuntimeError, TypeError) as error:
         return f"packed computation fails: {error}"
     with _own_attention(model):
@@ -101,9 +101,10 @@ def _family(vocab_size: int) -> list[Datum]:
     ]
 
 
-def _packed(
+def packed_figures(
     model: PreTrainedModel, pack: Pack, score: Score, gathers: Gathers, ranks: Ranks
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """logprobs_N of a pack's predictions, and slope_D, the gradient of a weighted sum of them."""
     with _embedded(model) as embedded, torch.enable_grad():
         with ranks.agreed():
             logprobs_N = score(pack)[0][pack.inverse_N]

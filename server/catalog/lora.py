@@ -19,10 +19,12 @@ _USUAL_PARTS = LoraConfig().parts
 
 def shape_of(model: ModelRow, base: ModelRow | None) -> LoraShape | None:
     """A model's adapter, as clients read it; None for what has none."""
-    if base is None:
-        return None
-    lora = lora_of(model)
-    names: Mapping[str, Sequence[str]] | None = (base.info or {}).get("lora_layers")
+    return None if base is None else shape_on(base.info, lora_of(model))
+
+
+def shape_on(info: Mapping[str, Any] | None, lora: LoraConfig) -> LoraShape:
+    """An adapter on a base, of which trainers have read `info`."""
+    names: Mapping[str, Sequence[str]] | None = (info or {}).get("lora_layers")
     layers = None if names is None else sorted({name for part in lora.parts for name in names.get(part, ())})
     targets: Any = lora.parts
     return LoraShape(rank=lora.rank, alpha=lora.alpha, targets=targets, seed=lora.init_seed, layers=layers)

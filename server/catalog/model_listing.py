@@ -6,15 +6,18 @@ writes as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg.rows import class_row, tuple_row
 
+from server.catalog.lora import shape_on
 from store.database import AsyncConnection
 from store.listed_models import LISTED
+from wire.lora import LoraConfig
 
 _VISIBLE = f"""
     (m.team_id is null or m.team_id = %(team_id)s) and {LISTED}
@@ -33,10 +36,10 @@ _PAGE = f"""
 """
 _TIME = '\'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\''
 
-# The fields of `CatalogModel`, as `server.catalog.service.catalog_model` sets them.
+# The fields of `CatalogModel`, as `server.catalog.service.catalog_model` sets them, but for `lora`.
 _CATALOG = f"""
     {_PAGE}
-    select row_to_json(item)::text from (
+    select row_to_json(item)::text, lora::text, base_id from listed, lateral (
         select
             id, name, slug as model_name,
             case upstream ->> 'api' when 'anthropic' then 'claude' when 'gemini' then 'gemini'
@@ -49,9 +52,9 @@ _CATALOG = f"""
             case when upstream is not null then
                 json_build_object('api', upstream -> 'api', 'model', upstream -> 'model') end as upstream,
             description, tags
-        from listed order by place
-    ) item
+    ) item order by place
 """
+_BASES = "select id, info from models where weights is not null"
 _TOTAL = f"select count(*) from models m where {_VISIBLE}"
 _MODELS = f"""
     {_PAGE}
@@ -82,8 +85,18 @@ async def catalog_page(
     asked = _asked(team_id, only, limit, offset)
     async with connection.cursor(row_factory=tuple_row) as cursor:
         (total,) = await (await cursor.execute(_TOTAL.encode(), asked)).fetchone() or (0,)
+        bases = dict(await (await cursor.execute(_BASES)).fetchall())
         rows = await (await cursor.execute(_CATALOG.encode(), asked)).fetchall()
-    return f'{{"items":[{",".join([item for (item,) in rows])}],"total":{total}}}'
+    shapes = {one: _shape(bases, *one) for one in {row[1:] for row in rows}}
+    items = [f'{item[:-1]},"lora":{shapes[adapter, base_id]}}}' for item, adapter, base_id in rows]
+    return f'{{"items":[{",".join(items)}],"total":{total}}}'
+
+
+def _shape(bases: Mapping[UUID, dict[str, Any] | None], adapter: str | None, base_id: UUID | None) -> str:
+    """An adapter as JSON. Thousands of models have a few of them."""
+    if base_id is None:
+        return "null"
+    return shape_on(bases.get(base_id), LoraConfig(**json.loads(adapter or "{}"))).model_dump_json()
 
 
 async def visible_models(

@@ -46,6 +46,8 @@ async def test_without_a_limit_the_whole_catalog_comes_and_with_one_it_is_paged(
 
 async def test_the_catalog_says_of_a_model_what_the_model_itself_says(team, base, database):
     paused, described = [await team.fork(str(base.id)) for _ in range(2)]
+    chosen = {"source_model_id": str(base.id), "name": f"m-{uuid.uuid4().hex[:8]}", "lora": {"rank": 4, "seed": 7}}
+    (await team.http.post("/v2/models/fork", json=chosen)).raise_for_status()
     (await team.http.post(f"/v2/models/{paused['id']}/pause", json={"reason": 'to "look" at it: é'})).raise_for_status()
     told = {"description": "of the sums", "tags": ["a", "b, c"]}
     (await team.http.patch(f"/v2/models/{described['id']}", json=told)).raise_for_status()
@@ -59,6 +61,7 @@ async def test_the_catalog_says_of_a_model_what_the_model_itself_says(team, base
         ]
         session.add_all(vendors)
     rows = (await team.http.get("/v2/models")).json()["items"]
+    assert {row["lora"]["rank"] for row in rows if row["lora"]} >= {4, described["lora"]["rank"]}
     assert {row["provider"]["name"] for row in rows} >= {"headway", "openai", "anthropic", "gemini"}
     for row in rows:
         itself = (await team.http.get(f"/v2/models/{row['id']}")).json()

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import product
@@ -91,7 +91,7 @@ class BaseModel:
         self._layers = AdaptedLayers(model)
         self._adapters: dict[LoraConfig, LiveAdapter] = {}
         self._active: LiveAdapter | None = None
-        self._bytes_per_token: dict[tuple[str, bool], float] = {}
+        self._bytes_per_token: dict[tuple[LiveAdapter, bool], float] = {}
         for mixer in linear_mixers(model):
             expand(mixer)
         self._recomputation = Recomputation(model)
@@ -140,13 +140,6 @@ class BaseModel:
             self._fused_lora.install(self._model)
             self._active = None
         return self._adapters[shape]
-
-    def keep_adapters(self, shapes: Collection[LoraConfig]) -> None:
-        """Remove the live adapters of all other shapes; they are made anew when they are asked for."""
-        kept = {replace(lora, init_seed=0) for lora in shapes}
-        for shape in self._adapters.keys() - kept:
-            self._adapters.pop(shape).remove()
-            self._active = None
 
     def lora_targets(self, lora: LoraConfig) -> list[str]:
         """Names of the layers that such an adapter changes; none where this base refuses it."""
@@ -284,7 +277,7 @@ class BaseModel:
             return self.logprobs(pack)[0]
 
     def measure_activations(self) -> None:
-        """Measure, once a shape and forward of its layers on a short pass, what a pass keeps for its backward: it
+        """Measure, once an adapter and forward of its layers on a short pass, what a pass keeps for its backward: it
         holds for whatever the architecture and PEFT keep."""
         if self._adapted_by not in self._bytes_per_token:
             with self._ranks.agreed():
@@ -307,10 +300,10 @@ class BaseModel:
         return half if self.device.type == "cuda" else min(half, _MAX_ACTIVATION_BYTES_ON_CPU)
 
     @property
-    def _adapted_by(self) -> tuple[str, bool]:
-        """The bound adapter's shape, and whether its layers are fused: PEFT's forward keeps more."""
+    def _adapted_by(self) -> tuple[LiveAdapter, bool]:
+        """The bound adapter, and whether its layers are fused: PEFT's forward keeps more."""
         assert self._active is not None, "bind a session first"
-        return self._active.name, self._fused_lora.is_on
+        return self._active, self._fused_lora.is_on
 
     def _head_update(self) -> HeadUpdate | None:
         return self._active.head_update if self._active is not None else None

@@ -156,9 +156,8 @@ class TrainingEngine:
             self._sessions.put(model, session)
 
     def close(self, model: UUID) -> None:
-        """Forget everything of this model, and the layers of its shape if no other one has it."""
+        """Forget everything of this model."""
         self._sessions.remove(model)
-        self._base.keep_adapters(self._sessions.shapes())
 
     def holds(self, model: UUID) -> bool:
         """Whether the model is open. One that was parked is brought back; if that fails, it is not open any more."""

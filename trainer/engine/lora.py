@@ -162,16 +162,5 @@ class LiveAdapter:
             parameter.grad = None
         self._bound = self._scratch_gradient = None
 
-    def remove(self) -> None:
-        """Take these layers out of the model, with the scratch: no session has this shape any more."""
-        self._parameters, self._layers, self._bound, self._head = [], [], None, None
-        self.scratch_gradient = self.scratch_gradient.new_zeros(0)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Adapter .* was active which is now deleted")
-            for module in self._model.modules():
-                if isinstance(module, LoraLayer):
-                    module.delete_adapter(self.name)
-        getattr(self._model, "peft_config", {}).pop(self.name, None)
-
     def _own_parameters(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((name, p) for name, p in model.named_parameters() if f".{self.name}." in name)

@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 
 from trainer.engine.session import Session
 from trainer.engine.spill import SpilledSession, SpillFolder
-from wire.engine import LoraConfig
 from wire.errors import NotFound
 
 log = structlog.get_logger(__name__)
@@ -70,11 +69,6 @@ class ResidentSessions:
         self._on_host.pop(model, None)
         if spilled := self._on_disk.pop(model, None):
             self._spill.remove(spilled)
-
-    def shapes(self) -> set[LoraConfig]:
-        """Of all sessions, wherever they are."""
-        held = [*self._resident.values(), *self._on_host.values(), *self._on_disk.values()]
-        return {session.lora for session in held}
 
     def places(self) -> dict[str, tuple[int, int]]:
         """Sessions and their bytes by where they are. May be called from any thread."""

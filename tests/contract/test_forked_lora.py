@@ -119,6 +119,9 @@ async def test_parts_that_the_base_lacks_are_refused_with_those_that_it_has(team
     assert made["lora"]["layers"] == ["lm_head"]
     plain = await forked(team, read_base.slug, rank=2)  # who names no parts gets the layers that there are
     assert plain.json()["lora"]["layers"] == ["o_proj", "q_proj", "up_proj"]
+    rows = {row["id"]: row for row in (await team.http.get("/v2/models")).json()["items"]}
+    for model in (made, plain.json()):
+        assert rows[model["id"]]["lora"] == model["lora"]
 
 
 @pytest.mark.usefixtures("low_ranks")
@@ -146,6 +149,17 @@ async def test_a_fork_of_trained_weights_has_their_shape(team: Team, base: Model
     assert (same.status_code, same.json()["lora"]) == (201, source["lora"])
     plain = await team.fork(source["id"])
     assert await row_of(database, plain["id"]) == await row_of(database, source["id"])
+
+
+async def test_a_row_that_says_less_has_what_the_trainer_takes(team: Team, base: ModelRow, database: AsyncDatabase):
+    model = await team.fork(str(base.id))
+    async with database.session() as session:
+        row = update(ModelRow).where(ModelRow.id == uuid.UUID(model["id"]))
+        await session.execute(row.values(lora={"rank": 4, "unembed": True}))
+    shown = (await team.http.get(f"/v2/models/{model['id']}")).json()
+    assert shown["lora"] == {**model["lora"], "rank": 4, "targets": ["attn", "mlp", "unembed"]}
+    rows = (await team.http.get("/v2/models")).json()["items"]
+    assert next(row for row in rows if row["id"] == model["id"]) == shown
 
 
 async def test_it_is_forked_and_shown_on_a_command_line(team: Team, base: ModelRow):

@@ -85,6 +85,7 @@ def test_what_vllm_would_serve_silently_wrong_is_refused_before_it_sees_it(backe
         backend.load_adapter("narrow", adapter)
     config = adapter / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 128}))
+    assert backend.details.max_lora_rank == 64, "which the server refuses at the fork already"
     with pytest.raises(InvalidRequest, match="rank 128"):
         backend.load_adapter("wide", adapter)
 

@@ -86,7 +86,7 @@ def test_no_key_is_logged_or_stored(box: Box):
     secret = box.env["HUD_API_KEY"]
     box.call("GET", "/v2/models")
     logs = [p.read_text(errors="replace") for p in (box.data_dir / "logs").glob("*.log")]
-    assert len(logs) == 4
+    assert len(logs) == 5
     secrets = [secret, (box.data_dir / "runner-key").read_text()]
     assert not [text for text in logs if any(one in text for one in secrets)]
     dump = headway("keys", "list", "--data-dir", str(box.data_dir)).stdout

@@ -7,7 +7,6 @@ process, the tiny base's weights rounded to bfloat16 and its layers rounded thou
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bench.bf16_products import CACHE, Planes, open_planes, stored_in_bf16
+from bench.figures import write_figures
 from bench.policies import MODEL
 from bench.sampling_rate import sample
 from examples.arithmetic.problems import Problem, score, split_problems
@@ -38,6 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--products", type=ProductDtype, choices=list(ProductDtype), default=ProductDtype.BF16)
+    parser.add_argument("--out", type=Path, help="file for the figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, patch.object(product_dtype, "LEAST_WEIGHTS", 0):
@@ -47,7 +48,7 @@ def main() -> int:
     rewards, k3s = zip(*found, strict=True)
     last = statistics.mean(rewards[-5:])
     figures = {"first": rewards[0], "last_five": last, "most_k3": max(k3s), "rewards": rewards}
-    print(json.dumps({"bench": "bf16_climb", "products": options.products, **figures}))
+    write_figures("bf16_climb", {"products": options.products, **figures}, options.out)
     return 0 if last >= _CLIMBED else 1
 
 

@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
-import os
 import statistics
 import sys
 import tempfile
@@ -32,6 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.batches import SHAPES, Shape
 from bench.clock import alternate, ratio, say, step_seconds
+from bench.figures import write_figures
 from bench.policies import LOSS, MODEL, Policies, load_policies
 from bench.sampling_rate import random_prompts, sample
 from sampler.backends.local import LocalBackend, open_backend
@@ -63,12 +62,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--answers", type=int, default=32, help="of which the KL is taken, 64 tokens each")
+    parser.add_argument("--out", type=Path, help="file for the figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with patch.object(product_dtype, "LEAST_WEIGHTS", 0):
         found = {name: _measure(name, options) for name in options.bases}
-    about = {"load_average": round(os.getloadavg()[0], 1), "torch": torch.__version__}
-    print(json.dumps({"bench": "bf16_products", **about, "bases": found}))
+    write_figures("bf16_products", {"bases": found}, options.out)
     return 0
 
 

@@ -1,7 +1,8 @@
 """Starts processes from one that has imported their libraries (`cli.box.forking`), where that can be done.
 
-Whoever gets None starts the process as any other: where the fork server has died, does not answer, or has another
-environment than the process shall have. It is started anew for the next one, unless it ended by itself.
+Whoever gets None starts the process as any other: where the fork server has died, does not answer, has another
+environment than the process shall have, or has imported files that were replaced since, as by an upgrade. It is started
+anew for the next one, unless it ended by itself.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class ForkServer:
             socket.send_fds(self._connection, [json.dumps(request).encode()], [stdin, log])
             answer = self._connection.recv(32)
         if not int(answer or 0):
-            raise ChildProcessError("the fork server has ended, or could not fork")
+            raise ChildProcessError("the fork server has ended, could not fork, or has imported what is out of date")
         return int(answer)
 
     def _replace(self) -> None:

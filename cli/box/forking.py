@@ -2,9 +2,10 @@
 in memory once, and a plane starts without the seconds that its imports take.
 
 `cli.box.fork_server` starts it as `python -m cli.box.forking SOCKET PADDING`, and asks for one process a message: its
-command line and environment as JSON, its stdin and its log as descriptors. The answer is a process id, or 0. A plane is
-forked twice, so that it is an orphan at once, and becomes the child of whoever asked, who reaps orphans meanwhile: its
-exit status and its signals are any child's, and it does not depend on this process.
+command line and environment as JSON, its stdin and its log as descriptors. The answer is a process id, or 0 where there
+is no room, or where a file that was imported has been replaced: a plane imports its own modules, which may not fit what
+was there before. A plane is forked twice, so that it is an orphan at once, and becomes the child of whoever asked, who
+reaps orphans meanwhile: its exit status and its signals are any child's, and it does not depend on this process.
 
 A fork copies the calling thread alone. So nothing here runs another one: no OpenMP team, for nothing is computed, and
 numpy's OpenBLAS, which does start one, ends it before each fork.
@@ -18,6 +19,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -33,6 +35,8 @@ LIBRARIES = (
 
 READY = b"ready"
 MAX_MESSAGE_BYTES = 1 << 20
+Written = dict[str, tuple[int, int]]
+"""Of each file that was imported, when it was written (nanoseconds), and its size in bytes."""
 _PLACES_OF_ARGUMENTS = slice(45, 47)  # in /proc/self/stat, behind the name: where argv begins and ends
 
 
@@ -49,9 +53,10 @@ def main() -> None:
     for name in LIBRARIES:
         with suppress(ModuleNotFoundError):  # an installation without the extra of a plane
             import_module(name)
+    written = _written(_imported_files())
     gc.collect()
     gc.freeze()  # a collection would write to every object
-    asked = _forks(socket.socket(fileno=int(sys.argv[1])))
+    asked = _forks(socket.socket(fileno=int(sys.argv[1])), written)
     if asked is not None:
         _become(asked)
         from cli.start import start
@@ -59,7 +64,21 @@ def main() -> None:
         start()
 
 
-def _forks(connection: socket.socket) -> _Asked | None:
+def _imported_files() -> list[str]:
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return [file for file in files if isinstance(file, str)]
+
+
+def _written(files: Iterable[str]) -> Written:
+    found = Written()
+    for file in files:
+        with suppress(OSError):
+            status = os.stat(file)
+            found[file] = status.st_mtime_ns, status.st_size
+    return found
+
+
+def _forks(connection: socket.socket, written: Written) -> _Asked | None:
     """In each fork, what it was asked to be. None once nobody can ask any more."""
     with connection:
         if not _is_alone():
@@ -69,7 +88,7 @@ def _forks(connection: socket.socket) -> _Asked | None:
             message, descriptors, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, 2)
             if not message:
                 return None
-            pid = _fork_orphan()
+            pid = _fork_orphan() if _written(written) == written else 0
             if pid is None:
                 return _Asked(**json.loads(message), stdin=descriptors[0], log=descriptors[1])
             for descriptor in descriptors:

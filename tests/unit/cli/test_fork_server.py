@@ -140,6 +140,23 @@ def test_a_server_that_ends_by_itself_is_not_started_again(tmp_path: Path):
         assert server.pid == first
 
 
+def test_what_was_upgraded_meanwhile_is_imported_anew(tmp_path: Path, fork):
+    """A plane's own modules are imported after the fork, and need not fit those from before."""
+    (library := tmp_path / "written_by_a_test.py").write_text("")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [ENVIRONMENT.get("PYTHONPATH")])])
+    environment, version = {**ENVIRONMENT, "PYTHONPATH": path}, [*HEADWAY, "--version"]
+    with (
+        patch.object(fork_server, "_MODULE", "tests.unit.cli.forking_nothing"),
+        ForkServer(tmp_path / "log", environment) as server,
+    ):
+        fork(server, "--version", PYTHONPATH=path)[0].wait(20)
+        library.write_text("of = 'another version'")
+        assert server.fork(version, environment, 2) is None
+        fork(server, "--version", PYTHONPATH=path)[0].wait(20)
+        library.unlink()
+        assert server.fork(version, environment, 2) is None
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 @patch.dict(os.environ, ENVIRONMENT, clear=True)  # pytest's changes with each test, as no box's does
 def test_children_are_started_where_they_cannot_be_forked(own_server: ForkServer, tmp_path: Path, is_there: bool):

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -23,7 +23,7 @@ from cli.box.forked_process import ForkedProcess
 from cli.box.forking import READY
 
 _PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h
-_IMPORTED_WITHIN_S, _FORKED_WITHIN_S = 120.0, 10.0
+_IMPORTED_WITHIN_S, _FORKED_WITHIN_S, _ENDED_WITHIN_S = 120.0, 10.0, 10.0
 _MODULE = "cli.box.forking"
 _PADDING = "." * 2048
 """Room for the command lines that forks show."""
@@ -64,10 +64,12 @@ class ForkServer:
         try:
             pid = self._ask({"command": command, "environment": dict(environment)}, reading, log)
             return _adopted(command, pid, writing)
-        except OSError:
-            os.close(writing)
-            self._process.kill()
-            self._replace()
+        except BaseException as error:  # by SIGTERM too: a plane that was forked meanwhile ends with its stdin
+            with suppress(OSError):
+                os.close(writing)
+            if not isinstance(error, OSError):
+                raise
+            self._give_up(error)
             return None
         finally:
             os.close(reading)
@@ -90,7 +92,9 @@ class ForkServer:
         """The process id. Raises OSError."""
         if not self._is_ready:
             self._connection.settimeout(_IMPORTED_WITHIN_S)
-            self._is_ready = self._connection.recv(len(READY)) == READY
+            if self._connection.recv(len(READY)) != READY:
+                raise ConnectionResetError("the fork server ends")
+            self._is_ready = True
         self._connection.settimeout(_FORKED_WITHIN_S)
         with _adopting():
             socket.send_fds(self._connection, [json.dumps(request).encode()], [stdin, log])
@@ -98,6 +102,14 @@ class ForkServer:
         if not int(answer or 0):
             raise ChildProcessError("the fork server has ended, could not fork, or has imported what is out of date")
         return int(answer)
+
+    def _give_up(self, error: OSError) -> None:
+        """One that has hung up may be about to end by itself, and shall not seem to have been killed."""
+        if isinstance(error, ConnectionError):
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_ENDED_WITHIN_S)
+        self._process.kill()
+        self._replace()
 
     def _replace(self) -> None:
         was_killed = self._process.wait() < 0

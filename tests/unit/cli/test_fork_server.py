@@ -140,6 +140,17 @@ def test_a_server_that_ends_by_itself_is_not_started_again(tmp_path: Path):
         assert server.pid == first
 
 
+def test_a_server_that_takes_a_while_to_end_by_itself_is_not_started_again(tmp_path: Path):
+    with (
+        patch.object(fork_server, "_MODULE", "tests.unit.cli.forking_beside_a_thread"),
+        ForkServer(tmp_path / "log", ENVIRONMENT) as server,
+    ):
+        first = server.pid
+        for _ in range(3):
+            assert server.fork([*HEADWAY, "--version"], ENVIRONMENT, 2) is None
+        assert server.pid == first
+
+
 def test_what_was_upgraded_meanwhile_is_imported_anew(tmp_path: Path, fork):
     """A plane's own modules are imported after the fork, and need not fit those from before."""
     (library := tmp_path / "written_by_a_test.py").write_text("")
@@ -155,6 +166,17 @@ def test_what_was_upgraded_meanwhile_is_imported_anew(tmp_path: Path, fork):
         fork(server, "--version", PYTHONPATH=path)[0].wait(20)
         library.unlink()
         assert server.fork(version, environment, 2) is None
+
+
+def test_a_plane_that_was_being_forked_when_all_is_stopped_ends_too(own_server: ForkServer, tmp_path: Path):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with patch.object(fork_server, "_adopted", stop), pytest.raises(KeyboardInterrupt) as stopped:
+        own_server.fork([*HEADWAY, "--version"], ENVIRONMENT, 2)
+    frame = next(entry.frame for entry in stopped.traceback if entry.name == "fork")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(frame.f_locals["writing"])
 
 
 @pytest.mark.parametrize("is_there", [True, False])

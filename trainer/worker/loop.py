@@ -177,6 +177,9 @@ class Worker:
     def close(self) -> None:
         """Listen no more; what is being written in the background is finished."""
         self._continuations.close(_LAST_CONTINUATIONS_S)
+        while (ended := self._continuations.collect()) is not None:
+            if ended.error is None:  # what has failed is handed back
+                self._note(ended)
         self._listener.close()
         self._models.close()
 
@@ -241,9 +244,12 @@ class Worker:
         """Note how operations have ended that went on beside the engine."""
         while (ended := self._continuations.collect()) is not None:
             self._busy_at = time.monotonic()
-            one = ended.continuation
-            with self._letting_go(one.model.id), self._metrics.rest_of(one.operation, one.model):
-                self._end(ended)
+            self._note(ended)
+
+    def _note(self, ended: Ended) -> None:
+        one = ended.continuation
+        with self._letting_go(one.model.id), self._metrics.rest_of(one.operation, one.model):
+            self._end(ended)
 
     def _end(self, ended: Ended) -> None:
         one = ended.continuation

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
+import numpy as np
 import psycopg
 import pytest
 from sqlalchemy import delete, select, update
@@ -23,10 +24,11 @@ from store.notify import OPERATION_QUEUED
 from store.oplog import leaving
 from store.planes.adapters import forget_adapter, report_adapter
 from store.planes.registration import register_sampler
+from store.rollouts.trainer_logprobs import read_trainer_logprobs
 from store.tables import CheckpointRow, OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World
-from tests.unit.planes.test_worker import Trainer, expire_leases
+from tests.unit.planes.test_worker import Trainer, a_rollout, expire_leases
 from trainer.worker import continuations
 from trainer.worker.cancellation import Cancellation
 from trainer.worker.continuations import Continuation, Continuations
@@ -220,6 +222,31 @@ async def test_a_pass_that_cannot_be_written_down_is_computed_again(scene: Scene
     scene.load(scene.until(scene.staged)[0])
     scene.until(lambda: scene.has_ended(step))
     assert scene.trainer.served_weights() == 1.0
+
+
+async def test_what_is_written_down_while_a_trainer_stops_is_noted_as_ever(scene: Scene, monkeypatch):
+    """Its logprobs are kept, too."""
+    scene.end()
+    complete = scene.trainer.worker._passes._complete
+
+    def complete_late(lease: Any, operation: Any, done: Any) -> None:
+        if operation.model_id == scene.first:
+            assert scene.stop.requested.wait(WAIT_S)
+        complete(lease, operation, done)
+
+    monkeypatch.setattr(scene.trainer.worker._passes, "_complete", complete_late)
+    trace_id = await a_rollout(scene.trainer)
+    scene.trainer.engine.logprobs = [np.array([-2.5], np.float32)]
+    first = await scene.trainer.pass_of(1.0, trace_id=trace_id.hex)
+    other = await scene.trainer.pass_of(2.0, model_id=scene.other)
+    scene.begin()
+    scene.until(lambda: scene.has_ended(other))
+    scene.end()
+    assert scene.trainer.now(first).state == "done"
+    scene.trainer.keeper.close()
+    async with scene.trainer.async_database.connection() as connection:
+        found = await read_trainer_logprobs(connection, scene.trainer.world.team_id, [trace_id])
+    assert [kept.operation_id for kept in found[trace_id].values()] == [first.id]
 
 
 async def test_a_staged_checkpoint_that_postgresql_has_lost_is_made_again(scene: Scene):

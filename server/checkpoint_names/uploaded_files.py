@@ -19,6 +19,7 @@ import numpy as np
 
 from server.checkpoint_names.adapter_files import ADAPTER_FILES
 from wire.errors import InvalidRequest
+from wire.lora import MAX_LORA_ALPHA
 
 _CONFIG, _WEIGHTS = ADAPTER_FILES
 _MOST_CONFIG, _MOST_HEADER = 1024**2, 16 * 1024**2
@@ -85,13 +86,17 @@ def _read_config(path: Path) -> tuple[int, int]:
     if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
         raise InvalidRequest(f"{_CONFIG} is not that of a LoRA adapter")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not 1 <= rank <= _MOST_RANK:
+    if not _is_number(rank, int) or not 1 <= rank <= _MOST_RANK:
         raise InvalidRequest(f"{_CONFIG}: r must be a number from 1 to {_MOST_RANK}")
-    if not isinstance(alpha, int | float) or alpha != int(alpha) or alpha < 1:
-        raise InvalidRequest(f"{_CONFIG}: lora_alpha must be a whole number")
+    if not _is_number(alpha, int | float) or not 1 <= alpha <= MAX_LORA_ALPHA or alpha != int(alpha):
+        raise InvalidRequest(f"{_CONFIG}: lora_alpha must be a whole number from 1 to {MAX_LORA_ALPHA}")
     if config.get("use_rslora"):
         raise InvalidRequest(f"{_CONFIG}: use_rslora is not supported: adapters are scaled by lora_alpha / r")
     return rank, int(alpha)
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _check_weights(path: Path, rank: int) -> set[str]:

@@ -172,4 +172,6 @@ def _is_large(num_rows: int, matrix: torch.Tensor) -> bool:
 
 
 def _by_onednn(x_NI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    """Strides of factors are heeded; a bias is read as though it had none."""
+    bias_O = None if bias_O is None else bias_O.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")

@@ -68,6 +68,19 @@ def test_a_product_is_as_exact_as_torchs() -> None:
 
 
 @runs
+def test_what_is_multiplied_may_lie_in_memory_in_any_way() -> None:
+    one, other, bias = matrices((LARGE, INPUTS), (OUTPUTS, INPUTS), (1, OUTPUTS))
+    expected = ONEDNN.linear(one, other, bias[0])
+
+    def apart(matrix: torch.Tensor) -> torch.Tensor:
+        return torch.stack([matrix, torch.full_like(matrix, 7.0)], -1)[..., 0]
+
+    for x, weight, shift in ((apart(one), other, bias[0]), (one, apart(other), bias[0]), (one, other, apart(bias)[0])):
+        assert error(ONEDNN.linear(x, weight, shift), expected) < 1e-6
+    assert error(ONEDNN.linear(one, other, bias[0, :1].expand(OUTPUTS)), one @ other.T + bias[0, :1]) < 1e-6
+
+
+@runs
 @pytest.mark.parametrize(("rows", "dtype"), [(8, torch.float32), (LARGE, torch.float64), (LARGE, torch.bfloat16)])
 def test_small_products_and_other_dtypes_are_torchs_to_the_bit(rows: int, dtype: torch.dtype) -> None:
     one, other, to = matrices((rows, INPUTS), (OUTPUTS, INPUTS), (rows, OUTPUTS), dtype=dtype)

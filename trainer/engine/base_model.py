@@ -263,8 +263,11 @@ class BaseModel:
 
     def most_likely(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
         """ids_P of the most likely tokens at the pack's predictions and logprobs_P, without gradient. For short packs:
-        makes all of their logits."""
-        with torch.no_grad(), self.gathers.forward():
+        makes all of their logits. By float32 products where these are a choice: a sampler with an engine of its own,
+        which has no part in the choice, compares its logprobs with these."""
+        exact = choose_products(self.device).name
+        by = self.computing_by(self.kernel, FUSED_LORA, self.head_rows, exact)
+        with torch.no_grad(), by, self.gathers.forward():
             hidden_PD = self._hidden(pack).index_select(0, pack.rows_P)
             logits_PV = all_logits(hidden_PD, self._unembedding, self._head_update(), self._products)
             logprobs_P, ids_P = logits_PV.log_softmax(-1).max(-1)

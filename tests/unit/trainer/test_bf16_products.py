@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from tests.unit.trainer.tiny import LORA, MODEL, BatchEngine, mixed_batch, opened, session, tiny_model
 from trainer.engine import bf16_check, products
 from trainer.engine.base_model import BaseModel, load_base_model
+from trainer.engine.canary import compute_canary
 from trainer.engine.engine import EngineSettings
 from trainer.engine.fused_lora import adapted_linear
 from trainer.engine.products import TORCH, Bf16Products
@@ -102,6 +103,14 @@ def test_an_update_smaller_than_a_bit_of_the_weight_is_not_lost() -> None:
     x_ND, weight_OD = torch.ones(60, 4), torch.full((4, 4), 1.0)
     y_NO = adapted_linear(x_ND, weight_OD, None, torch.ones(1, 4), torch.full((4, 1), 1e-4), 1.0, Bf16Products())
     assert torch.allclose(y_NO, torch.full((60, 4), 4 + 4e-4), rtol=1e-6)
+
+
+def test_the_canary_is_computed_in_float32() -> None:
+    """vLLM's logprobs are held against it to 1e-3 nats."""
+    engine, exact = engine_in(ProductDtype.BF16), engine_in(ProductDtype.FLOAT32)
+    of_bf16, of_float32 = (compute_canary(each._base, session(each)) for each in (engine, exact))
+    assert of_bf16 == of_float32
+    assert engine.plan(mixed_batch()).products == BF16_PRODUCTS
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "qwen3 with experts"])

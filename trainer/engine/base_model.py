@@ -96,7 +96,7 @@ class BaseModel:
             expand(mixer)
         self._recomputation = Recomputation(model)
         self._products = choose_products(model.device)
-        self._frozen_linears = FrozenLinears(model)
+        self._frozen_linears = FrozenLinears(model, self._products)
         self._ranks: Ranks = ranks or Alone()
         sharing = self._proven(known_sharing(model))
         if products is ProductDtype.BF16 and model.device.type == "cpu":
@@ -336,7 +336,9 @@ class BaseModel:
                 continue
             self._kernel = kernel
             alone = attempt is Sharing.NOTHING
-            mine = disagreement(self._model, self.pack, self.logprobs, self.gathers, self._ranks, alone=alone)
+            mine = disagreement(
+                self._model, self._frozen_linears, self.pack, self.logprobs, self.gathers, self._ranks, alone=alone
+            )
             difference = next(filter(None, self._ranks.gathered(mine)), None)
             if difference is None:
                 return attempt

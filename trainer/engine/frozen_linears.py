@@ -22,8 +22,8 @@ from wire.process.product_dtype import is_worth_rounding
 class FrozenLinears:
     """Takes the place of the forward of all of them but the head, which `trainer.engine.logprobs` computes."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.products = TORCH
+    def __init__(self, model: PreTrainedModel, products: Products = TORCH) -> None:
+        self.products = products
         head = model.get_output_embeddings()
         linears = [module for module in model.modules() if type(module) is torch.nn.Linear and module is not head]
         self._layers = linears if model.device.type == "cpu" else []

@@ -19,8 +19,10 @@ import torch
 from transformers import PreTrainedModel
 
 from trainer.engine.attention import IMPLEMENTATION
+from trainer.engine.frozen_linears import FrozenLinears
 from trainer.engine.gathers import Gathers
 from trainer.engine.packing import Pack
+from trainer.engine.products import TORCH
 from trainer.engine.ranks import Ranks
 from wire.datums import Datum, Origin
 from wire.extension import Int32Array, TokenSequence
@@ -56,6 +58,7 @@ def probe_ids(datum: Datum) -> Int32Array:
 
 def disagreement(
     model: PreTrainedModel,
+    linears: FrozenLinears,
     pack: Callable[[Sequence[Datum]], Pack],
     score: Score,
     gathers: Gathers,
@@ -65,10 +68,10 @@ def disagreement(
 ) -> str | None:
     """How packed logprobs or their gradients differ from the model's own eager ones; None if they agree.
 
-    gathers: of the model; `score` makes those of its forward. ranks: after each pass they agree that all came to its
-    end. alone: sequences are packed, and computed by the model itself, one by one. Gradients are those of the embedded
-    tokens, through all of the model. A model that cannot be run as it is run here differs, too. Raises
-    UnsupportedArchitecture for what no kernel computes.
+    linears: of the model, by torch's products where it computes by itself. gathers: of the model; `score` makes those
+    of its forward. ranks: after each pass they agree that all came to its end. alone: sequences are packed, and
+    computed by the model itself, one by one. Gradients are those of the embedded tokens, through all of the model. A
+    model that cannot be run as it is run here differs, too. Raises UnsupportedArchitecture for what no kernel computes.
     """
     datums = _family(int(model.config.vocab_size))
     close, aligned = _TOLERANCES.get(model.dtype, _LOW_PRECISION_TOLERANCES)
@@ -78,7 +81,7 @@ def disagreement(
         found = [packed_figures(model, each, score, gathers, ranks) for each in packs]
     except (AttributeError, RuntimeError, TypeError) as error:
         return f"packed computation fails: {error}"
-    with _own_attention(model):
+    with _own_attention(model), linears.switched(TORCH):
         own = [_own(model, each, gathers, ranks) for each in passes]
     logprobs_N, own_N = (torch.cat([logprobs for logprobs, _ in each]).double() for each in (found, own))
     if not (difference := (logprobs_N - own_N).abs().mean().item()) <= close:

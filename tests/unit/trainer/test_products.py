@@ -13,8 +13,10 @@ import torch
 from structlog.testing import capture_logs
 
 from tests.unit.trainer.naive import worst_relative_error
-from tests.unit.trainer.tiny import LORA, MODEL, gradients, mixed_batch, opened, session, tiny_engine
+from tests.unit.trainer.tiny import LORA, MODEL, gradients, mixed_batch, opened, session, tiny_engine, tiny_model
 from trainer.engine import products
+from trainer.engine.attention import UnsupportedArchitecture
+from trainer.engine.base_model import BaseModel
 from trainer.engine.fused_lora import adapted_linear, is_merged
 from trainer.engine.logprobs import HeadUpdate, action_logprobs, all_logits
 from trainer.engine.products import TORCH, OneDnnProducts, Products, choose_products
@@ -31,6 +33,8 @@ LARGE = products._WORTH_A_KERNEL // (INPUTS * OUTPUTS) + 1
 
 ATTENTION = {(32, 24), (16, 24), (24, 32)}
 """Shapes of the tiny model's projections of queries, of keys, and out of attention."""
+UP = (40, 24)
+"""Of the projections into the MLP."""
 
 runs = pytest.mark.skipif(not OneDnnProducts.run_on(CPU), reason="this torch has no oneDNN")
 
@@ -171,6 +175,21 @@ def test_layers_without_an_adapter_have_these_products_too(lora: str) -> None:
         factors = {tuple(call.args[1].shape) for call in product.call_args_list}
         assert factors.issuperset(ATTENTION) is (name == ONEDNN_PRODUCTS)
     assert worst_relative_error(found[ONEDNN_PRODUCTS], found[TORCH_PRODUCTS]) <= 1e-5
+
+
+@runs
+@pytest.mark.usefixtures("all_large")
+@pytest.mark.parametrize("is_forward", [True, False], ids=["forwards", "backwards"])
+def test_a_machine_that_multiplies_layers_wrongly_is_noticed_at_load(is_forward: bool) -> None:
+    right = products._by_onednn
+
+    def wrong(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        is_wrong = weight.shape == (UP if is_forward else UP[::-1]) and weight.is_contiguous() is is_forward
+        return right(x, weight, bias) * (1.5 if is_wrong else 1.0)
+
+    BaseModel(tiny_model())
+    with patch.object(products, "_by_onednn", wrong), pytest.raises(UnsupportedArchitecture):
+        BaseModel(tiny_model())
 
 
 @pytest.mark.parametrize(

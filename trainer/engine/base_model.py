@@ -210,7 +210,7 @@ class BaseModel:
         if planned is None or not planned.run_on(self.device):
             log.warning("products_of_plan_do_not_run", planned=name, used=self.products)
             return self._products
-        products = planned()
+        products = self._products if type(self._products) is planned else planned()
         if products.are_emulated:
             log.warning(
                 "products_of_plan_are_emulated", planned=name, why="the processor has neither AVX512-BF16 nor AMX"

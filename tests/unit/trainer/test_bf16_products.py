@@ -105,6 +105,14 @@ def test_an_update_smaller_than_a_bit_of_the_weight_is_not_lost() -> None:
     assert torch.allclose(y_NO, torch.full((60, 4), 4 + 4e-4), rtol=1e-6)
 
 
+def test_the_processor_is_not_looked_at_in_each_pass() -> None:
+    """The kernel takes milliseconds to say what hundreds of cores are."""
+    engine = engine_in(ProductDtype.BF16)
+    with patch.object(products, "multiplies_bf16") as looks:
+        learnt(engine)
+    looks.assert_not_called()
+
+
 def test_the_canary_is_computed_in_float32() -> None:
     """vLLM's logprobs are held against it to 1e-3 nats."""
     engine, exact = engine_in(ProductDtype.BF16), engine_in(ProductDtype.FLOAT32)

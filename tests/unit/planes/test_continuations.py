@@ -224,6 +224,65 @@ async def test_a_pass_that_cannot_be_written_down_is_computed_again(scene: Scene
     assert scene.trainer.served_weights() == 1.0
 
 
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_a_pass_during_whose_commit_the_database_goes_away_counts_once(scene: Scene, monkeypatch, is_written):
+    scene.end()
+    losses = iter([psycopg.OperationalError("server closed the connection unexpectedly")])
+    complete = scene.trainer.worker._passes._complete
+
+    def lose_once(lease: Any, operation: Any, done: Any) -> None:
+        loss = next(losses, None) if operation.model_id == scene.first else None
+        if is_written or loss is None:
+            complete(lease, operation, done)
+        if loss is not None:
+            raise loss
+
+    monkeypatch.setattr(scene.trainer.worker._passes, "_complete", lose_once)
+    first = await scene.trainer.pass_of(1.0)
+    others = [await scene.trainer.pass_of(2.0, model_id=scene.other) for _ in range(3)]
+    scene.begin()
+    scene.until(lambda: scene.has_ended(first, *others))
+    for model_id in (scene.first, scene.other):
+        step = await scene.trainer.step(model_id=model_id)
+        scene.load(scene.until(scene.staged)[0])
+        scene.until(lambda step=step: scene.has_ended(step))
+    assert (scene.trainer.served_weights(), scene.trainer.served_weights(scene.other)) == (1.0, 6.0)
+
+
+async def test_a_pass_whose_lease_is_lost_before_it_is_written_down_is_another_trainers(scene: Scene, monkeypatch):
+    scene.end()
+    taken, late = threading.Event(), threading.Event()
+    dead = scene.trainer.worker
+    complete = dead._passes._complete
+
+    def complete_late(lease: Any, operation: Any, done: Any) -> None:
+        if operation.model_id == scene.first:
+            late.set()
+            assert taken.wait(WAIT_S)
+        complete(lease, operation, done)
+
+    monkeypatch.setattr(dead._passes, "_complete", complete_late)
+    first = await scene.trainer.pass_of(1.0)
+    other = await scene.trainer.pass_of(2.0, model_id=scene.other)
+    scene.begin()
+    scene.until(lambda: late.is_set() and scene.has_ended(other))
+    scene.stop.requested.set()
+    dead._listener.wake()
+    expire_leases(scene.trainer.database)
+    ended = scene.thread
+    scene.trainer.restart(scene.trainer.world.other_trainer_id)
+    scene.begin()
+    scene.until(lambda: scene.has_ended(first))
+    taken.set()
+    ended.join(WAIT_S)
+    assert not ended.is_alive()
+    assert scene.trainer.now(first).attempts == 2
+    step = await scene.trainer.step()
+    scene.load(scene.until(scene.staged)[0])
+    scene.until(lambda: scene.has_ended(step))
+    assert scene.trainer.served_weights() == 1.0
+
+
 async def test_what_is_written_down_while_a_trainer_stops_is_noted_as_ever(scene: Scene, monkeypatch):
     """Its logprobs are kept, too."""
     scene.end()

@@ -36,8 +36,8 @@ NUM_PROGRAMS = 8
 _ONLY_AFTER_A_DEATH = {"trainer": {point for point in POINTS if point.startswith("replay:")}}
 _RUNS_A_BOX = 40
 _TRIES = 4
-_KEYLESS_EVERY = 4
-"""Every so many runs, clients send no Idempotency-Key."""
+_KEYLESS_EVERY, _ALONE_EVERY = 4, 2
+"""Every so many runs, clients send no Idempotency-Key; and models have no neighbours."""
 
 
 @contextmanager
@@ -62,6 +62,7 @@ class Campaign:
 
     num_programs = NUM_PROGRAMS
     num_steps = NUM_STEPS
+    num_neighbours = 2
 
     def __init__(self, ledger: Ledger, num_points: int, seed: int) -> None:
         self._ledger = ledger
@@ -88,7 +89,9 @@ class Campaign:
         program = (len(rows) + self._num_runs) % self.num_programs
         expected = self._expected(box, program)
         with_keys = self._num_runs % _KEYLESS_EVERY != 0
-        report = run(box, program, self._todo(box, len(rows)), num_steps=self.num_steps, with_keys=with_keys)
+        num_neighbours = self.num_neighbours if self._num_runs % _ALONE_EVERY else 0
+        options = {"num_steps": self.num_steps, "with_keys": with_keys, "num_neighbours": num_neighbours}
+        report = run(box, program, self._todo(box, len(rows)), **options)
         wrong = differences(report, expected, PARTS if with_keys else KEYLESS_PARTS)
         self._ledger.append(report, wrong)
         named = ", ".join(f"{p.fault.victim} {p.fault.point} {p.fault.action}" for p in report.points) or "nothing"

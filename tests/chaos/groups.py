@@ -100,6 +100,7 @@ class GroupCampaign(Campaign):
 
     num_programs = NUM_PROGRAMS
     num_steps = NUM_STEPS
+    num_neighbours = 0
 
     def __init__(self, ledger: Ledger, num_points: int, seed: int) -> None:
         super().__init__(ledger, num_points, seed)

@@ -6,8 +6,9 @@ the calls alone.
 
 from __future__ import annotations
 
+import itertools
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,18 @@ def program(seed: int, num_steps: int = NUM_STEPS) -> list[Call]:
         if step == 1:
             calls.append(_optim_step(0.5))  # refused: nothing has accumulated
     return calls
+
+
+def forwards(seed: int) -> Iterator[Call]:
+    """Calls without end that change nothing."""
+    rng = np.random.default_rng(seed)
+    body = {"inputs": _inputs(rng, 6)}
+
+    def call(client: PatientClient, model_id: str, _slug: str, progress: Progress) -> None:
+        _train(client, model_id, "forward", body, progress)
+        progress.answers.clear()
+
+    return itertools.repeat(call)
 
 
 def _gradients(rng: np.random.Generator, style: int) -> list[Call]:

@@ -1,4 +1,7 @@
-"""Two models go through their programs at once while processes die; then both are compared with an undisturbed run."""
+"""Two models go through their programs at once while processes die; then both are compared with an undisturbed run.
+
+With neighbours, passes of theirs always wait too, so that the trainer writes others down beside the engine.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import itertools
 import threading
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
 from tests.chaos.box import Box
 from tests.chaos.client import PatientClient
@@ -14,7 +18,7 @@ from tests.chaos.disturbance import Disturbance, Recovery
 from tests.chaos.faults import Fault
 from tests.chaos.invariants import of_database, violations
 from tests.chaos.outcome import PARTS, Outcome, outcome
-from tests.chaos.program import NUM_STEPS, Progress, program
+from tests.chaos.program import NUM_STEPS, Call, Progress, forwards, program
 
 NUM_MODELS = 2
 KEYLESS_PARTS = ("tree", "head")
@@ -52,7 +56,7 @@ class _Driven(threading.Thread):
         self.progress = Progress()
         self.num_done = 0
         self.failure: str | None = None
-        self._calls = program(seed, num_steps)
+        self._calls: Iterable[Call] = program(seed, num_steps)
         body = {"source_model_id": str(box.base_id), "name": self.slug}
         self.model_id: str = self.client.expect("POST", "/v2/models/fork", body)["id"]
 
@@ -65,11 +69,47 @@ class _Driven(threading.Thread):
             self.failure = f"{self.slug}, call {self.num_done}: {type(error).__name__}: {error}"
 
 
+class _Neighbour(_Driven):
+    """A model that is asked for passes which change nothing, one after the other until the block ends."""
+
+    def __init__(self, box: Box, seed: int) -> None:
+        super().__init__(box, seed, 0, with_keys=True)
+        self._calls = forwards(seed)
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self.join()
+
+    def run(self) -> None:
+        self._calls = itertools.takewhile(lambda _: not self._is_over.is_set(), self._calls)
+        super().run()
+
+
 def run(
-    box: Box, seed: int, faults: Iterable[Fault] = (), *, num_steps: int = NUM_STEPS, with_keys: bool = True
+    box: Box,
+    seed: int,
+    faults: Iterable[Fault] = (),
+    *,
+    num_steps: int = NUM_STEPS,
+    with_keys: bool = True,
+    num_neighbours: int = 0,
 ) -> RunReport:
     """Inflict as many of the faults, in order, as there is time for before the programs end."""
     box.forget_blobs()
+    neighbours = [_Neighbour(box, number) for number in range(num_neighbours)]
+    with ExitStack() as stack:
+        for each in neighbours:
+            stack.enter_context(each)
+        report = _run(box, seed, faults, num_steps, with_keys=with_keys)
+    failures = [each.failure for each in neighbours if each.failure is not None]
+    return replace(report, violations=[*report.violations, *failures])
+
+
+def _run(box: Box, seed: int, faults: Iterable[Fault], num_steps: int, *, with_keys: bool) -> RunReport:
     driven = [_Driven(box, seed * NUM_MODELS + i, num_steps, with_keys=with_keys) for i in range(NUM_MODELS)]
     disturbance = Disturbance(
         box, lambda: sum(d.num_done for d in driven), lambda: not any(d.is_alive() for d in driven)

@@ -38,6 +38,14 @@ def test_deaths_leave_no_trace(chaos_box: Box, undisturbed: RunReport, faults: l
     assert differences(report, undisturbed) == []
 
 
+def test_deaths_leave_no_trace_while_passes_are_written_down_beside_the_engine(chaos_box: Box, undisturbed: RunReport):
+    """For others always wait."""
+    deaths = [Fault("trainer", f"complete:{when}-commit", 9, "kill") for when in ("before", "after")]
+    report = run(chaos_box, SEED, deaths, num_neighbours=2)
+    assert report.points, "nobody died"
+    assert differences(report, undisturbed) == []
+
+
 def test_a_client_without_keys_that_sends_lost_calls_again_gets_the_same_tree(chaos_box: Box, undisturbed: RunReport):
     deaths = [Fault("server", "append:after-commit", 2, "kill"), Fault("server", "reply:after-take", 3, "kill")]
     report = run(chaos_box, SEED, deaths, with_keys=False)

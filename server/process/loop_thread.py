@@ -25,6 +25,7 @@ class LoopThread:
         """Known within the block."""
 
     async def __aenter__(self) -> LoopThread:
+        """Raises OSError where there can be no loop."""
         started = concurrent.futures.Future[asyncio.AbstractEventLoop]()
         kind = type(asyncio.get_running_loop())
         self._thread = threading.Thread(target=self._run, args=(kind, started), name=self._name, daemon=True)
@@ -53,8 +54,13 @@ class LoopThread:
     def _run(
         kind: type[asyncio.AbstractEventLoop], started: concurrent.futures.Future[asyncio.AbstractEventLoop]
     ) -> None:
-        with asyncio.Runner(loop_factory=kind) as runner:
+        runner = asyncio.Runner(loop_factory=kind)
+        try:
             loop = runner.get_loop()
+        except OSError as error:  # of a process that may open no more files
+            started.set_exception(error)
+            return
+        with runner:
             started.set_result(loop)
             loop.run_forever()
 

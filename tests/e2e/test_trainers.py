@@ -60,11 +60,12 @@ def test_a_pass_that_nobody_waits_for_keeps_the_trainer_from_nobody_and_changes_
 @pytest.mark.parametrize("small", [True, False])
 def test_a_trainer_told_to_stop_hands_its_pass_to_another_at_once(site: Site, small: bool):
     stopped = site.start(*(SMALL_PASSES if small else ("--stop-grace", "0.3", "--max-tokens-per-pass", "4000000")))
-    site.ask(site.models[0], "forward_backward", batch(4))
+    short = site.ask(site.models[0], "forward_backward", batch(4))
+    site.until(lambda: site.is_done(short))
+    site.start(*SMALL_PASSES)  # before the long pass, which may take no longer than a start
     long = site.ask(site.models[0], "forward_backward", batch(3000))
     site.until(lambda: site.is_running(long))
-    site.start(*SMALL_PASSES)
-    assert site.is_running(long)
+    assert site.holder_pid(site.models[0]) == stopped.pid
     stopped.send_signal(signal.SIGTERM)
     took_s = site.until(lambda: site.holder_pid(site.models[0]) not in (stopped.pid, None))
     print(f"taken over {took_s * 1000:.0f} ms after SIGTERM")  # noqa: T201

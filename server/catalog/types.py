@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from server.values.closed_requests import Closed
 from server.values.texts import Sentence, Tag
@@ -103,7 +103,7 @@ class LoraChoice(Closed):
 
     rank: Annotated[int, Field(ge=1, le=MAX_LORA_RANK)] | None = None
     alpha: Annotated[int, Field(ge=1, le=MAX_LORA_ALPHA)] | None = None
-    targets: Annotated[list[LoraPart], Field(min_length=1, max_length=3)] | None = None
+    targets: Annotated[list[LoraPart] | None, FailFast(), Field(min_length=1, max_length=3)] = None
     seed: Annotated[int, Field(ge=0, le=MAX_INIT_SEED)] | None = None
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from wire.datums import Datum
@@ -84,6 +84,12 @@ class BaseModelInfo:
     sharing: str = "prefixes"  # or "nothing": each sequence is a pass of its own
     adapted_parts: Sequence[str] = LORA_PARTS  # of which LoRA leaves no layer out: not of fused experts
     lora_layers: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+
+    @classmethod
+    def read(cls, info: Mapping[str, Any]) -> BaseModelInfo:
+        """As a trainer of any version wrote it: what only a later one knows is left out."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in info.items() if name in known})
 
 
 class Snapshot(Protocol):

@@ -123,7 +123,7 @@ async def admitted_model(
         raise Forbidden(f"{found.slug!r} is a base model and cannot be trained; fork it and train the fork")
     if found.info is None or not found.losses:
         raise await _not_loaded(training.database, found.base_slug)
-    info = BaseModelInfo(**found.info)
+    info = BaseModelInfo.read(found.info)
     return TrainedModel(caller, found.model_id, found.base_id, found.slug, info, found.losses, found, idempotency_key)
 
 

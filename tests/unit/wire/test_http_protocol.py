@@ -91,11 +91,13 @@ async def listening(
 
 
 async def answer(reader: asyncio.StreamReader) -> bytes:
-    """All that comes until the connection ends."""
+    """All that comes until the connection ends, or is reset."""
+    pieces = list[bytes]()
     with contextlib.suppress(ConnectionError):
         async with asyncio.timeout(PATIENCE_S):
-            return await reader.read()
-    return b""
+            while piece := await reader.read(2**16):
+                pieces.append(piece)
+    return b"".join(pieces)
 
 
 async def keep_sending(writer: asyncio.StreamWriter, piece: bytes, most: int) -> int:

@@ -29,7 +29,7 @@ from bench.peers.base import base_config, make_base
 from bench.peers.contender import Failed, Running
 from bench.peers.contenders import ABSENT, CONTENDERS
 from bench.peers.environments import NotInstalled
-from bench.peers.race import Found, race_rounds, warm_up
+from bench.peers.race import Found, far_behind, race_rounds, warm_up
 from bench.peers.report import differences, table, to_json
 from bench.peers.schedule import Schedule
 from bench.peers.workloads import WORKLOADS, Workload, make_rows
@@ -101,6 +101,10 @@ def _tables(
             before = machine()["load_after"]
             with busy_loops(options.loops if load == BUSY else 0), schedule.place() as deadline:
                 found = race_rounds(workload, able, warm, options.rounds, deadline)
+            for left, reason in far_behind(found, name).items():
+                say(f"  {left}: {reason}")
+                running[left].end()
+                running[left].trouble = absent[left] = warm[left] = reason
             title = _title(name, load, workload, len(rows.rows), rows.num_tokens)
             yield load, name, title, found | _unable(running, able), before
 

@@ -3,6 +3,7 @@ machine befalls all of them."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ _REST_S = 2.0
 _LEAST_ROUNDS = 2
 _LONGEST_ROUND_S = 60.0
 """Who takes longer is out of the workload: it would take the time of all others."""
+_FAR_BEHIND = 20
 
 
 @dataclass(slots=True)
@@ -69,6 +71,15 @@ def race_rounds(
         _guarded(found[name], running[name], lambda name=name: _measure_memory(found[name], running[name], workload))
     out |= {name: one.missing for name, one in found.items() if one.missing}
     return found
+
+
+def far_behind(found: Mapping[str, Found], workload: str) -> dict[str, str]:
+    """Who took so many times the fastest one's time that all later tables would have two rounds for its sake, with what
+    to say instead of its figures there."""
+    medians = {name: statistics.median(one.seconds) for name, one in found.items() if one.seconds}
+    fastest = min(medians.values(), default=0.0)
+    times = {name: seconds / fastest for name, seconds in medians.items() if seconds > _FAR_BEHIND * fastest}
+    return {name: f"left out after {workload!r}: {ratio:.0f} times the fastest there" for name, ratio in times.items()}
 
 
 def check(answer: Mapping[str, Any], rows: Rows) -> None:

@@ -23,7 +23,7 @@ from bench.peers import race, sdk_driver
 from bench.peers.base import make_base
 from bench.peers.contender import MAX_MODELS, Contender, Failed, Running
 from bench.peers.contenders import ABSENT, CONTENDERS
-from bench.peers.race import Found, check, race_rounds
+from bench.peers.race import Found, check, far_behind, race_rounds
 from bench.peers.readme_table import markdown
 from bench.peers.report import differences, table, times_faster, to_json
 from bench.peers.schedule import Schedule
@@ -173,6 +173,12 @@ def test_who_is_too_slow_is_out_and_stays_up(tmp_path: Path):
         race_rounds(Workload(TREE, steps=3), running, out, 2, lambda: False)
         assert out == {"one": "too slow: 0.5 s a step"}
         assert running["one"].is_up
+
+
+def test_who_is_far_behind_is_named_with_how_far():
+    found = {"fast": Found([0.5, 0.4, 0.6]), "slower": Found([9.0, 9.5]), "far": Found([20.0, 22.0]), "no": Found()}
+    assert far_behind(found, "tree") == {"far": "left out after 'tree': 42 times the fastest there"}
+    assert far_behind({"no": Found()}, "tree") == {}
 
 
 def test_rounds_get_fewer_when_the_time_is_over_but_are_two(tmp_path: Path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
-_CACHES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
+CACHES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
+"""Variables, read once a process."""
 
 
 def keep_few_kernels(number: int, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -15,5 +16,5 @@ def keep_few_kernels(number: int, environment: MutableMapping[str, str] = os.env
     megabyte or so. It keeps 1,024, and torch as many again in each thread: 1.5 GB once there have been passes of enough
     lengths.
     """
-    for cache in _CACHES:
+    for cache in CACHES:
         environment.setdefault(cache, str(number))

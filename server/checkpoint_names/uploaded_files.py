@@ -85,7 +85,8 @@ def _read_config(path: Path) -> tuple[int, int]:
         raise InvalidRequest(f"{_CONFIG} is not JSON: {error}") from None
     if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
         raise InvalidRequest(f"{_CONFIG} is not that of a LoRA adapter")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
+    rank: Any = config.get("r")
+    alpha: Any = config.get("lora_alpha")
     if not _is_number(rank, int) or not 1 <= rank <= _MOST_RANK:
         raise InvalidRequest(f"{_CONFIG}: r must be a number from 1 to {_MOST_RANK}")
     if not _is_number(alpha, int | float) or not 1 <= alpha <= MAX_LORA_ALPHA or alpha != int(alpha):

@@ -129,20 +129,10 @@ def test_what_libraries_read_on_import_is_as_the_process_shall_have_it(own_serve
     assert own_server.fork([*HEADWAY, "--version"], {**ENVIRONMENT, "OMP_NUM_THREADS": "7"}, 2) is None
 
 
-def test_a_server_that_ends_by_itself_is_not_started_again(tmp_path: Path):
+@pytest.mark.parametrize("module", ["no_such_module", "forking_beside_a_thread"], ids=["at once", "after a while"])
+def test_a_server_that_ends_by_itself_is_not_started_again(tmp_path: Path, module: str):
     with (
-        patch.object(fork_server, "_MODULE", "tests.unit.cli.no_such_module"),
-        ForkServer(tmp_path / "log", ENVIRONMENT) as server,
-    ):
-        first = server.pid
-        for _ in range(3):
-            assert server.fork([*HEADWAY, "--version"], ENVIRONMENT, 2) is None
-        assert server.pid == first
-
-
-def test_a_server_that_takes_a_while_to_end_by_itself_is_not_started_again(tmp_path: Path):
-    with (
-        patch.object(fork_server, "_MODULE", "tests.unit.cli.forking_beside_a_thread"),
+        patch.object(fork_server, "_MODULE", f"tests.unit.cli.{module}"),
         ForkServer(tmp_path / "log", ENVIRONMENT) as server,
     ):
         first = server.pid

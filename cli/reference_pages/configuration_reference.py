@@ -39,7 +39,7 @@ _OTHERS = """\
 | `AWS_ENDPOINT_URL`, `AWS_…` | for a checkpoint store in S3: whatever boto3 reads ([more](deploy.md#an-object-store)) |
 | `HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE` … | where bases are fetched from and kept: whatever huggingface_hub reads |
 | `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_…` | where traces go ([monitoring](monitoring.md)) |
-| `OMP_NUM_THREADS`, `OMP_WAIT_POLICY` | threads of torch, and how they wait; passive unless it is set |
+| `OMP_NUM_THREADS`, `OMP_WAIT_POLICY`, `GOMP_SPINCOUNT` | of torch: threads, and how they wait |
 | `FORWARDED_ALLOW_IPS` | proxies whose `X-Forwarded-Proto` the server believes |
 | `HUD_…_URL`, `HUD_API_KEY`, `TINKER_BASE_URL`, `TINKER_API_KEY` | of the clients: `source .headway/env` |
 """

@@ -7,6 +7,8 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 _TINY_PARAMETERS = 20_000_000
+# As quick as spinning on an idle machine, and as sleeping beside loops: `python -m bench.busy_neighbours`.
+_SPINS = 1000
 _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -61,11 +63,14 @@ def _quota_of_v1(group: Path) -> float | None:
 
 
 def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Have OpenMP threads sleep while they wait for one another, here and in processes started from here.
+    """Have OpenMP threads wait for one another for a moment and then sleep, here and in processes started from here.
 
-    Call before torch is loaded: the runtime reads OMP_WAIT_POLICY once, when its library is. By default a thread spins
-    at a barrier (libgomp: 300,000 times, LLVM's: 200 ms), and on a busy machine it spins in the time of the very thread
-    that it waits for. The policy sets both runtimes to 0, unless GOMP_SPINCOUNT or KMP_BLOCKTIME says else; a policy
-    that is set already stays.
+    Call before torch is loaded: the runtime reads its variables once, when its library is. By default a thread spins at
+    a barrier (libgomp: 300,000 times, LLVM's: 200 ms), and on a busy machine it spins in the time of the very thread
+    that it waits for. The passive policy sets both runtimes to 0, where an idle machine spends a third of a pass on
+    waking threads up; GOMP_SPINCOUNT sets libgomp's to about the time that the next product of a layer is away. A
+    policy or a count that is set already stays.
     """
-    environment.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in environment:
+        environment["OMP_WAIT_POLICY"] = "passive"
+        environment.setdefault("GOMP_SPINCOUNT", str(_SPINS))

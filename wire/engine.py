@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 from wire.datums import Datum
 from wire.lora import LORA_PARTS, LoraConfig
 from wire.plans import Plan, PlanSettings, StepPlan
 from wire.trajectories import Float32Array
+
+Pictures: TypeAlias = Mapping[bytes, bytes]
+"""Canonical PNGs by their SHA-256, which is what the media of a model input name them by."""
+
+NO_PICTURES: Pictures = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,8 @@ class Snapshot(Protocol):
 class Engine(Protocol):
     """Holds weights, gradients and moments of many models on one base. Not thread-safe; calls never overlap.
 
-    A refused call (HeadwayError) leaves weights, gradients and moments as they were.
+    A refused call (HeadwayError) leaves weights, gradients and moments as they were. Passes are given the pictures that
+    the datums' media name; others among them are ignored. Raises InvalidRequest for one that is missing.
     """
 
     @property
@@ -134,21 +140,40 @@ class Engine(Protocol):
         ...
 
     def forward_backward(
-        self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None
+        self,
+        model: UUID,
+        datums: Sequence[Datum],
+        loss: LossChoice,
+        plan: Plan | None = None,
+        pictures: Pictures = NO_PICTURES,
     ) -> PassResult:
         """Add the loss's gradient to the model's accumulated gradient. plan: None for that of `plan`."""
         ...
 
-    def forward(self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None) -> list[DatumTensors]:
+    def forward(
+        self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None, pictures: Pictures = NO_PICTURES
+    ) -> list[DatumTensors]:
         """Logprobs of the current policy, no gradient."""
         ...
 
-    def evaluate(self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None) -> PassResult:
+    def evaluate(
+        self,
+        model: UUID,
+        datums: Sequence[Datum],
+        loss: LossChoice,
+        plan: Plan | None = None,
+        pictures: Pictures = NO_PICTURES,
+    ) -> PassResult:
         """What `forward_backward` returns, without its gradient: the accumulated one stays as it is."""
         ...
 
     def backward(
-        self, model: UUID, datums: Sequence[Datum], weights: Sequence[Float32Array], plan: Plan | None = None
+        self,
+        model: UUID,
+        datums: Sequence[Datum],
+        weights: Sequence[Float32Array],
+        plan: Plan | None = None,
+        pictures: Pictures = NO_PICTURES,
     ) -> PassResult:
         """Add the gradient of −Σ w·logprob, `weights` over all positions of each datum, as `forward` returned them."""
         ...

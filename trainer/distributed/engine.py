@@ -18,12 +18,14 @@ from trainer.engine.checkpoint import SessionSnapshot
 from trainer.engine.engine import TrainingEngine
 from wire.datums import Datum
 from wire.engine import (
+    NO_PICTURES,
     AdamParams,
     BaseModelInfo,
     DatumTensors,
     LoraConfig,
     LossChoice,
     PassResult,
+    Pictures,
     StepResult,
 )
 from wire.errors import DeviceLost, HeadwayError
@@ -76,27 +78,46 @@ class DistributedEngine:
         return self._engine.plan(datums, num_substeps, settings)
 
     def forward_backward(
-        self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None
+        self,
+        model: UUID,
+        datums: Sequence[Datum],
+        loss: LossChoice,
+        plan: Plan | None = None,
+        pictures: Pictures = NO_PICTURES,
     ) -> PassResult:
         """See `TrainingEngine.forward_backward`."""
         plan = plan or self.plan(datums, loss.num_substeps)
-        return self._everywhere(TrainingEngine.forward_backward, model, datums, loss, plan)
+        return self._everywhere(TrainingEngine.forward_backward, model, datums, loss, plan, pictures)
 
-    def forward(self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None) -> list[DatumTensors]:
+    def forward(
+        self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None, pictures: Pictures = NO_PICTURES
+    ) -> list[DatumTensors]:
         """See `TrainingEngine.forward`."""
-        return self._everywhere(TrainingEngine.forward, model, datums, plan or self.plan(datums))
+        return self._everywhere(TrainingEngine.forward, model, datums, plan or self.plan(datums), pictures)
 
-    def evaluate(self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None) -> PassResult:
+    def evaluate(
+        self,
+        model: UUID,
+        datums: Sequence[Datum],
+        loss: LossChoice,
+        plan: Plan | None = None,
+        pictures: Pictures = NO_PICTURES,
+    ) -> PassResult:
         """See `TrainingEngine.evaluate`."""
-        return self._everywhere(
-            TrainingEngine.evaluate, model, datums, loss, plan or self.plan(datums, loss.num_substeps)
-        )
+        plan = plan or self.plan(datums, loss.num_substeps)
+        return self._everywhere(TrainingEngine.evaluate, model, datums, loss, plan, pictures)
 
     def backward(
-        self, model: UUID, datums: Sequence[Datum], weights: Sequence[Float32Array], plan: Plan | None = None
+        self,
+        model: UUID,
+        datums: Sequence[Datum],
+        weights: Sequence[Float32Array],
+        plan: Plan | None = None,
+        pictures: Pictures = NO_PICTURES,
     ) -> PassResult:
         """See `TrainingEngine.backward`."""
-        return self._everywhere(TrainingEngine.backward, model, datums, weights, plan or self.plan(datums))
+        plan = plan or self.plan(datums)
+        return self._everywhere(TrainingEngine.backward, model, datums, weights, plan, pictures)
 
     def plan_step(self) -> StepPlan:
         """See `TrainingEngine.plan_step`."""

@@ -42,7 +42,17 @@ from trainer.engine.timing import PhaseTimer
 from trainer.engine.turns import turns_of
 from trainer.engine.validation import check_datums, check_lora, check_num_substeps, check_weights
 from wire.datums import Datum
-from wire.engine import AdamParams, BaseModelInfo, DatumTensors, LoraConfig, LossChoice, PassResult, StepResult
+from wire.engine import (
+    NO_PICTURES,
+    AdamParams,
+    BaseModelInfo,
+    DatumTensors,
+    LoraConfig,
+    LossChoice,
+    PassResult,
+    Pictures,
+    StepResult,
+)
 from wire.errors import NotFound, SpillLost
 from wire.plans import FUSED_LORA, Plan, PlanSettings, StepPlan, plan_of
 from wire.process.faults import fault_point
@@ -181,12 +191,24 @@ class TrainingEngine:
         return replace(plan, seconds=self._clock() - started)
 
     def forward_backward(
-        self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None
+        self,
+        model: UUID,
+        datums: Sequence[Datum],
+        loss: LossChoice,
+        plan: Plan | None = None,
+        pictures: Pictures = NO_PICTURES,
     ) -> PassResult:
         """Add the gradient of a built-in loss, summed over the scored positions unless its options say else."""
         return self._gradient_pass(model, datums, self._objective(datums, loss), loss.num_substeps, plan)
 
-    def evaluate(self, model: UUID, datums: Sequence[Datum], loss: LossChoice, plan: Plan | None = None) -> PassResult:
+    def evaluate(
+        self,
+        model: UUID,
+        datums: Sequence[Datum],
+        loss: LossChoice,
+        plan: Plan | None = None,
+        pictures: Pictures = NO_PICTURES,
+    ) -> PassResult:
         """As `forward_backward`, without a gradient; by the same plan its logprobs are the same to the bit."""
         objective = self._objective(datums, loss)
         phases = PhaseTimer(self._clock, plan.seconds if plan else 0.0)
@@ -205,7 +227,9 @@ class TrainingEngine:
                     found[turn.number] = MicroBatchFigures.of(scores, weighted)
         return self._tally(plan, datums, found).result(datums, phases.metrics(), asdict(plan.settings))
 
-    def forward(self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None) -> list[DatumTensors]:
+    def forward(
+        self, model: UUID, datums: Sequence[Datum], plan: Plan | None = None, pictures: Pictures = NO_PICTURES
+    ) -> list[DatumTensors]:
         """Logprobs of the current policy; a `backward` by the same plan sees the same bits."""
         check_datums(datums, self.info)
         self._bound(model)
@@ -220,7 +244,12 @@ class TrainingEngine:
         return [_tensors(datum, logprobs[index]) for index, datum in enumerate(datums)]
 
     def backward(
-        self, model: UUID, datums: Sequence[Datum], weights: Sequence[Float32Array], plan: Plan | None = None
+        self,
+        model: UUID,
+        datums: Sequence[Datum],
+        weights: Sequence[Float32Array],
+        plan: Plan | None = None,
+        pictures: Pictures = NO_PICTURES,
     ) -> PassResult:
         """Add the gradient of −Σ w · logprob; weights of positions that are not scored are ignored."""
         check_datums(datums, self.info, scores_several=False)

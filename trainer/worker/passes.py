@@ -23,8 +23,8 @@ from trainer.worker.logprob_keeper import LogprobKeeper
 from trainer.worker.summaries import logged_figures, summarise_pass
 from wire.datum_payload import decode_datums
 from wire.datums import Datum, num_trajectories
-from wire.engine import DatumTensors, Engine, LossChoice, PassResult
-from wire.errors import Gone, NotFound
+from wire.engine import DatumTensors, Engine, LossChoice, PassResult, Pictures
+from wire.errors import CorruptCheckpoint, Gone, NotFound
 from wire.payload import decode, encode
 from wire.plans import Plan, PlanSettings, decode_plan, encode_plan
 from wire.process.faults import fault_point
@@ -89,9 +89,9 @@ class Passes:
         datums, call = decode_datums(work.read_payload(operation, self._blobs))
         if call.get("returns_logprobs"):
             return EndedPass(partial(self._complete, lease, operation, self._evaluated(operation, datums, call)))
-        plan = self._engine.plan(datums)
+        plan, pictures = self._engine.plan(datums), self._pictures(datums)
         with self._metrics.phase("score"):
-            scored = self._engine.forward(model.id, datums, plan)
+            scored = self._engine.forward(model.id, datums, plan, pictures)
         logprobs = [one.logprobs[one.mask > 0] for one in scored]
         return EndedPass(
             partial(self._complete_forward, lease, operation, scored, plan),
@@ -136,17 +136,17 @@ class Passes:
         return done
 
     def _evaluated(self, operation: Operation, datums: Sequence[Datum], call: Mapping[str, Any]) -> _Done:
-        loss, plan = _loss_of(call), self._engine.plan(datums)
+        loss, plan, pictures = _loss_of(call), self._engine.plan(datums), self._pictures(datums)
         with self._metrics.phase("score"):
-            result = self._engine.evaluate(operation.model_id, datums, loss, plan)
+            result = self._engine.evaluate(operation.model_id, datums, loss, plan, pictures)
         return _Done(result, datums, plan, loss.name, {}, returns_logprobs=True)
 
     def _built_in_loss(self, operation: Operation) -> _Done:
         datums, call = decode_datums(work.read_payload(operation, self._blobs))
-        loss = _loss_of(call)
+        loss, pictures = _loss_of(call), self._pictures(datums)
         with self._metrics.phase("pass"):
             plan = self._plan(operation.plan, operation, datums, loss.num_substeps)
-            result = self._engine.forward_backward(operation.model_id, datums, loss, plan)
+            result = self._engine.forward_backward(operation.model_id, datums, loss, plan, pictures)
         returns_logprobs = bool(call.get("returns_logprobs"))
         return _Done(result, datums, plan, loss.name, call.get("metrics", {}), returns_logprobs)
 
@@ -154,12 +154,23 @@ class Passes:
         header, arrays = decode(work.read_payload(operation, self._blobs))
         forward = self._forward_of(operation)
         datums, _ = decode_datums(work.read_payload(forward, self._blobs))
-        weights = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1])
+        weights, pictures = np.split(arrays["weights"], np.cumsum(header["lengths"])[:-1]), self._pictures(datums)
         with self._metrics.phase("pass"):
             # The caller weighed what the forward saw: by its plan the logprobs are the same to the bit.
             plan = self._plan(operation.plan or forward.plan, operation, datums)
-            result = self._engine.backward(operation.model_id, datums, weights, plan)
+            result = self._engine.backward(operation.model_id, datums, weights, plan, pictures)
         return _Done(result, datums, plan, "custom", header["metrics"])
+
+    def _pictures(self, datums: Sequence[Datum]) -> Pictures:
+        """Of all their media, each once. Raises CorruptCheckpoint for one that is missing or was swapped."""
+        digests = {item.digest for datum in datums for item in datum.model_input.media}
+        return {digest: self._picture(digest.hex()) for digest in sorted(digests)}
+
+    def _picture(self, name: str) -> bytes:
+        try:
+            return self._blobs.get(name)
+        except CorruptCheckpoint as error:
+            raise CorruptCheckpoint(f"a picture of this batch cannot be read: {error.message}") from error
 
     def _plan(
         self, recorded: bytes | None, operation: Operation, datums: Sequence[Datum], num_substeps: int = 1

@@ -44,12 +44,12 @@ class MicroBatches(CountingEngine):
         self.num_opened += 1
         super().open(*args)
 
-    def forward_backward(self, model, datums, loss, plan=None):
+    def forward_backward(self, model, datums, loss, plan=None, pictures=()):
         self._compute()
         self.done.append(datums[0].origin.reward)
-        return super().forward_backward(model, datums, loss, plan)
+        return super().forward_backward(model, datums, loss, plan, pictures)
 
-    def forward(self, model, datums, plan=None):
+    def forward(self, model, datums, plan=None, pictures=()):
         self._compute()
         one = np.zeros(1, np.float32)
         return [DatumTensors(0, 0.0, one, one, one)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -65,6 +66,7 @@ class CountingEngine:
         self.passes = 0
         self.settings = PlanSettings(2, 1)
         self.plans: list[Plan] = []
+        self.pictures: list[Mapping[bytes, bytes]] = []
         self.refuse_saving = False
         self.logprobs: list[np.ndarray] | None = None
 
@@ -85,17 +87,18 @@ class CountingEngine:
         shard = [indices[i : i + size] for i in range(0, len(indices), size)]
         return plan_of([shard], settings, "none")
 
-    def forward_backward(self, model, datums, loss, plan=None) -> PassResult:
+    def forward_backward(self, model, datums, loss, plan=None, pictures=()) -> PassResult:
         reward = datums[0].origin.reward
         if reward < 0:
             raise InvalidRequest("input 0: negative")
         self._require(model)
         self.passes += 1
         self.plans.append(plan)
+        self.pictures.append(pictures)
         self.gradients[model] += reward
         return PassResult({"reward_mean": reward}, 1, 1, self.logprobs)
 
-    def evaluate(self, model, datums, loss, plan=None) -> PassResult:
+    def evaluate(self, model, datums, loss, plan=None, pictures=()) -> PassResult:
         self._require(model)
         return PassResult({"loss:sum": 0.0}, len(datums), 1, self.logprobs)
 

@@ -18,6 +18,7 @@ from cli.weights.adapters import Adapter, Addition
 from cli.weights.bases import BaseFolder, StoredTensor
 from cli.weights.progress import progress_of
 from cli.weights.safetensors_writing import DTYPES, WrittenTensor, write_model
+from wire.stored_names import stored_names
 
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 SHARD_BYTES = 5_000_000_000
@@ -65,8 +66,7 @@ def _placed(base: BaseFolder, adapter: Adapter) -> tuple[Mapping[str, Addition],
 
 
 def _stored_name(base: BaseFolder, layer: str) -> str | None:
-    """As the layer is called in the model, or with or without the prefix that some files leave out."""
-    names = (f"{layer}.weight", f"{layer.removeprefix('model.')}.weight", f"model.{layer}.weight")
+    names = (f"{name}.weight" for name in stored_names(layer))
     return next((name for name in names if name in base.tensors), None)
 
 

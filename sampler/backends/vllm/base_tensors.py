@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 
 from wire.errors import CorruptCheckpoint
 from wire.process.hub_weights import FILES
+from wire.stored_names import HEAD, TEXT_PART, has_vision, path_in_text_part, stored_names
 
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -24,9 +25,11 @@ def local_folder(base: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class BaseTensors:
-    """Shapes of weights by name, as in the checkpoint."""
+    """Shapes of weights by name, as in the checkpoint. has_vision: the base has a vision tower beside its text part,
+    whose layers adapters leave alone."""
 
     shapes: dict[str, tuple[int, ...]]
+    has_vision: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> BaseTensors:
@@ -34,7 +37,7 @@ class BaseTensors:
         shapes = {name: shape for file in folder.glob("*.safetensors") for name, shape in read_shapes(file).items()}
         if not shapes:
             raise ValueError(f"there are no safetensors in {folder}")
-        return cls(shapes)
+        return cls(shapes, has_vision(json.loads((folder / "config.json").read_text())))
 
     @property
     def num_parameters(self) -> int:
@@ -43,19 +46,25 @@ class BaseTensors:
 
     def linear(self, path: str) -> tuple[int, int] | None:
         """(outputs, inputs) of the linear layer at this module path."""
-        names = [f"{path}.weight", *([_EMBEDDING] if path == "lm_head" else [])]  # tied: the head has no weight
+        stored = stored_names(path) if self.has_vision else (path,)
+        names = [f"{name}.weight" for name in stored]
+        names += _EMBEDDINGS if path == HEAD else ()  # tied: the head has no weight
         shape = next((self.shapes[name] for name in names if name in self.shapes), None)
         return (shape[0], shape[1]) if shape is not None and len(shape) == 2 else None
 
     def any_linear(self) -> str:
         """Path of a linear layer that an adapter may target. Raises ValueError if none is known."""
+        paths = [path for name in self.shapes if (path := self._adaptable(name))]
         for ending in (".q_proj.weight", ".o_proj.weight", ".down_proj.weight", ".out_proj.weight"):
-            if found := min((name for name in self.shapes if name.endswith(ending)), default=None):
+            if found := min((path for path in paths if path.endswith(ending)), default=None):
                 return found.removesuffix(".weight")
         raise ValueError("no linear layer with a name that vLLM would serve an adapter on")
 
+    def _adaptable(self, stored: str) -> str | None:
+        return path_in_text_part(stored) if self.has_vision else stored
 
-_EMBEDDING = "model.embed_tokens.weight"
+
+_EMBEDDINGS = tuple(f"{name}.weight" for name in ("model.embed_tokens", *stored_names(f"{TEXT_PART}embed_tokens")))
 
 
 def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:

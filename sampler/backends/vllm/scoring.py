@@ -21,10 +21,10 @@ from sampler.backends.vllm.adapter_folders import AdapterFolders
 from sampler.backends.vllm.client import VllmClient
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
 from wire.sampling import PromptScores, ScoreRequest
+from wire.stored_names import HEAD
 
 log = structlog.get_logger(__name__)
 
-HEAD = "lm_head"
 _PROBE = list(range(24))
 _PREFIX_LENGTHS = (5, 11, 23)
 _ROUNDS = 3

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Qwen3Config, Qwen3ForCausalLM
 
 from cli.weights import merging
 from cli.weights.adapters import Adapter
 from cli.weights.bases import BaseFolder
 from cli.weights.merging import merge
+from tests.vision.families import FAMILIES, drawn, processor_of, save_vision_family
 
 IDS = torch.tensor([[5, 3, 60, 2, 2, 17, 41, 8]])
 SHAPE = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
@@ -71,6 +72,31 @@ def test_a_merged_model_computes_what_base_and_adapter_do(base: Path, tmp_path: 
         "model.safetensors",
         "tokenizer.json",
     ]
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_what_sees_is_merged_by_the_names_that_its_files_have(family: Any, tmp_path: Path):
+    base, folder, out = (tmp_path / name for name in ("base", "adapter", "merged"))
+    save_vision_family(family, base)
+    torch.manual_seed(1)
+    targets = rf"model\.language_model\..*({'|'.join(ATTENTION)}|down_proj)|lm_head"
+    lora = peft.LoraConfig(r=3, lora_alpha=7, target_modules=targets)
+    model: Any = peft.get_peft_model(AutoModelForImageTextToText.from_pretrained(base), lora)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    out.mkdir()
+    merge(BaseFolder(base), Adapter(folder), out, None)
+    inputs = processor_of(family)(images=[drawn(1)], text=[f"a {family.picture} b"], return_tensors="pt")
+    with torch.no_grad():
+        merged: Any = AutoModelForImageTextToText.from_pretrained(out)
+        found, expected = (each(**inputs).logits.log_softmax(-1) for each in (merged, model))
+        with model.disable_adapter():
+            before = model(**inputs).logits.log_softmax(-1)
+    assert (found - expected).abs().max() < 1e-4
+    assert (found - before).abs().max() > 0.1
+    assert (out / "preprocessor_config.json").is_file()
 
 
 def test_shards_pieces_and_another_dtype(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,7 +16,7 @@ import numpy as np
 from wire.advantages import OVER_STD, advantages
 from wire.datums import Datum, Origin, repeated
 from wire.errors import InvalidRequest
-from wire.extension import TokenSequence
+from wire.extension import joined
 from wire.trajectories import Batch, Float32Array, Float64Array, Trajectory, Turn
 
 _ONE = np.ones(1, np.float32)
@@ -56,7 +56,7 @@ def _merged(turns: Sequence[Turn], advantage: Float64Array, origin: Origin) -> D
     last = turns[-1]
     return Datum(
         # The last token predicts nothing, so it is never fed to the model.
-        model_input=TokenSequence(np.concatenate([last.prompt_ids, last.output_ids[:-1]]).astype(np.int32, copy=False)),
+        model_input=joined(last.prompt, last.output.part(0, len(last.output_ids) - 1)),
         spans=np.array([*zip(starts, stops, strict=True)], np.int32),
         is_sampled=np.array([len(turn.sampling_logprobs) > 0 for turn in turns]),
         targets=np.concatenate([turn.output_ids for turn in turns]).astype(np.int32, copy=False),

@@ -1,5 +1,6 @@
-"""Datums as the bytes of a training payload: format 2, and 3 where a datum has several targets a position or says which
-positions a ratio is taken over. Format 1 is read, and converted as if it were logged now.
+"""Datums as the bytes of a training payload: format 2, 3 where a datum has several targets a position or says which
+positions a ratio is taken over, and 4 where a model input has media. Format 1 is read, and converted as if it were
+logged now.
 
 The header holds the format, the trace id of each trajectory, media by datum, and the JSON-able arguments of the call.
 Rollouts of a group share a prompt and an edited history most of itself, so that of each model input only what it does
@@ -25,7 +26,7 @@ from wire.payload import Arrays, decode, encode
 from wire.trajectories import Float32Array, Int32Array
 from wire.trajectory_payload import read_batch
 
-_FORMAT, _EXTENDED_FORMAT = 2, 3
+_FORMAT, _EXTENDED_FORMAT, _MEDIA_FORMAT = 2, 3, 4
 
 
 def encode_datums(
@@ -41,10 +42,11 @@ def encode_datums(
     is_extended = any(datum.targets.ndim > 1 or datum.in_ratio is not None for datum in datums)
     advantages = [_once(datum.advantages) for datum in datums]
     is_shifted = [_is_shifted(datum) for datum in datums]
+    media = [_stored_media(index, item) for index, one in enumerate(inputs) for item in one.media]
     header = {
-        "format": _EXTENDED_FORMAT if is_extended else _FORMAT,
+        "format": _MEDIA_FORMAT if media else _EXTENDED_FORMAT if is_extended else _FORMAT,
         "trace_ids": [of_one[0].origin.trace_id for of_one in by_trajectory(datums)],
-        "media": [[index, item.start, item.digest.hex()] for index, one in enumerate(inputs) for item in one.media],
+        "media": media,
         "arguments": arguments,
         "made_by": made_by or {},
     }
@@ -75,9 +77,13 @@ def decode_datums(data: bytes) -> tuple[list[Datum], dict[str, Any]]:
     if "format" not in header:
         batch, arguments = read_batch(header, arrays)
         return to_datums(batch, arguments.get("loss_fn_config")), arguments
-    if header["format"] not in (_FORMAT, _EXTENDED_FORMAT):
+    if header["format"] not in (_FORMAT, _EXTENDED_FORMAT, _MEDIA_FORMAT):
         raise ValueError(f"a training payload of an unknown format {header['format']}")
     return list(_datums(header, arrays)), header["arguments"]
+
+
+def _stored_media(index: int, item: Media) -> list[Any]:
+    return [index, item.start, item.num_tokens, item.name, item.width, item.height]
 
 
 class _Rest:
@@ -95,8 +101,8 @@ class _Rest:
 def _datums(header: Mapping[str, Any], arrays: Arrays) -> Iterator[Datum]:
     rest = {name: _Rest(array) for name, array in arrays.items()}
     media = defaultdict[int, list[Media]](list)
-    for index, start, digest in header["media"]:
-        media[index].append(Media(start, bytes.fromhex(digest)))
+    for index, start, num_tokens, name, width, height in header["media"]:
+        media[index].append(Media(start, num_tokens, bytes.fromhex(name), width, height))
     ids = np.zeros(0, np.int32)
     for index, origin in enumerate(_origins(header, arrays)):
         shared, length = (int(rest[name].take(1)[0]) for name in ("input_shared", "input_lengths"))

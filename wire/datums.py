@@ -111,7 +111,9 @@ class Datum:
         ends = np.cumsum(self.spans[:, 1] - self.spans[:, 0])
         for (start, stop), end, is_sampled in zip(self.spans.tolist(), ends.tolist(), self.is_sampled, strict=True):
             first = end - (stop - start) if is_sampled else end
-            yield Turn(ids[: start + 1], ids[start + 1 : stop + 1], self.sampling_logprobs[first:end])
+            logprobs = self.sampling_logprobs[first:end]
+            media = tuple(item for item in self.model_input.media if item.stop <= start + 1)
+            yield Turn(ids[: start + 1], ids[start + 1 : stop + 1], logprobs, media)
 
 
 def fully_scored(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wire.extension import Int32Array, TokenSequence, begins_with
+from wire.extension import Int32Array, Media, TokenSequence, begins_with
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -22,17 +22,18 @@ class Turn:
     """One sampling call: the whole prompt the policy saw, and what it sampled.
 
     prompt_ids, output_ids: int32 token ids. sampling_logprobs: float32 nats, one per output id, or empty where the
-    tokens were not sampled from a policy (supervised data).
+    tokens were not sampled from a policy (supervised data). media: pictures of the prompt; nobody samples any.
     """
 
     prompt_ids: Int32Array
     output_ids: Int32Array
     sampling_logprobs: Float32Array
+    media: tuple[Media, ...] = ()
 
     @property
     def prompt(self) -> TokenSequence:
         """What the policy saw, to be compared."""
-        return TokenSequence(self.prompt_ids)
+        return TokenSequence(self.prompt_ids, self.media)
 
     @property
     def output(self) -> TokenSequence:

@@ -39,7 +39,8 @@ def boundary_digests(turn: Turn) -> tuple[bytes, bytes]:
 
 def longest_prefix(prompt: TokenSequence, ends: Iterable[tuple[int, bytes, Name]]) -> tuple[int, Name] | None:
     """The longest of the sequences (length, digest, name) that a prompt begins with. Each id is hashed once."""
-    ordered = sorted((end for end in ends if 0 < end[0] <= len(prompt)), key=lambda end: end[0])
+    possible = (end for end in ends if 0 < end[0] <= len(prompt) and not prompt.cuts_a_run(end[0]))
+    ordered = sorted(possible, key=lambda end: end[0])
     starts = [0, *(length for length, _, _ in ordered)]
     parts = (prompt.part(start, length) for start, (length, _, _) in zip(starts, ordered, strict=False))
     found = None

@@ -31,7 +31,7 @@ def any_datums(draw: st.DrawFn) -> list[Datum]:
         row = st.lists(FEW_VALUES, min_size=length, max_size=length)
         is_sampled = draw(st.booleans())
         shifted = np.append(ids, np.int32(7))[np.concatenate([np.arange(*span) for span in spans]) + 1]
-        media = (Media(0, bytes(range(32))),) if draw(st.booleans()) else ()
+        media = (Media(0, draw(st.integers(1, len(ids))), bytes(range(32)), 640, 480),) if draw(st.booleans()) else ()
         targets, weights = shifted if draw(st.booleans()) else np.array(draw(row), np.int32) + 5, draw(row)
         if num_targets := draw(st.integers(0, 3)):
             targets, weights = (np.array([each] * num_targets).T for each in (targets, weights))
@@ -75,14 +75,18 @@ def test_datums_of_trajectories_come_back_to_the_bit() -> None:
         check(to_datums(batch))
 
 
-def test_only_what_format_2_does_not_hold_is_written_as_format_3() -> None:
+def test_a_payload_has_the_lowest_format_that_holds_it() -> None:
     (datum, *_) = to_datums(deep_batch())
     several = replace(
         datum, targets=np.stack([datum.targets] * 2, 1), weights=np.ones((datum.num_scored, 2), np.float32)
     )
     ratio = replace(datum, in_ratio=np.ones(datum.num_scored, np.bool_))
-    formats = [decode(encode_datums([each], {}))[0]["format"] for each in (datum, several, ratio)]
-    assert formats == [2, 3, 3]
+    media = (Media(0, 2, bytes(32), 16, 8),)
+    seen, seen_by_ratio = (
+        replace(each, model_input=TokenSequence(datum.model_input.ids, media)) for each in (datum, ratio)
+    )
+    formats = [decode(encode_datums([each], {}))[0]["format"] for each in (datum, several, ratio, seen, seen_by_ratio)]
+    assert formats == [2, 3, 3, 4, 4]
 
 
 def test_what_is_the_same_for_all_positions_takes_the_room_of_one_number() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,34 +14,37 @@ from tests.unit.trainer.tiny import trajectory, turn
 from trainer.engine.prefix_tree import build_tree
 from wire.conversion import to_datums
 from wire.datum_payload import decode_datums, encode_datums
-from wire.extension import Media, TokenSequence, begins_with, common_prefix, lexicographic, prefix_digests
+from wire.extension import Media, TokenSequence, begins_with, common_prefix, joined, lexicographic, prefix_digests
 from wire.payload import decode
 from wire.trajectories import Batch, Turn
 
 CAT, DOG = bytes(range(32)), bytes(range(1, 33))
-IDS = st.lists(st.integers(0, 2), max_size=8)
+PLACEHOLDER = 2
+IDS = st.lists(st.integers(0, PLACEHOLDER), max_size=8)
 
 
-def sequence(ids: list[int], **media: bytes) -> TokenSequence:
-    return TokenSequence(
-        np.array(ids, np.int32), tuple(Media(int(at.removeprefix("at_")), item) for at, item in media.items())
-    )
+def run(num_tokens: int, digest: bytes) -> TokenSequence:
+    """A picture alone."""
+    ids = np.full(num_tokens, PLACEHOLDER, np.int32)
+    return TokenSequence(ids, (Media(0, num_tokens, digest, 8 * num_tokens, 8),))
 
 
-@st.composite
-def sequences(draw: st.DrawFn) -> TokenSequence:
-    ids = draw(IDS)
-    starts = sorted(draw(st.sets(st.integers(0, len(ids) - 1), max_size=2))) if ids else []
-    return TokenSequence(np.array(ids, np.int32), tuple(Media(at, draw(st.sampled_from([CAT, DOG]))) for at in starts))
+def text(ids: list[int]) -> TokenSequence:
+    return TokenSequence(np.array(ids, np.int32))
 
 
-def pairs(item: TokenSequence) -> list[tuple[int, bytes | None]]:
-    """By the letter: each id with the media item that begins there."""
-    starts = {each.start: each.digest for each in item.media}
+PARTS = st.lists(IDS.map(text) | st.builds(run, st.integers(1, 3), st.sampled_from([CAT, DOG])), min_size=1, max_size=4)
+SEQUENCES = PARTS.map(lambda parts: joined(*parts))
+"""Text that holds the placeholder's id too, and pictures, side by side and at both ends."""
+
+
+def pairs(item: TokenSequence) -> list[tuple[int, tuple[int, bytes] | None]]:
+    """By the letter: each id, and of the first of a run how long it is, and of what picture."""
+    starts = {each.start: (each.num_tokens, each.digest) for each in item.media}
     return [(int(token), starts.get(at)) for at, token in enumerate(item.ids)]
 
 
-@given(sequences(), sequences())
+@given(SEQUENCES, SEQUENCES)
 def test_sequences_share_what_is_the_same_in_ids_and_media(one: TokenSequence, other: TokenSequence) -> None:
     same = [a == b for a, b in zip(pairs(one), pairs(other), strict=False)]
     shared = [*same, False].index(False)
@@ -48,17 +52,50 @@ def test_sequences_share_what_is_the_same_in_ids_and_media(one: TokenSequence, o
     assert begins_with(one, other) == (shared == len(other))
     assert (one.key == other.key) == (pairs(one) == pairs(other))
     assert one.key.startswith(other.key) or not begins_with(one, other)
+    assert not one.cuts_a_run(shared)
+    assert not other.cuts_a_run(shared)
 
 
-@given(sequences(), st.integers(0, 8), st.integers(0, 8))
+@given(SEQUENCES, st.integers(0, 20), st.integers(0, 20))
 def test_a_sequence_begins_with_its_parts(whole: TokenSequence, first: int, second: int) -> None:
-    ends = sorted([min(first, len(whole)), min(second, len(whole))])
+    ends = [end for end in sorted([first, second]) if end <= len(whole) and not whole.cuts_a_run(end)]
     parts = [whole.part(*edges) for edges in pairwise([0, *ends])]
     assert begins_with(whole, *parts)
     assert list(prefix_digests(parts)) == [next(prefix_digests([whole.part(0, end)])) for end in ends]
 
 
-@given(st.lists(sequences(), max_size=6))
+@given(PARTS)
+def test_parts_joined_are_the_parts(parts: list[TokenSequence]) -> None:
+    assert pairs(joined(*parts)) == [pair for part in parts for pair in pairs(part)]
+    assert [each.stop - each.start for each in joined(*parts).media] == [
+        each.num_tokens for part in parts for each in part.media
+    ]
+
+
+@pytest.mark.parametrize(
+    "media",
+    [
+        (Media(2, 3, CAT, 1, 1),),
+        (Media(0, 2, CAT, 1, 1), Media(1, 2, CAT, 1, 1)),
+        (Media(2, 1, CAT, 1, 1), Media(0, 1, CAT, 1, 1)),
+        (Media(1, 0, CAT, 1, 1),),
+    ],
+    ids=["cut off by the end", "overlapping", "out of order", "empty"],
+)
+def test_runs_are_whole_and_in_order(media: tuple[Media, ...]) -> None:
+    with pytest.raises(AssertionError):
+        TokenSequence(np.zeros(4, np.int32), media)
+
+
+@pytest.mark.parametrize("edges", [(0, 2), (2, 4)])
+def test_a_part_never_cuts_a_run(edges: tuple[int, int]) -> None:
+    whole = joined(text([0]), run(3, CAT))
+    assert whole.part(1, 4).media == run(3, CAT).media
+    with pytest.raises(AssertionError, match="cuts a run"):
+        whole.part(*edges)
+
+
+@given(st.lists(SEQUENCES, max_size=6))
 def test_in_lexicographic_order_each_shares_most_with_a_neighbour(found: list[TokenSequence]) -> None:
     ordered = [found[index] for index in lexicographic(found)]
     for at, one in enumerate(ordered[1:], 1):
@@ -67,13 +104,14 @@ def test_in_lexicographic_order_each_shares_most_with_a_neighbour(found: list[To
 
 
 def test_two_images_behind_equal_placeholders_are_different() -> None:
-    cat, dog, text = sequence([1, 9, 9, 2], at_1=CAT), sequence([1, 9, 9, 2], at_1=DOG), sequence([1, 9, 9, 2])
-    for one, other in ((cat, dog), (cat, text)):
+    cat, dog, longer = (joined(text([1]), each, text([0])) for each in (run(2, CAT), run(2, DOG), run(3, CAT)))
+    for one, other in ((cat, dog), (cat, text([1, PLACEHOLDER, PLACEHOLDER, 0]))):
         assert common_prefix(one, other) == 1
         assert not begins_with(one, other)
         assert next(prefix_digests([one])) != next(prefix_digests([other]))
         assert build_tree([one, other]).num_tokens == 7
-    assert build_tree([cat, sequence([1, 9, 9, 3], at_1=CAT)]).num_tokens == 5
+    assert common_prefix(cat, longer) == 1
+    assert build_tree([cat, joined(text([1]), run(2, CAT), text([1]))]).num_tokens == 5
 
 
 @given(IDS.filter(bool), IDS.filter(bool), st.lists(st.integers(0, 2), min_size=1, max_size=20), st.booleans())

@@ -96,6 +96,6 @@ def alike(gradient: torch.Tensor, expected: list[str]) -> None:
 
 
 def test_a_payload_of_a_later_format_is_refused() -> None:
-    payload = encode_datums(logged("forward")[0], {}).replace(b'"format":2', b'"format":4')
-    with pytest.raises(ValueError, match="unknown format 4"):
+    payload = encode_datums(logged("forward")[0], {}).replace(b'"format":2', b'"format":5')
+    with pytest.raises(ValueError, match="unknown format 5"):
         decode_datums(payload)

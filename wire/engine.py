@@ -78,7 +78,8 @@ class StepResult:
 @dataclass(frozen=True, slots=True)
 class BaseModelInfo:
     """Facts of a base model that the control plane needs to judge requests. lora_layers: names (last components) of the
-    linear layers that LoRA adapts, by part; parts without any are left out."""
+    linear layers that LoRA adapts, by part; parts without any are left out. pictures: how it turns them into tokens
+    (`PictureRule.to_json`), None where it takes text alone."""
 
     vocab_size: int
     context_length: int
@@ -89,6 +90,7 @@ class BaseModelInfo:
     sharing: str = "prefixes"  # or "nothing": each sequence is a pass of its own
     adapted_parts: Sequence[str] = LORA_PARTS  # of which LoRA leaves no layer out: not of fused experts
     lora_layers: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    pictures: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, info: Mapping[str, Any]) -> BaseModelInfo:

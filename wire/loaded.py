@@ -27,7 +27,8 @@ class Loaded:
     forks that do not say else. lora_targets: the parts of these, or of a trainer, the layers of such forks.
     max_lora_rank: that a sampler loads. tokens_per_s: that are to be expected, trained by one model, or sampled by
     `tokens_per_s_of` answers at a time; `tokens_per_s_by`: how that was found. ranks: of a trainer, on what `device`
-    says. engine: what a server of another project that generates says of itself."""
+    says. pictures: how a base turns them into tokens (`PictureRule.to_json`), where it takes any. engine: what a server
+    of another project that generates says of itself."""
 
     version: str
     architecture: str | None = None
@@ -46,6 +47,7 @@ class Loaded:
     tokens_per_s: float | None = None
     tokens_per_s_of: int | None = None
     tokens_per_s_by: str | None = None
+    pictures: Mapping[str, Any] | None = None
     engine: str | None = None
     database: str | None = None
     checkpoint_store: str | None = None
@@ -82,7 +84,8 @@ class Loaded:
         products = f"products in {self.products}" if self.products else None
         kernel = f"{self.kernel} attention" if self.kernel else None
         context = f"context of {self.context_length} tokens" if self.context_length else None
-        return _listed(self.architecture, parameters, where, threads, products, kernel, context)
+        pictures = "with pictures" if self.pictures else None
+        return _listed(self.architecture, parameters, where, threads, products, kernel, context, pictures)
 
     def _lora(self) -> str:
         shape = f"of rank {self.lora_rank}, alpha {self.lora_alpha}" if self.lora_rank else None

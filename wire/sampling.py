@@ -2,15 +2,46 @@
 
 Rendering of chats and parsing of answers happen on the sampler's side of this border, next to the tokenizer.
 A sampler serves `POST /render`, `/tokenize`, `/token-texts`, `/generate` and `/score` with these types, and `GET
-/healthz`.
+/healthz`. Pictures cross it by name. A sampler that lacks the bytes of some answers 424 with the code PICTURES_MISSING
+and their names before it does anything else; `POST /pictures/{name}` with the canonical PNG hands it one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from wire.extension import Media
+
+PICTURES_MISSING = "pictures_missing"
+
+
+class MediaItem(BaseModel):
+    """A picture in a prompt: its run of placeholder ids, its name, and its size in pixels."""
+
+    start: int = Field(ge=0)
+    num_tokens: int = Field(ge=1)
+    name: str = Field(pattern="^[0-9a-f]{64}$")
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+
+
+def media_items(media: Iterable[Media]) -> list[MediaItem]:
+    """Media as this border has them."""
+    return [
+        MediaItem(start=each.start, num_tokens=each.num_tokens, name=each.name, width=each.width, height=each.height)
+        for each in media
+    ]
+
+
+def media_of(items: Iterable[MediaItem]) -> tuple[Media, ...]:
+    """Media as sequences have them. Nothing is checked here: `PictureRule.sequence` does."""
+    return tuple(
+        Media(each.start, each.num_tokens, bytes.fromhex(each.name), each.width, each.height) for each in items
+    )
 
 
 class ForcedCalls(BaseModel):
@@ -68,8 +99,11 @@ class Flow(BaseModel):
 class RenderRequest(Flow):
     """Messages to token ids.
 
+    A message's content is text, or a list of `{"type": "text", "text"}` and `{"type": "picture", "name", "width",
+    "height"}`.
+
     With `continued_ids`, those ids cover `messages[:continued_messages]` and come back untouched, followed by the
-    rendering of the messages after them.
+    rendering of the messages after them. `continued_media`: what pictures some of them stand for.
     """
 
     messages: list[dict[str, Any]]
@@ -78,6 +112,7 @@ class RenderRequest(Flow):
     add_generation_prompt: bool = True
     continued_ids: list[int] | None = None
     continued_messages: int = 0
+    continued_media: list[MediaItem] = Field(default_factory=list[MediaItem])
 
 
 class TokenizeRequest(Flow):
@@ -90,6 +125,7 @@ class TokenIds(BaseModel):
     """The answer to render and tokenize."""
 
     token_ids: list[int]
+    media: list[MediaItem] = Field(default_factory=list[MediaItem])
 
 
 MAX_TOKEN_TEXTS = 4096
@@ -122,6 +158,7 @@ class GenerateRequest(Flow):
 
     adapter: str
     prompt_token_ids: list[int] = Field(default_factory=list[int])
+    prompt_media: list[MediaItem] = Field(default_factory=list[MediaItem])
     chat: RenderRequest | None = None
     """In place of the ids; the first event then says what they are."""
     params: SamplingParams
@@ -144,6 +181,7 @@ class ScoreRequest(Flow):
 
     adapter: str
     prompt_token_ids: list[int]
+    prompt_media: list[MediaItem] = Field(default_factory=list[MediaItem])
     last_n: int | None = Field(default=None, ge=1)
     top_logprobs: int = Field(default=0, ge=0, le=MAX_TOP_PROMPT_LOGPROBS)
     targets: list[list[int]] | None = None
@@ -260,6 +298,8 @@ class GenerateEvent(BaseModel):
     message: ParsedMessage | None = None
     prompt_token_ids: list[int] | None = None
     """Of the first event, where the request had a chat."""
+    prompt_media: list[MediaItem] = Field(default_factory=list[MediaItem])
+    """Of the same event: the pictures in that chat."""
 
 
 class DerenderRequest(ParseOptions):

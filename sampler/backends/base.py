@@ -9,6 +9,7 @@ from typing import Protocol
 
 from sampler.admission.prompt_limits import PromptLimits
 from wire.loaded import Loaded
+from wire.picture_rule import PictureRule
 from wire.sampling import (
     DerenderRequest,
     GenerateEvent,
@@ -27,12 +28,13 @@ from wire.sampling import (
 @dataclass(frozen=True, slots=True)
 class SamplerInfo:
     """Facts of the base model that callers need. `eos_ids` end an answer unless the request ignores them. `constrains`:
-    whether the backend can sample under a Constraint."""
+    whether the backend can sample under a Constraint. `pictures`: how prompts have them, None where they have none."""
 
     vocab_size: int
     context_length: int
     eos_ids: tuple[int, ...]
     constrains: bool = False
+    pictures: PictureRule | None = None
 
 
 class AnswerReader(Protocol):

@@ -24,6 +24,7 @@ import torch
 from trainer.engine.attention import PackedLayout
 from trainer.engine.kernels import Kernel
 from trainer.engine.prefix_tree import build_tree
+from trainer.engine.vision.cost import PictureCost
 from wire.datums import Datum
 from wire.extension import common_prefix, lexicographic
 
@@ -62,6 +63,7 @@ class PassBudget:
 
     tokens_per_pair: what attention of one token to one other costs, next to a token's way through the other layers.
     shares: whether sequences of a pack share what they have in common. alone: each datum is a pass of its own.
+    pictures: what encoding one costs; None for a base that takes text alone.
 
     apart_tokens: what groups that have no gradient must cost to be micro-batches of their own, without a backward.
 
@@ -73,6 +75,7 @@ class PassBudget:
     tokens_per_pair: float = 0.0
     shares: bool = True
     alone: bool = False
+    pictures: PictureCost | None = None
     apart_tokens: float = math.inf
     max_shards: int = 1
     min_shard_tokens: float = 1.0
@@ -88,7 +91,8 @@ def plan_shards(datums: Sequence[Datum], *, num_substeps: int, budget: PassBudge
     own.
     """
     if budget.alone:
-        pieces = [([datum], _cost(datum, None, budget)) for datum in datums]
+        encoding = _encoding(datums, budget)
+        pieces = [([datum], _cost(datum, None, budget) + encoding[datum]) for datum in datums]
     else:
         chunks = [
             [unit for group in groups for unit in _units(group, budget)]
@@ -179,13 +183,14 @@ def _units(group: list[Datum], budget: PassBudget) -> Iterator[_Piece]:
     """The group and its cost, or pieces of it: neighbours in lexicographic order share most."""
     ordered = [group[i] for i in lexicographic([datum.model_input for datum in group])]
     first, *others = ordered
-    unit, cost = [first], _cost(first, None, budget)
+    encoding = _encoding(ordered, budget)
+    unit, cost = [first], _cost(first, None, budget) + encoding[first]
     pieces: list[_Piece] = []
     for last, datum in zip(ordered, others, strict=False):
-        added = _cost(datum, last, budget)
+        added = _cost(datum, last, budget) + encoding[datum]
         if cost + added > budget.max_tokens:
             pieces.append((unit, cost))
-            unit, cost = [datum], _cost(datum, None, budget)
+            unit, cost = [datum], _cost(datum, None, budget) + encoding[datum]
         else:
             unit, cost = [*unit, datum], cost + added
     if not pieces:
@@ -194,8 +199,19 @@ def _units(group: list[Datum], budget: PassBudget) -> Iterator[_Piece]:
     yield from [*pieces, (unit, cost)]
 
 
+def _encoding(datums: Sequence[Datum], budget: PassBudget) -> dict[Datum, float]:
+    """What the pictures of each cost, in tokens: of one that several show, the first bears all, for a pass encodes it
+    once."""
+    seen, costs = set[bytes](), dict[Datum, float]()
+    for datum in datums:
+        fresh = {item.digest: item for item in datum.model_input.media if item.digest not in seen}
+        costs[datum] = sum(map(budget.pictures.of, fresh.values()), 0.0) if budget.pictures else 0.0
+        seen |= fresh.keys()
+    return costs
+
+
 def _cost(datum: Datum, last: Datum | None, budget: PassBudget) -> float:
-    """What a datum adds to a pack in which `last` is the one before it, in tokens."""
+    """What the tokens of a datum add to a pack in which `last` is the one before it, in tokens."""
     length = datum.num_tokens
     shared = common_prefix(last.model_input, datum.model_input) if last is not None and budget.shares else 0
     pairs = (length * (length + 1) - shared * (shared + 1)) / 2

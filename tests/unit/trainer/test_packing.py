@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,10 @@ from hypothesis import strategies as st
 from tests.unit.trainer.tiny import datum_of
 from trainer.engine.kernels.dense import DenseKernel
 from trainer.engine.packing import Pack, PassBudget, build_pack, plan_shards
+from trainer.engine.vision.cost import PictureCost
 from wire.datums import Datum
+from wire.extension import Media, TokenSequence
+from wire.picture_rule import PictureRule
 
 
 def plan(
@@ -56,6 +60,59 @@ def test_long_sequences_cost_more_than_their_tokens() -> None:
     # 40 · 41 / 2 pairs are 8.2 tokens more each, 20 · 21 / 2 but 2.1.
     assert plan(strangers(40, 40), group_size=1, max_tokens=96, tokens_per_pair=0.01) == [[0], [1]]
     assert plan(strangers(20, 20, 20, 20), group_size=1, max_tokens=96, tokens_per_pair=0.01) == [[0, 1, 2, 3]]
+
+
+RULE = PictureRule(
+    kind="patches",
+    placeholder_id=7,
+    patch=8,
+    merge=2,
+    min_pixels=256,
+    max_pixels=1 << 20,
+    tokens=0,
+    axes=3,
+    two_way=False,
+    template_text="",
+    text_before="",
+    text_after="",
+    preprocessing="",
+)
+
+
+def shown(index: int, first_word: int, *pictures: int) -> Datum:
+    """A word, and pictures of 16×32 pixels: two tokens and eight patches each."""
+    media = [Media(1 + 2 * number, 2, bytes([name] * 32), 16, 32) for number, name in enumerate(pictures)]
+    datum = datum_of([first_word, *[7] * (2 * len(pictures)), 3], 1 + 2 * len(pictures), index)
+    return replace(datum, model_input=TokenSequence(datum.model_input.ids, tuple(media)))
+
+
+def planned(datums: list[Datum], max_tokens: int, cost: PictureCost | None, **budget: object) -> list[list[list[int]]]:
+    shards = plan_shards(datums, num_substeps=1, budget=PassBudget(max_tokens, pictures=cost, **budget))
+    return [[[d.origin.trajectory_index for d in micro_batch] for micro_batch in shard] for shard in shards]
+
+
+@pytest.mark.parametrize("cost", [PictureCost(RULE, 2.0, 0.0), PictureCost(RULE, 0.0, 0.25)])
+def test_pictures_cost_what_their_patches_cost_a_tower(cost: PictureCost) -> None:
+    """16 tokens each: 8 · 2, or 8 · 8 / 4."""
+    datums = [shown(0, 1, 1), shown(1, 2, 2), shown(2, 3)]
+    assert planned(datums, max_tokens=39, cost=cost) == [[[0, 1, 2]]], "3 + 3 + 1 tokens, and 32 of pictures"
+    assert planned(datums, max_tokens=38, cost=cost) == [[[0, 1], [2]]]
+    assert planned(datums, max_tokens=7, cost=None) == [[[0, 1, 2]]], "a base that takes text alone has none"
+
+
+def test_a_picture_that_several_show_costs_once() -> None:
+    cost = PictureCost(RULE, 2.0, 0.0)
+    assert planned([shown(0, 1, 1), shown(1, 2, 1)], max_tokens=22, cost=cost) == [[[0, 1]]]
+    assert planned([shown(0, 1, 1), shown(1, 2, 2)], max_tokens=22, cost=cost) == [[[0], [1]]]
+    assert planned([shown(0, 1, 1, 1)], max_tokens=1, cost=cost, alone=True) == [[[0]]]
+
+
+def test_shards_have_about_as_many_pictures_each() -> None:
+    """Two with a picture are 19 tokens each, six without any are one each."""
+    datums = [shown(0, 1, 1), shown(1, 2, 2), *(shown(i, i + 1) for i in range(2, 8))]
+    even = {"max_shards": 2, "alone": True}
+    assert planned(datums, 100, PictureCost(RULE, 2.0, 0.0), **even) == [[[0]], [[1], [2], [3], [4], [5], [6], [7]]]
+    assert planned(datums, 100, None, **even)[0] == [[0], [1]]
 
 
 def test_groups_without_a_gradient_come_last_in_micro_batches_of_their_own() -> None:

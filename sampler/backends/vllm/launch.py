@@ -14,6 +14,8 @@ import threading
 # The command `vllm` looks up a distribution of that name, which the CPU build does not have.
 _SERVER = "vllm.entrypoints.openai.api_server"
 _CPU_FLAGS = ["--dtype", "float32", "--enforce-eager"]
+# Measuring what a tower takes beside the keys and values is for GPUs, and takes a CPU half a minute.
+_CPU_FLAGS_WITH_PICTURES = ["--skip-mm-profiling"]
 _EXTENSION = ["--worker-extension-cls", "worker_extension.WorkerExtension"]  # in the folder of this file
 
 
@@ -28,7 +30,8 @@ def main() -> None:
     arguments = [*_EXTENSION, *sys.argv[1:]]
     if not torch.cuda.is_available():
         _prepare_for_cpu()
-        arguments = [*_CPU_FLAGS, *arguments]
+        sees = "--limit-mm-per-prompt" in arguments
+        arguments = [*_CPU_FLAGS, *(_CPU_FLAGS_WITH_PICTURES if sees else []), *arguments]
     sys.argv = [_SERVER, *arguments]
     runpy.run_module(_SERVER, run_name="__main__", alter_sys=True)
 

@@ -36,7 +36,7 @@ _MOST_DEATHS = 5
 class OwnServer:
     """Calls `on_loss` whenever the server, and every adapter in it, is gone; it may be back under another URL. `ready`
     is a server that has sampled a token. One that dies again and again is not started any more: `final_trouble` says
-    why."""
+    why. has_vision: the base has a tower, whether or not it is asked about pictures (`with_pictures`)."""
 
     def __init__(
         self,
@@ -46,8 +46,13 @@ class OwnServer:
         parsers: Parsers,
         client: VllmClient,
         on_loss: Callable[[], None],
+        *,
+        has_vision: bool = False,
+        with_pictures: bool = False,
     ) -> None:
         self._base = base
+        self._has_vision = has_vision
+        self._with_pictures = with_pictures
         self._num_threads = num_threads
         self._settings = settings
         self._parsers = parsers
@@ -101,8 +106,8 @@ class OwnServer:
             port: int = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
-            server_command(self._base, port, self._settings, self._parsers),
-            env=server_environment(self._num_threads),
+            server_command(self._base, port, self._settings, self._parsers, with_pictures=self._with_pictures),
+            env=server_environment(self._num_threads, has_vision=self._has_vision),
             stdin=subprocess.PIPE,  # its lifeline
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

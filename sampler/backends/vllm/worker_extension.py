@@ -64,8 +64,9 @@ def _mapped(mapping: Any, indices_R: Any) -> Generator[None]:
 
 
 def _mapping_of(model: Any) -> Any:
-    """Which adapter is for which row, where the head may have adapters."""
-    return getattr(getattr(model, "logits_processor", None), "punica_wrapper", None)
+    """Which adapter is for which row, where the head may have adapters. A vision model's head is its text part's."""
+    text = model if hasattr(model, "logits_processor") else getattr(model, "language_model", None)
+    return getattr(getattr(text, "logits_processor", None), "punica_wrapper", None)
 
 
 def _sync_allowed() -> Any:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wire.sampling import GenerateEvent, MessageDelta, ParsedCall, ParsedMessage, SampledTokens
+from wire.sampling import GenerateEvent, MediaItem, MessageDelta, ParsedCall, ParsedMessage, SampledTokens
 
 Events = AsyncGenerator[tuple[int, GenerateEvent]]
 """(index of the sequence, event)."""
@@ -17,12 +17,14 @@ Events = AsyncGenerator[tuple[int, GenerateEvent]]
 class Answer:
     """One sampled sequence.
 
-    prompt_ids: after which; of a chat that the sampler renders, they come with the first tokens. message: what a whole
-    answer to a chat says; deltas: what one says that came in pieces. single_call: as in `Chat`.
+    prompt_ids: after which; prompt_media: the pictures there. Of a chat that the sampler renders, both come with the
+    first tokens. message: what a whole answer to a chat says; deltas: what one says that came in pieces. single_call:
+    as in `Chat`.
     """
 
     prompt_ids: list[int]
     single_call: bool = False
+    prompt_media: list[MediaItem] = field(default_factory=list[MediaItem])
     tokens: SampledTokens = field(default_factory=SampledTokens)
     text: str = ""
     finish_reason: str | None = None
@@ -33,7 +35,7 @@ class Answer:
     def add(self, event: GenerateEvent) -> None:
         """Take the next tokens."""
         if event.prompt_token_ids is not None:
-            self.prompt_ids = event.prompt_token_ids
+            self.prompt_ids, self.prompt_media = event.prompt_token_ids, event.prompt_media
         if self.single_call:
             _drop_later_calls(event)
         self.tokens.extend(event.tokens)

@@ -22,6 +22,7 @@ from server.sampling.requests import Chat, Rollout, SampleRequest
 from server.sampling.target import Target
 from store.rollouts import RecordedSample, read_rollouts
 from wire.errors import ContextLengthExceeded, CorruptCheckpoint, InvalidRequest
+from wire.sampling import media_items
 
 log = structlog.get_logger(__name__)
 
@@ -69,8 +70,8 @@ def continued(chat: Chat, turns: Sequence[RecordedSample]) -> Chat:
     num_messages = max(found)
     turn = found[num_messages].turn
     ids = [*turn.prompt_ids.tolist(), *turn.output_ids.tolist()]
-    render = chat.render.model_copy(update={"continued_ids": ids, "continued_messages": num_messages})
-    return replace(chat, render=render)
+    continued = {"continued_ids": ids, "continued_messages": num_messages, "continued_media": media_items(turn.media)}
+    return replace(chat, render=chat.render.model_copy(update=continued))
 
 
 async def unless_refused(

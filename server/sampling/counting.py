@@ -16,7 +16,7 @@ async def count_tokens(sampling: Sampling, target: Target, chat: Chat, rollout: 
     request = chat.render.model_copy(update={"team": str(target.team_id)})
 
     async def on(sampler: Sampler) -> int:
-        return len(await sampling.client.render(sampler.url, request))
+        return len((await sampling.client.render(sampler.url, request)).token_ids)
 
     async with sampling.limits.slot(target.team_id, target.max_concurrent_rollouts):
         return await sampling.dispatch.on_a_sampler(target, affinity(chat), on)

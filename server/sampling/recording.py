@@ -16,7 +16,7 @@ from server.sampling.requests import Chat, Prompt, Rollout, SampleRequest
 from server.sampling.target import Target
 from server.values.sanitizing import readable_value
 from store.rollouts import Conversation, NewSample, Served
-from wire.sampling import GenerateRequest
+from wire.sampling import GenerateRequest, media_of
 from wire.trajectories import Turn
 
 _NOT_OF_SAMPLING = {"top_logprobs"}
@@ -67,7 +67,8 @@ def preamble_of(chat: Chat) -> dict[str, Any]:
 def _sample(team_id: UUID, rollout: Rollout, served: Served, answer: Answer) -> NewSample:
     prompt_ids, tokens = answer.prompt_ids, answer.tokens
     logprobs = np.array(tokens.logprobs, np.float32)
-    turn = Turn(np.array(prompt_ids, np.int32), np.array(tokens.ids, np.int32), logprobs)
+    media = media_of(answer.prompt_media)
+    turn = Turn(np.array(prompt_ids, np.int32), np.array(tokens.ids, np.int32), logprobs, media)
     return NewSample(team_id, rollout.trace_id, turn, served, rollout.attempt)
 
 

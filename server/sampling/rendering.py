@@ -18,6 +18,6 @@ async def render(
     request = RenderRequest(messages=messages, tools=tools, add_generation_prompt=opened, team=str(target.team_id))
 
     async def on(sampler: Sampler) -> list[int]:
-        return await sampling.client.render(sampler.url, request)
+        return (await sampling.client.render(sampler.url, request)).token_ids
 
     return await sampling.dispatch.on_a_sampler(target, b"", on)

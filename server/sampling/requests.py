@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wire.sampling import ParseOptions, RenderRequest, SamplingParams
+from wire.sampling import MediaItem, ParseOptions, RenderRequest, SamplingParams
 
 _AFFINE = 256
 """Prompts that begin with the same so many tokens or characters go to one sampler."""
+
+
+PICTURE = "picture"
+"""The type of a part of a message that names a picture which the team has here."""
+
+Part = dict[str, Any]
+Content = str | list[Part]
+"""Of a message: text, or parts that are texts and pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +35,16 @@ class Chat:
     single_call: bool = False
 
 
-Prompt = str | list[int] | Chat
-"""Text, token ids or a chat."""
+@dataclass(frozen=True, slots=True)
+class PicturedPrompt:
+    """Token ids, runs of which stand for pictures that the team has here."""
+
+    ids: list[int]
+    media: list[MediaItem]
+
+
+Prompt = str | list[int] | PicturedPrompt | Chat
+"""Text, token ids, such with pictures, or a chat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +86,19 @@ class SampleRequest:
 def affinity(prompt: Prompt) -> bytes:
     """Prompts with the same one go to the same sampler, whose prefix cache knows how they begin. All turns of a
     conversation, and all conversations about one question, have in common all up to the first message of the user."""
+    if isinstance(prompt, PicturedPrompt):
+        names = [item.name for item in prompt.media if item.start < _AFFINE]
+        return repr((prompt.ids[:_AFFINE], names)).encode()
     if not isinstance(prompt, Chat):
         return repr(prompt[:_AFFINE]).encode()
     messages = prompt.render.messages
     first = next((i for i, message in enumerate(messages) if message["role"] == "user"), 0)
-    return "\0".join(message["content"] for message in messages[: first + 1]).encode("utf-8", "replace")
+    said = (_said(message["content"]) for message in messages[: first + 1])
+    return "\0".join(said).encode("utf-8", "replace")
+
+
+def _said(content: Content) -> str:
+    """A picture goes by its name."""
+    if isinstance(content, str):
+        return content
+    return "\0".join(part["name"] if part["type"] == PICTURE else part["text"] for part in content)

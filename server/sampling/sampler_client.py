@@ -67,9 +67,9 @@ class SamplerClient:
         self._on_lost = on_lost
         self._metrics = metrics or ServerMetrics()
 
-    async def render(self, url: str, request: RenderRequest) -> list[int]:
-        """Messages to token ids."""
-        return TokenIds.model_validate_json(await self._post(url, "/render", _as_json(request))).token_ids
+    async def render(self, url: str, request: RenderRequest) -> TokenIds:
+        """Messages to token ids, and the pictures that some of them stand for."""
+        return TokenIds.model_validate_json(await self._post(url, "/render", _as_json(request)))
 
     async def tokenize(self, url: str, request: TokenizeRequest) -> list[int]:
         """Plain text to token ids."""

@@ -12,7 +12,7 @@ from server.sampling.collaborators import Sampling
 from server.sampling.fencing import fence
 from server.sampling.generation import generate_all, seeded
 from server.sampling.recording import served_completion
-from server.sampling.requests import Chat, Prompt, SampleRequest, affinity
+from server.sampling.requests import Chat, PicturedPrompt, Prompt, SampleRequest, affinity
 from server.sampling.sampler_client import SamplerFailed
 from server.sampling.target import Target
 from store.planes.serving import Sampler
@@ -107,17 +107,21 @@ class _Task:
         client = self.sampling.client
         if isinstance(prompt, list):
             return {"prompt_token_ids": prompt}
+        if isinstance(prompt, PicturedPrompt):
+            return {"prompt_token_ids": prompt.ids, "prompt_media": prompt.media}
         if isinstance(prompt, str):
             text = TokenizeRequest(text=prompt, team=flow.team, call=flow.call)
             return {"prompt_token_ids": await client.tokenize(url, text)}
         if self.request.num_answers == 1:
             return {"chat": prompt.render}
         render = prompt.render.model_copy(update={"team": flow.team, "call": flow.call})
-        return {"prompt_token_ids": await client.render(url, render)}
+        rendered = await client.render(url, render)
+        return {"prompt_token_ids": rendered.token_ids, "prompt_media": rendered.media}
 
     def _answer(self, index: int, sequence: GenerateRequest) -> Answer:
         prompt = self.request.prompt_of(index)
-        return Answer(sequence.prompt_token_ids, isinstance(prompt, Chat) and prompt.single_call)
+        single_call = isinstance(prompt, Chat) and prompt.single_call
+        return Answer(sequence.prompt_token_ids, single_call, sequence.prompt_media)
 
     def _check(self, answers: list[Answer]) -> None:
         if not self.request.whole:

@@ -4,8 +4,9 @@ import socket
 
 import pytest
 
-from server.guard.webhooks import WebhookFailed, check_receiver, deliver, is_allowed, why_refused
+from server.guard.webhooks import WebhookFailed, check_receiver, deliver
 from server.process.settings import GuardSettings
+from server.values.addresses import is_allowed, why_refused
 from wire.errors import InvalidRequest
 
 NOWHERE = [

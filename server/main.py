@@ -31,6 +31,7 @@ from server.process.settings import (
     GatewayLimits,
     GuardSettings,
     Limits,
+    PictureSettings,
     RunSettings,
     ServerSettings,
     StopSettings,
@@ -77,6 +78,7 @@ def serve(
     promotion: PromotionPolicy = PromotionPolicy.ONE,
     stop: StopSettings | None = None,
     guard: GuardSettings | None = None,
+    pictures: PictureSettings | None = None,
     runs: RunSettings | None = None,
     default_lora: LoraConfig | None = None,
 ) -> None:
@@ -97,6 +99,7 @@ def serve(
         workers=workers,
         stop=stop or StopSettings(),
         guard=guard or GuardSettings(),
+        pictures=pictures or PictureSettings(),
         runs=runs or RunSettings(),
     )
     _allow_many_files()

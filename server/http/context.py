@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from server.metrics.instruments import ServerMetrics
 from server.metrics.keeping import watching_pools
 from server.pictures.collaborators import Pictures
 from server.pictures.decoder import PictureDecoder
+from server.pictures.reading import read
 from server.pictures.rows import RowsInMemory
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
@@ -115,11 +117,12 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     key_uses = KeyUses(background)
     upload_parser = UploadParser()
     decoder = PictureDecoder(settings.pictures.limits)
+    pictures = Pictures(settings.pictures, decoder, RowsInMemory(), blobs, metrics)
     sampling = Sampling(
         database,
         SamplingKeys(serving_lookups(database, metrics, acknowledgements), key_uses),
         wants,
-        SamplerClient(connections, settings.sampler_token, pool.lost, metrics),
+        SamplerClient(connections, settings.sampler_token, pool.lost, partial(read, pictures), metrics),
         Dispatch(pool, holders, metrics, timeouts.samplers_s),
         TeamLimits(settings.gateway_limits, metrics, shutdown),
         recorder,
@@ -157,7 +160,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 key_uses,
                 Heartbeats(background),
                 upload_parser,
-                Pictures(settings.pictures, decoder, RowsInMemory(), blobs, metrics),
+                pictures,
                 shutdown,
                 answering_samplers(connections.is_answering),
                 AdapterFiles(_checkpoint_store(settings)),

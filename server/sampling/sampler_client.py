@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ClassVar
+from uuid import UUID
 
 import structlog
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from server.metrics.instruments import ServerMetrics
-from server.sampling.connections import ConnectionFailed, Connections, NotReached
+from server.sampling.connections import ConnectionFailed, Connections, Exchange, NotReached
 from wire.errors import A_FEW, UNTIL_MENDED, ContextLengthExceeded, HeadwayError, InvalidRequest, Unavailable
+from wire.pictures import is_name
 from wire.process.tracing import span_apart
 from wire.sampling import (
+    Flow,
     GenerateEvent,
     GenerateRequest,
     PromptScores,
@@ -45,6 +48,13 @@ class SamplerFailed(HeadwayError):
     tries: ClassVar[int | None] = A_FEW
 
 
+ReadPicture = Callable[[UUID, str], Awaitable[bytes]]
+"""The canonical PNG of a team's picture, by its name. Raises NotFound, Gone."""
+
+_MOST_HANDED = 3
+"""So often a request's pictures are handed to a sampler, which may have to make room between them and the request."""
+_LACKS_PICTURES = 424
+_JSON, _PNG = "application/json", "image/png"
 _TRY_ANOTHER = (404, 409, 410, 429, 502, 503, 504)
 _OUT_OF_ORDER = (502, 503, 504)
 _NOT_THERE = (404, 409, 410, 429)
@@ -53,23 +63,31 @@ _NOT_THERE = (404, 409, 410, 429)
 
 class SamplerClient:
     """The sampler port. `url` is the sampler's own; each call carries the token that samplers ask for. `on_lost` is
-    called with the URL of one that does not answer, or whose connection breaks."""
+    called with the URL of one that does not answer, or whose connection breaks.
+
+    Requests name their pictures. A sampler that lacks some says so before it begins: it is handed them, out of
+    `read_picture`, and asked again.
+    """
 
     def __init__(
         self,
         connections: Connections,
         token: str,
         on_lost: Callable[[str], None],
+        read_picture: ReadPicture,
         metrics: ServerMetrics | None = None,
     ) -> None:
         self._connections = connections
-        self._headers = f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n".encode()
+        self._headers = {
+            kind: f"Authorization: Bearer {token}\r\nContent-Type: {kind}\r\n".encode() for kind in (_JSON, _PNG)
+        }
         self._on_lost = on_lost
+        self._read_picture = read_picture
         self._metrics = metrics or ServerMetrics()
 
     async def render(self, url: str, request: RenderRequest) -> TokenIds:
         """Messages to token ids, and the pictures that some of them stand for."""
-        return TokenIds.model_validate_json(await self._post(url, "/render", _as_json(request)))
+        return TokenIds.model_validate_json(await self._post(url, "/render", _as_json(request), request))
 
     async def tokenize(self, url: str, request: TokenizeRequest) -> list[int]:
         """Plain text to token ids."""
@@ -81,9 +99,9 @@ class SamplerClient:
         return TokenTexts.model_validate_json(await self._post(url, "/token-texts", _as_json(request)))
 
     async def score(self, url: str, request: ScoreRequest) -> PromptScores:
-        """Logprobs of a prompt's own tokens."""
+        """Logprobs of a prompt's own tokens. Raises NotFound, Gone where a picture of it is not kept any more."""
         self._metrics.prompt_sent(len(request.prompt_token_ids))
-        return PromptScores.model_validate_json(await self._post(url, "/score", _as_json(request)))
+        return PromptScores.model_validate_json(await self._post(url, "/score", _as_json(request), request))
 
     async def tokenizer(self, url: str) -> bytes:
         """The files of the base's tokenizer, as a tar archive."""
@@ -91,13 +109,13 @@ class SamplerClient:
 
     async def generate(self, url: str, request: GenerateRequest) -> AsyncGenerator[GenerateEvent]:
         """Sampled tokens as they come. Closing the generator makes the sampler stop. Raises SamplerGone when it dies
-        before the last event."""
+        before the last event; NotFound, Gone where a picture of the prompt is not kept any more."""
         finished = False
         with self._call("/generate") as headers:
             if request.chat is None:
                 self._metrics.prompt_sent(len(request.prompt_token_ids))
             try:
-                async with self._connections.post(f"{url}/generate", headers, _as_json(request)) as exchange:
+                async with self._asked(url, "/generate", headers, _as_json(request), request) as exchange:
                     if exchange.status != 200:
                         raise self._refusal(url, exchange.status, await exchange.read())
                     line = b""
@@ -115,27 +133,46 @@ class SamplerClient:
             if not finished:
                 raise self._lost(url, "the sampler was lost while it answered; try again")
 
-    async def _post(self, url: str, path: str, body: bytes) -> bytes:
-        with self._call(path) as headers:
+    async def _post(self, url: str, path: str, body: bytes, request: Flow | None = None, kind: str = _JSON) -> bytes:
+        with self._call(path, kind) as headers:
             try:
-                async with self._connections.post(url + path, headers, body) as exchange:
+                async with self._asked(url, path, headers, body, request) as exchange:
                     content = await exchange.read()
             except ConnectionFailed as error:
                 raise self._lost(url, "the sampler does not answer; try again", error) from error
-            if exchange.status != 200:
+            if exchange.status not in (200, 204):
                 raise self._refusal(url, exchange.status, content)
         return content
 
+    @asynccontextmanager
+    async def _asked(
+        self, url: str, path: str, headers: bytes, body: bytes, request: Flow | None
+    ) -> AsyncGenerator[Exchange]:
+        """The reply to a body. `request`: what it says, where it may name pictures."""
+        for _ in range(_MOST_HANDED):
+            async with self._connections.post(url + path, headers, body) as exchange:
+                if request is None or exchange.status != _LACKS_PICTURES:
+                    yield exchange
+                    return
+                missing = _missing_names(await exchange.read())
+            await self._hand(url, UUID(request.team), missing)
+        async with self._connections.post(url + path, headers, body) as exchange:
+            yield exchange
+
+    async def _hand(self, url: str, team_id: UUID, names: list[str]) -> None:
+        for name in names:
+            await self._post(url, f"/pictures/{name}", await self._read_picture(team_id, name), kind=_PNG)
+
     @contextmanager
-    def _call(self, path: str) -> Generator[bytes]:
+    def _call(self, path: str, kind: str = _JSON) -> Generator[bytes]:
         """Time the block, and give the headers that its call carries: token, request and span."""
-        name, started, outcome = path[1:], time.perf_counter(), "failed"
+        name, started, outcome = path.split("/")[1], time.perf_counter(), "failed"
         try:
             with span_apart(f"sampler {name}", kind="client") as call:
                 more = call.headers()
                 if request_id := structlog.contextvars.get_contextvars().get("request_id"):
                     more["X-Request-Id"] = request_id
-                yield self._headers + "".join(f"{key}: {value}\r\n" for key, value in more.items()).encode()
+                yield self._headers[kind] + "".join(f"{key}: {value}\r\n" for key, value in more.items()).encode()
             outcome = "done"
         except GeneratorExit:
             outcome = "stopped"
@@ -154,9 +191,9 @@ class SamplerClient:
         sentence = message or f"the sampler answered {status}"
         if status in _OUT_OF_ORDER:
             return self._lost(url, sentence)
-        if status in _TRY_ANOTHER:
+        if status in (_LACKS_PICTURES, *_TRY_ANOTHER):
             gone = SamplerGone(sentence)
-            gone.broke_off = status not in _NOT_THERE
+            gone.broke_off = status not in (_LACKS_PICTURES, *_NOT_THERE)
             return gone
         if code == ContextLengthExceeded.code:
             return ContextLengthExceeded(sentence)
@@ -173,6 +210,17 @@ def _as_json(body: BaseModel) -> bytes:
         if "surrogates" in str(error):
             raise InvalidRequest("the request holds half a surrogate pair, which is not a character") from None
         raise InvalidRequest("the request is nested too deeply") from None
+
+
+def _missing_names(body: bytes) -> list[str]:
+    try:
+        problem: dict[str, Any] = json.loads(body)
+        names = [name for name in problem["names"] if is_name(name)]
+    except (ValueError, KeyError, TypeError):
+        names = []
+    if not names:
+        raise SamplerFailed("the sampler lacks pictures, and does not say which")
+    return names
 
 
 def _problem(body: bytes) -> tuple[str, str, str | None]:

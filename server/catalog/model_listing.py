@@ -34,6 +34,11 @@ _PAGE = f"""
         from page p join models m on m.id = p.id left join models base on base.id = m.base_id
     )
 """
+# As `input_modalities` of `server.catalog.service` says.
+_MODALITIES = """
+    case when known is null or upstream is not null then null
+        when jsonb_typeof(known -> 'pictures') = 'object' then array['text', 'image'] else array['text'] end
+"""
 _TIME = '\'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\''
 
 # The fields of `CatalogModel`, as `server.catalog.service.catalog_model` sets them, but for `lora`.
@@ -51,7 +56,7 @@ _CATALOG = f"""
             to_char(paused_at at time zone 'utc', {_TIME}) as paused_at, pause_reason,
             case when upstream is not null then
                 json_build_object('api', upstream -> 'api', 'model', upstream -> 'model') end as upstream,
-            description, tags
+            description, tags, {_MODALITIES} as input_modalities
     ) item order by place
 """
 _BASES = "select id, info from models where weights is not null"
@@ -59,14 +64,14 @@ _TOTAL = f"select count(*) from models m where {_VISIBLE}"
 _MODELS = f"""
     {_PAGE}
     select id, slug, name, team_id, created_at, base_slug, upstream ->> 'api' as api,
-        (known ->> 'context_length')::int as context_length
+        (known ->> 'context_length')::int as context_length, {_MODALITIES} as input_modalities
     from listed order by place
 """
 
 
 class VisibleModel(NamedTuple):
-    """A model that a team sees. `base_slug`: of a fork; `api`: of another vendor's model; `context_length`: tokens,
-    None until a worker has loaded the base."""
+    """A model that a team sees. `base_slug`: of a fork; `api`: of another vendor's model; `context_length`: tokens.
+    That one and `input_modalities` are None until a worker has loaded the base."""
 
     id: UUID
     slug: str
@@ -76,6 +81,7 @@ class VisibleModel(NamedTuple):
     base_slug: str | None
     api: str | None
     context_length: int | None
+    input_modalities: list[str] | None
 
 
 async def catalog_page(

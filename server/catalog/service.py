@@ -86,6 +86,15 @@ def no_such_model(reference: str) -> ModelNotFound:
     return ModelNotFound(f"there is no model {shown!r}; see 'hud models list'", param="model")
 
 
+def input_modalities(model: ModelRow, base: ModelRow | None) -> list[str] | None:
+    """What prompts of the model may hold. None where that is not known: of another vendor's model, and before a trainer
+    has loaded the base."""
+    info = (base or model).info
+    if info is None or model.upstream is not None:
+        return None
+    return ["text", "image"] if info.get("pictures") else ["text"]
+
+
 def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
     """A model as the catalog shows it."""
     info = (base or model).info or {}
@@ -106,4 +115,5 @@ def catalog_model(model: ModelRow, base: ModelRow | None) -> CatalogModel:
         upstream=UpstreamModel.model_validate(model.upstream) if model.upstream else None,
         description=model.description,
         tags=model.tags,
+        input_modalities=input_modalities(model, base),
     )

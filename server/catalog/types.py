@@ -48,6 +48,8 @@ class CatalogModel(BaseModel):
     "nothing": only the turns of a trajectory are merged, for the base model did not prove more when it was loaded;
     null until a trainer has loaded it. `lora`: null for a base. `paused_at`: since then training calls are refused, for
     `pause_reason`.
+    `input_modalities`: what prompts may hold, "text", or "text" and "image"; null for another vendor's model, and until
+    a trainer has loaded the base.
     `upstream`: of another vendor's model, which is sampled here and never trained. `description` and `tags`: what its
     team wrote about it.
     """
@@ -68,6 +70,7 @@ class CatalogModel(BaseModel):
     upstream: UpstreamModel | None = None
     description: str | None = None
     tags: list[str] = Field(default_factory=list[str])
+    input_modalities: list[str] | None = None
 
 
 class CatalogPage(BaseModel):

@@ -23,6 +23,7 @@ class Target:
     """What answers a request, fixed when the request came: a promotion in between changes nothing.
 
     checkpoint None: the base weights. `caller`: who asked. `samplers`: those that held the adapter at that moment.
+    `reads_pictures`: chats may show it some.
     """
 
     caller: Caller
@@ -35,6 +36,7 @@ class Target:
     checkpoint: ServedCheckpoint | None
     adapter: str
     samplers: tuple[Sampler, ...]
+    reads_pictures: bool = False
 
     @property
     def weights(self) -> str:

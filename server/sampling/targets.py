@@ -55,6 +55,7 @@ async def find_target(sampling: Sampling, who: SamplingKey | Caller, model: str,
         checkpoint=_checkpoint(found),
         adapter=adapter_name(found.files_id) if found.files_id else base_adapter_name(found.base_id),
         samplers=found.samplers,
+        reads_pictures=bool(found.reads_pictures),
     )
 
 

@@ -25,6 +25,7 @@ _FACTS = f"""
         c.id as checkpoint_id, c.files_id, c.name as checkpoint_name, c.step,
         c.files_removed_at is not null as files_are_removed, c.is_saved,
         w.until > clock_timestamp() + make_interval(secs => %(pin_half_time_s)s) as is_wanted, m.upstream,
+        jsonb_typeof(coalesce(b.info, m.info) -> 'pictures') = 'object' as reads_pictures,
         (
             select json_agg(json_build_array(s.id, s.url))
             from samplers s
@@ -112,7 +113,7 @@ class ServingInfo:
 
     From `model_id` on all is None where the team sees no such model; from `checkpoint_id` on, for the base weights or
     where the pinned node is not there. `is_wanted`: samplers shall hold it for a while longer, whatever the head is.
-    `upstream`: the model is another vendor's, as `ModelRow.upstream` says.
+    `upstream`: the model is another vendor's, as `ModelRow.upstream` says. `reads_pictures`: its base does.
     """
 
     key: KeyFacts | None
@@ -129,6 +130,7 @@ class ServingInfo:
     is_saved: bool | None
     is_wanted: bool | None
     upstream: Mapping[str, Any] | None
+    reads_pictures: bool | None
     samplers: tuple[Sampler, ...]
 
 

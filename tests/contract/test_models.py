@@ -59,7 +59,9 @@ async def test_the_catalog_says_of_a_model_what_the_model_itself_says(team, base
             )
             for api in ("openai", "anthropic", "gemini")
         ]
-        session.add_all(vendors)
+        slug = f"org/Eyes-{uuid.uuid4().hex[:8]}"
+        sees = ModelRow(slug=slug, name=slug, weights="/nowhere", info={"pictures": {"kind": "fixed"}})
+        session.add_all([*vendors, sees])
     rows = (await team.http.get("/v2/models")).json()["items"]
     assert {row["lora"]["rank"] for row in rows if row["lora"]} >= {4, described["lora"]["rank"]}
     assert {row["provider"]["name"] for row in rows} >= {"headway", "openai", "anthropic", "gemini"}
@@ -68,8 +70,14 @@ async def test_the_catalog_says_of_a_model_what_the_model_itself_says(team, base
         assert CatalogModel.model_validate(row) == CatalogModel.model_validate(itself)
         assert set(row) == set(itself)
     assert [row["pause_reason"] for row in rows if row["id"] == paused["id"]] == ['to "look" at it: é']
+    reads = {row["model_name"]: row["input_modalities"] for row in rows}
+    assert (reads[described["model_name"]], reads[slug]) == (["text"], ["text", "image"])
+    assert [reads[vendor.slug] for vendor in vendors] == [None] * 3
+    listed = {row["id"]: row["input_modalities"] for row in (await team.http.get("/v1/models")).json()["data"]}
+    assert {name: listed[name] for name in reads} == reads
+    assert (await team.http.get(f"/v1/models/{sees.id}")).json()["input_modalities"] == ["text", "image"]
     async with database.session() as session:
-        for row in vendors:
+        for row in (*vendors, sees):
             await session.delete(row)
 
 

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from server.catalog import repository
 from server.catalog.model_listing import VisibleModel, visible_models
 from server.catalog.pinned_names import pinned_name, split_pinned
-from server.catalog.service import get_checkpoint, no_such_model
+from server.catalog.service import get_checkpoint, input_modalities, no_such_model
 from server.http.authentication import ModelUserDep
 from server.http.context import ContextDep
 from server.http.routing import KeyedRouter
@@ -88,10 +88,14 @@ def _listed(model: VisibleModel) -> ListedModel:
         name=model.name,
         model=model.slug,
         max_model_len=model.context_length,
+        input_modalities=model.input_modalities,
     )
 
 
 def _visible(model: ModelRow, base: ModelRow | None) -> VisibleModel:
     base_slug, api = base.slug if base else None, model.upstream["api"] if model.upstream else None
     length = ((base or model).info or {}).get("context_length")
-    return VisibleModel(model.id, model.slug, model.name, model.team_id, model.created_at, base_slug, api, length)
+    modalities = input_modalities(model, base)
+    return VisibleModel(
+        model.id, model.slug, model.name, model.team_id, model.created_at, base_slug, api, length, modalities
+    )

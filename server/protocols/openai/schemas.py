@@ -203,7 +203,8 @@ class Completion(BaseModel):
 class ListedModel(BaseModel):
     """A model in the gateway's list: OpenAI's fields, vLLM's `max_model_len`, and those that old clients of ours read.
 
-    max_model_len: tokens of prompt and answer together; null until a worker has loaded the base.
+    max_model_len: tokens of prompt and answer together; input_modalities: "text", or "text" and "image". Both are null
+    until a worker has loaded the base.
     """
 
     id: str
@@ -213,6 +214,7 @@ class ListedModel(BaseModel):
     name: str
     model: str
     max_model_len: int | None
+    input_modalities: list[str] | None
     routes: list[str] = Field(default_factory=list[str])
 
 

@@ -15,7 +15,7 @@ from store.planes.serving import ServingInfo, ServingQuery
 from wire.errors import Forbidden, Unauthenticated
 
 KEY = KeyFacts(uuid.uuid4(), uuid.uuid4(), "team", "member", ["sample"], None, False, False, False)
-NOTHING = (None,) * 12
+NOTHING = (None,) * 13
 
 
 class Uses:

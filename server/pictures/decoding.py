@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from wire.errors import InvalidRequest, TooLarge
+from wire.errors import HeadwayError, InvalidRequest, TooLarge
 from wire.pictures import PictureLimits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -26,6 +26,7 @@ MAX_ASPECT = 200
 """Longer side over shorter side; image processors refuse more."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _COMPRESSION = 6
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,8 +59,8 @@ def canonical(data: bytes, limits: PictureLimits, *, longest_side: int | None = 
     subject is the picture.
     """
     with _opened(data, limits) as image:
-        upright = _orientation(image)
-        is_canonical = upright is None and image.format == "PNG" and _is_plain_png(data)
+        upright = _orientation(image)  # of a plain PNG none
+        is_canonical = image.format == "PNG" and _is_plain_png(data)
         try:
             image.load()
         except MemoryError:
@@ -83,6 +84,10 @@ def _opened(data: bytes, limits: PictureLimits) -> Image.Image:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
+            _check_size(image.size, limits)
+            moves = image.format != "MPO" and getattr(image, "is_animated", False)  # a phone's MPO begins with its JPEG
+    except HeadwayError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise TooLarge(f"has more than {limits.pixels_each:,} pixels; scale it down") from None
     except UnidentifiedImageError:
@@ -91,10 +96,7 @@ def _opened(data: bytes, limits: PictureLimits) -> Image.Image:
         raise
     except Exception as error:
         raise InvalidRequest(f"is broken: {_reason(error)}") from None
-    if image.format == "PNG" and data[12:16] != b"IHDR":
-        raise InvalidRequest("is broken: its PNG begins with another chunk than IHDR")
-    _check_size(image.size, limits)
-    if image.format != "MPO" and getattr(image, "is_animated", False):  # the first of an MPO is the picture
+    if moves:
         raise InvalidRequest("moves: send one frame of it")
     return image
 
@@ -160,19 +162,24 @@ def _encoded(image: Image.Image, limits: PictureLimits) -> bytes:
 
 
 def _is_plain_png(data: bytes) -> bool:
-    """Whether a PNG is RGB of 8 bits, and holds nothing but its pixels."""
-    if _png_depth(data) != (8, 2):
-        return False
-    at, kinds = len(_SIGNATURE), list[bytes]()
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
+    """Whether a PNG is RGB of 8 bits, and holds nothing but its pixels.
+
+    Raises InvalidRequest for one without an end, and for chunks that decide pixels and are not what their checksum
+    says: Pillow looks at neither.
+    """
+    chunks, at = list[bytes](), len(_SIGNATURE)
+    while chunks[-1:] != [b"IEND"]:
+        length, chunk = struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (len(data), b"")
         end = at + 8 + length
-        if end + 4 > len(data) or zlib.crc32(data[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            return False
-        kinds.append(kind)
+        if end + 4 > len(data):
+            raise InvalidRequest("is broken or cut off: its PNG has no end")
+        if chunk in _PIXELS and zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise InvalidRequest(f"is broken: the checksum of its {chunk.decode()} is wrong")
+        chunks.append(chunk)
         at = end + 4
-    pixels = kinds[1:-1]
-    return at == len(data) and kinds[0] == b"IHDR" and kinds[-1] == b"IEND" and set(pixels) == {b"IDAT"}
+    if chunks[0] != b"IHDR" or chunks.count(b"IHDR") > 1:
+        raise InvalidRequest("is broken: its PNG has no header, or several")
+    return at == len(data) and _png_depth(data) == (8, 2) and set(chunks[1:-1]) == {b"IDAT"}
 
 
 def _png_depth(data: bytes) -> tuple[int, int]:

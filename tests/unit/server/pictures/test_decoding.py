@@ -264,6 +264,26 @@ def test_pictures_over_the_limits_are_refused_before_they_are_decoded(data: byte
         canonical(data, LIMITS)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(1, 1, (b"IDAT", zlib.compress(bytes(4))))[:-12],
+        png(1, 1, (b"IDAT", zlib.compress(bytes(4))))[:-16] + bytes(16),
+        png(1, 1, (b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(14)))),
+    ],
+    ids=["no end", "wrong checksum", "two headers"],
+)
+def test_a_png_that_others_would_read_otherwise_is_refused(data: bytes):
+    with pytest.raises(InvalidRequest, match="broken"):
+        canonical(data, LIMITS)
+
+
+def test_what_hides_behind_the_end_of_a_png_goes():
+    data = encoded(gradient()) + b"<script>" + encoded(gradient())[-12:]
+    assert canonical(data, LIMITS).png != data
+    assert (pixels(data) == np.asarray(gradient())).all()
+
+
 def test_a_text_that_unpacks_to_gigabytes_is_refused():
     packed = zlib.compress(bytes(64 * 1024**2), 9)
     data = png(1, 1, (b"zTXt", b"name\0\0" + packed), (b"IDAT", zlib.compress(bytes(4))))

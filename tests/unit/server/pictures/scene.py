@@ -1,0 +1,21 @@
+"""A server's pictures, with a folder for their blobs."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+from server.metrics.instruments import ServerMetrics
+from server.pictures.collaborators import Pictures
+from server.pictures.decoder import PictureDecoder
+from server.pictures.rows import RowsInMemory
+from server.process.settings import PictureSettings
+from store.blobs import BlobStore
+
+
+def pictures_of(decoder: PictureDecoder, folder: Path, settings: PictureSettings | None = None) -> Pictures:
+    return Pictures(settings or PictureSettings(), decoder, RowsInMemory(), BlobStore(folder), ServerMetrics())
+
+
+def data_url(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -77,6 +77,13 @@ async def largest_context(session: AsyncSession) -> int | None:
     return None if num_unknown else largest
 
 
+async def any_base_reads_pictures(session: AsyncSession) -> bool:
+    """Whether prompts of some base may hold pictures."""
+    reading = ModelRow.info["pictures"].as_string().is_not(None)
+    bases = select(func.count()).where(ModelRow.team_id.is_(None), reading)
+    return (await session.execute(bases)).scalar_one() > 0
+
+
 def as_reference(text: str) -> tuple[UUID | None, str | None]:
     """How the statements that look a model up are asked for it: by id, or else by a name in small letters."""
     model_id = as_uuid(text)

@@ -23,12 +23,13 @@ from server.audit.recording import COMMAND_LINE
 from server.auth.issuing import Grant, issue
 from server.auth.service import ensure_team
 from server.http.authentication import CallerDep
+from server.http.picture_bodies import UPLOAD_WITH_PICTURES
 from server.http.request_body import COUNTED_BY_ITS_READER, OPEN_TO_ANYBODY, SMALL, UPLOAD, BodyBound, SealedBodies
 from server.http.routing import KeyedRoute, KeyedRouter, bound_of
 from server.pages.shared.sessions import start_session
 from server.pages.shared.signing_in import COOKIE
 from server.principals.roles import SCOPES
-from server.process.settings import Limits, ServerSettings
+from server.process.settings import Limits, PictureSettings, ServerSettings
 from server.protocols.hud.training import schemas as wire_training
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
 from server.protocols.tinker.training.bodies import BATCH
@@ -36,6 +37,7 @@ from store.database import AsyncDatabase
 from tests.contract.conftest import LIMITS
 from tests.contract.test_access import PUBLIC, ROUTES, SHOWN_BY_THE_FRAMEWORK, SUFFICES
 from wire.bounded import few_entries
+from wire.pictures import PictureLimits
 
 OPEN = {
     ("GET", "/healthz"),
@@ -52,26 +54,27 @@ OPEN = {
 """Routes that ask for no key. What they are sent is at most 8 KiB long."""
 BY_LINK = {("PUT", "/v2/builds/{build_id}/archive")}
 """Routes whose address is the credential: without it there is nothing."""
+PICTURES = -(-PictureLimits().bytes_in_all // 3) * 4
 LARGE: dict[str, BodyBound] = {
     "/chat/completions": ONE_PROMPT,
     "/v1/chat/completions": ONE_PROMPT,
     "/completions": MANY_PROMPTS,
     "/v1/completions": MANY_PROMPTS,
-    "/responses": UPLOAD,
-    "/v1/responses": UPLOAD,
-    "/v1/messages": UPLOAD,
-    "/v1/messages/count_tokens": UPLOAD,
+    "/responses": UPLOAD_WITH_PICTURES,
+    "/v1/responses": UPLOAD_WITH_PICTURES,
+    "/v1/messages": UPLOAD_WITH_PICTURES,
+    "/v1/messages/count_tokens": UPLOAD_WITH_PICTURES,
     "/v1beta/models/{upstream}:generateContent": UPLOAD,
     "/v1beta/models/{upstream}:streamGenerateContent": UPLOAD,
-    "/trace/{trace_id}/telemetry-upload": UPLOAD,
-    "/v3/api/trace/{trace_id}/telemetry-upload": UPLOAD,
+    "/trace/{trace_id}/telemetry-upload": UPLOAD_WITH_PICTURES,
+    "/v3/api/trace/{trace_id}/telemetry-upload": UPLOAD_WITH_PICTURES,
     "/v2/tasks/upload": UPLOAD,
     "/v2/rollouts/submit": UPLOAD,
     "/runner/{runner_id}/heartbeat": UPLOAD,
     "/runner/{runner_id}/placements/{placement_id}/log": UPLOAD,
     "/runner/{runner_id}/placements/{placement_id}/end": UPLOAD,
     "/api/v1/telemetry": UPLOAD,
-    "/api/v1/asample": UPLOAD,
+    "/api/v1/asample": UPLOAD_WITH_PICTURES,
     "/api/v1/forward_backward": BATCH,
     "/api/v1/forward": BATCH,
     "/training/jobs": UPLOAD,
@@ -258,9 +261,16 @@ async def test_an_announced_body_over_the_bound_is_refused_unread(app, keys):
         (MANY_PROMPTS, """'{"context_length": 1000}'""", 1024**2 + 128 * 1000 * 256),
         (MANY_PROMPTS, """'{"context_length": 1000000}'""", Limits().body_bytes),
         (ONE_PROMPT, "null", Limits().body_bytes),
+        (ONE_PROMPT, """'{"context_length": 1000, "pictures": null}'""", 1024**2 + 1000 * 256),
+        (ONE_PROMPT, """'{"context_length": 1000, "pictures": {"kind": "fixed"}}'""", 1024**2 + 1000 * 256 + PICTURES),
+        (MANY_PROMPTS, """'{"context_length": 1000, "pictures": {}}'""", 1024**2 + 128 * 1000 * 256),
+        (UPLOAD_WITH_PICTURES, "null", Limits().body_bytes),
+        (UPLOAD_WITH_PICTURES, """'{"context_length": 1000, "pictures": {}}'""", Limits().body_bytes + PICTURES),
     ],
 )
-async def test_a_prompt_may_be_as_long_as_the_largest_base_has_room_for(bound, info, most, base, database):
+async def test_a_prompt_may_be_as_long_as_the_largest_base_has_room_for_with_pictures(
+    bound, info, most, base, database
+):
     async with database.session() as session:
         await session.execute(text(f"update models set info = {info} where team_id is null"))
 
@@ -269,7 +279,8 @@ async def test_a_prompt_may_be_as_long_as_the_largest_base_has_room_for(bound, i
             yield session
 
         database = SimpleNamespace(session=session_of_the_test)
-        context = SimpleNamespace(settings=SimpleNamespace(limits=Limits()), database=database)
+        settings = SimpleNamespace(limits=Limits(), pictures=PictureSettings())
+        context = SimpleNamespace(settings=settings, database=database)
         app: Any = SimpleNamespace(state=SimpleNamespace(context=context))
         assert await bound.more(Request({"type": "http", "app": app, "headers": []})) == most
         await session.rollback()

@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from server.http.context import Context, ContextDep
-from server.http.request_body import UPLOAD
+from server.http.picture_bodies import UPLOAD_WITH_PICTURES
 from server.http.routing import KeyedRouter
 from server.http.sampling_key import SamplingKeyDep
 from server.protocols.anthropic.messages import own_count, own_message
@@ -30,7 +30,7 @@ MESSAGE: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/v1/messages", responses=MESSAGE, dependencies=[Depends(UPLOAD)])
+@router.post("/v1/messages", responses=MESSAGE, dependencies=[Depends(UPLOAD_WITH_PICTURES)])
 async def create_message(context: ContextDep, key: SamplingKeyDep, request: Request, body: AnyMessages) -> Response:
     """Anthropic's messages, of a model of this server or of another vendor's."""
     target = await _target(context, key, body, "/v1/messages")
@@ -39,7 +39,7 @@ async def create_message(context: ContextDep, key: SamplingKeyDep, request: Requ
     return await own_message(context, request, target, body)
 
 
-@router.post("/v1/messages/count_tokens", response_model=TokenCount, dependencies=[Depends(UPLOAD)])
+@router.post("/v1/messages/count_tokens", response_model=TokenCount, dependencies=[Depends(UPLOAD_WITH_PICTURES)])
 async def count_tokens(context: ContextDep, key: SamplingKeyDep, request: Request, body: AnyMessages) -> Response:
     """How many tokens such a request's prompt has."""
     target = await _target(context, key, body, "/v1/messages/count_tokens")

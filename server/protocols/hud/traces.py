@@ -16,7 +16,7 @@ from server.http.access import ANYBODY
 from server.http.authentication import CallerDep, TraceReporterDep
 from server.http.context import ContextDep
 from server.http.disconnects import unless_disconnected
-from server.http.request_body import UPLOAD
+from server.http.picture_bodies import UPLOAD_WITH_PICTURES
 from server.protocols.hud.shared.openapi import json_body
 from server.protocols.hud.shared.routing import HudRouter
 from server.protocols.hud.shared.visibility import ReportedTrace, SeenTrace
@@ -151,10 +151,12 @@ async def cancel(context: ContextDep, caller: CallerDep, body: CancelRequest) ->
 @router.post(
     "/trace/{trace_id}/telemetry-upload",
     openapi_extra=json_body(TelemetryUpload),
-    dependencies=[ReportedTrace, Depends(UPLOAD)],
+    dependencies=[ReportedTrace, Depends(UPLOAD_WITH_PICTURES)],
 )
 @router.post(
-    "/v3/api/trace/{trace_id}/telemetry-upload", include_in_schema=False, dependencies=[ReportedTrace, Depends(UPLOAD)]
+    "/v3/api/trace/{trace_id}/telemetry-upload",
+    include_in_schema=False,
+    dependencies=[ReportedTrace, Depends(UPLOAD_WITH_PICTURES)],
 )
 async def upload_telemetry(
     context: ContextDep, caller: TraceReporterDep, trace_id: UUID, request: Request

@@ -1,5 +1,5 @@
 """How many bytes a request for a completion may have: as many as the prompts could take that the largest base has room
-for. Only a body beyond `Limits.small_body_bytes` asks what that is."""
+for, and of a chat the pictures of one request. Only a body beyond `Limits.small_body_bytes` asks what that is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from fastapi import Request
 
 from server.catalog.repository import largest_context
 from server.http.context import Context
+from server.http.picture_bodies import room_for_pictures
 from server.http.request_body import BodyBound, MoreRoom
 from server.protocols.openai.schemas import MAX_CHOICES
 
@@ -28,5 +29,12 @@ def _up_to(num_prompts: int) -> MoreRoom:
     return room_for_prompts
 
 
-ONE_PROMPT = BodyBound(lambda limits: limits.small_body_bytes, _up_to(1))
+_ONE_TEXT = _up_to(1)
+
+
+async def _one_chat(request: Request) -> int:
+    return await _ONE_TEXT(request) + await room_for_pictures(request)
+
+
+ONE_PROMPT = BodyBound(lambda limits: limits.small_body_bytes, _one_chat)
 MANY_PROMPTS = BodyBound(lambda limits: limits.small_body_bytes, _up_to(MAX_CHOICES))

@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from fastapi.responses import Response
 
 from server.http.context import ContextDep
-from server.http.request_body import UPLOAD
+from server.http.picture_bodies import UPLOAD_WITH_PICTURES
 from server.http.routing import KeyedRouter
 from server.http.sampling_key import SamplingKeyDep
 from server.protocols.openai.responses.answering import own_response
@@ -28,8 +28,8 @@ RESPONSE: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/responses", responses=RESPONSE, dependencies=[Depends(UPLOAD)])
-@router.post("/v1/responses", responses=RESPONSE, include_in_schema=False, dependencies=[Depends(UPLOAD)])
+@router.post("/responses", responses=RESPONSE, dependencies=[Depends(UPLOAD_WITH_PICTURES)])
+@router.post("/v1/responses", responses=RESPONSE, include_in_schema=False, dependencies=[Depends(UPLOAD_WITH_PICTURES)])
 async def create_response(context: ContextDep, key: SamplingKeyDep, request: Request, body: AnyResponse) -> Response:
     """OpenAI's responses, of a model of this server or of another vendor's."""
     target = await find_either(context.sampling, key, body.model, body.checkpoint, "openai", "/responses")

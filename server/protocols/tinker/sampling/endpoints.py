@@ -19,7 +19,7 @@ from server.http.access import Access, DescribedKey, sent_key
 from server.http.authentication import ReporterDep, SampleDep
 from server.http.context import Context, ContextDep
 from server.http.disconnects import unless_disconnected
-from server.http.request_body import UPLOAD
+from server.http.picture_bodies import UPLOAD_WITH_PICTURES
 from server.principals.callers import Caller
 from server.protocols.tinker.sampling.requests import num_samples_of, read_call
 from server.protocols.tinker.shared.routing import TinkerRouter
@@ -180,7 +180,7 @@ async def join(context: ContextDep, caller: ReporterDep, body: JoinSamplingSessi
     return JoinedSamplingSession(client_counter=number)
 
 
-@router.post("/asample", dependencies=[Depends(UPLOAD)])
+@router.post("/asample", dependencies=[Depends(UPLOAD_WITH_PICTURES)])
 async def asample(
     context: ContextDep, caller: Annotated[Caller, Depends(_RoomToSample())], request: Request
 ) -> SamplePromise:

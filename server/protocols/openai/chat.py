@@ -15,7 +15,7 @@ from server.protocols.openai.answering import Named, respond
 from server.protocols.openai.constraints import requested_constraint
 from server.protocols.openai.continuation import covered_messages
 from server.protocols.openai.parameters import check_parameters
-from server.protocols.openai.replies import Envelope, chat_logprobs, chat_message, finish_reason, usage
+from server.protocols.openai.replies import Envelope, chat_logprobs, chat_message, finish_reason, shown_prompt, usage
 from server.protocols.openai.requests import sampling_params
 from server.protocols.openai.schemas import ChatChoice, ChatMessage, ChatRequest, Completion, FunctionCall, ToolCall
 from server.protocols.openai.unsupported import check_logprobs, off_policy_settings, plain_messages, plain_tools
@@ -105,7 +105,7 @@ class _ChatReply:
             async for index, event in stream:
                 if not started:
                     started = True
-                    yield self._opening(answers[index].prompt_ids)
+                    yield self._opening(answers[index])
                 for choice in streamed[index].take(event):
                     yield self.envelope.around([choice])
         if self._body.stream_options and self._body.stream_options.include_usage:
@@ -116,7 +116,7 @@ class _ChatReply:
         message = chat_message(answer)
         ids: dict[str, Any] = {}
         if self._body.return_token_ids:
-            ids = {"prompt_token_ids": answer.prompt_ids, "token_ids": answer.tokens.ids}
+            ids = {**shown_prompt(answer), "token_ids": answer.tokens.ids}
         return ChatChoice(
             index=index,
             message=message,
@@ -125,13 +125,13 @@ class _ChatReply:
             **ids,
         )
 
-    def _opening(self, prompt_ids: list[int]) -> Completion:
-        more = self._shown_ids(prompt_ids)
+    def _opening(self, answer: Answer) -> Completion:
+        shown = shown_prompt(answer) if self._body.return_token_ids else {}
         choices = [
-            ChatChoice(index=index, delta=ChatMessage(role="assistant", content=""), finish_reason=None, **more)
+            ChatChoice(index=index, delta=ChatMessage(role="assistant", content=""), finish_reason=None, **shown)
             for index in range(self._body.n)
         ]
-        return self.envelope.around(choices, **more)
+        return self.envelope.around(choices, **self._shown_ids(answer.prompt_ids))
 
     def _shown_ids(self, prompt_ids: list[int]) -> dict[str, Any]:
         return {"prompt_token_ids": prompt_ids} if self._body.return_token_ids else {}

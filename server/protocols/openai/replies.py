@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from fastapi.responses import Response
 from pydantic import BaseModel
 
@@ -27,7 +28,9 @@ from server.protocols.openai.schemas import (
 )
 from server.sampling.answers import Answer
 from server.sampling.target import Target
-from wire.sampling import SampledTokens
+from wire.extension import TokenSequence
+from wire.prompt_chunks import to_chunks
+from wire.sampling import SampledTokens, media_of
 
 
 class Envelope:
@@ -89,6 +92,14 @@ def usage(prompt_tokens: int, answers: Iterable[Answer]) -> Usage:
 def chat_message(answer: Answer) -> ChatMessage:
     """An answer as clients replay it: keys that would be null are left out, but for `content`."""
     return ChatMessage(**answer.as_message())
+
+
+def shown_prompt(answer: Answer) -> dict[str, Any]:
+    """The prompt as it was sampled from: its ids, and with pictures also its chunks, which name them."""
+    if not answer.prompt_media:
+        return {"prompt_token_ids": answer.prompt_ids}
+    prompt = TokenSequence(np.array(answer.prompt_ids, np.int32), media_of(answer.prompt_media))
+    return {"prompt_token_ids": answer.prompt_ids, "prompt_chunks": to_chunks(prompt)}
 
 
 def finish_reason(answer: Answer, *, called: bool) -> str | None:

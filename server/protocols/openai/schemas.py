@@ -165,6 +165,8 @@ class ChatChoice(BaseModel):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     prompt_token_ids: list[int] | None = None
+    prompt_chunks: list[dict[str, Any]] | None = None
+    """The same prompt where it has pictures, each as one chunk that names it."""
     token_ids: list[int] | None = None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from server.protocols.openai.replies import shown_prompt
 from server.sampling.answers import Answer
 from server.sampling.continuing import continued
 from server.sampling.requests import Chat, PicturedPrompt, affinity
@@ -72,3 +73,16 @@ def test_a_recorded_turn_is_continued_with_its_pictures_and_only_behind_the_same
     assert render.continued_media == media_items(media)
     other = chat(said(OTHER), answer, more)
     assert continued(other, [turn]) is other
+
+
+def test_a_reply_has_the_prompt_as_ids_and_where_it_has_pictures_as_chunks_too():
+    plain = Answer([5, 6])
+    assert shown_prompt(plain) == {"prompt_token_ids": [5, 6]}
+    shown = shown_prompt(Answer([5, 9, 9, 6, 9, 9], prompt_media=[item(1, ONE), item(4, OTHER)]))
+    assert shown["prompt_token_ids"] == [5, 9, 9, 6, 9, 9]
+    assert shown["prompt_chunks"] == [
+        {"type": "encoded_text", "tokens": [5]},
+        {"type": "image_asset_pointer", "location": f"sha256:{ONE}", "format": "png", "expected_tokens": 2},
+        {"type": "encoded_text", "tokens": [6]},
+        {"type": "image_asset_pointer", "location": f"sha256:{OTHER}", "format": "png", "expected_tokens": 2},
+    ]

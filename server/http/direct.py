@@ -39,10 +39,10 @@ class DirectRoute(KeyedRoute):
         async def handle(request: Request) -> Any:
             context: Context = request.app.state.context
             try:
-                content = await request.body()
+                await request.body()
             except ClientDisconnect:
                 raise ClientDisconnected("the client hung up while it sent its request") from None
-            body = await _parsed(context, request, content, model)
+            body = await _parsed(context, request, await request.body(), model)
             body_was_read(request)
             return await endpoint(context, sampling_key(request), request, body, **request.path_params)
 

@@ -175,6 +175,12 @@ async def body_will_hold(request: Request, num_bytes: int) -> None:
     await body.will_hold(num_bytes)
 
 
+def forget_body(request: Request) -> None:
+    """Drop the bytes of a body that was parsed, which would stay until the request ends. Who asks for them later gets
+    none."""
+    request._body = b""  # pyright: ignore[reportPrivateUsage]
+
+
 def body_was_read(request: Request) -> None:
     """Its bytes are parsed, and not needed while the request goes on."""
     body: RequestBody = request.scope[_SCOPE_KEY]

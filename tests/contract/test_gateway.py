@@ -213,9 +213,9 @@ REFUSED = {
     "deep message": ({"messages": [_calling(DEEP)]}, "nested too deeply"),
     "deep tool": ({"tools": [_tool(parameters=DEEP)]}, "nested too deeply"),
     "deep template argument": ({"chat_template_kwargs": {"x": DEEP}}, "nested too deeply"),
-    "image": (
+    "a picture for a base that reads none": (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
-        "image prompts are not supported yet",
+        "messages[0].content[0] is a picture, and 'org/Tiny-Base', the base of",
     ),
     "no messages": ({"messages": []}, "messages: list should have at least 1 item"),
     "odd role": ({"messages": [{"role": "pirate", "content": "arr"}]}, "messages[0].role is 'pirate'"),

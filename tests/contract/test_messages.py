@@ -178,7 +178,10 @@ PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/pn
 CALL = {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "add", "input": {}}]}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown field": ({"extra_body": {"temprature": 1}}, "did you mean temperature"),
-    "a picture": ({"messages": [{"role": "user", "content": [PICTURE]}]}, r"content\[0\] is of type 'image'"),
+    "a picture": (
+        {"messages": [{"role": "user", "content": [PICTURE]}]},
+        r"content\[0\] is a picture, and 'org/Tiny-Base'",
+    ),
     "a picture as a result": (
         {
             "messages": [
@@ -187,7 +190,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
                 {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [PICTURE]}]},
             ]
         },
-        r"messages\[2\].content\[0\].content\[0\] is of type 'image'",
+        r"messages\[2\].content\[0\].content\[0\] is a picture, and 'org/Tiny-Base'",
     ),
     "a vendor's tool": ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "'bash_20250124', which is the vendor"),
     "a tool whose strict is a text": ({"tools": [{**TOOLS[0], "strict": "yes"}]}, r"tools\[0\].strict must be true"),

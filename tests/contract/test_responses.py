@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "an unknown field": ({"extra_body": {"temprature": 1}}, "did you mean temperature", "temprature"),
     "a picture": (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:", "detail": "auto"}]}]},
-        "is of type 'input_image'",
+        "is a picture, and 'org/Tiny-Base'",
         "input[0].content[0]",
     ),
     "a vendor's tool": ({"tools": [{"type": "web_search"}]}, "'web_search', which the vendor", "tools[0]"),

@@ -8,6 +8,8 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from server.protocols.anthropic.tool_inputs import arguments_of
+from server.sampling.image_parts import content_of, image_part, joined
+from server.sampling.requests import Content, Part
 from server.values.known_fields import ANY, check_fields
 from wire.errors import InvalidRequest
 
@@ -17,7 +19,8 @@ _MARKS: Mapping[str, Container[Any]] = {"cache_control": ANY}
 _OF_TEXTS: Mapping[str, Container[Any]] = {**_MARKS, "citations": ANY}
 _OF_RESULTS: Mapping[str, Container[Any]] = {**_MARKS, "is_error": ANY, "toolset_name": ()}
 _OF_CALLS: Mapping[str, Container[Any]] = {**_MARKS, "caller": ({"type": "direct"},), "toolset_name": ()}
-_PICTURES = ("image", "document", "search_result", "container_upload")
+_NOT_TEXT = ("document", "search_result", "container_upload")
+_IMAGE = "image"
 _BETWEEN = "\n"
 """Between blocks of text that are not the policy's own."""
 
@@ -66,11 +69,11 @@ def _add_said(chat: list[Message], where: str, blocks: Sequence[Any]) -> None:
         if _kind(block) == "tool_result":
             chat.append(_result(this, block))
             continue
-        text = _text(this, block)
+        said = content_of([_shown(this, block)])
         if chat and chat[-1]["role"] == "user":
-            chat[-1]["content"] += _BETWEEN + text
+            chat[-1]["content"] = joined(chat[-1]["content"], said, _BETWEEN)
         else:
-            chat.append({"role": "user", "content": text})
+            chat.append({"role": "user", "content": said})
 
 
 def _add_answer(chat: list[Message], where: str, blocks: Sequence[Any]) -> None:
@@ -109,8 +112,36 @@ def _result(where: str, block: Mapping[str, Any]) -> Message:
         raise InvalidRequest(f"{where}.tool_use_id must be the id of a tool_use", param=f"{where}.tool_use_id")
     if not isinstance(content, str | list | None):
         raise InvalidRequest(f"{where}.content must be a text or a list of blocks", param=f"{where}.content")
-    text = content if isinstance(content, str) else _texts(f"{where}.content", content or [])
-    return {"role": "tool", "tool_call_id": call_id, "content": text}
+    shown = content if isinstance(content, str) else _shown_blocks(f"{where}.content", content or [])
+    return {"role": "tool", "tool_call_id": call_id, "content": shown}
+
+
+def _shown_blocks(where: str, blocks: Sequence[Any]) -> Content:
+    content: Content = ""
+    for index, block in enumerate(blocks):
+        shown = content_of([_shown(f"{where}[{index}]", block)])
+        content = joined(content, shown, _BETWEEN) if index else shown
+    return content
+
+
+def _shown(where: str, block: Any) -> str | Part:
+    """A text, or a picture."""
+    return _image(where, block) if _kind(block) == _IMAGE else _text(where, block)
+
+
+def _image(where: str, block: Mapping[str, Any]) -> Part:
+    check_fields(f"{where}.", block, ("type", "source"), _MARKS)
+    source = block.get("source")
+    kind = source.get("type") if isinstance(source, dict) else None
+    if isinstance(source, dict) and kind == "base64":
+        check_fields(f"{where}.source.", source, ("type", "media_type", "data"))
+        if not isinstance(source.get("media_type"), str) or not isinstance(source.get("data"), str):
+            raise InvalidRequest(f"{where}.source must have a media_type and data as texts", param=f"{where}.source")
+        return image_part(where, f"data:{source['media_type']};base64,{source['data']}")
+    if isinstance(source, dict) and kind == "url":
+        check_fields(f"{where}.source.", source, ("type", "url"))
+        return image_part(where, source.get("url"))
+    raise InvalidRequest(f"{where}.source must be of type 'base64' or 'url'", param=f"{where}.source")
 
 
 def _texts(where: str, blocks: Sequence[Any]) -> str:
@@ -119,8 +150,10 @@ def _texts(where: str, blocks: Sequence[Any]) -> str:
 
 def _text(where: str, block: Any) -> str:
     kind = _kind(block)
-    if kind in _PICTURES:
-        raise InvalidRequest(f"{where} is of type {kind!r}: prompts are texts here; send its text", param=where)
+    if kind == _IMAGE:
+        raise InvalidRequest(f"{where} is a picture that is not the user's, nor a tool's; send it as such", param=where)
+    if kind in _NOT_TEXT:
+        raise InvalidRequest(f"{where} is of type {kind!r}, which is not served; send its text", param=where)
     if kind != "text" or not isinstance(block.get("text"), str):
         what = f"of type {json.dumps(kind)[:100]}, which is not served" if kind != "text" else "without its text"
         raise InvalidRequest(f"{where} is {what}", param=where)

@@ -10,6 +10,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from server.http.context import Context
+from server.http.pictured_chats import take_pictures
 from server.http.rollouts import rollout_of
 from server.protocols.openai.answering import Named, respond
 from server.protocols.openai.constraints import requested_constraint
@@ -23,6 +24,7 @@ from server.protocols.openai.upstream_chats import vendors_chat
 from server.sampling.admission import SamplingKey
 from server.sampling.answers import Answer, AnswerStream
 from server.sampling.generation import seeded_by_turn
+from server.sampling.picturing import without_picture_bytes
 from server.sampling.requests import Chat, SampleRequest
 from server.sampling.targets import find_target, look_up
 from server.upstreams.targets import upstream_behind
@@ -38,7 +40,9 @@ async def chat(context: Context, key: SamplingKey, request: Request, body: ChatR
     prompt = chat_prompt(body)
     asked = requested_constraint(body)
     target = await find_target(context.sampling, key, body.model, body.checkpoint)
-    rollout = await rollout_of(request)
+    rollout = without_picture_bytes(await rollout_of(request), prompt)
+    prompt = await take_pictures(context, request, target, prompt)
+    body.messages = prompt.messages
     params = sampling_params(body, body.max_tokens, body.top_logprobs or 0 if body.logprobs else 0, asked)
     if rollout is not None:
         params = seeded_by_turn(params, body.messages)

@@ -8,6 +8,8 @@ from typing import Any
 
 from server.protocols.openai.constraints import RequestedConstraint
 from server.protocols.openai.schemas import ChatRequest, SamplingRequest
+from server.sampling.image_parts import IMAGE, content_of, image_part, is_sent
+from server.sampling.requests import Part
 from server.values.functions import check_function
 from server.values.known_fields import ANY, check_fields
 from wire.errors import InvalidRequest
@@ -27,14 +29,18 @@ _ADDED_TO_MESSAGES: Mapping[str, Container[Any]] = {
     "function_call": (),
 }
 _PART: Mapping[str, frozenset[str]] = {kind: frozenset(("type", kind)) for kind in ("text", "refusal")}
+_IMAGE = ("type", IMAGE)
 _ADDED_TO_PARTS: Mapping[str, Container[Any]] = {**_ADDED, "annotations": ANY, "logprobs": ANY}
+_ADDED_TO_IMAGES: Mapping[str, Container[Any]] = {**_ADDED, "uuid": ANY}
+_SEES = ("user", "tool")
+"""Whose messages may show pictures: a policy writes none, and templates leave those of instructions out."""
 _CALL = frozenset(("id", "type", "function"))
 _ADDED_TO_CALLS: Mapping[str, Container[Any]] = {**_ADDED, "index": ANY}
 _CALLED = frozenset(("name", "arguments"))
 _ADDED_TO_CALLED: Mapping[str, Container[Any]] = {**_ADDED, "parsed_arguments": ANY}
 _TOOL = frozenset(("type", "function"))
 _FUNCTION = frozenset(("name", "description", "parameters", "strict", "return"))
-_IMAGE_PARTS = ("image_url", "image", "input_image", "input_audio", "audio_url", "video_url", "file")
+_OTHER_MEDIA = ("image", "input_image", "input_audio", "audio_url", "video_url", "file")
 
 
 def check_logprobs(request: ChatRequest) -> None:
@@ -54,7 +60,8 @@ def off_policy_settings(request: SamplingRequest, asked: RequestedConstraint | N
 
 
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with texts in one piece. Raises InvalidRequest for images, and for what is not a message."""
+    """The messages with texts in one piece, but where there are pictures among them. Raises InvalidRequest for what is
+    not a message."""
     return [_plain_message(f"messages[{index}]", message) for index, message in enumerate(messages)]
 
 
@@ -91,8 +98,9 @@ def _plain_message(where: str, message: dict[str, Any]) -> dict[str, Any]:
             f"{where}.role is {role!r}; it must be system, user, assistant or tool", param=f"{where}.role"
         )
     if isinstance(content, list):
-        content = "".join(_plain_part(f"{where}.content[{i}]", part) for i, part in enumerate(content))
-    if content is not None and not isinstance(content, str):
+        parts = [_plain_part(f"{where}.content[{i}]", role, part) for i, part in enumerate(content)]
+        content = content_of(parts)
+    elif content is not None and not isinstance(content, str):
         raise InvalidRequest(f"{where}.content must be a string or a list of parts", param=f"{where}.content")
     if content is None and role != "assistant":
         raise InvalidRequest(f"{where}.content is missing", param=f"{where}.content")
@@ -102,13 +110,30 @@ def _plain_message(where: str, message: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _plain_part(where: str, part: Any) -> str:
+def _plain_part(where: str, role: str, part: Any) -> str | Part:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind in _IMAGE_PARTS:
-        raise InvalidRequest(f"{where} is of type {kind!r}: image prompts are not supported yet", param=where)
+    if is_sent(part):  # out of another protocol's words
+        return part
+    if kind == IMAGE:
+        return _plain_image(where, role, part)
+    if kind in _OTHER_MEDIA:
+        raise InvalidRequest(
+            f"{where} is of type {kind!r}, which is not served; pictures are parts of type 'image_url'", param=where
+        )
     if kind not in ("text", "refusal") or not isinstance(part.get(kind), str):
         raise InvalidRequest(f"{where} must be a part of type 'text' with a text", param=where)
     return _plain(f"{where}.", part, _PART[kind], _ADDED_TO_PARTS)[kind]
+
+
+def _plain_image(where: str, role: str, part: dict[str, Any]) -> Part:
+    if role not in _SEES:
+        raise InvalidRequest(f"{where} is a picture in a message of the {role}'s; send it as the user's", param=where)
+    _plain(f"{where}.", part, frozenset(_IMAGE), _ADDED_TO_IMAGES)
+    image = part.get(IMAGE)
+    if not isinstance(image, dict):
+        raise InvalidRequest(f"{where}.image_url must be an object with a url", param=f"{where}.image_url")
+    check_fields(f"{where}.image_url.", image, ("url", "detail"))
+    return image_part(where, image.get("url"), image.get("detail"))
 
 
 def _plain_calls(where: str, calls: Any) -> list[dict[str, Any]]:

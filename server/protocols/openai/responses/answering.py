@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from server.http.checkpoint_headers import checkpoint_headers
 from server.http.context import Context
 from server.http.named_events import NamedEvents
+from server.http.pictured_chats import take_pictures
 from server.http.rollouts import rollout_of
 from server.protocols.openai.answering import Named, in_the_clients_words
 from server.protocols.openai.responses.events import ResponseStream
@@ -19,6 +20,7 @@ from server.protocols.openai.responses.replies import Reply
 from server.protocols.openai.responses.schemas import AnyResponse, ResponseRequest
 from server.protocols.openai.unsupported import off_policy_settings
 from server.sampling.continuing import continued, recorded_turns, unless_refused
+from server.sampling.picturing import without_picture_bytes
 from server.sampling.requests import SampleRequest
 from server.sampling.service import sample, stream
 from server.sampling.target import Target
@@ -33,6 +35,10 @@ async def own_response(context: Context, request: Request, target: Target, given
     turns = await recorded_turns(sampling, target, rollout) if goes_on else []
     asked_chat = as_chat(body, turns)
     plain, asked = prompt_of(asked_chat), constraint_of(body, asked_chat)
+    rollout = without_picture_bytes(rollout, plain)
+    plain = await take_pictures(context, request, target, plain)
+    asked_chat.messages, body.input = plain.messages, ""
+    (given.model_extra or {}).pop("input", None)
     params = params_of(body, asked_chat, asked)
     wanted = SampleRequest([continued(plain, turns)], params, whole=not body.stream, rollout=rollout)
     reply, named = Reply(body, target, wanted), Named("input", asked)

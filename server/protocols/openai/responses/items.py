@@ -7,6 +7,8 @@ import json
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from server.sampling.image_parts import content_of, image_part
+from server.sampling.requests import Content, Part
 from server.values.known_fields import ANY, check_fields
 from wire.errors import InvalidRequest
 
@@ -74,12 +76,12 @@ def _add_message(chat: list[Message], where: str, item: Mapping[str, Any]) -> No
         raise InvalidRequest(
             f"{where}.role is {role!r}; it must be user, assistant, system or developer", param=f"{where}.role"
         )
-    text = _text(f"{where}.content", item.get("content"))
+    content = _content(f"{where}.content", item.get("content"), sees=role == "user")
     if role != "assistant":
-        chat.append({"role": _ROLES[role], "content": text})
+        chat.append({"role": _ROLES[role], "content": content})
         return
     answer = _answer(chat)
-    answer["content"] += text
+    answer["content"] += content
 
 
 def _add_reasoning(chat: list[Message], where: str, item: Mapping[str, Any]) -> None:
@@ -112,26 +114,37 @@ def _output(where: str, item: Mapping[str, Any]) -> Message:
     check_fields(f"{where}.", item, ("type", "call_id", "output"), _OF_CALLS)
     if not isinstance(item.get("call_id"), str):
         raise InvalidRequest(f"{where}.call_id must be that of a function_call", param=f"{where}.call_id")
-    return {"role": "tool", "tool_call_id": item["call_id"], "content": _text(f"{where}.output", item.get("output"))}
+    content = _content(f"{where}.output", item.get("output"), sees=True)
+    return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
 
 
-def _text(where: str, content: Any) -> str:
+def _content(where: str, content: Any, *, sees: bool) -> Content:
+    """`sees`: pictures may stand there."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise InvalidRequest(f"{where} must be a text or a list of parts", param=where)
-    return "".join(_part(f"{where}[{index}]", part) for index, part in enumerate(content))
+    return content_of([_part(f"{where}[{index}]", part, sees=sees) for index, part in enumerate(content)])
 
 
-def _part(where: str, part: Any) -> str:
+def _part(where: str, part: Any, *, sees: bool) -> str | Part:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind in ("input_image", "input_file", "input_audio"):
-        raise InvalidRequest(f"{where} is of type {kind!r}: prompts are texts here; send its text", param=where)
+    if kind == "input_image":
+        return _image(where, part, sees=sees)
+    if kind in ("input_file", "input_audio"):
+        raise InvalidRequest(f"{where} is of type {kind!r}, which is not served; send its text", param=where)
     name = _TEXTS.get(kind) if isinstance(kind, str) else None
     if name is None or not isinstance(part.get(name), str):
         raise InvalidRequest(f"{where} must be a part of type 'input_text' with a text", param=where)
     check_fields(f"{where}.", part, ("type", name), _OF_PARTS)
     return part[name]
+
+
+def _image(where: str, part: Mapping[str, Any], *, sees: bool) -> Part:
+    if not sees:
+        raise InvalidRequest(f"{where} is a picture that is not the user's, nor a tool's; send it as such", param=where)
+    check_fields(f"{where}.", part, ("type", "image_url", "detail"), {**_OF_PARTS, "file_id": ()})
+    return image_part(where, part.get("image_url"), part.get("detail"))
 
 
 def _answer(chat: list[Message]) -> Message:

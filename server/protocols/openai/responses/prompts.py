@@ -13,12 +13,14 @@ from server.protocols.openai.responses.parameters import check_parameters, effor
 from server.protocols.openai.responses.schemas import ResponseRequest
 from server.protocols.openai.responses.tools import chat_choice, chat_tools
 from server.protocols.openai.schemas import ChatRequest
-from server.sampling.requests import Chat
+from server.sampling.image_parts import image_part
+from server.sampling.requests import PICTURE, Chat
 from server.values.json_schemas import check_schema
 from server.values.known_fields import check_fields
 from server.values.validation_messages import read_as
 from store.rollouts import RecordedSample
 from wire.errors import InvalidRequest, NotFound
+from wire.pictures import location_of
 from wire.sampling import Constraint, SamplingParams
 
 ID_PREFIX = "resp_"
@@ -68,12 +70,21 @@ def _history(previous_id: str, turns: Sequence[RecordedSample]) -> list[Message]
     name = previous_id.removeprefix(ID_PREFIX)
     for turn in reversed(turns):
         if turn.completion_id == name and turn.conversation is not None:
-            return [*without_instructions(turn.conversation.messages), turn.conversation.reply]
+            return [*map(_sent_again, without_instructions(turn.conversation.messages)), turn.conversation.reply]
     raise NotFound(
         "previous_response_id names no response on record in this rollout: responses are kept under the Trace-Id that "
         "their request had, and found by requests with the same one; without it, send the whole conversation as input",
         param="previous_response_id",
     )
+
+
+def _sent_again(message: Message) -> Message:
+    """A recorded message, with its pictures as if they were sent by their names."""
+    if not isinstance(message.get("content"), list):
+        return message
+    where = "previous_response_id"
+    parts = [image_part(where, location_of(p["name"])) if p["type"] == PICTURE else p for p in message["content"]]
+    return {**message, "content": parts}
 
 
 def _of_the_format(request: ResponseRequest) -> RequestedConstraint | None:

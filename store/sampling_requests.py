@@ -36,8 +36,8 @@ _TARGET = """
 
 _APPEND = f"""
     with s as ({_TARGET} where s.id = %(session_id)s and s.team_id = %(team_id)s), added as (
-        insert into sampling_requests (id, sampling_session_id, client_sequence, team_id, owner, request)
-        select %(id)s, s.session_id, %(sequence)s, %(team_id)s, %(owner)s, %(request)s from s
+        insert into sampling_requests (id, sampling_session_id, client_sequence, team_id, owner, request, pictures)
+        select %(id)s, s.session_id, %(sequence)s, %(team_id)s, %(owner)s, %(request)s, %(pictures)s from s
         where not s.is_finished and (%(model_ids)s::uuid[] is null or s.model_id = any(%(model_ids)s::uuid[]))
         on conflict (sampling_session_id, client_sequence) do nothing
         returning id
@@ -153,7 +153,7 @@ class SamplingTarget:
 @dataclass(frozen=True, slots=True)
 class NewRequest:
     """One to be written down. `owner`: the number of the process that works on it (`store.planes.presence`). model_ids:
-    the only models that its key opens; None: all."""
+    the only models that its key opens; None: all. pictures: names of those in it, which are kept while it is open."""
 
     id: UUID
     session_id: str
@@ -162,6 +162,7 @@ class NewRequest:
     owner: int
     request: bytes
     model_ids: Collection[UUID] | None = None
+    pictures: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +217,7 @@ async def append(connection: AsyncConnection, new: NewRequest) -> tuple[Sampling
         "sequence": new.sequence,
         "owner": new.owner,
         "request": new.request,
+        "pictures": sorted(set(new.pictures)) or None,
         "model_ids": None if new.model_ids is None else list(new.model_ids),
     }
     row = await (await connection.execute(_APPEND.encode(), values)).fetchone()

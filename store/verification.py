@@ -12,6 +12,7 @@ from store.checkpoint_stores.base import ADAPTER, STATE
 from store.database import Database
 from store.environment_blobs import ENVIRONMENT_BLOBS
 from store.file_blobs import FILE_BLOBS
+from store.pictures import PICTURE_BLOBS
 from store.retention.lock import keeping_files
 from store.rollouts.blob_names import ROLLOUT_BLOBS
 
@@ -31,6 +32,8 @@ KEPT_BLOBS = f"""
     {ENVIRONMENT_BLOBS}
     union
     {FILE_BLOBS}
+    union
+    {PICTURE_BLOBS}
     order by name
 """  # noqa: S608 - put together from constants
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from wire.conversion import to_datums
 from wire.datums import Datum, Origin, by_trajectory, positions_of, repeated
 from wire.extension import Media, TokenSequence, common_prefix
-from wire.payload import Arrays, decode, encode
+from wire.payload import Arrays, decode, encode, read_header
 from wire.trajectories import Float32Array, Int32Array
 from wire.trajectory_payload import read_batch
 
@@ -80,6 +80,11 @@ def decode_datums(data: bytes) -> tuple[list[Datum], dict[str, Any]]:
     if header["format"] not in (_FORMAT, _EXTENDED_FORMAT, _MEDIA_FORMAT):
         raise ValueError(f"a training payload of an unknown format {header['format']}")
     return list(_datums(header, arrays)), header["arguments"]
+
+
+def picture_names(data: bytes) -> list[str]:
+    """Names of the pictures in a payload of any operation, each once, in order of names."""
+    return sorted({name for _, _, _, name, _, _ in read_header(data).get("media", ())})
 
 
 def _stored_media(index: int, item: Media) -> list[Any]:

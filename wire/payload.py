@@ -32,12 +32,22 @@ def encode(header: Mapping[str, Any], arrays: Arrays | None = None) -> bytes:
 
 def decode(data: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """The header and arrays that `encode` wrote. Raises ValueError on anything else."""
-    if data[:4] != _MAGIC:
-        raise ValueError("not a Headway payload, or of an unknown version")
-    (size,) = struct.unpack_from("<I", data, 4)
-    head = json.loads(data[8 : 8 + size])
-    body, offset, arrays = zlib.decompress(data[8 + size :]), 0, {}
+    head, at = _head(data)
+    body, offset, arrays = zlib.decompress(data[at:]), 0, {}
     for row in head["arrays"]:
         arrays[row["name"]] = np.frombuffer(body, _DTYPES[row["dtype"]], row["length"], offset)
         offset += arrays[row["name"]].nbytes
     return head["header"], arrays
+
+
+def read_header(data: bytes) -> dict[str, Any]:
+    """The header alone, without unpacking the arrays. Raises ValueError as `decode` does."""
+    return _head(data)[0]["header"]
+
+
+def _head(data: bytes) -> tuple[dict[str, Any], int]:
+    """The header with the table of arrays, and where these begin."""
+    if data[:4] != _MAGIC:
+        raise ValueError("not a Headway payload, or of an unknown version")
+    (size,) = struct.unpack_from("<I", data, 4)
+    return json.loads(data[8 : 8 + size]), 8 + size

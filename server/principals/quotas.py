@@ -53,15 +53,15 @@ async def refuse_another_model(session: AsyncSession, team_id: UUID) -> None:
 
 
 async def refuse_full_storage(database: AsyncDatabase, caller: Caller, found: Admission) -> None:
-    """Raises QuotaFull for a team whose checkpoints take all the storage that it may have."""
+    """Raises QuotaFull for a team whose checkpoints and pictures take all the storage that it may have."""
     if found.max_storage_bytes is None:
         return
     async with database.session() as session:
         used = await storage_of(session, caller.team_id)
     if used >= found.max_storage_bytes:
         raise QuotaFull(
-            f"the checkpoints of team {caller.team!r} take {used} of its {found.max_storage_bytes} bytes of "
-            f"storage; they shrink as old optimizer states are thinned, and {_RAISE}. The gradients are kept: "
+            f"the checkpoints and pictures of team {caller.team!r} take {used} of its {found.max_storage_bytes} bytes "
+            f"of storage; they shrink as old optimizer states are thinned, and {_RAISE}. The gradients are kept: "
             "then call optim-step again"
         )
 
@@ -72,8 +72,8 @@ async def refuse_more_files(session: AsyncSession, caller: Caller) -> None:
     if team.max_storage_bytes is None or (used := await storage_of(session, caller.team_id)) < team.max_storage_bytes:
         return
     raise QuotaFull(
-        f"the checkpoints of team {caller.team!r} take {used} of its {team.max_storage_bytes} bytes of storage; "
-        f"{_RAISE}"
+        f"the checkpoints and pictures of team {caller.team!r} take {used} of its {team.max_storage_bytes} bytes of "
+        f"storage; {_RAISE}"
     )
 
 

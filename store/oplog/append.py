@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 from uuid import UUID
 
 from store.blobs import BlobStore
 from store.database import AsyncConnection
 from store.notify import OPERATION_QUEUED
 from store.usage import COUNT
+from wire.datum_payload import picture_names
 from wire.errors import NotFound
 from wire.process.faults import fault_point
 
@@ -27,12 +28,13 @@ _APPEND = f"""
     ), appended as (
         insert into operations (
             id, model_id, sequence, head_version, kind, state,
-            payload, payload_blob, forward_id, idempotency_key, request_digest, body_digest, caller, num_tokens
+            payload, payload_blob, pictures, forward_id, idempotency_key, request_digest, body_digest, caller,
+            num_tokens
         )
         select
             %(id)s, %(model_id)s, sequence, head_version, %(kind)s, 'queued',
-            %(payload)s, %(payload_blob)s, %(forward_id)s, %(idempotency_key)s, %(request_digest)s,
-            %(body_digest)s, %(caller)s, %(num_tokens)s
+            %(payload)s, %(payload_blob)s, %(pictures)s, %(forward_id)s, %(idempotency_key)s,
+            %(request_digest)s, %(body_digest)s, %(caller)s, %(num_tokens)s
         from numbered
         returning sequence
     )
@@ -41,10 +43,11 @@ _APPEND = f"""
 
 
 class PlacedPayload(TypedDict):
-    """A payload inline, or the blob that holds it."""
+    """A payload inline, or the blob that holds it, and the names of its pictures, which are kept as long as it is."""
 
     payload: bytes | None
     payload_blob: str | None
+    pictures: NotRequired[list[str] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,10 @@ class Appended:
 
 def place_payload(blobs: BlobStore, payload: bytes) -> PlacedPayload:
     """Keep a small payload for the row, make a large one a durable blob. Blocks on the disk."""
+    pictures = picture_names(payload) or None
     if len(payload) <= INLINE_BYTES:
-        return PlacedPayload(payload=payload, payload_blob=None)
-    return PlacedPayload(payload=None, payload_blob=blobs.put(payload))
+        return PlacedPayload(payload=payload, payload_blob=None, pictures=pictures)
+    return PlacedPayload(payload=None, payload_blob=blobs.put(payload), pictures=pictures)
 
 
 async def append_operation(
@@ -70,6 +74,7 @@ async def append_operation(
     operation_id: UUID | None = None,
     payload: bytes | None = None,
     payload_blob: str | None = None,
+    pictures: list[str] | None = None,
     forward_id: UUID | None = None,
     idempotency_key: str | None = None,
     request_digest: bytes | None = None,
@@ -89,6 +94,7 @@ async def append_operation(
         "kind": kind,
         "payload": payload,
         "payload_blob": payload_blob,
+        "pictures": pictures,
         "forward_id": forward_id,
         "idempotency_key": idempotency_key,
         "request_digest": request_digest,

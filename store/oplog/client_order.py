@@ -35,13 +35,13 @@ _TOO_LATE = "it came after the requests behind it had waited for it too long; se
 _APPEND = f"""
     with appended as (
         insert into operations (
-            id, model_id, client_sequence, head_version, kind, state, payload, payload_blob, forward_id,
+            id, model_id, client_sequence, head_version, kind, state, payload, payload_blob, pictures, forward_id,
             request_digest, num_tokens, error_code, error_message, finished_at
         )
         select
             %(id)s, m.id, %(client_sequence)s, m.head_version, %(kind)s,
             case when is_refused or is_late then 'failed' else 'held' end,
-            %(payload)s, %(payload_blob)s, %(forward_id)s, %(request_digest)s, %(num_tokens)s,
+            %(payload)s, %(payload_blob)s, %(pictures)s, %(forward_id)s, %(request_digest)s, %(num_tokens)s,
             case when is_refused then %(error_code)s::text when is_late then '{PredecessorMissing.code}' end,
             case when is_refused then %(error_message)s::text when is_late then '{_TOO_LATE}' end,
             case when is_refused or is_late then clock_timestamp() end
@@ -164,6 +164,7 @@ async def append_in_order(
         "num_tokens": num_tokens,
         "error_code": refusal.code if refusal else None,
         "error_message": refusal.message if refusal else None,
+        "pictures": None,
         **placed,
     }
     fault_point("number:before-commit")

@@ -38,5 +38,11 @@ lease names, and the newest trainer of each base, which says what losses the bas
 **Sampling requests.** Their answers are kept until the client says that it has them, or an hour after its session has
 ended; of a client that fell silent, a day.
 
+**Pictures.** The bytes are durable before the row commits, as of every blob, and a request that names a picture makes
+its row young before it does anything else. So a row that has aged belongs to nobody unless a rollout, a payload that
+may still be read, or an open request names it; those are looked up in the statement that deletes it. What names
+pictures is written down with what it belongs to, in the same transaction: `trace_pictures`, `operations.pictures`,
+`sampling_requests.pictures`. Deleting a rollout thus deletes its pictures, once they are no other rollout's.
+
 **Who reads meanwhile.** Backup and verification hold a shared lock that a collection takes exclusively (`lock`).
 """

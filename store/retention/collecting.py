@@ -13,7 +13,8 @@ from store.checkpoint_stores.base import STATE, StoredCheckpoint
 from store.database import Database
 from store.environment_blobs import ENVIRONMENT_BLOBS
 from store.file_blobs import FILE_BLOBS
-from store.retention import environments, marking, removed_models, rollouts, runs, sampling
+from store.pictures import PICTURE_BLOBS
+from store.retention import environments, marking, pictures, removed_models, rollouts, runs, sampling
 from store.retention.lock import StillHeld, deleting_files
 from store.retention.policy import RetentionPolicy
 from store.rollouts.blob_names import ROLLOUT_BLOBS
@@ -33,11 +34,13 @@ _NEEDED_BLOBS = f"""
     {ENVIRONMENT_BLOBS}
     union
     {FILE_BLOBS}
+    union
+    {PICTURE_BLOBS}
 """  # noqa: S608 - put together from constants
 _KNOWS_NOTHING = """
     select not exists (select from operations) and not exists (select from checkpoints)
         and not exists (select from traces) and not exists (select from environment_builds)
-        and not exists (select from files) as so
+        and not exists (select from files) and not exists (select from pictures) as so
 """
 
 
@@ -105,6 +108,8 @@ class Collector:
             yield Removal("build log of an old version", str(build_id), 0)
         for what, found in rollouts.forget(self._database, self._policy, dry_run=dry_run).items():
             yield from (Removal(what, f"{team_id.hex}/{row_id.hex}", 0) for team_id, row_id in sorted(found))
+        for team_id, name in sorted(pictures.forget(self._database, self._policy, dry_run=dry_run)):
+            yield Removal("picture", f"{team_id.hex}/{name}", 0)
 
     def _files(self, dry_run: bool, strangers: bool, still_held: StillHeld) -> Iterator[Removal]:
         fileless = marking.thin_checkpoints(self._database, self._policy, dry_run=dry_run)

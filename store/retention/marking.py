@@ -85,10 +85,8 @@ _HAS_STATE = """
     and exists (select from jsonb_object_keys(coalesce(c.manifest -> 'files', '{}')) path where path like 'state/%%')
 """
 
-# An operation whose payload and result nobody will read again. Once true it stays true.
-_SPENT = f"""
-    o.blobs_dropped_at is null and (o.payload_blob is not null or o.result_blob is not null)
-    and o.state in ('done', 'failed', 'superseded')
+PAYLOAD_SPENT = f"""
+    o.state in ('done', 'failed', 'superseded')
     and coalesce(o.finished_at, o.created_at) < clock_timestamp() - make_interval(secs => %(keep_payloads_s)s)
     and (
         o.answered_at is not null
@@ -105,6 +103,11 @@ _SPENT = f"""
         not {PAYLOAD_NEEDED}
         or exists (select from models m where m.id = o.model_id and m.removed_at is not null)
     )
+"""
+"""An operation whose payload and result nobody will read again. Once true it stays true. Takes `spent_values`."""
+
+_SPENT = f"""
+    o.blobs_dropped_at is null and (o.payload_blob is not null or o.result_blob is not null) and {PAYLOAD_SPENT}
 """
 
 # The newest trainer of a base is what the server knows the base's losses from, dead or not.
@@ -153,16 +156,21 @@ def thin_unsaved(database: Database, policy: RetentionPolicy, *, dry_run: bool) 
 
 def drop_blobs(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> set[UUID]:
     """Operations whose blobs are given up now."""
-    values = {
-        "keep_payloads_s": policy.keep_payloads_s,
-        "caller_waits_s": _CALLER_WAITS_S,
-        "client_away_s": _CLIENT_AWAY_S,
-    }
+    values = spent_values(policy)
     with database.connection() as connection:
         if dry_run:
             return _ids(connection, f"select o.id from operations o where {_SPENT}", values)
         query = f"update operations o set blobs_dropped_at = clock_timestamp() where {_SPENT} returning o.id"
         return _ids(connection, query, values)
+
+
+def spent_values(policy: RetentionPolicy) -> dict[str, Any]:
+    """What PAYLOAD_SPENT takes."""
+    return {
+        "keep_payloads_s": policy.keep_payloads_s,
+        "caller_waits_s": _CALLER_WAITS_S,
+        "client_away_s": _CLIENT_AWAY_S,
+    }
 
 
 def forget_planes(database: Database, policy: RetentionPolicy, *, dry_run: bool) -> dict[str, set[UUID]]:

@@ -25,6 +25,7 @@ class RetentionPolicy:
     keep_last_jobs: each team's newest jobs with their rollouts; None: all. Pinned rollouts and jobs are kept anyway.
     keep_unsaved_runs_s: models that a client of the Tinker API made and saved nothing of, since its session ended or
         its last call.
+    keep_pictures_s: pictures that were sent, and that no rollout names; at least grace_s.
     grace_s: files that no row names. Longer than the longest pause between an upload and the row that names it.
     """
 
@@ -90,6 +91,16 @@ class RetentionPolicy:
             per=86_400.0,
         ),
     ] = 7 * 24 * 3600.0
+    keep_pictures_s: Annotated[
+        float,
+        Option(
+            "Hours to keep pictures that no rollout names, after they were used last",
+            "HEADWAY_KEEP_PICTURES_H",
+            "--keep-pictures-h",
+            minimum=0.0,
+            per=3600.0,
+        ),
+    ] = 24 * 3600.0
     keep_last_jobs: Annotated[
         int | None,
         Option(
@@ -111,6 +122,7 @@ class RetentionPolicy:
             self.grace_s,
             self.keep_traces_s or 0,
             self.keep_unsaved_runs_s,
+            self.keep_pictures_s,
         )
         if min(self.keep_every_states, *seconds) < 0:
             raise ValueError("a retention policy has no negative figures")

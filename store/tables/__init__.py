@@ -7,6 +7,7 @@ from store.tables.environments import BuildLogLineRow, EnvironmentBuildRow, Envi
 from store.tables.guard import AlarmRow, EvalRow, GuardRow
 from store.tables.models import CheckpointNameRow, CheckpointRow, ModelRow
 from store.tables.operations import ModelLeaseRow, OperationRow, TrainingTurnRow
+from store.tables.pictures import PictureRow, TracePictureRow
 from store.tables.placements import EnvironmentSessionRow, HostedRolloutRow, PlacementRow, RunnerRow
 from store.tables.planes import (
     AdapterWantRow,
@@ -45,6 +46,7 @@ __all__ = [
     "ModelLeaseRow",
     "ModelRow",
     "OperationRow",
+    "PictureRow",
     "PlacementRow",
     "RunEventRow",
     "RunRow",
@@ -61,6 +63,7 @@ __all__ = [
     "TasksetTaskRow",
     "TeamRow",
     "TraceCommentRow",
+    "TracePictureRow",
     "TraceRow",
     "TraceTextRow",
     "TrainerLogprobsRow",

@@ -81,6 +81,7 @@ class SamplingRequestRow(Base):
         CheckConstraint("state in ('open', 'done', 'failed', 'cancelled')", name="state"),
         Index(None, "created_at"),
         Index(None, "sampling_session_id", "finished_at"),
+        Index("ix_sampling_requests_pictures", "created_at", postgresql_where=text("pictures is not null")),
     )
 
     id: Mapped[UuidKey]
@@ -90,6 +91,8 @@ class SamplingRequestRow(Base):
     state: Mapped[str] = mapped_column(default="open", server_default="open")
     owner: Mapped[Big | None]
     request: Mapped[bytes]
+    pictures: Mapped[list[str] | None] = mapped_column(ARRAY(Text()))
+    """Names of those in the request; null where there are none."""
     result: Mapped[bytes | None]
     error_category: Mapped[str | None]
     error_message: Mapped[str | None]

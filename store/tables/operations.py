@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Sequence, text
+from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, Index, Sequence, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.operation_kinds import GRADIENTS, is_any
@@ -67,6 +67,7 @@ class OperationRow(Base):
             "finished_at",
             postgresql_where=text("blobs_dropped_at is null and (payload_blob is not null or result_blob is not null)"),
         ),
+        Index("ix_operations_pictures", "finished_at", postgresql_where=text("pictures is not null")),
         CheckConstraint("state in ('held', 'queued', 'running', 'done', 'failed', 'superseded')", name="state"),
         CheckConstraint("(payload is null) != (payload_blob is null)", name="one_payload"),
     )
@@ -81,6 +82,8 @@ class OperationRow(Base):
     state: Mapped[str] = mapped_column(default="queued")
     payload: Mapped[bytes | None]
     payload_blob: Mapped[str | None]
+    pictures: Mapped[list[str] | None] = mapped_column(ARRAY(Text()))
+    """Names of those in the payload, as long as a trainer may read it; null where there are none."""
     head_version: Mapped[Big]
     """The model's when the operation was accepted."""
     summary: Mapped[dict[str, Any] | None]

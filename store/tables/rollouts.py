@@ -27,8 +27,9 @@ class SampleRow(Base):
 
     `digest` is over all three, so the gateway's record and telemetry's of the same call are one row.
     `tokens` holds the prompt from `prompt_shared` on, the output and the logprobs (`store.rollouts.arrays`); the
-    prompt before that is the beginning of `parent_digest`'s prompt and output. `prompt_digest` and `end_digest` are
-    over the ids up to the end of the prompt and of the output: by them later prompts find what they continue.
+    prompt before that is the beginning of `parent_digest`'s prompt and output. `media` are the pictures from there on
+    (`store.rollouts.media`), null where there are none. `prompt_digest` and `end_digest` are over the ids up to the end
+    of the prompt and of the output, pictures included: by them later prompts find what they continue.
 
     From `served_at` on: the gateway's record; null where only telemetry has the sample. `checkpoint_id` null then
     means the base weights. `conversation` is what was asked and answered (`store.rollouts.conversations`), its first
@@ -56,6 +57,7 @@ class SampleRow(Base):
     end_digest: Mapped[bytes]
     tokens: Mapped[bytes | None]
     tokens_blob: Mapped[str | None]
+    media: Mapped[bytes | None]
 
     attempt: Mapped[int | None]
     """Of a rollout that a runner drives: which attempt it was. Those of earlier attempts do not count."""

@@ -7,8 +7,9 @@ import pytest
 from server.training.operations import placed_or_refused
 from store.blobs import BlobStore
 from wire.errors import Unavailable
+from wire.payload import encode
 
-LARGE = b"x" * 100_000
+LARGE = encode({"arguments": "x" * 100_000})
 
 
 def test_a_payload_that_the_disk_does_not_take_is_refused_and_may_be_sent_again(tmp_path: Path):

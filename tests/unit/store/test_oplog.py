@@ -209,7 +209,8 @@ async def test_a_waiter_is_told_that_no_trainer_lives(
 
 def test_large_payloads_become_blobs(tmp_path):
     blobs = BlobStore(tmp_path)
-    assert place_payload(blobs, b"x") == {"payload": b"x", "payload_blob": None}
-    placed = place_payload(blobs, b"x" * 100_000)
+    small, large = encode({}), encode({"arguments": "x" * 100_000})
+    assert place_payload(blobs, small) == {"payload": small, "payload_blob": None, "pictures": None}
+    placed = place_payload(blobs, large)
     assert placed["payload"] is None
-    assert blobs.get(placed["payload_blob"] or "") == b"x" * 100_000
+    assert blobs.get(placed["payload_blob"] or "") == large

@@ -1,4 +1,4 @@
-"""A sampler over HTTP, as the gateway sees it: render, tokenize, generate, score; and whether it lives."""
+"""A sampler over HTTP, as the gateway sees it: render, tokenize, generate, score, pictures; and whether it lives."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from sampler.admission.admission import Admission, Bounds
 from sampler.admission.request_sizes import check_sizes
 from sampler.backends.base import AnswerReader, SamplerBackend
 from sampler.metrics import SamplerMetrics
+from sampler.pictures.expanding import pictures_of
+from sampler.pictures.holding import HeldPictures
 from sampler.refusals import error_response
 from sampler.requests import MeasuredCalls
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated
@@ -42,6 +44,7 @@ from wire.sampling import (
 T = TypeVar("T")
 Events = AsyncGenerator[GenerateEvent, None]
 
+_PROMPT_MEDIA = {"prompt_media"}
 _CANNOT_CONSTRAIN = (
     "the sampler backend {} does not constrain what the policy writes: ask for the format, or the call, in the prompt, "
     "and check the answer"
@@ -69,24 +72,26 @@ def create_app(
     app.add_middleware(_RequireToken, token=token, metrics_token=metrics_token)
     app.add_exception_handler(HeadwayError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
-    _add_routes(app, backend, metrics)
+    held = HeldPictures()
+    _add_routes(app, backend, metrics, held)
+    _add_pictures(app, backend, held)
     if tokenizer is not None:
         _add_tokenizer(app, tokenizer)
     return app
 
 
-def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) -> None:
-    async def healthz(response: Response) -> dict[str, str]:
-        trouble = backend.trouble()
+def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics, held: HeldPictures) -> None:
+    async def healthz(response: Response) -> dict[str, Any]:
+        trouble, rule = backend.trouble(), backend.info.pictures
         response.status_code = 503 if trouble else 200
-        return {"status": trouble or "ok"}
+        return {"status": trouble or "ok", **({"pictures": rule.to_json()} if rule else {})}
 
     async def show_metrics() -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     async def render(body: RenderRequest, request: Request) -> TokenIds | Response:
-        token_ids = await _unless_gone(request, backend.render(body))
-        return _gone() if token_ids is None else TokenIds(token_ids=token_ids)
+        tokens = await _unless_gone(request, backend.render(body))
+        return _gone() if tokens is None else tokens
 
     async def tokenize(body: TokenizeRequest, request: Request) -> TokenIds | Response:
         token_ids = await _unless_gone(request, backend.tokenize(body))
@@ -99,14 +104,15 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
         if body.params.constraint is not None and not backend.info.constrains:
             raise InvalidRequest(_CANNOT_CONSTRAIN.format(type(backend).__name__), param="constraint")
         check_sizes(body)
-        begun = await _unless_gone(request, _begin(backend, body, metrics))
+        begun = await _unless_gone(request, _begin(backend, held, body, metrics))
         if begun is None:
             return _gone()
         first, events = begun
         return ClosingStream(_lines(first, events), events, media_type="application/x-ndjson")
 
     async def score(body: ScoreRequest, request: Request) -> PromptScores | Response:
-        scores = await _unless_gone(request, backend.score(body))
+        with held.using({item.name for item in body.prompt_media}) as pictures:
+            scores = await _unless_gone(request, backend.score(body, pictures))
         if scores is None:
             return _gone()
         metrics.scored(len(body.prompt_token_ids))
@@ -114,11 +120,21 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics) 
 
     app.get("/healthz")(healthz)
     app.get("/metrics")(show_metrics)
-    app.post("/render", response_model=TokenIds)(render)
-    app.post("/tokenize", response_model=TokenIds)(tokenize)
+    app.post("/render", response_model=TokenIds, response_model_exclude_defaults=True)(render)
+    app.post("/tokenize", response_model=TokenIds, response_model_exclude_defaults=True)(tokenize)
     app.post("/token-texts")(token_texts)
     app.post("/generate", response_model=None)(generate)
     app.post("/score", response_model=PromptScores)(score)
+
+
+def _add_pictures(app: FastAPI, backend: SamplerBackend, held: HeldPictures) -> None:
+    async def take(name: str, request: Request) -> Response:
+        if backend.info.pictures is None:
+            raise InvalidRequest("this base takes no pictures")
+        await held.add(name, await request.body())
+        return Response(status_code=204)
+
+    app.post("/pictures/{name}", response_model=None)(take)
 
 
 def _add_tokenizer(app: FastAPI, read: Callable[[], bytes]) -> None:
@@ -129,21 +145,36 @@ def _add_tokenizer(app: FastAPI, read: Callable[[], bytes]) -> None:
 
 
 async def _begin(
-    backend: SamplerBackend, body: GenerateRequest, metrics: SamplerMetrics
+    backend: SamplerBackend, held: HeldPictures, body: GenerateRequest, metrics: SamplerMetrics
 ) -> tuple[GenerateEvent, Events]:
-    """The first event, and where the others come from."""
+    """The first event, and where the others come from. Raises PicturesMissing before all work."""
     if body.chat is not None:
         body.chat.team, body.chat.call = body.team, body.call
-        body.prompt_token_ids = await backend.render(body.chat)
-    events = _counted(backend.generate(body), len(body.prompt_token_ids), metrics)
+        held.require(_names_in(body.chat))
+        rendered = await backend.render(body.chat)
+        body.prompt_token_ids, body.prompt_media = rendered.token_ids, rendered.media
+    events = _counted(_generated(backend, held, body), len(body.prompt_token_ids), metrics)
     if body.whole:
         events = _as_one(events, partial(_message, backend, body))
     elif body.reading is not None:
         events = _read(events, backend.reader(body, body.reading))
     first = await anext(events)
     if body.chat is not None:
-        first.prompt_token_ids = body.prompt_token_ids
+        first.prompt_token_ids, first.prompt_media = body.prompt_token_ids, body.prompt_media
     return first, events
+
+
+def _names_in(chat: RenderRequest) -> set[str]:
+    shown = pictures_of(chat.messages)
+    return {picture.name for picture in shown} | {item.name for item in chat.continued_media}
+
+
+async def _generated(backend: SamplerBackend, held: HeldPictures, body: GenerateRequest) -> Events:
+    """What the backend generates; its pictures are kept that long."""
+    with held.using({item.name for item in body.prompt_media}) as pictures:
+        async with aclosing(backend.generate(body, pictures)) as events:
+            async for event in events:
+                yield event
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
@@ -214,7 +245,7 @@ async def _lines(first: GenerateEvent, events: Events) -> AsyncIterator[bytes]:
 
 
 def _line(event: GenerateEvent) -> bytes:
-    return event.model_dump_json().encode() + b"\n"
+    return event.model_dump_json(exclude=None if event.prompt_media else _PROMPT_MEDIA).encode() + b"\n"
 
 
 class _RequireToken:

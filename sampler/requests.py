@@ -15,7 +15,7 @@ from wire.process.tracing import span
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_CALLS = ("/render", "/tokenize", "/generate", "/score")
+_CALLS = ("render", "tokenize", "generate", "score", "pictures")
 _HUNG_UP = 499
 _FAILED = 500
 
@@ -28,7 +28,8 @@ class MeasuredCalls:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] not in _CALLS:
+        call = scope["path"].lstrip("/").partition("/")[0] if scope["type"] == "http" else ""
+        if call not in _CALLS:
             await self._app(scope, receive, send)
             return
         started, status, headers = time.perf_counter(), _HUNG_UP, Headers(scope=scope)
@@ -43,9 +44,9 @@ class MeasuredCalls:
         bound = {"request_id": given} if _REQUEST_ID.fullmatch(given) else {}
         with structlog.contextvars.bound_contextvars(**bound):
             try:
-                with span(scope["path"][1:], bound, kind="server", caller=dict(headers)):
+                with span(call, bound, kind="server", caller=dict(headers)):
                     await self._app(scope, receive, send_and_note)
             finally:
-                self._metrics.called(scope["path"][1:], status, time.perf_counter() - started)
+                self._metrics.called(call, status, time.perf_counter() - started)
                 if status >= _FAILED:
-                    log.warning("call_failed", call=scope["path"], status=status)
+                    log.warning("call_failed", call=f"/{call}", status=status)

@@ -195,9 +195,9 @@ class ScoreRequest(Flow):
 class PromptScores(BaseModel):
     """The answer: one entry for each scored token, in order. `logprobs`: of the token itself. `top_ids`,
     `top_logprobs`: the likeliest first. `targets`: in the layout in which they were asked for, also of tokens that are
-    not scored, with None in place of −1."""
+    not scored, with None in place of −1. Tokens of pictures have none of these: None, an empty row, a row of None."""
 
-    logprobs: list[float]
+    logprobs: list[float | None]
     top_ids: list[list[int]] = Field(default_factory=list[list[int]])
     top_logprobs: list[list[float]] = Field(default_factory=list[list[float]])
     targets: list[list[float | None]] | None = None

@@ -16,13 +16,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sampler.admission.prompt_limits import PromptLimits
 from sampler.refusals import error_response
-from wire.errors import FINAL, UNTIL_MENDED, ContextLengthExceeded, HeadwayError, InvalidRequest
+from wire.errors import FINAL, UNTIL_MENDED, ContextLengthExceeded, HeadwayError, InvalidRequest, TooLarge
+from wire.pictures import MIB, PictureLimits
 
 log = structlog.get_logger(__name__)
 
 _SLACK_BYTES = 8 * 1024**2
 """For tools, schemas, and answers of the history that a template leaves out."""
 _ID_BYTES = 12
+_MAX_PICTURE = 3 * PictureLimits().pixels_each + MIB
+"""Of noise, which a PNG does not make smaller."""
 _RETRY_AFTER_S = 1
 
 
@@ -66,9 +69,10 @@ class Admission:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        num_bytes = _content_length(scope, self._max_body)
+        is_picture = scope["path"].startswith("/pictures/")
+        num_bytes = _content_length(scope, _MAX_PICTURE if is_picture else self._max_body)
         try:
-            self._check(num_bytes)
+            self._check(num_bytes, is_picture)
         except HeadwayError as refusal:
             await error_response(refusal)(scope, receive, send)
             return
@@ -80,8 +84,10 @@ class Admission:
             self._num_requests -= 1
             self._num_bytes -= num_bytes
 
-    def _check(self, num_bytes: int) -> None:
-        if num_bytes > self._max_body:
+    def _check(self, num_bytes: int, is_picture: bool) -> None:
+        if is_picture and num_bytes > _MAX_PICTURE:
+            raise TooLarge(f"a picture has at most {_MAX_PICTURE} bytes, and this one {num_bytes}")
+        if not is_picture and num_bytes > self._max_body:
             raise ContextLengthExceeded.of(
                 self._context_length, f"the request has {num_bytes} bytes, more than any that fits"
             )

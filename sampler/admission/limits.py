@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from sampler.backends.base import SamplerInfo
 from wire.errors import ContextLengthExceeded, InvalidRequest
-from wire.sampling import GenerateRequest, ScoreRequest
+from wire.sampling import GenerateRequest, ScoreRequest, media_of
 
 
 def max_new_tokens(request: GenerateRequest, info: SamplerInfo) -> int:
     """How many tokens this request may sample at most: what it asks for, cut to what the context has room for.
 
     Raises ContextLengthExceeded for a prompt that fills the context, and InvalidRequest for one that is empty or out of
-    the vocabulary, and for `min_tokens` of more than may be sampled.
+    the vocabulary, or whose pictures are not as the base's rule has them, and for `min_tokens` of more than may be
+    sampled.
     """
-    prompt, stops = request.prompt_token_ids, request.params.stop_token_ids
-    _check_prompt(prompt, info)
+    stops = request.params.stop_token_ids
+    _check_prompt(request, info)
     _check_ids("stop_token_ids", stops, info, "stop_token_ids")
     num_prompt, params = len(request.prompt_token_ids), request.params
     room = info.context_length - num_prompt
@@ -30,9 +33,10 @@ def max_new_tokens(request: GenerateRequest, info: SamplerInfo) -> int:
 
 def check_scoring(request: ScoreRequest, info: SamplerInfo) -> None:
     """Raises ContextLengthExceeded for a prompt that is longer than the context, and InvalidRequest for ids out of the
-    vocabulary, and for targets that are not those of each token after the first."""
+    vocabulary, for pictures that are not as the base's rule has them, and for targets that are not those of each token
+    after the first."""
     prompt = request.prompt_token_ids
-    _check_prompt(prompt, info)
+    _check_prompt(request, info)
     if len(prompt) > info.context_length:
         raise ContextLengthExceeded.of(info.context_length, f"the prompt has {len(prompt)} tokens")
     if request.targets is None:
@@ -46,10 +50,15 @@ def check_scoring(request: ScoreRequest, info: SamplerInfo) -> None:
     _check_ids("targets", ids, info, "targets")
 
 
-def _check_prompt(prompt: list[int], info: SamplerInfo) -> None:
+def _check_prompt(request: GenerateRequest | ScoreRequest, info: SamplerInfo) -> None:
+    prompt, media = request.prompt_token_ids, request.prompt_media
     if not prompt:
         raise InvalidRequest("the prompt is empty: there is nothing to continue")
     _check_ids("the prompt", prompt, info, None)
+    if media and info.pictures is None:
+        raise InvalidRequest("this base takes no pictures")
+    if media and info.pictures is not None:
+        info.pictures.sequence("the prompt", np.array(prompt, np.int32), media_of(media))
 
 
 def _check_ids(what: str, ids: list[int], info: SamplerInfo, field: str | None) -> None:

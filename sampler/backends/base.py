@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,9 +20,13 @@ from wire.sampling import (
     PromptScores,
     RenderRequest,
     ScoreRequest,
+    TokenIds,
     TokenizeRequest,
     TokenTexts,
 )
+
+NO_PICTURES: Mapping[str, bytes] = {}
+"""Canonical PNGs by name, for prompts that show none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,9 @@ class SamplerBackend(Protocol):
         """Why nothing will be generated any more, so that the process may end. From any thread; does not block."""
         ...
 
-    async def render(self, request: RenderRequest) -> list[int]:
-        """Messages to token ids through the chat template. Raises InvalidRequest, and ContextLengthExceeded as soon as
-        it is known. Cancelling it ends the work."""
+    async def render(self, request: RenderRequest) -> TokenIds:
+        """Messages to token ids through the chat template, and the pictures in them, of which sizes are enough. Raises
+        InvalidRequest, and ContextLengthExceeded as soon as it is known. Cancelling it ends the work."""
         ...
 
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
@@ -104,18 +108,21 @@ class SamplerBackend(Protocol):
         """What each token says alone, as people read it. Never fails."""
         ...
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
-        """Sample one sequence. The last event has the finish reason; cancelling or closing the iterator cancels the
-        generation. (`chat` and `reading` are for `render`, and a reader or `derender`, whom somebody else asks.)
+    def generate(
+        self, request: GenerateRequest, pictures: Mapping[str, bytes] = NO_PICTURES
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Sample one sequence; `pictures` has the canonical PNGs of all that its prompt names. The last event has the
+        finish reason; cancelling or closing the iterator cancels the generation. (`chat` and `reading` are for
+        `render`, and a reader or `derender`, whom somebody else asks.)
 
         Raises, before the first event, NotFound for an adapter that is not loaded and InvalidRequest for what
         `sampler.admission.limits` refuses and for a constraint that cannot be kept.
         """
         ...
 
-    async def score(self, request: ScoreRequest) -> PromptScores:
-        """Logprobs of the prompt's own tokens, exact: those that a forward pass of the trainer gives. Cancelling it
-        ends the work.
+    async def score(self, request: ScoreRequest, pictures: Mapping[str, bytes] = NO_PICTURES) -> PromptScores:
+        """Logprobs of the prompt's own tokens, exact: those that a forward pass of the trainer gives. `pictures`: as
+        of `generate`. Cancelling it ends the work.
 
         Raises NotFound for an adapter that is not loaded, and InvalidRequest for what `sampler.admission.limits`
         refuses and for what this backend would compute wrongly.

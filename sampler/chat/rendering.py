@@ -20,8 +20,11 @@ from sampler.chat.call_forms import CallStyle, call_style
 from sampler.chat.harmony import HARMONY_END
 from sampler.chat.json_texts import read_json
 from sampler.chat.tool_results import as_user_messages, shows_results
+from sampler.pictures.expanding import Expander, pictures_of
 from wire.errors import InvalidRequest
-from wire.sampling import RenderRequest
+from wire.picture_rule import PictureRule
+from wire.pictures import Picture
+from wire.sampling import MediaItem, RenderRequest, TokenIds
 
 Message = dict[str, Any]
 
@@ -36,10 +39,15 @@ _ROLES = ("system", "user", "assistant", "tool")
 
 class ChatRenderer:
     """Renders with one tokenizer. Not for concurrent use. With limits, ids that fill the context are refused, as far as
-    possible by the text's length. `end_ids`: of tokens that end an answer, beside the tokenizer's own."""
+    possible by the text's length. `end_ids`: of tokens that end an answer, beside the tokenizer's own. `pictures`: how
+    the base turns them into tokens; None for one that takes text alone."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, limits: PromptLimits | None = None, end_ids: Sequence[int] = ()
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        limits: PromptLimits | None = None,
+        end_ids: Sequence[int] = (),
+        pictures: PictureRule | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._limits = limits
@@ -51,6 +59,7 @@ class ChatRenderer:
         # Everything that apply_chat_template itself takes is ours to say; other names belong to the template.
         parameters = inspect.signature(tokenizer.apply_chat_template).parameters
         self._reserved = {*parameters, "messages"} - {"kwargs"}
+        self._expander = self._expander_by(pictures) if pictures else None
         end = tokenizer.eos_token
         self.calls = call_style(self._render_probe, [end] if isinstance(end, str) else [])
         """How the template writes calls."""
@@ -65,23 +74,26 @@ class ChatRenderer:
         """A text as it is, or a piece of one."""
         return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def render(self, request: RenderRequest) -> list[int]:
-        """The ids of a chat. Raises InvalidRequest for what cannot be rendered, with the template's own reason, and
-        ContextLengthExceeded."""
-        return self._within_limits(self._render(request))
+    def render(self, request: RenderRequest) -> TokenIds:
+        """The ids of a chat, and the pictures in them. Raises InvalidRequest for what cannot be rendered, with the
+        template's own reason, and ContextLengthExceeded."""
+        rendered = self._render(request)
+        self._within_limits(rendered.token_ids)
+        return rendered
 
-    def _render(self, request: RenderRequest) -> list[int]:
+    def _render(self, request: RenderRequest) -> TokenIds:
         self._check_template_kwargs(request.chat_template_kwargs)
         messages = [_normalized(message, self.calls) for message in request.messages]
         if not messages:
             raise InvalidRequest("messages is empty; a chat needs at least one")
+        if self._expander is None and (request.continued_media or pictures_of(request.messages)):
+            raise InvalidRequest("this base takes no pictures; send text parts only")
         if request.continued_ids is not None:
             following = _after(messages, request.continued_messages)
             answer = messages[request.continued_messages - 1]
             return self._continue(request.continued_ids, answer, self._shown(following), request)
-        rendered = self._apply_template(self._shown(messages), request)
-        self._check_text(rendered)
-        return self.tokenize_bare(rendered)
+        shown = self._shown(messages)
+        return self._tokens(self._apply_template(shown, request), pictures_of(request.messages), shown, request)
 
     def generation_prompt(self, chat_template_kwargs: dict[str, Any]) -> str:
         """What the template writes before an answer; empty where it cannot be found out."""
@@ -94,19 +106,35 @@ class ChatRenderer:
             return ""
         return whole.removeprefix(without) if whole.startswith(without) else ""
 
+    def _expander_by(self, rule: PictureRule) -> Expander:
+        placeholder: Any = self._tokenizer.convert_ids_to_tokens(rule.placeholder_id)
+        return Expander(rule, placeholder, self.tokenize_bare, self._check_ids)
+
+    def _tokens(
+        self, text: str, pictures: Sequence[Picture], shown: Sequence[Message], request: RenderRequest
+    ) -> TokenIds:
+        """What the template wrote of the messages `shown`, as ids."""
+        self._check_text(text)
+        if self._expander is None:
+            return _token_ids(self.tokenize_bare(text))
+        self._expander.refuse_spelled(shown, request.tools, request.chat_template_kwargs)
+        return _token_ids(*self._expander.expand(text, pictures))
+
     def _shown(self, messages: list[Message]) -> list[Message]:
         return messages if self._shows_results else as_user_messages(messages)
 
     def _continue(
         self, continued_ids: Sequence[int], answer: Message, following: list[Message], request: RenderRequest
-    ) -> list[int]:
+    ) -> TokenIds:
         """The ids, the end of their turn unless they have one, and the rendering of the messages that follow."""
-        tail = self._tail(answer, following, request)
-        self._check_text(tail)
-        tail_ids = self.tokenize_bare(tail)
-        if continued_ids and tail_ids and self._is_ended(continued_ids[-1], tail_ids[0]):
-            tail_ids = tail_ids[1:]
-        return [*continued_ids, *tail_ids]
+        pictures = pictures_of(request.messages[request.continued_messages :])
+        tail = self._tokens(self._tail(answer, following, request), pictures, following, request)
+        is_ended = continued_ids and tail.token_ids and self._is_ended(continued_ids[-1], tail.token_ids[0])
+        kept = tail.token_ids[1:] if is_ended else tail.token_ids
+        moved = len(continued_ids) + len(kept) - len(tail.token_ids)
+        media = self._expander.continued_media(request) if self._expander is not None else []
+        media += [item.model_copy(update={"start": item.start + moved}) for item in tail.media]
+        return _token_ids([*continued_ids, *kept], media)
 
     def _is_ended(self, last_id: int, end_id: int) -> bool:
         """Whether an answer whose last token this is needs no such token more. Bases have several that end one."""
@@ -174,15 +202,24 @@ class ChatRenderer:
         if self._limits is not None:
             self._limits.check_text(len(text))
 
-    def _within_limits(self, ids: list[int]) -> list[int]:
+    def _check_ids(self, num_tokens: int) -> None:
         if self._limits is not None:
-            self._limits.check_ids(len(ids))
+            self._limits.check_ids(num_tokens)
+
+    def _within_limits(self, ids: list[int]) -> list[int]:
+        self._check_ids(len(ids))
         return ids
 
     def _check_template_kwargs(self, kwargs: Mapping[str, Any]) -> None:
         refused = sorted(self._reserved & kwargs.keys())
         if refused:
             raise InvalidRequest(f"chat_template_kwargs cannot set {', '.join(refused)}")
+
+
+def _token_ids(ids: list[int], media: Sequence[MediaItem] = ()) -> TokenIds:
+    return TokenIds.model_construct(
+        token_ids=ids, media=list(media)
+    )  # ours, and an id costs more to validate than to make
 
 
 def _after(messages: list[Message], num_continued: int) -> list[Message]:
@@ -195,12 +232,14 @@ def _after(messages: list[Message], num_continued: int) -> list[Message]:
 
 
 def _normalized(message: Mapping[str, Any], style: CallStyle) -> Message:
-    """As the template expects it: content a string, calls of tools in its style, or as text where it would leave them
-    out."""
+    """As the template expects it: content a string, or parts where it has pictures; calls of tools in its style, or as
+    text where it would leave them out."""
     role = message.get("role")
     if role not in _ROLES:
         raise InvalidRequest(f"unknown message role {role!r}; known: {', '.join(_ROLES)}")
-    content = _text(message.get("content"))
+    content = _content(message.get("content"))
+    if isinstance(content, list) and (role == "assistant" or message.get("tool_calls")):
+        raise InvalidRequest("an assistant's message has no pictures: policies write text")
     if not message.get("tool_calls"):
         return {**message, "content": content}
     calls = [_with_object_arguments(call) for call in message["tool_calls"]]
@@ -218,21 +257,32 @@ def _json(call: Mapping[str, Any]) -> str:
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
-def _text(content: Any) -> str:
+def _content(content: Any) -> str | list[Message]:
+    """One text, or, where there are pictures, texts and pictures as templates know them."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
         raise InvalidRequest(f"message content should be a string or a list of parts, not {type(content).__name__}")
-    return "".join(_part_text(part) for part in content)
+    parts = list[Message]()
+    for text in map(_part_text, content):
+        if text is None:
+            parts.append({"type": "image"})
+        elif parts and parts[-1]["type"] == "text":
+            parts[-1]["text"] += text
+        else:
+            parts.append({"type": "text", "text": text})
+    has_pictures = any(part["type"] == "image" for part in parts)
+    return parts if has_pictures else "".join(part["text"] for part in parts)
 
 
-def _part_text(part: Any) -> str:
+def _part_text(part: Any) -> str | None:
+    """None for a picture."""
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     if kind == "text" and isinstance(part.get("text"), str):
         return part["text"]
-    if kind in ("image_url", "image", "input_image"):
-        raise InvalidRequest("images are not supported yet; send text parts only")
-    raise InvalidRequest(f"message content parts of type {kind!r} are not supported; send text parts only")
+    if kind == "picture":
+        return None
+    raise InvalidRequest(f"message content parts of type {kind!r} are not supported; send text and pictures only")
 
 
 def _with_object_arguments(call: Any) -> Any:

@@ -17,12 +17,14 @@ from sampler.chat.reading import SymbolReader, joined
 from sampler.chat.rendering import ChatRenderer
 from sampler.chat.worker import ChatWorker
 from sampler.vocabulary import Vocabulary
+from wire.picture_rule import PictureRule
 from wire.sampling import (
     DerenderRequest,
     GenerateRequest,
     ParsedMessage,
     ParseOptions,
     RenderRequest,
+    TokenIds,
     TokenizeRequest,
     TokenTexts,
 )
@@ -45,7 +47,7 @@ class WithChatText:
         """See SamplerBackend."""
         return self._chat_text.limits
 
-    async def render(self, request: RenderRequest) -> list[int]:
+    async def render(self, request: RenderRequest) -> TokenIds:
         """See SamplerBackend."""
         return await self._chat_text.render(request)
 
@@ -75,19 +77,24 @@ class ChatText:
     process, in which teams take turns."""
 
     def __init__(
-        self, base: str, tokenizer: PreTrainedTokenizerBase, limits: PromptLimits, end_ids: Sequence[int] = ()
+        self,
+        base: str,
+        tokenizer: PreTrainedTokenizerBase,
+        limits: PromptLimits,
+        end_ids: Sequence[int] = (),
+        pictures: PictureRule | None = None,
     ) -> None:
         self.limits = limits
-        self._renderer = ChatRenderer(tokenizer, limits, end_ids)
+        self._renderer = ChatRenderer(tokenizer, limits, end_ids, pictures)
         self.calls = self._renderer.calls
         """How the template writes calls."""
         self.call_form: CallForm | None = self.calls.form
         """How the base writes calls, where that is known."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="chat-text")
-        self._worker = ChatWorker(base, limits, end_ids)
+        self._worker = ChatWorker(base, limits, end_ids, pictures)
         self._large = FairGate(1)
 
-    async def render(self, request: RenderRequest) -> list[int]:
+    async def render(self, request: RenderRequest) -> TokenIds:
         """See SamplerBackend."""
         self.limits.check_chat(request)
         if not is_large([request.messages[request.continued_messages :], request.tools, request.chat_template_kwargs]):
@@ -99,13 +106,13 @@ class ChatText:
         self.limits.check_text(len(request.text))
         if not is_large(request.text):
             return await self._off_the_loop(self._renderer.tokenize, request.text)
-        return await self._apart(request)
+        return (await self._apart(request)).token_ids
 
-    async def _apart(self, request: RenderRequest | TokenizeRequest) -> list[int]:
+    async def _apart(self, request: RenderRequest | TokenizeRequest) -> TokenIds:
         async with self._large.place(request) as place:
-            ids = await self._worker.ids(request)
-            place.serve(len(ids))
-            return ids
+            tokens = await self._worker.ids(request)
+            place.serve(len(tokens.token_ids))
+            return tokens
 
     async def tokenize_bare(self, text: str) -> list[int]:
         """Text to token ids, with nothing around it."""

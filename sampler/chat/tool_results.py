@@ -35,13 +35,32 @@ def as_user_messages(messages: list[Message]) -> list[Message]:
     shown = list[Message]()
     for message in messages:
         is_result = message["role"] == "tool"
-        text = f"<tool_response>\n{message['content']}\n</tool_response>" if is_result else message.get("content")
+        content: Any = message.get("content")
+        if is_result:
+            content = _joined("<tool_response>\n", content, "\n</tool_response>")
         follows_result = bool(shown) and shown[-1].get("results", False)
         if follows_result and message["role"] in ("tool", "user"):
-            shown[-1]["content"] += f"\n{text}"
+            shown[-1]["content"] = _joined(shown[-1]["content"], "\n", content)
         else:
-            shown.append({"role": "user", "content": text, "results": True} if is_result else message)
+            shown.append({"role": "user", "content": content, "results": True} if is_result else message)
     return [{key: value for key, value in message.items() if key != "results"} for message in shown]
+
+
+def _joined(*contents: Any) -> Any:
+    """One text, or, where one of them has pictures, parts with no text beside another."""
+    if all(isinstance(content, str) for content in contents):
+        return "".join(contents)
+    parts = list[Message]()
+    for part in (part for content in contents for part in _parts(content)):
+        if parts and parts[-1]["type"] == part["type"] == "text":
+            parts[-1] = {"type": "text", "text": parts[-1]["text"] + part["text"]}
+        else:
+            parts.append(part)
+    return parts
+
+
+def _parts(content: Any) -> list[Message]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _rendered(render: Render, messages: list[Message]) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,9 +18,11 @@ from multiprocessing.connection import Connection
 import structlog
 
 from sampler.admission.prompt_limits import PromptLimits
+from sampler.chat.answers import REFUSED, read_tokens
 from wire.errors import InvalidRequest, Unavailable, error_from_code
+from wire.picture_rule import PictureRule
 from wire.process.connected_child import ConnectedChild
-from wire.sampling import RenderRequest, TokenizeRequest
+from wire.sampling import RenderRequest, TokenIds, TokenizeRequest
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +31,6 @@ _START_S = 300.0
 _MOST_S = 60.0
 _NOT_PASSED_ON = ("HEADWAY_DATABASE", "HEADWAY_SAMPLER_TOKEN", "AWS_", "PG", "PROMETHEUS_")
 """Of variables that a process which reads strangers' texts has no need of."""
-_REFUSED = b"!"
 
 
 @dataclass(slots=True, eq=False)
@@ -44,8 +44,16 @@ class _Job:
 class ChatWorker:
     """One of each sampler, for one prompt at a time. Belongs to an event loop, but for `close`."""
 
-    def __init__(self, base: str, limits: PromptLimits, end_ids: Sequence[int] = (), most_s: float = _MOST_S) -> None:
-        self._hello = json.dumps([base, list(end_ids), limits.context_length, limits.longest_token]).encode()
+    def __init__(
+        self,
+        base: str,
+        limits: PromptLimits,
+        end_ids: Sequence[int] = (),
+        pictures: PictureRule | None = None,
+        most_s: float = _MOST_S,
+    ) -> None:
+        rule = pictures.to_json() if pictures else None
+        self._hello = json.dumps([base, list(end_ids), rule, limits.context_length, limits.longest_token]).encode()
         self._most_s = most_s
         self._thread = ThreadPoolExecutor(1, "chat-worker")
         self._lock = threading.Lock()
@@ -59,7 +67,7 @@ class ChatWorker:
         """Of the process, once there is one."""
         return self._child.pid
 
-    async def ids(self, request: RenderRequest | TokenizeRequest) -> list[int]:
+    async def ids(self, request: RenderRequest | TokenizeRequest) -> TokenIds:
         """The result of ChatRenderer. Cancelling ends the work. Raises HeadwayError."""
         kind = b"r" if isinstance(request, RenderRequest) else b"t"
         job = _Job(kind + request.__pydantic_serializer__.to_json(request))
@@ -84,7 +92,7 @@ class ChatWorker:
             if self._under_way is job:
                 self._child.kill()
 
-    def _ask(self, job: _Job) -> list[int]:
+    def _ask(self, job: _Job) -> TokenIds:
         for _ in range(_ATTEMPTS):
             if self._child.is_closed:
                 raise Unavailable("the sampler is shutting down", retry_after_s=1)
@@ -97,9 +105,9 @@ class ChatWorker:
                 if not job.is_abandoned:
                     log.warning("chat_worker_lost", reason=str(error) or type(error).__name__, num_bytes=len(job.data))
                 continue
-            if answer[:1] == _REFUSED:
+            if answer[:1] == REFUSED:
                 raise error_from_code(*json.loads(answer[1:]))
-            return array("q", answer[1:]).tolist()
+            return read_tokens(answer)
         raise InvalidRequest("this prompt could not be rendered: the process that does it ended over it; shorten it")
 
     def _exchange(self, job: _Job) -> bytes:

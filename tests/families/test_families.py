@@ -42,7 +42,7 @@ SCHEMA = {
 
 
 async def rendered(base: Base, messages: list[dict[str, Any]], **changes: Any) -> list[int]:
-    return await base.backend.render(RenderRequest(messages=messages, **changes))
+    return (await base.backend.render(RenderRequest(messages=messages, **changes))).token_ids
 
 
 async def continued(base: Base, ids: list[int], *messages: dict[str, Any], **changes: Any) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from sampler.admission.limits import check_scoring, max_new_tokens
 from sampler.admission.prompt_limits import PromptLimits
-from sampler.backends.base import AnswerReader, SamplerInfo
+from sampler.backends.base import NO_PICTURES, AnswerReader, SamplerInfo
 from sampler.chat.reading import BufferingParser
 from sampler.draws import Draws
 from sampler.incremental_detokenizer import IncrementalDetokenizer
@@ -28,6 +28,7 @@ from wire.sampling import (
     DerenderRequest,
     GenerateEvent,
     GenerateRequest,
+    MediaItem,
     MessageDelta,
     ParsedCall,
     ParsedMessage,
@@ -37,6 +38,7 @@ from wire.sampling import (
     SampledTokens,
     SamplingParams,
     ScoreRequest,
+    TokenIds,
     TokenizeRequest,
     TokenTexts,
     TopLogprob,
@@ -108,14 +110,27 @@ class ScriptedBackend:
     def final_trouble(self) -> str | None:
         return None
 
-    async def render(self, request: RenderRequest) -> list[int]:
+    async def render(self, request: RenderRequest) -> TokenIds:
         self._script.renders.append(request)
         self.prompt_limits.check_chat(request)
         following = request.messages[request.continued_messages :] if request.continued_ids else request.messages
-        text = "".join(f"<{m['role']}>{m['content']}" for m in following)
-        ids = [*(request.continued_ids or []), *map(ord, text + "<assistant>" * request.add_generation_prompt)]
-        self.prompt_limits.check_ids(len(ids))
-        return ids
+        rendered = TokenIds(token_ids=list(request.continued_ids or []), media=list(request.continued_media))
+        for message in following:
+            rendered.token_ids += map(ord, f"<{message['role']}>")
+            self._show(message["content"], rendered)
+        rendered.token_ids += map(ord, "<assistant>" * request.add_generation_prompt)
+        self.prompt_limits.check_ids(len(rendered.token_ids))
+        return rendered
+
+    def _show(self, content: Any, rendered: TokenIds) -> None:
+        for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+            if part["type"] == "picture" and (rule := self._info.pictures) is not None:
+                num_tokens = rule.num_tokens(part["width"], part["height"])
+                shown = {name: part[name] for name in ("name", "width", "height")}
+                rendered.media.append(MediaItem(start=len(rendered.token_ids), num_tokens=num_tokens, **shown))
+                rendered.token_ids += [rule.placeholder_id] * num_tokens
+            else:
+                rendered.token_ids += map(ord, str(part["text"]))
 
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
         self.prompt_limits.check_text(len(request.text))
@@ -125,7 +140,9 @@ class ScriptedBackend:
         texts = ["<end>" if one == END else chr(one) if 0 <= one < 0x110000 else "" for one in token_ids]
         return TokenTexts(texts=texts, special=[at for at, one in enumerate(token_ids) if one == END])
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(
+        self, request: GenerateRequest, pictures: Mapping[str, bytes] = NO_PICTURES
+    ) -> AsyncGenerator[GenerateEvent, None]:
         script, finished = self._script, False
         limit = self._admit(request)
         answer = _Answer(request.params, limit)
@@ -145,7 +162,7 @@ class ScriptedBackend:
         finally:
             script.cancelled += not finished
 
-    async def score(self, request: ScoreRequest) -> PromptScores:
+    async def score(self, request: ScoreRequest, pictures: Mapping[str, bytes] = NO_PICTURES) -> PromptScores:
         if self._closed:
             raise _closed()
         self._require(request.adapter)
@@ -209,7 +226,7 @@ class ScriptedBackend:
             return _spoken("x" * self._info.context_length, request.params)
         if self._script.answer is not None:
             return _spoken(self._script.answer, request.params)
-        draws = self._draws.stream(request.params.seed, request.prompt_token_ids)
+        draws = self._draws.stream(request.params.seed, request.prompt_token_ids, request.prompt_media)
         if request.params.constraint is not None:
             return _spoken(_choice(request.params.constraint, draws), request.params)
         return _drawn(draws, request.params)

@@ -462,14 +462,16 @@ async def test_closing_ends_what_is_in_flight_and_refuses_what_comes(sampler: Sa
 
 async def test_texts_and_chats_become_ids_of_the_vocabulary(sampler: Sampler):
     text = await sampler.backend.tokenize(TokenizeRequest(text="us and them"))
-    chat = await sampler.backend.render(RenderRequest(messages=[USER]))
-    bare = await sampler.backend.render(RenderRequest(messages=[USER], add_generation_prompt=False))
+    chat = (await sampler.backend.render(RenderRequest(messages=[USER]))).token_ids
+    bare = (await sampler.backend.render(RenderRequest(messages=[USER], add_generation_prompt=False))).token_ids
     for ids in (text, chat, bare):
         assert ids
         assert all(0 <= token_id < sampler.backend.info.vocab_size for token_id in ids)
     assert chat[: len(bare)] == bare
     assert len(chat) > len(bare)
-    assert chat == await sampler.backend.render(RenderRequest(messages=[USER])), "the same chat, the same ids"
+    assert chat == (await sampler.backend.render(RenderRequest(messages=[USER]))).token_ids, (
+        "the same chat, the same ids"
+    )
 
 
 async def test_people_read_the_text_of_each_token(sampler: Sampler):
@@ -486,7 +488,9 @@ async def test_people_read_the_text_of_each_token(sampler: Sampler):
 async def test_continued_ids_come_back_untouched(sampler: Sampler):
     so_far = [99, 98, 97, 96]
     messages = [USER, {"role": "assistant", "content": "36"}, {"role": "user", "content": "and?"}]
-    ids = await sampler.backend.render(RenderRequest(messages=messages, continued_ids=so_far, continued_messages=2))
+    ids = (
+        await sampler.backend.render(RenderRequest(messages=messages, continued_ids=so_far, continued_messages=2))
+    ).token_ids
     assert ids[: len(so_far)] == so_far
     assert len(ids) > len(so_far)
 
@@ -504,7 +508,7 @@ async def test_what_cannot_fit_is_refused_by_its_length(sampler: Sampler):
 
 
 async def test_an_answer_is_read_alike_while_it_comes_and_at_the_end(sampler: Sampler):
-    prompt = await sampler.backend.render(RenderRequest(messages=[USER]))
+    prompt = (await sampler.backend.render(RenderRequest(messages=[USER]))).token_ids
     request = asking(prompt, seed=1, max_tokens=30, ignore_eos=True)
     reading = ParseOptions()
     reader = sampler.backend.reader(request, reading)

@@ -225,7 +225,7 @@ async def test_forced_calls_are_in_the_bases_own_format_and_are_read(backend, si
     tools = TOOLS[:1] if single else TOOLS
     kwargs = {"enable_thinking": False}
     chat = RenderRequest(messages=[{"role": "user", "content": "?"}], chat_template_kwargs=kwargs)
-    prompt = await backend.render(chat)
+    prompt = (await backend.render(chat)).token_ids
     constraint = {"calls": {"tools": tools, "single": single}, "after_reasoning": kwargs}
     asked = [ask_backend(backend, prompt, seed=seed, max_tokens=300, constraint=constraint) for seed in range(6)]
     answers = await asyncio.gather(*asked)
@@ -256,7 +256,7 @@ async def test_however_random_a_policy_is_it_writes_few_blanks_and_ends(backend,
 async def test_reasoning_is_free_and_comes_first(backend):
     """The prompt leaves the reasoning open, so whatever this random model writes is reasoning."""
     chat = RenderRequest(messages=[{"role": "user", "content": "?"}])
-    prompt = await backend.render(chat)
+    prompt = (await backend.render(chat)).token_ids
     constraint = {"regex": "[0-9]{3}", "after_reasoning": {}}
     answer = await ask_backend(backend, prompt, seed=1, max_tokens=20, ignore_eos=True, constraint=constraint)
     assert len(answer.ids) == 20
@@ -309,7 +309,9 @@ async def test_prompts_are_those_that_vllm_renders(backend):
     for messages in chats:
         for tools in ([], [tool]):
             for kwargs in ({}, {"enable_thinking": False}):
-                ours = await backend.render(RenderRequest(messages=messages, tools=tools, chat_template_kwargs=kwargs))
+                ours = (
+                    await backend.render(RenderRequest(messages=messages, tools=tools, chat_template_kwargs=kwargs))
+                ).token_ids
                 body = {"messages": messages, "chat_template_kwargs": kwargs, "max_tokens": 1}
                 theirs = await backend._post(RENDER, {**body, "tools": tools} if tools else body)
                 assert ours == theirs["token_ids"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from sampler.admission.fair_gate import FairGate
 from sampler.admission.limits import check_scoring, max_new_tokens
 from sampler.admission.prompt_limits import PromptLimits
-from sampler.backends.base import SamplerInfo
+from sampler.backends.base import NO_PICTURES, SamplerInfo
 from sampler.backends.local.adapter_files import Adapter, read_adapter
 from sampler.backends.local.attention import IMPLEMENTATION
 from sampler.backends.local.base_model import cache_shape, load_base, plain_logits, steps_per_s, use_slot_attention
@@ -140,7 +140,9 @@ class LocalBackend(WithChatText):
         """See SamplerBackend. The engine survives a step that fails."""
         return None
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(
+        self, request: GenerateRequest, pictures: Mapping[str, bytes] = NO_PICTURES
+    ) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
         constraint = request.params.constraint
         form = await self._form(request, constraint) if constraint else None
@@ -152,7 +154,7 @@ class LocalBackend(WithChatText):
         finally:
             self._engine.cancel(sequence)
 
-    async def score(self, request: ScoreRequest) -> PromptScores:
+    async def score(self, request: ScoreRequest, pictures: Mapping[str, bytes] = NO_PICTURES) -> PromptScores:
         """See SamplerBackend."""
         adapter = self._adapter(request.adapter)
         check_scoring(request, self._info)
@@ -182,7 +184,7 @@ class LocalBackend(WithChatText):
         return Sequence(
             request,
             adapter,
-            draws=self._draws.stream(request.params.seed, request.prompt_token_ids),
+            draws=self._draws.stream(request.params.seed, request.prompt_token_ids, request.prompt_media),
             vocabulary=self._vocabulary,
             eos_ids=frozenset(self._info.eos_ids),
             max_new_tokens=limit,

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from sampler.admission.fair_gate import FairGate
 from sampler.admission.limits import check_scoring, max_new_tokens
 from sampler.admission.prompt_limits import PromptLimits
-from sampler.backends.base import AnswerReader, SamplerInfo
+from sampler.backends.base import NO_PICTURES, AnswerReader, SamplerInfo
 from sampler.backends.vllm.adapter_check import check_adapter, is_on_head
 from sampler.backends.vllm.adapter_folders import AdapterFolders
 from sampler.backends.vllm.answer import Answer, vllm_params
@@ -187,7 +187,9 @@ class VllmBackend(WithChatText):
         """See SamplerBackend."""
         return self._reading.reader(request, reading)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(
+        self, request: GenerateRequest, pictures: Mapping[str, bytes] = NO_PICTURES
+    ) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
         async with AsyncExitStack() as stack:
             served_as = stack.enter_context(self._in_use(request.adapter)).served_as
@@ -214,7 +216,7 @@ class VllmBackend(WithChatText):
                         return
             raise Unavailable("vLLM ended the answer early; try again")
 
-    async def score(self, request: ScoreRequest) -> PromptScores:
+    async def score(self, request: ScoreRequest, pictures: Mapping[str, bytes] = NO_PICTURES) -> PromptScores:
         """See SamplerBackend. Of a server of `url`, nobody knows which vLLM it is, and some end over this."""
         with self._in_use(request.adapter) as adapter:
             check_scoring(request, self._info)
@@ -315,7 +317,7 @@ class VllmBackend(WithChatText):
         """The request's own; else, where the backend has one, a number that repeats from run to run."""
         if request.params.seed is not None or self._settings.seed is None:
             return request.params.seed
-        return self._draws.stream(None, request.prompt_token_ids).getrandbits(63)
+        return self._draws.stream(None, request.prompt_token_ids, request.prompt_media).getrandbits(63)
 
 
 def _ranks(settings: VllmSettings, folder: Path) -> int:

@@ -122,7 +122,7 @@ def _scores(request: ScoreRequest, rows: list[dict[int, float]]) -> PromptScores
     own = [row[token_id] for token_id, row in zip(request.prompt_token_ids[request.first :], rows, strict=True)]
     if not all(map(math.isfinite, own)):
         raise HeadwayError(f"adapter {request.adapter} gives logits that are not finite")
-    scores = PromptScores(logprobs=own)
+    scores = PromptScores(logprobs=[*own])
     if request.top_logprobs:
         ranked = [sorted(row.items(), key=lambda pair: -pair[1])[: request.top_logprobs] for row in rows]
         scores.top_ids = [[token_id for token_id, _ in row] for row in ranked]

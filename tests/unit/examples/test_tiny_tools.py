@@ -73,7 +73,7 @@ def test_the_model_reads_in_training_what_a_sampler_renders(tokenizer: PreTraine
     """The prompt of each turn, as the gateway continues it: the ids so far, and what is rendered behind them."""
     played = play(11, TEXTBOOK, random.Random(0))
     renderer, whole = ChatRenderer(tokenizer), ids_of(tokenizer, played)
-    prompt = renderer.render(RenderRequest(messages=[QUESTION], tools=[TOOL]))
+    prompt = renderer.render(RenderRequest(messages=[QUESTION], tools=[TOOL])).token_ids
     for turn in range(0, len(played.messages), 2):
         assert whole[: len(prompt)] == prompt
         end = whole.index(tokenizer.eos_token_id, len(prompt)) + 1
@@ -82,7 +82,7 @@ def test_the_model_reads_in_training_what_a_sampler_renders(tokenizer: PreTraine
             continued = RenderRequest(
                 messages=messages, tools=[TOOL], continued_ids=whole[:end], continued_messages=turn + 2
             )
-            prompt = renderer.render(continued)
+            prompt = renderer.render(continued).token_ids
     assert len(whole) < 150
 
 

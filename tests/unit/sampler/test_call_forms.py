@@ -103,7 +103,7 @@ class Base:
         call = {**CALL, "function": {**CALL["function"], "arguments": arguments}}
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content, "tool_calls": [call]}]
         return self.tokenizer.decode(
-            self.renderer.render(RenderRequest(messages=messages, add_generation_prompt=False))
+            self.renderer.render(RenderRequest(messages=messages, add_generation_prompt=False)).token_ids
         )
 
     def forced(self, seed: int, *, single: bool) -> list[int]:

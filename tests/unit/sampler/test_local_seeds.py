@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from sampler.draws import Draws
+from wire.sampling import MediaItem
+
 PROMPT = [10, 20, 30, 40]
 
 
@@ -32,3 +35,13 @@ async def test_a_refused_request_takes_nothing_from_the_seeded_streams(open_back
             await asyncio.gather(ask_on(backend, [1] * 10_000), return_exceptions=True)
         answers.append((await ask_on(backend, PROMPT, max_tokens=20)).ids)
     assert answers[0] == answers[1]
+
+
+def test_prompts_of_other_pictures_behind_equal_ids_have_streams_of_their_own():
+    ids, draws = [1, 9, 9, 9, 9, 2], Draws(7)
+    one, other = (MediaItem(start=1, num_tokens=4, name=name * 64, width=8, height=8) for name in "ab")
+    two = [one.model_copy(update={"start": start, "num_tokens": 2}) for start in (1, 3)]
+    first = [draws.stream(None, ids, media).random() for media in ([], [one], [other], two, two[:1], two[1:])]
+    assert len(set(first)) == 6, "each of these prompts was asked for once"
+    assert Draws(7).stream(None, ids, [other]).random() == first[2]
+    assert draws.stream(None, ids, [other]).random() not in first

@@ -26,7 +26,7 @@ TOOL = {"role": "tool", "tool_call_id": "c1", "content": "3"}
 
 
 def render(messages: list[dict], **changes) -> list[int]:
-    return RENDERER.render(RenderRequest(messages=messages, **changes))
+    return RENDERER.render(RenderRequest(messages=messages, **changes)).token_ids
 
 
 def text_of(ids: list[int]) -> str:
@@ -88,7 +88,11 @@ def test_template_arguments_cannot_take_over_the_rendering(name):
         ([], "empty"),
         ([{"role": "critic", "content": "hm"}], "critic"),
         ([{"content": "hm"}], "role"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}], "images"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}], "image_url"),
+        (
+            [{"role": "user", "content": [{"type": "picture", "name": "0" * 64, "width": 1, "height": 1}]}],
+            "no pictures",
+        ),
         ([{"role": "user", "content": [{"type": "input_audio"}]}], "input_audio"),
         ([{"role": "user", "content": ["bare"]}], "str"),
         ([{"role": "user", "content": 5}], "int"),

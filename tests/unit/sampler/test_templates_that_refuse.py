@@ -44,13 +44,13 @@ class Base:
         return self.tokenizer.convert_tokens_to_ids(token)
 
     def text(self, messages: list[dict[str, Any]], **changes: Any) -> str:
-        return self.tokenizer.decode(self.renderer.render(RenderRequest(messages=messages, **changes)))
+        return self.tokenizer.decode(self.renderer.render(RenderRequest(messages=messages, **changes)).token_ids)
 
     def continued(self, answer: str, *messages: dict[str, Any], history: dict[str, Any] = CALLING) -> str:
         """What stands behind a sampled answer in the prompt of the next turn."""
-        ids = [*self.renderer.render(RenderRequest(messages=[USER])), *self.tokenizer.encode(answer)]
+        ids = [*self.renderer.render(RenderRequest(messages=[USER])).token_ids, *self.tokenizer.encode(answer)]
         chat = [USER, history, *messages]
-        whole = self.renderer.render(RenderRequest(messages=chat, continued_ids=ids, continued_messages=2))
+        whole = self.renderer.render(RenderRequest(messages=chat, continued_ids=ids, continued_messages=2)).token_ids
         assert whole[: len(ids)] == ids
         return self.tokenizer.decode(whole[len(ids) :])
 

@@ -23,7 +23,6 @@ from server.metrics.keeping import watching_pools
 from server.pictures.collaborators import Pictures
 from server.pictures.decoder import PictureDecoder
 from server.pictures.reading import read
-from server.pictures.rows import RowsInMemory
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
 from server.runs.defaults import RunDefaults
@@ -56,6 +55,7 @@ from store.checkpoint_stores import CheckpointStore, open_checkpoint_store
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
 from store.oplog.waiting import WaitingCalls
+from store.pictures import PictureStore
 from wire.loaded import Loaded, version_of
 
 _BACKGROUND_POOL = 4
@@ -117,7 +117,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     key_uses = KeyUses(background)
     upload_parser = UploadParser()
     decoder = PictureDecoder(settings.pictures.limits)
-    pictures = Pictures(settings.pictures, decoder, RowsInMemory(), blobs, metrics)
+    pictures = Pictures(settings.pictures, decoder, PictureStore(database), blobs, metrics)
     sampling = Sampling(
         database,
         SamplingKeys(serving_lookups(database, metrics, acknowledgements), key_uses),

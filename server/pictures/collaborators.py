@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from server.metrics.instruments import ServerMetrics
 from server.pictures.decoder import PictureDecoder
 from server.pictures.recent import Recent
-from server.pictures.rows import PictureRows
 from server.process.settings import PictureSettings
 from store.blobs import BlobStore
+from store.pictures import PictureStore
 from wire.pictures import Picture
 
 _KNOWN = 65_536
@@ -26,7 +26,7 @@ class Pictures:
 
     settings: PictureSettings
     decoder: PictureDecoder
-    rows: PictureRows
+    rows: PictureStore
     blobs: BlobStore
     metrics: ServerMetrics
     decoded: Recent[tuple[bytes, int | None], Picture] = field(default_factory=lambda: Recent(_KNOWN))

@@ -19,7 +19,7 @@ async def find(pictures: Pictures, team_id: UUID, names: Collection[str]) -> Map
 async def read(pictures: Pictures, team_id: UUID, name: str) -> bytes:
     """The canonical PNG of a picture of the team. Raises NotFound where it has none of this name, and Gone where its
     bytes are not there any more."""
-    if name not in await pictures.rows.known(team_id, [name]):
+    if name not in await pictures.rows.read(team_id, [name]):
         raise NotFound(f"no picture {name}: it was not sent by this team, or whatever named it was deleted")
     return await read_stored(pictures, name)
 

@@ -21,7 +21,7 @@ async def thumbnail(pictures: Pictures, team_id: UUID, name: str, longest_side: 
     """
     if longest_side not in SHOWN_SIDES:
         raise InvalidRequest(f"size must be one of {', '.join(map(str, SHOWN_SIDES))}", param="size")
-    if (kept := pictures.shown.get((name, longest_side))) is not None and name in await pictures.rows.known(
+    if (kept := pictures.shown.get((name, longest_side))) is not None and name in await pictures.rows.read(
         team_id, [name]
     ):
         return kept

@@ -99,7 +99,7 @@ def opened(png: bytes, media: Media) -> Image.Image:
                 raise InvalidRequest(f"{which} is larger than pictures may be")
             picture.load()
         except _UNREADABLE as error:
-            raise InvalidRequest(f"{which} is no PNG that can be read: {error}") from error
+            raise InvalidRequest(f"{which} is no PNG that can be read") from error
     if picture.mode != "RGB":
         raise InvalidRequest(f"{which} is no canonical PNG: its mode is {picture.mode}, not RGB")
     return picture

@@ -302,6 +302,55 @@ async def test_a_turn_is_on_record_with_names_in_place_of_bytes(standing_team, s
     assert turn["prompt_token_ids"] == ids("<user>", RUN, "?<assistant>")
 
 
+async def test_a_conversation_goes_on_from_its_ids_and_pictures(origin, standing_team, seeing, eyes_script):
+    """Anthropic's clients send no ids: the recorded turn has them, with its pictures."""
+    trace, source = uuid.uuid4().hex, {"type": "base64", "media_type": "image/png"}
+
+    def shown(png: bytes) -> dict[str, Any]:
+        return {"type": "image", "source": {**source, "data": base64.b64encode(png).decode()}}
+
+    async with anthropic.AsyncAnthropic(
+        base_url=origin, api_key=standing_team.key, max_retries=0, default_headers={"Trace-Id": trace}
+    ) as client:
+        asked: list[Any] = [{"role": "user", "content": [shown(RED), said("?")]}]
+        first = await client.messages.create(model=seeing["model_name"], max_tokens=60, messages=asked)
+        asked += [first.to_param(), {"role": "user", "content": [shown(BLUE), said("and?")]}]
+        await client.messages.create(model=seeing["model_name"], max_tokens=60, messages=asked)
+        other = [{"role": "user", "content": [shown(BLUE), said("?")]}, *asked[1:]]
+        await client.messages.create(model=seeing["model_name"], max_tokens=60, messages=other)
+    begun, went_on, anew = (request.chat for request in eyes_script.requests)
+    assert begun is not None
+    assert went_on is not None
+    assert anew is not None
+    assert went_on.continued_ids == ids("<user>", RUN, "?<assistant>36", [END])
+    assert [(item.start, item.name) for item in went_on.continued_media] == [(6, name_of(RED))]
+    assert anew.continued_ids is None, "another picture was shown"
+    turns = (await conversation(standing_team, trace))["turns"]
+    assert sorted(len(turn["prompt_token_ids"]) for turn in turns)[0] == len(ids("<user>", RUN, "?<assistant>"))
+
+
+async def test_a_response_goes_on_from_an_earlier_ones_pictures(origin, standing_team, seeing, eyes_script, database):
+    headers = {"Trace-Id": uuid.uuid4().hex}
+    picture = fresh(9)
+    async with openai.AsyncOpenAI(
+        base_url=f"{origin}/v1", api_key=standing_team.key, max_retries=0, default_headers=headers
+    ) as client:
+        shown: list[Any] = [{"type": "input_image", "image_url": url_of(picture), "detail": "auto"}]
+        first = await client.responses.create(
+            model=seeing["model_name"], input=[{"role": "user", "content": shown}], instructions="Look."
+        )
+        asked: Any = {"model": seeing["model_name"], "input": "and?", "previous_response_id": first.id}
+        await client.responses.create(**asked, instructions="Look.")
+        render = eyes_script.requests[-1].chat
+        assert render is not None
+        assert render.messages[1]["content"] == [named(picture)]
+        assert [item.name for item in render.continued_media] == [name_of(picture)]
+        async with database.session() as session:
+            await session.execute(text("delete from pictures where name = :name"), {"name": name_of(picture)})
+        with pytest.raises(openai.NotFoundError, match="previous_response_id: no picture sha256:"):
+            await client.responses.create(**asked)
+
+
 async def test_a_client_continues_by_ids_and_sends_the_pictures_again(standing_team, seeing, eyes_script):
     body = chat(seeing, part(RED), said("?"), return_token_ids=True)
     (choice,) = (await standing_team.http.post("/chat/completions", json=body)).json()["choices"]

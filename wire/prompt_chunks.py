@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,14 +62,29 @@ def read_chunks(where: str, chunks: Sequence[Any]) -> list[Chunk]:
     return [_read(f"{where}: chunk {number}", chunk) for number, chunk in enumerate(chunks)]
 
 
+def merged(chunks: Iterable[Chunk]) -> list[Chunk]:
+    """The same prompt with texts as long as they can be, none of them empty."""
+    found = list[Chunk]()
+    for chunk in chunks:
+        before = found[-1] if found else None
+        if isinstance(chunk, TextChunk) and isinstance(before, TextChunk):
+            found[-1] = TextChunk(np.concatenate([before.ids, chunk.ids]))
+        elif not isinstance(chunk, TextChunk) or len(chunk.ids):
+            found.append(chunk)
+    return found
+
+
 def num_pictures(chunks: Sequence[Chunk]) -> int:
     """How many of the chunks are pictures."""
     return sum(not isinstance(chunk, TextChunk) for chunk in chunks)
 
 
-def to_sequence(where: str, chunks: Sequence[Chunk], pictures: Sequence[Picture], rule: PictureRule) -> TokenSequence:
+def to_sequence(
+    where: str, chunks: Sequence[Chunk], pictures: Sequence[Picture], rule: PictureRule | None
+) -> TokenSequence:
     """The sequence that the chunks stand for, given what picture each of `image` and `image_asset_pointer` is, in
-    order. Raises InvalidRequest where a picture has another number of tokens than its chunk expects."""
+    order. rule: None where none is a picture. Raises InvalidRequest where one has another number of tokens than its
+    chunk expects."""
     rest = iter(pictures)
     parts = [
         TokenSequence(chunk.ids)
@@ -101,7 +116,8 @@ def _text(ids: Int32Array) -> dict[str, Any]:
     return {"type": TEXT, "tokens": ids.tolist()}
 
 
-def _run(where: str, chunk: ImageChunk | PointerChunk, picture: Picture, rule: PictureRule) -> TokenSequence:
+def _run(where: str, chunk: ImageChunk | PointerChunk, picture: Picture, rule: PictureRule | None) -> TokenSequence:
+    assert rule is not None, "a base without a rule takes text alone"
     num_tokens = rule.num_tokens(picture.width, picture.height)
     if chunk.expected_tokens not in (None, num_tokens):
         raise InvalidRequest(

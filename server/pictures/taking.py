@@ -15,7 +15,7 @@ from server.pictures.decoder import Decoded
 from server.pictures.fetching import fetch
 from server.uploads.storing import stored_or_refused
 from wire.errors import HeadwayError, InvalidRequest, NotFound, TooLarge
-from wire.pictures import Picture, name_in
+from wire.pictures import Picture, PictureLimits, name_in
 from wire.process.off_loop import off_loop
 
 LOW_DETAIL = 512
@@ -55,9 +55,11 @@ async def take(pictures: Pictures, team_id: UUID, messages: Sequence[Mapping[str
     return [_with_pictures(at, message, taken) for at, message in enumerate(messages)]
 
 
-async def take_each(pictures: Pictures, team_id: UUID, sent: Sequence[SentPicture]) -> list[Picture]:
-    """The same for pictures of any request, in order. The limits are those of all of them together."""
-    limits = pictures.settings.limits
+async def take_each(
+    pictures: Pictures, team_id: UUID, sent: Sequence[SentPicture], limits: PictureLimits | None = None
+) -> list[Picture]:
+    """The same for pictures of any request, in order. limits: of all of them together; None: the server's."""
+    limits = limits or pictures.settings.limits
     if len(sent) > limits.per_request:
         raise TooLarge(f"the request has {len(sent)} pictures; at most {limits.per_request} are taken at once")
     if not sent:

@@ -1,11 +1,10 @@
 """Fields of pydantic models that are parsed from what `server.uploads.json_scanner` leaves of a JSON text.
 
-Its arrays are the validation context; a field picks one up by the placeholder that stands in its stead.
+Its arrays and blobs are the validation context; a field picks one up by the placeholder that stands in its stead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -16,9 +15,9 @@ from wire.trajectories import Float32Array, Int32Array
 
 
 def _cut_array(value: Any, info: ValidationInfo, what: str) -> npt.NDArray[Any]:
-    arrays: Mapping[str, npt.NDArray[Any]] = info.context or {}
-    if isinstance(value, str) and value in arrays:
-        return arrays[value]
+    found = (info.context or {}).get(value) if isinstance(value, str) else None
+    if isinstance(found, np.ndarray):
+        return found
     if value == []:
         return np.zeros(0, np.int32)
     raise ValueError(f"must be a list of {what}")
@@ -40,7 +39,7 @@ def _floats(value: Any, info: ValidationInfo) -> Float32Array:
 
 def _text(value: str, info: ValidationInfo) -> str:
     if value in (info.context or {}):
-        raise ValueError("must not be a list of numbers")
+        raise ValueError("must not be a list of numbers, or that long")
     return value
 
 

@@ -2,13 +2,19 @@
 nearly all of it such lists.
 
 Every list of numbers becomes a numpy array, leaving a placeholder. What remains is small and is parsed as ordinary
-JSON by models whose fields are those of `server.uploads.json_fields`. Memory follows the limits, not the text: four
-bytes for each number (eight for an integer beyond 32 bits), at most `max_tokens` integers and as many other numbers,
-and a small multiple of `_REST_BYTES` for what remains and for the string or list that is being read.
+JSON by models whose fields are those of `server.uploads.json_fields`. Long texts of base64, which are pictures, are cut
+out too, equal ones once: each turn of a rollout repeats those of the turns before.
+
+Memory follows the limits, not the text: four bytes for each number (eight for an integer beyond 32 bits), at most
+`max_tokens` integers and as many other numbers, at most `max_blob_bytes` of what base64 stands for, and a small
+multiple of `_REST_BYTES` for what remains and for the string or list that is being read.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import re
 import secrets
 from typing import Any
@@ -30,19 +36,26 @@ _TOKEN = re.compile(
     rb"|\[\s*+(?:[-0-9NI][-+0-9.eENaInfity,\s]*+(?:(?P<array>\])|(?P<open_array>\Z))|(?P<open_bracket>\Z))",
     re.DOTALL,
 )
+_BLOB_BYTES = 1 << 12
+"""A shorter text stays where it is."""
+_BASE64 = re.compile(rb'"[A-Za-z0-9+/]++={0,2}"')
 _IS_FLOAT = re.compile(rb"[.eENI]")
 
 
 class JsonScanner:
     """Cuts lists of numbers out of JSON text that comes in pieces. Lists within strings stay where they are."""
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, max_blob_bytes: int = 0) -> None:
+        """`max_blob_bytes`: of what base64 stands for; 0: it stays where it is."""
         self.arrays: dict[str, npt.NDArray[Any]] = {}
+        self.blobs: dict[str, bytes] = {}
         self.num_tokens = 0
         """Integers seen in lists, which is what token ids are."""
         self.num_floats = 0
         """Other numbers seen in lists: logprobs, or the weights of a backward."""
         self._max_tokens = max_tokens
+        self._max_blob_bytes = max_blob_bytes
+        self._num_blob_bytes = 0
         self._rest = bytearray()
         self._pending = bytearray()
         self._scan_at = 0
@@ -70,6 +83,10 @@ class JsonScanner:
             elif match.lastgroup is not None:
                 self._keep(text, done, match.start())
                 return
+            elif (blob := self._blob(text, match.start(), match.end())) is not None:
+                self._rest += text[done : match.start()]
+                self._rest += blob
+                done = match.end()
         self._keep(text, done, len(text))
 
     def _keep(self, text: bytes, done: int, end: int) -> None:
@@ -94,6 +111,25 @@ class JsonScanner:
             self.num_floats += len(array)
         name = f"{_NONCE}:{len(self.arrays)}"
         self.arrays[name] = array
+        return b'"' + name.encode() + b'"'
+
+    def _blob(self, text: bytes, start: int, end: int) -> bytes | None:
+        """What stands in the place of a long string of base64; None for any other. Raises TooLarge."""
+        if not self._max_blob_bytes or end - start <= _BLOB_BYTES or not _BASE64.fullmatch(text, start, end):
+            return None
+        text = text[start:end]
+        name = f"{_NONCE}:{hashlib.sha256(text).hexdigest()}"
+        if name not in self.blobs:
+            try:
+                blob = self.blobs[name] = base64.b64decode(text[1:-1], validate=True)
+            except binascii.Error:
+                return None
+            self._num_blob_bytes += len(blob)
+            if self._num_blob_bytes > self._max_blob_bytes:
+                raise TooLarge(
+                    f"the batch holds more than {self._max_blob_bytes:,} bytes of pictures; name those that the server "
+                    "has (image_asset_pointer), or send it in smaller batches (gradients accumulate over calls)"
+                )
         return b'"' + name.encode() + b'"'
 
     def _count(self, num_more: int, *, is_float: bool) -> None:

@@ -16,7 +16,6 @@ from store.blobs import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts.arrays import unpack
 from store.rollouts.conversations import Conversation, from_items, unpack_conversation
-from store.rollouts.media import unpack_media
 from store.rollouts.payloads import unpack_payload
 from store.rollouts.traces import TRACE_COLUMNS, TraceFacts
 from wire.errors import CorruptCheckpoint
@@ -26,8 +25,8 @@ _TRACES = f"select {TRACE_COLUMNS} from traces t where t.team_id = %(team_id)s a
 
 _SAMPLES = """
     select
-        trace_id, digest, recorded_at, parent_digest, prompt_shared, tokens, tokens_blob, media, served_at,
-        completion_id, model_id, checkpoint_id, sampling, finish_reason, seconds, conversation_parent, items_shared,
+        trace_id, digest, recorded_at, parent_digest, prompt_shared, tokens, tokens_blob, served_at, completion_id,
+        model_id, checkpoint_id, sampling, finish_reason, seconds, conversation_parent, items_shared,
         {conversation}
     from samples where team_id = %(team_id)s and trace_id = any(%(ids)s)
     order by coalesce(served_at, recorded_at), prompt_length, digest
@@ -53,8 +52,7 @@ _SPANS = """
 
 @dataclass(frozen=True, slots=True)
 class RecordedSample:
-    """One sampling call. `turn`: prompt_ids and output_ids (int32), sampling_logprobs (float32 nats, may be empty), and
-    the pictures of the prompt.
+    """One sampling call. `turn`: prompt_ids and output_ids (int32), sampling_logprobs (float32 nats, may be empty).
 
     `step_id`: its place among the steps of telemetry; None where telemetry lacks it. From `served_at` on: what
     the gateway recorded; all None where only telemetry has the sample. `checkpoint_id` None with a `served_at`: the
@@ -243,13 +241,12 @@ class _Unpacking:
         for link in self._chain(digest, "parent_digest", self._turns):
             row = self.rows[link]
             tail, output, logprobs = unpack(_content(row.tokens, row.tokens_blob, self._blobs))
-            prompt, media = tail, unpack_media(row.media)
+            prompt = tail
             if row.parent_digest is not None:
                 parent = self._turns[row.parent_digest]
                 history = np.concatenate([parent.prompt_ids, parent.output_ids])
                 prompt = np.concatenate([history[: row.prompt_shared], tail])
-                media = (*(item for item in parent.media if item.stop <= row.prompt_shared), *media)
-            self._turns[link] = Turn(prompt, output, logprobs, media)
+            self._turns[link] = Turn(prompt, output, logprobs)
         return self._turns[digest]
 
     def _conversation(self, digest: bytes) -> Conversation | None:

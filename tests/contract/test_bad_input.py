@@ -65,9 +65,19 @@ REFUSED_BATCHES = {
         "cispo has no key 'epsilon'; it knows clip_high_threshold, clip_low_threshold",
     ),
     "too many substeps": (batch(num_substeps=3), "num_substeps is 3, but there are 2 inputs"),
-    "image chunks": (
-        one(prompt_token_ids=None, prompt_chunks=[{"type": "image"}]),
-        "image prompts are not supported yet",
+    "a picture": (
+        one(prompt_token_ids=None, prompt_chunks=[{"type": "image", "data": "QQ==", "format": "png"}]),
+        "input 1, sample 0: chunk 0 is a picture, and the base of this model takes text alone",
+    ),
+    "a chunk of no known type": (one(prompt_chunks=[{"type": "audio"}]), "input 1, sample 0: chunk 0 has the type"),
+    "a chunk that is a text": (one(prompt_chunks=["a"]), "inputs[1].samples[0].prompt_chunks[0]: must be an object"),
+    "tokens that are none": (
+        one(prompt_chunks=[{"type": "encoded_text", "tokens": [0.5]}]),
+        "input 1, sample 0: chunk 0: tokens must be a list of token ids",
+    ),
+    "tokens out of the vocabulary": (
+        one(prompt_chunks=[{"type": "encoded_text", "tokens": [VOCABULARY]}]),
+        f"input 1, sample 0: prompt_token_ids holds {VOCABULARY}",
     ),
     "trace id": (
         batch(trajectory(), uuid.UUID(int=7).hex),

@@ -12,7 +12,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trainer.engine.attention import UnsupportedArchitecture
-from trainer.engine.text_part import text_config, text_linears, text_part
 from wire.engine import LoraConfig
 from wire.errors import InvalidRequest
 
@@ -50,7 +49,7 @@ def refuse_unsupported(config: PreTrainedConfig) -> None:
     if config.is_encoder_decoder:
         raise UnsupportedArchitecture(f"{name} is an encoder-decoder, this trainer knows decoders")
     for term, neutral in _LOGIT_TERMS.items():
-        value = getattr(config.get_text_config(), term, None)
+        value = getattr(config, term, None)
         if value is not None and value != neutral:
             raise UnsupportedArchitecture(f"{name} changes its logits by {term} = {value}, which is not computed here")
 
@@ -60,20 +59,18 @@ def known_sharing(model: PreTrainedModel) -> Sharing:
 
     Nor does a model whose rotary angles depend on the longest sequence of a pass: the others would get its angles.
     """
-    config = text_config(model)
-    if "longrope" in _rope_types(config):
+    if "longrope" in _rope_types(model.config):
         return Sharing.NOTHING
-    kinds = set(getattr(config, "layer_types", None) or ())
+    kinds = set(getattr(model.config, "layer_types", None) or ())
     mixed = kinds & _LINEAR_MIXERS.keys()
     if kinds <= _ATTENTION_LAYERS | mixed and bool(mixed) == bool(linear_mixers(model)):
         return Sharing.PREFIXES
     return Sharing.NOTHING
 
 
-def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """From the first to the last, as transformers marks those that can be computed again in a backward pass. Not those
-    of a tower, which has none."""
-    return [module for module in text_part(model).modules() if isinstance(module, GradientCheckpointingLayer)]
+def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """From the first to the last, as transformers marks those that can be computed again in a backward pass."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def linear_mixers(model: PreTrainedModel) -> list[torch.nn.Module]:
@@ -92,9 +89,9 @@ class Adaptable:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Adaptable:
-        """All of the text part but routers. Raises UnsupportedArchitecture if there are none inside of the layers."""
+        """All but routers. Raises UnsupportedArchitecture if there are none inside of the layers."""
         head = model.get_output_embeddings()
-        linears = text_linears(model)
+        linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
         inside = {name for name, module in linears.items() if module is not head and _last(name) not in _ROUTERS}
         if not inside:
             raise UnsupportedArchitecture(f"{model.config.model_type} has no linear layers that LoRA could adapt")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -136,3 +138,46 @@ def test_what_never_ends_is_refused_before_it_is_large(start, more, monkeypatch)
 
     with pytest.raises(TooLarge):
         feed_on()
+
+
+def with_pictures(*, most: int = 10**6) -> JsonScanner:
+    return JsonScanner(10**9, most)
+
+
+def put_back(value, blobs):
+    if isinstance(value, str) and value in blobs:
+        return base64.b64encode(blobs[value]).decode()
+    if isinstance(value, list):
+        return [put_back(item, blobs) for item in value]
+    return {key: put_back(item, blobs) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize("step", [1, 7, 5000, 10**6])
+def test_pictures_are_cut_out_once_however_they_come(step):
+    one, other = random.Random(0).randbytes(9000), random.Random(1).randbytes(4001)
+    texts = [base64.b64encode(data).decode() for data in (one, other, one)]
+    document = [{"data": text, "tokens": [1, 2]} for text in texts] + ["a" * 5000 + "!", "b" * 100, 'c"' * 3000]
+    text, scanner = json.dumps(document).encode(), with_pictures()
+    for start in range(0, len(text), step if step > 1 else 997):
+        scanner.feed(text[start : start + (step if step > 1 else 997)])
+    rest = scanner.finish()
+    assert len(rest) < 16_000
+    assert sorted(scanner.blobs.values(), key=len) == [other, one]
+    assert same(restored(put_back(json.loads(rest), scanner.blobs), scanner.arrays), document)
+
+
+def test_distinct_pictures_are_bounded_and_repeated_ones_are_not():
+    one, other = (base64.b64encode(random.Random(seed).randbytes(6000)).decode() for seed in range(2))
+    scanner = with_pictures(most=8000)
+    scanner.feed(json.dumps([one] * 50).encode())
+    assert len(scanner.finish()) < 10_000
+    scanner = with_pictures(most=8000)
+    with pytest.raises(TooLarge, match="8,000 bytes of pictures"):
+        scanner.feed(json.dumps([one, other]).encode())
+
+
+def test_base64_stays_where_nobody_asks_for_pictures():
+    text = json.dumps(["A" * 8000]).encode()
+    scanner = JsonScanner(10**9)
+    scanner.feed(text)
+    assert scanner.finish() == text

@@ -1,5 +1,5 @@
 """Reading a training batch while it streams in, within `Limits.training_body_bytes` and `Limits.batch_tokens`; its
-lists of numbers never become Python objects (`server.uploads.json_scanner`)."""
+lists of numbers and pictures never become Python objects (`server.uploads.json_scanner`)."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ _MOST_OBJECTS = 2_000_000
 """In what remains: each takes fifty times the bytes that it is written in."""
 
 
-async def read_request(request: Request, kind: type[RequestT], limits: Limits) -> tuple[RequestT, int]:
-    """The request body as `kind`, and how many bytes it had.
+async def read_request(
+    request: Request, kind: type[RequestT], limits: Limits, max_picture_bytes: int
+) -> tuple[RequestT, int]:
+    """The request body as `kind`, and how many bytes it had. max_picture_bytes: of all pictures in it, equal ones once.
 
     Raises TooLarge as soon as a limit is passed (the HTTP server throws away what still comes), InvalidRequest with
     one sentence for whatever else is wrong.
     """
-    scanner = JsonScanner(limits.batch_tokens)
+    scanner = JsonScanner(limits.batch_tokens, max_picture_bytes)
     scan_bytes = min(_SCAN_BYTES, 2 * limits.batch_tokens)  # so many tokens have no fewer bytes
     buffer, received = bytearray(), 0
     if (announced := _announced_bytes(request)) > limits.training_body_bytes:
@@ -52,7 +54,7 @@ def _parse(scanner: JsonScanner, last: bytes, kind: type[RequestT]) -> RequestT:
     if rest.count(b"{") + rest.count(b"[") > _MOST_OBJECTS:
         raise TooLarge(f"the batch holds more than {_MOST_OBJECTS} objects and lists; send it in smaller batches")
     try:
-        return kind.model_validate_json(rest, context=scanner.arrays)
+        return kind.model_validate_json(rest, context=scanner.arrays | scanner.blobs)
     except ValidationError as error:
         _refuse(error)
 

@@ -1,6 +1,6 @@
 """Whether two requests are the same. They are compared as they were sent, once parsed: white space, the order of keys
-and the spelling of numbers and ids make no difference, and neither does what trace ids are resolved to, for that
-changes."""
+and the spelling of numbers and ids make no difference, and neither does whether a picture came inline or by its name.
+What trace ids are resolved to is left out, for that changes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from server.catalog.repository import as_uuid
+from wire.prompt_chunks import PointerChunk, TextChunk, merged
 
 
 def request_digest(kind: str, request: BaseModel) -> bytes:
@@ -31,6 +32,12 @@ def request_digest(kind: str, request: BaseModel) -> bytes:
 def _plain(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
     """As JSON, with arrays, which are set aside, by their types and lengths."""
     match value:
+        case TextChunk():
+            return ["text", _plain(value.ids, arrays)]
+        case PointerChunk():
+            return ["picture", value.name]
+        case [TextChunk() | PointerChunk(), *_]:
+            return [_plain(chunk, arrays) for chunk in merged(value)]
         case np.ndarray():
             arrays.append(value)
             return [str(value.dtype), len(value)]

@@ -24,7 +24,7 @@ from server.protocols.hud.training import schemas as wire
 from server.protocols.hud.training.body import read_request
 from server.protocols.hud.training.digests import request_digest
 from server.protocols.hud.training.forward_replies import Forward
-from server.protocols.hud.training.sent import RequestT, Sent, sent_batch, sent_weights
+from server.protocols.hud.training.sent import RequestT, Sent, name_pictures, sent_batch, sent_weights
 from server.training import service
 from server.training.admission import TrainedModel, training_call
 from server.training.idempotency import IDEMPOTENCY_HEADER
@@ -51,10 +51,11 @@ async def losses(context: ContextDep, key: KeyDep, model_id: str) -> wire.Losses
 async def forward_backward(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Add the gradient of a built-in loss over a batch of trajectories."""
     async with _training_call(context, key, model_id, request) as model:
-        sent = await _read(context, request, wire.ForwardBackwardRequest)
+        sent = await _read(context, request, model, wire.ForwardBackwardRequest)
         loss = LossChoice(sent.body.loss_fn, sent.body.loss_fn_config or {}, sent.body.num_substeps)
         digest = await _digest(FORWARD_BACKWARD.name, sent)
-        call = service.forward_backward(context.training, model, digest, partial(sent_batch, sent), loss)
+        batch = partial(sent_batch, sent, context.pictures, model)
+        call = service.forward_backward(context.training, model, digest, batch, loss)
         _, (header, _) = await _answered(context, request, model, call, sent)
     return _reply(wire.GradientPass(**header))
 
@@ -63,10 +64,10 @@ async def forward_backward(context: ContextDep, key: KeyDep, model_id: str, requ
 async def forward(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Per-token logprobs of the current policy, and a handle for `backward`."""
     async with _training_call(context, key, model_id, request) as model:
-        sent = await _read(context, request, wire.ForwardRequest)
+        sent = await _read(context, request, model, wire.ForwardRequest)
         group_size = sent.body.group_size
         digest = await _digest(FORWARD.name, sent)
-        call = service.forward(context.training, model, digest, partial(sent_batch, sent))
+        call = service.forward(context.training, model, digest, partial(sent_batch, sent, context.pictures, model))
         operation_id, (header, arrays) = await _answered(context, request, model, call, sent)
     result = Forward(operation_id, header["traj_idx"], header["lengths"], arrays, group_size)
     return Response(await asyncio.to_thread(result.to_json), media_type="application/json")
@@ -76,7 +77,7 @@ async def forward(context: ContextDep, key: KeyDep, model_id: str, request: Requ
 async def backward(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Add the gradient of a loss that the client computed: weights are −dC/dlogprobs."""
     async with _training_call(context, key, model_id, request) as model:
-        sent = await _read(context, request, wire.BackwardRequest)
+        sent = await _read(context, request, model, wire.BackwardRequest)
         digest = await _digest(BACKWARD.name, sent)
         call = service.backward(context.training, model, digest, partial(sent_weights, sent))
         _, (header, _) = await _answered(context, request, model, call, sent)
@@ -91,7 +92,7 @@ async def backward(context: ContextDep, key: KeyDep, model_id: str, request: Req
 async def optim_step(context: ContextDep, key: KeyDep, model_id: str, request: Request) -> Response:
     """Apply what has accumulated; the new checkpoint is served when this returns."""
     async with _training_call(context, key, model_id, request, keeps=True) as model:
-        sent = await _read(context, request, wire.OptimStepRequest)
+        sent = await _read(context, request, model, wire.OptimStepRequest)
         digest = await _digest(OPTIM_STEP.name, sent)
         call = service.optim_step(_adam(sent.body), digest)
         _, (header, _) = await _answered(context, request, model, call, sent)
@@ -113,10 +114,13 @@ def _training_call(
     return training_call(context.training, key_hash(key), model_id, idempotency_key, keeps=keeps)
 
 
-async def _read(context: Context, request: Request, kind: type[RequestT]) -> Sent[RequestT]:
+async def _read(context: Context, request: Request, model: TrainedModel, kind: type[RequestT]) -> Sent[RequestT]:
     """For callers who were admitted."""
     open_body(request, COUNTED_BY_ITS_READER)
-    return Sent(*await read_request(request, kind, context.settings.limits))
+    settings = context.settings
+    sent = Sent(*await read_request(request, kind, settings.limits, settings.pictures.limits.bytes_in_all))
+    await name_pictures(context.pictures, model, sent)
+    return sent
 
 
 async def _digest(kind: str, sent: Sent[Any]) -> bytes:

@@ -5,6 +5,7 @@ Long arrays of numbers never become lists: `server.uploads.json_scanner` cuts th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -13,12 +14,15 @@ from pydantic import (
     Discriminator,
     FailFast,
     Field,
+    PlainValidator,
     Tag,
     ValidationInfo,
+    WithJsonSchema,
 )
 
 from server.uploads.json_fields import Closed, Floats, Text, TokenIds
 from wire.bounded import FEW_ENTRIES
+from wire.prompt_chunks import IMAGE, POINTER, TEXT
 
 
 def _trajectories(value: Any, info: ValidationInfo) -> Any:
@@ -27,11 +31,36 @@ def _trajectories(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _chunk(value: Any, info: ValidationInfo) -> dict[str, Any]:
+    """With what was cut out of it. `wire.prompt_chunks` says what may be in it."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object")
+    cut: Mapping[str, Any] = info.context or {}
+    return {str(name): cut.get(one, one) if isinstance(one, str) else one for name, one in value.items()}
+
+
+_INTEGERS = {"type": "array", "items": {"type": "integer"}}
+_LOCATION = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+_PICTURE = {"format": {"type": "string"}, "expected_tokens": {"type": "integer"}}
+_CHUNK: dict[str, Any] = {
+    "oneOf": [
+        {"type": "object", "properties": {"type": {"const": kind}, **fields}, "required": ["type", *required]}
+        for kind, fields, required in (
+            (TEXT, {"tokens": _INTEGERS}, ["tokens"]),
+            (IMAGE, {"data": {"type": "string", "format": "byte"}, **_PICTURE}, ["data", "format"]),
+            (POINTER, {"location": _LOCATION, **_PICTURE}, ["location", "format"]),
+        )
+    ]
+}
+PromptChunk: TypeAlias = Annotated[Any, PlainValidator(_chunk), WithJsonSchema(_CHUNK)]
+
+
 class SampleInput(Closed):
-    """One turn: the whole prompt, and what was sampled."""
+    """One turn: the whole prompt, and what was sampled. With chunks, of which some may be pictures, the prompt's ids
+    are not read."""
 
     prompt_token_ids: TokenIds | None = None
-    prompt_chunks: list[Any] | None = None
+    prompt_chunks: Annotated[list[PromptChunk], Field(fail_fast=True)] | None = None
     output_token_ids: TokenIds
     output_logprobs: Floats = Field(default_factory=lambda: np.zeros(0, np.float32))
 

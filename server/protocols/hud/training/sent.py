@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import numpy as np
 from pydantic import BaseModel
 
 from server.catalog.repository import as_uuid
+from server.pictures.collaborators import Pictures
+from server.pictures.prompts import ChunkedPrompt, sequences, with_names
 from server.protocols.hud.training.schemas import BackwardRequest, ForwardRequest, SampleInput, TrajectoryInput
+from server.training.admission import TrainedModel
 from server.training.requests import BatchRequest, WeightsRequest
 from wire.errors import InvalidRequest
+from wire.extension import TokenSequence
 from wire.process.off_loop import off_loop
+from wire.prompt_chunks import read_chunks
 from wire.trajectories import Trajectory, Turn
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
@@ -37,9 +43,28 @@ class Sent(Generic[SentT]):
         self._body = None
 
 
-async def sent_batch(sent: Sent[ForwardRequest]) -> BatchRequest:
-    """The batch of a request. Raises InvalidRequest for a trace id that is none, or for images."""
-    return await off_loop(sent.num_bytes, _batch, sent.body, sent.num_bytes)
+async def name_pictures(pictures: Pictures, model: TrainedModel, sent: Sent[Any]) -> None:
+    """Give each picture its name in the prompts of a request that came as chunks, in the request itself.
+
+    Raises InvalidRequest for chunks that make no sense, and what `server.pictures.prompts.with_names` raises.
+    """
+    samples = [*_chunked(sent.body)] if isinstance(sent.body, ForwardRequest) else []
+    if not samples:
+        return
+    prompts = await off_loop(sent.num_bytes, _read_prompts, samples)
+    named = await with_names(pictures, model.team_id, model.info, prompts)
+    for (_, sample), prompt in zip(samples, named, strict=True):
+        sample.prompt_chunks, sample.prompt_token_ids = list(prompt.chunks), None
+
+
+async def sent_batch(sent: Sent[ForwardRequest], pictures: Pictures, model: TrainedModel) -> BatchRequest:
+    """The batch of a request whose pictures have names. Raises InvalidRequest for a trace id that is none, and what
+    `server.pictures.prompts.sequences` raises."""
+    samples = [*_chunked(sent.body)]
+    prompts = [ChunkedPrompt(where, sample.prompt_chunks or []) for where, sample in samples]
+    found = await sequences(pictures, model.team_id, model.info, prompts)
+    by_sample = {id(sample): sequence for (_, sample), sequence in zip(samples, found, strict=True)}
+    return await off_loop(sent.num_bytes, _batch, sent.body, sent.num_bytes, by_sample)
 
 
 async def sent_weights(sent: Sent[BackwardRequest]) -> WeightsRequest:
@@ -48,9 +73,25 @@ async def sent_weights(sent: Sent[BackwardRequest]) -> WeightsRequest:
     return WeightsRequest(body.forward_id, body.weights, body.metrics, sent.num_bytes)
 
 
-def _batch(body: ForwardRequest, num_bytes: int) -> BatchRequest:
+def _chunked(body: ForwardRequest) -> Iterator[tuple[str, SampleInput]]:
+    """The turns whose prompts are chunks, and their places."""
+    for index, item in enumerate(body.inputs):
+        for number, sample in enumerate([] if isinstance(item, str) else item.samples):
+            if sample.prompt_chunks:
+                yield _place(index, number), sample
+
+
+def _place(index: int, number: int) -> str:
+    return f"input {index}, sample {number}"
+
+
+def _read_prompts(samples: Sequence[tuple[str, SampleInput]]) -> list[ChunkedPrompt]:
+    return [ChunkedPrompt(where, read_chunks(where, sample.prompt_chunks or [])) for where, sample in samples]
+
+
+def _batch(body: ForwardRequest, num_bytes: int, prompts: Mapping[int, TokenSequence]) -> BatchRequest:
     inputs = [
-        _trace_id(index, item) if isinstance(item, str) else _trajectory(index, item)
+        _trace_id(index, item) if isinstance(item, str) else _trajectory(index, item, prompts)
         for index, item in enumerate(body.inputs)
     ]
     return BatchRequest(inputs, body.group_size, body.reward_scale, body.max_staleness, num_bytes)
@@ -64,13 +105,13 @@ def _trace_id(index: int, text: str) -> UUID:
     return trace_id
 
 
-def _trajectory(index: int, sent: TrajectoryInput) -> Trajectory:
-    turns = [_turn(f"input {index}, sample {number}", sample) for number, sample in enumerate(sent.samples)]
+def _trajectory(index: int, sent: TrajectoryInput, prompts: Mapping[int, TokenSequence]) -> Trajectory:
+    turns = [_turn(sample, prompts.get(id(sample))) for sample in sent.samples]
     return Trajectory(tuple(turns), sent.reward, sent.trace_id)
 
 
-def _turn(where: str, sample: SampleInput) -> Turn:
-    if sample.prompt_chunks is not None:
-        raise InvalidRequest(f"{where} has prompt_chunks: image prompts are not supported yet")
+def _turn(sample: SampleInput, prompt: TokenSequence | None) -> Turn:
+    if prompt is not None:
+        return Turn(prompt.ids, sample.output_token_ids, sample.output_logprobs, prompt.media)
     prompt_ids = sample.prompt_token_ids if sample.prompt_token_ids is not None else np.zeros(0, np.int32)
     return Turn(prompt_ids, sample.output_token_ids, sample.output_logprobs)

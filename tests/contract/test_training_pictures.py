@@ -1,0 +1,213 @@
+"""Training calls whose prompts hold pictures: whichever form they come in, the trainer gets the same."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import uuid
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import select
+
+from store.database import AsyncDatabase
+from store.tables import ModelRow, OperationRow
+from tests.contract.conftest import CONTEXT, VOCABULARY, Team, num_operations
+from tests.contract.stand_ins import register_trainer
+from tests.unit.server.pictures.drawn import bomb, encoded, gradient
+from wire.datum_payload import decode_datums
+from wire.datums import Datum
+from wire.picture_rule import PictureRule
+
+PLACEHOLDER = 100
+RULE = PictureRule(
+    kind="patches",
+    placeholder_id=PLACEHOLDER,
+    patch=8,
+    merge=2,
+    min_pixels=256,
+    max_pixels=65_536,
+    tokens=0,
+    axes=3,
+    two_way=False,
+    template_text="<|image_pad|>",
+    text_before="",
+    text_after="",
+    preprocessing="pillow",
+)
+RED, BLUE = (encoded(Image.new("RGB", (32, 32), colour)) for colour in ("red", "blue"))
+WIDE = encoded(gradient(64, 32), "JPEG")
+NUM_TOKENS = 4
+
+
+@pytest.fixture(scope="module")
+async def seeing_base(base: ModelRow, database: AsyncDatabase) -> ModelRow:
+    info = {"vocab_size": VOCABULARY, "context_length": CONTEXT, "architecture": "T", "dtype": "d"}
+    async with database.session() as session:
+        seeing = ModelRow(slug="org/Tiny-Eyes", name="org/Tiny-Eyes", weights="/nowhere")
+        seeing.info = {**info, "num_parameters": 1, "pictures": RULE.to_json()}
+        session.add(seeing)
+    await register_trainer(database, seeing.id)
+    return seeing
+
+
+@pytest.fixture
+async def model(team: Team, seeing_base: ModelRow) -> dict[str, Any]:
+    return await team.fork(str(seeing_base.id))
+
+
+def text(*ids: int) -> dict[str, Any]:
+    return {"type": "encoded_text", "tokens": list(ids)}
+
+
+def inline(data: bytes, **more: Any) -> dict[str, Any]:
+    return {"type": "image", "data": base64.b64encode(data).decode(), "format": "png", **more}
+
+
+def pointer(data: bytes, **more: Any) -> dict[str, Any]:
+    location = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return {"type": "image_asset_pointer", "location": location, "format": "png", **more}
+
+
+def turn(*chunks: dict[str, Any], output: tuple[int, ...] = (7, 9)) -> dict[str, Any]:
+    return {"prompt_chunks": list(chunks), "output_token_ids": list(output), "output_logprobs": [-0.5] * len(output)}
+
+
+def batch(*rollouts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"inputs": [{"samples": turns, "reward": float(n)} for n, turns in enumerate(rollouts)]}
+
+
+async def logged(database: AsyncDatabase, model: dict[str, Any]) -> list[Datum]:
+    """Of the last operation."""
+    query = select(OperationRow).where(OperationRow.model_id == uuid.UUID(model["id"]))
+    async with database.session() as session:
+        rows = list(await session.scalars(query.order_by(OperationRow.sequence.desc())))
+    datums, _ = decode_datums(rows[0].payload or b"")
+    named = {item.name for datum in datums for item in datum.model_input.media}
+    assert set(rows[0].pictures or ()) == named
+    return datums
+
+
+async def test_the_trainer_gets_placeholders_and_the_names_of_their_pictures(team, model, database):
+    body = batch([turn(text(1, 2), inline(RED), text(3), inline(WIDE, format="jpeg"), text(4))])
+    reply = await team.train(model["id"], "forward-backward", body)
+    assert reply.status_code == 200, reply.text
+    (datum,) = await logged(database, model)
+    sequence = datum.model_input
+    assert sequence.ids.tolist() == [1, 2, *[PLACEHOLDER] * 4, 3, *[PLACEHOLDER] * 8, 4, 7]
+    assert [(item.start, item.num_tokens, item.width, item.height) for item in sequence.media] == [
+        (2, 4, 32, 32),
+        (7, 8, 64, 32),
+    ]
+    assert sequence.media[0].digest == hashlib.sha256(RED).digest()
+    assert datum.spans.tolist() == [[15, 17]]
+
+
+async def test_turns_that_repeat_their_pictures_are_one_datum_and_others_are_not(team, model, database):
+    first = [text(1), inline(RED), text(2)]
+    same = [turn(*first), turn(*first, text(7, 9, 3), inline(BLUE))]
+    other = [turn(*first), turn(text(1), inline(BLUE), text(2, 7, 9, 3), inline(BLUE))]
+    reply = await team.train(model["id"], "forward-backward", batch(same, other))
+    assert reply.status_code == 200, reply.text
+    datums = await logged(database, model)
+    assert [datum.origin.trajectory_index for datum in datums] == [0, 1, 1]
+    assert [len(datum.spans) for datum in datums] == [2, 1, 1]
+
+
+async def test_inline_and_by_name_are_the_same_request(team, model, database):
+    """Whether the same call was sent before is seen by what it asks for: its key would be refused otherwise."""
+    forms = [
+        [text(1), text(2), inline(RED), text(3)],
+        [text(1, 2), pointer(RED), text(3)],
+        [text(1, 2), pointer(RED, expected_tokens=NUM_TOKENS), text(), text(3)],
+        [text(1, 2), inline(encoded(Image.new("RGBA", (32, 32), "red"))), text(3)],  # the same pixels
+    ]
+    url, headers = f"/v1/models/{model['id']}/train/forward-backward", {"Idempotency-Key": "once"}
+    for form in forms:
+        reply = await team.http.post(url, json=batch([turn(*form)]), headers=headers)
+        assert reply.status_code == 200, reply.text
+    assert await num_operations(database, model["id"]) == 1
+    for form in ([text(1, 2), inline(BLUE), text(3)], [text(1, 2, *[PLACEHOLDER] * 4, 3)], [text(1), pointer(RED)]):
+        reply = await team.http.post(url, json=batch([turn(*form)]), headers=headers)
+        assert reply.status_code == 409, reply.text
+
+
+async def test_chunks_are_read_and_ids_beside_them_are_not(team, model, database):
+    sample = {**turn(text(1), inline(RED), text(2)), "prompt_token_ids": [5, 6]}
+    assert (await team.train(model["id"], "forward-backward", batch([sample]))).status_code == 200
+    (datum,) = await logged(database, model)
+    assert datum.model_input.ids.tolist() == [1, *[PLACEHOLDER] * 4, 2, 7]
+
+
+async def test_forwards_have_a_place_for_each_placeholder(team, model, database):
+    reply = await team.train(model["id"], "forward", batch([turn(text(1), inline(RED), text(2))]))
+    assert reply.status_code == 200, reply.text
+    assert len(reply.json()["data"][0]["mask"]) == 1 + NUM_TOKENS + 2
+
+
+async def test_texts_in_chunks_are_read_on_any_base(team, base, database):
+    blind = await team.fork(str(base.id))
+    reply = await team.train(blind["id"], "forward-backward", batch([turn(text(1, 2), text(3))]))
+    assert reply.status_code == 200, reply.text
+    (datum,) = await logged(database, blind)
+    assert datum.model_input.ids.tolist() == [1, 2, 3, 7]
+
+
+GOOD = turn(text(1), inline(RED))
+REFUSED = {
+    "not base64": ({"type": "image", "data": "%%", "format": "png"}, 422, "chunk 1: data is no base64"),
+    "no picture": (inline(b"<svg/>"), 422, "chunk 1: the picture is no picture that is read here"),
+    "cut off": (inline(WIDE[:-50]), 422, "chunk 1: the picture is broken or cut off"),
+    "a bomb": (inline(bomb(9000)), 413, "chunk 1: the picture"),
+    "no data": ({"type": "image", "format": "png"}, 422, "chunk 1: data is no base64"),
+    "unknown format": ({**inline(RED), "format": "tiff"}, 422, "chunk 1 has the format 'tiff'"),
+    "unknown field": (inline(RED, crop=[1]), 422, "chunk 1: crop of an image chunk is not supported"),
+    "another length": (inline(RED, expected_tokens=5), 422, "chunk 1 expects 5 tokens of a picture of 32×32 pixels"),
+    "length by name": (pointer(RED, expected_tokens=5), 422, "chunk 1 expects 5 tokens"),
+    "a name of nobody's": (pointer(b"other"), 404, "chunk 1: no picture sha256:"),
+    "a file": ({**pointer(RED), "location": "file:///etc/passwd"}, 422, "chunk 1: location must be sha256:"),
+    "a URL": ({**pointer(RED), "location": "https://example.com/a.png"}, 422, "chunk 1: location must be sha256:"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_refusals_name_the_turn_and_the_chunk(case, team, model, database):
+    chunk, status, sentence = REFUSED[case]
+    body = batch([GOOD], [GOOD, turn(text(1), chunk, text(2))])
+    reply = await team.train(model["id"], "forward-backward", body)
+    assert reply.status_code == status, reply.text
+    assert reply.json()["detail"].startswith(f"input 1, sample 1: {sentence}")
+    assert await num_operations(database, model["id"]) == 0
+
+
+async def test_a_picture_is_good_for_the_team_that_sent_it(team, other_team, seeing_base, model):
+    assert (await team.train(model["id"], "forward-backward", batch([GOOD]))).status_code == 200
+    theirs = await other_team.fork(str(seeing_base.id))
+    body = batch([turn(text(1), pointer(RED))])
+    reply = await other_team.train(theirs["id"], "forward-backward", body)
+    assert reply.status_code == 404
+    assert reply.json()["detail"].startswith("input 0, sample 0: chunk 1: no picture")
+    assert (await team.train(model["id"], "forward-backward", body)).status_code == 200
+
+
+async def test_more_pictures_than_a_prompt_may_have(team, model):
+    reply = await team.train(model["id"], "forward-backward", batch([turn(text(1), *[pointer(RED)] * 65)]))
+    assert reply.status_code == 413
+    assert reply.json()["detail"] == "input 0, sample 0 has 65 pictures; at most 64 are taken in a prompt"
+
+
+async def test_placeholders_count_towards_the_context(team, model):
+    large = inline(encoded(Image.new("RGB", (256, 256))))
+    reply = await team.train(model["id"], "forward-backward", batch([turn(text(1), large, large, text(2))]))
+    assert reply.status_code == 422
+    assert f"its 516 tokens are more than the model's context of {CONTEXT}" in reply.json()["detail"]
+
+
+async def test_a_batch_that_repeats_a_large_picture_holds_it_once(team, model, database):
+    noise = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 60, 3), np.uint8)))
+    body = batch(*[[turn(text(1), inline(noise), text(2))]] * 20)
+    reply = await team.train(model["id"], "forward-backward", body)
+    assert reply.status_code == 200, reply.text
+    assert len({item.name for datum in await logged(database, model) for item in datum.model_input.media}) == 1

@@ -29,7 +29,7 @@ _MOST_BYTES = 64 * 1024**2
 def tokenizer_archive(weights: str) -> bytes:
     """A tar archive of the files by which a tokenizer is loaded, all at its top level; the same bytes each time. Blocks
     on the disk. Raises NotFound for weights without them."""
-    folder = _folder(weights)
+    folder = folder_of(weights)
     paths = sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()})
     if not any(path.name.startswith(("tokenizer", "vocab")) for path in paths):
         raise NotFound(f"there are no files of a tokenizer in {folder.name!r}")
@@ -45,7 +45,7 @@ def tokenizer_archive(weights: str) -> bytes:
     return written.getvalue()
 
 
-def _folder(weights: str) -> Path:
+def folder_of(weights: str) -> Path:
     """Where the weights are: a folder, or the cache of the hub, which a sampler has filled before it serves."""
     if Path(weights).exists():
         return Path(weights)

@@ -20,7 +20,7 @@ async def read(pictures: Pictures, team_id: UUID, name: str) -> bytes:
     """The canonical PNG of a picture of the team. Raises NotFound where it has none of this name, and Gone where its
     bytes are not there any more."""
     if name not in await pictures.rows.read(team_id, [name]):
-        raise no_picture(name)
+        raise NotFound(f"no picture {name}: it was not sent by this team, or whatever named it was deleted")
     return await read_stored(pictures, name)
 
 
@@ -30,8 +30,3 @@ async def read_stored(pictures: Pictures, name: str) -> bytes:
         return await asyncio.to_thread(pictures.blobs.get, name)
     except CorruptCheckpoint as error:
         raise Gone(f"picture {name} is not there any more: {error.message}") from None
-
-
-def no_picture(name: str) -> NotFound:
-    """Another team's reads the same."""
-    return NotFound(f"no picture {name[:100]}: it was not sent by this team, or whatever named it was deleted")

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from uuid import UUID
 
 from server.pictures.collaborators import Pictures
-from server.pictures.reading import no_picture, read_stored
+from server.pictures.reading import read
 from wire.errors import InvalidRequest
 
 ShownSide = Literal[160, 320, 640]
@@ -17,14 +17,14 @@ SHOWN_SIDES: tuple[int, ...] = get_args(ShownSide)
 async def thumbnail(pictures: Pictures, team_id: UUID, name: str, longest_side: int) -> bytes:
     """A PNG of a picture of the team, scaled down until its longer side has so many pixels at most.
 
-    Raises InvalidRequest for a side that is none of SHOWN_SIDES, and NotFound and Gone as `reading.read` does.
+    Raises InvalidRequest for a side that is none of SHOWN_SIDES, and what `reading.read` does.
     """
     if longest_side not in SHOWN_SIDES:
         raise InvalidRequest(f"size must be one of {', '.join(map(str, SHOWN_SIDES))}", param="size")
-    if name not in await pictures.rows.read(team_id, [name]):
-        raise no_picture(name)
-    if (kept := pictures.shown.get((name, longest_side))) is not None:
+    if (kept := pictures.shown.get((name, longest_side))) is not None and name in await pictures.rows.read(
+        team_id, [name]
+    ):
         return kept
-    decoded = await pictures.decoder.decode(await read_stored(pictures, name), longest_side=longest_side)
+    decoded = await pictures.decoder.decode(await read(pictures, team_id, name), longest_side=longest_side)
     pictures.shown.keep((name, longest_side), decoded.png)
     return decoded.png

@@ -211,6 +211,17 @@ LOG = (
         """,
     ),
     Invariant(
+        "what is to be carried out keeps its pictures",
+        "A team has the pictures that its open operations name.",
+        """
+        select o.id as operation_id, o.model_id, o.kind, o.state, n.picture
+        from operations o join models m on m.id = o.model_id cross join lateral unnest(o.pictures) as n (picture)
+        where o.pictures is not null and o.state in ('held', 'queued', 'running') and not exists (
+            select from pictures p where p.team_id = m.team_id and p.name = n.picture
+        )
+        """,
+    ),
+    Invariant(
         "what may be replayed keeps its payload",
         "Operations that are open, and gradients that no step has consumed, have not given up their blobs.",
         f"""

@@ -16,6 +16,7 @@ from store.blobs import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts.arrays import unpack
 from store.rollouts.conversations import Conversation, from_items, unpack_conversation
+from store.rollouts.media import unpack_media
 from store.rollouts.payloads import unpack_payload
 from store.rollouts.traces import TRACE_COLUMNS, TraceFacts
 from wire.errors import CorruptCheckpoint
@@ -25,8 +26,8 @@ _TRACES = f"select {TRACE_COLUMNS} from traces t where t.team_id = %(team_id)s a
 
 _SAMPLES = """
     select
-        trace_id, digest, recorded_at, parent_digest, prompt_shared, tokens, tokens_blob, served_at, completion_id,
-        model_id, checkpoint_id, sampling, finish_reason, seconds, conversation_parent, items_shared,
+        trace_id, digest, recorded_at, parent_digest, prompt_shared, tokens, tokens_blob, media, served_at,
+        completion_id, model_id, checkpoint_id, sampling, finish_reason, seconds, conversation_parent, items_shared,
         {conversation}
     from samples where team_id = %(team_id)s and trace_id = any(%(ids)s)
     order by coalesce(served_at, recorded_at), prompt_length, digest
@@ -52,7 +53,8 @@ _SPANS = """
 
 @dataclass(frozen=True, slots=True)
 class RecordedSample:
-    """One sampling call. `turn`: prompt_ids and output_ids (int32), sampling_logprobs (float32 nats, may be empty).
+    """One sampling call. `turn`: prompt_ids and output_ids (int32), sampling_logprobs (float32 nats, may be empty), and
+    the pictures of the prompt.
 
     `step_id`: its place among the steps of telemetry; None where telemetry lacks it. From `served_at` on: what
     the gateway recorded; all None where only telemetry has the sample. `checkpoint_id` None with a `served_at`: the
@@ -241,12 +243,13 @@ class _Unpacking:
         for link in self._chain(digest, "parent_digest", self._turns):
             row = self.rows[link]
             tail, output, logprobs = unpack(_content(row.tokens, row.tokens_blob, self._blobs))
-            prompt = tail
+            prompt, media = tail, unpack_media(row.media)
             if row.parent_digest is not None:
                 parent = self._turns[row.parent_digest]
                 history = np.concatenate([parent.prompt_ids, parent.output_ids])
                 prompt = np.concatenate([history[: row.prompt_shared], tail])
-            self._turns[link] = Turn(prompt, output, logprobs)
+                media = (*(item for item in parent.media if item.stop <= row.prompt_shared), *media)
+            self._turns[link] = Turn(prompt, output, logprobs, media)
         return self._turns[digest]
 
     def _conversation(self, digest: bytes) -> Conversation | None:

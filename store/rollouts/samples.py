@@ -12,6 +12,7 @@ from store.blobs import BlobStore
 from store.rollouts.arrays import pack
 from store.rollouts.conversations import Conversation, pack_conversation
 from store.rollouts.digests import boundary_digests, items_digests, longest_prefix, sample_digest, served_digest
+from store.rollouts.media import named_in, pack_media
 from wire.trajectories import Turn
 
 _OF_A_CONVERSATION = (
@@ -96,8 +97,8 @@ class KnownSample:
 
 @dataclass(frozen=True, slots=True)
 class PackedSample:
-    """A sample as columns of its row, and the `parent_items_digest` by which its `conversation_parent` is found to be
-    what it was taken for."""
+    """A sample as columns of its row, the `parent_items_digest` by which its `conversation_parent` is found to be what
+    it was taken for, and `pictures`: names of those that it brings to its trace."""
 
     sample: NewSample
     known: KnownSample
@@ -121,6 +122,8 @@ def _pack(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> Pack
     ends += [(k.prompt_length + k.output_length, k.end_digest, k.digest) for k in known]
     shared, parent = longest_prefix(turn.prompt, [end for end in ends if end[2] != sample.digest]) or (0, None)
     prompt_digest, end_digest = boundary_digests(turn)
+    media = [item for item in turn.media if item.start >= shared]
+    conversation = _conversation_values(sample, known, blobs)
     values: dict[str, Any] = {
         "team_id": sample.team_id,
         "trace_id": sample.trace_id,
@@ -133,6 +136,8 @@ def _pack(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> Pack
         "end_digest": end_digest,
         "attempt": sample.attempt,
         **placed("tokens", pack(turn.prompt_ids[shared:], turn.output_ids, turn.sampling_logprobs), blobs),
+        "media": pack_media(media),
+        "pictures": sorted({item.name for item in media} | _named(sample, conversation["items_shared"])),
         "served_at": served.at if served else None,
         "completion_id": served.completion_id if served else None,
         "model_id": served.model_id if served else None,
@@ -140,7 +145,7 @@ def _pack(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> Pack
         "sampling": served.sampling if served else None,
         "finish_reason": served.finish_reason if served else None,
         "seconds": served.seconds if served else None,
-        **_conversation_values(sample, known, blobs),
+        **conversation,
     }
     return PackedSample(
         sample,
@@ -176,6 +181,13 @@ def _conversation_values(sample: NewSample, known: list[KnownSample], blobs: Blo
         "num_items": len(items),
         "items_digest": digests[-1],
     }
+
+
+def _named(sample: NewSample, items_shared: int | None) -> set[str]:
+    """Names of the pictures in what its conversation does not share. (Its first item is no message.)"""
+    if items_shared is None or sample.served is None or sample.served.conversation is None:
+        return set()
+    return set(named_in(sample.served.conversation.messages[max(items_shared - 1, 0) :]))
 
 
 def placed(column: str, data: bytes, blobs: BlobStore) -> dict[str, Any]:

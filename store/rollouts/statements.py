@@ -57,6 +57,7 @@ _TOLD = (
     "end_digest",
     "tokens",
     "tokens_blob",
+    "media",
     "attempt",
 )
 _COLUMNS = (*_TOLD, *_SERVED)
@@ -65,7 +66,8 @@ _COLUMNS = (*_TOLD, *_SERVED)
 # judge.
 # Telemetry may be here before the gateway: then the row gets what the gateway knows. The first record stays.
 # The trace is locked first, so what is there to be shared with stays; where it has gone, or the trace has, nothing is
-# written. The same where the trace is at another attempt by now (`store.placements.attempts`).
+# written. The same where the trace is at another attempt by now (`store.placements.attempts`). Of the names of pictures
+# those count that the team has.
 INSERT_SAMPLE = f"""
     with locked as (
         select attempt from traces where team_id = %(team_id)s and id = %(trace_id)s for no key update
@@ -90,6 +92,18 @@ INSERT_SAMPLE = f"""
             do update set {", ".join(f"{name} = excluded.{name}" for name in _SERVED)}
         where samples.served_at is null and excluded.served_at is not null
         returning case when xmax = 0 then 1 else 0 end as is_new
+    ), named as (
+        select p.name from pictures p, parents
+        where p.team_id = %(team_id)s and p.name = any(%(pictures)s::text[]) and are_there
+    ), pictured as (
+        insert into trace_pictures (team_id, trace_id, name)
+        select %(team_id)s, %(trace_id)s, name from named on conflict do nothing
+    ), fresh as (
+        select p.name from pictures p
+        where p.team_id = %(team_id)s and p.name in (select name from named) and not p.is_recorded
+        order by p.name for no key update
+    ), recorded as (
+        update pictures p set is_recorded = true from fresh where p.team_id = %(team_id)s and p.name = fresh.name
     ), counted as (
         update traces set
             last_activity_at = clock_timestamp(),

@@ -142,6 +142,20 @@ async def test_messages_contents_and_responses_answer_their_clients_and_are_reco
     assert {_json(turn["sampling"])["upstream"] for turn in turns} == {"openai", "anthropic", "gemini"}
 
 
+async def test_pictures_go_to_the_vendor_as_they_are(gpt, claude, vendor):
+    """Also what is no picture: that is the vendor's to say."""
+    url = "data:image/png;base64,AAAA"
+    shown = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url, "detail": "low"}}]}
+    await gpt.chat.completions.create(**{**CHAT, "messages": [shown]})
+    item = {"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "high"}]}
+    await gpt.responses.create(model="a-gpt", input=[item])
+    source = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+    block = {"role": "user", "content": [{"type": "image", "source": source}]}
+    await claude.messages.create(**{**MESSAGE, "messages": [block]})
+    chat, response, message = (asked.body for asked in vendor.asked)
+    assert (chat["messages"], response["input"], message["messages"]) == ([shown], [item], [block])
+
+
 async def test_pages_show_the_conversation_once_and_the_model_as_what_it_is(gpt, team, origin, trace_id):
     await gpt.chat.completions.create(**CHAT)
     model = (await team.http.get("/v2/models/resolve", params={"model": "a-gpt"})).json()

@@ -97,7 +97,7 @@ class VisionFamily:
     end_tokens: Sequence[str]
     tokens: Sequence[str]
     template: str
-    make_model: Callable[[PreTrainedTokenizerFast], PreTrainedModel]
+    make_model: Callable[..., PreTrainedModel]
     make_image_processor: Callable[[], Any]
     make_processor: Callable[[Any, PreTrainedTokenizerFast], Any]
 
@@ -126,12 +126,12 @@ def _qwen2_5_vl(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
-def _gemma3(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def _gemma3(tokenizer: PreTrainedTokenizerFast, **text_config: Any) -> PreTrainedModel:
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     layers = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 8}
     text = {**_TEXT, **layers, "head_dim": 32, "query_pre_attn_scalar": 32}
     config = Gemma3Config(
-        text_config={**text, "vocab_size": len(tokenizer) + 7},
+        text_config={**text, "vocab_size": len(tokenizer) + 7, **text_config},
         vision_config={**tower, "image_size": 4 * PATCH, "patch_size": PATCH},
         mm_tokens_per_image=TOKENS_OF_GEMMA,
         image_token_index=_id(tokenizer, "<image_soft_token>"),

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from sampler.backends.vllm.backend import VllmBackend
 from sampler.backends.vllm.settings import VllmSettings
 from tests.ports.sampler_backends import Answer, ask_backend, load_all
 from tests.unit.trainer.tiny import datum_of
-from tests.vllm.conftest import START_TIMEOUT_S, SaveTrained
+from tests.vllm.conftest import SaveTrained
+from tests.vllm.waiting import until
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import TrainingEngine
 from wire.canary import Canary
@@ -30,12 +30,6 @@ from wire.sampling import GenerateRequest, SamplingParams
 
 pytestmark = pytest.mark.vllm
 PROMPT = [11, 12, 13, 14, 15]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(START_TIMEOUT_S):
-        while not condition():  # noqa: ASYNC110 (nothing signals these)
-            await asyncio.sleep(0.05)
 
 
 def trainer_logprobs(base: BaseModel, engine: TrainingEngine, model, answer: Answer) -> list[float]:

@@ -29,6 +29,7 @@ from trainer.engine.attention import UnsupportedArchitecture
 from trainer.engine.base_memory import outline_of, refuse_too_large
 from trainer.engine.base_model import BaseModel, usual_dtype
 from trainer.engine.ranks import Alone, Ranks, at_own_pace
+from trainer.engine.vision.tower import tower_of
 from wire.process.product_dtype import ProductDtype
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -61,7 +62,8 @@ def load_sharded_base(
     with at_own_pace(ranks):
         model = _read(name_or_path, outline, place, revision)
     gathers = gathers_of(model)
-    return BaseModel(model, gathers, sharded_fingerprint, ranks, gathers.unembedding, products)
+    tower = tower_of(model, name_or_path, revision)
+    return BaseModel(model, gathers, sharded_fingerprint, ranks, gathers.unembedding, products, tower)
 
 
 def _read(name_or_path: str, outline: PreTrainedModel, device: torch.device, revision: str | None) -> PreTrainedModel:

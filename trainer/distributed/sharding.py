@@ -1,7 +1,7 @@
 """How a base is divided among ranks: by rows the weights of its decoder layers, its embedding and its unembedding.
 
 FSDP knows the layers. The other two come together block by block, and a tie of them stays a tie. What else there is, a
-norm, is whole on each rank. LoRA layers are put in afterwards, and FSDP knows nothing of them.
+norm or a tower, is whole on each rank. LoRA layers are put in afterwards, and FSDP knows nothing of them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from trainer.distributed.layer_gathers import LayerGathers
 from trainer.distributed.vocabulary_blocks import look_up_by_blocks, project_by_blocks
 from trainer.engine.architectures import decoder_layers, vocabulary_modules
 from trainer.engine.attention import UnsupportedArchitecture
+from trainer.engine.text_part import text_part
 
 
 def shard_base(model: PreTrainedModel, device: torch.device) -> None:
@@ -28,7 +29,7 @@ def shard_base(model: PreTrainedModel, device: torch.device) -> None:
     weights will be. Raises UnsupportedArchitecture for a model without layers that transformers marks.
     """
     assert dist.group.WORLD is not None, "a process group comes first"
-    layers = decoder_layers(model.base_model)
+    layers, backbone = decoder_layers(model), text_part(model)
     if not layers:
         raise UnsupportedArchitecture(f"{type(model).__name__} has no decoder layers that could be divided among GPUs")
     mesh = DeviceMesh.from_group(dist.group.WORLD, device.type)
@@ -36,16 +37,16 @@ def shard_base(model: PreTrainedModel, device: torch.device) -> None:
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     inside = {parameter for layer in layers for parameter in layer.parameters()}
-    outside = {parameter for parameter in model.base_model.parameters() if parameter not in inside}
-    fully_shard(model.base_model, mesh=mesh, ignored_params=outside)
+    outside = {parameter for parameter in backbone.parameters() if parameter not in inside}
+    fully_shard(backbone, mesh=mesh, ignored_params=outside)
 
 
 def gathers_of(model: PreTrainedModel) -> LayerGathers:
     """Of a model that was divided, and has its weights. Its embedding and unembedding compute by blocks from now on."""
     embedding, head = vocabulary_modules(model)
     gathers = LayerGathers(
-        cast(FSDPModule, model.base_model),
-        [cast(FSDPModule, layer) for layer in decoder_layers(model.base_model)],
+        cast(FSDPModule, text_part(model)),
+        [cast(FSDPModule, layer) for layer in decoder_layers(model)],
         dist.get_world_size(),
         embedding and cast(DTensor, embedding.weight),
         head and cast(DTensor, head.weight),

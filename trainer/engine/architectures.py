@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trainer.engine.attention import UnsupportedArchitecture
+from trainer.engine.text_part import text_config, text_linears, text_part
 from wire.engine import LoraConfig
 from wire.errors import InvalidRequest
 
@@ -49,7 +50,7 @@ def refuse_unsupported(config: PreTrainedConfig) -> None:
     if config.is_encoder_decoder:
         raise UnsupportedArchitecture(f"{name} is an encoder-decoder, this trainer knows decoders")
     for term, neutral in _LOGIT_TERMS.items():
-        value = getattr(config, term, None)
+        value = getattr(config.get_text_config(), term, None)
         if value is not None and value != neutral:
             raise UnsupportedArchitecture(f"{name} changes its logits by {term} = {value}, which is not computed here")
 
@@ -59,18 +60,20 @@ def known_sharing(model: PreTrainedModel) -> Sharing:
 
     Nor does a model whose rotary angles depend on the longest sequence of a pass: the others would get its angles.
     """
-    if "longrope" in _rope_types(model.config):
+    config = text_config(model)
+    if "longrope" in _rope_types(config):
         return Sharing.NOTHING
-    kinds = set(getattr(model.config, "layer_types", None) or ())
+    kinds = set(getattr(config, "layer_types", None) or ())
     mixed = kinds & _LINEAR_MIXERS.keys()
     if kinds <= _ATTENTION_LAYERS | mixed and bool(mixed) == bool(linear_mixers(model)):
         return Sharing.PREFIXES
     return Sharing.NOTHING
 
 
-def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """From the first to the last, as transformers marks those that can be computed again in a backward pass."""
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """From the first to the last, as transformers marks those that can be computed again in a backward pass. Not those
+    of a tower, which has none."""
+    return [module for module in text_part(model).modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def linear_mixers(model: PreTrainedModel) -> list[torch.nn.Module]:
@@ -89,9 +92,9 @@ class Adaptable:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Adaptable:
-        """All but routers. Raises UnsupportedArchitecture if there are none inside of the layers."""
+        """All of the text part but routers. Raises UnsupportedArchitecture if there are none inside of the layers."""
         head = model.get_output_embeddings()
-        linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        linears = text_linears(model)
         inside = {name for name, module in linears.items() if module is not head and _last(name) not in _ROUTERS}
         if not inside:
             raise UnsupportedArchitecture(f"{model.config.model_type} has no linear layers that LoRA could adapt")

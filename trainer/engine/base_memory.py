@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from trainer.engine.architectures import decoder_layers, vocabulary_modules
 from trainer.engine.unembedding import blocks_of
+from trainer.engine.vision.families import loader_of
 
 _MANY_RANKS = 64
 _BLOCKS_AT_ONCE = 2
@@ -25,7 +26,7 @@ def outline_of(name_or_path: str, dtype: torch.dtype, revision: str | None) -> P
     """The model on the meta device, where tensors have a shape and no memory. Raises OSError where there is none."""
     config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        return loader_of(config).from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def base_bytes(outline: PreTrainedModel, ranks: int) -> int:

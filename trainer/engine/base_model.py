@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from trainer.engine.architectures import (
     Adaptable,
@@ -36,14 +36,19 @@ from trainer.engine.logprobs import HeadUpdate, action_logprobs, all_logits
 from trainer.engine.lora import AdaptedLayers, LiveAdapter
 from trainer.engine.mixers import expand
 from trainer.engine.packing import Pack, PassBudget, build_pack
+from trainer.engine.picture_check import picture_disagreement
 from trainer.engine.products import PRODUCTS, Products, choose_products
 from trainer.engine.ranks import Alone, Ranks
 from trainer.engine.recomputation import Recomputation, saved_bytes
 from trainer.engine.self_check import disagreement, probe
 from trainer.engine.session import Session
+from trainer.engine.text_part import attend_by, text_config, text_part
 from trainer.engine.unembedding import Unembedding, WholeUnembedding, exact_dtype
+from trainer.engine.vision.families import loader_of
+from trainer.engine.vision.sight import Sight
+from trainer.engine.vision.tower import Tower, tower_of
 from wire.datums import Datum
-from wire.engine import BaseModelInfo, LoraConfig
+from wire.engine import BaseModelInfo, LoraConfig, Pictures
 from wire.errors import InvalidRequest
 from wire.plans import BF16_PRODUCTS, FUSED_LORA, PEFT_LORA
 from wire.process.collector import paused_collector
@@ -75,13 +80,15 @@ class BaseModel:
         ranks: Ranks | None = None,
         unembedding: Unembedding | None = None,
         products: ProductDtype = ProductDtype.FLOAT32,
+        tower: Tower | None = None,
     ) -> None:
         """gathers: None for a model whose weights this process holds itself. fingerprint_of: for one of which it does
         not, the fingerprint of all of them. ranks: those who hold the others, and use it at the same time.
-        unembedding: None for a whole one. products: what the layers are to multiply in on a CPU."""
+        unembedding: None for a whole one. products: what the layers are to multiply in on a CPU. tower: of the model,
+        None for one that is served as text."""
         refuse_unsupported(model.config)
         register()
-        model.set_attn_implementation(IMPLEMENTATION)
+        attend_by(model, IMPLEMENTATION)
         self._model = model.eval().requires_grad_(False)
         self.gathers: Gathers = gathers or WholeWeights()
         self._kernel = choose_kernel(model.device)
@@ -98,7 +105,10 @@ class BaseModel:
         self._products = choose_products(model.device)
         self._frozen_linears = FrozenLinears(model, self._products)
         self._ranks: Ranks = ranks or Alone()
+        self.sight: Sight | None = None
         sharing = self._proven(known_sharing(model))
+        if tower is not None:
+            self.sight = self._proven_sight(Sight(tower), alone=sharing is Sharing.NOTHING)
         if products is ProductDtype.BF16 and model.device.type == "cpu":
             self._products = self._proven_bf16() or self._products
         self._frozen_linears.products = self._products
@@ -109,7 +119,10 @@ class BaseModel:
             shares=not linear_mixers(model),
             alone=sharing is Sharing.NOTHING,
         )
-        self.info = _describe(model, self._unembedding.num_rows, sharing, self._adaptable, fingerprint_of(model))
+        self.info = replace(
+            _describe(model, self._unembedding.num_rows, sharing, self._adaptable, fingerprint_of(model)),
+            pictures=self.sight and self.sight.rule.to_json(),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -234,8 +247,12 @@ class BaseModel:
         )
 
     def pack(self, datums: Sequence[Datum]) -> Pack:
-        """One forward pass over datums."""
-        return build_pack(datums, self._kernel, self.device)
+        """One forward pass over datums. Raises InvalidRequest for a picture that cannot be read."""
+        return build_pack(datums, self._kernel, self.device, self.sight)
+
+    def seeing(self, pictures: Pictures) -> AbstractContextManager[None]:
+        """Packs that are made inside show these pictures."""
+        return self.sight.of(pictures) if self.sight is not None else nullcontext()
 
     def logprobs(self, pack: Pack, *, recompute: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """logprobs_P of the pack's predictions (gradient reaches the bound LoRA weights) and entropies_P, in nats.
@@ -313,14 +330,23 @@ class BaseModel:
 
     def _hidden(self, pack: Pack) -> torch.Tensor:
         # The backbone, not the language model on top: that one would make logits of every token.
-        output = self._model.base_model(
-            input_ids=pack.input_ids_T[None],
-            position_ids=pack.position_ids_T[None],
+        output = text_part(self._model)(
+            **self._tokens(pack),
             attention_mask=None,
             use_cache=False,
             packed_layout=pack.layout,
         )
         return output.last_hidden_state[0]
+
+    def _tokens(self, pack: Pack) -> dict[str, Any]:
+        if pack.pictures is None:
+            return {"input_ids": pack.input_ids_T[None], "position_ids": pack.position_ids_T[None]}
+        embeddings_TD = self._model.get_input_embeddings()(pack.input_ids_T[None])[0]
+        return {
+            "inputs_embeds": pack.pictures.embedded(embeddings_TD)[None],
+            "position_ids": pack.pictures.position_ids,
+            **pack.pictures.levels(pack.num_tokens),
+        }
 
     def _proven_bf16(self) -> Products | None:
         pack = self.pack([probe(PROBE_LENGTH, self._unembedding.num_rows)])
@@ -351,6 +377,18 @@ class BaseModel:
             )
         raise UnsupportedArchitecture(f"{name}: {difference}")
 
+    def _proven_sight(self, sight: Sight, *, alone: bool) -> Sight | None:
+        """The same, if the model agrees with itself on pictures; if not, it takes text alone."""
+        self.sight = sight
+        mine = picture_disagreement(
+            self._model, self._frozen_linears, sight, self.pack, self.logprobs, self.gathers, self._ranks, alone=alone
+        )
+        difference = next(filter(None, self._ranks.gathered(mine)), None)
+        if difference is None:
+            return sight
+        log.warning("base_takes_text_alone", architecture=type(self._model).__name__, reason=difference)
+        return None
+
 
 def usual_dtype(device: str) -> torch.dtype:
     """Of a base, on this device."""
@@ -371,9 +409,10 @@ def load_base_model(
     UnsupportedArchitecture for those that would be computed wrongly, BaseTooLarge for those that do not fit.
     """
     dtype = dtype or usual_dtype(device)
-    refuse_too_large(outline_of(name_or_path, dtype, revision), torch.device(device))
+    outline = outline_of(name_or_path, dtype, revision)
+    refuse_too_large(outline, torch.device(device))
     with paused_collector():
-        model = AutoModelForCausalLM.from_pretrained(
+        model = loader_of(outline.config).from_pretrained(
             name_or_path,
             revision=revision,
             dtype=dtype,
@@ -381,7 +420,7 @@ def load_base_model(
             trust_remote_code=False,
         )
         torch.nn.Module.to(model, torch.device(device))
-        return BaseModel(model, products=products)
+        return BaseModel(model, products=products, tower=tower_of(model, name_or_path, revision))
 
 
 def _describe(
@@ -389,7 +428,7 @@ def _describe(
 ) -> BaseModelInfo:
     return BaseModelInfo(
         vocab_size=vocab_size,
-        context_length=int(model.config.max_position_embeddings),
+        context_length=int(text_config(model).max_position_embeddings),
         architecture=type(model).__name__,
         dtype=str(model.dtype).removeprefix("torch."),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -402,8 +441,8 @@ def _describe(
 
 def _tokens_per_pair(model: PreTrainedModel) -> float:
     """Multiplications of attention between two tokens, next to those of one token by the layers' weights."""
-    config = model.config
+    config = text_config(model)
     heads = int(config.num_attention_heads) * int(getattr(config, "head_dim", None) or 0) or int(config.hidden_size)
     embeddings = sum(p.numel() for p in model.get_input_embeddings().parameters())
-    weights = sum(p.numel() for p in model.base_model.parameters()) - embeddings
+    weights = sum(p.numel() for p in text_part(model).parameters()) - embeddings
     return 2 * heads * int(config.num_hidden_layers) / weights

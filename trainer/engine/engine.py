@@ -40,7 +40,8 @@ from trainer.engine.session import Session
 from trainer.engine.spill import SpillFolder
 from trainer.engine.timing import PhaseTimer
 from trainer.engine.turns import turns_of
-from trainer.engine.validation import check_datums, check_lora, check_num_substeps, check_weights
+from trainer.engine.validation import check_datums, check_lora, check_num_substeps, check_pictures, check_weights
+from trainer.engine.vision.sight import MAX_FEATURE_BYTES
 from wire.datums import Datum
 from wire.engine import (
     NO_PICTURES,
@@ -77,6 +78,8 @@ class EngineSettings:
     None for half of what is free, on a CPU at most 8 GiB. threads: of torch, None for its default. max_threads:
     that a pass has whose micro-batches are long enough for so many; None for no more than `threads`.
 
+    max_feature_bytes: of what a tower made of pictures, kept from one pass to the next.
+
     max_grad_norm: clip the accumulated gradient to this 2-norm where a call does not say; None for no clipping.
 
     max_resident_bytes: of weights, gradients and moments on the device, None for no limit; models beyond it are
@@ -93,6 +96,7 @@ class EngineSettings:
     max_shards: int = 8
     min_shard_tokens: int | None = None
     max_activation_bytes: int | None = None
+    max_feature_bytes: int = MAX_FEATURE_BYTES
     threads: int | None = None
     max_threads: int | None = None
     max_grad_norm: float | None = None
@@ -128,6 +132,8 @@ class TrainingEngine:
             SpillFolder(self._settings.spill_root),
             self._release,
         )
+        if base.sight is not None:
+            base.sight.cache.max_bytes = self._settings.max_feature_bytes
         limit = self._settings.max_activation_bytes
         max_activation_bytes = base.room_for_activations() if limit is None else limit
         self._micro_batches = MicroBatches(base, self._ranks, before_micro_batch, max_activation_bytes)
@@ -199,7 +205,7 @@ class TrainingEngine:
         pictures: Pictures = NO_PICTURES,
     ) -> PassResult:
         """Add the gradient of a built-in loss, summed over the scored positions unless its options say else."""
-        return self._gradient_pass(model, datums, self._objective(datums, loss), loss.num_substeps, plan)
+        return self._gradient_pass(model, datums, self._objective(datums, loss), loss.num_substeps, plan, pictures)
 
     def evaluate(
         self,
@@ -211,13 +217,14 @@ class TrainingEngine:
     ) -> PassResult:
         """As `forward_backward`, without a gradient; by the same plan its logprobs are the same to the bit."""
         objective = self._objective(datums, loss)
+        check_pictures(datums, pictures)
         phases = PhaseTimer(self._clock, plan.seconds if plan else 0.0)
         self._bound(model)
         with phases("plan"):
             plan = plan or self._plan(datums, loss.num_substeps)
             turns = turns_of(plan, datums, self._ranks)
         found = dict[int, MicroBatchFigures]()
-        with self._computing_by(plan):
+        with self._computing_by(plan), self._base.seeing(pictures):
             for turn in turns:
                 with phases("forward"), torch.no_grad():
                     scores = self._micro_batches.score(turn)
@@ -232,10 +239,11 @@ class TrainingEngine:
     ) -> list[DatumTensors]:
         """Logprobs of the current policy; a `backward` by the same plan sees the same bits."""
         check_datums(datums, self.info)
+        check_pictures(datums, pictures)
         self._bound(model)
         plan = plan or self._plan(datums, num_substeps=1)
         found = dict[int, dict[int, Float32Array]]()
-        with torch.no_grad(), self._computing_by(plan):
+        with torch.no_grad(), self._computing_by(plan), self._base.seeing(pictures):
             for turn in turns_of(plan, datums, self._ranks):
                 scores = self._micro_batches.score(turn)
                 if turn and scores:
@@ -254,7 +262,7 @@ class TrainingEngine:
         """Add the gradient of −Σ w · logprob; weights of positions that are not scored are ignored."""
         check_datums(datums, self.info, scores_several=False)
         check_weights(datums, weights)
-        return self._gradient_pass(model, datums, ClientObjective(datums, weights), 1, plan)
+        return self._gradient_pass(model, datums, ClientObjective(datums, weights), 1, plan, pictures)
 
     def plan_step(self) -> StepPlan:
         """What of the engine's settings a step depends on."""
@@ -314,7 +322,9 @@ class TrainingEngine:
         objective: Objective,
         num_substeps: int,
         plan: Plan | None,
+        pictures: Pictures,
     ) -> PassResult:
+        check_pictures(datums, pictures)
         phases = PhaseTimer(self._clock, plan.seconds if plan else 0.0)
         session, adapter = self._bound(model)
         with phases("plan"):
@@ -324,7 +334,7 @@ class TrainingEngine:
         with self._ranks.agreed():
             shards = self._ranks.shard_sum(len(plan.shards), scratch)
         found = dict[int, MicroBatchFigures]()
-        with self._computing_by(plan), self._base.learning_from(datums):
+        with self._computing_by(plan), self._base.seeing(pictures), self._base.learning_from(datums):
             self._base.measure_activations()
             for turn in turns:
                 if turn and turn.opens_shard:

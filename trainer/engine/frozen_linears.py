@@ -16,16 +16,19 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from trainer.engine.products import TORCH, Products
+from trainer.engine.text_part import text_linears
 from wire.process.product_dtype import is_worth_rounding
 
 
 class FrozenLinears:
-    """Takes the place of the forward of all of them but the head, which `trainer.engine.logprobs` computes."""
+    """Takes the place of the forward of all of them but the head, which `trainer.engine.logprobs` computes. A tower's
+    stay torch's: what it makes of a picture does not depend on the plan."""
 
     def __init__(self, model: PreTrainedModel, products: Products = TORCH) -> None:
         self.products = products
         head = model.get_output_embeddings()
-        linears = [module for module in model.modules() if type(module) is torch.nn.Linear and module is not head]
+        linears = [module for module in text_linears(model).values() if type(module) is torch.nn.Linear]
+        linears = [module for module in linears if module is not head]
         self._layers = linears if model.device.type == "cpu" else []
         for layer in self._layers:
             layer.forward = partial(self._forward, layer)  # pyright: ignore[reportAttributeAccessIssue]

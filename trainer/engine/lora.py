@@ -7,6 +7,7 @@ another buffer: no weight is copied.
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from trainer.engine.logprobs import HeadUpdate
+from trainer.engine.text_part import tower_names
 from wire.engine import LoraConfig
 
 
@@ -105,7 +107,12 @@ class LiveAdapter:
         self._layers = layers
         self._dtype = dtype
         self.config = peft.LoraConfig(
-            r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, bias="none", task_type="CAUSAL_LM"
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            target_modules=targets,
+            exclude_modules=_inside(tower_names(layers.model)),
+            bias="none",
+            task_type="CAUSAL_LM",
         )
         layers.inject(self.config, self.name)
         self._head = layers.model.get_output_embeddings() if lora.unembed else None
@@ -164,3 +171,8 @@ class LiveAdapter:
 
     def _own_parameters(self, model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((name, p) for name, p in model.named_parameters() if f".{self.name}." in name)
+
+
+def _inside(paths: list[str]) -> str | None:
+    """What PEFT matches with all of a module's path: those inside of these modules, also under a wrapper's prefix."""
+    return rf"(.*\.)?({'|'.join(map(re.escape, paths))})\..*" if paths else None

@@ -25,6 +25,8 @@ from trainer.engine.attention import PackedLayout
 from trainer.engine.kernels import Kernel
 from trainer.engine.prefix_tree import build_tree
 from trainer.engine.vision.cost import PictureCost
+from trainer.engine.vision.embedding import PackedPictures, pack_pictures
+from trainer.engine.vision.sight import Sight
 from wire.datums import Datum
 from wire.extension import common_prefix, lexicographic
 
@@ -39,7 +41,7 @@ class Pack:
     position_ids_T: a token's place in its own sequence, which is its depth in the tree. rows_P, targets_P: the packed
     token whose hidden state predicts, ascending, and the token predicted; no two predictions are the same. inverse_N:
     the prediction that a target reads, datum by datum and position by position. has_several: some position has several
-    targets, so that a row of logits is best shared by its predictions.
+    targets, so that a row of logits is best shared by its predictions. pictures: None where no datum has any.
     """
 
     datums: Sequence[Datum]
@@ -50,6 +52,7 @@ class Pack:
     targets_P: torch.Tensor
     inverse_N: torch.Tensor
     has_several: bool = False
+    pictures: PackedPictures | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -106,9 +109,11 @@ def plan_shards(datums: Sequence[Datum], *, num_substeps: int, budget: PassBudge
     return _shards(pieces, budget)
 
 
-def build_pack(datums: Sequence[Datum], kernel: Kernel, device: torch.device) -> Pack:
-    """A tree of the datums' sequences, and the predictions that their targets read."""
-    tree = build_tree([datum.model_input for datum in datums], kernel.min_shared)
+def build_pack(datums: Sequence[Datum], kernel: Kernel, device: torch.device, sight: Sight | None = None) -> Pack:
+    """A tree of the datums' sequences, and the predictions that their targets read. sight: of a base that sees; others
+    are given no media."""
+    sequences = [datum.model_input for datum in datums]
+    tree = build_tree(sequences, kernel.min_shared, two_way=sight is not None and sight.rule.two_way)
     paths = zip(datums, tree.paths_S, strict=True)
     rows_N = np.concatenate([datum.per_target(path[datum.positions]) for datum, path in paths])
     targets_N = np.concatenate([datum.per_target(datum.targets) for datum in datums]).astype(np.int64)
@@ -128,6 +133,7 @@ def build_pack(datums: Sequence[Datum], kernel: Kernel, device: torch.device) ->
         targets_P=tensor(targets_P),
         inverse_N=tensor(inverse_N),
         has_several=any(datum.targets.ndim > 1 for datum in datums),
+        pictures=sight and pack_pictures(sequences, tree.paths_S, tree.num_tokens, sight, device),
     )
 
 

@@ -5,14 +5,16 @@ a trajectory, the prompt of a group, a system prompt of the whole batch, a histo
 preorder the descendants of a token are the tokens right behind it: key k is visible to query q where k ≤ q < end[k].
 
 A node is a run of tokens without a branch. Its own tokens are causal among themselves, and all tokens of its subtree
-see all of it: that is what attention computes from.
+see all of it: that is what attention computes from. Where a base has the tokens of a picture see one another both ways,
+those of each picture are a node of their own: key k is then visible where begin[k] ≤ q < end[k].
 """
 
 # S sequences, T tokens of the tree, M nodes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +27,13 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Tokens start to stop lie on one path without a branch; those from stop to end are their descendants."""
+    """Tokens start to stop lie on one path without a branch; those from stop to end are their descendants. two_way:
+    whether each sees those of the node that come behind it, too."""
 
     start: int
     stop: int
     end: int
+    two_way: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,12 +61,22 @@ class PrefixTree:
             ends_T[node.start : node.stop] = node.end
         return ends_T
 
+    @property
+    def begins_T(self) -> Int64Array:
+        """The first token that sees a token: itself, or the first of its node where that is two-way."""
+        begins_T = np.arange(self.num_tokens)
+        for node in self.nodes_M:
+            if node.two_way:
+                begins_T[node.start : node.stop] = node.start
+        return begins_T
 
-def build_tree(sequences_S: Sequence[TokenSequence], min_shared: int = 1) -> PrefixTree:
+
+def build_tree(sequences_S: Sequence[TokenSequence], min_shared: int = 1, *, two_way: bool = False) -> PrefixTree:
     """The tree of non-empty sequences.
 
     min_shared: a branch that would share fewer tokens than this beyond the branch before it is not worth a node of
-    its own, so those tokens are there more than once. Takes O(n log n) comparisons of sequences, then linear time.
+    its own, so those tokens are there more than once. two_way: whether tokens of a picture see one another both ways.
+    Takes O(n log n) comparisons of sequences, then linear time.
     """
     order = lexicographic(sequences_S)
     fresh: list[Int32Array] = []  # what each sequence adds, in preorder
@@ -90,11 +104,13 @@ def build_tree(sequences_S: Sequence[TokenSequence], min_shared: int = 1) -> Pre
         num_tokens += len(added)
         last = index
     depths_T = np.concatenate(depths)
+    paths_S = tuple(paths[index] for index in range(len(sequences_S)))
+    nodes_M = _nodes(sorted(set(first_tokens)), depths_T)
     return PrefixTree(
         ids_T=np.concatenate(fresh),
         depths_T=depths_T,
-        nodes_M=tuple(_nodes(sorted(set(first_tokens)), depths_T)),
-        paths_S=tuple(paths[index] for index in range(len(sequences_S))),
+        nodes_M=tuple(_cut_at_runs(nodes_M, _runs(sequences_S, paths_S)) if two_way else nodes_M),
+        paths_S=paths_S,
     )
 
 
@@ -109,3 +125,26 @@ def _nodes(starts: list[int], depths_T: Int64Array) -> Iterator[Node]:
     for m in above:
         ends[m] = len(depths_T)
     return (Node(*node) for node in zip(starts, stops, ends, strict=True))
+
+
+def _runs(sequences_S: Sequence[TokenSequence], paths_S: Sequence[Int64Array]) -> list[tuple[int, int]]:
+    """Where the media of all sequences begin and end in the tree, ascending, those that are shared once."""
+    paths = zip(sequences_S, paths_S, strict=True)
+    starts = {int(path[item.start]): item.num_tokens for sequence, path in paths for item in sequence.media}
+    return [(start, start + length) for start, length in sorted(starts.items())]
+
+
+def _cut_at_runs(nodes: Iterable[Node], runs: Sequence[tuple[int, int]]) -> Iterator[Node]:
+    """Each run as a node of its own, one below the other. No run reaches from one node into the next."""
+    waiting = deque(runs)
+    for node in nodes:
+        start = node.start
+        while waiting and waiting[0][0] < node.stop:
+            first, stop = waiting.popleft()
+            assert start <= first < stop <= node.stop, "a branch inside of a run"
+            if start < first:
+                yield Node(start, first, node.end)
+            yield Node(first, stop, node.end, two_way=True)
+            start = stop
+        if start < node.stop:
+            yield Node(start, node.stop, node.end)

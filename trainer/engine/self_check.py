@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from trainer.engine.gathers import Gathers
 from trainer.engine.packing import Pack
 from trainer.engine.products import TORCH
 from trainer.engine.ranks import Ranks
+from trainer.engine.text_part import attend_by, text_config
 from wire.datums import Datum, Origin
 from wire.extension import Int32Array, TokenSequence
 
@@ -32,7 +34,16 @@ from wire.extension import Int32Array, TokenSequence
 _TOLERANCES = {torch.float64: (1e-5, 1e-4), torch.float32: (1e-3, 1e-2)}
 _LOW_PRECISION_TOLERANCES = (0.1, 0.3)
 
+MakePack = Callable[[Sequence[Datum]], Pack]
 Score = Callable[[Pack], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Sequences for a check, and what the model's own forward takes of each beside its ids."""
+
+    datums: Sequence[Datum]
+    own_inputs: Callable[[Datum], dict[str, Any]]
 
 
 def probe(length: int, vocab_size: int, seed: int = 1, prefix: Sequence[int] = ()) -> Datum:
@@ -59,30 +70,34 @@ def probe_ids(datum: Datum) -> Int32Array:
 def disagreement(
     model: PreTrainedModel,
     linears: FrozenLinears,
-    pack: Callable[[Sequence[Datum]], Pack],
+    pack: MakePack,
     score: Score,
     gathers: Gathers,
     ranks: Ranks,
     *,
     alone: bool = False,
+    shown: Shown | None = None,
 ) -> str | None:
     """How packed logprobs or their gradients differ from the model's own eager ones; None if they agree.
 
     linears: of the model, by torch's products where it computes by itself. gathers: of the model; `score` makes those
     of its forward. ranks: after each pass they agree that all came to its end. alone: sequences are packed, and
-    computed by the model itself, one by one. Gradients are those of the embedded tokens, through all of the model. A
-    model that cannot be run as it is run here differs, too. Raises UnsupportedArchitecture for what no kernel computes.
+    computed by the model itself, one by one. shown: None for a family of sequences of text; the model itself computes
+    these one by one. Gradients are those of the embedded tokens, through all of the model. A model that cannot be run
+    as it is run here differs, too. Raises UnsupportedArchitecture for what no kernel computes.
     """
-    datums = _family(int(model.config.vocab_size))
+    datums = shown.datums if shown else _family(int(text_config(model).vocab_size))
+    own_inputs = shown.own_inputs if shown else lambda _: dict[str, Any]()
     close, aligned = _TOLERANCES.get(model.dtype, _LOW_PRECISION_TOLERANCES)
-    passes = [[datum] for datum in datums] if alone else [datums]
-    packs = [pack(each) for each in passes]
+    one_by_one = [[datum] for datum in datums]
+    packs = [pack(each) for each in (one_by_one if alone else [datums])]
     try:
         found = [packed_figures(model, each, score, gathers, ranks) for each in packs]
     except (AttributeError, RuntimeError, TypeError) as error:
         return f"packed computation fails: {error}"
     with _own_attention(model), linears.switched(TORCH):
-        own = [_own(model, each, gathers, ranks) for each in passes]
+        passes = one_by_one if alone or shown else [datums]
+        own = [_own(model, each, gathers, ranks, own_inputs(each[0])) for each in passes]
     logprobs_N, own_N = (torch.cat([logprobs for logprobs, _ in each]).double() for each in (found, own))
     if not (difference := (logprobs_N - own_N).abs().mean().item()) <= close:
         return f"packed logprobs differ from the model's own by {difference:.2g} nats a token"
@@ -116,14 +131,14 @@ def packed_figures(
 
 
 def _own(
-    model: PreTrainedModel, datums: Sequence[Datum], gathers: Gathers, ranks: Ranks
+    model: PreTrainedModel, datums: Sequence[Datum], gathers: Gathers, ranks: Ranks, beside: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A row a sequence; what fills the shorter ones up comes behind them, where a causal model does not look."""
     ids = [torch.from_numpy(probe_ids(datum).astype(np.int64)).to(model.device) for datum in datums]
     ids_BL = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
     with _embedded(model) as embedded, torch.enable_grad():
         with ranks.agreed(), gathers.forward():
-            logits_BLV = model(input_ids=ids_BL[:, :-1], use_cache=False).logits
+            logits_BLV = model(input_ids=ids_BL[:, :-1], use_cache=False, **beside).logits
         exact = torch.promote_types(logits_BLV.dtype, torch.float32)
         logprobs_BL = logits_BLV.to(exact).log_softmax(-1).gather(-1, ids_BL[:, 1:, None])[..., 0]
         logprobs_N = torch.cat([row_L[: len(of) - 1] for row_L, of in zip(logprobs_BL, ids, strict=True)])
@@ -156,8 +171,8 @@ def _embedded(model: PreTrainedModel) -> Generator[list[torch.Tensor]]:
 
 @contextmanager
 def _own_attention(model: PreTrainedModel) -> Generator[None]:
-    model.set_attn_implementation("eager")
+    attend_by(model, "eager")
     try:
         yield
     finally:
-        model.set_attn_implementation(IMPLEMENTATION)
+        attend_by(model, IMPLEMENTATION)

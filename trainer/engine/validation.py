@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from wire.datums import Datum
-from wire.engine import BaseModelInfo, LoraConfig
+from wire.engine import BaseModelInfo, LoraConfig, Pictures
 from wire.errors import InvalidRequest
+from wire.extension import TokenSequence
+from wire.picture_rule import PictureRule
 from wire.trajectories import Float32Array, Int32Array
 
 
@@ -31,6 +33,7 @@ def check_datums(
         if not scores_several and datum.targets.ndim > 1:
             raise InvalidRequest(f"{where} has several targets a position, which cross_entropy alone scores")
         _check_shapes(where, datum)
+        _check_media(where, datum.model_input, info)
         _check_ids(f"{where}: its model input", datum.model_input.ids, info.vocab_size)
         _check_ids(f"{where}: its targets", datum.targets, info.vocab_size)
         if datum.num_tokens > info.context_length:
@@ -41,6 +44,15 @@ def check_datums(
             raise InvalidRequest(f"{where}: its sampling logprobs or weights hold a value that is not a finite number")
         if not (sampling_logprobs_optional or datum.is_sampled.all()):
             raise InvalidRequest(f"{where} has targets without sampling logprobs, which this loss needs")
+
+
+def check_pictures(datums: Sequence[Datum], pictures: Pictures) -> None:
+    """Raises InvalidRequest unless the bytes of every picture are there."""
+    for index, datum in enumerate(datums):
+        for item in datum.model_input.media:
+            if item.digest not in pictures:
+                where = f"input {datum.origin.trajectory_index} (datum {index})"
+                raise InvalidRequest(f"{where}: its picture {item.name} did not come with the call")
 
 
 def check_lora(lora: LoraConfig) -> None:
@@ -72,8 +84,6 @@ def check_weights(datums: Sequence[Datum], weights: Sequence[Float32Array]) -> N
 
 
 def _check_shapes(where: str, datum: Datum) -> None:
-    if datum.model_input.media:
-        raise InvalidRequest(f"{where} holds media, which this engine does not read")
     edges = datum.spans.ravel()
     if len(edges) == 0 or edges[0] < 0 or edges[-1] > datum.num_tokens or not _ascend(datum.spans):
         raise InvalidRequest(f"{where}: its spans are no ascending runs of its {datum.num_tokens} positions")
@@ -88,6 +98,14 @@ def _check_shapes(where: str, datum: Datum) -> None:
         or len(datum.is_sampled) != len(datum.spans)
     ):
         raise InvalidRequest(f"{where}: its targets and what goes with them are not one a scored position")
+
+
+def _check_media(where: str, sequence: TokenSequence, info: BaseModelInfo) -> None:
+    if not sequence.media:
+        return
+    if info.pictures is None:
+        raise InvalidRequest(f"{where} has pictures, and this base takes text alone")
+    PictureRule.from_json(info.pictures).sequence(where, sequence.ids, sequence.media)
 
 
 def _ascend(spans: Int32Array) -> bool:

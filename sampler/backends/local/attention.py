@@ -30,11 +30,13 @@ class UnsupportedBase(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Packed tokens [start, stop) are a sequence from its beginning, for cache row `row` (None: for none)."""
+    """Packed tokens [start, stop) are a sequence from its beginning, for cache row `row` (None: for none). two_way:
+    runs of its tokens within which each sees the others, as of Gemma 3's pictures; counted from its beginning."""
 
     start: int
     stop: int
     row: int | None
+    two_way: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -47,6 +49,19 @@ class SlotLayout:
     next_rows_D: Tensor  # their cache rows,
     next_positions_D: Tensor  # and their positions in them
     _masks: dict[int | None, Tensor] = field(default_factory=dict[int | None, Tensor])
+    _prompt_masks: dict[tuple[Prompt, int | None], Tensor] = field(
+        default_factory=dict[tuple[Prompt, int | None], Tensor]
+    )
+
+    def prompt_mask(self, prompt: Prompt, sliding_window: int | None) -> Tensor | None:
+        """bool [T, T]: what each of a prompt's tokens sees of it. None: what came before it, and itself."""
+        length = prompt.stop - prompt.start
+        window = sliding_window if sliding_window is not None and length > sliding_window else None
+        if window is None and not prompt.two_way:
+            return None
+        if (prompt, window) not in self._prompt_masks:
+            self._prompt_masks[prompt, window] = _visible_TT(length, window, prompt.two_way)
+        return self._prompt_masks[prompt, window]
 
     def mask(self, sliding_window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive [R, 1, 1, S]: what each row's next token sees. Rows without one see their first slot, unread."""
@@ -100,7 +115,11 @@ def slot_attention(
             slot_layout.slots_2NRKSE[0, layer, prompt.row, :, : prompt.stop - prompt.start] = key_KTE[:, new]
             slot_layout.slots_2NRKSE[1, layer, prompt.row, :, : prompt.stop - prompt.start] = value_KTE[:, new]
         attended_BHTE = _within_prompt(
-            query_BHTE[:, :, new], key_BKTE[:, :, new], value_BKTE[:, :, new], sliding_window, scaling
+            query_BHTE[:, :, new],
+            key_BKTE[:, :, new],
+            value_BKTE[:, :, new],
+            slot_layout.prompt_mask(prompt, sliding_window),
+            scaling,
         )
         output_THE[new] = attended_BHTE[0].transpose(0, 1)
     if len(slot_layout.next_tokens_D):
@@ -111,14 +130,19 @@ def slot_attention(
 
 
 def _within_prompt(
-    query_BHTE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, sliding_window: int | None, scaling: float | None
+    query_BHTE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, visible_TT: Tensor | None, scaling: float | None
 ) -> Tensor:
-    length = query_BHTE.shape[2]
-    visibility: dict[str, Any] = {"is_causal": True}
-    if sliding_window is not None and length > sliding_window:
-        visible_TT = torch.ones(length, length, dtype=torch.bool).tril()
-        visibility = {"attn_mask": visible_TT.triu(1 - sliding_window)}
+    visibility: dict[str, Any] = {"is_causal": True} if visible_TT is None else {"attn_mask": visible_TT}
     return scaled_dot_product_attention(query_BHTE, key_BKTE, value_BKTE, **visibility, scale=scaling, enable_gqa=True)
+
+
+def _visible_TT(length: int, sliding_window: int | None, two_way: Sequence[tuple[int, int]]) -> Tensor:
+    visible_TT = torch.ones(length, length, dtype=torch.bool).tril_()
+    if sliding_window is not None:
+        visible_TT.triu_(1 - sliding_window)
+    for start, stop in two_way:  # whole, also where it is longer than the window
+        visible_TT[start:stop, start:stop] = True
+    return visible_TT
 
 
 def _over_the_cache(

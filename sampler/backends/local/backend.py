@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sampler.admission.prompt_limits import PromptLimits
 from sampler.backends.base import NO_PICTURES, SamplerInfo
 from sampler.backends.local.adapter_files import Adapter, read_adapter
 from sampler.backends.local.attention import IMPLEMENTATION
-from sampler.backends.local.base_model import cache_shape, load_base, plain_logits, steps_per_s, use_slot_attention
+from sampler.backends.local.base_model import cache_shape, load_base, steps_per_s, use_slot_attention
 from sampler.backends.local.bf16_products import choose_products
 from sampler.backends.local.constraints import Constraints, Form
 from sampler.backends.local.deep_threads import deep_threads
@@ -25,24 +26,31 @@ from sampler.backends.local.engine import Engine
 from sampler.backends.local.event_stream import EventStream, post
 from sampler.backends.local.kv_cache import SlotCache
 from sampler.backends.local.packed_linears import NUM_KERNELS, pack_linears
-from sampler.backends.local.packed_step import PackedModel, require_exact
+from sampler.backends.local.packed_step import PackedModel
+from sampler.backends.local.probes import Probes
 from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.scoring import ScoringTask
 from sampler.backends.local.sequence import Sequence
+from sampler.backends.local.vision import Shown, Vision
 from sampler.chat.text import ChatText, WithChatText
 from sampler.draws import Draws
+from sampler.pictures.pixels import Pixels
+from sampler.tokenizer_files import folder_of
 from sampler.vocabulary import Vocabulary
 from wire.errors import Conflict, NotFound
 from wire.loaded import Loaded, version_of
+from wire.picture_rule import PictureRule, rule_in
 from wire.process.onednn import keep_few_kernels
 from wire.process.product_dtype import ProductDtype
 from wire.process.threads import threads_for
-from wire.sampling import Constraint, GenerateEvent, GenerateRequest, PromptScores, ScoreRequest
+from wire.sampling import Constraint, GenerateEvent, GenerateRequest, PromptScores, ScoreRequest, media_of
 
 _NUM_BUILDERS = 2
 _NUM_PROBED = 16
 _NUM_SCORED = 2
 """Prompts that the engine has to score at a time: one, and the next."""
+_NUM_SEERS = 1
+"""Threads that compute features of pictures, beside the engine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,8 @@ class LocalSettings:
     kv_cache_tokens bounds the memory: rows times the longest row. context_length is at most that and the model's own.
     num_threads is torch's, None for as many as the model is worth. seed makes requests without a seed of their own
     reproducible; None leaves them to the operating system. tensor_parallel is 1: all of the base is in this process.
-    products: what its linear layers are to multiply in.
+    products: what its linear layers are to multiply in. max_feature_bytes: what a vision tower made of pictures and is
+    kept.
     """
 
     seed: int | None = None
@@ -64,6 +73,7 @@ class LocalSettings:
     num_threads: int | None = None
     tensor_parallel: int = 1
     products: ProductDtype = ProductDtype.FLOAT32
+    max_feature_bytes: int = 512 * 1024**2
 
 
 class LocalBackend(WithChatText):
@@ -79,31 +89,36 @@ class LocalBackend(WithChatText):
             )
         dtype: torch.dtype = getattr(torch, settings.dtype)
         keep_few_kernels(NUM_KERNELS)
-        model = load_base(base, dtype)
+        rule = rule_in(folder_of(base))
+        model = load_base(base, dtype, sees=rule is not None)
         torch.set_num_threads(settings.num_threads or threads_for(model.num_parameters()))
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
-        self._info = _info(model, tokenizer, settings)
         self._vocabulary = Vocabulary(tokenizer)
-        limits = PromptLimits(self._info.context_length, self._vocabulary.longest)
-        self._chat_text = ChatText(base, tokenizer, limits, self._info.eos_ids)
-        self._constraints = Constraints(tokenizer, self._vocabulary, self._info, self._chat_text.call_form)
         self._building = FairGate(_NUM_BUILDERS)
         self._builders = deep_threads(_NUM_BUILDERS, "constraints")
         self._scoring = FairGate(_NUM_SCORED)
+        self._seeing = FairGate(_NUM_SEERS)
+        self._seers = ThreadPoolExecutor(_NUM_SEERS, thread_name_prefix="pictures")
         self._draws = Draws(settings.seed)
         self._adapters: dict[str, Adapter] = {}
-        cache = SlotCache(cache_shape(model.config, dtype, settings.kv_cache_tokens))
-        packed = PackedModel(model, cache)
+        cache = SlotCache(cache_shape(model.config.get_text_config(), dtype, settings.kv_cache_tokens))
+        self._vision = Vision(model, Pixels(base), rule, settings.max_feature_bytes) if rule is not None else None
+        packed = PackedModel(model, cache, self._vision)
         self._linears = packed.hooks.linears
-        expected_logits = plain_logits(model, [0, 1, 2, 3])
+        probes = Probes(model, self._vision)
         num_parameters = model.num_parameters()
         use_slot_attention(model)
+        sees = False
         if settings.products is ProductDtype.BF16:  # whose rounding is no excuse for anything else
-            require_exact(packed, cache, expected_logits)
+            sees = probes.require_exact(packed, cache)
         products = choose_products(model, settings.products, packed.logits)
         pack_linears(model)
         if products is ProductDtype.FLOAT32:
-            require_exact(packed, cache, expected_logits)
+            sees = probes.require_exact(packed, cache)
+        self._info = _info(model, tokenizer, settings, rule if sees else None)
+        limits = PromptLimits(self._info.context_length, self._vocabulary.longest)
+        self._chat_text = ChatText(base, tokenizer, limits, self._info.eos_ids, self._info.pictures)
+        self._constraints = Constraints(tokenizer, self._vocabulary, self._info, self._chat_text.call_form)
         self._details = _details(model, packed, self._info, num_parameters, products)
         scheduler = Scheduler(cache, max_running=settings.max_running, max_step_tokens=settings.max_step_tokens)
         self._engine = Engine(packed, scheduler, post)
@@ -144,9 +159,12 @@ class LocalBackend(WithChatText):
         self, request: GenerateRequest, pictures: Mapping[str, bytes] = NO_PICTURES
     ) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
+        adapter = self._adapter(request.adapter)
+        limit = max_new_tokens(request, self._info)
+        shown = await self._shown(request, pictures)
         constraint = request.params.constraint
         form = await self._form(request, constraint) if constraint else None
-        sequence = self._new_sequence(request, form)
+        sequence = self._new_sequence(request, adapter, limit, form, shown)
         self._engine.submit(sequence)
         try:
             async for event in sequence.stream.events():
@@ -158,9 +176,10 @@ class LocalBackend(WithChatText):
         """See SamplerBackend."""
         adapter = self._adapter(request.adapter)
         check_scoring(request, self._info)
+        shown = await self._shown(request, pictures)
         async with self._scoring.place(request) as place:
             place.serve(len(request.prompt_token_ids))
-            task = ScoringTask(request, adapter)
+            task = ScoringTask(request, adapter, shown)
             self._engine.submit_scoring(task)
             try:
                 return await task.wait()
@@ -171,6 +190,7 @@ class LocalBackend(WithChatText):
         """See SamplerBackend."""
         await asyncio.to_thread(self._engine.close)
         self._builders.shutdown(wait=False, cancel_futures=True)
+        self._seers.shutdown(wait=False, cancel_futures=True)
         self._chat_text.close()
 
     async def _form(self, request: GenerateRequest, constraint: Constraint) -> Form:
@@ -178,9 +198,23 @@ class LocalBackend(WithChatText):
         async with self._building.place(request):
             return await asyncio.get_running_loop().run_in_executor(self._builders, self._constraints.start, constraint)
 
-    def _new_sequence(self, request: GenerateRequest, form: Form | None) -> Sequence:
-        adapter = self._adapter(request.adapter)
-        limit = max_new_tokens(request, self._info)
+    async def _shown(self, request: GenerateRequest | ScoreRequest, pictures: Mapping[str, bytes]) -> Shown | None:
+        """What the prompt shows, of a base that sees. Features of its pictures are computed here, beside the engine's
+        steps; a step that finds them gone again computes them itself."""
+        if self._vision is None:
+            return None
+        media = media_of(request.prompt_media)
+        for item in media:
+            if not self._vision.keeps(item):
+                async with self._seeing.place(request) as place:
+                    png = pictures[item.name]
+                    await asyncio.get_running_loop().run_in_executor(self._seers, self._vision.features, item, png)
+                    place.serve(item.num_tokens)
+        return self._vision.shown(request.prompt_token_ids, media, pictures)
+
+    def _new_sequence(
+        self, request: GenerateRequest, adapter: Adapter, limit: int, form: Form | None, shown: Shown | None
+    ) -> Sequence:
         return Sequence(
             request,
             adapter,
@@ -190,6 +224,7 @@ class LocalBackend(WithChatText):
             max_new_tokens=limit,
             stream=EventStream(self._engine.wake),
             form=form,
+            shown=shown,
         )
 
     def _adapter(self, name: str) -> Adapter:
@@ -214,21 +249,26 @@ def _details(
         kernel=IMPLEMENTATION.removeprefix("headway_"),
         threads=torch.get_num_threads(),
         context_length=info.context_length,
+        pictures=info.pictures.to_json() if info.pictures else None,
         tokens_per_s=rate,
         tokens_per_s_of=_NUM_PROBED,
         tokens_per_s_by="measured on a short pass",
     )
 
 
-def _info(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LocalSettings) -> SamplerInfo:
-    lengths = [settings.kv_cache_tokens, model.config.max_position_embeddings, settings.context_length]
+def _info(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: LocalSettings, rule: PictureRule | None
+) -> SamplerInfo:
+    config = model.config.get_text_config()
+    lengths = [settings.kv_cache_tokens, config.max_position_embeddings, settings.context_length]
     configured: Any = model.generation_config.eos_token_id if model.generation_config else None
     eos_ids = configured if isinstance(configured, list) else [configured]
     own_eos_id: Any = tokenizer.eos_token_id
     known = {int(eos_id) for eos_id in (*eos_ids, own_eos_id) if eos_id is not None}
     return SamplerInfo(
-        vocab_size=model.config.vocab_size,
+        vocab_size=config.vocab_size,
         context_length=min(length for length in lengths if length is not None),
         eos_ids=tuple(sorted(known)),
         constrains=True,
+        pictures=rule,
     )

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from sampler.backends.local.attention import IMPLEMENTATION, UnsupportedBase, register
 from sampler.backends.local.kv_cache import CacheShape
@@ -22,21 +22,27 @@ _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _BATCH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
-def load_base(base: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The base in eval mode, its attention over the slot cache. Raises UnsupportedBase."""
+def load_base(base: str, dtype: torch.dtype, *, sees: bool = False) -> PreTrainedModel:
+    """The base in eval mode, its attention over the slot cache. sees: with its vision tower. Raises UnsupportedBase."""
     register()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation="sdpa")
+    kind: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    model: PreTrainedModel = kind.from_pretrained(base, dtype=dtype, attn_implementation="sdpa")
     _refuse_unsupported(model)
     return model.eval().requires_grad_(False)
 
 
 def use_slot_attention(model: PreTrainedModel) -> None:
-    """From here on every forward needs a slot layout."""
-    model.set_attn_implementation(IMPLEMENTATION)
+    """From here on every forward of the decoder needs a slot layout. A vision tower keeps its attention."""
+    model.set_attn_implementation(IMPLEMENTATION if text_part(model) is model else {"text_config": IMPLEMENTATION})
+
+
+def text_part(model: PreTrainedModel) -> nn.Module:
+    """What adapters adapt, but for the head: the decoder of a base that sees, and all of another."""
+    return model if model.config is model.config.get_text_config() else model.get_decoder()
 
 
 def cache_shape(config: PreTrainedConfig, dtype: torch.dtype, max_tokens: int) -> CacheShape:
-    """The cache that this base needs."""
+    """The cache that a base of this text config needs."""
     num_heads: int = config.num_attention_heads
     return CacheShape(
         num_layers=config.num_hidden_layers,
@@ -47,10 +53,10 @@ def cache_shape(config: PreTrainedConfig, dtype: torch.dtype, max_tokens: int) -
     )
 
 
-def plain_logits(model: PreTrainedModel, token_ids: list[int]) -> Tensor:
+def plain_logits(model: PreTrainedModel, token_ids: list[int], **inputs: Tensor) -> Tensor:
     """float32 [T, V] of transformers' own forward, to hold the packed one against."""
     with torch.inference_mode():
-        output: Any = model(input_ids=torch.tensor([token_ids]), use_cache=False)
+        output: Any = model(input_ids=torch.tensor([token_ids]), **inputs, use_cache=False)
     return output.logits[0].float()
 
 
@@ -67,7 +73,7 @@ def steps_per_s(step: Callable[[], object]) -> float:
 
 
 def _refuse_unsupported(model: PreTrainedModel) -> None:
-    config = model.config
+    config = model.config.get_text_config()
     if not getattr(model, "_supports_attention_backend", False):
         raise UnsupportedBase(f"{config.model_type} takes no other attention than its own")
     unknown = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES

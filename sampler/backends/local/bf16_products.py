@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sampler.backends.local.base_model import text_part
 from sampler.backends.local.packed_linears import multiply_as_before, multiply_in_bf16, plain_linears
 from wire.process.product_dtype import (
     MAX_DIFFERENCE_NATS,
@@ -30,8 +31,8 @@ Logits = Callable[[list[int]], Tensor]
 
 
 def choose_products(model: PreTrainedModel, wanted: ProductDtype, logits: Logits) -> ProductDtype:
-    """The wanted ones, or float32 where those are no good, which is logged. All layers but the head and small ones then
-    multiply so.
+    """The wanted ones, or float32 where those are no good, which is logged. All layers of the text part but the head
+    and small ones then multiply so.
 
     logits: [T, V] of ids, by this model and whatever its layers multiply in. The head stays float32: rounding logits
     alone would cost twice what all other layers cost together.
@@ -39,7 +40,7 @@ def choose_products(model: PreTrainedModel, wanted: ProductDtype, logits: Logits
     if wanted is ProductDtype.FLOAT32:
         return wanted
     head = model.get_output_embeddings()
-    linears = [linear for linear in plain_linears(model) if linear is not head]
+    linears = [linear for linear in plain_linears(text_part(model)) if linear is not head]
     layers = [linear for linear in linears if is_worth_rounding(linear.weight.numel())]
     reason = _lack(layers) or _disagreement(layers, logits, probe_ids(model.config.get_text_config().vocab_size))
     if reason is None:

@@ -143,7 +143,7 @@ class Engine:
             return
         self._step_began_at = time.monotonic()
         try:
-            task.end(score_prompt(self._model, task.request, task.adapter))
+            task.end(score_prompt(self._model, task.request, task.adapter, task.shown))
         except HeadwayError as error:
             task.end(error)
         except Exception as error:

@@ -14,10 +14,13 @@ RowSlice = tuple[Adapter, int, int]
 
 
 class LoraHooks:
-    """Hooks on every linear layer of a model. Call `route` before each forward; without slices nothing is added."""
+    """Hooks on every linear layer of a model's text part, and on its head. Call `route` before each forward; without
+    slices nothing is added."""
 
-    def __init__(self, model: nn.Module, head: nn.Module | None) -> None:
-        self.linears = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    def __init__(self, model: nn.Module, text_part: nn.Module, head: nn.Module | None) -> None:
+        adapted = {id(module) for module in (*text_part.modules(), head)}
+        linears = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+        self.linears = {path: linear for path, linear in linears.items() if id(linear) in adapted}
         self._token_rows: Sequence[RowSlice] = ()
         self._logit_rows: Sequence[RowSlice] = ()
         self._num_tokens = self._num_logits = 0

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sampler.backends.local.adapter_files import Adapter
 from sampler.backends.local.packed_step import PackedModel
+from sampler.backends.local.vision import Shown
+from sampler.pictures.scores import without_pictures
 from wire.errors import HeadwayError
 from wire.sampling import PromptScores, ScoreRequest
 
@@ -18,9 +20,10 @@ from wire.sampling import PromptScores, ScoreRequest
 class ScoringTask:
     """A request for scores, made on the event loop that waits for them."""
 
-    def __init__(self, request: ScoreRequest, adapter: Adapter) -> None:
+    def __init__(self, request: ScoreRequest, adapter: Adapter, shown: Shown | None = None) -> None:
         self.request = request
         self.adapter = adapter
+        self.shown = shown
         self.cancelled = False
         self._loop = asyncio.get_running_loop()
         self._scores: asyncio.Future[PromptScores] = self._loop.create_future()
@@ -43,13 +46,15 @@ class ScoringTask:
             self._scores.set_result(scores)
 
 
-def score_prompt(model: PackedModel, request: ScoreRequest, adapter: Adapter) -> PromptScores:
+def score_prompt(
+    model: PackedModel, request: ScoreRequest, adapter: Adapter, shown: Shown | None = None
+) -> PromptScores:
     """What the request asks for. Raises HeadwayError for logits that are not finite."""
     ids, first = request.prompt_token_ids, request.first
     scores = PromptScores(logprobs=[])
     found = list[Tensor]()
     at = first
-    for logits_PV in model.prompt_logits(ids, adapter, first - 1):
+    for logits_PV in model.prompt_logits(ids, adapter, first - 1, shown):
         logits_PV = logits_PV.float()
         partition_P1 = logits_PV.logsumexp(-1, keepdim=True)
         end = at + len(logits_PV)
@@ -67,7 +72,7 @@ def score_prompt(model: PackedModel, request: ScoreRequest, adapter: Adapter) ->
         raise HeadwayError(f"adapter {adapter.name} gives logits that are not finite")
     if request.targets is not None:
         scores.targets = _in_layout(request, request.targets, found)
-    return scores
+    return without_pictures(scores, request)
 
 
 def _in_layout(request: ScoreRequest, targets: list[list[int]], found: list[Tensor]) -> list[list[float | None]]:

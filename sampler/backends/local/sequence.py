@@ -10,9 +10,10 @@ from sampler.backends.local.adapter_files import Adapter
 from sampler.backends.local.constraints import Form
 from sampler.backends.local.event_stream import EventStream
 from sampler.backends.local.token_sampling import RowSampling, SampledToken
+from sampler.backends.local.vision import Shown
 from sampler.incremental_detokenizer import IncrementalDetokenizer
 from sampler.vocabulary import Vocabulary
-from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, TopLogprob
+from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, TopLogprob, media_of
 
 _LEAST_PROGRESS = 16
 _RECOMPUTED_A_TOKEN = 64
@@ -24,6 +25,7 @@ FinishReason = Literal["stop", "length"]
 
 class Sequence:
     """`ids` are the prompt and what was sampled; the first `cached` of them have their keys and values in `row`.
+    `shown`: what the prompt shows, of a base that sees.
 
     Owned by the engine's thread once submitted, but for `cancelled`, which anyone may set.
     """
@@ -39,6 +41,7 @@ class Sequence:
         max_new_tokens: int,
         stream: EventStream,
         form: Form | None = None,
+        shown: Shown | None = None,
     ) -> None:
         self.team = request.team
         self.call: Hashable = request.call or self
@@ -47,6 +50,8 @@ class Sequence:
         self.stream = stream
         self.num_prompt = len(request.prompt_token_ids)
         self.ids = list(request.prompt_token_ids)
+        self.shown = shown
+        self._media = media_of(request.prompt_media)
         self.row = -1
         self.cached = 0
         self.cancelled = False
@@ -76,10 +81,12 @@ class Sequence:
         return len(self.ids) == self.num_prompt
 
     def same_prompt(self, other: Sequence) -> bool:
-        """Whether keys and values of the prompt are the same, and so can be shared."""
+        """Whether keys and values of the prompt are the same, and so can be shared: those of other pictures behind the
+        same ids are others."""
         return (
             self.adapter is other.adapter
             and self.num_prompt == other.num_prompt
+            and self._media == other._media
             and self.ids[: self.num_prompt] == other.ids[: other.num_prompt]
         )
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sampler.admission.fair_gate import FairGate
 from sampler.admission.limits import check_scoring, max_new_tokens
@@ -24,24 +23,26 @@ from sampler.backends.vllm.adapter_check import check_adapter, is_on_head
 from sampler.backends.vllm.adapter_folders import AdapterFolders
 from sampler.backends.vllm.answer import Answer, vllm_params
 from sampler.backends.vllm.attached import AttachedServer
+from sampler.backends.vllm.base_facts import architecture_of, blindness, chat_format_of, info_of, ranks_of
 from sampler.backends.vllm.base_tensors import BaseTensors, local_folder
-from sampler.backends.vllm.canary_check import CanaryCheck
-from sampler.backends.vllm.client import VllmClient
-from sampler.backends.vllm.command import served_num_seqs, served_rank, served_tensor_parallel
+from sampler.backends.vllm.canary_check import CanaryCheck, Question, canary_pictures
+from sampler.backends.vllm.client import Chunk, VllmClient
+from sampler.backends.vllm.command import served_num_seqs, served_picture_cache, served_rank
+from sampler.backends.vllm.media import HandedOver, PicturesLost, features
 from sampler.backends.vllm.parsers import ChatFormat, Parsers, choose_parsers, divide
 from sampler.backends.vllm.reading import VllmReading
 from sampler.backends.vllm.scoring import PromptScoring
 from sampler.backends.vllm.server import OwnServer
 from sampler.backends.vllm.settings import VllmSettings
 from sampler.backends.vllm.structured import StructuredOutputs, reasoning_gate
-from sampler.backends.vllm.tensor_parallel import check_ranks
-from sampler.chat.rendering import ChatRenderer
 from sampler.chat.text import ChatText, WithChatText
 from sampler.draws import Draws
+from sampler.pictures.expanding import pictures_of
 from sampler.vocabulary import Vocabulary
 from wire.canary import Canary
 from wire.errors import Conflict, HeadwayError, InvalidRequest, NotFound, Unavailable
 from wire.loaded import Loaded, version_of
+from wire.picture_rule import PictureRule, rule_in
 from wire.process.threads import threads_for
 from wire.sampling import (
     Constraint,
@@ -51,7 +52,9 @@ from wire.sampling import (
     ParsedMessage,
     ParseOptions,
     PromptScores,
+    RenderRequest,
     ScoreRequest,
+    TokenIds,
 )
 
 log = structlog.get_logger(__name__)
@@ -79,7 +82,8 @@ class VllmBackend(WithChatText):
     def __init__(self, base: str, settings: VllmSettings | None = None) -> None:
         self._settings = settings or VllmSettings()
         folder = local_folder(base)
-        self._ranks = _ranks(self._settings, folder)
+        rule = rule_in(folder)
+        self._ranks = ranks_of(self._settings, folder)
         self._tensors = BaseTensors.read(folder)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         self._vocabulary = Vocabulary(tokenizer)
@@ -90,15 +94,20 @@ class VllmBackend(WithChatText):
         self._adapters: dict[str, _Loaded] = {}
         self._num_losses = 0
         self._client = VllmClient()
-        chat = _chat_format(folder, tokenizer)
-        self._architecture = _architecture(folder)
+        chat = chat_format_of(folder, tokenizer)
+        self._architecture = architecture_of(folder)
         threads = threads_for(self._tensors.num_parameters)
         self._num_threads = self._settings.num_threads or max(1, threads // self._ranks)
-        self._server = self._connect(folder, chat)
+        self._model = ""
+        self._pictures = self._handed_over(rule, tokenizer)
+        self._server = self._connect(folder, chat, with_pictures=rule is not None)
         self._server.start()
-        self._info = _info(folder, tokenizer, self._client.models(self._server.url))
+        models = self._client.models(self._server.url)
+        self._model = models[0]["id"]
+        self._blind = blindness(rule, self._server.said().get("device"))
+        self._info = info_of(folder, tokenizer, models, None if self._blind else rule)
         limits = PromptLimits(self._info.context_length, self._vocabulary.longest)
-        self._chat_text = ChatText(str(folder), tokenizer, limits, self._info.eos_ids)
+        self._chat_text = ChatText(str(folder), tokenizer, limits, self._info.eos_ids, self._info.pictures)
         named = self._settings.tool_call_parser, self._settings.reasoning_parser
         division = divide(*named, chat, self._chat_text.calls)
         several = division.form is None or division.form.several
@@ -108,7 +117,7 @@ class VllmBackend(WithChatText):
         self._folders = AdapterFolders(self._settings.adapter_dir, self._tensors)
         self._leaving = ThreadPoolExecutor(1, thread_name_prefix="vllm-unload")
         self._scoring = PromptScoring(self._client, lambda: self._server.url, self._folders, self._tensors.any_linear())
-        self._canaries = CanaryCheck(lambda *question: self._client.logprob_of(self._server.url, *question))
+        self._canaries = CanaryCheck(self._logprob_of, sees=self._info.pictures is not None)
 
     @property
     def info(self) -> SamplerInfo:
@@ -129,6 +138,7 @@ class VllmBackend(WithChatText):
             threads=self._num_threads if said.get("device") == "cpu" else None,
             context_length=self._info.context_length,
             max_lora_rank=served_rank(self._settings.max_lora_rank),
+            pictures=self._info.pictures.to_json() if self._info.pictures else None,
             engine=", ".join(filter(None, (f"vLLM {engine}", self._split(), said.get("cache")))),
         )
 
@@ -179,6 +189,12 @@ class VllmBackend(WithChatText):
         """See SamplerBackend."""
         return self._server.final_trouble()
 
+    async def render(self, request: RenderRequest) -> TokenIds:
+        """See SamplerBackend."""
+        if self._blind and pictures_of(request.messages):
+            raise InvalidRequest(self._blind)
+        return await super().render(request)
+
     async def derender(self, request: DerenderRequest) -> ParsedMessage:
         """See SamplerBackend; and Unavailable while the server is away."""
         return await self._reading.derender(request)
@@ -206,14 +222,21 @@ class VllmBackend(WithChatText):
             place.serve(len(prompt))
             more |= {"priority": place.num_before} if self._settings.url is None else {}
             whole = request.whole and not params.stop  # an answer that ends at a stop string has to be watched
-            chunks = self._client.generate(self._server.url, served_as, prompt, sampling, whole=whole, **more)
-            async with aclosing(chunks), self._blaming(params.constraint):
-                async for chunk in chunks:
+            more |= features(request.prompt_media)
+
+            def ask() -> Awaitable[tuple[Chunk | None, AsyncGenerator[Chunk]]]:
+                return _begun(self._client.generate(self._server.url, served_as, prompt, sampling, whole=whole, **more))
+
+            async with self._blaming(params.constraint):
+                chunk, chunks = await self._pictures.asked(request.prompt_media, pictures, ask)
+                await stack.enter_async_context(aclosing(chunks))
+                while chunk is not None:
                     event = answer.take(chunk)
                     place.serve(len(event.tokens))
                     yield event
                     if event.finish_reason is not None:
                         return
+                    chunk = await anext(chunks, None)
             raise Unavailable("vLLM ended the answer early; try again")
 
     async def score(self, request: ScoreRequest, pictures: Mapping[str, bytes] = NO_PICTURES) -> PromptScores:
@@ -224,15 +247,20 @@ class VllmBackend(WithChatText):
                 raise InvalidRequest("prompt logprobs are not asked of a vLLM that this sampler only attached to")
             async with self._gate.place(request) as place:
                 place.serve(len(request.prompt_token_ids))
-                return await self._scoring.score(
-                    request, adapter.served_as, is_on_head=adapter.is_on_head, priority=place.num_before
-                )
+
+                def ask() -> Awaitable[PromptScores]:
+                    return self._scoring.score(
+                        request, adapter.served_as, is_on_head=adapter.is_on_head, priority=place.num_before
+                    )
+
+                return await self._pictures.asked(request.prompt_media, pictures, ask)
 
     async def close(self) -> None:
         """See SamplerBackend."""
         await asyncio.to_thread(self._server.stop)
         self._leaving.shutdown()
         self._canaries.close()
+        self._pictures.close()
         self._chat_text.close()
         self._client.close()
         self._folders.close()
@@ -248,11 +276,35 @@ class VllmBackend(WithChatText):
         log.info("parsers", tool_call=parsers.tool_call, reasoning=parsers.reasoning)
         return parsers
 
-    def _connect(self, folder: Path, chat: ChatFormat) -> OwnServer | AttachedServer:
+    def _handed_over(self, rule: PictureRule | None, tokenizer: PreTrainedTokenizerBase) -> HandedOver:
+        template_id: Any = tokenizer.convert_tokens_to_ids(rule.template_text) if rule else 0
+
+        def ask(body: dict[str, Any]) -> dict[str, Any]:
+            return self._client.generate_now(self._server.url, {"model": self._model, **body})
+
+        return HandedOver(rule, template_id, served_picture_cache(self._settings), ask)
+
+    def _logprob_of(self, adapter: str, question: Question) -> float:
+        def ask() -> float:
+            more = features(question.media)
+            return self._client.logprob_of(self._server.url, adapter, question.prompt, question.token_id, **more)
+
+        return self._pictures.asked_now(question.media, canary_pictures(), ask)
+
+    def _connect(self, folder: Path, chat: ChatFormat, *, with_pictures: bool) -> OwnServer | AttachedServer:
         if url := self._settings.url:
             return AttachedServer(url, self._client, self._served, self._forget_all, self._settings.stalled_s)
         parsers = self._parsers(chat)
-        return OwnServer(folder, self._num_threads, self._settings, parsers, self._client, self._forget_all)
+        return OwnServer(
+            folder,
+            self._num_threads,
+            self._settings,
+            parsers,
+            self._client,
+            self._forget_all,
+            has_vision=self._tensors.has_vision,
+            with_pictures=with_pictures,
+        )
 
     @asynccontextmanager
     async def _blaming(self, constraint: Constraint | None) -> AsyncGenerator[None]:
@@ -267,7 +319,7 @@ class VllmBackend(WithChatText):
             ) from error
 
     async def _is_refusal(self, error: HeadwayError) -> bool:
-        stumbled = type(error) is HeadwayError
+        stumbled = type(error) in (HeadwayError, PicturesLost)
         is_healthy = stumbled and await asyncio.to_thread(self._client.is_healthy, self._server.url)
         return isinstance(error, InvalidRequest) or is_healthy
 
@@ -293,6 +345,7 @@ class VllmBackend(WithChatText):
         with self._lock:
             lost, self._adapters = self._adapters, {}
             self._num_losses += 1
+        self._pictures.forget_all()
         for adapter in lost.values():
             self._folders.remove(adapter.folder)
 
@@ -320,37 +373,6 @@ class VllmBackend(WithChatText):
         return self._draws.stream(None, request.prompt_token_ids, request.prompt_media).getrandbits(63)
 
 
-def _ranks(settings: VllmSettings, folder: Path) -> int:
-    """Over how many the server splits the base. Raises ValueError where it cannot, or is not ours to start."""
-    if settings.url is not None:
-        if settings.tensor_parallel > 1:
-            raise ValueError(
-                "--tensor-parallel is for a vLLM that this sampler starts, and --vllm-url names one that runs"
-            )
-        return 1
-    ranks = served_tensor_parallel(settings)
-    check_ranks(AutoConfig.from_pretrained(folder).get_text_config(), ranks)
-    return ranks
-
-
-def _architecture(folder: Path) -> str | None:
-    named: list[str] = AutoConfig.from_pretrained(folder).architectures or []
-    return named[0] if named else None
-
-
-def _chat_format(folder: Path, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
-    model_type: str = AutoConfig.from_pretrained(folder).model_type
-    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
-    opening = ChatRenderer(tokenizer).generation_prompt({})
-    return ChatFormat(template, opening, model_type, tokenizer.get_vocab())
-
-
-def _info(folder: Path, tokenizer: PreTrainedTokenizerBase, models: list[dict[str, Any]]) -> SamplerInfo:
-    config = AutoConfig.from_pretrained(folder).get_text_config()
-    generation = folder / "generation_config.json"
-    configured: Any = json.loads(generation.read_text()).get("eos_token_id") if generation.exists() else None
-    eos_ids = configured if isinstance(configured, list) else [configured]
-    own_eos_id: Any = tokenizer.eos_token_id
-    known = {int(eos_id) for eos_id in (*eos_ids, own_eos_id) if eos_id is not None}
-    context_length = int(models[0]["max_model_len"])
-    return SamplerInfo(config.vocab_size, context_length, eos_ids=tuple(sorted(known)), constrains=True)
+async def _begun(chunks: AsyncGenerator[Chunk]) -> tuple[Chunk | None, AsyncGenerator[Chunk]]:
+    """The first one, and where the others come from."""
+    return await anext(chunks, None), chunks

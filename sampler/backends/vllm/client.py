@@ -93,19 +93,24 @@ class VllmClient:
         if response.status_code not in (200, 404):
             raise Unavailable(f"vLLM does not unload adapter {name}: {_sentence(response.content)}")
 
-    def logprob_of(self, url: str, name: str, prompt: list[int], token_id: int | None) -> float:
+    def logprob_of(self, url: str, name: str, prompt: list[int], token_id: int | None, **more: Any) -> float:
         """Of a likely token (None: the likeliest) after the prompt, at temperature 1. NaN where vLLM has no logprobs,
-        −inf where the token is not among the likely ones. Raises HeadwayError."""
+        −inf where the token is not among the likely ones. `more` are other fields of the request. Raises
+        HeadwayError."""
         # Not `logprob_token_ids`: while one request asks for those, others in the batch get them as alternatives.
         params = {"max_tokens": 1, "temperature": 0.0, "detokenize": False, "ignore_eos": True, "logprobs": 5}
-        body = {"model": name, "token_ids": prompt, "sampling_params": params}
-        response = self._post(f"{url}/inference/v1/generate", body)
-        if response.status_code != 200:
-            raise _refusal(response.status_code, response.content)
-        (position,) = response.json()["choices"][0]["logprobs"]["content"]
+        answer = self.generate_now(url, {"model": name, "token_ids": prompt, "sampling_params": params, **more})
+        (position,) = answer["choices"][0]["logprobs"]["content"]
         sampled = finite_or_nan(position["logprob"])
         found = {top["token_id"]: top["logprob"] for top in position["top_logprobs"]}
         return sampled if token_id is None or math.isnan(sampled) else found.get(token_id, -math.inf)
+
+    def generate_now(self, url: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The whole answer to a request to generate. Blocks. Raises HeadwayError."""
+        response = self._post(f"{url}/inference/v1/generate", body)
+        if response.status_code != 200:
+            raise _refusal(response.status_code, response.content)
+        return response.json()
 
     async def prompt_logprobs(
         self, url: str, name: str, prompt: list[int], num_top: int, **more: Any

@@ -19,8 +19,10 @@ import structlog
 
 from sampler.backends.vllm.adapter_folders import AdapterFolders
 from sampler.backends.vllm.client import VllmClient
+from sampler.backends.vllm.media import features
+from sampler.pictures.scores import without_pictures
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
-from wire.sampling import PromptScores, ScoreRequest
+from wire.sampling import PromptScores, ScoreRequest, media_of
 from wire.stored_names import HEAD
 
 log = structlog.get_logger(__name__)
@@ -66,8 +68,9 @@ class PromptScoring:
                 f"this version of vLLM computes wrong prompt logprobs under adapters {where}and they are not served"
             )
         ids, num_top = request.prompt_token_ids, request.top_logprobs
-        rows = await self._client.prompt_logprobs(self._url(), served_as, ids, num_top, priority=priority)
-        return _scores(request, rows[request.first - 1 :])
+        more = {"priority": priority, **features(request.prompt_media)}
+        rows = await self._client.prompt_logprobs(self._url(), served_as, ids, num_top, **more)
+        return without_pictures(_scores(request, rows[request.first - 1 :]), request)
 
     async def _checked(self) -> Rightness:
         async with self._lock:
@@ -120,7 +123,8 @@ class PromptScoring:
 
 def _scores(request: ScoreRequest, rows: list[dict[int, float]]) -> PromptScores:
     own = [row[token_id] for token_id, row in zip(request.prompt_token_ids[request.first :], rows, strict=True)]
-    if not all(map(math.isfinite, own)):
+    shown = {at for item in media_of(request.prompt_media) for at in range(item.start, item.stop)}
+    if not all(math.isfinite(logprob) for at, logprob in enumerate(own, request.first) if at not in shown):
         raise HeadwayError(f"adapter {request.adapter} gives logits that are not finite")
     scores = PromptScores(logprobs=[*own])
     if request.top_logprobs:

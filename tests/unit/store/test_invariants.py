@@ -179,6 +179,10 @@ def step_applied_twice(estate: Estate) -> None:
     add_row(estate, "committed", parent=estate.step(), step=2)
 
 
+def picture_of_nobody(estate: Estate):
+    estate.operation("forward_backward", pictures=["0a" * 32])
+
+
 def payload_given_up_too_early(estate: Estate) -> None:
     estate.operation("forward_backward", blobs_dropped_at=func.clock_timestamp())
 
@@ -250,6 +254,7 @@ def places_against_the_numbers(estate: Estate) -> None:
         (step_of_nothing, "steps have gradients"),
         (step_applied_twice, "a step is a checkpoint"),
         (payload_given_up_too_early, "what may be replayed keeps its payload"),
+        (picture_of_nobody, "what is to be carried out keeps its pictures"),
         (token_that_shrank, "tokens only grow"),
         (sampler_of_dreams, "samplers hold what exists"),
     ],

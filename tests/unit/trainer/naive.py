@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import torch
@@ -16,9 +17,12 @@ from transformers import PreTrainedModel
 
 from tests.unit.trainer.tiny import MODEL
 from trainer.engine.engine import TrainingEngine
+from wire.extension import Media
 from wire.trajectories import Batch, Trajectory, Turn
 
 Formula = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+Beside = Callable[[Turn], Mapping[str, Any]]
+"""What a model's forward takes of a turn beside its ids."""
 
 
 def _ppo(p: torch.Tensor, q: torch.Tensor, a: float) -> torch.Tensor:
@@ -57,10 +61,11 @@ def naive_pass(
     folder: Path,
     model: UUID = MODEL,
     options: Mapping[str, float] | None = None,
+    beside: Beside = lambda _: {},
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """C and its gradient per LoRA tensor, for the adapter that the engine holds."""
     policy = saved_policy(base, engine, folder, model)
-    costs = _costs_per_sequence(policy, batch, loss, options or {})
+    costs = _costs_per_sequence(policy, batch, loss, options or {}, beside)
     total = torch.cat(costs).sum()
     if options and options.get("normalize_by_tokens"):
         total = torch.cat(costs).mean()
@@ -71,16 +76,18 @@ def naive_pass(
     return total.item(), named
 
 
-def _costs_per_sequence(policy: PeftModel, batch: Batch, loss: str, options: Mapping[str, float]) -> list[torch.Tensor]:
+def _costs_per_sequence(
+    policy: PeftModel, batch: Batch, loss: str, options: Mapping[str, float], beside: Beside
+) -> list[torch.Tensor]:
     costs = []
     for trajectory, advantage in zip(batch.trajectories, naive_advantages(batch, options), strict=True):
         for turns in sequences(trajectory):
-            p = torch.cat([turn_logprobs(policy, turn) for turn in turns])
+            p = torch.cat([turn_logprobs(policy, turn, beside) for turn in turns])
             q = torch.cat([torch.from_numpy(turn.sampling_logprobs) for turn in turns]).to(p.dtype)
             cost = FORMULAS[loss](p, q, advantage)
             if beta := options.get("kl_penalty_coef"):
                 with torch.no_grad(), policy.disable_adapter():
-                    b = torch.cat([turn_logprobs(policy, turn) for turn in turns])
+                    b = torch.cat([turn_logprobs(policy, turn, beside) for turn in turns])
                 cost = cost + beta * (torch.exp(b - p) - (b - p) - 1)
             costs.append(cost)
     return costs
@@ -90,12 +97,13 @@ def sequences(trajectory: Trajectory) -> list[list[Turn]]:
     """Runs of turns whose prompts extend one another."""
     runs: list[list[Turn]] = []
     seen: list[int] = []
+    media: list[Media] = []
     for turn in trajectory.turns:
-        prompt = turn.prompt_ids.tolist()
-        if not seen or prompt[: len(seen)] != seen:
+        prompt, before = turn.prompt_ids.tolist(), [item for item in turn.media if item.start < len(seen)]
+        if not seen or prompt[: len(seen)] != seen or before != media:
             runs.append([])
         runs[-1].append(turn)
-        seen = prompt + turn.output_ids.tolist()
+        seen, media = prompt + turn.output_ids.tolist(), list(turn.media)
     return runs
 
 
@@ -107,9 +115,9 @@ def saved_policy(base: PreTrainedModel, engine: TrainingEngine, folder: Path, mo
     return PeftModel.from_pretrained(base, adapter, is_trainable=True, autocast_adapter_dtype=False)
 
 
-def turn_logprobs(policy: torch.nn.Module, turn: Turn) -> torch.Tensor:
+def turn_logprobs(policy: torch.nn.Module, turn: Turn, beside: Beside = lambda _: {}) -> torch.Tensor:
     ids = torch.tensor([[*turn.prompt_ids.tolist(), *turn.output_ids.tolist()]])
-    logprobs = torch.log_softmax(policy(input_ids=ids).logits[0], dim=-1)
+    logprobs = torch.log_softmax(policy(input_ids=ids, **beside(turn)).logits[0], dim=-1)
     start = len(turn.prompt_ids)
     return torch.stack([logprobs[start + i - 1, token] for i, token in enumerate(turn.output_ids.tolist())])
 

@@ -90,7 +90,7 @@ def test_without_rewards_nothing_is_said_of_them() -> None:
         ({"sampling_logprobs": np.array([1, 1, 1, 1, 1, -np.inf], np.float32)}, "not a finite number"),
         ({"is_sampled": np.array([False])}, "without sampling logprobs, which this loss needs"),
         ({"targets": np.ones((6, 2), np.int32)}, "several targets a position"),
-        ({"model_input": TokenSequence(np.array(IDS, np.int32), (Media(1, 1, bytes(32), 8, 8),))}, "holds media"),
+        ({"model_input": TokenSequence(np.array(IDS, np.int32), (Media(1, 1, bytes(32), 8, 8),))}, "takes text alone"),
     ],
 )
 def test_a_datum_that_cannot_be_scored_is_named_and_leaves_nothing_behind(bad: dict[str, Any], sentence: str) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.engine.prefix_tree import Node, PrefixTree, build_tree
-from wire.extension import TokenSequence
+from wire.extension import Media, TokenSequence, joined
 
 FEW_TOKENS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=8)
 
@@ -21,6 +21,17 @@ def test_a_shared_prompt_is_there_once() -> None:
     assert tree.depths_T.tolist() == [0, 1, 2, 3, 3, 4]
     assert tree.nodes_M == (Node(0, 3, 6), Node(3, 4, 4), Node(4, 6, 6))
     assert [path.tolist() for path in tree.paths_S] == [[0, 1, 2, 3], [0, 1, 2, 4, 5], [0, 1, 2]]
+
+
+def test_a_picture_is_a_node_of_its_own_where_its_tokens_see_one_another() -> None:
+    run = TokenSequence(np.full(3, 9, np.int32), (Media(0, 3, bytes(32), 8, 8),))
+    begin, *ends = (TokenSequence(np.array(ids, np.int32)) for ids in ([5, 6], [1], [2, 3]))
+    sequences = [joined(begin, run, end) for end in ends]
+    one_way, two_way = (build_tree(sequences, two_way=two_way) for two_way in (False, True))
+    assert one_way.nodes_M == (Node(0, 5, 8), Node(5, 6, 6), Node(6, 8, 8))
+    assert two_way.nodes_M == (Node(0, 2, 8), Node(2, 5, 8, two_way=True), Node(5, 6, 6), Node(6, 8, 8))
+    assert two_way.begins_T.tolist() == [0, 1, 2, 2, 2, 5, 6, 7]
+    assert two_way.ends_T.tolist() == one_way.ends_T.tolist()
 
 
 def test_a_sequence_that_goes_on_where_another_ended_needs_no_node() -> None:

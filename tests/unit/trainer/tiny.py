@@ -34,17 +34,19 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNorm
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRMSNorm
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings, TrainingEngine
 from trainer.engine.session import Session
 from wire.conversion import to_datums
 from wire.datums import Datum, Origin
-from wire.engine import DatumTensors, LoraConfig, LossChoice, PassResult
+from wire.engine import NO_PICTURES, DatumTensors, LoraConfig, LossChoice, PassResult, Pictures
 from wire.plans import Plan, PlanSettings
 from wire.trajectories import Batch, Float32Array, Trajectory, Turn
 from wire.turns import check_turn
@@ -106,7 +108,10 @@ def tiny_model(architecture: str = "qwen3", dtype: torch.dtype = torch.float32, 
 
 
 class BatchEngine(TrainingEngine):
-    """Takes batches of trajectories, and checks and converts them as the server does before it logs them."""
+    """Takes batches of trajectories, and checks and converts them as the server does before it logs them. pictures: of
+    all of its batches."""
+
+    pictures: Pictures = NO_PICTURES
 
     def datums(self, batch: Batch, loss: LossChoice | None = None) -> list[Datum]:
         logprobs_optional = loss is None or loss.name == "cross_entropy"
@@ -119,15 +124,15 @@ class BatchEngine(TrainingEngine):
         return super().plan(self.datums(batch), num_substeps, settings)
 
     def forward_backward(self, model: UUID, batch: Batch, loss: LossChoice, plan: Plan | None = None) -> PassResult:
-        return super().forward_backward(model, self.datums(batch, loss), loss, plan)
+        return super().forward_backward(model, self.datums(batch, loss), loss, plan, self.pictures)
 
     def forward(self, model: UUID, batch: Batch, plan: Plan | None = None) -> list[DatumTensors]:
-        return super().forward(model, self.datums(batch), plan)
+        return super().forward(model, self.datums(batch), plan, self.pictures)
 
     def backward(
         self, model: UUID, batch: Batch, weights: Sequence[Float32Array], plan: Plan | None = None
     ) -> PassResult:
-        return super().backward(model, self.datums(batch), weights, plan)
+        return super().backward(model, self.datums(batch), weights, plan, self.pictures)
 
 
 def tiny_engine(
@@ -239,7 +244,10 @@ def norms_in_their_own_dtype() -> Iterator[None]:
     def forward_from_one(self: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         return (1 + self.weight) * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps)
 
-    from_weight = (Qwen3RMSNorm, LlamaRMSNorm, MistralRMSNorm, Qwen3MoeRMSNorm)
+    from_weight = (
+        *(Qwen3RMSNorm, LlamaRMSNorm, MistralRMSNorm, Qwen3MoeRMSNorm),
+        *(Qwen2_5_VLRMSNorm, Qwen3VLTextRMSNorm),
+    )
     from_one = (GemmaRMSNorm, Gemma3RMSNorm, Qwen3NextRMSNorm, Qwen3_5RMSNorm)
     with ExitStack() as stack:
         for norm in from_weight:

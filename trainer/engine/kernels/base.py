@@ -26,7 +26,8 @@ class Kernel(ABC):
     def prepare(self, tree: PrefixTree, window: int | None, device: torch.device, dtype: torch.dtype) -> Any:
         """What all layers of one window share: made once a pack, and handed to `attend`.
 
-        window: a token sees itself and the window − 1 tokens before it; None is all of them.
+        window: a token sees itself and the window − 1 tokens before it; None is all of them. In a two-way node it sees
+        all that come behind it, too.
         """
 
     @abstractmethod

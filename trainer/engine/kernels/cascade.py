@@ -1,9 +1,9 @@
 """Cascade attention on the CPU: a prefix tree as flash blocks whose results merge by log-sum-exp.
 
-Each node is one causal block, and one full block in which its descendants see all of it; no mask is built and no key
-is copied. Softmax over several blocks is exact by their log-sum-exps (online softmax, arXiv:1805.02867; cascade
-inference, FlashInfer arXiv:2501.01005), and so is the backward: flash attention's own, block by block, given the
-*global* output and log-sum-exp.
+Each node is one causal block (a full one where it is two-way), and one full block in which its descendants see all of
+it; no mask is built and no key is copied. Softmax over several blocks is exact by their log-sum-exps (online softmax,
+arXiv:1805.02867; cascade inference, FlashInfer arXiv:2501.01005), and so is the backward: flash attention's own, block
+by block, given the *global* output and log-sum-exp.
 
 A sliding window cuts blocks into rows of queries and the keys that these can see; what a window covers only in part
 gets a mask of that size. What this leaves out: terms added to the scores.
@@ -69,7 +69,7 @@ class CascadeKernel(Kernel):
     def prepare(self, tree: PrefixTree, window: int | None, device: torch.device, dtype: torch.dtype) -> _Blocks:
         if window is None:
             return _Blocks(
-                own=[_Block((node.start, node.stop), (node.start, node.stop), causal=True) for node in tree.nodes_M],
+                own=[_own(node) for node in tree.nodes_M],
                 inherited=[
                     _Block((node.stop, node.end), (node.start, node.stop))
                     for node in tree.nodes_M
@@ -153,17 +153,21 @@ def _at(span: tuple[int, int], tensor: torch.Tensor) -> torch.Tensor:
     return tensor[:, :, span[0] : span[1]]
 
 
+def _own(node: Node) -> _Block:
+    return _Block((node.start, node.stop), (node.start, node.stop), causal=not node.two_way)
+
+
 def _own_rows(tree: PrefixTree, node: Node, window: int, dtype: torch.dtype) -> Iterator[_Block]:
     if node.stop - node.start <= window:
-        yield _Block((node.start, node.stop), (node.start, node.stop), causal=True)
+        yield _own(node)
         return
-    alike: dict[tuple[int, int], _Block] = {}  # on one path, equal shapes are at equal distances
+    alike: dict[tuple[int, int, int], _Block] = {}  # on one path
     for start in range(node.start, node.stop, _ROWS):
         queries = start, min(start + _ROWS, node.stop)
-        keys = max(node.start, start - window + 1), queries[1]
-        shape = queries[1] - queries[0], keys[1] - keys[0]
+        keys = max(node.start, start - window + 1), node.stop if node.two_way else queries[1]
+        shape = queries[1] - queries[0], keys[1] - keys[0], queries[0] - keys[0]
         if shape not in alike:
-            alike[shape] = _masked(tree, queries, keys, window, dtype)
+            alike[shape] = _masked(tree, queries, keys, window, dtype, two_way=node.two_way)
         yield replace(alike[shape], queries=queries, keys=keys)
 
 
@@ -178,10 +182,16 @@ def _inherited_rows(tree: PrefixTree, node: Node, window: int, dtype: torch.dtyp
 
 
 def _masked(
-    tree: PrefixTree, queries: tuple[int, int], keys: tuple[int, int], window: int, dtype: torch.dtype
+    tree: PrefixTree,
+    queries: tuple[int, int],
+    keys: tuple[int, int],
+    window: int,
+    dtype: torch.dtype,
+    *,
+    two_way: bool = False,
 ) -> _Block:
     distances_QK = tree.depths_T[slice(*queries), None] - tree.depths_T[None, slice(*keys)]
-    visible_QK = (distances_QK >= 0) & (distances_QK < window)
+    visible_QK = distances_QK < window if two_way else (distances_QK >= 0) & (distances_QK < window)
     if visible_QK.all():
         return _Block(queries, keys)
     mask_QK = torch.zeros(visible_QK.shape, dtype=dtype).masked_fill_(~torch.from_numpy(visible_QK), -torch.inf)

@@ -21,7 +21,8 @@ class DenseKernel(Kernel):
     def prepare(self, tree: PrefixTree, window: int | None, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         ends_T, depths_T = (torch.from_numpy(array).to(device) for array in (tree.ends_T, tree.depths_T))
         tokens_T = torch.arange(tree.num_tokens, device=device)
-        visible_TT = (tokens_T <= tokens_T[:, None]) & (tokens_T[:, None] < ends_T)
+        begins_T = torch.from_numpy(tree.begins_T).to(device)
+        visible_TT = (begins_T <= tokens_T[:, None]) & (tokens_T[:, None] < ends_T)
         return visible_TT if window is None else visible_TT & (depths_T[:, None] - depths_T < window)
 
     def attend(

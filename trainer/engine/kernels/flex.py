@@ -34,12 +34,14 @@ class FlexKernel(Kernel):
         # Padding sees itself and is seen by nobody.
         ends_U = pad(torch.from_numpy(tree.ends_T), (0, padding)).to(device)
         depths_U = pad(torch.from_numpy(tree.depths_T), (0, padding)).to(device)
+        length = len(ends_U)
+        begins_U = torch.arange(length, device=device)
+        begins_U[: tree.num_tokens] = torch.from_numpy(tree.begins_T).to(device)
 
         def visible(_b: Any, _h: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-            seen = ((key <= query) & (query < ends_U[key])) | (key == query)
+            seen = ((begins_U[key] <= query) & (query < ends_U[key])) | (key == query)
             return seen if window is None else seen & (depths_U[query] - depths_U[key] < window)
 
-        length = len(ends_U)
         # Uncompiled, it would build the T×T mask first.
         return create_block_mask(
             visible, None, None, length, length, str(device), BLOCK_SIZE=_BLOCK, _compile=device.type == "cuda"

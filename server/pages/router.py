@@ -20,7 +20,7 @@ from server.pages.models import (
     pausing_models,
 )
 from server.pages.playground import playground_page, streaming
-from server.pages.rollouts import downloads, noting, rollout_list, scoring, side_by_side, trace_page
+from server.pages.rollouts import downloads, noting, pictures, rollout_list, scoring, side_by_side, trace_page
 from server.pages.runs import changing_runs, run_list, run_page, tagging_runs
 from server.pages.session import login
 from server.pages.shared import static_files
@@ -53,6 +53,7 @@ _PAGES = (
     side_by_side,
     trace_page,
     downloads,
+    pictures,
     noting,
     scoring,
     playground_page,

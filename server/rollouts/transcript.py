@@ -10,22 +10,28 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
+from server.rollouts.seen_pictures import Click, SeenPicture, click_in, picture_in
 from server.values.sanitizing import readable_value, storable_text
 from store.rollouts import RecordedSample, RecordedSpan, Resolved
 from store.rollouts.spans import STEP_SCHEMA
+from wire.extension import Media
+from wire.trajectories import Turn
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A text with its label; `is_code`: spaces and lines matter."""
+    """A text, or pictures, with a label. `is_code`: spaces and lines matter. `click`: where a call of a tool clicks."""
 
     label: str
     text: str
     is_code: bool = False
     is_error: bool = False
+    pictures: tuple[SeenPicture, ...] = ()
+    click: Click | None = None
 
 
 @dataclass(slots=True)
@@ -62,6 +68,8 @@ def build_transcript(
     turns = {sample.digest for sample in resolved.samples}
     scenes = _told(resolved, steps) if steps else _recorded(resolved.samples)
     spare = [sample for sample in samples if sample.digest not in turns]
+    _show_what_turns_saw(scenes)
+    _show_clicks(scenes)
     _number(scenes)
     return Transcript(scenes, spare, bool(steps))
 
@@ -72,6 +80,50 @@ def _number(scenes: list[Scene]) -> None:
         if scene.sample is not None or scene.who == "agent":
             number += 1
             scene.number = number
+
+
+def _show_what_turns_saw(scenes: list[Scene]) -> None:
+    """Pictures that are new in a turn's prompt, where nothing before the turn shows as many."""
+    before, num_shown = None, 0
+    for scene in scenes:
+        if scene.sample is None:
+            num_shown += sum(len(part.pictures) for part in scene.parts)
+            continue
+        turn = scene.sample.turn
+        new = _new_media(before, turn)
+        if len(new) > num_shown:
+            seen = tuple(SeenPicture(item.name, item.width, item.height) for item in new)
+            scene.parts.insert(0, Part("Sees", "", pictures=seen))
+        before, num_shown = turn, 0
+
+
+def _new_media(before: Turn | None, turn: Turn) -> list[Media]:
+    """Those that the turn before did not see; of a prompt that does not go on from it, those of other pictures."""
+    if before is None:
+        return list(turn.media)
+    if len(before.prompt_ids) and turn.continues(before):  # without arrays there is nothing to go on from
+        return [item for item in turn.media if item.start >= len(before.prompt_ids) + len(before.output_ids)]
+    known = {item.digest for item in before.media}
+    return [item for item in turn.media if item.digest not in known]
+
+
+def _show_clicks(scenes: list[Scene]) -> None:
+    """Each on the picture that was seen last."""
+    last: tuple[Scene, int] | None = None
+    for scene in scenes:
+        for place, part in enumerate(scene.parts):
+            if part.pictures:
+                last = scene, place
+            elif part.click is not None and last is not None:
+                seen, at = last
+                seen.parts[at] = _clicked(seen.parts[at], part.click)
+
+
+def _clicked(part: Part, click: Click) -> Part:
+    *others, picture = part.pictures
+    if not picture.takes(click):
+        return part
+    return replace(part, pictures=(*others, replace(picture, clicks=(*picture.clicks, click))))
 
 
 def _told(resolved: Resolved, steps: Sequence[RecordedSpan]) -> list[Scene]:
@@ -143,7 +195,7 @@ def _said(message: Any) -> list[Part]:
         return [Part("", readable(message))] if message is not None else []
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     calls = [_dict(_dict(call).get("function")) for call in _list(message.get("tool_calls"))]
-    return [*_texts("Reasoning", reasoning), *_texts("", message.get("content")), *map(_call, calls)]
+    return [*_parts("Reasoning", reasoning), *_parts("", message.get("content")), *map(_call, calls)]
 
 
 def _step(step: RecordedSpan, sample: RecordedSample | None) -> Scene:
@@ -158,23 +210,24 @@ def _step(step: RecordedSpan, sample: RecordedSample | None) -> Scene:
 
 
 def _agent(payload: dict[str, Any]) -> tuple[str, list[Part]]:
-    parts = [*_texts("Reasoning", payload.get("reasoning")), *_texts("", payload.get("content"))]
-    parts += _texts("Refusal", payload.get("refusal"))
+    parts = [*_parts("Reasoning", payload.get("reasoning")), *_parts("", payload.get("content"))]
+    parts += _parts("Refusal", payload.get("refusal"))
     return "Agent", [*parts, *(_call(_dict(call)) for call in _list(payload.get("tool_calls")))]
 
 
 def _tool(payload: dict[str, Any]) -> tuple[str, list[Part]]:
     call, result = _dict(payload.get("call")), _dict(payload.get("result"))
     is_error = bool(result.get("isError"))
-    content = _contents(result.get("content")) if "content" in result else ""
-    if not content and result.get("structuredContent") is not None:
-        content = readable(result["structuredContent"])
-    if not content:
-        content = "The tool failed and said nothing." if is_error else "Nothing."
+    said = _parts("Error" if is_error else "Result", result.get("content"), is_code=True, is_error=is_error)
+    if not said and result.get("structuredContent") is not None:
+        said = [Part("Result", readable(result["structuredContent"]), is_code=True, is_error=is_error)]
+    if not said:
+        nothing = "The tool failed and said nothing." if is_error else "Nothing."
+        said = [Part("Result", nothing, is_code=True, is_error=is_error)]
     name = call.get("name")
     title = f"Tool {storable_text(name)[:80]}" if isinstance(name, str) else "Tool"
     arguments = [Part("Arguments", readable(call["arguments"]), is_code=True)] if call.get("arguments") else []
-    return title, [*arguments, Part("Error" if is_error else "Result", content, is_code=True, is_error=is_error)]
+    return title, [*arguments, *said]
 
 
 def _task(payload: dict[str, Any]) -> tuple[str, list[Part]]:
@@ -197,7 +250,8 @@ def _other(payload: dict[str, Any]) -> tuple[str, list[Part]]:
 def _call(call: dict[str, Any]) -> Part:
     name, arguments = call.get("name"), call.get("arguments")
     label = storable_text(name)[:80] if isinstance(name, str) else "a tool"
-    return Part(f"Calls {label}", readable(arguments) if arguments is not None else "", is_code=True)
+    text = readable(arguments) if arguments is not None else ""
+    return Part(f"Calls {label}", text, is_code=True, click=click_in(arguments))
 
 
 def _token_texts(payload: dict[str, Any], sample: RecordedSample) -> list[str] | None:
@@ -210,9 +264,18 @@ def _token_texts(payload: dict[str, Any], sample: RecordedSample) -> list[str] |
     return [storable_text(text) if isinstance(text, str) else "" for text in texts]
 
 
-def _texts(label: str, value: Any) -> list[Part]:
-    text = _contents(value)
-    return [Part(label, text)] if text else []
+def _parts(label: str, value: Any, *, is_code: bool = False, is_error: bool = False) -> list[Part]:
+    """Of a text, a content block, or a list of them: texts and pictures in order."""
+    found = list[Part]()
+    blocks = [(picture_in(_dict(block)), block) for block in (_list(value) or [value])]
+    for is_seen, several in groupby(blocks, key=lambda one: one[0] is not None):
+        pictures, texts = zip(*several, strict=True)
+        shown = Part("" if found else label, "\n".join(filter(None, map(_contents, texts))), is_code, is_error)
+        if is_seen:
+            found.append(replace(shown, text="", pictures=pictures))
+        elif shown.text:
+            found.append(shown)
+    return found
 
 
 def _contents(value: Any) -> str:

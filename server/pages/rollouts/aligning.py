@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import zip_longest
 
-from server.rollouts.transcript import Scene
+from server.rollouts.seen_pictures import SeenPicture
+from server.rollouts.transcript import Part, Scene
 
 _MOST_TEXT = 1_500
 _MOST_WORDS = 400
@@ -19,18 +20,21 @@ _PIECE = re.compile(r"\s+|\w+|[^\w\s]")
 
 @dataclass(frozen=True, slots=True)
 class MarkedText:
-    """`pieces`: text, and whether the other side has something else there. `num_hidden`: characters that were cut."""
+    """`pieces`: text, and whether the other side has something else there. `num_hidden`: characters that were cut.
+    `pictures`: in the place of a text, and whether the other side has others there."""
 
     label: str
     pieces: list[tuple[str, bool]]
     num_hidden: int
     is_code: bool
     is_error: bool
+    pictures: tuple[SeenPicture, ...] = ()
+    other_pictures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`number`: of the turn, where both sides are one. `is_same`: word for word."""
+    """`number`: of the turn, where both sides are one. `is_same`: word for word, and picture for picture."""
 
     number: int | None
     sides: tuple[Scene | None, Scene | None]
@@ -58,7 +62,7 @@ def row_of(first: Scene | None, second: Scene | None) -> Row:
 
 
 def is_same(first: Scene | None, second: Scene | None) -> bool:
-    """Whether both sides say the same, word for word."""
+    """Whether both sides say the same, word for word, and show the same pictures."""
     return first is not None and second is not None and _said(first) == _said(second)
 
 
@@ -72,8 +76,12 @@ def _by_turns(scenes: Sequence[Scene]) -> list[list[Scene]]:
     return parts if parts[-1] else parts[:-1]
 
 
-def _said(scene: Scene) -> tuple[str, list[tuple[str, str]]]:
-    return scene.title, [(part.label, part.text) for part in scene.parts]
+def _said(scene: Scene) -> tuple[str, list[tuple[str, str, list[str]]]]:
+    return scene.title, [(part.label, part.text, _names(part)) for part in scene.parts]
+
+
+def _names(part: Part) -> list[str]:
+    return [picture.name for picture in part.pictures]
 
 
 def _texts(own: Scene | None, other: Scene | None) -> list[MarkedText]:
@@ -82,18 +90,23 @@ def _texts(own: Scene | None, other: Scene | None) -> list[MarkedText]:
     beside = _by_label(other) if other is not None else {}
     marked, seen = list[MarkedText](), Counter[str]()
     for part in own.parts:
-        against = beside.get((part.label, seen[part.label]))
+        marked.append(_beside(part, beside.get((part.label, seen[part.label]))))
         seen[part.label] += 1
-        pieces = _marked(part.text[:_MOST_TEXT], against[:_MOST_TEXT] if against is not None else None)
-        marked.append(MarkedText(part.label, pieces, max(0, len(part.text) - _MOST_TEXT), part.is_code, part.is_error))
     return marked
 
 
-def _by_label(scene: Scene) -> dict[tuple[str, int], str]:
-    """Texts by their label and which of that label they are."""
-    seen, found = Counter[str](), dict[tuple[str, int], str]()
+def _beside(part: Part, other: Part | None) -> MarkedText:
+    pieces = _marked(part.text[:_MOST_TEXT], other.text[:_MOST_TEXT] if other is not None else None)
+    num_hidden = max(0, len(part.text) - _MOST_TEXT)
+    is_other = bool(part.pictures) and (other is None or _names(part) != _names(other))
+    return MarkedText(part.label, pieces, num_hidden, part.is_code, part.is_error, part.pictures, is_other)
+
+
+def _by_label(scene: Scene) -> dict[tuple[str, int], Part]:
+    """Parts by their label and which of that label they are."""
+    seen, found = Counter[str](), dict[tuple[str, int], Part]()
     for part in scene.parts:
-        found[part.label, seen[part.label]] = part.text
+        found[part.label, seen[part.label]] = part
         seen[part.label] += 1
     return found
 

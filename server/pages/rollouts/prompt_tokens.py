@@ -5,6 +5,7 @@ Texts come from a sampler of the base. Where none serves, ids stand for them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from server.pages.rollouts.tokens import Strip, Token
 from server.sampling.token_texts import token_texts
 from server.values.sanitizing import storable_text
 from store.rollouts import RecordedSample
+from wire.extension import Media
 
 MOST_TOKENS = 600
 """Of a prompt that are shown at a time."""
@@ -20,19 +22,16 @@ MOST_TOKENS = 600
 
 @dataclass(frozen=True, slots=True)
 class PromptStrip:
-    """Some tokens of a prompt: from `first` on, counted from 0, of `total`; `special`: their places, from 1, that are
-    control tokens."""
+    """Some tokens of a prompt: those from `first` to `end`, counted from 0, of `total`. The tokens of a picture are
+    shown as one. `special`: the places, from 1, of control tokens; `pictures`: those of pictures."""
 
     tokens: list[Token]
     special: frozenset[int]
+    pictures: frozenset[int]
     first: int
+    end: int
     total: int
     has_texts: bool
-
-    @property
-    def end(self) -> int:
-        """How many come before what follows."""
-        return self.first + len(self.tokens)
 
 
 async def with_texts(
@@ -50,8 +49,24 @@ async def with_texts(
     texts = [storable_text(text) for text in known.texts] if known else [""] * (len(ids) + len(lacking))
     tokens = [Token(first + at, *one, None) for at, one in enumerate(zip(ids, texts, strict=False), 1)]
     special = frozenset(first + at + 1 for at in known.special if at < len(ids)) if known else frozenset[int]()
-    prompt = PromptStrip(tokens, special, first, total, known is not None)
+    shown, pictures = _with_pictures(tokens, sample.turn.media)
+    prompt = PromptStrip(shown, special, pictures, first, first + len(ids), total, known is not None)
     if strip is None or not lacking or known is None:
         return prompt, strip
     named = [replace(token, text=text) for token, text in zip(strip.tokens, texts[len(ids) :], strict=False)]
     return prompt, replace(strip, tokens=named, has_texts=True)
+
+
+def _with_pictures(tokens: list[Token], media: Sequence[Media]) -> tuple[list[Token], frozenset[int]]:
+    """The tokens, with one in the place of each picture's; and the places of these."""
+    run_of = {place: item for item in media for place in range(item.start + 1, item.stop + 1)}
+    shown, pictures = list[Token](), dict[Media, int]()
+    for token in tokens:
+        item = run_of.get(token.place)
+        if item is None:
+            shown.append(token)
+        elif item not in pictures:
+            pictures[item] = token.place
+            size = f"{item.width} × {item.height} pixels"
+            shown.append(replace(token, text=f" picture of {size}: {item.num_tokens} tokens "))
+    return shown, frozenset(pictures.values())

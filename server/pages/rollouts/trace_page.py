@@ -53,7 +53,7 @@ _FLAGS = {
     "samples_not_recorded": "Some answers could not be recorded while the database did not take them.",
     "malformed_sample": "A step came with tokens that are none.",
     "malformed_step": "A step came without a number or a source.",
-    "prompt_chunks": "Prompts held images, whose turns cannot be trained on.",
+    "prompt_chunks": "Prompts held images that were not read: these turns cannot be trained on.",
     "span_id_reused": "Two different spans came under one id; the first counts.",
     "other_trace": "A span names another rollout.",
     "no_span_id": "A span came without an id.",

@@ -36,6 +36,10 @@ def export(
     since: Annotated[str | None, typer.Option(help="Begun then or later (ISO time)")] = None,
     until: Annotated[str | None, typer.Option(help="Begun before then (ISO time)")] = None,
     has_samples: Annotated[bool | None, typer.Option(help="With tokens on record, or without")] = None,
+    pictures: Annotated[
+        str | None,
+        typer.Option(help="files: a tar with the pictures beside the lines (headway alone); none: without them"),
+    ] = None,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -53,6 +57,7 @@ def export(
         "since": since,
         "until": until,
         "has_samples": has_samples,
+        "pictures": pictures,
     }
     part = out.with_name(out.name + ".part")
     try:
@@ -86,7 +91,8 @@ def _download(http: httpx.Client, query: dict[str, Any], file: BinaryIO) -> tupl
     """How many rollouts fit the filters, and how many are in the file."""
     with http.stream("GET", "/v2/traces/export", params=query) as reply, _progress() as progress:
         total = int(checked(reply).headers.get("X-Total-Count", 0))
-        counter = _Counter(gzipped=query["gzip"]) if query["format"] != "parquet" else None
+        is_lines = query["format"] != "parquet" and query.get("pictures") != "files"
+        counter = _Counter(gzipped=query["gzip"]) if is_lines else None
         task = progress.add_task("exporting", total=total)
         for piece in reply.iter_raw():
             file.write(piece)

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
+from server.rollouts.formats.pictures import media_of
 from server.rollouts.ids import id_or_none
 from server.rollouts.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.rollouts.service import describe, found_trace, no_such_trace
@@ -101,6 +102,7 @@ def _shown(sample: RecordedSample, kept: TrainerLogprobsOf, *, tokens: bool) -> 
     }
     if tokens:
         shown["prompt_token_ids"] = turn.prompt_ids.tolist()
+        shown["prompt_media"] = media_of(turn)
         shown["output_token_ids"] = turn.output_ids.tolist()
         shown["output_logprobs"] = turn.sampling_logprobs.tolist()
     return shown

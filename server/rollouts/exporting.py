@@ -9,17 +9,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 from uuid import UUID
 
 import structlog
 
-from server.rollouts.formats import Writer
+from server.rollouts.formats import FORMATS, FormatName
+from server.rollouts.formats.lines import Writer
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts import TraceFacts, TraceFilter, TracePage, count_traces, list_traces, resolve
 from store.rollouts.comments import Comment, read_comments
+from store.rollouts.pictured import have_pictures
+from wire.errors import InvalidRequest
 
 log = structlog.get_logger(__name__)
+
+PicturesWanted = Literal["files", "none"]
 
 _PAGE = 200
 _PORTION_TOKENS = 1_000_000
@@ -30,6 +36,26 @@ async def count_wanted(database: AsyncDatabase, team_id: UUID, wanted: TraceFilt
     """How many rollouts there are to export, for a progress bar."""
     async with database.connection() as connection:
         return await count_traces(connection, team_id, wanted)
+
+
+async def wants_pictures(
+    database: AsyncDatabase, team_id: UUID, wanted: TraceFilter, name: FormatName, pictures: PicturesWanted | None
+) -> bool:
+    """Whether the file has pictures in it. Raises InvalidRequest where the format has no place for them, or nothing
+    was said about them and some of the rollouts have some."""
+    if pictures == "none":
+        return False
+    if pictures == "files" and not FORMATS[name].takes_pictures:
+        raise InvalidRequest(f"format={name} has no place for pictures: take headway or parquet, or say pictures=none")
+    if pictures == "files" or name == "parquet":
+        return True
+    async with database.connection() as connection:
+        if await have_pictures(connection, team_id, wanted):
+            raise InvalidRequest(
+                "some of these rollouts have pictures: say pictures=files for a tar with them (format=headway), or "
+                "pictures=none for a file without"
+            )
+    return False
 
 
 async def export(
@@ -52,10 +78,14 @@ async def export(
                     for trace_id in ids
                     if trace_id in found
                 ]
-                piece = await asyncio.to_thread(writer.write, rollouts)
-                if piece or not begun:  # empty, where the format leaves these out or waits for more
+                pieces = writer.write(rollouts)
+                while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                    if piece or not begun:  # empty, where the format leaves these out or waits for more
+                        begun = True
+                        yield piece
+                if not begun:
                     begun = True
-                    yield piece
+                    yield b""
             cursor, more = page.next_cursor, page.next_cursor is not None
         yield await asyncio.to_thread(writer.close)
     except Exception as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -19,6 +19,7 @@ from server.values.validation_messages import first_problem
 from store.rollouts import Conversation, ImportedTurn, NewTrace, Served, content_id
 from store.rollouts.comments import ImportedComment
 from wire.errors import InvalidRequest, TooLarge
+from wire.extension import Int32Array, Media
 from wire.trajectories import Turn
 
 
@@ -36,6 +37,12 @@ class Line:
     def model(self) -> str | None:
         """The name of the model that it was sampled from."""
         return self.said.model
+
+    def media(self) -> Iterator[tuple[str, Media]]:
+        """The pictures of its prompts, each with its place."""
+        for number, one in enumerate(self.turns, 1):
+            for at, item in enumerate(one.turn.media):
+                yield f"turn {number}: prompt_media[{at}]", item
 
     def as_trace(self, team_id: UUID, job_id: UUID | None, model_id: UUID | None) -> NewTrace:
         """For a team; under this job, or else under the line's own."""
@@ -123,11 +130,27 @@ def _read_turn(where: str, said: transfer_types.ImportedTurn) -> ImportedTurn:
         )
     if not np.isfinite(logprobs).all():
         raise InvalidRequest(f"{where}: output_logprobs holds a value that is not a finite float32 number")
-    turn = Turn(
-        said.prompt_token_ids.astype(np.int32, copy=False), said.output_token_ids.astype(np.int32, copy=False), logprobs
-    )
+    prompt_ids = said.prompt_token_ids.astype(np.int32, copy=False)
+    media = _media(where, prompt_ids, said.prompt_media)
+    turn = Turn(prompt_ids, said.output_token_ids.astype(np.int32, copy=False), logprobs, media)
     asked = _conversation(where, said.request)
     return ImportedTurn(turn, _served(where, said, asked), *_told(asked))
+
+
+def _media(where: str, ids: Int32Array, said: Sequence[transfer_types.ImportedMedia]) -> tuple[Media, ...]:
+    """Which tokens of a picture stand for it is the base's rule; here each run must be whole and of one id."""
+    found, end = list[Media](), 0
+    for number, one in enumerate(said):
+        item = Media(one.start, one.num_tokens, bytes.fromhex(one.name), one.width, one.height)
+        if not end <= item.start < item.stop <= len(ids):
+            raise InvalidRequest(
+                f"{where}: prompt_media[{number}] has tokens {item.start} to {item.stop} of {len(ids)}, behind {end}"
+            )
+        if (ids[item.start : item.stop] != ids[item.start]).any():
+            raise InvalidRequest(f"{where}: the tokens of prompt_media[{number}] are not all the same placeholder")
+        found.append(item)
+        end = item.stop
+    return tuple(found)
 
 
 def _conversation(where: str, text: str | None) -> Conversation | None:

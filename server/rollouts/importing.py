@@ -12,6 +12,9 @@ from sqlalchemy.dialects.postgresql import insert
 from server.audit.lines import GrowingLine
 from server.audit.recording import actor_of
 from server.catalog.repository import find_model
+from server.pictures.collaborators import Pictures
+from server.pictures.reading import find
+from server.pictures.taking import no_such_picture
 from server.principals.callers import Caller
 from server.process.settings import Limits
 from server.rollouts.imported_lines import Line, read_line
@@ -24,7 +27,7 @@ from store.blobs import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts import NewTrace, Outcome, import_trace
 from store.tables import JobRow
-from wire.errors import HeadwayError, TooLarge
+from wire.errors import HeadwayError, InvalidRequest, TooLarge
 
 _MOST_REFUSALS = 1000
 """Told one by one; the rest are only counted."""
@@ -42,6 +45,7 @@ async def take_lines(
     database: AsyncDatabase,
     blobs: BlobStore,
     parser: UploadParser,
+    pictures: Pictures,
     limits: Limits,
     caller: Caller,
     chunks: AsyncIterator[bytes],
@@ -52,7 +56,7 @@ async def take_lines(
     Raises TooLarge for a longer body than the server takes: the lines before that are recorded then, and importing them
     again changes nothing.
     """
-    importing = _Import(database, blobs, caller, options)
+    importing = _Import(database, blobs, pictures, caller, options)
     await importing.begin()
     number = 0
     async for data in _lines(chunks, limits):
@@ -75,10 +79,13 @@ async def take_lines(
 class _Import:
     """One request's lines."""
 
-    def __init__(self, database: AsyncDatabase, blobs: BlobStore, caller: Caller, options: ImportOptions) -> None:
+    def __init__(
+        self, database: AsyncDatabase, blobs: BlobStore, pictures: Pictures, caller: Caller, options: ImportOptions
+    ) -> None:
         self.result = ImportResult()
         self._database = database
         self._blobs = blobs
+        self._pictures = pictures
         self._caller = caller
         self._options = options
         self._job_id: UUID | None = None
@@ -105,6 +112,7 @@ class _Import:
         """Record a line's rollout. Raises Forbidden, or what is wrong with it."""
         trace: NewTrace = line.as_trace(self._caller.team_id, self._job_id, await self._model(line.model))
         await self._require(trace)
+        await self._require_pictures(line)
         with stored_or_refused("rollout"):
             outcome = await import_trace(
                 self._database, self._blobs, trace, self._on_change, rescore=self._options.rescore
@@ -123,6 +131,17 @@ class _Import:
         if trace.job_id is not None and trace.job_id != self._job_id and trace.job_id not in self._open_jobs:
             await require_job(self._database, self._caller, trace.job_id, reports=True)
             self._open_jobs.add(trace.job_id)
+
+    async def _require_pictures(self, line: Line) -> None:
+        """Raises NotFound for a picture that the team has not sent, InvalidRequest for one of another size."""
+        named = list(line.media())
+        known = await find(self._pictures, self._caller.team_id, {item.name for _, item in named}) if named else {}
+        for where, item in named:
+            if item.name not in known:
+                raise no_such_picture(where, item.name)
+            size = known[item.name].width, known[item.name].height
+            if size != (item.width, item.height):
+                raise InvalidRequest(f"{where} says {item.width}×{item.height} pixels, and it has {size[0]}×{size[1]}")
 
     async def _on_change(self, connection: AsyncConnection, outcome: Outcome) -> None:
         """The audit log has one line of an import, which every rollout brings up to date."""

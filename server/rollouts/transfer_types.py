@@ -24,14 +24,26 @@ def _known_format(name: str) -> str:
 Short = Annotated[Text, Field(max_length=512)]
 
 
+class ImportedMedia(Closed):
+    """A picture of a prompt: its run of placeholder ids, its name, and its size in pixels."""
+
+    start: int = Field(ge=0, lt=2**31)
+    num_tokens: int = Field(ge=1, lt=2**31)
+    name: str = Field(pattern="^[0-9a-f]{64}$")
+    width: int = Field(ge=1, lt=2**31)
+    height: int = Field(ge=1, lt=2**31)
+
+
 class ImportedTurn(Closed):
     """One sampling call. Without `output_logprobs` only cross_entropy can train on it.
 
+    `prompt_media`: pictures of the prompt, which the team must have sent (`POST /v2/pictures`).
     `sampling` and `request` (preamble, messages, reply) are JSON within a string. From `checkpoint_id` on: what the
     gateway knew of it; only with a `served_at` does it count.
     """
 
     prompt_token_ids: TokenIds
+    prompt_media: list[ImportedMedia] = Field(default_factory=list[ImportedMedia])
     output_token_ids: TokenIds
     output_logprobs: Floats | None = None
     checkpoint_id: UUID | None = None

@@ -26,11 +26,12 @@ from server.process.settings import ServerSettings
 from server.runs.settings import RunConfig, StopRules
 from server.upstreams.types import APIS
 from store.database import AsyncDatabase
-from store.tables import AlarmRow, CheckpointNameRow, ModelRow, RunRow
+from store.tables import AlarmRow, CheckpointNameRow, ModelRow, RunRow, TracePictureRow
 from tests.contract.conftest import batch, num_operations
 from tests.contract.environments import deployed_environment_of
 from tests.contract.stand_ins import add_checkpoint
 from tests.contract.upstreams import add_to_catalog
+from tests.unit.server.pictures.drawn import encoded, gradient
 from tests.vendor import Vendor
 
 PUBLIC, LINK, ANY, READ, USE, REPORT, SAMPLE, TRAIN, DEPLOY, DEPLOYED, KEYS, RUN, ADMIN = (
@@ -146,7 +147,9 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v2/traces"): (READ, None),
     ("GET", "/v2/traces/export"): (READ, None),
     ("POST", "/v2/traces/import"): (TRAIN, {"prompt_token_ids": [1], "output_token_ids": [2], "reward": 1.0}),
+    ("POST", "/v2/pictures"): (TRAIN, None),
     ("GET", "/v2/traces/{trace_id}"): (READ, None),
+    ("GET", "/v2/traces/{trace_id}/pictures/{picture}"): (READ, None),
     ("GET", "/v2/traces/{trace_id}/spans"): (READ, None),
     ("POST", "/v2/traces/{trace_id}/logprobs"): (TRAIN, {"model": "{model_id}"}),
     ("PUT", "/v2/traces/{trace_id}/pin"): (TRAIN, None),
@@ -371,6 +374,7 @@ class Scene:
         headers = {"Authorization": f"Bearer {self.keys['member']}"}
         uploaded = await self.http.post("/v1/files", data={"purpose": "fine-tune"}, files=file, headers=headers)
         self.things["file_id"] = uploaded.json()["id"]
+        await self._name_a_picture(headers)
         await self._name_a_checkpoint()
         await self._end_a_run()
         await self._deploy()
@@ -383,6 +387,15 @@ class Scene:
             opened = await open_session(session, await authenticate(session, self.keys["member"]), row.name, None)
             self.things |= {"environment": row.name, "environment_id": str(row.id), "environment_session_id": opened}
             self.things["build_id"] = str(row.current_build_id)
+
+    async def _name_a_picture(self, headers: dict[str, str]) -> None:
+        """One that the rollout shows."""
+        taken = await self.http.post("/v2/pictures", content=encoded(gradient()), headers=headers)
+        self.things["picture"] = taken.json()["name"]
+        ids = {"team_id": uuid.UUID(self.things["team"]), "trace_id": uuid.UUID(self.things["trace_id"])}
+        row = insert(TracePictureRow).values(**ids, name=self.things["picture"])
+        async with self.database.session() as session:
+            await session.execute(row.on_conflict_do_nothing())
 
     async def _name_a_checkpoint(self) -> None:
         async with self.database.session() as session:
@@ -650,7 +663,7 @@ async def test_a_key_for_one_model_opens_its_rollouts_and_jobs_and_no_others(sce
     body = ROUTES[method, path][1]
     other = await scene.http.request(method, _filled(path, narrowed["other"]), json=body, headers=headers)
     assert (other.status_code, other.json()["code"]) == (403, "forbidden"), other.text
-    if (method != "DELETE" or "pin" in path) and "logprobs" not in path:
+    if (method != "DELETE" or "pin" in path) and not path.endswith(("logprobs", "{picture}")):
         own = await scene.http.request(method, _filled(path, narrowed["own"]), json=body, headers=headers)
         assert own.status_code == 200, own.text
 

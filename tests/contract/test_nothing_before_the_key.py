@@ -30,6 +30,7 @@ from server.pages.shared.sessions import start_session
 from server.pages.shared.signing_in import COOKIE
 from server.principals.roles import SCOPES
 from server.process.settings import Limits, PictureSettings, ServerSettings
+from server.protocols.hud.pictures import ONE_PICTURE
 from server.protocols.hud.training import schemas as wire_training
 from server.protocols.openai.prompt_bodies import MANY_PROMPTS, ONE_PROMPT
 from server.protocols.tinker.training.bodies import BATCH
@@ -68,6 +69,7 @@ LARGE: dict[str, BodyBound] = {
     "/v1beta/models/{upstream}:streamGenerateContent": UPLOAD,
     "/trace/{trace_id}/telemetry-upload": UPLOAD_WITH_PICTURES,
     "/v3/api/trace/{trace_id}/telemetry-upload": UPLOAD_WITH_PICTURES,
+    "/v2/pictures": ONE_PICTURE,
     "/v2/tasks/upload": UPLOAD,
     "/v2/rollouts/submit": UPLOAD,
     "/runner/{runner_id}/heartbeat": UPLOAD,

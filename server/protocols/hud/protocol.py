@@ -12,6 +12,7 @@ from server.protocols.hud import (
     hosted_rollouts,
     jobs,
     models,
+    pictures,
     registry,
     runners,
     runtime,
@@ -35,6 +36,7 @@ HUD = Protocol(
         jobs.router,
         transfers.router,  # before traces, whose ids its names are not
         traces.router,
+        pictures.router,
         trace_notes.router,
         tasksets.router,
         runs.router,

@@ -14,7 +14,7 @@ from server.http.disconnects import body_chunks
 from server.http.request_body import COUNTED_BY_ITS_READER
 from server.protocols.hud.shared.routing import HudRouter
 from server.protocols.hud.trace_filters import FilterDep
-from server.rollouts.exporting import count_wanted, export
+from server.rollouts.exporting import PicturesWanted, count_wanted, export, wants_pictures
 from server.rollouts.formats import FORMATS, FormatName
 from server.rollouts.importing import ImportOptions, take_lines
 from server.rollouts.transfer_types import ImportResult
@@ -22,6 +22,7 @@ from wire.process.closing_stream import ClosingStream
 
 router = HudRouter(tags=["traces"])
 
+PicturesQuery = Annotated[PicturesWanted | None, Query()]
 FormatQuery = Annotated[FormatName, Query(alias="format")]
 
 
@@ -32,23 +33,28 @@ async def export_traces(
     wanted: FilterDep,
     name: FormatQuery = "headway",
     gzip: bool = False,
+    pictures: PicturesQuery = None,
 ) -> StreamingResponse:
     """The rollouts that fit all filters, newest first, as one file. `X-Total-Count` says how many there are: formats
-    made of text leave out those without text."""
+    made of text leave out those without text.
+
+    pictures: `files` in a tar file with them, of `headway` alone, or `none`, which leaves names of them where the
+    format has a place for these. It has to be said where some of the rollouts have pictures; Parquet has their bytes
+    unless it is `none`.
+    """
     chosen = FORMATS[name]
-    writer = chosen.writer(gzipped=gzip)
+    with_pictures = await wants_pictures(context.database, caller.team_id, wanted, name, pictures)
+    file = chosen.file(context.blobs, with_pictures=with_pictures, gzipped=gzip)
     total = await count_wanted(context.database, caller.team_id, wanted)
-    pieces = export(context.database, context.blobs, caller.team_id, wanted, writer)
+    pieces = export(context.database, context.blobs, caller.team_id, wanted, file.writer)
     first = await anext(pieces)
-    suffix = chosen.suffix + (".gz" if gzip else "")
     headers = {
         "X-Total-Count": str(total),
-        "Content-Disposition": f'attachment; filename="traces-{name}{suffix}"',
+        "Content-Disposition": f'attachment; filename="traces-{name}{file.suffix}"',
         "Cache-Control": "no-store",
         "X-Accel-Buffering": "no",
     }
-    media_type = "application/gzip" if gzip else chosen.media_type
-    return ClosingStream(_from(first, pieces), pieces, headers=headers, media_type=media_type)
+    return ClosingStream(_from(first, pieces), pieces, headers=headers, media_type=file.media_type)
 
 
 @router.post(
@@ -75,6 +81,7 @@ async def import_traces(
         context.database,
         context.blobs,
         context.upload_parser,
+        context.pictures,
         context.settings.limits,
         caller,
         body_chunks(request, "the import"),

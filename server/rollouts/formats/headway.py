@@ -2,7 +2,8 @@
 
 Token ids are integers. A logprob is printed as the double that equals the float32, a reward as the double it is: both
 come back bit for bit. JSON without a fixed shape (requests, evaluation results) is JSON within a string, so that every
-row has the same columns. `prompt` and `completion` are for readers; an import goes by the turns.
+row has the same columns. `prompt` and `completion` are for readers; an import goes by the turns. `prompt_media` of a
+turn: which of its prompt's tokens stand for which picture.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from server.rollouts.formats.dialogue import dialogue_of
+from server.rollouts.formats.pictures import media_of
 from server.rollouts.ids import id_or_none
 from server.rollouts.transfer_types import TRACE_FORMAT
 from server.values.sanitizing import storable_text
@@ -67,6 +69,7 @@ def _turn(sample: RecordedSample) -> dict[str, Any]:
     request = {"preamble": asked.preamble, "messages": asked.messages, "reply": asked.reply} if asked else None
     return {
         "prompt_token_ids": turn.prompt_ids,
+        "prompt_media": media_of(turn),
         "output_token_ids": turn.output_ids,
         "output_logprobs": turn.sampling_logprobs,
         "checkpoint_id": id_or_none(sample.checkpoint_id),

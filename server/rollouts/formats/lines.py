@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,18 @@ Row = Callable[[Resolved, int], dict[str, Any] | None]
 """A rollout as JSON, given how many rows came before; None: this format leaves it out."""
 
 
+class Writer(Protocol):
+    """Makes a file piece by piece. Blocks: not for the event loop."""
+
+    def write(self, rollouts: Sequence[Resolved]) -> Iterator[bytes]:
+        """What these rollouts add to the file, in pieces of some megabytes."""
+        ...
+
+    def close(self) -> bytes:
+        """What ends the file."""
+        ...
+
+
 class JsonLines:
     """A line for each rollout that the format includes."""
 
@@ -22,7 +34,7 @@ class JsonLines:
         self._row = row
         self._num_rows = 0
 
-    def write(self, rollouts: Sequence[Resolved]) -> bytes:
+    def write(self, rollouts: Sequence[Resolved]) -> Iterator[bytes]:
         """Bytes of the file, to be sent on."""
         written = bytearray()
         for resolved in rollouts:
@@ -30,7 +42,7 @@ class JsonLines:
             if row is not None:
                 self._num_rows += 1
                 written += "".join(_line(row)).encode()
-        return bytes(written)
+        yield bytes(written)
 
     def close(self) -> bytes:
         """What ends the file."""
@@ -40,13 +52,13 @@ class JsonLines:
 class Gzipped:
     """Another writer's file, compressed. Without its end it does not unpack."""
 
-    def __init__(self, writer: JsonLines) -> None:
+    def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._compressor = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
 
-    def write(self, rollouts: Sequence[Resolved]) -> bytes:
+    def write(self, rollouts: Sequence[Resolved]) -> Iterator[bytes]:
         """Bytes of the file; few while the compressor waits for more."""
-        return self._compressor.compress(self._writer.write(rollouts))
+        return map(self._compressor.compress, self._writer.write(rollouts))
 
     def close(self) -> bytes:
         """What ends the file."""

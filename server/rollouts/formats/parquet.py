@@ -1,4 +1,5 @@
-"""The same rows as `headway`, typed and compressed, for pandas and datasets: lists of int32 and float32.
+"""The same rows as `headway`, typed and compressed, for pandas and datasets: lists of int32 and float32. Of pictures a
+row has the bytes beside the names.
 
 Without its footer, which is written last, a Parquet file cannot be read: one that was cut off never passes for whole.
 """
@@ -6,10 +7,12 @@ Without its footer, which is written last, a Parquet file cannot be read: one th
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from server.rollouts.formats.headway import headway_row
+from server.rollouts.formats.pictures import names_of
+from store.blobs import BlobStore
 from store.rollouts import Resolved
 from wire.errors import InvalidRequest
 
@@ -17,9 +20,9 @@ _GROUP_BYTES = 16 << 20
 
 
 class ParquetRows:
-    """Raises InvalidRequest where this server has no pyarrow."""
+    """Raises InvalidRequest where this server has no pyarrow. blobs: where pictures are; None: without their bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, blobs: BlobStore | None) -> None:
         try:
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -28,20 +31,27 @@ class ParquetRows:
                 "this server cannot write Parquet, for it lacks pyarrow: install headway[export] there, or take JSONL "
                 "(format=headway), which pandas and datasets read too"
             ) from None
+        self._blobs = blobs
         self._arrow: Any = pa
         self._schema = _schema(pa)
         self._file = _Outbox()
         self._writer: Any = pq.ParquetWriter(self._file, self._schema, compression="zstd")
         self._waiting = list[Any]()
 
-    def write(self, rollouts: Sequence[Resolved]) -> bytes:
-        """Bytes of the file, a row group at a time."""
-        if rollouts:
-            rows = [headway_row(resolved) for resolved in rollouts]
+    def write(self, rollouts: Sequence[Resolved]) -> Iterator[bytes]:
+        """Bytes of the file, a row group at a time. Raises CorruptCheckpoint where a picture's bytes are not there."""
+        for several in _together(rollouts):
+            rows = [self._row(resolved) for resolved in several]
             self._waiting.append(self._arrow.RecordBatch.from_pylist(rows, schema=self._schema))
-        if sum(batch.nbytes for batch in self._waiting) >= _GROUP_BYTES:
-            self._write_group()
-        return self._file.take()
+            if sum(batch.nbytes for batch in self._waiting) >= _GROUP_BYTES:
+                self._write_group()
+                yield self._file.take()
+
+    def _row(self, resolved: Resolved) -> dict[str, Any]:
+        pictures = [
+            {"name": name, "bytes": self._blobs.get(name) if self._blobs else None} for name in names_of([resolved])
+        ]
+        return {**headway_row(resolved), "pictures": pictures}
 
     def close(self) -> bytes:
         """The last row group, and the footer."""
@@ -53,6 +63,14 @@ class ParquetRows:
         if self._waiting:
             self._writer.write_table(self._arrow.Table.from_batches(self._waiting, schema=self._schema))
             self._waiting.clear()
+
+
+def _together(rollouts: Sequence[Resolved]) -> Iterator[Sequence[Resolved]]:
+    """One by one where some have pictures, as these may have many bytes."""
+    if names_of(rollouts):
+        yield from ([one] for one in rollouts)
+    else:
+        yield rollouts
 
 
 class _Outbox(io.RawIOBase):
@@ -93,9 +111,12 @@ def _schema(pa: Any) -> Any:
             "name": text,
         }
     )
+    number = pa.int32()
+    media = pa.struct({"start": number, "num_tokens": number, "name": text, "width": number, "height": number})
     turn = pa.struct(
         {
             "prompt_token_ids": pa.list_(pa.int32()),
+            "prompt_media": pa.list_(media),
             "output_token_ids": pa.list_(pa.int32()),
             "output_logprobs": pa.list_(pa.float32()),
             "checkpoint_id": text,
@@ -133,5 +154,6 @@ def _schema(pa: Any) -> Any:
             "labels": texts,
             "comments": pa.list_(pa.struct({"author": text, "text": text, "created_at": time})),
             "turns": pa.list_(turn),
+            "pictures": pa.list_(pa.struct({"name": text, "bytes": pa.binary()})),
         }
     )

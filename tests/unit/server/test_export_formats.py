@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import tarfile
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from server.rollouts.formats import FORMATS
+from store.blobs import BlobStore
 from store.rollouts import Conversation, RecordedSample, Resolved, TraceFacts
+from wire.extension import Media
 from wire.trajectories import Turn
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -54,11 +61,26 @@ def wordless() -> Resolved:
 ROLLOUTS = [game(12, tools=True), game(1, reward=-1.5), wordless(), game(3, reward=None)]
 
 
-def write(folder: Path, name: Any, rollouts: list[Resolved] = ROLLOUTS) -> Path:
-    writer = FORMATS[name].writer()
-    path = folder / f"rollouts{FORMATS[name].suffix}"
-    path.write_bytes(b"".join([*(writer.write([one]) for one in rollouts), writer.close()]))
+def write(folder: Path, name: Any, rollouts: list[Resolved] = ROLLOUTS, *, with_pictures: bool = False) -> Path:
+    file = FORMATS[name].file(BlobStore(folder / "blobs"), with_pictures=with_pictures)
+    path = folder / f"rollouts{file.suffix}"
+    pieces = [piece for one in rollouts for piece in file.writer.write([one])]
+    path.write_bytes(b"".join([*pieces, file.writer.close()]))
     return path
+
+
+def screenshots(folder: Path) -> Resolved:
+    """Three turns that see the same picture, and the last one another besides."""
+    blobs, png = BlobStore(folder / "blobs"), io.BytesIO()
+    Image.new("RGB", (40, 30)).save(png, "PNG")
+    first, second = (bytes.fromhex(blobs.put(data)) for data in (png.getvalue(), png.getvalue() + b"other"))
+    played = game(3)
+    media = (Media(1, 2, first, 40, 30),), (Media(1, 2, first, 40, 30), Media(4, 1, second, 40, 30))
+    samples = [
+        replace(sample, turn=replace(sample.turn, media=media[number == 2]))
+        for number, sample in enumerate(played.samples)
+    ]
+    return replace(played, samples=tuple(samples))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -106,6 +128,42 @@ def test_a_parquet_file_that_was_cut_off_does_not_open(tmp_path):
     path.write_bytes(whole[:-1])
     with pytest.raises(pyarrow.ArrowInvalid):
         pyarrow.parquet.read_table(path)
+
+
+def test_pictures_come_in_a_tar_once_each_before_the_lines_that_name_them(tmp_path):
+    seen = screenshots(tmp_path)
+    names = [item.name for item in seen.samples[2].turn.media]
+    path = write(tmp_path, "headway", [game(1), seen, seen], with_pictures=True)
+    with tarfile.open(path) as file:
+        members = {member.name: file.extractfile(member) for member in file}
+        found = {name: member.read() for name, member in members.items() if member is not None}
+    pictures = [f"pictures/{name}.png" for name in names]
+    assert list(found) == ["rollouts-000001.jsonl", *pictures, "rollouts-000002.jsonl", "rollouts-000003.jsonl"]
+    assert [hashlib.sha256(found[picture]).hexdigest() for picture in pictures] == names
+    turns = json.loads(found["rollouts-000002.jsonl"])["turns"]
+    assert turns[0]["prompt_media"] == [{"start": 1, "num_tokens": 2, "name": names[0], "width": 40, "height": 30}]
+    assert [one["name"] for one in turns[2]["prompt_media"]] == names
+
+
+def test_a_parquet_file_has_the_bytes_of_each_picture_once_a_row(tmp_path):
+    import pandas
+
+    seen = screenshots(tmp_path)
+    frame = pandas.read_parquet(write(tmp_path, "parquet", [game(1), seen], with_pictures=True))
+    assert [len(pictures) for pictures in frame["pictures"]] == [0, 2]
+    for picture in frame["pictures"][1]:
+        assert hashlib.sha256(picture["bytes"]).hexdigest() == picture["name"]
+    without = pandas.read_parquet(write(tmp_path, "parquet", [seen]))
+    assert [picture["bytes"] for picture in without["pictures"][0]] == [None, None]
+    assert [one["num_tokens"] for one in without["turns"][0][2]["prompt_media"]] == [2, 1]
+
+
+def test_datasets_reads_lines_of_which_some_have_pictures(tmp_path):
+    import datasets
+
+    path = write(tmp_path, "headway", [game(1), screenshots(tmp_path), wordless()])
+    loaded = datasets.load_dataset("json", data_files=str(path), split="train")
+    assert [len(row["turns"][-1]["prompt_media"]) for row in loaded] == [0, 2, 0]
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,13 @@ def test_a_plan_that_is_given_is_that_of_the_engine_where_none_is(engine, saved)
     assert saved(engine, model) == saved(engine, trained(engine, FIRST))
 
 
+def test_pictures_that_no_datum_names_are_ignored(engine, saved):
+    one, other = trained(engine, FIRST), new_model(engine)
+    engine.forward_backward(other, FIRST, LOSS, None, {bytes(32): b"no picture at all"})
+    engine.optim_step(other, ADAM)
+    assert saved(engine, one) == saved(engine, other)
+
+
 def test_models_do_not_touch_each_other(engine, saved):
     untouched, model = trained(engine, FIRST), new_model(engine)
     before = saved(engine, untouched)

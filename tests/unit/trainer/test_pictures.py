@@ -263,6 +263,18 @@ def test_a_picture_that_is_not_what_it_should_be_is_named_and_leaves_nothing_beh
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_size_is_refused_also_where_the_picture_was_seen_in_its_own(engine: BatchEngine) -> None:
+    base = sighted("qwen3_vl")
+    datum = one_datum(base, text(1, 2), A)
+    (item,) = datum.model_input.media
+    turned = replace(item, width=item.height, height=item.width)
+    assert base.rule.num_tokens(turned.width, turned.height) == item.num_tokens
+    TrainingEngine.forward(engine, MODEL, [datum], None, PICTURES)
+    lying = replace(datum, model_input=TokenSequence(datum.model_input.ids, (turned,)))
+    with pytest.raises(InvalidRequest, match="is 64×48 pixels, and its input says 48×64"):
+        TrainingEngine.forward(engine, MODEL, [lying], None, PICTURES)
+
+
 def test_pictures_that_nobody_names_are_ignored(engine: BatchEngine) -> None:
     base, other = sighted("qwen3_vl"), shown(9)
     datums = [one_datum(base, text(1, 2), A)]

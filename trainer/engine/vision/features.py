@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from wire.extension import Media
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
@@ -30,17 +32,18 @@ class Features:
 
 
 class FeatureCache:
-    """Features by digest and threads, the latest used last. Beyond `max_bytes` the oldest are forgotten, but never
-    those that are asked for now."""
+    """Features by picture, size and threads, the latest used last. Beyond `max_bytes` the oldest are forgotten, but
+    never those that are asked for now."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._kept = OrderedDict[tuple[bytes, int], Features]()
+        self._kept = OrderedDict[tuple[bytes, int, int, int], Features]()
         self._num_bytes = 0
 
-    def get(self, digest: bytes, encode: Callable[[], Features]) -> Features:
-        """Of this picture by torch's present number of threads; made by `encode` where they are not kept."""
-        key = digest, torch.get_num_threads()
+    def get(self, media: Media, encode: Callable[[], Features]) -> Features:
+        """Of this picture by torch's present number of threads; made by `encode`, which checks its size, where they are
+        not kept."""
+        key = media.digest, media.width, media.height, torch.get_num_threads()
         found = self._kept.pop(key, None)
         if found is None:
             found = encode()

@@ -39,4 +39,4 @@ class Sight:
 
     def features(self, media: Media) -> Features:
         """Of a picture of this call. Raises InvalidRequest, naming it, where its bytes are not what they should be."""
-        return self.cache.get(media.digest, lambda: self.tower.encode(self._pictures[media.digest], media))
+        return self.cache.get(media, lambda: self.tower.encode(self._pictures[media.digest], media))

@@ -107,6 +107,7 @@ def _engine_settings(settings: TrainerSettings, threads: int, max_threads: int) 
         max_tokens_per_pass=settings.max_tokens_per_pass,
         min_shard_tokens=settings.min_shard_tokens,
         max_activation_bytes=_bytes(settings.max_activation_gib),
+        max_feature_bytes=int(settings.max_feature_gib * 2**30),
         threads=threads,
         max_threads=max_threads,
         max_grad_norm=settings.max_grad_norm,

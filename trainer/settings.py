@@ -69,6 +69,14 @@ class TrainerSettings:
             minimum=0.001,
         ),
     ] = None
+    max_feature_gib: Annotated[
+        float,
+        Option(
+            "GiB of what a base's tower made of pictures, kept from one pass to the next",
+            "HEADWAY_MAX_FEATURE_GIB",
+            minimum=0.001,
+        ),
+    ] = 1.0
     max_resident_gib: Annotated[
         float | None,
         Option(

@@ -43,6 +43,7 @@ from trainer.engine.recomputation import Recomputation, saved_bytes
 from trainer.engine.self_check import disagreement, probe
 from trainer.engine.session import Session
 from trainer.engine.text_part import attend_by, text_config, text_part
+from trainer.engine.tower_cost import picture_cost
 from trainer.engine.unembedding import Unembedding, WholeUnembedding, exact_dtype
 from trainer.engine.vision.families import loader_of
 from trainer.engine.vision.sight import Sight
@@ -118,6 +119,7 @@ class BaseModel:
             tokens_per_pair=_tokens_per_pair(model),
             shares=not linear_mixers(model),
             alone=sharing is Sharing.NOTHING,
+            pictures=self.sight and picture_cost(model, self.sight.rule),
         )
         self.info = replace(
             _describe(model, self._unembedding.num_rows, sharing, self._adaptable, fingerprint_of(model)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -43,14 +44,17 @@ NUM_TOKENS = 4
 
 
 @pytest.fixture(scope="module")
-async def seeing_base(base: ModelRow, database: AsyncDatabase) -> ModelRow:
+async def seeing_base(base: ModelRow, database: AsyncDatabase) -> AsyncIterator[ModelRow]:
+    """Where some base reads pictures, bodies may be larger, which other tests are about: at the end none does."""
     info = {"vocab_size": VOCABULARY, "context_length": CONTEXT, "architecture": "T", "dtype": "d"}
     async with database.session() as session:
         seeing = ModelRow(slug="org/Tiny-Eyes", name="org/Tiny-Eyes", weights="/nowhere")
         seeing.info = {**info, "num_parameters": 1, "pictures": RULE.to_json()}
         session.add(seeing)
     await register_trainer(database, seeing.id)
-    return seeing
+    yield seeing
+    async with database.session() as session:
+        (await session.get_one(ModelRow, seeing.id)).info = {**info, "num_parameters": 1, "pictures": None}
 
 
 @pytest.fixture

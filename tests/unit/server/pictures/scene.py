@@ -8,13 +8,17 @@ from pathlib import Path
 from server.metrics.instruments import ServerMetrics
 from server.pictures.collaborators import Pictures
 from server.pictures.decoder import PictureDecoder
-from server.pictures.rows import RowsInMemory
 from server.process.settings import PictureSettings
 from store.blobs import BlobStore
+from store.database import AsyncDatabase
+from store.pictures import PictureStore
 
 
-def pictures_of(decoder: PictureDecoder, folder: Path, settings: PictureSettings | None = None) -> Pictures:
-    return Pictures(settings or PictureSettings(), decoder, RowsInMemory(), BlobStore(folder), ServerMetrics())
+def pictures_of(
+    decoder: PictureDecoder, database: AsyncDatabase, folder: Path, settings: PictureSettings | None = None
+) -> Pictures:
+    settings = settings or PictureSettings()
+    return Pictures(settings, decoder, PictureStore(database), BlobStore(folder), ServerMetrics())
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:

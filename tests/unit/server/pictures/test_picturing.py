@@ -21,6 +21,8 @@ from server.protocols.openai.schemas import ChatRequest
 from server.sampling.picturing import with_pictures, without_picture_bytes
 from server.sampling.requests import Chat, Rollout
 from server.sampling.target import Target
+from store.database import AsyncDatabase
+from store.tables import TeamRow
 from tests.unit.server.pictures.drawn import encoded
 from tests.unit.server.pictures.scene import data_url, pictures_of
 from wire.errors import InvalidRequest, NotFound
@@ -43,9 +45,11 @@ async def decoder() -> AsyncGenerator[PictureDecoder]:
     await decoder.close()
 
 
-@pytest.fixture
-def pictures(decoder: PictureDecoder, tmp_path: Path) -> Pictures:
-    return pictures_of(decoder, tmp_path)
+@pytest_asyncio.fixture
+async def pictures(decoder: PictureDecoder, async_database: AsyncDatabase, tmp_path: Path) -> Pictures:
+    async with async_database.session() as session:
+        session.add(TeamRow(id=TEAM, name="reds"))
+    return pictures_of(decoder, async_database, tmp_path)
 
 
 def image(url: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from server.pictures.reading import read
 from server.pictures.showing import thumbnail
 from server.pictures.taking import SentPicture, take, take_each
 from server.process.settings import PictureSettings
+from store.database import AsyncDatabase
+from store.tables import TeamRow
 from tests.unit.server.pictures.drawn import encoded, gradient, opened
 from tests.unit.server.pictures.scene import data_url, pictures_of
 from wire.errors import Gone, HeadwayError, InvalidRequest, NotFound, TooLarge, Unavailable
@@ -36,9 +38,11 @@ async def decoder() -> AsyncGenerator[PictureDecoder]:
     await decoder.close()
 
 
-@pytest.fixture
-def pictures(decoder: PictureDecoder, tmp_path: Path) -> Pictures:
-    return pictures_of(decoder, tmp_path)
+@pytest_asyncio.fixture
+async def pictures(decoder: PictureDecoder, async_database: AsyncDatabase, tmp_path: Path) -> Pictures:
+    async with async_database.session() as session:
+        session.add_all([TeamRow(id=TEAM, name="reds"), TeamRow(id=OTHERS, name="blues")])
+    return pictures_of(decoder, async_database, tmp_path)
 
 
 def image(url: Any, **more: Any) -> dict[str, Any]:
@@ -156,9 +160,9 @@ LIMITS = PictureLimits(per_request=3, bytes_each=200, bytes_in_all=240)
     ],
 )
 async def test_more_than_is_taken_at_once_is_too_large(
-    parts: list[Any], sentence: str, decoder: PictureDecoder, tmp_path: Path
+    parts: list[Any], sentence: str, decoder: PictureDecoder, async_database: AsyncDatabase, tmp_path: Path
 ):
-    pictures = pictures_of(decoder, tmp_path, PictureSettings(limits=LIMITS))
+    pictures = pictures_of(decoder, async_database, tmp_path, PictureSettings(limits=LIMITS))
     with pytest.raises(TooLarge, match=sentence):
         await take(pictures, TEAM, asked(*parts))
 

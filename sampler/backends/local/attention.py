@@ -138,11 +138,9 @@ def _within_prompt(
 
 def _visible_TT(length: int, sliding_window: int | None, two_way: Sequence[tuple[int, int]]) -> Tensor:
     visible_TT = torch.ones(length, length, dtype=torch.bool).tril_()
-    if sliding_window is not None:
-        visible_TT.triu_(1 - sliding_window)
-    for start, stop in two_way:  # whole, also where it is longer than the window
+    for start, stop in two_way:
         visible_TT[start:stop, start:stop] = True
-    return visible_TT
+    return visible_TT if sliding_window is None else visible_TT.triu_(1 - sliding_window)
 
 
 def _over_the_cache(

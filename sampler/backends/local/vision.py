@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from wire.extension import Media, TokenSequence
 from wire.picture_rule import PictureRule
 from wire.positions import Int64Array, next_position, positions_AN
 
+_Key = tuple[bytes, int, int]
 _NONE: Mapping[str, bytes] = {}
 
 
@@ -57,12 +58,12 @@ class Shown:
         """Tokens of the prompt."""
         return self.positions_AN.shape[1]
 
-    def positions_AT(self, start: int, stop: int) -> Int64Array:
-        """Of tokens `start` to `stop` of a sequence that begins with the prompt."""
-        num_prompt = self.num_prompt
-        following = np.arange(max(start, num_prompt), max(stop, num_prompt)) - num_prompt + self.next_position
-        behind_AT = np.broadcast_to(following, (len(self.positions_AN), len(following)))
-        return np.concatenate([self.positions_AN[:, start : min(stop, num_prompt)], behind_AT], axis=1)
+    def write_positions(self, start: int, into_AT: Int64Array) -> None:
+        """Of the tokens from `start` on of a sequence that begins with the prompt."""
+        inside = max(0, self.num_prompt - start)
+        into_AT[:, :inside] = self.positions_AN[:, start:]
+        first = self.next_position + max(0, start - self.num_prompt)
+        into_AT[:, inside:] = np.arange(first, first + into_AT.shape[1] - inside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,14 @@ class Piece:
     ids: Sequence[int]
     start: int
     shown: Shown
+
+    def packed_media(self) -> Iterator[tuple[Media, int]]:
+        """Its pictures, and how many of the tokens of each are before the piece. It may begin inside of a run: a prompt
+        whose keys and values another has is packed from its last token on."""
+        if self.start < self.shown.num_prompt:
+            for item in self.shown.media:
+                if item.stop > self.start:
+                    yield item, max(0, self.start - item.start)
 
 
 class Vision:
@@ -87,7 +96,7 @@ class Vision:
         self._pixels = pixels
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._features: OrderedDict[bytes, Features] = OrderedDict()
+        self._features: OrderedDict[_Key, Features] = OrderedDict()
         self._num_bytes = 0
 
     def shown(self, ids: Sequence[int], media: tuple[Media, ...] = (), pngs: Mapping[str, bytes] = _NONE) -> Shown:
@@ -101,41 +110,40 @@ class Vision:
 
     def keeps(self, item: Media) -> bool:
         """Whether the features of this picture are at hand."""
-        return item.digest in self._features
+        return _key(item) in self._features
 
     def features(self, item: Media, png: bytes) -> Features:
         """Of a picture. Raises InvalidRequest for bytes that are no canonical PNG of the item's size."""
         with self._lock:
-            if (kept := self._features.get(item.digest)) is not None:
-                self._features.move_to_end(item.digest)
+            if (kept := self._features.get(_key(item))) is not None:
+                self._features.move_to_end(_key(item))
                 return kept
         features = self._encode(item, png)
         with self._lock:
-            self._keep(item.digest, features)
+            self._keep(_key(item), features)
         return features
 
     def inputs(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """What the decoder takes for these tokens, packed one piece behind the other."""
         ids_T = torch.tensor([token for piece in pieces for token in piece.ids[piece.start :]])
         embeds_TD = self._embed(ids_T)
+        positions_AT = np.empty((self.rule.axes, len(ids_T)), np.int64)
         is_picture_T = torch.zeros(len(ids_T), dtype=torch.bool)
         levels = list[tuple[Tensor, ...]]()
         begin = 0
         for piece in pieces:
-            for item in piece.shown.media:
-                skipped = max(0, piece.start - item.start)
-                if skipped >= item.num_tokens:
-                    continue
+            end = begin + len(piece.ids) - piece.start
+            piece.shown.write_positions(piece.start, positions_AT[:, begin:end])
+            for item, skipped in piece.packed_media():
                 features = self.features(item, piece.shown.pngs[item.name])
                 rows = slice(begin + item.start + skipped - piece.start, begin + item.stop - piece.start)
                 embeds_TD[rows] = features.rows_ND[skipped:]
                 is_picture_T[rows] = True
                 levels.append(tuple(level_ND[skipped:] for level_ND in features.levels))
-            begin += len(piece.ids) - piece.start
-        positions = [piece.shown.positions_AT(piece.start, len(piece.ids)) for piece in pieces]
+            begin = end
         inputs: dict[str, Any] = {
             "inputs_embeds": embeds_TD[None],
-            "position_ids": self._position_ids(np.concatenate(positions, axis=1)),
+            "position_ids": self._position_ids(positions_AT),
         }
         if any(levels):
             inputs["visual_pos_masks"] = is_picture_T[None]
@@ -164,11 +172,16 @@ class Vision:
             )
         return features
 
-    def _keep(self, digest: bytes, features: Features) -> None:
+    def _keep(self, key: _Key, features: Features) -> None:
         """The last one stays, whatever its size."""
-        if digest in self._features:
+        if key in self._features:
             return
-        self._features[digest] = features
+        self._features[key] = features
         self._num_bytes += features.num_bytes
         while self._num_bytes > self._max_bytes and len(self._features) > 1:
             self._num_bytes -= self._features.popitem(last=False)[1].num_bytes
+
+
+def _key(item: Media) -> _Key:
+    """With the size that a request says it has: of another one, no features are made."""
+    return item.digest, item.width, item.height

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -15,12 +17,15 @@ import pytest_asyncio
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
 from sampler.backends.local import LocalBackend, LocalSettings
 from sampler.backends.local.sequence import Sequence as Row
+from sampler.backends.local.vision import Features, Vision
 from tests.ports.sampler_backends import Answer, put_together
 from tests.vision.families import FAMILIES, VisionFamily, drawn, make_vision_model, png_of, save_vision_family
 from wire.errors import CorruptCheckpoint, InvalidRequest
+from wire.extension import Media
 from wire.sampling import GenerateRequest, MediaItem, RenderRequest, SamplingParams, ScoreRequest
 
 SHOTS = [drawn(1), drawn(2, 64, 48), drawn(3, 100, 30), drawn(4, 20, 90)]
@@ -284,6 +289,67 @@ async def test_rows_that_were_set_back_are_computed_again_from_their_pictures(ba
             base.require_equal(prompt, answer, "base")
     finally:
         await backend.close()
+
+
+async def test_a_picture_goes_through_the_tower_once_whatever_turns_and_adapters(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+):
+    backend = LocalBackend(str(base.folder), LocalSettings(seed=0))
+    encoded = list[str]()
+    encode = Vision._encode
+
+    def noted(self: Vision, item: Media, png: bytes) -> Features:
+        encoded.append(item.name)
+        return encode(self, item, png)
+
+    monkeypatch.setattr(Vision, "_encode", noted)
+    try:
+        for adapter, path in {"base": None, "tuned": base.adapter}.items():
+            backend.load_adapter(adapter, path)
+            prompt = await base.prompt("this: ", 0)
+            for number in (2, 3, 0):
+                answers = await asyncio.gather(*(base.ask(prompt, adapter, backend, seed=seed) for seed in range(3)))
+                prompt = prompt.followed_by(answers[0], await base.prompt(number, "?"))
+        assert sorted(encoded) == sorted(NAMES[number] for number in (0, 2, 3))
+    finally:
+        await backend.close()
+
+
+async def test_a_window_that_is_shorter_than_a_run_bounds_what_its_tokens_see_before_them(bases: dict[str, Base], tmp_path: Path):
+    gemma = bases["gemma3"]
+    shutil.copytree(gemma.folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["sliding_window"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    reference = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    base = Base(gemma.family, tmp_path, LocalBackend(str(tmp_path), LocalSettings(seed=0)), gemma.adapter)
+    base.references["base"] = reference
+    base.backend.load_adapter("base", None)
+    try:
+        assert base.backend.info.pictures is not None
+        prompt = await base.prompt("what is ", 0, " or ", 2, "?")
+        base.require_equal(prompt, await base.ask(prompt), "base")
+    finally:
+        await base.backend.close()
+
+
+async def test_a_long_chat_with_pictures_is_rendered_in_a_process_of_its_own(bases: dict[str, Base]):
+    base = bases["gemma3"]
+    words = "word " * 700
+    parts = [{"type": "text", "text": words}, shown(0)]
+    short = await base.prompt(words, 0)
+    large = RenderRequest(messages=[{"role": "user", "content": parts}], chat_template_kwargs={"unused": "x" * 40_000})
+    rendered = await base.backend.render(large)
+    assert (rendered.token_ids, rendered.media) == (short.ids, short.media)
+    assert base.backend._chat_text._worker.pid is not None
+
+
+async def test_a_size_that_is_not_the_pictures_is_refused_also_where_its_features_are_at_hand(base: Base):
+    prompt = await base.prompt("what is ", 0, "?")
+    await base.ask(prompt)
+    turned = Prompt(prompt.ids, [prompt.media[0].model_copy(update={"width": 48, "height": 64})])
+    with pytest.raises(InvalidRequest, match="48×64"):
+        await base.ask(turned)
 
 
 @pytest.mark.parametrize("png", [b"", b"no picture", png_of(drawn(1))[:100], png_of(drawn(9, 48, 64))])

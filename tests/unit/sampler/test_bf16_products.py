@@ -16,6 +16,8 @@ from sampler.backends.local import bf16_products, packed_linears
 from sampler.backends.local.bf16_products import choose_products
 from sampler.backends.local.packed_linears import pack_linears
 from tests.ports.test_sampler_weights import expected_logprobs, prompt_of
+from tests.vision.families import FAMILIES as VISION
+from tests.vision.families import make_vision_model
 from wire.process import product_dtype
 from wire.process.product_dtype import ProductDtype
 
@@ -127,3 +129,13 @@ def test_a_kernel_that_is_not_there_is_not_used(in_bf16: Path):
 
     with patch.object(packed_linears, "_product_in_bf16", lacks):
         assert chosen(loaded(in_bf16)) == (ProductDtype.FLOAT32, ["could not create a primitive descriptor"])
+
+
+@pytest.mark.parametrize("family", VISION)
+def test_a_tower_loses_no_bits(family: str):
+    model: Any = make_vision_model(VISION[family]).bfloat16().float().requires_grad_(False)
+    assert chosen(model) == (ProductDtype.BF16, [])
+    tower = {id(module) for module in model.modules()} - {id(module) for module in model.get_decoder().modules()}
+    replaced = [id(module) for module in model.modules() if "forward" in vars(module)]
+    assert replaced
+    assert not tower.intersection(replaced)

@@ -315,7 +315,7 @@ async def test_a_picture_goes_through_the_tower_once_whatever_turns_and_adapters
         await backend.close()
 
 
-async def test_a_window_that_is_shorter_than_a_run_bounds_what_its_tokens_see_before_them(bases: dict[str, Base], tmp_path: Path):
+async def test_a_window_that_is_shorter_than_a_run_bounds_what_its_tokens_see(bases: dict[str, Base], tmp_path: Path):
     gemma = bases["gemma3"]
     shutil.copytree(gemma.folder, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())

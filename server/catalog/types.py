@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from server.values.closed_requests import Closed
 from server.values.texts import Sentence, Tag
 from wire.lora import MAX_INIT_SEED, MAX_LORA_ALPHA, MAX_LORA_RANK
 
-LoraPart = Literal["attn", "mlp", "unembed"]
+
+def _of_the_text_part(part: Any) -> Any:
+    if part == "vision":
+        raise ValueError("the tower of a base that reads pictures stays as it is; take attn, mlp or unembed")
+    return part
+
+
+LoraPart: TypeAlias = Annotated[Literal["attn", "mlp", "unembed"], BeforeValidator(_of_the_text_part)]
 
 
 class Provider(BaseModel):

@@ -99,6 +99,7 @@ async def test_every_part_of_the_shape_can_be_chosen_and_is_shown(team: Team, ba
         ({"seed": 2**63}, "lora.seed"),
         ({"targets": []}, "lora.targets"),
         ({"targets": ["q_proj"]}, "'attn', 'mlp' or 'unembed'"),
+        ({"targets": ["attn", "vision"]}, "the tower of a base that reads pictures stays as it is"),
         ({"targets": "attn"}, "lora.targets"),
         ({"dropout": 0.1}, "lora.dropout"),
     ],

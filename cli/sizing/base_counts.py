@@ -68,7 +68,7 @@ class BaseCounts:
     forward pass, block by block. largest_block: of the largest of these blocks. outside: shapes of all others.
     unembedding: [V, D]. weight_bytes: of one number of the base. adapted: the linear layers of an adapter on all
     layers. attention_width: heads of queries times their size. key_values: numbers that a sampler keeps a token, of all
-    layers.
+    layers. tower: parameters of what reads pictures, among those outside; 0 for a base that takes text alone.
     """
 
     name: str
@@ -88,6 +88,7 @@ class BaseCounts:
     attention_width: int
     key_values: int
     activations: Activations
+    tower: int = 0
 
     @property
     def num_parameters(self) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from cli.sizing.base_counts import Activations, BaseCounts, Linear
 from cli.sizing.presets import PRESETS
@@ -34,7 +34,9 @@ from trainer.engine.fused_lora import FusedLora
 from trainer.engine.logprobs import action_logprobs, chunk_length
 from trainer.engine.lora import AdaptedLayers, LiveAdapter
 from trainer.engine.recomputation import Recomputation
+from trainer.engine.text_part import attend_by, text_linears, text_part, tower_names
 from trainer.engine.unembedding import WholeUnembedding, blocks_of, exact_dtype
+from trainer.engine.vision.families import FAMILIES, loader_of
 from wire.engine import LoraConfig
 from wire.process.hub_weights import require_weights
 
@@ -46,20 +48,21 @@ _META = torch.device("meta")
 
 
 def config_of(base: str) -> PreTrainedConfig:
-    """Of a preset, a folder or a config.json, or a Hugging Face id; of the text in it. Raises OSError, ValueError or
-    WeightsOutOfReach for one that is not there."""
+    """Of a preset, a folder or a config.json, or a Hugging Face id. Raises OSError, ValueError or WeightsOutOfReach for
+    one that is not there."""
     if base in PRESETS:
         return AutoConfig.for_model(**PRESETS[base])
     place = Path(base)
     require_weights(base)
     folder = place.parent if place.is_file() else base
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return config if config.model_type in FAMILIES else config.get_text_config()
 
 
 def count_base(name: str, config: PreTrainedConfig, rank: int, dtype: torch.dtype = torch.bfloat16) -> BaseCounts:
     """rank: of the adapters that a pass trains. Raises UnsupportedArchitecture as the trainer does, and ValueError for
     layers whose kernels decide what they keep."""
-    model = _outline(config, dtype)
+    model, text = _outline(config, dtype), config.get_text_config()
     if linear_mixers(model):
         raise ValueError(f"{name} has layers of linear attention, and what those keep depends on their kernels")
     layers = [[tuple(p.shape) for p in layer.parameters()] for layer in decoder_layers(model)]
@@ -67,12 +70,14 @@ def count_base(name: str, config: PreTrainedConfig, rank: int, dtype: torch.dtyp
     embedding, head = vocabulary_modules(model)
     divided = {module.weight for module in (embedding, head) if module is not None}
     adapted = set(Adaptable.of(model).chosen(LoraConfig(rank=rank)))
-    key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    beside = tuple(f"{name}." for name in tower_names(model))
+    tower = [parameter for name, parameter in model.named_parameters() if beside and name.startswith(beside)]
+    key_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return BaseCounts(
         name=name,
         architecture=type(model).__name__,
-        context_length=config.max_position_embeddings,
+        context_length=text.max_position_embeddings,
         layers=layers,
         vocabulary=[tuple(weight.shape) for weight in divided],
         embedding_gathered=embedding.weight.numel() if embedding is not None else 0,
@@ -83,26 +88,28 @@ def count_base(name: str, config: PreTrainedConfig, rank: int, dtype: torch.dtyp
         weight_bytes=dtype.itemsize,
         adapted=[
             Linear(path.rpartition(".")[2], module.out_features, module.in_features)
-            for path, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and path.rpartition(".")[2] in adapted
+            for path, module in text_linears(model).items()
+            if path.rpartition(".")[2] in adapted
         ],
-        heads=config.num_attention_heads,
+        heads=text.num_attention_heads,
         key_heads=key_heads,
-        attention_width=config.num_attention_heads * head_dim,
-        key_values=2 * key_heads * head_dim * config.num_hidden_layers,
+        attention_width=text.num_attention_heads * head_dim,
+        key_values=2 * key_heads * head_dim * text.num_hidden_layers,
+        tower=sum(parameter.numel() for parameter in tower),
         activations=_activations(config, rank, dtype),
     )
 
 
 def _activations(config: PreTrainedConfig, rank: int, dtype: torch.dtype) -> Activations:
     """By passes over one layer and two where all are alike, and over all of them where they are not."""
-    depths = (1, 2) if len(set(getattr(config, "layer_types", None) or [None])) == 1 else (config.num_hidden_layers,)
+    text = config.get_text_config()
+    depths = (1, 2) if len(set(getattr(text, "layer_types", None) or [None])) == 1 else (text.num_hidden_layers,)
     models = [_counted_model(config, depth, rank, dtype) for depth in depths]
     kept, recomputed = ([model.run(1, recompute=on) for model in models] for on in (False, True))
     scored = models[-1].run(_TOKENS, recompute=False).kept
     return Activations(
-        kept=_at_depth([each.kept for each in kept], config.num_hidden_layers) / _TOKENS,
-        recomputed=_at_depth([each.kept for each in recomputed], config.num_hidden_layers) / _TOKENS,
+        kept=_at_depth([each.kept for each in kept], text.num_hidden_layers) / _TOKENS,
+        recomputed=_at_depth([each.kept for each in recomputed], text.num_hidden_layers) / _TOKENS,
         transient=kept[-1].transient / _TOKENS,
         transient_recomputed=recomputed[-1].transient / _TOKENS,
         prediction=(scored - kept[-1].kept) / (_TOKENS - 1),
@@ -144,7 +151,7 @@ class _CountedModel:
         live = _LiveBytes([*self._held(), ids_T])
         with live:
             with self._recomputation.switched(recompute):
-                output = self._model.base_model(
+                output = text_part(self._model)(
                     input_ids=ids_T[None], position_ids=ids_T[None], attention_mask=None, use_cache=False
                 )
             during_layers = live.peak
@@ -183,17 +190,18 @@ class _CountedModel:
 
 def _counted_model(config: PreTrainedConfig, depth: int, rank: int, dtype: torch.dtype) -> _CountedModel:
     shorter = copy.deepcopy(config)
-    shorter.num_hidden_layers = depth
-    if getattr(config, "layer_types", None):
-        shorter.layer_types = config.layer_types[:depth]
+    text = shorter.get_text_config()
+    text.num_hidden_layers = depth
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:depth]
     return _CountedModel(_outline(shorter, dtype), rank)
 
 
 def _outline(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     AttentionInterface.register(_ATTENTION, _attention)
     with _META:
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    model.set_attn_implementation(_ATTENTION)
+        model: Any = loader_of(config).from_config(config, dtype=dtype, trust_remote_code=False)
+    attend_by(model, _ATTENTION)
     return model.eval().requires_grad_(False)
 
 

@@ -35,6 +35,28 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 64,
         "num_attention_heads": 64,
     },
+    "qwen3-vl-8b": {
+        "model_type": "qwen3_vl",
+        "tie_word_embeddings": False,
+        "text_config": {
+            **{name: value for name, value in _QWEN3.items() if name not in ("model_type", "tie_word_embeddings")},
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 262144,
+        },
+        "vision_config": {
+            "depth": 27,
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_heads": 16,
+            "out_hidden_size": 4096,
+            "patch_size": 16,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [8, 16, 24],
+        },
+    },
     "llama-3.3-70b": {
         "model_type": "llama",
         "vocab_size": 128256,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from cli.sizing.base_counts import BaseCounts
 
 _LORA_BYTES = 4
+_FEATURE_BYTES = 1 << 30
+"""`trainer.engine.vision.sight.MAX_FEATURE_BYTES`, which is not imported for a constant: it brings torch."""
 _SESSION_BUFFERS = 4
 """Of a model: weights, gradient, two moments."""
 
@@ -15,9 +17,9 @@ _SESSION_BUFFERS = 4
 class TrainerMemory:
     """Bytes of one rank of `ranks`, on a GPU of `gpu`.
 
-    base: its part of layers, embedding and unembedding; norms whole. gathered: what comes together from all ranks.
-    model: weights, gradient and moments of one model. partial_sums: the gradient of the shard that is computed, and of
-    those that were.
+    base: its part of layers, embedding and unembedding; norms, and what reads pictures, whole. gathered: what comes
+    together from all ranks. model: weights, gradient and moments of one model. partial_sums: the gradient of the shard
+    that is computed, and of those that were. features: room for what was read of pictures.
     """
 
     ranks: int
@@ -26,12 +28,13 @@ class TrainerMemory:
     gathered: int
     model: int
     partial_sums: int
+    features: int
     counts: BaseCounts
 
     @property
     def left(self) -> int:
         """For activations and further models; negative where the base does not fit."""
-        return self.gpu - self.base - self.gathered - self.model - self.partial_sums
+        return self.gpu - self.base - self.gathered - self.model - self.partial_sums - self.features
 
     @property
     def pass_tokens(self) -> int:
@@ -56,5 +59,6 @@ def trainer_memory(counts: BaseCounts, *, ranks: int, rank: int, num_shards: int
         gathered=counts.gathered_parameters() * counts.weight_bytes if ranks > 1 else 0,
         model=_SESSION_BUFFERS * adapter,
         partial_sums=(1 + kept) * adapter,
+        features=_FEATURE_BYTES if counts.tower else 0,
         counts=counts,
     )

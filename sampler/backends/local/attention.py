@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,19 +50,6 @@ class SlotLayout:
     next_rows_D: Tensor  # their cache rows,
     next_positions_D: Tensor  # and their positions in them
     _masks: dict[int | None, Tensor] = field(default_factory=dict[int | None, Tensor])
-    _prompt_masks: dict[tuple[Prompt, int | None], Tensor] = field(
-        default_factory=dict[tuple[Prompt, int | None], Tensor]
-    )
-
-    def prompt_mask(self, prompt: Prompt, sliding_window: int | None) -> Tensor | None:
-        """bool [T, T]: what each of a prompt's tokens sees of it. None: what came before it, and itself."""
-        length = prompt.stop - prompt.start
-        window = sliding_window if sliding_window is not None and length > sliding_window else None
-        if window is None and not prompt.two_way:
-            return None
-        if (prompt, window) not in self._prompt_masks:
-            self._prompt_masks[prompt, window] = _visible_TT(length, window, prompt.two_way)
-        return self._prompt_masks[prompt, window]
 
     def mask(self, sliding_window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive [R, 1, 1, S]: what each row's next token sees. Rows without one see their first slot, unread."""
@@ -118,7 +106,8 @@ def slot_attention(
             query_BHTE[:, :, new],
             key_BKTE[:, :, new],
             value_BKTE[:, :, new],
-            slot_layout.prompt_mask(prompt, sliding_window),
+            prompt.two_way,
+            sliding_window,
             scaling,
         )
         output_THE[new] = attended_BHTE[0].transpose(0, 1)
@@ -130,17 +119,37 @@ def slot_attention(
 
 
 def _within_prompt(
-    query_BHTE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, visible_TT: Tensor | None, scaling: float | None
+    query_BHTE: Tensor,
+    key_BKTE: Tensor,
+    value_BKTE: Tensor,
+    two_way: Sequence[tuple[int, int]],
+    sliding_window: int | None,
+    scaling: float | None,
 ) -> Tensor:
-    visibility: dict[str, Any] = {"is_causal": True} if visible_TT is None else {"attn_mask": visible_TT}
-    return scaled_dot_product_attention(query_BHTE, key_BKTE, value_BKTE, **visibility, scale=scaling, enable_gqa=True)
+    length = query_BHTE.shape[2]
+    visibility: dict[str, Any] = {"is_causal": True}
+    if sliding_window is not None and length > sliding_window:
+        visible_TT = torch.ones(length, length, dtype=torch.bool).tril()
+        visibility = {"attn_mask": visible_TT.triu(1 - sliding_window)}
+    attend = partial(scaled_dot_product_attention, scale=scaling, enable_gqa=True)
+    attended_BHTE = attend(query_BHTE, key_BKTE, value_BKTE, **visibility)
+    for start, stop in two_way:  # these rows once more: all that is before the run, and all of it
+        first = 0 if sliding_window is None else max(0, start + 1 - sliding_window)
+        keys, rows = slice(first, stop), slice(start, stop)
+        attended_BHTE[:, :, rows] = attend(
+            query_BHTE[:, :, rows],
+            key_BKTE[:, :, keys],
+            value_BKTE[:, :, keys],
+            attn_mask=_in_the_window(rows, keys, sliding_window),
+        )
+    return attended_BHTE
 
 
-def _visible_TT(length: int, sliding_window: int | None, two_way: Sequence[tuple[int, int]]) -> Tensor:
-    visible_TT = torch.ones(length, length, dtype=torch.bool).tril_()
-    for start, stop in two_way:
-        visible_TT[start:stop, start:stop] = True
-    return visible_TT if sliding_window is None else visible_TT.triu_(1 - sliding_window)
+def _in_the_window(rows: slice, keys: slice, sliding_window: int | None) -> Tensor | None:
+    """bool [rows, keys]: which keys are not too far before a row. None: all of them."""
+    if sliding_window is None or rows.stop - keys.start <= sliding_window:
+        return None
+    return torch.arange(keys.start, keys.stop) > torch.arange(rows.start, rows.stop)[:, None] - sliding_window
 
 
 def _over_the_cache(

@@ -26,6 +26,7 @@ from trainer.engine.device_errors import device_error
 from trainer.engine.device_memory import device_memory
 from trainer.engine.engine import TrainingEngine
 from trainer.engine.heap import Heap
+from trainer.engine.vision.features import Encoded
 from trainer.loading import LoadedEngine, Place, load_engine
 from trainer.settings import TrainerSettings
 from trainer.worker.cancellation import ANSWER_WITHIN_S, Cancellation
@@ -216,12 +217,31 @@ def _show_memory(
         ["place"],
         lambda: [((place,), num_bytes) for place, (_, num_bytes) in engine.places().items()],
     )
+    if (encoded := engine.encoded()) is not None:
+        _show_pictures(metrics, lambda: engine.encoded() or encoded)
     metrics.show(
         "headway_trainer_device_bytes",
         "The GPU's memory; of several ranks, rank 0's",
         ["state"],
         lambda: device_memory(place.device),
     )
+
+
+def _show_pictures(metrics: TrainerMetrics, so_far: Callable[[], Encoded]) -> None:
+    """Of a base that sees."""
+    metrics.count(
+        "headway_trainer_pictures",
+        "Pictures that passes showed: encoded by the tower, or reused from what was kept; of several ranks, rank 0's",
+        ["outcome"],
+        lambda: [(("encoded",), so_far().encoded), (("reused",), so_far().reused)],
+    )
+    metrics.count(
+        "headway_trainer_picture_seconds",
+        "Seconds of encoding pictures, a part of forward",
+        [],
+        lambda: [((), so_far().seconds)],
+    )
+    metrics.show("headway_trainer_feature_bytes", "What is kept of pictures", [], lambda: [((), so_far().num_bytes)])
 
 
 def _leave_after(idle_exit_s: float | None, keeper: LeaseKeeper) -> Callable[[float], bool]:

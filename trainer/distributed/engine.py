@@ -16,6 +16,7 @@ import structlog
 from trainer.distributed.group import Call, FailedElsewhere, RankGroup
 from trainer.engine.checkpoint import SessionSnapshot
 from trainer.engine.engine import TrainingEngine
+from trainer.engine.vision.features import Encoded
 from wire.datums import Datum
 from wire.engine import (
     NO_PICTURES,
@@ -72,6 +73,10 @@ class DistributedEngine:
     def places(self) -> dict[str, tuple[int, int]]:
         """See `TrainingEngine.places`. Of rank 0; the others hold the same."""
         return self._engine.places()
+
+    def encoded(self) -> Encoded | None:
+        """See `TrainingEngine.encoded`. Of rank 0; each encodes what its own shards show."""
+        return self._engine.encoded()
 
     def plan(self, datums: Sequence[Datum], num_substeps: int = 1, settings: PlanSettings | None = None) -> Plan:
         """See `TrainingEngine.plan`. It does not depend on the number of ranks."""

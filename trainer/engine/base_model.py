@@ -43,7 +43,7 @@ from trainer.engine.recomputation import Recomputation, saved_bytes
 from trainer.engine.self_check import disagreement, probe
 from trainer.engine.session import Session
 from trainer.engine.text_part import attend_by, text_config, text_part
-from trainer.engine.tower_cost import picture_cost
+from trainer.engine.tower_cost import encoding_bytes, picture_cost
 from trainer.engine.unembedding import Unembedding, WholeUnembedding, exact_dtype
 from trainer.engine.vision.families import loader_of
 from trainer.engine.vision.sight import Sight
@@ -313,13 +313,20 @@ class BaseModel:
         assert self._adapted_by in self._bytes_per_token, "measure_activations comes first"
         # Linear mixers compute each path by itself, and what they keep outweighs the rest.
         merged = sum(datum.num_tokens for datum in pack.datums)
-        return round(self._bytes_per_token[self._adapted_by] * (pack.num_tokens if self._budget.shares else merged))
+        kept = round(self._bytes_per_token[self._adapted_by] * (pack.num_tokens if self._budget.shares else merged))
+        return kept + (pack.pictures.num_bytes if pack.pictures else 0)
 
     def room_for_activations(self) -> int:
-        """Bytes that a pass may keep, if nobody says how many: half of what is free; of a CPU's memory, which others
-        use too, no more than 8 GiB."""
-        half = free_bytes(self.device) // 2
+        """Bytes that a pass may keep, if nobody says how many: half of what is free, and of what pictures leave of it;
+        of a CPU's memory, which others use too, no more than 8 GiB."""
+        half = max(free_bytes(self.device) - self._bytes_for_pictures(), 0) // 2
         return half if self.device.type == "cuda" else min(half, _MAX_ACTIVATION_BYTES_ON_CPU)
+
+    def _bytes_for_pictures(self) -> int:
+        """Of the features that are kept, and of the tower while it makes some."""
+        if self.sight is None:
+            return 0
+        return self.sight.cache.max_bytes + encoding_bytes(self._model, self.sight.rule, self.info.context_length)
 
     @property
     def _adapted_by(self) -> tuple[LiveAdapter, bool]:

@@ -41,6 +41,7 @@ from trainer.engine.spill import SpillFolder
 from trainer.engine.timing import PhaseTimer
 from trainer.engine.turns import turns_of
 from trainer.engine.validation import check_datums, check_lora, check_num_substeps, check_pictures, check_weights
+from trainer.engine.vision.features import Encoded
 from trainer.engine.vision.sight import MAX_FEATURE_BYTES
 from wire.datums import Datum
 from wire.engine import (
@@ -187,6 +188,10 @@ class TrainingEngine:
     def places(self) -> dict[str, tuple[int, int]]:
         """Open models and their bytes on the device, in host memory and on disk. May be called from any thread."""
         return self._sessions.places()
+
+    def encoded(self) -> Encoded | None:
+        """What came of pictures so far; None for a base that takes text alone. May be called from any thread."""
+        return self._base.sight and self._base.sight.cache.so_far
 
     def plan(self, datums: Sequence[Datum], num_substeps: int = 1, settings: PlanSettings | None = None) -> Plan:
         """How passes over these datums are cut up, by these settings or the engine's own."""

@@ -125,6 +125,7 @@ class PassTally:
             "tokens_merged:sum": num_tokens_merged,
             "tokens_computed:sum": sums.num_tokens_computed,
             "sharing_ratio": num_tokens_merged / sums.num_tokens_computed,
+            **_picture_metrics(datums),
             "micro_batches:sum": sums.num_micro_batches,
             **seconds,
             "tokens_per_s": sums.num_tokens_computed / total_s if total_s > 0 else 0.0,
@@ -157,6 +158,14 @@ def _sampling_metrics(sums: Sums) -> dict[str, float]:
     if sums.num_clipped is not None:
         metrics["clip_fraction:mean"] = sums.num_clipped / sums.num_tokens
     return metrics
+
+
+def _picture_metrics(datums: Sequence[Datum]) -> dict[str, float]:
+    """Nothing where there are none."""
+    media = [item for datum in datums for item in datum.model_input.media]
+    if not media:
+        return {}
+    return {"pictures:sum": len({item.digest for item in media}), "pictures_shown:sum": len(media)}
 
 
 def _reward_metrics(datums: Sequence[Datum]) -> dict[str, float]:

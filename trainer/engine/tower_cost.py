@@ -1,4 +1,4 @@
-"""What a base's tower multiplies for a picture, counted from the shapes of its weights."""
+"""What a base's tower multiplies for a picture, and holds meanwhile, counted from the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ _BEHIND_THE_LAYERS = ("merger", "projector")
 _POOLING = "vision_tower.head"
 """SigLIP's, where it has one: it makes one vector of all patches, which nobody reads."""
 
+_WIDTHS = 10
+"""Of the tower, that each patch has at once where a layer holds most: its input, norms, queries, keys, values, what
+attention makes of them, and copies of those in another order."""
+
 _SIDE = 512
 """Of some picture, in pixels: how many tokens come of how many patches is the same for all."""
 
@@ -30,6 +34,17 @@ def picture_cost(model: PreTrainedModel, rule: PictureRule) -> PictureCost:
     num_layers = len(getattr(config, "fullatt_block_indexes", ())) or getattr(config, "depth", 0)
     pair = 2 * int(config.hidden_size) * int(num_layers or config.num_hidden_layers)
     return PictureCost(rule, products_per_patch(model, rule) / (2 * weights), pair / (2 * weights))
+
+
+def encoding_bytes(model: PreTrainedModel, rule: PictureRule, context_length: int) -> int:
+    """What the tower holds while it encodes the largest picture that a sequence has room for: pixels, as they come and
+    in its dtype, and what a layer computes."""
+    config: Any = model.config.vision_config
+    most_tokens = min(context_length, rule.tokens or rule.max_pixels // (rule.patch * rule.merge) ** 2)
+    num_patches = rule.max_pixels // rule.patch**2 if rule.tokens else most_tokens * rule.merge**2
+    pixels = int(getattr(config, "num_channels", 3)) * int(getattr(config, "temporal_patch_size", 1)) * rule.patch**2
+    widths = _WIDTHS * int(config.hidden_size) + 2 * int(config.intermediate_size)
+    return num_patches * (pixels * (torch.float32.itemsize + model.dtype.itemsize) + widths * model.dtype.itemsize)
 
 
 def products_per_patch(model: PreTrainedModel, rule: PictureRule) -> float:

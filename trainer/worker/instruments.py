@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from store.oplog.operation import ModelState, Operation
@@ -104,6 +104,17 @@ class TrainerMetrics:
             for values, figure in figures():
                 shown.add_metric(values, figure)
             return [shown]
+
+        self.registry.register(_Asked(family))
+
+    def count(self, name: str, meaning: str, labels: list[str], figures: Figures) -> None:
+        """As `show`, of figures that only grow."""
+
+        def family() -> Iterable[Metric]:
+            counted = CounterMetricFamily(name, meaning, labels=labels)
+            for values, figure in figures():
+                counted.add_metric(values, figure)
+            return [counted]
 
         self.registry.register(_Asked(family))
 

@@ -25,7 +25,13 @@ from trainer.worker.instruments import TrainerMetrics
 DOCUMENTED = set(re.findall(r"^\| `(headway_[a-z_]+)` \|", Path("docs/monitoring.md").read_text(), re.MULTILINE))
 MONITORING = Path("docker/monitoring")
 # Shown by the composition root, which has the engine at hand (tests/e2e/test_monitoring.py sees them there).
-OF_THE_ENGINE = {f"headway_trainer_{name}" for name in ("ranks", "leases", "sessions", "session_bytes", "device_bytes")}
+OF_THE_ENGINE = {
+    f"headway_trainer_{name}"
+    for name in (
+        *("ranks", "leases", "sessions", "session_bytes", "device_bytes"),
+        *("pictures_total", "picture_seconds_total", "feature_bytes"),
+    )
+}
 
 
 def exposed(text: str) -> set[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.unit.trainer.pictured import pictured_batch, sighted
 from tests.unit.trainer.tiny import MODEL, mixed_batch, opened, tiny_engine, trajectory, turn
 from trainer.engine.losses import LOSSES
 from trainer.worker.summaries import logged_figures
@@ -27,6 +28,9 @@ def reported() -> set[str]:
         names |= set(engine.forward_backward(MODEL, batch, LossChoice(loss)).metrics)
     names |= set(engine.forward_backward(MODEL, batch, LossChoice("ppo", {"kl_penalty_coef": 0.1})).metrics)
     names |= set(engine.backward(MODEL, batch, [datum.mask for datum in engine.forward(MODEL, batch)]).metrics)
+    sees = sighted("qwen3_vl")
+    shown = opened(sees.engine()).forward_backward(MODEL, pictured_batch(sees), LossChoice("ppo"))
+    names |= set(shown.metrics)
     return names | set(engine.optim_step(MODEL, AdamParams(1e-3, max_grad_norm=1.0)).metrics)
 
 

@@ -32,6 +32,11 @@ class PackedPictures:
     features: tuple[Features, ...]
 
     @property
+    def num_bytes(self) -> int:
+        """Of the features of all runs: a pass holds a copy of them, in the order of the pack."""
+        return sum(each.num_bytes for each in self.features)
+
+    @property
     def position_ids(self) -> torch.Tensor:
         """As the text part takes them: [A, 1, T], or [1, T] for one axis."""
         return self.positions_AT[:, None] if len(self.positions_AT) > 1 else self.positions_AT

@@ -3,7 +3,7 @@ themselves. Their results have the logprob of every target."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from server.training.admission import TrainedModel
 from server.training.checks import check_loss
@@ -16,7 +16,7 @@ from wire.engine import LossChoice
 from wire.errors import InvalidRequest
 from wire.process.off_loop import off_loop
 
-DatumSource = Callable[[], Sequence[Datum]]
+DatumSource = Callable[[], Awaitable[Sequence[Datum]]]
 """Makes the datums of what was sent, or raises InvalidRequest; called when it is known that the call repeats none."""
 
 
@@ -31,15 +31,14 @@ def evaluation(model: TrainedModel, digest: bytes, datums: DatumSource, loss: Lo
 
 
 def _pass(kind: str, model: TrainedModel, digest: bytes, source: DatumSource, loss: LossChoice, num_bytes: int) -> Call:
-    def prepared() -> Prepared:
-        if loss.config.get(OVER_STD):
-            raise InvalidRequest(f"loss_fn_config: {OVER_STD} is for rewards; these advantages are taken as they are")
-        check_loss(loss, loss.num_substeps, model.losses)
-        datums = source()
+    def encoded(datums: Sequence[Datum]) -> Prepared:
         call = {"loss_fn": loss.name, "loss_fn_config": dict(loss.config), "num_substeps": 1, "returns_logprobs": True}
         return Prepared(encode_datums(datums, call), sum(datum.num_tokens for datum in datums))
 
     async def prepare() -> Prepared:
-        return await off_loop(num_bytes, prepared)
+        if loss.config.get(OVER_STD):
+            raise InvalidRequest(f"loss_fn_config: {OVER_STD} is for rewards; these advantages are taken as they are")
+        check_loss(loss, loss.num_substeps, model.losses)
+        return await off_loop(num_bytes, encoded, await source())
 
     return Call(kind, digest, prepare)

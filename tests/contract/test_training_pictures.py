@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 from sqlalchemy import select
 
+from server.protocols.tinker.messages import tinker_pb2 as pb
 from store.database import AsyncDatabase
 from store.tables import ModelRow, OperationRow
 from tests.contract.conftest import CONTEXT, VOCABULARY, Team, num_operations
 from tests.contract.stand_ins import register_trainer
+from tests.contract.test_training_runs import PROTOBUF, ROOT, Run, made
 from tests.unit.server.pictures.drawn import bomb, encoded, gradient
 from wire.datum_payload import decode_datums
 from wire.datums import Datum
@@ -215,3 +217,85 @@ async def test_a_batch_that_repeats_a_large_picture_holds_it_once(team, model, d
     reply = await team.train(model["id"], "forward-backward", body)
     assert reply.status_code == 200, reply.text
     assert len({item.name for datum in await logged(database, model) for item in datum.model_input.media}) == 1
+
+
+# Tinker's passes
+
+
+def pass_over(run: Run, number: int, *chunks: tuple[bytes, int | None] | list[int]) -> bytes:
+    """In protobuf, as the SDK writes it: pictures with their numbers of tokens, and texts."""
+    sent = pb.ForwardBackwardRequest(model_id=run.id, seq_id=number, loss_fn="cross_entropy")
+    one, length = sent.data.add(), 0
+    for chunk in chunks:
+        added = one.model_input.add()
+        if isinstance(chunk, list):
+            added.encoded_text.tokens = np.array(chunk, "<i4").tobytes()
+            length += len(chunk)
+        else:
+            added.image.data, added.image.format = chunk[0], "png"
+            if chunk[1] is not None:
+                added.image.expected_tokens = chunk[1]
+            length += chunk[1] or 0
+    targets = one.loss_fn_inputs["target_tokens"]
+    targets.dense, targets.dtype = np.full(length, 5, "<i8").tobytes(), pb.DTYPE_INT64
+    return sent.SerializeToString()
+
+
+async def promise_of(run: Run, content: bytes) -> str:
+    url, headers = f"{ROOT}/forward_backward", {"Content-Type": PROTOBUF}
+    promised = await run.http.post(url, content=content, headers=headers)
+    assert promised.status_code == 200, promised.text
+    return promised.json()["request_id"]
+
+
+async def answer_of(run: Run, content: bytes) -> dict[str, Any]:
+    return await run.result(await promise_of(run, content))
+
+
+async def test_a_pass_over_pictures_has_a_logprob_for_each_placeholder(team, seeing_base, database):
+    run = await made(team, seeing_base)
+    content = pass_over(run, next(run.numbers), [1, 2], (RED, 4), [3], (WIDE, 8))
+    answer = await answer_of(run, content)
+    assert answer["loss_fn_outputs"][0]["logprobs"]["shape"] == [15]
+    async with database.session() as session:
+        operation = await session.get_one(OperationRow, uuid.UUID(await promise_of(run, content)))
+    (datum,), _ = decode_datums(operation.payload or b"")
+    assert datum.model_input.ids.tolist() == [1, 2, *[PLACEHOLDER] * 4, 3, *[PLACEHOLDER] * 8]
+    assert [item.name for item in datum.model_input.media] == operation.pictures != []
+
+
+@pytest.mark.parametrize(
+    ("chunk", "sentence"),
+    [
+        ((RED, 5), "datum 0: chunk 1 expects 5 tokens of a picture of 32×32 pixels, which has 4"),
+        ((b"<svg/>", 5), "datum 0: chunk 1: the picture is no picture that is read here"),
+        ((RED, None), "target_tokens has 2 positions, but the model input has 6 tokens"),
+    ],
+)
+async def test_what_is_wrong_with_a_picture_fails_the_future(chunk, sentence, team, seeing_base):
+    run = await made(team, seeing_base)
+    answer = await answer_of(run, pass_over(run, next(run.numbers), [1, 2], chunk))
+    assert (answer["category"], sentence in answer["error"]) == ("user", True), answer
+    assert "metrics" in await answer_of(run, pass_over(run, next(run.numbers), [1, 2], (RED, 4)))
+
+
+async def test_a_pass_over_a_base_of_text_refuses_pictures_by_name(team, base):
+    run = await made(team, base)
+    answer = await answer_of(run, pass_over(run, next(run.numbers), [1, 2], (RED, 4)))
+    assert answer["error"] == "datum 0: chunk 1 is a picture, and the base of this model takes text alone"
+
+
+async def test_a_pass_by_pointer_and_another_picture_under_its_number(team, seeing_base):
+    run = await made(team, seeing_base)
+    await answer_of(run, pass_over(run, next(run.numbers), [1], (RED, 4)))
+    one = {
+        "model_input": {"chunks": [text(1), pointer(RED)]},
+        "loss_fn_inputs": {"target_tokens": {"data": [5] * 5, "dtype": "int64"}},
+    }
+    body = {"forward_backward_input": {"data": [one], "loss_fn": "cross_entropy"}}
+    number = next(run.numbers)
+    assert "metrics" in await run.result(await run.promised("forward_backward", body, number))
+    one["model_input"]["chunks"] = [text(1), pointer(BLUE)]
+    reply = await run.post("forward_backward", {"seq_id": number, **body})
+    assert reply.status_code == 400
+    assert "another request was sent before" in reply.text

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import Depends, Request
 
 from server.http.authentication import CallerDep
 from server.http.context import Context, ContextDep
+from server.pictures.prompts import sequences, with_names
 from server.principals.callers import Caller
 from server.protocols.tinker.shared.routing import TinkerRouter
 from server.protocols.tinker.shared.schemas import Future
 from server.protocols.tinker.training.bodies import BATCH, read_object, read_pass
 from server.protocols.tinker.training.numbered import Closed, answer_later, body_digest, checked, envelope
-from server.protocols.tinker.training.passes.datums import to_datums
+from server.protocols.tinker.training.passes.datums import read_inputs, to_datums
 from server.protocols.tinker.training.passes.json_forms import JsonPass
 from server.protocols.tinker.training.passes.protobuf import ProtobufPass
 from server.protocols.tinker.training.passes.sent import SentPass
@@ -20,6 +23,7 @@ from server.training.datum_calls import evaluation, gradient_pass
 from server.training.operations import Call
 from server.training.service import unpromoted_step
 from store.operation_kinds import FORWARD, FORWARD_BACKWARD, UNPROMOTED_STEP
+from wire.datums import Datum
 from wire.engine import AdamParams, LossChoice
 from wire.errors import InvalidRequest
 from wire.process.off_loop import off_loop
@@ -80,9 +84,18 @@ async def _pass(context: Context, caller: Caller, request: Request, *, is_forwar
             raise problem
         loss = LossChoice(sent.loss_fn, _numbers(sent))
         asked = evaluation if parsed.is_forward else gradient_pass
-        return asked(model, digest, lambda: to_datums(sent, model.info, limits.batch_tokens), loss, num_bytes)
+        return asked(model, digest, partial(_datums, context, model, sent, num_bytes), loss, num_bytes)
 
     return await answer_later(context, caller, run_id, number, kind, digest, make_call)
+
+
+async def _datums(context: Context, model: TrainedModel, sent: SentPass, num_bytes: int) -> list[Datum]:
+    """What is computed over. Raises InvalidRequest, TooLarge, NotFound for a picture."""
+    most, info = context.settings.limits.batch_tokens, model.info
+    prompts = await off_loop(num_bytes, read_inputs, sent, info)
+    named = await with_names(context.pictures, model.team_id, info, prompts)
+    inputs = await sequences(context.pictures, model.team_id, info, named)
+    return await off_loop(num_bytes, to_datums, sent, inputs, info, most)
 
 
 def _read(parsed: ProtobufPass | JsonPass) -> tuple[SentPass, InvalidRequest | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,15 @@ from tinker.proto.request_conv import forward_backward_request_to_proto
 from tinker.proto.response_conv import deserialize_forward_backward_output
 
 from server.protocols.tinker.training.passes import json_forms, protobuf
-from server.protocols.tinker.training.passes.datums import to_datums
+from server.protocols.tinker.training.passes.datums import read_inputs, to_datums
 from server.protocols.tinker.training.passes.sent import SentPass
+from wire.datums import Datum
 from wire.engine import BaseModelInfo
 from wire.errors import InvalidRequest, TooLarge
+from wire.extension import Media
+from wire.picture_rule import PictureRule
+from wire.pictures import Picture
+from wire.prompt_chunks import to_sequence
 
 INFO = BaseModelInfo(vocab_size=100, context_length=16, architecture="T", dtype="float32", num_parameters=1)
 RL = {"logprobs": [-0.5, -0.25, 0.0], "advantages": [1.0, -1.0, 0.0]}
@@ -47,9 +53,7 @@ def as_json(request: Any) -> json_forms.JsonPass:
 
     data = [
         {
-            "model_input": {
-                "chunks": [{"type": "encoded_text", "tokens": list(c.tokens)} for c in one.model_input.chunks]
-            },
+            "model_input": {"chunks": [chunk.model_dump(mode="json") for chunk in one.model_input.chunks]},
             "loss_fn_inputs": {name: tensor(value) for name, value in one.loss_fn_inputs.items()},
         }
         for one in sent.data
@@ -59,6 +63,14 @@ def as_json(request: Any) -> json_forms.JsonPass:
     return json_forms.parse_pass(json.dumps(body).encode(), 10_000, is_forward=False)
 
 
+def datums_of(sent: SentPass, info: BaseModelInfo = INFO, most: int = 1000) -> list[Datum]:
+    """Where each picture is of 32 × 16 pixels."""
+    rule = None if info.pictures is None else PictureRule.from_json(info.pictures)
+    prompts = read_inputs(sent, info)
+    shown = [Picture("0" * 64, 32, 16)] * 10
+    return to_datums(sent, [to_sequence(one.where, one.chunks, shown, rule) for one in prompts], info, most)
+
+
 FORMS = pytest.mark.parametrize("parse", [as_protobuf, as_json], ids=["protobuf", "json"])
 
 
@@ -66,7 +78,7 @@ FORMS = pytest.mark.parametrize("parse", [as_protobuf, as_json], ids=["protobuf"
 def test_a_datum_is_scored_at_every_position(parse):
     parsed = parse(asked(datum(target_tokens=[2, 3, 4], weights=[0.0, 1.0, -2.0])))
     assert (parsed.model_id, parsed.number, parsed.is_forward) == ("s:train:0", 3, False)
-    (one,) = to_datums(parsed.read(), INFO, 1000)
+    (one,) = datums_of(parsed.read())
     assert one.model_input.ids.tolist() == [1, 2, 3]
     assert one.spans.tolist() == [[0, 3]]
     assert one.targets.tolist() == [2, 3, 4]
@@ -77,7 +89,7 @@ def test_a_datum_is_scored_at_every_position(parse):
 def test_an_array_without_a_shape_is_a_vector(parse):
     targets = tinker.TensorData(data=[2, 3, 4], dtype="int64")
     assert targets.shape is None
-    (one,) = to_datums(parse(asked(datum(target_tokens=targets))).read(), INFO, 1000)
+    (one,) = datums_of(parse(asked(datum(target_tokens=targets))).read())
     assert one.targets.tolist() == [2, 3, 4]
 
 
@@ -91,7 +103,7 @@ def test_targets_of_one_call_may_be_one_or_many_and_dense_or_sparse(parse):
     assert sparse.loss_fn_inputs["target_tokens"].sparse_crow_indices is not None
     dense = datum(target_tokens=torch.tensor([[1, 2], [3, 4], [5, 6]]), weights=torch.ones((3, 2)))
     single = datum(target_tokens=[2, 3, 4])
-    one, two, three = to_datums(parse(asked(sparse, dense, single)).read(), INFO, 1000)
+    one, two, three = datums_of(parse(asked(sparse, dense, single)).read())
     assert one.targets.tolist() == matrix.tolist()
     assert one.weights.tolist() == weights.tolist()
     assert two.targets.tolist() == [[1, 2], [3, 4], [5, 6]]
@@ -103,11 +115,11 @@ def test_losses_that_compare_policies_get_what_was_sampled(parse):
     parsed = parse(asked(datum(target_tokens=[2, 3, 4], **RL), loss_fn="ppo", config={"clip_low_threshold": 0.5}))
     sent = parsed.read()
     assert (sent.loss_fn, dict(sent.config)) == ("ppo", {"clip_low_threshold": 0.5})
-    (one,) = to_datums(sent, INFO, 1000)
+    (one,) = datums_of(sent)
     assert one.sampling_logprobs.tolist() == RL["logprobs"]
     assert one.advantages.tolist() == RL["advantages"]
     masked = datum(target_tokens=[2, 3, 4], sequence_ratio_mask=[0.0, 1.0, 1.0], **RL)
-    (one,) = to_datums(parse(asked(masked, loss_fn="gspo")).read(), INFO, 1000)
+    (one,) = datums_of(parse(asked(masked, loss_fn="gspo")).read())
     assert one.in_ratio is not None
     assert one.in_ratio.tolist() == [False, True, True]
 
@@ -143,21 +155,84 @@ REFUSED = [
 @pytest.mark.parametrize(("datums", "loss_fn", "sentence"), REFUSED, ids=[sentence for _, _, sentence in REFUSED])
 def test_what_is_wrong_with_a_datum_is_one_sentence(parse, datums, loss_fn, sentence):
     with pytest.raises(InvalidRequest) as refused:
-        to_datums(parse(asked(*datums, loss_fn=loss_fn)).read(), INFO, 1000)
+        datums_of(parse(asked(*datums, loss_fn=loss_fn)).read())
     assert sentence in refused.value.message
     assert "\n" not in refused.value.message
 
 
 def test_the_mask_that_the_cookbook_forgets_to_strip_is_left_out():
     one = datum(target_tokens=[1, 2, 3], mask=tinker.TensorData(data=[1.0] * 3, dtype="float32", shape=[3]), **RL)
-    assert len(to_datums(as_protobuf(asked(one, loss_fn="ppo")).read(), INFO, 1000)) == 1
+    assert len(datums_of(as_protobuf(asked(one, loss_fn="ppo")).read())) == 1
 
 
-def test_an_image_is_refused_by_its_kind():
-    image = tinker.types.ImageChunk(data=b"x", format="png", expected_tokens=3)
-    one = tinker.Datum(model_input=tinker.ModelInput(chunks=[image]), loss_fn_inputs={"target_tokens": [1, 2, 3]})
-    with pytest.raises(InvalidRequest, match="a chunk of the type 'image'"):
-        to_datums(as_protobuf(asked(one)).read(), INFO, 1000)
+RULE = PictureRule("patches", 90, 8, 2, 256, 65_536, 0, 3, False, "<|image_pad|>", "", "", "pillow")
+SEEING = replace(INFO, pictures=RULE.to_json())
+TEXT = tinker.types.EncodedTextChunk(tokens=[1, 2])
+
+
+def image(data: bytes = b"png", expected: int | None = 2) -> tinker.types.ImageChunk:
+    return tinker.types.ImageChunk(data=data, format="png", expected_tokens=expected)
+
+
+def seen(*chunks: Any, **inputs: Any) -> tinker.Datum:
+    model_input = tinker.ModelInput(chunks=list(chunks))
+    return tinker.Datum(model_input=model_input, loss_fn_inputs=inputs or {"target_tokens": [5] * model_input.length})
+
+
+@FORMS
+def test_a_picture_has_a_position_for_each_of_its_tokens(parse):
+    (one,) = datums_of(parse(asked(seen(TEXT, image(), TEXT))).read(), SEEING)
+    assert one.model_input.ids.tolist() == [1, 2, 90, 90, 1, 2]
+    assert one.model_input.media == (Media(2, 2, bytes(32), 32, 16),)
+    assert one.spans.tolist() == [[0, 6]]
+    assert one.targets.tolist() == [5] * 6
+
+
+@FORMS
+def test_a_picture_with_another_number_of_tokens_is_refused(parse):
+    with pytest.raises(InvalidRequest, match="datum 1: chunk 1 expects 3 tokens of a picture of 32×16 pixels"):
+        datums_of(parse(asked(seen(TEXT), seen(TEXT, image(expected=3)))).read(), SEEING)
+    with pytest.raises(InvalidRequest, match="target_tokens has 2 positions, but the model input has 4 tokens"):
+        datums_of(parse(asked(seen(TEXT, image(expected=None), target_tokens=[5, 5]))).read(), SEEING)
+
+
+def test_a_pointer_is_a_picture_that_the_server_has():
+    """In JSON alone: the SDK's protobuf has no such chunk."""
+    pointer = tinker.types.ImageAssetPointerChunk(location="sha256:" + "0" * 64, format="png", expected_tokens=2)
+    (one,) = datums_of(as_json(asked(seen(TEXT, pointer))).read(), SEEING)
+    assert one.model_input.media == (Media(2, 2, bytes(32), 32, 16),)
+    elsewhere = pointer.model_copy(update={"location": "https://example.com/a.png"})
+    with pytest.raises(InvalidRequest, match="datum 0: chunk 1: location must be sha256:"):
+        datums_of(as_json(asked(seen(TEXT, elsewhere))).read(), SEEING)
+
+
+def test_passes_over_different_pictures_are_different_passes():
+    """Although they have as many tokens."""
+
+    def digests(parse: Any, *chunks: Any) -> bytes:
+        return parse(asked(seen(*chunks, target_tokens=[5]))).read().digest("forward")
+
+    for parse in (as_protobuf, as_json):
+        sent = [[image(b"one")], [image(b"other")], [image(b"one", None)], [image(b"one"), image(b"one")]]
+        assert len({digests(parse, TEXT, *chunks) for chunks in sent}) == 4
+        assert digests(parse, image(b"one"), TEXT) != digests(parse, TEXT, image(b"one"))
+        assert digests(parse, TEXT, image(b"one")) == digests(parse, TEXT, image(b"one"))
+
+
+def test_a_pass_of_text_alone_keeps_its_digest():
+    """A repetition finds what an older server logged."""
+    digest = as_protobuf(asked(datum(target_tokens=[2, 3, 4]))).read().digest("forward")
+    assert digest.hex() == "e137d9a22c1758ad1e439b981f15d87484d31f35399b2ec24f0d270154a29497"
+
+
+def test_other_dimensions_and_other_media_are_refused_by_name():
+    message = forward_backward_request_to_proto(asked(seen(TEXT, image())))
+    message.data[0].model_input[1].image.override_dimensions.width = 7
+    with pytest.raises(InvalidRequest, match="datum 0: chunk 1: override_dimensions of an image chunk is not"):
+        datums_of(protobuf.parse_pass(message.SerializeToString()).read(), SEEING)
+    message.data[0].model_input[1].dmel.dmel = b"sound"
+    with pytest.raises(InvalidRequest, match="datum 0: chunk 1 has the type 'dmel'"):
+        datums_of(protobuf.parse_pass(message.SerializeToString()).read(), SEEING)
 
 
 def test_a_sparse_matrix_that_says_it_is_huge_is_never_written_out():
@@ -165,7 +240,7 @@ def test_a_sparse_matrix_that_says_it_is_huge_is_never_written_out():
         data=[1], dtype="int64", shape=[3, 10**12], sparse_crow_indices=[0, 1, 1, 1], sparse_col_indices=[0]
     )
     with pytest.raises(TooLarge, match="more than the 1000"):
-        to_datums(as_protobuf(asked(datum(target_tokens=huge))).read(), INFO, 1000)
+        datums_of(as_protobuf(asked(datum(target_tokens=huge))).read())
 
 
 OF_ONE = {"data": [1.0, 1.0], "dtype": "float32", "shape": [2]}
@@ -191,7 +266,7 @@ def test_json_that_contradicts_itself_is_refused_before_it_is_rounded_or_written
     sent = {"data": [one], "loss_fn": "cross_entropy"}
     body = json.dumps({"model_id": "s:train:0", "seq_id": 1, "forward_backward_input": sent})
     with pytest.raises(InvalidRequest, match=sentence):
-        to_datums(json_forms.parse_pass(body.encode(), 100, is_forward=False).read(), INFO, 1000)
+        datums_of(json_forms.parse_pass(body.encode(), 100, is_forward=False).read())
 
 
 WRAPS = [0, 2**63 - 1, -5, 1]  # its differences are positive only in 64 bits
@@ -206,7 +281,7 @@ def test_sparse_indices_that_contradict_one_another_are_refused(crow, col):
         data=[1] * len(col), dtype="int64", shape=[3, 2], sparse_crow_indices=crow, sparse_col_indices=col
     )
     with pytest.raises(InvalidRequest, match="is sparse"):
-        to_datums(as_protobuf(asked(datum(target_tokens=odd))).read(), INFO, 1000)
+        datums_of(as_protobuf(asked(datum(target_tokens=odd))).read())
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff", b"nonsense"])
@@ -241,4 +316,4 @@ def test_a_million_tokens_are_read_in_numpy():
     large = BaseModelInfo(vocab_size=100, context_length=10**7, architecture="T", dtype="float32", num_parameters=1)
     sent: SentPass = as_protobuf(asked(many)).read()
     assert sent.datums[0].chunks[0].tokens.base is not None  # the message's own bytes
-    assert to_datums(sent, large, 10**7)[0].num_tokens == 10**6
+    assert datums_of(sent, large, 10**7)[0].num_tokens == 10**6

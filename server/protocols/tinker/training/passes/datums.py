@@ -1,9 +1,10 @@
 """Datums as they were sent, as those of the core; and what is wrong with them, each in a sentence that names the datum.
 
-The client has shifted its targets: position t of the input predicts target t. Every position is scored.
+The client has shifted its targets: position t of the input predicts target t. Every position is scored. A picture has
+as many positions as it has placeholders.
 """
 
-# N tokens of the model input, K targets a position
+# N tokens of the model input, placeholders of pictures included, K targets a position
 
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.protocols.tinker.training.passes.sent import TEXT, SentDatum, SentPass, SentTensor
+from server.pictures.prompts import ChunkedPrompt
+from server.protocols.tinker.training.passes.sent import TEXT, SentChunk, SentDatum, SentPass, SentTensor
+from wire import prompt_chunks
 from wire.datums import Datum, fully_scored
 from wire.engine import BaseModelInfo
 from wire.errors import InvalidRequest, TooLarge
 from wire.extension import TokenSequence
+from wire.prompt_chunks import read_chunks
 from wire.trajectories import Float32Array, Float64Array, Int32Array
 
 _SUPERVISED = "cross_entropy"
@@ -27,59 +31,68 @@ _RATIO_MASK, _IGNORED = "sequence_ratio_mask", "mask"
 _RATIO_LOSSES = ("gspo",)
 
 
-def to_datums(sent: SentPass, info: BaseModelInfo, max_targets: int) -> list[Datum]:
-    """All datums, in order. Raises InvalidRequest or TooLarge."""
+def read_inputs(sent: SentPass, info: BaseModelInfo) -> list[ChunkedPrompt]:
+    """The model inputs of all datums, in order. Raises InvalidRequest."""
+    return [_read_input(f"datum {index}", datum.chunks, info) for index, datum in enumerate(sent.datums)]
+
+
+def to_datums(sent: SentPass, inputs: Sequence[TokenSequence], info: BaseModelInfo, max_targets: int) -> list[Datum]:
+    """All datums, in order, given what their model inputs are. Raises InvalidRequest or TooLarge."""
     if not sent.datums:
         raise InvalidRequest("data is empty, so there is nothing to compute")
-    num_targets = sum(_announced_targets(datum) for datum in sent.datums)
+    num_targets = sum(_announced_targets(datum, len(one)) for datum, one in zip(sent.datums, inputs, strict=True))
     if num_targets > max_targets:
         raise TooLarge(
             f"the batch has {num_targets} targets, more than the {max_targets} that this server takes at once"
         )
-    return [_to_datum(index, datum, sent.loss_fn, info) for index, datum in enumerate(sent.datums)]
+    both = zip(sent.datums, inputs, strict=True)
+    return [_to_datum(index, datum, model_input, sent.loss_fn, info) for index, (datum, model_input) in enumerate(both)]
 
 
-def _announced_targets(datum: SentDatum) -> int:
+def _announced_targets(datum: SentDatum, num_tokens: int) -> int:
     """Before a sparse matrix is written out, however large it says that it is."""
     targets = datum.inputs.get(_TARGETS)
     if targets is None or targets.shape is None or len(targets.shape) != 2:
-        return sum(len(chunk.tokens) for chunk in datum.chunks)
+        return num_tokens
     return max(0, targets.shape[0]) * max(0, targets.shape[1])
 
 
-def _to_datum(index: int, sent: SentDatum, loss_fn: str, info: BaseModelInfo) -> Datum:
+def _to_datum(index: int, sent: SentDatum, model_input: TokenSequence, loss_fn: str, info: BaseModelInfo) -> Datum:
     where = f"datum {index}"
-    ids = _model_input(where, sent, info)
+    _check_length(where, model_input, info)
     _check_names(where, sent.inputs, loss_fn)
-    reads = _Inputs(where, sent.inputs, len(ids))
+    reads = _Inputs(where, sent.inputs, len(model_input))
     targets = _targets(reads, info, takes_several=loss_fn == _SUPERVISED)
-    model_input = TokenSequence(ids)
     if loss_fn == _SUPERVISED:
         weights = reads.floats(_WEIGHTS, targets.shape) if _WEIGHTS in sent.inputs else None
         return fully_scored(model_input, targets, index, weights=weights)
-    one_each = (len(ids),)
+    one_each = (len(model_input),)
     advantages: Float64Array = reads.floats(_ADVANTAGES, one_each).astype(np.float64)
     sampling = (reads.floats(_LOGPROBS, one_each), advantages)
     in_ratio = reads.floats(_RATIO_MASK, one_each) != 0 if _RATIO_MASK in sent.inputs else None
     return fully_scored(model_input, targets, index, sampling=sampling, in_ratio=in_ratio)
 
 
-def _model_input(where: str, sent: SentDatum, info: BaseModelInfo) -> Int32Array:
-    for chunk in sent.chunks:
-        if chunk.kind != TEXT:
-            raise InvalidRequest(
-                f"{where}: its input has a chunk of the type {chunk.kind!r}; this model takes text alone"
-            )
-    arrays = [chunk.tokens for chunk in sent.chunks]
-    ids = np.concatenate(arrays) if arrays else np.zeros(0, np.int32)
-    if not len(ids):
+def _read_input(where: str, chunks: Sequence[SentChunk], info: BaseModelInfo) -> ChunkedPrompt:
+    for chunk in chunks:
+        if chunk.kind == TEXT and len(chunk.tokens):
+            _check_ids(f"{where}: its model input", chunk.tokens, info)
+    return ChunkedPrompt(where, read_chunks(where, [_as_read(chunk) for chunk in chunks]))
+
+
+def _as_read(chunk: SentChunk) -> dict[str, Any]:
+    if chunk.kind == TEXT:
+        return {"type": prompt_chunks.TEXT, "tokens": chunk.tokens}
+    return {**chunk.fields, "type": chunk.kind}
+
+
+def _check_length(where: str, model_input: TokenSequence, info: BaseModelInfo) -> None:
+    if not len(model_input):
         raise InvalidRequest(f"{where}: its model input is empty")
-    if len(ids) > info.context_length:
+    if len(model_input) > info.context_length:
         raise InvalidRequest(
-            f"{where}: its {len(ids)} tokens are more than the model's context of {info.context_length}"
+            f"{where}: its {len(model_input)} tokens are more than the model's context of {info.context_length}"
         )
-    _check_ids(f"{where}: its model input", ids, info)
-    return ids.astype(np.int32)
 
 
 def _check_names(where: str, inputs: Mapping[str, SentTensor], loss_fn: str) -> None:

@@ -65,7 +65,8 @@ class JsonPass:
             if kind == "encoded_text":
                 yield SentChunk(TEXT, self._integers(f"{where}: tokens", chunk.get("tokens")))
             else:
-                yield SentChunk(_text(kind, f"{where}: type of a chunk"))
+                fields = {name: self._uncut(chunk[name]) for name in chunk if name != "type"}
+                yield SentChunk(_text(kind, f"{where}: type of a chunk"), fields=fields)
 
     def _tensor(self, where: str, value: Any) -> SentTensor:
         if isinstance(value, str | list):  # the bare list of the oldest SDKs
@@ -86,6 +87,10 @@ class JsonPass:
             self._integers(f"{where}: {_INDICES[0]}", crow) if is_sparse else None,
             self._integers(f"{where}: {_INDICES[1]}", col) if is_sparse else None,
         )
+
+    def _uncut(self, value: Any) -> Any:
+        """With the list of numbers that it may stand for."""
+        return self.arrays[value].tolist() if isinstance(value, str) and value in self.arrays else value
 
     def _integers(self, where: str, value: Any) -> npt.NDArray[np.int64]:
         numbers = self._numbers(where, value)

@@ -85,8 +85,19 @@ def _chunks(index: int, chunks: Any) -> Iterator[SentChunk]:
         kind: str = chunk.WhichOneof("chunk") or "nothing"
         if kind == "encoded_text":
             yield SentChunk(TEXT, _array(f"datum {index}: tokens", chunk.encoded_text.tokens, np.dtype("<i4")))
+        elif kind == "image":
+            yield SentChunk(kind, fields=_picture(chunk.image))
         else:
             yield SentChunk(kind)
+
+
+def _picture(image: pb.ImageChunk) -> dict[str, Any]:
+    fields: dict[str, Any] = {"data": image.data, "format": image.format}
+    if image.HasField("expected_tokens"):
+        fields["expected_tokens"] = image.expected_tokens
+    if image.HasField("override_dimensions"):
+        fields["override_dimensions"] = [image.override_dimensions.width, image.override_dimensions.height]
+    return fields
 
 
 def _tensor(where: str, tensor: pb.Tensor) -> SentTensor:

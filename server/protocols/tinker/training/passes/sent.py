@@ -27,10 +27,12 @@ class SentTensor:
 
 @dataclass(frozen=True, slots=True)
 class SentChunk:
-    """A piece of a model input. `kind`: `TEXT`, or what the client calls it, which has no tokens here."""
+    """A piece of a model input. `kind`: `TEXT`, or what the client calls it, which has no tokens here, but `fields` as
+    `wire.prompt_chunks` reads them."""
 
     kind: str
     tokens: npt.NDArray[np.integer[Any]] = field(default_factory=lambda: np.zeros(0, np.int32))
+    fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,18 @@ class SentPass:
             _add(digest, [[chunk.kind, len(chunk.tokens)] for chunk in datum.chunks])
             for chunk in datum.chunks:
                 _add_array(digest, chunk.tokens)
+                if chunk.fields:
+                    _add(digest, {name: _shown(chunk.fields[name]) for name in sorted(chunk.fields)})
             for name in sorted(datum.inputs):
                 tensor = datum.inputs[name]
                 _add(digest, [name, tensor.shape])
                 for array in (tensor.values, tensor.crow, tensor.col):
                     _add_array(digest, array)
         return digest.digest()
+
+
+def _shown(value: Any) -> Any:
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
 
 
 def _add(digest: Any, value: Any) -> None:

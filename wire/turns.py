@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from wire.engine import BaseModelInfo
 from wire.errors import InvalidRequest
+from wire.picture_rule import PictureRule
 from wire.trajectories import Turn
 
 
@@ -23,6 +24,8 @@ def check_turn(where: str, turn: Turn, info: BaseModelInfo, *, logprobs_optional
         raise InvalidRequest(f"{where}: output_token_ids is empty, so there is nothing to train on")
     _check_ids(f"{where}: prompt_token_ids", turn.prompt_ids, info.vocab_size)
     _check_ids(f"{where}: output_token_ids", turn.output_ids, info.vocab_size)
+    if turn.media:
+        _check_media(f"{where}: the prompt", turn, info)
     length = len(turn.prompt_ids) + len(turn.output_ids)
     if length > info.context_length:
         raise InvalidRequest(f"{where}: its {length} tokens are more than the model's context of {info.context_length}")
@@ -34,6 +37,12 @@ def _check_ids(what: str, ids: npt.NDArray[np.integer[Any]], vocab_size: int) ->
     if lowest < 0 or highest >= vocab_size:
         bad = lowest if lowest < 0 else highest
         raise InvalidRequest(f"{what} holds {bad}, which is outside the vocabulary of {vocab_size} tokens")
+
+
+def _check_media(what: str, turn: Turn, info: BaseModelInfo) -> None:
+    if info.pictures is None:
+        raise InvalidRequest(f"{what} has pictures, and the base of this model reads texts alone")
+    PictureRule.from_json(info.pictures).sequence(what, turn.prompt_ids, turn.media)
 
 
 def _check_logprobs(where: str, turn: Turn, optional: bool) -> None:

@@ -11,8 +11,10 @@ from server.uploads.storing import stored_or_refused
 from server.uploads.upload_parser import UploadParser
 from store.blobs import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
+from store.pictures import PictureStore
 from store.rollouts import NewSample, TraceRecord, record
 from store.rollouts.recording import Preparation
+from store.rollouts.spans import with_pictures
 from wire.errors import Conflict
 
 PresentAttempt = Callable[[AsyncConnection], Awaitable[int]]
@@ -33,6 +35,10 @@ async def take_upload(
     Raises InvalidRequest unless the body is `{"telemetry": [...]}`.
     """
     spans, samples = await parser.read(body, read_upload, team_id, trace_id)
+    if names := {name for span in spans for name in span.pictures}:
+        known = await PictureStore(database).known(team_id, names)
+        spans = [with_pictures(span, known) for span in spans]
+        samples = [NewSample(team_id, trace_id, span.turn) for span in spans if span.turn is not None]
     if spans:
         first = None
         if present_attempt is not None:

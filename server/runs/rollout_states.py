@@ -11,10 +11,10 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from store.rollouts.spans import MALFORMED_SAMPLE, PROMPT_CHUNKS
+from store.rollouts.spans import MALFORMED_SAMPLE, PROMPT_CHUNKS, UNKNOWN_PICTURE
 from store.rollouts.traces import REWARD, STATUS
 
-_NOT_TRAINABLE = {MALFORMED_SAMPLE, PROMPT_CHUNKS}
+_NOT_TRAINABLE = {MALFORMED_SAMPLE, PROMPT_CHUNKS, UNKNOWN_PICTURE}
 
 _STATES = text(f"""
     select h.trace_id, p.state, p.outcome, p.attempt, p.error as placement_error, p.ready_at is not null as is_ready,

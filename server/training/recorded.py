@@ -14,7 +14,7 @@ from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts import RecordedSample, Resolved, TraceFacts, count_tokens, resolve
 from store.rollouts.lineage import Lineage, find_lineage
-from store.rollouts.spans import MALFORMED_SAMPLE, PROMPT_CHUNKS
+from store.rollouts.spans import MALFORMED_SAMPLE, PROMPT_CHUNKS, UNKNOWN_PICTURE
 from wire.errors import Forbidden, InvalidRequest, TooLarge
 from wire.trajectories import Batch
 
@@ -138,9 +138,12 @@ def _ungraded(trace: TraceFacts) -> str | None:
 
 
 def _without_tokens(found: Resolved) -> str | None:
-    odd = {MALFORMED_SAMPLE, PROMPT_CHUNKS, *(() if found.is_reported else (_NOT_RECORDED,))}.intersection(
-        found.trace.flags
-    )
+    odd = {
+        MALFORMED_SAMPLE,
+        PROMPT_CHUNKS,
+        UNKNOWN_PICTURE,
+        *(() if found.is_reported else (_NOT_RECORDED,)),
+    }.intersection(found.trace.flags)
     if odd:
         return f"has turns whose tokens are not on record ({', '.join(sorted(odd))}); leave it out, or send it inline"
     if not found.samples:

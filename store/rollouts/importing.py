@@ -157,11 +157,13 @@ def _step(number: int, one: ImportedTurn) -> NewSpan:
         "attributes": {"hud.schema": STEP_SCHEMA, "hud.payload": payload},
     }
     text = json.dumps(span, separators=(",", ":"))
+    payload, contents = pack_payload(span, text, None)
     return NewSpan(
         span_id=span["span_id"],
         digest=hashlib.sha256(digest + text.encode()).digest(),
         num_bytes=len(text),
-        payload=pack_payload(span, text, None),
+        payload=payload,
+        contents=contents,
         schema_tag=STEP_SCHEMA,
         name=span["name"],
         step_id=number,

@@ -2,6 +2,8 @@
 
 An agent's span says the same tokens up to three times: in `sample`, in `raw` as ids, and in `raw` again as logprob
 objects. What equals the sample exactly is replaced by a mark, and put back when the span is read: nothing is lost.
+
+Pictures in base64, which a rollout of screenshots says again in each turn, are blobs: a mark names the bytes.
 """
 
 from __future__ import annotations
@@ -11,36 +13,81 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from store.rollouts.contents import MARK as _CONTENT
+from store.rollouts.contents import put_back, taken_out
+from wire.prompt_chunks import to_chunks
 from wire.trajectories import Turn
 
-_WHOLE, _SHORTENED = b"\x01", b"\x02"
+_WHOLE, _SHORTENED, _WITHOUT_CONTENTS, _SHORTENED_WITHOUT_CONTENTS = b"\x01", b"\x02", b"\x03", b"\x04"
 _MARK = "hw:same-as-sample"
 """The only key of an object that stands for an array of the sample. Spans that use it themselves are stored as is."""
 
-_PROMPT, _OUTPUT, _LOGPROBS, _TOKENS = "prompt", "output", "logprobs", "tokens"
-_SAMPLE_FIELDS = {"prompt_token_ids": _PROMPT, "output_token_ids": _OUTPUT, "output_logprobs": _LOGPROBS}
-_CHOICE_FIELDS = {"prompt_token_ids": _PROMPT, "token_ids": _OUTPUT}
+_PROMPT, _OUTPUT, _LOGPROBS, _TOKENS, _CHUNKS = "prompt", "output", "logprobs", "tokens", "chunks"
+_SAMPLE_FIELDS = {
+    "prompt_token_ids": _PROMPT,
+    "prompt_chunks": _CHUNKS,
+    "output_token_ids": _OUTPUT,
+    "output_logprobs": _LOGPROBS,
+}
+_CHOICE_FIELDS = {"prompt_token_ids": _PROMPT, "prompt_chunks": _CHUNKS, "token_ids": _OUTPUT}
 
 Arrays = dict[str, list[Any]]
 
 
-def pack_payload(span: Any, text: str, turn: Turn | None) -> bytes:
-    """A span for its row. `text`: the same as JSON; `turn`: the sample that is stored beside it."""
-    if turn is None or _MARK in text:
-        return _WHOLE + zlib.compress(text.encode(), 6)
-    text = json.dumps(_replaced(span, _shorten_with(_arrays(turn))), separators=(",", ":"))
-    return _SHORTENED + zlib.compress(text.encode(), 6)
+def pack_payload(span: Any, text: str, turn: Turn | None) -> tuple[bytes, dict[str, bytes]]:
+    """A span for its row, and the contents that are to be blobs beside it, by name. `text`: the same as JSON; `turn`:
+    the sample that is stored beside it."""
+    if _MARK in text or _CONTENT in text:
+        return _packed(_WHOLE, text), {}
+    span, contents = taken_out(span) if "image/" in text else (span, {})
+    if turn is not None:
+        span = _replaced(span, _shorten_with(_arrays(turn)))
+    if turn is None and not contents:
+        return _packed(_WHOLE, text), {}
+    return _packed(_FORMS[turn is not None, bool(contents)], json.dumps(span, separators=(",", ":"))), contents
 
 
-def unpack_payload(data: bytes, turn: Turn | None, *, arrays: bool = True) -> Any:
-    """The span as it was sent, given the sample that is stored beside it; without `arrays`, marks stay in their places.
-    Raises ValueError for another version."""
+def repack_without_turn(data: bytes, turn: Turn) -> bytes:
+    """The same payload for a row whose sample is not stored beside it."""
     form, span = data[:1], json.loads(zlib.decompress(data[1:]))
-    if form == _WHOLE or (form == _SHORTENED and not arrays):
+    if form not in (_SHORTENED, _SHORTENED_WITHOUT_CONTENTS):
+        return data
+    text = json.dumps(_replaced(span, _restore_with(_arrays(turn))), separators=(",", ":"))
+    return _packed(_WHOLE if form == _SHORTENED else _WITHOUT_CONTENTS, text)
+
+
+def unpack_payload(
+    data: bytes, turn: Turn | None, *, arrays: bool = True, read: Callable[[str], bytes] | None = None
+) -> Any:
+    """The span as it was sent, given the sample that is stored beside it, and how to `read` the blobs that are; without
+    `arrays`, marks stay in their places. Raises ValueError for another version, and whatever `read` raises."""
+    form, span = data[:1], json.loads(zlib.decompress(data[1:]))
+    if form not in _FORMS.values():
+        raise ValueError("a span of an unknown version")
+    if not arrays:
         return span
-    if form != _SHORTENED or turn is None:
-        raise ValueError("a span of an unknown version, or without its sample")
-    return _replaced(span, _restore_with(_arrays(turn)))
+    if form in (_SHORTENED, _SHORTENED_WITHOUT_CONTENTS):
+        if turn is None:
+            raise ValueError("a span without its sample")
+        span = _replaced(span, _restore_with(_arrays(turn)))
+    if form in (_WITHOUT_CONTENTS, _SHORTENED_WITHOUT_CONTENTS):
+        if read is None:
+            raise ValueError("a span without its contents")
+        span = put_back(span, read)
+    return span
+
+
+_FORMS = {
+    (False, False): _WHOLE,
+    (True, False): _SHORTENED,
+    (False, True): _WITHOUT_CONTENTS,
+    (True, True): _SHORTENED_WITHOUT_CONTENTS,
+}
+"""By whether its sample is stored beside it, and whether contents are."""
+
+
+def _packed(form: bytes, text: str) -> bytes:
+    return form + zlib.compress(text.encode(), 6)
 
 
 def _arrays(turn: Turn) -> Arrays:
@@ -48,6 +95,7 @@ def _arrays(turn: Turn) -> Arrays:
         _PROMPT: turn.prompt_ids.tolist(),
         _OUTPUT: turn.output_ids.tolist(),
         _LOGPROBS: turn.sampling_logprobs.tolist(),
+        _CHUNKS: to_chunks(turn.prompt) if turn.media else [],
     }
 
 
@@ -96,7 +144,8 @@ def _shorten_with(arrays: Arrays) -> Change:
         if what == _TOKENS:
             texts = _entry_texts(old, arrays[_LOGPROBS])
             return old if texts is None else {_MARK: texts}
-        return {_MARK: what} if _is_same(old, arrays[what]) else old
+        is_same = json.dumps(old) == json.dumps(arrays[what]) if what == _CHUNKS else _is_same(old, arrays[what])
+        return {_MARK: what} if is_same else old
 
     return shorten
 

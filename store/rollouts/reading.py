@@ -193,7 +193,8 @@ def _unpacked_spans(
     found = list[RecordedSpan]()
     for row in spans:
         turn = unpacking.turn(row.sample_digest) if row.sample_digest in unpacking.rows else None
-        span = unpack_payload(_content(row.payload, row.payload_blob, blobs), turn, arrays=arrays)
+        payload = _content(row.payload, row.payload_blob, blobs)
+        span = unpack_payload(payload, turn, arrays=arrays, read=blobs.get)
         found.append(
             RecordedSpan(
                 row.span_id,

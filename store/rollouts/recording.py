@@ -21,7 +21,7 @@ from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts.known import KnownSamples, Trace
 from store.rollouts.samples import KnownSample, NewSample, PackedSample, pack_samples, placed
 from store.rollouts.spans import SPAN_ID_REUSED, NewSpan
-from store.rollouts.statements import COUNT_SPANS, INSERT_SAMPLE, INSERT_SPAN, KNOWN, LOCK_TRACE
+from store.rollouts.statements import COUNT_SPANS, INSERT_SAMPLE, INSERT_SPAN, KNOWN, LOCK_TRACE, NAME_CONTENTS
 from wire.process.off_loop import off_loop
 
 _ATTEMPTS = 3
@@ -206,6 +206,7 @@ def _span_values(record: TraceRecord, span: NewSpan, blobs: BlobStore) -> dict[s
         "num_bytes": span.num_bytes,
         "span_id_reused": SPAN_ID_REUSED,
         **placed("payload", span.payload, blobs),
+        "contents": sorted(map(blobs.put, span.contents.values())),
     }
 
 
@@ -258,6 +259,8 @@ async def _write_spans(connection: AsyncConnection, spans: Sequence[tuple[Trace,
                 flags[trace].add(inserted.flag)
             elif inserted.has_sample:
                 num_turns[trace] += 1
+        if named := [values for _, values in spans if values["contents"]]:
+            await cursor.executemany(NAME_CONTENTS, named)
         if counts := [
             {"team_id": team, "id": trace, "num_turns": num_turns[team, trace], "flags": sorted(flags[team, trace])}
             for team, trace in sorted({*flags, *num_turns})

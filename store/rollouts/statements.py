@@ -150,6 +150,12 @@ INSERT_SPAN = """
     returning flag, sample_digest is not null as has_sample
 """
 
+# Bytes that a span had in base64.
+NAME_CONTENTS = """
+    insert into trace_pictures (team_id, trace_id, name)
+    select %(team_id)s, %(trace_id)s, unnest(%(contents)s::text[]) on conflict do nothing
+"""
+
 COUNT_SPANS = """
     update traces set
         num_turns = num_turns + %(num_turns)s,

@@ -111,7 +111,7 @@ def test_tokens_that_the_sample_holds_are_not_stored_again():
         (altered(lambda payload: payload["sample"]["output_logprobs"].__setitem__(7, 1e39)), "malformed_sample"),
         (altered(lambda payload: payload["sample"]["output_logprobs"].__setitem__(7, True)), "malformed_sample"),
         (altered(lambda payload: payload["sample"].update(output_logprobs=[-1.0])), "malformed_sample"),
-        (altered(lambda payload: payload["sample"].update(prompt_chunks=[{}])), "prompt_chunks"),
+        (altered(lambda payload: payload["sample"].update(prompt_chunks=[{}])), "malformed_sample"),
     ],
 )
 def test_an_odd_span_is_kept_with_a_flag_and_does_not_count(sent, flag: str):

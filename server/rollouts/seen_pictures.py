@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from store.rollouts.contents import content_of
 from wire.pictures import is_name, name_in
 
 SHOWN_SIDE = 320
@@ -79,7 +80,7 @@ def picture_in(block: Mapping[str, Any]) -> SeenPicture | None:
         return SeenPicture(name, _side(block.get("width")), _side(block.get("height")))
     if kind in ("image_url", "input_image"):
         image = block.get("image_url")
-        return _at(image.get("url") if isinstance(image, dict) else image)
+        return _taken_out(image) or _at(image.get("url") if isinstance(image, dict) else image)
     if kind == "image":
         source = block.get("source")
         return _of_base64((source if isinstance(source, dict) else block).get("data"))
@@ -109,16 +110,24 @@ def click_in(arguments: Any) -> Click | None:
 
 def _at(url: Any) -> SeenPicture | None:
     if not isinstance(url, str):
-        return None
+        return _taken_out(url)
     if (name := name_in(url)) is not None:
         return SeenPicture(name)
     head, _, data = url.partition(",")
     return _of_base64(data) if head.startswith("data:") and head.endswith(";base64") else None
 
 
+def _taken_out(mark: Any) -> SeenPicture | None:
+    """Of bytes that a span had in base64 and that are a blob now."""
+    content = content_of(mark)
+    return SeenPicture(content.name, _side(content.width), _side(content.height)) if content else None
+
+
 def _of_base64(data: Any) -> SeenPicture | None:
+    if not isinstance(data, str):
+        return _taken_out(data)
     try:
-        found = base64.b64decode(data, validate=True) if isinstance(data, str) and data else b""
+        found = base64.b64decode(data, validate=True)
     except (ValueError, binascii.Error):
         return None
     if not found:

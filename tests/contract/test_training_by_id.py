@@ -76,6 +76,9 @@ async def test_a_forward_takes_trace_ids_too(team, model):
     assert [datum["reward"] for datum in reply.json()["data"]] == [1.0, 1.0]
 
 
+UNKNOWN = {"type": "image_asset_pointer", "location": f"sha256:{'0a' * 32}", "format": "png", "expected_tokens": 1}
+
+
 @pytest.mark.parametrize(
     ("samples", "left", "sentence"),
     [
@@ -86,7 +89,8 @@ async def test_a_forward_takes_trace_ids_too(team, model):
         (TURNS, {"status": "error", "reward": 0.0, "error": "boom"}, r"ended in an error \(boom\)"),
         (TURNS, {**COMPLETED, "stop_reason": "timeout"}, "timed out"),
         (TURNS, {**COMPLETED, "evaluation_result": {"score": 1.0, "isError": True}}, "no valid grade"),
-        ([sample(prompt_chunks=[{}])], COMPLETED, "prompt_chunks"),
+        ([sample(prompt_chunks=[{"type": "image", "data": "QQ==", "format": "png"}])], COMPLETED, "prompt_chunks"),
+        ([sample(prompt_token_ids=[7], prompt_chunks=[UNKNOWN])], COMPLETED, "unknown_picture"),
         ([sample(output_logprobs=[-1.0])], COMPLETED, "malformed_sample"),
         ([sample(output_token_ids=[500, 1])], COMPLETED, "outside the vocabulary"),
         ([sample(output_logprobs=[])], COMPLETED, "0 output_logprobs"),

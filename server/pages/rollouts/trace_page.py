@@ -58,6 +58,7 @@ _FLAGS = {
     "other_trace": "A span names another rollout.",
     "no_span_id": "A span came without an id.",
     "not_an_object": "A span came that is no object.",
+    "unknown_picture": "A prompt held a picture that the team has not, or no longer: its turn cannot be trained on.",
 }
 
 router = APIRouter(route_class=PageRoute)

@@ -19,6 +19,7 @@ from server.pages.rollouts.aligning import is_same, row_of
 from server.rollouts.seen_pictures import Click, SeenPicture, click_in, picture_in
 from server.rollouts.transcript import Scene, build_transcript
 from store.rollouts import Conversation, RecordedSample, RecordedSpan, Resolved
+from store.rollouts.contents import taken_out
 from tests.pages.rollouts import span
 from wire.extension import Media
 from wire.trajectories import Turn
@@ -168,3 +169,18 @@ def test_two_rollouts_that_say_the_same_about_other_pictures_differ():
     (left,), (right,) = row_of(one[0], other[0]).texts
     assert (left.other_pictures, right.other_pictures) == (True, True)
     assert json.dumps([text.other_pictures for text in row_of(one[0], one[0]).texts[0]]) == "[false]"
+
+
+@pytest.mark.parametrize("kind", ["mcp", "chat", "responses", "anthropic"])
+def test_a_picture_whose_bytes_are_a_blob_is_the_same_picture(kind: str):
+    png = io.BytesIO()
+    Image.effect_noise((64, 48), 50).save(png, "PNG")
+    data = base64.b64encode(png.getvalue()).decode()
+    block: dict[str, Any] = {
+        "mcp": {"type": "image", "data": data, "mimeType": "image/png"},
+        "chat": {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+        "responses": {"type": "input_image", "image_url": f"data:image/png;base64,{data}"},
+        "anthropic": {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},
+    }[kind]
+    short, contents = taken_out(block)
+    assert picture_in(short) == picture_in(block) == SeenPicture(next(iter(contents)), 64, 48)

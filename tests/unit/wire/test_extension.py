@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.rollouts.digests import boundary_digests, longest_prefix
-from tests.unit.trainer.tiny import trajectory, turn
+from store.rollouts.digests import boundary_digests, longest_prefix, sample_digest
+from store.rollouts.samples import NewSample, pack_samples
+from tests.unit.trainer.tiny import trajectory
 from trainer.engine.prefix_tree import build_tree
 from wire.conversion import to_datums
 from wire.datum_payload import decode_datums, encode_datums
@@ -114,20 +117,50 @@ def test_two_images_behind_equal_placeholders_are_different() -> None:
     assert build_tree([cat, joined(text([1]), run(2, CAT), text([1]))]).num_tokens == 5
 
 
-@given(IDS.filter(bool), IDS.filter(bool), st.lists(st.integers(0, 2), min_size=1, max_size=20), st.booleans())
+NOT_EMPTY = SEQUENCES.filter(len)
+
+
+@given(NOT_EMPTY, IDS.filter(bool).map(text), NOT_EMPTY, st.booleans())
 def test_all_who_ask_whether_a_prompt_goes_on_from_a_turn_get_one_answer(
-    prompt: list[int], output: list[int], other: list[int], extended: bool
+    prompt: TokenSequence, output: TokenSequence, other: TokenSequence, extended: bool
 ) -> None:
-    earlier, later = turn(prompt, output), turn(prompt + output + other if extended else other, [1])
-    expected = later.prompt_ids.tolist()[: len(prompt + output)] == prompt + output
+    whole = joined(prompt, output)
+    later = joined(whole, other) if extended else other
+    check_all_who_ask(turn_of(prompt, output), turn_of(later, text([1])), pairs(later)[: len(whole)] == pairs(whole))
+
+
+@given(PARTS, PARTS, IDS.filter(bool).map(text), st.integers(1, 3))
+def test_nobody_takes_two_pictures_behind_equal_ids_for_one(
+    before: list[TokenSequence], between: list[TokenSequence], output: TokenSequence, num_tokens: int
+) -> None:
+    """Nor a picture for the text that its placeholders are, when a policy samples them."""
+    placeholders = text([PLACEHOLDER] * num_tokens)
+    cat, dog = run(num_tokens, CAT), run(num_tokens, DOG)
+    for one, other in ((cat, dog), (cat, placeholders), (placeholders, cat)):
+        prompt = joined(*before, one, *between)
+        swapped = joined(*before, other, *between, output, text([0]))
+        assert swapped.ids.tolist()[: len(prompt)] == prompt.ids.tolist()
+        check_all_who_ask(turn_of(prompt, output), turn_of(swapped, text([1])), expected=False)
+        same = joined(prompt, output, text([0]))
+        check_all_who_ask(turn_of(prompt, output), turn_of(same, text([1])), expected=True)
+        digests = {sample_digest(turn_of(each, output)) for each in (prompt, joined(*before, other, *between))}
+        assert len(digests) == 2
+
+
+def check_all_who_ask(earlier: Turn, later: Turn, expected: bool) -> None:
     answers = {
         "resolving rollouts": later.continues(earlier),
         "merging turns": len(to_datums(Batch([trajectory(earlier, later)]))) == 1,
         "digests": _found_by_digest(earlier, later),
+        "stored samples": _is_a_parent(earlier, later),
         "prefix trees": _continues_in_a_tree(earlier, later),
         "payloads": _is_shared_in_a_payload(earlier, later),
     }
     assert answers == dict.fromkeys(answers, expected)
+
+
+def turn_of(prompt: TokenSequence, output: TokenSequence) -> Turn:
+    return Turn(prompt.ids, output.ids, np.zeros(len(output), np.float32), prompt.media)
 
 
 def _found_by_digest(earlier: Turn, later: Turn) -> bool:
@@ -137,20 +170,34 @@ def _found_by_digest(earlier: Turn, later: Turn) -> bool:
     return found == (length, "end")
 
 
+def _is_a_parent(earlier: Turn, later: Turn) -> bool:
+    """The later sample's row leaves all of the earlier one out."""
+    team_id, trace_id = uuid4(), uuid4()
+    samples = [NewSample(team_id, trace_id, each) for each in (earlier, later)]
+    if samples[0].digest == samples[1].digest:
+        return False
+    values = pack_samples(samples, [], _NO_BLOBS)[1].values
+    whole = len(earlier.prompt_ids) + len(earlier.output_ids)
+    return (values["parent_digest"], values["prompt_shared"]) == (samples[0].digest, whole)
+
+
+_NO_BLOBS: Any = None
+"""Samples of a few ids are rows."""
+
+
 def _continues_in_a_tree(earlier: Turn, later: Turn) -> bool:
     """All of the earlier turn is on the later prompt's path."""
-    whole = TokenSequence(np.concatenate([earlier.prompt_ids, earlier.output_ids]))
-    tree = build_tree([whole, later.prompt])
+    tree = build_tree([joined(earlier.prompt, earlier.output), later.prompt])
     one, other = (path.tolist() for path in tree.paths_S)
     return other[: len(one)] == one
 
 
 def _is_shared_in_a_payload(earlier: Turn, later: Turn) -> bool:
     """As model inputs of two rollouts: of the later one no more is stored than what goes on from the earlier turn."""
-    whole = earlier.prompt_ids.tolist() + earlier.output_ids.tolist()
+    whole = joined(earlier.prompt, earlier.output)
     # The last token of a datum is its target, so each is followed by one.
-    data = encode_datums(
-        to_datums(Batch([trajectory(turn(whole, [0])), trajectory(turn(later.prompt_ids.tolist(), [0]))])), {}
-    )
-    assert len(decode_datums(data)[0]) == 2
+    turns = [turn_of(each, text([0])) for each in (whole, later.prompt)]
+    data = encode_datums(to_datums(Batch([trajectory(each) for each in turns])), {})
+    found, _ = decode_datums(data)
+    assert [each.model_input.key for each in found] == [whole.key, later.prompt.key]
     return decode(data)[1]["input_shared"].tolist() == [0, len(whole)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from server.pictures.collaborators import Pictures
@@ -21,7 +20,6 @@ from wire.process.off_loop import off_loop
 LOW_DETAIL = 512
 """Pixels of the longer side of a picture that is sent with `detail: low`."""
 
-_LONGEST_SIDES: Mapping[Any, int | None] = {None: None, "auto": None, "high": None, "low": LOW_DETAIL}
 _DATA, _FETCHED = "data:", ("http://", "https://")
 
 
@@ -36,29 +34,15 @@ class SentPicture:
     longest_side: int | None = None
 
 
-async def take(pictures: Pictures, team_id: UUID, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Chat messages with each part `{"type": "image_url", "image_url": {"url", "detail"}}` as `{"type": "picture",
-    "name", "width", "height"}`: stored, with a row of the team. All else stays as it is.
-
-    Raises InvalidRequest for what is no picture, and for URLs that are not fetched; TooLarge for too many, too large or
-    too many bytes; NotFound for the name of one that the team has not. All of them name the part.
-    """
-    places = [
-        (at, index)
-        for at, message in enumerate(messages)
-        if isinstance(message.get("content"), list)
-        for index, part in enumerate(message["content"])
-        if isinstance(part, dict) and part.get("type") == "image_url"
-    ]
-    sent = [_sent(f"messages[{at}].content[{index}]", messages[at]["content"][index]) for at, index in places]
-    taken = dict(zip(places, await take_each(pictures, team_id, sent), strict=True))
-    return [_with_pictures(at, message, taken) for at, message in enumerate(messages)]
-
-
 async def take_each(
     pictures: Pictures, team_id: UUID, sent: Sequence[SentPicture], limits: PictureLimits | None = None
 ) -> list[Picture]:
-    """The same for pictures of any request, in order. limits: of all of them together; None: the server's."""
+    """Pictures of a request, in order: stored, with rows of the team. limits: of all of them together; None: the
+    server's.
+
+    Raises InvalidRequest for what is no picture, and for URLs that are not fetched; TooLarge for too many, too large or
+    too many bytes; NotFound for the name of one that the team has not. All of them name the picture's place.
+    """
     limits = limits or pictures.settings.limits
     if len(sent) > limits.per_request:
         raise TooLarge(f"the request has {len(sent)} pictures; at most {limits.per_request} are taken at once")
@@ -179,28 +163,3 @@ def no_such_picture(where: str, name: str) -> NotFound:
         "bytes",
         param=where,
     )
-
-
-def _sent(where: str, part: Mapping[str, Any]) -> SentPicture:
-    """Raises InvalidRequest for a part that says anything else."""
-    image = part.get("image_url")
-    fields = {"url": image} if isinstance(image, str) else image
-    if not isinstance(fields, dict) or not isinstance(url := fields.get("url"), str):
-        raise InvalidRequest(f"{where}.image_url.url must be a string", param=where)
-    if unknown := fields.keys() - {"url", "detail"}:
-        raise InvalidRequest(f"{where}.image_url.{min(unknown)} is not supported", param=where)
-    detail = fields.get("detail")
-    if not isinstance(detail, str | None) or detail not in _LONGEST_SIDES:
-        raise InvalidRequest(f"{where}.image_url.detail must be auto, low or high", param=where)
-    return SentPicture(where, url, _LONGEST_SIDES[detail])
-
-
-def _with_pictures(at: int, message: Mapping[str, Any], taken: Mapping[tuple[int, int], Picture]) -> dict[str, Any]:
-    if not isinstance(message.get("content"), list):
-        return dict(message)
-    parts = enumerate(message["content"])
-    return {**message, "content": [_part(taken[at, i]) if (at, i) in taken else part for i, part in parts]}
-
-
-def _part(picture: Picture) -> dict[str, Any]:
-    return {"type": "picture", "name": picture.name, "width": picture.width, "height": picture.height}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import uuid
 from pathlib import Path
 
 from server.metrics.instruments import ServerMetrics
 from server.pictures.collaborators import Pictures
 from server.pictures.decoder import PictureDecoder
+from server.principals.callers import Caller
 from server.process.settings import PictureSettings
+from server.sampling.target import Target
 from store.blobs import BlobStore
 from store.database import AsyncDatabase
 from store.pictures import PictureStore
@@ -19,6 +22,13 @@ def pictures_of(
 ) -> Pictures:
     settings = settings or PictureSettings()
     return Pictures(settings, decoder, PictureStore(database), BlobStore(folder), ServerMetrics())
+
+
+def target_of(team_id: uuid.UUID, *, reads_pictures: bool = True) -> Target:
+    """A model of the team's on a base."""
+    caller = Caller(team_id, uuid.uuid4(), "team", "member", frozenset({"sample"}), None)
+    ids = uuid.uuid4(), None, "m", uuid.uuid4(), "org/Base", None, "a", ()
+    return Target(caller, team_id, *ids, reads_pictures=reads_pictures)
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:

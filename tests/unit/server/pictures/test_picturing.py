@@ -15,27 +15,19 @@ from PIL import Image
 from server.pictures.collaborators import Pictures
 from server.pictures.decoder import PictureDecoder
 from server.pictures.reading import read
-from server.principals.callers import Caller
 from server.protocols.openai.chat import chat_prompt
 from server.protocols.openai.schemas import ChatRequest
 from server.sampling.picturing import with_pictures, without_picture_bytes
 from server.sampling.requests import Chat, Rollout
-from server.sampling.target import Target
 from store.database import AsyncDatabase
 from store.tables import TeamRow
 from tests.unit.server.pictures.drawn import encoded
-from tests.unit.server.pictures.scene import data_url, pictures_of
+from tests.unit.server.pictures.scene import data_url, pictures_of, target_of
 from wire.errors import InvalidRequest, NotFound
 from wire.pictures import PictureLimits
 
 TEAM = uuid.uuid4()
 RED, BLUE = (encoded(Image.new("RGB", (8, 6), colour)) for colour in ("red", "blue"))
-CALLER = Caller(TEAM, uuid.uuid4(), "team", "member", frozenset({"sample"}), None)
-
-
-def target(team_id: uuid.UUID = TEAM, *, reads_pictures: bool = True) -> Target:
-    ids = uuid.uuid4(), None, "m", uuid.uuid4(), "org/Base", None, "a", ()
-    return Target(CALLER, team_id, *ids, reads_pictures=reads_pictures)
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -70,7 +62,7 @@ ASKED = {"role": "user", "name": "me", "content": [image(data_url(RED)), TEXT, i
 
 async def test_samplers_and_the_record_get_names(pictures: Pictures):
     system = {"role": "developer", "content": "Look."}
-    taken = await with_pictures(pictures, target(), chat(system, ASKED))
+    taken = await with_pictures(pictures, target_of(TEAM), chat(system, ASKED))
     shown = [named(RED), {"type": "text", "text": "?"}, named(BLUE)]
     assert taken.render.messages == [{**system, "role": "system"}, {**ASKED, "content": shown}]
     assert taken.messages == [system, {**ASKED, "content": [named(RED), TEXT, named(BLUE)]}], "else as it was sent"
@@ -78,16 +70,16 @@ async def test_samplers_and_the_record_get_names(pictures: Pictures):
 
 
 async def test_a_picture_that_the_team_sent_before_goes_by_its_name(pictures: Pictures):
-    await with_pictures(pictures, target(), chat(ASKED))
+    await with_pictures(pictures, target_of(TEAM), chat(ASKED))
     by_name = chat({"role": "user", "content": [image(f"sha256:{named(RED)['name']}")]})
-    assert (await with_pictures(pictures, target(), by_name)).messages[0]["content"] == [named(RED)]
+    assert (await with_pictures(pictures, target_of(TEAM), by_name)).messages[0]["content"] == [named(RED)]
     with pytest.raises(NotFound, match=r"^messages\[0\].content\[0\]: no picture sha256:"):
-        await with_pictures(pictures, target(uuid.uuid4()), by_name)
+        await with_pictures(pictures, target_of(uuid.uuid4()), by_name)
 
 
 async def test_texts_alone_are_for_every_base_and_pictures_are_not(pictures: Pictures):
     text = chat({"role": "user", "content": [TEXT]})
-    blind = target(reads_pictures=False)
+    blind = target_of(TEAM, reads_pictures=False)
     assert await with_pictures(pictures, blind, text) is text
     with pytest.raises(InvalidRequest, match="'org/Base', the base of 'm', reads texts alone") as refused:
         await with_pictures(pictures, blind, chat({"role": "user", "content": "a"}, ASKED))

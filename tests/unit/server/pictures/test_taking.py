@@ -17,13 +17,15 @@ from PIL import Image
 from server.pictures.collaborators import Pictures
 from server.pictures.decoder import PictureDecoder
 from server.pictures.reading import read
-from server.pictures.showing import thumbnail
-from server.pictures.taking import SentPicture, take, take_each
+from server.pictures.taking import SentPicture, take_each
 from server.process.settings import PictureSettings
+from server.protocols.openai.chat import chat_prompt
+from server.protocols.openai.schemas import ChatRequest
+from server.sampling.picturing import with_pictures
 from store.database import AsyncDatabase
 from store.tables import TeamRow
 from tests.unit.server.pictures.drawn import encoded, gradient, opened
-from tests.unit.server.pictures.scene import data_url, pictures_of
+from tests.unit.server.pictures.scene import data_url, pictures_of, target_of
 from wire.errors import Gone, HeadwayError, InvalidRequest, NotFound, TooLarge, Unavailable
 from wire.pictures import PictureLimits
 
@@ -51,6 +53,12 @@ def image(url: Any, **more: Any) -> dict[str, Any]:
 
 def asked(*parts: Any) -> list[dict[str, Any]]:
     return [{"role": "system", "content": "Look."}, {"role": "user", "content": list(parts)}]
+
+
+async def take(pictures: Pictures, team_id: uuid.UUID, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As a chat's are."""
+    chat = chat_prompt(ChatRequest(model="m", messages=messages))
+    return (await with_pictures(pictures, target_of(team_id), chat)).messages
 
 
 def pointer(data: bytes, width: int = 8, height: int = 6) -> dict[str, Any]:
@@ -130,11 +138,6 @@ REFUSED = [
     (image("data:image/png;base64,é"), InvalidRequest, "not base64"),
     (image(data_url(b"<svg/>", "image/svg+xml")), InvalidRequest, "no picture that is read here"),
     (image(data_url(RED[:-9])), InvalidRequest, "broken"),
-    (image(7), InvalidRequest, "url must be a string"),
-    ({"type": "image_url"}, InvalidRequest, "url must be a string"),
-    (image(data_url(RED), detail="best"), InvalidRequest, "detail"),
-    (image(data_url(RED), detail=["low"]), InvalidRequest, "detail"),
-    (image(data_url(RED), crop=1), InvalidRequest, "crop is not supported"),
 ]
 
 
@@ -188,18 +191,6 @@ async def test_a_disk_that_is_full_is_a_refusal_that_passes(pictures: Pictures, 
 
 def _full(*_: Any):
     raise OSError(28, "No space left on device")
-
-
-async def test_thumbnails_are_small_and_belong_to_the_team(pictures: Pictures, monkeypatch: pytest.MonkeyPatch):
-    (taken,) = await take_each(pictures, TEAM, [SentPicture("a", encoded(gradient(1280, 800)))])
-    shown = await thumbnail(pictures, TEAM, taken.name, 320)
-    assert opened(shown).size == (320, 200)
-    monkeypatch.setattr(pictures.decoder, "_decode", None)
-    assert await thumbnail(pictures, TEAM, taken.name, 320) == shown, "made once"
-    with pytest.raises(NotFound):
-        await thumbnail(pictures, OTHERS, taken.name, 320)
-    with pytest.raises(InvalidRequest, match="160, 320, 640"):
-        await thumbnail(pictures, TEAM, taken.name, 4096)
 
 
 async def test_pictures_are_counted(pictures: Pictures):

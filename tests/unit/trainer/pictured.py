@@ -19,6 +19,7 @@ from trainer.engine.engine import EngineSettings
 from trainer.engine.vision.tower import Tower, opened
 from wire.extension import Media
 from wire.picture_rule import PictureRule, rule_of
+from wire.process.product_dtype import ProductDtype
 from wire.trajectories import Batch, Trajectory, Turn
 
 NUM_LETTERS = 200
@@ -62,9 +63,9 @@ class Sighted:
     def tower(self, model: PreTrainedModel) -> Tower:
         return Tower(model, self.family.make_image_processor(), self.rule)
 
-    def base(self, dtype: torch.dtype = torch.float32) -> BaseModel:
+    def base(self, dtype: torch.dtype = torch.float32, products: ProductDtype = ProductDtype.FLOAT32) -> BaseModel:
         model = self.model(dtype)
-        return BaseModel(model, tower=self.tower(model))
+        return BaseModel(model, tower=self.tower(model), products=products)
 
     def engine(self, dtype: torch.dtype = torch.float32, max_tokens_per_pass: int = 4096) -> BatchEngine:
         engine = BatchEngine(self.base(dtype), EngineSettings(max_tokens_per_pass=max_tokens_per_pass, threads=1))

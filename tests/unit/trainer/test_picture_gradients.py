@@ -22,8 +22,9 @@ from tests.unit.trainer.pictured import (
     rollout,
     sighted,
 )
-from tests.unit.trainer.tiny import MODEL, BatchEngine, gradients, norms_in_their_own_dtype, opened
+from tests.unit.trainer.tiny import LORA, MODEL, BatchEngine, gradients, norms_in_their_own_dtype, opened
 from tests.vision.families import FAMILIES
+from trainer.engine.architectures import Sharing
 from trainer.engine.base_model import BaseModel
 from trainer.engine.kernels.dense import DenseKernel
 from trainer.engine.packing import Pack
@@ -68,6 +69,26 @@ def test_float64_gradients_equal_naive_ones_to_rounding(
     assert (result.metrics["micro_batches:sum"] > 1) == (at_once == 60)
     assert result.metrics["tokens_computed:sum"] < result.metrics["tokens_merged:sum"]
     assert result.metrics["loss:sum"] == pytest.approx(cost, rel=1e-12)
+    assert worst_relative_error(gradients(engine), expected) <= 1e-12
+
+
+def test_gradients_of_an_unembedding_are_those_of_the_naive_one(base: Sighted, tmp_path: Path) -> None:
+    batch = pictured_batch(base)
+    with norms_in_their_own_dtype():
+        engine = opened(base.engine(torch.float64), lora=replace(LORA, unembed=True))
+        engine.forward_backward(MODEL, batch, REINFORCE)
+        _, expected = naive(base, engine, batch, tmp_path, torch.float64)
+    assert any("lm_head" in name for name in expected)
+    assert worst_relative_error(gradients(engine), expected) <= 1e-12
+
+
+def test_sequences_that_share_nothing_have_the_same_gradients(base: Sighted, tmp_path: Path) -> None:
+    batch = pictured_batch(base)
+    with norms_in_their_own_dtype(), patch("trainer.engine.base_model.known_sharing", lambda _: Sharing.NOTHING):
+        engine = opened(base.engine(torch.float64))
+        engine.forward_backward(MODEL, batch, REINFORCE)
+        _, expected = naive(base, engine, batch, tmp_path, torch.float64)
+    assert engine.info.sharing == "nothing"
     assert worst_relative_error(gradients(engine), expected) <= 1e-12
 
 

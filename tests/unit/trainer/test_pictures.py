@@ -39,6 +39,7 @@ from wire.datums import Datum
 from wire.engine import LossChoice
 from wire.errors import InvalidRequest
 from wire.extension import Media, TokenSequence
+from wire.process.product_dtype import ProductDtype
 from wire.trajectories import Batch
 
 REINFORCE = LossChoice("importance_sampling")
@@ -198,6 +199,19 @@ def test_a_tower_that_cannot_be_run_leaves_a_base_of_text(base: Sighted) -> None
         loaded = base.base()
     assert loaded.info.pictures is None
     assert any("no pixels" in line.get("reason", "") for line in logs)
+
+
+@pytest.mark.parametrize("products", ProductDtype)
+def test_a_low_precision_base_sees(base: Sighted, products: ProductDtype) -> None:
+    engine = BatchEngine(base.base(torch.bfloat16, products), EngineSettings(threads=1))
+    assert engine.info.pictures is not None
+    engine.pictures = PICTURES
+    opened(engine).forward_backward(MODEL, pictured_batch(base), REINFORCE)
+    exact = opened(base.engine())
+    exact.forward_backward(MODEL, pictured_batch(base), REINFORCE)
+    found = gradients(engine)
+    errors = [((found[name] - each).norm() / each.norm()).item() for name, each in gradients(exact).items()]
+    assert sum(errors) / len(errors) < 0.1
 
 
 def test_text_on_a_base_that_sees_is_computed_without_its_tower(base: Sighted) -> None:

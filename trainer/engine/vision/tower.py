@@ -78,8 +78,10 @@ def tower_of(model: PreTrainedModel, name_or_path: str, revision: str | None = N
         rule = rule_in(Path(config).parent)
         if rule is None:
             raise ValueError("its files have no settings of an image processor")
-        pixels = AutoImageProcessor.from_pretrained(name_or_path, revision=revision, backend="pil")
-    except (OSError, ValueError, LookupError, ImportError) as error:
+        pixels = AutoImageProcessor.from_pretrained(
+            name_or_path, revision=revision, backend="pil", trust_remote_code=False
+        )
+    except (OSError, ValueError, LookupError, TypeError, ImportError) as error:
         log.warning("base_takes_text_alone", base=name_or_path, reason=str(error))
         return None
     return Tower(model, pixels, rule)

@@ -7,10 +7,13 @@ import asyncio
 import io
 import os
 import signal
+import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytest_asyncio
 import torch
@@ -19,18 +22,24 @@ from PIL import Image
 from sampler.backends.vllm.backend import VllmBackend
 from sampler.backends.vllm.settings import VllmSettings
 from tests.ports.sampler_backends import put_together
+from tests.unit.trainer.tiny import datum_of
 from tests.vision.families import FAMILIES, drawn, save_vision_family
 from tests.vllm.conftest import START_TIMEOUT_S
 from tests.vllm.seeing import Prompt, Seeing
 from tests.vllm.waiting import until
+from trainer.engine.base_model import load_base_model
+from trainer.engine.engine import TrainingEngine
 from wire.canary import Canary, PictureCanary
 from wire.canary_picture import canary_png
+from wire.engine import LoraConfig
 from wire.errors import CorruptCheckpoint
-from wire.sampling import GenerateRequest, SamplingParams, ScoreRequest
+from wire.extension import TokenSequence
+from wire.sampling import GenerateRequest, SamplingParams, ScoreRequest, media_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
 TOLERANCE = 1e-4
+TRAINED = LoraConfig(rank=4, alpha=8)
 A, B, C = drawn(1), drawn(2), drawn(3, 40, 90)
 """Two of one size, and another."""
 
@@ -46,9 +55,7 @@ def seeing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def adapters(seeing: Seeing, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | None]:
     folder = tmp_path_factory.mktemp("adapters")
     first = seeing.save_adapter(folder / "first", 1)
-    # vLLM takes adapters on the head of the Qwen3 family alone.
-    head = ["lm_head"] if seeing.family.name == "qwen3_vl" else ["q_proj"]
-    second = seeing.save_adapter(folder / "second", 2, ["down_proj", *head])
+    second = seeing.save_adapter(folder / "second", 2, ["down_proj", "lm_head"])
     return {"base": None, "first": first, "second": second}
 
 
@@ -60,6 +67,20 @@ async def vllm(seeing: Seeing) -> AsyncIterator[VllmBackend]:
         yield backend
     finally:
         await backend.close()
+
+
+def save_trained(trainer: TrainingEngine, folder: Path, seed: int) -> Path:
+    """A checkpoint's adapter as the trainer writes it, with weights that a seed decides."""
+    model = uuid.uuid4()
+    trainer.open(model, TRAINED, None, None)
+    weights: Any = trainer._sessions.get(model).weights
+    weights.normal_(std=0.15, generator=torch.Generator().manual_seed(seed))
+    adapter, state = folder / "adapter", folder / "state"
+    adapter.mkdir(parents=True)
+    state.mkdir()
+    trainer.snapshot(model).write(adapter, state)
+    trainer.close(model)
+    return adapter
 
 
 async def sample(
@@ -111,13 +132,34 @@ async def test_other_pictures_behind_equal_ids_are_other_prompts(vllm, seeing, a
     vllm.unload_adapter("swapped")
 
 
-async def test_an_id_that_stands_for_no_picture_is_text(vllm, seeing, adapters):
-    await asyncio.to_thread(vllm.load_adapter, "strays", adapters["first"])
-    prompt = seeing.prompt("x ", [seeing.rule.placeholder_id] * 2, " ", A, " y ", [seeing.rule.placeholder_id])
-    ids, logprobs = await sample(vllm, "strays", prompt, seed=1)
-    assert len(ids) == len(logprobs) == 6
-    assert all(logprob < 0 for logprob in logprobs)
-    vllm.unload_adapter("strays")
+async def test_what_vllm_samples_is_what_the_trainer_scores(vllm, seeing, tmp_path):
+    """Its checkpoints with their canaries; also behind placeholders that stand for no picture, which are text."""
+    trainer = TrainingEngine(load_base_model(str(seeing.folder)))
+    stray = [seeing.rule.placeholder_id]
+    prompts = [
+        seeing.prompt("see ", A, " and ", C, " and ", A, "?"),
+        seeing.prompt("x ", stray * 2, " ", B, " y ", stray),
+    ]
+    found: list[float] = []
+    for number in (1, 2):
+        model, folder = uuid.uuid4(), save_trained(trainer, tmp_path / str(number), number)
+        canary = Canary.read(folder)
+        assert canary is not None
+        assert canary.picture is not None
+        await asyncio.to_thread(vllm.load_adapter, f"trained-{number}", folder)
+        trainer.open(model, TRAINED, folder, None)
+        for prompt in prompts:
+            ids, logprobs = await sample(vllm, f"trained-{number}", prompt, num_tokens=20, seed=number)
+            media = media_of(prompt.media)
+            pictures = {item.digest: prompt.pictures[item.name] for item in media}
+            datum = datum_of([*prompt.ids, *ids], len(prompt.ids))
+            datum = replace(datum, model_input=TokenSequence(datum.model_input.ids, media))
+            (scored,) = trainer.forward(model, [datum], pictures=pictures)
+            found.append(np.abs(scored.logprobs[-len(ids) :] - logprobs).max().item())
+        trainer.close(model)
+        vllm.unload_adapter(f"trained-{number}")
+    print(f"largest {max(found):.2g} nats from the trainer's")
+    assert max(found) < TOLERANCE
 
 
 async def test_prompts_are_scored_but_for_their_pictures(vllm, seeing, adapters):

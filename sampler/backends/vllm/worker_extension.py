@@ -1,4 +1,5 @@
-"""Runs in vLLM's workers: the logits of a prompt's tokens get the adapter of their own request.
+"""Runs in vLLM's workers: the logits of a prompt's tokens get the adapter of their own request, and heads of vision
+models can have one.
 
 vLLM computes these logits while the adapters of the head are mapped for the batch's next tokens, one row for each
 request, though a prompt has many rows: that fails, leaves the adapter out, or adds that of another request. Here the
@@ -117,7 +118,22 @@ def _patch_second_runner() -> None:
     worker.compute_prompt_logprobs = of_each_token
 
 
-for patch in (_patch_first_runner, _patch_second_runner):
+def _patch_adapted_heads() -> None:
+    """Of vision models: vLLM's class for one may not say that its text part's head can be adapted, though all that it
+    takes is there. Of text models the class decides."""
+    manager: Any = importlib.import_module("vllm.lora.model_manager")
+    original = manager.get_supported_lora_modules
+
+    def with_head(model: Any) -> list[str]:
+        found: list[str] = original(model)
+        head = getattr(getattr(model, "language_model", None), "lm_head", None)
+        # One that is tied to the embedding is of another class.
+        return [*found, "lm_head"] if "lm_head" not in found and type(head).__name__ == "ParallelLMHead" else found
+
+    manager.get_supported_lora_modules = with_head
+
+
+for patch in (_patch_first_runner, _patch_second_runner, _patch_adapted_heads):
     # Another version of vLLM may have another way; then it serves as it is.
     with contextlib.suppress(ImportError, AttributeError):
         patch()

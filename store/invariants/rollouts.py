@@ -31,6 +31,21 @@ ROLLOUTS = (
         """,
     ),
     Invariant(
+        "rollouts name the pictures of their samples",
+        "Each picture in a sample's prompt is named by its trace, which keeps its blob.",
+        # As `store.rollouts.media` packs them: a byte of version, then 48 of each, of which the last 32 are its digest.
+        """
+        select s.team_id, s.trace_id, encode(s.digest, 'hex') as digest, m.name as picture
+        from samples s cross join lateral (
+            select encode(substring(s.media from 18 + 48 * n for 32), 'hex') as name
+            from generate_series(0, (length(s.media) - 1) / 48 - 1) as n
+        ) m
+        where s.media is not null and not exists (
+            select from trace_pictures t where t.team_id = s.team_id and t.trace_id = s.trace_id and t.name = m.name
+        )
+        """,
+    ),
+    Invariant(
         "traces count what is recorded of them",
         "A trace has as many samples, tokens and turns as it says.",
         """

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from store.blobs import BlobStore
 from store.database import AsyncDatabase, Database
@@ -91,6 +91,18 @@ async def test_turns_have_their_pictures_back_and_cost_each_once(
     assert all(row.is_recorded for row in rows(database, PictureRow))
     with database.session() as session:
         assert check_all(session) == []
+
+
+async def test_a_picture_of_a_sample_that_its_trace_does_not_name_is_found(
+    world: World, database: Database, async_database: AsyncDatabase, blobs: BlobStore
+) -> None:
+    one, other = await kept(async_database, blobs, world, b"a", b"b")
+    await put_on_record(async_database, blobs, world, [turn_of(shown(one), text(1), shown(other), text(2))])
+    with database.session() as session:
+        session.execute(delete(TracePictureRow).where(TracePictureRow.name == other.name))
+        (violation,) = check_all(session)
+    assert violation.name == "rollouts name the pictures of their samples"
+    assert [row["picture"] for row in violation.rows] == [other.name]
 
 
 async def test_by_trace_id_a_rollout_is_the_one_datum_that_its_turns_are_inline(

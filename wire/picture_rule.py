@@ -21,6 +21,8 @@ from wire.extension import Int32Array, Media, TokenSequence
 _MAX_ASPECT = 200
 _PATCH_OF_TOWER = {"qwen2_5_vl": 14, "qwen3_vl": 16, "gemma3": 16}
 """Where a config does not say."""
+FAMILIES = frozenset(_PATCH_OF_TOWER)
+"""Of bases with a tower, by the model_type of their config.json."""
 
 
 @dataclass(frozen=True, slots=True)

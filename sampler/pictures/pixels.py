@@ -7,13 +7,19 @@ has none.
 from __future__ import annotations
 
 import io
+import struct
+import warnings
+import zlib
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers import AutoImageProcessor
 
 from wire.errors import InvalidRequest
 from wire.pictures import PictureLimits
+
+_UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
+"""What Pillow raises for files that are none, or are cut off."""
 
 
 class Pixels:
@@ -32,12 +38,14 @@ def _read(png: bytes, width: int, height: int) -> Image.Image:
     limits = PictureLimits()
     if width * height > limits.pixels_each or max(width, height) > limits.side:
         raise InvalidRequest(f"a picture of {width}×{height} pixels is larger than any that is taken")
-    try:
-        picture = Image.open(io.BytesIO(png), formats=("PNG",))
-        if (picture.size, picture.mode) != ((width, height), "RGB"):
-            shape = f"{picture.width}×{picture.height} {picture.mode}"
-            raise InvalidRequest(f"a picture is of {shape}, and not of {width}×{height} RGB, as the request says")
-        picture.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise InvalidRequest(f"a picture is no PNG that can be read: {error}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is looked at before any pixel
+        try:
+            picture = Image.open(io.BytesIO(png), formats=("PNG",))
+            if (picture.size, picture.mode) != ((width, height), "RGB"):
+                shape = f"{picture.width}×{picture.height} {picture.mode}"
+                raise InvalidRequest(f"a picture is of {shape}, and not of {width}×{height} RGB, as the request says")
+            picture.load()
+        except _UNREADABLE as error:
+            raise InvalidRequest(f"a picture is no PNG that can be read: {error}") from error
     return picture

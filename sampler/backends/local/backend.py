@@ -31,15 +31,13 @@ from sampler.backends.local.probes import Probes
 from sampler.backends.local.scheduler import Scheduler
 from sampler.backends.local.scoring import ScoringTask
 from sampler.backends.local.sequence import Sequence
-from sampler.backends.local.vision import Shown, Vision
+from sampler.backends.local.vision import Shown, vision_of
 from sampler.chat.text import ChatText, WithChatText
 from sampler.draws import Draws
-from sampler.pictures.pixels import Pixels
-from sampler.tokenizer_files import folder_of
 from sampler.vocabulary import Vocabulary
 from wire.errors import Conflict, NotFound
 from wire.loaded import Loaded, version_of
-from wire.picture_rule import PictureRule, rule_in
+from wire.picture_rule import PictureRule
 from wire.process.onednn import keep_few_kernels
 from wire.process.product_dtype import ProductDtype
 from wire.process.threads import threads_for
@@ -89,8 +87,7 @@ class LocalBackend(WithChatText):
             )
         dtype: torch.dtype = getattr(torch, settings.dtype)
         keep_few_kernels(NUM_KERNELS)
-        rule = rule_in(folder_of(base))
-        model = load_base(base, dtype, sees=rule is not None)
+        model = load_base(base, dtype)
         torch.set_num_threads(settings.num_threads or threads_for(model.num_parameters()))
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base)
         self._vocabulary = Vocabulary(tokenizer)
@@ -102,7 +99,7 @@ class LocalBackend(WithChatText):
         self._draws = Draws(settings.seed)
         self._adapters: dict[str, Adapter] = {}
         cache = SlotCache(cache_shape(model.config.get_text_config(), dtype, settings.kv_cache_tokens))
-        self._vision = Vision(model, Pixels(base), rule, settings.max_feature_bytes) if rule is not None else None
+        self._vision = vision_of(model, base, settings.max_feature_bytes)
         packed = PackedModel(model, cache, self._vision)
         self._linears = packed.hooks.linears
         probes = Probes(model, self._vision)
@@ -115,7 +112,7 @@ class LocalBackend(WithChatText):
         pack_linears(model)
         if products is ProductDtype.FLOAT32:
             sees = probes.require_exact(packed, cache)
-        self._info = _info(model, tokenizer, settings, rule if sees else None)
+        self._info = _info(model, tokenizer, settings, self._vision.rule if self._vision and sees else None)
         limits = PromptLimits(self._info.context_length, self._vocabulary.longest)
         self._chat_text = ChatText(base, tokenizer, limits, self._info.eos_ids, self._info.pictures)
         self._constraints = Constraints(tokenizer, self._vocabulary, self._info, self._chat_text.call_form)

@@ -11,10 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from sampler.backends.local.attention import IMPLEMENTATION, UnsupportedBase, register
 from sampler.backends.local.kv_cache import CacheShape
+from wire.picture_rule import FAMILIES
 
 _PROBES, _ENOUGH_S = 3, 0.1
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -22,10 +29,11 @@ _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _BATCH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
-def load_base(base: str, dtype: torch.dtype, *, sees: bool = False) -> PreTrainedModel:
-    """The base in eval mode, its attention over the slot cache. sees: with its vision tower. Raises UnsupportedBase."""
+def load_base(base: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The base in eval mode, with its tower where it has one. Raises UnsupportedBase."""
     register()
-    kind: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    has_tower = AutoConfig.from_pretrained(base).model_type in FAMILIES
+    kind: Any = AutoModelForImageTextToText if has_tower else AutoModelForCausalLM
     model: PreTrainedModel = kind.from_pretrained(base, dtype=dtype, attn_implementation="sdpa")
     _refuse_unsupported(model)
     return model.eval().requires_grad_(False)

@@ -67,7 +67,7 @@ class Probes:
         try:
             _require_exact(packed, cache, self._picture)
         except UnsupportedBase as error:
-            log.warning("no_pictures", reason=str(error))
+            log.warning("base_takes_text_alone", reason=str(error))
             return False
         return True
 

@@ -15,15 +15,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from sampler.pictures.pixels import Pixels
+from sampler.tokenizer_files import folder_of
 from wire.errors import HeadwayError
 from wire.extension import Media, TokenSequence
-from wire.picture_rule import PictureRule
+from wire.picture_rule import FAMILIES, PictureRule, rule_in
 from wire.positions import Int64Array, next_position, positions_AN
+
+log = structlog.get_logger(__name__)
 
 _Key = tuple[bytes, int, int]
 _NONE: Mapping[str, bytes] = {}
@@ -81,6 +85,20 @@ class Piece:
             for item in self.shown.media:
                 if item.stop > self.start:
                     yield item, max(0, self.start - item.start)
+
+
+def vision_of(model: PreTrainedModel, base: str, max_bytes: int) -> Vision | None:
+    """Of a base whose files say how pictures are read; None for one that takes text alone, with a line in the log where
+    it has a tower that is not served."""
+    if model.config.model_type not in FAMILIES:
+        return None
+    try:
+        if (rule := rule_in(folder_of(base))) is None:
+            raise ValueError("its files have no settings of an image processor")
+        return Vision(model, Pixels(base), rule, max_bytes)
+    except (OSError, ValueError, LookupError, ImportError) as error:
+        log.warning("base_takes_text_alone", base=base, reason=str(error))
+        return None
 
 
 class Vision:

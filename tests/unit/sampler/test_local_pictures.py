@@ -17,6 +17,7 @@ import pytest_asyncio
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
+from structlog.testing import capture_logs
 from transformers import AutoModelForImageTextToText
 
 from sampler.backends.local import LocalBackend, LocalSettings
@@ -342,6 +343,28 @@ async def test_a_long_chat_with_pictures_is_rendered_in_a_process_of_its_own(bas
     rendered = await base.backend.render(large)
     assert (rendered.token_ids, rendered.media) == (short.ids, short.media)
     assert base.backend._chat_text._worker.pid is not None
+
+
+@pytest.mark.parametrize("settings", [None, {"do_resize": False}])
+async def test_a_base_whose_files_do_not_say_how_pictures_are_read_takes_text_alone(
+    base: Base, tmp_path: Path, settings: dict[str, Any] | None
+):
+    shutil.copytree(base.folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings})) if settings else file.unlink()
+    with capture_logs() as logs:
+        backend = LocalBackend(str(tmp_path), LocalSettings(seed=0))
+    try:
+        assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["base_takes_text_alone"]
+        assert backend.info.pictures is None
+        for adapter, path in {"base": None, "tuned": base.adapter}.items():
+            backend.load_adapter(adapter, path)
+            prompt = Prompt([65, base.placeholder_id, 66, 67], [])
+            base.require_equal(prompt, await base.ask(prompt, adapter, backend), adapter)
+        with pytest.raises(InvalidRequest, match="no pictures"):
+            await base.ask(await base.prompt("what is ", 0), backend=backend)
+    finally:
+        await backend.close()
 
 
 async def test_a_size_that_is_not_the_pictures_is_refused_also_where_its_features_are_at_hand(base: Base):

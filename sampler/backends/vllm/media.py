@@ -19,11 +19,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import structlog
 
-from wire.errors import HeadwayError, InvalidRequest, Unavailable
+from wire.errors import UNTIL_MENDED, HeadwayError, InvalidRequest, Unavailable
 from wire.picture_rule import PictureRule
 from wire.sampling import MediaItem
 
@@ -54,6 +54,9 @@ def features(media: Sequence[MediaItem]) -> dict[str, Any]:
 
 class PicturesLost(Unavailable):
     """vLLM failed over a prompt although it had been handed the pictures anew."""
+
+    code: ClassVar[str] = "pictures_lost"
+    tries: ClassVar[int | None] = UNTIL_MENDED
 
 
 def _is_failure(error: HeadwayError) -> bool:

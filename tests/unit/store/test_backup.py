@@ -20,6 +20,7 @@ from store.verification import verify
 from tests.ports.checkpoint_places import KINDS, Place
 from tests.unit.store.conftest import Estate
 from tests.unit.store.rollouts.conftest import make_turns
+from tests.unit.store.rollouts.test_recorded_pictures import episode, kept, put_on_record
 from wire.errors import Conflict, CorruptCheckpoint, NotFound
 
 
@@ -102,6 +103,20 @@ async def test_rollouts_come_back_with_what_the_trainer_made_of_them(
         kept = rows(estate.database, table)
         assert (len(kept), rows(target.database, table)) == (1, kept), table
     assert target.is_sound()
+
+
+async def test_pictures_come_back_with_the_rollouts_that_name_them(
+    estate: Estate, target: Target, async_database: AsyncDatabase
+):
+    estate.step()
+    pictures = await kept(async_database, estate.blobs, estate.world, b"a", b"b")
+    trace_id = await put_on_record(async_database, estate.blobs, estate.world, episode(pictures))
+    target.restore(write(estate))
+    assert target.is_sound()
+    for table in ("pictures", "trace_pictures", "samples"):
+        assert rows(target.database, table) == rows(estate.database, table)
+    assert [target.blobs.get(each.name) for each in pictures] == [b"a", b"b"]
+    assert {str(row[1]) for row in rows(target.database, "trace_pictures")} == {str(trace_id)}
 
 
 def test_what_belonged_to_processes_is_ended(estate: Estate, target: Target, add_checkpoint):

@@ -32,7 +32,7 @@ HARBOR_PYTHON ?= 3.12
 TEST_PROCESSES ?= 2
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: demo demo-run demo-tools up test test-slow test-gpu chaos chaos-planes chaos-groups chaos-run check bench bench-peers bench-real-model docs site format clean screenshots
+.PHONY: demo demo-run demo-tools demo-images up test test-slow test-gpu chaos chaos-planes chaos-groups chaos-run check bench bench-peers bench-real-model docs site format clean screenshots
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
@@ -48,6 +48,10 @@ demo-run: .venv/installed .venv-hud-rl/installed $(TINY_BASE)/config.json  ## de
 demo-tools: .venv/installed $(TINY_TOOLS)/config.json  ## a game of several tool calls: the reward climbs
 	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --seed $(SEED) --base tiny-tools=$(TINY_TOOLS) \
 		-- $(BIN)/python -m examples.tools_demo --seed $(SEED) $(DEMO_ARGS)
+
+demo-images: .venv/installed $(TINY_EYES)/config.json  ## pictures of digits; DEMO_ARGS=--agent: as screenshots: the reward climbs
+	$(BIN)/headway up --data-dir "$$(mktemp -d)" --port 0 --seed $(SEED) --base tiny-eyes=$(TINY_EYES) \
+		-- $(BIN)/python -m examples.images_demo --seed $(SEED) $(DEMO_ARGS)
 
 up: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the service on this machine, with the tiny base
 	$(BIN)/headway up --data-dir $(UP_DIR) --base $(BASE)=$(BASE_DIR) --sampler-backend $(SAMPLER) $(UP_ARGS)

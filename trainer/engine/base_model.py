@@ -108,7 +108,7 @@ class BaseModel:
         self._ranks: Ranks = ranks or Alone()
         self.sight: Sight | None = None
         sharing = self._proven(known_sharing(model))
-        if tower is not None:
+        if tower := self._seeing_alike(tower):
             self.sight = self._proven_sight(Sight(tower), alone=sharing is Sharing.NOTHING)
         if products is ProductDtype.BF16 and model.device.type == "cpu":
             self._products = self._proven_bf16() or self._products
@@ -385,6 +385,15 @@ class BaseModel:
                 reason=difference,
             )
         raise UnsupportedArchitecture(f"{name}: {difference}")
+
+    def _seeing_alike(self, tower: Tower | None) -> Tower | None:
+        """The tower, unless a rank has none or reads pictures otherwise: each host has files of its own."""
+        rules = self._ranks.gathered(tower and tower.rule)
+        if tower is None or all(rule == tower.rule for rule in rules):
+            return tower
+        reason = "the settings of its image processor are not the same on all ranks"
+        log.warning("base_takes_text_alone", architecture=type(self._model).__name__, reason=reason)
+        return None
 
     def _proven_sight(self, sight: Sight, *, alone: bool) -> Sight | None:
         """The same, if the model agrees with itself on pictures; if not, it takes text alone."""

@@ -25,7 +25,7 @@ from trainer.engine.vision.sight import Sight
 from trainer.engine.vision.tower import opened
 from wire.datums import Datum
 from wire.engine import Pictures
-from wire.errors import HeadwayError
+from wire.errors import InvalidRequest
 from wire.extension import Media, TokenSequence, joined
 from wire.picture_rule import PictureRule
 
@@ -59,7 +59,7 @@ def picture_disagreement(
                     sight.features(media)
             shown = Shown(datums, own_inputs)
             return disagreement(model, linears, pack, score, gathers, ranks, alone=alone, shown=shown)
-    except (AssertionError, AttributeError, HeadwayError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, InvalidRequest, LookupError, RuntimeError, TypeError, ValueError) as error:
         return f"its tower fails: {type(error).__name__}: {error}"
 
 

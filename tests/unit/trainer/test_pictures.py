@@ -32,6 +32,7 @@ from trainer.engine.architectures import decoder_layers
 from trainer.engine.base_memory import base_bytes, outline_of
 from trainer.engine.base_model import BaseModel, load_base_model
 from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.ranks import Alone
 from trainer.engine.text_part import text_part
 from trainer.engine.vision.tower import Tower
 from wire.conversion import to_datums
@@ -39,6 +40,7 @@ from wire.datums import Datum
 from wire.engine import LossChoice
 from wire.errors import InvalidRequest
 from wire.extension import Media, TokenSequence
+from wire.picture_rule import PictureRule
 from wire.process.product_dtype import ProductDtype
 from wire.trajectories import Batch
 
@@ -199,6 +201,22 @@ def test_a_tower_that_cannot_be_run_leaves_a_base_of_text(base: Sighted) -> None
         loaded = base.base()
     assert loaded.info.pictures is None
     assert any("no pixels" in line.get("reason", "") for line in logs)
+
+
+class BesideABlindOne(Alone):
+    """Of two ranks, the one whose host has the settings of the image processor."""
+
+    def gathered(self, mine: Any) -> list[Any]:
+        return [mine, None] if isinstance(mine, PictureRule) else [mine]
+
+
+def test_a_rank_that_sees_takes_text_alone_beside_one_that_does_not() -> None:
+    base = sighted("qwen3_vl")
+    model = base.model()
+    with capture_logs() as logs:
+        loaded = BaseModel(model, ranks=BesideABlindOne(), tower=base.tower(model))
+    assert loaded.info.pictures is None
+    assert any("not the same on all ranks" in line.get("reason", "") for line in logs)
 
 
 @pytest.mark.parametrize("products", ProductDtype)

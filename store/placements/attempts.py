@@ -26,6 +26,10 @@ _FORGET = (
     where h.placement_id = any(%(ids)s) and (s.team_id, s.trace_id) = (h.team_id, h.trace_id)
     """,
     """
+    delete from trace_pictures p using hosted_rollouts h
+    where h.placement_id = any(%(ids)s) and (p.team_id, p.trace_id) = (h.team_id, h.trace_id)
+    """,
+    """
     update traces t set attempt = p.attempt, last_activity_at = clock_timestamp(),
         num_turns = 0, num_samples = 0, num_prompt_tokens = 0, num_output_tokens = 0,
         checkpoint_ids = '{}', flags = '{}', evaluated_reward = null, entered_at = null, extra = null

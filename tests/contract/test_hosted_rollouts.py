@@ -4,6 +4,8 @@ and the agent is what it sends with the key that it is given."""
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import math
 import uuid
@@ -18,7 +20,7 @@ from sqlalchemy import select, update
 from server.auth.service import create_key
 from server.background.lost_runners import take_back_from_lost_runners
 from store.database import AsyncDatabase
-from store.tables import ApiKeyRow, HostedRolloutRow, PlacementRow, RunnerRow, TeamRow
+from store.tables import ApiKeyRow, HostedRolloutRow, PlacementRow, RunnerRow, TeamRow, TracePictureRow
 from tests.contract.conftest import Team
 from tests.contract.stand_in_runner import StandInRunner, add_environment, new_runner, runners_of
 
@@ -86,12 +88,12 @@ class Agent:
     async def exit(self, **changes: Any) -> httpx.Response:
         return await self.report("exit", {"status": "completed", "reward": 0.75, **changes})
 
-    async def upload(self) -> httpx.Response:
+    async def upload(self, **said: Any) -> httpx.Response:
         span = {
             "name": "s",
             "trace_id": uuid.UUID(self.trace).hex,
             "span_id": uuid.uuid4().hex[:16],
-            "attributes": {"hud.schema": "hud.step.v1", "hud.payload": {"step_id": 1, "source": "user"}},
+            "attributes": {"hud.schema": "hud.step.v1", "hud.payload": {"step_id": 1, "source": "user", **said}},
         }
         path = f"/trace/{self.trace}/telemetry-upload"
         return await self.http.post(path, json={"telemetry": [span]}, headers=self.headers)
@@ -235,6 +237,23 @@ async def test_of_several_attempts_the_last_alone_counts(team, model, runner, da
     assert (ended["status"], ended["reward"], ended["num_turns"]) == ("completed", 0.9, 1)
     spans = (await team.http.get(f"/v2/traces/{body['trace_id']}/spans")).json()["spans"]
     assert len(spans) == 1
+
+
+async def test_what_an_earlier_attempt_saw_is_forgotten(team, model, runner, database, http):
+    body = submission(model)
+    await submit(team, body)
+    (first,) = await runner.lease()
+    image = {"type": "image", "mimeType": "image/png", "data": base64.b64encode(bytes(3000)).decode()}
+    lost = Agent(http, first, model)
+    for report in (lost.report("enter", {"job_id": body["job_id"]}), lost.upload(content=[image])):
+        assert (await report).status_code == 200
+    named = select(TracePictureRow.name).where(TracePictureRow.trace_id == uuid.UUID(body["trace_id"]))
+    async with database.session() as session:
+        assert list(await session.scalars(named)) == [hashlib.sha256(bytes(3000)).hexdigest()]
+    await lose(database, runner)
+    await (await new_runner(http, "any", team=team.name)).lease()
+    async with database.session() as session:
+        assert list(await session.scalars(named)) == []
 
 
 async def test_cancelled_it_ends_at_once_and_for_good(team, model, runner, database):

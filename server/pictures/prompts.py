@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from server.pictures.collaborators import Pictures
 from server.pictures.taking import SentPicture, no_such_picture, take_each
-from wire.engine import BaseModelInfo
 from wire.errors import InvalidRequest, TooLarge
 from wire.extension import TokenSequence
 from wire.picture_rule import PictureRule
@@ -30,15 +30,21 @@ class ChunkedPrompt:
         return f"{self.where}: chunk {number}"
 
 
+def rule_of(base: Mapping[str, Any] | None) -> PictureRule | None:
+    """How a base reads pictures, given what its trainer says of that (`BaseModelInfo.pictures`)."""
+    return None if base is None else PictureRule.from_json(base)
+
+
 async def with_names(
-    pictures: Pictures, team_id: UUID, info: BaseModelInfo, prompts: Sequence[ChunkedPrompt]
+    pictures: Pictures, team_id: UUID, rule: PictureRule | None, prompts: Sequence[ChunkedPrompt]
 ) -> list[ChunkedPrompt]:
     """The prompts with each picture as a pointer: those that came inline are decoded and stored, equal ones once.
 
-    Raises InvalidRequest for pictures where the base reads text alone, and what `take_each` raises.
+    rule: of the base; None where it takes text alone. Raises InvalidRequest for pictures there, and what `take_each`
+    raises.
     """
     for prompt in prompts:
-        _check_pictures(pictures, info, prompt)
+        _check_pictures(pictures, rule, prompt)
     sizes = [len(chunk.data) for prompt in prompts for chunk in prompt.chunks if isinstance(chunk, ImageChunk)]
     if not sizes:
         return list(prompts)
@@ -51,18 +57,17 @@ async def with_names(
 
 
 async def sequences(
-    pictures: Pictures, team_id: UUID, info: BaseModelInfo, prompts: Sequence[ChunkedPrompt]
+    pictures: Pictures, team_id: UUID, rule: PictureRule | None, prompts: Sequence[ChunkedPrompt]
 ) -> list[TokenSequence]:
     """What prompts stand for whose pictures all have names.
 
-    Raises InvalidRequest for pictures where the base reads text alone and for other numbers of tokens than a chunk
-    expects, and NotFound for a picture that the team has not, or not any more; each names the prompt and the chunk.
+    rule: as above. Raises InvalidRequest for pictures where the base takes text alone and for other numbers of tokens
+    than a chunk expects, and PictureNotFound; each names the prompt and the chunk.
     """
     for prompt in prompts:
-        _check_pictures(pictures, info, prompt)
+        _check_pictures(pictures, rule, prompt)
     names = {chunk.name for prompt in prompts for chunk in prompt.chunks if isinstance(chunk, PointerChunk)}
     known = await pictures.rows.known(team_id, sorted(names)) if names else {}
-    rule = None if info.pictures is None else PictureRule.from_json(info.pictures)
     return [to_sequence(prompt.where, prompt.chunks, _named_in(prompt, known), rule) for prompt in prompts]
 
 
@@ -74,9 +79,9 @@ def _named_in(prompt: ChunkedPrompt, known: Mapping[str, Picture]) -> list[Pictu
     return [known[name] for _, name in named]
 
 
-def _check_pictures(pictures: Pictures, info: BaseModelInfo, prompt: ChunkedPrompt) -> None:
+def _check_pictures(pictures: Pictures, rule: PictureRule | None, prompt: ChunkedPrompt) -> None:
     count, most = num_pictures(prompt.chunks), pictures.settings.limits.per_request
-    if count and info.pictures is None:
+    if count and rule is None:
         number = next(i for i, chunk in enumerate(prompt.chunks) if not isinstance(chunk, TextChunk))
         raise InvalidRequest(f"{prompt.place_of(number)} is a picture, and the base of this model takes text alone")
     if count > most:

@@ -156,9 +156,15 @@ def _at(where: str, refusal: HeadwayError) -> HeadwayError:
     return type(refusal)(f"{where}: the picture {refusal.message}", param=where)
 
 
-def no_such_picture(where: str, name: str) -> NotFound:
-    """Another team's reads the same."""
-    return NotFound(
+class PictureNotFound(NotFound):
+    """A request names a picture that the team has not, or not any more; another team's reads the same."""
+
+    code = "picture_not_found"
+
+
+def no_such_picture(where: str, name: str) -> PictureNotFound:
+    """`where`: the place in the request."""
+    return PictureNotFound(
         f"{where}: no picture sha256:{name}: it was not sent by this team, or whatever named it was deleted; send its "
         "bytes",
         param=where,

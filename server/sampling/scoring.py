@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 
 from server.sampling.collaborators import Sampling
-from server.sampling.requests import affinity
+from server.sampling.requests import PicturedPrompt, affinity
 from server.sampling.target import Target
 from store.planes.serving import Sampler
 from wire.sampling import PromptScores, ScoreRequest
@@ -21,12 +21,15 @@ class Scoring:
     targets: list[list[int]] | None = None
 
 
-async def score(sampling: Sampling, target: Target, prompt: list[int], scoring: Scoring) -> PromptScores:
+async def score(
+    sampling: Sampling, target: Target, prompt: list[int] | PicturedPrompt, scoring: Scoring
+) -> PromptScores:
     """Raises TooManyRequests, Unavailable, InvalidRequest (also for what the sampler would compute wrongly),
     SamplerFailed."""
     request = ScoreRequest(
         adapter=target.adapter,
-        prompt_token_ids=prompt,
+        prompt_token_ids=prompt if isinstance(prompt, list) else prompt.ids,
+        prompt_media=[] if isinstance(prompt, list) else prompt.media,
         top_logprobs=scoring.top_logprobs,
         last_n=scoring.last_n,
         targets=scoring.targets,

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from server.sampling.requests import PicturedPrompt
 from server.sampling.scoring import Scoring
+from wire.extension import Media
 from wire.payload import decode, encode
-from wire.sampling import SamplingParams
+from wire.sampling import SamplingParams, media_items
 
 _NOTHING = -1
+_APART = ("prompt", "targets", "media")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class TargetMatrix:
 
 @dataclass(frozen=True, slots=True)
 class SampleCall:
-    """`num_answers` to a prompt of token ids, and logprobs of the prompt itself.
+    """`num_answers` to a prompt of token ids, and logprobs of the prompt itself. media: pictures that some of the ids
+    stand for.
 
     max_tokens 0: no answer, only the prompt's logprobs. seed: of 63 bits; each answer has one of its own that follows
     from it. draws_seed: the client gave none. top_prompt_logprobs and last_n: see `ScoreRequest`.
@@ -67,6 +71,12 @@ class SampleCall:
     top_prompt_logprobs: int = 0
     last_n: int | None = None
     targets: TargetMatrix | None = None
+    media: tuple[Media, ...] = ()
+
+    @property
+    def pictured(self) -> list[int] | PicturedPrompt:
+        """The prompt, for samplers."""
+        return PicturedPrompt(self.prompt, media_items(self.media)) if self.media else self.prompt
 
     @property
     def params(self) -> SamplingParams:
@@ -102,7 +112,9 @@ class SampleCall:
 
     def encoded(self) -> bytes:
         """To be kept."""
-        header = {key: value for key, value in asdict(self).items() if key not in ("prompt", "targets")}
+        header = {key: value for key, value in asdict(self).items() if key not in _APART}
+        if self.media:
+            header["media"] = [[one.start, one.num_tokens, one.name, one.width, one.height] for one in self.media]
         arrays = {"prompt": np.array(self.prompt, np.int32)}
         if self.targets is not None:
             header["target_shape"] = self.targets.shape
@@ -120,5 +132,9 @@ class SampleCall:
         if shape is not None:
             pointers, columns = arrays.get("row_pointers"), arrays.get("columns")
             targets = TargetMatrix(arrays["targets"], (shape[0], shape[1]), pointers, columns)
+        media = tuple(
+            Media(start, num_tokens, bytes.fromhex(name), width, height)
+            for start, num_tokens, name, width, height in header.pop("media", ())
+        )
         header |= {"stop": tuple(header["stop"]), "stop_ids": tuple(header["stop_ids"])}
-        return cls(prompt=arrays["prompt"].tolist(), targets=targets, **header)
+        return cls(prompt=arrays["prompt"].tolist(), targets=targets, media=media, **header)

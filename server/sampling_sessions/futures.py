@@ -95,9 +95,10 @@ class SamplingFutures:
         another request.
         """
         self.runs.check_room(caller.team_id)
-        encoded = b"" if isinstance(call, Failed) else call.encoded()
+        encoded, names = (b"", ()) if isinstance(call, Failed) else (call.encoded(), [one.name for one in call.media])
         owner = self._listener.presence.number
-        new = requests.NewRequest(uuid4(), session_id, caller.team_id, sequence, owner, encoded, caller.model_ids)
+        named = uuid4(), session_id, caller.team_id, sequence
+        new = requests.NewRequest(*named, owner, encoded, caller.model_ids, names)
         async with self._database.connection() as connection:
             appended = await requests.append(connection, new)
             if appended is None:

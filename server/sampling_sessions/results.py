@@ -159,7 +159,7 @@ def _prompt_logprobs(call: SampleCall, scores: PromptScores) -> npt.NDArray[np.f
     logprobs_P = np.full(len(call.prompt), np.nan, np.float32)
     num_scored = len(scores.logprobs)
     if num_scored:
-        logprobs_P[-num_scored:] = scores.logprobs
+        logprobs_P[-num_scored:] = [np.nan if value is None else value for value in scores.logprobs]
     if call.last_n is not None:
         logprobs_P[: len(logprobs_P) - call.last_n] = np.nan
     return logprobs_P

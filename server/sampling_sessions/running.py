@@ -159,10 +159,10 @@ class SamplingRuns:
 
     async def _sampled(self, target: Target, call: SampleCall) -> Sampled:
         scoring = call.scoring
-        scored = asyncio.ensure_future(score(self._sampling, target, call.prompt, scoring)) if scoring else None
+        scored = asyncio.ensure_future(score(self._sampling, target, call.pictured, scoring)) if scoring else None
         scores: PromptScores | None = None
         try:
-            request = SampleRequest([call.prompt], call.params, call.num_answers)
+            request = SampleRequest([call.pictured], call.params, call.num_answers)
             answers = await sample(self._sampling, target, request) if call.max_tokens != 0 else []
             scores = await scored if scored is not None else None
         finally:

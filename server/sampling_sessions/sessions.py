@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -34,11 +35,12 @@ class SampledWeights:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """A sampling session as a client asks about it."""
+    """A sampling session as a client asks about it. pictures: `BaseModelInfo.pictures` of its base."""
 
     id: str
     base: str
     path: str | None
+    pictures: Mapping[str, Any] | None = None
 
 
 def sampling_session_id(session_id: str, index: int) -> str:
@@ -79,7 +81,7 @@ async def get_sampler(session: AsyncSession, caller: Caller, sampler_id: str) ->
     model = await session.get_one(ModelRow, row.model_id)
     caller.require_model(model.id, model.slug)
     base = model if model.base_id is None else await session.get_one(ModelRow, model.base_id)
-    return Sampler(row.id, public_name(base), row.path)
+    return Sampler(row.id, public_name(base), row.path, (base.info or {}).get("pictures"))
 
 
 async def require_request(database: AsyncDatabase, caller: Caller, request_id: UUID) -> None:

@@ -39,11 +39,13 @@ class Client:
         self.team_id = uuid.UUID(int=0)
         self.sequence = 0
 
-    async def post(self, seq_id: int | None = None, prompt: list[int] = PROMPT, **asked: Any) -> httpx.Response:
+    async def post(self, seq_id: int | None = None, prompt: Any = PROMPT, **asked: Any) -> httpx.Response:
+        """`prompt`: token ids, or chunks."""
         if seq_id is None:
             seq_id, self.sequence = self.sequence, self.sequence + 1
         body = {"sampling_session_id": self.sampler_id, "seq_id": seq_id, "new_field": 1}
-        body |= {"prompt": {"chunks": [{"type": "encoded_text", "tokens": prompt}]}, "sampling_params": {}}
+        text = {"chunks": [{"type": "encoded_text", "tokens": prompt}]}
+        body |= {"prompt": prompt if isinstance(prompt, dict) else text, "sampling_params": {}}
         return await self.http.post(f"{ROOT}/asample", json=body | asked)
 
     async def submit(self, *args: Any, **asked: Any) -> uuid.UUID:
@@ -294,7 +296,7 @@ async def test_images_are_refused_by_name(client: Client):
     accepted = (await client.http.post(f"{ROOT}/asample", json=sent)).json()
     assert len(accepted["sample_sequence_ids"]) == 1
     outcome = await client.result(uuid.UUID(accepted["request_id"].removeprefix("sample-")))
-    assert outcome == Failed("user", "prompts have chunks of type encoded_text alone here, not 'image'")
+    assert outcome == Failed("user", "prompt: chunk 0 is a picture, and the base of this model takes text alone")
 
 
 async def test_a_request_that_comes_again_is_the_same(client: Client, sampler_script: SamplerScript):

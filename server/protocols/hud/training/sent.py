@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from server.catalog.repository import as_uuid
 from server.pictures.collaborators import Pictures
-from server.pictures.prompts import ChunkedPrompt, sequences, with_names
+from server.pictures.prompts import ChunkedPrompt, rule_of, sequences, with_names
 from server.protocols.hud.training.schemas import BackwardRequest, ForwardRequest, SampleInput, TrajectoryInput
 from server.training.admission import TrainedModel
 from server.training.requests import BatchRequest, WeightsRequest
@@ -52,7 +52,7 @@ async def name_pictures(pictures: Pictures, model: TrainedModel, sent: Sent[Any]
     if not samples:
         return
     prompts = await off_loop(sent.num_bytes, _read_prompts, samples)
-    named = await with_names(pictures, model.team_id, model.info, prompts)
+    named = await with_names(pictures, model.team_id, rule_of(model.info.pictures), prompts)
     for (_, sample), prompt in zip(samples, named, strict=True):
         sample.prompt_chunks, sample.prompt_token_ids = list(prompt.chunks), None
 
@@ -62,7 +62,7 @@ async def sent_batch(sent: Sent[ForwardRequest], pictures: Pictures, model: Trai
     `server.pictures.prompts.sequences` raises."""
     samples = [*_chunked(sent.body)]
     prompts = [ChunkedPrompt(where, sample.prompt_chunks or []) for where, sample in samples]
-    found = await sequences(pictures, model.team_id, model.info, prompts)
+    found = await sequences(pictures, model.team_id, rule_of(model.info.pictures), prompts)
     by_sample = {id(sample): sequence for (_, sample), sequence in zip(samples, found, strict=True)}
     return await off_loop(sent.num_bytes, _batch, sent.body, sent.num_bytes, by_sample)
 

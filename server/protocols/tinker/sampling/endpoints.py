@@ -20,8 +20,10 @@ from server.http.authentication import ReporterDep, SampleDep
 from server.http.context import Context, ContextDep
 from server.http.disconnects import unless_disconnected
 from server.http.picture_bodies import UPLOAD_WITH_PICTURES
+from server.pictures.prompts import rule_of, sequences, with_names
+from server.pictures.taking import PictureNotFound
 from server.principals.callers import Caller
-from server.protocols.tinker.sampling.requests import num_samples_of, read_call
+from server.protocols.tinker.sampling.requests import num_samples_of, read_call, read_prompt
 from server.protocols.tinker.shared.routing import TinkerRouter
 from server.protocols.tinker.shared.schemas import TinkerReply, TinkerRequest
 from server.sampling_sessions.calls import SampleCall
@@ -33,8 +35,10 @@ from server.sampling_sessions.sessions import (
     open_sampling_session,
 )
 from store.tables import CheckpointRow
-from wire.errors import HeadwayError, InvalidRequest
+from wire.errors import InvalidRequest, TooLarge
+from wire.picture_rule import PictureRule
 from wire.process.off_loop import off_loop
+from wire.prompt_chunks import num_pictures
 
 router = TinkerRouter()
 
@@ -190,7 +194,7 @@ async def asample(
     sampler_id, sequence = sent.get("sampling_session_id"), sent.get("seq_id")
     if not isinstance(sampler_id, str) or type(sequence) is not int or not 0 <= sequence < 2**63:
         raise InvalidRequest("asample needs sampling_session_id and seq_id; create_sampling_session opens a session")
-    call = await off_loop(len(content), _call_or_failure, sent)
+    call = await _call_or_failure(context, caller, sampler_id, sent, len(content))
     accepted = await context.sampling_futures.submit(caller, sampler_id, sequence, call)
     return SamplePromise(
         request_id=request_id_of(accepted), sample_sequence_ids=sequence_ids(accepted, num_samples_of(sent))
@@ -245,8 +249,21 @@ def _object(content: bytes) -> dict[str, Any]:
     return sent
 
 
-def _call_or_failure(sent: dict[str, Any]) -> SampleCall | Failed:
+async def _call_or_failure(
+    context: Context, caller: Caller, sampler_id: str, sent: dict[str, Any], num_bytes: int
+) -> SampleCall | Failed:
+    """Raises what is no fault of the request."""
     try:
-        return read_call(sent)
-    except HeadwayError as error:
+        prompt = await off_loop(num_bytes, read_prompt, sent)
+        rule = await _rule(context, caller, sampler_id) if num_pictures(prompt.chunks) else None
+        named = await with_names(context.pictures, caller.team_id, rule, [prompt])
+        (sequence,) = await sequences(context.pictures, caller.team_id, rule, named)
+        return await off_loop(num_bytes, read_call, sent, sequence)
+    except (InvalidRequest, TooLarge, PictureNotFound) as error:
         return Failed("user", error.message)
+
+
+async def _rule(context: Context, caller: Caller, sampler_id: str) -> PictureRule | None:
+    """How the base of a sampling session reads pictures. Raises as `get_sampler`."""
+    async with context.database.session() as session:
+        return rule_of((await get_sampler(session, caller, sampler_id)).pictures)

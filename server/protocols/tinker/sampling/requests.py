@@ -12,9 +12,12 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
+from server.pictures.prompts import ChunkedPrompt
 from server.sampling_sessions.calls import SampleCall, TargetMatrix
 from server.values.validation_messages import invalid_request
 from wire.errors import InvalidRequest
+from wire.extension import TokenSequence
+from wire.prompt_chunks import TEXT, read_chunks
 from wire.sampling import MAX_TOP_PROMPT_LOGPROBS
 
 _MOST_ANSWERS = 1024
@@ -72,9 +75,33 @@ def num_samples_of(sent: dict[str, Any]) -> int:
     return number if type(number) is int and 1 <= number <= _MOST_ANSWERS else 1
 
 
-def read_call(sent: dict[str, Any]) -> SampleCall:
-    """Raises InvalidRequest for what makes no sense, and for what is not served."""
-    prompt = _prompt(sent.get("prompt"))
+def read_prompt(sent: dict[str, Any]) -> ChunkedPrompt:
+    """The chunks of the prompt. Raises InvalidRequest."""
+    prompt = sent.get("prompt")
+    chunks: Any = prompt.get("chunks") if isinstance(prompt, dict) else None
+    if not isinstance(chunks, list):
+        raise InvalidRequest("prompt: must be an object with a list of chunks", param="prompt")
+    return ChunkedPrompt("prompt", read_chunks("prompt", [_as_read(chunk) for chunk in chunks]))
+
+
+def _as_read(chunk: Any) -> Any:
+    """A text's ids as an array; a chunk that does not say what it is is text."""
+    if not isinstance(chunk, dict) or chunk.get("type", TEXT) != TEXT:
+        return chunk
+    try:
+        ids = np.array(array("i", chunk["tokens"]), np.int32)
+    except (KeyError, TypeError, OverflowError):
+        raise InvalidRequest("the tokens of a chunk must be a list of token ids", param="prompt") from None
+    if len(ids) and ids.min() < 0:
+        raise InvalidRequest("the prompt has a negative token id", param="prompt")
+    return {"type": TEXT, "tokens": ids}
+
+
+def read_call(sent: dict[str, Any], prompt: TokenSequence) -> SampleCall:
+    """What is asked about a prompt that was read already. Raises InvalidRequest for what makes no sense, and for what
+    is not served."""
+    if not len(prompt):
+        raise InvalidRequest("the prompt is empty: there is nothing to continue", param="prompt")
     try:
         asked = _Asked.model_validate({key: value for key, value in sent.items() if value is not None})
     except ValidationError as error:
@@ -84,7 +111,8 @@ def read_call(sent: dict[str, Any]) -> SampleCall:
     params = asked.sampling_params
     stop, stop_ids = _stops(params.stop)
     return SampleCall(
-        prompt=prompt,
+        prompt=prompt.ids.tolist(),
+        media=prompt.media,
         num_answers=asked.num_samples,
         max_tokens=params.max_tokens,
         temperature=params.temperature,
@@ -103,30 +131,6 @@ def read_call(sent: dict[str, Any]) -> SampleCall:
         if asked.target_prompt_logprobs is None
         else _targets(asked.target_prompt_logprobs, len(prompt) - 1),
     )
-
-
-def _prompt(sent: Any) -> list[int]:
-    chunks: Any = sent.get("chunks") if isinstance(sent, dict) else None
-    if not isinstance(chunks, list):
-        raise InvalidRequest("prompt: must be an object with a list of chunks", param="prompt")
-    ids = array("i")
-    for chunk in chunks:
-        ids += _chunk(chunk)
-    if not ids:
-        raise InvalidRequest("the prompt is empty: there is nothing to continue", param="prompt")
-    if min(ids) < 0:
-        raise InvalidRequest("the prompt has a negative token id", param="prompt")
-    return ids.tolist()
-
-
-def _chunk(chunk: Any) -> array[int]:
-    kind = chunk.get("type", "encoded_text") if isinstance(chunk, dict) else None
-    if kind != "encoded_text":
-        raise InvalidRequest(f"prompts have chunks of type encoded_text alone here, not {str(kind)[:40]!r}")
-    try:
-        return array("i", chunk["tokens"])
-    except (KeyError, TypeError, OverflowError):
-        raise InvalidRequest("the tokens of a chunk must be a list of token ids", param="prompt") from None
 
 
 def _stops(stop: str | Sequence[str] | Sequence[int] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:

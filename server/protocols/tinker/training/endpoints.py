@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 
 from server.http.authentication import CallerDep
 from server.http.context import Context, ContextDep
-from server.pictures.prompts import sequences, with_names
+from server.pictures.prompts import rule_of, sequences, with_names
 from server.principals.callers import Caller
 from server.protocols.tinker.shared.routing import TinkerRouter
 from server.protocols.tinker.shared.schemas import Future
@@ -92,10 +92,9 @@ async def _pass(context: Context, caller: Caller, request: Request, *, is_forwar
 async def _datums(context: Context, model: TrainedModel, sent: SentPass, num_bytes: int) -> list[Datum]:
     """What is computed over. Raises InvalidRequest, TooLarge, NotFound for a picture."""
     most, info = context.settings.limits.batch_tokens, model.info
-    prompts = await off_loop(num_bytes, read_inputs, sent, info)
-    named = await with_names(context.pictures, model.team_id, info, prompts)
-    inputs = await sequences(context.pictures, model.team_id, info, named)
-    return await off_loop(num_bytes, to_datums, sent, inputs, info, most)
+    asked = context.pictures, model.team_id, rule_of(info.pictures)
+    named = await with_names(*asked, await off_loop(num_bytes, read_inputs, sent, info))
+    return await off_loop(num_bytes, to_datums, sent, await sequences(*asked, named), info, most)
 
 
 def _read(parsed: ProtobufPass | JsonPass) -> tuple[SentPass, InvalidRequest | None]:

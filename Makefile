@@ -32,7 +32,7 @@ HARBOR_PYTHON ?= 3.12
 TEST_PROCESSES ?= 2
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: demo demo-run demo-tools demo-images up test test-slow test-gpu chaos chaos-planes chaos-groups chaos-run check bench bench-peers bench-real-model docs site format clean screenshots
+.PHONY: demo demo-run demo-tools demo-images up test test-slow test-gpu chaos chaos-planes chaos-groups chaos-run check bench bench-peers bench-images bench-real-model docs site format clean screenshots
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
@@ -103,6 +103,9 @@ bench: .venv/installed-dev $(TINY_BASE)/config.json  ## benchmarks: tables, then
 
 bench-peers: .venv/installed-dev  ## beside TRL, TuFT and SkyRL, which it installs under .headway-cache/peers (3 GB)
 	$(BIN)/python -m bench.peers --out bench/results/peers-$$(nproc)-cores.json $(BENCH_ARGS)
+
+bench-images: .venv/installed-dev  ## rollouts with screenshots, beside a row a turn with the pixels of its history
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.images --out bench/results/images-$$(nproc)-cores.json $(BENCH_ARGS)
 
 bench-real-model: .venv/installed-dev $(SMOLLM2)/config.json  ## a real model: loading, sampling, passes, promotion
 	$(BIN)/python -m bench.real_model --out bench/results/real-model-$$(nproc)-cores.json $(BENCH_ARGS)

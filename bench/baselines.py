@@ -8,7 +8,7 @@ memory. Tensors are made before the clock runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from peft import PeftModel
@@ -48,6 +48,15 @@ def padded_tokens(rows: list[Row], rows_at_once: int = ROWS_AT_ONCE) -> int:
     return sum(pad(part).ids_RT.numel() for part in in_micro_batches(rows, rows_at_once))
 
 
+def padded_cost(policy: PeftModel, rows: Padded, **seen: torch.Tensor) -> torch.Tensor:
+    """PPO's, summed over rows. seen: what the model takes beside tokens."""
+    logits_RTV = policy(input_ids=rows.ids_RT, attention_mask=rows.mask_RT, use_cache=False, **seen).logits
+    logprobs_RSV = logits_RTV[:, :-1].log_softmax(-1)
+    logprobs_RS = logprobs_RSV.gather(-1, rows.ids_RT[:, 1:, None])[..., 0]
+    at_RS = rows.is_action_RT[:, 1:]
+    return ppo_cost(logprobs_RS[at_RS], rows.sampling_logprobs_RT[:, 1:][at_RS], rows.advantages_RT[:, 1:][at_RS])
+
+
 def gradients(policy: PeftModel, step: Step) -> Gradients:
     """Of one step from zero, by the names that PEFT saves tensors under; the policy is left without."""
     policy.zero_grad()
@@ -68,20 +77,12 @@ def _padded_step(policy: PeftModel, rows: list[Row], rows_at_once: int) -> Step:
 
     def step() -> None:
         for padded in micro_batches:
-            _padded_cost(policy, padded).backward()
+            padded_cost(policy, padded).backward()
 
     return step
 
 
-def _padded_cost(policy: PeftModel, rows: Padded) -> torch.Tensor:
-    logits_RTV = policy(input_ids=rows.ids_RT, attention_mask=rows.mask_RT, use_cache=False).logits
-    logprobs_RSV = logits_RTV[:, :-1].log_softmax(-1)
-    logprobs_RS = logprobs_RSV.gather(-1, rows.ids_RT[:, 1:, None])[..., 0]
-    at_RS = rows.is_action_RT[:, 1:]
-    return ppo_cost(logprobs_RS[at_RS], rows.sampling_logprobs_RT[:, 1:][at_RS], rows.advantages_RT[:, 1:][at_RS])
-
-
-def _packed_cost(policy: PeftModel, rows: list[Row]) -> torch.Tensor:
+def _packed_cost(policy: PeftModel, rows: Sequence[Row]) -> torch.Tensor:
     lengths = tuple(len(row.ids_T) - 1 for row in rows)
     logits_TV = policy(
         input_ids=torch.cat([row.ids_T[:-1] for row in rows])[None],

@@ -18,14 +18,15 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3Config
+from transformers import AutoConfig, PreTrainedModel, Qwen3Config
 
 from bench.batches import Shape, near_policy, random_batch
 from bench.models import build_model
 from trainer.engine.base_model import BaseModel, load_base_model
 from trainer.engine.engine import EngineSettings, TrainingEngine
+from trainer.engine.vision.families import loader_of
 from wire.conversion import to_datums
-from wire.engine import AdamParams, LoraConfig, LossChoice
+from wire.engine import NO_PICTURES, AdamParams, LoraConfig, LossChoice, Pictures
 from wire.trajectories import Batch
 
 MODEL = UUID(int=1)
@@ -49,8 +50,11 @@ class Policies:
 
     def batch(self, shape: Shape, seed: int) -> Batch:
         """A random batch whose sampling logprobs lie near the policy's."""
-        batch = random_batch(shape, self.config.vocab_size, seed)
-        scored = self.engine.forward(MODEL, to_datums(batch))
+        return self.near(random_batch(shape, self.config.vocab_size, seed), seed)
+
+    def near(self, batch: Batch, seed: int, pictures: Pictures = NO_PICTURES) -> Batch:
+        """The batch, with sampling logprobs near the policy's."""
+        scored = self.engine.forward(MODEL, to_datums(batch), pictures=pictures)
         return near_policy(batch, [datum.logprobs[datum.mask > 0].astype(np.float32) for datum in scored], seed)
 
     def stock(self, attention: str = "sdpa") -> PeftModel:
@@ -59,15 +63,15 @@ class Policies:
         base.set_attn_implementation(attention)
         return PeftModel.from_pretrained(base, self.folder, is_trainable=True, autocast_adapter_dtype=False)
 
-    def ours(self, batch: Batch) -> None:
+    def ours(self, batch: Batch, pictures: Pictures = NO_PICTURES) -> None:
         """The step that is measured."""
-        self.engine.forward_backward(MODEL, to_datums(batch), LOSS)
+        self.engine.forward_backward(MODEL, to_datums(batch), LOSS, pictures=pictures)
 
-    def our_gradients(self, batch: Batch) -> Gradients:
+    def our_gradients(self, batch: Batch, pictures: Pictures = NO_PICTURES) -> Gradients:
         """What forward_backward accumulates, from a clean start, read where a first step leaves it: with β₁ = 0 the
         first moment that is saved is the gradient itself."""
         self.engine.open(MODEL, self.lora, self.folder, None)
-        self.ours(batch)
+        self.ours(batch, pictures)
         self.engine.optim_step(MODEL, AdamParams(learning_rate=1e-6, beta1=0.0))
         with tempfile.TemporaryDirectory() as folder:
             state = _saved(self.engine, Path(folder)) / "state" / "state.safetensors"
@@ -109,7 +113,8 @@ def _random_adapter(engine: TrainingEngine, lora: LoraConfig, folder: Path) -> P
 
 
 def _load_base(base: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    loader = loader_of(AutoConfig.from_pretrained(base))
+    return loader.from_pretrained(base, dtype=torch.float32).eval()
 
 
 def _randomise_b(path: Path) -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from wire.trajectories import Batch, Trajectory, Turn
+
+Each = TypeVar("Each")
 
 ROWS_AT_ONCE = 8
 CLIP = (0.8, 1.2)
@@ -72,7 +75,7 @@ def pad(rows: Sequence[Row]) -> Padded:
     )
 
 
-def in_micro_batches(rows: Sequence[Row], rows_at_once: int) -> Iterator[Sequence[Row]]:
+def in_micro_batches(rows: Sequence[Each], rows_at_once: int) -> Iterator[Sequence[Each]]:
     """In order, as many at once as asked for."""
     return (rows[start : start + rows_at_once] for start in range(0, len(rows), rows_at_once))
 

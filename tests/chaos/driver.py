@@ -41,11 +41,11 @@ _KEYLESS_EVERY, _ALONE_EVERY = 4, 2
 
 
 @contextmanager
-def open_box(**options: Any) -> Generator[Box]:
+def open_box(base: Path = TINY_BASE, **options: Any) -> Generator[Box]:
     """options: of the box."""
     with tempfile.TemporaryDirectory(prefix="headway-chaos-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)  # PostgreSQL's own user has to get in
-        box = Box(Path(name), TINY_BASE, **options)
+        box = Box(Path(name), base, **options)
         try:
             yield box.start()
         finally:

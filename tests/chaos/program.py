@@ -41,9 +41,9 @@ def program(seed: int, num_steps: int = NUM_STEPS) -> list[Call]:
         if step == num_steps - 2:
             calls += [_forward_backward(rng, 2), _rollback(int(rng.integers(0, step)))]
         calls += _gradients(rng, (seed + step) % 3)
-        calls += [_optim_step(1e-3 * (1 + step)), _greedy]
+        calls += [optim_step(1e-3 * (1 + step)), _greedy]
         if step == 1:
-            calls.append(_optim_step(0.5))  # refused: nothing has accumulated
+            calls.append(optim_step(0.5))  # refused: nothing has accumulated
     return calls
 
 
@@ -68,7 +68,16 @@ def _gradients(rng: np.random.Generator, style: int) -> list[Call]:
 
 
 def _forward_backward(rng: np.random.Generator, num_groups: int) -> Call:
-    body = {"inputs": _inputs(rng, num_groups), "group_size": _GROUP, "loss_fn": "importance_sampling"}
+    return forward_backward(_inputs(rng, num_groups), _GROUP)
+
+
+def _custom(rng: np.random.Generator, num_groups: int) -> Call:
+    return custom(_inputs(rng, num_groups), int(rng.integers(0, 2**31)))
+
+
+def forward_backward(inputs: Sequence[dict[str, Any]], group_size: int) -> Call:
+    """The gradient of a built-in loss."""
+    body = {"inputs": inputs, "group_size": group_size, "loss_fn": "importance_sampling"}
 
     def call(client: PatientClient, model_id: str, _slug: str, progress: Progress) -> None:
         _train(client, model_id, "forward-backward", body, progress)
@@ -76,9 +85,9 @@ def _forward_backward(rng: np.random.Generator, num_groups: int) -> Call:
     return call
 
 
-def _custom(rng: np.random.Generator, num_groups: int) -> Call:
+def custom(inputs: Sequence[dict[str, Any]], weight_seed: int) -> Call:
     """A forward, and a backward with weights of the caller's own."""
-    body, weight_seed = {"inputs": _inputs(rng, num_groups)}, int(rng.integers(0, 2**31))
+    body = {"inputs": inputs}
 
     def call(client: PatientClient, model_id: str, _slug: str, progress: Progress) -> None:
         done = _train(client, model_id, "forward", body, progress)
@@ -89,7 +98,9 @@ def _custom(rng: np.random.Generator, num_groups: int) -> Call:
     return call
 
 
-def _optim_step(learning_rate: float) -> Call:
+def optim_step(learning_rate: float) -> Call:
+    """A step; the progress has its checkpoint, if it makes one."""
+
     def call(client: PatientClient, model_id: str, _slug: str, progress: Progress) -> None:
         done = _train(client, model_id, "optim-step", {"learning_rate": learning_rate}, progress)
         if "checkpoint_id" in done:
@@ -149,7 +160,12 @@ def _group(rng: np.random.Generator) -> Sequence[dict[str, Any]]:
 
 
 def _trajectory(rng: np.random.Generator, prompt: list[int]) -> dict[str, Any]:
-    output = rng.integers(0, _VOCABULARY, size=int(rng.integers(3, 10))).tolist()
-    logprobs = rng.uniform(-6.0, -4.0, size=len(output)).round(4).tolist()
-    sample = {"prompt_token_ids": prompt, "output_token_ids": output, "output_logprobs": logprobs}
+    sample = {"prompt_token_ids": prompt, **sampled(rng, _VOCABULARY)}
     return {"samples": [sample], "reward": float(rng.integers(0, 3))}
+
+
+def sampled(rng: np.random.Generator, vocabulary: int) -> dict[str, Any]:
+    """What a sampler is said to have answered."""
+    output = rng.integers(0, vocabulary, size=int(rng.integers(3, 10))).tolist()
+    logprobs = rng.uniform(-6.0, -4.0, size=len(output)).round(4).tolist()
+    return {"output_token_ids": output, "output_logprobs": logprobs}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -49,14 +49,14 @@ class RunReport:
 class _Driven(threading.Thread):
     """A model whose client goes through its program."""
 
-    def __init__(self, box: Box, seed: int, num_steps: int, *, with_keys: bool) -> None:
+    def __init__(self, box: Box, calls: Iterable[Call], *, with_keys: bool) -> None:
         super().__init__(daemon=True)
         self.client = PatientClient(lambda: box.url, box.headers, with_keys=with_keys)
         self.slug = f"chaos-{uuid.uuid4().hex[:12]}"
         self.progress = Progress()
         self.num_done = 0
         self.failure: str | None = None
-        self._calls: Iterable[Call] = program(seed, num_steps)
+        self._calls = calls
         body = {"source_model_id": str(box.base_id), "name": self.slug}
         self.model_id: str = self.client.expect("POST", "/v2/models/fork", body)["id"]
 
@@ -73,8 +73,7 @@ class _Neighbour(_Driven):
     """A model that is asked for passes which change nothing, one after the other until the block ends."""
 
     def __init__(self, box: Box, seed: int) -> None:
-        super().__init__(box, seed, 0, with_keys=True)
-        self._calls = forwards(seed)
+        super().__init__(box, forwards(seed), with_keys=True)
         self._is_over = threading.Event()
 
     def __enter__(self) -> None:
@@ -97,20 +96,27 @@ def run(
     num_steps: int = NUM_STEPS,
     with_keys: bool = True,
     num_neighbours: int = 0,
+    program_of: Callable[[int, int], list[Call]] = program,
+    forgets_blobs: bool = True,
 ) -> RunReport:
-    """Inflict as many of the faults, in order, as there is time for before the programs end."""
-    box.forget_blobs()
+    """Inflict as many of the faults, in order, as there is time for before the programs end. forgets_blobs: those of
+    the run before; not where the database still names them."""
+    if forgets_blobs:
+        box.forget_blobs()
+    programs = [program_of(seed * NUM_MODELS + i, num_steps) for i in range(NUM_MODELS)]
     neighbours = [_Neighbour(box, number) for number in range(num_neighbours)]
     with ExitStack() as stack:
         for each in neighbours:
             stack.enter_context(each)
-        report = _run(box, seed, faults, num_steps, with_keys=with_keys)
+        report = _run(box, seed, faults, programs, with_keys=with_keys)
     failures = [each.failure for each in neighbours if each.failure is not None]
     return replace(report, violations=[*report.violations, *failures])
 
 
-def _run(box: Box, seed: int, faults: Iterable[Fault], num_steps: int, *, with_keys: bool) -> RunReport:
-    driven = [_Driven(box, seed * NUM_MODELS + i, num_steps, with_keys=with_keys) for i in range(NUM_MODELS)]
+def _run(
+    box: Box, seed: int, faults: Iterable[Fault], programs: Sequence[Sequence[Call]], *, with_keys: bool
+) -> RunReport:
+    driven = [_Driven(box, calls, with_keys=with_keys) for calls in programs]
     disturbance = Disturbance(
         box, lambda: sum(d.num_done for d in driven), lambda: not any(d.is_alive() for d in driven)
     )

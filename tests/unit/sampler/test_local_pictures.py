@@ -213,6 +213,18 @@ async def test_answers_to_one_prompt_share_it(base: Base, monkeypatch: pytest.Mo
         base.require_equal(prompt, answer, "tuned")
 
 
+async def test_a_prompt_may_end_with_a_picture_and_be_shared(base: Base):
+    """Whoever joins later is computed from the last token on, which is inside of the picture's run."""
+    prompt = await base.prompt("what is ", 2)
+    item = prompt.media[0]
+    ended = Prompt(prompt.ids[: item.start + item.num_tokens], prompt.media)
+    first = asyncio.ensure_future(base.ask(ended, "tuned", max_tokens=80))
+    await asyncio.sleep(0.02)
+    late = await asyncio.gather(*(base.ask(ended, "tuned", seed=seed) for seed in range(2)))
+    for answer in (await first, *late):
+        base.require_equal(ended, answer, "tuned")
+
+
 async def test_other_pictures_behind_equal_ids_never_share_keys_and_values(base: Base):
     """One runs on while the other joins, and both begin together."""
     one, other = await base.prompt("what is ", 0, "?"), await base.prompt("what is ", 1, "?")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hashlib
 import json
 import uuid
@@ -13,11 +14,15 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from fastapi import Request
 from PIL import Image
 from sqlalchemy import text
 
 from sampler.app import create_app as create_sampler_app
 from sampler.backends.base import SamplerInfo
+from server.protocols.anthropic.schemas import AnyMessages, PromptRequest
+from server.protocols.openai.responses.schemas import AnyResponse
+from server.protocols.openai.schemas import ChatRequest
 from store.database import AsyncDatabase
 from store.tables import ModelRow
 from tests.contract.conftest import CONTEXT, VOCABULARY, Team, serving
@@ -25,6 +30,7 @@ from tests.contract.stand_ins import BreaksOff, register_sampler, register_train
 from tests.ports.scripted_backend import END, SamplerScript, ScriptedBackend
 from tests.unit.server.pictures.drawn import encoded
 from wire.picture_rule import PictureRule
+from wire.sampling import RenderRequest
 
 PLACEHOLDER = 127
 RULE = PictureRule(
@@ -118,6 +124,9 @@ def asked_of_sampler(eyes: tuple[ModelRow, Asked]) -> Asked:
 def fresh(seed: int) -> bytes:
     """A picture that nobody has sent."""
     return encoded(Image.new("RGB", (32, 16), (seed, 7, 7)))
+
+
+BYTES = base64.b64encode(RED).decode()[40:80]
 
 
 def url_of(png: bytes) -> str:
@@ -278,6 +287,48 @@ async def test_a_name_is_good_for_the_team_that_sent_the_picture_alone(standing_
     assert (await standing_team.http.post("/chat/completions", json=chat(seeing, pointer))).status_code == 200
     theirs = await team.http.post("/chat/completions", json=chat(mine, pointer))
     assert theirs.status_code == 404, theirs.text
+
+
+ANSWERED: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": [part(RED)]}]},
+    "/v1/responses": {
+        "input": [{"role": "user", "content": [{"type": "input_image", "image_url": url_of(RED)}]}],
+    },
+    "/v1/messages": {
+        "max_tokens": 500,
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "image",
+                        "source": {
+                            "type": "base64",
+                            "media_type": "image/png",
+                            "data": base64.b64encode(RED).decode(),
+                        },
+                    }
+                ],
+            }
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("path", ANSWERED)
+async def test_bytes_of_pictures_do_not_stay_while_it_is_sampled(path, standing_team, seeing, eyes_script):
+    eyes_script.endless = True
+    body = {"model": seeing["model_name"], "stream": True, **ANSWERED[path]}
+    async with standing_team.http.stream("POST", path, json=body) as reply:
+        await anext(reply.aiter_lines())
+        gc.collect()
+        found = gc.get_objects()
+        requests = [one for one in found if isinstance(one, Request) and one.scope.get("path") == path]
+        parsed = [one for one in found if isinstance(one, (AnyMessages, AnyResponse, PromptRequest, ChatRequest))]
+        asked = [one for one in found if isinstance(one, RenderRequest) and one.messages]
+        assert requests
+        assert all(getattr(one, "_body", b"") == b"" for one in requests)
+        assert not [one for one in (*parsed, *asked) if BYTES in repr(one)]
 
 
 async def test_a_body_with_pictures_may_be_larger_than_one_of_text(standing_team, seeing):

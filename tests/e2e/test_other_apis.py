@@ -13,14 +13,14 @@ from tests.e2e.box import Box
 ASKED = ("12+30=?", "and 7+8=?", "and 1+1=?")
 
 
-def agent_of(kind: str, model: str) -> Any:
+def agent_of(kind: str, model: str, max_tokens: int = 6) -> Any:
     from hud.agents.claude.agent import ClaudeAgent
     from hud.agents.openai.agent import OpenAIAgent
     from hud.agents.types import ClaudeConfig, OpenAIConfig
 
     if kind == "claude":
-        return ClaudeAgent(ClaudeConfig(model=model, max_tokens=6))
-    return OpenAIAgent(OpenAIConfig(model=model, max_output_tokens=6))
+        return ClaudeAgent(ClaudeConfig(model=model, max_tokens=max_tokens))
+    return OpenAIAgent(OpenAIConfig(model=model, max_output_tokens=max_tokens))
 
 
 async def played(box: Box, agent: Any, reward: float) -> str:

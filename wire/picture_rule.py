@@ -97,13 +97,19 @@ class PictureRule:
             which = f"{what}: picture {number}"
             if not end <= item.start < item.stop <= len(ids):
                 raise InvalidRequest(f"{which} has tokens {item.start} to {item.stop} of {len(ids)}, behind {end}")
-            if (expected := self.num_tokens(item.width, item.height)) != item.num_tokens:
+            if (expected := self._tokens_of(item, which)) != item.num_tokens:
                 size = f"{item.width}×{item.height}"
                 raise InvalidRequest(f"{which} has {item.num_tokens} tokens: one of {size} pixels has {expected} here")
             if (ids[item.start : item.stop] != self.placeholder_id).any():
                 raise InvalidRequest(f"{which} stands on tokens other than {self.placeholder_id}, its placeholder")
             end = item.stop
         return TokenSequence(ids, media)
+
+    def _tokens_of(self, item: Media, which: str) -> int:
+        try:
+            return self.num_tokens(item.width, item.height)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{which}: {error.message}") from error
 
 
 def rule_in(folder: Path) -> PictureRule | None:

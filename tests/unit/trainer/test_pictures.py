@@ -262,7 +262,7 @@ def refusals(datum: Datum) -> dict[str, tuple[Datum, dict[bytes, bytes], str]]:
         "no bytes": (datum, {}, f"its picture {name} did not come with the call"),
         "another length": (said(num_tokens=item.num_tokens - 1), dict(PICTURES), "has 11 tokens: one of 64×48 pixels"),
         "another size": (said(width=48, height=64), dict(PICTURES), "is 64×48 pixels, and its input says 48×64"),
-        "a stripe": (said(width=8000, height=8), dict(PICTURES), "one side is more than 200 times the other"),
+        "a stripe": (said(width=8000, height=8), dict(PICTURES), "input 0 .datum 1.: picture 0: a picture of 8000"),
         "other ids": (
             replace(datum, model_input=TokenSequence(other_ids, (item,))),
             dict(PICTURES),

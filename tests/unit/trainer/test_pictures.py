@@ -192,8 +192,8 @@ def test_a_base_without_an_image_processor_takes_text_alone(base: Sighted, tmp_p
     engine.pictures = PICTURES
     engine.forward_backward(MODEL, mixed_batch(), REINFORCE)
     assert session(engine).gradient.any()
-    with pytest.raises(InvalidRequest, match="takes text alone"):
-        engine.forward_backward(MODEL, pictured_batch(base), REINFORCE)
+    with pytest.raises(InvalidRequest, match="has pictures, and this base takes text alone"):
+        TrainingEngine.forward_backward(engine, MODEL, [one_datum(base, text(1, 2), A)], REINFORCE, None, PICTURES)
 
 
 def test_a_tower_that_cannot_be_run_leaves_a_base_of_text(base: Sighted) -> None:

@@ -31,10 +31,11 @@ class Pixels:
     def of(self, png: bytes, width: int, height: int) -> dict[str, Any]:
         """Tensors, as `get_image_features` of the base's model takes them. Raises InvalidRequest for bytes that are no
         canonical PNG of this size."""
-        return dict(self._processor(images=[_read(png, width, height)], return_tensors="pt"))
+        return dict(self._processor(images=[opened(png, width, height)], return_tensors="pt"))
 
 
-def _read(png: bytes, width: int, height: int) -> Image.Image:
+def opened(png: bytes, width: int, height: int) -> Image.Image:
+    """Raises InvalidRequest for bytes that are no canonical PNG of this size."""
     limits = PictureLimits()
     if width * height > limits.pixels_each or max(width, height) > limits.side:
         raise InvalidRequest(f"a picture of {width}×{height} pixels is larger than any that is taken")

@@ -23,7 +23,7 @@ from sampler.backends.vllm.adapter_check import check_adapter, is_on_head
 from sampler.backends.vllm.adapter_folders import AdapterFolders
 from sampler.backends.vllm.answer import Answer, vllm_params
 from sampler.backends.vllm.attached import AttachedServer
-from sampler.backends.vllm.base_facts import architecture_of, blindness, chat_format_of, info_of, ranks_of
+from sampler.backends.vllm.base_facts import architecture_of, blindness, chat_format_of, info_of, ranks_of, rule_of
 from sampler.backends.vllm.base_tensors import BaseTensors, local_folder
 from sampler.backends.vllm.canary_check import CanaryCheck, Question, canary_pictures
 from sampler.backends.vllm.client import Chunk, VllmClient
@@ -42,7 +42,7 @@ from sampler.vocabulary import Vocabulary
 from wire.canary import Canary
 from wire.errors import Conflict, HeadwayError, InvalidRequest, NotFound, Unavailable
 from wire.loaded import Loaded, version_of
-from wire.picture_rule import PictureRule, rule_in
+from wire.picture_rule import PictureRule
 from wire.process.threads import threads_for
 from wire.sampling import (
     Constraint,
@@ -82,7 +82,7 @@ class VllmBackend(WithChatText):
     def __init__(self, base: str, settings: VllmSettings | None = None) -> None:
         self._settings = settings or VllmSettings()
         folder = local_folder(base)
-        rule = rule_in(folder)
+        rule = rule_of(folder)
         self._ranks = ranks_of(self._settings, folder)
         self._tensors = BaseTensors.read(folder)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)

@@ -15,7 +15,7 @@ from sampler.backends.vllm.parsers import ChatFormat
 from sampler.backends.vllm.settings import VllmSettings
 from sampler.backends.vllm.tensor_parallel import check_ranks
 from sampler.chat.rendering import ChatRenderer
-from wire.picture_rule import PictureRule
+from wire.picture_rule import FAMILIES, PictureRule, rule_in
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +45,20 @@ def chat_format_of(folder: Path, tokenizer: PreTrainedTokenizerBase) -> ChatForm
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
     opening = ChatRenderer(tokenizer).generation_prompt({})
     return ChatFormat(template, opening, model_type, tokenizer.get_vocab())
+
+
+def rule_of(folder: Path) -> PictureRule | None:
+    """How pictures are read; None for a base that takes text alone, with a line in the log where it has a tower that is
+    not served."""
+    if AutoConfig.from_pretrained(folder).model_type not in FAMILIES:
+        return None
+    try:
+        if (rule := rule_in(folder)) is None:
+            raise ValueError("its files have no settings of an image processor")
+        return rule
+    except (OSError, ValueError) as error:
+        log.warning("base_takes_text_alone", base=str(folder), reason=str(error))
+        return None
 
 
 def blindness(rule: PictureRule | None, device: str | None) -> str:

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 
 import structlog
 
+from sampler.pictures.pixels import opened
 from wire.errors import UNTIL_MENDED, HeadwayError, InvalidRequest, Unavailable
 from wire.picture_rule import PictureRule
 from wire.sampling import MediaItem
@@ -124,7 +125,8 @@ class HandedOver:
 
     def hand_over(self, media: Iterable[MediaItem], pictures: Mapping[str, bytes]) -> None:
         """When this returns, the server had each of these at least for a moment. `pictures`: canonical PNGs by name.
-        Blocks. Raises InvalidRequest for more than it keeps, and HeadwayError."""
+        Blocks. Raises InvalidRequest for more than it keeps and for bytes that are not what the media say, and
+        HeadwayError."""
         left = {item.name: item for item in media}
         if sum(map(self._bytes_of, left.values())) > self._max_bytes:
             raise InvalidRequest(
@@ -202,6 +204,8 @@ class HandedOver:
     def _send(self, items: Sequence[MediaItem], pictures: Mapping[str, bytes]) -> None:
         if not items:
             return
+        for item in items:  # whose size decides positions; vLLM would go by that of the bytes
+            opened(pictures[item.name], item.width, item.height)
         body = {
             "token_ids": [self._template_id] * len(items),
             "content_parts": [

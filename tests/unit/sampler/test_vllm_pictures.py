@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from sampler.backends.vllm.base_facts import blindness
+from sampler.backends.vllm.base_facts import blindness, rule_of
 from sampler.backends.vllm.canary_check import CanaryCheck, Question
 from sampler.backends.vllm.media import HandedOver, PicturesLost, features
-from tests.vision.families import FAMILIES, save_vision_family
+from tests.vision.families import FAMILIES, drawn, png_of, save_vision_family
 from wire.canary import Canary, PictureCanary
 from wire.errors import CorruptCheckpoint, HeadwayError, InvalidRequest, NotFound, Unavailable
 from wire.picture_rule import PictureRule, rule_in
@@ -72,8 +74,14 @@ class Server:
 
 
 class Bytes(dict[str, bytes]):
+    """The same for every name."""
+
+    def __init__(self, width: int = BLOCK, height: int = BLOCK) -> None:
+        super().__init__()
+        self._png = png_of(drawn(1, width, height))
+
     def __missing__(self, name: str) -> bytes:
-        return b"png of " + name.encode()
+        return self._png
 
 
 def handed_over(qwen: PictureRule, server: Server, num_pictures: float = 100) -> HandedOver:
@@ -205,9 +213,31 @@ def test_another_number_of_tokens_than_the_rule_says_is_refused(rule):
     size = {"width": 64, "height": 48}
     num_tokens = rule.num_tokens(**size)
     item = MediaItem(start=0, num_tokens=num_tokens, name="0" * 64, **size)
-    HandedOver(rule, TEMPLATE, 2**30, Server(num_tokens)).hand_over([item], Bytes())
+    HandedOver(rule, TEMPLATE, 2**30, Server(num_tokens)).hand_over([item], Bytes(**size))
     with pytest.raises(Unavailable, match=f"makes {num_tokens + 1} tokens .* {num_tokens} by the base's files"):
-        HandedOver(rule, TEMPLATE, 2**30, Server(num_tokens + 1)).hand_over([item], Bytes())
+        HandedOver(rule, TEMPLATE, 2**30, Server(num_tokens + 1)).hand_over([item], Bytes(**size))
+
+
+def test_bytes_of_another_size_than_the_prompt_says_are_not_handed_over(qwen):
+    server = Server()
+    with pytest.raises(InvalidRequest, match="of 32×16 RGB, and not of 16×16"):
+        handed_over(qwen, server).hand_over([picture(1)], Bytes(2 * BLOCK, BLOCK))
+    assert not server.bodies
+
+
+@pytest.mark.parametrize(("changed", "reason"), [({"do_pan_and_scan": True}, "crops"), (None, "no settings")])
+def test_a_base_whose_pictures_cannot_be_read_is_served_as_text(tmp_path, changed, reason):
+    save_vision_family(FAMILIES["gemma3"], tmp_path)
+    assert rule_of(tmp_path) is not None
+    file = tmp_path / "preprocessor_config.json"
+    if changed is None:
+        file.unlink()
+        (tmp_path / "processor_config.json").unlink()
+    else:
+        file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with capture_logs() as lines:
+        assert rule_of(tmp_path) is None
+    assert reason in lines[0]["reason"]
 
 
 def test_a_request_names_pictures_by_the_runs_that_stand_for_them():

@@ -19,6 +19,7 @@ import pytest_asyncio
 import torch
 from PIL import Image
 
+from sampler.backends.local import LocalBackend, LocalSettings
 from sampler.backends.vllm.backend import VllmBackend
 from sampler.backends.vllm.settings import VllmSettings
 from tests.ports.sampler_backends import put_together
@@ -67,6 +68,13 @@ async def vllm(seeing: Seeing) -> AsyncIterator[VllmBackend]:
         yield backend
     finally:
         await backend.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def local(seeing: Seeing) -> AsyncIterator[LocalBackend]:
+    backend = await asyncio.to_thread(LocalBackend, str(seeing.folder), LocalSettings(kv_cache_tokens=4096))
+    yield backend
+    await backend.close()
 
 
 def save_trained(trainer: TrainingEngine, folder: Path, seed: int) -> Path:
@@ -132,8 +140,8 @@ async def test_other_pictures_behind_equal_ids_are_other_prompts(vllm, seeing, a
     vllm.unload_adapter("swapped")
 
 
-async def test_what_vllm_samples_is_what_the_trainer_scores(vllm, seeing, tmp_path):
-    """Its checkpoints with their canaries; also behind placeholders that stand for no picture, which are text."""
+async def test_what_vllm_samples_is_what_trainer_and_local_sampler_score(vllm, local, seeing, tmp_path):
+    """Of checkpoints with their canaries; also behind placeholders that stand for no picture, which are text."""
     trainer = TrainingEngine(load_base_model(str(seeing.folder)))
     stray = [seeing.rule.placeholder_id]
     prompts = [
@@ -146,7 +154,8 @@ async def test_what_vllm_samples_is_what_the_trainer_scores(vllm, seeing, tmp_pa
         canary = Canary.read(folder)
         assert canary is not None
         assert canary.picture is not None
-        await asyncio.to_thread(vllm.load_adapter, f"trained-{number}", folder)
+        for backend in (vllm, local):
+            await asyncio.to_thread(backend.load_adapter, f"trained-{number}", folder)
         trainer.open(model, TRAINED, folder, None)
         for prompt in prompts:
             ids, logprobs = await sample(vllm, f"trained-{number}", prompt, num_tokens=20, seed=number)
@@ -156,9 +165,17 @@ async def test_what_vllm_samples_is_what_the_trainer_scores(vllm, seeing, tmp_pa
             datum = replace(datum, model_input=TokenSequence(datum.model_input.ids, media))
             (scored,) = trainer.forward(model, [datum], pictures=pictures)
             found.append(np.abs(scored.logprobs[-len(ids) :] - logprobs).max().item())
+            request = ScoreRequest(
+                adapter=f"trained-{number}",
+                prompt_token_ids=[*prompt.ids, *ids],
+                prompt_media=prompt.media,
+                last_n=len(ids),
+            )
+            again = await local.score(request, prompt.pictures)
+            found.append(np.abs(np.array(again.logprobs, float) - logprobs).max().item())
         trainer.close(model)
         vllm.unload_adapter(f"trained-{number}")
-    print(f"largest {max(found):.2g} nats from the trainer's")
+    print(f"largest {max(found):.2g} nats from the trainer's and the local sampler's")
     assert max(found) < TOLERANCE
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -25,6 +25,8 @@ class Operation:
     """Of one that is replayed, `wire.plans` bytes. None: an earlier version carried it out."""
     metrics: Mapping[str, float] | None = None
     """Of one that is replayed without plan."""
+    pictures: Sequence[str] | None = None
+    """Names of those that were logged with its payload."""
 
 
 @dataclass(frozen=True, slots=True)

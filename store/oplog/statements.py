@@ -81,8 +81,8 @@ START_NEXT = f"""
     )
     select
         held.model_id as held, started.id, started.sequence, started.kind, started.payload, started.payload_blob,
-        started.forward_id, started.attempts, started.faults, model.id as model_id, model.slug, model.base_id,
-        model.lora, model.head_checkpoint_id, model.head_version, coalesce(head.step, 0) as head_step,
+        started.forward_id, started.attempts, started.faults, started.pictures, model.id as model_id, model.slug,
+        model.base_id, model.lora, model.head_checkpoint_id, model.head_version, coalesce(head.step, 0) as head_step,
         head.state_removed_at is not null as head_is_thinned,
         (select count(pg_notify(%(channel)s, replace(left_out.id::text, '-', ''))) from left_out) as num_left_out,
         set_config('synchronous_commit', 'off', true)
@@ -95,7 +95,7 @@ START_NEXT = f"""
 
 PENDING = f"""
     select id, model_id, sequence, kind, payload, payload_blob, forward_id, attempts, faults, plan,
-        case when plan is null then summary -> 'metrics' end as metrics
+        case when plan is null then summary -> 'metrics' end as metrics, pictures
     from operations o where o.model_id = %(model_id)s and {PENDING_GRADIENT} order by sequence
 """
 

@@ -66,7 +66,7 @@ _CHAIN = """
 
 _OPERATION = """
     id, model_id, sequence, kind, payload, payload_blob, forward_id, attempts, faults, plan,
-    case when plan is null then summary -> 'metrics' end as metrics
+    case when plan is null then summary -> 'metrics' end as metrics, pictures
 """
 
 _STEP = f"select {_OPERATION} from operations where id = %(id)s"

@@ -22,7 +22,8 @@ from store.oplog.append import INLINE_BYTES
 from store.oplog.leases import lease_lost
 from store.oplog.operation import ModelState, Operation
 from store.tables import OperationRow
-from wire.errors import UNTIL_MENDED, HeadwayError, Superseded, Unavailable
+from wire.datum_payload import picture_names
+from wire.errors import UNTIL_MENDED, CorruptCheckpoint, HeadwayError, Superseded, Unavailable
 from wire.process.faults import fault_point
 
 
@@ -57,6 +58,7 @@ def start_next(connection: Connection, lease: Lease) -> tuple[Operation, ModelSt
         row.forward_id,
         row.attempts,
         row.faults,
+        pictures=row.pictures,
     )
     model = ModelState(
         row.model_id,
@@ -85,11 +87,15 @@ def gradients_of_step(connection: Connection, step: Operation) -> tuple[dict[UUI
 
 
 def read_payload(operation: Operation | OperationRow, blobs: BlobStore) -> bytes:
-    """An operation's payload, from wherever it lies."""
-    if operation.payload is not None:
-        return operation.payload
-    assert operation.payload_blob is not None
-    return blobs.get(operation.payload_blob)
+    """An operation's payload, from wherever it lies. Raises CorruptCheckpoint for a blob that is missing or was
+    altered, and for a payload with other pictures than were logged with it."""
+    payload = operation.payload
+    if payload is None:
+        assert operation.payload_blob is not None
+        payload = blobs.get(operation.payload_blob)
+    if operation.pictures is not None and picture_names(payload) != sorted(operation.pictures):
+        raise CorruptCheckpoint(f"the payload of operation {operation.id} has other pictures than were logged with it")
+    return payload
 
 
 def place_result(blobs: BlobStore, result: bytes) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from store.blobs import BlobStore
-from store.oplog.append import Appended
+from store.oplog.append import Appended, append_operation, place_payload
 from store.rollouts import NewSample, TraceRecord, record
 from store.rollouts.trainer_logprobs import read_trainer_logprobs
+from store.tables import OperationRow
 from tests.unit.planes.test_troubles import try_again
 from tests.unit.planes.test_worker import Trainer, expire_leases, trainer
 from wire.conversion import to_datums
@@ -108,6 +109,28 @@ async def test_a_picture_that_was_swapped_holds_its_operation_up_by_name(trainer
     try_again(trainer)
     assert trainer.now(asked).state == "done"
     assert trainer.served_weights() == 1.0
+
+
+async def test_a_payload_in_which_a_picture_was_swapped_for_another_holds_its_operation_up(trainer: Trainer) -> None:
+    """The other one is there, and has as many tokens: only the log says which it was."""
+    blobs, model_id = BlobStore(trainer.folder / "blobs"), trainer.world.model_id
+    logged, swapped = payload(shown(ONE)), payload(shown(OTHER))
+    async with trainer.async_database.connection() as connection:
+        placed = place_payload(blobs, logged)
+        asked = await append_operation(
+            connection, model_id=model_id, kind="forward_backward", idempotency_key="key", **placed
+        )
+    with trainer.database.session() as session:
+        session.get_one(OperationRow, asked.id).payload = swapped
+    trainer.work()
+    waiting = trainer.now(asked)
+    assert waiting.state == "queued"
+    assert "has other pictures than were logged with it" in (waiting.retry_reason or "")
+    assert trainer.engine.passes == 0
+    with trainer.database.session() as session:
+        session.get_one(OperationRow, asked.id).payload = logged
+    try_again(trainer)
+    assert trainer.engine.pictures == [{digest(ONE): ONE}]
 
 
 async def test_what_a_pass_made_of_a_picture_is_kept_for_the_sample_that_showed_it(trainer: Trainer) -> None:

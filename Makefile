@@ -106,6 +106,7 @@ bench-peers: .venv/installed-dev  ## beside TRL, TuFT and SkyRL, which it instal
 
 bench-images: .venv/installed-dev  ## rollouts with screenshots, beside a row a turn with the pixels of its history
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.images --out bench/results/images-$$(nproc)-cores.json $(BENCH_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.screen_turns --out bench/results/screen-turns-$$(nproc)-cores.json $(BENCH_ARGS)
 
 bench-real-model: .venv/installed-dev $(SMOLLM2)/config.json  ## a real model: loading, sampling, passes, promotion
 	$(BIN)/python -m bench.real_model --out bench/results/real-model-$$(nproc)-cores.json $(BENCH_ARGS)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from bench import screen_turns
 from bench.images import SHAPES, run
 from bench.screen_base import ScreenBase
 from bench.screen_rows import num_tokens
@@ -46,3 +47,10 @@ def test_a_row_a_turn_computes_all_of_each_history() -> None:
     batch = screen_batch(SMALL, seed=0)
     first = 6 + 16 + 1 + 4
     assert num_tokens(batch) == 2 * (first + first + 2 + 16 + 1 + 4)
+
+
+def test_first_tokens_of_the_sampler_are_those_of_transformers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert screen_turns.run(ScreenBase(hidden=64, layers=2), replace(SMALL, group_size=1), rounds=1) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["logprob_error"] < 1e-5
+    assert figures["seconds"].keys() == {"plain", "ours", "again"}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from fastapi.responses import Response
 
+# Browsers style the page that they make of a picture.
+_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'"
 _HEADERS = {
     "Cache-Control": "private, max-age=86400, immutable",
-    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Vary": "Authorization, X-API-Key, Cookie",
 }

@@ -1,7 +1,7 @@
 """Pictures in what was said: which, how large, and where the agent clicked on them next.
 
-A picture is told by the name of its blob: that of the canonical PNG where the gateway recorded it, the SHA-256 of the
-bytes where telemetry has these in base64.
+A picture is known by the name of its blob: that of the canonical PNG where the gateway recorded it, the SHA-256 of the
+bytes where telemetry had these in base64. Short ones stay in telemetry as they are, and have the same names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from store.rollouts.contents import content_of
+from store.rollouts.contents import Content, content_of
 from wire.pictures import is_name, name_in
 
 SHOWN_SIDE = 320
@@ -109,6 +109,8 @@ def click_in(arguments: Any) -> Click | None:
 
 
 def _at(url: Any) -> SeenPicture | None:
+    if (content := content_of(url)) is not None:
+        return _of_content(content)
     if not isinstance(url, str):
         return _taken_out(url)
     if (name := name_in(url)) is not None:
@@ -124,6 +126,8 @@ def _taken_out(mark: Any) -> SeenPicture | None:
 
 
 def _of_base64(data: Any) -> SeenPicture | None:
+    if (content := content_of(data)) is not None:
+        return _of_content(content)
     if not isinstance(data, str):
         return _taken_out(data)
     try:
@@ -134,6 +138,10 @@ def _of_base64(data: Any) -> SeenPicture | None:
         return None
     width, height = _size(found)
     return SeenPicture(hashlib.sha256(found).hexdigest(), width, height)
+
+
+def _of_content(content: Content) -> SeenPicture:
+    return SeenPicture(content.name, _side(content.width), _side(content.height))
 
 
 def _size(data: bytes) -> tuple[int | None, int | None]:

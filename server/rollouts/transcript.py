@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -61,13 +61,20 @@ class Transcript:
 
 
 def build_transcript(
-    resolved: Resolved, samples: Iterable[RecordedSample], spans: Sequence[RecordedSpan]
+    resolved: Resolved,
+    samples: Iterable[RecordedSample],
+    spans: Sequence[RecordedSpan],
+    pictures: Collection[str] | None = None,
 ) -> Transcript:
-    """samples: all that are on record, with their conversations."""
+    """samples: all that are on record, with their conversations. pictures: names of those that can be shown; None:
+    nobody looks."""
     steps = [span for span in spans if span.flag is None and span.schema_tag == STEP_SCHEMA]
     turns = {sample.digest for sample in resolved.samples}
     scenes = _told(resolved, steps) if steps else _recorded(resolved.samples)
     spare = [sample for sample in samples if sample.digest not in turns]
+    if pictures is not None:
+        for scene in scenes:
+            scene.parts = [_showable(part, pictures) for part in scene.parts]
     _show_what_turns_saw(scenes)
     _show_clicks(scenes)
     _number(scenes)
@@ -80,6 +87,13 @@ def _number(scenes: list[Scene]) -> None:
         if scene.sample is not None or scene.who == "agent":
             number += 1
             scene.number = number
+
+
+def _showable(part: Part, names: Collection[str]) -> Part:
+    if all(picture.name in names for picture in part.pictures):
+        return part
+    kept = tuple(picture for picture in part.pictures if picture.name in names)
+    return replace(part, text="" if kept else "[a picture that is not kept by itself]", pictures=kept)
 
 
 def _show_what_turns_saw(scenes: list[Scene]) -> None:

@@ -59,8 +59,9 @@ def repack_without_turn(data: bytes, turn: Turn) -> bytes:
 def unpack_payload(
     data: bytes, turn: Turn | None, *, arrays: bool = True, read: Callable[[str], bytes] | None = None
 ) -> Any:
-    """The span as it was sent, given the sample that is stored beside it, and how to `read` the blobs that are; without
-    `arrays`, marks stay in their places. Raises ValueError for another version, and whatever `read` raises."""
+    """The span as it was sent, given the sample that is stored beside it, and how to `read` the blobs that are. Without
+    `read` the marks of these stay in their places, without `arrays` all marks. Raises ValueError for another version,
+    and whatever `read` raises."""
     form, span = data[:1], json.loads(zlib.decompress(data[1:]))
     if form not in _FORMS.values():
         raise ValueError("a span of an unknown version")
@@ -70,9 +71,7 @@ def unpack_payload(
         if turn is None:
             raise ValueError("a span without its sample")
         span = _replaced(span, _restore_with(_arrays(turn)))
-    if form in (_WITHOUT_CONTENTS, _SHORTENED_WITHOUT_CONTENTS):
-        if read is None:
-            raise ValueError("a span without its contents")
+    if read is not None and form in (_WITHOUT_CONTENTS, _SHORTENED_WITHOUT_CONTENTS):
         span = put_back(span, read)
     return span
 

@@ -145,8 +145,9 @@ async def read_spans(database: AsyncDatabase, blobs: BlobStore, team_id: UUID, t
 async def read_recorded(
     database: AsyncDatabase, blobs: BlobStore, team_id: UUID, trace_id: UUID, *, arrays: bool = True
 ) -> tuple[Rollout, list[RecordedSpan]] | None:
-    """What `read_rollouts` reads of one rollout, with conversations, and `read_spans`: in three statements. Without
-    `arrays`, spans do not repeat the tokens of their samples: a long rollout's would be megabytes each."""
+    """What `read_rollouts` reads of one rollout, with conversations, and `read_spans`: in three statements. Pictures in
+    spans stay what `store.rollouts.contents` marks. Without `arrays`, spans do not repeat the tokens of their samples
+    either: a long rollout's would be megabytes each."""
     asked = {"team_id": team_id, "trace_id": trace_id, "ids": [trace_id]}
     async with database.connection() as connection:
         traces = await _all(connection, _TRACES, asked)
@@ -161,7 +162,7 @@ async def read_recorded(
         turns.sort(key=lambda row: (row.step_id is None, row.step_id or 0, row.received_at, row.span_id))
         steps = [(row.step_id, row.sample_digest) for row in turns]
         rollout = _rollout(TraceFacts(*traces[0]), unpacking, steps)
-        return rollout, _unpacked_spans(spans, unpacking, blobs, arrays=arrays)
+        return rollout, _unpacked_spans(spans, unpacking, blobs, arrays=arrays, contents=False)
 
     return await asyncio.to_thread(assemble)
 
@@ -188,13 +189,13 @@ def _rollout(trace: TraceFacts, unpacking: _Unpacking, steps: list[tuple[int, by
 
 
 def _unpacked_spans(
-    spans: Sequence[Any], unpacking: _Unpacking, blobs: BlobStore, *, arrays: bool = True
+    spans: Sequence[Any], unpacking: _Unpacking, blobs: BlobStore, *, arrays: bool = True, contents: bool = True
 ) -> list[RecordedSpan]:
     found = list[RecordedSpan]()
     for row in spans:
         turn = unpacking.turn(row.sample_digest) if row.sample_digest in unpacking.rows else None
         payload = _content(row.payload, row.payload_blob, blobs)
-        span = unpack_payload(payload, turn, arrays=arrays, read=blobs.get)
+        span = unpack_payload(payload, turn, arrays=arrays, read=blobs.get if contents else None)
         found.append(
             RecordedSpan(
                 row.span_id,

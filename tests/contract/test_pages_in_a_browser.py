@@ -21,6 +21,7 @@ from store.tables import AlarmRow, ApiKeyRow, CheckpointRow, EvalRow, ModelRow, 
 from tests.contract.conftest import Team
 from tests.contract.environments import deployed_environment_of
 from tests.contract.test_pages import key_of, team_id
+from tests.contract.test_rollout_pictures import png, rollout_with_picture
 from tests.contract.test_tasksets import task, upload
 from tests.pages.rollouts import add_groups, add_job, pass_over, tell, trace_row, turns
 from tests.pages.runs import add_run
@@ -46,6 +47,8 @@ class Scene:
     node: str
     run: str
     environment: str
+    seen: str
+    seen_else: str
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +80,10 @@ async def scene(
     await tell(database, blobs, untold, checkpoint=second[-1], is_reported=False)
     async with database.session() as session:
         await pass_over(session, told, second[-1], turns(3, 40)[0])
+    seen = [await rollout_with_picture(standing_team, png(colour=colour)) for colour in ("teal", "red")]
     ids = [row.id for row in (trained, fresh, base, job, told, untold, raised)]
-    return Scene(*map(str, [*ids, taskset_id, owner, key.id, trainer.id, first[5].id, run.id, environment.id]))
+    others = [taskset_id, owner, key.id, trainer.id, first[5].id, run.id, environment.id, *seen]
+    return Scene(*map(str, [*ids, *others]))
 
 
 def score(model: ModelRow, checkpoint: CheckpointRow, value: float) -> EvalRow:
@@ -129,6 +134,8 @@ PAGES = [
     "/trace/{told}?open=2",
     "/trace/{told}?by=trainer",
     "/trace/{untold}",
+    "/trace/{seen}?open=2",
+    "/traces/compare?a={seen}&b={seen_else}",
     "/help",
     "/help/guard",
     "/tasksets",
@@ -159,6 +166,7 @@ NO_PAGES = (
     "/live/",
     "/help/pictures/",
     "/trace/{trace_id}/json",
+    "/trace/{trace_id}/pictures/",
     "/models/{model_id}/checkpoints/{checkpoint}/adapter",
 )
 
@@ -301,6 +309,26 @@ async def test_from_a_job_through_its_groups_to_the_tokens_of_a_turn(scene, brow
         of_all = "all => all.map((one) => getComputedStyle(one).textDecoration.replace(/rgb.*/, ''))"
         looks = await page.locator(".heat span").evaluate_all(of_all)
         assert len(set(looks)) == 5, "levels differ in more than their colour"
+        assert visit.console == []
+
+
+async def test_a_picture_loads_small_and_opens_whole_with_the_keyboard(scene, browser: Browser, origin, session):
+    async with visiting(browser, origin, storage_state=session) as visit:
+        page = visit.page
+        await visit.go(f"/trace/{scene.seen}")
+        picture = page.get_by_role("img", name="Picture, 400 × 300 pixels, clicked at 200, 20")
+        await expect(picture).to_be_visible()
+        await expect(picture).to_have_js_property("naturalWidth", 320)
+        assert await picture.evaluate("(img) => [img.clientWidth, img.clientHeight]") == [320, 240]
+        mark, box = await page.locator("circle.click").bounding_box(), await picture.bounding_box()
+        assert mark is not None
+        assert box is not None
+        middle = mark["x"] + mark["width"] / 2 - box["x"], mark["y"] + mark["height"] / 2 - box["y"]
+        assert middle == pytest.approx((160, 16), abs=1), "where the click went, on the small picture"
+        await page.get_by_role("link", name="open in full size").focus()
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/pictures/*")
+        assert await page.locator("img").evaluate("(img) => img.naturalWidth") == 400
         assert visit.console == []
 
 

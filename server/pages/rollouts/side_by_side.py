@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from server.http.context import Context, ContextDep
 from server.pages.rollouts.aligning import Row, aligned, is_same, row_of
 from server.pages.rollouts.list_filter import asked_traces
+from server.pages.rollouts.reading_transcripts import read_transcript
 from server.pages.rollouts.rollout_rows import CheckpointName, checkpoint_names
 from server.pages.shared.filters import Filter
 from server.pages.shared.rendering import page
@@ -21,10 +22,10 @@ from server.pages.shared.routing import PageRoute
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.rollouts.service import describe, no_such_trace
-from server.rollouts.transcript import Scene, build_transcript
+from server.rollouts.transcript import Scene
 from server.rollouts.types import Trace
 from server.rollouts.visibility import require_trace
-from store.rollouts import RecordedSpan, Rollout, TraceFacts, list_traces, read_recorded, resolve_rollout
+from store.rollouts import Rollout, TraceFacts, list_traces, read_recorded, resolve_rollout
 
 PAGE = 30
 """Rows of a page."""
@@ -70,17 +71,18 @@ async def compare(
     values: dict[str, Any] = {"said": said, "sides": [], "group": [], "compared": None, "page_size": PAGE}
     if len(found) == 2:
         values["sides"] = await _sides(context, visitor, [rollout for rollout, _ in found])
-        values["compared"] = await asyncio.to_thread(_compared, found, start)
+        values["compared"] = await asyncio.to_thread(_compared, found[0][1], found[1][1], start)
         values["group"] = await _group(context, visitor, found[0][0].trace)
     return page(request, "rollouts/side_by_side.html", visitor, **values)
 
 
-async def _recorded(context: Context, visitor: Visitor, trace_id: UUID) -> tuple[Rollout, list[RecordedSpan]]:
+async def _recorded(context: Context, visitor: Visitor, trace_id: UUID) -> tuple[Rollout, list[Scene]]:
     await require_trace(context.database, visitor.caller, trace_id)
     found = await read_recorded(context.database, context.blobs, visitor.caller.team_id, trace_id, arrays=False)
     if found is None:
         raise no_such_trace(trace_id)
-    return found
+    rollout, spans = found
+    return rollout, (await read_transcript(context, rollout, resolve_rollout(rollout), spans)).scenes
 
 
 async def _sides(context: Context, visitor: Visitor, rollouts: Sequence[Rollout]) -> list[Side]:
@@ -102,15 +104,10 @@ async def _group(context: Context, visitor: Visitor, trace: TraceFacts) -> list[
         return (await list_traces(connection, trace.team_id, wanted, limit=_MOST_OF_A_GROUP)).traces
 
 
-def _compared(found: Sequence[tuple[Rollout, list[RecordedSpan]]], start: int) -> Comparison:
-    first, second = (_scenes(*one) for one in found)
+def _compared(first: Sequence[Scene], second: Sequence[Scene], start: int) -> Comparison:
     pairs = aligned(first, second)
     same = [is_same(*pair) for pair in pairs]
     start = max(0, min(start, len(pairs) - 1) // PAGE * PAGE)
     rows = [row_of(*pair) for pair in pairs[start : start + PAGE]]
     differing = next((place for place, is_equal in enumerate(same, 1) if not is_equal), None)
     return Comparison(rows, start, len(pairs), sum(same), differing)
-
-
-def _scenes(rollout: Rollout, spans: Sequence[RecordedSpan]) -> list[Scene]:
-    return build_transcript(resolve_rollout(rollout), (), spans).scenes

@@ -6,7 +6,6 @@ A page has so many scenes, texts and tokens at most, however long the rollout is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -17,6 +16,7 @@ from fastapi.responses import Response
 from server.catalog.repository import as_uuid
 from server.http.context import ContextDep
 from server.pages.rollouts.prompt_tokens import with_texts
+from server.pages.rollouts.reading_transcripts import read_transcript
 from server.pages.rollouts.rollout_rows import CheckpointName, checkpoint_names
 from server.pages.rollouts.scoring import is_scorable
 from server.pages.rollouts.surroundings import surroundings
@@ -28,11 +28,10 @@ from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
 from server.rollouts.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.rollouts.service import describe, no_such_trace
-from server.rollouts.transcript import Part, Scene, Transcript, build_transcript, readable
+from server.rollouts.transcript import Part, Scene, Transcript, readable
 from server.rollouts.visibility import require_trace
 from store.rollouts import (
     JobFacts,
-    RecordedSpan,
     Resolved,
     Rollout,
     find_job,
@@ -130,7 +129,9 @@ async def trace_page(
         names = await checkpoint_names(connection, team_id, {one for one in named if one is not None})
         job = await find_job(connection, team_id, rollout.trace.job_id) if rollout.trace.job_id else None
         may_score = visitor.may_train and await is_scorable(connection, rollout.trace)
-    values = await asyncio.to_thread(_values, rollout, spans, kept, names, start, opened, token)
+    resolved = resolve_rollout(rollout)
+    transcript = await read_transcript(context, rollout, resolved, spans)
+    values = await asyncio.to_thread(_values, rollout, resolved, transcript, kept, names, start, opened, token)
     values["prompt"] = None
     for place, shown in enumerate(values["scenes"]):
         if shown.is_open and shown.scene.sample is not None:
@@ -156,15 +157,14 @@ async def trace_page(
 
 def _values(
     rollout: Rollout,
-    spans: Sequence[RecordedSpan],
+    resolved: Resolved,
+    transcript: Transcript,
     kept: TrainerLogprobsOf,
     names: dict[UUID, CheckpointName],
     start: int,
     opened: int | None,
     token: int,
 ) -> dict[str, Any]:
-    resolved = resolve_rollout(rollout)
-    transcript = build_transcript(resolved, (*rollout.reported, *rollout.others), spans)
     places = {sample.digest: place for place, sample in enumerate(resolved.samples, 1)}
     if opened is not None:
         start = (min(opened, len(transcript.scenes)) - 1) // PAGE * PAGE

@@ -84,6 +84,30 @@ def test_a_screenshot_of_telemetry_is_named_by_its_bytes():
     assert found[0].parts[1].pictures == (SeenPicture(RAW, 40, 30),)
 
 
+def test_a_screenshot_that_telemetry_had_is_named_by_its_mark():
+    big = io.BytesIO()
+    Image.effect_noise((64, 48), 99).save(big, "PNG")
+    result = {
+        "content": [{"type": "image", "data": base64.b64encode(big.getvalue()).decode(), "mimeType": "image/png"}]
+    }
+    marked, contents = taken_out(result)
+    (name,) = contents
+    for said in (result, marked):
+        (found,) = scenes([], [step(1, "tool", call={"name": "look"}, result=said)])
+        assert found.parts[0].pictures == (SeenPicture(name, 64, 48),)
+
+
+def test_a_picture_that_is_not_kept_is_named_and_what_the_turn_saw_shown():
+    turn = sample(range(20), media(2, FIRST))
+    result = {"content": [{"type": "image", "data": BASE64, "mimeType": "image/png"}]}
+    steps = [step(1, "tool", call={"name": "look"}, result=result), step(2, "agent", turn, content="!")]
+    resolved = Resolved(cast(Any, None), (turn,), True)
+    found = build_transcript(resolved, (), steps, {FIRST}).scenes
+    assert shown(found) == [("Tool look", []), ("Agent", [FIRST])]
+    assert found[0].parts[0].text == "[a picture that is not kept by itself]"
+    assert shown(build_transcript(resolved, (), steps, {FIRST, RAW}).scenes)[0] == ("Tool look", [RAW])
+
+
 def test_what_a_turn_saw_is_shown_with_it_where_nobody_else_shows_it():
     first = sample(range(10), media(2, FIRST))
     second = sample([*range(10), 1, 2, *range(8)], media(2, FIRST), media(13, SECOND))

@@ -196,6 +196,7 @@ def _facts(loaded: LoadedEngine, place: Place) -> Loaded:
         lora_targets=base.lora_targets(LoraConfig()),
         tokens_per_s=loaded.tokens_per_s,
         tokens_per_s_by="measured on a short pass",
+        pictures=base.info.pictures,
     )
 
 

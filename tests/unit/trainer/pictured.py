@@ -155,3 +155,20 @@ def pictured_batch(base: Sighted) -> Batch:
         ],
         group_size=3,
     )
+
+
+def any_batch(base: Sighted, seed: int) -> Batch:
+    """Single turns whose prompts branch off from one another, before, between and behind pictures of equal ids."""
+    rng = np.random.default_rng(seed)
+    prompts = list[list[Part]]()
+    for _ in range(rng.integers(2, 7)):
+        parent = prompts[rng.integers(len(prompts))] if prompts and rng.random() < 0.8 else []
+        prompt = parent[: rng.integers(len(parent) + 1)]
+        for _ in range(rng.integers(1, 4)):
+            # transformers takes pictures without text between them for one.
+            prompt = [*prompt, text(int(rng.integers(3)), int(rng.integers(1, 6)))]
+            prompt += [(A, B, WIDE)[rng.integers(3)]] if rng.random() < 0.7 else []
+        prompts.append([*prompt, text(int(rng.integers(3)), 2)])
+    outputs = [text(int(rng.integers(2)), 3) for _ in prompts]
+    pairs = zip(prompts, outputs, strict=True)
+    return Batch([rollout(base, prompt, (output, []), reward=float(n)) for n, (prompt, output) in enumerate(pairs)])

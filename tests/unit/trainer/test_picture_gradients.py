@@ -13,11 +13,12 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from tests.unit.trainer.naive import naive_pass, saved_policy, worst_relative_error
+from tests.unit.trainer.naive import naive_pass, saved_policy, turn_logprobs, worst_relative_error
 from tests.unit.trainer.pictured import (
     PICTURES,
     A,
     Sighted,
+    any_batch,
     pictured_batch,
     rollout,
     sighted,
@@ -70,6 +71,19 @@ def test_float64_gradients_equal_naive_ones_to_rounding(
     assert result.metrics["tokens_computed:sum"] < result.metrics["tokens_merged:sum"]
     assert result.metrics["loss:sum"] == pytest.approx(cost, rel=1e-12)
     assert worst_relative_error(gradients(engine), expected) <= 1e-12
+
+
+def test_logprobs_on_any_tree_are_the_naive_ones(base: Sighted, tmp_path: Path) -> None:
+    with norms_in_their_own_dtype():
+        engine = opened(base.engine(torch.float64))
+        model = base.model(torch.float64)
+        policy = saved_policy(model, engine, tmp_path)
+        for seed in range(5):
+            batch = any_batch(base, seed)
+            for found, each in zip(engine.forward(MODEL, batch), batch.trajectories, strict=True):
+                with torch.no_grad():
+                    expected = turn_logprobs(policy, each.turns[0], partial(base.own_inputs, model))
+                assert found.logprobs[found.mask > 0] == pytest.approx(expected.tolist(), abs=1e-6), seed
 
 
 def test_gradients_of_an_unembedding_are_those_of_the_naive_one(base: Sighted, tmp_path: Path) -> None:

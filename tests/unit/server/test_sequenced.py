@@ -19,6 +19,7 @@ from store.tables import OperationRow
 from tests.unit.conftest import World
 from tests.unit.store.test_oplog import finish_pass, take
 from wire.errors import Conflict, HeadwayError, InvalidRequest, NumberReused, TimedOut, Unavailable
+from wire.payload import encode
 
 Training = Any
 
@@ -38,7 +39,7 @@ def call(content: str = "a", error: HeadwayError | None = None, size: int = 10) 
         await asyncio.sleep(0)
         if error is not None:
             raise error
-        return Prepared(content.encode() * size, 1)
+        return Prepared(encode({"said": content * size}), 1)
 
     return Call("forward_backward", content.encode(), prepare)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
 import tarfile
 import uuid
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from cli.main import app
 from tests.contract.conftest import Team
 from tests.contract.test_export import bring
 from tests.contract.test_pages import HTML, signed_in
@@ -202,3 +206,36 @@ async def test_side_by_side_other_pictures_are_a_difference(team: Team, origin: 
     assert differ.count("Other pictures than on the other side:") == 2
     assert f"/trace/{ids[0]}/pictures/" in differ
     assert "Both say the same" in same
+
+
+async def headway(team: Team, *arguments: str) -> tuple[int, str]:
+    """Exit status and what was printed, in a thread: the server is in this process, and logs to the same stdout."""
+    where = ("--url", str(team.http.base_url), "--key", team.key)
+    done: Any = await asyncio.to_thread(CliRunner().invoke, app, [*arguments, *where])
+    return done.exit_code, done.output
+
+
+@pytest.mark.parametrize("name", ["out.tar", "out.tar.gz", "out.parquet"])
+async def test_the_commands_take_pictures_from_one_team_to_another(
+    team: Team, other_team: Team, tmp_path: Path, name: str
+):
+    first, second = await send(team, png()), await send(team, png(8, 8))
+    await bring(team, line(first, second), line(first), line())
+    file, is_table = tmp_path / name, name.endswith(".parquet")
+    how = ("--format", "parquet") if is_table else ("--pictures", "files")
+    status, said = await headway(team, "export", "--out", str(file), *how)
+    assert (status, "3 of 3 rollouts" in said) == (0, True), said
+    status, said = await headway(other_team, "import", str(file))
+    assert (status, "3 imported" in said) == (0, True), said
+    assert {"pictures/" + one["name"] + ".png" for one in (first, second)} < (await members(other_team)).keys()
+
+
+async def test_the_commands_say_what_is_to_be_said_about_pictures(team: Team, seen: tuple[str, str], tmp_path: Path):
+    status, said = await headway(team, "export", "--out", str(tmp_path / "out.jsonl"))
+    assert (status, "pictures=files" in said) == (1, True)
+    with tarfile.open(tmp_path / "bad.tar", "w") as file:
+        member = tarfile.TarInfo(f"pictures/{'0' * 64}.png")
+        member.size = len(png())
+        file.addfile(member, io.BytesIO(png()))
+    status, said = await headway(team, "import", str(tmp_path / "bad.tar"))
+    assert (status, "another one than its name says" in said) == (1, True), said

@@ -10,8 +10,8 @@ with pictures that none before it had:
     again   ours, of the batch that it has just had: a forward and its backward, or two losses of one batch
 
 Frames are shared where all rollouts see the same screens behind other words, and own where only the first screen is
-the same. Every variant's gradient is checked against naive's, and the run fails if one differs. Memory is that of one
-group at once, with screenshots of 240 tokens: naive's rows are then padded to the longest.
+the same. Every variant's gradient is checked against naive's, and the run fails if one differs. Memory is that of half
+a group at once, with screenshots of 240 tokens: naive's rows are then padded to the longest, and take 6 GB.
 
 `python -m bench.images`: tables, bars, and one JSON line. It takes about 15 minutes; `--quick` takes half of one.
 """
@@ -55,7 +55,7 @@ WHOLE_GROUP = EngineSettings(threads=1, max_tokens_per_pass=1 << 20, max_activat
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Of one shape. seconds: by variant, one entry a round. peaks: bytes above the model, by variant, of the whole
+    """Of one shape. seconds: by variant, one entry a round. peaks: bytes above the model, by variant, of half a
     group at once, with screenshots of a quarter of the size: naive's would not fit otherwise."""
 
     shape: Screens
@@ -152,7 +152,7 @@ def _measured(name: str, shape: Screens, weights: Path, rounds: int) -> Found:
         seconds = alternate(steps, rounds, lambda of_variant: step_seconds(next(of_variant)))
         seconds[AGAIN] = [step_seconds(ours[-1])]
         say(f"{name}: memory")
-        small = _batch(whole, shape.halved, seed=0)
+        small = _batch(whole, replace(shape.halved, group_size=max(2, shape.group_size // 2)), seed=0)
         peaks = {
             NAIVE: peak_bytes(a_row_a_turn(stock, small, pixels_of, at_once=True)),
             OURS: peak_bytes(lambda: whole.ours(small.batch, small.pictures)),

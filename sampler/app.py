@@ -111,7 +111,7 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics, 
         return ClosingStream(_lines(first, events), events, media_type="application/x-ndjson")
 
     async def score(body: ScoreRequest, request: Request) -> PromptScores | Response:
-        with held.using({item.name for item in body.prompt_media}) as pictures:
+        with held.using(_taken(backend, {item.name for item in body.prompt_media})) as pictures:
             scores = await _unless_gone(request, backend.score(body, pictures))
         if scores is None:
             return _gone()
@@ -129,8 +129,7 @@ def _add_routes(app: FastAPI, backend: SamplerBackend, metrics: SamplerMetrics, 
 
 def _add_pictures(app: FastAPI, backend: SamplerBackend, held: HeldPictures) -> None:
     async def take(name: str, request: Request) -> Response:
-        if backend.info.pictures is None:
-            raise InvalidRequest("this base takes no pictures")
+        _taken(backend, {name})
         await held.add(name, await request.body())
         return Response(status_code=204)
 
@@ -150,7 +149,7 @@ async def _begin(
     """The first event, and where the others come from. Raises PicturesMissing before all work."""
     if body.chat is not None:
         body.chat.team, body.chat.call = body.team, body.call
-        held.require(_names_in(body.chat))
+        held.require(_taken(backend, _names_in(body.chat)))
         rendered = await backend.render(body.chat)
         body.prompt_token_ids, body.prompt_media = rendered.token_ids, rendered.media
     events = _counted(_generated(backend, held, body), len(body.prompt_token_ids), metrics)
@@ -164,6 +163,13 @@ async def _begin(
     return first, events
 
 
+def _taken(backend: SamplerBackend, names: set[str]) -> set[str]:
+    """The names of pictures. Raises InvalidRequest where there are some and the base takes text alone."""
+    if names and backend.info.pictures is None:
+        raise InvalidRequest("this base takes no pictures")
+    return names
+
+
 def _names_in(chat: RenderRequest) -> set[str]:
     shown = pictures_of(chat.messages)
     return {picture.name for picture in shown} | {item.name for item in chat.continued_media}
@@ -171,7 +177,7 @@ def _names_in(chat: RenderRequest) -> set[str]:
 
 async def _generated(backend: SamplerBackend, held: HeldPictures, body: GenerateRequest) -> Events:
     """What the backend generates; its pictures are kept that long."""
-    with held.using({item.name for item in body.prompt_media}) as pictures:
+    with held.using(_taken(backend, {item.name for item in body.prompt_media})) as pictures:
         async with aclosing(backend.generate(body, pictures)) as events:
             async for event in events:
                 yield event

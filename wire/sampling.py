@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from wire.extension import Media
+from wire.pictures import PictureLimits
 
 PICTURES_MISSING = "pictures_missing"
 
@@ -25,8 +26,8 @@ class MediaItem(BaseModel):
     start: int = Field(ge=0)
     num_tokens: int = Field(ge=1)
     name: str = Field(pattern="^[0-9a-f]{64}$")
-    width: int = Field(ge=1)
-    height: int = Field(ge=1)
+    width: int = Field(ge=1, le=PictureLimits().side)
+    height: int = Field(ge=1, le=PictureLimits().side)
 
 
 def media_items(media: Iterable[Media]) -> list[MediaItem]:

@@ -13,10 +13,12 @@ import numpy as np
 
 from wire.errors import InvalidRequest
 from wire.picture_rule import PictureRule
-from wire.pictures import Picture, is_name
+from wire.pictures import Picture, PictureLimits, is_name
 from wire.sampling import MediaItem, RenderRequest, media_of
 
 Message = Mapping[str, Any]
+
+_MAX_SIDE = PictureLimits().side
 
 
 class Expander:
@@ -105,7 +107,7 @@ def pictures_of(messages: Iterable[Message]) -> list[Picture]:
 
 def _picture(part: Mapping[str, Any]) -> Picture:
     name, width, height = part.get("name"), part.get("width"), part.get("height")
-    sizes = [side for side in (width, height) if isinstance(side, int) and side >= 1]
+    sizes = [side for side in (width, height) if isinstance(side, int) and 1 <= side <= _MAX_SIDE]
     if isinstance(name, str) and is_name(name) and len(sizes) == 2:
         return Picture(name, *sizes)
     raise InvalidRequest('a picture should look like {"type": "picture", "name", "width", "height"}')

@@ -129,6 +129,7 @@ async def test_a_chat_is_rendered_without_the_bytes(client):
         {"start": 6},
         {"num_tokens": 11},
         {"width": 640},
+        {"width": 10**400, "height": 10**400},
         {"start": 100},
         {"start": -1},
         {"name": "0"},
@@ -169,7 +170,8 @@ async def test_a_sampler_says_how_it_takes_pictures(client):
 async def test_a_base_that_takes_text_alone_refuses_pictures_by_name(script):
     async with opened(Backend(script, None)) as client:
         assert (await client.get("/healthz")).json() == {"status": "ok"}
-        refused = await post_picture(client)
-        assert (refused.status_code, "takes no pictures" in refused.json()["message"]) == (422, True)
+        answers = [await client.post(path, json=body) for path, body in REQUESTS.values()]
+        for refused in (*answers, await post_picture(client)):
+            assert (refused.status_code, refused.json()["message"]) == (422, "this base takes no pictures")
         answer = await client.post("/render", json={"messages": [{"role": "user", "content": "?"}]})
         assert answer.json().keys() == {"token_ids"}

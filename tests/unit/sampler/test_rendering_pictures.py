@@ -202,6 +202,7 @@ def test_tools_that_spell_a_picture_are_refused(base: Base):
         ({"role": "user", "content": [{**shown(0)[0], "name": "screen"}]}, "should look like"),
         ({"role": "user", "content": [{**shown(0)[0], "width": 0}]}, "should look like"),
         ({"role": "user", "content": [{**shown(0)[0], "height": "5"}]}, "should look like"),
+        ({"role": "user", "content": [{**shown(0)[0], "width": 10**400, "height": 10**400}]}, "should look like"),
         ({"role": "assistant", "content": shown(0)}, "policies write text"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}, "image_url"),
     ],

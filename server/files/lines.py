@@ -99,7 +99,10 @@ def kind_of(data: bytes, max_tokens: int) -> FileKind:
     """What a line is, when it is right. `max_tokens`: of a trajectory. Raises InvalidRequest for what is wrong."""
     said = _object(data)
     if "turns" in said or "prompt_token_ids" in said:
-        read_line(data, max_tokens)
+        if any(read_line(data, max_tokens).media()):
+            raise InvalidRequest(
+                "names pictures, which files are not trained on with: import the rollouts and train by their trace ids"
+            )
         return _TRAJECTORIES
     if len(data) > MAX_LINE_BYTES:
         raise InvalidRequest(f"has {len(data)} bytes, and at most {MAX_LINE_BYTES} are taken")

@@ -63,6 +63,8 @@ async def test_another_team_finds_nothing(client, other_team, origin):
 
 
 TRAJECTORY = {"prompt_token_ids": [1, 2], "output_token_ids": [3], "output_logprobs": [-0.25], "reward": 1.0}
+SEEN = {"start": 0, "num_tokens": 2, "name": "0" * 64, "width": 4, "height": 4}
+SEEING = {"prompt_token_ids": [9, 9], "prompt_media": [SEEN], "output_token_ids": [3]}
 SPOKEN = [{"role": "user", "content": "3+4?"}], [{"role": "assistant", "content": "7"}]
 TAKEN = {
     "task without arguments": {"env": "sums", "task": "add"},
@@ -106,6 +108,7 @@ REFUSED = {
     ),
     "NUL": (lines({**TASK, "env": "a\0"}), "line 1: env, task or slug holds a character that cannot be stored"),
     "trajectory with a missing logprob": (lines({**TRAJECTORY, "output_logprobs": [1, 2]}), "line 1: turn 1: 2 output"),
+    "trajectory with a picture": (lines({"turns": [SEEING], "reward": 1.0}), "line 1: names pictures"),
     "deep": (b'{"env": "e", "task": "t", "args": ' + b'{"a": ' * 300 + b"1" + b"}" * 301, "line 1: it is nested too"),
     "very deep": (b'{"a": ' * 12_000, "line 1: is n"),
     "not UTF-8": (b'{"env": "\xff", "task": "t"}', "line 1: is not valid JSON"),

@@ -35,7 +35,7 @@ class ImagesLoop:
         started = time.monotonic()
         readings = await self.player.read(self._draw(), self._config.group_size, temperature=1.0)
         read = time.monotonic()
-        usable = _complete_groups(readings, self._config.group_size)
+        usable = complete_groups(readings, self._config.group_size)
         if not usable:
             raise NothingToTrainOn(f"all {self._config.groups} groups had failed rollouts: {self.player.error}")
         self._watch("training", 0, 1)
@@ -48,7 +48,7 @@ class ImagesLoop:
             reward=fmean(reading.reward for reading in usable),
             num_rollouts=len(usable),
             num_failed=readings.count(None),
-            num_tokens=sum(map(_num_tokens, usable)),
+            num_tokens=sum(map(num_tokens, usable)),
             rollout_s=read - started,
             forward_backward_s=accumulated - read,
             optim_step_s=time.monotonic() - accumulated,
@@ -73,13 +73,13 @@ class ImagesLoop:
         return HeldOutScore(self._num_steps, fmean(rewards), len(rewards))
 
 
-def _complete_groups(readings: Sequence[Reading], group_size: int) -> list[TrajectoryPayload]:
+def complete_groups(readings: Sequence[Reading], group_size: int) -> list[TrajectoryPayload]:
     """A group's mean is the baseline of each member: without one of them it would be another."""
     groups = [readings[start : start + group_size] for start in range(0, len(readings), group_size)]
     return [reading for group in groups if None not in group for reading in group if reading is not None]
 
 
-def _num_tokens(reading: TrajectoryPayload) -> int:
+def num_tokens(reading: TrajectoryPayload) -> int:
     """Of prompts, pictures included, and of answers."""
     return sum(_num_prompt_tokens(sample) + len(sample.output_token_ids) for sample in reading.samples)
 

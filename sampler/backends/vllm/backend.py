@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -191,8 +191,7 @@ class VllmBackend(WithChatText):
 
     async def render(self, request: RenderRequest) -> TokenIds:
         """See SamplerBackend."""
-        if self._blind and pictures_of(request.messages):
-            raise InvalidRequest(self._blind)
+        self._refuse(pictures_of(request.messages))
         return await super().render(request)
 
     async def derender(self, request: DerenderRequest) -> ParsedMessage:
@@ -207,6 +206,7 @@ class VllmBackend(WithChatText):
         self, request: GenerateRequest, pictures: Mapping[str, bytes] = NO_PICTURES
     ) -> AsyncGenerator[GenerateEvent, None]:
         """See SamplerBackend."""
+        self._refuse(request.prompt_media)
         async with AsyncExitStack() as stack:
             served_as = stack.enter_context(self._in_use(request.adapter)).served_as
             params, prompt = request.params, request.prompt_token_ids
@@ -241,6 +241,7 @@ class VllmBackend(WithChatText):
 
     async def score(self, request: ScoreRequest, pictures: Mapping[str, bytes] = NO_PICTURES) -> PromptScores:
         """See SamplerBackend. Of a server of `url`, nobody knows which vLLM it is, and some end over this."""
+        self._refuse(request.prompt_media)
         with self._in_use(request.adapter) as adapter:
             check_scoring(request, self._info)
             if self._settings.url is not None:
@@ -275,6 +276,11 @@ class VllmBackend(WithChatText):
         parsers = choose_parsers(self._settings.tool_call_parser, self._settings.reasoning_parser, chat)
         log.info("parsers", tool_call=parsers.tool_call, reasoning=parsers.reasoning)
         return parsers
+
+    def _refuse(self, pictures: Sequence[object]) -> None:
+        """Of a base that would see them wrongly here."""
+        if self._blind and pictures:
+            raise InvalidRequest(self._blind)
 
     def _handed_over(self, rule: PictureRule | None, tokenizer: PreTrainedTokenizerBase) -> HandedOver:
         template_id: Any = tokenizer.convert_tokens_to_ids(rule.template_text) if rule else 0

@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
+
+_LARGEST_ADAPTED_HEAD = 258_048
+"""Tokens. vLLM does not start where a larger head is to have adapters, as Gemma's would."""
 
 # R rows: consecutive tokens of the batch, of which the head's input is given
 
@@ -126,11 +130,15 @@ def _patch_adapted_heads() -> None:
 
     def with_head(model: Any) -> list[str]:
         found: list[str] = original(model)
-        head = getattr(getattr(model, "language_model", None), "lm_head", None)
-        # One that is tied to the embedding is of another class.
-        return [*found, "lm_head"] if "lm_head" not in found and type(head).__name__ == "ParallelLMHead" else found
+        return [*found, "lm_head"] if "lm_head" not in found and _can_adapt_head(model) else found
 
     manager.get_supported_lora_modules = with_head
+
+
+def _can_adapt_head(model: Any) -> bool:
+    text = getattr(model, "language_model", None)
+    head, logits = getattr(text, "lm_head", None), getattr(text, "logits_processor", None)
+    return type(head).__name__ == "ParallelLMHead" and getattr(logits, "vocab_size", math.inf) <= _LARGEST_ADAPTED_HEAD
 
 
 for patch in (_patch_first_runner, _patch_second_runner, _patch_adapted_heads):

@@ -13,7 +13,7 @@ from server.pictures.data_urls import bytes_of
 from server.pictures.decoder import Decoded
 from server.pictures.fetching import fetch
 from server.uploads.storing import stored_or_refused
-from wire.errors import HeadwayError, InvalidRequest, NotFound, TooLarge
+from wire.errors import FINAL, HeadwayError, InvalidRequest, NotFound, TooLarge
 from wire.pictures import Picture, PictureLimits, name_in
 from wire.process.off_loop import off_loop
 
@@ -159,7 +159,7 @@ def _at(where: str, refusal: HeadwayError) -> HeadwayError:
 class PictureNotFound(NotFound):
     """A request names a picture that the team has not, or not any more; another team's reads the same."""
 
-    code = "picture_not_found"
+    code, tries = "picture_not_found", FINAL
 
 
 def no_such_picture(where: str, name: str) -> PictureNotFound:

@@ -29,7 +29,7 @@ class Shrugs:
 
     async def read(self, drawings: Sequence[Drawing], group_size: int, temperature: float) -> list[Reading]:
         self.shown += drawings
-        return [None] * len(drawings) * group_size
+        return [None for _ in range(len(drawings) * group_size)]
 
 
 def reading(reward: float, **prompt: Any) -> TrajectoryPayload:

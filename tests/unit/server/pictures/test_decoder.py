@@ -132,9 +132,13 @@ async def test_a_server_that_stops_says_so():
         os.kill(pid, 0)
 
 
-async def test_the_process_has_no_secrets(monkeypatch: pytest.MonkeyPatch):
+async def test_the_process_has_bounds_and_no_secrets(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HEADWAY_SAMPLER_TOKEN", "secret-of-ours")
     async with decoding() as decoder:
         await decoder.decode(png(1, 1, (b"IDAT", b"x\x9cc\x00\x00\x00\x04\x00\x01")))
         (pid,) = decoder.pids
         assert b"secret-of-ours" not in contents(pid, "environ")
+        soft = {line[:26].strip(): line[26:].split()[0] for line in contents(pid, "limits").decode().splitlines()}
+        assert soft["Max address space"] == str(1536 * 1024**2)
+        assert (soft["Max file size"], soft["Max core file size"]) == ("0", "0")
+        assert 10 <= int(soft["Max cpu time"]) < 20

@@ -141,7 +141,7 @@ class SamplerClient:
             except ConnectionFailed as error:
                 raise self._lost(url, "the sampler does not answer; try again", error) from error
             if exchange.status not in (200, 204):
-                raise self._refusal(url, exchange.status, content)
+                raise self._refusal(url, exchange.status, content, kind)
         return content
 
     @asynccontextmanager
@@ -186,14 +186,14 @@ class SamplerClient:
         gone.broke_off = not isinstance(error, NotReached)
         return gone
 
-    def _refusal(self, url: str, status: int, body: bytes) -> HeadwayError:
+    def _refusal(self, url: str, status: int, body: bytes, kind: str = _JSON) -> HeadwayError:
         code, message, param = _problem(body)
         sentence = message or f"the sampler answered {status}"
-        if status in _OUT_OF_ORDER:
+        if status in _OUT_OF_ORDER and kind != _PNG:  # for a picture there was no room
             return self._lost(url, sentence)
         if status in (_LACKS_PICTURES, *_TRY_ANOTHER):
             gone = SamplerGone(sentence)
-            gone.broke_off = status not in (_LACKS_PICTURES, *_NOT_THERE)
+            gone.broke_off = status not in (_LACKS_PICTURES, *_NOT_THERE) and kind != _PNG
             return gone
         if code == ContextLengthExceeded.code:
             return ContextLengthExceeded(sentence)

@@ -37,11 +37,13 @@ EVENT = GenerateEvent(text="4", finish_reason="stop")
 
 class Sampler:
     """Speaks of the port what pictures need. `keeps`: what it is handed stays. `silent`: it does not say what it
-    lacks."""
+    lacks. `takes`: its answer to what it is handed."""
 
-    def __init__(self, *, keeps: bool = True, silent: bool = False) -> None:
+    def __init__(self, *, keeps: bool = True, silent: bool = False, takes: str = "204 No Content") -> None:
+        self._takes = takes
         self.held = dict[str, bytes]()
         self.heads = list[bytes]()
+        self.lost = list[str]()
         self._keeps = keeps
         self._silent = silent
         self.server = Server(self._answer)
@@ -57,7 +59,8 @@ class Sampler:
         if path.startswith("/pictures/"):
             if self._keeps:
                 self.held[path.removeprefix("/pictures/")] = body
-            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            length = "" if self._takes.startswith("204") else "Content-Length: 0\r\n"
+            writer.write(f"HTTP/1.1 {self._takes}\r\n{length}\r\n".encode())
             return
         missing = [name for name in NAMES if name not in self.held]
         problem = {"code": PICTURES_MISSING, "message": "pictures are missing"}
@@ -83,7 +86,7 @@ async def reaching(sampler: Sampler, read=read) -> AsyncIterator[tuple[SamplerCl
     connections = Connections(connect_s=1, read_s=1)
     listening = await asyncio.start_server(sampler.server.talk, "127.0.0.1", 0)
     url = http_origin("127.0.0.1", listening.sockets[0].getsockname()[1])
-    yield SamplerClient(connections, "token", lambda _: None, read), url
+    yield SamplerClient(connections, "token", sampler.lost.append, read), url
     connections.close()
     listening.close()
 
@@ -112,6 +115,15 @@ async def test_a_sampler_that_keeps_none_is_given_up_as_one_that_is_full():
             await generated(client, url)
     assert given_up.value.broke_off is False, "the request is not what it died of"
     assert sampler.paths.count("/generate") == 4
+
+
+async def test_a_sampler_without_room_for_a_picture_is_not_taken_for_a_dead_one():
+    sampler = Sampler(takes="503 Service Unavailable")
+    async with reaching(sampler) as (client, url):
+        with pytest.raises(SamplerGone) as given_up:
+            await generated(client, url)
+    assert (given_up.value.broke_off, sampler.lost) == (False, [])
+    assert sampler.paths == ["/generate", f"/pictures/{NAMES[0]}"]
 
 
 async def test_a_sampler_that_does_not_say_what_it_lacks_is_at_fault():

@@ -90,7 +90,7 @@ async def upload_adapter(
 
 async def _check(session: AsyncSession, caller: Caller, base: ModelRow, upload: Upload) -> None:
     await refuse_another_model(session, caller.team_id)
-    await refuse_more_files(session, caller)
+    await refuse_more_files(session, caller.team_id)
     if not is_free_name(upload.slug):
         raise InvalidRequest(f"{upload.slug[:200]!r} is no name for a model", param="slug")
     if await repository.name_is_taken(session, caller.team_id, upload.slug):

@@ -117,7 +117,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     key_uses = KeyUses(background)
     upload_parser = UploadParser()
     decoder = PictureDecoder(settings.pictures.limits)
-    pictures = Pictures(settings.pictures, decoder, PictureStore(database), blobs, metrics)
+    pictures = Pictures(settings.pictures, decoder, database, PictureStore(database), blobs, metrics)
     sampling = Sampling(
         database,
         SamplingKeys(serving_lookups(database, metrics, acknowledgements), key_uses),

@@ -9,6 +9,7 @@ from server.pictures.decoder import PictureDecoder
 from server.pictures.recent import Recent
 from server.process.settings import PictureSettings
 from store.blobs import BlobStore
+from store.database import AsyncDatabase
 from store.pictures import PictureStore
 from wire.pictures import Picture
 
@@ -26,6 +27,7 @@ class Pictures:
 
     settings: PictureSettings
     decoder: PictureDecoder
+    database: AsyncDatabase
     rows: PictureStore
     blobs: BlobStore
     metrics: ServerMetrics

@@ -12,6 +12,7 @@ from server.pictures.collaborators import Pictures
 from server.pictures.data_urls import bytes_of
 from server.pictures.decoder import Decoded
 from server.pictures.fetching import fetch
+from server.principals.quotas import refuse_more_files
 from server.uploads.storing import stored_or_refused
 from wire.errors import FINAL, HeadwayError, InvalidRequest, NotFound, TooLarge
 from wire.pictures import Picture, PictureLimits, name_in
@@ -41,7 +42,8 @@ async def take_each(
     server's.
 
     Raises InvalidRequest for what is no picture, and for URLs that are not fetched; TooLarge for too many, too large or
-    too many bytes; NotFound for the name of one that the team has not. All of them name the picture's place.
+    too many bytes; NotFound for the name of one that the team has not. All of them name the picture's place. Raises
+    QuotaFull for a team whose storage is full, unless it has all of them.
     """
     limits = limits or pictures.settings.limits
     if len(sent) > limits.per_request:
@@ -52,6 +54,9 @@ async def take_each(
     found = [await _looked_up(pictures, counted, one) for one in sent]
     names = {one.picture.name if one.picture else one.name for one in found} - {None}
     known = dict(await pictures.rows.known(team_id, [name for name in names if name]))
+    if any(one.key is not None and (one.picture is None or one.picture.name not in known) for one in found):
+        async with pictures.database.session() as session:
+            await refuse_more_files(session, team_id)
     added = list[tuple[Picture, int]]()
     taken = [await _taken(pictures, one, known, added) for one in found]
     if added:

@@ -66,13 +66,13 @@ async def refuse_full_storage(database: AsyncDatabase, caller: Caller, found: Ad
         )
 
 
-async def refuse_more_files(session: AsyncSession, caller: Caller) -> None:
-    """Raises QuotaFull for such a team where it brings files of its own."""
-    team = await session.get_one(TeamRow, caller.team_id)
-    if team.max_storage_bytes is None or (used := await storage_of(session, caller.team_id)) < team.max_storage_bytes:
+async def refuse_more_files(session: AsyncSession, team_id: UUID) -> None:
+    """Raises QuotaFull for such a team where it brings files or pictures of its own."""
+    team = await session.get_one(TeamRow, team_id)
+    if team.max_storage_bytes is None or (used := await storage_of(session, team_id)) < team.max_storage_bytes:
         return
     raise QuotaFull(
-        f"the checkpoints and pictures of team {caller.team!r} take {used} of its {team.max_storage_bytes} bytes of "
+        f"the checkpoints and pictures of team {team.name!r} take {used} of its {team.max_storage_bytes} bytes of "
         f"storage; {_RAISE}"
     )
 

@@ -21,7 +21,7 @@ def pictures_of(
     decoder: PictureDecoder, database: AsyncDatabase, folder: Path, settings: PictureSettings | None = None
 ) -> Pictures:
     settings = settings or PictureSettings()
-    return Pictures(settings, decoder, PictureStore(database), BlobStore(folder), ServerMetrics())
+    return Pictures(settings, decoder, database, PictureStore(database), BlobStore(folder), ServerMetrics())
 
 
 def target_of(team_id: uuid.UUID, *, reads_pictures: bool = True) -> Target:

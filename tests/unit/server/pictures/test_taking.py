@@ -18,6 +18,7 @@ from server.pictures.collaborators import Pictures
 from server.pictures.decoder import PictureDecoder
 from server.pictures.reading import read
 from server.pictures.taking import SentPicture, take_each
+from server.principals.quotas import QuotaFull
 from server.process.settings import PictureSettings
 from server.protocols.openai.chat import chat_prompt
 from server.protocols.openai.schemas import ChatRequest
@@ -204,3 +205,15 @@ def _counts(pictures: Pictures) -> dict[str, float]:
     families = {family.name: family for family in pictures.metrics.registry.collect()}
     samples = families["headway_pictures"].samples
     return {one.labels["outcome"]: one.value for one in samples if one.name == "headway_pictures_total"}
+
+
+async def test_a_full_team_sends_nothing_new(pictures: Pictures, async_database: AsyncDatabase):
+    """What it has, it may show again; others are not concerned."""
+    (known,) = await take_each(pictures, TEAM, [SentPicture("first", RED)])
+    async with async_database.session() as session:
+        (await session.get_one(TeamRow, TEAM)).max_storage_bytes = len(RED)
+    again = [SentPicture("first", RED), SentPicture("second", f"sha256:{known.name}")]
+    assert await take_each(pictures, TEAM, again) == [known, known]
+    with pytest.raises(QuotaFull, match=f"take {len(RED)} of its {len(RED)} bytes"):
+        await take_each(pictures, TEAM, [*again, SentPicture("third", BLUE)])
+    assert len(await take_each(pictures, OTHERS, [SentPicture("first", BLUE)])) == 1

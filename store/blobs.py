@@ -85,6 +85,10 @@ class BlobStore:
         fault_point("blob:after-folder-fsync")
         return name
 
+    def has(self, name: str) -> bool:
+        """Whether there is a blob of this name; what is in it is not looked at."""
+        return self._path(name).exists()
+
     def draft(self) -> BlobDraft:
         """A blob that comes in pieces: written to, then `keep`, or `drop`. One that is left over is collected."""
         folder = self._root / "drafts"

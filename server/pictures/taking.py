@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -54,6 +54,8 @@ async def take_each(
     found = [await _looked_up(pictures, counted, one) for one in sent]
     names = {one.picture.name if one.picture else one.name for one in found} - {None}
     known = dict(await pictures.rows.known(team_id, [name for name in names if name]))
+    for name in await asyncio.to_thread(_lost, pictures, {one.picture.name for one in found if one.picture} & {*known}):
+        del known[name]
     if any(one.key is not None and (one.picture is None or one.picture.name not in known) for one in found):
         async with pictures.database.session() as session:
             await refuse_more_files(session, team_id)
@@ -123,6 +125,11 @@ def _bytes(pictures: Pictures, sent: SentPicture, fetched: bytes | None) -> byte
     if len(sent.source) > max_bytes:
         raise TooLarge(f"{sent.where} is larger than {max_bytes:,} bytes, the most of a picture", param=sent.where)
     return sent.source
+
+
+def _lost(pictures: Pictures, names: Collection[str]) -> list[str]:
+    """Those whose blobs are not there any more: whoever sends their bytes gives them back."""
+    return [name for name in names if not pictures.blobs.has(name)]
 
 
 async def _taken(

@@ -117,6 +117,14 @@ async def test_bytes_that_are_gone_are_gone(pictures: Pictures):
         await read(pictures, TEAM, taken.name)
 
 
+async def test_bytes_that_were_lost_are_there_again_once_they_are_sent_again(pictures: Pictures):
+    (taken,) = await take_each(pictures, TEAM, [SentPicture("a", RED)])
+    (blob,) = pictures.blobs.stored()
+    blob.path.unlink()
+    assert await take_each(pictures, TEAM, [SentPicture("a", RED), SentPicture("b", RED)]) == [taken, taken]
+    assert await read(pictures, TEAM, taken.name) == RED
+
+
 async def test_low_detail_is_smaller(pictures: Pictures):
     large = data_url(encoded(gradient(1280, 800)))
     parts = [image(large, detail=detail) for detail in ("low", "high", "auto", None)] + [image(large)]

@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import Collection, Mapping
 from uuid import UUID
 
+import structlog
+
 from server.pictures.collaborators import Pictures
 from wire.errors import CorruptCheckpoint, Gone, NotFound
 from wire.pictures import Picture
+
+log = structlog.get_logger(__name__)
 
 
 async def find(pictures: Pictures, team_id: UUID, names: Collection[str]) -> Mapping[str, Picture]:
@@ -29,4 +33,5 @@ async def read_stored(pictures: Pictures, name: str) -> bytes:
     try:
         return await asyncio.to_thread(pictures.blobs.get, name)
     except CorruptCheckpoint as error:
-        raise Gone(f"picture {name} is not there any more: {error.message}") from None
+        log.warning("picture_lost", picture=name, reason=error.message)
+        raise Gone(f"picture {name} is not there any more; send its bytes again") from None

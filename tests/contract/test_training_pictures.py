@@ -50,7 +50,8 @@ async def seeing_base(base: ModelRow, database: AsyncDatabase) -> AsyncIterator[
     """Where some base reads pictures, bodies may be larger, which other tests are about: at the end none does."""
     info = {"vocab_size": VOCABULARY, "context_length": CONTEXT, "architecture": "T", "dtype": "d"}
     async with database.session() as session:
-        seeing = ModelRow(slug="org/Tiny-Eyes", name="org/Tiny-Eyes", weights="/nowhere")
+        slug = f"org/Tiny-Eyes-{uuid.uuid4().hex[:8]}"
+        seeing = ModelRow(slug=slug, name=slug, weights="/nowhere")
         seeing.info = {**info, "num_parameters": 1, "pictures": RULE.to_json()}
         session.add(seeing)
     await register_trainer(database, seeing.id)

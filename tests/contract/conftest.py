@@ -139,15 +139,17 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-async def origin(
-    database_url: str, base: ModelRow, tmp_path_factory: pytest.TempPathFactory, checkpoint_folder: Path
-) -> AsyncIterator[str]:
-    blobs: Path = tmp_path_factory.mktemp("blobs")
+def blob_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("blobs")
+
+
+@pytest.fixture(scope="session")
+async def origin(database_url: str, base: ModelRow, blob_folder: Path, checkpoint_folder: Path) -> AsyncIterator[str]:
     timeouts = Timeouts(operation_s=10, samplers_s=1)
     guard = GuardSettings(every_s=0.2, settle_s=0.2, retry_s=0.1, webhook_receivers=("127.0.0.1",))
     stored = GarbageCollectionSettings(f"file://{checkpoint_folder}", every_s=0)
     settings = ServerSettings(
-        database_url, blobs, "token", limits=LIMITS, timeouts=timeouts, guard=guard, garbage_collection=stored
+        database_url, blob_folder, "token", limits=LIMITS, timeouts=timeouts, guard=guard, garbage_collection=stored
     )
     async with serving(create_app(settings)) as url:
         yield url

@@ -17,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cli.main import app
+from store.blobs import BlobStore
 from tests.contract.conftest import Team
 from tests.contract.test_export import bring
 from tests.contract.test_pages import HTML, signed_in
@@ -126,6 +127,21 @@ async def test_an_export_says_what_becomes_of_pictures(seen: tuple[str, str], te
     assert json.loads(reply.content)["turns"][0]["prompt_media"][0]["name"] == seen[1]
     for query in ({"format": "trl", "pictures": "none"}, {"format": "parquet"}, {"status": "running"}):
         assert (await team.http.get("/v2/traces/export", params=query)).status_code == 200, query
+
+
+async def test_an_export_names_a_picture_that_was_lost(team: Team, blob_folder: Path):
+    taken = await send(team, data := png(31, 17))
+    await bring(team, line(taken))
+    (blob,) = [one for one in BlobStore(blob_folder).stored() if one.name == taken["name"]]
+    blob.path.unlink()
+    for query in ({"pictures": "files"}, {"format": "parquet"}):
+        reply = await team.http.get("/v2/traces/export", params=query)
+        assert reply.status_code == 410, reply.text
+        assert f"picture {taken['name']}" in reply.json()["detail"]
+        assert "/" not in reply.json()["detail"], "where it was is nobody's business"
+    assert (await team.http.get("/v2/traces/export", params={"pictures": "none"})).status_code == 200
+    await send(team, data)
+    assert (await members(team))[f"pictures/{taken['name']}.png"] == data
 
 
 async def test_a_picture_of_a_rollout_is_a_png_and_nothing_else(seen: tuple[str, str], team: Team, origin: str):

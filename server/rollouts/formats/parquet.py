@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from server.rollouts.formats.headway import headway_row
-from server.rollouts.formats.pictures import names_of
+from server.rollouts.formats.pictures import bytes_of, names_of
 from store.blobs import BlobStore
 from store.rollouts import Resolved
 from wire.errors import InvalidRequest
@@ -39,7 +39,7 @@ class ParquetRows:
         self._waiting = list[Any]()
 
     def write(self, rollouts: Sequence[Resolved]) -> Iterator[bytes]:
-        """Bytes of the file, a row group at a time. Raises CorruptCheckpoint where a picture's bytes are not there."""
+        """Bytes of the file, a row group at a time. Raises Gone where a picture's bytes are not there."""
         for several in _together(rollouts):
             rows = [self._row(resolved) for resolved in several]
             self._waiting.append(self._arrow.RecordBatch.from_pylist(rows, schema=self._schema))
@@ -49,7 +49,8 @@ class ParquetRows:
 
     def _row(self, resolved: Resolved) -> dict[str, Any]:
         pictures = [
-            {"name": name, "bytes": self._blobs.get(name) if self._blobs else None} for name in names_of([resolved])
+            {"name": name, "bytes": bytes_of(self._blobs, name) if self._blobs else None}
+            for name in names_of([resolved])
         ]
         return {**headway_row(resolved), "pictures": pictures}
 

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 
 from server.rollouts.formats.lines import JsonLines
-from server.rollouts.formats.pictures import names_of
+from server.rollouts.formats.pictures import bytes_of, names_of
 from store.blobs import BlobStore
 from store.rollouts import Resolved
 
@@ -18,7 +18,7 @@ _BLOCK = 512
 
 
 class PicturedTar:
-    """Raises CorruptCheckpoint where a picture's bytes are not there."""
+    """Raises Gone where a picture's bytes are not there."""
 
     def __init__(self, lines: JsonLines, blobs: BlobStore) -> None:
         self._lines = lines
@@ -31,7 +31,7 @@ class PicturedTar:
         for name in names_of(rollouts):
             if name not in self._written:
                 self._written.add(name)
-                yield _member(f"pictures/{name}.png", self._blobs.get(name))
+                yield _member(f"pictures/{name}.png", bytes_of(self._blobs, name))
         if lines := b"".join(self._lines.write(rollouts)):
             self._num_portions += 1
             yield _member(f"rollouts-{self._num_portions:06}.jsonl", lines)

@@ -66,6 +66,13 @@ class PictureRule:
         rows, columns = self.grid(width, height)
         return rows * columns
 
+    @property
+    def min_tokens(self) -> int:
+        """No picture has fewer, unless its sides are so unequal that `max_pixels` cuts them."""
+        return (
+            self.tokens if self.kind == "fixed" else max(1, math.ceil(self.min_pixels / (self.patch * self.merge) ** 2))
+        )
+
     def num_patches(self, width: int, height: int) -> int:
         """What the tower computes on for a picture of this size."""
         if self.kind == "fixed":

@@ -7,6 +7,7 @@ refused. Control tokens divide a text before all else, so that the ids around a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,8 @@ class Expander:
 
     def continued_media(self, request: RenderRequest) -> list[MediaItem]:
         """The runs in the ids that a chat goes on from: as the request says, or else those of the pictures of the
-        messages that the ids cover, in their order. Raises InvalidRequest."""
+        messages that the ids cover, in their order. Raises InvalidRequest, also where messages without pictures cover a
+        run that no policy wrote: as text, the prompt would be one that sees nothing."""
         ids = request.continued_ids or []
         if request.continued_media:
             self._rule.sequence("continued_ids", np.array(ids, np.int32), media_of(request.continued_media))
@@ -77,8 +79,11 @@ class Expander:
                 item = self._next_run(ids, at, picture, f"messages[{number}]")
                 media.append(item)
                 at = item.start + item.num_tokens
-        if media and self._rule.placeholder_id in ids[at:]:
-            raise InvalidRequest(f"continued_ids show more pictures than the {len(media)} of the messages they cover")
+        if _longest_run(ids[at:], self._rule.placeholder_id) >= (1 if media else max(2, self._rule.min_tokens)):
+            raise InvalidRequest(
+                f"continued_ids show more pictures than the {len(media)} of the messages they cover; send the pictures "
+                "again in the messages"
+            )
         return media
 
     @property
@@ -111,6 +116,10 @@ def _picture(part: Mapping[str, Any]) -> Picture:
     if isinstance(name, str) and is_name(name) and len(sizes) == 2:
         return Picture(name, *sizes)
     raise InvalidRequest('a picture should look like {"type": "picture", "name", "width", "height"}')
+
+
+def _longest_run(ids: Sequence[int], token_id: int) -> int:
+    return max((len(list(run)) for each, run in groupby(ids) if each == token_id), default=0)
 
 
 def _item(start: int, num_tokens: int, picture: Picture) -> MediaItem:

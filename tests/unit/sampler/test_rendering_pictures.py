@@ -157,6 +157,18 @@ def test_placeholders_that_a_policy_sampled_are_text(base: Base):
         base.render(messages, continued_ids=ids, continued_messages=3)
 
 
+def test_a_continuation_whose_client_left_out_the_pictures_is_refused(base: Base):
+    """It would go on as a text of placeholders. A placeholder that a policy sampled in a text goes on."""
+    messages, _ = CHATS["over several turns"]
+    blind = [{**message, "content": "this:"} if number == 1 else message for number, message in enumerate(messages)]
+    ids = [*base.render(messages[:2]).token_ids, 7]
+    for said in (blind, [*blind[:3], {"role": "user", "content": "and?"}]):
+        with pytest.raises(InvalidRequest, match="more pictures than the 0 of the messages they cover; send the pic"):
+            base.render(said, continued_ids=ids, continued_messages=3)
+    sampled = [*base.render(blind[:2]).token_ids, base.rule.placeholder_id]
+    assert base.render(blind, continued_ids=sampled, continued_messages=3).token_ids[: len(sampled)] == sampled
+
+
 def test_ids_that_do_not_show_what_their_messages_do_are_refused(base: Base):
     messages, _ = CHATS["over several turns"]
     covered = base.render(messages[:2])

@@ -66,7 +66,8 @@ class SamplerClient:
     called with the URL of one that does not answer, or whose connection breaks.
 
     Requests name their pictures. A sampler that lacks some says so before it begins: it is handed them, out of
-    `read_picture`, and asked again.
+    `read_picture`, and asked again. One that never took a picture is handed one before it is believed: of an older
+    release it would pass over what a request says of them, and answer what it never saw.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SamplerClient:
         self._on_lost = on_lost
         self._read_picture = read_picture
         self._metrics = metrics or ServerMetrics()
+        self._took_pictures = set[str]()  # URLs of samplers
 
     async def render(self, url: str, request: RenderRequest) -> TokenIds:
         """Messages to token ids, and the pictures that some of them stand for."""
@@ -149,12 +151,14 @@ class SamplerClient:
         self, url: str, path: str, headers: bytes, body: bytes, request: Flow | None
     ) -> AsyncGenerator[Exchange]:
         """The reply to a body. `request`: what it says, where it may name pictures."""
+        named = _names_in(request)
         for _ in range(_MOST_HANDED):
             async with self._connections.post(url + path, headers, body) as exchange:
-                if request is None or exchange.status != _LACKS_PICTURES:
+                is_believed = exchange.status != 200 or not named or url in self._took_pictures
+                if request is None or (exchange.status != _LACKS_PICTURES and is_believed):
                     yield exchange
                     return
-                missing = _missing_names(await exchange.read())
+                missing = _missing_names(await exchange.read()) if exchange.status == _LACKS_PICTURES else named[:1]
             await self._hand(url, UUID(request.team), missing)
         async with self._connections.post(url + path, headers, body) as exchange:
             yield exchange
@@ -162,6 +166,7 @@ class SamplerClient:
     async def _hand(self, url: str, team_id: UUID, names: list[str]) -> None:
         for name in names:
             await self._post(url, f"/pictures/{name}", await self._read_picture(team_id, name), kind=_PNG)
+            self._took_pictures.add(url)
 
     @contextmanager
     def _call(self, path: str, kind: str = _JSON) -> Generator[bytes]:
@@ -210,6 +215,15 @@ def _as_json(body: BaseModel) -> bytes:
         if "surrogates" in str(error):
             raise InvalidRequest("the request holds half a surrogate pair, which is not a character") from None
         raise InvalidRequest("the request is nested too deeply") from None
+
+
+def _names_in(request: Flow | None) -> list[str]:
+    """Pictures that a request names beside ids or messages, where whoever does not know of them passes over them."""
+    if isinstance(request, GenerateRequest) and request.chat is not None:
+        request = request.chat
+    if isinstance(request, RenderRequest):
+        return [item.name for item in request.continued_media]
+    return [item.name for item in request.prompt_media] if isinstance(request, GenerateRequest | ScoreRequest) else []
 
 
 def _missing_names(body: bytes) -> list[str]:

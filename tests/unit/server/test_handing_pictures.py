@@ -37,9 +37,12 @@ EVENT = GenerateEvent(text="4", finish_reason="stop")
 
 class Sampler:
     """Speaks of the port what pictures need. `keeps`: what it is handed stays. `silent`: it does not say what it
-    lacks. `takes`: its answer to what it is handed."""
+    lacks. `takes`: its answer to what it is handed. `lacks`: what it says that it lacks, unless it was handed it."""
 
-    def __init__(self, *, keeps: bool = True, silent: bool = False, takes: str = "204 No Content") -> None:
+    def __init__(
+        self, *, keeps: bool = True, silent: bool = False, takes: str = "204 No Content", lacks: list[str] = NAMES
+    ) -> None:
+        self._lacks = lacks
         self._takes = takes
         self.held = dict[str, bytes]()
         self.heads = list[bytes]()
@@ -62,7 +65,7 @@ class Sampler:
             length = "" if self._takes.startswith("204") else "Content-Length: 0\r\n"
             writer.write(f"HTTP/1.1 {self._takes}\r\n{length}\r\n".encode())
             return
-        missing = [name for name in NAMES if name not in self.held]
+        missing = [name for name in self._lacks if name not in self.held]
         problem = {"code": PICTURES_MISSING, "message": "pictures are missing"}
         answer = EVENT if path == "/generate" else PromptScores(logprobs=[-0.5, -0.5])
         content = answer.model_dump_json() + "\n"
@@ -138,3 +141,22 @@ async def test_a_picture_that_is_not_kept_any_more_ends_the_request():
         with pytest.raises(Gone, match=NAMES[0]):
             await generated(client, url)
     assert sampler.paths == ["/generate"]
+
+
+async def test_a_sampler_of_an_older_release_is_not_believed():
+    """It knows nothing of pictures, and would answer what it never saw."""
+    sampler = Sampler(lacks=[], takes="404 Not Found")
+    async with reaching(sampler) as (client, url):
+        with pytest.raises(SamplerGone) as given_up:
+            await generated(client, url)
+        with pytest.raises(SamplerGone):
+            await client.score(url, SCORE)
+        assert [event async for event in client.generate(url, GENERATE.model_copy(update={"prompt_media": []}))]
+    assert (given_up.value.broke_off, sampler.lost) == (False, [])
+
+
+async def test_a_sampler_that_has_them_all_shows_once_that_it_takes_pictures():
+    sampler = Sampler(lacks=[])
+    async with reaching(sampler) as (client, url):
+        assert await generated(client, url) == await generated(client, url) == [EVENT]
+    assert sampler.paths == ["/generate", f"/pictures/{NAMES[0]}", "/generate", "/generate"]

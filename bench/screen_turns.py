@@ -36,8 +36,9 @@ from bench.screens import ScreenBatch, Screens, screen_batch
 from examples.tiny_base.tokenizer import build_tokenizer, save_tokenizer
 from sampler.backends.local import LocalBackend, LocalSettings
 from sampler.pictures.pixels import Pixels
+from wire.media_items import media_items
 from wire.process.collector import paused_collector
-from wire.sampling import GenerateRequest, SamplingParams, media_items
+from wire.sampling import GenerateRequest, SamplingParams
 from wire.trajectories import Turn
 
 PLAIN, OURS, AGAIN = "plain", "ours", "again"

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from wire.errors import InvalidRequest
-from wire.extension import Int32Array, Media, TokenSequence
 
 _MAX_ASPECT = 200
 _PATCH_OF_TOWER = {"qwen2_5_vl": 14, "qwen3_vl": 16, "gemma3": 16}
@@ -95,28 +94,6 @@ class PictureRule:
             grow = math.sqrt(self.min_pixels / (width * height))
             return math.ceil(height * grow / block), math.ceil(width * grow / block)
         return rows, columns
-
-    def sequence(self, what: str, ids: Int32Array, media: tuple[Media, ...]) -> TokenSequence:
-        """Ids with their media, checked: runs in order, within the ids, of placeholders alone, and as long as the sizes
-        of their pictures ask for. Raises InvalidRequest with a sentence that begins with `what`."""
-        end = 0
-        for number, item in enumerate(media):
-            which = f"{what}: picture {number}"
-            if not end <= item.start < item.stop <= len(ids):
-                raise InvalidRequest(f"{which} has tokens {item.start} to {item.stop} of {len(ids)}, behind {end}")
-            if (expected := self._tokens_of(item, which)) != item.num_tokens:
-                size = f"{item.width}×{item.height}"
-                raise InvalidRequest(f"{which} has {item.num_tokens} tokens: one of {size} pixels has {expected} here")
-            if (ids[item.start : item.stop] != self.placeholder_id).any():
-                raise InvalidRequest(f"{which} stands on tokens other than {self.placeholder_id}, its placeholder")
-            end = item.stop
-        return TokenSequence(ids, media)
-
-    def _tokens_of(self, item: Media, which: str) -> int:
-        try:
-            return self.num_tokens(item.width, item.height)
-        except InvalidRequest as error:
-            raise InvalidRequest(f"{which}: {error.message}") from error
 
 
 def rule_in(folder: Path) -> PictureRule | None:

@@ -8,13 +8,11 @@ and their names before it does anything else; `POST /pictures/{name}` with the c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wire.extension import Media
 from wire.pictures import PictureLimits
 
 PICTURES_MISSING = "pictures_missing"
@@ -28,21 +26,6 @@ class MediaItem(BaseModel):
     name: str = Field(pattern="^[0-9a-f]{64}$")
     width: int = Field(ge=1, le=PictureLimits().side)
     height: int = Field(ge=1, le=PictureLimits().side)
-
-
-def media_items(media: Iterable[Media]) -> list[MediaItem]:
-    """Media as this border has them."""
-    return [
-        MediaItem(start=each.start, num_tokens=each.num_tokens, name=each.name, width=each.width, height=each.height)
-        for each in media
-    ]
-
-
-def media_of(items: Iterable[MediaItem]) -> tuple[Media, ...]:
-    """Media as sequences have them. Nothing is checked here: `PictureRule.sequence` does."""
-    return tuple(
-        Media(each.start, each.num_tokens, bytes.fromhex(each.name), each.width, each.height) for each in items
-    )
 
 
 class ForcedCalls(BaseModel):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from wire.engine import BaseModelInfo
 from wire.errors import InvalidRequest
 from wire.picture_rule import PictureRule
+from wire.picture_runs import sequence_of
 from wire.trajectories import Turn
 
 
@@ -42,7 +43,7 @@ def _check_ids(what: str, ids: npt.NDArray[np.integer[Any]], vocab_size: int) ->
 def _check_media(what: str, turn: Turn, info: BaseModelInfo) -> None:
     if info.pictures is None:
         raise InvalidRequest(f"{what} has pictures, and the base of this model reads texts alone")
-    PictureRule.from_json(info.pictures).sequence(what, turn.prompt_ids, turn.media)
+    sequence_of(PictureRule.from_json(info.pictures), what, turn.prompt_ids, turn.media)
 
 
 def _check_logprobs(where: str, turn: Turn, optional: bool) -> None:

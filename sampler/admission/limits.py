@@ -6,7 +6,9 @@ import numpy as np
 
 from sampler.backends.base import SamplerInfo
 from wire.errors import ContextLengthExceeded, InvalidRequest
-from wire.sampling import GenerateRequest, ScoreRequest, media_of
+from wire.media_items import media_of
+from wire.picture_runs import sequence_of
+from wire.sampling import GenerateRequest, ScoreRequest
 
 
 def max_new_tokens(request: GenerateRequest, info: SamplerInfo) -> int:
@@ -58,7 +60,7 @@ def _check_prompt(request: GenerateRequest | ScoreRequest, info: SamplerInfo) ->
     if media and info.pictures is None:
         raise InvalidRequest("this base takes no pictures")
     if media and info.pictures is not None:
-        info.pictures.sequence("the prompt", np.array(prompt, np.int32), media_of(media))
+        sequence_of(info.pictures, "the prompt", np.array(prompt, np.int32), media_of(media))
 
 
 def _check_ids(what: str, ids: list[int], info: SamplerInfo, field: str | None) -> None:

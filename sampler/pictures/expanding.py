@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from wire.errors import InvalidRequest
+from wire.media_items import media_of
 from wire.picture_rule import PictureRule
+from wire.picture_runs import sequence_of
 from wire.pictures import Picture, PictureLimits, is_name
-from wire.sampling import MediaItem, RenderRequest, media_of
+from wire.sampling import MediaItem, RenderRequest
 
 Message = Mapping[str, Any]
 
@@ -71,7 +73,7 @@ class Expander:
         run that no policy wrote: as text, the prompt would be one that sees nothing."""
         ids = request.continued_ids or []
         if request.continued_media:
-            self._rule.sequence("continued_ids", np.array(ids, np.int32), media_of(request.continued_media))
+            sequence_of(self._rule, "continued_ids", np.array(ids, np.int32), media_of(request.continued_media))
             return list(request.continued_media)
         media, at = list[MediaItem](), 0
         for number, message in enumerate(request.messages[: request.continued_messages]):

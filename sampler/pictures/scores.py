@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wire.sampling import PromptScores, ScoreRequest, media_of
+from wire.media_items import media_of
+from wire.sampling import PromptScores, ScoreRequest
 
 
 def without_pictures(scores: PromptScores, request: ScoreRequest) -> PromptScores:

@@ -22,7 +22,7 @@ from server.sampling.requests import Chat, Rollout, SampleRequest
 from server.sampling.target import Target
 from store.rollouts import RecordedSample, read_rollouts
 from wire.errors import ContextLengthExceeded, CorruptCheckpoint, InvalidRequest
-from wire.sampling import media_items
+from wire.media_items import media_items
 
 log = structlog.get_logger(__name__)
 

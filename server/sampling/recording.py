@@ -16,7 +16,8 @@ from server.sampling.requests import Chat, Prompt, Rollout, SampleRequest
 from server.sampling.target import Target
 from server.values.sanitizing import readable_value
 from store.rollouts import Conversation, NewSample, Served
-from wire.sampling import GenerateRequest, media_of
+from wire.media_items import media_of
+from wire.sampling import GenerateRequest
 from wire.trajectories import Turn
 
 _NOT_OF_SAMPLING = {"top_logprobs"}

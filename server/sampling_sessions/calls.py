@@ -12,8 +12,9 @@ import numpy.typing as npt
 from server.sampling.requests import PicturedPrompt
 from server.sampling.scoring import Scoring
 from wire.extension import Media
+from wire.media_items import media_items
 from wire.payload import decode, encode
-from wire.sampling import SamplingParams, media_items
+from wire.sampling import SamplingParams
 
 _NOTHING = -1
 _APART = ("prompt", "targets", "media")

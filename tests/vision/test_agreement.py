@@ -22,7 +22,8 @@ from trainer.engine.engine import EngineSettings, TrainingEngine
 from wire.conversion import to_datums
 from wire.engine import AdamParams, LossChoice
 from wire.lora import LoraConfig
-from wire.sampling import GenerateRequest, RenderRequest, SamplingParams, media_of
+from wire.media_items import media_of
+from wire.sampling import GenerateRequest, RenderRequest, SamplingParams
 from wire.trajectories import Batch, Trajectory, Turn
 
 MODEL = UUID(int=20)

@@ -35,7 +35,8 @@ from wire.canary_picture import canary_png
 from wire.engine import LoraConfig
 from wire.errors import CorruptCheckpoint
 from wire.extension import TokenSequence
-from wire.sampling import GenerateRequest, SamplingParams, ScoreRequest, media_of
+from wire.media_items import media_of
+from wire.sampling import GenerateRequest, SamplingParams, ScoreRequest
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

@@ -11,6 +11,7 @@ from wire.engine import BaseModelInfo, LoraConfig, Pictures
 from wire.errors import InvalidRequest
 from wire.extension import TokenSequence
 from wire.picture_rule import PictureRule
+from wire.picture_runs import sequence_of
 from wire.trajectories import Float32Array, Int32Array
 
 
@@ -105,7 +106,7 @@ def _check_media(where: str, sequence: TokenSequence, info: BaseModelInfo) -> No
         return
     if info.pictures is None:
         raise InvalidRequest(f"{where} has pictures, and this base takes text alone")
-    PictureRule.from_json(info.pictures).sequence(where, sequence.ids, sequence.media)
+    sequence_of(PictureRule.from_json(info.pictures), where, sequence.ids, sequence.media)
 
 
 def _ascend(spans: Int32Array) -> bool:

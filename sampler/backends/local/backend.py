@@ -37,11 +37,12 @@ from sampler.draws import Draws
 from sampler.vocabulary import Vocabulary
 from wire.errors import Conflict, NotFound
 from wire.loaded import Loaded, version_of
+from wire.media_items import media_of
 from wire.picture_rule import PictureRule
 from wire.process.onednn import keep_few_kernels
 from wire.process.product_dtype import ProductDtype
 from wire.process.threads import threads_for
-from wire.sampling import Constraint, GenerateEvent, GenerateRequest, PromptScores, ScoreRequest, media_of
+from wire.sampling import Constraint, GenerateEvent, GenerateRequest, PromptScores, ScoreRequest
 
 _NUM_BUILDERS = 2
 _NUM_PROBED = 16

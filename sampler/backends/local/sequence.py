@@ -13,7 +13,8 @@ from sampler.backends.local.token_sampling import RowSampling, SampledToken
 from sampler.backends.local.vision import Shown
 from sampler.incremental_detokenizer import IncrementalDetokenizer
 from sampler.vocabulary import Vocabulary
-from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, TopLogprob, media_of
+from wire.media_items import media_of
+from wire.sampling import GenerateEvent, GenerateRequest, SampledTokens, TopLogprob
 
 _LEAST_PROGRESS = 16
 _RECOMPUTED_A_TOKEN = 64

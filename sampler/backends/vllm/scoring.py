@@ -22,7 +22,8 @@ from sampler.backends.vllm.client import VllmClient
 from sampler.backends.vllm.media import features
 from sampler.pictures.scores import without_pictures
 from wire.errors import HeadwayError, InvalidRequest, Unavailable
-from wire.sampling import PromptScores, ScoreRequest, media_of
+from wire.media_items import media_of
+from wire.sampling import PromptScores, ScoreRequest
 from wire.stored_names import HEAD
 
 log = structlog.get_logger(__name__)

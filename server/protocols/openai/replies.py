@@ -29,8 +29,9 @@ from server.protocols.openai.schemas import (
 from server.sampling.answers import Answer
 from server.sampling.target import Target
 from wire.extension import TokenSequence
+from wire.media_items import media_of
 from wire.prompt_chunks import to_chunks
-from wire.sampling import SampledTokens, media_of
+from wire.sampling import SampledTokens
 
 
 class Envelope:

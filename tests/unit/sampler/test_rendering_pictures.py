@@ -27,8 +27,10 @@ from tests.vision.families import (
     small_tokenizer,
 )
 from wire.errors import ContextLengthExceeded, InvalidRequest
+from wire.media_items import media_of
 from wire.picture_rule import PictureRule, rule_of
-from wire.sampling import MediaItem, RenderRequest, TokenIds, media_of
+from wire.picture_runs import sequence_of
+from wire.sampling import MediaItem, RenderRequest, TokenIds
 
 SHOTS = [drawn(1), drawn(2, 100, 30), drawn(3, 20, 90)]
 NAMES = [sha256(png_of(shot)).hexdigest() for shot in SHOTS]
@@ -73,7 +75,7 @@ class Base:
     def names_in(self, tokens: TokenIds) -> list[str]:
         """Of its runs, each of which holds placeholders alone, and all of them."""
         ids = np.array(tokens.token_ids, np.int32)
-        sequence = self.rule.sequence("the prompt", ids, media_of(tokens.media))
+        sequence = sequence_of(self.rule, "the prompt", ids, media_of(tokens.media))
         assert (sequence.is_media == (ids == self.rule.placeholder_id)).all()
         return [item.name for item in sequence.media]
 

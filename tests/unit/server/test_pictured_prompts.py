@@ -14,7 +14,8 @@ from server.sampling.continuing import continued
 from server.sampling.requests import Chat, PicturedPrompt, affinity
 from store.rollouts import Conversation, RecordedSample
 from wire.extension import Media
-from wire.sampling import GenerateEvent, MediaItem, ParseOptions, RenderRequest, media_items
+from wire.media_items import media_items
+from wire.sampling import GenerateEvent, MediaItem, ParseOptions, RenderRequest
 from wire.trajectories import Turn
 
 ONE, OTHER = "1" * 64, "2" * 64

@@ -11,6 +11,7 @@ from tests.unit.wire.rules import FIXED, GEMMA_CONFIG, GEMMA_SETTINGS, PATCHES, 
 from wire.errors import InvalidRequest
 from wire.extension import Media
 from wire.picture_rule import PictureRule, rule_of
+from wire.picture_runs import sequence_of
 
 
 def test_a_screenshot_has_as_many_tokens_as_the_published_bases_make_of_it() -> None:
@@ -83,7 +84,7 @@ IDS = np.array([1, 9, 9, 9, 9, 2], np.int32)
 
 def test_ids_and_media_that_fit_are_a_sequence() -> None:
     media = (Media(1, 2, bytes(32), 32, 16), Media(3, 2, bytes(32), 16, 32))
-    assert PATCHES.sequence("the prompt", IDS, media).media == media
+    assert sequence_of(PATCHES, "the prompt", IDS, media).media == media
 
 
 @pytest.mark.parametrize(
@@ -101,4 +102,4 @@ def test_ids_and_media_that_fit_are_a_sequence() -> None:
 )
 def test_ids_and_media_that_do_not_fit_are_refused(media: tuple[Media, ...], said: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^the prompt: {said}"):
-        PATCHES.sequence("the prompt", IDS, media)
+        sequence_of(PATCHES, "the prompt", IDS, media)

@@ -28,7 +28,8 @@ from pathlib import Path
 LIBRARIES = (
     *("accelerate", "fastapi", "httpx", "numpy", "peft", "prometheus_client", "psycopg", "psycopg_pool"),
     *("safetensors.torch", "sqlalchemy.dialects.postgresql", "sqlalchemy.ext.asyncio", "sqlalchemy.orm", "structlog"),
-    *("tokenizers", "torch", "transformers.generation.utils", "typer", "uvicorn"),
+    *("tokenizers", "torch", "transformers.generation.utils", "transformers.models.auto.image_processing_auto"),
+    *("typer", "uvicorn"),
     *("cli.commands.planes", "store.catalog"),
 )
 """Of one plane or both: what only one uses is in memory once in any case. None of a plane's own modules."""

@@ -68,7 +68,7 @@ def links(page: str, name: str) -> list[str]:
 async def test_rollouts_are_found_by_what_was_said(scene: Scene):
     path = "/traces?text=boards+-refund"
     assert "No rollout is like that" in await words(scene.browser, path)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):  # behind the rollouts of other tests, and a server rests more than it reads
         while len(rows_of((page := await scene.browser.get("/traces?text=add+%22error+42%22")).text)) < 4:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
     assert "<mark>add</mark>" in page.text

@@ -5,6 +5,8 @@ Apart from the rule, since commands that only show their options import that, an
 
 from __future__ import annotations
 
+import numpy as np
+
 from wire.errors import InvalidRequest
 from wire.extension import Int32Array, Media, TokenSequence
 from wire.picture_rule import PictureRule
@@ -25,6 +27,23 @@ def sequence_of(rule: PictureRule, what: str, ids: Int32Array, media: tuple[Medi
             raise InvalidRequest(f"{which} stands on tokens other than {rule.placeholder_id}, its placeholder")
         end = item.stop
     return TokenSequence(ids, media)
+
+
+def longest_run(ids: Int32Array, token_id: int) -> int:
+    """How many times in a row the ids hold this one at most."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], ids == token_id, [False]])))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
+def refuse_unseen(rule: PictureRule, what: str, ids: Int32Array) -> None:
+    """Raises InvalidRequest where ids without media hold a run as long as that of the base's smallest picture: as text,
+    they would be a prompt that sees nothing. A placeholder that a policy sampled is text, and passes."""
+    longest = longest_run(ids, rule.placeholder_id)
+    if longest >= max(2, rule.min_tokens):
+        raise InvalidRequest(
+            f"{what} holds {longest} placeholders of a picture in a row, and no picture: send the prompt_chunks that "
+            "came with it"
+        )
 
 
 def _tokens_of(rule: PictureRule, item: Media, which: str) -> int:

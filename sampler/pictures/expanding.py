@@ -7,7 +7,6 @@ refused. Control tokens divide a text before all else, so that the ids around a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from wire.errors import InvalidRequest
 from wire.media_items import media_of
 from wire.picture_rule import PictureRule
-from wire.picture_runs import sequence_of
+from wire.picture_runs import longest_run, sequence_of
 from wire.pictures import Picture, PictureLimits, is_name
 from wire.sampling import MediaItem, RenderRequest
 
@@ -81,7 +80,9 @@ class Expander:
                 item = self._next_run(ids, at, picture, f"messages[{number}]")
                 media.append(item)
                 at = item.start + item.num_tokens
-        if _longest_run(ids[at:], self._rule.placeholder_id) >= (1 if media else max(2, self._rule.min_tokens)):
+        if longest_run(np.array(ids[at:], np.int32), self._rule.placeholder_id) >= (
+            1 if media else max(2, self._rule.min_tokens)
+        ):
             raise InvalidRequest(
                 f"continued_ids show more pictures than the {len(media)} of the messages they cover; send the pictures "
                 "again in the messages"
@@ -118,10 +119,6 @@ def _picture(part: Mapping[str, Any]) -> Picture:
     if isinstance(name, str) and is_name(name) and len(sizes) == 2:
         return Picture(name, *sizes)
     raise InvalidRequest('a picture should look like {"type": "picture", "name", "width", "height"}')
-
-
-def _longest_run(ids: Sequence[int], token_id: int) -> int:
-    return max((len(list(run)) for each, run in groupby(ids) if each == token_id), default=0)
 
 
 def _item(start: int, num_tokens: int, picture: Picture) -> MediaItem:

@@ -148,6 +148,17 @@ async def test_chunks_are_read_and_ids_beside_them_are_not(team, model, database
     assert datum.model_input.ids.tolist() == [1, *[PLACEHOLDER] * 4, 2, 7]
 
 
+async def test_ids_of_pictures_that_were_left_out_are_refused(team, model, database):
+    """As text they would train a policy that sees nothing. A placeholder that a policy sampled is text."""
+    sample = {name: value for name, value in turn().items() if name != "prompt_chunks"}
+    for number, status in ((NUM_TOKENS, 422), (1, 200)):
+        body = batch([{**sample, "prompt_token_ids": [1, *[PLACEHOLDER] * number, 2]}])
+        reply = await team.train(model["id"], "forward-backward", body)
+        assert reply.status_code == status, reply.text
+        assert (status == 200) != ("4 placeholders of a picture in a row" in reply.text)
+    assert await num_operations(database, model["id"]) == 1
+
+
 async def test_forwards_have_a_place_for_each_placeholder(team, model, database):
     reply = await team.train(model["id"], "forward", batch([turn(text(1), inline(RED), text(2))]))
     assert reply.status_code == 200, reply.text

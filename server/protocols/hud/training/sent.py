@@ -16,7 +16,9 @@ from server.protocols.hud.training.schemas import BackwardRequest, ForwardReques
 from server.training.admission import TrainedModel
 from server.training.requests import BatchRequest, WeightsRequest
 from wire.errors import InvalidRequest
-from wire.extension import TokenSequence
+from wire.extension import Int32Array, TokenSequence
+from wire.picture_rule import PictureRule
+from wire.picture_runs import refuse_unseen
 from wire.process.off_loop import off_loop
 from wire.prompt_chunks import read_chunks
 from wire.trajectories import Trajectory, Turn
@@ -58,13 +60,14 @@ async def name_pictures(pictures: Pictures, model: TrainedModel, sent: Sent[Any]
 
 
 async def sent_batch(sent: Sent[ForwardRequest], pictures: Pictures, model: TrainedModel) -> BatchRequest:
-    """The batch of a request whose pictures have names. Raises InvalidRequest for a trace id that is none, and what
-    `server.pictures.prompts.sequences` raises."""
+    """The batch of a request whose pictures have names. Raises InvalidRequest for a trace id that is none and for ids
+    that stand for pictures which are not there, and what `server.pictures.prompts.sequences` raises."""
     samples = [*_chunked(sent.body)]
     prompts = [ChunkedPrompt(where, sample.prompt_chunks or []) for where, sample in samples]
-    found = await sequences(pictures, model.team_id, rule_of(model.info.pictures), prompts)
+    rule = rule_of(model.info.pictures)
+    found = await sequences(pictures, model.team_id, rule, prompts)
     by_sample = {id(sample): sequence for (_, sample), sequence in zip(samples, found, strict=True)}
-    return await off_loop(sent.num_bytes, _batch, sent.body, sent.num_bytes, by_sample)
+    return await off_loop(sent.num_bytes, _batch, sent.body, sent.num_bytes, by_sample, rule)
 
 
 async def sent_weights(sent: Sent[BackwardRequest]) -> WeightsRequest:
@@ -73,23 +76,33 @@ async def sent_weights(sent: Sent[BackwardRequest]) -> WeightsRequest:
     return WeightsRequest(body.forward_id, body.weights, body.metrics, sent.num_bytes)
 
 
-def _chunked(body: ForwardRequest) -> Iterator[tuple[str, SampleInput]]:
-    """The turns whose prompts are chunks, and their places."""
+def _samples(body: ForwardRequest) -> Iterator[tuple[str, SampleInput]]:
+    """Turns that were sent, and their places."""
     for index, item in enumerate(body.inputs):
         for number, sample in enumerate([] if isinstance(item, str) else item.samples):
-            if sample.prompt_chunks:
-                yield _place(index, number), sample
+            yield f"input {index}, sample {number}", sample
 
 
-def _place(index: int, number: int) -> str:
-    return f"input {index}, sample {number}"
+def _chunked(body: ForwardRequest) -> Iterator[tuple[str, SampleInput]]:
+    return ((where, sample) for where, sample in _samples(body) if sample.prompt_chunks)
+
+
+def _of_ids_alone(body: ForwardRequest) -> Iterator[tuple[str, Int32Array]]:
+    for where, sample in _samples(body):
+        if not sample.prompt_chunks and sample.prompt_token_ids is not None:
+            yield where, sample.prompt_token_ids
 
 
 def _read_prompts(samples: Sequence[tuple[str, SampleInput]]) -> list[ChunkedPrompt]:
     return [ChunkedPrompt(where, read_chunks(where, sample.prompt_chunks or [])) for where, sample in samples]
 
 
-def _batch(body: ForwardRequest, num_bytes: int, prompts: Mapping[int, TokenSequence]) -> BatchRequest:
+def _batch(
+    body: ForwardRequest, num_bytes: int, prompts: Mapping[int, TokenSequence], rule: PictureRule | None
+) -> BatchRequest:
+    if rule is not None:
+        for where, prompt_ids in _of_ids_alone(body):
+            refuse_unseen(rule, f"{where}: prompt_token_ids", prompt_ids)
     inputs = [
         _trace_id(index, item) if isinstance(item, str) else _trajectory(index, item, prompts)
         for index, item in enumerate(body.inputs)

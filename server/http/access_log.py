@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ROLLOUT_ID = re.compile(r"[0-9A-Fa-f-]{32,36}")
 _SCOPE_KEY = "headway.request_id"
-_QUIET = ("/healthz", "/readyz", "/metrics")
+_QUIET = ("/healthz", "/readyz", "/readyz/server", "/metrics")
 
 
 def request_id(scope: Scope) -> str:

@@ -35,6 +35,7 @@ from server.sampling.lookups import (
     SharedLookups,
     answering_samplers,
     checkpoint_wants,
+    database_answering,
     holder_lookups,
     live_sampler_urls,
     serving_lookups,
@@ -84,6 +85,7 @@ class Context:
     pictures: Pictures
     shutdown: Shutdown
     answering: SharedLookups[str, bool]
+    database_answering: SharedLookups[str, None]
     adapter_files: AdapterFiles
     run_defaults: RunDefaults
     tunnels: Tunnels
@@ -163,6 +165,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 pictures,
                 shutdown,
                 answering_samplers(connections.is_answering),
+                database_answering(background),
                 AdapterFiles(_checkpoint_store(settings)),
                 RunDefaults.read(settings.runs.defaults),
                 Tunnels(database, background, listener, metrics),

@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket
 from server.http.errors import error_body_of, error_response
 from server.process.shutdown import ServerStopping, Shutdown
 
-_ALWAYS_SERVED = ("/healthz", "/readyz", "/metrics")
+_ALWAYS_SERVED = ("/healthz", "/readyz", "/readyz/server", "/metrics")
 _EVENTS = "text/event-stream"
 _SERVICE_RESTART = 1012
 

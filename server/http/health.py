@@ -1,5 +1,6 @@
 """`/healthz`: this process runs. `/readyz`: a chat with any base would be served now, and what it teaches be trained;
-else what is missing.
+else what is missing. `/readyz/server`: this process takes requests, whatever there is of trainers and samplers; a load
+balancer goes by it.
 
 A base is served by a sampler that lives, is not drained, has loaded the base's weights and answers. It is trained by a
 trainer that is ready; where trainers start on demand, none lives while there is nothing to train, and the base is ready
@@ -23,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.http.access import ANYBODY
 from server.http.context import Context, ContextDep
 from server.http.routing import KeyedRouter
-from store.database import AsyncDatabase
+from store.database import DATABASE_AWAY, AsyncDatabase
 from store.planes.registration import is_live
 from store.planes.trainer_availability import TrainerAvailability, trainer_availability_async
 from store.pool_queue import TooBusy
@@ -32,6 +33,11 @@ from wire.adapter_names import base_adapter_name_sql
 
 log = structlog.get_logger(__name__)
 router = KeyedRouter(tags=["health"])
+
+_STOPPING = "this server is stopping; another one takes its requests"
+_DATABASE_AWAY = "the database does not answer"
+_DATABASE_S = 2.0
+"""Shorter than probes wait."""
 
 
 class BaseReadiness(BaseModel):
@@ -55,10 +61,42 @@ class Readiness(BaseModel):
     stopping: bool = False
 
 
+class ServerReadiness(BaseModel):
+    """Whether this process takes requests, and if not, why, in a sentence."""
+
+    ready: bool
+    missing: list[str]
+
+
 @router.get("/healthz", dependencies=[ANYBODY])
 async def healthz() -> dict[str, str]:
     """Whether this process runs."""
     return {"status": "ok"}
+
+
+@router.get(
+    "/readyz/server",
+    response_model=ServerReadiness,
+    responses={503: {"model": ServerReadiness, "description": "Not ready"}},
+    dependencies=[ANYBODY],
+)
+async def readyz_server(context: ContextDep) -> JSONResponse:
+    """200 when this process takes requests; 503 while it stops, and while its database does not answer. Trainers and
+    samplers may be missing."""
+    missing = [_STOPPING] if context.shutdown.is_begun else []
+    if not await _database_answers(context):
+        missing.append(_DATABASE_AWAY)
+    return _readiness(missing, {})
+
+
+async def _database_answers(context: Context) -> bool:
+    try:
+        async with asyncio.timeout(_DATABASE_S):
+            await context.database_answering.ask("select 1")
+    except (*DATABASE_AWAY, TimeoutError) as error:
+        log.warning("database_away", error=str(error).partition("\n")[0] or f"no answer within {_DATABASE_S:.0f} s")
+        return False
+    return True
 
 
 @router.get(
@@ -70,13 +108,13 @@ async def healthz() -> dict[str, str]:
 async def readyz(context: ContextDep) -> JSONResponse:
     """200 when the whole loop can run; 503 with what is missing, and while this server stops."""
     stopping = context.shutdown.is_begun
-    missing = ["this server is stopping; another one takes its requests"] if stopping else []
+    missing = [_STOPPING] if stopping else []
     facts: dict[str, Any] = {"database": True, "bases": [], "stopping": stopping}
     try:
         supplies, samplers = await _planes(context.background)
     except (SQLAlchemyError, TooBusy) as error:
         log.warning("database_away", error=str(error).splitlines()[0])
-        return _readiness([*missing, "the database does not answer"], {**facts, "database": False})
+        return _readiness([*missing, _DATABASE_AWAY], {**facts, "database": False})
     if not supplies:
         missing.append("no base model is registered; 'headway sampler --base NAME=PATH' and 'headway trainer' do it")
     on_demand = context.settings.trainer_start is not None

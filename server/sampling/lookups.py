@@ -41,6 +41,7 @@ PIN_S = 600.0
 """How long samplers hold a checkpoint after a request that named it."""
 _WANTED_AGAIN_S = 5.0
 _ANSWERS_WITHIN_S = 1.0
+_DATABASE_ASKED_AGAIN_S = 0.5
 
 
 class SharedLookups(Generic[Q, A]):
@@ -178,6 +179,17 @@ def answering_samplers(is_answering: Callable[[str], Awaitable[bool]]) -> Shared
             return False
 
     return SharedLookups(fetch, good_for_s=_ANSWERS_WITHIN_S)
+
+
+def database_answering(database: AsyncDatabase) -> SharedLookups[str, None]:
+    """Has the database answer a statement; it is asked twice a second at most, and once at a time however many wait for
+    an answer that does not come."""
+
+    async def fetch(statement: str) -> None:
+        async with database.connection() as connection:
+            await connection.execute(statement.encode())
+
+    return SharedLookups(fetch, good_for_s=_DATABASE_ASKED_AGAIN_S)
 
 
 def live_sampler_urls(database: AsyncDatabase) -> Callable[[], Awaitable[set[str]]]:

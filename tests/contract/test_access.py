@@ -81,6 +81,7 @@ NAMED = "/api/v1/training_runs/{run}/checkpoints/{checkpoint_id:path}"
 ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/healthz"): (PUBLIC, None),
     ("GET", "/readyz"): (PUBLIC, None),
+    ("GET", "/readyz/server"): (PUBLIC, None),
     ("GET", "/metrics"): (ADMIN, None),
     ("POST", "/sdk-events/cli"): (PUBLIC, {}),
     ("POST", "/v3/api/sdk-events/cli"): (PUBLIC, {}),

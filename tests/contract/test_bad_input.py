@@ -248,6 +248,7 @@ async def test_a_base_model_cannot_be_trained(team, base, database):
 OPEN = {
     "/healthz",
     "/readyz",
+    "/readyz/server",
     "/api/v1/healthz",
     "/api/v1/files/{token}/{file_name}",
     "/v2/builds/{build_id}/archive",

@@ -43,6 +43,7 @@ from wire.pictures import PictureLimits
 OPEN = {
     ("GET", "/healthz"),
     ("GET", "/readyz"),
+    ("GET", "/readyz/server"),
     ("GET", "/api/v1/healthz"),
     ("GET", "/api/v1/files/{token}/{file_name}"),
     ("GET", "/login"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.engine import make_url
 
 from server.app import create_app
 from server.process.settings import ServerSettings, TrainerStart
@@ -110,3 +114,51 @@ async def test_a_base_without_a_trainer_is_ready_only_where_one_would_be_started
             async with database.session() as session:
                 await session.execute(delete(TrainerStartRow).where(TrainerStartRow.base_id == base.id))
         assert "no such machine" in sentence
+
+
+class Relay:
+    """Between a server and its PostgreSQL, on the path of one socket; silent while `is_open` is not set."""
+
+    def __init__(self, database_url: str) -> None:
+        self._url = make_url(database_url)
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+
+    @asynccontextmanager
+    async def url(self, folder: Path) -> AsyncIterator[str]:
+        host, port = str(self._url.query["host"]), self._url.port or self._url.query.get("port", 5432)
+        name = f".s.PGSQL.{port}"
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            far_reader, far_writer = await asyncio.open_unix_connection(f"{host}/{name}")
+            await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
+
+        async with await asyncio.start_unix_server(relay, folder / name):
+            yield self._url.update_query_dict({"host": str(folder)}).render_as_string(hide_password=False)
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(65536):
+            await self.is_open.wait()
+            writer.write(chunk)
+        writer.close()
+
+
+async def test_a_server_takes_requests_without_samplers_and_not_without_its_database(
+    database, database_url, base, tmp_path
+):
+    relay = Relay(database_url)
+    async with (
+        relay.url(tmp_path) as url,
+        serving(create_app(ServerSettings(url, tmp_path, "token"))) as origin,
+        httpx.AsyncClient(base_url=origin, timeout=60, trust_env=False) as http,
+    ):
+        async with no_samplers(database):
+            assert (await http.get("/readyz/server")).json() == {"ready": True, "missing": []}
+        await asyncio.sleep(1.0)  # until it has to ask again
+        relay.is_open.clear()
+        asked = [http.get("/readyz/server") for _ in range(3)]
+        for reply in await asyncio.gather(*asked):
+            assert (reply.status_code, reply.json()["missing"]) == (503, ["the database does not answer"])
+        relay.is_open.set()
+        while (await http.get("/readyz/server")).status_code != 200:  # noqa: ASYNC110 - it happens in the server
+            await asyncio.sleep(0.05)

@@ -124,6 +124,7 @@ async def test_health_needs_no_key_and_readiness_says_what_is_missing(team, base
     assert ready.status_code == (200 if all(o["trainers"] and o["samplers"] for o in others) else 503)
     async with no_samplers(database):
         assert (await team.http.get("/readyz")).status_code == 503
+        assert (await team.http.get("/readyz/server")).json() == {"ready": True, "missing": []}
 
 
 async def test_the_api_description_loads_nothing_from_elsewhere(team):

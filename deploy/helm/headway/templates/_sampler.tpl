@@ -1,0 +1,227 @@
+{{/* Parts of samplers, which Deployments and LeaderWorkerSets share. */}}
+
+{{/* spec: whether vLLM has a container of its own. */}}
+{{- define "headway.sampler.isAttached" -}}
+{{- if and (eq .spec.backend "vllm") (or .spec.attached (gt (int .spec.nodes) 1)) }}true{{ end -}}
+{{- end -}}
+
+{{/* root, spec, base, ofVllm (whether vLLM is started by it): the container of the sampler itself */}}
+{{- define "headway.sampler.container" -}}
+{{- $attached := include "headway.sampler.isAttached" . -}}
+{{- $gpus := ternary 0 (int .spec.gpus) (not (empty $attached)) -}}
+{{- $resources := ternary .spec.agentResources .spec.resources (not (empty $attached)) -}}
+{{- with .spec -}}
+name: sampler
+image: {{ include "headway.image" (dict "root" $.root "image" .image) }}
+imagePullPolicy: {{ $.root.Values.imagePullPolicy }}
+args:
+  - sampler
+  - --backend
+  - {{ .backend }}
+  - --base
+  - {{ $.base }}
+  - --host
+  - {{ include "headway.anyAddress" $.root }}
+  - --port
+  - "8430"
+  - --advertise
+  - {{ printf "%s://%s:8430" (ternary "https" "http" $.root.Values.tls.enabled) (include "headway.podHost" $.root) }}
+  {{- if gt (int .threads) 0 }}
+  - --threads
+  - {{ .threads | quote }}
+  {{- end }}
+env:
+  {{- include "headway.addressEnv" $.root | nindent 2 }}
+  {{- include "headway.databaseEnv" $.root | nindent 2 }}
+  {{- include "headway.folderEnv" $.root | nindent 2 }}
+  {{- include "headway.storeEnv" $.root | nindent 2 }}
+  {{- include "headway.samplerTokenEnv" $.root | nindent 2 }}
+  {{- include "headway.metricsTokenEnv" $.root | nindent 2 }}
+  {{- include "headway.modelsEnv" $.root | nindent 2 }}
+  - {name: HEADWAY_DRAIN_S, value: {{ .drainSeconds | quote }}}
+  {{- if eq .backend "vllm" }}
+  - {name: HEADWAY_VLLM_MAX_LORA_RANK, value: {{ .maxLoraRank | quote }}}
+  - {name: HEADWAY_VLLM_MAX_NUM_SEQS, value: {{ .maxNumSeqs | quote }}}
+  {{- if $attached }}
+  - {name: HEADWAY_VLLM_URL, value: "http://127.0.0.1:8000"}
+  - {name: HEADWAY_VLLM_ADAPTER_DIR, value: /adapters}
+  {{- else }}
+  - {name: HEADWAY_SAMPLER_TENSOR_PARALLEL, value: {{ max 1 (int .gpus) | quote }}}
+  {{- end }}
+  {{- if .vllmArgs }}
+  - {name: HEADWAY_VLLM_ARGS, value: {{ .vllmArgs | quote }}}
+  {{- end }}
+  {{- end }}
+  {{- with .extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
+ports:
+  - {name: http, containerPort: 8430}
+startupProbe:  # it listens once the base is loaded
+  httpGet: {path: /healthz, port: http}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: {{ div (int .startSeconds) 5 }}
+readinessProbe:  # whether it can generate; while its vLLM is started again it cannot
+  httpGet: {path: /healthz, port: http}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 2
+livenessProbe:  # the process itself: it starts a vLLM that died again, or ends
+  tcpSocket: {port: http}
+  periodSeconds: 10
+  timeoutSeconds: 10
+  failureThreshold: 6
+resources: {{- include "headway.resources" (dict "resources" $resources "gpus" $gpus "gpuResource" .gpuResource) | nindent 2 }}
+securityContext: {{- include "headway.containerSecurity" $.root | nindent 2 }}
+volumeMounts:
+  {{- include "headway.folderMounts" $.root | nindent 2 }}
+  {{- include "headway.modelMounts" $.root | nindent 2 }}
+  {{- if $attached }}
+  {{- include "headway.sampler.adapterMount" $ | nindent 2 }}
+  {{- end }}
+  {{- with include "headway.databaseMounts" $.root }}{{ . | nindent 2 }}{{ end }}
+{{- end }}
+{{- end -}}
+
+{{/* spec: adapters, for sampler and vLLM; each group of pods has a folder of its own in the claim. */}}
+{{- define "headway.sampler.adapterMount" -}}
+{{- if .spec.adapterClaim -}}
+- {name: adapters, mountPath: /adapters, subPathExpr: $(GROUP)}
+{{- else -}}
+- {name: adapters, mountPath: /adapters}
+{{- end }}
+{{- end -}}
+
+{{/* root, spec */}}
+{{- define "headway.sampler.volumes" -}}
+{{ include "headway.folderVolumes" . }}
+{{ include "headway.modelVolumes" . }}
+{{- if include "headway.sampler.isAttached" . }}
+- name: adapters
+{{- if .spec.adapterClaim }}
+  persistentVolumeClaim: {claimName: {{ .spec.adapterClaim }}}
+{{- else }}
+  emptyDir: {sizeLimit: {{ .spec.dataSize }}}
+{{- end }}
+{{- end }}
+{{- with include "headway.databaseVolumes" .root }}
+{{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* root, spec, base, headless: vLLM in a container of its own, as the sampler would start it. With headless, the part
+of it on another node than the first. */}}
+{{- define "headway.sampler.vllm" -}}
+{{- with .spec -}}
+name: vllm
+image: {{ include "headway.image" (dict "root" $.root "image" .image) }}
+imagePullPolicy: {{ $.root.Values.imagePullPolicy }}
+command: [/opt/vllm/bin/python, -m, vllm.entrypoints.cli.main]
+args:
+  - serve
+  - {{ (get $.root.Values.bases $.base).weights | quote }}
+  {{- if $.headless }}
+  - --headless
+  {{- else }}
+  - --host
+  - 127.0.0.1
+  - --port
+  - "8000"
+  {{- end }}
+  - --logprobs-mode
+  - processed_logprobs
+  - --generation-config
+  - vllm
+  - --max-logprobs
+  - "21"
+  - --max-loras
+  - "8"
+  - --max-cpu-loras
+  - "64"
+  - --max-lora-rank
+  - {{ .maxLoraRank | quote }}
+  - --max-num-seqs
+  - {{ .maxNumSeqs | quote }}
+  - --tensor-parallel-size
+  - {{ max 1 (int .gpus) | quote }}
+  {{- if gt (int .nodes) 1 }}
+  - --pipeline-parallel-size
+  - {{ .nodes | quote }}
+  - --nnodes
+  - {{ .nodes | quote }}
+  - --node-rank
+  - {{ ternary "$(LWS_WORKER_INDEX)" "0" (not (not $.headless)) | quote }}
+  - --master-addr
+  - $(LWS_LEADER_ADDRESS)
+  - --master-port
+  - "29500"
+  {{- end }}
+  - --scheduling-policy
+  - priority
+  - --stream-interval
+  - "8"
+  - --structured-outputs-config
+  - '{"backend": "xgrammar", "disable_any_whitespace": true}'
+  - --worker-extension-cls
+  - worker_extension.WorkerExtension
+  - --shutdown-timeout
+  - "30"
+  - --enable-lora
+  - --enable-scale-out
+  - --disable-uvicorn-access-log
+  {{- range splitList " " .vllmArgs }}
+  {{- if . }}
+  - {{ . | quote }}
+  {{- end }}
+  {{- end }}
+env:
+  {{- include "headway.addressEnv" $.root | nindent 2 }}
+  {{- if .adapterClaim }}
+  - name: GROUP
+    valueFrom: {fieldRef: {fieldPath: "metadata.labels['leaderworkerset.sigs.k8s.io/group-index']"}}
+  {{- end }}
+  - {name: HOME, value: /tmp}
+  - {name: VLLM_ALLOW_RUNTIME_LORA_UPDATING, value: "1"}
+  - {name: VLLM_NO_USAGE_STATS, value: "1"}
+  - {name: VLLM_HOST_IP, value: $(POD_IP)}
+  # What of ours runs inside it: the worker extension, and how pictures become pixels
+  - name: PYTHONPATH
+    value: /opt/headway/lib/python3.12/site-packages/sampler/backends/vllm:/opt/headway/lib/python3.12/site-packages/sampler/backends/vllm/plugin
+  {{- include "headway.modelsEnv" $.root | nindent 2 }}
+  {{- with .extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- if not $.headless }}
+ports:
+  - {name: vllm, containerPort: 8000}
+startupProbe:
+  exec: {command: [/opt/vllm/bin/python, -c, {{ include "headway.sampler.vllmIsWell" $ | quote }}]}
+  periodSeconds: 10
+  timeoutSeconds: 10
+  failureThreshold: {{ div (int .startSeconds) 10 }}
+readinessProbe:
+  exec: {command: [/opt/vllm/bin/python, -c, {{ include "headway.sampler.vllmIsWell" $ | quote }}]}
+  periodSeconds: 10
+  timeoutSeconds: 10
+  failureThreshold: 3
+livenessProbe:
+  exec: {command: [/opt/vllm/bin/python, -c, {{ include "headway.sampler.vllmIsWell" $ | quote }}]}
+  periodSeconds: 20
+  timeoutSeconds: 15
+  failureThreshold: 6
+{{- end }}
+resources: {{- include "headway.resources" (dict "resources" .resources "gpus" .gpus "gpuResource" .gpuResource) | nindent 2 }}
+securityContext: {{- include "headway.containerSecurity" $.root | nindent 2 }}
+volumeMounts:
+  - {name: temporary, mountPath: /tmp}
+  {{- include "headway.modelMounts" $.root | nindent 2 }}
+  {{- include "headway.sampler.adapterMount" $ | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* It listens on loopback alone, where no probe of the kubelet reaches it. */}}
+{{- define "headway.sampler.vllmIsWell" -}}
+import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=8)
+{{- end -}}
+
+{{/* spec: seconds from SIGTERM to the end: requests, then two seconds, then its vLLM. */}}
+{{- define "headway.sampler.graceSeconds" -}}
+{{ add (int .spec.drainSeconds) (ternary 35 8 (eq .spec.backend "vllm")) }}
+{{- end -}}

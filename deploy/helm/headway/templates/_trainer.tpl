@@ -1,0 +1,66 @@
+{{/* Parts of trainers, which Deployments and LeaderWorkerSets share. All take root, spec and base. */}}
+
+{{- define "headway.trainer.settings" -}}
+image: {{ include "headway.image" (dict "root" .root "image" .spec.image) }}
+imagePullPolicy: {{ .root.Values.imagePullPolicy }}
+resources:
+  {{- include "headway.resources" (dict "resources" .spec.resources "gpus" .spec.gpus "gpuResource" .spec.gpuResource) | nindent 2 }}
+securityContext: {{- include "headway.containerSecurity" .root | nindent 2 }}
+volumeMounts:
+  {{- include "headway.folderMounts" .root | nindent 2 }}
+  {{- include "headway.modelMounts" .root | nindent 2 }}
+  {{- with include "headway.databaseMounts" .root }}{{ . | nindent 2 }}{{ end }}
+{{- end -}}
+
+{{- define "headway.trainer.options" -}}
+- --base
+- {{ .base }}
+- --device
+- {{ .spec.device }}
+{{- if gt (int .spec.threads) 0 }}
+- --threads
+- {{ .spec.threads | quote }}
+{{- end }}
+- --metrics-host
+- {{ include "headway.anyAddress" .root }}
+- --metrics-port
+- "9420"
+{{- end -}}
+
+{{- define "headway.trainer.env" -}}
+{{ include "headway.databaseEnv" .root }}
+{{ include "headway.folderEnv" .root }}
+{{ include "headway.storeEnv" .root }}
+{{ include "headway.metricsTokenEnv" .root }}
+{{ include "headway.modelsEnv" .root }}
+- {name: HEADWAY_STOP_GRACE_S, value: {{ .spec.stopGraceSeconds | quote }}}
+{{- end -}}
+
+{{/* Of the process that serves metrics, which it does once the base is loaded. */}}
+{{- define "headway.trainer.probes" -}}
+ports:
+  - {name: metrics, containerPort: 9420}
+startupProbe:
+  tcpSocket: {port: metrics}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: {{ div (int .spec.startSeconds) 5 }}
+readinessProbe:  # PostgreSQL has had a heartbeat of the trainer on this host lately
+  exec: {command: [python, /opt/health.py, trainer]}
+  periodSeconds: 30
+  timeoutSeconds: 15
+  failureThreshold: 2
+livenessProbe:  # the process itself, which ends when its engine hangs; that the database is away is nothing to restart for
+  tcpSocket: {port: metrics}
+  periodSeconds: 30
+  timeoutSeconds: 15
+  failureThreshold: 4
+{{- end -}}
+
+{{- define "headway.trainer.volumes" -}}
+{{ include "headway.folderVolumes" . }}
+{{ include "headway.modelVolumes" . }}
+{{- with include "headway.databaseVolumes" .root }}
+{{ . }}
+{{- end }}
+{{- end -}}

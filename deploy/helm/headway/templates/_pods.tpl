@@ -83,7 +83,7 @@ capabilities: {drop: [ALL]}
 {{/* root, spec */}}
 {{- define "headway.modelVolumes" -}}
 - name: models
-  {{- toYaml .root.Values.models.volume | nindent 2 }}
+  {{- toYaml (.root.Values.models.volume | default (dict "emptyDir" dict)) | nindent 2 }}
 - name: shared-memory
   emptyDir: {medium: Memory, sizeLimit: {{ .spec.sharedMemory }}}
 {{- end -}}

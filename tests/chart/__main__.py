@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.chart.house_rules import broken_rules
 from tests.chart.rendering import CHART, NotRendered, lint, profiles, render
 from tests.chart.tools import NotInstalled
 from tests.chart.validation import problems
@@ -20,7 +21,8 @@ def faults(chart: Path) -> Iterator[str]:
         except NotRendered as error:
             yield f"{profile}: {error}"
             continue
-        yield from (f"{profile}: {line}" for line in problems(documents))
+        found = problems(documents) or broken_rules(documents)
+        yield from (f"{profile}: {line}" for line in found)
 
 
 def main(words: list[str]) -> int:

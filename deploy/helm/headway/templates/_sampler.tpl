@@ -38,6 +38,9 @@ env:
   {{- include "headway.samplerTokenEnv" $.root | nindent 2 }}
   {{- include "headway.metricsTokenEnv" $.root | nindent 2 }}
   {{- include "headway.modelsEnv" $.root | nindent 2 }}
+  {{- if $attached }}
+  {{- with include "headway.sampler.groupEnv" $ }}{{ . | nindent 2 }}{{ end }}
+  {{- end }}
   - {name: HEADWAY_DRAIN_S, value: {{ .drainSeconds | quote }}}
   {{- if eq .backend "vllm" }}
   - {name: HEADWAY_VLLM_MAX_LORA_RANK, value: {{ .maxLoraRank | quote }}}
@@ -84,11 +87,19 @@ volumeMounts:
 
 {{/* spec: adapters, for sampler and vLLM; each group of pods has a folder of its own in the claim. */}}
 {{- define "headway.sampler.adapterMount" -}}
-{{- if .spec.adapterClaim -}}
+{{- if gt (int .spec.nodes) 1 -}}
 - {name: adapters, mountPath: /adapters, subPathExpr: $(GROUP)}
 {{- else -}}
 - {name: adapters, mountPath: /adapters}
 {{- end }}
+{{- end -}}
+
+{{/* spec: the number of the group among those of a set. */}}
+{{- define "headway.sampler.groupEnv" -}}
+{{- if gt (int .spec.nodes) 1 -}}
+- name: GROUP
+  valueFrom: {fieldRef: {fieldPath: "metadata.labels['leaderworkerset.sigs.k8s.io/group-index']"}}
+{{- end -}}
 {{- end -}}
 
 {{/* root, spec */}}
@@ -97,7 +108,7 @@ volumeMounts:
 {{ include "headway.modelVolumes" . }}
 {{- if include "headway.sampler.isAttached" . }}
 - name: adapters
-{{- if .spec.adapterClaim }}
+{{- if gt (int .spec.nodes) 1 }}
   persistentVolumeClaim: {claimName: {{ .spec.adapterClaim }}}
 {{- else }}
   emptyDir: {sizeLimit: {{ .spec.dataSize }}}
@@ -175,10 +186,7 @@ args:
   {{- end }}
 env:
   {{- include "headway.addressEnv" $.root | nindent 2 }}
-  {{- if .adapterClaim }}
-  - name: GROUP
-    valueFrom: {fieldRef: {fieldPath: "metadata.labels['leaderworkerset.sigs.k8s.io/group-index']"}}
-  {{- end }}
+  {{- with include "headway.sampler.groupEnv" $ }}{{ . | nindent 2 }}{{ end }}
   - {name: HOME, value: /tmp}
   - {name: VLLM_ALLOW_RUNTIME_LORA_UPDATING, value: "1"}
   - {name: VLLM_NO_USAGE_STATS, value: "1"}
@@ -221,7 +229,7 @@ volumeMounts:
 import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=8)
 {{- end -}}
 
-{{/* spec: seconds from SIGTERM to the end: requests, then two seconds, then its vLLM. */}}
+{{/* spec: seconds from SIGTERM to the end: requests, two seconds to cut off the rest, twelve for its vLLM. */}}
 {{- define "headway.sampler.graceSeconds" -}}
-{{ add (int .spec.drainSeconds) (ternary 35 8 (eq .spec.backend "vllm")) }}
+{{ add (int .spec.drainSeconds) (ternary 20 8 (eq .spec.backend "vllm")) }}
 {{- end -}}

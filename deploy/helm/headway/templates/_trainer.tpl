@@ -36,6 +36,30 @@ volumeMounts:
 - {name: HEADWAY_STOP_GRACE_S, value: {{ .spec.stopGraceSeconds | quote }}}
 {{- end -}}
 
+{{/* One torchrun a pod. Rank 0 is in the first, by the order of pods and not by who comes first. */}}
+{{- define "headway.trainer.torchrun" -}}
+command: [torchrun]
+args:
+  - --nnodes
+  - $(LWS_GROUP_SIZE)
+  - --nproc-per-node
+  - {{ max 1 (int .spec.gpus) | quote }}
+  - --node-rank
+  - $(LWS_WORKER_INDEX)
+  - --master-addr
+  - $(LWS_LEADER_ADDRESS)
+  - --master-port
+  - "29400"
+  - -m
+  - trainer.main
+  {{- include "headway.trainer.options" . | nindent 2 }}
+env:
+  {{- include "headway.trainer.env" . | nindent 2 }}
+  - {name: GLOO_SOCKET_IFNAME, value: {{ .spec.networkInterface }}}
+  - {name: NCCL_SOCKET_IFNAME, value: {{ .spec.networkInterface }}}
+  {{- with .spec.extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- end -}}
+
 {{/* Of the process that serves metrics, which it does once the base is loaded. */}}
 {{- define "headway.trainer.probes" -}}
 ports:

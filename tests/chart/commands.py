@@ -107,8 +107,13 @@ def _folders(pod: Pod, container: dict[str, Any]) -> Iterator[str]:
         mount = _mount_of(value, mounts)
         if mount is None:
             yield f"{name} is {value}, which is on no volume"
-        elif name in WRITTEN and (mount.get("readOnly") or "emptyDir" not in volumes.get(mount["name"], {})):
+        elif name in WRITTEN and (mount.get("readOnly") or not _is_own(name, volumes.get(mount["name"], {}))):
             yield f"{name} is {value}, which has to be a folder of the pod's own (emptyDir) that it may write to"
+
+
+def _is_own(variable: str, volume: dict[str, Any]) -> bool:
+    """Adapters alone may lie on a claim, where vLLM on other pods of a group reads them."""
+    return "emptyDir" in volume or (variable == "HEADWAY_VLLM_ADAPTER_DIR" and "persistentVolumeClaim" in volume)
 
 
 def _mount_of(path: str, mounts: dict[str, Any]) -> dict[str, Any] | None:

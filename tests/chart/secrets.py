@@ -19,7 +19,7 @@ VALUES = {
     "a key of Amazon's": re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b"),
     "a token": re.compile(r"(?i)\b(bearer\s+[a-z0-9._~+/=-]{8,}|(hf|ghp|gho|sk|hw|headway)[_-][a-z0-9]{16,})"),
 }
-RANDOM = re.compile(r"[A-Za-z0-9+/=_-]{24,}")
+RANDOM = re.compile(r"[A-Za-z0-9+/_-]{24,}")
 
 
 def plain_secrets(document: Document) -> Iterator[str]:

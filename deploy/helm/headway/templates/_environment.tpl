@@ -12,11 +12,15 @@
 - {name: HOME, value: /tmp}
 {{- end -}}
 
-{{/* Where checkpoints and blobs are, with credentials. */}}
+{{/* Where blobs are; samplers have no use for them. */}}
+{{- define "headway.blobEnv" -}}
+- {name: HEADWAY_BLOB_STORE, value: {{ .Values.objectStore.blobs | quote }}}
+{{- end -}}
+
+{{/* Where checkpoints are, with credentials of the object store. */}}
 {{- define "headway.storeEnv" -}}
 {{- with .Values.objectStore -}}
 - {name: HEADWAY_CHECKPOINT_STORE, value: {{ .checkpoints | quote }}}
-- {name: HEADWAY_BLOB_STORE, value: {{ .blobs | quote }}}
 - {name: AWS_DEFAULT_REGION, value: {{ .region | quote }}}
 {{- if .endpoint }}
 - {name: AWS_ENDPOINT_URL, value: {{ .endpoint | quote }}}

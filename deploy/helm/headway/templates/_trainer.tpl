@@ -12,6 +12,7 @@ volumeMounts:
   {{- with include "headway.databaseMounts" .root }}{{ . | nindent 2 }}{{ end }}
 {{- end -}}
 
+{{/* follows: of a pod without rank 0, which alone serves metrics. */}}
 {{- define "headway.trainer.options" -}}
 - --base
 - {{ .base }}
@@ -21,16 +22,19 @@ volumeMounts:
 - --threads
 - {{ .spec.threads | quote }}
 {{- end }}
+{{- if not .follows }}
 - --metrics-host
 - {{ include "headway.anyAddress" .root }}
 - --metrics-port
 - "9420"
+{{- end }}
 {{- end -}}
 
 {{- define "headway.trainer.env" -}}
 {{ include "headway.databaseEnv" .root }}
 {{ include "headway.folderEnv" .root }}
 {{ include "headway.storeEnv" .root }}
+{{ include "headway.blobEnv" .root }}
 {{ include "headway.metricsTokenEnv" .root }}
 {{ include "headway.modelsEnv" .root }}
 - {name: HEADWAY_STOP_GRACE_S, value: {{ .spec.stopGraceSeconds | quote }}}

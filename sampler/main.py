@@ -21,6 +21,7 @@ from store.catalog import base_by_slug
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.private_files import shared_umask
+from store.schema import require_schema
 from wire.process.exits import GaveUp
 from wire.process.http_protocol import BoundedProtocol, ConnectionBounds
 from wire.process.hub_weights import fetch_weights, require_weights
@@ -40,9 +41,11 @@ class SamplerProtocol(BoundedProtocol):
 
 
 def run(settings: SamplerSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises NotFound for an unknown base, OSError or ValueError for a base that the
-    backend cannot serve, GaveUp for one that it cannot serve any more."""
+    """Serve until SIGTERM or SIGINT. Raises IncompatibleSchema, NotFound for an unknown base, OSError or ValueError for
+    a base that the backend cannot serve, GaveUp for one that it cannot serve any more."""
     database = Database(settings.database_url)
+    with database.connection() as connection:
+        require_schema(connection)
     with database.session() as session:
         base = base_by_slug(session, settings.base_slug)
     assert base.weights is not None

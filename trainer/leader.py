@@ -18,6 +18,7 @@ from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.planes.registration import register_trainer, trainer_ready
 from store.planes.trainer_starts import start_failed
+from store.schema import require_schema
 from store.tables import ModelRow
 from trainer.distributed.engine import DistributedEngine
 from trainer.distributed.group import RankGroup
@@ -53,12 +54,14 @@ _SHARE_OF_A_COLLECTIVE = 0.25
 
 def lead(settings: TrainerSettings, world: World | None = None) -> bool:
     """Train until SIGTERM or SIGINT, or until there was nothing to do for long; whether it was a signal. world: None
-    for a process that computes alone. Raises NotFound for an unknown base, OSError or ValueError for weights that do
-    not load, DeviceLost where another rank is gone."""
+    for a process that computes alone. Raises IncompatibleSchema, NotFound for an unknown base, OSError or
+    ValueError for weights that do not load, DeviceLost where another rank is gone."""
     heap = Heap()
     heap.keep_freed()
     database = Database(settings.database_url, pool_size=_CONNECTIONS)
     pid = (world and world.agent_pid) or os.getpid()
+    with database.connection() as connection:
+        require_schema(connection)
     with database.session() as session:
         base = base_by_slug(session, settings.base_slug)
         trainer_id = register_trainer(session, base.id, {}, is_loading=True, pid=pid)

@@ -23,14 +23,15 @@ LABELS = ("version", "architecture", "parameters", "dtype", "device", "kernel", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """kernel: of attention. products: what linear layers multiply in, on a CPU. lora_rank, lora_alpha: of a server, of
-    forks that do not say else. lora_targets: the parts of these, or of a trainer, the layers of such forks.
-    max_lora_rank: that a sampler loads. tokens_per_s: that are to be expected, trained by one model, or sampled by
-    `tokens_per_s_of` answers at a time; `tokens_per_s_by`: how that was found. ranks: of a trainer, on what `device`
-    says. pictures: how a base turns them into tokens (`PictureRule.to_json`), where it takes any. engine: what a server
-    of another project that generates says of itself."""
+    """schema: the newest migration that it knows. kernel: of attention. products: what linear layers multiply in, on a
+    CPU. lora_rank, lora_alpha: of a server, of forks that do not say else. lora_targets: the parts of these, or of a
+    trainer, the layers of such forks. max_lora_rank: that a sampler loads. tokens_per_s: that are to be expected,
+    trained by one model, or sampled by `tokens_per_s_of` answers at a time; `tokens_per_s_by`: how that was found.
+    ranks: of a trainer, on what `device` says. pictures: how a base turns them into tokens (`PictureRule.to_json`),
+    where it takes any. engine: what a server of another project that generates says of itself."""
 
     version: str
+    schema: str | None = None
     architecture: str | None = None
     num_parameters: int | None = None
     dtype: str | None = None

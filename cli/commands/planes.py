@@ -90,8 +90,10 @@ def server(
     """Run the control plane: catalog, training API, gateway; and collect what nobody needs any more."""
     from server.main import serve
     from server.runs.defaults import RunDefaults
+    from store.schema import require_schema_of
 
     _begin("server", log_format)
+    _or_stop(lambda: require_schema_of(database_url))
     runs = RunSettings(**given[RunSettings])
     try:
         RunDefaults.read(runs.defaults)
@@ -204,8 +206,9 @@ def migrate(
     from store.catalog import ensure_base
     from store.database import Database
     from store.migrations import upgrade
+    from store.schema import newest_revision
 
-    or_stop(lambda: upgrade(database_url))
+    schema = or_stop(lambda: upgrade(database_url))
     database = Database(database_url)
     for entry in base or ():
         slug, separator, weights = entry.partition("=")
@@ -213,7 +216,8 @@ def migrate(
             stop_with(f"--base wants SLUG=NAME_OR_PATH, not {entry!r}")
         with database.session() as session:
             ensure_base(session, slug, str(Path(weights).resolve()) if Path(weights).exists() else weights)
-    typer.echo("the database is at the newest schema")
+    later = f": a later release's, which this one ({newest_revision()}) runs against"
+    typer.echo(f"the database has schema {schema.revision}{later if schema.revision != newest_revision() else ''}")
 
 
 def _begin(plane: str, log_format: LogFormat | None) -> None:

@@ -57,6 +57,7 @@ from store.database import AsyncDatabase
 from store.notify import AsyncListener
 from store.oplog.waiting import WaitingCalls
 from store.pictures import PictureStore
+from store.schema import newest_revision
 from wire.loaded import Loaded, version_of
 
 _BACKGROUND_POOL = 4
@@ -195,7 +196,13 @@ def _details(settings: ServerSettings) -> Loaded:
     store = {"file": "a folder", "s3": "S3"}.get(scheme, scheme) if scheme else None
     lora = settings.default_lora
     shape: dict[str, Any] = {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": lora.parts}
-    return Loaded(version=version_of("headway"), checkpoint_store=store, workers=settings.workers, **shape)
+    return Loaded(
+        version=version_of("headway"),
+        schema=newest_revision(),
+        checkpoint_store=store,
+        workers=settings.workers,
+        **shape,
+    )
 
 
 def _checkpoint_store(settings: ServerSettings) -> CheckpointStore | None:

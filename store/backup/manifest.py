@@ -16,6 +16,8 @@ TABLES, CHECKPOINTS, BLOBS = "tables", "checkpoints", "blobs"
 
 _VERSION = 1
 _OF_PROCESSES = {"model_leases", "samplers", "sampler_adapters", "servers", "adapter_wants", "trainer_starts"}
+OF_SCHEMA = {"contractions"}
+"""Written by migrations, hence there in every service of the same schema."""
 
 Progress = Callable[[int, int], None]
 """Told how many of how many files are done."""
@@ -65,7 +67,7 @@ class BackupManifest:
 
 def dumped_tables() -> dict[str, list[str]]:
     """The tables that go along, and their columns, without those that PostgreSQL computes."""
-    tables = [table for table in Base.metadata.sorted_tables if table.name not in _OF_PROCESSES]
+    tables = [table for table in Base.metadata.sorted_tables if table.name not in _OF_PROCESSES | OF_SCHEMA]
     return {table.name: [column.name for column in table.columns if column.computed is None] for table in tables}
 
 

@@ -9,14 +9,23 @@ from pathlib import Path
 from uuid import UUID
 
 import psycopg
-from alembic.script import ScriptDirectory
 from psycopg import sql
 
-from store.backup.manifest import BLOBS, CHECKPOINTS, TABLES, BackupManifest, NotABackup, Progress, dumped_tables
+from store.backup.manifest import (
+    BLOBS,
+    CHECKPOINTS,
+    OF_SCHEMA,
+    TABLES,
+    BackupManifest,
+    NotABackup,
+    Progress,
+    dumped_tables,
+)
 from store.blobs import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.database import Connection, Database, psycopg_dsn
-from store.migrations import alembic_config, upgrade
+from store.migrations import upgrade
+from store.schema import newest_revision
 from store.tables import Base
 from wire.errors import Conflict, NotFound
 
@@ -50,7 +59,7 @@ def restore(
     is incomplete, altered or of another schema, Conflict for a service that is not empty, NotFound for a base's slug.
     """
     manifest = BackupManifest.read(source)
-    _refuse_other_schema(manifest, database)
+    _refuse_other_schema(manifest)
     upgrade(database.url.render_as_string(hide_password=False))
     _refuse_what_is_not_empty(database, checkpoints, blobs)
     manifest.check(source, progress)
@@ -63,19 +72,17 @@ def restore(
     return manifest
 
 
-def _refuse_other_schema(manifest: BackupManifest, database: Database) -> None:
-    config = alembic_config(database.url.render_as_string(hide_password=False))
-    newest = ScriptDirectory.from_config(config).get_current_head()
-    if manifest.revision != newest or manifest.tables != dumped_tables():
+def _refuse_other_schema(manifest: BackupManifest) -> None:
+    if manifest.revision != newest_revision() or manifest.tables != dumped_tables():
         raise NotABackup(
-            f"the backup has schema {manifest.revision}, this Headway has {newest}: restore it with the version that "
-            "wrote it, and upgrade then"
+            f"the backup has schema {manifest.revision}, this Headway has {newest_revision()}: restore it with the "
+            "version that wrote it, and upgrade then"
         )
 
 
 def _refuse_what_is_not_empty(database: Database, checkpoints: CheckpointStore, blobs: BlobStore) -> None:
     with database.connection() as connection:
-        for table in Base.metadata.sorted_tables:
+        for table in (each for each in Base.metadata.sorted_tables if each.name not in OF_SCHEMA):
             query = sql.SQL("select exists (select from {}) as filled").format(sql.Identifier(table.name))
             (row,) = connection.execute(query)
             if row.filled:

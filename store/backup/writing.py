@@ -20,8 +20,9 @@ from store.checkpoint_stores.base import STATE
 from store.database import Connection, Database, psycopg_dsn
 from store.durable import DurableFolders, sync_file, sync_folder
 from store.retention.lock import keeping_files
+from store.schema import newest_revision
 from store.verification import KEPT_BLOBS, KEPT_CHECKPOINTS, Kept, kept_from_row
-from wire.errors import CorruptCheckpoint
+from wire.errors import Conflict, CorruptCheckpoint
 
 _SEQUENCES = "select sequencename, last_value from pg_sequences where schemaname = 'public' and last_value is not null"
 
@@ -35,7 +36,8 @@ def back_up(
 ) -> BackupManifest:
     """Write a backup into a new or empty folder.
 
-    Raises FileExistsError when it is not empty, CorruptCheckpoint when a file is not what its row says.
+    Raises FileExistsError when it is not empty, CorruptCheckpoint when a file is not what its row says, Conflict for a
+    database of another schema: its tables have columns that this release would leave out.
     """
     folders = DurableFolders(target)
     folders.make(target)
@@ -45,6 +47,7 @@ def back_up(
     with keeping_files(database):
         with _snapshot(database) as connection:
             revision = str(_values(connection, "select version_num from alembic_version")[0][0])
+            _refuse_later_schema(revision)
             tables, sequences = dumped_tables(), dict(_values(connection, _SEQUENCES))
             kept = [kept_from_row(row) for row in _values(connection, KEPT_CHECKPOINTS)]
             names = [row[0] for row in _values(connection, KEPT_BLOBS)]
@@ -58,6 +61,14 @@ def back_up(
     manifest = BackupManifest(revision, created_at, tables, sequences, files)
     _conclude(target, manifest)
     return manifest
+
+
+def _refuse_later_schema(revision: str) -> None:
+    if revision != newest_revision():
+        raise Conflict(
+            f"the database has schema {revision}, and this Headway knows {newest_revision()}: back it up with the "
+            "newest release that runs against it"
+        )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, LiteralString
 from uuid import UUID
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, aliased
 
 from store.notify import TRAINERS_CHANGED, notify
+from store.schema import newest_revision
 from store.tables import SamplerRow, TrainerRow, TrainerStartRow
 from wire.loaded import Loaded
 
@@ -72,16 +74,15 @@ def trainer_ready(
     row = session.get_one(TrainerRow, trainer_id)
     row.losses = {name: dict(config) for name, config in losses.items()}
     row.is_loading = False
-    row.details = loaded.to_json() if loaded else {}
+    row.details = _details(loaded)
     session.execute(delete(TrainerStartRow).where(TrainerStartRow.base_id == row.base_id))
     notify(session, TRAINERS_CHANGED, row.base_id.hex)
 
 
 def register_sampler(session: Session, base_id: UUID, url: str, backend: str, loaded: Loaded | None = None) -> UUID:
     """A new sampler process that says hello, and where the gateway reaches it."""
-    details = loaded.to_json() if loaded else {}
     process = {"host": socket.gethostname(), "pid": os.getpid()}
-    row = SamplerRow(base_id=base_id, url=url, backend=backend, details=details, **process)
+    row = SamplerRow(base_id=base_id, url=url, backend=backend, details=_details(loaded), **process)
     session.add(row)
     session.flush()
     return row.id
@@ -138,6 +139,10 @@ async def highest_lora_rank(session: AsyncSession, base_id: UUID) -> int | None:
     limits = [Loaded.read(details).max_lora_rank for details in await session.scalars(samplers)]
     known = [limit for limit in limits if limit is not None]
     return max(known) if known and len(known) == len(limits) else None
+
+
+def _details(loaded: Loaded | None) -> dict[str, Any]:
+    return replace(loaded, schema=newest_revision()).to_json() if loaded else {}
 
 
 def _storable(text: str) -> str:

@@ -3,6 +3,7 @@ each other."""
 
 from store.tables.base import Base
 from store.tables.client_sessions import ClientSessionRow, SamplingRequestRow, SamplingSessionRow
+from store.tables.contractions import ContractionRow
 from store.tables.environments import BuildLogLineRow, EnvironmentBuildRow, EnvironmentRow
 from store.tables.guard import AlarmRow, EvalRow, GuardRow
 from store.tables.models import CheckpointNameRow, CheckpointRow, ModelRow
@@ -34,6 +35,7 @@ __all__ = [
     "CheckpointNameRow",
     "CheckpointRow",
     "ClientSessionRow",
+    "ContractionRow",
     "EnvironmentBuildRow",
     "EnvironmentRow",
     "EnvironmentSessionRow",

@@ -1,0 +1,166 @@
+"""Releases run against newer schemas until these are contracted, and refuse others with a sentence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, text
+from typer.testing import CliRunner
+
+from cli.main import app
+from migrations.contracting import OlderPlanesRun, contract
+from store.backup.writing import back_up
+from store.blobs import BlobStore
+from store.catalog import ensure_base
+from store.checkpoint_stores import open_checkpoint_store
+from store.database import Database, normalise_url, psycopg_dsn
+from store.embedded import EmbeddedPostgres
+from store.migrations import alembic_config, upgrade
+from store.planes.registration import register_sampler
+from store.schema import IncompatibleSchema, Schema, newest_revision, read_schema
+from tests.conftest import database_folder
+from wire.errors import Conflict
+from wire.loaded import Loaded
+
+KNOWN = newest_revision()
+NEXT = f"{int(KNOWN) + 1:04}"
+
+
+@pytest.fixture(scope="module")
+def server_url() -> Iterator[str]:
+    """A PostgreSQL of our own: its schema is made older and newer than that of other tests."""
+    with database_folder() as folder:
+        postgres = EmbeddedPostgres(folder / "postgres")
+        yield postgres.url
+        postgres.stop()
+
+
+@pytest.fixture
+def url(server_url: str, request: pytest.FixtureRequest) -> str:
+    """An empty database."""
+    name = request.node.name[:60]
+    with psycopg.connect(psycopg_dsn(normalise_url(server_url)), autocommit=True) as connection:
+        connection.execute(f'create database "{name}"'.encode())
+    return normalise_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+def execute(url: str, statement: str) -> None:
+    with psycopg.connect(psycopg_dsn(normalise_url(url)), autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def is_migrated_by_a_later_release(url: str) -> None:
+    upgrade(url)
+    execute(url, f"update alembic_version set version_num = '{NEXT}'")
+
+
+def headway(url: str, *arguments: str):
+    environment = {"HEADWAY_DATABASE_URL": url, "HEADWAY_SAMPLER_TOKEN": "t", "HEADWAY_BASE": "b"}
+    return CliRunner().invoke(app, arguments, env=environment)
+
+
+def test_the_newest_revision_is_alembics_head():
+    assert ScriptDirectory.from_config(alembic_config("postgresql:///")).get_current_head() == KNOWN
+
+
+@pytest.mark.parametrize(
+    ("schema", "sentence"),
+    [
+        (Schema(None), "no tables of Headway yet: run `headway migrate`"),
+        (Schema("0001"), f"has schema 0001, and this Headway .* needs {KNOWN}: run `headway migrate`"),
+        (Schema("9000", NEXT, "7.0"), f"releases before 7.0 cannot use; .* with schema {KNOWN}: start a later one"),
+    ],
+)
+def test_a_schema_that_does_not_fit_is_refused_with_what_to_do(schema: Schema, sentence: str):
+    with pytest.raises(IncompatibleSchema, match=sentence):
+        schema.require(KNOWN)
+
+
+@pytest.mark.parametrize("schema", [Schema(KNOWN), Schema("9000"), Schema("9000", KNOWN, "0.1")])
+def test_a_release_runs_against_its_own_schema_and_later_ones(schema: Schema):
+    schema.require(KNOWN)
+
+
+@pytest.mark.parametrize("plane", ["server", "trainer", "sampler"])
+def test_a_plane_refuses_a_database_without_its_schema(url: str, plane: str):
+    refused = headway(url, plane)
+    assert refused.exit_code == 1
+    assert refused.stderr.endswith("the database has no tables of Headway yet: run `headway migrate`\n")
+
+
+def test_migrate_leaves_the_schema_of_a_later_release_as_it_is(url: str):
+    is_migrated_by_a_later_release(url)
+    done = headway(url, "migrate")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == (
+        f"the database has schema {NEXT}: a later release's, which this one ({KNOWN}) runs against\n"
+    )
+
+
+def test_migrate_refuses_a_schema_without_what_this_release_uses(url: str):
+    is_migrated_by_a_later_release(url)
+    execute(url, f"insert into contractions values ('{NEXT}', '{NEXT}', '7.0')")
+    refused = headway(url, "migrate")
+    assert refused.exit_code == 1
+    assert "releases before 7.0 cannot use" in refused.stderr
+
+
+def test_a_backup_of_a_later_schema_is_left_to_later_releases(url: str, tmp_path: Path):
+    is_migrated_by_a_later_release(url)
+    database = Database(url)
+    checkpoints = open_checkpoint_store(f"file://{tmp_path / 'checkpoints'}")
+    with pytest.raises(Conflict, match="back it up with the newest release"):
+        back_up(database, checkpoints, BlobStore(tmp_path / "blobs"), tmp_path / "backup")
+    database.close()
+
+
+def test_a_contraction_waits_until_no_older_plane_runs(url: str):
+    upgrade(url)
+    database = Database(url)
+    with database.session() as session:
+        register_sampler(session, ensure_base(session, "b", "/models/b"), "http://s", "local", Loaded(version="0.1"))
+    with pytest.raises(OlderPlanesRun, match=r"releases before 7\.0 use, and these run: sampler .* \(0\.1\)"):
+        _contract(url, oldest_revision=NEXT)
+    assert read_schema(url) == Schema(KNOWN)
+    _contract(url, oldest_revision=KNOWN)
+    assert read_schema(url) == Schema(KNOWN, KNOWN, "7.0")
+    database.close()
+
+
+def _contract(url: str, oldest_revision: str) -> None:
+    engine = create_engine(normalise_url(url))
+    with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+        contract(NEXT, oldest_revision=oldest_revision, oldest_release="7.0")
+    engine.dispose()
+
+
+def test_processes_that_migrate_at_once_take_turns(url: str):
+    environment = {**os.environ, "HEADWAY_DATABASE_URL": url}
+    started = [subprocess.Popen([sys.executable, "-m", "cli", "migrate"], env=environment) for _ in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
+    assert read_schema(url) == Schema(KNOWN)
+
+
+def test_a_migration_gives_way_to_a_long_transaction_and_is_begun_again(url: str, monkeypatch: pytest.MonkeyPatch):
+    """While it waits for a lock, every statement that comes after it waits, too."""
+    upgrade(url)
+    execute(url, "drop table contractions")
+    execute(url, "update alembic_version set version_num = '0020'")
+    engine = create_engine(normalise_url(url))
+    with engine.connect() as connection:
+        connection.execute(text("lock table alembic_version in access share mode"))
+        connection.execute(text("lock table alembic_version in share mode"))  # keeps migrations from noting themselves
+        threading.Timer(2.5, connection.rollback).start()
+        upgrade(url)
+    assert read_schema(url) == Schema(KNOWN)
+    engine.dispose()

@@ -22,9 +22,8 @@ from store.database import DATABASE_AWAY, Database
 from store.notify import ADAPTERS_CHANGED, Listener
 from store.planes.adapters import WantedAdapter, forget_adapter, report_adapter, wanted_adapters
 from store.planes.heartbeats import HEARTBEAT_S
-from store.planes.registration import fall_silent, give_up, heartbeat, register_sampler
+from store.planes.registration import fall_silent, give_up, register_sampler, sampler_heartbeat
 from store.repeating import RepeatedThread, Rhythm
-from store.tables import SamplerRow
 from wire.errors import Unavailable
 from wire.loaded import Loaded
 from wire.process.faults import fault_point
@@ -209,15 +208,15 @@ class Agent:
         trouble = self._holder.trouble()
         if trouble and trouble == self._trouble and self._holder.final_trouble() is None:
             return
-        with self._database.session() as session:
-            if trouble:
-                fall_silent(session, self._sampler_id, trouble)
-            else:
-                heartbeat(session, SamplerRow, self._sampler_id)
         if trouble:
+            with self._database.session() as session:
+                fall_silent(session, self._sampler_id, trouble)
             log.error("out_of_rotation", reason=trouble)
-        elif self._trouble:
-            log.info("back_in_rotation")
+        else:
+            with self._database.connection() as connection:
+                sampler_heartbeat(connection, self._sampler_id)
+            if self._trouble:
+                log.info("back_in_rotation")
         self._trouble = trouble
         if self._holder.final_trouble() is not None:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -43,7 +43,7 @@ class SamplerProtocol(BoundedProtocol):
 def run(settings: SamplerSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises IncompatibleSchema, NotFound for an unknown base, OSError or ValueError for
     a base that the backend cannot serve, GaveUp for one that it cannot serve any more."""
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, pool_size=1, keeps_sessions=False)
     with database.connection() as connection:
         require_schema(connection)
     with database.session() as session:

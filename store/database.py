@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
-from sqlalchemy import Engine, Pool, create_engine, event, make_url, text
+from sqlalchemy import Engine, NullPool, Pool, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -134,11 +134,13 @@ async def driver_of(session: AsyncSession) -> AsyncConnection:
 
 
 class Database:
-    """A worker's connections."""
+    """A worker's connections. Without `keeps_sessions` that of an ORM session is closed at its end: for processes of
+    which there are many, and which seldom have one."""
 
-    def __init__(self, url: str, *, pool_size: int = 4) -> None:
+    def __init__(self, url: str, *, pool_size: int = 4, keeps_sessions: bool = True) -> None:
         self.url = normalise_url(url)
-        self._engine = create_engine(self.url, pool_size=pool_size, max_overflow=0)
+        pooled: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0}
+        self._engine = create_engine(self.url, **(pooled if keeps_sessions else {"poolclass": NullPool}))
         self._driver = create_engine(self.url, pool_size=pool_size, **_DRIVER_POOL)
         for engine in (self._engine, self._driver):
             _replace_dead_connections(engine)

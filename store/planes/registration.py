@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, u
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, aliased
 
+from store.database import Connection
 from store.notify import TRAINERS_CHANGED, notify
 from store.schema import newest_revision
 from store.tables import SamplerRow, TrainerRow, TrainerStartRow
@@ -22,6 +23,11 @@ from wire.loaded import Loaded
 _LIVE_FOR: LiteralString = "10"
 LIVE_FOR_S = float(_LIVE_FOR)
 """A process that was silent for longer than this counts as gone."""
+
+
+_SAMPLER_LIVES = """
+    update samplers set heartbeat_at = clock_timestamp(), stopped_at = null, trouble = null where id = %(id)s
+"""
 
 
 def lives_sql(alias: LiteralString) -> LiteralString:
@@ -88,11 +94,9 @@ def register_sampler(session: Session, base_id: UUID, url: str, backend: str, lo
     return row.id
 
 
-def heartbeat(session: Session, row: type[TrainerRow] | type[SamplerRow], row_id: UUID) -> None:
-    """Say that this process lives, and is well."""
-    well = {"trouble": None} if row is SamplerRow else {}
-    now = func.clock_timestamp()
-    session.execute(update(row).where(row.id == row_id).values(heartbeat_at=now, stopped_at=None, **well))
+def sampler_heartbeat(connection: Connection, sampler_id: UUID) -> None:
+    """Say that this sampler lives, and is well."""
+    connection.execute(_SAMPLER_LIVES, {"id": sampler_id})
 
 
 def say_goodbye(session: Session, row: type[TrainerRow] | type[SamplerRow], row_id: UUID) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, exists, select, update
+from sqlalchemy import delete, exists, select, text, update
 
 from sampler.agent import Agent, AgentSettings
 from store.checkpoint_stores.file import FileCheckpointStore
-from store.database import Database
+from store.database import Database, normalise_url
 from store.planes.registration import is_live
 from store.tables import ModelRow, SamplerAdapterRow, SamplerRow
 from tests.unit.conftest import World
@@ -182,3 +183,23 @@ def test_a_sampler_whose_backend_gave_up_ends(agent: Agent, holder: Holder, monk
     holder.sick = holder.given_up = "it died five times"
     agent.beat()
     assert signals == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_a_sampler_takes_two_connections_of_the_database(
+    postgres_url: str, database: Database, world: World, tmp_path: Path
+):
+    """Of which a fleet has hundreds, and PostgreSQL a hundred unless somebody says more."""
+    name = f"sampler-{uuid.uuid4().hex[:8]}"
+    named = normalise_url(postgres_url).update_query_dict({"application_name": name})
+    own = Database(named.render_as_string(hide_password=False), pool_size=1, keeps_sessions=False)
+    agent = Agent(own, FileCheckpointStore(tmp_path), Holder(), AgentSettings(world.base_id, "http://there", "none"))
+    agent.start()
+    try:
+        for _ in range(20):
+            agent.beat()
+        with database.session() as session:
+            count = text("select count(*) from pg_stat_activity where application_name = :name")
+            assert session.scalar(count, {"name": name}) <= 2
+    finally:
+        agent.close()
+        own.close()

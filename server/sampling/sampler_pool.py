@@ -13,9 +13,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
-from uuid import UUID
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from server.metrics.instruments import ServerMetrics
 from store.planes.serving import Sampler
@@ -40,29 +41,30 @@ class SamplerPool:
     ) -> None:
         self._is_answering = is_answering
         self._metrics = metrics or ServerMetrics()
-        self._in_flight: Counter[UUID] = Counter()
+        self._in_flight: Counter[int] = Counter()
         self._lost: dict[str, asyncio.Task[None]] = {}
 
     def choose(self, samplers: Sequence[Sampler], affinity: bytes) -> Sampler:
         """One of `samplers` (at least one). Lost ones only if there is no other."""
-        present = [sampler for sampler in samplers if sampler.url not in self._lost] or samplers
+        present = [sampler for sampler in samplers if sampler.url not in self._lost] if self._lost else samplers
+        present = present or samplers
         if len(present) == 1:
             return present[0]
-        total = sum(self._in_flight[sampler.id] for sampler in present)
-        bound = max(_ALWAYS, _BOUND * (total + 1) / len(present))
-        ranked = sorted(present, key=lambda sampler: _rank(sampler, affinity), reverse=True)
-        return next(sampler for sampler in ranked if self._in_flight[sampler.id] < bound)
+        loads = np.array([self._in_flight.get(sampler.seed, 0) for sampler in present])
+        bound = max(_ALWAYS, _BOUND * (loads.sum() + 1) / len(present))
+        ranks = _ranks(np.array([sampler.seed for sampler in present], np.uint64), affinity)
+        return present[int(np.where(loads < bound, ranks, 0).argmax())]
 
     @contextmanager
     def occupied(self, sampler: Sampler, num_sequences: int = 1) -> Generator[None]:
         """Count sequences that this sampler works on until the block ends."""
-        self._in_flight[sampler.id] += num_sequences
+        self._in_flight[sampler.seed] += num_sequences
         try:
             yield
         finally:
-            self._in_flight[sampler.id] -= num_sequences
-            if not self._in_flight[sampler.id]:
-                del self._in_flight[sampler.id]
+            self._in_flight[sampler.seed] -= num_sequences
+            if not self._in_flight[sampler.seed]:
+                del self._in_flight[sampler.seed]
 
     def lost(self, url: str) -> None:
         """A sampler did not answer, or its connection broke: others are asked until it can be reached again."""
@@ -90,5 +92,10 @@ class SamplerPool:
             del self._lost[url]
 
 
-def _rank(sampler: Sampler, affinity: bytes) -> bytes:
-    return hashlib.blake2b(affinity + sampler.id.bytes, digest_size=8).digest()
+def _ranks(seeds_S: NDArray[np.uint64], affinity: bytes) -> NDArray[np.uint64]:
+    """Seeds mixed with the affinity by the finalizer of SplitMix64 (doi:10.1145/2660193.2660195), of hundreds at once:
+    a hash of each cost 2 microseconds of a request's processor time."""
+    mixed_S = seeds_S ^ np.uint64(int.from_bytes(hashlib.blake2b(affinity, digest_size=8).digest()))
+    mixed_S = (mixed_S ^ mixed_S >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed_S = (mixed_S ^ mixed_S >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return mixed_S ^ mixed_S >> np.uint64(31)

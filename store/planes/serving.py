@@ -3,8 +3,10 @@ carries, where it is not known yet whose it is."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -93,6 +95,11 @@ class Sampler:
 
     id: UUID
     url: str
+    seed: int = field(init=False, compare=False, repr=False)
+    """64 bits that stand for its id, evenly spread."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", int.from_bytes(hashlib.blake2b(self.id.bytes, digest_size=8).digest()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +158,15 @@ async def find_serving(
     row = await (await connection.execute(statement, asked)).fetchone()
     if row is None:
         return None
-    samplers = tuple(Sampler(UUID(sampler_id), url) for sampler_id, url in row.samplers or ())
+    samplers = tuple(_sampler(sampler_id, url) for sampler_id, url in row.samplers or ())
     key, rest = (key_facts(row), row[NUM_FACTS:-1]) if is_keyed else (None, row[:-1])
     return ServingInfo(key, *rest, samplers=samplers)
+
+
+@lru_cache(maxsize=4096)
+def _sampler(sampler_id: str, url: str) -> Sampler:
+    """One object for each: of hundreds, making them anew costs a chat as much as its statement."""
+    return Sampler(UUID(sampler_id), url)
 
 
 async def samplers_serving(connection: AsyncConnection, base_id: UUID, adapter: str) -> tuple[Sampler, ...]:

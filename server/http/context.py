@@ -25,6 +25,7 @@ from server.pictures.decoder import PictureDecoder
 from server.pictures.reading import read
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
+from server.runners.waiting import WaitingRunners
 from server.runs.defaults import RunDefaults
 from server.sampling.admission import SamplingKeys
 from server.sampling.collaborators import Sampling
@@ -90,6 +91,7 @@ class Context:
     adapter_files: AdapterFiles
     run_defaults: RunDefaults
     tunnels: Tunnels
+    waiting_runners: WaitingRunners
     upstreams: Upstreams
 
 
@@ -133,8 +135,10 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     upstreams = Upstreams(sampling)
     sampling_futures = SamplingFutures(sampling, background, listener, settings.gateway_limits.running_per_team)
     sampling_futures.start()
+    waiting_runners = WaitingRunners(background, listener)
     try:
         async with watching_pools(metrics, database):
+            waiting_runners.start()
             yield Context(
                 settings,
                 database,
@@ -170,9 +174,11 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 AdapterFiles(_checkpoint_store(settings)),
                 RunDefaults.read(settings.runs.defaults),
                 Tunnels(database, background, listener, metrics),
+                waiting_runners,
                 upstreams,
             )
     finally:
+        await waiting_runners.close()
         await sampling_futures.close()
         await upstreams.close()
         await watch.close()

@@ -17,15 +17,13 @@ from server.principals.callers import Caller
 from server.process.shutdown import Shutdown
 from server.runners.agent_keys import AgentKeys
 from server.runners.registering import own_runner
+from server.runners.waiting import WaitingRunners, Wants
 from store.database import AsyncDatabase
-from store.notify import PLACEMENT_QUEUED, AsyncListener
 from store.placements.leasing import Taken, lease
 from store.placements.presence import teams_on
 from store.tables import HostedRolloutRow, RunnerRow
 from wire.placements import AgentSpec, EnvironmentSpec, LeaseRequest, Placement, RolloutSpec
 
-_LOOK_EVERY_S = 2.0
-"""For what becomes available as time goes by, and in case a notification was lost."""
 _AGENT_KINDS = ("rollout",)
 
 
@@ -34,7 +32,7 @@ class Leasing:
     """What it takes to wait for something to do."""
 
     database: AsyncDatabase
-    listener: AsyncListener
+    waiting: WaitingRunners
     shutdown: Shutdown
 
     async def take(self, caller: Caller, runner_id: UUID, request: LeaseRequest, keys: AgentKeys) -> list[Placement]:
@@ -42,20 +40,25 @@ class Leasing:
         NotFound, and ServerStopping while it waits."""
         async with self.database.session() as session:
             runner = await own_runner(session, caller, runner_id)
-        with self.listener.subscribe(PLACEMENT_QUEUED, None) as queued:
-            placements = await self._take_now(runner, request, keys)
-            ends = _now() + request.wait_s
-            while not placements and (left_s := ends - _now()) > 0:
-                async with self.shutdown.waiting():
-                    await queued.wait(min(left_s, _LOOK_EVERY_S))
+        wants = Wants(runner.team_id, frozenset(request.kinds), frozenset(runner.labels))
+        ends = _now() + request.wait_s
+        with self.waiting.place(wants) as place:
+            while True:
+                place.take()
                 placements = await self._take_now(runner, request, keys)
-        return placements
+                left_s = ends - _now()
+                if placements or left_s <= 0:
+                    return placements
+                async with self.shutdown.waiting():
+                    if not await place.wait(left_s):
+                        return []
 
     async def _take_now(self, runner: RunnerRow, request: LeaseRequest, keys: AgentKeys) -> list[Placement]:
         async with self.database.connection() as connection:
             taken = await lease(connection, runner.id, request.kinds, request.slots)
         if not taken:
             return []
+        self.waiting.look_again()
         async with self.database.session() as session:
             return await _described(session, runner, taken, keys)
 

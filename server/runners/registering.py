@@ -44,20 +44,30 @@ async def own_runner(session: AsyncSession, caller: Caller, runner_id: UUID) -> 
     query = select(RunnerRow).where(RunnerRow.id == runner_id, RunnerRow.key_id.in_(of_team))
     row = await session.scalar(query)
     if row is None:
-        raise NotFound(f"there is no runner {runner_id} of this team's keys; register again")
+        raise _unknown(runner_id)
     return row
+
+
+def _unknown(runner_id: UUID) -> NotFound:
+    return NotFound(f"there is no runner {runner_id} of this team's keys; register again")
 
 
 async def heartbeat(database: AsyncDatabase, caller: Caller, runner_id: UUID, said: Heartbeat, keys: AgentKeys) -> Beat:
     """What it shall stop, whether it is drained, and the keys of its agents, whose time is prolonged. Raises
     NotFound."""
-    async with database.session() as session:
-        row = await own_runner(session, caller, runner_id)
-        trouble = None if said.trouble is None else storable_text(said.trouble)
-        pulse = await beat(session, row, [(one.placement_id, one.attempt) for one in said.held], trouble)
-        if pulse is None:
-            return Beat(stop=[one.placement_id for one in said.held], drain=True)
-        agent_keys = await keys.of(session, row, await teams_on(session, runner_id))
+    trouble = None if said.trouble is None else storable_text(said.trouble)
+    held = [(one.placement_id, one.attempt) for one in said.held]
+    async with database.connection() as connection:
+        pulse = await beat(connection, runner_id, caller.team_id, held, trouble)
+    if pulse is None:
+        raise _unknown(runner_id)
+    if pulse.is_drained is None:
+        return Beat(stop=[one.placement_id for one in said.held], drain=True)
+    agent_keys = dict[str, str]()
+    if pulse.has_rollouts:
+        async with database.session() as session:
+            row = await own_runner(session, caller, runner_id)
+            agent_keys = await keys.of(session, row, await teams_on(session, runner_id))
     for placement_id in pulse.never_arrived:
         await take_back(database, placement_id, runner_id, _NEVER_ARRIVED, counts=False)
     return Beat(stop=pulse.to_stop, drain=pulse.is_drained, keys=agent_keys)

@@ -6,35 +6,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Integer, Uuid, bindparam, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from store.database import Connection
-from store.tables import RunnerRow
+from store.database import AsyncConnection, Connection
 
 NOT_NAMED_S = 60.0
 """What a runner has taken for so long without naming it in a heartbeat never reached it. Longer than any reply is under
 way; a runner that dies is found by its silence."""
 
 
-_BEAT = text("""
-    update runners set heartbeat_at = clock_timestamp(), trouble = :trouble where id = :id and stopped_at is null
-    returning drained_at is not null as is_drained
-""")
-
-_TO_STOP = text("""
-    select held.id
-    from unnest(:ids, :attempts) as held (id, attempt)
-    left join placements p on p.id = held.id
-    where p.id is null or p.state <> 'running' or p.runner_id <> :runner_id or p.attempt <> held.attempt
-        or p.cancelled_at is not null
-""").bindparams(bindparam("ids", type_=ARRAY(Uuid)), bindparam("attempts", type_=ARRAY(Integer)))
-
-_NEVER_ARRIVED = text("""
-    select id from placements
-    where runner_id = :runner_id and state = 'running' and id <> all(:ids)
-        and taken_at < clock_timestamp() - make_interval(secs => :not_named_s)
-""").bindparams(bindparam("ids", type_=ARRAY(Uuid)))
+_BEAT = """
+    with own as (
+        select r.id from runners r join api_keys k on k.id = r.key_id where r.id = %(id)s and k.team_id = %(team_id)s
+    ), beaten as (
+        update runners r set heartbeat_at = clock_timestamp(), trouble = %(trouble)s
+        from own where r.id = own.id and r.stopped_at is null
+        returning r.drained_at is not null as is_drained
+    ), running as (
+        select p.id, p.team_id, p.kind, p.attempt, p.taken_at, p.cancelled_at from placements p, own
+        where p.runner_id = own.id and p.state = 'running'
+    )
+    select
+        exists(select from own) as is_own,
+        (select is_drained from beaten) as is_drained,
+        array(
+            select held.id from unnest(%(ids)s::uuid[], %(attempts)s::integer[]) as held (id, attempt)
+            left join running on running.id = held.id and running.attempt = held.attempt
+            where running.id is null or running.cancelled_at is not null
+        ) as to_stop,
+        array(
+            select id from running
+            where id <> all(%(ids)s::uuid[]) and taken_at < clock_timestamp() - make_interval(secs => %(not_named_s)s)
+        ) as never_arrived,
+        exists(select from running where kind = 'rollout') as has_rollouts
+"""
 
 _TEAMS = text("""
     select distinct p.team_id, t.name from placements p join teams t on t.id = p.team_id
@@ -44,25 +50,31 @@ _TEAMS = text("""
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a heartbeat found: whether the runner is drained; what it holds and shall stop; and what was given to it
-    and never reached it."""
+    """What a heartbeat found: whether the runner is drained (None: it has said that it stops); what it holds and shall
+    stop; what was given to it and never reached it; and whether it plays rollouts, whose agents have keys."""
 
-    is_drained: bool
+    is_drained: bool | None
     to_stop: list[UUID]
     never_arrived: list[UUID]
+    has_rollouts: bool
 
 
 async def beat(
-    session: AsyncSession, row: RunnerRow, held: Sequence[tuple[UUID, int]], trouble: str | None
+    connection: AsyncConnection, runner_id: UUID, team_id: UUID, held: Sequence[tuple[UUID, int]], trouble: str | None
 ) -> Pulse | None:
-    """The runner lives and holds these placements, by their attempts. None: it has said that it stops."""
-    said = (await session.execute(_BEAT, {"id": row.id, "trouble": trouble})).first()
-    if said is None:
-        return None
-    ids, attempts = [placement for placement, _ in held], [attempt for _, attempt in held]
-    stop = await session.scalars(_TO_STOP, {"ids": ids, "attempts": attempts, "runner_id": row.id})
-    lost = await session.scalars(_NEVER_ARRIVED, {"ids": ids, "runner_id": row.id, "not_named_s": NOT_NAMED_S})
-    return Pulse(said.is_drained, list(stop), list(lost))
+    """The runner of a key of this team lives and holds these placements, by their attempts. None: there is no such
+    runner. One statement: a thousand runners send three hundred a second."""
+    values = {
+        "id": runner_id,
+        "team_id": team_id,
+        "trouble": trouble,
+        "ids": [placement for placement, _ in held],
+        "attempts": [attempt for _, attempt in held],
+        "not_named_s": NOT_NAMED_S,
+    }
+    row = await (await connection.execute(_BEAT.encode(), values)).fetchone()
+    assert row is not None, "it selects one row"
+    return Pulse(row.is_drained, row.to_stop, row.never_arrived, row.has_rollouts) if row.is_own else None
 
 
 _DIED = """

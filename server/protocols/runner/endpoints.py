@@ -71,7 +71,7 @@ async def lease(
     request: Request,
 ) -> Leased:
     """Something to carry out; waits for it as long as the request says."""
-    leasing = Leasing(context.database, context.listener, context.shutdown)
+    leasing = Leasing(context.database, context.waiting_runners, context.shutdown)
     taking = leasing.take(caller, runner_id, body, keys)
     return Leased(placements=await unless_disconnected(request, taking))
 

@@ -97,11 +97,11 @@ def _headway(folder: Path, samplers: list[str], options: argparse.Namespace) -> 
     url = f"http://127.0.0.1:{port}"
     try:
         with served(command, environment, f"{url}/healthz", folder / "server.log") as gateway:
-            spared = {"database_cpu": _postmaster(folder / "postgres")}
+            spared = {"database_cpu": postmaster(folder / "postgres")}
             orders = {"url": url, "key": key, "model": MODEL}
             with _confinement(gateway, options):
                 warm_up = {**orders, "kind": "recorded", "rollouts": 128, "seconds": 6.0, "warm_up_s": 1.0}
-                _load(warm_up, {"gateway_cpu": gateway})
+                load(warm_up, {"gateway_cpu": gateway})
                 gather_statistics(postgres.url)
                 return {
                     f"headway {kind}": _measure(gateway, {**orders, "kind": kind}, options.rollouts, options, **spared)
@@ -160,14 +160,14 @@ def _measure(
 ) -> dict[str, Any]:
     """Everything at once, then 60 % of what that showed."""
     pids = {"gateway_cpu": gateway, **others}
-    at_once = _load({**orders, "rollouts": rollouts, "seconds": options.seconds, "warm_up_s": options.warm_up_s}, pids)
+    at_once = load({**orders, "rollouts": rollouts, "seconds": options.seconds, "warm_up_s": options.warm_up_s}, pids)
     at_once["rollouts"] = rollouts
     rate = 0.6 * at_once["requests_per_s"]
-    at_60_percent = _load({**orders, "per_second": rate, "seconds": options.seconds, "warm_up_s": 8.0}, pids)
+    at_60_percent = load({**orders, "per_second": rate, "seconds": options.seconds, "warm_up_s": 8.0}, pids)
     return {"at_once": at_once, "at_60_percent": at_60_percent}
 
 
-def _load(orders: dict[str, Any], pids: dict[str, int]) -> dict[str, Any]:
+def load(orders: dict[str, Any], pids: dict[str, int]) -> dict[str, Any]:
     """Run the clients; processor time of others is read over the measured seconds."""
     command = [sys.executable, "-m", "bench.gateway_load", json.dumps(orders)]
     with subprocess.Popen(
@@ -261,7 +261,7 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def _postmaster(folder: Path) -> int:
+def postmaster(folder: Path) -> int:
     return int((folder / "postmaster.pid").read_text().splitlines()[0])
 
 

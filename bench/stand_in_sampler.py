@@ -5,6 +5,7 @@ for it. An answer has 32 to 128 tokens, the first after 20 ms, the others every 
 a client can take the sampler's time out of what it measured. Costs 0.1 ms of processor time an answer.
 
     python -m bench.stand_in_sampler        # prints its port
+    python -m bench.stand_in_sampler --any  # on every address of the machine, so that it stands in for many
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import gc
 import json
 import random
 import socket
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -188,8 +190,8 @@ def _chat_chunks(num_tokens: int) -> list[bytes]:
     return pieces
 
 
-async def serve() -> None:
-    listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
+async def serve(host: str) -> None:
+    listening = socket.create_server((host, 0), backlog=4096)
     server = await asyncio.get_running_loop().create_server(StandIn, sock=listening, backlog=4096)
     print(listening.getsockname()[1], flush=True)
     await server.serve_forever()
@@ -198,4 +200,4 @@ async def serve() -> None:
 if __name__ == "__main__":
     follow_parent()
     gc.disable()
-    uvloop.run(serve())
+    uvloop.run(serve("0.0.0.0" if "--any" in sys.argv else "127.0.0.1"))

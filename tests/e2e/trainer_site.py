@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -51,10 +51,17 @@ class Site:
         return process
 
     def launch(self, *args: str, command: Sequence[str] = ("-m", "cli", "trainer")) -> subprocess.Popen[bytes]:
-        where = ("--base", "tiny", "--device", "cpu", "--data-dir", str(self.folder), "--database-url", self.url)
+        return self.launch_as([sys.executable, *command, "--base", "tiny", "--device", "cpu"], None, *args)
+
+    def launch_as(
+        self, command: Sequence[str], environment: Mapping[str, str] | None, *args: str
+    ) -> subprocess.Popen[bytes]:
+        """A command line that names base and device itself."""
+        where = ("--data-dir", str(self.folder), "--database-url", self.url)
         with (self.folder / "trainers.log").open("ab") as log:
-            self._trainers.append(subprocess.Popen([sys.executable, *command, *where, *args], stdout=log, stderr=log))
-        return self._trainers[-1]
+            trainer = subprocess.Popen([*command, *where, *args], stdout=log, stderr=log, env=environment)
+        self._trainers.append(trainer)
+        return trainer
 
     def close(self) -> None:
         for process in self._trainers:

@@ -51,6 +51,12 @@ env:
   {{- else }}
   - {name: HEADWAY_SAMPLER_TENSOR_PARALLEL, value: {{ max 1 (int .gpus) | quote }}}
   {{- end }}
+  {{- if .toolCallParser }}
+  - {name: HEADWAY_TOOL_CALL_PARSER, value: {{ .toolCallParser | quote }}}
+  {{- end }}
+  {{- if .reasoningParser }}
+  - {name: HEADWAY_REASONING_PARSER, value: {{ .reasoningParser | quote }}}
+  {{- end }}
   {{- if .vllmArgs }}
   - {name: HEADWAY_VLLM_ARGS, value: {{ .vllmArgs | quote }}}
   {{- end }}
@@ -143,7 +149,7 @@ args:
   - --generation-config
   - vllm
   - --max-logprobs
-  - "21"
+  - "128"
   - --max-loras
   - "8"
   - --max-cpu-loras
@@ -179,6 +185,15 @@ args:
   - --enable-lora
   - --enable-scale-out
   - --disable-uvicorn-access-log
+  {{- if not (has .toolCallParser (list "" "none")) }}
+  - --enable-auto-tool-choice
+  - --tool-call-parser
+  - {{ .toolCallParser }}
+  {{- end }}
+  {{- if not (has .reasoningParser (list "" "none")) }}
+  - --reasoning-parser
+  - {{ .reasoningParser }}
+  {{- end }}
   {{- range splitList " " .vllmArgs }}
   {{- if . }}
   - {{ . | quote }}

@@ -1,0 +1,67 @@
+"""What the chart repeats says what the original says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampler.backends.vllm import command
+from sampler.backends.vllm.command import server_command, server_environment
+from sampler.backends.vllm.parsers import Parsers
+from sampler.backends.vllm.settings import VllmSettings
+from tests.chart.pods import Pod, pods
+from tests.chart.rendering import CHART, render
+from tests.chart.tools import ROOT
+
+BASE = "Qwen/Qwen3-8B"
+HERE = {"--model", "--host", "--port", "--tensor-parallel-size"}
+OF_GROUPS = {"--pipeline-parallel-size", "--nnodes", "--node-rank", "--master-addr", "--master-port", "--headless"}
+
+
+def test_the_alert_rules_are_those_of_docker_monitoring():
+    copy, original = CHART / "files" / "alerts.yml", ROOT / "docker" / "monitoring" / "alerts.yml"
+    assert copy.read_text() == original.read_text(), f"cp {original.relative_to(ROOT)} {copy.relative_to(ROOT)}"
+
+
+def vllm(pod: Pod) -> dict[str, Any]:
+    return next(container for container in pod.containers if container["name"] == "vllm")
+
+
+def sampler_pods(**given: Any) -> list[Pod]:
+    values = {"samplers": {"qwen3-8b": {"autoscaling": {"enabled": False}, **given}}}
+    return [pod for pod in pods(render("spot-samplers", values=values)) if "sampler" in pod.owner]
+
+
+def options(words: list[str]) -> dict[str, str]:
+    """By their names; a switch has no value."""
+    after = [*words[1:], "--"]
+    return {
+        word: "" if following.startswith("--") else following
+        for word, following in zip(words, after, strict=True)
+        if word.startswith("--")
+    }
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_vllm_in_a_container_of_its_own_is_started_as_a_sampler_would_start_it(nodes: int):
+    started = options(server_command(Path(BASE), 8000, VllmSettings(python="python"), Parsers(None, None)))
+    extension = options(["--worker-extension-cls", "worker_extension.WorkerExtension"])
+    wanted = {name: value for name, value in (started | extension).items() if name not in HERE}
+    for pod in sampler_pods(attached=True, nodes=nodes, adapterClaim="adapters"):
+        given = options(vllm(pod)["args"])
+        assert {name: value for name, value in given.items() if name not in HERE | OF_GROUPS} == wanted
+        assert vllm(pod)["args"][:2] == ["serve", BASE]
+
+
+def test_vllm_in_a_container_of_its_own_has_the_environment_that_a_sampler_would_give_it():
+    (pod,) = sampler_pods(attached=True)
+    given = {variable["name"]: variable.get("value") for variable in vllm(pod)["env"]}
+    ours = {name: value for name, value in server_environment(1).items() if name.startswith("VLLM_")}
+    assert ours.items() <= given.items()
+    folder = Path(command.__file__).parent.relative_to(ROOT)
+    assert [path.partition("site-packages/")[2] for path in str(given["PYTHONPATH"]).split(":")] == [
+        str(folder),
+        str(folder / "plugin"),
+    ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import structlog
@@ -99,5 +100,5 @@ def read_schema(url: str) -> Schema:
         return schema_of(connection)
 
 
-def _row(connection: Connection, query: str) -> tuple[str | bool | None, ...] | None:
+def _row(connection: Connection, query: str) -> Any:
     return connection.execute(query.encode()).fetchone()

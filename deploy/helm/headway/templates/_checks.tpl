@@ -17,11 +17,22 @@
 {{- if and (gt (int .spec.nodes) 1) (not .spec.adapterClaim) -}}
 {{- fail (printf "samplers.%s: %d pods read the same adapters: name a ReadWriteMany claim in adapterClaim" .name (int .spec.nodes)) -}}
 {{- end -}}
+{{- include "headway.checkFolder" (dict "name" (printf "samplers.%s" .name) "spec" .spec "stores" 1) -}}
 {{- end -}}
 
 {{/* name, spec */}}
 {{- define "headway.checkTrainer" -}}
 {{- if and (eq .spec.device "cuda") (lt (int .spec.gpus) 1) -}}
 {{- fail (printf "trainers.%s: the device cuda wants gpus; or set device cpu" .name) -}}
+{{- end -}}
+{{- include "headway.checkFolder" (dict "name" (printf "trainers.%s" .name) "spec" .spec "stores" 2) -}}
+{{- end -}}
+
+{{/* name, spec, stores (how many it keeps copies of): the folder has to hold them, or the pod is evicted. */}}
+{{- define "headway.checkFolder" -}}
+{{- $size := .spec.dataSize | toString -}}
+{{- $needed := add (mul .stores (int .spec.cacheGiB)) 1 -}}
+{{- if and (hasSuffix "Gi" $size) (lt (trimSuffix "Gi" $size | float64) (float64 $needed)) -}}
+{{- fail (printf "%s: dataSize %s does not hold copies of cacheGiB %d (%d Gi with some room)" .name $size (int .spec.cacheGiB) $needed) -}}
 {{- end -}}
 {{- end -}}

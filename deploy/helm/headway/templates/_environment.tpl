@@ -12,15 +12,20 @@
 - {name: HOME, value: /tmp}
 {{- end -}}
 
-{{/* Where blobs are; samplers have no use for them. */}}
+{{/* root, spec: where blobs are; samplers have no use for them. */}}
 {{- define "headway.blobEnv" -}}
-- {name: HEADWAY_BLOB_STORE, value: {{ .Values.objectStore.blobs | quote }}}
+- {name: HEADWAY_BLOB_STORE, value: {{ include "headway.storeUrl" (dict "url" .root.Values.objectStore.blobs "spec" .spec) | quote }}}
 {{- end -}}
 
-{{/* Where checkpoints are, with credentials of the object store. */}}
+{{/* url, spec: with the size of the plane's copies of what it wrote or read. */}}
+{{- define "headway.storeUrl" -}}
+{{ .url }}{{ ternary "&" "?" (contains "?" .url) }}cache_gib={{ .spec.cacheGiB }}
+{{- end -}}
+
+{{/* root, spec: where checkpoints are, with credentials of the object store. */}}
 {{- define "headway.storeEnv" -}}
-{{- with .Values.objectStore -}}
-- {name: HEADWAY_CHECKPOINT_STORE, value: {{ .checkpoints | quote }}}
+{{- with .root.Values.objectStore -}}
+- {name: HEADWAY_CHECKPOINT_STORE, value: {{ include "headway.storeUrl" (dict "url" .checkpoints "spec" $.spec) | quote }}}
 - {name: AWS_DEFAULT_REGION, value: {{ .region | quote }}}
 {{- if .endpoint }}
 - {name: AWS_ENDPOINT_URL, value: {{ .endpoint | quote }}}
@@ -67,6 +72,22 @@
 {{/* The pod's address in a URL. */}}
 {{- define "headway.podHost" -}}
 {{- if .Values.ipv6 }}[$(POD_IP)]{{ else }}$(POD_IP){{ end -}}
+{{- end -}}
+
+{{/* root, checks (whether it checks the certificates of others): what a plane listens with. */}}
+{{- define "headway.tlsEnv" -}}
+{{- if .root.Values.tls.enabled -}}
+- {name: HEADWAY_TLS_CERT, value: /etc/headway/tls/tls.crt}
+- {name: HEADWAY_TLS_KEY, value: /etc/headway/tls/tls.key}
+{{- if .checks }}
+- {name: HEADWAY_PLANE_CA, value: /etc/headway/planes-ca/ca.crt}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* What probes speak to planes. */}}
+{{- define "headway.probeScheme" -}}
+{{ ternary "HTTPS" "HTTP" .Values.tls.enabled }}
 {{- end -}}
 
 {{/* Where the server's Service answers. */}}

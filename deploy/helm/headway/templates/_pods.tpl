@@ -101,3 +101,28 @@ capabilities: {drop: [ALL]}
   secret: {secretName: {{ .Values.database.filesSecret }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
+
+{{/* root, checks: the certificate that a plane listens with, and the CA of the others. */}}
+{{- define "headway.tlsMounts" -}}
+{{- if .root.Values.tls.enabled -}}
+- {name: tls, mountPath: /etc/headway/tls, readOnly: true}
+{{- if .checks }}
+- {name: planes-ca, mountPath: /etc/headway/planes-ca, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* root, checks, secret */}}
+{{- define "headway.tlsVolumes" -}}
+{{- if .root.Values.tls.enabled -}}
+- name: tls
+  secret: {secretName: {{ .secret }}, defaultMode: 0440}
+{{- if .checks }}
+- name: planes-ca
+  secret:
+    secretName: {{ .root.Values.tls.caSecret }}
+    defaultMode: 0440
+    items: [{key: {{ .root.Values.tls.caKey }}, path: ca.crt}]
+{{- end }}
+{{- end }}
+{{- end -}}

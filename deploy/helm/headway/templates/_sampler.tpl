@@ -34,13 +34,14 @@ env:
   {{- include "headway.addressEnv" $.root | nindent 2 }}
   {{- include "headway.databaseEnv" $.root | nindent 2 }}
   {{- include "headway.folderEnv" $.root | nindent 2 }}
-  {{- include "headway.storeEnv" $.root | nindent 2 }}
+  {{- include "headway.storeEnv" $ | nindent 2 }}
   {{- include "headway.samplerTokenEnv" $.root | nindent 2 }}
   {{- include "headway.metricsTokenEnv" $.root | nindent 2 }}
   {{- include "headway.modelsEnv" $.root | nindent 2 }}
   {{- if $attached }}
   {{- with include "headway.sampler.groupEnv" $ }}{{ . | nindent 2 }}{{ end }}
   {{- end }}
+  {{- with include "headway.tlsEnv" (dict "root" $.root "checks" false) }}{{ . | nindent 2 }}{{ end }}
   - {name: HEADWAY_DRAIN_S, value: {{ .drainSeconds | quote }}}
   {{- if eq .backend "vllm" }}
   - {name: HEADWAY_VLLM_MAX_LORA_RANK, value: {{ .maxLoraRank | quote }}}
@@ -65,12 +66,12 @@ env:
 ports:
   - {name: http, containerPort: 8430}
 startupProbe:  # it listens once the base is loaded
-  httpGet: {path: /healthz, port: http}
+  httpGet: {path: /healthz, port: http, scheme: {{ include "headway.probeScheme" $.root }}}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: {{ div (int .startSeconds) 5 }}
 readinessProbe:  # whether it can generate; while its vLLM is started again it cannot
-  httpGet: {path: /healthz, port: http}
+  httpGet: {path: /healthz, port: http, scheme: {{ include "headway.probeScheme" $.root }}}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2
@@ -88,6 +89,7 @@ volumeMounts:
   {{- include "headway.sampler.adapterMount" $ | nindent 2 }}
   {{- end }}
   {{- with include "headway.databaseMounts" $.root }}{{ . | nindent 2 }}{{ end }}
+  {{- with include "headway.tlsMounts" (dict "root" $.root "checks" false) }}{{ . | nindent 2 }}{{ end }}
 {{- end }}
 {{- end -}}
 
@@ -121,6 +123,9 @@ volumeMounts:
 {{- end }}
 {{- end }}
 {{- with include "headway.databaseVolumes" .root }}
+{{ . }}
+{{- end }}
+{{- with include "headway.tlsVolumes" (dict "root" .root "checks" false "secret" .root.Values.tls.samplerSecret) }}
 {{ . }}
 {{- end }}
 {{- end -}}

@@ -33,8 +33,8 @@ volumeMounts:
 {{- define "headway.trainer.env" -}}
 {{ include "headway.databaseEnv" .root }}
 {{ include "headway.folderEnv" .root }}
-{{ include "headway.storeEnv" .root }}
-{{ include "headway.blobEnv" .root }}
+{{ include "headway.storeEnv" . }}
+{{ include "headway.blobEnv" . }}
 {{ include "headway.metricsTokenEnv" .root }}
 {{ include "headway.modelsEnv" .root }}
 - {name: HEADWAY_STOP_GRACE_S, value: {{ .spec.stopGraceSeconds | quote }}}

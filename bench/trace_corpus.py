@@ -17,7 +17,7 @@ from uuid import UUID
 
 import numpy as np
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts import Conversation, NewSample, Served, TraceRecord, read_span, record
 from wire.trajectories import Turn

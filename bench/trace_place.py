@@ -23,7 +23,8 @@ from server.app import create_app
 from server.auth.service import create_key
 from server.http.context import Context
 from server.process.settings import ServerSettings
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase
 from store.tables import TeamRow
 
@@ -49,13 +50,13 @@ async def open_place(database_url: str, blob_root: Path) -> AsyncGenerator[Place
         key = await create_key(session, name, "bench")
         team_id = await session.scalar(select(TeamRow.id).where(TeamRow.name == name))
     assert team_id is not None
-    app = create_app(ServerSettings(database_url, blob_root, "token"))
+    app = create_app(ServerSettings(database_url, f"file://{blob_root}", "token"))
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False, lifespan="on"))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
         await asyncio.sleep(0.05)
     try:
-        yield Place(database, BlobStore(blob_root), f"http://127.0.0.1:{port}", key, team_id, app.state.context)
+        yield Place(database, FileBlobStore(blob_root), f"http://127.0.0.1:{port}", key, team_id, app.state.context)
     finally:
         server.should_exit = True
         await serving

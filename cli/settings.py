@@ -10,6 +10,7 @@ from urllib.parse import quote
 import typer
 
 if TYPE_CHECKING:
+    from store.blob_stores import BlobStore
     from store.checkpoint_stores import CheckpointStore
 
 DEFAULT_DATA_DIR = Path(".headway")
@@ -54,6 +55,14 @@ CheckpointStoreUrl = Annotated[
     typer.Option(
         envvar="HEADWAY_CHECKPOINT_STORE",
         help="file:///FOLDER or s3://BUCKET/PREFIX (with AWS_*); default: file://<data-dir>/checkpoints",
+        show_envvar=True,
+    ),
+]
+BlobStoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWAY_BLOB_STORE",
+        help="Where large payloads, pictures and uploads lie: file:///FOLDER; default: file://<data-dir>/blobs",
         show_envvar=True,
     ),
 ]
@@ -113,9 +122,19 @@ def open_checkpoints(url: str | None, data_dir: Path) -> CheckpointStore:
         stop_with(str(error))
 
 
-def blob_root(data_dir: Path) -> Path:
-    """Where large payloads lie."""
-    return data_dir.resolve() / "blobs"
+def blob_store_url(url: str | None, data_dir: Path) -> str:
+    """The given URL, or the folder inside the data folder."""
+    return url or f"file://{quote(str((data_dir / 'blobs').resolve()))}"
+
+
+def open_blobs(url: str | None, data_dir: Path) -> BlobStore:
+    """The store at `blob_store_url`, or the end of the command."""
+    from store.blob_stores import open_blob_store
+
+    try:
+        return open_blob_store(blob_store_url(url, data_dir))
+    except ValueError as error:
+        stop_with(str(error))
 
 
 def stop_with(sentence: str, status: int = 1) -> NoReturn:

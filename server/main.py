@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -63,7 +62,7 @@ _POOL, _LEAST_POOL = 20, 5
 def serve(
     *,
     database_url: str,
-    blob_root: Path,
+    blob_store_url: str,
     sampler_token: str,
     host: str = "127.0.0.1",
     port: int = 8420,
@@ -85,7 +84,7 @@ def serve(
     """Serve until SIGINT or SIGTERM; requests under way then end as `server.process.shutdown` says."""
     settings = ServerSettings(
         database_url,
-        blob_root,
+        blob_store_url,
         sampler_token,
         default_lora=default_lora or LoraConfig(),
         limits=limits or Limits(),

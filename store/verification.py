@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.checkpoint_stores import CheckpointStore, Manifest
 from store.checkpoint_stores.base import ADAPTER, STATE
 from store.database import Database

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from store.blobs import BlobStore
+from store.blob_stores import open_blob_store
 from store.catalog import base_by_slug, describe_base
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
@@ -153,7 +153,7 @@ def _load(
     engine = DistributedEngine(loaded.engine, place.group) if place.group else loaded.engine
     worker = Worker(
         database,
-        BlobStore(settings.blob_root),
+        open_blob_store(settings.blob_store_url),
         open_checkpoint_store(settings.checkpoint_store_url),
         engine,
         WorkerSettings(

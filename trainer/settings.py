@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from store.planes.heartbeats import LEASE_TTL_S
@@ -30,7 +29,7 @@ class TrainerSettings:
     database_url: str
     base_slug: str
     checkpoint_store_url: str
-    blob_root: Path
+    blob_store_url: str
     threads: Annotated[
         int, Option("CPU threads for torch; 0: one a core, and one for short passes of a tiny base", minimum=0)
     ] = 0

@@ -32,11 +32,13 @@ from cli.plane_settings import (
 from cli.service.environment import ADMIN_ENV, MEMBER_ENV, environment_of_command, read_env, sdk_exports, write_env
 from cli.settings import (
     DEFAULT_DATA_DIR,
+    BlobStoreUrl,
     CheckpointStoreUrl,
     DataDir,
     LogFormat,
     LogFormatOption,
     OptionalDatabaseUrl,
+    open_blobs,
     open_checkpoints,
     stop_with,
 )
@@ -68,6 +70,7 @@ def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one")] = 8420,
     database_url: OptionalDatabaseUrl = None,
     checkpoint_store: CheckpointStoreUrl = None,
+    blob_store: BlobStoreUrl = None,
     seed: Annotated[int | None, typer.Option(help="Make sampling without a seed reproducible")] = None,
     on_demand: Annotated[
         bool, typer.Option("--on-demand", help="Start trainers when there is work, and end them when there is none")
@@ -126,6 +129,7 @@ def up(
     environment_of_lora = _lora_environment(lora_rank, lora_alpha, lora_targets)
     data_dir = data_dir.resolve()
     open_checkpoints(checkpoint_store, data_dir)  # a URL that is none is better said now than in three logs
+    open_blobs(blob_store, data_dir)
     try:
         port = _listenable_port(host, port)
         umask = private_umask()
@@ -143,6 +147,7 @@ def up(
             environment |= {"HEADWAY_TRAINER_GPUS": str(trainer_gpus)}
             environment |= environment_of_lora
             environment |= {"HEADWAY_CHECKPOINT_STORE": checkpoint_store} if checkpoint_store else {}
+            environment |= {"HEADWAY_BLOB_STORE": blob_store} if blob_store else {}
             environment |= {"HEADWAY_LOG_FORMAT": log_format.value} if log_format else {}
             lifetime = OnDemand(idle_exit_seconds) if on_demand else None
             with Trainers(children, url, slugs, environment, lifetime) as trainers:

@@ -15,12 +15,13 @@ from cli.commands.checks import progress
 from cli.ending import or_stop
 from cli.settings import (
     DEFAULT_DATA_DIR,
+    BlobStoreUrl,
     CheckpointStoreUrl,
     DataDir,
     OptionalDatabaseUrl,
-    blob_root,
     database_url_or_embedded,
     embedded_database_url,
+    open_blobs,
     open_checkpoints,
     stop_with,
 )
@@ -33,12 +34,12 @@ from store.unpacking import unpack
 def backup(
     to: Annotated[Path, typer.Option(help="A new folder, or a file that ends in .tar")],
     checkpoint_store: CheckpointStoreUrl = None,
+    blob_store: BlobStoreUrl = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Write database, checkpoints and blobs as of one moment; the service may run meanwhile."""
     from store.backup import BackupManifest, back_up
-    from store.blobs import BlobStore
 
     private_umask()
     if to.is_file():
@@ -48,7 +49,7 @@ def backup(
 
     def write() -> BackupManifest:
         with progress("backing up") as show, _folder_to_write(to) as folder:
-            return back_up(database, checkpoints, BlobStore(blob_root(data_dir)), folder, show)
+            return back_up(database, checkpoints, open_blobs(blob_store, data_dir), folder, show)
 
     manifest = or_stop(write)
     database.close()
@@ -63,13 +64,13 @@ def restore(
         typer.Option(help="SLUG=ID_OR_PATH of a base model whose weights are elsewhere on this machine"),
     ] = None,
     checkpoint_store: CheckpointStoreUrl = None,
+    blob_store: BlobStoreUrl = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Restore a backup into an empty database and an empty data folder; then start the service as usual."""
     from store.backup import BackupManifest
     from store.backup import restore as restore_all
-    from store.blobs import BlobStore
 
     private_umask()
     bases = _bases(base or [])
@@ -80,7 +81,7 @@ def restore(
     checkpoints = open_checkpoints(checkpoint_store, data_dir)
 
     def fill() -> BackupManifest:
-        blobs = BlobStore(blob_root(data_dir))
+        blobs = open_blobs(blob_store, data_dir)
         with progress("restoring") as show, _folder_to_read(source, data_dir) as folder:
             return restore_all(folder, database, checkpoints, blobs, base_weights=bases, progress=show)
 

@@ -13,11 +13,12 @@ import typer
 from cli.ending import or_stop
 from cli.settings import (
     DEFAULT_DATA_DIR,
+    BlobStoreUrl,
     CheckpointStoreUrl,
     DataDir,
     OptionalDatabaseUrl,
-    blob_root,
     database_url_or_embedded,
+    open_blobs,
     open_checkpoints,
 )
 from cli.terminal.tables import Json
@@ -27,6 +28,7 @@ from store.invariants.base import Violation
 def verify(
     as_json: Json = False,
     checkpoint_store: CheckpointStoreUrl = None,
+    blob_store: BlobStoreUrl = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -34,14 +36,13 @@ def verify(
 
     Exit status 1 if anything is. The service may run meanwhile.
     """
-    from store.blobs import BlobStore
     from store.database import Database
     from store.verification import verify as verify_all
 
     database = Database(database_url_or_embedded(database_url, data_dir))
     checkpoints = open_checkpoints(checkpoint_store, data_dir)
     with progress("verifying") as show:
-        damages = or_stop(lambda: verify_all(database, checkpoints, BlobStore(blob_root(data_dir)), show))
+        damages = or_stop(lambda: verify_all(database, checkpoints, open_blobs(blob_store, data_dir), show))
     database.close()
     if as_json:
         typer.echo(json.dumps({"damages": [asdict(damage) for damage in damages]}))

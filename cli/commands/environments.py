@@ -16,10 +16,11 @@ from cli.in_session import in_session_or_stop
 from cli.references import find_id, find_team
 from cli.settings import (
     DEFAULT_DATA_DIR,
+    BlobStoreUrl,
     DataDir,
     OptionalDatabaseUrl,
-    blob_root,
     database_url_or_embedded,
+    open_blobs,
     stop_with,
 )
 from cli.terminal.tables import Json, Listing, show_items
@@ -28,6 +29,7 @@ from server.audit.recording import COMMAND_LINE
 from server.environments.builds import ENDED
 from server.environments.operating import Listed, Source, add_version, build_of_version, find_one, list_all
 from server.environments.registry import BEGINNING, LogLine, builds_of, log_lines, remove_environment
+from store.blob_stores import BlobStore
 from store.tables import EnvironmentBuildRow, EnvironmentRow
 from wire.errors import NotFound
 
@@ -56,6 +58,7 @@ def add(
     ] = None,
     wait: Annotated[bool, typer.Option(help="Show its log until it is built")] = True,
     database_url: OptionalDatabaseUrl = None,
+    blob_store: BlobStoreUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Have a folder built as the next version of an environment, as `hud deploy` does with a team's key."""
@@ -65,7 +68,7 @@ def add(
         stop_with("give the environment's folder, or --image")
     config = _json_file(runtime_config)
     url = database_url_or_embedded(database_url, data_dir)
-    archive = None if path is None else _stored(path, data_dir)
+    archive = None if path is None else _stored(path, open_blobs(blob_store, data_dir))
     source = Source(team, name, archive, image, dict(_variable(each) for each in variables or []), config)
 
     async def act(session: AsyncSession) -> tuple[UUID, int]:
@@ -192,10 +195,8 @@ def _follow(url: str, build_id: UUID) -> None:
     typer.echo(f"version {build.version} is built", err=True)
 
 
-def _stored(folder: Path, data_dir: Path) -> tuple[str, int]:
-    from store.blobs import BlobStore
-
-    draft = BlobStore(blob_root(data_dir)).draft()
+def _stored(folder: Path, blobs: BlobStore) -> tuple[str, int]:
+    draft = blobs.draft()
     try:
         pack_folder(folder.resolve(), draft.write)
         return draft.keep(), draft.num_bytes

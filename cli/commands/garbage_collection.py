@@ -15,11 +15,12 @@ from cli.in_session import in_session_or_stop
 from cli.references import find_checkpoint, find_model
 from cli.settings import (
     DEFAULT_DATA_DIR,
+    BlobStoreUrl,
     CheckpointStoreUrl,
     DataDir,
     OptionalDatabaseUrl,
-    blob_root,
     database_url_or_embedded,
+    open_blobs,
     open_checkpoints,
 )
 from cli.terminal.settings_options import Given, takes_settings
@@ -40,18 +41,18 @@ def gc(
     ] = False,
     as_json: Json = False,
     checkpoint_store: CheckpointStoreUrl = None,
+    blob_store: BlobStoreUrl = None,
     database_url: OptionalDatabaseUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Remove thinned optimizer states, files without a row, unread blobs, old rollouts and rows of dead processes."""
-    from store.blobs import BlobStore
     from store.database import Database
     from store.retention.collecting import Collector
 
     policy = RetentionPolicy(**given[RetentionPolicy])
     database = Database(database_url_or_embedded(database_url, data_dir))
     checkpoints = open_checkpoints(checkpoint_store, data_dir)
-    collector = Collector(database, BlobStore(blob_root(data_dir)), checkpoints, policy)
+    collector = Collector(database, open_blobs(blob_store, data_dir), checkpoints, policy)
     removed = or_stop(lambda: collector.collect(dry_run=dry_run, strangers=strangers))
     database.close()
     if as_json:

@@ -14,6 +14,7 @@ from cli.plane_settings import Promotion
 from cli.runner_key import runner_key
 from cli.settings import (
     DEFAULT_DATA_DIR,
+    BlobStoreUrl,
     CheckpointStoreUrl,
     DatabaseUrl,
     DataDir,
@@ -21,7 +22,7 @@ from cli.settings import (
     LogFormatOption,
     MetricsToken,
     SamplerToken,
-    blob_root,
+    blob_store_url,
     checkpoint_store_url,
     stop_with,
 )
@@ -76,6 +77,7 @@ def server(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on")] = 8420,
     checkpoint_store: CheckpointStoreUrl = None,
+    blob_store: BlobStoreUrl = None,
     trainers_on_demand: Annotated[
         bool, typer.Option(envvar="HEADWAY_TRAINERS_ON_DEMAND", help="Somebody else starts trainers when needed")
     ] = False,
@@ -104,7 +106,7 @@ def server(
     start = TrainerStart(**given[TrainerStart])
     serve(
         database_url=database_url,
-        blob_root=blob_root(data_dir),
+        blob_store_url=blob_store_url(blob_store, data_dir),
         sampler_token=sampler_token,
         host=host,
         port=port,
@@ -132,6 +134,7 @@ def trainer(
     given: Given,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     checkpoint_store: CheckpointStoreUrl = None,
+    blob_store: BlobStoreUrl = None,
     metrics_token: MetricsToken = None,
     log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
@@ -140,9 +143,9 @@ def trainer(
     from trainer.main import run
 
     _begin("trainer", log_format)
-    store_url = checkpoint_store_url(checkpoint_store, data_dir)
+    stores = checkpoint_store_url(checkpoint_store, data_dir), blob_store_url(blob_store, data_dir)
     shared: dict[str, Any] = {"metrics_token": metrics_token, "promotion": promotion}
-    settings = TrainerSettings(database_url, base, store_url, blob_root(data_dir), **shared, **given[TrainerSettings])
+    settings = TrainerSettings(database_url, base, *stores, **shared, **given[TrainerSettings])
     with _extra("trainer"):  # torch and what comes with it
         _or_stop(lambda: run(settings))
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
@@ -89,7 +88,7 @@ def _table(routes: list[_Route]) -> str:
 
 
 def _routes() -> dict[str, list[_Route]]:
-    app = create_app(ServerSettings("postgresql://nowhere/nothing", Path("nowhere"), "no token"))
+    app = create_app(ServerSettings("postgresql://nowhere/nothing", "file:///nowhere", "no token"))
     access = {(method, path): route for method, path, route in _endpoints(app)}
     found: dict[str, list[_Route]] = {}
     for path, operations in app.openapi()["paths"].items():

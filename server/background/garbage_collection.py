@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from server.process.settings import ServerSettings
-from store.blobs import BlobStore
+from store.blob_stores import open_blob_store
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.repeating import RepeatedTask, Rhythm
@@ -29,7 +29,7 @@ async def collecting_garbage(settings: ServerSettings) -> AsyncGenerator[None]:
         return
     database = Database(settings.database_url, pool_size=2)
     blobs, checkpoints = (
-        BlobStore(settings.blob_root),
+        open_blob_store(settings.blob_store_url),
         open_checkpoint_store(settings.garbage_collection.checkpoint_store_url),
     )
     collector = Collector(database, blobs, checkpoints, settings.garbage_collection.policy)

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from server.rollouts.texts import pass_over, read_text
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.repeating import RepeatedTask, Rhythm
 from store.rollouts.unread import unread_traces

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.principals.callers import Caller
 from server.uploads.storing import stored_or_refused
-from store.blobs import BlobDraft, BlobStore
+from store.blob_stores import BlobDraft, BlobStore
 from store.database import AsyncDatabase
 from store.tables import EnvironmentBuildRow
 from wire.errors import Conflict, InvalidRequest, NotFound, TooLarge

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from server.files.lines import FileKind, kind_of
 from server.process.settings import Limits
 from server.uploads.upload_parser import UploadParser
-from store.blobs import BlobDraft
+from store.blob_stores import BlobDraft
 from wire.errors import HeadwayError, InvalidRequest, TooLarge
 
 _PIECE_BYTES = 1024**2

@@ -37,7 +37,7 @@ from server.runs.defaults import RunDefaults
 from server.runs.settings import HeldOutRequest, InlineTask, InlineTaskset, RunConfig, RunRequest
 from server.training.collaborators import Training
 from server.uploads.upload_parser import UploadParser
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.tables import ModelRow
 from wire.errors import InvalidRequest, NotFound
 from wire.graders.shapes import Grader, models_of

@@ -51,7 +51,7 @@ from server.training.collaborators import Training
 from server.training.places import TrainingPlaces
 from server.uploads.upload_parser import UploadParser
 from server.upstreams.forwarding import Upstreams
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore, open_blob_store
 from store.cache_acknowledgements import CacheAcknowledgements
 from store.checkpoint_stores import CheckpointStore, open_checkpoint_store
 from store.database import AsyncDatabase
@@ -113,7 +113,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     waiting_calls.start()
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
     pool = SamplerPool(connections.is_answering, metrics)
-    blobs = MeasuredBlobs(settings.blob_root, metrics)
+    blobs = MeasuredBlobs(open_blob_store(settings.blob_store_url), metrics)
     recorder = Recorder(background, blobs, metrics)
     recorder.start()
     wants = checkpoint_wants(database)

@@ -13,6 +13,7 @@ from server.http.context import Context, ContextDep
 from server.http.routing import KeyedRouter
 from server.metrics.census import census_exposition
 from server.metrics.workers import exposition
+from store.blob_stores import folder_of
 from store.census import Census, take_census
 from wire.process.metrics_page import may_scrape
 
@@ -27,8 +28,8 @@ async def metrics(context: ContextDep, key: KeyDep, request: Request) -> Respons
     if not may_scrape(request.headers.get("authorization"), context.settings.metrics_token):
         await _check_admin(context, key)
     census = await _census(context)
-    counted = exposition(context.metrics.registry) + census_exposition(census, context.settings.blob_root)
-    return Response(counted, media_type=CONTENT_TYPE_LATEST)
+    known = census_exposition(census, folder_of(context.settings.blob_store_url))
+    return Response(exposition(context.metrics.registry) + known, media_type=CONTENT_TYPE_LATEST)
 
 
 async def _check_admin(context: Context, key: str) -> None:

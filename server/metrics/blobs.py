@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 from server.metrics.instruments import ServerMetrics
-from store.blobs import BlobStore
+from store.blob_stores import BlobDraft, BlobStore, StoredBlob
 
 
 class MeasuredBlobs(BlobStore):
-    """The same store. Its methods may run in any thread."""
+    """Another store's blobs."""
 
-    def __init__(self, root: Path, metrics: ServerMetrics) -> None:
-        super().__init__(root)
+    def __init__(self, store: BlobStore, metrics: ServerMetrics) -> None:
+        self._store = store
         self._metrics = metrics
 
     def put(self, data: bytes) -> str:
-        """See BlobStore."""
         with self._metrics.blob("write"):
-            name = super().put(data)
+            name = self._store.put(data)
         self._metrics.blob_bytes("write", len(data))
         return name
 
     def get(self, name: str) -> bytes:
-        """See BlobStore."""
         with self._metrics.blob("read"):
-            data = super().get(name)
+            data = self._store.get(name)
         self._metrics.blob_bytes("read", len(data))
         return data
+
+    def has(self, name: str) -> bool:
+        return self._store.has(name)
+
+    def draft(self) -> BlobDraft:
+        return self._store.draft()
+
+    def open(self, name: str) -> BinaryIO:
+        return self._store.open(name)
+
+    def check(self, name: str) -> str | None:
+        return self._store.check(name)
+
+    def stored(self) -> Iterator[StoredBlob]:
+        return self._store.stored()
+
+    def remove_older(self, blobs: Sequence[StoredBlob], age_s: float) -> list[StoredBlob]:
+        return self._store.remove_older(blobs, age_s)

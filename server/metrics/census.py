@@ -23,8 +23,8 @@ _OF_A_HEAD = {
 }
 
 
-def census_exposition(census: Census | None, folder: Path) -> bytes:
-    """As text; None: the database is away."""
+def census_exposition(census: Census | None, folder: Path | None) -> bytes:
+    """As text. None: the database is away; large requests go to no disk of ours."""
     registry = CollectorRegistry()
     registry.register(_Given([*_families(census), *_disk(folder)]))
     return generate_latest(registry)
@@ -141,9 +141,9 @@ def _held(name: str, meaning: str, label: str, held: list[Held]) -> Metric:
     return family
 
 
-def _disk(folder: Path) -> Iterator[Metric]:
+def _disk(folder: Path | None) -> Iterator[Metric]:
     """Of the file system that large requests go to. Nothing if there is none yet."""
-    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    existing = folder and next((path for path in (folder, *folder.parents) if path.exists()), None)
     if existing is None:
         return
     usage = shutil.disk_usage(existing)

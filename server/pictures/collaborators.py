@@ -8,7 +8,7 @@ from server.metrics.instruments import ServerMetrics
 from server.pictures.decoder import PictureDecoder
 from server.pictures.recent import Recent
 from server.process.settings import PictureSettings
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase
 from store.pictures import PictureStore
 from wire.pictures import Picture

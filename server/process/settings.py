@@ -275,7 +275,7 @@ class ServerSettings:
     """Where the other planes are, and how much is allowed."""
 
     database_url: str
-    blob_root: Path
+    blob_store_url: str
     sampler_token: str
     default_lora: LoraConfig = field(default_factory=LoraConfig)
     limits: Limits = field(default_factory=Limits)

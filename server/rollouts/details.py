@@ -11,7 +11,7 @@ from server.rollouts.ids import id_or_none
 from server.rollouts.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.rollouts.service import describe, found_trace, no_such_trace
 from server.values.sanitizing import readable_json
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts import RecordedSample, RecordedSpan, Resolved, read_rollouts, read_spans, resolve_rollout
 from store.rollouts.trainer_logprobs import TrainerLogprobs, TrainerLogprobsOf, read_trainer_logprobs

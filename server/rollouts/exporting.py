@@ -16,7 +16,7 @@ import structlog
 
 from server.rollouts.formats import FORMATS, FormatName
 from server.rollouts.formats.lines import Writer
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts import TraceFacts, TraceFilter, TracePage, count_traces, list_traces, resolve
 from store.rollouts.comments import Comment, read_comments

@@ -23,7 +23,7 @@ from server.rollouts.visibility import require_job, require_trace
 from server.uploads.storing import stored_or_refused
 from server.uploads.upload_parser import UploadParser
 from server.values.sanitizing import storable_text
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts import NewTrace, Outcome, import_trace
 from store.tables import JobRow

@@ -9,7 +9,7 @@ import structlog
 
 from server.rollouts.transcript import Part, Scene, build_transcript, readable
 from server.values.sanitizing import storable_text
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts import RecordedSpan, Rollout, read_recorded, resolve_rollout
 from store.rollouts.unread import UnreadTrace, keep_text

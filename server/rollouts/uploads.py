@@ -9,7 +9,7 @@ from uuid import UUID
 from server.rollouts.upload_body import read_upload
 from server.uploads.storing import stored_or_refused
 from server.uploads.upload_parser import UploadParser
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
 from store.pictures import PictureStore
 from store.rollouts import NewSample, TraceRecord, record

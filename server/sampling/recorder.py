@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 
 from server.metrics.instruments import ServerMetrics
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.rollouts import KnownSamples, NewSample, TraceRecord, record
 from wire.process.off_loop import off_loop, takes_long

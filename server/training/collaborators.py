@@ -8,7 +8,7 @@ from server.auth.key_uses import KeyUses
 from server.metrics.instruments import ServerMetrics
 from server.process.shutdown import Shutdown
 from server.training.places import TrainingPlaces
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase
 from store.notify import AsyncListener
 from store.oplog.waiting import WaitingCalls

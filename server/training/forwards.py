@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from server.catalog.repository import as_uuid
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase
 from store.operation_kinds import HANDLE_GIVERS
 from store.tables import ModelRow, OperationRow

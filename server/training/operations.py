@@ -16,7 +16,7 @@ from server.training.admission import TrainedModel
 from server.training.collaborators import Training
 from server.training.idempotency import IDEMPOTENCY_HEADER, body_digest
 from server.uploads.storing import stored_or_refused
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.operation_kinds import KINDS
 from store.oplog.append import PlacedPayload, append_operation, place_payload
 from store.oplog.keys import operation_of_key

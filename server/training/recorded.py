@@ -10,7 +10,7 @@ from server.evals.service import evaluation_traces
 from server.rollouts.visibility import hidden_traces
 from server.training.admission import TrainedModel
 from server.training.requests import BatchRequest
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts import RecordedSample, Resolved, TraceFacts, count_tokens, resolve
 from store.rollouts.lineage import Lineage, find_lineage

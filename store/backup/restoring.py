@@ -21,7 +21,7 @@ from store.backup.manifest import (
     Progress,
     dumped_tables,
 )
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.database import Connection, Database, psycopg_dsn
 from store.migrations import upgrade

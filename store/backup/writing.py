@@ -14,7 +14,7 @@ from psycopg import IsolationLevel, sql
 from psycopg.rows import tuple_row
 
 from store.backup.manifest import BLOBS, CHECKPOINTS, MANIFEST, TABLES, BackupManifest, Progress, dumped_tables, measure
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import STATE
 from store.database import Connection, Database, psycopg_dsn

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 from uuid import UUID
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncConnection
 from store.notify import OPERATION_QUEUED
 from store.usage import COUNT

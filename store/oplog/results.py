@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.operation_kinds import SERVED_CHANGERS
 from store.oplog.waiting import DATABASE_TROUBLE, Trouble, WaitingCall, WaitingCalls, troubles_and_ends

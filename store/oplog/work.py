@@ -14,7 +14,7 @@ from uuid import UUID
 from psycopg.errors import ForeignKeyViolation
 from psycopg.types.json import Jsonb
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import Connection
 from store.notify import ADAPTERS_CHANGED, OPERATION_DONE
 from store.oplog import statements

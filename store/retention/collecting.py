@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from store.blobs import BlobStore, StoredBlob
+from store.blob_stores import BlobStore, StoredBlob
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import STATE, StoredCheckpoint
 from store.database import Database
@@ -163,7 +163,7 @@ class Collector:
             needed = {row.name for row in connection.execute(_NEEDED_BLOBS, {"dropped": list(dropped)})}
         for blob in old:
             if blob.name is None:
-                yield Removal("half a blob", blob.path.name, blob.size), self._remove_blob(blob)
+                yield Removal("half a blob", blob.key.rpartition("/")[2], blob.size), self._remove_blob(blob)
             elif blob.name not in needed:
                 yield Removal("blob", blob.name, blob.size), self._remove_blob(blob)
 
@@ -179,7 +179,7 @@ class Collector:
         return lambda: self._checkpoints.remove(entry.model, entry.checkpoint, part)
 
     def _remove_blob(self, blob: StoredBlob) -> _Remove:
-        return lambda: blob.size if self._blobs.remove_if_older(blob, self._policy.grace_s) else None
+        return lambda: blob.size if self._blobs.remove_older([blob], self._policy.grace_s) else None
 
     def _refuse_other_peoples_stores(self) -> None:
         with self._database.connection() as connection:

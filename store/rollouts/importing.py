@@ -12,7 +12,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts.comments import ImportedComment, add_comments
 from store.rollouts.digests import sample_digest

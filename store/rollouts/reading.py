@@ -12,7 +12,7 @@ from uuid import UUID
 
 import numpy as np
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts.arrays import unpack
 from store.rollouts.conversations import Conversation, from_items, unpack_conversation

@@ -16,7 +16,7 @@ from uuid import UUID
 from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts.known import KnownSamples, Trace
 from store.rollouts.samples import KnownSample, NewSample, PackedSample, pack_samples, placed

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.rollouts.arrays import pack
 from store.rollouts.conversations import Conversation, pack_conversation
 from store.rollouts.digests import boundary_digests, items_digests, longest_prefix, sample_digest, served_digest

@@ -184,7 +184,7 @@ class Box:
 
     def _plane(self, kind: str) -> dict[str, Any]:
         store = {"database_url": self.database_url}
-        files = {"blob_root": str(self.folder / "blobs")}
+        files = {"blob_store_url": f"file://{self.folder}/blobs"}
         checkpoints = {"checkpoint_store_url": f"file://{self.checkpoints}"}
         base = {"base_slug": BASE, "threads": 1}
         if kind == "server":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
 from tests.chaos.power_cut import Recorder, cuts
 from wire.errors import CorruptCheckpoint
@@ -40,14 +40,14 @@ def lost_checkpoints(left: Path, promised: list[UUID]) -> Iterator[str]:
 
 
 def put_blobs(root: Path, recorder: Recorder, contents: list[bytes]) -> None:
-    store = BlobStore(root / "data" / "blobs")
+    store = FileBlobStore(root / "data" / "blobs")
     for content in contents:
         store.put(content)
         recorder.mark(content)
 
 
 def lost_blobs(left: Path, promised: list[bytes]) -> Iterator[str]:
-    store = BlobStore(left / "data" / "blobs")
+    store = FileBlobStore(left / "data" / "blobs")
     for content in promised:
         try:
             assert store.get(hashlib.sha256(content).hexdigest()) == content

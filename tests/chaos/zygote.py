@@ -125,7 +125,7 @@ def _run(request: Mapping[str, Any], plane: Callable[[Mapping[str, Any]], None])
 def _serve(settings: Mapping[str, Any]) -> None:
     from server.main import serve
 
-    serve(**{**settings, "blob_root": Path(settings["blob_root"])})
+    serve(**settings)
 
 
 def _train(settings: Mapping[str, Any]) -> None:
@@ -134,7 +134,7 @@ def _train(settings: Mapping[str, Any]) -> None:
     from trainer.settings import TrainerSettings
     from wire.process.faults import arm_faults
 
-    parsed = TrainerSettings(**{**settings, "blob_root": Path(settings["blob_root"])})
+    parsed = TrainerSettings(**settings)
 
     def become_rank() -> None:
         arm_faults()

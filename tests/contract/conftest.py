@@ -149,7 +149,13 @@ async def origin(database_url: str, base: ModelRow, blob_folder: Path, checkpoin
     guard = GuardSettings(every_s=0.2, settle_s=0.2, retry_s=0.1, webhook_receivers=("127.0.0.1",))
     stored = GarbageCollectionSettings(f"file://{checkpoint_folder}", every_s=0)
     settings = ServerSettings(
-        database_url, blob_folder, "token", limits=LIMITS, timeouts=timeouts, guard=guard, garbage_collection=stored
+        database_url,
+        f"file://{blob_folder}",
+        "token",
+        limits=LIMITS,
+        timeouts=timeouts,
+        guard=guard,
+        garbage_collection=stored,
     )
     async with serving(create_app(settings)) as url:
         yield url

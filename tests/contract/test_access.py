@@ -504,7 +504,7 @@ async def scene(origin, database: AsyncDatabase, base, vendor: Vendor) -> AsyncI
 
 
 def test_every_route_has_a_line_in_the_table(tmp_path):
-    app = create_app(ServerSettings("postgresql://nowhere/nothing", tmp_path, "token"))
+    app = create_app(ServerSettings("postgresql://nowhere/nothing", f"file://{tmp_path}", "token"))
     routes = {
         (method, route.path)
         for route in iter_route_contexts(app.routes)

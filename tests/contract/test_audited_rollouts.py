@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from server.audit.lines import GrowingLine
 from server.audit.recording import Actor
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.rollouts import changing
 from store.tables import EventRow
 from tests.contract.test_export import GOOD, bring, rows
@@ -130,7 +130,7 @@ async def test_an_import_that_the_disk_does_not_take_is_refused_and_taken_later(
     large = {"reward": 1.0, "turns": [{**turn, "served_at": "2026-01-02T03:04:05Z", "request": request}]}
     body = b"".join(json.dumps(line).encode() + b"\n" for line in (GOOD, large, {**GOOD, "reward": 0.5}))
     with monkeypatch.context() as patch:
-        patch.setattr(BlobStore, "put", full)
+        patch.setattr(FileBlobStore, "put", full)
         refused = await team.http.post("/v2/traces/import", content=body)
     assert refused.status_code == 503
     assert "No space left on device" in refused.json()["detail"]

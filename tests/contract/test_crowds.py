@@ -26,7 +26,7 @@ async def test_requests_that_find_every_connection_lent_are_refused_and_nothing_
     database_url, tmp_path: Path, team, model
 ):
     settings = ServerSettings(
-        database_url, tmp_path, "token", database_pool_size=1, database_queue=QueueLimits(most_waiting=0)
+        database_url, f"file://{tmp_path}", "token", database_pool_size=1, database_queue=QueueLimits(most_waiting=0)
     )
     app = create_app(settings)
     headers = {"Authorization": f"Bearer {team.key}"}
@@ -47,7 +47,7 @@ async def test_requests_that_find_every_connection_lent_are_refused_and_nothing_
 
 @asynccontextmanager
 async def crowded_server(database_url: str, blobs: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(ServerSettings(database_url, blobs, "token", **settings))
+    app = create_app(ServerSettings(database_url, f"file://{blobs}", "token", **settings))
     limits = httpx.Limits(max_connections=None)
     async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=60, limits=limits, trust_env=False) as http:
         yield http

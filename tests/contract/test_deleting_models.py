@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, text
 
 from server.runs.settings import RunConfig, StopRules
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import Database
 from store.invariants.tree import TREE
@@ -50,7 +50,7 @@ async def delete(team: Team, model: dict[str, Any]) -> None:
 
 async def collect(database_url: str, folder: Path, tmp_path: Path) -> None:
     database = Database(database_url)
-    collector = Collector(database, BlobStore(tmp_path), FileCheckpointStore(folder), RetentionPolicy(grace_s=0))
+    collector = Collector(database, FileBlobStore(tmp_path), FileCheckpointStore(folder), RetentionPolicy(grace_s=0))
     await asyncio.to_thread(collector.collect)
     database.close()
 

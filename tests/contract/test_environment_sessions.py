@@ -285,7 +285,7 @@ async def test_a_session_plays_the_version_that_served_when_it_was_asked_for(pla
 async def test_a_server_that_stops_closes_its_tunnels_and_refuses_new_ones(
     playing: Playing, database_url: str, tmp_path: Path
 ):
-    settings = ServerSettings(database_url, tmp_path, "token", stop=StopSettings(grace_s=0.5))
+    settings = ServerSettings(database_url, f"file://{tmp_path}", "token", stop=StopSettings(grace_s=0.5))
     app = create_app(settings)
     session_id = await playing.open()
     async with serving(app) as origin:

@@ -416,7 +416,7 @@ async def test_a_revoked_key_is_refused_at_once(origin, database, base):
 
 async def test_a_team_with_too_much_at_once_is_told_to_wait(database_url, database, base, tmp_path, sampler_script):
     limits = GatewayLimits(running_per_team=2, waiting_per_team=0)
-    settings = ServerSettings(database_url, tmp_path, "token", gateway_limits=limits)
+    settings = ServerSettings(database_url, f"file://{tmp_path}", "token", gateway_limits=limits)
     sampler_script.endless = True
     body = {"model": base.slug, "messages": [USER], "stream": True}
     async with serving(create_app(settings)) as url, new_team(url, database) as team, AsyncExitStack() as streams:

@@ -8,7 +8,6 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -46,7 +45,7 @@ HEADERS = ("Trace-Id", "Idempotency-Key", "X-Request-Id", "traceparent", "Accept
 
 
 def gets() -> Iterator[tuple[str, APIRoute]]:
-    settings = ServerSettings("postgresql://nowhere/x", Path("nowhere"), "token")
+    settings = ServerSettings("postgresql://nowhere/x", "file:///nowhere", "token")
     for route in iter_route_contexts(create_app(settings).routes):
         if route.path and "GET" in (route.methods or ()) and isinstance(route.original_route, APIRoute):
             yield route.path, route.original_route

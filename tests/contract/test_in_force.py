@@ -53,7 +53,7 @@ def with_a_forgetful_route(app: FastAPI) -> FastAPI:
 async def processes(team, database_url, tmp_path, monkeypatch) -> AsyncIterator[list[httpx.AsyncClient]]:
     """Two servers on one database."""
     monkeypatch.setattr(cache_barrier, "CACHE_LIFETIME_S", CACHE_LIFETIME_S)
-    settings = ServerSettings(database_url, tmp_path, "token")
+    settings = ServerSettings(database_url, f"file://{tmp_path}", "token")
     options = {
         "headers": {"Authorization": team.http.headers["Authorization"]},
         "trust_env": False,

@@ -23,7 +23,7 @@ TOKEN = "a token for scrapes"
 async def metered(database_url: str, base: ModelRow, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     blobs: Path = tmp_path_factory.mktemp("blobs")
     limits = GatewayLimits(running_per_team=1, waiting_per_team=0)
-    settings = ServerSettings(database_url, blobs, "token", gateway_limits=limits, metrics_token=TOKEN)
+    settings = ServerSettings(database_url, f"file://{blobs}", "token", gateway_limits=limits, metrics_token=TOKEN)
     async with serving(create_app(settings)) as url:
         yield url
 

@@ -165,7 +165,7 @@ async def read_without_a_key(app: FastAPI) -> list[Route]:
 async def app(database_url: str, base, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FastAPI]:
     """Asked without a server between."""
     blobs: Path = tmp_path_factory.mktemp("sealed")
-    app = create_app(ServerSettings(database_url, blobs, "token", limits=LIMITS))
+    app = create_app(ServerSettings(database_url, f"file://{blobs}", "token", limits=LIMITS))
     async with app.router.lifespan_context(app):
         yield app
 
@@ -239,12 +239,16 @@ async def test_routes_that_ask_for_no_key_take_eight_kilobytes(app):
 
 
 def test_every_route_of_ours_admits_before_it_reads(tmp_path):
-    for route, made in routes_of(create_app(ServerSettings("postgresql://nowhere/nothing", tmp_path, "token"))):
+    for route, made in routes_of(
+        create_app(ServerSettings("postgresql://nowhere/nothing", f"file://{tmp_path}", "token"))
+    ):
         assert isinstance(made, KeyedRoute), route
 
 
 def test_every_body_has_the_bound_that_stands_beside_its_route(tmp_path):
-    for route, made in routes_of(create_app(ServerSettings("postgresql://nowhere/nothing", tmp_path, "token"))):
+    for route, made in routes_of(
+        create_app(ServerSettings("postgresql://nowhere/nothing", f"file://{tmp_path}", "token"))
+    ):
         usual = OPEN_TO_ANYBODY if route in OPEN else SMALL
         assert bound_of(made) is (usual if route[0] == "GET" else LARGE.get(route[1], usual)), route
 
@@ -349,7 +353,7 @@ def unbounded(node: Any, within: bool = False) -> Iterator[str]:
 
 
 def test_lists_and_mappings_of_requests_are_refused_at_their_first_fault(tmp_path):
-    app = create_app(ServerSettings("postgresql://nowhere/nothing", tmp_path, "token"))
+    app = create_app(ServerSettings("postgresql://nowhere/nothing", f"file://{tmp_path}", "token"))
     models: set[Any] = {made.body_field.field_info.annotation for _, made in routes_of(app) if made.body_field}
     models |= {wire_training.ForwardBackwardRequest, wire_training.ForwardRequest, wire_training.BackwardRequest}
     assert len(models) > 15

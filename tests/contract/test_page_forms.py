@@ -146,7 +146,7 @@ def alarm_row(model_id: uuid.UUID) -> AlarmRow:
 
 
 def test_every_form_has_a_line_in_the_table(tmp_path):
-    app = create_app(ServerSettings("postgresql://nowhere/nothing", tmp_path, "token"))
+    app = create_app(ServerSettings("postgresql://nowhere/nothing", f"file://{tmp_path}", "token"))
     forms = {
         route.path
         for route in iter_route_contexts(app.routes)

@@ -147,7 +147,9 @@ async def test_a_wrong_key_is_told_on_the_form(stranger):
 
 
 async def test_a_right_key_opens_whatever_wrong_ones_came_from_its_address(database_url, tmp_path, team):
-    app = create_app(ServerSettings(database_url, tmp_path, "token"))  # which counts them apart from other tests'
+    app = create_app(
+        ServerSettings(database_url, f"file://{tmp_path}", "token")
+    )  # which counts them apart from other tests'
     async with (
         serving(app) as url,
         httpx.AsyncClient(base_url=url, headers=HTML, trust_env=False, verify=False) as proxy,

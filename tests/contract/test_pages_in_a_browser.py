@@ -15,7 +15,7 @@ from sqlalchemy import select
 from server.auth.issuing import Grant
 from server.pages.router import router
 from server.pages.shared.routing import PageRoute
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, ApiKeyRow, CheckpointRow, EvalRow, ModelRow, TrainerRow
 from tests.contract.conftest import Team
@@ -75,7 +75,7 @@ async def scene(
         environment = await deployed_environment_of(session, owner, "arith")
     tasks = [task(f"task-{number}", args={"text": "a question " * 9 * number}) for number in range(8)]
     taskset_id = (await upload(standing_team, *tasks, name="looked-at")).json()["taskset_id"]
-    blobs = BlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
+    blobs = FileBlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
     await tell(database, blobs, told, checkpoint=second[-1])
     await tell(database, blobs, untold, checkpoint=second[-1], is_reported=False)
     async with database.session() as session:
@@ -339,7 +339,7 @@ async def test_a_rollout_is_watched_while_it_runs(browser: Browser, origin, sess
     async with visiting(browser, origin, storage_state=session) as visit:
         await visit.go(f"/trace/{row.id.hex}")
         await expect(visit.page.get_by_role("heading", name="Nothing on record yet")).to_be_visible()
-        await tell(database, BlobStore(tmp_path), row, num_turns=1, is_reported=False)
+        await tell(database, FileBlobStore(tmp_path), row, num_turns=1, is_reported=False)
         await expect(visit.page.get_by_role("heading", name="Turn 1: Agent")).to_be_visible()
         await visit.page.get_by_text("40 tokens, mean").click()
         await standing_team.http.post(f"/v2/trace/{row.id}/exit", json={"status": "completed", "reward": 0.75})

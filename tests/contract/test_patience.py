@@ -58,7 +58,7 @@ def test_it_is_the_same_for_chats_steps_and_heads_as_documented():
 async def test_a_chat_is_served_by_a_sampler_that_comes_back(
     away, stream, database, database_url, team, model, tmp_path
 ):
-    settings = ServerSettings(database_url, tmp_path, "token", timeouts=Timeouts(samplers_s=FOR_EVER))
+    settings = ServerSettings(database_url, f"file://{tmp_path}", "token", timeouts=Timeouts(samplers_s=FOR_EVER))
     app = create_app(settings)
     body = {"model": model["model_name"], "messages": [USER], "stream": stream}
     async with (

@@ -97,7 +97,7 @@ async def test_a_sampler_that_has_not_loaded_the_base_serves_nobody(error, said,
 async def test_a_base_without_a_trainer_is_ready_only_where_one_would_be_started(
     missing, database, database_url, base, tmp_path
 ):
-    settings = ServerSettings(database_url, tmp_path, "token", trainer_start=TrainerStart())
+    settings = ServerSettings(database_url, f"file://{tmp_path}", "token", trainer_start=TrainerStart())
     async with (
         changed(database, TrainerRow, base.id, drained_at=func.clock_timestamp()),
         serving(create_app(settings)) as on_demand,

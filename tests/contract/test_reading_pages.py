@@ -15,7 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase
 from store.tables import ModelRow, TraceRow
 from store.tasksets import make_taskset, put_tasks
@@ -41,7 +41,7 @@ class Scene:
 async def scene(
     origin: str, base: ModelRow, database: AsyncDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Scene]:
-    blobs = BlobStore(tmp_path_factory.mktemp("blobs"))
+    blobs = FileBlobStore(tmp_path_factory.mktemp("blobs"))
     async with new_team(origin, database) as team, signed_in(origin, team.key) as browser:
         async with database.session() as session:
             owner = await team_id(database, team)
@@ -138,7 +138,7 @@ async def test_an_opened_turn_shows_the_prompt_as_the_model_saw_it(scene: Scene,
         await session.flush()
         trace = trace_row(scene.rows[0].team_id, model_id=base.id)
         session.add(trace)
-    await tell(database, BlobStore(Path("/nonexistent")), trace, num_turns=1)
+    await tell(database, FileBlobStore(Path("/nonexistent")), trace, num_turns=1)
     page = (await scene.browser.get(f"/trace/{trace.id}?open=2")).text
     assert "No sampler of this base serves" in page
     assert ">#100</span>" in page, "ids stand for texts"

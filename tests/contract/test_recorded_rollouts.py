@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 
 from server.sampling.recorder import NOT_RECORDED, Recorder
 from server.sampling.recorder import Served as ServedCompletion
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase
 from store.tables import SampleRow, SpanRow, TraceRow
 from tests.contract.test_training_by_id import COMPLETED, TURNS, roll_out, sampled, spans
@@ -89,7 +89,7 @@ async def test_trouble_with_recording_costs_no_completion_and_is_flagged(team, d
     async with database.session() as session:
         team_id = (await session.scalars(select(TraceRow).where(TraceRow.id == trace))).one().team_id
     away = AsyncDatabase("postgresql://nobody@127.0.0.1:1/nothing")
-    recorder = Recorder(away, BlobStore(tmp_path), patience_s=0.3)
+    recorder = Recorder(away, FileBlobStore(tmp_path), patience_s=0.3)
     recorder.start()
     lost = ServedCompletion(team_id, trace, "m", 0, list)
     async with asyncio.timeout(20):
@@ -112,7 +112,7 @@ async def test_one_completion_that_cannot_be_recorded_costs_the_others_nothing(t
     def broken() -> list:
         raise RuntimeError("bug")
 
-    recorder = Recorder(database, BlobStore(tmp_path), patience_s=60)
+    recorder = Recorder(database, FileBlobStore(tmp_path), patience_s=60)
     batch = [ServedCompletion(team_id, trace, "m", 0, make) for make in (list, broken, list)]
     waiting = [asyncio.create_task(recorder.keep(one)) for one in batch]
     await asyncio.sleep(0)
@@ -125,7 +125,7 @@ async def test_one_completion_that_cannot_be_recorded_costs_the_others_nothing(t
 async def test_a_rollout_that_somebody_holds_does_not_hold_up_the_others(team, database, tmp_path):
     trace = uuid.uuid4()
     await team.http.post(f"/v2/trace/{trace}/enter", json={})
-    recorder = Recorder(database, BlobStore(tmp_path))
+    recorder = Recorder(database, FileBlobStore(tmp_path))
     recorder.start()
     async with database.session() as session:
         held = (await session.scalars(select(TraceRow).where(TraceRow.id == trace).with_for_update())).one()
@@ -235,7 +235,7 @@ async def test_an_upload_that_the_disk_does_not_take_is_refused_and_taken_later(
         "attributes": {"hud.task_run_id": trace.hex, "hud.schema": "hud.step.v1", "hud.payload": step},
     }  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(BlobStore, "put", full)
+        patch.setattr(FileBlobStore, "put", full)
         refused = await team.http.post(f"/trace/{trace.hex}/telemetry-upload", json={"telemetry": [span]})
     assert refused.status_code == 503
     assert "No space left on device" in refused.json()["detail"]

@@ -8,7 +8,7 @@ import uuid
 import pytest
 from sqlalchemy import select
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.rollouts import read_spans
 from store.tables import TraceRow
 from tests.contract.test_models import no_samplers
@@ -72,7 +72,7 @@ async def test_telemetry_is_kept_once_under_both_spellings(team, database, tmp_p
         reply = await team.http.post(f"{prefix}/trace/{trace.hex}/telemetry-upload", json={"telemetry": [SPAN]})
         assert reply.json() == {"accepted": 1}
     team_id = (await trace_row(database, trace)).team_id
-    (kept,) = await read_spans(database, BlobStore(tmp_path), team_id, trace)
+    (kept,) = await read_spans(database, FileBlobStore(tmp_path), team_id, trace)
     assert kept.span == SPAN
 
 

@@ -21,7 +21,7 @@ import structlog
 from sqlalchemy import text
 
 from server.auth.issuing import Grant
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase
 from store.tables import CheckpointRow, ModelRow
 from tests.contract.conftest import Team, new_team
@@ -48,7 +48,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 async def scene(origin: str, base: ModelRow, database: AsyncDatabase, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    blobs = BlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
+    blobs = FileBlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
     async with new_team(origin, database) as team:
         async with database.session() as session:
             owner = await team_id(database, team)
@@ -198,7 +198,7 @@ async def passed(scene: Scene, database: AsyncDatabase, base: ModelRow) -> Any:
         (checkpoint,) = await grow(session, model, 1)
         trace = trace_row(owner, model_id=model.id)
         session.add(trace)
-    await tell(database, BlobStore(Path("/nonexistent")), trace, num_turns=2, checkpoint=checkpoint)
+    await tell(database, FileBlobStore(Path("/nonexistent")), trace, num_turns=2, checkpoint=checkpoint)
     (turn, _), _ = turns(2, 40)
     async with database.session() as session:
         operation = await pass_over(session, trace, checkpoint, [turn])
@@ -276,7 +276,7 @@ async def test_a_pass_of_another_model_is_named_as_one(scene, passed, visitor, d
     async with database.session() as session:
         trace = trace_row(await team_id(database, scene.team), model_id=scene.checkpoint.model_id)
         session.add(trace)
-    await tell(database, BlobStore(Path("/nonexistent")), trace, num_turns=1)
+    await tell(database, FileBlobStore(Path("/nonexistent")), trace, num_turns=1)
     async with database.session() as session:
         await pass_over(session, trace, checkpoint, turns(1, 40)[0])
     assert f"Trainer at {checkpoint.name} of another model step 7" in await words(visitor, f"/trace/{trace.id}")

@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cli.main import app
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from tests.contract.conftest import Team
 from tests.contract.test_export import bring
 from tests.contract.test_pages import HTML, signed_in
@@ -132,8 +132,8 @@ async def test_an_export_says_what_becomes_of_pictures(seen: tuple[str, str], te
 async def test_an_export_names_a_picture_that_was_lost(team: Team, blob_folder: Path):
     taken = await send(team, data := png(31, 17))
     await bring(team, line(taken))
-    (blob,) = [one for one in BlobStore(blob_folder).stored() if one.name == taken["name"]]
-    blob.path.unlink()
+    blobs = FileBlobStore(blob_folder)
+    blobs.remove_older([one for one in blobs.stored() if one.name == taken["name"]], 0.0)
     for query in ({"pictures": "files"}, {"format": "parquet"}):
         reply = await team.http.get("/v2/traces/export", params=query)
         assert reply.status_code == 410, reply.text

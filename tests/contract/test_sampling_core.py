@@ -25,7 +25,7 @@ HELLO = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture
 async def sampling(database_url: str, tmp_path: Path) -> AsyncIterator[Sampling]:
-    app = create_app(ServerSettings(database_url, tmp_path, "token"))
+    app = create_app(ServerSettings(database_url, f"file://{tmp_path}", "token"))
     async with serving(app):
         yield app.state.context.sampling
 

@@ -78,7 +78,11 @@ class Client:
 async def context(database_url: str, base, tmp_path_factory) -> AsyncIterator[tuple[str, Context]]:
     """A server of few connections, whose context the tests may look into."""
     settings = ServerSettings(
-        database_url, tmp_path_factory.mktemp("blobs"), "token", timeouts=Timeouts(samplers_s=1), database_pool_size=10
+        database_url,
+        f"file://{tmp_path_factory.mktemp('blobs')}",
+        "token",
+        timeouts=Timeouts(samplers_s=1),
+        database_pool_size=10,
     )
     app = create_app(settings)
     async with serving(app) as url:
@@ -408,7 +412,7 @@ async def test_another_process_answers_what_one_left_behind(
 ):
     """The first server dies with a request under way; whoever asks the second has it sampled again."""
     sampler_script.endless = True
-    app = create_app(ServerSettings(database_url, tmp_path, "token"))
+    app = create_app(ServerSettings(database_url, f"file://{tmp_path}", "token"))
     async with serving(app) as url, httpx.AsyncClient(base_url=url, headers={"X-API-Key": team.key}) as http:
         dying = Client(http, client.session_id, client.sampler_id, app.state.context.sampling_futures)
         seeded, free = [await dying.submit(seq, sampling_params={"max_tokens": 30, "seed": 1}) for seq in (50, 51)]

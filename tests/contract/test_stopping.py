@@ -32,7 +32,7 @@ async def second_server(
 ) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
     """Another server process of the same service, as one in a rolling update."""
     settings = ServerSettings(
-        database_url, blobs, "token", timeouts=PATIENT, stop=stop, gateway_limits=limits or GatewayLimits()
+        database_url, f"file://{blobs}", "token", timeouts=PATIENT, stop=stop, gateway_limits=limits or GatewayLimits()
     )
     app = create_app(settings)
 

@@ -58,7 +58,7 @@ async def test_a_key_for_one_model_and_an_operator_see_their_part_of_the_log(
 
 
 async def test_system_says_what_serves_what_is_loaded_and_what_was_refused(team, database_url, tmp_path):
-    app = create_app(ServerSettings(database_url, tmp_path, "token"))
+    app = create_app(ServerSettings(database_url, f"file://{tmp_path}", "token"))
     async with serving(app) as url, signed_in(url, team.key) as visitor:  # a process of which nothing else was asked
         assert (await visitor.get("/nothing-at-all")).status_code == 404
         page = (await visitor.get("/system")).text

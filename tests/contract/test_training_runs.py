@@ -444,7 +444,7 @@ async def _nodes(database: AsyncDatabase, run: Run) -> list[Any]:
 
 async def test_a_crowd_of_polls_starves_no_heartbeat(team, base, trainer, database_url: str, tmp_path: Path):
     """512 results that nobody has yet and the heartbeats of 128 sessions, with ten connections."""
-    settings = ServerSettings(database_url, tmp_path, "token", limits=LIMITS, database_pool_size=10)
+    settings = ServerSettings(database_url, f"file://{tmp_path}", "token", limits=LIMITS, database_pool_size=10)
     async with serving(create_app(settings)) as url, AsyncExitStack() as clients:
         options = {"base_url": url, "headers": {"X-API-Key": team.key}, "trust_env": False, "verify": False}
         crowd = [  # a client looks through all its connections for each request

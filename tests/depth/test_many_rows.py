@@ -93,7 +93,7 @@ async def planes(database: AsyncDatabase, url: str, folder: Path) -> AsyncIterat
         SamplerScript(), SamplerInfo(VOCABULARY, CONTEXT, (END,), constrains=True), holds_all=True
     )
     timeouts, guard = Timeouts(samplers_s=0.2), GuardSettings(every_s=0.2, settle_s=0.2)
-    settings = ServerSettings(url, folder / "blobs", "token", timeouts=timeouts, guard=guard)
+    settings = ServerSettings(url, f"file://{folder}/blobs", "token", timeouts=timeouts, guard=guard)
     async with contextlib.AsyncExitStack() as stack:
         sampled = await stack.enter_async_context(serving(create_sampler_app(sampler, "token")))
         await register_sampler(database, base.id, sampled)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.oplog.operation import ModelState
@@ -101,7 +101,7 @@ def computed_again(group: RankGroup, log: Log, folder: Path) -> dict[int, dict[s
     if group.rank:
         follow(engine, group)
         return {}
-    leading, database, blobs = DistributedEngine(engine, group), Database(log.url), BlobStore(log.folder / "blobs")
+    leading, database, blobs = DistributedEngine(engine, group), Database(log.url), FileBlobStore(log.folder / "blobs")
     passes = Passes(database, blobs, leading, TrainerMetrics())
     loading = Loading(database, blobs, open_checkpoint_store(f"file://{log.folder}/none"), leading, passes)
     leading.open(log.model.id, LoraConfig(**log.model.lora), None, None)

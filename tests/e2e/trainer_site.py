@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy import func, select
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.catalog import ensure_base
 from store.database import AsyncDatabase, Database
 from store.oplog.append import append_operation, place_payload
@@ -92,7 +92,7 @@ class Site:
             database = AsyncDatabase(self.url)
             try:
                 async with database.connection() as connection:
-                    placed = place_payload(BlobStore(self.folder / "blobs"), payload)
+                    placed = place_payload(FileBlobStore(self.folder / "blobs"), payload)
                     return (await append_operation(connection, model_id=model_id, kind=kind, **placed)).id
             finally:
                 await database.close()

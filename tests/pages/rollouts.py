@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase
 from store.rollouts import Conversation, NewSample, Served, TraceRecord, read_span, record
 from store.rollouts.arrays import pack

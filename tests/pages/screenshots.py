@@ -16,7 +16,7 @@ from server.app import create_app
 from server.auth.service import create_key
 from server.process.settings import ServerSettings
 from server.rollouts.texts import read_text
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore, open_blob_store
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
@@ -234,7 +234,7 @@ async def main(out: Path, looks: Collection[str] = LOOKS, only: Collection[str] 
         database = AsyncDatabase(postgres.url)
         key, pages = await invent(database)
         settings = ServerSettings(postgres.url, folder / "blobs", "token")
-        pages |= await invent_rollouts(database, BlobStore(settings.blob_root))
+        pages |= await invent_rollouts(database, open_blob_store(settings.blob_store_url))
         async with serving(create_app(settings)) as origin, open_browser() as browser:
             pages = {name: path for name, path in pages.items() if name in only or not only}
             for look in looks:

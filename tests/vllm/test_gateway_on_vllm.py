@@ -42,7 +42,7 @@ async def team(backend, postgres_url: str, tmp_path_factory: pytest.TempPathFact
         session.add(base)
     adapter = base_adapter_name(base.id)
     await asyncio.to_thread(backend.load_adapter, adapter, None)
-    settings = ServerSettings(postgres_url, tmp_path_factory.mktemp("blobs"), "token")
+    settings = ServerSettings(postgres_url, f"file://{tmp_path_factory.mktemp('blobs')}", "token")
     async with serving(create_sampler_app(backend, "token")) as sampler, serving(create_app(settings)) as origin:
         await register_sampler(database, base.id, sampler)
         heart = asyncio.create_task(keep_alive(database))

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import structlog
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.database import DATABASE_AWAY, Connection, Database
 from store.notify import ADAPTER_LOADED, OPERATION_QUEUED, Listener, WakeableListener

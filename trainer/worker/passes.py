@@ -11,7 +11,7 @@ from uuid import UUID
 import numpy as np
 import structlog
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import Database
 from store.operation_kinds import BACKWARD, FORWARD_BACKWARD, GRADIENTS, HANDLE_GIVERS
 from store.oplog import work

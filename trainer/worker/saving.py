@@ -9,7 +9,7 @@ from uuid import UUID
 
 import structlog
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import Database
 from store.oplog import work
 from store.oplog.operation import ModelState, Operation

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import structlog
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import ADAPTER, STATE
 from store.database import Database

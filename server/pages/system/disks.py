@@ -6,9 +6,9 @@ import asyncio
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from server.process.settings import ServerSettings
+from store.blob_stores import folder_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Disk:
 
 
 async def disks(settings: ServerSettings) -> list[Disk]:
-    """Those that this server can see; a checkpoint store elsewhere is none."""
-    folders = {"requests and answers": settings.blob_root}
-    store_url = urlsplit(settings.garbage_collection.checkpoint_store_url) if settings.garbage_collection else None
-    if store_url is not None and store_url.scheme == "file":
-        folders["checkpoints"] = Path(unquote(store_url.path))
+    """Those that this server can see; a bucket is none."""
+    collection = settings.garbage_collection
+    urls = {"requests and answers": settings.blob_store_url}
+    urls |= {"checkpoints": collection.checkpoint_store_url} if collection else {}
+    folders = {holds: folder for holds, url in urls.items() if (folder := folder_of(url)) is not None}
     return await asyncio.to_thread(_measure, folders)
 
 

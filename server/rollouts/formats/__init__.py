@@ -14,7 +14,7 @@ from server.rollouts.formats.parquet import ParquetRows
 from server.rollouts.formats.tar import PicturedTar
 from server.rollouts.formats.trl import trl_row
 from server.rollouts.formats.verl import verl_row
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.rollouts import Resolved
 from wire.errors import InvalidRequest
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from server.rollouts.formats.headway import headway_row
 from server.rollouts.formats.pictures import bytes_of, names_of
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.rollouts import Resolved
 from wire.errors import InvalidRequest
 

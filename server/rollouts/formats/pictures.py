@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.rollouts import Resolved
 from wire.errors import CorruptCheckpoint, Gone
 from wire.trajectories import Turn

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from server.rollouts.formats.lines import JsonLines
 from server.rollouts.formats.pictures import bytes_of, names_of
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.rollouts import Resolved
 
 _BLOCK = 512

@@ -40,7 +40,7 @@ def test_a_trainer_leaves_word_for_status_and_for_those_who_wait(database: Datab
     with database.session() as session:
         ensure_base(session, "base", NOWHERE)
     url = database.url.render_as_string(hide_password=False)
-    settings = TrainerSettings(url, "base", f"file://{tmp_path}/c", tmp_path / "blobs", 1, "cpu")
+    settings = TrainerSettings(url, "base", f"file://{tmp_path}/c", f"file://{tmp_path}/blobs", 1, "cpu")
     with pytest.raises(WeightsOutOfReach, match=NOWHERE):
         run_trainer(settings)
     with database.session() as session:

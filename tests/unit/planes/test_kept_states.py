@@ -11,7 +11,8 @@ from uuid import UUID
 import pytest
 
 from sampler.agent import Agent, AgentSettings
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
 from store.invariants import check_all
@@ -57,7 +58,7 @@ class ThinnedTrainer(Trainer):
 
     @property
     def blobs(self) -> BlobStore:
-        return BlobStore(self.folder / "blobs")
+        return FileBlobStore(self.folder / "blobs")
 
     @property
     def checkpoints(self) -> FileCheckpointStore:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.oplog.append import Appended, append_operation, place_payload
 from store.rollouts import NewSample, TraceRecord, record
 from store.rollouts.trainer_logprobs import read_trainer_logprobs
@@ -53,7 +53,7 @@ def blob_of(trainer: Trainer, picture: bytes) -> Path:
 
 @pytest.fixture(autouse=True)
 def stored(trainer: Trainer) -> None:
-    blobs = BlobStore(trainer.folder / "blobs")
+    blobs = FileBlobStore(trainer.folder / "blobs")
     for picture in (ONE, OTHER):
         blobs.put(picture)
 
@@ -113,7 +113,7 @@ async def test_a_picture_that_was_swapped_holds_its_operation_up_by_name(trainer
 
 async def test_a_payload_in_which_a_picture_was_swapped_for_another_holds_its_operation_up(trainer: Trainer) -> None:
     """The other one is there, and has as many tokens: only the log says which it was."""
-    blobs, model_id = BlobStore(trainer.folder / "blobs"), trainer.world.model_id
+    blobs, model_id = FileBlobStore(trainer.folder / "blobs"), trainer.world.model_id
     logged, swapped = payload(shown(ONE)), payload(shown(OTHER))
     async with trainer.async_database.connection() as connection:
         placed = place_payload(blobs, logged)
@@ -138,7 +138,7 @@ async def test_what_a_pass_made_of_a_picture_is_kept_for_the_sample_that_showed_
     trace_ids, team_id = [uuid.uuid4(), uuid.uuid4()], trainer.world.team_id
     recorded = zip(trace_ids, (ONE, OTHER), strict=True)
     records = [TraceRecord(team_id, each, [NewSample(team_id, each, shown(picture))]) for each, picture in recorded]
-    await record(trainer.async_database, BlobStore(trainer.folder / "blobs"), records)
+    await record(trainer.async_database, FileBlobStore(trainer.folder / "blobs"), records)
     trainer.engine.logprobs = [np.array([-2.5], np.float32), np.array([-3.5], np.float32)]
     trajectories = [Trajectory((shown(ONE),), 1.0, trace_id.hex) for trace_id in trace_ids]
     await trainer.ask("forward_backward", encode_datums(to_datums(Batch(trajectories)), CALL))

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.retention.collecting import Collector
 from store.retention.policy import RetentionPolicy
@@ -88,7 +88,7 @@ def collect(trainer: RunTrainer) -> None:
     """Two days later."""
     with trainer.database.session() as session:
         session.execute(text("update checkpoints set committed_at = committed_at - interval '2 days'"))
-    stores = BlobStore(trainer.folder / "blobs"), FileCheckpointStore(trainer.folder / "checkpoints")
+    stores = FileBlobStore(trainer.folder / "blobs"), FileCheckpointStore(trainer.folder / "checkpoints")
     Collector(trainer.database, *stores, RetentionPolicy(keep_last_states=1)).collect()
 
 

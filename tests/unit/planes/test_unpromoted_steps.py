@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, update
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
 from store.invariants import check_all, check_files
@@ -90,7 +90,7 @@ class RunTrainer(Trainer):
     def restart(self, trainer_id: UUID) -> None:
         super().restart(trainer_id)
         settings = WorkerSettings(self.world.base_id, trainer_id, promote_timeout_s=0.5, snapshots=self.policy)
-        stores = BlobStore(self.folder / "blobs"), FileCheckpointStore(self.folder / "checkpoints")
+        stores = FileBlobStore(self.folder / "blobs"), FileCheckpointStore(self.folder / "checkpoints")
         self.worker = Worker(self.database, *stores, self.engine, settings)
         self.number = getattr(self, "number", 0)
 

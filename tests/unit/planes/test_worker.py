@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import update
 
 from server.training.forwards import open_forward
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import AsyncDatabase, Database
 from store.oplog import leases, work
@@ -129,7 +129,7 @@ class Trainer:
         """A new process: nothing in memory."""
         self.engine = self.make_engine()
         settings = WorkerSettings(self.world.base_id, trainer_id)
-        stores = BlobStore(self.folder / "blobs"), FileCheckpointStore(self.folder / "checkpoints")
+        stores = FileBlobStore(self.folder / "blobs"), FileCheckpointStore(self.folder / "checkpoints")
         self.metrics = TrainerMetrics()
         self.keeper = LogprobKeeper(self.database, self.metrics)
         kept = {"metrics": self.metrics, "keeper": self.keeper}
@@ -223,7 +223,7 @@ async def test_a_forward_that_returned_what_a_loss_costs_is_no_handle_for_weight
     call = {"loss_fn": "cross_entropy", "loss_fn_config": {}, "num_substeps": 1, "returns_logprobs": True}
     asked = await trainer.ask("forward", encode_datums(to_datums(Batch([Trajectory((TURN,), 1.0)])), call))
     trainer.work()
-    blobs = BlobStore(trainer.folder / "blobs")
+    blobs = FileBlobStore(trainer.folder / "blobs")
     with pytest.raises(NotFound, match="returned the logprobs of a loss"):
         await open_forward(trainer.async_database, blobs, trainer.world.model_id, str(asked.id))
 
@@ -231,7 +231,7 @@ async def test_a_forward_that_returned_what_a_loss_costs_is_no_handle_for_weight
 async def a_rollout(trainer: Trainer) -> UUID:
     trace_id, team_id = uuid.uuid4(), trainer.world.team_id
     sample = NewSample(team_id, trace_id, TURN)
-    blobs = BlobStore(trainer.folder / "blobs")
+    blobs = FileBlobStore(trainer.folder / "blobs")
     await record(trainer.async_database, blobs, [TraceRecord(team_id, trace_id, [sample])])
     return trace_id
 

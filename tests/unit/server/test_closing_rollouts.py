@@ -27,7 +27,9 @@ async def test_a_rollout_without_a_sign_of_life_is_closed_and_no_other(
     url = database.url.render_as_string(hide_password=False)
     garbage_collection = GarbageCollectionSettings(f"file://{tmp_path}/c", close_every_s=0.02)
     async with (
-        closing_rollouts(ServerSettings(url, tmp_path / "blobs", "token", garbage_collection=garbage_collection)),
+        closing_rollouts(
+            ServerSettings(url, f"file://{tmp_path}/blobs", "token", garbage_collection=garbage_collection)
+        ),
         asyncio.timeout(30),
     ):
         while not await _closed(async_database):  # noqa: ASYNC110

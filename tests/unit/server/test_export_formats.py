@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from server.rollouts.formats import FORMATS
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.rollouts import Conversation, RecordedSample, Resolved, TraceFacts
 from wire.extension import Media
 from wire.trajectories import Turn
@@ -62,7 +62,7 @@ ROLLOUTS = [game(12, tools=True), game(1, reward=-1.5), wordless(), game(3, rewa
 
 
 def write(folder: Path, name: Any, rollouts: list[Resolved] = ROLLOUTS, *, with_pictures: bool = False) -> Path:
-    file = FORMATS[name].file(BlobStore(folder / "blobs"), with_pictures=with_pictures)
+    file = FORMATS[name].file(FileBlobStore(folder / "blobs"), with_pictures=with_pictures)
     path = folder / f"rollouts{file.suffix}"
     pieces = [piece for one in rollouts for piece in file.writer.write([one])]
     path.write_bytes(b"".join([*pieces, file.writer.close()]))
@@ -71,7 +71,7 @@ def write(folder: Path, name: Any, rollouts: list[Resolved] = ROLLOUTS, *, with_
 
 def screenshots(folder: Path) -> Resolved:
     """Three turns that see the same picture, and the last one another besides."""
-    blobs, png = BlobStore(folder / "blobs"), io.BytesIO()
+    blobs, png = FileBlobStore(folder / "blobs"), io.BytesIO()
     Image.new("RGB", (40, 30)).save(png, "PNG")
     first, second = (bytes.fromhex(blobs.put(data)) for data in (png.getvalue(), png.getvalue() + b"other"))
     played = game(3)

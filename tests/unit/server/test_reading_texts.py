@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from server.background import reading_texts
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase, Database
 from store.rollouts import (
     Conversation,
@@ -61,7 +61,7 @@ async def test_what_was_said_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(reading_texts, "_LOOK_EVERY_S", 0.02)
-    blobs, asked, told, broken = BlobStore(tmp_path), uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+    blobs, asked, told, broken = FileBlobStore(tmp_path), uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
 
     async def say(record_: TraceRecord) -> None:
         """As if it had been said a while ago."""

@@ -11,7 +11,7 @@ import pytest
 
 from server.training.operations import Call, Prepared
 from server.training.sequenced import refuse_in_order, submit_in_order
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase, Database
 from store.oplog.results import wait_for_result
 from store.oplog.waiting import WaitingCalls
@@ -26,7 +26,7 @@ Training = Any
 
 @pytest.fixture
 def training(async_database: AsyncDatabase, tmp_path: Path) -> Training:
-    return SimpleNamespace(database=async_database, blobs=BlobStore(tmp_path))
+    return SimpleNamespace(database=async_database, blobs=FileBlobStore(tmp_path))
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ async def test_the_command_gets_the_base_in_its_environment_and_its_failure_is_t
         "print('asking for a machine')\nprint('quota exceeded')\nsys.exit(3)\n"
     )
     how = TrainerStart(command=f"{sys.executable} '{script}' $(touch {tmp_path / 'shell'})", gpus=4)
-    with launching_trainers(ServerSettings(postgres_url, tmp_path, "token", trainer_start=how)):
+    with launching_trainers(ServerSettings(postgres_url, f"file://{tmp_path}", "token", trainer_start=how)):
         until(lambda: "failed: the start command ended with status 3: quota exceeded" in shortage(database))
     assert (tmp_path / "told").read_text() == f"base14{postgres_url}"
     assert not (tmp_path / "shell").exists()
@@ -62,7 +62,7 @@ async def test_a_command_that_does_not_exist_is_told(
 ):
     await leave_work_without_trainers(database, async_database, world)
     how = TrainerStart(command="/nowhere/start")
-    with launching_trainers(ServerSettings(postgres_url, tmp_path, "token", trainer_start=how)):
+    with launching_trainers(ServerSettings(postgres_url, f"file://{tmp_path}", "token", trainer_start=how)):
         until(lambda: "No such file or directory" in shortage(database))
 
 
@@ -83,7 +83,7 @@ async def test_the_webhook_is_told_the_base_and_why(
     threading.Thread(target=hook.serve_forever, daemon=True).start()
     await leave_work_without_trainers(database, async_database, world)
     how = TrainerStart(webhook=f"http://127.0.0.1:{hook.server_port}/", gpus=2)
-    with launching_trainers(ServerSettings(postgres_url, tmp_path, "token", trainer_start=how)):
+    with launching_trainers(ServerSettings(postgres_url, f"file://{tmp_path}", "token", trainer_start=how)):
         until(lambda: "500 Internal Server Error" in shortage(database))
     hook.shutdown()
     about = {"base": "base", "queued": 1, "reason": "1 operations wait for a trainer"}

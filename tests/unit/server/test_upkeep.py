@@ -19,7 +19,7 @@ def settings(database: Database, tmp_path: Path) -> ServerSettings:
     url = database.url.render_as_string(hide_password=False)
     return ServerSettings(
         url,
-        tmp_path / "blobs",
+        f"file://{tmp_path}/blobs",
         "token",
         garbage_collection=GarbageCollectionSettings(f"file://{tmp_path}/c", every_s=0.02),
     )

@@ -16,7 +16,8 @@ import psycopg
 import pytest
 from sqlalchemy import func, select, update
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.database import Database, psycopg_dsn
 from store.oplog import leases
@@ -44,7 +45,7 @@ class Estate:
 
     @property
     def blobs(self) -> BlobStore:
-        return BlobStore(self.folder / "blobs")
+        return FileBlobStore(self.folder / "blobs")
 
     def publish(self, checkpoint_id: UUID, content: bytes = b"weights") -> dict[str, Any]:
         with self.checkpoints.stage(self.world.model_id, checkpoint_id) as staged:

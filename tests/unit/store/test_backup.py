@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, text
 
 from store.backup import NotABackup, back_up, restore
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase, Database
 from store.invariants import check_all
 from store.retention.lock import keeping_files
@@ -32,7 +32,7 @@ def place_kind(request: pytest.FixtureRequest) -> str:
 class Target:
     def __init__(self, database: Database, folder: Path, place: Place) -> None:
         self.database = database
-        self.checkpoints, self.blobs = place.open(), BlobStore(folder / "blobs")
+        self.checkpoints, self.blobs = place.open(), FileBlobStore(folder / "blobs")
 
     def restore(self, source: Path, **options) -> None:
         restore(source, self.database, self.checkpoints, self.blobs, **options)
@@ -194,7 +194,7 @@ def test_a_service_that_is_not_empty_is_not_restored_into(estate: Estate, target
     with pytest.raises(Conflict, match="blob store is not empty"):
         target.restore(backup)
     with pytest.raises(Conflict, match="checkpoint store is not empty"):
-        restore(backup, target.database, estate.checkpoints, BlobStore(estate.folder / "new"))
+        restore(backup, target.database, estate.checkpoints, FileBlobStore(estate.folder / "new"))
     assert rows(target.database, "models") == []
 
 

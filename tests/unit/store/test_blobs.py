@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from wire.errors import CorruptCheckpoint
 
 
 def test_blobs_are_verified_when_read(tmp_path: Path):
-    blobs = BlobStore(tmp_path)
+    blobs = FileBlobStore(tmp_path)
     name = blobs.put(b"payload")
     assert blobs.put(b"payload") == name
     path = next(p for p in tmp_path.rglob(name))
@@ -22,7 +22,7 @@ def test_blobs_are_verified_when_read(tmp_path: Path):
 
 
 def test_a_blob_that_came_in_pieces_is_the_same_blob(tmp_path: Path):
-    blobs = BlobStore(tmp_path)
+    blobs = FileBlobStore(tmp_path)
     draft = blobs.draft()
     for piece in (b"pay", b"load"):
         draft.write(piece)
@@ -35,7 +35,7 @@ def test_a_blob_that_came_in_pieces_is_the_same_blob(tmp_path: Path):
 
 
 def test_a_draft_that_is_dropped_leaves_nothing(tmp_path: Path):
-    blobs = BlobStore(tmp_path)
+    blobs = FileBlobStore(tmp_path)
     draft = blobs.draft()
     draft.write(b"half")
     assert [blob.name for blob in blobs.stored()] == [None]

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import store.database
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.cache_barrier import CACHED_TABLES, changes_cached
 from store.database import AsyncDatabase
 from store.operation_kinds import KINDS, SERVED_CHANGERS
@@ -129,7 +129,11 @@ async def test_a_session_that_was_rolled_back_does_not_wait(async_database, worl
 async def test_only_what_changed_what_is_served_is_answered_late(
     async_database, database, world, waiting_calls, waits, tmp_path, kind, is_large
 ):
-    operation, blobs, result = await append(async_database, world, kind), BlobStore(tmp_path), encode({"metrics": {}})
+    operation, blobs, result = (
+        await append(async_database, world, kind),
+        FileBlobStore(tmp_path),
+        encode({"metrics": {}}),
+    )
     stored = {"result_blob": blobs.put(result)} if is_large else {"result": result}
     with database.session() as session:
         session.execute(update(OperationRow).values(state="done", **stored))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase, Database
 from store.oplog import work
 from store.oplog.results import wait_for_result
@@ -72,7 +72,7 @@ async def test_whatever_is_acknowledged_waits_for_the_disk(
         await append(async_database, world)
         lease = take(database, world)
         done = finish_pass(database, lease)
-        await wait_for_result(async_database, waiting_calls, BlobStore(tmp_path), done.id, 5.0)
+        await wait_for_result(async_database, waiting_calls, FileBlobStore(tmp_path), done.id, 5.0)
         await append(async_database, world, "optim_step")
         step, model = start(database, lease)
         with database.connection() as connection:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase, Database
 from store.oplog import leases, leaving, work
 from store.oplog.append import Appended, append_operation, place_payload
@@ -181,7 +181,7 @@ async def test_a_waiter_gets_the_result_when_the_trainer_completes(
 ):
     operation = await append(async_database, world)
     finish_pass(database, take(database, world))
-    header, _ = await wait_for_result(async_database, waiting_calls, BlobStore(tmp_path), operation.id, 5.0)
+    header, _ = await wait_for_result(async_database, waiting_calls, FileBlobStore(tmp_path), operation.id, 5.0)
     assert header == {"metrics": {}, "num_datums": 1}
 
 
@@ -194,7 +194,7 @@ async def test_a_waiter_gets_the_error_of_a_refused_operation(
     with database.connection() as connection:
         work.fail(connection, lease, started, InvalidRequest("input 0 is empty"))
     with pytest.raises(InvalidRequest, match="input 0 is empty"):
-        await wait_for_result(async_database, waiting_calls, BlobStore(tmp_path), operation.id, 5.0)
+        await wait_for_result(async_database, waiting_calls, FileBlobStore(tmp_path), operation.id, 5.0)
 
 
 async def test_a_waiter_is_told_that_no_trainer_lives(
@@ -204,11 +204,11 @@ async def test_a_waiter_is_told_that_no_trainer_lives(
         session.execute(update(TrainerRow).values(heartbeat_at=TrainerRow.heartbeat_at - timedelta(minutes=1)))
     operation = await append(async_database, world)
     with pytest.raises(TimedOut, match="no trainer for base base is alive since"):
-        await wait_for_result(async_database, waiting_calls, BlobStore(tmp_path), operation.id, 0.0)
+        await wait_for_result(async_database, waiting_calls, FileBlobStore(tmp_path), operation.id, 0.0)
 
 
 def test_large_payloads_become_blobs(tmp_path):
-    blobs = BlobStore(tmp_path)
+    blobs = FileBlobStore(tmp_path)
     small, large = encode({}), encode({"arguments": "x" * 100_000})
     assert place_payload(blobs, small) == {"payload": small, "payload_blob": None, "pictures": None}
     placed = place_payload(blobs, large)

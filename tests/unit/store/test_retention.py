@@ -228,7 +228,7 @@ def test_a_blob_that_is_put_again_is_young_again(estate: Estate):
     estate.age_files()
     (old,) = estate.blobs.stored()
     put(estate, b"twice")
-    assert not estate.blobs.remove_if_older(old, 3600.0), "somebody is about to commit a row that names it"
+    assert not estate.blobs.remove_older([old], 3600.0), "somebody is about to commit a row that names it"
     assert estate.collect() == []
     assert estate.blobs.get(name) == b"twice"
 

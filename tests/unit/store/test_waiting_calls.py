@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text, update
 
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncConnection, AsyncDatabase, Database
 from store.oplog import waiting
 from store.oplog.deferring import defer
@@ -151,7 +151,7 @@ async def test_a_call_that_finds_no_connection_goes_on_waiting_for_its_answer(
                 yield connection
 
     full = Full(async_database.url.render_as_string(hide_password=False))
-    header, _ = await wait_for_result(full, waiting_calls, BlobStore(tmp_path), operation.id, 20.0)
+    header, _ = await wait_for_result(full, waiting_calls, FileBlobStore(tmp_path), operation.id, 20.0)
     assert (header["num_datums"], full.num_refused) == (1, 2)
     await full.close()
 
@@ -171,7 +171,7 @@ async def test_looking_goes_on_after_a_fault_of_ours(
     monkeypatch.setattr(waiting, "troubles_and_ends", faulty)
     async with looking_after_calls(async_database, every_s=0.1) as calls:
         with calls.wait_for(operation.id) as call:
-            taking = asyncio.create_task(take_result(async_database, call, BlobStore(tmp_path), 20.0))
+            taking = asyncio.create_task(take_result(async_database, call, FileBlobStore(tmp_path), 20.0))
             await asyncio.sleep(0.1)
             end_quietly(database)
             header, _ = await taking

@@ -64,7 +64,7 @@ def test_ranks_that_would_share_a_gpu_are_refused(name: str, num_gpus: int, reas
 
 
 def settings(**given: float) -> TrainerSettings:
-    return TrainerSettings("postgresql://", "base", "file:///c", Path("/b"), **given)
+    return TrainerSettings("postgresql://", "base", "file:///c", "file:///b", **given)
 
 
 def test_leases_of_a_group_outlast_its_collectives():

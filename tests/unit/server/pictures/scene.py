@@ -12,7 +12,7 @@ from server.pictures.decoder import PictureDecoder
 from server.principals.callers import Caller
 from server.process.settings import PictureSettings
 from server.sampling.target import Target
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase
 from store.pictures import PictureStore
 
@@ -21,7 +21,7 @@ def pictures_of(
     decoder: PictureDecoder, database: AsyncDatabase, folder: Path, settings: PictureSettings | None = None
 ) -> Pictures:
     settings = settings or PictureSettings()
-    return Pictures(settings, decoder, database, PictureStore(database), BlobStore(folder), ServerMetrics())
+    return Pictures(settings, decoder, database, PictureStore(database), FileBlobStore(folder), ServerMetrics())
 
 
 def target_of(team_id: uuid.UUID, *, reads_pictures: bool = True) -> Target:

@@ -98,8 +98,7 @@ async def test_a_team_that_brings_it_anew_has_it_anew(pictures: Pictures):
         await read(pictures, TEAM, taken.name)
     with pytest.raises(NotFound, match=r"messages\[1\].content\[0\]: no picture sha256:"):
         await take(pictures, TEAM, asked(image(taken.location)))
-    for blob in pictures.blobs.stored():
-        blob.path.unlink()  # as a collection does, once nothing names it
+    pictures.blobs.remove_older(list(pictures.blobs.stored()), 0.0)  # as a collection does, once nothing names it
     assert await take_each(pictures, TEAM, [SentPicture("a", RED)]) == [taken]
     assert await read(pictures, TEAM, taken.name) == RED
 
@@ -111,16 +110,14 @@ async def test_a_pointer_is_a_picture_that_the_team_sent(pictures: Pictures):
 
 async def test_bytes_that_are_gone_are_gone(pictures: Pictures):
     (taken,) = await take_each(pictures, TEAM, [SentPicture("a", RED)])
-    (blob,) = pictures.blobs.stored()
-    blob.path.unlink()
+    pictures.blobs.remove_older(list(pictures.blobs.stored()), 0.0)
     with pytest.raises(Gone, match=taken.name):
         await read(pictures, TEAM, taken.name)
 
 
 async def test_bytes_that_were_lost_are_there_again_once_they_are_sent_again(pictures: Pictures):
     (taken,) = await take_each(pictures, TEAM, [SentPicture("a", RED)])
-    (blob,) = pictures.blobs.stored()
-    blob.path.unlink()
+    pictures.blobs.remove_older(list(pictures.blobs.stored()), 0.0)
     assert await take_each(pictures, TEAM, [SentPicture("a", RED), SentPicture("b", RED)]) == [taken, taken]
     assert await read(pictures, TEAM, taken.name) == RED
 
@@ -191,7 +188,7 @@ async def test_requests_with_the_same_picture_at_once_have_the_same_picture(pict
 
 
 async def test_a_disk_that_is_full_is_a_refusal_that_passes(pictures: Pictures, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("store.blobs.sync_file", _full)
+    monkeypatch.setattr("store.blob_stores.file.sync_file", _full)
     with pytest.raises(Unavailable, match="could not be stored"):
         await take_each(pictures, TEAM, [SentPicture("a", RED)])
     monkeypatch.undo()

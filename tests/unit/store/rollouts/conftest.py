@@ -12,14 +12,15 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.rollouts import Conversation, NewSample, Served
 from wire.trajectories import Turn
 
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> BlobStore:
-    return BlobStore(tmp_path / "blobs")
+    return FileBlobStore(tmp_path / "blobs")
 
 
 def make_turns(count: int, *, length: int = 5, seed: int = 0) -> list[Turn]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase, Database
 from store.rollouts import Conversation, KnownSamples, NewSample, TraceRecord, delete_trace, read_rollouts, record
 from store.rollouts.samples import KnownSample

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase, Database
 from store.rollouts import TraceFilter, list_jobs, list_traces, resolve
 from store.rollouts.blob_names import ROLLOUT_BLOBS

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, text
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase, Database
 from store.rollouts import NewSample, TraceRecord, read_rollouts, read_span, read_spans, record
 from store.rollouts.spans import SPAN_ID_REUSED

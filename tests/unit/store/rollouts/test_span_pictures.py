@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase, Database
 from store.retention.collecting import Collector
 from store.retention.policy import RetentionPolicy

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from store.blobs import BlobStore
+from store.blob_stores import BlobStore
 from store.database import AsyncDatabase, Database
 from store.rollouts import TraceRecord, delete_trace, record
 from store.rollouts.digests import sample_digest

@@ -1,4 +1,4 @@
-"""Content-addressed blobs for payloads and results too large for a row. Durable before `put` returns."""
+"""Blobs on a file system that server and trainer share. Durable before `put` returns."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
 
+from store.blob_stores.base import StoredBlob
 from store.durable import DurableFolders, sync_file, sync_folder
 from wire.errors import CorruptCheckpoint
 from wire.process.faults import fault_point
@@ -20,17 +21,7 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 _ASIDE_S = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBlob:
-    """A file of the store. `name` is None for what a writer that died left half written."""
-
-    name: str | None
-    path: Path
-    size: int
-    age_s: float
-
-
-class BlobDraft:
+class FileBlobDraft:
     """A file beside the blobs, whose name is known when all of it is there. Used by one thread at a time."""
 
     def __init__(self, path: Path, adopt: Callable[[Path, str], None]) -> None:
@@ -39,33 +30,34 @@ class BlobDraft:
         self.num_bytes = 0
 
     def write(self, data: bytes) -> None:
-        """Append. Raises OSError when the disk does not take it."""
         self._file.write(data)
         self._digest.update(data)
         self.num_bytes += len(data)
 
     def keep(self) -> str:
-        """It is whole: its name, once it is durable."""
         self._file.close()
         name = self._digest.hexdigest()
         self._adopt(self._path, name)
         return name
 
     def drop(self) -> None:
-        """Remove what `keep` did not take over; again and again."""
         self._file.close()
         self._path.unlink(missing_ok=True)
 
 
-class BlobStore:
+class FileBlobStore:
     """Blobs as files under a folder, named by the SHA-256 of their content."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._folders = DurableFolders(root)
 
+    @classmethod
+    def from_url(cls, url: str) -> FileBlobStore:
+        """From `file:///absolute/path`."""
+        return cls(Path(unquote(urlsplit(url).path)))
+
     def put(self, data: bytes) -> str:
-        """Write a blob (or find it there) and return its name. Raises OSError when the disk does not take it."""
         name = hashlib.sha256(data).hexdigest()
         path = self._path(name)
         if not self._is_kept(path):
@@ -86,18 +78,14 @@ class BlobStore:
         return name
 
     def has(self, name: str) -> bool:
-        """Whether there is a blob of this name; what is in it is not looked at."""
         return self._path(name).exists()
 
-    def draft(self) -> BlobDraft:
-        """A blob that comes in pieces: written to, then `keep`, or `drop`. One that is left over is collected."""
+    def draft(self) -> FileBlobDraft:
         folder = self._root / "drafts"
         self._folders.make(folder)
-        return BlobDraft(folder / f".{uuid.uuid4().hex}", self._adopt)
+        return FileBlobDraft(folder / f".{uuid.uuid4().hex}", self._adopt)
 
     def open(self, name: str) -> BinaryIO:
-        """A blob to be read in pieces; its digest is for its reader to check. Raises CorruptCheckpoint when it is
-        missing."""
         path = self._path(name)
         for pause_s in (_ASIDE_S, None):
             try:
@@ -108,7 +96,6 @@ class BlobStore:
         raise CorruptCheckpoint(f"blob {name} is missing from {self._root}")
 
     def get(self, name: str) -> bytes:
-        """A blob's content. Raises CorruptCheckpoint when it is missing or is not what its name says."""
         try:
             data = self._read(self._path(name))
         except FileNotFoundError:
@@ -118,7 +105,6 @@ class BlobStore:
         return data
 
     def check(self, name: str) -> str | None:
-        """`missing` or `changed`, or None for a blob that is what its name says."""
         try:
             with self._path(name).open("rb") as file:
                 return None if hashlib.file_digest(file, "sha256").hexdigest() == name else "changed"
@@ -126,28 +112,27 @@ class BlobStore:
             return "missing"
 
     def stored(self) -> Iterator[StoredBlob]:
-        """Every file that is there, unfinished ones included."""
         for path in self._root.glob("*/*"):
             try:
                 found = path.stat()
             except FileNotFoundError:
                 continue  # finished or removed this moment
             name = path.name if _NAME.fullmatch(path.name) else None
-            yield StoredBlob(name, path, found.st_size, time.time() - found.st_mtime)
+            yield StoredBlob(name, path.relative_to(self._root).as_posix(), found.st_size, time.time() - found.st_mtime)
 
-    def remove_if_older(self, blob: StoredBlob, age_s: float) -> bool:
-        """Remove a blob unless it was put again within `age_s`.
+    def remove_older(self, blobs: Sequence[StoredBlob], age_s: float) -> list[StoredBlob]:
+        return [blob for blob in blobs if self._remove_if_older(self._root / blob.key, age_s)]
 
-        It is moved aside before its age is looked at: a writer that found the blob there has either made it young by
-        then, and it comes back, or finds it gone and writes it anew.
-        """
-        aside = blob.path.with_name(f".removed-{blob.path.name}")
+    def _remove_if_older(self, path: Path, age_s: float) -> bool:
+        """A file is moved aside before its age is looked at for the last time: a writer that found the blob there has
+        either made it young by then, and it comes back, or finds it gone and writes it anew."""
+        aside = path.with_name(f".removed-{path.name}")
         try:
-            blob.path.rename(aside)
+            path.rename(aside)
         except FileNotFoundError:
             return False
         if time.time() - aside.stat().st_mtime < age_s:
-            aside.rename(blob.path)
+            aside.rename(path)
             return False
         aside.unlink()
         return True
@@ -172,7 +157,7 @@ class BlobStore:
         try:
             return path.read_bytes()
         except FileNotFoundError:
-            time.sleep(_ASIDE_S)  # it may lie aside for an instant: see `remove_if_older`
+            time.sleep(_ASIDE_S)  # it may lie aside for an instant: see `_remove_if_older`
             return path.read_bytes()
 
     def _path(self, name: str) -> Path:

@@ -1,0 +1,30 @@
+"""Where blobs live: payloads, results, pictures, uploads. A new kind of store is one package here and one line in the
+table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from store.blob_stores.base import BlobDraft, BlobStore, StoredBlob
+from store.blob_stores.file import FileBlobStore
+
+BLOB_STORES: dict[str, Callable[[str], BlobStore]] = {"file": FileBlobStore.from_url}
+
+
+def open_blob_store(url: str) -> BlobStore:
+    """The store a URL names, such as `file:///var/lib/headway/blobs`. Raises ValueError for other schemes."""
+    scheme = url.partition("://")[0]
+    if scheme not in BLOB_STORES:
+        raise ValueError(f"no blob store for {scheme}://; known: {', '.join(BLOB_STORES)}")
+    return BLOB_STORES[scheme](url)
+
+
+def folder_of(url: str) -> Path | None:
+    """The folder that a store's URL names; None for a store that is not on a disk."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+__all__ = ["BlobDraft", "BlobStore", "StoredBlob", "folder_of", "open_blob_store"]

@@ -13,7 +13,7 @@ from bench.clock import alternate
 from bench.models import small_config
 from bench.policies import MODEL, Policies, make_policies
 from store.checkpoint_stores.file import FileCheckpointStore
-from store.durable import sync_file, sync_folder
+from store.disk.durable import sync_file, sync_folder
 from wire.engine import LoraConfig
 
 

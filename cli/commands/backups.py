@@ -26,7 +26,7 @@ from cli.settings import (
     stop_with,
 )
 from store.database import Database
-from store.durable import sync_file, sync_folder
+from store.disk.durable import sync_file, sync_folder
 from store.private_files import private_data_folder, private_umask
 from store.unpacking import unpack
 

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from store.durable import sync_folder
+from store.disk.durable import sync_folder
 
 
 @contextmanager

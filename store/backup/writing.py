@@ -18,7 +18,7 @@ from store.blob_stores import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.base import STATE
 from store.database import Connection, Database, psycopg_dsn
-from store.durable import DurableFolders, sync_file, sync_folder
+from store.disk.durable import DurableFolders, sync_file, sync_folder
 from store.retention.lock import keeping_files
 from store.schema import newest_revision
 from store.verification import KEPT_BLOBS, KEPT_CHECKPOINTS, Kept, kept_from_row

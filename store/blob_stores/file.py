@@ -13,7 +13,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from store.blob_stores.base import StoredBlob
-from store.durable import DurableFolders, sync_file, sync_folder
+from store.disk.durable import DurableFolders, sync_file, sync_folder
 from wire.errors import CorruptCheckpoint
 from wire.process.faults import fault_point
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import structlog
 
-from store.checkpoint_stores.folder_locks import lock
 from store.checkpoint_stores.manifests import files_under
+from store.disk.locks import lock
 
 log = structlog.get_logger(__name__)
 

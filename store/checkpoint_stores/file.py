@@ -30,7 +30,7 @@ from store.checkpoint_stores.manifests import (
     verify_file,
     write_manifest,
 )
-from store.durable import DurableFolders, sync_files, sync_folders
+from store.disk.durable import DurableFolders, sync_files, sync_folders
 from wire.process.faults import fault_point
 
 _STAGING = ".staging"

@@ -19,7 +19,7 @@
 
 {{/* url, spec: with the size of the plane's copies of what it wrote or read. */}}
 {{- define "headway.storeUrl" -}}
-{{ .url }}{{ ternary "&" "?" (contains "?" .url) }}cache_gib={{ .spec.cacheGiB }}
+{{ .url }}?cache_gib={{ .spec.cacheGiB }}
 {{- end -}}
 
 {{/* root, spec: where checkpoints are, with credentials of the object store. */}}

@@ -64,6 +64,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--without-hud-rl", action="store_true", help="start the run with `headway runs start`, with held-out tasks"
     )
+    parser.add_argument(
+        "--start-args", default="", help="with --without-hud-rl: more arguments of `headway runs start`, as typed"
+    )
     return parser.parse_args()
 
 
@@ -77,7 +80,8 @@ def workflow(args: argparse.Namespace, folder: Path) -> tuple[float, float]:
     before = evaluate(args.name, environment)
     if args.without_hud_rl:
         run(HUD, "sync", "tasks", HELD_OUT, "held_out.jsonl", "--yes", cwd=environment)
-        run(HEADWAY, "runs", "start", "-m", args.name, "-t", TASKSET, "--held-out", HELD_OUT, cwd=environment)
+        over = ("-m", args.name, "-t", TASKSET, "--held-out", HELD_OUT, *shlex.split(args.start_args))
+        run(HEADWAY, "runs", "start", *over, cwd=environment)
     else:
         run(HUD_RL, "rl", "run", TASKSET, "-m", args.name, "--yes", cwd=environment)
     print("the client has ended; the box trains", flush=True)

@@ -1,0 +1,125 @@
+"""What values change: each switch makes a valid chart, and what cannot be is refused with a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.chart.house_rules import broken_rules
+from tests.chart.pods import pods
+from tests.chart.rendering import Document, NotRendered, render
+from tests.chart.validation import problems
+
+SAMPLER, TRAINER = "qwen3-8b", "qwen3-8b"
+CLAIM = {"nodes": 2, "adapterClaim": "adapters"}
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "an ingress": {"ingress": {"enabled": True}},
+    "another ingress": {"ingress": {"enabled": True, "nginxAnnotations": False, "annotations": {"a/b": "c"}}},
+    "servers that scale": {"server": {"autoscaling": {"enabled": True}}},
+    "narrow policies": {
+        "networkPolicy": {
+            "server": {"from": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]},
+            "database": {"to": [{"ipBlock": {"cidr": "10.0.1.5/32"}}], "ports": [6432]},
+            "hub": {"enabled": False},
+        }
+    },
+    "roles of a cloud": {"objectStore": {"existingSecret": ""}, "serviceAccounts": {"annotations": {"role": "store"}}},
+    "files for the database": {"database": {"filesSecret": "database-files"}},
+    "a private registry": {"imageRegistry": "registry.example/team", "imagePullSecrets": [{"name": "registry"}]},
+    "a member's weights": {"models": {"huggingFaceSecret": "hugging-face", "volume": {"emptyDir": {}}}},
+    "vLLM of its own": {"samplers": {SAMPLER: {"attached": True, "toolCallParser": "hermes"}}},
+    "a wide sampler": {"samplers": {SAMPLER: CLAIM}},
+    "a wide trainer": {"trainers": {TRAINER: {"nodes": 2, "gpus": 8}}},
+    "no migration": {"migrate": {"enabled": False}},
+    "IPv6": {"ipv6": True},
+    "rules elsewhere": {"monitoring": {"rules": False, "labels": {"release": "prometheus"}}},
+}
+
+
+@pytest.mark.parametrize("values", SWITCHES.values(), ids=SWITCHES.keys())
+def test_a_switch_makes_a_valid_chart(values: dict[str, Any]):
+    documents = render("spot-samplers", values=values)
+    assert problems(documents) == []
+    assert list(broken_rules(documents)) == []
+
+
+def test_policies_can_be_left_out_and_runners_let_out_which_the_rules_notice():
+    without = render("spot-samplers", values={"networkPolicy": {"enabled": False}})
+    assert problems(without) == []
+    assert not [document for document in without if document["kind"] == "NetworkPolicy"]
+    index = {"to": [{"ipBlock": {"cidr": "10.0.7.4/32"}}], "ports": [{"port": 443}]}
+    let_out = render("spot-samplers", values={"networkPolicy": {"runner": {"egress": [index]}}})
+    assert problems(let_out) == []
+    assert list(broken_rules(let_out)) == [
+        "Deployment/headway-runner-default: reaches {'ipBlock': {'cidr': '10.0.7.4/32'}}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"samplers": {"other": {}}}, 'samplers.other: bases has no "other"; add it there, or name one of qwen3-8b'),
+        ({"trainers": {"x": {"base": "y"}}}, 'trainers.x: bases has no "y"'),
+        ({"samplers": {SAMPLER: {"nodes": 2}}}, "name a ReadWriteMany claim in adapterClaim"),
+        ({"samplers": {SAMPLER: {"backend": "local"}}}, "the backend local computes on the CPU of one pod"),
+        ({"trainers": {TRAINER: {"gpus": 0}}}, "the device cuda wants gpus"),
+        ({"trainers": {TRAINER: {"cacheGiB": 50}}}, "dataSize 60Gi does not hold copies of cacheGiB 50"),
+        ({"samplers": {SAMPLER: {"maxLoraRank": 33}}}, "value must be one of 1, 8"),
+        ({"samplers": {"Big": {}}}, "'Big' does not match pattern"),
+        ({"objectStore": {"blobs": "file:///srv"}}, "does not match pattern"),
+        ({"trainers": {TRAINER: {"gpu": 1}}}, "at '/trainers/qwen3-8b': additional properties 'gpu' not allowed"),
+        ({"models": {"volume": {"emptyDir": {}, "nfs": {}}}}, "at '/models/volume'"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_with_a_sentence(values: dict[str, Any], sentence: str):
+    with pytest.raises(NotRendered) as refused:
+        render("spot-samplers", values=values)
+    assert sentence in " ".join(str(refused.value).split())
+
+
+def of(documents: list[Document], kind: str, name: str) -> Document:
+    (found,) = [d for d in documents if (d["kind"], d["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def test_what_is_given_wins_over_the_defaults_even_if_it_is_nothing():
+    given = {"replicas": 0, "tolerations": [], "podDisruptionBudget": {"enabled": False}}
+    documents = render("one-node", values={"samplers": {"qwen3-32b": given}})
+    sampler = of(documents, "Deployment", "headway-sampler-qwen3-32b")["spec"]
+    assert sampler["replicas"] == 0
+    assert "tolerations" not in sampler["template"]["spec"]
+    budgets = [d["metadata"]["name"] for d in documents if d["kind"] == "PodDisruptionBudget"]
+    assert budgets == ["headway-server", "headway-runner-default"]
+
+
+def test_who_scales_is_the_only_one_to_count_replicas():
+    documents = render("spot-samplers", values={"samplers": {SAMPLER: CLAIM}})
+    scaled = of(documents, "ScaledObject", f"headway-sampler-{SAMPLER}")["spec"]
+    assert scaled["scaleTargetRef"]["kind"] == "LeaderWorkerSet"
+    assert "replicas" not in of(documents, "LeaderWorkerSet", f"headway-sampler-{SAMPLER}")["spec"]
+    (trigger,) = scaled["triggers"]
+    assert trigger["metadata"]["url"] == "http://headway-server.headway.svc:8420/scaling/samplers/qwen3-8b"
+
+
+def test_a_runner_has_no_credential_but_its_key_and_reaches_servers_alone():
+    documents = render("no-gpu")
+    (runner,) = [pod for pod in pods(documents) if pod.labels["app.kubernetes.io/component"] == "runner"]
+    names = {variable["name"] for container in runner.all_containers for variable in container["env"]}
+    assert not any("valueFrom" in v and "secretKeyRef" in v["valueFrom"] for v in runner.containers[0]["env"])
+    assert not names & {"HEADWAY_DATABASE_URL", "AWS_ACCESS_KEY_ID", "HEADWAY_SAMPLER_TOKEN_FILE"}
+    secrets = [volume["secret"]["secretName"] for volume in runner.spec["volumes"] if "secret" in volume]
+    assert secrets == ["headway-runner-key"]
+    ports = [rule["ports"] for rule in of(documents, "NetworkPolicy", "headway-runner")["spec"]["egress"]]
+    assert [port["port"] for rule in ports for port in rule] == [53, 53, 8420]
+
+
+def test_the_migration_comes_before_all_else():
+    documents = render("no-gpu")
+    hooks = {
+        (d["kind"], d["metadata"]["annotations"].get("helm.sh/hook-weight"))
+        for d in documents
+        if "helm.sh/hook" in (d["metadata"].get("annotations") or {})
+    }
+    assert hooks == {("ServiceAccount", "-10"), ("NetworkPolicy", "-10"), ("Job", "0")}

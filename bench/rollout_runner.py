@@ -27,6 +27,7 @@ from runner.worker.carrying import Carried, Carrier, HandBack, Reports
 from runner.worker.rollouts import Rollouts
 from runner.worker.worker import AgentKeys, Worker, WorkerSettings
 from wire.placements import EnvironmentSpec, Placement, Registration
+from wire.process.tokens import Tokens
 
 _ROLLOUTS_PER_PROCESS = 256
 _DRAIN_S = 25.0
@@ -117,7 +118,7 @@ class BareRollouts:
 
 async def main(server: str, folder: Path, slots: int, agents: str) -> None:
     """Until stdin closes."""
-    keys, api = AgentKeys(), ServerApi(server, sys.stdin.readline().strip())
+    keys, api = AgentKeys(), ServerApi(server, Tokens(sys.stdin.readline().strip()))
     environments = SleepingEnvironments()
     pool = AgentPool(server, folder / "agents", PoolSettings(_ROLLOUTS_PER_PROCESS))
     rollouts: Carrier = Rollouts(environments, pool) if agents == "sdk" else BareRollouts(server, keys)

@@ -24,6 +24,7 @@ from runner.worker.archives import Archives
 from runner.worker.sessions import Sessions
 from runner.worker.worker import AgentKeys, Worker, WorkerSettings
 from wire.placements import EnvironmentSpec, Registration
+from wire.process.tokens import Tokens
 
 
 class EchoEnvironments(SleepingEnvironments):
@@ -48,7 +49,8 @@ class EchoEnvironments(SleepingEnvironments):
 
 async def main(server: str, port: int, folder: Path) -> None:
     """Until stdin closes."""
-    keys, api, doors, token = AgentKeys(), ServerApi(server, sys.stdin.readline().strip()), Doors(), secrets.token_hex()
+    keys, doors, token = AgentKeys(), Doors(), secrets.token_hex()
+    api = ServerApi(server, Tokens(sys.stdin.readline().strip()))
     listening = socket.create_server(("127.0.0.1", 0))
     sessions = Sessions(EchoEnvironments(port), doors)
     registration = Registration(

@@ -67,9 +67,21 @@ BlobStoreUrl = Annotated[
     ),
 ]
 SamplerToken = Annotated[
-    str,
+    str | None,
     typer.Option(
-        envvar="HEADWAY_SAMPLER_TOKEN", help="Secret between gateway and samplers", show_default=False, show_envvar=True
+        envvar="HEADWAY_SAMPLER_TOKEN",
+        help="Secret between gateway and samplers; this or a file of it must be given",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
+SamplerTokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="HEADWAY_SAMPLER_TOKEN_FILE",
+        help="File of that secret, read again when replaced: the first line is sent, every line is accepted",
+        show_default=False,
+        show_envvar=True,
     ),
 ]
 
@@ -95,6 +107,15 @@ MetricsToken = Annotated[
     typer.Option(
         envvar="HEADWAY_METRICS_TOKEN",
         help="Token with which Prometheus may read /metrics",
+        show_default=False,
+        show_envvar=True,
+    ),
+]
+MetricsTokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="HEADWAY_METRICS_TOKEN_FILE",
+        help="File of that token, read again when replaced: every line is accepted",
         show_default=False,
         show_envvar=True,
     ),

@@ -23,7 +23,7 @@ from runner.environments.settings import Gateway
 from runner.settings import RunnerSettings
 from runner.tunnels.doors import Doors
 from runner.tunnels.listener import listening_for_tunnels
-from runner.worker.api import ServerApi
+from runner.worker.api import ServerApi, server_trust
 from runner.worker.archives import Archives
 from runner.worker.builds import Builds
 from runner.worker.carrying import Carriers
@@ -34,6 +34,8 @@ from runner.worker.worker import AgentKeys, Worker, WorkerSettings
 from wire.placements import Registration
 from wire.process.exits import GaveUp
 from wire.process.origins import advertised_host, bracketed, listen
+from wire.process.tls import listening_context
+from wire.process.tokens import Tokens
 
 log = structlog.get_logger(__name__)
 
@@ -72,13 +74,15 @@ async def _run(settings: RunnerSettings, listening: socket.socket) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
     token, doors, keys = secrets.token_urlsafe(32), Doors(), AgentKeys()
+    verify = server_trust(settings.plane_ca)
     async with AsyncExitStack() as stack:
-        api = ServerApi(settings.server, settings.key)
+        api = ServerApi(settings.server, Tokens(settings.key, settings.key_file), verify)
         stack.push_async_callback(api.close)
-        gateway = Gateway(settings.server, keys.get)
+        gateway = Gateway(settings.server, keys.get, verify)
         environments = await open_environments(settings.folder / "environments", settings.environments, gateway)
         stack.push_async_callback(environments.close)
-        agents = AgentPool(settings.server, settings.folder / "agents", PoolSettings(settings.rollouts_per_process))
+        pool = PoolSettings(settings.rollouts_per_process, server_ca=settings.plane_ca)
+        agents = AgentPool(settings.server, settings.folder / "agents", pool)
         stack.push_async_callback(agents.close)
         carriers: Carriers = {
             "build": Builds(environments),
@@ -88,13 +92,14 @@ async def _run(settings: RunnerSettings, listening: socket.socket) -> None:
         registration = _registration(settings, environments.isolation, listening, token)
         archives = Archives(settings.folder / "archives", settings.archives_bytes)
         worker = Worker(api, registration, WorkerSettings(settings.slots, settings.drain_s), carriers, archives, keys)
-        tunnels = listening_for_tunnels(listening, token, doors, lambda: worker.is_well)
+        tls = listening_context(settings.tls)
+        tunnels = listening_for_tunnels(listening, token, doors, lambda: worker.is_well, tls)
         await stack.enter_async_context(tunnels)
         await worker.run(stopping)
 
 
 def _registration(settings: RunnerSettings, isolation: str, listening: socket.socket, token: str) -> Registration:
-    port = listening.getsockname()[1]
+    port, scheme = listening.getsockname()[1], "wss" if settings.tls.is_on else "ws"
     return Registration(
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -102,7 +107,7 @@ def _registration(settings: RunnerSettings, isolation: str, listening: socket.so
         labels=list(settings.labels),
         team=settings.team,
         isolation=isolation,
-        url=settings.advertise_url or f"ws://{bracketed(advertised_host(settings.host))}:{port}",
+        url=settings.advertise_url or f"{scheme}://{bracketed(advertised_host(settings.host))}:{port}",
         tunnel_token=token,
         versions={"headway": _version("headway"), "hud": _version("hud"), "python": platform.python_version()},
     )

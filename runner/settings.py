@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from runner.environments.settings import EnvironmentSettings
 from wire.process.options import Option
+from wire.process.tls import PLANE_CA, TlsSettings
 
 DRAIN_S = 25.0
 """What the large clouds leave a spot machine, less a little: they announce its end 30 s ahead."""
@@ -53,6 +54,11 @@ class RunnerSettings:
             minimum=1.0,
         ),
     ] = DRAIN_S
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    plane_ca: Annotated[Path | None, PLANE_CA] = None
+    """Read when it starts."""
+    key_file: Path | None = None
+    """Read in place of the key (`wire.process.tokens`)."""
     rollouts_per_process: Annotated[
         int, Option("Rollouts at a time in one process of agents", "HEADWAY_RUNNER_ROLLOUTS_PER_PROCESS", minimum=1)
     ] = 64

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
@@ -25,7 +24,7 @@ from sampler.refusals import error_response
 from sampler.requests import MeasuredCalls
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated
 from wire.process.closing_stream import ClosingStream
-from wire.process.metrics_page import may_scrape
+from wire.process.tokens import Tokens
 from wire.sampling import (
     DerenderRequest,
     GenerateEvent,
@@ -53,9 +52,9 @@ _CANNOT_CONSTRAIN = (
 
 def create_app(
     backend: SamplerBackend,
-    token: str,
+    tokens: Tokens,
     metrics: SamplerMetrics | None = None,
-    metrics_token: str | None = None,
+    metrics_tokens: Tokens | None = None,
     bounds: Bounds | None = None,
     tokenizer: Callable[[], bytes] | None = None,
 ) -> FastAPI:
@@ -63,13 +62,13 @@ def create_app(
 
     Every route but /healthz wants `Authorization: Bearer token`; /metrics takes the token for scrapes as well.
     """
-    if not token:
+    if not tokens:
         raise ValueError("a sampler needs a token; an empty one would let everyone in")
     app = FastAPI(title="Headway sampler", docs_url=None, redoc_url=None, openapi_url=None)
     metrics = metrics or SamplerMetrics()
     app.add_middleware(Admission, limits=backend.prompt_limits, bounds=bounds or Bounds())
     app.add_middleware(MeasuredCalls, metrics=metrics)
-    app.add_middleware(_RequireToken, token=token, metrics_token=metrics_token)
+    app.add_middleware(_RequireToken, tokens=tokens, metrics_tokens=metrics_tokens or Tokens())
     app.add_exception_handler(HeadwayError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     held = HeldPictures()
@@ -257,10 +256,10 @@ def _line(event: GenerateEvent) -> bytes:
 class _RequireToken:
     """Checked before the body is read, and without the cost of a response-wrapping middleware."""
 
-    def __init__(self, app: ASGIApp, token: str, metrics_token: str | None) -> None:
+    def __init__(self, app: ASGIApp, tokens: Tokens, metrics_tokens: Tokens) -> None:
         self._app = app
-        self._expected = f"Bearer {token}".encode()
-        self._metrics_token = metrics_token
+        self._tokens = tokens
+        self._metrics_tokens = metrics_tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] != "/healthz" and not self._admits(scope):
@@ -271,9 +270,7 @@ class _RequireToken:
 
     def _admits(self, scope: Scope) -> bool:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        if scope["path"] == "/metrics" and may_scrape(given, self._metrics_token):
-            return True
-        return hmac.compare_digest(given, self._expected)
+        return self._tokens.accept(given) or (scope["path"] == "/metrics" and self._metrics_tokens.accept(given))
 
 
 async def _answer_error(_request: Request, error: Exception) -> Response:

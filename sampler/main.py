@@ -7,7 +7,6 @@ import gc
 from functools import partial
 
 import structlog
-import uvicorn
 from transformers.utils.logging import set_tqdm_hook
 
 from sampler.admission.draining import DrainingServer, InFlight
@@ -27,6 +26,8 @@ from wire.process.http_protocol import BoundedProtocol, ConnectionBounds
 from wire.process.hub_weights import fetch_weights, require_weights
 from wire.process.loading_progress import logged_bar
 from wire.process.origins import advertised_host, http_origin, listen
+from wire.process.tokens import Tokens
+from wire.process.uvicorn_tls import TlsConfig
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,7 @@ class SamplerProtocol(BoundedProtocol):
 def run(settings: SamplerSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises IncompatibleSchema, NotFound for an unknown base, OSError or ValueError for
     a base that the backend cannot serve, GaveUp for one that it cannot serve any more."""
+    tokens = Tokens(settings.token, settings.token_file)
     database = Database(settings.database_url, pool_size=1, keeps_sessions=False)
     with database.connection() as connection:
         require_schema(connection)
@@ -63,7 +65,9 @@ def run(settings: SamplerSettings) -> None:
         backend = open_backend(settings.backend, base.weights, **options)
 
     listening = listen(settings.host, settings.port)
-    url = settings.advertise or http_origin(advertised_host(settings.host), listening.getsockname()[1])
+    url = settings.advertise or http_origin(
+        advertised_host(settings.host), listening.getsockname()[1], is_tls=settings.tls.is_on
+    )
     checkpoints = open_checkpoint_store(settings.checkpoint_store_url)
     metrics = SamplerMetrics()
     metrics.show_process()
@@ -76,14 +80,15 @@ def run(settings: SamplerSettings) -> None:
     app = InFlight(
         create_app(
             backend,
-            settings.token,
+            tokens,
             metrics,
-            settings.metrics_token,
+            Tokens(settings.metrics_token, settings.metrics_token_file),
             tokenizer=partial(tokenizer_archive, base.weights),
         )
     )
-    config = uvicorn.Config(
+    config = TlsConfig(
         app,
+        tls=settings.tls,
         access_log=False,
         log_config=None,
         server_header=False,

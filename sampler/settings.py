@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from wire.process.exits import DRAIN_S
 from wire.process.options import Option
 from wire.process.product_dtype import PRODUCTS, ProductDtype
+from wire.process.tls import TlsSettings
 
 LINGER_S = 60.0
 
@@ -43,6 +45,10 @@ class SamplerSettings:
         ),
     ] = LINGER_S
     metrics_token: str | None = None
+    token_file: Path | None = None
+    metrics_token_file: Path | None = None
+    """Read in place of the tokens (`wire.process.tokens`)."""
+    tls: TlsSettings = field(default_factory=TlsSettings)
     drain_s: Annotated[
         float,
         Option("Seconds after SIGTERM in which requests under way may end", "HEADWAY_DRAIN_S", "--drain", minimum=0.0),

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -43,7 +44,9 @@ from wire.lora import LoraConfig
 from wire.process.faults import arm_faults
 from wire.process.http_protocol import BoundedProtocol
 from wire.process.logging import configure_logging
+from wire.process.tls import TlsSettings, TrustSettings
 from wire.process.tracing import configure_tracing
+from wire.process.uvicorn_tls import TlsConfig
 from wire.process.websocket_protocol import WEBSOCKET_OPTIONS, QuietWebSockets
 
 _SHUTDOWN_S = 2
@@ -73,6 +76,8 @@ def serve(
     garbage_collection: GarbageCollectionSettings | None = None,
     trainer_start: TrainerStart | None = None,
     metrics_token: str | None = None,
+    sampler_token_file: Path | None = None,
+    metrics_token_file: Path | None = None,
     log_format: str | None = None,
     promotion: PromotionPolicy = PromotionPolicy.ONE,
     stop: StopSettings | None = None,
@@ -80,6 +85,8 @@ def serve(
     pictures: PictureSettings | None = None,
     runs: RunSettings | None = None,
     default_lora: LoraConfig | None = None,
+    tls: TlsSettings | None = None,
+    trust: TrustSettings | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests under way then end as `server.process.shutdown` says."""
     settings = ServerSettings(
@@ -94,12 +101,15 @@ def serve(
         trainer_start=trainer_start,
         database_pool_size=max(_LEAST_POOL, _POOL // workers),
         metrics_token=metrics_token,
+        sampler_token_file=sampler_token_file,
+        metrics_token_file=metrics_token_file,
         promotion=promotion,
         workers=workers,
         stop=stop or StopSettings(),
         guard=guard or GuardSettings(),
         pictures=pictures or PictureSettings(),
         runs=runs or RunSettings(),
+        trust=trust or TrustSettings(),
     )
     _allow_many_files()
     options: dict[str, Any] = {
@@ -117,7 +127,7 @@ def serve(
         "timeout_worker_healthcheck": _WORKER_START_S,
     }
     # uvicorn.run would insist on an import string for workers, which cannot carry settings; they are pickled instead.
-    config = uvicorn.Config(partial(_app, settings, log_format), **options)
+    config = TlsConfig(partial(_app, settings, log_format), tls=tls or TlsSettings(), **options)
     sockets = _listeners(host, port)
     if workers == 1:
         server = uvicorn.Server(config)

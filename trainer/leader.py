@@ -43,6 +43,7 @@ from wire.errors import DeviceLost, HeadwayError
 from wire.loaded import Loaded, version_of
 from wire.process.metrics_page import metrics_page
 from wire.process.origins import http_origin
+from wire.process.tokens import Tokens
 
 log = structlog.get_logger(__name__)
 
@@ -129,7 +130,8 @@ def _metrics_page(settings: TrainerSettings, metrics: TrainerMetrics) -> Generat
         yield
         return
     metrics.show_process()
-    with metrics_page(metrics.registry, settings.metrics_host, settings.metrics_port, settings.metrics_token) as port:
+    tokens = Tokens(settings.metrics_token, settings.metrics_token_file)
+    with metrics_page(metrics.registry, settings.metrics_host, settings.metrics_port, tokens) as port:
         log.info("metrics", url=f"{http_origin(settings.metrics_host, port)}/metrics")
         yield
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from store.planes.heartbeats import LEASE_TTL_S
@@ -162,6 +163,8 @@ class TrainerSettings:
         str, Option("Address of that port; any but this machine's needs a token", "HEADWAY_METRICS_HOST")
     ] = "127.0.0.1"
     metrics_token: str | None = None
+    metrics_token_file: Path | None = None
+    """Read in its place (`wire.process.tokens`)."""
     promotion: PromotionPolicy = PromotionPolicy.ONE
     promotion_timeout_s: Annotated[
         float,

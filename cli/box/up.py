@@ -57,6 +57,14 @@ if TYPE_CHECKING:
     from cli.box.trainers import Trainers
 
 _SAY_EVERY_S, _SAY_ANYWAY_S = 5.0, 15.0
+_OF_FLEETS = (
+    "HEADWAY_PLANE_CA",
+    "HEADWAY_PLANE_TLS_NAME",
+    "HEADWAY_SAMPLER_TOKEN_FILE",
+    "HEADWAY_TLS_CERT",
+    "HEADWAY_TLS_KEY",
+)
+"""Not for planes of one machine: they share a token of this run, and speak HTTP by the loopback."""
 
 
 def up(
@@ -251,6 +259,7 @@ def _environment(url: str, data_dir: Path, on_demand: bool, sampler_backend: str
         "HEADWAY_DATABASE_URL": url,
         "HEADWAY_DATA_DIR": str(data_dir),
         "HEADWAY_SAMPLER_TOKEN": secrets.token_urlsafe(32),
+        **dict.fromkeys(_OF_FLEETS, ""),
         **({"HEADWAY_TRAINERS_ON_DEMAND": "1"} if on_demand else {}),
         # The local backend computes as the trainer does: nothing there to check, for a tenth of a small step.
         **({"HEADWAY_CANARY": "0"} if sampler_backend == "local" else {}),

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.ending import sentence_of
+from cli.plane_files import check_tls, check_tokens
 from cli.plane_settings import Promotion
 from cli.runner_key import runner_key
 from cli.settings import (
@@ -21,7 +22,9 @@ from cli.settings import (
     LogFormat,
     LogFormatOption,
     MetricsToken,
+    MetricsTokenFile,
     SamplerToken,
+    SamplerTokenFile,
     blob_store_url,
     checkpoint_store_url,
     stop_with,
@@ -47,6 +50,7 @@ from store.planes.promotion_policy import PromotionPolicy
 from store.retention.policy import RetentionPolicy
 from trainer.settings import TrainerSettings
 from wire.process.exits import GAVE_UP_STATUS, GaveUp
+from wire.process.tls import TlsSettings, TrustSettings
 
 Base = Annotated[
     str,
@@ -68,11 +72,14 @@ Base = Annotated[
     PictureSettings,
     RunSettings,
     LoraSettings,
+    TlsSettings,
+    TrustSettings,
 )
 def server(
     database_url: DatabaseUrl,
-    sampler_token: SamplerToken,
     given: Given,
+    sampler_token: SamplerToken = None,
+    sampler_token_file: SamplerTokenFile = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on")] = 8420,
@@ -86,6 +93,7 @@ def server(
         typer.Option(envvar="HEADWAY_SERVER_WORKERS", min=1, help="Processes on the same port; each fills a core"),
     ] = 1,
     metrics_token: MetricsToken = None,
+    metrics_token_file: MetricsTokenFile = None,
     log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
@@ -97,6 +105,9 @@ def server(
     _begin("server", log_format)
     _or_stop(lambda: require_schema_of(database_url))
     runs = RunSettings(**given[RunSettings])
+    tls, trust = TlsSettings(**given[TlsSettings]), TrustSettings(**given[TrustSettings])
+    check_tls(tls, trust)
+    check_tokens((sampler_token, sampler_token_file), metrics_token_file)
     try:
         RunDefaults.read(runs.defaults)
         default_lora = LoraSettings(**given[LoraSettings]).config
@@ -107,11 +118,13 @@ def server(
     serve(
         database_url=database_url,
         blob_store_url=blob_store_url(blob_store, data_dir),
-        sampler_token=sampler_token,
+        sampler_token=sampler_token or "",
+        sampler_token_file=sampler_token_file,
         host=host,
         port=port,
         workers=workers,
         metrics_token=metrics_token,
+        metrics_token_file=metrics_token_file,
         log_format=log_format and log_format.value,
         gateway_limits=GatewayLimits.of(**given[GatewayLimits]),
         training_limits=TrainingLimits.of(**given[TrainingLimits]),
@@ -124,6 +137,8 @@ def server(
         pictures=PictureSettings(**given[PictureSettings]),
         runs=runs,
         default_lora=default_lora,
+        tls=tls,
+        trust=trust,
     )
 
 
@@ -136,6 +151,7 @@ def trainer(
     checkpoint_store: CheckpointStoreUrl = None,
     blob_store: BlobStoreUrl = None,
     metrics_token: MetricsToken = None,
+    metrics_token_file: MetricsTokenFile = None,
     log_format: LogFormatOption = None,
     promotion: Promotion = PromotionPolicy.ONE,
 ) -> None:
@@ -144,21 +160,27 @@ def trainer(
 
     _begin("trainer", log_format)
     stores = checkpoint_store_url(checkpoint_store, data_dir), blob_store_url(blob_store, data_dir)
-    shared: dict[str, Any] = {"metrics_token": metrics_token, "promotion": promotion}
+    shared: dict[str, Any] = {
+        "metrics_token": metrics_token,
+        "metrics_token_file": metrics_token_file,
+        "promotion": promotion,
+    }
     settings = TrainerSettings(database_url, base, *stores, **shared, **given[TrainerSettings])
     with _extra("trainer"):  # torch and what comes with it
         _or_stop(lambda: run(settings))
 
 
-@takes_settings(SamplerSettings, VllmSettings)
+@takes_settings(SamplerSettings, VllmSettings, TlsSettings)
 def sampler(
     database_url: DatabaseUrl,
-    sampler_token: SamplerToken,
     base: Base,
     given: Given,
+    sampler_token: SamplerToken = None,
+    sampler_token_file: SamplerTokenFile = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     checkpoint_store: CheckpointStoreUrl = None,
     metrics_token: MetricsToken = None,
+    metrics_token_file: MetricsTokenFile = None,
     log_format: LogFormatOption = None,
 ) -> None:
     """Run a sampler for one base model."""
@@ -166,15 +188,24 @@ def sampler(
         from sampler.main import run
 
     _begin("sampler", log_format)
+    tls = TlsSettings(**given[TlsSettings])
+    check_tls(tls)
+    check_tokens((sampler_token, sampler_token_file), metrics_token_file)
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
     options = given[VllmSettings] if given[SamplerSettings]["backend"] == "vllm" else {}
-    shared: dict[str, Any] = {"backend_options": options, "metrics_token": metrics_token}
-    settings = SamplerSettings(database_url, base, store_url, sampler_token, **shared, **given[SamplerSettings])
+    shared: dict[str, Any] = {
+        "backend_options": options,
+        "tls": tls,
+        "metrics_token": metrics_token,
+        "token_file": sampler_token_file,
+        "metrics_token_file": metrics_token_file,
+    }
+    settings = SamplerSettings(database_url, base, store_url, sampler_token or "", **shared, **given[SamplerSettings])
     with _extra("sampler"):  # its backend is imported when it is opened
         _or_stop(lambda: run(settings))
 
 
-@takes_settings(RunnerSettings, EnvironmentSettings)
+@takes_settings(RunnerSettings, EnvironmentSettings, TlsSettings)
 def runner(
     server: Annotated[
         str, typer.Option(envvar="HEADWAY_SERVER_URL", help="Origin of the server, as https://headway.example")
@@ -183,7 +214,8 @@ def runner(
     key_file: Annotated[
         Path | None,
         typer.Option(
-            envvar="HEADWAY_RUNNER_KEY_FILE", help="File with a runner's key; default: the key in HEADWAY_RUNNER_KEY"
+            envvar="HEADWAY_RUNNER_KEY_FILE",
+            help="File with a runner's key as its first line, read again when replaced; default: HEADWAY_RUNNER_KEY",
         ),
     ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -196,7 +228,10 @@ def runner(
     _begin("runner", log_format)
     folder = data_dir.resolve() / "runner"
     environments = EnvironmentSettings(**given[EnvironmentSettings])
-    key, options = runner_key(key_file), given[RunnerSettings]
+    tls = TlsSettings(**given[TlsSettings])
+    check_tls(tls)
+    options: dict[str, Any] = {"tls": tls, "key_file": key_file, **given[RunnerSettings]}
+    key = runner_key(key_file)
     _or_stop(lambda: run(RunnerSettings(server.rstrip("/"), key, folder, environments, **options)))
 
 

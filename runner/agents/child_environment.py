@@ -29,9 +29,12 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PLANES = ("API", "RL", "GATEWAY", "TELEMETRY", "RUNTIME", "WEB")
 
 
-def child_environment(server: str, folder: Path, ours: Mapping[str, str] = os.environ) -> dict[str, str]:
+def child_environment(
+    server: str, folder: Path, server_ca: Path | None = None, ours: Mapping[str, str] = os.environ
+) -> dict[str, str]:
     """`folder`: its home and working directory; the SDK reads settings from files there, of which there are none. The
-    server takes all that the SDK sends at one origin. No proxy stands before environments on this machine."""
+    server takes all that the SDK sends at one origin. No proxy stands before environments on this machine.
+    `server_ca`: by which its certificate is checked, in place of the system's CAs."""
     kept = {name: ours[name] for name in _KEPT if name in ours}
     direct = [*_LOOPBACK, *filter(None, (ours.get("no_proxy"), ours.get("NO_PROXY")))]
     if (host := urlsplit(server).hostname) in _LOOPBACK:
@@ -39,6 +42,7 @@ def child_environment(server: str, folder: Path, ours: Mapping[str, str] = os.en
     no_proxy = ",".join(dict.fromkeys(direct))
     return {
         **kept,
+        **({"SSL_CERT_FILE": str(server_ca.resolve())} if server_ca else {}),
         "HOME": str(folder),
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,

@@ -38,9 +38,9 @@ class HostProcess:
         self.is_dead = False
 
     @classmethod
-    async def start(cls, server: str, key: str, folder: Path) -> HostProcess:
+    async def start(cls, server: str, key: str, folder: Path, server_ca: Path | None = None) -> HostProcess:
         """Returns when it has imported the SDK, which takes some seconds. Raises HostDied."""
-        process, ours = await asyncio.to_thread(_spawn, server, folder)
+        process, ours = await asyncio.to_thread(_spawn, server, folder, server_ca)
         reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         host = cls(process, reader, writer)
         try:
@@ -139,7 +139,7 @@ class HostProcess:
                 future.set_exception(HostDied(why))
 
 
-def _spawn(server: str, folder: Path) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _spawn(server: str, folder: Path, server_ca: Path | None) -> tuple[subprocess.Popen[bytes], socket.socket]:
     folder.mkdir(parents=True, exist_ok=True)
     ours, theirs = socket.socketpair()
     with theirs:
@@ -147,7 +147,7 @@ def _spawn(server: str, folder: Path) -> tuple[subprocess.Popen[bytes], socket.s
             [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())],
             stdin=subprocess.PIPE,  # closes when we die, however we die (wire/process/lifeline.py)
             stdout=_STDERR,
-            env=child_environment(server, folder),
+            env=child_environment(server, folder, server_ca),
             cwd=folder,
             pass_fds=[theirs.fileno()],
             start_new_session=True,

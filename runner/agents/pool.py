@@ -19,11 +19,13 @@ log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
     """rollouts_per_process: at a time. most_rollouts: after so many, a process takes no more and ends: whatever the SDK
-    keeps of each is freed. idle_s: one that drives nothing for so long ends."""
+    keeps of each is freed. idle_s: one that drives nothing for so long ends. server_ca: by which they check the
+    server's certificate, in place of the system's CAs."""
 
     rollouts_per_process: int = 64
     most_rollouts: int = 2000
     idle_s: float = 300.0
+    server_ca: Path | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -82,7 +84,7 @@ class AgentPool:
         able = [host for host in hosts if self._takes_another(host)]
         if able:
             return max(able, key=lambda host: host.num_driven)
-        host = _Host(asyncio.create_task(HostProcess.start(self._server, key, self._folder)))
+        host = _Host(asyncio.create_task(HostProcess.start(self._server, key, self._folder, self._settings.server_ca)))
         hosts.append(host)
         return host
 

@@ -92,7 +92,9 @@ class GatewayRelay:
         headers = [(name, value) for name, value in request.headers if name not in _NOT_PASSED_ON]
         headers += [(b"authorization", f"Bearer {key}".encode()), (b"headway-rollout", self._trace_id.encode())]
         if self._client is None:
-            self._client = httpx.AsyncClient(timeout=httpx.Timeout(600.0, connect=10.0), trust_env=False)
+            self._client = httpx.AsyncClient(
+                timeout=httpx.Timeout(600.0, connect=10.0), trust_env=False, verify=self._gateway.verify
+            )
         url = self._gateway.url.rstrip("/") + path
         try:
             async with self._client.stream("POST", url, headers=headers, content=body) as response:

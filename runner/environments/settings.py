@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -14,10 +15,11 @@ _GIB, _MIB = 1024**3, 1024**2
 @dataclass(frozen=True, slots=True)
 class Gateway:
     """Where environments' own model calls go. `key_of`: the key of a team's agents on this runner, None: it has none
-    at present."""
+    at present. `verify`: by what its certificate is checked, as httpx takes it."""
 
     url: str
     key_of: Callable[[str], str | None]
+    verify: ssl.SSLContext | bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -29,7 +30,11 @@ _WRITE_BUFFER = 256 * 1024
 
 @asynccontextmanager
 async def listening_for_tunnels(
-    listening: socket.socket, token: str, doors: Doors, is_well: Callable[[], bool] = lambda: True
+    listening: socket.socket,
+    token: str,
+    doors: Doors,
+    is_well: Callable[[], bool] = lambda: True,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[None]:
     """Take tunnels to sessions behind `doors` while the block lasts. Without the token, or elsewhere, nothing is
     answered but 401 and 404, and `/healthz`. Messages are not compressed: their bytes come compressed where that helps,
@@ -61,6 +66,7 @@ async def listening_for_tunnels(
     async with serve(
         take,
         sock=listening,
+        ssl=tls,
         process_request=admit,
         compression=None,
         max_size=_MAX_MESSAGE,

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import ssl
+from collections.abc import Generator
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -30,6 +32,8 @@ from wire.placements import (
     Registered,
     Registration,
 )
+from wire.process.tls import trusting_context
+from wire.process.tokens import Tokens
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +49,8 @@ class ServerApi:
     """Belongs to one event loop. Heartbeats have connections of their own: they do not wait for the reports of a
     thousand placements."""
 
-    def __init__(self, origin: str, key: str) -> None:
-        self._client, self._heartbeats = _client(origin, key, 64), _client(origin, key, 4)
+    def __init__(self, origin: str, keys: Tokens, verify: ssl.SSLContext | bool = True) -> None:
+        self._client, self._heartbeats = (_client(origin, keys, verify, number) for number in (64, 4))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -135,11 +139,30 @@ class ServerApi:
         return reply
 
 
-def _client(origin: str, key: str, num_connections: int) -> httpx.AsyncClient:
+def server_trust(ca: Path | None) -> ssl.SSLContext:
+    """By what the server's certificate is checked: the file's CAs; or those that httpx knows, and the system's. Raises
+    OSError, ValueError."""
+    if ca is not None:
+        return trusting_context(ca)
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    return context
+
+
+class _CurrentKey(httpx.Auth):
+    """The runner's key as it is when a request goes out."""
+
+    def __init__(self, keys: Tokens) -> None:
+        self._keys = keys
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        request.headers["Authorization"] = f"Bearer {self._keys.sent}"
+        yield request
+
+
+def _client(origin: str, keys: Tokens, verify: ssl.SSLContext | bool, num_connections: int) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=num_connections, max_keepalive_connections=16)
-    return httpx.AsyncClient(
-        base_url=origin, headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT, limits=limits
-    )
+    return httpx.AsyncClient(base_url=origin, auth=_CurrentKey(keys), timeout=_TIMEOUT, limits=limits, verify=verify)
 
 
 def _placement(runner_id: UUID, placement_id: UUID, what: str) -> str:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import structlog
@@ -36,6 +38,7 @@ from server.process.shutdown import ServerStopping
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.notify import PLACEMENT_CHANGED, AsyncListener
 from wire.errors import UNTIL_MENDED, HeadwayError, Unavailable
+from wire.process.tls import PlaneTrust
 
 log = structlog.get_logger(__name__)
 
@@ -85,10 +88,15 @@ class Tunnels:
     """All tunnels of a server process."""
 
     def __init__(
-        self, database: AsyncDatabase, background: AsyncDatabase, listener: AsyncListener, metrics: ServerMetrics
+        self,
+        database: AsyncDatabase,
+        background: AsyncDatabase,
+        listener: AsyncListener,
+        metrics: ServerMetrics,
+        trust: PlaneTrust | None = None,
     ) -> None:
         self._database, self._background, self._listener = database, background, listener
-        self._metrics = metrics
+        self._metrics, self._trust = metrics, trust or PlaneTrust()
         self._open = Counter[UUID]()
         self._settled = 0
 
@@ -156,7 +164,7 @@ class Tunnels:
                 while (address := await self._address(session_id)) is None:
                     await changed.wait(_POLL_S)
                 try:
-                    return await _connect(address, session_id)
+                    return await _connect(address, session_id, self._trust)
                 except (OSError, WebSocketException, TimeoutError) as error:
                     log.warning(
                         "runner_unreachable", runner=str(address.runner_id), tried=tried, error=str(error)[:200]
@@ -181,7 +189,17 @@ async def _unless_closed(inbox: Inbox, connecting: Awaitable[ClientConnection]) 
         await asyncio.gather(wanted, closed, return_exceptions=True)
 
 
-async def _connect(address: RunnerAddress, session_id: UUID) -> ClientConnection:
+async def _connect(address: RunnerAddress, session_id: UUID, trust: PlaneTrust) -> ClientConnection:
+    parts = urlsplit(address.url)
+    host = parts.hostname or ""
+    try:
+        return await _opened(address, session_id, trust.connection_options(host, is_tls=parts.scheme == "wss"))
+    except ssl.SSLError as error:
+        trust.note_failure(host, error)
+        raise
+
+
+async def _opened(address: RunnerAddress, session_id: UUID, tls: dict[str, Any]) -> ClientConnection:
     return await connect(
         f"{address.url.rstrip('/')}/tunnels/{session_id}",
         additional_headers={"Authorization": f"Bearer {address.token}"},
@@ -191,6 +209,7 @@ async def _connect(address: RunnerAddress, session_id: UUID) -> ClientConnection
         max_queue=4,
         write_limit=MOST_BYTES,
         proxy=None,
+        **tls,
     )
 
 

@@ -60,6 +60,8 @@ from store.oplog.waiting import WaitingCalls
 from store.pictures import PictureStore
 from store.schema import newest_revision
 from wire.loaded import Loaded, version_of
+from wire.process.tls import PlaneTrust
+from wire.process.tokens import Tokens
 
 _BACKGROUND_POOL = 4
 
@@ -80,6 +82,7 @@ class Context:
     training: Training
     heads: Heads
     metrics: ServerMetrics
+    metrics_tokens: Tokens
     attempts: Attempts
     key_uses: KeyUses
     heartbeats: Heartbeats
@@ -97,7 +100,9 @@ class Context:
 
 @asynccontextmanager
 async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdown: Shutdown) -> AsyncGenerator[Context]:
-    """Connect, and disconnect at the end."""
+    """Connect, and disconnect at the end. Raises OSError, ValueError for files of tokens or CAs that have none."""
+    sampler_tokens = Tokens(settings.sampler_token, settings.sampler_token_file)
+    metrics_tokens = Tokens(settings.metrics_token, settings.metrics_token_file)
     database = AsyncDatabase(
         settings.database_url, pool_size=settings.database_pool_size, limits=settings.database_queue
     )
@@ -111,7 +116,8 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     timeouts = settings.timeouts
     waiting_calls = WaitingCalls(background, listener, trouble_s=timeouts.trouble_s)
     waiting_calls.start()
-    connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s)
+    trust = PlaneTrust(settings.trust)
+    connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s, trust=trust)
     pool = SamplerPool(connections.is_answering, metrics)
     blobs = MeasuredBlobs(open_blob_store(settings.blob_store_url), metrics)
     recorder = Recorder(background, blobs, metrics)
@@ -127,7 +133,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         database,
         SamplingKeys(serving_lookups(database, metrics, acknowledgements), key_uses),
         wants,
-        SamplerClient(connections, settings.sampler_token, pool.lost, partial(read, pictures), metrics),
+        SamplerClient(connections, sampler_tokens, pool.lost, partial(read, pictures), metrics),
         Dispatch(pool, holders, metrics, timeouts.samplers_s),
         TeamLimits(settings.gateway_limits, metrics, shutdown),
         recorder,
@@ -163,6 +169,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 ),
                 Heads(database, listener, shutdown, settings.promotion, timeouts.samplers_s),
                 metrics,
+                metrics_tokens,
                 Attempts(),
                 key_uses,
                 Heartbeats(background),
@@ -173,7 +180,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 database_answering(background),
                 AdapterFiles(_checkpoint_store(settings)),
                 RunDefaults.read(settings.runs.defaults),
-                Tunnels(database, background, listener, metrics),
+                Tunnels(database, background, listener, metrics, trust),
                 waiting_runners,
                 upstreams,
             )

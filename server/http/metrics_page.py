@@ -15,7 +15,6 @@ from server.metrics.census import census_exposition
 from server.metrics.workers import exposition
 from store.blob_stores import folder_of
 from store.census import Census, take_census
-from wire.process.metrics_page import may_scrape
 
 router = KeyedRouter(tags=["operations"])
 
@@ -25,7 +24,7 @@ router = KeyedRouter(tags=["operations"])
 )
 async def metrics(context: ContextDep, key: KeyDep, request: Request) -> Response:
     """What this server (all its worker processes) has counted, and what the database knows, for Prometheus."""
-    if not may_scrape(request.headers.get("authorization"), context.settings.metrics_token):
+    if not context.metrics_tokens.accept(request.headers.get("authorization")):
         await _check_admin(context, key)
     census = await _census(context)
     known = census_exposition(census, folder_of(context.settings.blob_store_url))

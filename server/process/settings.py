@@ -12,6 +12,7 @@ from store.retention.policy import RetentionPolicy
 from wire.lora import LoraConfig
 from wire.pictures import PictureLimits
 from wire.process.options import Option
+from wire.process.tls import TrustSettings
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -277,6 +278,7 @@ class ServerSettings:
     database_url: str
     blob_store_url: str
     sampler_token: str
+    """Empty where there is a file of them."""
     default_lora: LoraConfig = field(default_factory=LoraConfig)
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -291,6 +293,9 @@ class ServerSettings:
     """Of requests that wait for one of them."""
     metrics_token: str | None = None
     """With it a scraper may read /metrics; without, admins alone."""
+    sampler_token_file: Path | None = None
+    metrics_token_file: Path | None = None
+    """Read in place of the tokens above (`wire.process.tokens`)."""
     promotion: PromotionPolicy = PromotionPolicy.ONE
     """For whom a move of the head by hand waits, at most `timeouts.samplers_s`."""
     workers: int = 1
@@ -299,3 +304,4 @@ class ServerSettings:
     pictures: PictureSettings = field(default_factory=PictureSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     runs: RunSettings = field(default_factory=RunSettings)
+    trust: TrustSettings = field(default_factory=TrustSettings)

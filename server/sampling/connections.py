@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from wire.process.origins import bracketed
+from wire.process.tls import PlaneTrust
 
 _IDLE_S = 4.0
 """An idle connection is used again for so long: uvicorn ends it after 5 s."""
@@ -73,12 +73,12 @@ class Exchange:
 class Connections:
     """The connections of a process. Everything here belongs to one event loop."""
 
-    def __init__(self, *, connect_s: float, read_s: float) -> None:
+    def __init__(self, *, connect_s: float, read_s: float, trust: PlaneTrust | None = None) -> None:
         self._connect_s = connect_s
         self._read_s = read_s
         self._idle: dict[_Origin, list[tuple[float, _Connection]]] = {}
         self._busy: dict[_Origin, set[_Connection]] = {}
-        self._tls = ssl.create_default_context()
+        self._trust = trust or PlaneTrust()
 
     @asynccontextmanager
     async def post(self, url: str, headers: bytes, body: bytes) -> AsyncGenerator[Exchange]:
@@ -153,11 +153,12 @@ class Connections:
 
     async def _connect(self, origin: _Origin) -> _Connection:
         loop = asyncio.get_running_loop()
-        tls = self._tls if origin.is_tls else None
+        tls = self._trust.connection_options(origin.host, is_tls=origin.is_tls)
         try:
             async with asyncio.timeout(self._connect_s):
-                _, connection = await loop.create_connection(_Connection, origin.host, origin.port, ssl=tls)
+                _, connection = await loop.create_connection(_Connection, origin.host, origin.port, **tls)
         except (OSError, TimeoutError) as error:
+            self._trust.note_failure(origin.host, error)
             raise NotReached(f"no connection to {origin.host}:{origin.port}: {error}") from error
         return connection
 

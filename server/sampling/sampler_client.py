@@ -17,6 +17,7 @@ from server.metrics.instruments import ServerMetrics
 from server.sampling.connections import ConnectionFailed, Connections, Exchange, NotReached
 from wire.errors import A_FEW, UNTIL_MENDED, ContextLengthExceeded, HeadwayError, InvalidRequest, Unavailable
 from wire.pictures import is_name
+from wire.process.tokens import Tokens
 from wire.process.tracing import span_apart
 from wire.sampling import (
     Flow,
@@ -73,15 +74,13 @@ class SamplerClient:
     def __init__(
         self,
         connections: Connections,
-        token: str,
+        tokens: Tokens,
         on_lost: Callable[[str], None],
         read_picture: ReadPicture,
         metrics: ServerMetrics | None = None,
     ) -> None:
         self._connections = connections
-        self._headers = {
-            kind: f"Authorization: Bearer {token}\r\nContent-Type: {kind}\r\n".encode() for kind in (_JSON, _PNG)
-        }
+        self._tokens = tokens
         self._on_lost = on_lost
         self._read_picture = read_picture
         self._metrics = metrics or ServerMetrics()
@@ -177,7 +176,8 @@ class SamplerClient:
                 more = call.headers()
                 if request_id := structlog.contextvars.get_contextvars().get("request_id"):
                     more["X-Request-Id"] = request_id
-                yield self._headers[kind] + "".join(f"{key}: {value}\r\n" for key, value in more.items()).encode()
+                more |= {"Authorization": f"Bearer {self._tokens.sent}", "Content-Type": kind}
+                yield "".join(f"{key}: {value}\r\n" for key, value in more.items()).encode()
             outcome = "done"
         except GeneratorExit:
             outcome = "stopped"

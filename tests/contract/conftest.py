@@ -39,6 +39,7 @@ from tests.contract.stand_ins import (
 from tests.ports.scripted_backend import END, SamplerScript, ScriptedBackend
 from tests.vendor import Vendor, vendor_of_models
 from wire.process.http_protocol import BoundedProtocol
+from wire.process.tokens import Tokens
 from wire.process.websocket_protocol import WEBSOCKET_OPTIONS, QuietWebSockets
 
 VOCABULARY = 128
@@ -118,7 +119,7 @@ async def base(
         session.add(base)
     await register_trainer(database, base.id)
     sampler = ScriptedBackend(sampler_script, SamplerInfo(VOCABULARY, CONTEXT, (END,), constrains=True), holds_all=True)
-    async with serving(BreaksOff(create_sampler_app(sampler, "token", tokenizer=tokenizer_files))) as url:
+    async with serving(BreaksOff(create_sampler_app(sampler, Tokens("token"), tokenizer=tokenizer_files))) as url:
         await register_sampler(database, base.id, url)
         heart = asyncio.create_task(keep_alive(database))
         yield base

@@ -22,6 +22,7 @@ from server.auth.service import create_key
 from store.database import AsyncDatabase
 from wire.placements import EnvironmentSpec, Registration
 from wire.process.origins import listen
+from wire.process.tokens import Tokens
 
 TOKEN = "t" * 32
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -128,7 +129,7 @@ async def running_runner(
     )
     carriers = {"build": Builds(environments), "session": Sessions(environments, doors)}
     archives = Archives(folder, 1 << 30)
-    worker = Worker(ServerApi(origin, key), registration, WorkerSettings(64, 2.0), carriers, archives, {})
+    worker = Worker(ServerApi(origin, Tokens(key)), registration, WorkerSettings(64, 2.0), carriers, archives, {})
     async with listening_for_tunnels(listening, TOKEN, doors):
         running = asyncio.create_task(worker.run(stopping))
         try:

@@ -30,6 +30,7 @@ from tests.contract.stand_ins import BreaksOff, register_sampler, register_train
 from tests.ports.scripted_backend import END, SamplerScript, ScriptedBackend
 from tests.unit.server.pictures.drawn import encoded
 from wire.picture_rule import PictureRule
+from wire.process.tokens import Tokens
 from wire.sampling import RenderRequest
 
 PLACEHOLDER = 127
@@ -95,7 +96,7 @@ async def eyes(
         session.add(row)
     await register_trainer(database, row.id)
     backend = ScriptedBackend(eyes_script, SamplerInfo(VOCABULARY, CONTEXT, (END,), pictures=RULE), holds_all=True)
-    asked = Asked(BreaksOff(create_sampler_app(backend, "token")))
+    asked = Asked(BreaksOff(create_sampler_app(backend, Tokens("token"))))
     async with serving(asked) as url:
         sampler_id = await register_sampler(database, row.id, url)
         yield row, asked
@@ -427,7 +428,7 @@ async def test_a_sampler_that_forgot_is_handed_the_pictures_again(
     body = chat(seeing, part(RED), return_token_ids=True)
     assert (await standing_team.http.post("/chat/completions", json=body)).status_code == 200
     backend = ScriptedBackend(SamplerScript(), SamplerInfo(VOCABULARY, CONTEXT, (END,), pictures=RULE), holds_all=True)
-    other = Asked(create_sampler_app(backend, "token"))
+    other = Asked(create_sampler_app(backend, Tokens("token")))
     async with serving(other) as url:
         async with database.session() as session:
             moved = "update samplers set url = :url where base_id = :base and stopped_at is null returning id"

@@ -29,6 +29,7 @@ from tests.contract.stand_ins import StandInTrainer, keep_alive, register_sample
 from tests.depth.many_rows import Sizes, deepen, fill_beside
 from tests.depth.statements import Recorded, recorded_statements, rows_read
 from tests.ports.scripted_backend import END, SamplerScript, ScriptedBackend
+from wire.process.tokens import Tokens
 
 DEPTH, SIZES = 2000, Sizes(models=2000, traces=20_000)
 FEW = 600
@@ -95,7 +96,7 @@ async def planes(database: AsyncDatabase, url: str, folder: Path) -> AsyncIterat
     timeouts, guard = Timeouts(samplers_s=0.2), GuardSettings(every_s=0.2, settle_s=0.2)
     settings = ServerSettings(url, f"file://{folder}/blobs", "token", timeouts=timeouts, guard=guard)
     async with contextlib.AsyncExitStack() as stack:
-        sampled = await stack.enter_async_context(serving(create_sampler_app(sampler, "token")))
+        sampled = await stack.enter_async_context(serving(create_sampler_app(sampler, Tokens("token"))))
         await register_sampler(database, base.id, sampled)
         heart = asyncio.create_task(keep_alive(database))
         await stack.enter_async_context(StandInTrainer(database))

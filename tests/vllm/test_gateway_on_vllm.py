@@ -23,6 +23,7 @@ from store.tables import ModelRow
 from tests.contract.conftest import Team, new_team, serving
 from tests.contract.stand_ins import keep_alive, register_sampler
 from wire.adapter_names import base_adapter_name
+from wire.process.tokens import Tokens
 
 pytestmark = pytest.mark.vllm
 
@@ -43,7 +44,10 @@ async def team(backend, postgres_url: str, tmp_path_factory: pytest.TempPathFact
     adapter = base_adapter_name(base.id)
     await asyncio.to_thread(backend.load_adapter, adapter, None)
     settings = ServerSettings(postgres_url, f"file://{tmp_path_factory.mktemp('blobs')}", "token")
-    async with serving(create_sampler_app(backend, "token")) as sampler, serving(create_app(settings)) as origin:
+    async with (
+        serving(create_sampler_app(backend, Tokens("token"))) as sampler,
+        serving(create_app(settings)) as origin,
+    ):
         await register_sampler(database, base.id, sampler)
         heart = asyncio.create_task(keep_alive(database))
         async with new_team(origin, database) as team:

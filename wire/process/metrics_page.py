@@ -1,9 +1,7 @@
-"""`/metrics` for planes that serve no HTTP of their own, and who may read such a page anywhere."""
+"""`/metrics` for planes that serve no HTTP of their own."""
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
 import socket
 import threading
 from collections.abc import Generator
@@ -13,29 +11,24 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from wire.process.origins import listen
+from wire.process.origins import is_loopback, listen
+from wire.process.tokens import Tokens
 
 _MOST_AT_ONCE = 16
 _REQUEST_S = 10.0
 METRICS_TOKEN_VARIABLE = "HEADWAY_METRICS_TOKEN"  # noqa: S105 - the variable's name
 
 
-def may_scrape(authorization: str | bytes | None, token: str | None) -> bool:
-    """Whether this Authorization header carries the token for scrapes; without a token, none does."""
-    given = authorization.encode("utf-8", "replace") if isinstance(authorization, str) else authorization or b""
-    return bool(token) and hmac.compare_digest(given, f"Bearer {token}".encode())
-
-
 @contextmanager
-def metrics_page(registry: CollectorRegistry, host: str, port: int, token: str | None) -> Generator[int]:
+def metrics_page(registry: CollectorRegistry, host: str, port: int, tokens: Tokens) -> Generator[int]:
     """Serve the registry at /metrics from a thread until the block ends; yields the port.
 
     Without a token anyone on this machine may read it. Raises ValueError for another address without a token,
     OSError for a port that is taken.
     """
-    if not token and not _is_loopback(host):
+    if not tokens and not is_loopback(host):
         raise ValueError(f"metrics on {host} need a token: set {METRICS_TOKEN_VARIABLE}, or listen on 127.0.0.1")
-    server = _BoundedServer((host, port), _handler(registry, token), bind_and_activate=False)
+    server = _BoundedServer((host, port), _handler(registry, tokens), bind_and_activate=False)
     server.socket.close()  # which is for IPv4 whatever the host is
     server.socket = listen(host, port)
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
@@ -79,14 +72,14 @@ def _hang_up(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _handler(registry: CollectorRegistry, token: str | None) -> type[BaseHTTPRequestHandler]:
+def _handler(registry: CollectorRegistry, tokens: Tokens) -> type[BaseHTTPRequestHandler]:
     class Page(BaseHTTPRequestHandler):
         timeout = _REQUEST_S
 
         def do_GET(self) -> None:
             if self.path.partition("?")[0] != "/metrics":
                 self._answer(404, b"the metrics are at /metrics\n")
-            elif token and not may_scrape(self.headers.get("Authorization"), token):
+            elif tokens and not tokens.accept(self.headers.get("Authorization")):
                 self._answer(401, b"send Authorization: Bearer with the token in HEADWAY_METRICS_TOKEN\n")
             else:
                 self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
@@ -102,10 +95,3 @@ def _handler(registry: CollectorRegistry, token: str | None) -> type[BaseHTTPReq
             """Scrapes are no news."""
 
     return Page
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 _ANY_V4, _ANY_V6 = ("", "0.0.0.0"), ("::",)  # noqa: S104
 
 
-def http_origin(host: str, port: int) -> str:
-    """`http://HOST:PORT`, an IPv6 address in brackets (RFC 3986, 3.2.2)."""
-    return f"http://{bracketed(host)}:{port}"
+def http_origin(host: str, port: int, *, is_tls: bool = False) -> str:
+    """`http://HOST:PORT`, or `https://…`; an IPv6 address in brackets (RFC 3986, 3.2.2)."""
+    return f"{'https' if is_tls else 'http'}://{bracketed(host)}:{port}"
 
 
 def bracketed(host: str) -> str:
@@ -27,6 +28,14 @@ def local_host(host: str) -> str:
 def advertised_host(host: str) -> str:
     """The name under which other machines reach what listens on `host`."""
     return socket.gethostname() if host in (*_ANY_V4, *_ANY_V6) else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -12,6 +12,7 @@ from bench.stand_in_sampler import NUM_TOKENS, StandIn, answer_s
 from server.sampling.connections import Connections
 from server.sampling.sampler_client import SamplerClient
 from wire.errors import NotFound
+from wire.process.tokens import Tokens
 from wire.sampling import GenerateRequest, ParseOptions, RenderRequest, SamplingParams
 
 
@@ -24,7 +25,7 @@ async def test_the_stand_in_speaks_the_port_and_takes_its_time(whole):
     server = await asyncio.get_running_loop().create_server(StandIn, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     connections = Connections(connect_s=5, read_s=30)
-    client = SamplerClient(connections, "token", lambda _: None, no_picture)
+    client = SamplerClient(connections, Tokens("token"), lambda _: None, no_picture)
     chat = RenderRequest(messages=[{"role": "user", "content": "twelve"}], continued_ids=[7])
     ids = (await client.render(url, chat)).token_ids
     assert ids[0] == 7

@@ -20,6 +20,7 @@ from runner.worker.refusals import KeyRefused
 from runner.worker.worker import Worker, WorkerSettings
 from tests.unit.runner.placing_server import ARCHIVE, PlacingServer, placement, placing_server
 from wire.placements import Placement, Registration
+from wire.process.tokens import Tokens
 
 Act = Callable[[Placement, Reports], Awaitable[Carried]]
 
@@ -66,7 +67,7 @@ class Running:
 async def working(
     server: PlacingServer, folder: Path, act: Act, slots: int = 2, drain_s: float = 2.0
 ) -> AsyncGenerator[Running]:
-    api, stopping = ServerApi(server.origin, "a key"), asyncio.Event()
+    api, stopping = ServerApi(server.origin, Tokens("a key")), asyncio.Event()
     registration = Registration(host="here", pid=1, slots=slots, isolation="none")
     carrier = Acting(act)
     worker = Worker(

@@ -17,6 +17,7 @@ import uvicorn
 
 from sampler.admission.admission import Bounds
 from sampler.app import create_app
+from wire.process.tokens import Tokens
 from wire.sampling import GenerateEvent, PromptScores
 
 TOKEN = "a sampler's secret"
@@ -46,7 +47,7 @@ async def narrow(open_backend):
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def client(narrow) -> AsyncIterator[httpx.AsyncClient]:
-    async for url in serve(create_app(narrow, TOKEN)):
+    async for url in serve(create_app(narrow, Tokens(TOKEN))):
         async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
             yield client
 
@@ -71,7 +72,7 @@ async def test_health_needs_no_token(client):
 
 async def test_health_is_not_well_while_the_engine_is_dead_or_stands_still(open_backend):
     backend = open_backend()
-    async for url in serve(create_app(backend, TOKEN)):
+    async for url in serve(create_app(backend, Tokens(TOKEN))):
         async with httpx.AsyncClient(base_url=url) as client:
             assert (await client.get("/healthz")).status_code == 200
             backend._engine._step_began_at = time.monotonic() - 1e4
@@ -101,7 +102,7 @@ async def test_everything_else_does(client, route, authorization):
 
 
 async def test_no_route_reads_a_byte_of_a_body_before_the_token(narrow):
-    app = create_app(narrow, TOKEN)
+    app = create_app(narrow, Tokens(TOKEN))
     routes = [(route.path, method) for route in app.routes for method in route.methods]
     assert len(routes) > 4
 
@@ -121,7 +122,7 @@ async def test_no_route_reads_a_byte_of_a_body_before_the_token(narrow):
 
 def test_an_empty_token_is_refused(backend):
     with pytest.raises(ValueError, match="token"):
-        create_app(backend, "")
+        create_app(backend, Tokens())
 
 
 async def test_text_and_chats_become_ids(client, tokenizer):
@@ -270,7 +271,7 @@ async def test_deltas_come_with_the_tokens_when_they_are_asked_for(client):
 
 
 async def test_a_scraper_reads_what_was_sampled_and_nothing_else(narrow):
-    async for url in serve(create_app(narrow, TOKEN, metrics_token="scrape")):
+    async for url in serve(create_app(narrow, Tokens(TOKEN), metrics_tokens=Tokens("scrape"))):
         async with httpx.AsyncClient(base_url=url) as http:
             assert (await http.get("/metrics")).status_code == 401
             scraper, gateway = ({"Authorization": f"Bearer {token}"} for token in ("scrape", TOKEN))
@@ -290,7 +291,7 @@ def bounded(narrow):
     """A client of the sampler within these bounds."""
 
     async def serve_within(**bounds) -> AsyncIterator[httpx.AsyncClient]:
-        async for url in serve(create_app(narrow, TOKEN, bounds=Bounds(**bounds))):
+        async for url in serve(create_app(narrow, Tokens(TOKEN), bounds=Bounds(**bounds))):
             async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
                 yield client
 

@@ -17,6 +17,7 @@ from sampler.backends.base import NO_PICTURES, SamplerInfo
 from tests.ports.scripted_backend import END, SamplerScript, ScriptedBackend
 from tests.vision.families import drawn, png_of
 from wire.picture_rule import PictureRule
+from wire.process.tokens import Tokens
 from wire.sampling import GenerateRequest, PromptScores, ScoreRequest
 
 RULE = PictureRule("patches", 9, 8, 2, 256, 16384, 0, 3, False, "<image>", "", "", "pillow-0")
@@ -65,7 +66,7 @@ async def client(backend: Backend) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def opened(backend: Backend) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app=create_app(backend, "secret"))
+    transport = httpx.ASGITransport(app=create_app(backend, Tokens("secret")))
     return httpx.AsyncClient(transport=transport, base_url="http://sampler", headers={"Authorization": "Bearer secret"})
 
 

@@ -15,6 +15,7 @@ from server.sampling.sampler_client import SamplerClient, SamplerFailed, Sampler
 from tests.unit.server.test_connections import Server
 from wire.errors import Gone
 from wire.process.origins import http_origin
+from wire.process.tokens import Tokens
 from wire.sampling import (
     PICTURES_MISSING,
     GenerateEvent,
@@ -89,7 +90,7 @@ async def reaching(sampler: Sampler, read=read) -> AsyncIterator[tuple[SamplerCl
     connections = Connections(connect_s=1, read_s=1)
     listening = await asyncio.start_server(sampler.server.talk, "127.0.0.1", 0)
     url = http_origin("127.0.0.1", listening.sockets[0].getsockname()[1])
-    yield SamplerClient(connections, "token", sampler.lost.append, read), url
+    yield SamplerClient(connections, Tokens("token"), sampler.lost.append, read), url
     connections.close()
     listening.close()
 

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from wire.process.metrics_page import metrics_page
 from wire.process.origins import advertised_host, http_origin, listen, local_host
+from wire.process.tokens import Tokens
 
 
 @pytest.mark.parametrize(
@@ -38,5 +39,5 @@ def test_sockets_listen_on_either_family(host: str):
 
 def test_metrics_are_served_over_ipv6():
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with metrics_page(CollectorRegistry(), "::1", 0, None) as port:
+    with metrics_page(CollectorRegistry(), "::1", 0, Tokens()) as port:
         assert opener.open(f"{http_origin('::1', port)}/metrics", timeout=10).status == 200

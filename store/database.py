@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from store.cache_barrier import WatchedSession, has_changed_cached, wait_until_caches_expire
+from store.keepalives import notice_lost_clients, with_keepalives
 from store.pool_queue import PoolQueue, QueueLimits, TooBusy
 
 DATABASE_AWAY = (
@@ -52,15 +53,15 @@ _DRIVER_POOL: dict[str, Any] = {
 
 
 def normalise_url(url: str) -> URL:
-    """Any spelling of a PostgreSQL URL, with the psycopg 3 driver. Raises ValueError for other databases and for what
-    is no URL."""
+    """Any spelling of a PostgreSQL URL, with the psycopg 3 driver, and how soon a lost connection is noticed. Raises
+    ValueError for other databases and for what is no URL."""
     try:
         parsed = make_url(url)
     except ArgumentError:  # whose sentence may hold the password
         raise ValueError("the database's URL cannot be read: write postgresql://USER:PASSWORD@HOST:5432/NAME") from None
     if parsed.get_backend_name() not in ("postgresql", "postgres"):
         raise ValueError(f"Headway needs PostgreSQL, not {parsed.get_backend_name()}")
-    return parsed.set(drivername="postgresql+psycopg")
+    return with_keepalives(parsed.set(drivername="postgresql+psycopg"))
 
 
 def psycopg_dsn(url: URL) -> str:
@@ -81,6 +82,7 @@ class AsyncDatabase:
         self._driver = create_async_engine(self.url, pool_size=pool_size, **_DRIVER_POOL)
         for engine in (self._engine, self._driver):
             _replace_dead_connections(engine.sync_engine)
+            notice_lost_clients(engine.sync_engine)
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
@@ -144,6 +146,7 @@ class Database:
         self._driver = create_engine(self.url, pool_size=pool_size, **_DRIVER_POOL)
         for engine in (self._engine, self._driver):
             _replace_dead_connections(engine)
+            notice_lost_clients(engine)
 
     @contextmanager
     def session(self) -> Generator[Session]:

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from store.database import normalise_url, psycopg_dsn
+from store.keepalives import SERVER
 from store.planes.presence import Presence
 
 OPERATION_QUEUED = "hw_operation_queued"  # key: model id
@@ -235,6 +236,7 @@ class Listener:
     def _connected(self) -> psycopg.Connection:
         if self._connection is None:
             self._connection = psycopg.connect(self._dsn, autocommit=True)
+            self._connection.execute(SERVER)
             self._is_listening = False
         if not self._is_listening:
             for channel in self._channels:

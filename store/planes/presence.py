@@ -21,19 +21,13 @@ import structlog
 from psycopg.types.json import Jsonb
 
 from store.database import AsyncConnection
+from store.keepalives import SERVER
 
 log = structlog.get_logger(__name__)
 
 _LOCK = 0x68770001  # "hw"
 
 _ANNOUNCE = f"select pg_advisory_lock_shared(%(number)s::int, {_LOCK})"
-
-# A machine that loses its power closes no connection. Without effect on a socket of this machine.
-_NOTICE_DEATH = (
-    "set tcp_keepalives_idle = 5",
-    "set tcp_keepalives_interval = 2",
-    "set tcp_keepalives_count = 3",
-)
 
 PRESENT = f"""
     array(
@@ -93,8 +87,7 @@ class Presence:
     async def announce(self, connection: AsyncConnection) -> None:
         """Be there until the connection ends. (Shared: the last connection may not have ended yet for PostgreSQL.)"""
         await connection.execute(_ANNOUNCE.encode(), {"number": self.number})
-        for setting in _NOTICE_DEATH:
-            await connection.execute(setting.encode())
+        await connection.execute(SERVER)
         if self.details is not None:
             log.info("server_ready", **await self.renew(connection))
 

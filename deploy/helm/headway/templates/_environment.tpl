@@ -39,14 +39,13 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Files, which the planes read again when a Secret is changed. */}}
 {{- define "headway.samplerTokenEnv" -}}
-- name: HEADWAY_SAMPLER_TOKEN
-  valueFrom: {secretKeyRef: {name: {{ .Values.tokens.existingSecret }}, key: {{ .Values.tokens.samplerTokenKey }}}}
+- {name: HEADWAY_SAMPLER_TOKEN_FILE, value: /etc/headway/tokens/sampler-token}
 {{- end -}}
 
 {{- define "headway.metricsTokenEnv" -}}
-- name: HEADWAY_METRICS_TOKEN
-  valueFrom: {secretKeyRef: {name: {{ .Values.tokens.existingSecret }}, key: {{ .Values.tokens.metricsTokenKey }}}}
+- {name: HEADWAY_METRICS_TOKEN_FILE, value: /etc/headway/tokens/metrics-token}
 {{- end -}}
 
 {{/* The address of the pod, by which others reach it: $(POD_IP) in arguments. */}}

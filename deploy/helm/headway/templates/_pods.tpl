@@ -102,6 +102,25 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
+{{/* root, component: the tokens that a plane sends or accepts. */}}
+{{- define "headway.tokenVolumes" -}}
+{{- with .root.Values.tokens -}}
+- name: tokens
+  secret:
+    secretName: {{ .existingSecret }}
+    defaultMode: 0440
+    items:
+      {{- if ne $.component "trainer" }}
+      - {key: {{ .samplerTokenKey }}, path: sampler-token}
+      {{- end }}
+      - {key: {{ .metricsTokenKey }}, path: metrics-token}
+{{- end }}
+{{- end -}}
+
+{{- define "headway.tokenMounts" -}}
+- {name: tokens, mountPath: /etc/headway/tokens, readOnly: true}
+{{- end -}}
+
 {{/* root, checks: the certificate that a plane listens with, and the CA of the others. */}}
 {{- define "headway.tlsMounts" -}}
 {{- if .root.Values.tls.enabled -}}

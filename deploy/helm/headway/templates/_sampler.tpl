@@ -84,6 +84,7 @@ resources: {{- include "headway.resources" (dict "resources" $resources "gpus" $
 securityContext: {{- include "headway.containerSecurity" $.root | nindent 2 }}
 volumeMounts:
   {{- include "headway.folderMounts" $.root | nindent 2 }}
+  {{- include "headway.tokenMounts" $ | nindent 2 }}
   {{- include "headway.modelMounts" $.root | nindent 2 }}
   {{- if $attached }}
   {{- include "headway.sampler.adapterMount" $ | nindent 2 }}
@@ -110,7 +111,7 @@ volumeMounts:
 {{- end -}}
 {{- end -}}
 
-{{/* root, spec */}}
+{{/* root, spec, headless: a pod without the sampler itself has no use for tokens and certificates. */}}
 {{- define "headway.sampler.volumes" -}}
 {{ include "headway.folderVolumes" . }}
 {{ include "headway.modelVolumes" . }}
@@ -122,11 +123,14 @@ volumeMounts:
   emptyDir: {sizeLimit: {{ .spec.dataSize }}}
 {{- end }}
 {{- end }}
+{{- if not .headless }}
+{{ include "headway.tokenVolumes" . }}
 {{- with include "headway.databaseVolumes" .root }}
 {{ . }}
 {{- end }}
 {{- with include "headway.tlsVolumes" (dict "root" .root "checks" false "secret" .root.Values.tls.samplerSecret) }}
 {{ . }}
+{{- end }}
 {{- end }}
 {{- end -}}
 

@@ -8,6 +8,7 @@ resources:
 securityContext: {{- include "headway.containerSecurity" .root | nindent 2 }}
 volumeMounts:
   {{- include "headway.folderMounts" .root | nindent 2 }}
+  {{- include "headway.tokenMounts" $ | nindent 2 }}
   {{- include "headway.modelMounts" .root | nindent 2 }}
   {{- with include "headway.databaseMounts" .root }}{{ . | nindent 2 }}{{ end }}
 {{- end -}}
@@ -87,6 +88,7 @@ livenessProbe:  # the process itself, which ends when its engine hangs; that the
 
 {{- define "headway.trainer.volumes" -}}
 {{ include "headway.folderVolumes" . }}
+{{ include "headway.tokenVolumes" . }}
 {{ include "headway.modelVolumes" . }}
 {{- with include "headway.databaseVolumes" .root }}
 {{ . }}

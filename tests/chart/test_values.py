@@ -33,6 +33,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "a wide sampler": {"samplers": {SAMPLER: CLAIM}},
     "a wide trainer": {"trainers": {TRAINER: {"nodes": 2, "gpus": 8}}},
     "no migration": {"migrate": {"enabled": False}},
+    "TLS": {"tls": {"enabled": True}, "ingress": {"enabled": True}},
     "IPv6": {"ipv6": True},
     "rules elsewhere": {"monitoring": {"rules": False, "labels": {"release": "prometheus"}}},
 }

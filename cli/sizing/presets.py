@@ -21,6 +21,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32,
         "tie_word_embeddings": True,
     },
+    "qwen2.5-7b": {
+        "model_type": "qwen2",
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": False,
+    },
     "qwen3-8b": {
         **_QWEN3,
         "hidden_size": 4096,

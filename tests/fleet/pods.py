@@ -71,6 +71,7 @@ class Fleet:
         self._others: list[Host] = []
         self._lock = threading.RLock()
         self._changed, self._closing = threading.Event(), threading.Event()
+        self._num_changes = self._num_spread = 0
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._propagate, self._control)]
         self._read_objects()
 
@@ -126,7 +127,7 @@ class Fleet:
         self.services.lead(host)
         with self._lock:
             self._others.append(host)
-        self._changed.set()
+        self._change()
         return host
 
     def scale(self, deployment: str, replicas: int) -> None:
@@ -166,7 +167,7 @@ class Fleet:
 
     def _is_settled(self) -> bool:
         """Ready, and known to be by every host."""
-        settled = not self._changed.is_set()
+        settled = self._num_spread == self._num_changes
         for deployment, replicas in self._replicas.items():
             pods = [pod for pod in self.pods(deployment) if not pod.ending.is_set()]
             settled &= len(pods) == replicas and all(pod.is_ready for pod in pods)
@@ -197,7 +198,7 @@ class Fleet:
         if self._clocks:
             host.clock_offset_s = 0.0
         links = service_links(self._of_kind("Service"), self.services.addresses)
-        around = Surroundings(self._namespace, self.objects, links, self._claims, self._changed.set)
+        around = Surroundings(self._namespace, self.objects, links, self._claims, self._change)
         self.services.lead(host)
         inside(host, "iptables-restore", "-w", "--noflush", given=HOOKS)
         pod = Pod(f"{owner}-{uuid.uuid4().hex[:5]}", owner, template, host, around)
@@ -218,12 +219,19 @@ class Fleet:
                 for pod in _least_useful_first(pods)[: max(0, len(pods) - replicas)]:
                     pod.delete()
 
+    def _change(self) -> None:
+        with self._lock:
+            self._num_changes += 1
+        self._changed.set()
+
     def _propagate(self) -> None:
         while not self._closing.is_set():
             self._changed.wait()
             time.sleep(_PROPAGATION_S)
             self._changed.clear()
+            num_changes = self._num_changes
             self._spread()
+            self._num_spread = num_changes
 
     def _spread(self) -> None:
         """Tell every host which pods are ready, and every pod the names and what it may reach."""

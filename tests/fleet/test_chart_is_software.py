@@ -28,6 +28,19 @@ pytestmark = [pytest.mark.fleet, pytest.mark.timeout(1200)]
 
 BASE = "tiny-arith"
 GOOD_ENOUGH = 0.7
+REACH = """
+import socket, sys, threading
+def reach(target):
+    host, port = target.split(':')
+    try:
+        socket.create_connection((host, int(port)), 5).close()
+    except OSError as error:
+        sys.stderr.write(f'{target}: {error!r}\\n')
+    else:
+        sys.stdout.write(f'{target}\\n')
+for target in sys.argv[1:]:
+    threading.Thread(target=reach, args=[target]).start()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +111,11 @@ def test_every_pod_becomes_ready_as_the_user_and_with_the_rights_that_it_is_give
 
 def reached_from(pod: Pod, *targets: str) -> list[str]:
     """Those of HOST:PORT that a process in the pod can connect to."""
-    script = (
-        "import socket, sys\n"
-        "for target in sys.argv[1:]:\n"
-        "    host, port = target.split(':')\n"
-        "    try: socket.create_connection((host, int(port)), 1).close(); print(target)\n"
-        "    except OSError: pass\n"
-    )
     container = pod.runs[0].container
     assert container is not None
-    return container.execute(["python", "-c", script, *targets], 60).stdout.split()
+    said = container.execute(["python", "-c", REACH, *targets], 60)
+    reached = said.stdout.split()
+    return [target for target in targets if target in reached]
 
 
 def test_environments_reach_the_servers_and_nothing_else(headway: Installation):

@@ -32,6 +32,8 @@ from wire.sampling import (
     TokenTextsRequest,
 )
 
+log = structlog.get_logger(__name__)
+
 
 class SamplerGone(Unavailable):
     """This sampler died, or has just let go of the adapter; another may answer. `broke_off`: it had the request."""
@@ -58,6 +60,8 @@ _LACKS_PICTURES = 424
 _JSON, _PNG = "application/json", "image/png"
 _TRY_ANOTHER = (404, 409, 410, 429, 502, 503, 504)
 _OUT_OF_ORDER = (502, 503, 504)
+_TOKEN_REFUSED = 401
+_SAY_EVERY_S = 60.0
 _NOT_THERE = (404, 409, 410, 429)
 """The adapter, or room for more; nothing was computed."""
 
@@ -85,6 +89,7 @@ class SamplerClient:
         self._read_picture = read_picture
         self._metrics = metrics or ServerMetrics()
         self._took_pictures = set[str]()  # URLs of samplers
+        self._refused_at = dict[str, float]()
 
     async def render(self, url: str, request: RenderRequest) -> TokenIds:
         """Messages to token ids, and the pictures that some of them stand for."""
@@ -185,6 +190,17 @@ class SamplerClient:
         finally:
             self._metrics.sampler_called(name, outcome, time.perf_counter() - started)
 
+    def _not_let_in(self, url: str) -> SamplerGone:
+        """The token is being rotated in the wrong order, which ends by itself, or was never the same; nothing was
+        computed. The log says so once a minute."""
+        now = time.monotonic()
+        if now - self._refused_at.get(url, -_SAY_EVERY_S) >= _SAY_EVERY_S:
+            self._refused_at[url] = now
+            log.warning("sampler_refuses_token", url=url, then="its tokens must have the first one of this server")
+        gone = SamplerGone("the sampler does not accept this server's token; try again")
+        gone.broke_off = False
+        return gone
+
     def _lost(self, url: str, sentence: str, error: Exception | None = None) -> SamplerGone:
         self._on_lost(url)
         gone = SamplerGone(sentence)
@@ -196,13 +212,15 @@ class SamplerClient:
         sentence = message or f"the sampler answered {status}"
         if status in _OUT_OF_ORDER and kind != _PNG:  # for a picture there was no room
             return self._lost(url, sentence)
+        if status == _TOKEN_REFUSED:
+            return self._not_let_in(url)
         if status in (_LACKS_PICTURES, *_TRY_ANOTHER):
             gone = SamplerGone(sentence)
             gone.broke_off = status not in (_LACKS_PICTURES, *_NOT_THERE) and kind != _PNG
             return gone
         if code == ContextLengthExceeded.code:
             return ContextLengthExceeded(sentence)
-        if 400 <= status < 500 and status not in (401, 403):
+        if 400 <= status < 500 and status != 403:
             return InvalidRequest(sentence, param=param)
         return SamplerFailed(sentence)
 

@@ -39,7 +39,10 @@ from tests.contract.stand_ins import (
 from tests.ports.scripted_backend import END, SamplerScript, ScriptedBackend
 from tests.vendor import Vendor, vendor_of_models
 from wire.process.http_protocol import BoundedProtocol
+from wire.process.origins import http_origin
+from wire.process.tls import TlsSettings
 from wire.process.tokens import Tokens
+from wire.process.uvicorn_tls import TlsConfig
 from wire.process.websocket_protocol import WEBSOCKET_OPTIONS, QuietWebSockets
 
 VOCABULARY = 128
@@ -71,18 +74,19 @@ async def database(database_url: str) -> AsyncIterator[AsyncDatabase]:
 
 
 @asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[str]:
+async def serving(app: Any, tls: TlsSettings | None = None) -> AsyncIterator[str]:
     """The app behind a real HTTP server in this process; yields its URL."""
+    tls = tls or TlsSettings()
     listening = socket.create_server(("127.0.0.1", 0))
     sockets = {"ws": QuietWebSockets, **WEBSOCKET_OPTIONS}
     options = {"http": BoundedProtocol, **sockets, "timeout_graceful_shutdown": 1}
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", **options)
+    config = TlsConfig(app, tls=tls, log_config=None, access_log=False, lifespan="on", **options)
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext
     task = asyncio.create_task(server.serve(sockets=[listening]))
     while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
         await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    yield http_origin("127.0.0.1", listening.getsockname()[1], is_tls=tls.is_on)
     server.should_exit = True
     await task
 

@@ -13,7 +13,7 @@ from typing import Any
 from runner.environments.base import BuildFailed, Log, StartFailed
 from runner.tunnels.doors import Doors
 from runner.tunnels.listener import listening_for_tunnels
-from runner.worker.api import ServerApi
+from runner.worker.api import ServerApi, server_trust
 from runner.worker.archives import Archives
 from runner.worker.builds import Builds
 from runner.worker.sessions import Sessions
@@ -22,6 +22,7 @@ from server.auth.service import create_key
 from store.database import AsyncDatabase
 from wire.placements import EnvironmentSpec, Registration
 from wire.process.origins import listen
+from wire.process.tls import TlsSettings, listening_context
 from wire.process.tokens import Tokens
 
 TOKEN = "t" * 32
@@ -109,14 +110,21 @@ class FunctionEnvironments:
 
 @asynccontextmanager
 async def running_runner(
-    origin: str, database: AsyncDatabase, team: str, environments: FunctionEnvironments, folder: Path
+    origin: str,
+    database: AsyncDatabase,
+    team: str,
+    environments: FunctionEnvironments,
+    folder: Path,
+    tls: TlsSettings | None = None,
+    server_ca: Path | None = None,
 ) -> AsyncGenerator[None]:
     """A runner that takes the team's work alone, while the block lasts."""
+    tls = tls or TlsSettings()
     environments.may_start.set()
     async with database.session() as session:
         key = await create_key(session, "runners", "a runner", role="runner")
     doors, listening, stopping = Doors(), listen("127.0.0.1", 0), asyncio.Event()
-    address = f"ws://127.0.0.1:{listening.getsockname()[1]}"
+    address = f"{'wss' if tls.is_on else 'ws'}://127.0.0.1:{listening.getsockname()[1]}"
     registration = Registration(
         host="here",
         pid=1,
@@ -129,8 +137,9 @@ async def running_runner(
     )
     carriers = {"build": Builds(environments), "session": Sessions(environments, doors)}
     archives = Archives(folder, 1 << 30)
-    worker = Worker(ServerApi(origin, Tokens(key)), registration, WorkerSettings(64, 2.0), carriers, archives, {})
-    async with listening_for_tunnels(listening, TOKEN, doors):
+    api = ServerApi(origin, Tokens(key), server_trust(server_ca))
+    worker = Worker(api, registration, WorkerSettings(64, 2.0), carriers, archives, {})
+    async with listening_for_tunnels(listening, TOKEN, doors, tls=listening_context(tls)):
         running = asyncio.create_task(worker.run(stopping))
         try:
             yield

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from tests.chart.command_line import ANYTHING, STAND_INS, Parsed, Refused, expanded, parsed, variables, words_of
+from tests.chart.hardening import PROBES
 from tests.chart.pods import Pod
 
 STOPPING = {
@@ -17,6 +18,12 @@ STOPPING = {
     "runner": ("drain",),
 }
 """Options with the seconds that a plane takes for what is under way after SIGTERM."""
+ANSWERED = {
+    "server": {"/healthz", "/readyz", "/readyz/server"},
+    "sampler": {"/healthz"},
+    "runner": {"/healthz"},
+}
+"""What planes answer to whoever asks without a key."""
 PATHS = ("_DIR", "_FILE", "_TLS_CERT", "_TLS_KEY", "_PLANE_CA", "HF_HOME", "HOME")
 WRITTEN = ("HEADWAY_DATA_DIR", "HOME", "HEADWAY_VLLM_ADAPTER_DIR")
 
@@ -68,6 +75,7 @@ def misused(pod: Pod) -> Iterator[str]:
         else:
             yield from (f"{title}: {line}" for line in _read(command, container))
             yield from (f"{title}: {line}" for line in _listening(command, container))
+            yield from (f"{title}: {line}" for line in _asked(command, container))
             yield from (f"{title}: {line}" for line in _ending(pod, command, container))
 
 
@@ -83,6 +91,16 @@ def _listening(command: Parsed, container: dict[str, Any]) -> Iterator[str]:
     for option in ("port", "metrics_port"):
         if command.given.get(option) and command.given[option] not in declared:
             yield f"listens on {command.given[option]}, which its ports do not name"
+
+
+def _asked(command: Parsed, container: dict[str, Any]) -> Iterator[str]:
+    scheme = "HTTPS" if "HEADWAY_TLS_CERT" in environment_of(container) else "HTTP"
+    for probe in PROBES:
+        asked = (container.get(probe) or {}).get("httpGet")
+        if asked and asked["path"] not in ANSWERED.get(command.command, set()):
+            yield f"{probe} asks {asked['path']}, which headway {command.command} does not answer"
+        if asked and asked.get("scheme", "HTTP") != scheme:
+            yield f"{probe} asks by {asked.get('scheme', 'HTTP')}, and it listens with {scheme}"
 
 
 def _ending(pod: Pod, command: Parsed, container: dict[str, Any]) -> Iterator[str]:
@@ -123,7 +141,7 @@ def _mount_of(path: str, mounts: dict[str, Any]) -> dict[str, Any] | None:
 
 def _probed(container: dict[str, Any]) -> Iterator[str]:
     there = {key for port in container.get("ports") or [] for key in (port.get("name"), port["containerPort"])}
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+    for probe in PROBES:
         for way in ("httpGet", "tcpSocket"):
             asked = (container.get(probe) or {}).get(way)
             if asked and asked["port"] not in there:

@@ -120,7 +120,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     connections = Connections(connect_s=timeouts.sampler_connect_s, read_s=timeouts.sampler_read_s, trust=trust)
     pool = SamplerPool(connections.is_answering, metrics)
     blobs = MeasuredBlobs(open_blob_store(settings.blob_store_url), metrics)
-    recorder = Recorder(background, blobs, metrics)
+    recorder = Recorder(background, blobs, metrics, clock=listener.presence.clock)
     recorder.start()
     wants = checkpoint_wants(database)
     holders = AdapterHolders(holder_lookups(database, acknowledgements), wants, listener, shutdown)

@@ -19,6 +19,7 @@ import structlog
 from server.metrics.instruments import ServerMetrics
 from store.blob_stores import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
+from store.database_clock import DatabaseClock
 from store.rollouts import KnownSamples, NewSample, TraceRecord, record
 from wire.process.off_loop import off_loop, takes_long
 
@@ -61,6 +62,8 @@ class Recorder:
     blobs: BlobStore
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     patience_s: float = 5.0
+    clock: DatabaseClock = field(default_factory=DatabaseClock)
+    """By which samples are ordered, whichever server recorded them."""
     num_recorded: int = 0
     """Completions."""
     num_lost: int = 0

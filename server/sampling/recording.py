@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +24,7 @@ _NOT_OF_SAMPLING = {"top_logprobs"}
 
 
 def served_completion(
+    at: datetime,
     target: Target,
     request: SampleRequest,
     rollout: Rollout,
@@ -31,8 +32,8 @@ def served_completion(
     sequences: Sequence[GenerateRequest],
     answers: Sequence[Answer],
 ) -> ServedCompletion:
-    """The samples of a request that was answered just now. `began`: of the monotonic clock."""
-    at, seconds = datetime.now(UTC), time.monotonic() - began
+    """The samples of a request that was answered at this time. `began`: of the monotonic clock."""
+    seconds = time.monotonic() - began
     checkpoint_id = target.checkpoint.id if target.checkpoint else None
 
     def served(index: int, sequence: GenerateRequest, answer: Answer) -> Served:

@@ -79,8 +79,9 @@ class _Task:
                         yield index, event
         self._check(answers)
         if request.rollout is not None:
-            completion = served_completion(target, request, request.rollout, self.began, sequences, answers)
-            await sampling.recorder.keep(completion)
+            recorder = sampling.recorder
+            at = recorder.clock.now()
+            await recorder.keep(served_completion(at, target, request, request.rollout, self.began, sequences, answers))
 
     async def _sequences(self, url: str) -> list[GenerateRequest]:
         target, request, sequences = self.target, self.request, list[GenerateRequest]()

@@ -179,7 +179,9 @@ class Upstreams:
 
     async def _keep(self, target: UpstreamTarget, call: UpstreamCall, began: float, num_reply_bytes: int) -> None:
         if call.rollout is not None:
-            await self._sampling.recorder.keep(served_by_vendor(target, call, call.rollout, began, num_reply_bytes))
+            recorder = self._sampling.recorder
+            at = recorder.clock.now()
+            await recorder.keep(served_by_vendor(at, target, call, call.rollout, began, num_reply_bytes))
 
     async def _without_key(self, target: UpstreamTarget, content: bytes) -> bytes:
         """An error, should the vendor have repeated the key in it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ _NONE = Turn(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float3
 
 
 def served_by_vendor(
-    target: UpstreamTarget, call: UpstreamCall, rollout: Rollout, began: float, num_reply_bytes: int
+    at: datetime, target: UpstreamTarget, call: UpstreamCall, rollout: Rollout, began: float, num_reply_bytes: int
 ) -> ServedCompletion:
-    """The samples of a call that was answered just now. `began`: of the monotonic clock."""
-    at, seconds = datetime.now(UTC), time.monotonic() - began
+    """The samples of a call that was answered at this time. `began`: of the monotonic clock."""
+    seconds = time.monotonic() - began
     name = f"{uuid.uuid4().hex}:{target.upstream.api}"
     answers = call.reader.answers()
 

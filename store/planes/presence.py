@@ -21,6 +21,7 @@ import structlog
 from psycopg.types.json import Jsonb
 
 from store.database import AsyncConnection
+from store.database_clock import DatabaseClock
 from store.keepalives import SERVER
 
 log = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ _DESCRIBE = f"""
         %(details)s || jsonb_build_object('database', 'PostgreSQL ' || current_setting('server_version'))
     )
     on conflict (number) do update set details = excluded.details, seen_at = clock_timestamp()
-    returning details
+    returning details, clock_timestamp()
 """  # noqa: S608
 
 _LEAVE = "delete from servers where number = %(number)s"
@@ -72,6 +73,7 @@ class Presence:
         self.number = 1 + secrets.randbelow(2**31 - 1)
         self.details: dict[str, Any] | None = None
         """What it serves with, for people who look."""
+        self.clock = DatabaseClock()
         self._calls = itertools.count(1)
         self._listed_at = float("-inf")
 
@@ -98,7 +100,10 @@ class Presence:
         found = await connection.execute(_DESCRIBE.encode(), {**who, "details": Jsonb(self.details or {})})
         row = await found.fetchone()
         self._listed_at = asked_at
-        return row[0] if row else {}
+        if row is None:
+            return {}
+        self.clock.set(row[1], asked_at)
+        return row[0]
 
     async def leave(self, connection: AsyncConnection) -> None:
         """Be listed no more. What lookups of this process are kept must not be used any longer."""

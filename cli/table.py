@@ -34,7 +34,7 @@ COMMANDS: dict[str, Entry] = {
     "pin": Entry("cli.commands.garbage_collection", "pin"),
     "unpin": Entry("cli.commands.garbage_collection", "unpin"),
     "verify": Entry("cli.commands.checks", "verify"),
-    "doctor": Entry("cli.commands.checks", "doctor"),
+    "doctor": Entry("cli.commands.doctor", "doctor"),
     "backup": Entry("cli.commands.backups", "backup"),
     "restore": Entry("cli.commands.backups", "restore"),
     "drain": Entry("cli.commands.operating", "drain"),

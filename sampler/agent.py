@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -64,6 +65,8 @@ class AgentSettings:
     url: str
     backend: str
     linger_s: float = LINGER_S
+    stores: Mapping[str, str] | None = None
+    """Fingerprints of those that it loads from, as of `wire.loaded`."""
 
 
 class Agent:
@@ -90,7 +93,11 @@ class Agent:
         self._trouble: str | None = None
         with database.session() as session:
             self._sampler_id = register_sampler(
-                session, settings.base_id, settings.url, settings.backend, holder.details
+                session,
+                settings.base_id,
+                settings.url,
+                settings.backend,
+                replace(holder.details, stores=settings.stores),
             )
         self._listener = Listener(database.url.render_as_string(hide_password=False), ADAPTERS_CHANGED)
         # It waits for wake-ups itself. The process lives on without these threads, and would look healthy.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from functools import partial
+from uuid import UUID
 
 import structlog
 from transformers.utils.logging import set_tqdm_hook
@@ -21,6 +22,7 @@ from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database
 from store.private_files import shared_umask
 from store.schema import require_schema
+from wire.loaded import store_fingerprint
 from wire.process.exits import GaveUp
 from wire.process.http_protocol import BoundedProtocol, ConnectionBounds
 from wire.process.hub_weights import fetch_weights, require_weights
@@ -39,6 +41,11 @@ class SamplerProtocol(BoundedProtocol):
     """Of gateways, whose own clients may read slowly: it is theirs to give up a stream."""
 
     bounds = ConnectionBounds(readers_may_stall=True)
+
+
+def _agent_settings(settings: SamplerSettings, base_id: UUID, url: str) -> AgentSettings:
+    stores = {"checkpoints": store_fingerprint(settings.checkpoint_store_url)}
+    return AgentSettings(base_id, url, settings.backend, settings.linger_s, stores)
 
 
 def run(settings: SamplerSettings) -> None:
@@ -74,9 +81,7 @@ def run(settings: SamplerSettings) -> None:
     loaded = backend.details
     metrics.loaded(settings.base_slug, settings.backend, loaded)
     metrics.show_adapters(lambda: len(backend.loaded()))
-    agent = Agent(
-        database, checkpoints, backend, AgentSettings(base.id, url, settings.backend, settings.linger_s), metrics
-    )
+    agent = Agent(database, checkpoints, backend, _agent_settings(settings, base.id, url), metrics)
     app = InFlight(
         create_app(
             backend,

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
@@ -40,7 +41,7 @@ from trainer.worker.stopping import Stop
 from trainer.worker.watchdog import Watchdog
 from wire.engine import LoraConfig
 from wire.errors import DeviceLost, HeadwayError
-from wire.loaded import Loaded, version_of
+from wire.loaded import Loaded, store_fingerprint, version_of
 from wire.process.metrics_page import metrics_page
 from wire.process.origins import http_origin
 from wire.process.tokens import Tokens
@@ -172,7 +173,7 @@ def _load(
         logprobs,
         diagnose=device_error,
     )
-    facts = _facts(loaded, place)
+    facts = replace(_facts(loaded, place), stores=_stores(settings))
     metrics.loaded(settings.base_slug, facts)
     _show_memory(metrics, engine, worker, place)
     with database.session() as session:
@@ -183,6 +184,11 @@ def _load(
     heap.return_freed()
     log.info("trainer_ready", base=settings.base_slug, trainer=str(trainer_id), **facts.to_json())
     return worker, engine
+
+
+def _stores(settings: TrainerSettings) -> dict[str, str]:
+    urls = {"checkpoints": settings.checkpoint_store_url, "blobs": settings.blob_store_url}
+    return {name: store_fingerprint(url) for name, url in urls.items()}
 
 
 def _facts(loaded: LoadedEngine, place: Place) -> Loaded:

@@ -3,6 +3,7 @@ System page. Facts that a kind of process does not have are left out."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +29,8 @@ class Loaded:
     trainer, the layers of such forks. max_lora_rank: that a sampler loads. tokens_per_s: that are to be expected,
     trained by one model, or sampled by `tokens_per_s_of` answers at a time; `tokens_per_s_by`: how that was found.
     ranks: of a trainer, on what `device` says. pictures: how a base turns them into tokens (`PictureRule.to_json`),
-    where it takes any. engine: what a server of another project that generates says of itself."""
+    where it takes any. engine: what a server of another project that generates says of itself. stores: fingerprints of
+    those that it uses, `checkpoints` and `blobs`."""
 
     version: str
     schema: str | None = None
@@ -55,6 +57,7 @@ class Loaded:
     workers: int | None = None
     isolation: str | None = None
     slots: int | None = None
+    stores: Mapping[str, str] | None = None
 
     @classmethod
     def read(cls, details: Mapping[str, Any]) -> Self:
@@ -110,6 +113,11 @@ class Loaded:
 
     def _version(self) -> str:
         return _listed(self.engine, f"Headway {self.version}")
+
+
+def store_fingerprint(url: str) -> str:
+    """Tells stores apart for whoever may not see folders and buckets. Where copies of it lie is left out."""
+    return hashlib.sha256(url.partition("?")[0].rstrip("/").encode()).hexdigest()[:12]
 
 
 def _listed(*parts: str | None) -> str:

@@ -1,4 +1,4 @@
-"""`headway verify` compares files with the database; `headway doctor` checks the database's invariants."""
+"""`headway verify` compares files with the database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
@@ -22,7 +21,6 @@ from cli.settings import (
     open_checkpoints,
 )
 from cli.terminal.tables import Json
-from store.invariants.base import Violation
 
 
 def verify(
@@ -51,43 +49,6 @@ def verify(
             typer.echo(f"{damage.what}: {damage.path} of {damage.where}")
         typer.echo(f"{len(damages)} files are not as they should be" if damages else "all files are as they should be")
     raise typer.Exit(1 if damages else 0)
-
-
-def doctor(
-    as_json: Json = False,
-    files: Annotated[bool, typer.Option("--files", help="Also check that checkpoints have their files")] = False,
-    checkpoint_store: CheckpointStoreUrl = None,
-    database_url: OptionalDatabaseUrl = None,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
-    """Check the database's invariants. Exit status 1 if one does not hold."""
-    from store.database import Database
-    from store.invariants import INVARIANTS, check_all, check_files
-
-    database = Database(database_url_or_embedded(database_url, data_dir))
-    checkpoints = open_checkpoints(checkpoint_store, data_dir) if files else None
-
-    def examine() -> list[Violation]:
-        with database.session() as session:
-            found = check_all(session)
-        return found + (check_files(database, checkpoints) if checkpoints else [])
-
-    violations = or_stop(examine)
-    database.close()
-    if as_json:
-        typer.echo(json.dumps({"violations": [asdict(violation) for violation in violations]}, default=str))
-    else:
-        _print(violations, len(INVARIANTS) + files)
-    raise typer.Exit(1 if violations else 0)
-
-
-def _print(violations: list[Violation], num_checked: int) -> None:
-    for violation in violations:
-        typer.echo(f"{violation.name}: does not hold. {violation.sentence}")
-        for row in violation.rows:
-            typer.echo("  " + ", ".join(f"{name}={value}" for name, value in row.items()))
-    held = num_checked - len(violations)
-    typer.echo(f"{held} of {num_checked} invariants hold")
 
 
 def progress(doing: str) -> AbstractContextManager[Callable[[int, int], None]]:

@@ -59,7 +59,7 @@ from store.notify import AsyncListener
 from store.oplog.waiting import WaitingCalls
 from store.pictures import PictureStore
 from store.schema import newest_revision
-from wire.loaded import Loaded, version_of
+from wire.loaded import Loaded, store_fingerprint, version_of
 from wire.process.tls import PlaneTrust
 from wire.process.tokens import Tokens
 
@@ -207,6 +207,8 @@ def _details(settings: ServerSettings) -> Loaded:
     collection = settings.garbage_collection
     scheme = urlsplit(collection.checkpoint_store_url).scheme if collection else None
     store = {"file": "a folder", "s3": "S3"}.get(scheme, scheme) if scheme else None
+    stores = {"blobs": settings.blob_store_url}
+    stores |= {"checkpoints": collection.checkpoint_store_url} if collection else {}
     lora = settings.default_lora
     shape: dict[str, Any] = {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": lora.parts}
     return Loaded(
@@ -214,6 +216,7 @@ def _details(settings: ServerSettings) -> Loaded:
         schema=newest_revision(),
         checkpoint_store=store,
         workers=settings.workers,
+        stores={name: store_fingerprint(url) for name, url in stores.items()},
         **shape,
     )
 

@@ -1,0 +1,155 @@
+"""A bucket, as it is reached from here: each right that planes use, one call each."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+from cli.doctor.clocks import Asked, http_clock_finding
+from cli.doctor.finding import Finding, State
+from cli.doctor.stores import PROBE
+from store.checkpoint_stores.s3.bucket import connect
+
+_ATTEMPTS = 2
+_CONTENT = b"probe"
+_RIGHTS = {
+    "list": "s3:ListBucket",
+    "write": "s3:PutObject",
+    "read": "s3:GetObject",
+    "write in parts": "s3:PutObject and s3:AbortMultipartUpload",
+    "list parts": "s3:ListBucketMultipartUploads",
+    "delete": "s3:DeleteObject",
+}
+
+_OF_EVERYTHING = {
+    "NoSuchBucket": "make the bucket, or mend its name in the store's URL",
+    "RequestTimeTooSkewed": "set this machine's clock",
+    "InvalidAccessKeyId": "mend AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "mend AWS_SECRET_ACCESS_KEY",
+}
+"""What a store answers to any call, once it has answered so to one."""
+
+
+class Altered(Exception):
+    """What was read is not what was written."""
+
+
+def check_bucket(part: str, name: str, prefix: str) -> list[Finding]:
+    """Of the objects under this prefix. Nothing of the probe is left, unless it may not delete."""
+    try:
+        bucket = _Probe(connect(_ATTEMPTS), name, f"{prefix}/{PROBE}/{uuid.uuid4().hex}".lstrip("/"))
+    except (BotoCoreError, ValueError) as error:
+        return [_refused(part, "reachable", error)]
+    return [*_examine(part, bucket)]
+
+
+def _examine(part: str, probe: _Probe) -> Iterator[Finding]:
+    asked_at = time.time()
+    first = _tried(part, "list", probe.list)
+    asked = Asked.since(asked_at)
+    yield first
+    if (clock := http_clock_finding(part, asked, probe.date)) is not None:
+        yield clock
+    if not probe.is_usable:
+        return
+    steps = {
+        "write": probe.write,
+        "read": probe.read,
+        "write in parts": probe.write_in_parts,
+        "list parts": probe.list_parts,
+        "delete": probe.delete,
+    }
+    for what, step in steps.items():
+        yield _tried(part, what, step)
+
+
+def _tried(part: str, what: str, step: Callable[[], None]) -> Finding:
+    begun = time.perf_counter()
+    try:
+        step()
+    except (ClientError, BotoCoreError, Altered) as error:
+        return _refused(part, what, error)
+    return Finding(part, what, State.OK, f"in {1000 * (time.perf_counter() - begun):.0f} ms")
+
+
+def _refused(part: str, what: str, error: Exception) -> Finding:
+    """Without the error's own words, which repeat endpoints and requests."""
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", "unknown"))
+        remedy = _OF_EVERYTHING.get(code, f"allow {_RIGHTS.get(what, 'it')} to these credentials")
+        return Finding(part, what, State.NOT_OK, f"it answers {code}", remedy)
+    if isinstance(error, NoCredentialsError):
+        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role"
+        return Finding(part, what, State.NOT_OK, "there are no credentials", remedy)
+    if isinstance(error, Altered):
+        return Finding(part, what, State.NOT_OK, "what was read is not what was written", "do not use this store")
+    at = "AWS_ENDPOINT_URL" if _has_endpoint() else "AWS_ENDPOINT_URL, which is not set: Amazon's own is asked"
+    return Finding(part, what, State.NOT_OK, f"it does not answer: {type(error).__name__}", f"check {at}")
+
+
+def _has_endpoint() -> bool:
+    return bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+
+
+@dataclass(slots=True)
+class _Probe:
+    """One object. date: what the store's clock showed when it listed. is_usable: it may allow the other calls."""
+
+    client: Any
+    bucket: str
+    key: str
+    date: str | None = None
+    is_usable: bool = False
+
+    def list(self) -> None:
+        """One page, as short as can be."""
+        try:
+            reply = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.key, MaxKeys=1)
+        except ClientError as error:
+            self._note(error.response)
+            self.is_usable = error.response.get("Error", {}).get("Code") not in _OF_EVERYTHING
+            raise
+        self._note(reply)
+        self.is_usable = True
+
+    def write(self) -> None:
+        """At once."""
+        self.client.put_object(Bucket=self.bucket, Key=self.key, Body=_CONTENT)
+
+    def read(self) -> None:
+        """Raises Altered."""
+        if self.client.get_object(Bucket=self.bucket, Key=self.key)["Body"].read() != _CONTENT:
+            raise Altered
+
+    def write_in_parts(self) -> None:
+        """As large files are, and abort another, as those of dead processes are."""
+        key = f"{self.key}-parts"
+        upload = self._begun(key)
+        part = self.client.upload_part(Body=_CONTENT, PartNumber=1, **upload)
+        parts = {"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]}
+        self.client.complete_multipart_upload(MultipartUpload=parts, **upload)
+        self.client.abort_multipart_upload(**self._begun(key))
+
+    def list_parts(self) -> None:
+        """Uploads that nobody has finished."""
+        self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.key, MaxUploads=1)
+
+    def delete(self) -> None:
+        """Both objects. Raises ClientError as if they were one call each."""
+        objects = [{"Key": self.key}, {"Key": f"{self.key}-parts"}]
+        reply = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
+        for error in reply.get("Errors", ()):
+            raise ClientError({"Error": {"Code": error.get("Code", "unknown")}}, "DeleteObjects")
+
+    def _begun(self, key: str) -> dict[str, str]:
+        reply = self.client.create_multipart_upload(Bucket=self.bucket, Key=key)
+        return {"Bucket": self.bucket, "Key": key, "UploadId": reply["UploadId"]}
+
+    def _note(self, response: Any) -> None:
+        self.date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")

@@ -1,0 +1,69 @@
+"""HTTP calls to planes, and what it means where they fail."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from cli.doctor.clocks import Asked
+from cli.doctor.finding import Finding, State
+
+_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """By what certificates are checked. context: with the CAs. name: that they must carry, whatever address is called;
+    None: the address."""
+
+    context: ssl.SSLContext
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Of a plane. clock: when it was asked."""
+
+    status: int
+    text: str
+    date: str | None
+    clock: Asked
+
+
+class Unreachable(Exception):
+    """The finding of a plane that did not answer."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.found)
+        self.finding = finding
+
+
+def call(part: str, method: str, url: str, trust: Trust, token: str | None = None, json: object = None) -> Answer:
+    """Raises Unreachable."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    extensions = {"sni_hostname": trust.name} if trust.name and url.startswith("https:") else {}
+    asked_at = time.time()
+    try:
+        with httpx.Client(verify=trust.context, timeout=_TIMEOUT_S, trust_env=False) as client:
+            reply = client.request(method, url, headers=headers, json=json, extensions=extensions)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unreachable(_failure(part, url, error)) from None
+    return Answer(reply.status_code, reply.text[:300].strip(), reply.headers.get("Date"), Asked.since(asked_at))
+
+
+def _failure(part: str, url: str, error: Exception) -> Finding:
+    where = urlsplit(url)
+    address = f"{where.hostname}:{where.port or (443 if where.scheme == 'https' else 80)}"
+    why = str(error).partition("\n")[0] or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in why:
+        remedy = "give --plane-ca the CA that signed it, and --plane-tls-name the name that it carries"
+        return Finding(part, "TLS", State.NOT_OK, f"{address}: {why.rpartition('] ')[2]}", remedy)
+    if isinstance(error, httpx.RemoteProtocolError) or "SSL" in why:
+        remedy = "call it as it listens: https:// (wss://) with a certificate, http:// (ws://) without"
+        return Finding(part, "TLS", State.NOT_OK, f"{address} does not speak {where.scheme} ({why})", remedy)
+    remedy = "see that it listens on an address that is reached from here, and that no firewall or policy is between"
+    return Finding(part, "reachable", State.NOT_OK, f"{address}: {why}", remedy)

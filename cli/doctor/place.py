@@ -1,0 +1,72 @@
+"""All that is checked from one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from cli.doctor.calling import Trust
+from cli.doctor.database import check_database
+from cli.doctor.finding import Finding, State
+from cli.doctor.planes import check_planes
+from cli.doctor.server import check_server
+from cli.doctor.stores import check_store, disk_finding
+from store.database import Database
+from wire.loaded import store_fingerprint
+
+TITLES = {"checkpoints": "checkpoint store", "blobs": "blob store"}
+
+
+class Plane(StrEnum):
+    """What runs at a place, or is to run there."""
+
+    SERVER = "server"
+    TRAINER = "trainer"
+    SAMPLER = "sampler"
+    RUNNER = "runner"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a plane is given here. server: origin under which others call it. database_url: None for a runner. stores:
+    URLs, by what is in them."""
+
+    plane: Plane
+    data_dir: Path
+    trust: Trust
+    server: str | None = None
+    runner_key: str | None = None
+    database_url: str | None = None
+    stores: Mapping[str, str] | None = None
+    sampler_token: str | None = None
+
+    def examine(self) -> tuple[list[Finding], bool]:
+        """What was found, and whether the database can be asked for its invariants."""
+        findings = self._server()
+        is_usable = False
+        if self.database_url:
+            about_database = check_database(self.database_url)
+            is_usable = all(f.state is not State.NOT_OK for f in about_database if f.what in ("reachable", "schema"))
+            findings += about_database
+        for name, url in (self.stores or {}).items():
+            findings += check_store(TITLES[name], url)
+        findings.append(disk_finding("data folder", self.data_dir.resolve()))
+        if self.database_url and is_usable:
+            findings += self._planes(self.database_url)
+        return findings, is_usable
+
+    def _server(self) -> list[Finding]:
+        if self.server is None:
+            return []
+        return check_server(self.server, Trust(self.trust.context), self.runner_key)
+
+    def _planes(self, database_url: str) -> list[Finding]:
+        database = Database(database_url, pool_size=1)
+        stores = {name: store_fingerprint(url) for name, url in (self.stores or {}).items()}
+        reach = self.plane is Plane.SERVER
+        try:
+            return check_planes(database, self.trust, self.sampler_token, stores, reach=reach)
+        finally:
+            database.close()

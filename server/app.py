@@ -20,7 +20,7 @@ from server.background.reading_texts import reading_texts
 from server.background.replicas import counting_replicas
 from server.background.trainer_launchers import launching_trainers
 from server.guard.watch import guarding
-from server.http import health
+from server.http import health, scaling
 from server.http import metrics_page as metrics
 from server.http.access_log import AccessLog
 from server.http.context import open_context
@@ -46,7 +46,7 @@ from server.protocols.tinker.protocol import TINKER
 
 _DESCRIPTION = "Self-hosted GRPO training: catalog, training API and inference gateway."
 
-OPERATIONS = Protocol((health.router, metrics.router))
+OPERATIONS = Protocol((health.router, metrics.router, scaling.router))
 PROTOCOLS = (PAGES, OPERATIONS, OPENAI, RESPONSES, ANTHROPIC, GEMINI, HUD, TINKER, RUNNER)
 """Where paths are shared, pages come first: they leave to the others whatever carries a key."""
 

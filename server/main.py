@@ -26,6 +26,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from server.app import create_app
 from server.metrics.workers import shared_counts
+from server.process.elastic import ElasticSettings
 from server.process.settings import (
     GarbageCollectionSettings,
     GatewayLimits,
@@ -84,6 +85,7 @@ def serve(
     guard: GuardSettings | None = None,
     pictures: PictureSettings | None = None,
     runs: RunSettings | None = None,
+    elastic: ElasticSettings | None = None,
     default_lora: LoraConfig | None = None,
     tls: TlsSettings | None = None,
     trust: TrustSettings | None = None,
@@ -110,6 +112,7 @@ def serve(
         pictures=pictures or PictureSettings(),
         runs=runs or RunSettings(),
         trust=trust or TrustSettings(),
+        elastic=elastic or ElasticSettings(),
     )
     _allow_many_files()
     options: dict[str, Any] = {

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from store.planes.presence import PRESENT
 from store.planes.registration import lives_sql
 from store.planes.runner_presence import lives_sql as runner_lives_sql
+from store.planes.sampler_demand import SamplerDemand, sampler_demands
 from store.run_states import IS_LIVE
 
 
@@ -105,6 +106,7 @@ class Census:
     runs: list[LiveRun] = field(default_factory=list[LiveRun])
     servers: list[Described] = field(default_factory=list["Described"])
     runners: list[Described] = field(default_factory=list["Described"])
+    demands: list[SamplerDemand] = field(default_factory=list[SamplerDemand])
 
 
 _OPERATIONS = """
@@ -202,6 +204,7 @@ def take_census(session: Session, *, num_heads: int = 50) -> Census:
         runs=[LiveRun(*row) for row in session.execute(text(_RUNS))],
         servers=[Described(*row) for row in session.execute(text(_SERVERS))],
         runners=[Described(*row) for row in session.execute(text(_RUNNERS))],
+        demands=sampler_demands(session),
     )
 
 

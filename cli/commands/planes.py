@@ -35,6 +35,7 @@ from runner.settings import RunnerSettings
 from sampler.backends.vllm.settings import VllmSettings
 from sampler.settings import SamplerSettings
 from server.process.default_lora import LoraSettings
+from server.process.elastic import ElasticSettings
 from server.process.settings import (
     GarbageCollectionSettings,
     GatewayLimits,
@@ -71,6 +72,7 @@ Base = Annotated[
     GuardSettings,
     PictureSettings,
     RunSettings,
+    ElasticSettings,
     LoraSettings,
     TlsSettings,
     TrustSettings,
@@ -136,6 +138,7 @@ def server(
         guard=GuardSettings(**given[GuardSettings]),
         pictures=PictureSettings(**given[PictureSettings]),
         runs=runs,
+        elastic=ElasticSettings(**given[ElasticSettings]),
         default_lora=default_lora,
         tls=tls,
         trust=trust,

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from cli.reference_pages.api_examples import EXAMPLES, FIRST
 from server.app import create_app
 from server.http.access import Access, Anybody
-from server.http.authentication import KeyAccess, SentKey
+from server.http.authentication import KeyAccess, ScraperAccess, SentKey
 from server.http.routing import accesses_of
 from server.process.settings import ServerSettings
 
@@ -51,7 +51,7 @@ _NOUNS = {
     "team": "Team",
     "admin": "Operators",
     "runners": "Runners",
-    "operations": "Metrics for Prometheus",
+    "operations": "Figures for Prometheus and autoscalers",
     "hud rl": "HUD RL",
     "tinker": "Tinker",
 }
@@ -119,6 +119,8 @@ def _word(access: Access, method: str) -> str:
         return "anybody"
     if isinstance(access, KeyAccess):
         return " or ".join(access.scopes_for(method)) or "any key"
+    if isinstance(access, ScraperAccess):
+        return "admin, or the token for scrapes"
     if isinstance(access, SentKey):
         return "read" if method == "GET" else "train"
     return "a signed link" if type(access).__name__ == "UploadLink" else "sample"

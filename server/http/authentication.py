@@ -64,6 +64,20 @@ class _ByMethod(KeyAccess):
         return ("read",) if method in _READS else ("train",)
 
 
+class ScraperAccess(Access):
+    """The token of scrapers and autoscalers, or an admin's key."""
+
+    _admin = KeyAccess("admin", urgent=True)
+
+    async def admit(self, request: Request) -> None:
+        """See Access."""
+        if not _context(request).metrics_tokens.accept(request.headers.get("authorization")):
+            await self._admin.admit(request)
+
+    async def __call__(self, _described: DescribedKey) -> None:
+        """Nothing is known of who calls."""
+
+
 async def caller_of_socket(websocket: WebSocket, key: str, *scopes: Scope) -> Caller:
     """Who opens a websocket, with a key that has one of these scopes. Raises Unauthenticated or Forbidden."""
     context: Context = websocket.app.state.context
@@ -117,3 +131,5 @@ RunnerDep = Annotated[Caller, Depends(KeyAccess("runner"))]
 LivingRunnerDep = Annotated[Caller, Depends(KeyAccess("runner", urgent=True))]
 """Is a runner, and shows that it lives: under load that must not come so late that it is taken for dead."""
 AdminDep = Annotated[Caller, Depends(KeyAccess("admin"))]
+SCRAPERS = Depends(ScraperAccess())
+"""Reads figures of the service."""

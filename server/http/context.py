@@ -23,6 +23,7 @@ from server.metrics.keeping import watching_pools
 from server.pictures.collaborators import Pictures
 from server.pictures.decoder import PictureDecoder
 from server.pictures.reading import read
+from server.process.elastic import WithoutSampler
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
 from server.runners.waiting import WaitingRunners
@@ -30,6 +31,7 @@ from server.runs.defaults import RunDefaults
 from server.sampling.admission import SamplingKeys
 from server.sampling.collaborators import Sampling
 from server.sampling.connections import Connections
+from server.sampling.demand import DemandReports
 from server.sampling.dispatch import Dispatch
 from server.sampling.limits import TeamLimits
 from server.sampling.lookups import (
@@ -41,7 +43,7 @@ from server.sampling.lookups import (
     live_sampler_urls,
     serving_lookups,
 )
-from server.sampling.patience import AdapterHolders
+from server.sampling.patience import Absence, AdapterHolders
 from server.sampling.recorder import Recorder
 from server.sampling.sampler_client import SamplerClient
 from server.sampling.sampler_pool import SamplerPool
@@ -123,7 +125,13 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     recorder = Recorder(background, blobs, metrics, clock=listener.presence.clock)
     recorder.start()
     wants = checkpoint_wants(database)
-    holders = AdapterHolders(holder_lookups(database, acknowledgements), wants, listener, shutdown)
+    elastic = settings.elastic
+    absence = Absence(
+        elastic.without is WithoutSampler.REFUSE, timeouts.samplers_s if elastic.wait_s is None else elastic.wait_s
+    )
+    holders = AdapterHolders(holder_lookups(database, acknowledgements), wants, listener, shutdown, absence)
+    demand = DemandReports(background, listener.presence.number)
+    demand.start()
     watch = SamplerWatch(connections, live_sampler_urls(background))
     key_uses = KeyUses(background)
     upload_parser = UploadParser()
@@ -134,7 +142,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         SamplingKeys(serving_lookups(database, metrics, acknowledgements), key_uses),
         wants,
         SamplerClient(connections, sampler_tokens, pool.lost, partial(read, pictures), metrics),
-        Dispatch(pool, holders, metrics, timeouts.samplers_s),
+        Dispatch(pool, holders, demand, metrics, timeouts.samplers_s),
         TeamLimits(settings.gateway_limits, metrics, shutdown),
         recorder,
     )
@@ -189,6 +197,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         await sampling_futures.close()
         await upstreams.close()
         await watch.close()
+        await demand.close()
         await recorder.close()
         await upload_parser.close()
         await decoder.close()

@@ -4,7 +4,8 @@ balancer goes by it.
 
 A base is served by a sampler that lives, is not drained, has loaded the base's weights and answers. It is trained by a
 trainer that is ready; where trainers start on demand, none lives while there is nothing to train, and the base is ready
-once one has loaded it, unless the last start failed.
+once one has loaded it, unless the last start failed. Where samplers are scaled to zero, a base that wants none lacks
+none.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.http.access import ANYBODY
 from server.http.context import Context, ContextDep
 from server.http.routing import KeyedRouter
-from store.database import DATABASE_AWAY, AsyncDatabase
+from store.database import DATABASE_AWAY
 from store.planes.registration import is_live
+from store.planes.sampler_demand import sampler_demands_async
 from store.planes.trainer_availability import TrainerAvailability, trainer_availability_async
 from store.pool_queue import TooBusy
 from store.tables import SamplerAdapterRow, SamplerRow
@@ -111,7 +113,7 @@ async def readyz(context: ContextDep) -> JSONResponse:
     missing = [_STOPPING] if stopping else []
     facts: dict[str, Any] = {"database": True, "bases": [], "stopping": stopping}
     try:
-        supplies, samplers = await _planes(context.background)
+        supplies, samplers, wanting = await _planes(context)
     except (SQLAlchemyError, TooBusy) as error:
         log.warning("database_away", error=str(error).splitlines()[0])
         return _readiness([*missing, _DATABASE_AWAY], {**facts, "database": False})
@@ -120,7 +122,8 @@ async def readyz(context: ContextDep) -> JSONResponse:
     on_demand = context.settings.trainer_start is not None
     for supply in supplies:
         able, lack = await _able_to_serve(context, supply.base, samplers.get(supply.base_id, []))
-        missing += [lack] if lack else []
+        if lack and (supply.base_id in samplers or supply.base_id in wanting):
+            missing.append(lack)
         if supply.shortage and not (on_demand and supply.is_loaded and supply.error is None):
             missing.append(supply.shortage)
         facts["bases"].append(_base(supply, able))
@@ -141,8 +144,8 @@ class _LiveSampler:
     error: str | None
 
 
-async def _planes(database: AsyncDatabase) -> tuple[list[TrainerAvailability], dict[UUID, list[_LiveSampler]]]:
-    """The supply of trainers, and the live samplers by base."""
+async def _planes(context: Context) -> tuple[list[TrainerAvailability], dict[UUID, list[_LiveSampler]], set[UUID]]:
+    """The supply of trainers, the live samplers by base, and the bases that want a sampler."""
     weights = SamplerAdapterRow.adapter == literal_column(base_adapter_name_sql("samplers.base_id"))
     query = (
         select(
@@ -156,11 +159,13 @@ async def _planes(database: AsyncDatabase) -> tuple[list[TrainerAvailability], d
         .where(is_live(SamplerRow))
     )
     samplers = defaultdict[UUID, list[_LiveSampler]](list)
-    async with database.session() as session:
+    policy = context.settings.elastic.policy
+    async with context.background.session() as session:
         supplies = await trainer_availability_async(session)
         for base_id, url, is_drained, state, error in await session.execute(query):
             samplers[base_id].append(_LiveSampler(url, is_drained, state, error))
-    return supplies, samplers
+        demands = await sampler_demands_async(session)
+    return supplies, samplers, {demand.base_id for demand in demands if demand.wanted(policy)}
 
 
 async def _able_to_serve(context: Context, base: str, samplers: list[_LiveSampler]) -> tuple[int, str | None]:

@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from store.census import Census, Described, Held
+from store.planes.scaling_policy import ScalingPolicy
 from store.run_states import LIVE
 
 _OF_A_HEAD = {
@@ -23,10 +24,11 @@ _OF_A_HEAD = {
 }
 
 
-def census_exposition(census: Census | None, folder: Path | None) -> bytes:
-    """As text. None: the database is away; large requests go to no disk of ours."""
+def census_exposition(census: Census | None, folder: Path | None, policy: ScalingPolicy) -> bytes:
+    """As text. None: the database is away; large requests go to no disk of ours. `policy`: how many samplers are
+    wanted."""
     registry = CollectorRegistry()
-    registry.register(_Given([*_families(census), *_disk(folder)]))
+    registry.register(_Given([*_families(census, policy), *_disk(folder)]))
     return generate_latest(registry)
 
 
@@ -38,7 +40,7 @@ class _Given(Collector):
         return self._families
 
 
-def _families(census: Census | None) -> Iterator[Metric]:
+def _families(census: Census | None, policy: ScalingPolicy) -> Iterator[Metric]:
     yield GaugeMetricFamily("headway_database_up", "Whether the database answered this scrape", float(bool(census)))
     if census is None:
         return
@@ -51,6 +53,7 @@ def _families(census: Census | None) -> Iterator[Metric]:
     yield from _operations(census)
     yield _held("headway_trainers", "Live trainers", "state", census.trainers)
     yield _held("headway_samplers", "Live samplers", "backend", census.samplers)
+    yield _wanted(census, policy)
     yield _held("headway_adapters", "Adapters of live samplers", "state", census.adapters)
     yield _held("headway_leases", "Models that a trainer holds", "state", census.leases)
     yield from _placements(census)
@@ -70,6 +73,13 @@ def _described(name: str, meaning: str, facts: tuple[str, ...], processes: list[
     family = GaugeMetricFamily(name, meaning, labels=["host", "pid", *facts])
     for one in processes:
         family.add_metric([one.host, str(one.pid), *(str(one.details.get(fact, "")) for fact in facts)], 1)
+    return family
+
+
+def _wanted(census: Census, policy: ScalingPolicy) -> Metric:
+    family = GaugeMetricFamily("headway_samplers_wanted", "Samplers that there should be", labels=["base"])
+    for demand in census.demands:
+        family.add_metric([demand.base], demand.wanted(policy))
     return family
 
 

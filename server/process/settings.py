@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from server.process.elastic import ElasticSettings
 from store.planes.promotion_policy import PATIENCE_S, PromotionPolicy
 from store.pool_queue import QueueLimits
 from store.retention.policy import RetentionPolicy
@@ -305,3 +306,4 @@ class ServerSettings:
     stop: StopSettings = field(default_factory=StopSettings)
     runs: RunSettings = field(default_factory=RunSettings)
     trust: TrustSettings = field(default_factory=TrustSettings)
+    elastic: ElasticSettings = field(default_factory=ElasticSettings)

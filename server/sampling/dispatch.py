@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
 from server.metrics.instruments import ServerMetrics
-from server.sampling.patience import AdapterHolders, Patience
+from server.sampling.demand import DemandReports
+from server.sampling.patience import AdapterHolders
 from server.sampling.sampler_client import SamplerGone
 from server.sampling.sampler_pool import SamplerPool
 from server.sampling.target import Target
@@ -27,21 +29,26 @@ class Dispatch:
 
     pool: SamplerPool
     holders: AdapterHolders
+    demand: DemandReports
     metrics: ServerMetrics
     patience_s: float
 
-    async def on_a_sampler(self, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]]) -> T:
+    async def on_a_sampler(
+        self, target: Target, affinity: bytes, work: Callable[[Sampler], Awaitable[T]], num_sequences: int = 1
+    ) -> T:
         """What `work` makes of a sampler that holds the target's adapter. When that one is gone, another is tried, and
         everything is sampled anew: until several broke off, for then the request may be what they died of, or for
         `patience_s` none lived, held the adapter or answered.
 
         Raises Unavailable, and what `work` raises.
         """
+        self.demand.asked(target.base_id)
         candidates, tried = target.samplers, set[UUID]()
-        num_broken, patience = 0, Patience(self.patience_s)
+        num_broken, patience = 0, self.holders.absence.patience(self.patience_s)
         while True:
             if not candidates:
-                candidates = await self.holders.wait(target, patience)
+                with self.demand.waiting(target.base_id, num_sequences):
+                    candidates = await self.holders.wait(target, patience)
             if all(sampler.id in tried for sampler in candidates):
                 async with self.holders.shutdown.waiting():
                     await asyncio.sleep(_PAUSE_S)
@@ -57,3 +64,10 @@ class Dispatch:
                     raise
             self.metrics.retried()
             candidates = (await self.holders.find(target)).samplers
+
+    @contextmanager
+    def occupied(self, target: Target, sampler: Sampler, num_sequences: int = 1) -> Generator[None]:
+        """Count sequences that a sampler works on until the block ends: here, for who is sent where, and for how many
+        samplers the base wants."""
+        with self.pool.occupied(sampler, num_sequences), self.demand.running(target.base_id, num_sequences):
+            yield

@@ -39,7 +39,7 @@ async def score(
 
     async def on(sampler: Sampler) -> PromptScores:
         async with sampling.limits.slot(target.team_id, target.max_concurrent_rollouts):
-            with sampling.dispatch.pool.occupied(sampler):
+            with sampling.dispatch.occupied(target, sampler):
                 return await sampling.client.score(sampler.url, request)
 
     return await sampling.dispatch.on_a_sampler(target, affinity(prompt), on)

@@ -26,13 +26,15 @@ async def sample(sampling: Sampling, target: Target, request: SampleRequest) -> 
     InvalidRequest (`param`: "constraint" where it is about that), SamplerFailed.
     """
     task = await _begin(sampling, target, request)
-    return await sampling.dispatch.on_a_sampler(target, affinity(request.prompts[0]), task.whole)
+    return await sampling.dispatch.on_a_sampler(target, affinity(request.prompts[0]), task.whole, request.num_sequences)
 
 
 async def stream(sampling: Sampling, target: Target, request: SampleRequest) -> AnswerStream:
     """The same as it comes, once its first event is there: until then a sampler that is gone is replaced."""
     task = await _begin(sampling, target, request)
-    return await sampling.dispatch.on_a_sampler(target, affinity(request.prompts[0]), task.open_stream)
+    return await sampling.dispatch.on_a_sampler(
+        target, affinity(request.prompts[0]), task.open_stream, request.num_sequences
+    )
 
 
 async def _begin(sampling: Sampling, target: Target, request: SampleRequest) -> _Task:
@@ -70,7 +72,7 @@ class _Task:
         """Those of all sequences; `answers` is filled with them."""
         sampling, target, request = self.sampling, self.target, self.request
         async with sampling.limits.slot(target.team_id, target.max_concurrent_rollouts):
-            with sampling.dispatch.pool.occupied(sampler, request.num_sequences):
+            with sampling.dispatch.occupied(target, sampler, request.num_sequences):
                 sequences = await self._sequences(sampler.url)
                 answers += [self._answer(index, sequence) for index, sequence in enumerate(sequences)]
                 async with aclosing(generate_all(sampling.client, sampler.url, sequences)) as events:

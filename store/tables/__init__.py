@@ -13,6 +13,7 @@ from store.tables.placements import EnvironmentSessionRow, HostedRolloutRow, Pla
 from store.tables.planes import (
     AdapterWantRow,
     SamplerAdapterRow,
+    SamplerDemandRow,
     SamplerRow,
     ServerRow,
     TrainerRow,
@@ -56,6 +57,7 @@ __all__ = [
     "RunnerRow",
     "SampleRow",
     "SamplerAdapterRow",
+    "SamplerDemandRow",
     "SamplerRow",
     "SamplingRequestRow",
     "SamplingSessionRow",

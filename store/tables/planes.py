@@ -87,6 +87,24 @@ class SamplerRow(Base):
     """Why it runs and can generate nothing, or why it has given up."""
 
 
+class SamplerDemandRow(Base):
+    """What one server process is asked to sample from a base. Its counts hold while it goes on to report; `asked_at`
+    outlives it (`store.planes.sampler_demand`)."""
+
+    __tablename__ = "sampler_demands"
+
+    base_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    server: Mapped[int] = mapped_column(BigInteger(), primary_key=True, autoincrement=False)
+    """Its number, as of `store.planes.presence`."""
+    asked_at: Mapped[CreatedAt]
+    """When a request for the base was last under way there."""
+    running: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Sequences at samplers."""
+    waiting: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Sequences that wait for a sampler."""
+    seen_at: Mapped[CreatedAt]
+
+
 class SamplerAdapterRow(Base):
     """An adapter that a sampler has loaded, or could not load, and why."""
 

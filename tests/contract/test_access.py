@@ -83,6 +83,8 @@ ROUTES: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/readyz"): (PUBLIC, None),
     ("GET", "/readyz/server"): (PUBLIC, None),
     ("GET", "/metrics"): (ADMIN, None),
+    ("GET", "/scaling/samplers/{base:path}"): (ADMIN, None),
+    ("GET", "/scaling/runners"): (ADMIN, None),
     ("POST", "/sdk-events/cli"): (PUBLIC, {}),
     ("POST", "/v3/api/sdk-events/cli"): (PUBLIC, {}),
     ("GET", "/v2/auth/me"): (ANY, None),

@@ -149,7 +149,7 @@ async def test_a_server_takes_requests_without_samplers_and_not_without_its_data
     relay = Relay(database_url)
     async with (
         relay.url(tmp_path) as url,
-        serving(create_app(ServerSettings(url, tmp_path, "token"))) as origin,
+        serving(create_app(ServerSettings(url, f"file://{tmp_path}", "token"))) as origin,
         httpx.AsyncClient(base_url=origin, timeout=60, trust_env=False) as http,
     ):
         async with no_samplers(database):

@@ -20,6 +20,7 @@ from server.metrics.census import census_exposition
 from server.metrics.instruments import ServerMetrics
 from server.metrics.workers import exposition, shared_counts
 from store.census import Census, Held, ModelHead, OpenOperations
+from store.planes.scaling_policy import ScalingPolicy
 from trainer.worker.instruments import TrainerMetrics
 
 DOCUMENTED = set(re.findall(r"^\| `(headway_[a-z_]+)` \|", Path("docs/monitoring.md").read_text(), re.MULTILINE))
@@ -45,7 +46,7 @@ def names_in_code() -> set[str]:
     held = [Held("base", "kind", 1)]
     head = ModelHead(uuid.uuid4(), "slug", "team", 1, {})
     census = Census([OpenOperations("forward", "queued", 1, 0.5)], held, held, held, held, [], [], 1, 1, [], [head])
-    texts = [census_exposition(census, Path.cwd()).decode()]
+    texts = [census_exposition(census, Path.cwd(), ScalingPolicy(0.0, 1)).decode()]
     for metrics in (ServerMetrics(), SamplerMetrics(), TrainerMetrics()):
         texts.append(exposition(metrics.registry).decode())
     return set().union(*map(exposed, texts)) | OF_THE_ENGINE
@@ -125,7 +126,7 @@ def _counted_and_in_flight() -> tuple[float, float]:
 
 
 def test_the_page_says_that_the_database_is_away():
-    text = census_exposition(None, Path("/nowhere/at/all")).decode()
+    text = census_exposition(None, Path("/nowhere/at/all"), ScalingPolicy(0.0, 1)).decode()
     assert "headway_database_up 0.0" in text
     assert exposed(text) == {"headway_database_up", "headway_disk_bytes"}
 

@@ -13,7 +13,9 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from wire.process.origins import listen
+from wire.process.origins import http_origin, listen
+from wire.process.tls import TlsSettings
+from wire.process.uvicorn_tls import TlsConfig
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Service:
         self.keys.add(request.headers["authorization"])
         body = json.loads(await request.body() or b"{}")
         if path.endswith("/chat/completions"):
-            self.noted.append(("chat", request.headers["trace-id"], body))
+            self.noted.append(("chat", request.headers.get("trace-id", ""), body))
             await asyncio.sleep(self.chat_s)
             return JSONResponse(_completion())
         *_, trace, what = path.split("/")
@@ -60,15 +62,16 @@ def _completion() -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def running_service() -> AsyncGenerator[Service]:
+async def running_service(tls: TlsSettings | None = None) -> AsyncGenerator[Service]:
+    tls = tls or TlsSettings()
     service, app, listening = Service(), FastAPI(), listen("127.0.0.1", 0)
 
     @app.post("/{path:path}")
     async def take(request: Request) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         return await service.take(request)
 
-    service.origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    service.origin = http_origin("127.0.0.1", listening.getsockname()[1], is_tls=tls.is_on)
+    server = uvicorn.Server(TlsConfig(app, tls=tls, log_level="critical", lifespan="off"))
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield service

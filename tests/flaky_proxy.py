@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -11,11 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tests.http_servers import serving
 
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
-_OF_THE_CONNECTION = {"connection", "transfer-encoding", "keep-alive"}
+SKEWED = b"<?xml version='1.0'?><Error><Code>RequestTimeTooSkewed</Code><Message>Clocks differ.</Message></Error>"
+_OF_THE_CONNECTION = {"connection", "transfer-encoding", "keep-alive", "date"}
 
 
 class FlakyProxy:
-    """`trouble` says of each request (method, path) what befalls it: None, "slow down", or "cut" in the middle."""
+    """`trouble` says of each request (method, path) what befalls it: None, "slow down", "skewed" (signed by a clock
+    that is far off), or "cut" in the middle."""
 
     def __init__(self, endpoint: str) -> None:
         self.trouble: Callable[[str, str], str | None] = lambda method, path: None
@@ -36,6 +39,9 @@ class FlakyProxy:
                 if what == "slow down":
                     self._answer(503, {}, SLOW_DOWN)
                     return
+                if what == "skewed":
+                    self._answer(403, {}, SKEWED, date_s=time.time() + 3600)
+                    return
                 upstream = HTTPConnection(endpoint.removeprefix("http://"), timeout=60)
                 upstream.request(self.command, self.path, body, dict(self.headers))
                 reply = upstream.getresponse()
@@ -44,8 +50,9 @@ class FlakyProxy:
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
-            def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
-                self.send_response(status)
+            def _answer(self, status: int, headers: dict[str, str], body: bytes, date_s: float | None = None) -> None:
+                self.send_response_only(status)
+                self.send_header("Date", self.date_time_string(date_s))
                 for name, value in headers.items():
                     if name.lower() not in _OF_THE_CONNECTION and (
                         self.command == "HEAD" or name.lower() != "content-length"

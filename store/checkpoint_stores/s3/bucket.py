@@ -7,7 +7,8 @@ import os
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ _PART_BYTES = 16 * 2**20
 _TRANSFERS = 8
 _DELETED_AT_ONCE = 1000
 _READ_BYTES = 2**20
+_CLOCK = "this machine's clock is over 15 minutes off the store's: set the clock of this machine, by NTP for example"
+_MOST_SKEW = timedelta(minutes=15)
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 
 # With the pauses between them, some 15 seconds: a server that is restarted, or says SlowDown, is back by then.
@@ -186,7 +189,7 @@ class Bucket:
             code = str(error.response.get("Error", {}).get("Code", "unknown"))
             if code in _MISSING or code == "NoSuchUpload":
                 raise NoSuchObject(code) from None
-            raise self._unavailable(f"it answers {code}") from None
+            raise self._unavailable(_CLOCK if _is_skewed(code, error) else f"it answers {code}") from None
         except FlexibleChecksumError as error:
             raise DamagedObject(str(error)) from None
         except NoCredentialsError:
@@ -201,6 +204,14 @@ class Bucket:
         endpoint = "" if _has_endpoint() else " (AWS_ENDPOINT_URL is not set: Amazon's own)"
         sentence = f"the checkpoint store s3://{self._name}/{self._prefix}{endpoint} cannot be used, {why}"
         return Unavailable(f"{sentence}; what was stored is not lost, try again when it is back")
+
+
+def _is_skewed(code: str, error: ClientError) -> bool:
+    """Whether the clock is why. An answer to HEAD has no body and says no more than 403: its time has to do."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    if code != "403" or "date" not in headers:
+        return code == "RequestTimeTooSkewed"
+    return abs(parsedate_to_datetime(headers["date"]) - datetime.now(UTC)) > _MOST_SKEW
 
 
 def _has_endpoint() -> bool:

@@ -115,6 +115,12 @@ def test_who_is_told_to_slow_down_tries_again(proxied: S3CheckpointStore, proxy:
     assert {method for method, _ in refused} >= {"PUT", "GET", "HEAD", "POST"}
 
 
+def test_a_store_that_refuses_this_machines_clock_says_what_to_do(proxied: S3CheckpointStore, proxy: FlakyProxy):
+    proxy.trouble = lambda method, path: "skewed"
+    with pytest.raises(Unavailable, match="set the clock of this machine"):
+        publish(proxied)
+
+
 def test_a_store_that_is_away_says_so_without_secrets_and_copies_are_served_meanwhile(
     place: S3Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

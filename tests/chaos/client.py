@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -27,19 +28,26 @@ class PatientClient:
         self._origin = origin
         self._headers = headers
         self._with_keys = with_keys
+        self.troubles: Counter[str] = Counter()
+        """How many attempts had no answer, by the status or the error."""
+        self.longest_s = 0.0
+        """What the slowest call took with all its attempts."""
         self._http = httpx.Client(timeout=_ANSWER_S, trust_env=False)
 
     def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
         """The answer's status and JSON; an error of the client's own making counts as an answer."""
         headers = {**self._headers, **({"Idempotency-Key": key} if key and self._with_keys else {})}
-        deadline, last = time.monotonic() + PATIENCE_S, "nothing was sent"
-        while time.monotonic() < deadline:
+        began, last = time.monotonic(), "nothing was sent"
+        while time.monotonic() < began + PATIENCE_S:
             try:
                 reply = self._http.request(method, self._origin() + path, json=body, headers=headers)
                 if reply.status_code < 500:
+                    self.longest_s = max(self.longest_s, time.monotonic() - began)
                     return reply.status_code, reply.json()
+                self.troubles[str(reply.status_code)] += 1
                 last = f"{reply.status_code} {reply.text[:300]}"
             except (httpx.HTTPError, ValueError) as error:
+                self.troubles[type(error).__name__] += 1
                 last = f"{type(error).__name__}: {error}"
             time.sleep(_PAUSE_S)
         raise GaveUp(f"{method} {path} had no answer in {PATIENCE_S:.0f} s; the last was: {last}")

@@ -18,6 +18,7 @@ import psycopg
 from store.embedded import EmbeddedPostgres
 from tests.conftest import database_folder
 from tests.fleet.network import Host, Network
+from tests.fleet.process import REPOSITORY
 from tests.object_store import BUCKET, environment
 
 S3_PORT = 9000
@@ -87,7 +88,8 @@ def _start_postgres(host: Host, folder: Path) -> str:
 
 def _start_object_store(host: Host) -> str:
     endpoint = f"http://{host.address}:{S3_PORT}"
-    host.start([sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", str(S3_PORT)], {})
+    command = [sys.executable, "-m", "tests.fleet.timed_store", "0.0.0.0", str(S3_PORT)]
+    host.start(command, {"PYTHONPATH": str(REPOSITORY)}, cwd=str(REPOSITORY))
 
     def answers() -> bool:
         try:

@@ -71,6 +71,11 @@ class Host:
         self.processes.append(process)
         return process
 
+    def start_again(self, ended: Process) -> Process:
+        """What it was started with, in surroundings made anew."""
+        self.processes.append(ended.again())
+        return self.processes[-1]
+
     @contextmanager
     def inside(self) -> Generator[None]:
         """Sockets that this thread opens meanwhile are this host's, also when they are used later or elsewhere."""
@@ -157,13 +162,15 @@ class Network:
         rows = run("ip", "netns", "exec", host.namespace, "iptables", "-w", "-nvxL", "INPUT").splitlines()[2:]
         return sum(int(row.split()[0]) for row in rows)
 
-    def vanish(self, host: Host) -> None:
+    def vanish(self, host: Host) -> list[Process]:
         """Its link goes down, its processes die, and its kernel forgets its connections: nobody hears that one has
-        ended."""
+        ended. What ran there."""
+        ran = list(host.processes)
         self._ip(self._switch, "link", "delete", host.link)
         self.end(host)
         run("ip", "netns", "delete", host.namespace)
         self._away.add(host.name)
+        return ran
 
     def revive(self, host: Host) -> None:
         """A host that vanished is back under its name and address, as after a start of the machine: it runs

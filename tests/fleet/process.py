@@ -49,6 +49,10 @@ class Process:
                 self._command(), env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
 
+    def again(self) -> Process:
+        """Another that is started with the same words."""
+        return Process(self.argv, self.env, self._around, self.log, self._preload)
+
     @property
     def pid(self) -> int:
         return self._popen.pid

@@ -1,0 +1,155 @@
+"""One fault after another over a workload each, and what came of it: `python -m tests.fleet.trials [--only TEXT]`.
+
+Exits with 1 if anything was lost, doubled or has other bits than in the undisturbed workload of the beginning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.figures import machine
+from tests.fleet.backing import backing
+from tests.fleet.commands import missing
+from tests.fleet.faults import FAULT_S, Fault, all_faults
+from tests.fleet.network import Network
+from tests.fleet.planes import SERVERS, Planes
+from tests.fleet.process import REPOSITORY
+from tests.fleet.workload import Result, Workload, deploy
+
+TINY_BASE = REPOSITORY / ".headway-cache" / "tiny-arith"
+NUM_STEPS = 12
+_BEFORE_S = 3.0
+_RECOVERY_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of a fault. troubles: attempts of clients without an answer, by status or error; longest_s: the
+    slowest call with all its attempts; calls_meanwhile: that were done while the fault lasted; recovered_s: from its
+    end until every server was ready and every model's client had another answer, None: not within two minutes."""
+
+    kind: str
+    where: str
+    troubles: dict[str, int]
+    longest_s: float
+    calls_meanwhile: int
+    recovered_s: float | None
+    seconds: float
+    wrong: list[str]
+
+
+@contextmanager
+def open_planes() -> Generator[Planes]:
+    """Raises AssertionError where this machine has no simulated hosts."""
+    assert not (lacks := missing()), f"simulated hosts need: {'; '.join(lacks)}"
+    with Network() as network, backing(network) as services:
+        planes = Planes(network, services, TINY_BASE)
+        try:
+            planes.start()
+            deploy(planes)
+            yield planes
+        finally:
+            planes.close()
+
+
+def try_fault(planes: Planes, fault: Fault, undisturbed: Result) -> Trial:
+    workload = Workload(planes, NUM_STEPS)
+    time.sleep(_BEFORE_S)
+    before = workload.num_done()
+    fault.begin(planes)
+    time.sleep(FAULT_S)
+    meanwhile = workload.num_done() - before
+    fault.end(planes)
+    recovered_s = _recovery_s(planes, workload)
+    result = workload.result()
+    wrong = result.differences(undisturbed)
+    wrong += [] if recovered_s is not None else [f"not recovered after {_RECOVERY_S} s"]
+    seen = (result.troubles, result.longest_s, meanwhile)
+    return Trial(fault.kind, fault.where, *seen, recovered_s, result.seconds, wrong)
+
+
+def _recovery_s(planes: Planes, workload: Workload) -> float | None:
+    began, before = time.monotonic(), workload.progress()
+    while time.monotonic() < began + _RECOVERY_S:
+        after = workload.progress()
+        moved = all(now is None or then is None or now > then for then, now in zip(before, after, strict=True))
+        if moved and all(is_ready(planes, server) for server in SERVERS):
+            return round(time.monotonic() - began, 1)
+        time.sleep(0.2)
+    return None
+
+
+def is_ready(planes: Planes, server: str) -> bool:
+    try:
+        with planes.client_host.inside():
+            return httpx.get(f"{planes.url_of(server)}/readyz", timeout=4.0, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def diagnosis(planes: Planes) -> list[str]:
+    """What `headway doctor` finds, on a host of its own."""
+    log = planes.client_host.folder / "doctor"
+    log.unlink(missing_ok=True)
+    status = planes.headway(planes.client_host, ["doctor"], log=log).wait(120)
+    return [] if status == 0 else [f"headway doctor: {log.read_text()[-1500:]}"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="One fault after another over a workload each.")
+    parser.add_argument("--only", default="", help="faults whose name has this in it")
+    parser.add_argument("--out", type=Path, default=Path(f"bench/results/fleet-faults-{os.cpu_count()}-cores.json"))
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the network has to be taken down
+    with open_planes() as planes:
+        undisturbed = Workload(planes, NUM_STEPS).result()
+        print(f"undisturbed: {undisturbed.seconds} s, {undisturbed.wrong or 'as it should be'}", flush=True)
+        report = Report(arguments.out, {"undisturbed_s": undisturbed.seconds, "fault_s": FAULT_S, **machine()})
+        for fault in all_faults():
+            if arguments.only in fault.name:
+                report.add(try_fault(planes, fault, undisturbed), planes)
+        report.write(doctor=diagnosis(planes))
+    return int(bool(undisturbed.wrong or report.is_wrong))
+
+
+class Report:
+    """A file of JSON; trials that were made before stand until they are made again."""
+
+    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
+        self._path = path
+        self._found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"trials": []}
+        self._found.update(facts)
+
+    @property
+    def is_wrong(self) -> bool:
+        return bool(self._found.get("doctor")) or any(trial["wrong"] for trial in self._found["trials"])
+
+    def add(self, trial: Trial, planes: Planes) -> None:
+        print(json.dumps(asdict(trial)), flush=True)
+        if trial.wrong:
+            print(planes.logs(), file=sys.stderr, flush=True)
+        others = [old for old in self._found["trials"] if (old["kind"], old["where"]) != (trial.kind, trial.where)]
+        self.write(trials=[*others, asdict(trial)])
+
+    def write(self, **facts: Any) -> None:
+        order = [(fault.kind, fault.where) for fault in all_faults()]
+        self._found.update(facts)
+        self._found["trials"].sort(key=lambda trial: order.index((trial["kind"], trial["where"])))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self._found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -102,6 +102,14 @@ def test_who_scales_is_the_only_one_to_count_replicas():
     assert "replicas" not in of(documents, "LeaderWorkerSet", f"headway-sampler-{SAMPLER}")["spec"]
     (trigger,) = scaled["triggers"]
     assert trigger["metadata"]["url"] == "http://headway-server.headway.svc:8420/scaling/samplers/qwen3-8b"
+    assert trigger["metadata"]["targetValue"] == "1"
+
+
+def test_runners_are_counted_by_their_slots():
+    documents = render("spot-samplers", values={"runners": {"default": {"slots": 24, "labels": ["big", "fast"]}}})
+    (trigger,) = of(documents, "ScaledObject", "headway-runner-default")["spec"]["triggers"]
+    assert trigger["metadata"]["targetValue"] == "24"
+    assert trigger["metadata"]["url"].endswith("/scaling/runners?label=big")
 
 
 def test_a_runner_has_no_credential_but_its_key_and_reaches_servers_alone():

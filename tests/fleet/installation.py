@@ -21,6 +21,7 @@ from tests.fleet.pods import Fleet
 from tests.fleet.process import Process
 from tests.object_store import BUCKET, environment
 
+SERVER = "headway-server"
 TINY_BASE = ROOT / ".headway-cache" / "tiny-arith"
 
 
@@ -33,25 +34,31 @@ class Installation:
     client: Host
     key: str
     admin_key: str
+    ca: Path | None = None
+    """Of an installation whose planes speak TLS."""
 
     @property
     def url(self) -> str:
-        """Of the server's Service."""
-        return f"http://{self.fleet.address('headway-server')}"
+        """Of the server's Service, by the name that its certificate has."""
+        port = self.fleet.address(SERVER).rpartition(":")[2]
+        return f"{'https' if self.ca else 'http'}://{SERVER}.headway.svc:{port}"
 
     @property
     def client_environment(self) -> dict[str, str]:
         """What a user's programs have, as `source env` sets it."""
         own = {"NO_PROXY": "*", "PYTHONUNBUFFERED": "1", "HOME": "/tmp", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-        return {**sdk_exports(self.url, self.key), **own, "OMP_NUM_THREADS": "1"}
+        trusted = {"SSL_CERT_FILE": str(self.ca)} if self.ca else {}
+        return {**sdk_exports(self.url, self.key), **own, **trusted, "OMP_NUM_THREADS": "1"}
 
     def start(self, folder: Path, *words: str) -> Process:
         """`python WORDS…` on the client's host, in this repository. What it writes to `folder` stays, and what it says
         is in `log` there."""
+        names = self.client.folder / "names"
+        names.write_text(self.fleet.services.names(()))
         return self.client.start(
             [sys.executable, *words],
             self.client_environment,
-            mounts={str(folder): folder},
+            mounts={str(folder): folder, "/etc/hosts": names},
             cwd=str(ROOT),
             log=folder / "log",
         )
@@ -72,11 +79,19 @@ def in_server(fleet: Fleet, words: Sequence[str]) -> str:
 
 
 @contextmanager
-def installation(network: Network, folder: Path, values: Mapping[str, Any] | None = None) -> Iterator[Installation]:
-    """Ready when the block begins. folder: for bases, of this machine; values: over those of the profile."""
+def installation(
+    network: Network,
+    folder: Path,
+    values: Mapping[str, Any] | None = None,
+    given: Mapping[str, Mapping[str, str]] | None = None,
+    ca: Path | None = None,
+) -> Iterator[Installation]:
+    """Ready when the block begins. folder: for bases, of this machine; values: over those of the profile; given:
+    Secrets beside those that every installation has; ca: of the planes' certificates, if they have any."""
     with backing(network) as store:
         documents = render("no-gpu", values=_over(_of_the_operator(store), values or {}))
-        with Fleet(network, documents, secrets=_secrets(store), claims={"headway-models": _models(folder)}) as fleet:
+        operators = {**_secrets(store), **(given or {})}
+        with Fleet(network, documents, secrets=operators, claims={"headway-models": _models(folder)}) as fleet:
             fleet.install()
             fleet.wait_until(lambda: any(pod.is_ready for pod in fleet.pods(component="server")), 180)
             runner_key = in_server(fleet, ("keys", "create", "runners", "--role", "runner"))
@@ -84,7 +99,7 @@ def installation(network: Network, folder: Path, values: Mapping[str, Any] | Non
             fleet.wait_until_ready(300)
             client = fleet.attach(network.host("client"))
             keys = [in_server(fleet, ("keys", "create", "someone", "--role", role)) for role in ("member", "admin")]
-            yield Installation(fleet, store, client, *(key.strip() for key in keys))
+            yield Installation(fleet, store, client, *(key.strip() for key in keys), ca)
 
 
 def _of_the_operator(store: Backing) -> dict[str, Any]:

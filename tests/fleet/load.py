@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ class Users:
             "max_tokens": tokens,
             "ignore_eos": True,
         }
+        self._trusted = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))
         self._began = time.monotonic()
         self.stopping = threading.Event()
         self.done: Counter[str] = Counter()
@@ -81,7 +83,8 @@ class Users:
 
     def _client(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {os.environ['HUD_API_KEY']}"}
-        return httpx.Client(base_url=os.environ["HUD_API_URL"], headers=headers, timeout=120, trust_env=False)
+        origin = os.environ["HUD_API_URL"]
+        return httpx.Client(base_url=origin, headers=headers, timeout=120, trust_env=False, verify=self._trusted)
 
 
 def main() -> None:

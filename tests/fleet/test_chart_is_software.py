@@ -7,26 +7,24 @@ is shared but PostgreSQL and the object store.
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.fleet.commands import missing
-from tests.fleet.installation import Installation, installation
+from tests.fleet.installation import SERVER, Installation, installation
 from tests.fleet.network import Network
 from tests.fleet.pod import Pod
+from tests.fleet.users import load
 
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(1200)]
 
-BASE = "tiny-arith"
 GOOD_ENOUGH = 0.7
 REACH = """
 import socket, sys, threading
@@ -58,27 +56,6 @@ def run(headway: Installation, folder: Path, *words: str, timeout_s: float = 900
     said = (folder / "log").read_text(errors="replace")
     assert status == 0, f"{words} ended with {status}\n{said[-6000:]}\n{headway.fleet.said()}"
     return said
-
-
-@dataclass
-class Load:
-    """Users of the service while the block runs; afterwards what became of their requests."""
-
-    done: dict[str, int] = field(default_factory=dict)
-    failures: list[Any] = field(default_factory=list)
-
-
-@contextmanager
-def load(headway: Installation, folder: Path, users: int = 3, tokens: int = 32) -> Iterator[Load]:
-    process, log = headway.start(folder, "-m", "tests.fleet.load", BASE, str(users), str(tokens)), folder / "log"
-    result = Load()
-    time.sleep(3)  # until its interpreter asks
-    assert process.poll() is None, log.read_text()
-    yield result
-    process.signal(signal.SIGTERM)
-    assert process.wait(180) == 0, log.read_text()
-    said = json.loads(log.read_text().splitlines()[-1])
-    result.done, result.failures = said["done"], said["failures"]
 
 
 def restarts(headway: Installation) -> dict[str, int]:
@@ -120,7 +97,7 @@ def reached_from(pod: Pod, *targets: str) -> list[str]:
 
 def test_environments_reach_the_servers_and_nothing_else(headway: Installation):
     pods = {pod.labels["app.kubernetes.io/component"]: pod for pod in headway.fleet.pods()}
-    service = headway.fleet.address("headway-server")
+    service = headway.fleet.address(SERVER)
     stores = [f"{headway.backing.postgres.address}:5432", f"{headway.backing.s3.address}:9000"]
     sampler, tunnels = f"{pods['sampler'].host.address}:8430", f"{pods['runner'].host.address}:8440"
     server, metrics = f"{pods['server'].host.address}:8420", f"{pods['trainer'].host.address}:9420"
@@ -188,9 +165,22 @@ def test_requests_finish_when_a_sampler_pod_is_deleted(headway: Installation, tm
     assert_ended_in_time(pod)
 
 
+def test_no_request_fails_while_the_samplers_token_is_replaced(headway: Installation, tmp_path: Path):
+    """The new one beside the old, then before it, then alone; in running pods, whose files follow the Secret."""
+    tokens = headway.fleet.objects.secrets["headway-tokens"]
+    old, new = tokens["sampler-token"], secrets.token_urlsafe(16)
+    with load(headway, tmp_path) as users:
+        for accepted in ([old, new], [new, old], [new]):
+            headway.fleet.put_secret("headway-tokens", {**tokens, "sampler-token": "\n".join(accepted)})
+            time.sleep(5)
+    assert users.failures == []
+    assert users.done["whole, new connection"] > 0
+    assert restarts(headway) == {}
+
+
 def test_a_server_that_hangs_gets_no_new_requests_until_it_goes_on(headway: Installation, tmp_path: Path):
     [pod, _] = headway.fleet.pods(component="server")
-    container = pod.runs[0].container
+    container, service = pod.runs[0].container, headway.fleet.address(SERVER)
     assert container is not None
     container.signal(signal.SIGSTOP)
     headway.fleet.wait_until(lambda: not pod.is_ready, 60)
@@ -198,7 +188,7 @@ def test_a_server_that_hangs_gets_no_new_requests_until_it_goes_on(headway: Inst
     try:
         for _ in range(20):
             with headway.client.inside():
-                reply = httpx.get(f"{headway.url}/healthz", timeout=10, trust_env=False)
+                reply = httpx.get(f"http://{service}/healthz", timeout=10, trust_env=False)
             assert reply.status_code == 200
     finally:
         container.signal(signal.SIGCONT)

@@ -2,8 +2,9 @@
 
 A key is an HMAC over runner and team under the runner's own key, which every request of the runner brings along. So any
 server process can say it again, it stays the same while the runner lives, and nobody keeps it. It works as long as its
-row does: heartbeats prolong that, and it goes with its runner. What it opens is decided anew at each call
-(`server.hosted_rollouts.fencing`).
+row does: heartbeats prolong that, and it goes with its runner. A runner whose own key was replaced gets others; those
+of before are prolonged as well while it holds rollouts of their team, for processes that run have them. What a key
+opens is decided anew at each call (`server.hosted_rollouts.fencing`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -47,11 +48,18 @@ class AgentKeys:
         """Keys by the ids of teams, good for a while."""
         keys = {team_id: self.of_team(runner.id, team_id) for team_id in teams}
         soon = func.clock_timestamp() + timedelta(seconds=LASTS_S / 2)
-        lasting = select(ApiKeyRow.key_hash).where(ApiKeyRow.runner_id == runner.id, ApiKeyRow.expires_at > soon)
-        fresh = set(await session.scalars(lasting)) if keys else set[bytes]()
+        living = select(ApiKeyRow.key_hash, ApiKeyRow.expires_at > soon).where(
+            ApiKeyRow.runner_id == runner.id,
+            ApiKeyRow.expires_at > func.clock_timestamp(),
+            ApiKeyRow.team_id.in_(teams),
+        )
+        lasts = {row[0]: row[1] for row in await session.execute(living)} if keys else dict[bytes, bool]()
         for team_id, key in sorted(keys.items()):
-            if key_hash(key) not in fresh:
+            if not lasts.pop(key_hash(key), False):
                 await _prolong(session, runner, team_id, key)
+        if earlier := [hashed for hashed, is_fresh in lasts.items() if not is_fresh]:
+            prolonged = update(ApiKeyRow).where(ApiKeyRow.key_hash.in_(earlier))
+            await session.execute(prolonged.values(expires_at=func.clock_timestamp() + timedelta(seconds=LASTS_S)))
         return {str(team_id): key for team_id, key in keys.items()}
 
 

@@ -10,12 +10,13 @@ import json
 import math
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from server.auth.service import create_key
 from server.background.lost_runners import take_back_from_lost_runners
@@ -377,6 +378,27 @@ async def test_keys_of_agents_end_with_their_runner_and_are_on_no_list(team, mod
     async with database.session() as session:
         assert await session.get(ApiKeyRow, key.id) is None
     assert got["key"] not in str(key.__dict__)
+
+
+async def test_agents_that_run_keep_their_key_when_that_of_their_runner_is_replaced(
+    team, model, runner, origin, database, http
+):
+    await submit(team, submission(model))
+    (got,) = await runner.lease()
+    earlier = update(ApiKeyRow).where(ApiKeyRow.runner_id == uuid.UUID(runner.id))
+    async with database.session() as session:
+        await session.execute(earlier.values(expires_at=func.clock_timestamp() + timedelta(seconds=30)))
+    async with runners_of(origin, database) as with_another_key:
+        beat = await replace(runner, http=with_another_key).beat(got)
+    assert beat["keys"][got["team"]] != got["key"]
+    async with database.session() as session:
+        of_runner = select(ApiKeyRow.expires_at - func.clock_timestamp()).where(
+            ApiKeyRow.runner_id == uuid.UUID(runner.id)
+        )
+        left = list(await session.scalars(of_runner))
+    assert len(left) == 2
+    assert min(left) > timedelta(seconds=60)
+    assert (await Agent(http, got, model).chat()).status_code == 200
 
 
 async def test_no_more_rollouts_of_a_team_are_placed_than_it_may_run(team, model, runner, database):

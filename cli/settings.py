@@ -62,7 +62,8 @@ BlobStoreUrl = Annotated[
     str | None,
     typer.Option(
         envvar="HEADWAY_BLOB_STORE",
-        help="Where large payloads, pictures and uploads lie: file:///FOLDER; default: file://<data-dir>/blobs",
+        help="Where large payloads, pictures and uploads lie: file:///FOLDER or s3://BUCKET/PREFIX (with AWS_*); "
+        "default: file://<data-dir>/blobs",
         show_envvar=True,
     ),
 ]
@@ -125,11 +126,14 @@ MetricsTokenFile = Annotated[
 def checkpoint_store_url(url: str | None, data_dir: Path) -> str:
     """The given URL, or the folder inside the data folder. Copies of what lies elsewhere go into the data folder, too,
     unless the URL says where."""
+    return _store_url(url, data_dir / "checkpoints", data_dir / "checkpoint-copies")
+
+
+def _store_url(url: str | None, folder: Path, copies: Path) -> str:
     if not url:
-        return f"file://{quote(str((data_dir / 'checkpoints').resolve()))}"
+        return f"file://{quote(str(folder.resolve()))}"
     if url.startswith("s3://") and "cache=" not in url:
-        folder = quote(str((data_dir / "checkpoint-copies").resolve()))
-        return f"{url}{'&' if '?' in url else '?'}cache={folder}"
+        return f"{url}{'&' if '?' in url else '?'}cache={quote(str(copies.resolve()))}"
     return url
 
 
@@ -144,8 +148,8 @@ def open_checkpoints(url: str | None, data_dir: Path) -> CheckpointStore:
 
 
 def blob_store_url(url: str | None, data_dir: Path) -> str:
-    """The given URL, or the folder inside the data folder."""
-    return url or f"file://{quote(str((data_dir / 'blobs').resolve()))}"
+    """As `checkpoint_store_url`."""
+    return _store_url(url, data_dir / "blobs", data_dir / "blob-copies")
 
 
 def open_blobs(url: str | None, data_dir: Path) -> BlobStore:

@@ -14,7 +14,7 @@ PRIVATE_UMASK = _OTHERS
 _UMASKS: list[int] = []
 """The one that the process was started with."""
 
-DATA_FOLDERS = frozenset({"blobs", "checkpoint-copies", "checkpoints", "logs", "mirrors", "postgres"})
+DATA_FOLDERS = frozenset({"blob-copies", "blobs", "checkpoint-copies", "checkpoints", "logs", "mirrors", "postgres"})
 """What we keep in a data folder, besides files, which are private from the start."""
 
 

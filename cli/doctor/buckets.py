@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from cli.doctor.clocks import Asked, http_clock_finding
 from cli.doctor.finding import Finding, State
 from cli.doctor.stores import PROBE
-from store.checkpoint_stores.s3.bucket import connect
+from store.object_store.bucket import connect
 
 _ATTEMPTS = 2
 _CONTENT = b"probe"

@@ -1,4 +1,4 @@
-"""Where blobs live: payloads, results, pictures, uploads. A new kind of store is one package here and one line in the
+"""Where blobs live: payloads, results, pictures, uploads. A new kind of store is one file here and one line in the
 table."""
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ from urllib.parse import unquote, urlsplit
 from store.blob_stores.base import BlobDraft, BlobStore, StoredBlob
 from store.blob_stores.file import FileBlobStore
 
-BLOB_STORES: dict[str, Callable[[str], BlobStore]] = {"file": FileBlobStore.from_url}
+
+def _s3(url: str) -> BlobStore:
+    try:
+        from store.blob_stores.s3 import S3BlobStore
+    except ModuleNotFoundError as missing:
+        raise ValueError(f"an s3:// blob store needs {missing.name}: pip install 'headway[s3]'") from None
+    return S3BlobStore.from_url(url)
+
+
+BLOB_STORES: dict[str, Callable[[str], BlobStore]] = {"file": FileBlobStore.from_url, "s3": _s3}
 
 
 def open_blob_store(url: str) -> BlobStore:

@@ -25,6 +25,7 @@ _CHECKPOINTS = """
     from checkpoints where id = files_id and id = any(%(stored)s)
 """
 _MODELS = "select id from models"
+_BLOBS_AT_ONCE = 200
 _NEEDED_BLOBS = f"""
     select unnest(array[payload_blob, result_blob]) as name from operations
     where blobs_dropped_at is null and id <> all(%(dropped)s) and (payload_blob is not null or result_blob is not null)
@@ -118,8 +119,8 @@ class Collector:
         fileless |= removed_models.free_files(self._database, dry_run=dry_run)
         dropped = marking.drop_blobs(self._database, self._policy, dry_run=dry_run)
         marked = _Marked(stateless, fileless)
-        plans = [*self._checkpoint_plans(marked, strangers), *self._left_over_plans(), *self._blob_plans(dropped)]
-        for removal, remove in plans:
+        unneeded = self._unneeded_blobs(dropped)
+        for removal, remove in [*self._checkpoint_plans(marked, strangers), *self._left_over_plans()]:
             if dry_run:
                 yield removal
                 continue
@@ -129,6 +130,14 @@ class Collector:
             num_bytes = remove()
             if num_bytes is not None:
                 yield Removal(removal.what, removal.name, num_bytes)
+        for start in range(0, len(unneeded), _BLOBS_AT_ONCE):
+            blobs = unneeded[start : start + _BLOBS_AT_ONCE]
+            if not dry_run:
+                if self._stop.is_set():
+                    return
+                still_held()
+                blobs = self._blobs.remove_older(blobs, self._policy.grace_s)
+            yield from map(_removal_of, blobs)
 
     def _checkpoint_plans(self, marked: _Marked, strangers: bool) -> Iterator[_Plan]:
         stored = list(
@@ -156,16 +165,12 @@ class Collector:
             if age_s > self._policy.grace_s:
                 yield Removal("staging folder", name), lambda name=name: self._checkpoints.remove_left_over(name)
 
-    def _blob_plans(self, dropped: set[UUID]) -> Iterator[_Plan]:
+    def _unneeded_blobs(self, dropped: set[UUID]) -> list[StoredBlob]:
         """Blobs are listed before the rows are read, as folders are; and those that were put lately are left alone."""
         old = [blob for blob in self._blobs.stored() if blob.age_s > self._policy.grace_s]
         with self._database.connection() as connection:
             needed = {row.name for row in connection.execute(_NEEDED_BLOBS, {"dropped": list(dropped)})}
-        for blob in old:
-            if blob.name is None:
-                yield Removal("half a blob", blob.key.rpartition("/")[2], blob.size), self._remove_blob(blob)
-            elif blob.name not in needed:
-                yield Removal("blob", blob.name, blob.size), self._remove_blob(blob)
+        return [blob for blob in old if blob.name not in needed]
 
     def _remove_checkpoint(self, entry: StoredCheckpoint, is_known: bool) -> _Remove:
         def remove() -> int | None:
@@ -178,9 +183,6 @@ class Collector:
     def _remove(self, entry: StoredCheckpoint, part: str | None = None) -> _Remove:
         return lambda: self._checkpoints.remove(entry.model, entry.checkpoint, part)
 
-    def _remove_blob(self, blob: StoredBlob) -> _Remove:
-        return lambda: blob.size if self._blobs.remove_older([blob], self._policy.grace_s) else None
-
     def _refuse_other_peoples_stores(self) -> None:
         with self._database.connection() as connection:
             (row,) = connection.execute(_KNOWS_NOTHING)
@@ -188,3 +190,9 @@ class Collector:
             raise Conflict(
                 "there are files in the stores, and this database knows of none; are these its data folders?"
             )
+
+
+def _removal_of(blob: StoredBlob) -> Removal:
+    if blob.name is None:
+        return Removal("half a blob", blob.key.rpartition("/")[2], blob.size)
+    return Removal("blob", blob.name, blob.size)

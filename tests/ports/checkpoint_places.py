@@ -16,8 +16,7 @@ from store.checkpoint_stores import CheckpointStore
 from store.checkpoint_stores.cache import CheckpointCache
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.checkpoint_stores.s3 import S3CheckpointStore
-from store.checkpoint_stores.s3.bucket import Bucket
-from tests.object_store import BUCKET, ObjectPath, ObjectStore
+from tests.object_store import AgedBucket, ObjectPath, ObjectStore
 
 KINDS = ["file", "s3"]
 
@@ -73,23 +72,24 @@ class S3Place:
         self.prefix = uuid.uuid4().hex
         self.url = s3.url(folder / "cache", self.prefix)
         self._folder = folder
-        self._older_s = 0.0
+        self._older = dict[str, float]()
 
     def open(self) -> S3CheckpointStore:
         """Without copies, so that what was harmed is what is read."""
         cache = CheckpointCache(self._folder / f"cache-{uuid.uuid4().hex}", 2**30)
-        return S3CheckpointStore(
-            Bucket(BUCKET, self.prefix, self.s3.client), cache, lambda: time.time() + self._older_s
-        )
+        return S3CheckpointStore(self._bucket(), cache)
 
     def path(self, name: str) -> ObjectPath:
         return ObjectPath(self.s3, f"{self.prefix}/{name}")
 
     def age(self, by_s: float) -> None:
-        self._older_s += by_s
+        self._bucket().age(by_s)
 
     def names(self) -> list[str]:
         return sorted(key.removeprefix(f"{self.prefix}/") for key in self.s3.keys(self.prefix))
+
+    def _bucket(self) -> AgedBucket:
+        return AgedBucket(self.s3, self.prefix, self._older)
 
     def leave_behind(self, data: bytes) -> None:
         self.path(f"{uuid.uuid4().hex}/{uuid.uuid4().hex}/state/state.safetensors").write_bytes(data)

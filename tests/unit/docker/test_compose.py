@@ -18,7 +18,7 @@ import yaml
 from cli.main import app
 from cli.runner_key import VARIABLE as RUNNER_KEY
 from cli.settings import checkpoint_store_url
-from store.checkpoint_stores.s3.location import Location
+from store.object_store.location import Location
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "compose.yaml").read_text()

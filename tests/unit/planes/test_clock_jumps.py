@@ -28,9 +28,9 @@ AGES_AND_LABELS = {
     "server/upstreams/recording.py": "when a vendor was asked",
     "runner/environments/local.py": "age of what is kept, for its removal",
     "store/backup/writing.py": "when a backup was begun",
-    "store/blobs.py": "age of a file, for the collector",
+    "store/blob_stores/file.py": "age of a file, for the collector",
     "store/checkpoint_stores/file.py": "age of a folder, for the collector",
-    "store/checkpoint_stores/s3/store.py": "age of an object, for the collector",
+    "store/object_store/bucket.py": "age of an object whose store does not say what its clock shows",
     "trainer/distributed/last_words.py": "when a rank failed, for torchrun's summary",
 }
 DAY_S = 86_400.0

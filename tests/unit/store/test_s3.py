@@ -17,7 +17,7 @@ from botocore.retries.standard import ExponentialBackoff
 from store.checkpoint_stores import open_checkpoint_store
 from store.checkpoint_stores.cache import CheckpointCache
 from store.checkpoint_stores.s3 import S3CheckpointStore
-from store.checkpoint_stores.s3.bucket import Bucket, connect
+from store.object_store.bucket import Bucket, connect
 from tests.flaky_proxy import FlakyProxy, flaky_proxy
 from tests.object_store import BUCKET, ObjectStore
 from tests.ports.checkpoint_places import S3Place

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from migrations.contracting import OlderPlanesRun, contract
 from store.backup.writing import back_up
-from store.blobs import BlobStore
+from store.blob_stores.file import FileBlobStore
 from store.catalog import ensure_base
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import Database, normalise_url, psycopg_dsn
@@ -120,7 +120,7 @@ def test_a_backup_of_a_later_schema_is_left_to_later_releases(url: str, tmp_path
     database = Database(url)
     checkpoints = open_checkpoint_store(f"file://{tmp_path / 'checkpoints'}")
     with pytest.raises(Conflict, match="back it up with the newest release"):
-        back_up(database, checkpoints, BlobStore(tmp_path / "blobs"), tmp_path / "backup")
+        back_up(database, checkpoints, FileBlobStore(tmp_path / "blobs"), tmp_path / "backup")
     database.close()
 
 

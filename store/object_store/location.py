@@ -1,4 +1,4 @@
-"""The URL of a checkpoint store in a bucket."""
+"""The URL of a store in a bucket."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ class Location:
     cache_bytes: int
 
     @classmethod
-    def parse(cls, url: str) -> Location:
-        """Raises ValueError, which does not repeat what may be a secret."""
+    def parse(cls, url: str, *, copies: str, copies_gib: float = _DEFAULT_CACHE_GIB) -> Location:
+        """`copies`: the folder of the system's for temporary files that is the cache where the URL names none, of at
+        most so many GiB. Raises
+        ValueError, which does not repeat what may be a secret."""
         parts = urlsplit(url)
         if "@" in parts.netloc:
             raise ValueError("credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, not in an s3:// URL")
         if not parts.netloc:
             raise ValueError("an s3:// URL names a bucket: s3://BUCKET/PREFIX")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        folder = options.pop("cache", "") or str(Path(tempfile.gettempdir()) / "headway-checkpoints")
-        num_bytes = _bytes(options.pop("cache_gib", str(_DEFAULT_CACHE_GIB)))
+        folder = options.pop("cache", "") or str(Path(tempfile.gettempdir()) / copies)
+        num_bytes = _bytes(options.pop("cache_gib", str(copies_gib)))
         if options or parts.fragment:
             raise ValueError("an s3:// URL takes the options cache and cache_gib, and no others")
         if not Path(folder).is_absolute():

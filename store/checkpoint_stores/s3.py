@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from math import inf
 from pathlib import Path
 from uuid import UUID
 
@@ -33,8 +32,8 @@ from store.checkpoint_stores.manifests import (
     verify_file,
     write_manifest,
 )
-from store.checkpoint_stores.s3.bucket import Bucket, DamagedObject, NoSuchObject, StoredObject, connect
-from store.checkpoint_stores.s3.location import Location
+from store.object_store.bucket import Bucket, DamagedObject, NoSuchObject, StoredObject, connect
+from store.object_store.location import Location
 from wire.errors import CorruptCheckpoint, Unavailable
 from wire.process.faults import fault_point
 
@@ -45,17 +44,18 @@ _PARTS_OF = "#"
 
 @dataclass(slots=True)
 class _Found:
-    """The objects of one checkpoint. Without a manifest it is none: an upload under way, or a leftover."""
+    """The objects of one checkpoint, with their ages. Without a manifest it is none: an upload under way, or a
+    leftover."""
 
     keys: list[str] = field(default_factory=list[str])
-    changed: float = 0.0
-    committed: float | None = None
+    changed_s: float = inf
+    committed_s: float | None = None
 
-    def add(self, inner: str, modified: datetime) -> None:
+    def add(self, inner: str, age_s: float) -> None:
         self.keys.append(inner)
-        self.changed = max(self.changed, modified.timestamp())
+        self.changed_s = min(self.changed_s, age_s)
         if inner == MANIFEST:
-            self.committed = modified.timestamp()
+            self.committed_s = age_s
 
 
 class S3CheckpointStore:
@@ -63,15 +63,14 @@ class S3CheckpointStore:
     disk, shared by the processes of a machine. A copy is used as long as it is as its manifest says, whether or not
     the bucket can be reached: what a name stands for never changes."""
 
-    def __init__(self, bucket: Bucket, cache: CheckpointCache, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, bucket: Bucket, cache: CheckpointCache) -> None:
         self._bucket = bucket
         self._cache = cache
-        self._now = now
 
     @classmethod
     def from_url(cls, url: str) -> S3CheckpointStore:
         """From a `Location`. Raises ValueError."""
-        location = Location.parse(url)
+        location = Location.parse(url, copies="headway-checkpoints")
         bucket = Bucket(location.bucket, location.prefix, connect())
         return cls(bucket, CheckpointCache(location.cache, location.cache_bytes))
 
@@ -111,9 +110,9 @@ class S3CheckpointStore:
 
     def stored(self) -> Iterator[StoredCheckpoint]:
         for (model, checkpoint), found in self._found().items():
-            if found.committed is not None:
+            if found.committed_s is not None:
                 has_state = any(key.startswith(f"{STATE}/") for key in found.keys)
-                yield StoredCheckpoint(model, checkpoint, has_state, self._now() - found.committed)
+                yield StoredCheckpoint(model, checkpoint, has_state, found.committed_s)
 
     def check(
         self, model: UUID, checkpoint: UUID, manifest: Manifest, parts: Collection[str], *, read: bool = True
@@ -143,11 +142,11 @@ class S3CheckpointStore:
     def left_over(self) -> Iterator[tuple[str, float]]:
         """Uploads that nobody finished. (What a dead process left in the local cache, the next one there removes.)"""
         for (model, checkpoint), found in self._found().items():
-            if found.committed is None:
-                yield _folder(model, checkpoint), self._now() - found.changed
+            if found.committed_s is None:
+                yield _folder(model, checkpoint), found.changed_s
         try:
             for upload in self._bucket.unfinished_uploads():
-                yield f"{upload.key}{_PARTS_OF}{upload.upload_id}", self._now() - upload.begun.timestamp()
+                yield f"{upload.key}{_PARTS_OF}{upload.upload_id}", upload.age_s
         except Unavailable as refused:  # some keys may not list them: no reason to collect nothing at all
             log.warning("unfinished_uploads_not_listed", reason=refused.message)
 
@@ -227,7 +226,7 @@ class S3CheckpointStore:
             model, _, rest = row.key.partition("/")
             checkpoint, _, inner = rest.partition("/")
             try:
-                found[UUID(hex=model), UUID(hex=checkpoint)].add(inner, row.modified)
+                found[UUID(hex=model), UUID(hex=checkpoint)].add(inner, row.age_s)
             except ValueError:
                 continue  # not ours
         return found

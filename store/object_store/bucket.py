@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -44,11 +44,12 @@ class DamagedObject(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """`key` is relative to the prefix; size in bytes."""
+    """`key` is relative to the prefix; size in bytes. Its age is by the store's clock, in whole seconds: ours may be
+    off by an hour."""
 
     key: str
     size: int
-    modified: datetime
+    age_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class UnfinishedUpload:
 
     key: str
     upload_id: str
-    begun: datetime
+    age_s: float
 
 
 def connect(max_attempts: int = _MAX_ATTEMPTS) -> Any:
@@ -75,8 +76,9 @@ def connect(max_attempts: int = _MAX_ATTEMPTS) -> Any:
 class Bucket:
     """The objects under a prefix. Every method raises Unavailable when the store does not answer, or refuses."""
 
-    def __init__(self, name: str, prefix: str, client: Any) -> None:
-        """`client`: of `connect`; threads may share it."""
+    def __init__(self, name: str, prefix: str, client: Any, *, of: str = "checkpoint") -> None:
+        """`client`: of `connect`; threads may share it. `of`: what lies there, for sentences."""
+        self._of = of
         self._name = name
         self._prefix = f"{prefix}/" if prefix else ""
         self._client = client
@@ -85,27 +87,53 @@ class Bucket:
         )
         self._transfers: Any = create_transfer_manager(self._client, config)
 
+    @property
+    def called(self) -> str:
+        """For people who read a sentence."""
+        return f"s3://{self._name}/{self._prefix}"
+
     def list(self, under: str = "") -> Iterator[StoredObject]:
         """Every object whose key begins so."""
         pages = self._client.get_paginator("list_objects_v2")
         with self._answering():
             for page in pages.paginate(Bucket=self._name, Prefix=self._prefix + under):
                 for row in page.get("Contents", ()):
-                    yield StoredObject(self._relative(row["Key"]), row["Size"], row["LastModified"])
+                    yield StoredObject(self._relative(row["Key"]), row["Size"], _age_s(page, row["LastModified"]))
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
+        return self.find(key) is not None
+
+    def find(self, key: str) -> StoredObject | None:
+        """The object of this key, without its content."""
         try:
             with self._answering():
-                self._client.head_object(Bucket=self._name, Key=self._prefix + key)
+                found = self._client.head_object(Bucket=self._name, Key=self._prefix + key)
         except NoSuchObject:
-            return False
-        return True
+            return None
+        return StoredObject(key, found["ContentLength"], _age_s(found, found["LastModified"]))
 
     def get(self, key: str) -> bytes:
         """A small object. Raises NoSuchObject, DamagedObject."""
         with self._answering():
             return self._client.get_object(Bucket=self._name, Key=self._prefix + key)["Body"].read()
+
+    def get_small(self, key: str) -> bytes | None:
+        """An object's content, unless it is large enough to be worth `download`. Raises NoSuchObject, DamagedObject."""
+        with self._answering():
+            found = self._client.get_object(Bucket=self._name, Key=self._prefix + key)
+            if found["ContentLength"] <= _PART_BYTES:
+                return found["Body"].read()
+            found["Body"].close()
+        return None
+
+    def make_young(self, key: str) -> None:
+        """Copy an object over itself, which makes it as young as a new one. Raises NoSuchObject."""
+        source: dict[str, str] = {"Bucket": self._name, "Key": self._prefix + key}
+        # A copy is one part, whatever its source was: its checksum is another.
+        how = {"MetadataDirective": "REPLACE", "ChecksumAlgorithm": "CRC32"}
+        with self._answering():
+            self._client.copy_object(**source, CopySource=source, **how)
 
     def put(self, key: str, data: bytes) -> None:
         """A small object, that lasts when this returns."""
@@ -122,9 +150,12 @@ class Bucket:
         return digest.hexdigest()
 
     @contextmanager
-    def uploading(self, files: Mapping[str, Path]) -> Generator[None]:
+    def uploading(self, files: Mapping[str, Path | BinaryIO]) -> Generator[None]:
         """Files by key, all at once, large ones in parts. They travel while the block runs, and last after it."""
-        uploads = (self._transfers.upload(str(path), self._name, self._prefix + key) for key, path in files.items())
+        uploads = (
+            self._transfers.upload(str(file) if isinstance(file, Path) else file, self._name, self._prefix + key)
+            for key, file in files.items()
+        )
         try:
             with self._travelling(uploads):
                 yield
@@ -154,7 +185,7 @@ class Bucket:
         with self._answering():
             for page in pages.paginate(Bucket=self._name, Prefix=self._prefix):
                 for row in page.get("Uploads", ()):
-                    yield UnfinishedUpload(self._relative(row["Key"]), row["UploadId"], row["Initiated"])
+                    yield UnfinishedUpload(self._relative(row["Key"]), row["UploadId"], _age_s(page, row["Initiated"]))
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Remove the parts. Raises NoSuchObject when it was finished or aborted meanwhile."""
@@ -202,7 +233,7 @@ class Bucket:
     def _unavailable(self, why: str) -> Unavailable:
         """Without the error's own words: they repeat endpoints, which may hold secrets."""
         endpoint = "" if _has_endpoint() else " (AWS_ENDPOINT_URL is not set: Amazon's own)"
-        sentence = f"the checkpoint store s3://{self._name}/{self._prefix}{endpoint} cannot be used, {why}"
+        sentence = f"the {self._of} store {self.called}{endpoint} cannot be used, {why}"
         return Unavailable(f"{sentence}; what was stored is not lost, try again when it is back")
 
 
@@ -212,6 +243,13 @@ def _is_skewed(code: str, error: ClientError) -> bool:
     if code != "403" or "date" not in headers:
         return code == "RequestTimeTooSkewed"
     return abs(parsedate_to_datetime(headers["date"]) - datetime.now(UTC)) > _MOST_SKEW
+
+
+def _age_s(answer: Any, modified: datetime) -> float:
+    """By the clock of whoever answered, which is the one that wrote `modified`; ours where it does not say."""
+    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    now = parsedate_to_datetime(date).replace(tzinfo=UTC) if date else datetime.now(UTC)
+    return (now - modified).total_seconds()
 
 
 def _has_endpoint() -> bool:

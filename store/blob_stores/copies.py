@@ -1,0 +1,131 @@
+"""Copies of blobs on a local disk, shared by the processes of a machine, for stores that are not on one.
+
+    <root>/<first two digits>/<name>   a copy, whole; checked against its name whenever it is read
+    <root>/.drafts/…                   being written
+
+Bounded in bytes; what was not used for longest goes first. Who has a copy open may read on after it went. A disk that
+takes no copies makes reading slower, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+_DRAFTS = ".drafts"
+_FULL_SHARE = 0.9
+"""What is left of the bound when room was made, so that it is not made again with the next copy."""
+_LOOK_SHARE = 1 / 16
+"""Of the bound: so many bytes are written by a process before it looks how many there are."""
+_DEAD_S = 24 * 3600.0
+
+
+class BlobCopies:
+    """Files under a root. Threads may share it. Nothing is made before it is needed."""
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+        self._unseen_bytes = max_bytes  # what other processes left is looked at with the first copy
+        self._lock = threading.Lock()
+
+    def open(self, name: str) -> BinaryIO | None:
+        """The copy of this blob, if there is one that is what its name says."""
+        path = self._path(name)
+        try:
+            file = path.open("rb")
+        except OSError:
+            return None
+        if hashlib.file_digest(file, "sha256").hexdigest() != name:
+            file.close()
+            log.warning("copy_harmed", copy=name)
+            path.unlink(missing_ok=True)
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        file.seek(0)
+        return file
+
+    def draft(self) -> Path:
+        """A new empty file, on the disk of the copies if that can be written to. Raises OSError."""
+        folder = self._root / _DRAFTS
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor, path = tempfile.mkstemp(dir=folder)
+        except OSError:
+            descriptor, path = tempfile.mkstemp(prefix="headway-blob-")
+        os.close(descriptor)
+        return Path(path)
+
+    @contextmanager
+    def drafting(self) -> Generator[Path]:
+        """A new empty file, which `keep` may take; removed at the end of the block otherwise. Raises OSError."""
+        path = self.draft()
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def keep(self, draft: Path, name: str) -> None:
+        """Take a file of `draft` as the copy of this blob, if it fits."""
+        try:
+            size, path = draft.stat().st_size, self._path(name)
+            if size > self._max_bytes:
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.rename(path)
+            self._make_room(size)
+        except OSError as error:
+            log.warning("copy_not_kept", copy=name, reason=error.strerror)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep a copy, if that is possible."""
+        try:
+            with self.drafting() as draft:
+                draft.write_bytes(data)
+                self.keep(draft, name)
+        except OSError as error:
+            log.warning("copy_not_kept", copy=name, reason=error.strerror)
+
+    def discard(self, name: str) -> None:
+        """Remove the copy, if there is one."""
+        with suppress(OSError):
+            self._path(name).unlink()
+
+    def _make_room(self, num_bytes: int) -> None:
+        with self._lock:
+            self._unseen_bytes += num_bytes
+            if self._unseen_bytes < self._max_bytes * _LOOK_SHARE:
+                return
+            self._unseen_bytes = 0
+        found = sorted(_files(self._root))
+        excess = sum(size for _, size, _ in found) - self._max_bytes
+        if excess > 0:
+            excess += int(self._max_bytes * (1 - _FULL_SHARE))
+        for used_at, size, path in found:
+            is_dead = path.parent.name == _DRAFTS and time.time() - used_at > _DEAD_S
+            if is_dead or (excess > 0 and path.parent.name != _DRAFTS):
+                path.unlink(missing_ok=True)
+                excess -= size
+
+    def _path(self, name: str) -> Path:
+        return self._root / name[:2] / name
+
+
+def _files(root: Path) -> Generator[tuple[float, int, Path]]:
+    """When each was used, and how large it is."""
+    for path in root.glob("*/*"):
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            yield found.st_mtime, found.st_size, path

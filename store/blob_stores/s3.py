@@ -1,0 +1,241 @@
+"""Blobs as objects of a bucket. What a bucket has acknowledged lasts, and every later read sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+
+from store.blob_stores.base import StoredBlob
+from store.blob_stores.copies import BlobCopies
+from store.blob_stores.tombstones import FOLDER, LIFE_S, Tombstones
+from store.object_store.bucket import Bucket, DamagedObject, NoSuchObject, connect
+from store.object_store.location import Location
+from wire.errors import CorruptCheckpoint, Unavailable
+from wire.process.faults import fault_point
+
+log = structlog.get_logger(__name__)
+
+_KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
+_PARTS_OF = "#"
+_FRESH_S = 60.0
+"""A blob that was put so lately is not put again."""
+_CHEAP_BYTES = 2**20
+"""Up to so many are sent without a look whether they are there."""
+_LARGE_BYTES = 16 * 2**20
+_MOST_COPIED_BYTES = 5 * 2**30
+"""S3's own bound of a copy."""
+_REMOVED_AT_ONCE = 200
+_LOOKS = 8
+_MOST_REMEMBERED = 10_000
+
+
+class S3BlobDraft:
+    """A file on the local disk, which becomes an object when it is whole."""
+
+    def __init__(self, path: Path, store: Callable[[Path, str, int], None]) -> None:
+        self._path, self._store = path, store
+        self._file, self._digest = path.open("wb"), hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.num_bytes += len(data)
+
+    def keep(self) -> str:
+        self._file.close()
+        name = self._digest.hexdigest()
+        self._store(self._path, name, self.num_bytes)
+        return name
+
+    def drop(self) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+class S3BlobStore:
+    """`<prefix>/<first two digits>/<name>`, and verified copies of some on a local disk. Nothing younger than twice
+    `fresh_s` is ever removed, whatever a collection's grace period is."""
+
+    def __init__(self, bucket: Bucket, copies: BlobCopies, *, fresh_s: float = _FRESH_S) -> None:
+        self._bucket = bucket
+        self._copies = copies
+        self._fresh_s = fresh_s
+        self._tombstones = Tombstones(bucket)
+        self._put_at: OrderedDict[str, float] = OrderedDict()
+
+    @classmethod
+    def from_url(cls, url: str) -> S3BlobStore:
+        """From a `Location`. Raises ValueError."""
+        location = Location.parse(url, copies="headway-blobs", copies_gib=4.0)
+        bucket = Bucket(location.bucket, location.prefix, connect(), of="blob")
+        return cls(bucket, BlobCopies(location.cache, location.cache_bytes))
+
+    def put(self, data: bytes) -> str:
+        name = hashlib.sha256(data).hexdigest()
+        self._put(name, len(data), lambda: self._upload(name, data))
+        return name
+
+    def has(self, name: str) -> bool:
+        return self._bucket.exists(_key(name))
+
+    def draft(self) -> S3BlobDraft:
+        return S3BlobDraft(self._copies.draft(), self._adopt)
+
+    def open(self, name: str) -> BinaryIO:
+        return self._copies.open(name) or self._download(name)
+
+    def get(self, name: str) -> bytes:
+        if (copy := self._copies.open(name)) is not None:
+            with copy:
+                return copy.read()
+        try:
+            data = self._bucket.get_small(_key(name))
+        except NoSuchObject:
+            raise self._missing(name) from None
+        except DamagedObject:
+            raise self._altered(name) from None
+        if data is None:
+            with self._download(name) as file:
+                return file.read()
+        if hashlib.sha256(data).hexdigest() != name:
+            raise self._altered(name)
+        self._copies.write(name, data)
+        return data
+
+    def check(self, name: str) -> str | None:
+        """Of the bucket, not of copies."""
+        try:
+            return None if self._bucket.digest(_key(name)) == name else "changed"
+        except NoSuchObject:
+            return "missing"
+        except DamagedObject:
+            return "changed"
+
+    def stored(self) -> Iterator[StoredBlob]:
+        for row in self._bucket.list():
+            if _KEY.fullmatch(row.key):
+                yield StoredBlob(row.key.rpartition("/")[2], row.key, row.size, row.age_s)
+            elif row.key.startswith(FOLDER):
+                yield StoredBlob(None, row.key, row.size, row.age_s)
+        try:
+            for upload in self._bucket.unfinished_uploads():
+                if _KEY.fullmatch(upload.key):
+                    yield StoredBlob(None, f"{upload.key}{_PARTS_OF}{upload.upload_id}", 0, upload.age_s)
+        except Unavailable as refused:  # some keys may not list them: no reason to collect nothing at all
+            log.warning("unfinished_uploads_not_listed", reason=refused.message)
+
+    def remove_older(self, blobs: Sequence[StoredBlob], age_s: float) -> list[StoredBlob]:
+        removed = [blob for blob in blobs if blob.name is None and self._remove_unfinished(blob, age_s)]
+        named = [blob for blob in blobs if blob.name is not None]
+        for start in range(0, len(named), _REMOVED_AT_ONCE):
+            removed += self._remove(named[start : start + _REMOVED_AT_ONCE], max(age_s, 2 * self._fresh_s))
+        return removed
+
+    def _put(self, name: str, size: int, upload: Callable[[], None]) -> None:
+        """Store a blob, as `store.blob_stores.tombstones` says."""
+        key = _key(name)
+        if time.monotonic() - self._put_at.get(name, float("-inf")) < self._fresh_s:
+            return
+        while True:
+            begun = time.monotonic()
+            if size <= _CHEAP_BYTES or not self._made_young(key, size):
+                fault_point("blob:before-write")
+                upload()
+                if time.monotonic() - begun > self._fresh_s:
+                    self._made_young(key, size)  # an object that came in parts is as old as the first of them
+            if not self._tombstones.wait(name) and self._bucket.exists(key):
+                break
+        self._remember(name, begun)
+
+    def _made_young(self, key: str, size: int) -> bool:
+        """Whether there is such an object, which is young from now on."""
+        found = self._bucket.find(key)
+        if found is None or found.size != size or size > _MOST_COPIED_BYTES:
+            return False
+        if found.age_s < self._fresh_s:
+            return True
+        try:
+            self._bucket.make_young(key)
+        except NoSuchObject:
+            return False
+        return True
+
+    def _remember(self, name: str, put_at: float) -> None:
+        self._put_at[name] = put_at
+        if len(self._put_at) > _MOST_REMEMBERED:
+            self._put_at.popitem(last=False)
+
+    def _upload(self, name: str, data: bytes) -> None:
+        if len(data) <= _LARGE_BYTES:
+            self._bucket.put(_key(name), data)
+            return
+        with self._bucket.uploading({_key(name): io.BytesIO(data)}):
+            pass
+
+    def _adopt(self, draft: Path, name: str, size: int) -> None:
+        def upload() -> None:
+            with self._bucket.uploading({_key(name): draft}):
+                pass
+
+        self._put(name, size, upload)
+        self._copies.keep(draft, name)
+
+    def _download(self, name: str) -> BinaryIO:
+        with self._copies.drafting() as draft:
+            try:
+                self._bucket.download({_key(name): draft})
+            except NoSuchObject:
+                raise self._missing(name) from None
+            except DamagedObject:
+                raise self._altered(name) from None
+            file = draft.open("rb")
+            if hashlib.file_digest(file, "sha256").hexdigest() != name:
+                file.close()
+                raise self._altered(name)
+            self._copies.keep(draft, name)
+        file.seek(0)
+        return file
+
+    def _remove_unfinished(self, blob: StoredBlob, age_s: float) -> bool:
+        if blob.age_s < age_s or (blob.key.startswith(FOLDER) and blob.age_s < LIFE_S):
+            return False
+        key, is_parts, upload_id = blob.key.partition(_PARTS_OF)
+        if not is_parts:
+            self._bucket.delete([key])
+            return True
+        try:
+            self._bucket.abort_upload(key, upload_id)
+        except NoSuchObject:
+            log.info("upload_gone_already", key=key)
+        return True
+
+    def _remove(self, blobs: Sequence[StoredBlob], age_s: float) -> list[StoredBlob]:
+        with self._tombstones.standing([blob.name or "" for blob in blobs]) as check:
+            with ThreadPoolExecutor(_LOOKS, thread_name_prefix="blob-ages") as threads:
+                found = list(threads.map(lambda blob: self._bucket.find(blob.key), blobs))
+            old = [blob for blob, now in zip(blobs, found, strict=True) if now is not None and now.age_s >= age_s]
+            check()
+            self._bucket.delete([blob.key for blob in old])
+        for blob in old:
+            self._copies.discard(blob.name or "")
+        return old
+
+    def _missing(self, name: str) -> CorruptCheckpoint:
+        return CorruptCheckpoint(f"blob {name} is missing from {self._bucket.called}")
+
+    def _altered(self, name: str) -> CorruptCheckpoint:
+        return CorruptCheckpoint(f"blob {name} in {self._bucket.called} was altered")
+
+
+def _key(name: str) -> str:
+    return f"{name[:2]}/{name}"

@@ -1,0 +1,276 @@
+"""Blobs in a bucket: writers and collections that meet, copies on the local disk, and servers away."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from store.blob_stores import open_blob_store
+from store.blob_stores import s3 as module
+from store.blob_stores.copies import BlobCopies
+from store.blob_stores.s3 import S3BlobStore
+from store.blob_stores.tombstones import FOLDER, Tombstones
+from store.object_store.bucket import Bucket, StoredObject, connect
+from tests.flaky_proxy import flaky_proxy
+from tests.object_store import BUCKET, ObjectStore
+from tests.ports.blob_places import S3BlobPlace
+from wire.errors import Unavailable
+
+OLD_S = 7200.0
+GRACE_S = 3600.0
+DATA = b"somebody is about to commit a row that names it"
+
+
+class Steps:
+    """Lets a thread do one call of its bucket at a time."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._allowed = 0.0
+        self._arrived = 0
+        self.is_over = False
+
+    def arrive(self) -> None:
+        with self._condition:
+            self._arrived += 1
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: self._allowed >= self._arrived)
+
+    def end(self) -> None:
+        with self._condition:
+            self.is_over = True
+            self._condition.notify_all()
+
+    def one(self) -> None:
+        """Do the call at which it waits, up to the next one."""
+        with self._condition:
+            self._condition.wait_for(lambda: self.is_over or self._arrived > self._allowed)
+            self._allowed += 1
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: self.is_over or self._arrived > self._allowed)
+
+    def all(self) -> None:
+        with self._condition:
+            self._allowed = float("inf")
+            self._condition.notify_all()
+
+
+class SteppedBucket(Bucket):
+    """In which everything is old that was not put since: `young` is shared by those who meet."""
+
+    def __init__(self, s3: ObjectStore, prefix: str, young: set[str], steps: Steps) -> None:
+        super().__init__(BUCKET, prefix, s3.client)
+        self._young = young
+        self._steps = steps
+
+    def put(self, key: str, data: bytes) -> None:
+        self._steps.arrive()
+        super().put(key, data)
+        self._young.add(key)
+
+    def make_young(self, key: str) -> None:
+        self._steps.arrive()
+        super().make_young(key)
+        self._young.add(key)
+
+    def find(self, key: str) -> StoredObject | None:
+        self._steps.arrive()
+        found = super().find(key)
+        return found and replace(found, age_s=0.0 if key in self._young else OLD_S)
+
+    def list(self, under: str = "") -> Iterator[StoredObject]:
+        self._steps.arrive()
+        return super().list(under)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self._steps.arrive()
+        super().delete(keys)
+        self._young.difference_update(keys)
+
+
+def meet(s3: ObjectStore, folder: Path, order: Sequence[str]) -> bool:
+    """Whether the blob is there after a collection and a writer of it took their steps in this order."""
+    prefix, young, copies = uuid.uuid4().hex, set[str](), BlobCopies(folder, 2**20)
+    before = S3BlobStore(Bucket(BUCKET, prefix, s3.client), copies)
+    name = before.put(DATA)
+    (found,) = before.stored()
+    steps = {"collector": Steps(), "writer": Steps()}
+    collector, writer = (S3BlobStore(SteppedBucket(s3, prefix, young, steps[who]), copies) for who in steps)
+
+    def act(who: str) -> None:
+        try:
+            if who == "collector":
+                collector.remove_older([found], GRACE_S)
+            else:
+                writer.put(DATA)
+        finally:
+            steps[who].end()
+
+    with ThreadPoolExecutor(2) as threads:
+        acting = [threads.submit(act, who) for who in steps]
+        for who in order:
+            steps[who].one()
+        for one in steps.values():
+            one.all()
+        for one in acting:
+            one.result()
+    return before.check(name) is None and not list(before._bucket.list(FOLDER))
+
+
+def orders(num_writer: int) -> list[tuple[str, ...]]:
+    """All in which a collection's four calls (tombstone, look, delete, remove) and a writer's can happen."""
+    num = 4 + num_writer
+    places = itertools.combinations(range(num), num_writer)
+    return [tuple("writer" if i in chosen else "collector" for i in range(num)) for chosen in places]
+
+
+@pytest.mark.parametrize(
+    ("cheap_bytes", "num_calls"),
+    [pytest.param(2**20, 3, id="put"), pytest.param(0, 4, id="made young", marks=pytest.mark.slow)],
+)
+def test_no_order_of_steps_loses_a_blob_that_is_put_while_it_is_collected(
+    s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap_bytes: int, num_calls: int
+):
+    monkeypatch.setattr(module, "_CHEAP_BYTES", cheap_bytes)
+    monkeypatch.setattr("store.blob_stores.tombstones._PAUSE_S", 0.01)
+    lost = [order for order in orders(num_calls) if not meet(s3, tmp_path, order)]
+    assert not lost
+
+
+def test_without_tombstones_or_without_the_last_look_some_order_loses_it(
+    s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    between = ("collector", "collector", "writer", "writer", "writer", "collector", "collector")
+    assert meet(s3, tmp_path, between)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tombstones, "wait", lambda self, name: False)
+        assert not meet(s3, tmp_path, between), "put and looked after the look at its age, before the deletion"
+    late = ("collector", "collector", "writer", "collector", "collector", "writer", "writer")
+    assert meet(s3, tmp_path, late)
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "exists", lambda self, key: True)
+        assert not meet(s3, tmp_path, late), "put before the deletion, listed after the tombstone was removed"
+
+
+def test_a_tombstone_of_a_dead_collection_is_waited_for_and_expires(
+    s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = S3BlobPlace(s3, tmp_path)
+    blobs = place.open()
+    name = blobs.put(DATA)
+    place.age(OLD_S)
+
+    class Killed(BaseException): ...
+
+    with pytest.raises(Killed), Tombstones(blobs._bucket).standing([name]):
+        raise Killed
+    monkeypatch.setattr("store.blob_stores.tombstones._PATIENCE_S", 0.3)
+    with pytest.raises(Unavailable, match="a collection of blobs that was interrupted"):
+        place.open().put(DATA)
+    place.open().put(b"which it does not name")
+    place.age(OLD_S)
+    assert place.open().put(DATA) == name
+    (left,) = [blob for blob in blobs.stored() if blob.name is None]
+    assert blobs.remove_older([left], GRACE_S) == [left]
+
+
+def test_a_collection_that_was_held_up_deletes_nothing(s3: ObjectStore, tmp_path: Path):
+    place = S3BlobPlace(s3, tmp_path)
+    blobs = place.open()
+    blobs.put(DATA)
+    place.age(OLD_S)
+    times = iter([0.0, 121.0])
+    blobs._tombstones = Tombstones(blobs._bucket, lambda: next(times))
+    with pytest.raises(Unavailable, match="took too long"):
+        blobs.remove_older(list(blobs.stored()), GRACE_S)
+    assert [blob.name for blob in blobs.stored() if blob.name]
+
+
+def test_what_this_process_put_a_moment_ago_costs_no_call(s3: ObjectStore, tmp_path: Path, monkeypatch):
+    with flaky_proxy(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        blobs = S3BlobStore(Bucket(BUCKET, uuid.uuid4().hex, connect()), BlobCopies(tmp_path, 2**20))
+        name = blobs.put(DATA)
+        assert [method for method, _ in proxy.requests] == ["PUT", "GET", "HEAD"]
+        blobs.put(DATA)
+        assert len(proxy.requests) == 3
+        assert blobs.get(name) == blobs.get(name) == DATA
+        assert len(proxy.requests) == 4, "the second time from its copy"
+
+
+def test_copies_that_were_harmed_or_cannot_be_written_cost_a_call_and_nothing_else(s3: ObjectStore, tmp_path: Path):
+    place = S3BlobPlace(s3, tmp_path)
+    blobs = open_blob_store(place.url)
+    name = blobs.put(DATA)
+    assert blobs.get(name) == DATA
+    copy = next(path for path in (tmp_path / "blob-cache").rglob(name))
+    copy.write_bytes(b"harmed")
+    assert blobs.get(name) == DATA
+    (tmp_path / "in the way").write_bytes(b"")
+    nowhere = S3BlobStore(blobs._bucket, BlobCopies(tmp_path / "in the way", 2**20))
+    assert nowhere.get(name) == DATA
+    with nowhere.open(name) as file:
+        assert file.read() == DATA
+    draft = nowhere.draft()
+    draft.write(DATA)
+    assert draft.keep() == name
+    draft.drop()
+
+
+def test_copies_stay_below_their_bound_and_the_least_used_go(tmp_path: Path):
+    copies = BlobCopies(tmp_path, 1000)
+    names = [f"{number:064x}" for number in range(20)]
+    for name in names:
+        copies.write(name, b"x" * 100)
+    left = {path.name for path in tmp_path.glob("*/*")}
+    assert names[-1] in left
+    assert names[0] not in left
+    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= 1000
+    copies.write("f" * 64, b"x" * 2000)
+    assert not list(tmp_path.rglob("f" * 64)), "larger than the bound"
+
+
+def test_a_bucket_that_is_away_says_so_and_copies_are_read_meanwhile(
+    s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = S3BlobPlace(s3, tmp_path)
+    blobs = place.open()
+    name = blobs.put(DATA)
+    blobs.get(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:endpoint-secret@127.0.0.1:1")
+    blobs._bucket = Bucket(BUCKET, place.prefix, connect(max_attempts=1), of="blob")
+    blobs._tombstones = Tombstones(blobs._bucket)
+    assert blobs.get(name) == DATA
+    for call in (
+        lambda: blobs.put(b"other"),
+        lambda: blobs.get("0" * 64),
+        lambda: blobs.open("0" * 64),
+        lambda: blobs.has(name),
+        lambda: blobs.check(name),
+        lambda: list(blobs.stored()),
+    ):
+        with pytest.raises(Unavailable, match="the blob store s3://.* cannot be used, it does not answer") as refused:
+            call()
+        assert "secret" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("gs://bucket", "no blob store for gs://; known: file, s3"),
+        ("s3://", "names a bucket"),
+        ("s3://key:very-secret@bucket", "credentials belong in AWS_ACCESS_KEY_ID"),
+        ("s3://bucket?cash=1", "and no others"),
+    ],
+)
+def test_a_url_that_is_none_is_refused_with_a_sentence(url: str, sentence: str):
+    with pytest.raises(ValueError, match=sentence) as refused:
+        open_blob_store(url)
+    assert "very-secret" not in str(refused.value)

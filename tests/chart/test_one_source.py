@@ -55,6 +55,14 @@ def test_vllm_in_a_container_of_its_own_is_started_as_a_sampler_would_start_it(n
         assert vllm(pod)["args"][:2] == ["serve", BASE]
 
 
+@pytest.mark.parametrize(("pipeline", "of_a_layer", "stages"), [(True, "4", "2"), (False, "8", "1")])
+def test_vllm_over_pods_takes_them_as_stages_or_as_ranks(pipeline: bool, of_a_layer: str, stages: str):
+    for pod in sampler_pods(nodes=2, gpus=4, adapterClaim="adapters", pipeline=pipeline):
+        given = options(vllm(pod)["args"])
+        assert given["--tensor-parallel-size"] == of_a_layer
+        assert given["--pipeline-parallel-size"] == stages
+
+
 def test_vllm_in_a_container_of_its_own_has_the_environment_that_a_sampler_would_give_it():
     (pod,) = sampler_pods(attached=True)
     given = {variable["name"]: variable.get("value") for variable in vllm(pod)["env"]}

@@ -167,11 +167,12 @@ args:
   - {{ .maxLoraRank | quote }}
   - --max-num-seqs
   - {{ .maxNumSeqs | quote }}
+  {{- $stages := ternary (int .nodes) 1 .pipeline }}
   - --tensor-parallel-size
-  - {{ max 1 (int .gpus) | quote }}
+  - {{ div (mul (max 1 (int .gpus)) (int .nodes)) $stages | quote }}
   {{- if gt (int .nodes) 1 }}
   - --pipeline-parallel-size
-  - {{ .nodes | quote }}
+  - {{ $stages | quote }}
   - --nnodes
   - {{ .nodes | quote }}
   - --node-rank

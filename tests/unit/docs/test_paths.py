@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -31,7 +33,8 @@ def missing(text: str, folder: Path) -> Iterator[str]:
     for target in LINK.findall(CODE.sub("", text)):
         if not re.match(r"\w+:", target) and not exists(folder, target):
             yield target
-    yield from {name for name in MODULE.findall(text) if not is_defined(name.split("."))} - NOT_OURS
+    named = {name for name in MODULE.findall(text) if not is_defined(name.split(".")) and not is_value(name.split("."))}
+    yield from named - NOT_OURS
 
 
 def exists(folder: Path, pattern: str) -> bool:
@@ -54,6 +57,21 @@ def is_defined(name: list[str]) -> bool:
                 text = file.read_text()
                 return all(re.search(rf"^ *(\w.* )?{thing}\b", text, re.MULTILINE) for thing in name[length:])
     return False
+
+
+def is_value(name: list[str]) -> bool:
+    """`server.replicas`: of the chart's values."""
+    place = chart_values()
+    for key in name:
+        if not isinstance(place, dict) or key not in place:
+            return False
+        place = place[key]
+    return True
+
+
+@lru_cache
+def chart_values() -> Any:
+    return yaml.safe_load((ROOT / "deploy/helm/headway/values.yaml").read_text())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

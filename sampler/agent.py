@@ -131,21 +131,31 @@ class Agent:
 
     def reconcile(self) -> None:
         """Load what is wanted and missing; unload what nobody has wanted for a while."""
-        with self._database.connection() as connection:
-            adapters = wanted_adapters(connection, self._settings.base_id, self._sampler_id)
-        wanted = {adapter.name: adapter for adapter in adapters}
+        wanted = self._load_missing()
         held = self._holder.loaded()
-        self._withdraw_lost(held)
-        for name, adapter in wanted.items():
-            if name not in held and self._may_try(name):
-                self._load(adapter)
-            elif name in held and not adapter.is_reported:
-                self._report(name, None)  # again: the report was lost with its connection
-        for name in held - wanted.keys():
+        for name in held - wanted:
             if time.monotonic() - self._unwanted_since.setdefault(name, time.monotonic()) > self._settings.linger_s:
                 self._unload(name)
         self._unwanted_since = {n: t for n, t in self._unwanted_since.items() if n in held and n not in wanted}
-        self._release_files(held | wanted.keys())
+        self._release_files(held | wanted)
+
+    def _load_missing(self) -> set[str]:
+        """The names of what is wanted. After each load the database is asked again, so that what a request or a step
+        waits for goes before all that a sampler has to load when it starts."""
+        tried = set[str]()
+        while True:
+            with self._database.connection() as connection:
+                wanted = wanted_adapters(connection, self._settings.base_id, self._sampler_id)
+            held = self._holder.loaded()
+            self._withdraw_lost(held)
+            for adapter in wanted:
+                if adapter.name in held and not adapter.is_reported:
+                    self._report(adapter.name, None)  # again: the report was lost with its connection
+            missing = [a for a in wanted if a.name not in held and a.name not in tried and self._may_try(a.name)]
+            if not missing or self._has_left:
+                return {adapter.name for adapter in wanted}
+            tried.add(missing[0].name)
+            self._load(missing[0])
 
     def _withdraw_lost(self, held: set[str]) -> None:
         """What generates may have died and come back empty: nobody is to be sent there before it is loaded again."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 from uuid import UUID
@@ -53,9 +54,15 @@ class _Root:
 
 
 async def upload_adapter(
-    heads: Heads, store: CheckpointStore, caller: Caller, upload: Upload, archive: BinaryIO
+    heads: Heads,
+    asked: Callable[[UUID], None],
+    store: CheckpointStore,
+    caller: Caller,
+    upload: Upload,
+    archive: BinaryIO,
 ) -> str:
     """Make the model, and return the path of its root. `archive`: a tar of the adapter's files in PEFT's layout.
+    `asked`: notes that a sampler of the base is needed.
 
     Raises InvalidRequest for what is no such archive or does not fit the base, NotFound for the base, Conflict for the
     slug, QuotaFull, Unavailable while no sampler of the base serves.
@@ -66,6 +73,7 @@ async def upload_adapter(
         check_ttl(upload.ttl_seconds)
     async with heads.database.session() as session:
         base = await base_by_name(session, upload.base)
+        asked(base.id)
         await _check(session, caller, base, upload)
     root = await asyncio.to_thread(_publish, store, archive)
     try:

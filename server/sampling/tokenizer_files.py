@@ -11,23 +11,25 @@ from collections.abc import Iterable
 from sqlalchemy import select
 
 from server.catalog.bases import public_name
-from server.sampling.sampler_client import SamplerClient, SamplerGone
-from store.database import AsyncDatabase
+from server.sampling.collaborators import Sampling
+from server.sampling.sampler_client import SamplerGone
 from store.planes.registration import takes_requests
 from store.tables import ModelRow, SamplerRow
 from wire.errors import Unavailable
 
 
-async def tokenizer_cache(database: AsyncDatabase, samplers: SamplerClient, base: ModelRow) -> bytes:
+async def tokenizer_cache(sampling: Sampling, base: ModelRow) -> bytes:
     """A gzipped tar archive to be unpacked in the folder that HF_HOME names (`~/.cache/huggingface`): the tokenizer is
-    found there by the base's id at the hub, and by its slug. Raises Unavailable while no sampler of it serves."""
-    async with database.session() as session:
+    found there by the base's id at the hub, and by its slug. Raises Unavailable while no sampler of it serves; one is
+    asked for then."""
+    sampling.dispatch.demand.asked(base.id)
+    async with sampling.database.session() as session:
         serving = select(SamplerRow.url).where(SamplerRow.base_id == base.id, takes_requests())
         urls = list(await session.scalars(serving.order_by(SamplerRow.started_at)))
     refusal = Unavailable(f"no sampler for the base {base.slug!r} serves, which would have its tokenizer; try again")
     for url in urls:
         try:
-            files = await samplers.tokenizer(url)
+            files = await sampling.client.tokenizer(url)
         except SamplerGone as gone:
             refusal = gone
             continue

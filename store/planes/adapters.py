@@ -32,27 +32,29 @@ class WantedAdapter:
     is_reported: bool
 
 
-# The base's own, then staged ones: a step waits for them.
+# The base's own; staged ones, for a step waits for them; those that requests asked for, the last first; the newest. A
+# sampler that has just started has all of them to load.
 _WANTED = f"""
     with wanted as (
-        select c.files_model_id, c.files_id, bool_or(c.status = 'staged') as is_staged
+        select c.files_model_id, c.files_id, bool_or(c.status = 'staged') as is_staged, max(w.until) as asked_until,
+            max(c.created_at) as created_at
         from checkpoints c
         join models m on m.id = c.model_id
+        left join adapter_wants w on w.checkpoint_id = c.id and w.until > clock_timestamp()
         where m.base_id = %(base_id)s and (
-            c.id = {SERVED}
-            or c.status = 'staged'
-            or c.id in (select checkpoint_id from adapter_wants where until > clock_timestamp())
+            c.id = {SERVED} or c.status = 'staged' or w.checkpoint_id is not null
         ) and c.is_saved and not exists (select from samplers where id = %(sampler_id)s and drained_at is not null)
         group by c.files_model_id, c.files_id
     ), named as (
-        select %(base)s::text as name, null::uuid as files_model_id, null::uuid as files_id, null as is_staged
+        select %(base)s::text as name, null::uuid as files_model_id, null::uuid as files_id, null as is_staged,
+            null as asked_until, null as created_at
         union all
-        select {adapter_name_sql("files_id")}, files_model_id, files_id, is_staged from wanted
+        select {adapter_name_sql("files_id")}, files_model_id, files_id, is_staged, asked_until, created_at from wanted
     )
     select n.name, n.files_model_id, n.files_id, a.adapter is not null as is_reported
     from named n
     left join sampler_adapters a on a.sampler_id = %(sampler_id)s and a.adapter = n.name and a.state = 'loaded'
-    order by n.is_staged desc
+    order by n.is_staged desc, n.asked_until desc nulls last, n.created_at desc
 """  # noqa: S608 - put together from a constant
 
 # The commit does not wait for the disk: a report that is lost is made again.
@@ -69,8 +71,8 @@ _REPORT = """
 
 
 def wanted_adapters(connection: Connection, base_id: UUID, sampler_id: UUID | None = None) -> list[WantedAdapter]:
-    """The base itself, and staged, served and pinned checkpoints of its models, in this order; of a sampler that is
-    drained, the base alone: what else it holds is unloaded after a while."""
+    """The base itself, and staged, pinned and served checkpoints of its models, the most urgent first; of a sampler
+    that is drained, the base alone: what else it holds is unloaded after a while."""
     values = {"base_id": base_id, "sampler_id": sampler_id, "base": base_adapter_name(base_id)}
     rows = connection.execute(_WANTED.encode(), values)
     return [

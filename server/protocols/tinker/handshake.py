@@ -88,7 +88,9 @@ async def dynamic_config(caller: AnyCallerDep) -> DynamicConfig:
 
 @router.get("/get_server_capabilities")
 async def server_capabilities(context: ContextDep, caller: AnyCallerDep) -> ServerCapabilities:
-    """The base models of the catalog."""
+    """The base models of the catalog. Where samplers are started when they are asked for, one that has none can be
+    sampled as well."""
+    comes_when_asked = context.settings.elastic.idle_s > 0
     serves = and_(SamplerRow.base_id == ModelRow.id, takes_requests())
     query = (
         select(ModelRow, func.count(SamplerRow.id))
@@ -105,7 +107,7 @@ async def server_capabilities(context: ContextDep, caller: AnyCallerDep) -> Serv
                 model_name=public_name(base),
                 max_context_length=(base.info or {}).get("context_length"),
                 trainable=base.info is not None,
-                sampleable=num_samplers > 0,
+                sampleable=num_samplers > 0 or comes_when_asked,
             )
             for base, num_samplers in rows
         ]

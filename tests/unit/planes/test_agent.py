@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import uuid
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, exists, select, text, update
+from sqlalchemy import delete, exists, func, select, text, update
 
 from sampler.agent import Agent, AgentSettings
 from store.checkpoint_stores.file import FileCheckpointStore
 from store.database import Database, normalise_url
 from store.planes.registration import is_live
-from store.tables import ModelRow, SamplerAdapterRow, SamplerRow
+from store.tables import AdapterWantRow, ModelRow, SamplerAdapterRow, SamplerRow
 from tests.unit.conftest import World
 from wire.adapter_names import base_adapter_name
 from wire.errors import Unavailable
@@ -203,3 +204,45 @@ def test_a_sampler_takes_two_connections_of_the_database(
     finally:
         agent.close()
         own.close()
+
+
+def test_a_cold_sampler_loads_first_what_is_waited_for_even_if_it_is_asked_for_meanwhile(
+    agent: Agent, database: Database, world: World, holder: Holder, tmp_path: Path, add_checkpoint
+):
+    head, asked, asked_last, staged, asked_meanwhile = (
+        add_checkpoint(status) for status in ("committed", "committed", "committed", "staged", "committed")
+    )
+    store = FileCheckpointStore(tmp_path)
+    for checkpoint_id in (head, asked, asked_last, staged, asked_meanwhile):
+        with store.stage(world.model_id, checkpoint_id) as files:
+            store.publish(world.model_id, checkpoint_id, files)
+    set_head(database, world, head)
+
+    def ask(checkpoint_id: uuid.UUID, for_s: int) -> None:
+        until = func.clock_timestamp() + timedelta(seconds=for_s)
+        with database.session() as session:
+            session.add(AdapterWantRow(checkpoint_id=checkpoint_id, until=until))
+
+    ask(asked, 100)
+    ask(asked_last, 200)
+    loaded = list[str]()
+
+    def load(name: str, path: Path | None) -> None:
+        holder.names.add(name)
+        loaded.append(name)
+        if name == f"hw-{staged.hex}":
+            ask(asked_meanwhile, 300)
+
+    holder.load_adapter = load
+    agent.reconcile()
+    expected = [f"hw-{one.hex}" for one in (staged, asked_meanwhile, asked_last, asked, head)]
+    assert loaded == [base_adapter_name(world.base_id), *expected]
+
+
+def test_a_sampler_that_leaves_loads_nothing_more(
+    agent: Agent, database: Database, world: World, holder: Holder, add_checkpoint
+):
+    set_head(database, world, add_checkpoint())
+    holder.load_adapter = lambda name, path: (holder.names.add(name), agent.leave())
+    agent.reconcile()
+    assert holder.names == {base_adapter_name(world.base_id)}

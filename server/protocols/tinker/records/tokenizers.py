@@ -18,6 +18,6 @@ async def tokenizer(context: ContextDep, caller: AnyCallerDep, base: str) -> Res
     """The files of a base's tokenizer, as a gzipped tar archive to be unpacked in ~/.cache/huggingface."""
     async with context.database.session() as session:
         row = await base_by_name(session, base)
-    archive = await tokenizer_cache(context.database, context.sampling.client, row)
+    archive = await tokenizer_cache(context.sampling, row)
     name = {"Content-Disposition": 'attachment; filename="tokenizer.tar.gz"'}
     return Response(archive, media_type="application/gzip", headers=name)

@@ -54,5 +54,5 @@ async def upload(
             await asyncio.to_thread(archive.write, chunk)
         archive.seek(0)
         wanted = Upload(base_model, slug, name, ttl_seconds)
-        store = context.adapter_files.store
-        return Uploaded(tinker_path=await upload_adapter(context.heads, store, caller, wanted, archive))
+        store, asked = context.adapter_files.store, context.sampling.dispatch.demand.asked
+        return Uploaded(tinker_path=await upload_adapter(context.heads, asked, store, caller, wanted, archive))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -73,9 +74,9 @@ def doctor(
         place = Place(plane, data_dir, trust, server, _token(key, key_file))
     else:
         url = database_url_or_embedded(database_url, data_dir)
-        stores = {"checkpoints": checkpoint_store_url(checkpoint_store, data_dir)}
+        stores = {"checkpoints": _store(checkpoint_store, data_dir / "checkpoints", checkpoint_store_url, data_dir)}
         if plane is not Plane.SAMPLER:
-            stores["blobs"] = blob_store_url(blob_store, data_dir)
+            stores["blobs"] = _store(blob_store, data_dir / "blobs", blob_store_url, data_dir)
         place = Place(plane, data_dir, trust, server, None, url, stores, _token(sampler_token, sampler_token_file))
     findings, is_usable = place.examine()
     violations, num_checked = list[Violation](), 0
@@ -85,6 +86,11 @@ def doctor(
     if place.database_url and not is_usable:
         _stop_without_database(findings)
     raise typer.Exit(0 if is_healthy(findings) and not violations else 1)
+
+
+def _store(url: str | None, folder: Path, url_of: Callable[[str | None, Path], str], data_dir: Path) -> str | None:
+    """The URL of a store; None where none is named, and planes have made no folder for it here."""
+    return url_of(url, data_dir) if url or folder.exists() else None
 
 
 def _token(plain: str | None, file: Path | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from cli.doctor.stores import check_store, disk_finding
 from store.database import Database
 from wire.loaded import store_fingerprint
 
-TITLES = {"checkpoints": "checkpoint store", "blobs": "blob store"}
+_TITLES = {"checkpoints": "checkpoint store", "blobs": "blob store"}
+_VARIABLES = {"checkpoints": "HEADWAY_CHECKPOINT_STORE", "blobs": "HEADWAY_BLOB_STORE"}
 
 
 class Plane(StrEnum):
@@ -31,7 +32,7 @@ class Plane(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Place:
     """What a plane is given here. server: origin under which others call it. database_url: None for a runner. stores:
-    URLs, by what is in them."""
+    URLs, by what is in them; None where none is given here."""
 
     plane: Plane
     data_dir: Path
@@ -39,7 +40,7 @@ class Place:
     server: str | None = None
     runner_key: str | None = None
     database_url: str | None = None
-    stores: Mapping[str, str] | None = None
+    stores: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
     sampler_token: str | None = None
 
     def examine(self) -> tuple[list[Finding], bool]:
@@ -50,8 +51,8 @@ class Place:
             about_database = check_database(self.database_url)
             is_usable = all(f.state is not State.NOT_OK for f in about_database if f.what in ("reachable", "schema"))
             findings += about_database
-        for name, url in (self.stores or {}).items():
-            findings += check_store(TITLES[name], url)
+        for name, url in self.stores.items():
+            findings += check_store(_TITLES[name], url) if url else [_not_given(name)]
         findings.append(disk_finding("data folder", self.data_dir.resolve()))
         if self.database_url and is_usable:
             findings += self._planes(self.database_url)
@@ -64,9 +65,14 @@ class Place:
 
     def _planes(self, database_url: str) -> list[Finding]:
         database = Database(database_url, pool_size=1)
-        stores = {name: store_fingerprint(url) for name, url in (self.stores or {}).items()}
+        stores = {name: store_fingerprint(url) for name, url in self.stores.items() if url}
         reach = self.plane is Plane.SERVER
         try:
             return check_planes(database, self.trust, self.sampler_token, stores, reach=reach)
         finally:
             database.close()
+
+
+def _not_given(name: str) -> Finding:
+    remedy = f"set {_VARIABLES[name]}, or HEADWAY_DATA_DIR, as planes have it"
+    return Finding(_TITLES[name], "reachable", State.UNKNOWN, "none is named here", remedy)

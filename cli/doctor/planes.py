@@ -146,7 +146,7 @@ def _versions(described: Sequence[tuple[PlaneState, Loaded]]) -> Finding:
         schema = f" (schema {loaded.schema})" if loaded.schema else ""
         by_release[f"{loaded.version}{schema}"].append(f"{plane.plane} {plane.host}")
     versions = {loaded.version for _, loaded in described} | {version_of("headway")}
-    schemas = {loaded.schema for _, loaded in described if loaded.schema}
+    schemas = {loaded.schema for plane, loaded in described if plane.plane != "runner"}  # releases before 0021: None
     found = "; ".join(f"{release}: {_listed(planes)}" for release, planes in sorted(by_release.items()))
     if len(versions) <= 1 and len(schemas) <= 1:
         return Finding("planes", "versions", State.OK, found)

@@ -84,8 +84,7 @@ class Fleet:
     def started(self, release: str, plane: str, *arguments: str, **environment: str) -> Plane:
         """Once it says that it is ready; a server is in rotation from then on."""
         begun = self.start(release, plane, *arguments, **environment)
-        word = {"runner": "runner_registered"}.get(plane, f"{plane}_ready")
-        self.until(lambda: word in begun.log.read_text(), begun)
+        self.until(lambda: f"{plane}_ready" in begun.log.read_text(), begun)
         if plane == "server":
             self.rotation = [*self.rotation, begun]
         return begun
@@ -96,6 +95,10 @@ class Fleet:
             assert plane is None or plane.process.poll() is None, plane.log.read_text()[-3000:]
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.2)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"HUD_API_KEY": self.key}
 
     @property
     def url(self) -> str:

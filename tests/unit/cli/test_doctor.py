@@ -26,10 +26,11 @@ from cli.main import app
 from store.catalog import ensure_base
 from store.database import Database, normalise_url, psycopg_dsn
 from store.planes.registration import fall_silent, register_sampler, register_trainer, trainer_ready
+from store.tables import SamplerRow
 from tests.certificates import Authority
 from tests.http_servers import serving
 from tests.object_store import BUCKET, ObjectStore
-from wire.loaded import Loaded, store_fingerprint
+from wire.loaded import Loaded, store_fingerprint, version_of
 from wire.process.tls import TlsSettings, listening_context, trusting_context
 
 TRUST = Trust(create_default_context())
@@ -257,6 +258,16 @@ def test_planes_of_other_versions_are_noted_and_of_other_stores_not_ok(
     assert "HEADWAY_CHECKPOINT_STORE" in stores.remedy
 
 
+def test_a_plane_of_a_release_that_names_no_schema_is_noted(database: Database, postgres_url: str, tmp_path: Path):
+    ours = version_of("headway")
+    sampler_id = add_sampler(database, f"http://127.0.0.1:{closed_port()}", Loaded(version=ours))
+    assert by_check(place(postgres_url, tmp_path).examine()[0], "planes")["versions"].state is State.OK
+    add_sampler(database, f"http://127.0.0.1:{closed_port()}", Loaded(version=ours))
+    with database.session() as session:
+        session.get_one(SamplerRow, sampler_id).details = {"version": ours}
+    assert by_check(place(postgres_url, tmp_path).examine()[0], "planes")["versions"].state is State.NOTE
+
+
 def headway(url: str, folder: Path, *arguments: str):
     environment = {"HEADWAY_DATABASE_URL": url, "HEADWAY_DATA_DIR": str(folder), "COLUMNS": "200"}
     return CliRunner().invoke(app, ["doctor", *arguments], env=environment)
@@ -269,8 +280,11 @@ def test_the_command_prints_a_table_or_json_and_fails_where_something_is_not_ok(
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("part\tcheck\tresult\tfound\twhat_to_do\nPostgreSQL\treachable\t")
     assert done.stdout.rstrip().endswith("invariants hold")
+    assert "blob store\treachable\tnot checked\tnone is named here" in done.stdout
+    (tmp_path / "blobs").mkdir()
     shown = json.loads(headway(postgres_url, tmp_path, "--json").stdout)
-    assert {check["state"] for check in shown["checks"]} <= {"ok", "note"}
+    assert ("blob store", "rights", "ok") in {(c["part"], c["what"], c["state"]) for c in shown["checks"]}
+    assert {check["state"] for check in shown["checks"]} <= {"ok", "note", "not checked"}
     (tmp_path / "file").touch()
     ill = headway(postgres_url, tmp_path, "--checkpoint-store", f"file://{tmp_path}/file")
     assert ill.exit_code == 1

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,6 +95,7 @@ class Network:
         self._id = uuid.uuid4().hex[:6]
         self._switch = f"headway-{self._id}"
         self._hosts: dict[str, Host] = {}
+        self._making = threading.Lock()
         self._away: set[str] = set()
         self._delays: list[subprocess.Popen[str]] = []
         self.folder = Path()
@@ -117,9 +119,10 @@ class Network:
 
     def host(self, name: str) -> Host:
         """The host of this name, which other hosts know by it; made when first asked for."""
-        if name not in self._hosts:
-            self._hosts[name] = self._make(name, len(self._hosts) + 1)
-        return self._hosts[name]
+        with self._making:
+            if name not in self._hosts:
+                self._hosts[name] = self._make(name, len(self._hosts) + 1)
+            return self._hosts[name]
 
     def cut(self, a: Host, b: Host) -> None:
         """From now on no packet between them arrives."""

@@ -52,7 +52,7 @@ class Pod:
         self.ending = threading.Event()
         self.ended, self._lost = threading.Event(), threading.Event()
         self._threads = [threading.Thread(target=self._keep, name=name, daemon=True)]
-        self._was_ready = False
+        self._has_been_ready = False
         self.waits_for: str | None = None
         """The Secret, ConfigMap, volume or user without which it cannot be started."""
 
@@ -61,10 +61,9 @@ class Pod:
 
     @property
     def is_ready(self) -> bool:
-        """Whether Services send requests to it. A pod that ends is not ready from the first moment."""
-        if self._lost.is_set():
-            return self._was_ready and not self.ended.is_set()
-        return not self.ending.is_set() and all(run.is_ready for run in self.runs)
+        """Whether Services send requests to it, by its last look at its containers. A pod that ends is not ready from
+        the first moment."""
+        return self._has_been_ready and not self.ending.is_set() and not self.ended.is_set()
 
     @property
     def exit_statuses(self) -> list[int | None]:
@@ -156,8 +155,9 @@ class Pod:
         return False
 
     def _announce(self) -> None:
-        if self.is_ready != self._was_ready:
-            self._was_ready = self.is_ready
+        are_ready = all(run.is_ready for run in self.runs)
+        if are_ready != self._has_been_ready:
+            self._has_been_ready = are_ready
             self._around.changed()
 
     def _end(self, deadline: float) -> None:

@@ -71,7 +71,7 @@ class Fleet:
         self._others: list[Host] = []
         self._lock = threading.RLock()
         self._changed, self._closing = threading.Event(), threading.Event()
-        self._num_changes = self._num_spread = 0
+        self._known_ready: frozenset[Pod] = frozenset()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._propagate, self._control)]
         self._read_objects()
 
@@ -127,7 +127,7 @@ class Fleet:
         self.services.lead(host)
         with self._lock:
             self._others.append(host)
-        self._change()
+        self._spread()
         return host
 
     def scale(self, deployment: str, replicas: int) -> None:
@@ -162,15 +162,16 @@ class Fleet:
     def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
+            assert all(thread.is_alive() for thread in self._threads), "the fleet's own thread has died, see above"
             assert time.monotonic() < deadline, f"not within {timeout_s} s\n{self.said()}"
             time.sleep(0.1)
 
     def _is_settled(self) -> bool:
         """Ready, and known to be by every host."""
-        settled = self._num_spread == self._num_changes
+        known, settled = self._known_ready, True
         for deployment, replicas in self._replicas.items():
             pods = [pod for pod in self.pods(deployment) if not pod.ending.is_set()]
-            settled &= len(pods) == replicas and all(pod.is_ready for pod in pods)
+            settled &= len(pods) == replicas and all(pod in known and pod.is_ready for pod in pods)
         return settled
 
     def _of_kind(self, kind: str) -> list[Mapping[str, Any]]:
@@ -198,7 +199,7 @@ class Fleet:
         if self._clocks:
             host.clock_offset_s = 0.0
         links = service_links(self._of_kind("Service"), self.services.addresses)
-        around = Surroundings(self._namespace, self.objects, links, self._claims, self._change)
+        around = Surroundings(self._namespace, self.objects, links, self._claims, self._changed.set)
         self.services.lead(host)
         inside(host, "iptables-restore", "-w", "--noflush", given=HOOKS)
         pod = Pod(f"{owner}-{uuid.uuid4().hex[:5]}", owner, template, host, around)
@@ -219,30 +220,25 @@ class Fleet:
                 for pod in _least_useful_first(pods)[: max(0, len(pods) - replicas)]:
                     pod.delete()
 
-    def _change(self) -> None:
-        with self._lock:
-            self._num_changes += 1
-        self._changed.set()
-
     def _propagate(self) -> None:
         while not self._closing.is_set():
             self._changed.wait()
             time.sleep(_PROPAGATION_S)
             self._changed.clear()
-            num_changes = self._num_changes
             self._spread()
-            self._num_spread = num_changes
 
     def _spread(self) -> None:
         """Tell every host which pods are ready, and every pod the names and what it may reach."""
         with self._lock:
             pods = self.pods()
+            ready = frozenset(pod for pod in pods if pod.is_ready)
             rules, names = self.services.rules(pods), self.services.names(pods)
             for pod in pods:
                 _restore(pod.host, rules + self._policies.rules(pod, pods))
                 (pod.folder / "hosts").write_text(names)
             for host in self._others:
                 _restore(host, rules)
+            self._known_ready = ready
 
 
 def _restore(host: Host, rules: str) -> None:

@@ -49,6 +49,7 @@ COMMANDS: dict[str, Entry] = {
     "key": Entry("cli.commands.keys", "app", is_hidden=True),
     "team": Entry("cli.commands.teams", "teams"),
     "quota": Entry("cli.commands.teams", "quotas"),
+    "blobs": Entry("cli.commands.blobs", "app"),
     "envs": Entry("cli.commands.environments", "app"),
     "runners": Entry("cli.commands.runners", "app"),
     "upstreams": Entry("cli.commands.upstreams", "app"),

@@ -22,6 +22,7 @@ from store.backup.manifest import (
     dumped_tables,
 )
 from store.blob_stores import BlobStore
+from store.blob_stores.copying import put_file
 from store.checkpoint_stores import CheckpointStore
 from store.database import Connection, Database, psycopg_dsn
 from store.migrations import upgrade
@@ -96,7 +97,8 @@ def _refuse_what_is_not_empty(database: Database, checkpoints: CheckpointStore, 
 def _place_blobs(source: Path, manifest: BackupManifest, blobs: BlobStore) -> None:
     for path in manifest.files:
         if path.startswith(f"{BLOBS}/"):
-            blobs.put((source / path).read_bytes())
+            with (source / path).open("rb") as file:
+                put_file(blobs, file, path.rpartition("/")[2])
 
 
 def _place_checkpoints(source: Path, manifest: BackupManifest, checkpoints: CheckpointStore) -> None:

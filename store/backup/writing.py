@@ -25,6 +25,7 @@ from store.verification import KEPT_BLOBS, KEPT_CHECKPOINTS, Kept, kept_from_row
 from wire.errors import Conflict, CorruptCheckpoint
 
 _SEQUENCES = "select sequencename, last_value from pg_sequences where schemaname = 'public' and last_value is not null"
+_PIECE_BYTES = 2**20
 
 
 def back_up(
@@ -57,7 +58,7 @@ def back_up(
             paths += written
             progress(done, len(kept) + len(names))
     files = {path.relative_to(target).as_posix(): measure(path) for path in paths}
-    _refuse_altered(kept, files)
+    _refuse_altered(kept, names, files)
     manifest = BackupManifest(revision, created_at, tables, sequences, files)
     _conclude(target, manifest)
     return manifest
@@ -112,7 +113,8 @@ def _copy_all(
     folders.make(target / BLOBS)
     for name in names:
         path = target / BLOBS / name
-        path.write_bytes(blobs.get(name))
+        with blobs.open(name) as source, path.open("wb") as copy:
+            shutil.copyfileobj(source, copy, _PIECE_BYTES)
         sync_file(path)
         yield [path]
 
@@ -133,11 +135,14 @@ def _copy_checkpoint(checkpoints: CheckpointStore, kept: Kept, target: Path, fol
     return copies
 
 
-def _refuse_altered(kept: list[Kept], files: dict[str, tuple[int, str]]) -> None:
+def _refuse_altered(kept: list[Kept], names: list[str], files: dict[str, tuple[int, str]]) -> None:
     for checkpoint in kept:
         for path, expected in checkpoint.files().items():
             if files[f"{CHECKPOINTS}/{checkpoint.model_id.hex}/{checkpoint.id.hex}/{path}"] != expected:
                 raise CorruptCheckpoint(f"{path} of checkpoint {checkpoint.name} is not what the database says")
+    for name in names:
+        if files[f"{BLOBS}/{name}"][1] != name:
+            raise CorruptCheckpoint(f"blob {name} was altered")
 
 
 def _conclude(target: Path, manifest: BackupManifest) -> None:

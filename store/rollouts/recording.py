@@ -6,6 +6,7 @@ a sample shares with another is there when it is written, and counts are exact. 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -68,7 +69,10 @@ async def record(
     """
     records = sorted(records, key=lambda record: (record.team_id.bytes, record.trace_id.bytes))
     num_bytes = sum(span.num_bytes for one in records for span in one.spans)
-    spans = await off_loop(num_bytes, _pack_spans, records, blobs)
+    if any(span.contents for one in records for span in one.spans):  # which are put as blobs, however small they are
+        spans = await asyncio.to_thread(_pack_spans, records, blobs)
+    else:
+        spans = await off_loop(num_bytes, _pack_spans, records, blobs)
     num_sample_bytes = sum(sample.num_bytes for one in records for sample in one.samples)
     for attempt in range(_ATTEMPTS):
         traces = {one.trace: any(map(_may_share, one.samples)) for one in records if one.samples}

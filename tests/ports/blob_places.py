@@ -17,6 +17,7 @@ from store.blob_stores.copies import BlobCopies
 from store.blob_stores.file import FileBlobStore
 from store.blob_stores.s3 import S3BlobStore
 from tests.object_store import AgedBucket, ObjectPath, ObjectStore
+from tests.ports.checkpoint_places import Place, S3Place
 
 KINDS = ["file", "s3"]
 
@@ -83,6 +84,11 @@ class S3BlobPlace:
         upload = self.s3.client.create_multipart_upload(Bucket="checkpoints", Key=key)
         part = {"UploadId": upload["UploadId"], "PartNumber": 1, "Body": data}
         self.s3.client.upload_part(Bucket="checkpoints", Key=key, **part)
+
+
+def blob_place_beside(place: Place, folder: Path) -> BlobPlace:
+    """For blobs of a service whose checkpoints lie there."""
+    return S3BlobPlace(place.s3, folder) if isinstance(place, S3Place) else FileBlobPlace(folder)
 
 
 def blob_place_maker(kind: str, request: pytest.FixtureRequest) -> Callable[[Path], BlobPlace]:

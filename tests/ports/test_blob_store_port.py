@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from store.blob_stores import BlobStore, open_blob_store
+from store.blob_stores.copying import copy_blobs
+from store.blob_stores.file import FileBlobStore
 from tests.ports.blob_places import KINDS, BlobPlace, blob_place_maker
 from wire.errors import CorruptCheckpoint
 
@@ -129,3 +131,15 @@ def test_many_who_put_the_same_at_once_store_it_once(place: BlobPlace):
     with ThreadPoolExecutor(8) as threads:
         put = set(threads.map(lambda blobs: blobs.put(b"same"), [place.open() for _ in range(8)]))
     assert names(place.open()) == list(put)
+
+
+def test_a_copy_into_another_store_goes_on_where_it_stopped(blobs: BlobStore, place: BlobPlace, tmp_path: Path):
+    other = FileBlobStore(tmp_path / "other")
+    names = [blobs.put(data) for data in (b"one", b"two", LARGE)]
+    assert copy_blobs(blobs, other, names[:1], lambda done, of: None) == 1
+    assert copy_blobs(blobs, other, names, lambda done, of: None) == 2
+    assert [other.check(name) for name in names] == [None] * 3
+    assert copy_blobs(other, place.open(), names, lambda done, of: None) == 0
+    place.path(names[0]).write_bytes(b"onE")
+    with pytest.raises(CorruptCheckpoint, match="altered"):
+        copy_blobs(place.open(), FileBlobStore(tmp_path / "third"), names, lambda done, of: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Annotated, BinaryIO
@@ -111,7 +112,7 @@ async def archive(context: ContextDep, caller: RunnerDep, runner_id: UUID, build
     async with context.database.session() as session:
         build = await archive_of(session, await own_runner(session, caller, runner_id), build_id)
     assert build.archive_blob is not None, "it has an archive"
-    file = context.blobs.open(build.archive_blob)
+    file = await asyncio.to_thread(context.blobs.open, build.archive_blob)
     headers = {} if build.archive_bytes is None else {"Content-Length": str(build.archive_bytes)}
     return StreamingResponse(_pieces(file), media_type="application/gzip", headers=headers)
 

@@ -28,6 +28,7 @@ AGES_AND_LABELS = {
     "server/upstreams/recording.py": "when a vendor was asked",
     "runner/environments/local.py": "age of what is kept, for its removal",
     "store/backup/writing.py": "when a backup was begun",
+    "store/blob_stores/copies.py": "age of what a dead process left, for its removal",
     "store/blob_stores/file.py": "age of a file, for the collector",
     "store/checkpoint_stores/file.py": "age of a folder, for the collector",
     "store/object_store/bucket.py": "age of an object whose store does not say what its clock shows",

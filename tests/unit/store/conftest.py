@@ -17,13 +17,13 @@ import pytest
 from sqlalchemy import func, select, update
 
 from store.blob_stores import BlobStore
-from store.blob_stores.file import FileBlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.database import Database, psycopg_dsn
 from store.oplog import leases
 from store.retention.collecting import Collector, Removal
 from store.retention.policy import RetentionPolicy
 from store.tables import CheckpointRow, ModelRow, OperationRow
+from tests.ports.blob_places import blob_place_beside
 from tests.ports.checkpoint_places import Place, place_maker
 from tests.unit.conftest import World
 
@@ -39,13 +39,16 @@ class Estate:
     folder: Path
     place: Place
 
+    def __post_init__(self) -> None:
+        self.blob_place = blob_place_beside(self.place, self.folder)
+
     @property
     def checkpoints(self) -> CheckpointStore:
         return self.place.open()
 
     @property
     def blobs(self) -> BlobStore:
-        return FileBlobStore(self.folder / "blobs")
+        return self.blob_place.open()
 
     def publish(self, checkpoint_id: UUID, content: bytes = b"weights") -> dict[str, Any]:
         with self.checkpoints.stage(self.world.model_id, checkpoint_id) as staged:

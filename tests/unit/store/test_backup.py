@@ -17,6 +17,7 @@ from store.rollouts import NewSample, TraceRecord, record
 from store.rollouts.trainer_logprobs import Pass, keep_trainer_logprobs
 from store.tables import ApiKeyRow, Base, ModelRow, OperationRow
 from store.verification import verify
+from tests.ports.blob_places import blob_place_beside
 from tests.ports.checkpoint_places import KINDS, Place
 from tests.unit.store.conftest import Estate
 from tests.unit.store.rollouts.conftest import make_turns
@@ -32,7 +33,7 @@ def place_kind(request: pytest.FixtureRequest) -> str:
 class Target:
     def __init__(self, database: Database, folder: Path, place: Place) -> None:
         self.database = database
-        self.checkpoints, self.blobs = place.open(), FileBlobStore(folder / "blobs")
+        self.checkpoints, self.blobs = place.open(), blob_place_beside(place, folder).open()
 
     def restore(self, source: Path, **options) -> None:
         restore(source, self.database, self.checkpoints, self.blobs, **options)

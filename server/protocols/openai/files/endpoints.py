@@ -52,7 +52,7 @@ async def create_file(context: ContextDep, caller: CallerDep, request: Request) 
             checked = await incoming.finish()
             blob = await asyncio.to_thread(draft.keep)
         finally:
-            draft.drop()
+            await asyncio.to_thread(draft.drop)
     async with context.database.session() as session:
         return file_object(await service.add(session, caller, form.filename or "file", blob, checked))
 
@@ -90,9 +90,8 @@ async def get_content(context: ContextDep, caller: CallerDep, file_id: str) -> S
     async with context.database.session() as session:
         stored = await service.find(session, caller, id_of(FILE, file_id))
     headers = {"Content-Length": str(stored.num_bytes), "Cache-Control": "no-store"}
-    return StreamingResponse(
-        _pieces(context.blobs.open(stored.blob)), headers=headers, media_type="application/octet-stream"
-    )
+    file = await asyncio.to_thread(context.blobs.open, stored.blob)
+    return StreamingResponse(_pieces(file), headers=headers, media_type="application/octet-stream")
 
 
 @router.delete("/{file_id}")

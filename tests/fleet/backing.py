@@ -23,6 +23,9 @@ from tests.object_store import BUCKET, environment
 
 S3_PORT = 9000
 _START_S = 60.0
+_CONNECTIONS = 250
+"""Sixty for each of three servers while one is replaced, twenty for each trainer, a few for each sampler; PostgreSQL's
+default is 100, with which two servers leave none to a run."""
 _RULES = "local all all scram-sha-256\nhost all all 0.0.0.0/0 scram-sha-256\n"
 _DATABASE = "headway"
 
@@ -70,6 +73,7 @@ def _start_postgres(host: Host, folder: Path) -> str:
     (folder / "pg_hba.conf").write_text(_RULES)
     command[command.index("-h") + 1] = "0.0.0.0"
     command[command.index("-D") + 1] = "."
+    command += ["-c", f"max_connections={_CONNECTIONS}"]
     uid = pwd.getpwnam(user).pw_uid if user else 0
     host.start(command, {"LC_ALL": "C"}, mounts={str(folder): folder}, uid=uid, cwd=str(folder))
     url = f"postgresql://{role}:{password}@{host.address}:5432/{_DATABASE}"

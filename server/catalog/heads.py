@@ -14,6 +14,7 @@ from server.audit.recording import Actor, actor_of, record
 from server.auth.service import Caller
 from server.catalog import service
 from server.catalog.bases import untrained
+from server.catalog.repeated_moves import SET_HEAD, MovedAlready, newest_event, refuse_repeated
 from server.catalog.saving_nodes import NodeSaving
 from server.catalog.types import Head
 from server.process.shutdown import Shutdown
@@ -51,13 +52,29 @@ class Heads:
 async def set_head(heads: Heads, caller: Caller, reference: str, checkpoint_reference: str | None) -> Head:
     """Point the model's head at one of its checkpoints, or (None) at the base weights.
 
-    A checkpoint without files is computed again and saved first. Raises NotFound, Forbidden for a base model, Gone when
-    its files were removed, PromotionRejected when every live sampler refuses the checkpoint.
+    A checkpoint without files is computed again and saved first. A call that was sent again moves the head once. Raises
+    NotFound, Forbidden for a base model, Gone when its files were removed, PromotionRejected when every live sampler
+    refuses the checkpoint.
     """
     async with heads.database.session() as session:
         model = await service.get_model(session, caller.team_id, reference)
+        since = await newest_event(session, model.id)
     caller.require_model(model.id, model.slug)
-    return await roll_to(heads, model, checkpoint_reference, actor_of(caller))
+    actor = actor_of(caller)
+
+    async def refuse(session: AsyncSession) -> None:
+        target = await _target(session, model, checkpoint_reference)
+        await refuse_repeated(session, actor, model.id, target.id if target else None, since)
+
+    try:
+        return await roll_to(heads, model, checkpoint_reference, actor, check=refuse)
+    except MovedAlready:
+        async with heads.database.session() as session:
+            return head_of(model, await _target(session, model, checkpoint_reference))
+
+
+async def _target(session: AsyncSession, model: ModelRow, reference: str | None) -> CheckpointRow | None:
+    return None if reference is None else await service.get_checkpoint(session, model, reference)
 
 
 async def roll_to(
@@ -94,7 +111,7 @@ async def roll_to(
             _refuse_without_files(checkpoint)
         moved = {"from": str(before) if before else None, "to": str(checkpoint.id) if checkpoint else None}
         why = {"reason": reason} if reason else {}
-        record(session, actor, "set_head", team_id=model.team_id, subject_id=model.id, **moved, **why)
+        record(session, actor, SET_HEAD, team_id=model.team_id, subject_id=model.id, **moved, **why)
     fault_point("head:after-commit")
     if checkpoint is not None and checkpoint.state_removed_at is not None:
         log.warning("head_without_optimizer_state", model=model.slug, checkpoint=checkpoint.name)

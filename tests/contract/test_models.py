@@ -363,6 +363,24 @@ async def test_the_head_stays_when_no_sampler_loads_the_checkpoint_in_time(team,
         assert await session.get(AdapterWantRow, slow.id) is not None  # samplers were asked
 
 
+async def test_a_head_that_is_asked_for_again_while_samplers_load_moves_once(team, model, base, database):
+    before = await team.step(model["id"])
+    slow, path = await unloaded_checkpoint(database, model["id"]), f"/v2/models/{model['id']}/head"
+    calls = [asyncio.create_task(team.http.put(path, json={"checkpoint_id": str(slow.id)})) for _ in range(3)]
+    await asyncio.sleep(0.2)  # they came in
+    async with database.session() as session:
+        version = (await session.get_one(ModelRow, uuid.UUID(model["id"]))).head_version
+        sampler = (await session.scalars(select(SamplerRow).where(SamplerRow.base_id == base.id))).one()
+        session.add(SamplerAdapterRow(sampler_id=sampler.id, adapter=slow.adapter_name, state="loaded"))
+    replies = await asyncio.gather(*calls)
+    assert [reply.json()["checkpoint_id"] for reply in replies] == [str(slow.id)] * 3
+    async with database.session() as session:
+        assert (await session.get_one(ModelRow, uuid.UUID(model["id"]))).head_version == version + 1
+    back = await team.http.put(path, json={"checkpoint_id": before["checkpoint_id"]})
+    again = await team.http.put(path, json={"checkpoint_id": str(slow.id)})
+    assert [back.json()["checkpoint_id"], again.json()["checkpoint_id"]] == [before["checkpoint_id"], str(slow.id)]
+
+
 async def test_the_head_moves_when_no_sampler_lives(team, model, database):
     unloaded = await unloaded_checkpoint(database, model["id"])
     async with no_samplers(database):

@@ -34,7 +34,7 @@ HARBOR_PYTHON ?= 3.12
 TEST_PROCESSES ?= 2
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.PHONY: demo demo-run demo-tools demo-images up test test-slow test-gpu test-fleet chaos chaos-planes chaos-groups chaos-run check bench bench-peers bench-images bench-real-model docs site format clean screenshots
+.PHONY: demo demo-run demo-tools demo-images up test test-slow test-gpu test-fleet fleet-faults chaos chaos-planes chaos-groups chaos-run check bench bench-peers bench-images bench-real-model docs site format clean screenshots
 .DELETE_ON_ERROR:
 
 demo: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
@@ -70,6 +70,9 @@ test-slow: .venv/installed-dev .venv-hud-rl/installed .venv-verifiers/installed 
 
 test-fleet: .venv/installed-dev $(TINY_BASE)/config.json  ## simulated hosts with faults between them; needs root and iptables
 	$(BIN)/python -m pytest -m fleet tests/fleet $(TEST_ARGS)
+
+fleet-faults: .venv/installed-dev $(TINY_BASE)/config.json  ## every fault between simulated hosts, half an hour; FAULTS=clock: those alone
+	$(BIN)/python -m tests.fleet.trials --only "$(FAULTS)"
 
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
 	$(BIN)/python -m pytest -m gpu tests/gpu $(TEST_ARGS)

@@ -24,10 +24,18 @@ class PatientClient:
     with_keys: False is the client that sends a call whose answer got lost again, word for word.
     """
 
-    def __init__(self, origin: Callable[[], str], headers: dict[str, str], *, with_keys: bool = True) -> None:
+    def __init__(
+        self,
+        origin: Callable[[], str],
+        headers: dict[str, str],
+        *,
+        with_keys: bool = True,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._origin = origin
         self._headers = headers
         self._with_keys = with_keys
+        self._patience_s = patience_s
         self.troubles: Counter[str] = Counter()
         """How many attempts had no answer, by the status or the error."""
         self.longest_s = 0.0
@@ -38,7 +46,7 @@ class PatientClient:
         """The answer's status and JSON; an error of the client's own making counts as an answer."""
         headers = {**self._headers, **({"Idempotency-Key": key} if key and self._with_keys else {})}
         began, last = time.monotonic(), "nothing was sent"
-        while time.monotonic() < began + PATIENCE_S:
+        while time.monotonic() < began + self._patience_s:
             try:
                 reply = self._http.request(method, self._origin() + path, json=body, headers=headers)
                 if reply.status_code < 500:
@@ -50,7 +58,7 @@ class PatientClient:
                 self.troubles[type(error).__name__] += 1
                 last = f"{type(error).__name__}: {error}"
             time.sleep(_PAUSE_S)
-        raise GaveUp(f"{method} {path} had no answer in {PATIENCE_S:.0f} s; the last was: {last}")
+        raise GaveUp(f"{method} {path} had no answer in {self._patience_s:.0f} s; the last was: {last}")
 
     def expect(self, method: str, path: str, body: Any = None, key: str | None = None) -> Any:
         """The JSON of a call that must succeed."""

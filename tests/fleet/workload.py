@@ -26,6 +26,8 @@ from tests.object_store import BUCKET
 NUM_MODELS = 2
 RUN_STEPS = 1
 SEED = 11
+PATIENCE_S = 300.0
+"""Of a client: a host that vanished is started again, and then its plane."""
 
 
 class _StoredFolder:
@@ -91,7 +93,7 @@ class _Model(threading.Thread):
 
     def __init__(self, box: Any, seed: int, num_steps: int) -> None:
         super().__init__(daemon=True)
-        self.client = PatientClient(lambda: box.url, box.headers)
+        self.client = PatientClient(lambda: box.url, box.headers, patience_s=PATIENCE_S)
         self.progress, self.num_done, self.failure = Progress(), 0, ""
         self._calls = program(seed, num_steps)
         self._slug = f"fleet-{uuid.uuid4().hex[:12]}"

@@ -116,6 +116,7 @@ def server(
     except (OSError, ValueError) as error:
         stop_with(str(error))
     policy, store_url = RetentionPolicy(**given[RetentionPolicy]), checkpoint_store_url(checkpoint_store, data_dir)
+    _warn_of_two_kinds(store_url, blob_store_url(blob_store, data_dir))
     start = TrainerStart(**given[TrainerStart])
     serve(
         database_url=database_url,
@@ -168,6 +169,7 @@ def trainer(
         "metrics_token_file": metrics_token_file,
         "promotion": promotion,
     }
+    _warn_of_two_kinds(*stores)
     settings = TrainerSettings(database_url, base, *stores, **shared, **given[TrainerSettings])
     with _extra("trainer"):  # torch and what comes with it
         _or_stop(lambda: run(settings))
@@ -274,6 +276,18 @@ def _begin(plane: str, log_format: LogFormat | None) -> None:
     private_umask()
     follow_parent()
     arm_faults()
+
+
+def _warn_of_two_kinds(checkpoints: str, blobs: str) -> None:
+    """A service that has left shared folders behind for its checkpoints rarely means to share one for blobs."""
+    import structlog
+
+    if checkpoints.startswith("s3://") and blobs.startswith("file://"):
+        log = structlog.get_logger(__name__)
+        log.warning(
+            "blobs_in_files",
+            reason="checkpoints are in S3: servers and trainers must share this folder, or set HEADWAY_BLOB_STORE",
+        )
 
 
 @contextmanager

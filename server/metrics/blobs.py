@@ -10,7 +10,7 @@ from store.blob_stores import BlobDraft, BlobStore, StoredBlob
 
 
 class MeasuredBlobs(BlobStore):
-    """Another store's blobs."""
+    """Another store's blobs: all that a server reads and writes, never on its event loop."""
 
     def __init__(self, store: BlobStore, metrics: ServerMetrics) -> None:
         self._store = store

@@ -8,7 +8,7 @@ import io
 import socket
 import tarfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from sampler.app import create_app as create_sampler_app
 from sampler.backends.base import SamplerInfo
 from server.app import create_app
 from server.auth.service import create_key
+from server.metrics.blobs import MeasuredBlobs
 from server.process.settings import GarbageCollectionSettings, GuardSettings, Limits, ServerSettings, Timeouts
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
@@ -253,3 +254,23 @@ async def num_operations(database: AsyncDatabase, model_id: str) -> int:
     async with database.session() as session:
         query = select(func.count()).select_from(OperationRow).where(OperationRow.model_id == uuid.UUID(model_id))
         return await session.scalar(query) or 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_blob_call_on_an_event_loop() -> Iterator[None]:
+    """A server's blobs may be in a bucket: whoever calls them on its loop stops every request meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("put", "get", "has", "open", "draft", "check", "remove_older"):
+            patch.setattr(MeasuredBlobs, name, _off_the_loop(getattr(MeasuredBlobs, name)))
+        yield
+
+
+def _off_the_loop(method: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*args: Any) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return method(*args)
+        raise AssertionError(f"{method.__name__} of a blob store was called on an event loop")
+
+    return called

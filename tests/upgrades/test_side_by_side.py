@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from cli.commands.keys import create_key
 from store.embedded import EmbeddedPostgres
 from store.schema import newest_revision, read_schema
 from tests.conftest import database_folder
+from tests.e2e.box import point_sdk_at
 from tests.e2e.conftest import TINY_BASE
+from tests.e2e.deployed import deploy
+from tests.e2e.hosted import run_hosted, task
 from tests.e2e.rollouts import chat, group
 from tests.e2e.test_training import checkpoint_files
 from tests.upgrades.fleet import BASE, Fleet, Traffic
@@ -93,3 +97,24 @@ def test_two_releases_share_a_database_and_train_the_same_bits(fleet: Fleet):
     doctor = fleet.run("new", "doctor", "--files")
     assert "not ok" not in doctor
     assert "versions\tnote" in doctor
+
+
+def test_runners_of_each_release_work_for_servers_of_the_other(fleet: Fleet):
+    fleet.run("new", "migrate")
+    servers = {release: fleet.started(release, "server") for release in ("old", "new")}
+    fleet.started("old", "sampler")
+    fleet.until(lambda: fleet.call("GET", "/v2/models")["items"] != [])
+    key = create_key(fleet.database_url, team="default", name="runners", role="runner")
+    for release, other in (("old", "new"), ("new", "old")):
+        folder = str(fleet.data_dir / f"runner-{release}")
+        given = ("--server", servers[other].url, "--data-dir", folder)
+        runner = fleet.started(release, "runner", *given, HEADWAY_RUNNER_KEY=key)
+        fleet.rotation = [servers[other]]
+        point_sdk_at(fleet)  # type: ignore[arg-type]
+        if release == "old":
+            fleet.fork("played")
+        built = deploy(fleet)  # type: ignore[arg-type]
+        assert built["status"] == "SUCCEEDED", built
+        job = asyncio.run(run_hosted("played", task(a=12, b=30), group=2))
+        assert [run.trace.error for run in job.runs if run.grade.is_error] == []
+        runner.stop()

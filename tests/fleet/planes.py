@@ -139,9 +139,7 @@ class Planes:
         data = host.folder / "data"
         data.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "tests.fleet.plane", *arguments]
-        blobs = self.network.folder / "blobs"
-        blobs.mkdir(exist_ok=True)
-        mounts = {"/var/lib/headway": data, "/blobs": blobs}
+        mounts = {"/var/lib/headway": data}
         return host.start(command, self._environment(), mounts=mounts, cwd="/var/lib/headway", log=log)
 
     def _prepare(self) -> None:
@@ -158,7 +156,7 @@ class Planes:
             **self.backing.s3_environment,
             "HEADWAY_DATABASE_URL": self.backing.database_url,
             "HEADWAY_CHECKPOINT_STORE": f"s3://{BUCKET}/checkpoints",
-            "HEADWAY_BLOB_STORE": "file:///blobs",
+            "HEADWAY_BLOB_STORE": f"s3://{BUCKET}/blobs",
             "HEADWAY_DATA_DIR": "/var/lib/headway",
             "HEADWAY_BASE": BASE,
             "HEADWAY_SAMPLER_TOKEN": self._token,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -25,6 +25,7 @@ from cli.settings import (
     blob_store_url,
     checkpoint_store_url,
     database_url_or_embedded,
+    open_blobs,
     open_checkpoints,
     stop_with,
 )
@@ -34,6 +35,11 @@ from store.invariants.base import Violation
 from wire.process.tls import TrustSettings, trusting_context
 from wire.process.tokens import Tokens
 
+if TYPE_CHECKING:
+    from store.database import Database
+
+_Check: TypeAlias = "Callable[[Database], list[Violation]]"
+
 
 @takes_settings(TrustSettings)
 def doctor(
@@ -42,7 +48,9 @@ def doctor(
     plane: Annotated[
         Plane, typer.Option("--as", help="Check what this plane needs; a runner has a server's URL and a key, no more")
     ] = Plane.SERVER,
-    files: Annotated[bool, typer.Option("--files", help="Also check that checkpoints have their files")] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Also check that files of checkpoints and blobs are there")
+    ] = False,
     server: Annotated[
         str | None,
         typer.Option(envvar="HEADWAY_SERVER_URL", help="Origin of the server, to be called; --as runner needs it"),
@@ -81,7 +89,8 @@ def doctor(
     findings, is_usable = place.examine()
     violations, num_checked = list[Violation](), 0
     if place.database_url and is_usable:
-        violations, num_checked = _invariants(place.database_url, checkpoint_store, data_dir, files=files)
+        checks = _of_files(plane, checkpoint_store, blob_store, data_dir) if files else []
+        violations, num_checked = _invariants(place.database_url, checks)
     _print(findings, violations, num_checked, as_json=as_json)
     if place.database_url and not is_usable:
         _stop_without_database(findings)
@@ -99,21 +108,32 @@ def _token(plain: str | None, file: Path | None) -> str | None:
     return tokens[0] if tokens else None
 
 
-def _invariants(url: str, checkpoint_store: str | None, data_dir: Path, *, files: bool) -> tuple[list[Violation], int]:
+def _of_files(plane: Plane, checkpoint_store: str | None, blob_store: str | None, data_dir: Path) -> list[_Check]:
+    """Of the stores that this plane uses."""
+    from store.invariants import check_blobs, check_files
+
+    checkpoints = open_checkpoints(checkpoint_store, data_dir)
+    checks: list[_Check] = [lambda database: check_files(database, checkpoints)]
+    if plane is not Plane.SAMPLER:
+        blobs = open_blobs(blob_store, data_dir)
+        checks.append(lambda database: check_blobs(database, blobs))
+    return checks
+
+
+def _invariants(url: str, more: Sequence[_Check]) -> tuple[list[Violation], int]:
     """Those that do not hold, and how many were checked."""
     from store.database import Database
-    from store.invariants import INVARIANTS, check_all, check_files
+    from store.invariants import INVARIANTS, check_all
 
     database = Database(url)
-    checkpoints = open_checkpoints(checkpoint_store, data_dir) if files else None
 
     def examine() -> list[Violation]:
         with database.session() as session:
             found = check_all(session)
-        return found + (check_files(database, checkpoints) if checkpoints else [])
+        return [*found, *(violation for check in more for violation in check(database))]
 
     try:
-        return or_stop(examine), len(INVARIANTS) + files
+        return or_stop(examine), len(INVARIANTS) + len(more)
     finally:
         database.close()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from store.blob_stores import BlobStore
 from store.checkpoint_stores import CheckpointStore
 from store.database import Database
 from store.invariants.base import Invariant, Violation
@@ -16,7 +18,7 @@ from store.invariants.planes import PLANES
 from store.invariants.rollouts import ROLLOUTS
 from store.invariants.runs import RUNS
 from store.invariants.tree import TREE
-from store.verification import missing_files
+from store.verification import Damage, missing_blobs, missing_files
 
 INVARIANTS: tuple[Invariant, ...] = (*TREE, *LOG, *PLANES, *ROLLOUTS, *PLACEMENTS, *RUNS)
 
@@ -31,13 +33,23 @@ def check_all(session: Session) -> list[Violation]:
 
 def check_files(database: Database, checkpoints: CheckpointStore) -> list[Violation]:
     """Whether committed checkpoints have their files, by names and sizes; `store.verification` reads them as well."""
-    rows = [{"where": d.where, "path": d.path, "what": d.what} for d in missing_files(database, checkpoints)]
     sentence = "The files of committed checkpoints are in the store, and nothing else is in their folders."
-    return [Violation("committed checkpoints have their files", sentence, rows[:_MOST_ROWS])] if rows else []
+    return _violated("committed checkpoints have their files", sentence, missing_files(database, checkpoints))
+
+
+def check_blobs(database: Database, blobs: BlobStore) -> list[Violation]:
+    """Whether the blobs that rows name are there, by their names; `store.verification` reads them as well."""
+    sentence = "Payloads, results, pictures and uploads that rows name are in the blob store."
+    return _violated("rows have their blobs", sentence, missing_blobs(database, blobs))
+
+
+def _violated(name: str, sentence: str, damages: Sequence[Damage]) -> list[Violation]:
+    rows: list[dict[str, object]] = [{"where": d.where, "path": d.path, "what": d.what} for d in damages]
+    return [Violation(name, sentence, rows[:_MOST_ROWS])] if rows else []
 
 
 def _rows(session: Session, invariant: Invariant) -> list[dict[str, object]]:
     return [dict(row) for row in islice(session.execute(text(invariant.violations)).mappings(), _MOST_ROWS)]
 
 
-__all__ = ["INVARIANTS", "Invariant", "Violation", "check_all", "check_files"]
+__all__ = ["INVARIANTS", "Invariant", "Violation", "check_all", "check_blobs", "check_files"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import func, insert, text, update
 
-from store.invariants import INVARIANTS, check_all, check_files
+from store.invariants import INVARIANTS, check_all, check_blobs, check_files
 from store.planes.registration import register_sampler
 from store.tables import CheckpointNameRow, CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, SamplerAdapterRow
 from tests.unit.store.conftest import Estate
@@ -294,6 +294,17 @@ def test_missing_files_are_found_when_asked_for(estate: Estate):
     estate.path(checkpoint, "adapter/adapter_model.safetensors").unlink()
     (violation,) = check_files(estate.database, estate.checkpoints)
     assert [row["path"] for row in violation.rows] == ["adapter/adapter_model.safetensors"]
+
+
+def test_missing_blobs_are_found_when_asked_for(estate: Estate):
+    kept, emptied, lost = map(estate.blobs.put, (b"kept", b"emptied", b"lost"))
+    for name in (kept, emptied, lost, estate.blobs.put(b"")):
+        estate.operation("forward_backward", payload_blob=name)
+    assert check_blobs(estate.database, estate.blobs) == []
+    estate.blob_place.path(emptied).write_bytes(b"")
+    estate.blob_place.path(lost).unlink()
+    (violation,) = check_blobs(estate.database, estate.blobs)
+    assert {row["path"]: row["what"] for row in violation.rows} == {emptied: "changed", lost: "missing"}
 
 
 def test_every_invariant_is_a_name_a_sentence_and_a_query():

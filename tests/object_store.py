@@ -15,26 +15,32 @@ from typing import Any, TypeVar
 
 from store.object_store.bucket import Bucket, StoredObject, UnfinishedUpload, connect
 
-BUCKET = "checkpoints"
+BUCKET, OTHER_BUCKET = "checkpoints", "elsewhere"
 Aged = TypeVar("Aged", StoredObject, UnfinishedUpload)
 
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """One bucket, and prefixes in it for whoever needs a place of their own."""
+    """A bucket, and prefixes in it for whoever needs a place of their own."""
 
     endpoint: str
     client: Any
+    bucket: str = BUCKET
+
+    @property
+    def other(self) -> ObjectStore:
+        """Another bucket of the same server."""
+        return replace(self, bucket=OTHER_BUCKET)
 
     @property
     def environment(self) -> dict[str, str]:
         return environment(self.endpoint)
 
     def url(self, cache: Path, prefix: str | None = None) -> str:
-        return f"s3://{BUCKET}/{prefix or uuid.uuid4().hex}?cache={cache}"
+        return f"s3://{self.bucket}/{prefix or uuid.uuid4().hex}?cache={cache}"
 
     def keys(self, prefix: str) -> list[str]:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         return [row["Key"] for page in pages for row in page.get("Contents", ())]
 
 
@@ -50,13 +56,13 @@ class ObjectPath:
         return self.key.rpartition("/")[2]
 
     def read_bytes(self) -> bytes:
-        return self.store.client.get_object(Bucket=BUCKET, Key=self.key)["Body"].read()
+        return self.store.client.get_object(Bucket=self.store.bucket, Key=self.key)["Body"].read()
 
     def write_bytes(self, data: bytes) -> None:
-        self.store.client.put_object(Bucket=BUCKET, Key=self.key, Body=data)
+        self.store.client.put_object(Bucket=self.store.bucket, Key=self.key, Body=data)
 
     def unlink(self) -> None:
-        self.store.client.delete_object(Bucket=BUCKET, Key=self.key)
+        self.store.client.delete_object(Bucket=self.store.bucket, Key=self.key)
 
 
 class AgedBucket(Bucket):
@@ -64,7 +70,7 @@ class AgedBucket(Bucket):
     Those of one prefix age together."""
 
     def __init__(self, store: ObjectStore, prefix: str, older: dict[str, float]) -> None:
-        super().__init__(BUCKET, prefix, store.client)
+        super().__init__(store.bucket, prefix, store.client)
         self._older = older
 
     def put(self, key: str, data: bytes) -> None:
@@ -116,7 +122,8 @@ def object_store(log: Path) -> Iterator[ObjectStore]:
         endpoint = _endpoint(process, log)
         os.environ.update(environment(endpoint))
         client = connect()
-        client.create_bucket(Bucket=BUCKET)
+        for bucket in (BUCKET, OTHER_BUCKET):
+            client.create_bucket(Bucket=bucket)
         yield ObjectStore(endpoint, client)
     finally:
         os.environ.clear()

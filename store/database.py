@@ -36,6 +36,15 @@ DATABASE_AWAY = (
 )
 """What is raised while PostgreSQL is down, restarting, or has no connection left. Trying again may help."""
 
+_FULL = ("too many clients", "connection slots are reserved", "too many connections")
+
+
+def away_sentence(error: Exception) -> str:
+    """What one of DATABASE_AWAY means for whoever keeps the database: it is full, or it does not answer."""
+    if any(words in str(error) for words in _FULL):
+        return "PostgreSQL has no free connection (max_connections)"
+    return "the database does not answer"
+
 
 ONE_MOMENT = text("set transaction isolation level repeatable read")
 """The first statement of a session whose others shall all see the database as it is at one moment."""

@@ -24,7 +24,7 @@ from server.http.body_memory import BodiesInTheWay
 from server.http.problem import ErrorBody, own_status, problem
 from server.http.request_body import BodyTooLarge
 from server.values.validation_messages import first_field, first_problem
-from store.database import DATABASE_AWAY
+from store.database import DATABASE_AWAY, away_sentence
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -65,7 +65,7 @@ def refusal_of(error: Exception) -> HeadwayError | None:
         return InvalidRequest(first_problem(problems, error.body), param=first_field(problems, error.body))
     if isinstance(error, DATABASE_AWAY):
         log.warning("database_away", error=str(error).partition("\n")[0])
-        return Unavailable("the database does not answer at the moment; try again")
+        return Unavailable(f"{away_sentence(error)} at the moment; try again")
     cause = error.orig if isinstance(error, StatementError) else error
     if isinstance(cause, _UNSTORABLE):
         log.warning("value_refused", error=str(cause).partition("\n")[0])

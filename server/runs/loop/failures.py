@@ -13,7 +13,7 @@ from server.principals.quotas import QuotaSpent
 from server.process.shutdown import ServerStopping
 from server.runs.events import add_event
 from server.runs.loop.leases import Lease
-from store.database import DATABASE_AWAY
+from store.database import DATABASE_AWAY, away_sentence
 from wire.errors import HeadwayError, NothingAccumulated, Superseded, TimedOut, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ async def patiently(lease: Lease, work: Callable[[], Awaitable[T]]) -> T:
         except ServerStopping:
             raise
         except PASSES_BY_ITSELF as error:
-            sentence = error.message if isinstance(error, HeadwayError) else "the database is away"
+            sentence = error.message if isinstance(error, HeadwayError) else away_sentence(error)
             log.info("run_waits", run=str(lease.run_id), why=sentence)
             if sentence != said and waited_s >= _SAID_AFTER_S and isinstance(error, HeadwayError):
                 await say_waiting(lease, sentence)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import httpx
 import psycopg
 import pytest
@@ -13,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from server.http.errors import install_error_handlers
 from server.http.problem import ErrorBody, problem
 from server.protocols.openai.shared.errors import openai_error
-from store.database import AsyncDatabase
+from store.database import AsyncDatabase, Database, normalise_url
 
 SENTENCE = "the database does not answer at the moment; try again"
 AWAY = {
@@ -55,3 +57,22 @@ async def test_the_gateway_says_so_as_openai_would():
 
 async def test_a_database_that_refuses_connections_is_away():
     assert (await ask(None, "/v2/jobs")).status_code == 503
+
+
+async def test_a_database_that_is_full_is_said_to_be_full(postgres_url: str, database: Database):
+    name = f"full_{uuid.uuid4().hex}"
+    with database.session() as session:
+        session.execute(text(f"create role {name} login connection limit 0 password 'secret'"))
+    url = normalise_url(postgres_url).set(username=name, password="secret")
+    full = AsyncDatabase(url.render_as_string(hide_password=False))
+    try:
+        with pytest.raises(OperationalError) as refused:
+            async with full.session() as session:
+                await session.execute(text("select 1"))
+    finally:
+        await full.close()
+        with database.session() as session:
+            session.execute(text(f"drop role {name}"))
+    reply = await ask(refused.value, "/v2/jobs")
+    assert reply.status_code == 503
+    assert reply.json()["detail"] == "PostgreSQL has no free connection (max_connections) at the moment; try again"

@@ -132,7 +132,9 @@ async def test_a_request_is_refused_at_once_where_that_is_configured_and_asks_fo
             assert int(reply.headers["retry-after"]) > 0
             assert "one is asked for" in reply.json()["detail"]
             await until_reported(http, base.slug, value=1, waiting=0)
-        assert (await http.post("/chat/completions", json=chat(model, stream=stream))).status_code == 200
+        await until_reported(http, base.slug, live=1)  # its next heartbeat
+        again = await http.post("/chat/completions", json=chat(model, stream=stream))
+        assert again.status_code == 200, again.text
 
 
 async def test_the_wait_for_a_sampler_to_start_has_a_limit_of_its_own(database, database_url, team, model, tmp_path):

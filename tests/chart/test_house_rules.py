@@ -221,6 +221,31 @@ def _drop(documents: list[Document]) -> None:
     del of("server", documents)["volumes"][0]["emptyDir"]
 
 
+def _folder_and_limit(documents: list[Document]) -> None:
+    of("server", documents)["volumes"][0]["emptyDir"] = {"sizeLimit": "20Gi"}
+    only("server", documents)["resources"]["limits"]["ephemeral-storage"] = "10Gi"
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda d: found("Service", "server", d)["metadata"].update(name="1st"), "characters that it may not have"),
+        (lambda d: found("Service", "server", d)["metadata"].update(name="a.b"), "characters that it may not have"),
+        (lambda d: found("NetworkPolicy", "server", d)["metadata"].update(name="A"), "characters that it may not have"),
+        (lambda d: d.append(named("batch/v1", "Job", "a" * 64, spec={"template": {"spec": {"containers": []}}})), "63"),
+        (
+            lambda d: found("Deployment", "server", d)["metadata"].update(labels={"group": "a-"}),
+            "label group cannot be",
+        ),
+        (_folder_and_limit, "hold 20480 MiB, and its limits of ephemeral-storage 10240"),
+    ],
+)
+def test_names_labels_and_folders_that_a_cluster_would_refuse_are_refused(change: Change, rule: str):
+    documents = copy.deepcopy(GOOD)
+    change(documents)
+    assert rule in "\n".join(broken_rules(documents))
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [

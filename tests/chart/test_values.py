@@ -46,6 +46,50 @@ def test_a_switch_makes_a_valid_chart(values: dict[str, Any]):
     assert list(broken_rules(documents)) == []
 
 
+TOGETHER: dict[str, Any] = {
+    "bases": {"a.base-of-0123456789-0123456789-0123456789-0123456789-0123456789": {"weights": "/models/other"}},
+    "tls": {"enabled": True},
+    "ipv6": True,
+    "ingress": {"enabled": True, "className": "", "nginxAnnotations": False},
+    "server": {"autoscaling": {"enabled": True}, "service": {"type": "NodePort", "port": 80}},
+    "samplers": {
+        SAMPLER: {"attached": True},
+        "wide": {"base": SAMPLER, **CLAIM, "autoscaling": {"enabled": False}},
+        "other-of-20-letters": {"base": "a.base-of-0123456789-0123456789-0123456789-0123456789-0123456789", **CLAIM},
+    },
+    "trainers": {"wide": {"base": TRAINER, "nodes": 2, "gpus": 8, "replicas": 2}},
+    "runners": {"big": {"labels": ["big"], "autoscaling": {"enabled": True}, "slots": 4}},
+}
+
+
+@pytest.mark.parametrize("release", ["headway", "other", "team.rl", "r" * 12])
+def test_everything_at_once_makes_a_valid_chart_under_any_name(release: str):
+    documents = render("spot-samplers", values=TOGETHER, release=release)
+    assert problems(documents) == []
+    assert list(broken_rules(documents)) == []
+
+
+def test_two_releases_in_a_namespace_share_no_object_and_no_folder():
+    here, there = (render("spot-samplers", values=TOGETHER, release=release) for release in ("headway", "other"))
+    assert not {_identity(document) for document in here} & {_identity(document) for document in there}
+    folders = [
+        {
+            mount["subPathExpr"]
+            for pod in pods(documents)
+            for container in pod.containers
+            for mount in container["volumeMounts"]
+            if "subPathExpr" in mount
+        }
+        for documents in (here, there)
+    ]
+    assert len(folders[0]) == 2
+    assert not folders[0] & folders[1]
+
+
+def _identity(document: Document) -> tuple[str, str]:
+    return document["kind"], document["metadata"]["name"]
+
+
 def test_policies_can_be_left_out_and_runners_let_out_which_the_rules_notice():
     without = render("spot-samplers", values={"networkPolicy": {"enabled": False}})
     assert problems(without) == []
@@ -72,6 +116,12 @@ def test_policies_can_be_left_out_and_runners_let_out_which_the_rules_notice():
         ({"objectStore": {"blobs": "file:///srv"}}, "does not match pattern"),
         ({"trainers": {TRAINER: {"gpu": 1}}}, "at '/trainers/qwen3-8b': additional properties 'gpu' not allowed"),
         ({"models": {"volume": {"emptyDir": {}, "nfs": {}}}}, "at '/models/volume'"),
+        ({"server": {"temporarySize": "20Gi"}}, "are more than the limit of ephemeral-storage, 30Gi"),
+        ({"runners": {"default": {"dataSize": "55Gi"}}}, "are more than the limit of ephemeral-storage, 60Gi"),
+        ({"runners": {"more": {"autoscaling": {"enabled": True}}}}, "runners.default is scaled by the same figure"),
+        ({"fullnameOverride": "My_Service"}, 'names would begin with "My_Service"'),
+        ({"fullnameOverride": "a" * 40, "trainers": {TRAINER: {"nodes": 2}}}, "and may have 48 characters"),
+        ({"fullnameOverride": "a" * 40, "runners": {"b" * 24: {}}}, "and may have 63 characters"),
     ],
 )
 def test_values_that_cannot_be_are_refused_with_a_sentence(values: dict[str, Any], sentence: str):

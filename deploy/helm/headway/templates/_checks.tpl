@@ -28,11 +28,24 @@
 {{- include "headway.checkFolder" (dict "name" (printf "trainers.%s" .name) "spec" .spec "stores" 2) -}}
 {{- end -}}
 
-{{/* name, spec, stores (how many it keeps copies of): the folder has to hold them, or the pod is evicted. */}}
+{{/* name, spec, stores (how many it keeps copies of): the folder has to hold them, and the limit of the pod all of its
+folders, or the pod is evicted. */}}
 {{- define "headway.checkFolder" -}}
 {{- $size := .spec.dataSize | toString -}}
 {{- $needed := add (mul .stores (int .spec.cacheGiB)) 1 -}}
 {{- if and (hasSuffix "Gi" $size) (lt (trimSuffix "Gi" $size | float64) (float64 $needed)) -}}
 {{- fail (printf "%s: dataSize %s does not hold copies of cacheGiB %d (%d Gi with some room)" .name $size (int .spec.cacheGiB) $needed) -}}
+{{- end -}}
+{{- include "headway.checkStorage" . -}}
+{{- end -}}
+
+{{/* name, spec */}}
+{{- define "headway.checkStorage" -}}
+{{- $sizes := list (.spec.dataSize | toString) (.spec.temporarySize | toString) -}}
+{{- $limit := get .spec.resources.limits "ephemeral-storage" | toString -}}
+{{- $sum := 0.0 -}}
+{{- range $sizes }}{{ $sum = addf $sum (ternary (trimSuffix "Gi" . | float64) 0.0 (hasSuffix "Gi" .)) }}{{ end -}}
+{{- if and (hasSuffix "Gi" $limit) (gt $sum (trimSuffix "Gi" $limit | float64)) -}}
+{{- fail (printf "%s: dataSize %s and temporarySize %s are more than the limit of ephemeral-storage, %s" .name (first $sizes) (last $sizes) $limit) -}}
 {{- end -}}
 {{- end -}}

@@ -1,17 +1,29 @@
 {{/* Names and labels. */}}
 
 {{- define "headway.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | regexFind "^.*[A-Za-z0-9]" -}}
 {{- end -}}
 
+{{/* What names of objects begin with. A release may have dots in its name, a Service may not. */}}
 {{- define "headway.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else if contains (include "headway.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name (include "headway.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- $name := include "headway.name" . -}}
+{{- $usual := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- $full := .Values.fullnameOverride | default $usual | trunc 40 | replace "." "-" | regexFind "^.*[A-Za-z0-9]" -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $full) -}}
+{{- fail (printf "names would begin with %q, which no Service may: set fullnameOverride to a letter, then letters, digits and -, in lower case" $full) -}}
 {{- end -}}
+{{- $full -}}
+{{- end -}}
+
+{{/* root, component, name, nodes: of the workload of one entry of samplers, trainers or runners. Pods of a group have
+their StatefulSet's name, a number and a hash in a label of 63 characters; what KEDA scales is in a label, too. */}}
+{{- define "headway.workloadName" -}}
+{{- $full := printf "%s-%s-%s" (include "headway.fullname" .root) .component .name -}}
+{{- $most := ternary 48 63 (gt (int .nodes) 1) -}}
+{{- if gt (len $full) $most -}}
+{{- fail (printf "%ss.%s: its workload would be called %s, and may have %d characters: choose a shorter name there, or in fullnameOverride" .component .name $full $most) -}}
+{{- end -}}
+{{- $full -}}
 {{- end -}}
 
 {{/* Of every object. */}}

@@ -94,10 +94,11 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
-{{/* spec: adapters, for sampler and vLLM; each group of pods has a folder of its own in the claim. */}}
+{{/* root, spec, name: adapters, for sampler and vLLM. Each group of pods has a folder of its own in the claim: locks of
+folders, by which a sampler knows those of dead ones, reach no other node. */}}
 {{- define "headway.sampler.adapterMount" -}}
 {{- if gt (int .spec.nodes) 1 -}}
-- {name: adapters, mountPath: /adapters, subPathExpr: $(GROUP)}
+- {name: adapters, mountPath: /adapters, subPathExpr: {{ printf "%s-$(GROUP)" (include "headway.workloadName" (dict "root" .root "component" "sampler" "name" .name "nodes" .spec.nodes)) }}}
 {{- else -}}
 - {name: adapters, mountPath: /adapters}
 {{- end }}

@@ -1,0 +1,33 @@
+"""Folders of a pod fit what it may fill: the kubelet evicts a pod that is over either."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tests.chart.pods import Pod
+
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def too_small(pod: Pod) -> Iterator[str]:
+    """Folders on the node's disk that hold more than all containers together may write."""
+    folders = [volume["emptyDir"] or {} for volume in pod.spec.get("volumes") or [] if "emptyDir" in volume]
+    held = sum(num_bytes(f["sizeLimit"]) for f in folders if "sizeLimit" in f and f.get("medium") != "Memory")
+    limits = [_limit(container) for container in pod.containers]
+    if all(limits) and held > sum(limits):
+        yield f"{pod.owner}: its folders hold {held >> 20} MiB, and its limits of ephemeral-storage {sum(limits) >> 20}"
+
+
+def _limit(container: dict[str, Any]) -> int:
+    """0: as much as there is."""
+    return num_bytes(((container.get("resources") or {}).get("limits") or {}).get("ephemeral-storage", 0))
+
+
+def num_bytes(quantity: str | int) -> int:
+    """Of `20Gi`. Raises ValueError."""
+    found = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(quantity))
+    if found is None or found[2] not in UNITS:
+        raise ValueError(f"{quantity} is no number of bytes")
+    return int(float(found[1]) * UNITS[found[2]])

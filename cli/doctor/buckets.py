@@ -44,8 +44,8 @@ def check_bucket(part: str, name: str, prefix: str) -> list[Finding]:
     """Of the objects under this prefix. Nothing of the probe is left, unless it may not delete."""
     try:
         bucket = _Probe(connect(_ATTEMPTS), name, f"{prefix}/{PROBE}/{uuid.uuid4().hex}".lstrip("/"))
-    except (BotoCoreError, ValueError) as error:
-        return [_refused(part, "reachable", error)]
+    except ValueError as error:
+        return [Finding(part, "reachable", State.NOT_OK, str(error), "mend the environment of this command")]
     return [*_examine(part, bucket)]
 
 

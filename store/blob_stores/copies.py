@@ -3,14 +3,17 @@
     <root>/<first two digits>/<name>   a copy, whole; checked against its name whenever it is read
     <root>/.drafts/…                   being written
 
-Bounded in bytes; what was not used for longest goes first. Who has a copy open may read on after it went. A disk that
-takes no copies makes reading slower, and nothing else.
+Bounded in bytes; what was not used for longest goes first, and nothing but copies: a folder that has other files as well
+keeps those. Who has a copy open may read on after it went. A disk that takes no copies makes reading slower, and nothing
+else.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 import tempfile
 import threading
 import time
@@ -24,6 +27,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 _DRAFTS = ".drafts"
+_FOLDER = re.compile(r"[0-9a-f]{2}|\.drafts")
+_COPY = re.compile(r"[0-9a-f]{64}")
 _FULL_SHARE = 0.9
 """What is left of the bound when room was made, so that it is not made again with the next copy."""
 _LOOK_SHARE = 1 / 16
@@ -44,13 +49,15 @@ class BlobCopies:
         """The copy of this blob, if there is one that is what its name says."""
         path = self._path(name)
         try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                return None  # whoever else may write there could have us wait for a pipe
             file = path.open("rb")
         except OSError:
             return None
         if hashlib.file_digest(file, "sha256").hexdigest() != name:
             file.close()
             log.warning("copy_harmed", copy=name)
-            path.unlink(missing_ok=True)
+            self.discard(name)
             return None
         with suppress(OSError):
             os.utime(path)
@@ -124,8 +131,10 @@ class BlobCopies:
 
 
 def _files(root: Path) -> Generator[tuple[float, int, Path]]:
-    """When each was used, and how large it is."""
-    for path in root.glob("*/*"):
+    """Copies and drafts: when each was used, and how large it is. Not what lies behind links, nor what is not ours."""
+    folders = [folder for folder in root.iterdir() if _FOLDER.fullmatch(folder.name) and not folder.is_symlink()]
+    for path in (path for folder in folders if folder.is_dir() for path in folder.iterdir()):
         with suppress(FileNotFoundError):
-            found = path.stat()
-            yield found.st_mtime, found.st_size, path
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode) and (path.parent.name == _DRAFTS or _COPY.fullmatch(path.name)):
+                yield found.st_mtime, found.st_size, path

@@ -191,18 +191,26 @@ class S3BlobStore:
         self._copies.keep(draft, name)
 
     def _download(self, name: str) -> BinaryIO:
-        with self._copies.drafting() as draft:
-            try:
-                self._bucket.download({_key(name): draft})
-            except NoSuchObject:
-                raise self._missing(name) from None
-            except DamagedObject:
-                raise self._altered(name) from None
-            file = draft.open("rb")
-            if hashlib.file_digest(file, "sha256").hexdigest() != name:
-                file.close()
-                raise self._altered(name)
-            self._copies.keep(draft, name)
+        """Into a file: what is large does not fit into memory many times. Raises Unavailable where no disk takes it."""
+        try:
+            with self._copies.drafting() as draft:
+                return self._download_to(draft, name)
+        except OSError as error:
+            why = f"no disk of this machine takes a copy of blob {name} ({error.strerror or type(error).__name__})"
+            raise Unavailable(f"{why}; make room in its data folder or in its folder for temporary files") from error
+
+    def _download_to(self, draft: Path, name: str) -> BinaryIO:
+        try:
+            self._bucket.download({_key(name): draft})
+        except NoSuchObject:
+            raise self._missing(name) from None
+        except DamagedObject:
+            raise self._altered(name) from None
+        file = draft.open("rb")
+        if hashlib.file_digest(file, "sha256").hexdigest() != name:
+            file.close()
+            raise self._altered(name)
+        self._copies.keep(draft, name)
         file.seek(0)
         return file
 

@@ -1,15 +1,17 @@
 """Copies of checkpoints on a local disk, shared by the processes of a machine, for stores that are not on one.
 
-    <root>/<name>/…            a copy, whole; whoever reads it holds a shared lock on the folder
+    <root>/<name>/…            a copy (of `<model>.<checkpoint>.<part>`), whole; whoever reads it holds a shared lock on the folder
     <root>/.staging/<name>     being filled, locked by who fills it: what a dead process left is free, and goes
     <root>/.turns/00 … 0f      one at a time fills, by name: the others wait, and find it there
 
-Bounded in bytes. What was not used for longest goes first, and never what somebody holds.
+Bounded in bytes. What was not used for longest goes first, and never what somebody holds, nor what is no copy: a folder
+that has other things as well keeps those.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 import zlib
@@ -26,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 _STAGING, _TURNS = ".staging", ".turns"
 _NUM_TURNS = 16
+_COPY = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{32}\.[a-z]+")
 
 
 class CheckpointCache:
@@ -118,7 +121,7 @@ class CheckpointCache:
             self._remove(folder)
 
     def _make_room(self) -> None:
-        copies = sorted((f for f in self._root.iterdir() if not f.name.startswith(".")), key=_last_used)
+        copies = sorted((f for f in self._root.iterdir() if _COPY.fullmatch(f.name)), key=_last_used)
         sizes = {folder: _size(folder) for folder in copies}
         excess = sum(sizes.values()) - self._max_bytes
         for folder in copies:

@@ -62,7 +62,8 @@ class UnfinishedUpload:
 
 
 def connect(max_attempts: int = _MAX_ATTEMPTS) -> Any:
-    """A client for what the environment names (AWS_*). Talks to nobody yet."""
+    """A client for what the environment names (AWS_*). Talks to nobody yet. Raises ValueError for an environment that
+    names no endpoint or profile that there could be, without its words: an endpoint may hold secrets."""
     config = Config(
         retries={"mode": "standard", "max_attempts": max_attempts},
         connect_timeout=5,
@@ -70,7 +71,12 @@ def connect(max_attempts: int = _MAX_ATTEMPTS) -> Any:
         max_pool_connections=2 * _TRANSFERS,
         tcp_keepalive=True,
     )
-    return boto3.Session().client("s3", config=config)
+    try:
+        return boto3.Session().client("s3", config=config)
+    except ValueError:
+        raise ValueError("AWS_ENDPOINT_URL is no URL of an object store: write http(s)://HOST:PORT") from None
+    except BotoCoreError as error:
+        raise ValueError(f"AWS_* and the files of ~/.aws do not fit together: {type(error).__name__}") from None
 
 
 class Bucket:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import resource
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -235,6 +237,54 @@ def test_copies_stay_below_their_bound_and_the_least_used_go(tmp_path: Path):
     assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= 1000
     copies.write("f" * 64, b"x" * 2000)
     assert not list(tmp_path.rglob("f" * 64)), "larger than the bound"
+
+
+def test_making_room_for_copies_removes_nothing_else_of_their_folder(tmp_path: Path):
+    cache, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
+    others = [cache / "postgres" / "PG_VERSION", cache / "ab" / "mine", elsewhere / ("b" * 64)]
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 2000)
+    (cache / "bb").symlink_to(elsewhere)
+    (cache / "cc").mkdir()
+    (cache / "cc" / ("c" * 64)).symlink_to(others[0])
+    copies = BlobCopies(cache, 1000)
+    for number in range(20):
+        copies.write(f"{number:064x}", b"x" * 100)
+    assert all(path.exists() for path in others)
+    assert len(list((cache / "00").iterdir())) in range(1, 11)
+
+
+def test_what_is_no_file_is_no_copy(tmp_path: Path):
+    copies, name = BlobCopies(tmp_path, 1000), "a" * 64
+    (tmp_path / "aa").mkdir()
+    os.mkfifo(tmp_path / "aa" / name)
+    assert copies.open(name) is None
+
+
+def test_a_disk_that_takes_no_copy_of_a_large_blob_is_a_trouble_that_passes(s3: ObjectStore, tmp_path: Path):
+    blobs = S3BlobPlace(s3, tmp_path).open()
+    name = blobs.put(b"x" * 2**20)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, before[1]))
+    try:
+        with pytest.raises(Unavailable, match=r"no disk of this machine takes a copy .*File too large"):
+            blobs.open(name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "the draft went"
+    with blobs.open(name) as file:
+        assert len(file.read()) == 2**20
+
+
+def test_an_environment_that_names_no_object_store_is_refused_without_its_secrets(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "user:endpoint-secret@nowhere")
+    with pytest.raises(ValueError, match="AWS_ENDPOINT_URL is no URL") as refused:
+        open_blob_store("s3://bucket")
+    assert "secret" not in str(refused.value)
+    monkeypatch.setenv("AWS_PROFILE", "nobodys")
+    with pytest.raises(ValueError, match="do not fit together: ProfileNotFound"):
+        open_blob_store("s3://bucket")
 
 
 def test_a_bucket_that_is_away_says_so_and_copies_are_read_meanwhile(

@@ -169,20 +169,30 @@ def fill(cache: CheckpointCache, name: str, num_bytes: int, *, hold: bool = Fals
 
 def test_the_copy_that_was_not_used_for_longest_goes_first_and_never_one_that_is_held(tmp_path: Path):
     mine, others = CheckpointCache(tmp_path, 100), CheckpointCache(tmp_path, 100)
-    held = fill(mine, "held", 40, hold=True)
-    used, unused = fill(mine, "used", 30), fill(mine, "unused", 30)
+    names = [f"{number:032x}.{number:032x}.adapter" for number in range(5)]
+    held = fill(mine, names[0], 40, hold=True)
+    used, unused = fill(mine, names[1], 30), fill(mine, names[2], 30)
     for age_s, folder in ((30, held), (20, used), (10, unused)):
         os.utime(folder, (1e9 - age_s, 1e9 - age_s))
-    assert mine.hold("used") is not None, "which makes it the newest"
-    mine.release("used")
-    fill(others, "new", 30)
+    assert mine.hold(names[1]) is not None, "which makes it the newest"
+    mine.release(names[1])
+    fill(others, names[3], 30)
     assert held.exists()
     assert used.exists()
     assert not unused.exists()
-    assert not others.discard("held")
-    mine.release("held")
-    fill(others, "large", 90)
+    assert not others.discard(names[0])
+    mine.release(names[0])
+    fill(others, names[4], 90)
     assert not held.exists()
+
+
+def test_making_room_for_copies_of_checkpoints_removes_nothing_else_of_their_folder(tmp_path: Path):
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "PG_VERSION").write_bytes(b"x" * 500)
+    older, newer = (fill(CheckpointCache(tmp_path, 100), f"{n:032x}.{n:032x}.state", 80) for n in range(2))
+    assert (tmp_path / "postgres" / "PG_VERSION").exists()
+    assert not older.exists()
+    assert newer.exists()
 
 
 def test_a_copy_that_was_harmed_on_the_disk_is_fetched_again(place: S3Place, tmp_path: Path):

@@ -31,7 +31,7 @@ from runner.worker.refusals import KeyRefused, Refused
 from runner.worker.rollouts import Rollouts
 from runner.worker.sessions import Sessions
 from runner.worker.worker import AgentKeys, Worker, WorkerSettings
-from wire.placements import Registration
+from wire.placements import Registration, tunnel_url
 from wire.process.exits import GaveUp
 from wire.process.origins import advertised_host, bracketed, listen
 from wire.process.tls import listening_context
@@ -46,6 +46,8 @@ def run(settings: RunnerSettings) -> None:
     address = urlsplit(settings.server)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise ValueError(f"the server's address is like https://headway.example, not {settings.server!r}")
+    if settings.advertise_url is not None:
+        tunnel_url(settings.advertise_url)
     listening = listen(settings.host, settings.port)
     with _folder_of_ours(settings.folder):
         try:

@@ -7,10 +7,12 @@ another runner is refused with 409 (`PlacementLost`).
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from wire.bounded import FEW_ENTRIES
 
@@ -18,6 +20,24 @@ Kind = Literal["build", "session", "rollout"]
 Outcome = Literal["completed", "failed", "cancelled", "handed_back"]
 """`handed_back`: the runner has to go, or could not start it for a reason of its own; another attempt, at once."""
 Label = Annotated[str, Field(min_length=1, max_length=64)]
+_ADDRESS = re.compile(r"wss?://[!-~]+")
+
+
+def tunnel_url(url: str) -> str:
+    """The URL of a runner, which servers call. Raises ValueError for what is none."""
+    try:
+        parts = urlsplit(url)
+        is_one = _ADDRESS.fullmatch(url) and parts.hostname and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one or "@" in url or "?" in url or "#" in url:
+        raise ValueError("a runner's url is ws://HOST:PORT, or wss://HOST:PORT with TLS")
+    return url
+
+
+TunnelUrl = Annotated[str, Field(max_length=2048), AfterValidator(tunnel_url)]
+TunnelToken = Annotated[str, Field(min_length=32, max_length=256, pattern=r"\A[!-~]+\z")]
+"""It stands in a header."""
 
 HEARTBEAT_S = 3.0
 LOST_AFTER_S = 15.0
@@ -42,8 +62,8 @@ class Registration(Said):
     team: str | None = None
     """It takes this team's work alone."""
     isolation: str = Field(max_length=64)
-    url: str | None = Field(default=None, max_length=2048)
-    tunnel_token: str | None = Field(default=None, min_length=32, max_length=256)
+    url: TunnelUrl | None = None
+    tunnel_token: TunnelToken | None = None
     versions: Annotated[dict[str, str], FEW_ENTRIES] = {}
 
 

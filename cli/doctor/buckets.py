@@ -66,7 +66,10 @@ def _examine(part: str, probe: _Probe) -> Iterator[Finding]:
         "delete": probe.delete,
     }
     for what, step in steps.items():
-        yield _tried(part, what, step)
+        if what == "read" and not probe.is_written:
+            yield Finding(part, what, State.UNKNOWN, "nothing could be written that could be read")
+        else:
+            yield _tried(part, what, step)
 
 
 def _tried(part: str, what: str, step: Callable[[], None]) -> Finding:
@@ -99,13 +102,15 @@ def _has_endpoint() -> bool:
 
 @dataclass(slots=True)
 class _Probe:
-    """One object. date: what the store's clock showed when it listed. is_usable: it may allow the other calls."""
+    """One object. date: what the store's clock showed when it listed. is_usable: it may allow the other calls.
+    is_written: it is there."""
 
     client: Any
     bucket: str
     key: str
     date: str | None = None
     is_usable: bool = False
+    is_written: bool = False
 
     def list(self) -> None:
         """One page, as short as can be."""
@@ -121,6 +126,7 @@ class _Probe:
     def write(self) -> None:
         """At once."""
         self.client.put_object(Bucket=self.bucket, Key=self.key, Body=_CONTENT)
+        self.is_written = True
 
     def read(self) -> None:
         """Raises Altered."""

@@ -13,6 +13,8 @@ from cli.doctor.clocks import Asked
 from cli.doctor.finding import Finding, State
 
 _TIMEOUT_S = 5.0
+_MOST_READ = 4096
+"""Bytes of an answer. Runners are others' machines: what one sends may have no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +46,36 @@ class Unreachable(Exception):
 
 def call(part: str, method: str, url: str, trust: Trust, token: str | None = None, json: object = None) -> Answer:
     """Raises Unreachable."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
     extensions = {"sni_hostname": trust.name} if trust.name and url.startswith("https:") else {}
     asked_at = time.time()
     try:
-        with httpx.Client(verify=trust.context, timeout=_TIMEOUT_S, trust_env=False) as client:
-            reply = client.request(method, url, headers=headers, json=json, extensions=extensions)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        with (
+            httpx.Client(verify=trust.context, timeout=_TIMEOUT_S, trust_env=False) as client,
+            client.stream(method, url, headers=headers, json=json, extensions=extensions) as reply,
+        ):
+            asked, text = Asked.since(asked_at), _beginning(reply)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # the last for what is no URL either
         raise Unreachable(_failure(part, url, error)) from None
-    return Answer(reply.status_code, reply.text[:300].strip(), reply.headers.get("Date"), Asked.since(asked_at))
+    return Answer(reply.status_code, text, reply.headers.get("Date"), asked)
+
+
+def _beginning(reply: httpx.Response) -> str:
+    """Of its text, as it was sent: nothing is unpacked."""
+    until, read = time.monotonic() + _TIMEOUT_S, b""
+    for piece in reply.iter_raw(_MOST_READ):
+        read += piece
+        if len(read) >= _MOST_READ or time.monotonic() > until:
+            break
+    return read.decode("utf-8", "replace")[:300].strip()
 
 
 def _failure(part: str, url: str, error: Exception) -> Finding:
-    where = urlsplit(url)
-    address = f"{where.hostname}:{where.port or (443 if where.scheme == 'https' else 80)}"
+    try:
+        where = urlsplit(url)
+        address = f"{where.hostname}:{where.port or (443 if where.scheme == 'https' else 80)}"
+    except ValueError:
+        return Finding(part, "reachable", State.NOT_OK, "its address is no URL", "give it another --advertise-url")
     why = str(error).partition("\n")[0] or type(error).__name__
     if "CERTIFICATE_VERIFY_FAILED" in why:
         remedy = "give --plane-ca the CA that signed it, and --plane-tls-name the name that it carries"

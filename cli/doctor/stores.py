@@ -25,7 +25,7 @@ def check_store(part: str, url: str) -> list[Finding]:
     except ModuleNotFoundError as missing:
         remedy = "pip install 'headway[s3]'"
         return [Finding(part, "reachable", State.NOT_OK, f"{missing.name} is not installed", remedy)]
-    return check_bucket(part, parts.netloc, parts.path.strip("/"))
+    return check_bucket(part, parts.netloc, unquote(parts.path).strip("/"))
 
 
 def disk_finding(part: str, folder: Path) -> Finding:

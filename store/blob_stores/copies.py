@@ -3,9 +3,9 @@
     <root>/<first two digits>/<name>   a copy, whole; checked against its name whenever it is read
     <root>/.drafts/…                   being written
 
-Bounded in bytes; what was not used for longest goes first, and nothing but copies: a folder that has other files as well
-keeps those. Who has a copy open may read on after it went. A disk that takes no copies makes reading slower, and nothing
-else.
+Bounded in bytes; what was not used for longest goes first, and nothing but copies: a folder that has other files as
+well keeps those. Who has a copy open may read on after it went. A disk that takes no copies makes reading slower, and
+nothing else.
 """
 
 from __future__ import annotations

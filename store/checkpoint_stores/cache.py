@@ -1,9 +1,10 @@
 """Copies of checkpoints on a local disk, shared by the processes of a machine, for stores that are not on one.
 
-    <root>/<name>/…            a copy (of `<model>.<checkpoint>.<part>`), whole; whoever reads it holds a shared lock on the folder
+    <root>/<name>/…            a copy, whole; whoever reads it holds a shared lock on the folder
     <root>/.staging/<name>     being filled, locked by who fills it: what a dead process left is free, and goes
     <root>/.turns/00 … 0f      one at a time fills, by name: the others wait, and find it there
 
+A name is `<model>.<checkpoint>.<part>`.
 Bounded in bytes. What was not used for longest goes first, and never what somebody holds, nor what is no copy: a folder
 that has other things as well keeps those.
 """

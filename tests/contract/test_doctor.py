@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from ssl import create_default_context
 from typing import Any
@@ -19,6 +21,7 @@ from server.auth.service import create_key
 from store.database import AsyncDatabase
 from store.tables import ModelRow, RunnerRow
 from tests.contract.conftest import Team
+from tests.http_servers import serving
 from wire.process.origins import listen
 
 TRUST = Trust(create_default_context())
@@ -72,6 +75,40 @@ async def test_a_runner_is_reached_and_its_token_accepted(
                 await session.delete(runner)
             assert found["runner", "reachable"].state is State.OK
             assert found["runner", "token"].state is state
+
+
+class Endless(BaseHTTPRequestHandler):
+    """A runner that never ends its answer, in which terminals are told what to do."""
+
+    def do_GET(self) -> None:
+        self.send_response_only(500)
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b"\x1b[2J all is well " * 1000)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("url", ["ws://[", "ws://nobody:99999", "gopher://x", "ws://{endless}"])
+async def test_a_runner_that_means_ill_is_a_finding_and_does_not_stop_the_others(
+    given: dict[str, Any], database: AsyncDatabase, tmp_path: Path, url: str
+):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    url = url.format(endless=f"127.0.0.1:{server.server_address[1]}")
+    row = {"host": "ill", "pid": 1, "slots": 1, "kinds": [], "isolation": "none", "versions": {}, "url": url}
+    runner = RunnerRow(id=uuid.uuid4(), tunnel_token="t\u00f6ken\r\nX: y" * 4, **row)
+    async with database.session() as session:
+        session.add(runner)
+    with serving(server):
+        found = await examine(Place(Plane.SERVER, tmp_path, TRUST, **given))
+    async with database.session() as session:
+        await session.delete(runner)
+    assert found["sampler", "token"].state is State.OK
+    said = [finding for (part, _), finding in found.items() if part == "runner"]
+    assert State.NOT_OK in {finding.state for finding in said}
+    assert all(len(finding.found) < 500 for finding in said)
 
 
 async def test_a_runner_needs_nothing_but_a_server_and_its_key(

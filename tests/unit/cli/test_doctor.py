@@ -96,6 +96,13 @@ def test_every_right_in_a_bucket_is_used_and_nothing_is_left(s3: ObjectStore):
     assert not s3.client.list_multipart_uploads(Bucket=BUCKET, Prefix="doctor").get("Uploads")
 
 
+def test_the_prefix_is_that_of_the_store_whatever_is_in_it(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr("cli.doctor.buckets.check_bucket", lambda part, name, prefix: asked.append((name, prefix)))
+    check_store("blob store", "s3://bucket/two%20words/é/?cache=/nowhere")
+    assert asked == [("bucket", "two words/é")]
+
+
 def test_a_bucket_that_does_not_exist_is_said_once(s3: ObjectStore):
     found = check_store("blob store", "s3://no-such-bucket/x")
     refused = [f for f in found if f.state is State.NOT_OK]
@@ -132,6 +139,7 @@ def forbidding(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def test_each_right_that_is_refused_is_named_with_what_allows_it(forbidding: None):
     found = {f.what: f for f in check_store("blob store", "s3://bucket/x")}
     assert found["delete"].remedy == "allow s3:DeleteObject to these credentials"
+    assert found["read"].state is State.UNKNOWN, "there is nothing that it could be refused"
     assert found["list"].remedy == "allow s3:ListBucket to these credentials"
     assert found["clock"].state is State.NOT_OK
     assert "ahead of it" in found["clock"].found

@@ -46,17 +46,19 @@ GIVEN = {
     "SLURM_NNODES": "2",
     "SLURM_GPUS_ON_NODE": "8",
     "SLURM_ARRAY_TASK_ID": "3",
+    "SLURM_CPUS_PER_TASK": "2",
 }
 SECRETS = {"HEADWAY_RUNNER_KEY": "key", "HEADWAY_SAMPLER_TOKEN": "token", **STAND_INS}
 RECORDING = """#!/bin/sh
 printf '%s\\0' "$0" "$@" > "$RECORDS/$$.words"
 env -0 > "$RECORDS/$$.environment"
+[ "$1" = migrate ] || exit "${STATUS:-0}"
 """
 STAND_IN_PROGRAMS = {
     "headway": RECORDING,
     "torchrun": RECORDING,
-    "srun": '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"\n',
-    "scontrol": '#!/bin/sh\n[ "$1" = show ] && printf "node1\\nnode2\\n"\n',
+    "srun": '#!/bin/sh\ntouch "$RECORDS/srun"\nwhile [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"\n',
+    "scontrol": '#!/bin/sh\n[ "$1" = show ] && printf "node1\\nnode2\\n" || echo "$2" > "$RECORDS/$1"\n',
     "hostname": '#!/bin/sh\n[ "$1" = -f ] && echo 10.0.0.4 || echo 10.0.0.4 172.17.0.1\n',
 }
 
@@ -203,8 +205,12 @@ def _slurm_options() -> Iterator[tuple[Path, str]]:
         yield from ((path, line) for line in path.read_text().splitlines() if line.startswith("#SBATCH"))
 
 
-def test_jobs_of_slurm_are_queued_again_and_get_a_signal_in_time():
-    for path in SLURM:
-        options = " ".join(line for of, line in _slurm_options() if of == path)
-        assert "--requeue" in options
-        assert "TERM@60" in options
+@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("path", SLURM, ids=lambda path: path.name)
+def test_jobs_of_slurm_get_a_signal_in_time_and_are_queued_again(path: Path, status: int, tmp_path: Path):
+    options = " ".join(line for of, line in _slurm_options() if of == path)
+    assert "--requeue" in options
+    assert "--signal=TERM@60" in options, "to steps: without it a preempted job's script is not sent one"
+    started(path, tmp_path, STATUS=str(status))
+    assert (tmp_path / "records" / "srun").exists()
+    assert (tmp_path / "records" / "requeue").read_text() == "17\n"

@@ -20,11 +20,11 @@ def check_tls(tls: TlsSettings, trust: TrustSettings | None = None) -> None:
         stop_with(sentence_of(error))
 
 
-def check_tokens(sampler: tuple[str | None, Path | None], metrics_file: Path | None) -> None:
-    """Ends the command where there is no token between server and samplers (plain, or in the file), or a file has
-    none."""
+def check_tokens(sampler: tuple[str | None, Path | None], metrics: tuple[str | None, Path | None]) -> None:
+    """Each plain, or in a file. Ends the command where there is none between server and samplers, or a file has none,
+    or one is none."""
     try:
-        tokens, _ = Tokens(*sampler), Tokens(file=metrics_file)
+        tokens, _ = Tokens(*sampler), Tokens(*metrics)
     except (OSError, ValueError) as error:
         stop_with(sentence_of(error))
     if not tokens:

@@ -109,7 +109,7 @@ def server(
     runs = RunSettings(**given[RunSettings])
     tls, trust = TlsSettings(**given[TlsSettings]), TrustSettings(**given[TrustSettings])
     check_tls(tls, trust)
-    check_tokens((sampler_token, sampler_token_file), metrics_token_file)
+    check_tokens((sampler_token, sampler_token_file), (metrics_token, metrics_token_file))
     try:
         RunDefaults.read(runs.defaults)
         default_lora = LoraSettings(**given[LoraSettings]).config
@@ -195,7 +195,7 @@ def sampler(
     _begin("sampler", log_format)
     tls = TlsSettings(**given[TlsSettings])
     check_tls(tls)
-    check_tokens((sampler_token, sampler_token_file), metrics_token_file)
+    check_tokens((sampler_token, sampler_token_file), (metrics_token, metrics_token_file))
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
     options = given[VllmSettings] if given[SamplerSettings]["backend"] == "vllm" else {}
     shared: dict[str, Any] = {

@@ -15,16 +15,19 @@ from pathlib import Path
 from wire.process.replaceable_files import Replaceable
 
 _TOKEN = re.compile(r"[!-~]+")
+_MOST_BYTES = 65536
 
 
 class Tokens:
-    """Those in the file where there is one, else the plain one, else none.
+    """Those in the file where there is one, else the plain one, else none. Space around one, such as the end of line in
+    a Secret that was made of a file, is no part of it.
 
-    Raises OSError for a file that cannot be read, ValueError for one without a token or with a line that is none.
+    Raises OSError for a file that cannot be read, ValueError for one without a token or with a line that is none, and
+    for a plain one that fits into no header.
     """
 
     def __init__(self, plain: str | None = None, file: Path | None = None) -> None:
-        self._plain = (plain,) if plain else ()
+        self._plain = _plain(plain) if file is None else ()
         self._lines = Replaceable([file], partial(_lines, file)) if file is not None else None
 
     def all(self) -> tuple[str, ...]:
@@ -49,12 +52,23 @@ class Tokens:
         return bool(self.all())
 
 
+def _plain(given: str | None) -> tuple[str, ...]:
+    token = (given or "").strip()
+    if token and not _TOKEN.fullmatch(token):
+        raise ValueError("a token has no spaces, and ASCII characters alone; one in the environment has others")
+    return (token,) if token else ()
+
+
 def _lines(file: Path) -> tuple[str, ...]:
     """No message repeats what a file has: it is secret."""
+    with file.open("rb") as opened:
+        content = opened.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"{file} is too large for a file of tokens: write one a line")
     try:
-        lines = [line.strip() for line in file.read_text("ascii").splitlines()]
+        lines = [line.strip() for line in content.decode("ascii").splitlines()]
     except UnicodeDecodeError:
-        raise ValueError(f"{file}: a token has ASCII characters alone") from None
+        raise ValueError(f"{file}: a token has ASCII characters alone, and no byte order mark before it") from None
     for number, line in enumerate(lines, 1):
         if line and not _TOKEN.fullmatch(line):
             raise ValueError(f"{file}, line {number}: write one token a line, without spaces")

@@ -25,6 +25,20 @@ def test_a_plain_token_is_sent_and_accepted_and_no_other():
     assert not any(map(tokens.accept, ["Bearer secre", "Bearer secret ", "secret", "", None]))
 
 
+def test_the_end_of_line_of_a_secret_that_was_made_of_a_file_is_no_part_of_it():
+    tokens = Tokens("secret\r\n")
+    assert tokens.sent == "secret"
+    assert tokens.accept("Bearer secret")
+    assert not Tokens("\n")
+
+
+@pytest.mark.parametrize("wrong", ["two words", "a\r\nHost: another", "påss"])
+def test_a_plain_token_that_fits_into_no_header_is_refused_and_not_repeated(wrong: str):
+    with pytest.raises(ValueError, match="a token has no spaces") as refused:
+        Tokens(wrong)
+    assert wrong not in str(refused.value)
+
+
 def test_without_a_token_nothing_is_accepted():
     tokens = Tokens()
     assert not tokens
@@ -70,7 +84,7 @@ def test_a_file_that_becomes_unreadable_leaves_the_tokens_in_force(file: Path, b
     assert tokens.sent == "new"
 
 
-@pytest.mark.parametrize("wrong", ["", "\n", "a secret of two words\n", "påss\n"])
+@pytest.mark.parametrize("wrong", ["", "\n", "a secret of two words\n", "påss\n", "\ufefftoken", "x" * 70_000])
 def test_a_file_without_a_token_is_refused_at_first_and_not_repeated(file: Path, wrong: str):
     file.write_text(wrong)
     with pytest.raises(ValueError, match=str(file)) as refused:

@@ -35,6 +35,8 @@ _MOST_COPIED_BYTES = 5 * 2**30
 """S3's own bound of a copy."""
 _REMOVED_AT_ONCE = 200
 _LOOKS = 8
+_MOST_ROUNDS = 10
+"""A writer that met so many collections one after another, or a bucket that does not show what was put, gives up."""
 _MOST_REMEMBERED = 10_000
 
 
@@ -146,7 +148,7 @@ class S3BlobStore:
         key = _key(name)
         if time.monotonic() - self._put_at.get(name, float("-inf")) < self._fresh_s:
             return
-        while True:
+        for _ in range(_MOST_ROUNDS):
             begun = time.monotonic()
             if size <= _CHEAP_BYTES or not self._made_young(key, size):
                 fault_point("blob:before-write")
@@ -154,8 +156,9 @@ class S3BlobStore:
                 if time.monotonic() - begun > self._fresh_s:
                     self._made_young(key, size)  # an object that came in parts is as old as the first of them
             if not self._tombstones.wait(name) and self._bucket.exists(key):
-                break
-        self._remember(name, begun)
+                self._remember(name, begun)
+                return
+        raise Unavailable(f"{self._bucket.called} does not show blob {name}, which was put there; try again")
 
     def _made_young(self, key: str, size: int) -> bool:
         """Whether there is such an object, which is young from now on."""

@@ -16,7 +16,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from store.object_store.bucket import Bucket, NoSuchObject
 from wire.errors import Unavailable
@@ -25,8 +25,8 @@ FOLDER = "tombstones/"
 LIFE_S = 600.0
 """By the store's clock. Writers ignore an older one: whoever wrote it is dead."""
 _TO_BEGIN_S = 120.0
-"""After which its writer does not begin to delete any more. What is between the two is more than a request with all its
-repetitions takes."""
+"""After which its writer does not begin to delete any more, by the store's clock as well: ours stands still while a
+machine is suspended. What is between the two is more than a request with all its repetitions takes."""
 _PAUSE_S = 0.2
 _PATIENCE_S = 30.0
 _MOST_KNOWN = 64
@@ -45,16 +45,26 @@ class Tombstones:
         """While the block runs, writers of these wait. It gets a function to call right before it deletes, which raises
         Unavailable when that is too late.
 
-        Where the block raises, the tombstone stays until it expires: a deletion that was not answered may yet happen.
+        Where the block raises after that, the tombstone stays until it expires: a deletion that was not answered may
+        yet happen.
         """
-        key, begun = f"{FOLDER}{uuid.uuid4().hex}", self._clock()
+        key, deletes = f"{FOLDER}{uuid.uuid4().hex}", False
         self._bucket.put(key, json.dumps(list(names)).encode())
 
         def check() -> None:
-            if self._clock() - begun > _TO_BEGIN_S:
+            nonlocal deletes
+            found = self._bucket.find(key)
+            if found is None or found.age_s > _TO_BEGIN_S:
                 raise Unavailable("looking at the ages of blobs took too long to delete any; the next collection will")
+            deletes = True
 
-        yield check
+        try:
+            yield check
+        except Exception:
+            if not deletes:
+                with suppress(Unavailable):
+                    self._bucket.delete([key])
+            raise
         self._bucket.delete([key])
 
     def wait(self, name: str) -> bool:

@@ -66,6 +66,7 @@ def misused(pod: Pod) -> Iterator[str]:
         title = pod.title(container)
         yield from (f"{title}: {line}" for line in _folders(pod, container))
         yield from (f"{title}: {line}" for line in _probed(container))
+        yield from (f"{title}: {line}" for line in _set_twice(container))
         if not is_ours(container):
             continue
         try:
@@ -77,6 +78,12 @@ def misused(pod: Pod) -> Iterator[str]:
             yield from (f"{title}: {line}" for line in _listening(command, container))
             yield from (f"{title}: {line}" for line in _asked(command, container))
             yield from (f"{title}: {line}" for line in _ending(pod, command, container))
+
+
+def _set_twice(container: dict[str, Any]) -> Iterator[str]:
+    """The API refuses the second, where it applies what it is given (as Helm 4 has it)."""
+    names = [variable["name"] for variable in container.get("env") or []]
+    yield from (f"{name} is set twice" for name in sorted({name for name in names if names.count(name) > 1}))
 
 
 def _read(command: Parsed, container: dict[str, Any]) -> Iterator[str]:

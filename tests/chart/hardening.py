@@ -55,11 +55,10 @@ def _rights(pod: Pod, container: dict[str, Any]) -> Iterator[str]:
 
 def _bounds(container: dict[str, Any]) -> Iterator[str]:
     resources = container.get("resources") or {}
-    for what in ("cpu", "memory"):
-        if what not in (resources.get("requests") or {}):
-            yield f"has no request of {what}"
-    if "memory" not in (resources.get("limits") or {}):
-        yield "has no limit of memory"
+    for bound in ("request", "limit"):
+        for what in ("cpu", "memory", "ephemeral-storage"):
+            if what not in (resources.get(f"{bound}s") or {}):
+                yield f"has no {bound} of {what}"
 
 
 def _image(container: dict[str, Any]) -> Iterator[str]:

@@ -1,11 +1,12 @@
-"""Secrets stand in Secret objects that the chart refers to: in no variable, argument or ConfigMap that it writes."""
+"""Secrets stand in Secret objects that the chart refers to: in no variable, argument, annotation or other field that it
+writes."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from tests.chart.pods import Pod
 from tests.chart.rendering import Document
@@ -26,9 +27,21 @@ def plain_secrets(document: Document) -> Iterator[str]:
     """Secrets that a document would carry, outside of its pods."""
     if document["kind"] == "Secret":
         yield f"{title(document)}: the chart refers to Secrets, it makes none"
-    if document["kind"] == "ConfigMap":
-        for key, value in (document.get("data") or {}).items():
-            yield from (f"{title(document)}: {key} looks like {what}" for what in looks_like(value))
+    for key, text in _texts(document):
+        yield from (f"{title(document)}: {key} looks like {what}" for what in looks_like(text))
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a document, with the key that it stands under; containers are looked at for themselves."""
+    if isinstance(value, dict):
+        for inner, item in cast("dict[str, Any]", value).items():
+            if inner not in ("containers", "initContainers"):
+                yield from _texts(item, inner)
+    elif isinstance(value, list):
+        for item in cast("list[Any]", value):
+            yield from _texts(item, key)
+    elif isinstance(value, str):
+        yield key, value
 
 
 def plain_secrets_of(pod: Pod) -> Iterator[str]:

@@ -14,6 +14,7 @@ from tests.chart.validation import problems
 
 Change = Callable[[list[Document]], object]
 
+BOUNDS = {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "1Gi"}
 PROBE: dict[str, Any] = {"httpGet": {"path": "/healthz", "port": "http"}, "failureThreshold": 60}
 ARGUMENTS: dict[str, list[str]] = {
     "server": ["server", "--host", "0.0.0.0", "--port", "8420"],
@@ -45,7 +46,7 @@ def container(plane: str) -> dict[str, Any]:
         "env": [{"name": "HEADWAY_DATA_DIR", "value": "/var/lib/headway"}, *ENVIRONMENT[plane]],
         "ports": [{"name": "http", "containerPort": 8420}],
         **dict.fromkeys(("startupProbe", "readinessProbe", "livenessProbe"), PROBE),
-        "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "1Gi"}},
+        "resources": {"requests": dict(BOUNDS), "limits": dict(BOUNDS)},
         "securityContext": {
             "readOnlyRootFilesystem": True,
             "allowPrivilegeEscalation": False,
@@ -123,6 +124,18 @@ def variable(name: str, value: str) -> Change:
     return lambda documents: only("server", documents)["env"].append({"name": name, "value": value})
 
 
+def annotated(kind: str, value: str) -> Change:
+    """A Service itself, or what a Deployment makes."""
+
+    def change(documents: list[Document]) -> None:
+        document = found(kind, "server", documents)
+        (document["spec"]["template"] if kind == "Deployment" else document)["metadata"]["annotations"] = {
+            "note": value
+        }
+
+    return change
+
+
 def test_what_has_nothing_against_it_is_left_alone():
     assert problems(GOOD) == []
     assert list(broken_rules(GOOD)) == []
@@ -133,6 +146,8 @@ def test_what_has_nothing_against_it_is_left_alone():
     [
         (lambda d: only("server", d)["resources"].pop("limits"), "has no limit of memory"),
         (lambda d: only("server", d)["resources"]["requests"].pop("cpu"), "has no request of cpu"),
+        (lambda d: only("server", d)["resources"]["limits"].pop("cpu"), "has no limit of cpu"),
+        (lambda d: only("server", d)["resources"]["limits"].pop("ephemeral-storage"), "no limit of ephemeral-storage"),
         (lambda d: only("server", d).pop("livenessProbe"), "has no livenessProbe"),
         (lambda d: only("server", d).pop("readinessProbe"), "has no readinessProbe"),
         (lambda d: only("server", d).pop("startupProbe"), "has no startupProbe"),
@@ -166,6 +181,11 @@ def test_a_pod_without_bounds_or_probes_or_with_rights_is_refused(change: Change
         (variable("SOME_SETTING", "q7Zk3mB9xT2vR8sWf4Yj6Nc1Lp5H"), "something random"),
         (lambda d: only("server", d)["args"].append("--x=postgresql://a:b@c/d"), "an argument looks like a password"),
         (lambda d: d.append(named("v1", "Secret", "tokens", stringData={"a": "b"})), "refers to Secrets"),
+        (annotated("Service", "AKIAIOSFODNN7EXAMPLE"), "Service/server: note looks like a key of Amazon's"),
+        (
+            annotated("Deployment", "q7Zk3mB9xT2vR8sWf4Yj6Nc1Lp5H"),
+            "Deployment/server: note looks like something random",
+        ),
         (lambda d: d.append(named("v1", "ConfigMap", "a", data={"b": "Bearer abcdefgh"})), "b looks like a token"),
     ],
 )
@@ -195,6 +215,7 @@ def test_names_and_paths_are_no_secrets(value: str):
         (variable("HEADWAY_TLS_CERT", "/var/lib/headway/tls.crt"), "asks by HTTP, and it listens with HTTPS"),
         (variable("HEADWAY_SERVER_WORKER", "2"), "HEADWAY_SERVER_WORKER is not read by headway server"),
         (variable("HEADWAY_SERVER_WORKERS", "two"), "headway server: .*'two'"),
+        (variable("HEADWAY_DATABASE_URL", ""), "HEADWAY_DATABASE_URL is set twice"),
         (lambda d: only("sampler", d)["env"].pop(), r"\$\(POD_IP\) is not set"),
         (lambda d: only("server", d)["args"].extend(["--port", "9000"]), "listens on 9000"),
         (lambda d: only("server", d)["ports"][0].update(name="web"), "asks port http"),

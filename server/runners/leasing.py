@@ -41,17 +41,18 @@ class Leasing:
         async with self.database.session() as session:
             runner = await own_runner(session, caller, runner_id)
         wants = Wants(runner.team_id, frozenset(request.kinds), frozenset(runner.labels))
+        if not request.wait_s:
+            return await self._take_now(runner, request, keys)
         ends = _now() + request.wait_s
         with self.waiting.place(wants) as place:
+            self.waiting.look_again()
             while True:
-                place.take()
-                placements = await self._take_now(runner, request, keys)
-                left_s = ends - _now()
-                if placements or left_s <= 0:
-                    return placements
                 async with self.shutdown.waiting():
-                    if not await place.wait(left_s):
+                    if not await place.wait(ends - _now()):
                         return []
+                place.take()
+                if placements := await self._take_now(runner, request, keys):
+                    return placements
 
     async def _take_now(self, runner: RunnerRow, request: LeaseRequest, keys: AgentKeys) -> list[Placement]:
         async with self.database.connection() as connection:

@@ -1,9 +1,9 @@
 """Which of the runners that wait for work look into the queue, so that a thousand of them do not look at once.
 
-One task of the process asks the database what is queued: when something was, and now and then unasked. It wakes
-runners that could take some of it, those first that have waited longest, and no more than there is for them to take.
-Each looks for itself (`store.placements.leasing`), and where it found something the task asks again; so a long queue is
-handed out in waves, and one that nobody may take from (a team that has all it may) costs a wave at a time.
+One task of the process asks the database what is queued: when something was, when a runner came to wait, and now and
+then unasked. It wakes runners that could take some of it, those first that have waited longest, and no more than there
+is for them to take. Each looks for itself (`store.placements.leasing`), and where it found something the task asks
+again; so a long queue is handed out in waves.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Wants:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Of one runner. `take`: behind all others; to be called before the runner looks into the queue, so that nothing
-    that is queued meanwhile escapes it."""
+    """Of one runner. `take`: behind all others again, for one that was woken; to be called before the runner looks into
+    the queue, so that nothing that is queued meanwhile escapes it."""
 
     woken: asyncio.Event
     take: Callable[[], None]
@@ -82,7 +82,7 @@ class WaitingRunners:
 
     @contextmanager
     def place(self, wants: Wants) -> Generator[Place]:
-        """A place among those that wait, until the block ends."""
+        """A place behind all others that wait, until the block ends."""
         woken = asyncio.Event()
 
         def take_place() -> None:
@@ -90,6 +90,7 @@ class WaitingRunners:
             woken.clear()
             self._waiting[woken] = wants
 
+        take_place()
         try:
             yield Place(woken, take_place)
         finally:

@@ -16,6 +16,7 @@ NOT_NAMED_S = 60.0
 way; a runner that dies is found by its silence."""
 
 
+# The commit does not wait for the disk: a heartbeat that is lost is followed by another.
 _BEAT = """
     with own as (
         select r.id from runners r join api_keys k on k.id = r.key_id where r.id = %(id)s and k.team_id = %(team_id)s
@@ -39,7 +40,8 @@ _BEAT = """
             select id from running
             where id <> all(%(ids)s::uuid[]) and taken_at < clock_timestamp() - make_interval(secs => %(not_named_s)s)
         ) as never_arrived,
-        exists(select from running where kind = 'rollout') as has_rollouts
+        exists(select from running where kind = 'rollout') as has_rollouts,
+        set_config('synchronous_commit', 'off', true)
 """
 
 _TEAMS = text("""

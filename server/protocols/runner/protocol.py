@@ -5,4 +5,4 @@ from __future__ import annotations
 from server.http.protocol import Protocol
 from server.protocols.runner import endpoints
 
-RUNNER = Protocol((endpoints.router,))
+RUNNER = Protocol((), first=(endpoints.router,))

@@ -10,13 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.chart.commands import misused
+from tests.chart.hardening import unsafe
 from tests.chart.house_rules import broken_rules
+from tests.chart.pods import pods
 from tests.chart.rendering import profiles, render
+from tests.chart.secrets import plain_secrets_of
 from tests.chart.tools import ROOT, kubectl
 from tests.chart.validation import problems
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+MANIFESTS = re.findall(r"<<END\n(.*?)^END$", PAGE, re.MULTILINE | re.DOTALL)
 KUSTOMIZATION = next(block for block in BLOCKS if "kustomization.yaml" in block)
 VALUES: list[dict[str, Any]] = [yaml.safe_load(block) for block in BLOCKS if block != KUSTOMIZATION]
 
@@ -37,6 +42,14 @@ def test_its_kustomization_takes_the_rendered_chart(tmp_path: Path):
     ]
     assert server["spec"]["replicas"] == 3
     assert problems(list(yaml.safe_load_all(built))) == []
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda text: str(yaml.safe_load(text)["kind"]))
+def test_its_manifests_are_valid_and_keep_the_rules_of_the_charts_pods(manifest: str):
+    documents = [yaml.safe_load(manifest.replace("$(date +%F)", "2026-11-30"))]
+    assert problems(documents) == []
+    for pod in pods(documents):
+        assert [*unsafe(pod), *plain_secrets_of(pod), *misused(pod)] == []
 
 
 def test_it_names_every_profile():

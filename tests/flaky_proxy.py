@@ -13,16 +13,18 @@ from tests.http_servers import serving
 
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 SKEWED = b"<?xml version='1.0'?><Error><Code>RequestTimeTooSkewed</Code><Message>Clocks differ.</Message></Error>"
+_MOST_HUNG_S = 60.0
 _OF_THE_CONNECTION = {"connection", "transfer-encoding", "keep-alive", "date"}
 
 
 class FlakyProxy:
     """`trouble` says of each request (method, path) what befalls it: None, "slow down", "skewed" (signed by a clock
-    that is far off), or "cut" in the middle."""
+    that is far off), "cut" in the middle, or "hang": it is not answered until `goes_on` is set."""
 
     def __init__(self, endpoint: str) -> None:
         self.trouble: Callable[[str, str], str | None] = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
+        self.goes_on = threading.Event()
         self._lock = threading.Lock()
         proxy = self
 
@@ -36,6 +38,8 @@ class FlakyProxy:
                     self.close_connection = True
                     return
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if what == "hang":
+                    proxy.goes_on.wait(_MOST_HUNG_S)
                 if what == "slow down":
                     self._answer(503, {}, SLOW_DOWN)
                     return

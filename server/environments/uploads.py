@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from server.principals.callers import Caller
 from server.uploads.storing import stored_or_refused
 from store.blob_stores import BlobDraft, BlobStore
+from store.blob_stores.threads import in_blob_thread
 from store.database import AsyncDatabase
 from store.tables import EnvironmentBuildRow
 from wire.errors import Conflict, InvalidRequest, NotFound, TooLarge
@@ -76,10 +77,10 @@ async def receive_upload(
     Raises TooLarge, InvalidRequest for what is no gzip tar, NotFound, Conflict where it was deployed meanwhile.
     """
     with stored_or_refused("upload"):
-        draft = await asyncio.to_thread(blobs.draft)
+        draft = await in_blob_thread(blobs, blobs.draft)
         try:
             await _write(draft, chunks, max_bytes)
-            name = await asyncio.to_thread(draft.keep)
+            name = await in_blob_thread(blobs, draft.keep)
         finally:
             await asyncio.to_thread(draft.drop)
     async with database.session() as session:

@@ -6,7 +6,6 @@ with it.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
@@ -38,6 +37,7 @@ from server.runs.settings import HeldOutRequest, InlineTask, InlineTaskset, RunC
 from server.training.collaborators import Training
 from server.uploads.upload_parser import UploadParser
 from store.blob_stores import BlobStore
+from store.blob_stores.threads import in_blob_thread
 from store.tables import ModelRow
 from wire.errors import InvalidRequest, NotFound
 from wire.graders.shapes import Grader, models_of
@@ -247,7 +247,7 @@ async def _read(
     """What `work` makes of a file's content, these arguments, and the field."""
     if file.num_bytes > MAX_FILE_BYTES:
         raise InvalidRequest(f"{field} has {file.num_bytes} bytes; a job takes {MAX_FILE_BYTES}", param=field)
-    content = await asyncio.to_thread(services.blobs.get, file.blob)
+    content = await in_blob_thread(services.blobs, services.blobs.get, file.blob)
     try:
         return await services.parser.read(content, work, *args, field)
     except InvalidRequest as error:

@@ -201,6 +201,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         await recorder.close()
         await upload_parser.close()
         await decoder.close()
+        blobs.threads.close()
         await key_uses.close()
         pool.close()
         connections.close()

@@ -7,14 +7,16 @@ from typing import BinaryIO
 
 from server.metrics.instruments import ServerMetrics
 from store.blob_stores import BlobDraft, BlobStore, StoredBlob
+from store.blob_stores.threads import BlobThreads, ThreadedBlobs
 
 
-class MeasuredBlobs(BlobStore):
+class MeasuredBlobs(ThreadedBlobs):
     """Another store's blobs: all that a server reads and writes, never on its event loop."""
 
     def __init__(self, store: BlobStore, metrics: ServerMetrics) -> None:
         self._store = store
         self._metrics = metrics
+        self.threads = BlobThreads()
 
     def put(self, data: bytes) -> str:
         with self._metrics.blob("write"):

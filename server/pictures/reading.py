@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping
 from uuid import UUID
 
 import structlog
 
 from server.pictures.collaborators import Pictures
+from store.blob_stores.threads import in_blob_thread
 from wire.errors import CorruptCheckpoint, Gone, NotFound
 from wire.pictures import Picture
 
@@ -31,7 +31,7 @@ async def read(pictures: Pictures, team_id: UUID, name: str) -> bytes:
 async def read_stored(pictures: Pictures, name: str) -> bytes:
     """The same, where it is known that the team has it."""
     try:
-        return await asyncio.to_thread(pictures.blobs.get, name)
+        return await in_blob_thread(pictures.blobs, pictures.blobs.get, name)
     except CorruptCheckpoint as error:
         log.warning("picture_lost", picture=name, reason=error.message)
         raise Gone(f"picture {name} is not there any more; send its bytes again") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from server.pictures.decoder import Decoded
 from server.pictures.fetching import fetch
 from server.principals.quotas import refuse_more_files
 from server.uploads.storing import stored_or_refused
+from store.blob_stores.threads import in_blob_thread
 from wire.errors import FINAL, HeadwayError, InvalidRequest, NotFound, TooLarge
 from wire.pictures import Picture, PictureLimits, name_in
 from wire.process.off_loop import off_loop
@@ -54,7 +54,7 @@ async def take_each(
     found = [await _looked_up(pictures, counted, one) for one in sent]
     names = {one.picture.name if one.picture else one.name for one in found} - {None}
     known = dict(await pictures.rows.known(team_id, [name for name in names if name]))
-    for name in await asyncio.to_thread(_lost, pictures, {one.picture.name for one in found if one.picture} & {*known}):
+    for name in await _lost(pictures, {one.picture.name for one in found if one.picture} & {*known}):
         del known[name]
     if any(one.key is not None and (one.picture is None or one.picture.name not in known) for one in found):
         async with pictures.database.session() as session:
@@ -127,9 +127,11 @@ def _bytes(pictures: Pictures, sent: SentPicture, fetched: bytes | None) -> byte
     return sent.source
 
 
-def _lost(pictures: Pictures, names: Collection[str]) -> list[str]:
+async def _lost(pictures: Pictures, names: Collection[str]) -> list[str]:
     """Those whose blobs are not there any more: whoever sends their bytes gives them back."""
-    return [name for name in names if not pictures.blobs.has(name)]
+    if not names:
+        return []
+    return await in_blob_thread(pictures.blobs, lambda: [name for name in names if not pictures.blobs.has(name)])
 
 
 async def _taken(
@@ -146,7 +148,7 @@ async def _taken(
     data = await off_loop(len(found.sent.source), _bytes, pictures, found.sent, found.data)
     decoded = await _decoded(pictures, found.sent, data)
     with stored_or_refused("picture"):
-        name = await asyncio.to_thread(pictures.blobs.put, decoded.png)
+        name = await in_blob_thread(pictures.blobs, pictures.blobs.put, decoded.png)
     picture = known[name] = Picture(name, decoded.width, decoded.height)
     added.append((picture, len(decoded.png)))
     pictures.decoded.keep(found.key, picture)

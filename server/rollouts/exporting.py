@@ -6,7 +6,6 @@ without its last chunk is an error to every HTTP client, and a Parquet or gzip f
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -17,6 +16,7 @@ import structlog
 from server.rollouts.formats import FORMATS, FormatName
 from server.rollouts.formats.lines import Writer
 from store.blob_stores import BlobStore
+from store.blob_stores.threads import in_blob_thread
 from store.database import AsyncDatabase
 from store.rollouts import TraceFacts, TraceFilter, TracePage, count_traces, list_traces, resolve
 from store.rollouts.comments import Comment, read_comments
@@ -79,7 +79,7 @@ async def export(
                     if trace_id in found
                 ]
                 pieces = writer.write(rollouts)
-                while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                while (piece := await in_blob_thread(blobs, next, pieces, None)) is not None:
                     if piece or not begun:  # empty, where the format leaves these out or waits for more
                         begun = True
                         yield piece
@@ -87,7 +87,7 @@ async def export(
                     begun = True
                     yield b""
             cursor, more = page.next_cursor, page.next_cursor is not None
-        yield await asyncio.to_thread(writer.close)
+        yield await in_blob_thread(blobs, writer.close)
     except Exception as error:
         log.error("export_broken", error=str(error).partition("\n")[0])
         raise

@@ -21,6 +21,7 @@ from store.blob_stores import BlobStore
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.database_clock import DatabaseClock
 from store.rollouts import KnownSamples, NewSample, TraceRecord, record
+from wire.errors import Unavailable
 from wire.process.off_loop import off_loop, takes_long
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,8 @@ log = structlog.get_logger(__name__)
 NOT_RECORDED = "samples_not_recorded"
 """Flag of a trace of which the gateway served something that it could not record."""
 
+_AWAY = (*DATABASE_AWAY, Unavailable)
+"""The database, or the store of what is too large for it."""
 _MOST_WAITING = 8192
 _MOST_AT_ONCE = 256
 _PAUSE_S = 0.2
@@ -136,8 +139,8 @@ class Recorder:
                     waiting.done.set_result(None)
 
     async def _record(self, batch: list[_Waiting]) -> None:
-        """All of it, again and again while the database is away and the first of them has patience; then one by one
-        where it is not the database that refuses."""
+        """All of it, again and again while a store is away and the first of them has patience; then one by one where
+        it is something else."""
         try:
             served = [waiting.served for waiting in batch]
             records = await off_loop(sum(one.num_bytes for one in served), _records, served)
@@ -145,7 +148,7 @@ class Recorder:
             self.num_recorded += len(batch)
             self.metrics.recorded(len(batch), lost=False)
         except Exception as error:
-            if len(batch) == 1 or isinstance(error, (*DATABASE_AWAY, TimeoutError)):
+            if len(batch) == 1 or isinstance(error, (*_AWAY, TimeoutError)):
                 self._lose(batch, str(error).partition("\n")[0], error)
                 return
             for waiting in batch:  # what one of them brings must not cost the others their record
@@ -164,7 +167,7 @@ class Recorder:
                     await record(self.database, self.blobs, records, known=self._known)
                 self._flagged.difference_update(one.trace for one in records)
                 return
-            except DATABASE_AWAY:
+            except _AWAY:
                 if clock() + _PAUSE_S > patience_ends:
                     raise
                 await asyncio.sleep(_PAUSE_S)

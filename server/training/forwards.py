@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -10,9 +9,9 @@ from server.catalog.repository import as_uuid
 from store.blob_stores import BlobStore
 from store.database import AsyncDatabase
 from store.operation_kinds import HANDLE_GIVERS
+from store.oplog.results import read_result
 from store.tables import ModelRow, OperationRow
 from wire.errors import Gone, NotFound
-from wire.payload import decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +36,8 @@ async def open_forward(database: AsyncDatabase, blobs: BlobStore, model_id: UUID
         raise Gone(f"forward {forward_id!r} was used by a backward already; call forward again")
     if operation.head_version != model.head_version:
         raise Gone(f"the weights have moved since forward {forward_id!r}; call forward again")
-    lengths = await asyncio.to_thread(_lengths, operation, blobs)
+    header, _ = await read_result(operation, blobs)
+    lengths = header.get("lengths")  # none where it was asked for as what a loss costs
     if lengths is None:
         raise NotFound(f"{forward_id!r} returned the logprobs of a loss; a backward needs a forward of its own")
     return ForwardHandle(operation.id, lengths)
-
-
-def _lengths(operation: OperationRow, blobs: BlobStore) -> list[int] | None:
-    """None of a forward that was asked for as what a loss costs."""
-    data = operation.result if operation.result is not None else blobs.get(operation.result_blob or "")
-    header, _ = decode(data)
-    return header.get("lengths")

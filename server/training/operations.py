@@ -17,8 +17,9 @@ from server.training.collaborators import Training
 from server.training.idempotency import IDEMPOTENCY_HEADER, body_digest
 from server.uploads.storing import stored_or_refused
 from store.blob_stores import BlobStore
+from store.blob_stores.threads import in_blob_thread
 from store.operation_kinds import KINDS
-from store.oplog.append import PlacedPayload, append_operation, place_payload
+from store.oplog.append import INLINE_BYTES, PlacedPayload, append_operation, place_payload
 from store.oplog.keys import operation_of_key
 from store.oplog.lost_answers import abandon, adopt, repeated_step, same_step
 from store.oplog.results import Result, take_result, wait_for_result
@@ -179,7 +180,7 @@ async def _body_digest(kind: str, prepared: Prepared) -> bytes:
 
 async def _append(training: Training, logged: _Logged, prepared: Prepared) -> UUID:
     """The operation's id, or that of the one which a racing call with the same key has appended."""
-    placed = await off_loop(len(prepared.payload), placed_or_refused, training.blobs, prepared.payload)
+    placed = await placed_or_refused(training.blobs, prepared.payload)
     digest = await _body_digest(logged.kind, prepared)
     try:
         async with training.database.connection() as connection:
@@ -222,7 +223,9 @@ def _abandon(training: Training, operation_id: UUID, caller: int) -> None:
     task.add_done_callback(_abandoning.discard)
 
 
-def placed_or_refused(blobs: BlobStore, payload: bytes) -> PlacedPayload:
-    """Where the payload lies. Raises Unavailable when the disk does not take it: then nothing was logged."""
+async def placed_or_refused(blobs: BlobStore, payload: bytes) -> PlacedPayload:
+    """Where the payload lies. Raises Unavailable when the store does not take it: then nothing was logged."""
     with stored_or_refused("batch"):
-        return place_payload(blobs, payload)
+        if len(payload) > INLINE_BYTES:
+            return await in_blob_thread(blobs, place_payload, blobs, payload)
+        return await off_loop(len(payload), place_payload, blobs, payload)

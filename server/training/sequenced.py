@@ -15,7 +15,6 @@ from server.values.sanitizing import storable_text
 from store.oplog.append import PlacedPayload
 from store.oplog.client_order import LARGEST_NUMBER, append_in_order, operation_of_number
 from wire.errors import FINAL, HeadwayError, InvalidRequest, ModelNotFound, NumberReused
-from wire.process.off_loop import off_loop
 
 _NOTHING = PlacedPayload(payload=b"", payload_blob=None)
 _LONGEST = 2000
@@ -72,7 +71,7 @@ async def _find(training: Training, model_id: UUID, client_sequence: int, digest
 
 
 async def _append(training: Training, model_id: UUID, client_sequence: int, call: Call, prepared: Prepared) -> UUID:
-    placed = await off_loop(len(prepared.payload), placed_or_refused, training.blobs, prepared.payload)
+    placed = await placed_or_refused(training.blobs, prepared.payload)
     async with training.database.connection() as connection:
         appended_id = await append_in_order(
             connection,

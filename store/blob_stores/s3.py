@@ -33,6 +33,8 @@ _CHEAP_BYTES = 2**20
 _LARGE_BYTES = 16 * 2**20
 _MOST_COPIED_BYTES = 5 * 2**30
 """S3's own bound of a copy."""
+_ATTEMPTS, _READ_TIMEOUT_S = 5, 15.0
+"""Of each request: requests of clients wait for it."""
 _REMOVED_AT_ONCE = 200
 _LOOKS = 8
 _MOST_ROUNDS = 10
@@ -79,7 +81,8 @@ class S3BlobStore:
     def from_url(cls, url: str) -> S3BlobStore:
         """From a `Location`. Raises ValueError."""
         location = Location.parse(url, copies="headway-blobs", copies_gib=4.0)
-        bucket = Bucket(location.bucket, location.prefix, connect(), of="blob")
+        client = connect(_ATTEMPTS, _READ_TIMEOUT_S)
+        bucket = Bucket(location.bucket, location.prefix, client, of="blob")
         return cls(bucket, BlobCopies(location.cache, location.cache_bytes))
 
     def put(self, data: bytes) -> str:

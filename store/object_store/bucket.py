@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumErro
 from s3transfer.exceptions import RetriesExceededError
 from urllib3.exceptions import HTTPError
 
-from wire.errors import Unavailable
+from store.object_store.away import StoreAway
 
 _PART_BYTES = 16 * 2**20
 _TRANSFERS = 8
@@ -61,13 +61,13 @@ class UnfinishedUpload:
     age_s: float
 
 
-def connect(max_attempts: int = _MAX_ATTEMPTS) -> Any:
+def connect(max_attempts: int = _MAX_ATTEMPTS, read_timeout_s: float = 30.0) -> Any:
     """A client for what the environment names (AWS_*). Talks to nobody yet. Raises ValueError for an environment that
     names no endpoint or profile that there could be, without its words: an endpoint may hold secrets."""
     config = Config(
         retries={"mode": "standard", "max_attempts": max_attempts},
         connect_timeout=5,
-        read_timeout=30,
+        read_timeout=read_timeout_s,
         max_pool_connections=2 * _TRANSFERS,
         tcp_keepalive=True,
     )
@@ -236,11 +236,11 @@ class Bucket:
         except (BotoCoreError, Boto3Error, RetriesExceededError, HTTPError) as error:
             raise self._unavailable(f"it does not answer: {type(error).__name__}") from None
 
-    def _unavailable(self, why: str) -> Unavailable:
+    def _unavailable(self, why: str) -> StoreAway:
         """Without the error's own words: they repeat endpoints, which may hold secrets."""
         endpoint = "" if _has_endpoint() else " (AWS_ENDPOINT_URL is not set: Amazon's own)"
         sentence = f"the {self._of} store {self.called}{endpoint} cannot be used, {why}"
-        return Unavailable(f"{sentence}; what was stored is not lost, try again when it is back")
+        return StoreAway(f"{sentence}; what was stored is not lost, try again when it is back")
 
 
 def _is_skewed(code: str, error: ClientError) -> bool:

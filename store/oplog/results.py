@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.blob_stores import BlobStore
+from store.blob_stores.threads import in_blob_thread
 from store.database import DATABASE_AWAY, AsyncDatabase
 from store.operation_kinds import SERVED_CHANGERS
 from store.oplog.waiting import DATABASE_TROUBLE, Trouble, WaitingCall, WaitingCalls, troubles_and_ends
@@ -148,7 +149,7 @@ async def _take_any(database: AsyncDatabase, blobs: BlobStore, operation_id: UUI
         raise error_from_code(operation.error_code or "internal", operation.error_message or "the operation failed")
     if operation.state != "done":
         return None
-    result = await asyncio.to_thread(_read_result, operation, blobs)
+    result = await read_result(operation, blobs)
     fault_point("reply:before-note")
     if await _note_answered(database, operation_id, caller):
         await _outlast_caches(database, operation.kind)
@@ -162,12 +163,13 @@ async def _outlast_caches(database: AsyncDatabase, kind: str) -> None:
         await database.wait_until_caches_expire()
 
 
-def _read_result(operation: OperationRow, blobs: BlobStore) -> Result:
+async def read_result(operation: OperationRow, blobs: BlobStore) -> Result:
+    """The result of an operation that is done. Raises Gone where it was not kept, CorruptCheckpoint, Unavailable."""
     if operation.result is not None:
-        return decode(operation.result)
+        return await asyncio.to_thread(decode, operation.result)
     if operation.blobs_dropped_at is not None:
         raise Gone(f"this {operation.kind} was answered long ago, and its answer was not kept any longer")
-    return decode(blobs.get(operation.result_blob or ""))
+    return await in_blob_thread(blobs, lambda: decode(blobs.get(operation.result_blob or "")))
 
 
 async def _note_answered(database: AsyncDatabase, operation_id: UUID, caller: int | None) -> bool:

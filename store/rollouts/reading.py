@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import numpy as np
 
 from store.blob_stores import BlobStore
+from store.blob_stores.threads import in_blob_thread
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts.arrays import unpack
 from store.rollouts.conversations import Conversation, from_items, unpack_conversation
@@ -21,6 +22,10 @@ from store.rollouts.payloads import unpack_payload
 from store.rollouts.traces import TRACE_COLUMNS, TraceFacts
 from wire.errors import CorruptCheckpoint
 from wire.trajectories import Turn
+
+T = TypeVar("T")
+
+_BLOB_COLUMNS = ("tokens_blob", "conversation_blob", "payload_blob")
 
 _TRACES = f"select {TRACE_COLUMNS} from traces t where t.team_id = %(team_id)s and t.id = any(%(ids)s)"  # noqa: S608
 
@@ -130,7 +135,7 @@ async def read_rollouts(
         traces = {row.id: TraceFacts(*row) for row in await _all(connection, _TRACES, asked)}
         samples = await _all(connection, query, asked)
         turns = await _all(connection, _TURNS, asked)
-    return await asyncio.to_thread(_assemble, traces, samples, turns, blobs)
+    return await _in_thread(blobs, samples, lambda: _assemble(traces, samples, turns, blobs))
 
 
 async def read_spans(database: AsyncDatabase, blobs: BlobStore, team_id: UUID, trace_id: UUID) -> list[RecordedSpan]:
@@ -139,7 +144,7 @@ async def read_spans(database: AsyncDatabase, blobs: BlobStore, team_id: UUID, t
     async with database.connection() as connection:
         spans = await _all(connection, _SPANS, asked)
         samples = await _all(connection, _WITHOUT_CONVERSATIONS, asked)
-    return await asyncio.to_thread(lambda: _unpacked_spans(spans, _Unpacking(samples, blobs), blobs))
+    return await in_blob_thread(blobs, lambda: _unpacked_spans(spans, _Unpacking(samples, blobs), blobs))
 
 
 async def read_recorded(
@@ -164,7 +169,7 @@ async def read_recorded(
         rollout = _rollout(TraceFacts(*traces[0]), unpacking, steps)
         return rollout, _unpacked_spans(spans, unpacking, blobs, arrays=arrays, contents=False)
 
-    return await asyncio.to_thread(assemble)
+    return await _in_thread(blobs, [*samples, *spans], assemble)
 
 
 def _assemble(
@@ -275,6 +280,13 @@ class _Unpacking:
             links.append(link)
             link = getattr(self.rows[link], parent)
         return links[::-1]
+
+
+async def _in_thread(blobs: BlobStore, rows: Sequence[Any], work: Callable[[], T]) -> T:
+    """What was recorded without blobs can be read while their store is away."""
+    if any(getattr(row, column, None) for row in rows for column in _BLOB_COLUMNS):
+        return await in_blob_thread(blobs, work)
+    return await asyncio.to_thread(work)
 
 
 def _content(inline: bytes | None, blob: str | None, blobs: BlobStore) -> bytes:

@@ -6,7 +6,6 @@ a sample shares with another is there when it is written, and counts are exact. 
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,6 +17,7 @@ from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
 from store.blob_stores import BlobStore
+from store.blob_stores.unwritten import TakesBlobs, UnwrittenBlobs
 from store.database import AsyncConnection, AsyncDatabase
 from store.rollouts.known import KnownSamples, Trace
 from store.rollouts.samples import KnownSample, NewSample, PackedSample, pack_samples, placed
@@ -64,21 +64,20 @@ async def record(
     trace that are not `known`.
 
     first: what is to happen at the beginning of the transaction; what it raises ends it. known: brought up to date.
-    What is on record already stays as it is. No two records may be of one trace. Raises OSError when a blob cannot be
-    written, and what `store.database.DATABASE_AWAY` lists; then nothing was recorded.
+    What is on record already stays as it is. No two records may be of one trace. Raises OSError or Unavailable when a
+    blob cannot be written, and what `store.database.DATABASE_AWAY` lists; then nothing was recorded.
     """
     records = sorted(records, key=lambda record: (record.team_id.bytes, record.trace_id.bytes))
     num_bytes = sum(span.num_bytes for one in records for span in one.spans)
-    if any(span.contents for one in records for span in one.spans):  # which are put as blobs, however small they are
-        spans = await asyncio.to_thread(_pack_spans, records, blobs)
-    else:
-        spans = await off_loop(num_bytes, _pack_spans, records, blobs)
+    unwritten = UnwrittenBlobs()
+    spans = await off_loop(num_bytes, _pack_spans, records, unwritten)
     num_sample_bytes = sum(sample.num_bytes for one in records for sample in one.samples)
     for attempt in range(_ATTEMPTS):
         traces = {one.trace: any(map(_may_share, one.samples)) for one in records if one.samples}
         earlier = await _known_samples(database, traces, known if attempt == 0 else None)
         share = attempt < _ATTEMPTS - 1
-        samples = await off_loop(num_sample_bytes, _pack_samples, records, earlier, blobs, share)
+        samples = await off_loop(num_sample_bytes, _pack_samples, records, earlier, unwritten, share)
+        await unwritten.write(blobs)
         try:
             if first is None and attempt == 0 and known is not None and all(_is_turn(one, known) for one in records):
                 counts = await _write_turns(database, samples)
@@ -170,12 +169,12 @@ def _remember(
             known.forget(trace)
 
 
-def _pack_spans(records: Sequence[TraceRecord], blobs: BlobStore) -> list[tuple[Trace, dict[str, Any]]]:
+def _pack_spans(records: Sequence[TraceRecord], blobs: TakesBlobs) -> list[tuple[Trace, dict[str, Any]]]:
     return [(record.trace, _span_values(record, span, blobs)) for record in records for span in record.spans]
 
 
 def _pack_samples(
-    records: Sequence[TraceRecord], earlier: Mapping[Trace, Sequence[KnownSample]], blobs: BlobStore, share: bool
+    records: Sequence[TraceRecord], earlier: Mapping[Trace, Sequence[KnownSample]], blobs: TakesBlobs, share: bool
 ) -> dict[Trace, list[PackedSample]]:
     return {
         record.trace: pack_samples(_distinct(record.samples), earlier.get(record.trace, ()), blobs, share=share)
@@ -193,7 +192,7 @@ def _distinct(samples: Iterable[NewSample]) -> list[NewSample]:
     return list(found.values())
 
 
-def _span_values(record: TraceRecord, span: NewSpan, blobs: BlobStore) -> dict[str, Any]:
+def _span_values(record: TraceRecord, span: NewSpan, blobs: TakesBlobs) -> dict[str, Any]:
     return {
         "team_id": record.team_id,
         "trace_id": record.trace_id,

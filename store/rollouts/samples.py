@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from store.blob_stores import BlobStore
+from store.blob_stores.unwritten import TakesBlobs
 from store.rollouts.arrays import pack
 from store.rollouts.conversations import Conversation, pack_conversation
 from store.rollouts.digests import boundary_digests, items_digests, longest_prefix, sample_digest, served_digest
@@ -106,7 +106,7 @@ class PackedSample:
 
 
 def pack_samples(
-    samples: Sequence[NewSample], known: Sequence[KnownSample], blobs: BlobStore, *, share: bool = True
+    samples: Sequence[NewSample], known: Sequence[KnownSample], blobs: TakesBlobs, *, share: bool = True
 ) -> list[PackedSample]:
     """Samples of one trace, in order; each may share with those before it, and with the `known`. Writes blobs."""
     earlier, packed = list(known), list[PackedSample]()
@@ -116,7 +116,7 @@ def pack_samples(
     return packed
 
 
-def _pack(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> PackedSample:
+def _pack(sample: NewSample, known: list[KnownSample], blobs: TakesBlobs) -> PackedSample:
     turn, served = sample.turn, sample.served
     ends = [(k.prompt_length, k.prompt_digest, k.digest) for k in known]
     ends += [(k.prompt_length + k.output_length, k.end_digest, k.digest) for k in known]
@@ -162,7 +162,7 @@ def _pack(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> Pack
     )
 
 
-def _conversation_values(sample: NewSample, known: list[KnownSample], blobs: BlobStore) -> dict[str, Any]:
+def _conversation_values(sample: NewSample, known: list[KnownSample], blobs: TakesBlobs) -> dict[str, Any]:
     conversation = sample.served.conversation if sample.served else None
     if conversation is None:
         return dict.fromkeys(_OF_A_CONVERSATION)
@@ -190,7 +190,7 @@ def _named(sample: NewSample, items_shared: int | None) -> set[str]:
     return set(named_in(sample.served.conversation.messages[max(items_shared - 1, 0) :]))
 
 
-def placed(column: str, data: bytes, blobs: BlobStore) -> dict[str, Any]:
+def placed(column: str, data: bytes, blobs: TakesBlobs) -> dict[str, Any]:
     """A value inline, or the blob that holds it. Blocks on the disk."""
     if len(data) <= INLINE_BYTES:
         return {column: data, f"{column}_blob": None}

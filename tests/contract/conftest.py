@@ -7,6 +7,7 @@ import contextlib
 import io
 import socket
 import tarfile
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from server.app import create_app
 from server.auth.service import create_key
 from server.metrics.blobs import MeasuredBlobs
 from server.process.settings import GarbageCollectionSettings, GuardSettings, Limits, ServerSettings, Timeouts
+from store.blob_stores.threads import THREADS_OF_BLOBS
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
@@ -257,20 +259,19 @@ async def num_operations(database: AsyncDatabase, model_id: str) -> int:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_blob_call_on_an_event_loop() -> Iterator[None]:
-    """A server's blobs may be in a bucket: whoever calls them on its loop stops every request meanwhile."""
+def no_blob_call_outside_its_threads() -> Iterator[None]:
+    """A server's blobs may be in a bucket: whoever calls them on its loop stops every request meanwhile, and whoever
+    does in asyncio's threads stops what else needs these."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("put", "get", "has", "open", "draft", "check", "remove_older"):
-            patch.setattr(MeasuredBlobs, name, _off_the_loop(getattr(MeasuredBlobs, name)))
+            patch.setattr(MeasuredBlobs, name, _in_its_threads(getattr(MeasuredBlobs, name)))
         yield
 
 
-def _off_the_loop(method: Callable[..., Any]) -> Callable[..., Any]:
+def _in_its_threads(method: Callable[..., Any]) -> Callable[..., Any]:
     def called(*args: Any) -> Any:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if threading.current_thread().name.startswith(THREADS_OF_BLOBS):
             return method(*args)
-        raise AssertionError(f"{method.__name__} of a blob store was called on an event loop")
+        raise AssertionError(f"{method.__name__} of a blob store was called outside its threads")
 
     return called

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Annotated, BinaryIO
@@ -22,6 +21,7 @@ from server.runners.agent_keys import AgentKeys
 from server.runners.archives import archive_of
 from server.runners.leasing import Leasing
 from server.runners.registering import own_runner
+from store.blob_stores.threads import in_blob_thread
 from wire.placements import (
     Beat,
     End,
@@ -112,7 +112,7 @@ async def archive(context: ContextDep, caller: RunnerDep, runner_id: UUID, build
     async with context.database.session() as session:
         build = await archive_of(session, await own_runner(session, caller, runner_id), build_id)
     assert build.archive_blob is not None, "it has an archive"
-    file = await asyncio.to_thread(context.blobs.open, build.archive_blob)
+    file = await in_blob_thread(context.blobs, context.blobs.open, build.archive_blob)
     headers = {} if build.archive_bytes is None else {"Content-Length": str(build.archive_bytes)}
     return StreamingResponse(_pieces(file), media_type="application/gzip", headers=headers)
 

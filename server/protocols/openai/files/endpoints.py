@@ -20,6 +20,7 @@ from server.protocols.openai.files.multipart import read_form
 from server.protocols.openai.files.schemas import FILE, FileDeleted, FileList, FileObject, file_object
 from server.protocols.openai.shared.platform_routes import PlatformRoute, id_of, shown_id
 from server.uploads.storing import stored_or_refused
+from store.blob_stores.threads import in_blob_thread
 from wire.errors import InvalidRequest
 
 router = KeyedRouter(prefix="/v1/files", tags=["files"], route_class=PlatformRoute)
@@ -44,13 +45,13 @@ async def create_file(context: ContextDep, caller: CallerDep, request: Request) 
     """Take a file of lines for fine-tuning: tasks of environments, conversations, or exported rollouts. A line that is
     wrong refuses the file, by its number."""
     with stored_or_refused("file"):
-        draft = await asyncio.to_thread(context.blobs.draft)
+        draft = await in_blob_thread(context.blobs, context.blobs.draft)
         try:
             incoming = IncomingFile(draft, context.upload_parser, context.settings.limits)
             form = await read_form(request, body_chunks(request, "the file"), "file", incoming.write)
             _check_fields(form.fields)
             checked = await incoming.finish()
-            blob = await asyncio.to_thread(draft.keep)
+            blob = await in_blob_thread(context.blobs, draft.keep)
         finally:
             await asyncio.to_thread(draft.drop)
     async with context.database.session() as session:
@@ -90,7 +91,7 @@ async def get_content(context: ContextDep, caller: CallerDep, file_id: str) -> S
     async with context.database.session() as session:
         stored = await service.find(session, caller, id_of(FILE, file_id))
     headers = {"Content-Length": str(stored.num_bytes), "Cache-Control": "no-store"}
-    file = await asyncio.to_thread(context.blobs.open, stored.blob)
+    file = await in_blob_thread(context.blobs, context.blobs.open, stored.blob)
     return StreamingResponse(_pieces(file), headers=headers, media_type="application/octet-stream")
 
 

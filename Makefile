@@ -68,7 +68,7 @@ screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light 
 test-slow: .venv/installed-dev .venv-hud-rl/installed .venv-verifiers/installed $(TINY_BASE)/config.json $(TINY_TOOLS)/config.json $(TINY_EYES)/config.json $(SMOLLM2)/config.json $(TOKENIZERS)/installed  ## whole boxes that come, go, hang and move; much fuzzing
 	$(BIN)/python -m pytest -m slow $(TEST_ARGS)
 
-test-fleet: .venv/installed-dev $(TINY_BASE)/config.json  ## simulated hosts with faults between them; needs root and iptables
+test-fleet: .venv/installed-dev $(TINY_BASE)/config.json $(KUBERNETES)/installed  ## simulated hosts with faults between them; needs root and iptables
 	$(BIN)/python -m pytest -m fleet tests/fleet $(TEST_ARGS)
 
 fleet-faults: .venv/installed-dev $(TINY_BASE)/config.json  ## every fault between simulated hosts, half an hour; FAULTS=clock: those alone

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 from trainer.engine.architectures import decoder_layers, vocabulary_modules
 from trainer.engine.unembedding import blocks_of
 from trainer.engine.vision.families import loader_of
+from wire.process.control_groups import memory_left
 
 _MANY_RANKS = 64
 _BLOCKS_AT_ONCE = 2
@@ -67,8 +68,11 @@ def refuse_too_large(outline: PreTrainedModel, device: torch.device, ranks: int 
 
 
 def free_bytes(device: torch.device) -> int:
-    """Of the GPU, or of the machine's memory."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """Of the GPU, or of the memory of the machine or of this process's container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available, left = psutil.virtual_memory().available, memory_left()
+    return available if left is None else min(available, left)
 
 
 def _bytes(parameters: Iterable[torch.Tensor]) -> int:

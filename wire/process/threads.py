@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
+from wire.process.control_groups import CGROUPS, OWN_CGROUPS, control_groups
+
 _TINY_PARAMETERS = 20_000_000
 # As quick as spinning on an idle machine, and as sleeping beside loops: `python -m bench.busy_neighbours`.
 _SPINS = 1000
-_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def threads_for(num_parameters: int, num_processes: int = 1) -> int:
@@ -19,7 +20,7 @@ def threads_for(num_parameters: int, num_processes: int = 1) -> int:
     return 1 if num_parameters < _TINY_PARAMETERS else max(1, usable_cores() // num_processes)
 
 
-def usable_cores(cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) -> int:
+def usable_cores(cgroups: Path = CGROUPS, own_cgroups: Path = OWN_CGROUPS) -> int:
     """Cores that this process may run on, at most as many as its control groups (v2 or v1) give it time of; one at
     least. Of the machine and its limits alone, never of its load: two undisturbed runs use equally many."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -27,23 +28,11 @@ def usable_cores(cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) -> 
 
 
 def _quotas(cgroups: Path, own_cgroups: Path) -> Iterator[float]:
-    """Cores' worth of time, of each group above this process that has a limit. In a container its own is at the top."""
-    try:
-        lines = own_cgroups.read_text().splitlines()
-    except OSError:
-        return
-    for _, controllers, path in (line.split(":", 2) for line in lines):
-        of_v1 = "cpu" in controllers.split(",")
-        if not (of_v1 or controllers == ""):
-            continue
-        top = cgroups / "cpu" if of_v1 else cgroups
-        lowest = top / path.strip("/")
-        for group in (lowest, *lowest.parents):
-            quota = _quota_of_v1(group) if of_v1 else _quota_of_v2(group)
-            if quota is not None:
-                yield quota
-            if group == top:
-                break
+    """Cores' worth of time, of each group that has a limit."""
+    for group, is_v1 in control_groups("cpu", cgroups, own_cgroups):
+        quota = _quota_of_v1(group) if is_v1 else _quota_of_v2(group)
+        if quota is not None:
+            yield quota
 
 
 def _quota_of_v2(group: Path) -> float | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from wire.process.replaceable_files import Replaceable
 
 _TOKEN = re.compile(r"[!-~]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MOST_BYTES = 65536
 
 
@@ -54,8 +55,8 @@ class Tokens:
 
 def _plain(given: str | None) -> tuple[str, ...]:
     token = (given or "").strip()
-    if token and not _TOKEN.fullmatch(token):
-        raise ValueError("a token has no spaces, and ASCII characters alone; one in the environment has others")
+    if _CONTROL.search(token):
+        raise ValueError("a token is one line; one in the environment has several, or other control characters")
     return (token,) if token else ()
 
 

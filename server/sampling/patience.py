@@ -7,18 +7,20 @@ request is refused at once.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from uuid import UUID
 
 from server.process.shutdown import Shutdown
-from server.sampling.lookups import Holders, SharedLookups
+from server.sampling.lookups import PIN_S, Holders, SharedLookups
 from server.sampling.target import Target
 from store.notify import ADAPTER_LOADED, AsyncListener
 from store.planes.serving import Sampler
 from wire.errors import Unavailable
 
 _LOOK_EVERY_S = 1.0
+_WANT_EVERY_S = PIN_S / 2
 _RETRY_AFTER_S = 2
 _RETRY_WHEN_STARTED_S = 10
 """A sampler takes longer to start than to answer."""
@@ -93,11 +95,11 @@ class AdapterHolders:
         """They, once there are some. Those that wait for the same ask the database together. Raises Unavailable when
         all of them refuse the adapter, none lives and nobody is to wait for one, or patience is over."""
         patience.begin()
-        if target.checkpoint is not None:  # a head that has moved on since is loaded by nobody unasked
-            await self.wants.ask(target.checkpoint.id)
         async with self.shutdown.waiting():
             with self.listener.subscribe(ADAPTER_LOADED, target.adapter) as subscription:
+                wanted_at = -math.inf
                 while True:
+                    wanted_at = await self._want(target, wanted_at)
                     held = await self.find(target)
                     if held.samplers:
                         return held.samplers
@@ -111,6 +113,15 @@ class AdapterHolders:
                         why = f" ({held.trouble})" if held.trouble else ""
                         raise _unavailable(target, f"{did} within {patience.limit_s:.0f} s{why}")
                     await subscription.wait(min(patience.left_s, _LOOK_EVERY_S))
+
+    async def _want(self, target: Target, wanted_at: float) -> float:
+        """Have the target loaded, unless that was asked lately; when it was asked. What no head points at any more
+        is loaded by nobody unasked, and a sampler may take longer to start than a wish counts."""
+        now = time.monotonic()
+        if target.checkpoint is None or now - wanted_at < _WANT_EVERY_S:
+            return wanted_at
+        await self.wants.ask(target.checkpoint.id)
+        return now
 
 
 def _unavailable(target: Target, why: str) -> Unavailable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,12 +14,12 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from server.app import create_app
 from server.process.elastic import ElasticSettings, WithoutSampler
 from server.process.settings import ServerSettings, Timeouts
-from store.tables import SamplerDemandRow
+from store.tables import AdapterWantRow, SamplerDemandRow
 from tests.contract.conftest import Team, serving
 from tests.contract.stand_in_runner import add_environment, place
 from tests.contract.test_models import no_samplers
@@ -105,6 +106,28 @@ async def test_requests_that_wait_scale_up_from_zero_and_are_served_by_the_sampl
         assert (await until_reported(another, base.slug, running=0, waiting=0))["value"] == 1
         await forget_demand(database)
         assert (await scaling(another, f"samplers/{base.slug}"))["asked_s"] > ELASTIC.idle_s
+
+
+async def test_what_is_waited_for_is_wanted_for_as_long_as_it_is_waited_for(
+    database, database_url, team, model, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("server.sampling.lookups._WANTED_AGAIN_S", 0.01)
+    monkeypatch.setattr("server.sampling.patience._WANT_EVERY_S", 0.01)
+    checkpoint = uuid.UUID((await team.step(model["id"]))["checkpoint_id"])
+
+    async def is_wanted() -> bool:
+        async with database.session() as session:
+            return await session.get(AdapterWantRow, checkpoint) is not None
+
+    async with elastic_server(database_url, tmp_path, team, ELASTIC) as (_, http):
+        async with no_samplers(database):
+            waiting = asyncio.create_task(http.post("/chat/completions", json=chat(model)))
+            for _ in range(2):
+                while not await is_wanted():  # noqa: ASYNC110 - it happens in the server
+                    await asyncio.sleep(0.01)
+                async with database.session() as session:
+                    await session.execute(delete(AdapterWantRow))  # as if a sampler took longer to start than it counts
+        assert (await waiting).status_code == 200
 
 
 async def test_sequences_at_a_sampler_are_counted_until_their_stream_ends(

@@ -1,4 +1,4 @@
-"""How full the disks are that Headway writes to."""
+"""How full the disks are that Headway writes to, and what lies on none."""
 
 from __future__ import annotations
 
@@ -25,13 +25,21 @@ class Disk:
         return round(100 * (1 - self.free_bytes / self.total_bytes)) if self.total_bytes else 0
 
 
+def in_object_stores(settings: ServerSettings) -> str:
+    """What lies in buckets, whose names are not for everybody who sees the page; empty for nothing."""
+    return " and ".join(holds for holds, url in _urls(settings).items() if folder_of(url) is None)
+
+
 async def disks(settings: ServerSettings) -> list[Disk]:
     """Those that this server can see; a bucket is none."""
+    folders = {holds: folder for holds, url in _urls(settings).items() if (folder := folder_of(url)) is not None}
+    return await asyncio.to_thread(_measure, folders)
+
+
+def _urls(settings: ServerSettings) -> dict[str, str]:
     collection = settings.garbage_collection
     urls = {"requests and answers": settings.blob_store_url}
-    urls |= {"checkpoints": collection.checkpoint_store_url} if collection else {}
-    folders = {holds: folder for holds, url in urls.items() if (folder := folder_of(url)) is not None}
-    return await asyncio.to_thread(_measure, folders)
+    return urls | ({"checkpoints": collection.checkpoint_store_url} if collection else {})
 
 
 def _measure(folders: dict[str, Path]) -> list[Disk]:

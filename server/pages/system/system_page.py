@@ -18,7 +18,7 @@ from server.http.context import ContextDep
 from server.pages.shared.rendering import page
 from server.pages.shared.routing import PageRoute
 from server.pages.shared.signing_in import VisitorDep
-from server.pages.system.disks import disks
+from server.pages.system.disks import disks, in_object_stores
 from server.pages.system.utilisation import BUSY, OVER_MIN, busy_share
 from server.principals.callers import Caller
 from server.runners.operating import present_runners
@@ -101,7 +101,8 @@ async def system(context: ContextDep, request: Request, visitor: VisitorDep) -> 
             "servers": await _servers(session),
         }
     values |= {"traffic": await asyncio.to_thread(context.metrics.traffic.read), "busy_over_min": OVER_MIN}
-    return page(request, "system/system.html", visitor, disks=await disks(context.settings), **values)
+    values |= {"disks": await disks(context.settings), "in_object_stores": in_object_stores(context.settings)}
+    return page(request, "system/system.html", visitor, **values)
 
 
 async def _trainers(session: AsyncSession, caller: Caller) -> list[Plane]:

@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import database_folder
 from tests.e2e.box import Box
 from tests.e2e.rollouts import greedy, step
+from tests.e2e.test_backup import optim_step
 from tests.e2e.test_training import fixed_batch
 from tests.object_store import ObjectStore
 
@@ -81,6 +82,37 @@ def wait_until_served(box: Box, slug: str) -> None:
 
 
 def states(s3: ObjectStore, checkpoint_id: str) -> list[bytes]:
-    keys = [key for key in s3.keys("box/") if checkpoint_id.replace("-", "") in key and key.endswith(".safetensors")]
+    keys = [key for key in s3.keys("") if checkpoint_id.replace("-", "") in key and key.endswith(".safetensors")]
     assert len(keys) == 2
-    return [s3.client.get_object(Bucket="checkpoints", Key=key)["Body"].read() for key in sorted(keys)]
+    return [s3.client.get_object(Bucket=s3.bucket, Key=key)["Body"].read() for key in sorted(keys)]
+
+
+@pytest.mark.slow
+def test_a_service_restored_into_another_bucket_goes_on_with_the_same_bits(s3: ObjectStore, tiny_base: Path):
+    with database_folder() as folder:
+        here = Box(folder / "here", tiny_base, *stores(s3)).start()
+        batch = fixed_batch(here)
+        model_id = here.fork("moves")
+        step(here, model_id, batch, group_size=4)
+        here.call("POST", f"/v1/models/{model_id}/train/forward-backward", {"inputs": batch, "group_size": 4})
+        headway(here, "backup", "--to", str(folder / "moved.tar"), *stores(s3))
+        expected = states(s3, optim_step(here, model_id))
+        answer = greedy(here, "moves")
+        assert here.stop() == 0
+
+        there = Box(folder / "there", tiny_base, *stores(s3.other))
+        headway(there, "restore", "--from", str(folder / "moved.tar"), *stores(s3.other))
+        headway(there, "verify", *stores(s3.other))
+        headway(there, "doctor", "--files", *stores(s3.other))
+        there.start()
+        try:
+            assert states(s3.other, optim_step(there, model_id)) == expected
+            assert greedy(there, "moves")[0] == answer[0]
+            assert not [each for each in ("blobs", "checkpoints") if (there.data_dir / each).exists()]
+        finally:
+            there.stop()
+
+
+def stores(s3: ObjectStore) -> tuple[str, ...]:
+    """Options of every command."""
+    return "--checkpoint-store", f"s3://{s3.bucket}/moving", "--blob-store", f"s3://{s3.bucket}/moving-blobs"

@@ -18,19 +18,22 @@ from trainer.worker.lease_keeper import LeaseKeeper
 
 WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 AGES_AND_LABELS = {
-    "server/sampling/recording.py": "the order of a rollout's answers, where its client told of none",
+    "cli/doctor/buckets.py": "how far this machine's clock is from a bucket's",
+    "cli/doctor/calling.py": "how far this machine's clock is from a server's",
+    "cli/doctor/clocks.py": "how far this machine's clock is from others",
+    "cli/doctor/database.py": "how far this machine's clock is from PostgreSQL's",
     "server/protocols/openai/replies.py": "`created` of an answer",
     "server/protocols/openai/responses/replies.py": "`created_at` and `completed_at` of an answer",
     "server/pages/team/new_keys.py": "the day on which a key ends that was asked for in days",
     "server/principals/quotas.py": "how long until a quota begins anew, in a sentence",
     "server/team/service.py": "when a quota begins anew, for people to read",
     "server/rollouts/imported_lines.py": "when a rollout ended whose line does not say",
-    "server/upstreams/recording.py": "when a vendor was asked",
     "runner/environments/local.py": "age of what is kept, for its removal",
     "store/backup/writing.py": "when a backup was begun",
     "store/blob_stores/copies.py": "age of what a dead process left, for its removal",
     "store/blob_stores/file.py": "age of a file, for the collector",
     "store/checkpoint_stores/file.py": "age of a folder, for the collector",
+    "store/database_clock.py": "the order of answers in the instant before PostgreSQL's clock was asked",
     "store/object_store/bucket.py": "age of an object whose store does not say what its clock shows",
     "trainer/distributed/last_words.py": "when a rank failed, for torchrun's summary",
 }

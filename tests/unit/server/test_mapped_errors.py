@@ -29,6 +29,8 @@ CAUGHT = {
     "_ParentGone": "store/rollouts/recording.py",
     "_OnRecord": "store/rollouts/importing.py",
     "GaveUp": "cli/commands/planes.py",
+    "MovedAlready": "server/catalog/heads.py",
+    "IncompatibleSchema": "cli/doctor/database.py",
     "LeaseLost": "server/runs/loop/controller.py",
     "RunFailed": "server/runs/loop/controller.py",
     "BatchDropped": "server/runs/loop/controller.py",

@@ -22,6 +22,7 @@ from store.blob_stores.threads import BlobThreads, ThreadedBlobs
 from store.rollouts import NewSample
 from store.rollouts.reading import read_rollouts
 from tests.contract.conftest import batch, serving
+from tests.contract.test_pages import signed_in
 from tests.flaky_proxy import FlakyProxy, flaky_proxy
 from tests.object_store import ObjectStore
 from wire.trajectories import Turn
@@ -90,6 +91,14 @@ async def test_what_needs_no_blob_goes_on_and_what_does_is_refused_at_once(app, 
         for reply in (*await asyncio.gather(*hanging), await upload(http)):
             assert reply.status_code == 200, reply.text
             assert (await http.get(f"/v1/files/{reply.json()['id']}/content")).content == LINES
+
+
+async def test_the_system_page_says_what_lies_in_an_object_store_and_not_in_which(app, team):
+    async with signed_in(app.state.url, team.key) as browser:
+        page = (await browser.get("/system")).text
+    assert "<span>Requests and answers</span>" in page
+    assert "in an object store" in page
+    assert "s3://" not in page
 
 
 class InThreads(ThreadedBlobs):

@@ -158,7 +158,9 @@ class S3BlobStore:
                 upload()
                 if time.monotonic() - begun > self._fresh_s:
                     self._made_young(key, size)  # an object that came in parts is as old as the first of them
+            fault_point("blob:before-look")
             if not self._tombstones.wait(name) and self._bucket.exists(key):
+                fault_point("blob:after-look")
                 self._remember(name, begun)
                 return
         raise Unavailable(f"{self._bucket.called} does not show blob {name}, which was put there; try again")

@@ -54,8 +54,11 @@ class Box:
         num_runners: int = 0,
         trainer_options: Callable[[], Mapping[str, Any]] = dict,
         lease_ttl_s: float = LEASE_TTL_S,
+        blob_store_url: str | None = None,
     ) -> None:
-        """trainer_options: settings of the next trainer beside the usual ones."""
+        """trainer_options: settings of the next trainer beside the usual ones. blob_store_url: of a store that is not
+        in the folder, whose blobs are never forgotten."""
+        self._blob_store_url = blob_store_url or f"file://{folder}/blobs"
         self.folder = folder
         self.lease_ttl_s = lease_ttl_s
         self._trainer_options = trainer_options
@@ -184,7 +187,7 @@ class Box:
 
     def _plane(self, kind: str) -> dict[str, Any]:
         store = {"database_url": self.database_url}
-        files = {"blob_store_url": f"file://{self.folder}/blobs"}
+        files = {"blob_store_url": self._blob_store_url}
         checkpoints = {"checkpoint_store_url": f"file://{self.checkpoints}"}
         base = {"base_slug": BASE, "threads": 1}
         if kind == "server":

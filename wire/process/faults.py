@@ -35,6 +35,8 @@ POINTS = frozenset(
         "head:after-commit",
         # Blobs (server, trainer).
         "blob:before-write",
+        "blob:before-look",
+        "blob:after-look",
         "blob:before-fsync",
         "blob:before-rename",
         "blob:before-folder-fsync",

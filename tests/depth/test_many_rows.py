@@ -34,6 +34,7 @@ from wire.process.tokens import Tokens
 DEPTH, SIZES = 2000, Sizes(models=2000, traces=20_000)
 FEW = 600
 """Rows of a big table that a statement may read: the guard's path is 500, a page 100."""
+METRICS_TOKEN = "for-scrapes"
 BIG = {"models", "checkpoints", "operations", "traces", "runs", "events", "evals", "alarms", "checkpoint_names"}
 
 LOOKUPS = {
@@ -94,7 +95,9 @@ async def planes(database: AsyncDatabase, url: str, folder: Path) -> AsyncIterat
         SamplerScript(), SamplerInfo(VOCABULARY, CONTEXT, (END,), constrains=True), holds_all=True
     )
     timeouts, guard = Timeouts(samplers_s=0.2), GuardSettings(every_s=0.2, settle_s=0.2)
-    settings = ServerSettings(url, f"file://{folder}/blobs", "token", timeouts=timeouts, guard=guard)
+    settings = ServerSettings(
+        url, f"file://{folder}/blobs", "token", timeouts=timeouts, guard=guard, metrics_token=METRICS_TOKEN
+    )
     async with contextlib.AsyncExitStack() as stack:
         sampled = await stack.enter_async_context(serving(create_sampler_app(sampler, Tokens("token"))))
         await register_sampler(database, base.id, sampled)
@@ -140,6 +143,13 @@ async def test_what_is_asked_for_often_reads_few_rows(scene: Scene):
 
     for cause, path in LOOKUPS.items():
         await scene.asks(cause, get(path))
+
+    async def scaling(path: str) -> None:
+        reply = await team.http.get(f"/scaling/{path}", headers={"Authorization": f"Bearer {METRICS_TOKEN}"})
+        assert reply.status_code == 200, reply.text
+
+    await scene.asks("samplers that a base wants", scaling("samplers/org/Tiny-Base"))
+    await scene.asks("runners that are wanted", scaling("runners"))
     for cause, name in {"a chat": "deep", "by a name": "Filler 5", "by a last segment": "filler-6"}.items():
         await scene.asks(cause, chat(name))
     await scene.asks("a fork", team.fork(model["id"], "another"))
@@ -150,7 +160,8 @@ async def test_what_is_asked_for_often_reads_few_rows(scene: Scene):
 
     await scene.asks("a step", step_that_is_guarded())
     read = scene.most_read()
-    assert {*LOOKUPS, "a chat", "by a name", "a fork", "a step"} <= set(read)
+    scaled = {"samplers that a base wants", "runners that are wanted"}
+    assert {*LOOKUPS, *scaled, "a chat", "by a name", "a fork", "a step"} <= set(read)
     assert {cause: most for cause, most in read.items() if most[0] > FEW} == {}
 
 

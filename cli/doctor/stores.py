@@ -7,9 +7,10 @@ import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from cli.doctor.finding import Finding, State
+from store.disk.folder_url import folder_of_url
+from store.object_store.location import Location
 
 PROBE = "doctor-probe"
 _LEAST_FREE_BYTES = 2**30
@@ -17,15 +18,20 @@ _LEAST_FREE_BYTES = 2**30
 
 def check_store(part: str, url: str) -> list[Finding]:
     """Of the store at this URL."""
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return _check_folder(part, Path(unquote(parts.path)))
+    try:
+        return _check_folder(part, folder_of_url(url)) if url.startswith("file:") else _check_bucket(part, url)
+    except ValueError as error:
+        return [Finding(part, "reachable", State.NOT_OK, str(error), "mend the store's URL")]
+
+
+def _check_bucket(part: str, url: str) -> list[Finding]:
+    location = Location.parse(url, copies="")
     try:
         from cli.doctor.buckets import check_bucket
     except ModuleNotFoundError as missing:
         remedy = "pip install 'headway[s3]'"
         return [Finding(part, "reachable", State.NOT_OK, f"{missing.name} is not installed", remedy)]
-    return check_bucket(part, parts.netloc, unquote(parts.path).strip("/"))
+    return check_bucket(part, location.bucket, location.prefix)
 
 
 def disk_finding(part: str, folder: Path) -> Finding:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from store.blob_stores.base import BlobDraft, BlobStore, StoredBlob
 from store.blob_stores.file import FileBlobStore
+from store.disk.folder_url import folder_of_url
 
 
 def _s3(url: str) -> BlobStore:
@@ -32,8 +32,7 @@ def open_blob_store(url: str) -> BlobStore:
 
 def folder_of(url: str) -> Path | None:
     """The folder that a store's URL names; None for a store that is not on a disk."""
-    parts = urlsplit(url)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+    return folder_of_url(url) if url.startswith("file:") else None
 
 
 __all__ = ["BlobDraft", "BlobStore", "StoredBlob", "folder_of", "open_blob_store"]

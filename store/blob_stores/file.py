@@ -10,10 +10,10 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
 
 from store.blob_stores.base import StoredBlob
 from store.disk.durable import DurableFolders, sync_file, sync_folder
+from store.disk.folder_url import folder_of_url
 from wire.errors import CorruptCheckpoint
 from wire.process.faults import fault_point
 
@@ -54,8 +54,8 @@ class FileBlobStore:
 
     @classmethod
     def from_url(cls, url: str) -> FileBlobStore:
-        """From `file:///absolute/path`."""
-        return cls(Path(unquote(urlsplit(url).path)))
+        """From `file:///absolute/path`. Raises ValueError."""
+        return cls(folder_of_url(url))
 
     def put(self, data: bytes) -> str:
         name = hashlib.sha256(data).hexdigest()

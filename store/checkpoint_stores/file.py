@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 from uuid import UUID
 
 from store.checkpoint_stores.base import (
@@ -31,6 +30,7 @@ from store.checkpoint_stores.manifests import (
     write_manifest,
 )
 from store.disk.durable import DurableFolders, sync_files, sync_folders
+from store.disk.folder_url import folder_of_url
 from wire.process.faults import fault_point
 
 _STAGING = ".staging"
@@ -47,8 +47,8 @@ class FileCheckpointStore:
 
     @classmethod
     def from_url(cls, url: str) -> FileCheckpointStore:
-        """From `file:///absolute/path`."""
-        return cls(Path(unquote(urlparse(url).path)))
+        """From `file:///absolute/path`. Raises ValueError."""
+        return cls(folder_of_url(url))
 
     @contextmanager
     def stage(self, model: UUID, checkpoint: UUID) -> Generator[Path]:

@@ -103,6 +103,13 @@ def test_the_prefix_is_that_of_the_store_whatever_is_in_it(s3: ObjectStore, monk
     assert asked == [("bucket", "two words/é")]
 
 
+@pytest.mark.parametrize("url", ["file://data/blobs", "file://", "s3://", "s3://bucket?cash=1", "s3://k:secret@b"])
+def test_a_url_that_names_no_store_is_said(url: str):
+    (found,) = check_store("blob store", url)
+    assert (found.state, found.remedy) == (State.NOT_OK, "mend the store's URL")
+    assert "secret" not in found.found
+
+
 def test_a_bucket_that_does_not_exist_is_said_once(s3: ObjectStore):
     found = check_store("blob store", "s3://no-such-bucket/x")
     refused = [f for f in found if f.state is State.NOT_OK]

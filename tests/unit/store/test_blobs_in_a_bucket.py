@@ -356,6 +356,10 @@ def test_a_bucket_that_is_away_says_so_and_copies_are_read_meanwhile(
         ("s3://", "names a bucket"),
         ("s3://key:very-secret@bucket", "credentials belong in AWS_ACCESS_KEY_ID"),
         ("s3://bucket?cash=1", "and no others"),
+        ("file://data/blobs", "names no folder: write file:///"),
+        ("file://", "names no folder"),
+        ("file:blobs", "no blob store for file:blobs"),
+        ("file:///blobs?cache=/x", "names no folder"),
     ],
 )
 def test_a_url_that_is_none_is_refused_with_a_sentence(url: str, sentence: str):

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from cli.ending import sentence_of
 from cli.settings import stop_with
-from wire.process.tls import PlaneTrust, TlsSettings, TrustSettings
-from wire.process.tokens import Tokens
+from wire.process.tls_settings import TlsSettings, TrustSettings
 
 
 def check_tls(tls: TlsSettings, trust: TrustSettings | None = None) -> None:
     """Ends the command where no handshake could succeed."""
+    from wire.process.tls import PlaneTrust, check_files
+
     try:
-        tls.check()
+        check_files(tls)
         PlaneTrust(trust)
     except (OSError, ValueError) as error:
         stop_with(sentence_of(error))
@@ -23,6 +24,8 @@ def check_tls(tls: TlsSettings, trust: TrustSettings | None = None) -> None:
 def check_tokens(sampler: tuple[str | None, Path | None], metrics: tuple[str | None, Path | None]) -> None:
     """Each plain, or in a file. Ends the command where there is none between server and samplers, or a file has none,
     or one is none."""
+    from wire.process.tokens import Tokens
+
     try:
         tokens, _ = Tokens(*sampler), Tokens(*metrics)
     except (OSError, ValueError) as error:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from cli.ending import sentence_of
 from cli.settings import stop_with
-from wire.process.tokens import Tokens
 
 VARIABLE = "HEADWAY_RUNNER_KEY"
 
@@ -15,6 +14,8 @@ VARIABLE = "HEADWAY_RUNNER_KEY"
 def runner_key(file: Path | None) -> str:
     """The key in the environment, where it does not stay: processes that are started from here do not get it. Ends the
     command if there is none, neither there nor in the file, which is read in its place."""
+    from wire.process.tokens import Tokens
+
     given = os.environ.pop(VARIABLE, "").strip()
     try:
         keys = Tokens(given, file)

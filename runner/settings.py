@@ -8,7 +8,7 @@ from typing import Annotated
 
 from runner.environments.settings import EnvironmentSettings
 from wire.process.options import Option
-from wire.process.tls import PLANE_CA, TlsSettings
+from wire.process.tls_settings import PLANE_CA, TlsSettings
 
 DRAIN_S = 25.0
 """What the large clouds leave a spot machine, less a little: they announce its end 30 s ahead."""

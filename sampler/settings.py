@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from wire.process.exits import DRAIN_S
 from wire.process.options import Option
 from wire.process.product_dtype import PRODUCTS, ProductDtype
-from wire.process.tls import TlsSettings
+from wire.process.tls_settings import TlsSettings
 
 LINGER_S = 60.0
 

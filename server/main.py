@@ -45,7 +45,7 @@ from wire.lora import LoraConfig
 from wire.process.faults import arm_faults
 from wire.process.http_protocol import BoundedProtocol
 from wire.process.logging import configure_logging
-from wire.process.tls import TlsSettings, TrustSettings
+from wire.process.tls_settings import TlsSettings, TrustSettings
 from wire.process.tracing import configure_tracing
 from wire.process.uvicorn_tls import TlsConfig
 from wire.process.websocket_protocol import WEBSOCKET_OPTIONS, QuietWebSockets

@@ -51,7 +51,7 @@ from store.planes.promotion_policy import PromotionPolicy
 from store.retention.policy import RetentionPolicy
 from trainer.settings import TrainerSettings
 from wire.process.exits import GAVE_UP_STATUS, GaveUp
-from wire.process.tls import TlsSettings, TrustSettings
+from wire.process.tls_settings import TlsSettings, TrustSettings
 
 Base = Annotated[
     str,

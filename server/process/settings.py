@@ -13,7 +13,7 @@ from store.retention.policy import RetentionPolicy
 from wire.lora import LoraConfig
 from wire.pictures import PictureLimits
 from wire.process.options import Option
-from wire.process.tls import TrustSettings
+from wire.process.tls_settings import TrustSettings
 
 
 def names(text: str) -> tuple[str, ...]:

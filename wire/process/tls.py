@@ -7,68 +7,26 @@ from __future__ import annotations
 
 import ssl
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import structlog
 
-from wire.process.options import Option
 from wire.process.origins import is_loopback
 from wire.process.replaceable_files import Replaceable
+from wire.process.tls_settings import TlsSettings, TrustSettings
 
 log = structlog.get_logger(__name__)
 
 _SAY_EVERY_S = 60.0
 
-PLANE_CA = Option(
-    "PEM file of the CAs by which it checks the certificates of the planes that it calls; default: the system's",
-    "HEADWAY_PLANE_CA",
-    shown_default="the system's",
-)
 
-
-@dataclass(frozen=True, slots=True)
-class TlsSettings:
-    """With both, a plane listens over TLS alone; with neither, without."""
-
-    tls_cert: Annotated[
-        Path | None,
-        Option(
-            "PEM file of the certificate to listen with, and its chain; read again when replaced", "HEADWAY_TLS_CERT"
-        ),
-    ] = None
-    tls_key: Annotated[
-        Path | None,
-        Option("PEM file of that certificate's key, not encrypted; read again when replaced", "HEADWAY_TLS_KEY"),
-    ] = None
-
-    def check(self) -> None:
-        """Raises OSError, ValueError where no handshake could succeed."""
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("TLS takes a certificate and its key: give --tls-cert and --tls-key, or neither")
-        listening_context(self)
-
-    @property
-    def is_on(self) -> bool:
-        """Whether it listens over TLS."""
-        return self.tls_cert is not None
-
-
-@dataclass(frozen=True, slots=True)
-class TrustSettings:
-    """By what a server checks samplers and runners."""
-
-    plane_ca: Annotated[Path | None, PLANE_CA] = None
-    plane_tls_name: Annotated[
-        str | None,
-        Option(
-            "Name that certificates of samplers and runners must carry, whatever address these advertise",
-            "HEADWAY_PLANE_TLS_NAME",
-            shown_default="the address",
-        ),
-    ] = None
+def check_files(settings: TlsSettings) -> None:
+    """Raises OSError, ValueError where no handshake could succeed."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise ValueError("TLS takes a certificate and its key: give --tls-cert and --tls-key, or neither")
+    listening_context(settings)
 
 
 def listening_context(settings: TlsSettings) -> ssl.SSLContext | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wire.process.tls import PlaneTrust, TlsSettings, TrustSettings, listening_context
+from wire.process.tls import PlaneTrust, TlsSettings, TrustSettings, check_files, listening_context
 
 PAGE = (Path(__file__).parents[3] / "docs" / "tls.md").read_text()
 
@@ -20,7 +20,7 @@ async def test_planes_believe_the_certificates_of_the_page(plane: str, name: str
     assert found is not None
     await asyncio.to_thread(subprocess.run, ["bash", "-euc", found[1]], cwd=tmp_path, check=True, capture_output=True)
     settings = TlsSettings(tmp_path / f"{plane}.crt", tmp_path / f"{plane}.key")
-    settings.check()
+    check_files(settings)
     trust = PlaneTrust(TrustSettings(tmp_path / "ca.crt", name))
     context = listening_context(settings)
     async with await asyncio.start_server(

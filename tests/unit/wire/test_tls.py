@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from structlog.testing import capture_logs
 
 from tests.certificates import Authority, Certificate, replace
-from wire.process.tls import PlaneTrust, TlsSettings, TrustSettings, listening_context
+from wire.process.tls import PlaneTrust, TlsSettings, TrustSettings, check_files, listening_context
 
 NAME = "samplers.headway.internal"
 
@@ -137,7 +137,7 @@ def test_files_that_make_no_certificate_are_refused_by_name(authority: Authority
         (TlsSettings(ours.cert, tmp_path / "nowhere"), "nowhere"),
     ]:
         with pytest.raises((ValueError, OSError), match=sentence):
-            settings.check()
+            check_files(settings)
     for file in (nothing, tmp_path / "nowhere"):
         with pytest.raises((ValueError, OSError), match=file.name):
             PlaneTrust(TrustSettings(file))

@@ -116,7 +116,7 @@ def server(
     except (OSError, ValueError) as error:
         stop_with(str(error))
     policy, store_url = RetentionPolicy(**given[RetentionPolicy]), checkpoint_store_url(checkpoint_store, data_dir)
-    _warn_of_two_kinds(store_url, blob_store_url(blob_store, data_dir))
+    _check_stores(store_url, blob_store_url(blob_store, data_dir))
     start = TrainerStart(**given[TrainerStart])
     serve(
         database_url=database_url,
@@ -169,7 +169,7 @@ def trainer(
         "metrics_token_file": metrics_token_file,
         "promotion": promotion,
     }
-    _warn_of_two_kinds(*stores)
+    _check_stores(*stores)
     settings = TrainerSettings(database_url, base, *stores, **shared, **given[TrainerSettings])
     with _extra("trainer"):  # torch and what comes with it
         _or_stop(lambda: run(settings))
@@ -197,6 +197,7 @@ def sampler(
     check_tls(tls)
     check_tokens((sampler_token, sampler_token_file), (metrics_token, metrics_token_file))
     store_url = checkpoint_store_url(checkpoint_store, data_dir)
+    _check_stores(store_url)
     options = given[VllmSettings] if given[SamplerSettings]["backend"] == "vllm" else {}
     shared: dict[str, Any] = {
         "backend_options": options,
@@ -278,11 +279,18 @@ def _begin(plane: str, log_format: LogFormat | None) -> None:
     arm_faults()
 
 
-def _warn_of_two_kinds(checkpoints: str, blobs: str) -> None:
-    """A service that has left shared folders behind for its checkpoints rarely means to share one for blobs."""
+def _check_stores(checkpoints: str, blobs: str | None = None) -> None:
+    """Ends the command for a URL that names no store. Warns where one is in a bucket and the other in a folder: a
+    service that has left shared folders behind for its checkpoints rarely means to share one for blobs."""
     import structlog
 
-    if checkpoints.startswith("s3://") and blobs.startswith("file://"):
+    from store.blob_stores import open_blob_store
+    from store.checkpoint_stores import open_checkpoint_store
+
+    _or_stop(lambda: open_checkpoint_store(checkpoints))
+    if blobs is not None:
+        _or_stop(lambda: open_blob_store(blobs))
+    if checkpoints.startswith("s3://") and (blobs or "").startswith("file://"):
         log = structlog.get_logger(__name__)
         log.warning(
             "blobs_in_files",
@@ -298,7 +306,7 @@ def _extra(name: str) -> Generator[None]:
         stop_with(f"the {name} needs {missing.name}; install headway[{name}]")
 
 
-def _or_stop(run: Callable[[], None]) -> None:
+def _or_stop(run: Callable[[], object]) -> None:
     from sqlalchemy.exc import OperationalError
 
     from wire.errors import HeadwayError

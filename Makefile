@@ -28,6 +28,8 @@ SAMPLER_INSTALLED := $(if $(filter vllm,$(SAMPLER)),.venv-vllm/installed)
 # Seed 0 ends in a dip after 30 steps of what vLLM samples: 0.85, which is not above 0.85.
 SAMPLER_DEMO_ARGS := $(if $(filter vllm,$(SAMPLER)),--steps 40)
 CHAOS_POINTS ?= 300
+# that divide the faults of `make fleet-faults` among themselves; each has eight processes
+FLEETS ?= 1
 # Harbor takes no older one; a version or a path
 HARBOR_PYTHON ?= 3.12
 # Tests wait for processes more than they compute: two at once take little more than half the time.
@@ -72,7 +74,7 @@ test-fleet: .venv/installed-dev $(TINY_BASE)/config.json $(KUBERNETES)/installed
 	$(BIN)/python -m pytest -m fleet tests/fleet $(TEST_ARGS)
 
 fleet-faults: .venv/installed-dev $(TINY_BASE)/config.json  ## every fault between simulated hosts, half an hour; FAULTS=clock: those alone
-	$(BIN)/python -m tests.fleet.trials --only "$(FAULTS)"
+	$(BIN)/python -m tests.fleet.trials --only "$(FAULTS)" --fleets $(FLEETS)
 
 test-gpu: .venv/installed-dev  ## what only a CUDA device can tell
 	$(BIN)/python -m pytest -m gpu tests/gpu $(TEST_ARGS)

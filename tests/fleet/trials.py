@@ -6,12 +6,14 @@ Exits with 1 if anything was lost, doubled or has other bits than in the undistu
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,45 +114,80 @@ def diagnosis(planes: Planes) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="One fault after another over a workload each.")
     parser.add_argument("--only", default="", help="faults whose name has this in it")
+    parser.add_argument("--fleets", type=int, default=1, help="that divide the faults among themselves")
+    parser.add_argument("--part", type=int, help="which one of the fleets this is, from 0")
     parser.add_argument("--out", type=Path, default=Path(f"bench/results/fleet-faults-{os.cpu_count()}-cores.json"))
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the network has to be taken down
+    faults = [fault for fault in all_faults() if arguments.only in fault.name]
+    report = Report(arguments.out, {"fault_s": FAULT_S, "fleets": arguments.fleets, **machine()})
+    if arguments.part is not None:
+        return try_all(faults[arguments.part :: arguments.fleets], report)
+    report.begin()
+    return try_all(faults, report) if arguments.fleets == 1 else start_fleets(arguments.fleets)
+
+
+def try_all(faults: Sequence[Fault], report: Report) -> int:
+    """On one fleet. 1 if anything was wrong."""
     with open_planes() as planes:
         undisturbed = Workload(planes, NUM_STEPS).result()
         print(f"undisturbed: {undisturbed.seconds} s, {undisturbed.wrong or 'as it should be'}", flush=True)
-        report = Report(arguments.out, {"fault_s": FAULT_S, **machine()})
-        for fault in all_faults():
-            if arguments.only in fault.name:
-                report.add(try_fault(planes, fault, undisturbed), planes)
-        report.write(doctor=diagnosis(planes))
-    return int(bool(undisturbed.wrong or report.is_wrong))
+        for fault in faults:
+            report.add(try_fault(planes, fault, undisturbed), planes)
+        report.end(diagnosis(planes))
+    return int(bool(undisturbed.wrong) or report.is_wrong)
+
+
+def start_fleets(number: int) -> int:
+    """A process for each, with the words of this one. 1 if one of them ended otherwise than with 0."""
+    command = [sys.executable, "-m", "tests.fleet.trials", *sys.argv[1:], "--part"]
+    fleets = [subprocess.Popen([*command, str(part)]) for part in range(number)]
+    try:
+        statuses = [fleet.wait() for fleet in fleets]
+        return int(any(statuses))
+    finally:
+        for fleet in fleets:
+            fleet.terminate()
+        for fleet in fleets:
+            fleet.wait()
 
 
 class Report:
-    """A file of JSON; trials that were made before stand until they are made again."""
+    """A file of JSON, to which several fleets may write. Trials that were made before stand until they are made
+    again."""
 
     def __init__(self, path: Path, facts: dict[str, Any]) -> None:
-        self._path = path
-        self._found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"trials": []}
-        self._found.update(facts)
+        self._path, self._facts = path, facts
+        self.is_wrong = False
 
-    @property
-    def is_wrong(self) -> bool:
-        return bool(self._found.get("doctor")) or any(trial["wrong"] for trial in self._found["trials"])
+    def begin(self) -> None:
+        """Forget what doctor has found before."""
+        self._write(lambda found: found.update(doctor=[]))
 
     def add(self, trial: Trial, planes: Planes) -> None:
         print(json.dumps(asdict(trial)), flush=True)
         if trial.wrong:
+            self.is_wrong = True
             print(planes.logs(), file=sys.stderr, flush=True)
-        others = [old for old in self._found["trials"] if (old["kind"], old["where"]) != (trial.kind, trial.where)]
-        self.write(trials=[*others, asdict(trial)])
+        self._write(lambda found: found["trials"].append(asdict(trial)))
 
-    def write(self, **facts: Any) -> None:
-        order = [(fault.kind, fault.where) for fault in all_faults()]
-        self._found.update(facts)
-        self._found["trials"].sort(key=lambda trial: order.index((trial["kind"], trial["where"])))
+    def end(self, doctor: list[str]) -> None:
+        """What it has found after all trials of a fleet."""
+        self.is_wrong |= bool(doctor)
+        self._write(lambda found: found["doctor"].extend(doctor))
+
+    def _write(self, change: Callable[[dict[str, Any]], object]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(self._found, indent=1) + "\n")
+        with self._path.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            found: dict[str, Any] = {"trials": [], "doctor": [], **json.loads(file.read() or "{}"), **self._facts}
+            change(found)
+            latest = {(trial["kind"], trial["where"]): trial for trial in found["trials"]}
+            order = [(fault.kind, fault.where) for fault in all_faults()]
+            found["trials"] = [latest[name] for name in order if name in latest]
+            file.truncate(0)
+            file.write(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ from server.metrics.workers import count_process
 from server.pages.protocol import PAGES
 from server.process.settings import ServerSettings
 from server.process.shutdown import Shutdown
-from server.process.threads import widen_threads
 from server.protocols.anthropic.protocol import ANTHROPIC
 from server.protocols.gemini.protocol import GEMINI
 from server.protocols.hud.protocol import HUD
@@ -60,7 +59,6 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        widen_threads()
         async with (
             open_context(settings, counted, shutdown) as context,
             collecting_garbage(settings),

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from cli.doctor.calling import Trust
 from cli.doctor.finding import Finding, State, is_healthy
-from cli.doctor.place import Place, Plane
+from cli.doctor.plane import Plane
 from cli.ending import or_stop
 from cli.runner_key import runner_key
 from cli.settings import (
@@ -73,6 +72,9 @@ def doctor(
     PostgreSQL, stores, clocks, disk, samplers and runners, and the server that --server names. Exit status 1 if
     anything is not as it should be. In each store an object of its own is written and removed.
     """
+    from cli.doctor.calling import Trust
+    from cli.doctor.place import Place
+
     settings = TrustSettings(**given[TrustSettings])
     trust = or_stop(lambda: Trust(trusting_context(settings.plane_ca), settings.plane_tls_name))
     if plane is Plane.RUNNER:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from cli.doctor.calling import Trust
 from cli.doctor.database import check_database
 from cli.doctor.finding import Finding, State
+from cli.doctor.plane import Plane
 from cli.doctor.planes import check_planes
 from cli.doctor.server import check_server
 from cli.doctor.stores import check_store, disk_finding
@@ -18,15 +18,6 @@ from wire.loaded import store_fingerprint
 
 _TITLES = {"checkpoints": "checkpoint store", "blobs": "blob store"}
 _VARIABLES = {"checkpoints": "HEADWAY_CHECKPOINT_STORE", "blobs": "HEADWAY_BLOB_STORE"}
-
-
-class Plane(StrEnum):
-    """What runs at a place, or is to run there."""
-
-    SERVER = "server"
-    TRAINER = "trainer"
-    SAMPLER = "sampler"
-    RUNNER = "runner"
 
 
 @dataclass(frozen=True, slots=True)

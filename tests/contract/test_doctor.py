@@ -14,7 +14,8 @@ import pytest
 
 from cli.doctor.calling import Trust
 from cli.doctor.finding import Finding, State, is_healthy
-from cli.doctor.place import Place, Plane
+from cli.doctor.place import Place
+from cli.doctor.plane import Plane
 from runner.tunnels.doors import Doors
 from runner.tunnels.listener import listening_for_tunnels
 from server.auth.service import create_key

@@ -20,7 +20,8 @@ from cli.doctor.calling import Trust
 from cli.doctor.clocks import Asked, clock_finding, http_clock_finding
 from cli.doctor.database import check_database
 from cli.doctor.finding import Finding, State
-from cli.doctor.place import Place, Plane
+from cli.doctor.place import Place
+from cli.doctor.plane import Plane
 from cli.doctor.stores import check_store
 from cli.main import app
 from store.catalog import ensure_base

@@ -36,6 +36,8 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = sorted(name for name, service in SERVICES.items() if service["image"].startswith("headway-"))
 WITH_CREDENTIALS = sorted(set(OURS) - {"runner"})
 """All but runners, which run what others deployed."""
+SAMPLERS = {name for name in OURS if "sampler" in name}
+"""They have no use for blobs."""
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 OF_OTHERS = {"HF_HOME", "HF_TOKEN", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PATH", "PYTHONUNBUFFERED"}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # pyright: ignore
@@ -252,9 +254,14 @@ def test_every_plane_takes_the_object_store_that_the_override_names(name: str):
     environment = {**SERVICES[name]["environment"], **S3["services"][name]["environment"], **SECRETS}
     parsed(SERVICES[name]["command"], {**image_environment(SERVICES[name]), **environment})
     read = {p.envvar for p in COMMANDS[SERVICES[name]["command"][0]].params if p.envvar}
-    assert {v for v in S3["x-objects"] if v.startswith("HEADWAY_")} <= read
-    location = Location.parse(checkpoint_store_url(environment["HEADWAY_CHECKPOINT_STORE"], Path("/var/lib/headway")))
-    assert location == Location("headway", "checkpoints", Path("/var/lib/headway/checkpoint-copies"), 20 * 2**30)
+    used = {"HEADWAY_CHECKPOINT_STORE"} if name in SAMPLERS else {"HEADWAY_CHECKPOINT_STORE", "HEADWAY_BLOB_STORE"}
+    assert {v for v in S3["x-objects"] if v.startswith("HEADWAY_")} & read == used
+    url = checkpoint_store_url(environment["HEADWAY_CHECKPOINT_STORE"], Path("/var/lib/headway"))
+    location = Location.parse(url, copies="elsewhere")
+    assert (location.bucket, location.prefix) == ("headway", "checkpoints")
+    assert location.cache == Path("/var/lib/headway/checkpoint-copies")
+    blobs = Location.parse(environment["HEADWAY_BLOB_STORE"], copies="elsewhere")
+    assert (blobs.bucket, blobs.prefix) == ("headway", "blobs")
 
 
 def test_the_object_store_serves_the_bucket_that_it_keeps_where_the_planes_look_for_it():
@@ -262,7 +269,8 @@ def test_the_object_store_serves_the_bucket_that_it_keeps_where_the_planes_look_
     volume, _, folder = objects["volumes"][0].partition(":")
     assert volume in S3["volumes"]
     *_, root = objects["command"]
-    assert folder == f"{root}/{Location.parse(S3['x-objects']['HEADWAY_CHECKPOINT_STORE']).bucket}"
+    for store in ("HEADWAY_CHECKPOINT_STORE", "HEADWAY_BLOB_STORE"):
+        assert folder == f"{root}/{Location.parse(S3['x-objects'][store], copies='elsewhere').bucket}"
     assert S3["x-objects"]["AWS_ENDPOINT_URL"] == "http://objects:7070"
     assert objects["healthcheck"]["test"][-1] == "http://127.0.0.1:7070" + objects["environment"]["VGW_HEALTH"]
     assert set(objects["networks"]) <= set(COMPOSE["networks"])

@@ -160,6 +160,7 @@ KNOWN = {
     "store/retention/removed_models.py": "removes the files of models that nobody finds; nobody is answered",
     "store/model_removal.py": "run by sessions, which wait",
     "store/keys.py": "when keys were used, which is not cached",
+    "store/planes/registration.py": "samplers show their heartbeat, and answer nobody",
     "store/planes/adapters.py": "samplers report what they hold, and answer nobody",
     "server/guard/checking.py": "when the guard has looked, which is not cached",
     "store/backup/restoring.py": "no server runs on what is being restored",

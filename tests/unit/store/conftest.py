@@ -169,6 +169,7 @@ class Estate:
 
     def age_files(self, by_s: float = 2 * DAY_S) -> None:
         self.place.age(by_s)
+        self.blob_place.age(by_s)
         past = time.time() - by_s
         for path in self.folder.rglob("*"):
             os.utime(path, (past, past))

@@ -72,8 +72,8 @@ def test_harmed_and_missing_blobs_are_named(estate: Estate):
     harmed, missing = estate.blobs.put(b"harmed"), estate.blobs.put(b"missing")
     estate.operation("forward_backward", payload_blob=harmed)
     estate.operation("forward_backward", payload_blob=missing)
-    (estate.folder / "blobs" / harmed[:2] / harmed).write_bytes(b"hArmed")
-    (estate.folder / "blobs" / missing[:2] / missing).unlink()
+    estate.blob_place.path(harmed).write_bytes(b"hArmed")
+    estate.blob_place.path(missing).unlink()
     assert sorted(damages(estate)) == sorted([("changed", harmed), ("missing", missing)])
 
 

@@ -16,6 +16,8 @@ TABLES, CHECKPOINTS, BLOBS = "tables", "checkpoints", "blobs"
 
 _VERSION = 1
 _OF_PROCESSES = {"model_leases", "samplers", "sampler_adapters", "servers", "adapter_wants", "trainer_starts"}
+_OF_PLACE = {"service"}
+"""Another service is restored in another place."""
 OF_SCHEMA = {"contractions"}
 """Written by migrations, hence there in every service of the same schema."""
 
@@ -67,7 +69,7 @@ class BackupManifest:
 
 def dumped_tables() -> dict[str, list[str]]:
     """The tables that go along, and their columns, without those that PostgreSQL computes."""
-    tables = [table for table in Base.metadata.sorted_tables if table.name not in _OF_PROCESSES | OF_SCHEMA]
+    tables = [table for table in Base.metadata.sorted_tables if table.name not in _OF_PROCESSES | _OF_PLACE | OF_SCHEMA]
     return {table.name: [column.name for column in table.columns if column.computed is None] for table in tables}
 
 

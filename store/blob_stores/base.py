@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+OWNER = "owner"
+"""The file or object that says whose store it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredBlob:
@@ -72,6 +75,14 @@ class BlobStore(Protocol):
 
     def stored(self) -> Iterator[StoredBlob]:
         """Everything that is there, unfinished ones included."""
+        ...
+
+    def owner(self) -> str | None:
+        """The service that claimed the store, if one has."""
+        ...
+
+    def claim(self, service: str) -> None:
+        """The store is this service's from now on, whosever it was."""
         ...
 
     def remove_older(self, blobs: Sequence[StoredBlob], age_s: float) -> list[StoredBlob]:

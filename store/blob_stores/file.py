@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from store.blob_stores.base import StoredBlob
+from store.blob_stores.base import OWNER, StoredBlob
 from store.disk.durable import DurableFolders, sync_file, sync_folder
 from store.disk.folder_url import folder_of_url
 from wire.errors import CorruptCheckpoint
@@ -119,6 +119,23 @@ class FileBlobStore:
                 continue  # finished or removed this moment
             name = path.name if _NAME.fullmatch(path.name) else None
             yield StoredBlob(name, path.relative_to(self._root).as_posix(), found.st_size, time.time() - found.st_mtime)
+
+    def owner(self) -> str | None:
+        try:
+            return (self._root / OWNER).read_text()
+        except FileNotFoundError:
+            return None
+
+    def claim(self, service: str) -> None:
+        self._folders.make(self._root)
+        draft = self._root / f".{OWNER}.{uuid.uuid4().hex}"
+        try:
+            draft.write_text(service)
+            sync_file(draft)
+            draft.rename(self._root / OWNER)
+        finally:
+            draft.unlink(missing_ok=True)
+        sync_folder(self._root)
 
     def remove_older(self, blobs: Sequence[StoredBlob], age_s: float) -> list[StoredBlob]:
         return [blob for blob in blobs if self._remove_if_older(self._root / blob.key, age_s)]

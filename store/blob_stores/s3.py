@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import structlog
 
-from store.blob_stores.base import StoredBlob
+from store.blob_stores.base import OWNER, StoredBlob
 from store.blob_stores.copies import BlobCopies
 from store.blob_stores.tombstones import FOLDER, LIFE_S, Tombstones
 from store.object_store.bucket import Bucket, DamagedObject, NoSuchObject, connect
@@ -138,6 +138,15 @@ class S3BlobStore:
                     yield StoredBlob(None, f"{upload.key}{_PARTS_OF}{upload.upload_id}", 0, upload.age_s)
         except Unavailable as refused:  # some keys may not list them: no reason to collect nothing at all
             log.warning("unfinished_uploads_not_listed", reason=refused.message)
+
+    def owner(self) -> str | None:
+        try:
+            return self._bucket.get(OWNER).decode("ascii", "replace")
+        except NoSuchObject:
+            return None
+
+    def claim(self, service: str) -> None:
+        self._bucket.put(OWNER, service.encode())
 
     def remove_older(self, blobs: Sequence[StoredBlob], age_s: float) -> list[StoredBlob]:
         removed = [blob for blob in blobs if blob.name is None and self._remove_unfinished(blob, age_s)]

@@ -13,6 +13,7 @@ from store.checkpoint_stores.base import STATE, StoredCheckpoint
 from store.database import Database
 from store.environment_blobs import ENVIRONMENT_BLOBS
 from store.file_blobs import FILE_BLOBS
+from store.ownership import another_services_store, belongs_to_another, claim, service_id
 from store.pictures import PICTURE_BLOBS
 from store.retention import environments, marking, pictures, removed_models, rollouts, runs, sampling
 from store.retention.lock import StillHeld, deleting_files
@@ -87,7 +88,7 @@ class Collector:
         Raises Conflict when somebody else collects or reads, and when the database has nothing to do with the stores.
         """
         with deleting_files(self._database) as still_held:
-            self._refuse_other_peoples_stores()
+            self._refuse_other_peoples_stores(dry_run)
             return [*self._forgotten_rows(dry_run), *self._files(dry_run, strangers, still_held)]
 
     def _forgotten_rows(self, dry_run: bool) -> Iterator[Removal]:
@@ -183,13 +184,18 @@ class Collector:
     def _remove(self, entry: StoredCheckpoint, part: str | None = None) -> _Remove:
         return lambda: self._checkpoints.remove(entry.model, entry.checkpoint, part)
 
-    def _refuse_other_peoples_stores(self) -> None:
+    def _refuse_other_peoples_stores(self, dry_run: bool) -> None:
         with self._database.connection() as connection:
             (row,) = connection.execute(_KNOWS_NOTHING)
+            service = service_id(connection)
         if row.so and (next(self._checkpoints.stored(), None) or next(self._blobs.stored(), None)):
             raise Conflict(
                 "there are files in the stores, and this database knows of none; are these its data folders?"
             )
+        if not dry_run:
+            claim(self._blobs, service)
+        elif belongs_to_another(self._blobs, service):
+            raise another_services_store()
 
 
 def _removal_of(blob: StoredBlob) -> Removal:

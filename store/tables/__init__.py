@@ -22,6 +22,7 @@ from store.tables.planes import (
 from store.tables.reports import JobRow, TraceRow
 from store.tables.rollouts import SampleRow, SpanRow, TraceCommentRow, TraceTextRow
 from store.tables.runs import FileRow, RunEventRow, RunRow, RunStepRow
+from store.tables.service import ServiceRow
 from store.tables.sessions import WebSessionRow
 from store.tables.tasksets import TasksetRow, TasksetTaskRow
 from store.tables.teams import ApiKeyRow, EventRow, TeamRow, TrainingUsageRow
@@ -62,6 +63,7 @@ __all__ = [
     "SamplingRequestRow",
     "SamplingSessionRow",
     "ServerRow",
+    "ServiceRow",
     "SpanRow",
     "TasksetRow",
     "TasksetTaskRow",

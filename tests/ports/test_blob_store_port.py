@@ -143,3 +143,11 @@ def test_a_copy_into_another_store_goes_on_where_it_stopped(blobs: BlobStore, pl
     place.path(names[0]).write_bytes(b"onE")
     with pytest.raises(CorruptCheckpoint, match="altered"):
         copy_blobs(place.open(), FileBlobStore(tmp_path / "third"), names, lambda done, of: None)
+
+
+def test_a_store_says_whose_it_is_and_lists_no_blob_for_it(blobs: BlobStore, place: BlobPlace):
+    assert blobs.owner() is None
+    blobs.claim("first")
+    blobs.claim("second")
+    assert place.open().owner() == "second"
+    assert list(blobs.stored()) == []

@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 from store.database import AsyncDatabase
 from store.oplog.results import wait_for_result
 from store.oplog.waiting import WaitingCalls
+from store.ownership import service_id
 from store.planes.adapters import want_checkpoint
 from store.planes.registration import known_losses, register_sampler, register_trainer
 from store.retention import marking
@@ -151,6 +152,30 @@ def test_files_of_rejected_checkpoints_go(estate: Estate, add_checkpoint):
     assert [r.what for r in estate.collect()] == ["files of a rejected checkpoint"]
     assert staged in estate.with_files()
     assert rejected not in estate.with_files()
+
+
+def test_blobs_of_a_store_that_another_service_claimed_are_left_alone(estate: Estate):
+    estate.step()
+    name = estate.blobs.put(b"of another service")
+    estate.blobs.claim("another")
+    estate.age_files()
+    for dry_run in (True, False):
+        with pytest.raises(Conflict, match="belongs to another service"):
+            estate.collect(dry_run=dry_run)
+    assert estate.blobs.has(name)
+    assert estate.blobs.owner() == "another"
+
+
+def test_a_store_is_claimed_by_the_first_collection_and_an_empty_one_is_free(estate: Estate):
+    estate.step()
+    estate.blobs.claim("one that was taken down, with all its blobs")
+    estate.collect(dry_run=True)
+    assert estate.blobs.owner() == "one that was taken down, with all its blobs"
+    estate.collect()
+    with estate.database.connection() as connection:
+        assert estate.blobs.owner() == service_id(connection)
+    estate.blobs.put(b"ours")
+    estate.collect()
 
 
 def test_files_without_a_row_go_after_the_grace_period_and_nobody_can_name_them_any_more(estate: Estate):

@@ -55,6 +55,7 @@ def backing(network: Network) -> Iterator[Backing]:
     """Both answer when the block begins."""
     with database_folder() as folder:
         postgres, s3 = network.host("postgres"), network.host("s3")
+        postgres.clock_offset_s = s3.clock_offset_s = 0.0  # clocks of their own, which can be set later
         url = _start_postgres(postgres, folder / "postgres")
         endpoint = _start_object_store(s3)
         yield Backing(postgres, s3, url, endpoint)

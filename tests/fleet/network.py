@@ -32,8 +32,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class Host:
     """Made by `Network.host`. clock_offset_s: how far its clock is ahead of this machine's, for processes that start
-    while it is a number, and for as long as they run; None: they have this machine's clock. `monotonic` is right
-    whatever the clock says."""
+    while it is a number, and for as long as they run; None: they have this machine's clock, and it is too late to set
+    another. `monotonic` is right whatever the clock says."""
 
     def __init__(self, name: str, address: str, namespace: str, folder: Path) -> None:
         self.name, self.address, self.namespace, self.folder = name, address, namespace, folder
@@ -48,6 +48,8 @@ class Host:
 
     @clock_offset_s.setter
     def clock_offset_s(self, offset_s: float | None) -> None:
+        is_late = self._clock_offset_s is None and any(process.poll() is None for process in self.processes)
+        assert not is_late, f"processes of {self.name} were started with this machine's clock"
         self._clock_offset_s = offset_s
         self._clock.set(offset_s or 0.0)
 

@@ -55,8 +55,8 @@ class Planes:
     def start(self) -> Planes:
         with self.backing.postgres.inside():
             self._prepare()
-        for host in (*self.hosts.values(), self.backing.postgres, self.backing.s3):
-            host.clock_offset_s = host.clock_offset_s or 0.0
+        for host in self.hosts.values():
+            host.clock_offset_s = 0.0
         for name in PLANES:
             self._spawn(name)
         self._supervisor.start()

@@ -45,5 +45,11 @@ class MeasuredBlobs(ThreadedBlobs):
     def stored(self) -> Iterator[StoredBlob]:
         return self._store.stored()
 
+    def owner(self) -> str | None:
+        return self._store.owner()
+
+    def claim(self, service: str) -> None:
+        self._store.claim(service)
+
     def remove_older(self, blobs: Sequence[StoredBlob], age_s: float) -> list[StoredBlob]:
         return self._store.remove_older(blobs, age_s)

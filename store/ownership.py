@@ -6,9 +6,13 @@ mark: folders of models that a database does not know are left alone.)
 
 from __future__ import annotations
 
+import structlog
+
 from store.blob_stores import BlobStore
 from store.database import Connection
 from wire.errors import Conflict
+
+log = structlog.get_logger(__name__)
 
 _ID = """
     with made as (insert into service default values on conflict do nothing returning id)
@@ -29,12 +33,16 @@ def belongs_to_another(blobs: BlobStore, service: str) -> bool:
 
 
 def claim(blobs: BlobStore, service: str) -> None:
-    """The store is this service's from now on. Raises Conflict where it is another's."""
+    """The store is this service's from now on, unless its disk takes nothing: a collection makes room there. Raises
+    Conflict where it is another's."""
     if blobs.owner() == service:
         return
     if belongs_to_another(blobs, service):
         raise another_services_store()
-    blobs.claim(service)
+    try:
+        blobs.claim(service)
+    except OSError as full:
+        log.warning("blob_store_not_claimed", reason=str(full))
 
 
 def another_services_store() -> Conflict:

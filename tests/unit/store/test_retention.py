@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import threading
 import time
 import uuid
@@ -176,6 +177,18 @@ def test_a_store_is_claimed_by_the_first_collection_and_an_empty_one_is_free(est
         assert estate.blobs.owner() == service_id(connection)
     estate.blobs.put(b"ours")
     estate.collect()
+
+
+def test_a_full_disk_that_takes_no_claim_is_collected(estate: Estate, monkeypatch: pytest.MonkeyPatch):
+    estate.step()
+    name = estate.blobs.put(b"orphan")
+    estate.age_files()
+
+    def full(service: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(estate.blobs, "claim", full)
+    assert [removal.name for removal in estate.collect()] == [name]
 
 
 def test_files_without_a_row_go_after_the_grace_period_and_nobody_can_name_them_any_more(estate: Estate):

@@ -7,11 +7,12 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from store.blob_stores.base import OWNER, StoredBlob
+from store.blob_stores.draft import LocalDraft
 from store.disk.durable import DurableFolders, sync_file, sync_folder
 from store.disk.folder_url import folder_of_url
 from wire.errors import CorruptCheckpoint
@@ -19,30 +20,6 @@ from wire.process.faults import fault_point
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _ASIDE_S = 0.05
-
-
-class FileBlobDraft:
-    """A file beside the blobs, whose name is known when all of it is there. Used by one thread at a time."""
-
-    def __init__(self, path: Path, adopt: Callable[[Path, str], None]) -> None:
-        self._path, self._adopt = path, adopt
-        self._file, self._digest = path.open("xb"), hashlib.sha256()
-        self.num_bytes = 0
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self.num_bytes += len(data)
-
-    def keep(self) -> str:
-        self._file.close()
-        name = self._digest.hexdigest()
-        self._adopt(self._path, name)
-        return name
-
-    def drop(self) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
 
 
 class FileBlobStore:
@@ -80,10 +57,10 @@ class FileBlobStore:
     def has(self, name: str) -> bool:
         return self._path(name).exists()
 
-    def draft(self) -> FileBlobDraft:
+    def draft(self) -> LocalDraft:
         folder = self._root / "drafts"
         self._folders.make(folder)
-        return FileBlobDraft(folder / f".{uuid.uuid4().hex}", self._adopt)
+        return LocalDraft(folder / f".{uuid.uuid4().hex}", self._adopt)
 
     def open(self, name: str) -> BinaryIO:
         path = self._path(name)

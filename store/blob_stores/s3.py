@@ -16,6 +16,7 @@ import structlog
 
 from store.blob_stores.base import OWNER, StoredBlob
 from store.blob_stores.copies import BlobCopies
+from store.blob_stores.draft import LocalDraft
 from store.blob_stores.tombstones import FOLDER, LIFE_S, Tombstones
 from store.object_store.bucket import Bucket, DamagedObject, NoSuchObject, connect
 from store.object_store.location import Location
@@ -40,30 +41,6 @@ _LOOKS = 8
 _MOST_ROUNDS = 10
 """A writer that met so many collections one after another, or a bucket that does not show what was put, gives up."""
 _MOST_REMEMBERED = 10_000
-
-
-class S3BlobDraft:
-    """A file on the local disk, which becomes an object when it is whole."""
-
-    def __init__(self, path: Path, store: Callable[[Path, str, int], None]) -> None:
-        self._path, self._store = path, store
-        self._file, self._digest = path.open("wb"), hashlib.sha256()
-        self.num_bytes = 0
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self.num_bytes += len(data)
-
-    def keep(self) -> str:
-        self._file.close()
-        name = self._digest.hexdigest()
-        self._store(self._path, name, self.num_bytes)
-        return name
-
-    def drop(self) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
 
 
 class S3BlobStore:
@@ -93,8 +70,8 @@ class S3BlobStore:
     def has(self, name: str) -> bool:
         return self._bucket.exists(_key(name))
 
-    def draft(self) -> S3BlobDraft:
-        return S3BlobDraft(self._copies.draft(), self._adopt)
+    def draft(self) -> LocalDraft:
+        return LocalDraft(self._copies.draft(), self._adopt)
 
     def open(self, name: str) -> BinaryIO:
         return self._copies.open(name) or self._download(name)
@@ -144,6 +121,8 @@ class S3BlobStore:
             return self._bucket.get(OWNER).decode("ascii", "replace")
         except NoSuchObject:
             return None
+        except DamagedObject:
+            raise self._altered(OWNER) from None
 
     def claim(self, service: str) -> None:
         self._bucket.put(OWNER, service.encode())
@@ -199,12 +178,12 @@ class S3BlobStore:
         with self._bucket.uploading({_key(name): io.BytesIO(data)}):
             pass
 
-    def _adopt(self, draft: Path, name: str, size: int) -> None:
+    def _adopt(self, draft: Path, name: str) -> None:
         def upload() -> None:
             with self._bucket.uploading({_key(name): draft}):
                 pass
 
-        self._put(name, size, upload)
+        self._put(name, draft.stat().st_size, upload)
         self._copies.keep(draft, name)
 
     def _download(self, name: str) -> BinaryIO:

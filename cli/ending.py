@@ -12,24 +12,29 @@ T = TypeVar("T")
 
 def or_stop(work: Callable[[], T]) -> T:
     """What `work` returns, or the end of the command."""
-    from pydantic import ValidationError
-
-    from server.values.validation_messages import first_problem
-    from store.database import DATABASE_AWAY
+    from store.database import DATABASE_AWAY, away_reason
     from wire.errors import HeadwayError
+    from wire.process.exits import GAVE_UP_STATUS, GaveUp
 
     try:
         return work()
     except DATABASE_AWAY as error:
-        stop_with(f"the database does not answer: {str(getattr(error, 'orig', error)).partition(chr(10))[0]}")
-    except ValidationError as error:
-        stop_with(first_problem(error.errors()))
+        stop_with(away_reason(error))
+    except GaveUp as error:
+        stop_with(str(error), GAVE_UP_STATUS)
     except (HeadwayError, OSError, ValueError) as error:
         stop_with(sentence_of(error))
 
 
 def sentence_of(error: Exception) -> str:
-    """What it says, without the number that the operating system gives it."""
+    """What it says, without the number that the operating system gives it; of what does not validate, the first
+    problem."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        from server.values.validation_messages import first_problem
+
+        return first_problem(error.errors())
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

@@ -46,6 +46,12 @@ def away_sentence(error: Exception) -> str:
     return "the database does not answer"
 
 
+def away_reason(error: Exception) -> str:
+    """The same with the first line of what the driver says of it, for whoever starts a command."""
+    said = str(getattr(error, "orig", None) or error)
+    return f"the database does not answer: {said.strip().partition(chr(10))[0]}"
+
+
 ONE_MOMENT = text("set transaction isolation level repeatable read")
 """The first statement of a session whose others shall all see the database as it is at one moment."""
 

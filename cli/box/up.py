@@ -221,16 +221,14 @@ def _database(url: str | None, data_dir: Path) -> Generator[str]:
 
 def _prepare(url: str, data_dir: Path, bases: list[str], origin: str) -> tuple[dict[str, str], list[str]]:
     """Schema, base models, and keys; returns the exports for the SDK and the slugs to serve."""
-    from sqlalchemy.exc import OperationalError
-
     from cli.commands.bases import choose_bases
-    from store.database import Database
+    from store.database import DATABASE_AWAY, Database, away_reason
     from store.migrations import upgrade
 
     try:
         upgrade(url)
-    except OperationalError as error:
-        raise ValueError(f"the database does not answer: {str(error.orig).splitlines()[0]}") from None
+    except DATABASE_AWAY as error:
+        raise ValueError(away_reason(error)) from None
     database = Database(url)
     slugs = choose_bases(database, bases)
     database.close()

@@ -34,7 +34,7 @@ def mirror(
     """
     from server.mirror import open_target
     from server.mirror.following import Mirror
-    from store.database import DATABASE_AWAY, Database
+    from store.database import DATABASE_AWAY, Database, away_reason
     from wire.errors import HeadwayError
     from wire.process.lifeline import follow_parent
     from wire.process.logging import configure_logging
@@ -51,7 +51,7 @@ def mirror(
     except (HeadwayError, OSError, ValueError) as error:
         stop_with(sentence_of(error))
     except DATABASE_AWAY as error:
-        stop_with(f"the database does not answer: {str(getattr(error, 'orig', error)).splitlines()[0]}")
+        stop_with(away_reason(error))
     except KeyboardInterrupt:
         pass
     finally:

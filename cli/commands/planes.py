@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cli.ending import sentence_of
+from cli.ending import or_stop
 from cli.plane_files import check_tls, check_tokens
 from cli.plane_settings import Promotion
 from cli.runner_key import runner_key
@@ -50,7 +50,6 @@ from server.process.settings import (
 from store.planes.promotion_policy import PromotionPolicy
 from store.retention.policy import RetentionPolicy
 from trainer.settings import TrainerSettings
-from wire.process.exits import GAVE_UP_STATUS, GaveUp
 from wire.process.tls_settings import TlsSettings, TrustSettings
 
 Base = Annotated[
@@ -105,7 +104,7 @@ def server(
     from store.schema import require_schema_of
 
     _begin("server", log_format)
-    _or_stop(lambda: require_schema_of(database_url))
+    or_stop(lambda: require_schema_of(database_url))
     runs = RunSettings(**given[RunSettings])
     tls, trust = TlsSettings(**given[TlsSettings]), TrustSettings(**given[TrustSettings])
     check_tls(tls, trust)
@@ -172,7 +171,7 @@ def trainer(
     _check_stores(*stores)
     settings = TrainerSettings(database_url, base, *stores, **shared, **given[TrainerSettings])
     with _extra("trainer"):  # torch and what comes with it
-        _or_stop(lambda: run(settings))
+        or_stop(lambda: run(settings))
 
 
 @takes_settings(SamplerSettings, VllmSettings, TlsSettings)
@@ -208,7 +207,7 @@ def sampler(
     }
     settings = SamplerSettings(database_url, base, store_url, sampler_token or "", **shared, **given[SamplerSettings])
     with _extra("sampler"):  # its backend is imported when it is opened
-        _or_stop(lambda: run(settings))
+        or_stop(lambda: run(settings))
 
 
 @takes_settings(RunnerSettings, EnvironmentSettings, TlsSettings)
@@ -238,7 +237,7 @@ def runner(
     check_tls(tls)
     options: dict[str, Any] = {"tls": tls, "key_file": key_file, **given[RunnerSettings]}
     key = runner_key(key_file)
-    _or_stop(lambda: run(RunnerSettings(server.rstrip("/"), key, folder, environments, **options)))
+    or_stop(lambda: run(RunnerSettings(server.rstrip("/"), key, folder, environments, **options)))
 
 
 def migrate(
@@ -246,7 +245,6 @@ def migrate(
     base: Annotated[list[str] | None, typer.Option(help="Register a base model: SLUG=NAME_OR_PATH")] = None,
 ) -> None:
     """Bring the database to the newest schema, and register base models."""
-    from cli.ending import or_stop
     from store.catalog import ensure_base
     from store.database import Database
     from store.migrations import upgrade
@@ -287,9 +285,9 @@ def _check_stores(checkpoints: str, blobs: str | None = None) -> None:
     from store.blob_stores import open_blob_store
     from store.checkpoint_stores import open_checkpoint_store
 
-    _or_stop(lambda: open_checkpoint_store(checkpoints))
+    or_stop(lambda: open_checkpoint_store(checkpoints))
     if blobs is not None:
-        _or_stop(lambda: open_blob_store(blobs))
+        or_stop(lambda: open_blob_store(blobs))
     if checkpoints.startswith("s3://") and (blobs or "").startswith("file://"):
         log = structlog.get_logger(__name__)
         log.warning(
@@ -304,18 +302,3 @@ def _extra(name: str) -> Generator[None]:
         yield
     except ModuleNotFoundError as missing:
         stop_with(f"the {name} needs {missing.name}; install headway[{name}]")
-
-
-def _or_stop(run: Callable[[], object]) -> None:
-    from sqlalchemy.exc import OperationalError
-
-    from wire.errors import HeadwayError
-
-    try:
-        run()
-    except GaveUp as error:
-        stop_with(str(error), GAVE_UP_STATUS)
-    except (HeadwayError, OSError, ValueError) as error:
-        stop_with(sentence_of(error))
-    except OperationalError as error:
-        stop_with(f"the database does not answer: {str(error.orig).splitlines()[0]}")

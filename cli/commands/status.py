@@ -17,7 +17,7 @@ from rich.text import Text
 from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
 from cli.terminal.status_view import Disk, as_of, missing_table, view
 from cli.terminal.tables import Json, Listing, show
-from store.database import DATABASE_AWAY, Database
+from store.database import DATABASE_AWAY, Database, away_reason
 from store.planes.overview import Overview, take_overview
 from store.planes.promotion import Missing, missing_adapters
 
@@ -38,7 +38,7 @@ def status(
         else:
             _show(_look(database, data_dir, max_models), as_json)
     except DATABASE_AWAY as error:
-        stop_with(_away(error))
+        stop_with(away_reason(error))
     except KeyboardInterrupt:
         pass
     finally:
@@ -52,7 +52,7 @@ def _watch(database: Database, data_dir: Path, every_s: float, max_models: int, 
             try:
                 _show(_look(database, data_dir, max_models), as_json)
             except DATABASE_AWAY as error:
-                typer.echo(json.dumps({"error": _away(error)}))
+                typer.echo(json.dumps({"error": away_reason(error)}))
             time.sleep(every_s)
     console = Console()
     if not console.is_terminal:
@@ -64,7 +64,7 @@ def _watch(database: Database, data_dir: Path, every_s: float, max_models: int, 
                 shown = _look(database, data_dir, max_models).shown()
                 live.update(shown, refresh=True)
             except DATABASE_AWAY as error:
-                live.update(Group(Text(_away(error), style="bold red"), shown), refresh=True)
+                live.update(Group(Text(away_reason(error), style="bold red"), shown), refresh=True)
             time.sleep(every_s)
 
 
@@ -73,7 +73,7 @@ def _watch_in_a_pipe(database: Database, data_dir: Path, every_s: float, max_mod
         try:
             _show(_look(database, data_dir, max_models), as_json=False)
         except DATABASE_AWAY as error:
-            typer.echo(_away(error))
+            typer.echo(away_reason(error))
         typer.echo("")
         time.sleep(every_s)
 
@@ -118,8 +118,3 @@ def _disk(data_dir: Path) -> Disk | None:
         return None
     usage = shutil.disk_usage(data_dir)
     return Disk(str(data_dir), usage.free, usage.total)
-
-
-def _away(error: Exception) -> str:
-    sentence = str(getattr(error, "orig", error)).partition("\n")[0]
-    return f"the database does not answer: {sentence}"

@@ -68,11 +68,13 @@ def recorded(disk: Path, work: Callable[[Recorder], None]) -> Recorder:
 
 def lost_without_sync(folder: Path) -> list[str]:
     """What a power cut takes of a checkpoint and a blob when files are not pushed to the disk."""
-    from store import blobs
-    from store.checkpoint_stores import file
+    from store.blob_stores import file as blobs
+    from store.checkpoint_stores import file as checkpoints
 
     (disk := folder / "disk").mkdir()
-    kept = [(module, name, getattr(module, name)) for module, name in ((blobs, "sync_file"), (file, "sync_files"))]
+    kept = [
+        (module, name, getattr(module, name)) for module, name in ((blobs, "sync_file"), (checkpoints, "sync_files"))
+    ]
     for module, name, _ in kept:
         setattr(module, name, lambda _: None)
     try:

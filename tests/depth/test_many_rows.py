@@ -73,8 +73,14 @@ class Scene:
         finally:
             self.recorded.cause = ""
 
-    def most_read(self) -> dict[str, tuple[int, str]]:
-        """Of each cause the most rows of one big table that a statement reads, and which statement that is."""
+    async def most_read(self) -> dict[str, tuple[int, str]]:
+        """Of each cause the most rows of one big table that a statement reads, and which statement that is.
+
+        In a thread: the server's transactions, on whose locks a statement may wait, end on this loop.
+        """
+        return await asyncio.to_thread(self._most_read)
+
+    def _most_read(self) -> dict[str, tuple[int, str]]:
         most = dict[str, tuple[int, str]]()
         for one in self.recorded.distinct:
             read = rows_read(self.connection, one)
@@ -159,7 +165,7 @@ async def test_what_is_asked_for_often_reads_few_rows(scene: Scene):
         await asyncio.sleep(1.5)
 
     await scene.asks("a step", step_that_is_guarded())
-    read = scene.most_read()
+    read = await scene.most_read()
     scaled = {"samplers that a base wants", "runners that are wanted"}
     assert {*LOOKUPS, *scaled, "a chat", "by a name", "a fork", "a step"} <= set(read)
     assert {cause: most for cause, most in read.items() if most[0] > FEW} == {}
@@ -170,4 +176,4 @@ async def test_the_measure_notices_what_reads_a_whole_table(scene: Scene):
         await scene.team.http.get("/v2/models?limit=10")
 
     await scene.asks("a list with a count", get())
-    assert scene.most_read()["a list with a count"][0] >= SIZES.models
+    assert (await scene.most_read())["a list with a count"][0] >= SIZES.models

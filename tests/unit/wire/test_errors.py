@@ -65,4 +65,4 @@ def test_an_error_that_does_not_decide_is_noticed():
 
 @pytest.mark.parametrize("code", ["unavailable", "timed_out", "spill_lost", "corrupt_checkpoint", "interrupted"])
 def test_troubles_that_pass_are_no_end(code: str):
-    assert [cls.tries for cls in subclasses(HeadwayError) if cls.code == code] == [UNTIL_MENDED]
+    assert {cls.tries for cls in subclasses(HeadwayError) if cls.code == code} == {UNTIL_MENDED}

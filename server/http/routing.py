@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ClassVar
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from server.http.access import Access, Anybody
+from server.http.beginnings import IndexedRouter
 from server.http.problem import ErrorBody, RefusalStatus, own_status, problem
 from server.http.request_body import OPEN_TO_ANYBODY, SMALL, BodyBound, open_body
 
@@ -48,7 +49,7 @@ class KeyedRoute(APIRoute):
         return super().get_route_handler()
 
 
-class KeyedRouter(APIRouter):
+class KeyedRouter(IndexedRouter):
     """A router of such routes."""
 
     def __init__(self, **options: Any) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import Response
 
+from server.http.beginnings import IndexedRouter
 from server.pages.charts import compare_page
 from server.pages.checkpoints import moving_heads
 from server.pages.environments import environment_list, environment_page
@@ -24,14 +24,14 @@ from server.pages.rollouts import downloads, noting, pictures, rollout_list, sco
 from server.pages.runs import changing_runs, run_list, run_page, tagging_runs
 from server.pages.session import login
 from server.pages.shared import static_files
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.system import draining, system_page
 from server.pages.tasksets import taskset_list, taskset_page
 from server.pages.team import audit_log, keys, new_keys, own_team, removing_teams, revoking_keys, team_page
 from wire.errors import NotFound
 
-router = APIRouter(include_in_schema=False)
+router = IndexedRouter()
 _PAGES = (
     static_files,
     help_pictures,
@@ -79,7 +79,7 @@ _PAGES = (
 for one in _PAGES:
     router.include_router(one.router)
 
-rest = APIRouter(route_class=PageRoute, include_in_schema=False)
+rest = PageRouter()
 """Included after every endpoint."""
 
 

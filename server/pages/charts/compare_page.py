@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -28,7 +28,7 @@ from server.pages.charts.figures import figures_of, with_spreads
 from server.pages.charts.settings import ACROSS, SMOOTHINGS, ChartSettingsDep
 from server.pages.charts.summary import summary
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.principals.callers import Caller
 from store.listed_models import is_listed
@@ -40,7 +40,7 @@ _LEAST_POINTS = 20
 _MOST_POINTS = 400
 _MOST_OFFERED = 40
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,7 +15,7 @@ from server.pages.checkpoints.lineage import read_lineage
 from server.pages.shared.forms import submitted
 from server.pages.shared.model_states import model_states
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.visible_models import find_fork, find_model
@@ -25,7 +25,7 @@ from wire.errors import Conflict, HeadwayError, NotFound
 
 BASE_WEIGHTS = "base"
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/models/{model_id}/head")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,7 +14,7 @@ from server.environments.finding import environment_of_id
 from server.environments.registry import LogLine, builds_of, last_log_lines
 from server.http.context import ContextDep
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.principals.callers import Caller
 from store.tables import EnvironmentBuildRow, EnvironmentRow
@@ -24,7 +24,7 @@ PAGE = 20
 _LINES = 200
 _TASKS = 100
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 Version = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,14 +15,14 @@ from server.http.context import Context, ContextDep
 from server.pages.shared.forms import submitted
 from server.pages.shared.model_states import model_states
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.visible_models import find_fork, find_model
 from store.tables import AlarmRow, CheckpointRow
 from wire.errors import HeadwayError, NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.post("/forms/models/{model_id}/alarms/{alarm_id}/acknowledge")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.guard import settings
@@ -14,14 +14,14 @@ from server.http.context import Context, ContextDep
 from server.pages.guard.guard_tab import ACTIONS, seen_rules
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.visible_models import find_fork
 from store.tables import ModelRow
 from wire.errors import HeadwayError, InvalidRequest, NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/models/{model_id}/guard/evaluations")

@@ -9,7 +9,7 @@ from server.http.routing import KeyedRouter
 from server.pages.help.documents import picture
 from wire.errors import NotFound
 
-router = KeyedRouter(dependencies=[ANYBODY])
+router = KeyedRouter(dependencies=[ANYBODY], include_in_schema=False)
 
 
 @router.get("/help/pictures/{name}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from server.http.context import ContextDep
 from server.pages.shared.filters import JOB_STATUSES, Cursor, JobFilterDep, wanted_jobs
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.rollouts.visibility import models_of
 from store.rollouts import list_jobs, summarise_jobs
@@ -18,7 +18,7 @@ from store.rollouts.group_stats import MOST_SUMMARISED
 
 PAGE = 50
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/jobs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 
 from server.catalog.repository import as_uuid
@@ -13,7 +13,7 @@ from server.pages.jobs.strips import strip
 from server.pages.rollouts.rollout_rows import rollout_rows
 from server.pages.shared.filters import TRACE_STATUSES, Cursor, TraceFilterDep
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.rollouts.visibility import require_job
 from store.rollouts import Verdict, find_job, list_groups
@@ -21,7 +21,7 @@ from wire.errors import NotFound
 
 PAGE = 50
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 Tab = Literal["groups", "rollouts"]
 VERDICTS: tuple[tuple[str, str, str], ...] = (

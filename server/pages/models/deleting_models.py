@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.audit.recording import actor_of
@@ -14,14 +14,14 @@ from server.catalog.deleting_checkpoints import delete_checkpoint
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import submitted
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.visible_models import find_fork
 from server.values.whole_numbers import whole_number
 from wire.errors import Conflict, HeadwayError, NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/models/{model_id}/delete")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from server.checkpoint_names.packing import pack_adapter
 from server.http.archive_replies import archive_reply
 from server.http.context import ContextDep
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/models/{model_id}/checkpoints/{checkpoint}/adapter", response_class=StreamingResponse)

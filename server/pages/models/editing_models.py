@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.catalog.changing import change_model
@@ -10,13 +10,13 @@ from server.catalog.types import ModelChange
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.visible_models import find_fork
 from wire.errors import HeadwayError, NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 _FIELDS = ("name", "description", "tags")
 

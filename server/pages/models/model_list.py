@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import ColumnElement, ScalarSelect, String, and_, any_, cast, func, literal, or_, select
 from sqlalchemy import text as sql
@@ -19,7 +19,7 @@ from server.pages.charts.curves import MOST_MODELS
 from server.pages.shared.filters import Filter, Text, filter_of
 from server.pages.shared.model_states import ModelState, model_states
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.sorting import Sorting, sorting
 from server.pages.shared.sparkline import sparkline
@@ -31,7 +31,7 @@ from store.tables import CheckpointRow, ModelRow
 PAGE = 50
 _SPARK_POINTS = 40
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 # The newest rewards of each model, by its index on (model, time); oldest first.
 _REWARDS = sql("""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -28,7 +28,7 @@ from server.pages.models.held_out import held_out_charts, held_out_scores
 from server.pages.models.standing import read_standing, standing_of
 from server.pages.shared.model_states import model_states
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.sparkline import sparkline
 from server.pages.shared.visible_models import find_model
@@ -39,7 +39,7 @@ from store.planes.trainer_availability import trainer_availability_async
 from store.tables import ModelRow
 from wire.errors import NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 Tab = Literal["training", "checkpoints", "tasks", "guard"]
 _TEMPLATES: dict[Tab, str] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.audit.recording import actor_of
@@ -14,13 +14,13 @@ from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.model_states import model_states
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.visible_models import find_fork
 from wire.errors import HeadwayError
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 Verb = Literal["pause", "resume"]
 

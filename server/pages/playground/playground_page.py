@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 
 from server.catalog.repository import list_models
@@ -21,7 +21,7 @@ from server.pages.playground.asking import SIDES, Asked, Message, Side, as_state
 from server.pages.playground.recording import end_recorded
 from server.pages.shared.forms import submitted
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import SamplingVisitorDep, VisitorDep
 from server.sampling.service import sample
@@ -30,7 +30,7 @@ from wire.errors import InvalidRequest
 
 _MOST_SUGGESTED = 200
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 Name = Annotated[str, Query(max_length=600)]
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 import structlog
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from server.http.context import Context, ContextDep
@@ -17,7 +17,7 @@ from server.http.errors import REFUSED, refusal_of
 from server.pages.playground.asking import SIDES, Asked, Side, asked_by
 from server.pages.playground.recording import end_recorded
 from server.pages.shared.forms import submitted
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import SamplingVisitorDep
 from server.sampling.answers import AnswerStream
@@ -29,7 +29,7 @@ from wire.process.closing_stream import ClosingStream
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.post("/forms/playground/stream")

@@ -6,18 +6,18 @@ import asyncio
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import Response
 
 from server.catalog.repository import as_uuid
 from server.http.context import ContextDep
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.rollouts.details import trace_detail
 from server.rollouts.visibility import require_trace
 from wire.errors import NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/trace/{trace_id}/json")

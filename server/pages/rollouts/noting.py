@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.catalog.repository import as_uuid
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.rollouts import notes
@@ -18,7 +18,7 @@ from server.rollouts.note_types import LabelChange, NewComment
 from server.rollouts.visibility import require_trace
 from wire.errors import NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.post("/forms/traces/{trace_id}/labels")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
@@ -10,7 +9,7 @@ from starlette.types import Scope
 from server.catalog.repository import as_uuid
 from server.http.context import ContextDep
 from server.http.picture_replies import png_reply
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRoute, PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.pictures.showing import picture_of_trace
 from server.rollouts.visibility import require_trace
@@ -24,7 +23,7 @@ class PictureRoute(PageRoute):
         return super(PageRoute, self).matches(scope)
 
 
-router = APIRouter(route_class=PictureRoute)
+router = PageRouter(PictureRoute)
 
 
 @router.get("/trace/{trace_id}/pictures/{name}")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from server.http.context import ContextDep
 from server.pages.rollouts.rollout_rows import rollout_rows
 from server.pages.shared.filters import TRACE_STATUSES, Cursor, TraceFilterDep
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/traces")

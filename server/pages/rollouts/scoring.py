@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.catalog.repository import as_uuid
 from server.http.context import ContextDep
 from server.http.disconnects import unless_disconnected
 from server.pages.shared.forms import submitted
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.training.scoring import score_trace
 from store.database import AsyncConnection
 from store.rollouts import TraceFacts
 from wire.errors import NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 _IS_TRAINED = "select exists (select from models where id = %(id)s and base_id is not null) as so"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 
 from server.http.context import Context, ContextDep
@@ -18,7 +18,7 @@ from server.pages.rollouts.reading_transcripts import read_transcript
 from server.pages.rollouts.rollout_rows import CheckpointName, checkpoint_names
 from server.pages.shared.filters import Filter
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.rollouts.service import describe, no_such_trace
@@ -31,7 +31,7 @@ PAGE = 30
 """Rows of a page."""
 _MOST_OF_A_GROUP = 32
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 TraceId = Annotated[str, Query(max_length=64)]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 
 from server.catalog.repository import as_uuid
@@ -24,7 +24,7 @@ from server.pages.rollouts.tokens import GAP_LEVELS, LEVELS, Strip, last_passes,
 from server.pages.shared.addresses import address
 from server.pages.shared.filters import TraceFilterDep
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.rollouts.off_policy import Gap, gap_of_rollout, gap_of_sample
 from server.rollouts.service import describe, no_such_trace
@@ -60,7 +60,7 @@ _FLAGS = {
     "unknown_picture": "A prompt held a picture that the team has not, or no longer: its turn cannot be trained on.",
 }
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 Index = Annotated[int, Query(ge=0, le=2**31)]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.catalog.repository import as_uuid
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import submitted
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.runs import changing
@@ -19,7 +19,7 @@ from server.runs.reading import get_run
 from server.runs.types import Run
 from wire.errors import HeadwayError, NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 Verb = Literal["pause", "resume", "cancel"]
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 
 from server.http.context import ContextDep
 from server.pages.runs.run_rows import PAGE, STATES, RunFilterDep, run_rows, run_sorting
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/runs")

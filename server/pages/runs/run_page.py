@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from server.catalog.repository import as_uuid
 from server.http.context import ContextDep
 from server.pages.runs.curve import curve_of
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.runs.events import newest_events
 from server.runs.metrics import metrics_of
@@ -24,7 +24,7 @@ _EVENTS, _STEPS, _ROWS = 50, 3, 200
 _ROLLOUTS = 256
 """Places of a step that are listed one by one."""
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/runs/{run_id}")

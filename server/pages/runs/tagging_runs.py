@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.catalog.repository import as_uuid
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.runs.describing import change_run
@@ -19,7 +19,7 @@ from server.runs.reading import get_run
 from server.runs.types import RunChange
 from wire.errors import InvalidRequest, NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/runs/{run_id}/describe")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.http.access import ANYBODY
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import submitted, submitted_by_anybody
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import SESSION_S, end_session, find_visitor, start_session
 from server.pages.shared.signing_in import COOKIE, ReadingVisitorDep, own_path
 from wire.errors import HeadwayError, Unauthenticated
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/login", dependencies=[ANYBODY])

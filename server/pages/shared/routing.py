@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from server.http.errors import REFUSED, refusal_of
 from server.http.request_body import BodyTooLarge
-from server.http.routing import KeyedRoute
+from server.http.routing import KeyedRoute, KeyedRouter
 from server.pages.shared.browsers import reads_pages
 from server.pages.shared.rendering import error_page
 from server.pages.shared.signing_in import SignInFirst, login_url
@@ -44,3 +44,10 @@ class PageRoute(KeyedRoute):
                 return error_page(request, refusal)
 
         return answer_in_html
+
+
+class PageRouter(KeyedRouter):
+    """A router of such routes, which the OpenAPI document leaves out."""
+
+    def __init__(self, route_class: type[PageRoute] = PageRoute) -> None:
+        super().__init__(route_class=route_class, include_in_schema=False)

@@ -17,7 +17,7 @@ _FOLDER = resources.files("server.pages") / "static"
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 _FOR_GOOD = "public, max-age=31536000, immutable"
 
-router = KeyedRouter(dependencies=[ANYBODY])
+router = KeyedRouter(dependencies=[ANYBODY], include_in_schema=False)
 
 
 @router.get("/static/{version}/{path:path}")

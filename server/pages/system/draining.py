@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,14 +15,14 @@ from server.audit.recording import actor_of
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import submitted
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import OperatorDep, VisitorDep
 from store.planes.registration import is_live
 from store.tables import ModelLeaseRow, ModelRow, SamplerRow, TrainerRow
 from wire.errors import HeadwayError, NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 Kind = Literal["trainer", "sampler"]
 Verb = Literal["drain", "undrain"]

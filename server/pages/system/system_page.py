@@ -9,14 +9,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 from sqlalchemy import Select, func, literal_column, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.http.context import ContextDep
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.system.disks import disks, in_object_stores
 from server.pages.system.utilisation import BUSY, OVER_MIN, busy_share
@@ -32,7 +32,7 @@ from wire.loaded import Loaded
 
 _MOST = 100
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 _QUEUE = text("""
     select

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from server.http.context import ContextDep
 from server.pages.shared.filters import Cursor
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.tasksets.service import list_tasksets
 
 PAGE = 50
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/tasksets")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,7 +16,7 @@ from server.catalog.repository import as_uuid
 from server.guard.types import TaskReport
 from server.http.context import ContextDep
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.shared.sparkline import sparkline
 from server.principals.callers import Caller
@@ -36,7 +36,7 @@ _MOST_CHARACTERS = 240
 _MOST_OPEN = 20_000
 _MOST_MODELS = 50
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 Index = Annotated[int, Query(ge=0, le=2**53)]
 Slug = Annotated[str | None, Query(max_length=600)]

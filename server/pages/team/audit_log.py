@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import Response
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,13 +17,13 @@ from server.audit.types import Event
 from server.http.context import ContextDep
 from server.pages.shared.filters import Cursor, Filter, Text, filter_of
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from store.tables import ModelRow, TeamRow
 
 PAGE = 100
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 def audit_filter(action: Text = "", subject: Text = "", key: Text = "") -> Filter:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from sqlalchemy import ColumnElement, Select, false, func, select, true
 
 from server.http.context import ContextDep
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from store.listed_models import is_listed
 from store.tables import ApiKeyRow, ModelRow, TeamRow
@@ -18,7 +18,7 @@ from store.tables import ApiKeyRow, ModelRow, TeamRow
 PAGE = 100
 Number = Annotated[int, Query(ge=1, le=100_000)]
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/keys")

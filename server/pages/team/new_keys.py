@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import RedirectResponse, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,7 +20,7 @@ from server.auth.types import KeyRequest, NewKey, RotateRequest
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import KeyKeeperDep, VisitorDep
 from server.principals.roles import MEANS, ROLES
@@ -37,7 +37,7 @@ SPANS: dict[str, str] = {"": "never", "1": "in a day", "7": "in a week", "30": "
 GRACES: dict[str, str] = {"0": "at once", "3600": "in an hour", "86400": "in a day", "604800": "in a week"}
 """Seconds that an old key goes on working."""
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/keys/new")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from server.http.context import ContextDep
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.signing_in import VisitorDep
 from server.pages.team.team_page import quota_lines
 from server.team import service
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/team")

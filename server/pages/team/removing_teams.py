@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.audit.recording import actor_of
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import submitted
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import VisitorDep
 from server.team import service
@@ -20,7 +20,7 @@ from server.team.removing import contents_of_team
 from server.values.whole_numbers import whole_number
 from wire.errors import Conflict, HeadwayError, NotFound
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/teams/{team_id}/remove")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import submitted
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import KeyKeeperDep, VisitorDep
 from server.pages.team.new_keys import find_key, teams_of
 from server.team import keys
 from wire.errors import HeadwayError
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/keys/{key_id}/revoke")

@@ -6,14 +6,14 @@ import re
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from server.audit.recording import actor_of
 from server.http.context import Context, ContextDep
 from server.pages.shared.forms import as_request, submitted
 from server.pages.shared.rendering import page
-from server.pages.shared.routing import PageRoute
+from server.pages.shared.routing import PageRouter
 from server.pages.shared.sessions import Visitor
 from server.pages.shared.signing_in import OperatorDep, VisitorDep
 from server.team import service
@@ -23,7 +23,7 @@ from wire.errors import HeadwayError, InvalidRequest
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _AMOUNT = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([a-z]*)")
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/teams/{team_id}")

@@ -11,7 +11,7 @@ from server.http.page_parameters import DEFAULT_LIMIT, CursorParam, LimitParam
 from server.protocols.hud.shared.routing import HudRouter
 from server.values.paging import Page
 
-router = HudRouter()
+router = HudRouter(prefix="/v2/admin")
 
 
 @router.get("/bases")

@@ -22,7 +22,7 @@ class TeamKeyRequest(KeyRequest):
     team_id: UUID
 
 
-router = HudRouter()
+router = HudRouter(prefix="/v2/admin")
 
 
 @router.get("/keys")

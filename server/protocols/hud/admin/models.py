@@ -26,7 +26,7 @@ class AdminHeadRequest(Closed):
     reason: Sentence
 
 
-router = HudRouter()
+router = HudRouter(prefix="/v2/admin")
 
 
 @router.get("/models")

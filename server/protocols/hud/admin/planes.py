@@ -14,7 +14,7 @@ from server.protocols.hud.shared.routing import HudRouter
 from server.values.paging import Page
 from store.tables import SamplerRow, TrainerRow
 
-router = HudRouter()
+router = HudRouter(prefix="/v2/admin")
 
 
 @router.get("/trainers")

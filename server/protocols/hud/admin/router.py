@@ -5,6 +5,6 @@ from __future__ import annotations
 from server.protocols.hud.admin import bases, keys, models, planes, teams
 from server.protocols.hud.shared.routing import HudRouter
 
-router = HudRouter(prefix="/v2/admin", tags=["admin"])
+router = HudRouter(tags=["admin"])
 for part in (teams, keys, bases, planes, models):
     router.include_router(part.router)

@@ -20,7 +20,7 @@ from server.team.removal import remove_team
 from server.team.types import Quotas, Team, TeamChange, TeamContents, TeamRequest, TeamWithUsage
 from server.values.paging import Page
 
-router = HudRouter()
+router = HudRouter(prefix="/v2/admin")
 
 NumberParam = Annotated[int | None, Query(ge=0, le=2**31)]
 

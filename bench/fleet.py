@@ -30,7 +30,7 @@ from sqlalchemy import text
 
 from bench.figures import write_figures
 from bench.gateway import MODEL, child, cpu_s, free_port, furnish, gather_statistics, load, postmaster, served
-from store.database import AsyncDatabase, Database
+from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from store.notify import PLACEMENT_QUEUED, notify_async
@@ -114,7 +114,7 @@ def _plane(runners: int, samplers: int) -> Generator[Plane]:
     with tempfile.TemporaryDirectory(prefix="headway-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        postgres = _database(folder / "postgres")
+        postgres = EmbeddedPostgres(folder / "postgres", max_connections=1000)
         upgrade(postgres.url)
         key, port = asyncio.run(furnish(postgres.url, [])), free_port()
         environment = {
@@ -136,17 +136,6 @@ def _plane(runners: int, samplers: int) -> Generator[Plane]:
                 yield Plane(url, postgres.url, key, pids, process, samplers)
         finally:
             postgres.stop()
-
-
-def _database(folder: Path) -> EmbeddedPostgres:
-    """That takes as many connections as the fleet has."""
-    small = EmbeddedPostgres(folder)
-    sync = Database(small.url)
-    with sync.connection() as connection:
-        connection.execute("alter system set max_connections = 1000")
-    sync.close()
-    small.stop()
-    return EmbeddedPostgres(folder)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 _LOOK_EVERY_S = 0.5
 _POLL_S = 0.02
 _STOP_S = 60.0
+_CONNECTIONS = 200
+"""A server takes up to sixty, and a box may have several."""
 _PORT = 5432  # of the socket's name; said on both sides, for PGPORT may be set in one shell and not in another
 
 
@@ -38,8 +40,9 @@ class EmbeddedPostgres:
     started it. Raises EmbeddedPostgresFailed with PostgreSQL's own words.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_connections: int = _CONNECTIONS) -> None:
         self._folder = folder.resolve()
+        self._max_connections = max_connections
         self._postmaster = Postmaster(self._folder)
         self._users = Users(self._folder)
         try:
@@ -59,7 +62,9 @@ class EmbeddedPostgres:
     def command(self) -> list[str]:
         """What runs the server, as `user`, in the folder."""
         sockets = "." if self._sockets == self._folder else str(self._sockets)
-        return self._programs.server("-h", "", "-k", sockets, "-p", str(_PORT), "-c", "unix_socket_permissions=0700")
+        options = ("unix_socket_permissions=0700", f"max_connections={self._max_connections}")
+        spelt = (word for option in options for word in ("-c", option))
+        return self._programs.server("-h", "", "-k", sockets, "-p", str(_PORT), *spelt)
 
     @property
     def user(self) -> str | None:

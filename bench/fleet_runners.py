@@ -24,7 +24,7 @@ from pydantic_core import from_json, to_json
 from server.sampling.connections import ConnectionFailed, Connections
 from wire.placements import HEARTBEAT_S
 
-_LEASE_WAIT_S = 20.0
+_LEASE_WAIT_S = (10.0, 25.0)  # as runner.worker.worker
 _SLOTS = 4
 
 
@@ -78,8 +78,8 @@ class Fleet:
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _lease(self, runner: str) -> None:
-        asking = {"slots": _SLOTS, "kinds": ["session", "rollout"], "wait_s": _LEASE_WAIT_S}
         while True:
+            asking = {"slots": _SLOTS, "kinds": ["session", "rollout"], "wait_s": random.uniform(*_LEASE_WAIT_S)}
             leased = await self._try(f"{runner}/lease", asking)
             for placement in leased["placements"] if leased else ():
                 ended = {"attempt": placement["attempt"], "outcome": "completed"}

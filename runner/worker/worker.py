@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ log = structlog.get_logger(__name__)
 AgentKeys: TypeAlias = dict[str, str]
 """Of the agents of each team whose rollouts this runner holds or held."""
 
-_LEASE_WAIT_S = 20.0
+_LEASE_WAIT_S = (10.0, 25.0)
 _AWAY_PAUSE_S = 0.5
 _HAND_BACK_S = 8.0
 """Of the time for draining, what is kept for stopping and handing back what has not ended by itself."""
@@ -170,7 +171,8 @@ class Worker:
             if self._draining.is_set():
                 await asyncio.sleep(_AWAY_PAUSE_S)
                 continue
-            request = LeaseRequest(slots=self._holdings.num_free, kinds=self._registration.kinds, wait_s=_LEASE_WAIT_S)
+            wait_s = random.uniform(*_LEASE_WAIT_S)  # noqa: S311 - runners that ask together do so once
+            request = LeaseRequest(slots=self._holdings.num_free, kinds=self._registration.kinds, wait_s=wait_s)
             try:
                 leased = await self._api.lease(runner_id, request)
             except Away as error:

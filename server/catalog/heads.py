@@ -14,7 +14,7 @@ from server.audit.recording import Actor, actor_of, record
 from server.auth.service import Caller
 from server.catalog import service
 from server.catalog.bases import untrained
-from server.catalog.repeated_moves import SET_HEAD, MovedAlready, newest_event, refuse_repeated
+from server.catalog.repeated_moves import SET_HEAD, MovedAlready, newest_move, refuse_repeated
 from server.catalog.saving_nodes import NodeSaving
 from server.catalog.types import Head
 from server.process.shutdown import Shutdown
@@ -58,7 +58,7 @@ async def set_head(heads: Heads, caller: Caller, reference: str, checkpoint_refe
     """
     async with heads.database.session() as session:
         model = await service.get_model(session, caller.team_id, reference)
-        since = await newest_event(session, model.id)
+        since = await newest_move(session, model.id)
     caller.require_model(model.id, model.slug)
     actor = actor_of(caller)
 

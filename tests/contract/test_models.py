@@ -8,6 +8,8 @@ import uuid
 import pytest
 from sqlalchemy import select, update
 
+from server.audit.recording import COMMAND_LINE, record
+from server.catalog.repeated_moves import SET_HEAD, MovedAlready, newest_move, refuse_repeated
 from server.catalog.types import CatalogModel, CheckpointNode
 from store.database import AsyncDatabase
 from store.tables import AdapterWantRow, CheckpointRow, EventRow, ModelRow, SamplerAdapterRow, SamplerRow
@@ -379,6 +381,24 @@ async def test_a_head_that_is_asked_for_again_while_samplers_load_moves_once(tea
     back = await team.http.put(path, json={"checkpoint_id": before["checkpoint_id"]})
     again = await team.http.put(path, json={"checkpoint_id": str(slow.id)})
     assert [back.json()["checkpoint_id"], again.json()["checkpoint_id"]] == [before["checkpoint_id"], str(slow.id)]
+
+
+async def test_another_event_committed_before_a_move_does_not_hide_it_from_a_call_that_was_sent_again(
+    team, model, database
+):
+    """The move has its id, and is committed after an event with a higher one and after the call came in."""
+    target, model_id = await unloaded_checkpoint(database, model["id"]), uuid.UUID(model["id"])
+    async with database.session() as moving:
+        await moving.execute(select(ModelRow.id).where(ModelRow.id == model_id).with_for_update())
+        record(moving, COMMAND_LINE, SET_HEAD, subject_id=model_id, to=str(target.id))
+        await moving.flush()
+        async with database.session() as other:
+            record(other, COMMAND_LINE, "fork", subject_id=model_id)
+        async with database.session() as session:
+            since = await newest_move(session, model_id)
+    async with database.session() as session:
+        with pytest.raises(MovedAlready):
+            await refuse_repeated(session, COMMAND_LINE, model_id, target.id, since)
 
 
 async def test_the_head_moves_when_no_sampler_lives(team, model, database):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.ending import or_stop
+from cli.export_files import ExportFile, export_file
 from cli.matching import only_match
 from cli.service.client import Key, Url, checked, pages, service_client
 from cli.settings import DEFAULT_DATA_DIR, DataDir, stop_with
@@ -21,10 +23,21 @@ if TYPE_CHECKING:
 
 
 def export(
-    out: Annotated[Path, typer.Option("--out", help="The file to write; a name that ends in .gz is compressed")],
-    name: Annotated[
-        str, typer.Option("--format", help="headway, trl, verl, openrlhf, openai-rft or parquet")
-    ] = "headway",
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="The file to write: .jsonl, .parquet, or .tar with pictures; a name that ends in .gz is compressed",
+        ),
+    ],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="headway, trl, verl, openrlhf, openai-rft or parquet. Default: parquet for a file that is named so, "
+            "headway for others",
+        ),
+    ] = None,
     job: Annotated[str | None, typer.Option(help="Of this job: its id or first characters, or its name")] = None,
     model: Annotated[str | None, typer.Option(help="Of this model of the key's team: its name or id")] = None,
     group: Annotated[str | None, typer.Option(help="Of this group (id)")] = None,
@@ -45,9 +58,9 @@ def export(
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Write recorded rollouts to a file. It is written as FILE.part and renamed when it is complete."""
+    kind = or_stop(lambda: export_file(out, format_, pictures))
     asked: dict[str, Any] = {
-        "format": name,
-        "gzip": out.suffix == ".gz",
+        **asdict(kind),
         "group_id": group,
         "task_slug": task,
         "checkpoint_id": checkpoint,
@@ -57,13 +70,12 @@ def export(
         "since": since,
         "until": until,
         "has_samples": has_samples,
-        "pictures": pictures,
     }
     part = out.with_name(out.name + ".part")
     try:
         with service_client(url, key, data_dir) as http, part.open("wb") as file:
             asked |= {"job_id": _job_id(http, job), "model_id": _model_id(http, model)}
-            total, written = _download(http, {field: it for field, it in asked.items() if it is not None}, file)
+            total, written = _download(http, {field: it for field, it in asked.items() if it is not None}, kind, file)
         part.replace(out)
     except OSError as error:
         stop_with(f"{out}: {error.strerror or error}")
@@ -71,7 +83,9 @@ def export(
         part.unlink(missing_ok=True)
     typer.echo(f"{written} of {total} rollouts in {out}")
     if written < total:
-        typer.echo(f"{total - written} left out: without text on record, which {name} needs, or deleted meanwhile")
+        typer.echo(
+            f"{total - written} left out: without text on record, which {kind.format} needs, or deleted meanwhile"
+        )
 
 
 def _model_id(http: httpx.Client, model: str | None) -> str | None:
@@ -87,12 +101,11 @@ def _job_id(http: httpx.Client, job: str | None) -> str | None:
     return or_stop(lambda: only_match(jobs, job, kind="job", see="GET /v2/jobs"))
 
 
-def _download(http: httpx.Client, query: dict[str, Any], file: BinaryIO) -> tuple[int, int]:
+def _download(http: httpx.Client, query: dict[str, Any], kind: ExportFile, file: BinaryIO) -> tuple[int, int]:
     """How many rollouts fit the filters, and how many are in the file."""
     with http.stream("GET", "/v2/traces/export", params=query) as reply, _progress() as progress:
         total = int(checked(reply).headers.get("X-Total-Count", 0))
-        is_lines = query["format"] != "parquet" and query.get("pictures") != "files"
-        counter = _Counter(gzipped=query["gzip"]) if is_lines else None
+        counter = _Counter(gzipped=kind.gzip) if kind.is_lines else None
         task = progress.add_task("exporting", total=total)
         for piece in reply.iter_raw():
             file.write(piece)

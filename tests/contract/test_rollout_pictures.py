@@ -232,14 +232,15 @@ async def headway(team: Team, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", ["out.tar", "out.tar.gz", "out.parquet"])
+@pytest.mark.parametrize("are_options_given", [True, False])
 async def test_the_commands_take_pictures_from_one_team_to_another(
-    team: Team, other_team: Team, tmp_path: Path, name: str
+    team: Team, other_team: Team, tmp_path: Path, name: str, are_options_given: bool
 ):
     first, second = await send(team, png()), await send(team, png(8, 8))
     await bring(team, line(first, second), line(first), line())
     file, is_table = tmp_path / name, name.endswith(".parquet")
     how = ("--format", "parquet") if is_table else ("--pictures", "files")
-    status, said = await headway(team, "export", "--out", str(file), *how)
+    status, said = await headway(team, "export", "--out", str(file), *(how if are_options_given else ()))
     assert (status, "3 of 3 rollouts" in said) == (0, True), said
     status, said = await headway(other_team, "import", str(file))
     assert (status, "3 imported" in said) == (0, True), said

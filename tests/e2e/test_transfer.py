@@ -53,8 +53,8 @@ def test_a_game_trains_a_second_box_to_the_same_bits(box: Box, own_box: Box, tmp
     here = box.fork("transfer")
     traces = [play(box, "transfer", number) for number in range(2)]
     lines, table = tmp_path / "games.jsonl.gz", tmp_path / "games.parquet"
-    for file, name in ((lines, "headway"), (table, "parquet")):
-        told = headway(box, "export", "--out", str(file), "--format", name, "--model", here)
+    for file in (lines, table):
+        told = headway(box, "export", "--out", str(file), "--model", here)
         assert told.startswith("2 of 2 rollouts")
     own_box.start()
     there = own_box.fork("transfer")

@@ -121,6 +121,12 @@ class Children:
             for child, process in running:
                 end_process(process, told_at + child.stop_s - time.monotonic())
 
+    def kill(self) -> None:
+        """SIGKILL to all, also from a signal's handler while `stop` waits for them."""
+        for process in [child.process for child in self._children if child.process]:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                process.kill()
+
     def _spawn(self, child: Child) -> None:
         child.started_at, child.restart_at = time.monotonic(), None
         environment = environment_of_child(child.environment, child.withheld)

@@ -18,6 +18,7 @@ import typer
 
 from cli.box.children import Child, ChildFailed, Children, end_process, environment_of_child
 from cli.box.fork_server import ForkServer, can_fork_planes
+from cli.box.interruption import Interruption, Terminated
 from cli.box.up_lock import AlreadyUp, only_up
 from cli.ending import sentence_of
 from cli.plane_settings import (
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from cli.box.trainers import Trainers
 
 _SAY_EVERY_S, _SAY_ANYWAY_S = 5.0, 15.0
+_LOOK_S = 0.2
 _OF_FLEETS = (
     "HEADWAY_PLANE_CA",
     "HEADWAY_PLANE_TLS_NAME",
@@ -129,7 +131,8 @@ def up(
     from store.embedded import EmbeddedPostgresFailed
     from wire.process.hub_weights import WeightsOutOfReach
 
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    interruption = Interruption()
+    interruption.heed()
     sampler_arguments = ["--backend", sampler_backend, "--tensor-parallel", str(sampler_tensor_parallel)]
     sampler_arguments += ["--seed", str(seed)] if seed is not None else []
     for flag, parser in (("--tool-call-parser", tool_call_parser), ("--reasoning-parser", reasoning_parser)):
@@ -149,6 +152,7 @@ def up(
             _fork_server(data_dir, share_imports and sampler_backend == "local" and trainer_gpus == 1) as fork_server,
             _database(database_url, data_dir) as url,
             Children(data_dir / "logs", fork_server) as children,
+            interruption.stopping_after(children.kill),
         ):
             exports, slugs = _prepare(url, data_dir, base or [], origin)
             environment = {**_environment(url, data_dir, on_demand, sampler_backend), "HEADWAY_PROMOTION": promotion}
@@ -165,22 +169,14 @@ def up(
                 _wait_until_ready(children, exports["HUD_API_URL"], slugs, on_demand=on_demand)
                 _say_what_was_loaded(url)
                 _announce(exports, data_dir)
-                status = _tend(trainers, context.args, exports, umask)
+                status = _tend(trainers, context.args, exports, umask, interruption)
     except (OSError, ValueError, ChildFailed, EmbeddedPostgresFailed, AlreadyUp, WeightsOutOfReach) as error:
         stop_with(sentence_of(error))
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT if context.args else 0
-    except _Terminated:
+    except Terminated:
         status = 128 + signal.SIGTERM if context.args else 0
     raise typer.Exit(status)
-
-
-class _Terminated(BaseException):
-    """SIGTERM as an exception, so that `finally` blocks run."""
-
-
-def _on_sigterm(*_: object) -> None:
-    raise _Terminated
 
 
 def _listenable_port(host: str, port: int) -> int:
@@ -370,16 +366,22 @@ def _announce(exports: Mapping[str, str], data_dir: Path) -> None:
     )
 
 
-def _tend(trainers: Trainers, command: list[str], exports: Mapping[str, str], umask: int) -> int:
+def _tend(
+    trainers: Trainers, command: list[str], exports: Mapping[str, str], umask: int, interruption: Interruption
+) -> int:
     """Keep the children alive until Ctrl-C, or until the command ends, whose exit status is returned."""
-    process = _start_command(command, exports, umask) if command else None
-    try:
-        while process is None or process.poll() is None:
+    if not command:
+        while True:
             trainers.restart_dead()
-            time.sleep(0.2)
-        return process.returncode
-    finally:
-        if process is not None:
+            time.sleep(_LOOK_S)
+    process = _start_command(command, exports, umask)
+    with interruption.killing(process.kill):
+        try:
+            while process.poll() is None:
+                trainers.restart_dead()
+                time.sleep(_LOOK_S)
+            return process.returncode
+        finally:
             end_process(process)
 
 

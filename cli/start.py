@@ -14,6 +14,7 @@ from cli.table import COMMANDS
 from cli.terminal.any_encoding import print_in_any_encoding
 from cli.terminal.command_help import help_in_source
 from cli.terminal.whole_help import WholeHelp
+from wire.process.ending import end_process, status_of
 from wire.process.threads import wait_passively
 
 _HELP = "Self-hosted GRPO training: run the service on this machine (up), or one plane of it."
@@ -28,11 +29,15 @@ class Headway(typer.Typer):
 
 
 def start() -> None:
-    """Run the command that the command line names."""
-    if sys.argv[1:] == ["--version"]:
+    """Run the command that the command line names. One that runs a plane ends the process itself, since a supervisor
+    waits for that end."""
+    words = sys.argv[1:]
+    if words == ["--version"]:
         _show_version(True)
+    elif words and words[0] in COMMANDS and COMMANDS[words[0]].is_plane:
+        end_process(status_of(app_for(words)))
     else:
-        app_for(sys.argv[1:])()
+        app_for(words)()
 
 
 def app_for(words: Sequence[str]) -> Headway:

@@ -14,15 +14,17 @@ class Entry(NamedTuple):
     is_hidden: bool = False
     takes_more: bool = False
     """Arguments after its own, for a command that it starts."""
+    is_plane: bool = False
+    """It runs until SIGTERM, and no thread that is left then keeps the process."""
 
 
 COMMANDS: dict[str, Entry] = {
     "init": Entry("cli.commands.init", "init"),
     "up": Entry("cli.box.up", "up", takes_more=True),
-    "server": Entry("cli.commands.planes", "server"),
-    "trainer": Entry("cli.commands.planes", "trainer"),
-    "sampler": Entry("cli.commands.planes", "sampler"),
-    "runner": Entry("cli.commands.planes", "runner"),
+    "server": Entry("cli.commands.planes", "server", is_plane=True),
+    "trainer": Entry("cli.commands.planes", "trainer", is_plane=True),
+    "sampler": Entry("cli.commands.planes", "sampler", is_plane=True),
+    "runner": Entry("cli.commands.planes", "runner", is_plane=True),
     "migrate": Entry("cli.commands.planes", "migrate"),
     "sizing": Entry("cli.commands.sizing", "sizing"),
     "status": Entry("cli.commands.status", "status"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 from functools import partial
 from uuid import UUID
 
@@ -101,12 +102,15 @@ def run(settings: SamplerSettings) -> None:
         ws="none",
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
-    agent.start()
     gc.collect()
     gc.freeze()  # what was loaded so far stays: a full collection through torch's modules would hold a step up
+    server = DrainingServer(config, app, agent.leave, settings.drain_s)
+    agent.start()
+    for signum in (signal.SIGTERM, signal.SIGINT):  # uvicorn listens to them only once it serves
+        signal.signal(signum, server.handle_exit)
     log.info("sampler_ready", base=settings.base_slug, url=url, backend=settings.backend, **loaded.to_json())
     try:
-        DrainingServer(config, app, agent.leave, settings.drain_s).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
         agent.close()
         asyncio.run(backend.close())

@@ -8,8 +8,12 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
+
+import structlog
 
 from store.blob_stores.base import OWNER, StoredBlob
 from store.blob_stores.draft import LocalDraft
@@ -18,8 +22,15 @@ from store.disk.folder_url import folder_of_url
 from wire.errors import CorruptCheckpoint
 from wire.process.faults import fault_point
 
+log = structlog.get_logger(__name__)
+
 _NAME = re.compile(r"[0-9a-f]{64}")
-_ASIDE_S = 0.05
+_ASIDE = ".removed-"
+_OURS = re.compile(
+    r"[0-9a-f]{2}/(\.removed-)*([0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{32})"
+    r"|drafts/(\.removed-)*\.[0-9a-f]{32}"
+)
+"""All that a store writes in folders of its own. Whatever else is in its folder is somebody else's, and stays."""
 
 
 class FileBlobStore:
@@ -63,39 +74,36 @@ class FileBlobStore:
         return LocalDraft(folder / f".{uuid.uuid4().hex}", self._adopt)
 
     def open(self, name: str) -> BinaryIO:
-        path = self._path(name)
-        for pause_s in (_ASIDE_S, None):
-            try:
-                return path.open("rb")
-            except FileNotFoundError:
-                if pause_s:
-                    time.sleep(pause_s)
-        raise CorruptCheckpoint(f"blob {name} is missing from {self._root}")
-
-    def get(self, name: str) -> bytes:
         try:
-            data = self._read(self._path(name))
+            return self._found(name)
         except FileNotFoundError:
             raise CorruptCheckpoint(f"blob {name} is missing from {self._root}") from None
+
+    def get(self, name: str) -> bytes:
+        with self.open(name) as file:
+            data = file.read()
         if hashlib.sha256(data).hexdigest() != name:
             raise CorruptCheckpoint(f"blob {name} in {self._root} was altered")
         return data
 
     def check(self, name: str) -> str | None:
         try:
-            with self._path(name).open("rb") as file:
+            with self._found(name) as file:
                 return None if hashlib.file_digest(file, "sha256").hexdigest() == name else "changed"
         except FileNotFoundError:
             return "missing"
 
     def stored(self) -> Iterator[StoredBlob]:
         for path in self._root.glob("*/*"):
+            key = path.relative_to(self._root).as_posix()
+            if not _OURS.fullmatch(key):
+                continue
             try:
                 found = path.stat()
             except FileNotFoundError:
                 continue  # finished or removed this moment
             name = path.name if _NAME.fullmatch(path.name) else None
-            yield StoredBlob(name, path.relative_to(self._root).as_posix(), found.st_size, time.time() - found.st_mtime)
+            yield StoredBlob(name, key, found.st_size, time.time() - found.st_mtime)
 
     def owner(self) -> str | None:
         try:
@@ -120,7 +128,9 @@ class FileBlobStore:
     def _remove_if_older(self, path: Path, age_s: float) -> bool:
         """A file is moved aside before its age is looked at for the last time: a writer that found the blob there has
         either made it young by then, and it comes back, or finds it gone and writes it anew."""
-        aside = path.with_name(f".removed-{path.name}")
+        if _NAME.fullmatch(path.name.removeprefix(_ASIDE)) and path.name.startswith(_ASIDE):
+            return self._bring_back(path)
+        aside = path.with_name(f"{_ASIDE}{path.name}")
         try:
             path.rename(aside)
         except FileNotFoundError:
@@ -130,6 +140,20 @@ class FileBlobStore:
             return False
         aside.unlink()
         return True
+
+    def _bring_back(self, aside: Path) -> bool:
+        """What a collection that was killed moved aside: somebody may need it, which the next one finds out. True for
+        one that was written anew meanwhile: then it goes."""
+        path = aside.with_name(aside.name.removeprefix(_ASIDE))
+        try:
+            if path.exists():
+                aside.unlink()
+                return True
+            aside.rename(path)
+            os.utime(path)  # in case a writer put it between the two
+        except FileNotFoundError:
+            log.info("blob_removed_meanwhile", blob=path.name)
+        return False
 
     def _adopt(self, draft: Path, name: str) -> None:
         path = self._path(name)
@@ -147,12 +171,14 @@ class FileBlobStore:
             return False
         return True
 
-    def _read(self, path: Path) -> bytes:
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            time.sleep(_ASIDE_S)  # it may lie aside for an instant: see `_remove_if_older`
-            return path.read_bytes()
+    def _found(self, name: str) -> BufferedReader:
+        """The blob, which may lie aside for an instant, or since a collection was killed: see `_remove_if_older`.
+        Raises FileNotFoundError."""
+        path = self._path(name)
+        for place in (path, path.with_name(f"{_ASIDE}{name}")):
+            with suppress(FileNotFoundError):
+                return place.open("rb")
+        return path.open("rb")
 
     def _path(self, name: str) -> Path:
         assert _NAME.fullmatch(name), name

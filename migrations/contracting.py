@@ -19,6 +19,8 @@ _OLDER_PLANES = f"""
     from samplers s where {lives_sql("s")} and coalesce(s.details->>'schema', '') < :oldest
     order by 1
 """  # noqa: S608 - put together from constants
+_LOCK = "lock table contractions in access exclusive mode"
+"""Until the migration commits: a plane that starts reads this table in the transaction that registers it."""
 _CONTRACT = """
     insert into contractions (revision, oldest_revision, oldest_release) values (:revision, :oldest, :release)
 """
@@ -30,8 +32,10 @@ class OlderPlanesRun(ValueError):
 
 def contract(revision: str, *, oldest_revision: str, oldest_release: str) -> None:
     """From this migration on, releases that do not know `oldest_revision` refuse to start. The first that knows it is
-    `oldest_release`. Raises OlderPlanesRun while a plane of an earlier one lives."""
+    `oldest_release`. Raises OlderPlanesRun while a plane of an earlier one lives; one that starts meanwhile is either
+    found here, or finds this."""
     connection = op.get_bind()
+    connection.execute(text(_LOCK))
     if running := connection.execute(text(_OLDER_PLANES), {"oldest": oldest_revision}).all():
         named = ", ".join(f"{plane} ({release})" for plane, release in running)
         raise OlderPlanesRun(

@@ -3,6 +3,10 @@
 Migrations are numbered, and expand the schema: a release runs against every schema from its own newest migration on,
 so that two releases may run side by side. A migration that takes something away writes into `contractions` the oldest
 migration that a release must know from then on (docs/upgrades.md).
+
+A plane may start while a migration contracts. The migration locks `contractions` against reading before it looks for
+planes, until it commits; a plane reads `contractions` in the transaction that writes its row. So one comes first:
+either the migration finds the plane's row, or the plane finds the contraction.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from typing import Any
 import psycopg
 import structlog
 from psycopg.rows import namedtuple_row
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 import migrations
 from store.database import Connection, normalise_url, psycopg_dsn
@@ -91,6 +97,14 @@ def require_schema_of(url: str) -> None:
         log.warning("schema_unknown", reason="the database does not answer yet")
     else:
         schema.require(newest_revision())
+
+
+def refuse_contracted(session: Session) -> None:
+    """In the transaction that registers a plane. Raises IncompatibleSchema where the schema was contracted beyond this
+    release since the plane looked; waits for a migration that is about to."""
+    revision = session.execute(text(_REVISION)).scalar_one()
+    oldest = session.execute(text(_OLDEST)).first() or (None, None)
+    Schema(revision, *oldest).require_not_contracted(newest_revision())
 
 
 def read_schema(url: str) -> Schema:

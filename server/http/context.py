@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -111,6 +114,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
     background = AsyncDatabase(settings.database_url, pool_size=_BACKGROUND_POOL)
     listener = AsyncListener(settings.database_url)
     listener.presence.details = _details(settings).to_json()
+    listener.presence.when_contracted = _end_service
     acknowledgements = CacheAcknowledgements(background, listener)
     for changing in (database, background):
         changing.expire_caches = acknowledgements.expire
@@ -210,6 +214,12 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         await listener.close()
         await background.close()
         await database.close()
+
+
+def _end_service() -> None:
+    """A supervisor would start this process again."""
+    supervisor = multiprocessing.parent_process()
+    os.kill((supervisor and supervisor.pid) or os.getpid(), signal.SIGTERM)
 
 
 def _details(settings: ServerSettings) -> Loaded:

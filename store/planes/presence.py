@@ -15,6 +15,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -23,6 +24,7 @@ from psycopg.types.json import Jsonb
 from store.database import AsyncConnection
 from store.database_clock import DatabaseClock
 from store.keepalives import SERVER
+from store.schema import newest_revision
 
 log = structlog.get_logger(__name__)
 
@@ -42,17 +44,18 @@ PRESENT = f"""
 LISTED_FOR_S = 30.0
 UNSEEN_FOR_S = 60.0
 
-# With those that are gone by now, however they went: nobody else looks after their rows.
+# With those that are gone by now, however they went: nobody else looks after their rows. Looks for contractions in the
+# same transaction, as `store.schema` says.
 _DESCRIBE = f"""
     with gone as (
         delete from servers
         where number <> %(number)s and number <> all({PRESENT})
             and seen_at < clock_timestamp() - interval '{UNSEEN_FOR_S} s'
     )
-    insert into servers (number, host, pid, details) values (
-        %(number)s, %(host)s, %(pid)s,
+    insert into servers (number, host, pid, details)
+    select %(number)s, %(host)s, %(pid)s,
         %(details)s || jsonb_build_object('database', 'PostgreSQL ' || current_setting('server_version'))
-    )
+    where not exists (select from contractions where oldest_revision > %(schema)s)
     on conflict (number) do update set details = excluded.details, seen_at = clock_timestamp()
     returning details, clock_timestamp()
 """  # noqa: S608
@@ -73,6 +76,8 @@ class Presence:
         self.number = 1 + secrets.randbelow(2**31 - 1)
         self.details: dict[str, Any] | None = None
         """What it serves with, for people who look."""
+        self.when_contracted: Callable[[], None] = _nothing
+        """Called when the database's schema was contracted beyond this release, which must end."""
         self.clock = DatabaseClock()
         self._calls = itertools.count(1)
         self._listed_at = float("-inf")
@@ -90,18 +95,21 @@ class Presence:
         """Be there until the connection ends. (Shared: the last connection may not have ended yet for PostgreSQL.)"""
         await connection.execute(_ANNOUNCE.encode(), {"number": self.number})
         await connection.execute(SERVER)
-        if self.details is not None:
-            log.info("server_ready", **await self.renew(connection))
+        if self.details is not None and (described := await self.renew(connection)):
+            log.info("server_ready", **described)
 
     async def renew(self, connection: AsyncConnection) -> dict[str, Any]:
         """Be listed for LISTED_FOR_S from now on; with what it serves, as it is written down. Again every so often."""
         asked_at = time.monotonic()
-        who = {"number": self.number, "host": socket.gethostname(), "pid": os.getpid()}
+        who = {"number": self.number, "host": socket.gethostname(), "pid": os.getpid(), "schema": newest_revision()}
         found = await connection.execute(_DESCRIBE.encode(), {**who, "details": Jsonb(self.details or {})})
         row = await found.fetchone()
-        self._listed_at = asked_at
         if row is None:
+            self._listed_at = float("-inf")
+            log.error("schema_contracted", reason="a later release took away what this one uses: start a later one")
+            self.when_contracted()
             return {}
+        self._listed_at = asked_at
         self.clock.set(row[1], asked_at)
         return row[0]
 
@@ -109,3 +117,7 @@ class Presence:
         """Be listed no more. What lookups of this process are kept must not be used any longer."""
         self._listed_at = float("-inf")
         await connection.execute(_LEAVE.encode(), {"number": self.number})
+
+
+def _nothing() -> None:
+    pass

@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session, aliased
 
 from store.database import Connection
 from store.notify import TRAINERS_CHANGED, notify
-from store.schema import newest_revision
+from store.schema import newest_revision, refuse_contracted
 from store.tables import SamplerRow, TrainerRow, TrainerStartRow
-from wire.loaded import Loaded
+from wire.loaded import Loaded, version_of
 
 _LIVE_FOR: LiteralString = "10"
 LIVE_FOR_S = float(_LIVE_FOR)
@@ -64,13 +64,15 @@ def register_trainer(
     pid: int | None = None,
 ) -> UUID:
     """A new trainer process that says hello; `trainer_ready` follows one that is loading. pid: of the process that its
-    supervisor knows, if that is another."""
+    supervisor knows, if that is another. Raises IncompatibleSchema."""
+    refuse_contracted(session)
     row = TrainerRow(
         base_id=base_id,
         host=socket.gethostname(),
         pid=pid or os.getpid(),
         losses={name: dict(config) for name, config in losses.items()},
         is_loading=is_loading,
+        details=_details(Loaded(version=version_of("headway"))),
     )
     session.add(row)
     session.flush()
@@ -90,7 +92,8 @@ def trainer_ready(
 
 
 def register_sampler(session: Session, base_id: UUID, url: str, backend: str, loaded: Loaded | None = None) -> UUID:
-    """A new sampler process that says hello, and where the gateway reaches it."""
+    """A new sampler process that says hello, and where the gateway reaches it. Raises IncompatibleSchema."""
+    refuse_contracted(session)
     process = {"host": socket.gethostname(), "pid": os.getpid()}
     row = SamplerRow(base_id=base_id, url=url, backend=backend, details=_details(loaded), **process)
     session.add(row)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -23,11 +28,12 @@ from store.backup.writing import back_up
 from store.blob_stores.file import FileBlobStore
 from store.catalog import ensure_base
 from store.checkpoint_stores import open_checkpoint_store
-from store.database import Database, normalise_url, psycopg_dsn
+from store.database import AsyncDatabase, Database, normalise_url, psycopg_dsn
 from store.embedded import EmbeddedPostgres
 from store.migrations import alembic_config, upgrade
-from store.planes.registration import register_sampler
-from store.schema import IncompatibleSchema, Schema, newest_revision, read_schema
+from store.planes.presence import Presence
+from store.planes.registration import register_sampler, register_trainer
+from store.schema import IncompatibleSchema, Schema, newest_revision, read_schema, require_schema
 from tests.conftest import database_folder
 from wire.errors import Conflict
 from wire.loaded import Loaded
@@ -48,7 +54,7 @@ def server_url() -> Iterator[str]:
 @pytest.fixture
 def url(server_url: str, request: pytest.FixtureRequest) -> str:
     """An empty database."""
-    name = request.node.name[:60]
+    name = f"{request.node.name[:40]}-{secrets.token_hex(4)}"
     with psycopg.connect(psycopg_dsn(normalise_url(server_url)), autocommit=True) as connection:
         connection.execute(f'create database "{name}"'.encode())
     return normalise_url(server_url).set(database=name).render_as_string(hide_password=False)
@@ -137,11 +143,113 @@ def test_a_contraction_waits_until_no_older_plane_runs(url: str):
     database.close()
 
 
-def _contract(url: str, oldest_revision: str) -> None:
+PLANES = {
+    "trainer": lambda session, base_id: register_trainer(session, base_id, {}, is_loading=True),
+    "sampler": lambda session, base_id: register_sampler(session, base_id, "http://s", "local", Loaded(version="0.1")),
+}
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_plane_that_registers_first_keeps_a_contraction_away(url: str, plane: str):
+    """Its transaction is still open when the migration begins, which sees nothing of it before it is committed."""
+    upgrade(url)
+    database, begun = Database(url), threading.Event()
+    with ThreadPoolExecutor() as threads:
+        with database.session() as session:
+            PLANES[plane](session, ensure_base(session, "b", "/models/b"))
+            contraction = threads.submit(_contract, url, NEXT, begun)
+            assert begun.wait(60)
+            waits_for_a_lock(url)
+        with pytest.raises(OlderPlanesRun, match=f"and these run: {plane}"):
+            contraction.result(60)
+    assert read_schema(url) == Schema(KNOWN)
+    database.close()
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_plane_that_registers_while_a_migration_contracts_is_refused(url: str, plane: str):
+    """It has looked at the schema before, and loaded for minutes since."""
+    upgrade(url)
+    database = Database(url)
+    with database.session() as session:
+        base_id = ensure_base(session, "b", "/models/b")
+    with database.connection() as connection:
+        require_schema(connection)
+
+    def register() -> None:
+        with database.session() as session:
+            PLANES[plane](session, base_id)
+
+    with ThreadPoolExecutor() as threads:
+        with contracting(url, NEXT):
+            registration = threads.submit(register)
+            waits_for_a_lock(url)
+        with pytest.raises(IncompatibleSchema, match=r"releases before 7\.0 cannot use"):
+            registration.result(60)
+    database.close()
+
+
+def test_a_trainer_of_this_release_that_loads_is_no_older_plane(url: str):
+    upgrade(url)
+    database = Database(url)
+    with database.session() as session:
+        PLANES["trainer"](session, ensure_base(session, "b", "/models/b"))
+    _contract(url, oldest_revision=KNOWN)
+    assert read_schema(url) == Schema(KNOWN, KNOWN, "7.0")
+    database.close()
+
+
+async def test_a_server_that_comes_while_a_migration_contracts_ends(url: str):
+    upgrade(url)
+    database, presence, ended = AsyncDatabase(url, pool_size=1), Presence(), list[bool]()
+    presence.details, presence.when_contracted = {"schema": KNOWN}, lambda: ended.append(True)
+    async with database.connection() as connection:
+        with contracting(url, NEXT):
+            announcing = asyncio.create_task(presence.announce(connection))
+            await asyncio.to_thread(waits_for_a_lock, url)
+        await announcing
+        assert ended == [True]
+        assert not presence.is_listed
+    await database.close()
+
+
+async def test_a_server_that_is_there_keeps_a_contraction_away(url: str):
+    upgrade(url)
+    database, presence = AsyncDatabase(url, pool_size=1), Presence()
+    presence.details = {"schema": KNOWN}
+    async with database.connection() as connection:
+        await presence.announce(connection)
+        assert presence.is_listed
+        with pytest.raises(OlderPlanesRun, match="and these run: server"):
+            await asyncio.to_thread(_contract, url, NEXT)
+    await database.close()
+
+
+def waits_for_a_lock(url: str) -> None:
+    """Until some statement does."""
+    waiting = b"select count(*) from pg_locks where not granted and relation = 'contractions'::regclass"
+    deadline = time.monotonic() + 60
+    with psycopg.connect(psycopg_dsn(normalise_url(url)), autocommit=True) as connection:
+        while connection.execute(waiting).fetchall() == [(0,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@contextmanager
+def contracting(url: str, oldest_revision: str, begun: threading.Event | None = None) -> Iterator[None]:
+    """The transaction of a migration that has called `contract`, and commits after the block."""
     engine = create_engine(normalise_url(url))
     with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+        if begun:
+            begun.set()
         contract(NEXT, oldest_revision=oldest_revision, oldest_release="7.0")
+        yield
     engine.dispose()
+
+
+def _contract(url: str, oldest_revision: str, begun: threading.Event | None = None) -> None:
+    with contracting(url, oldest_revision, begun):
+        pass
 
 
 def test_processes_that_migrate_at_once_take_turns(url: str):

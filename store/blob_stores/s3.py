@@ -228,8 +228,7 @@ class S3BlobStore:
             with ThreadPoolExecutor(_LOOKS, thread_name_prefix="blob-ages") as threads:
                 found = list(threads.map(lambda blob: self._bucket.find(blob.key), blobs))
             old = [blob for blob, now in zip(blobs, found, strict=True) if now is not None and now.age_s >= age_s]
-            check()
-            self._bucket.delete([blob.key for blob in old])
+            self._bucket.delete([blob.key for blob in old], check)
         for blob in old:
             self._copies.discard(blob.name or "")
         return old

@@ -2,7 +2,8 @@
 
 Both write before they look (Dekker's algorithm); a bucket shows every write to every later read:
 
-    collector: put a tombstone that names the blobs · look at their ages · delete the old ones · remove the tombstone
+    collector: put a tombstone that names the blobs · look at their ages · delete the old ones, while the tombstone is
+               young · remove the tombstone
     writer:    put the blob (young from now on) · list tombstones · where none names it, look whether it is there
 
 A writer that lists tombstones before the tombstone is there has put its blob before the collector looks at ages: it is
@@ -26,7 +27,8 @@ LIFE_S = 600.0
 """By the store's clock. Writers ignore an older one: whoever wrote it is dead."""
 _TO_BEGIN_S = 120.0
 """After which its writer does not begin to delete any more, by the store's clock as well: ours stands still while a
-machine is suspended. What is between the two is more than a request with all its repetitions takes."""
+machine is suspended. It looks before each sending of a request. What is between the two is more than a request is on
+its way for."""
 _PAUSE_S = 0.2
 _PATIENCE_S = 30.0
 _MOST_KNOWN = 64
@@ -42,8 +44,8 @@ class Tombstones:
 
     @contextmanager
     def standing(self, names: Sequence[str]) -> Generator[Callable[[], None]]:
-        """While the block runs, writers of these wait. It gets a function to call right before it deletes, which raises
-        Unavailable when that is too late.
+        """While the block runs, writers of these wait. It gets a function to call right before each sending of a
+        request that deletes, which raises Unavailable when that is too late.
 
         Where the block raises after that, the tombstone stays until it expires: a deletion that was not answered may
         yet happen.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -28,6 +29,7 @@ _DELETED_AT_ONCE = 1000
 _READ_BYTES = 2**20
 _CLOCK = "this machine's clock is over 15 minutes off the store's: set the clock of this machine, by NTP for example"
 _MOST_SKEW = timedelta(minutes=15)
+_BEFORE_DELETING: ContextVar[Callable[[], None] | None] = ContextVar("before_deleting", default=None)
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 
 # With the pauses between them, some 15 seconds: a server that is restarted, or says SlowDown, is back by then.
@@ -91,6 +93,8 @@ class Bucket:
         config = TransferConfig(
             multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=_TRANSFERS
         )
+        # After a request was signed, and for each of its repetitions: boto3 makes those within one call.
+        client.meta.events.register("before-send.s3.DeleteObjects", _check_deletion, unique_id="headway-check")
         self._transfers: Any = create_transfer_manager(self._client, config)
 
     @property
@@ -175,10 +179,11 @@ class Bucket:
         ):
             pass
 
-    def delete(self, keys: Collection[str]) -> None:
-        """Objects that may be there or not."""
+    def delete(self, keys: Collection[str], check: Callable[[], None] | None = None) -> None:
+        """Objects that may be there or not. `check` is called right before each request and each repetition of one,
+        which is not sent if it raises."""
         rows = [{"Key": self._prefix + key} for key in keys]
-        with self._answering():
+        with self._answering(), _checking(check):
             for start in range(0, len(rows), _DELETED_AT_ONCE):
                 some = {"Objects": rows[start : start + _DELETED_AT_ONCE], "Quiet": True}
                 refused = self._client.delete_objects(Bucket=self._name, Delete=some).get("Errors")
@@ -241,6 +246,20 @@ class Bucket:
         endpoint = "" if _has_endpoint() else " (AWS_ENDPOINT_URL is not set: Amazon's own)"
         sentence = f"the {self._of} store {self.called}{endpoint} cannot be used, {why}"
         return StoreAway(f"{sentence}; what was stored is not lost, try again when it is back")
+
+
+@contextmanager
+def _checking(check: Callable[[], None] | None) -> Generator[None]:
+    before = _BEFORE_DELETING.set(check)
+    try:
+        yield
+    finally:
+        _BEFORE_DELETING.reset(before)
+
+
+def _check_deletion(**_: Any) -> None:
+    if (check := _BEFORE_DELETING.get()) is not None:
+        check()
 
 
 def _is_skewed(code: str, error: ClientError) -> bool:

@@ -7,7 +7,7 @@ import os
 import resource
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from store.blob_stores.s3 import S3BlobStore
 from store.blob_stores.tombstones import FOLDER, Tombstones
 from store.object_store.bucket import Bucket, StoredObject, connect
 from tests.flaky_proxy import flaky_proxy
-from tests.object_store import BUCKET, ObjectStore
+from tests.object_store import BUCKET, AgedBucket, ObjectStore
 from tests.ports.blob_places import S3BlobPlace
 from wire.errors import Unavailable
 
@@ -92,9 +92,9 @@ class SteppedBucket(Bucket):
         self._steps.arrive()
         return super().list(under)
 
-    def delete(self, keys: Sequence[str]) -> None:
+    def delete(self, keys: Sequence[str], check: Callable[[], None] | None = None) -> None:
         self._steps.arrive()
-        super().delete(keys)
+        super().delete(keys, check)
         self._young.difference_update(keys)
 
 
@@ -206,6 +206,33 @@ def test_a_collection_that_was_held_up_deletes_nothing_and_keeps_nobody_waiting(
     assert [blob.name for blob in blobs.stored()] == [name]
 
 
+def test_a_deletion_is_not_sent_again_once_its_tombstone_is_old(
+    s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """boto3 repeats a request by itself. Meanwhile the process was paused, and a writer has put the blob again."""
+    place = S3BlobPlace(s3, tmp_path)
+    name = place.open().put(DATA)
+    place.age(OLD_S)
+    with flaky_proxy(s3.endpoint) as proxy:
+
+        def pause(method: str, path: str) -> str | None:
+            if method != "POST":
+                return None
+            place.age(601.0)
+            assert place.open().put(DATA) == name
+            return "slow down"
+
+        proxy.trouble = pause
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        bucket = AgedBucket(replace(s3, client=connect()), place.prefix, place._older)
+        paused = S3BlobStore(bucket, BlobCopies(tmp_path / "copies", 2**20), fresh_s=0.0)
+        with pytest.raises(Unavailable, match="took too long"):
+            paused.remove_older([blob for blob in paused.stored() if blob.name], GRACE_S)
+        assert [method for method, _ in proxy.requests].count("POST") == 1
+    assert place.open().check(name) is None
+    assert [blob.key for blob in place.open().stored() if blob.key.startswith(FOLDER)], "its first request may come yet"
+
+
 def test_a_deletion_that_was_not_answered_keeps_its_writers_waiting(
     s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -214,7 +241,8 @@ def test_a_deletion_that_was_not_answered_keeps_its_writers_waiting(
     blobs.put(DATA)
     place.age(OLD_S)
 
-    def unanswered(keys: Sequence[str]) -> None:
+    def unanswered(keys: Sequence[str], check: Callable[[], None]) -> None:
+        check()
         raise Unavailable("it may happen yet")
 
     with monkeypatch.context() as patch:

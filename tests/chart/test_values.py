@@ -69,6 +69,40 @@ def test_everything_at_once_makes_a_valid_chart_under_any_name(release: str):
     assert list(broken_rules(documents)) == []
 
 
+@pytest.mark.parametrize(("word", "namespace"), [("7", "123"), ("1e9", "0x1f"), ("true", "on"), ("null", "yes")])
+def test_names_that_yaml_takes_for_something_else_stay_text(word: str, namespace: str):
+    values = {
+        "fullnameOverride": "hw",
+        "bases": {word: {"weights": word}},
+        "samplers": {
+            word: {"attached": True, "toolCallParser": word, "reasoningParser": word},
+            "w": {"base": word, **CLAIM},
+        },
+        "trainers": {word: {"gpus": 1, "networkInterface": word}},
+        "runners": {word: {"team": word, "labels": [word]}},
+        "database": {"existingSecret": word, "urlKey": word, "filesSecret": word},
+        "objectStore": {"existingSecret": word, "accessKeyIdKey": word, "secretAccessKeyKey": word, "region": word},
+        "tokens": dict.fromkeys(("existingSecret", "samplerTokenKey", "metricsTokenKey", "askingTokenKey"), word),
+        "runnerKey": {"existingSecret": word, "key": word},
+        "models": {"huggingFaceSecret": word, "huggingFaceKey": word},
+        "imagePullSecrets": [{"name": word}],
+        "tls": {"enabled": True} | dict.fromkeys(("serverSecret", "caSecret", "caKey", "planeName"), word),
+        "ingress": {"enabled": True, "className": word, "host": "*.example", "tlsSecret": word},
+        "server": {"priorityClassName": word, "runtimeClassName": word},
+    }
+    documents = render("spot-samplers", values=values, release=word, namespace=namespace)
+    assert problems(documents) == []
+    assert list(broken_rules(documents)) == []
+
+
+def test_a_large_number_is_written_in_digits():
+    values = {"server": {"samplerIdleSeconds": 2592000}, "migrate": {"deadlineSeconds": 1000000}}
+    documents = render("spot-samplers", values=values)
+    (server,) = (pod for pod in pods(documents) if pod.labels["app.kubernetes.io/component"] == "server")
+    assert {"name": "HEADWAY_SAMPLER_IDLE_S", "value": "2592000"} in server.containers[0]["env"]
+    assert of(documents, "Job", "headway-migrate")["spec"]["activeDeadlineSeconds"] == 1000000
+
+
 def test_two_releases_in_a_namespace_share_no_object_and_no_folder():
     here, there = (render("spot-samplers", values=TOGETHER, release=release) for release in ("headway", "other"))
     assert not {_identity(document) for document in here} & {_identity(document) for document in there}

@@ -3,7 +3,7 @@
 {{/* Of servers, samplers, trainers and the migration. */}}
 {{- define "headway.databaseEnv" -}}
 - name: HEADWAY_DATABASE_URL
-  valueFrom: {secretKeyRef: {name: {{ .Values.database.existingSecret }}, key: {{ .Values.database.urlKey }}}}
+  valueFrom: {secretKeyRef: {name: {{ .Values.database.existingSecret | quote }}, key: {{ .Values.database.urlKey | quote }}}}
 {{- end -}}
 
 {{/* Of whatever keeps files: nothing outside these folders is written. */}}
@@ -19,7 +19,7 @@
 
 {{/* url, spec: with the size of the plane's copies of what it wrote or read. */}}
 {{- define "headway.storeUrl" -}}
-{{ .url }}?cache_gib={{ .spec.cacheGiB }}
+{{ .url }}?cache_gib={{ .spec.cacheGiB | int64 }}
 {{- end -}}
 
 {{/* root, spec: where checkpoints are, with credentials of the object store. */}}
@@ -32,9 +32,9 @@
 {{- end }}
 {{- if .existingSecret }}
 - name: AWS_ACCESS_KEY_ID
-  valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: {{ .accessKeyIdKey }}}}
+  valueFrom: {secretKeyRef: {name: {{ .existingSecret | quote }}, key: {{ .accessKeyIdKey | quote }}}}
 - name: AWS_SECRET_ACCESS_KEY
-  valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: {{ .secretAccessKeyKey }}}}
+  valueFrom: {secretKeyRef: {name: {{ .existingSecret | quote }}, key: {{ .secretAccessKeyKey | quote }}}}
 {{- end }}
 {{- end -}}
 {{- end -}}
@@ -59,7 +59,7 @@
 - {name: HF_HOME, value: /models/huggingface}
 {{- if .Values.models.huggingFaceSecret }}
 - name: HF_TOKEN
-  valueFrom: {secretKeyRef: {name: {{ .Values.models.huggingFaceSecret }}, key: {{ .Values.models.huggingFaceKey }}}}
+  valueFrom: {secretKeyRef: {name: {{ .Values.models.huggingFaceSecret | quote }}, key: {{ .Values.models.huggingFaceKey | quote }}}}
 {{- end }}
 {{- end -}}
 

@@ -3,7 +3,7 @@
 {{/* root, image: waits until the first pod of the group has a name, which ranks on the others look up once. */}}
 {{- define "headway.waitForLeader" -}}
 name: wait-for-leader
-image: {{ include "headway.image" . }}
+image: {{ include "headway.image" . | quote }}
 imagePullPolicy: {{ .root.Values.imagePullPolicy }}
 command: [/opt/headway/bin/python, -c]
 args:

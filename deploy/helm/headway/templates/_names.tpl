@@ -37,8 +37,8 @@ app.kubernetes.io/part-of: headway
 
 {{/* Of every pod of this release. */}}
 {{- define "headway.releaseLabels" -}}
-app.kubernetes.io/name: {{ include "headway.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "headway.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* root, component: of the pods of one plane. */}}
@@ -50,7 +50,7 @@ app.kubernetes.io/component: {{ .component }}
 {{/* root, component, name: of the pods of one entry of samplers, trainers or runners. */}}
 {{- define "headway.groupLabels" -}}
 {{ include "headway.planeLabels" . }}
-headway.dev/group: {{ .name }}
+headway.dev/group: {{ .name | quote }}
 {{- end -}}
 
 {{/* root, component: the plane's service account. */}}

@@ -2,7 +2,7 @@
 
 {{/* root, component, spec (of the values), graceSeconds */}}
 {{- define "headway.podSettings" -}}
-serviceAccountName: {{ include "headway.serviceAccountName" . }}
+serviceAccountName: {{ include "headway.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ .graceSeconds }}
@@ -26,10 +26,10 @@ tolerations: {{- toYaml . | nindent 2 }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .spec.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .spec.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -98,7 +98,7 @@ capabilities: {drop: [ALL]}
 {{- define "headway.databaseVolumes" -}}
 {{- if .Values.database.filesSecret -}}
 - name: database-files
-  secret: {secretName: {{ .Values.database.filesSecret }}, defaultMode: 0440}
+  secret: {secretName: {{ .Values.database.filesSecret | quote }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
 
@@ -107,13 +107,13 @@ capabilities: {drop: [ALL]}
 {{- with .root.Values.tokens -}}
 - name: tokens
   secret:
-    secretName: {{ .existingSecret }}
+    secretName: {{ .existingSecret | quote }}
     defaultMode: 0440
     items:
       {{- if ne $.component "trainer" }}
-      - {key: {{ .samplerTokenKey }}, path: sampler-token}
+      - {key: {{ .samplerTokenKey | quote }}, path: sampler-token}
       {{- end }}
-      - {key: {{ .metricsTokenKey }}, path: metrics-token}
+      - {key: {{ .metricsTokenKey | quote }}, path: metrics-token}
 {{- end }}
 {{- end -}}
 
@@ -135,13 +135,13 @@ capabilities: {drop: [ALL]}
 {{- define "headway.tlsVolumes" -}}
 {{- if .root.Values.tls.enabled -}}
 - name: tls
-  secret: {secretName: {{ .secret }}, defaultMode: 0440}
+  secret: {secretName: {{ .secret | quote }}, defaultMode: 0440}
 {{- if .checks }}
 - name: planes-ca
   secret:
-    secretName: {{ .root.Values.tls.caSecret }}
+    secretName: {{ .root.Values.tls.caSecret | quote }}
     defaultMode: 0440
-    items: [{key: {{ .root.Values.tls.caKey }}, path: ca.crt}]
+    items: [{key: {{ .root.Values.tls.caKey | quote }}, path: ca.crt}]
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -12,14 +12,14 @@
 {{- $resources := ternary .spec.agentResources .spec.resources (not (empty $attached)) -}}
 {{- with .spec -}}
 name: sampler
-image: {{ include "headway.image" (dict "root" $.root "image" .image) }}
+image: {{ include "headway.image" (dict "root" $.root "image" .image) | quote }}
 imagePullPolicy: {{ $.root.Values.imagePullPolicy }}
 args:
   - sampler
   - --backend
   - {{ .backend }}
   - --base
-  - {{ $.base }}
+  - {{ $.base | quote }}
   - --host
   - {{ include "headway.anyAddress" $.root }}
   - --port
@@ -28,7 +28,7 @@ args:
   - {{ printf "%s://%s:8430" (ternary "https" "http" $.root.Values.tls.enabled) (include "headway.podHost" $.root) }}
   {{- if gt (int .threads) 0 }}
   - --threads
-  - {{ .threads | quote }}
+  - {{ .threads | int64 | quote }}
   {{- end }}
 env:
   {{- include "headway.addressEnv" $.root | nindent 2 }}
@@ -42,10 +42,10 @@ env:
   {{- with include "headway.sampler.groupEnv" $ }}{{ . | nindent 2 }}{{ end }}
   {{- end }}
   {{- with include "headway.tlsEnv" (dict "root" $.root "checks" false) }}{{ . | nindent 2 }}{{ end }}
-  - {name: HEADWAY_DRAIN_S, value: {{ .drainSeconds | quote }}}
+  - {name: HEADWAY_DRAIN_S, value: {{ .drainSeconds | int64 | quote }}}
   {{- if eq .backend "vllm" }}
-  - {name: HEADWAY_VLLM_MAX_LORA_RANK, value: {{ .maxLoraRank | quote }}}
-  - {name: HEADWAY_VLLM_MAX_NUM_SEQS, value: {{ .maxNumSeqs | quote }}}
+  - {name: HEADWAY_VLLM_MAX_LORA_RANK, value: {{ .maxLoraRank | int64 | quote }}}
+  - {name: HEADWAY_VLLM_MAX_NUM_SEQS, value: {{ .maxNumSeqs | int64 | quote }}}
   {{- if $attached }}
   - {name: HEADWAY_VLLM_URL, value: "http://127.0.0.1:8000"}
   - {name: HEADWAY_VLLM_ADAPTER_DIR, value: /adapters}
@@ -119,7 +119,7 @@ folders, by which a sampler knows those of dead ones, reach no other node. */}}
 {{- if include "headway.sampler.isAttached" . }}
 - name: adapters
 {{- if gt (int .spec.nodes) 1 }}
-  persistentVolumeClaim: {claimName: {{ .spec.adapterClaim }}}
+  persistentVolumeClaim: {claimName: {{ .spec.adapterClaim | quote }}}
 {{- else }}
   emptyDir: {sizeLimit: {{ .spec.dataSize }}}
 {{- end }}
@@ -140,7 +140,7 @@ of it on another node than the first. */}}
 {{- define "headway.sampler.vllm" -}}
 {{- with .spec -}}
 name: vllm
-image: {{ include "headway.image" (dict "root" $.root "image" .image) }}
+image: {{ include "headway.image" (dict "root" $.root "image" .image) | quote }}
 imagePullPolicy: {{ $.root.Values.imagePullPolicy }}
 command: [/opt/vllm/bin/python, -m, vllm.entrypoints.cli.main]
 args:
@@ -165,9 +165,9 @@ args:
   - --max-cpu-loras
   - "64"
   - --max-lora-rank
-  - {{ .maxLoraRank | quote }}
+  - {{ .maxLoraRank | int64 | quote }}
   - --max-num-seqs
-  - {{ .maxNumSeqs | quote }}
+  - {{ .maxNumSeqs | int64 | quote }}
   {{- $stages := ternary (int .nodes) 1 .pipeline }}
   - --tensor-parallel-size
   - {{ div (mul (max 1 (int .gpus)) (int .nodes)) $stages | quote }}
@@ -175,7 +175,7 @@ args:
   - --pipeline-parallel-size
   - {{ $stages | quote }}
   - --nnodes
-  - {{ .nodes | quote }}
+  - {{ .nodes | int64 | quote }}
   - --node-rank
   - {{ ternary "$(LWS_WORKER_INDEX)" "0" (not (not $.headless)) | quote }}
   - --master-addr
@@ -199,11 +199,11 @@ args:
   {{- if not (has .toolCallParser (list "" "none")) }}
   - --enable-auto-tool-choice
   - --tool-call-parser
-  - {{ .toolCallParser }}
+  - {{ .toolCallParser | quote }}
   {{- end }}
   {{- if not (has .reasoningParser (list "" "none")) }}
   - --reasoning-parser
-  - {{ .reasoningParser }}
+  - {{ .reasoningParser | quote }}
   {{- end }}
   {{- range splitList " " .vllmArgs }}
   {{- if . }}

@@ -1,7 +1,7 @@
 {{/* Parts of trainers, which Deployments and LeaderWorkerSets share. All take root, spec and base. */}}
 
 {{- define "headway.trainer.settings" -}}
-image: {{ include "headway.image" (dict "root" .root "image" .spec.image) }}
+image: {{ include "headway.image" (dict "root" .root "image" .spec.image) | quote }}
 imagePullPolicy: {{ .root.Values.imagePullPolicy }}
 resources:
   {{- include "headway.resources" (dict "resources" .spec.resources "gpus" .spec.gpus "gpuResource" .spec.gpuResource) | nindent 2 }}
@@ -16,12 +16,12 @@ volumeMounts:
 {{/* follows: of a pod without rank 0, which alone serves metrics. */}}
 {{- define "headway.trainer.options" -}}
 - --base
-- {{ .base }}
+- {{ .base | quote }}
 - --device
 - {{ .spec.device }}
 {{- if gt (int .spec.threads) 0 }}
 - --threads
-- {{ .spec.threads | quote }}
+- {{ .spec.threads | int64 | quote }}
 {{- end }}
 {{- if not .follows }}
 - --metrics-host
@@ -38,7 +38,7 @@ volumeMounts:
 {{ include "headway.blobEnv" . }}
 {{ include "headway.metricsTokenEnv" .root }}
 {{ include "headway.modelsEnv" .root }}
-- {name: HEADWAY_STOP_GRACE_S, value: {{ .spec.stopGraceSeconds | quote }}}
+- {name: HEADWAY_STOP_GRACE_S, value: {{ .spec.stopGraceSeconds | int64 | quote }}}
 {{- end -}}
 
 {{/* One torchrun a pod. Rank 0 is in the first, by the order of pods and not by who comes first. */}}
@@ -60,8 +60,8 @@ args:
   {{- include "headway.trainer.options" . | nindent 2 }}
 env:
   {{- include "headway.trainer.env" . | nindent 2 }}
-  - {name: GLOO_SOCKET_IFNAME, value: {{ .spec.networkInterface }}}
-  - {name: NCCL_SOCKET_IFNAME, value: {{ .spec.networkInterface }}}
+  - {name: GLOO_SOCKET_IFNAME, value: {{ .spec.networkInterface | quote }}}
+  - {name: NCCL_SOCKET_IFNAME, value: {{ .spec.networkInterface | quote }}}
   {{- with .spec.extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end -}}
 

@@ -149,7 +149,13 @@ def test_policies_can_be_left_out_and_runners_let_out_which_the_rules_notice():
         ({"samplers": {"Big": {}}}, "'Big' does not match pattern"),
         ({"objectStore": {"blobs": "file:///srv"}}, "does not match pattern"),
         ({"trainers": {TRAINER: {"gpu": 1}}}, "at '/trainers/qwen3-8b': additional properties 'gpu' not allowed"),
-        ({"models": {"volume": {"emptyDir": {}, "nfs": {}}}}, "at '/models/volume'"),
+        (
+            {"models": {"volume": {"emptyDir": {}, "nfs": {}}}},
+            "models.volume has emptyDir, nfs: a volume has one source",
+        ),
+        ({"bases": {"team/base": {"weights": "x"}}}, "'team/base' does not match pattern"),
+        ({"database": {"existingSecret": None}}, "missing property 'existingSecret'"),
+        ({"samplerDefaults": {"drainSeconds": None}}, "missing property 'drainSeconds'"),
         ({"server": {"temporarySize": "20Gi"}}, "are more than the limit of ephemeral-storage, 30Gi"),
         ({"runners": {"default": {"dataSize": "55Gi"}}}, "are more than the limit of ephemeral-storage, 60Gi"),
         ({"runners": {"more": {"autoscaling": {"enabled": True}}}}, "runners.default is scaled by the same figure"),
@@ -177,6 +183,33 @@ def test_what_is_given_wins_over_the_defaults_even_if_it_is_nothing():
     assert "tolerations" not in sampler["template"]["spec"]
     budgets = [d["metadata"]["name"] for d in documents if d["kind"] == "PodDisruptionBudget"]
     assert budgets == ["headway-server", "headway-runner-default"]
+
+
+def test_null_removes_what_a_profile_has():
+    spot = "karpenter.sh/capacity-type"
+    values = {
+        "samplers": {SAMPLER: {"nodeSelector": {spot: None}, "tolerations": None, "drainSeconds": None}},
+        "trainers": {TRAINER: None},
+        "runners": {"default": None},
+        "server": {"nodeSelector": {spot: None, "disk": "nvme"}},
+    }
+    documents = render("spot-samplers", values=values)
+    assert problems(documents) == []
+    assert [line for line in broken_rules(documents) if "takes no pod" not in line] == []
+    made = {pod.labels["app.kubernetes.io/component"]: pod.spec for pod in pods(documents)}
+    assert set(made) == {"server", "sampler", "migrate"}
+    assert "nodeSelector" not in made["sampler"]
+    assert [toleration["key"] for toleration in made["sampler"]["tolerations"]] == ["nvidia.com/gpu"]
+    assert made["sampler"]["terminationGracePeriodSeconds"] == 50
+    assert made["server"]["nodeSelector"] == {"disk": "nvme"}
+
+
+def test_null_makes_room_for_another_volume_than_a_profiles():
+    volume = {"persistentVolumeClaim": None, "nfs": {"server": "files.example", "path": "/models"}}
+    documents = render("one-node", values={"models": {"volume": volume}})
+    assert problems(documents) == []
+    sources = [v for pod in pods(documents) for v in pod.spec["volumes"] if v["name"] == "models"]
+    assert sources == [{"name": "models", "nfs": volume["nfs"]}] * 2
 
 
 def test_who_scales_is_the_only_one_to_count_replicas():

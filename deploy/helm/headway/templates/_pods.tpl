@@ -82,6 +82,9 @@ capabilities: {drop: [ALL]}
 
 {{/* root, spec */}}
 {{- define "headway.modelVolumes" -}}
+{{- if gt (len .root.Values.models.volume) 1 -}}
+{{- fail (printf "models.volume has %s: a volume has one source; null removes another file's" (keys .root.Values.models.volume | sortAlpha | join ", ")) -}}
+{{- end -}}
 - name: models
   {{- toYaml (.root.Values.models.volume | default (dict "emptyDir" dict)) | nindent 2 }}
 - name: shared-memory

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from tests.chart.pods import Pod
+from tests.chart.storage import amount
 
+IMAGE = re.compile(
+    r"([a-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?", re.ASCII
+)
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
@@ -59,6 +64,10 @@ def _bounds(container: dict[str, Any]) -> Iterator[str]:
         for what in ("cpu", "memory", "ephemeral-storage"):
             if what not in (resources.get(f"{bound}s") or {}):
                 yield f"has no {bound} of {what}"
+    limits = resources.get("limits") or {}
+    for what, request in (resources.get("requests") or {}).items():
+        if what in limits and amount(request) > amount(limits[what]):
+            yield f"its request of {what}, {request}, is more than its limit, {limits[what]}"
 
 
 def _image(container: dict[str, Any]) -> Iterator[str]:
@@ -66,6 +75,8 @@ def _image(container: dict[str, Any]) -> Iterator[str]:
     pinned = "@sha256:" in container.get("image", "") or (name and "/" not in tag)
     if not pinned or tag == "latest":
         yield f"its image {container.get('image')!r} is not pinned to a release"
+    elif not IMAGE.fullmatch(container["image"]):
+        yield f"its image {container['image']!r} is no reference to an image"
 
 
 def _probes(pod: Pod, container: dict[str, Any]) -> Iterator[str]:

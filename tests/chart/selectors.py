@@ -42,6 +42,7 @@ def dangling(documents: Sequence[Document]) -> Iterator[str]:
             yield from _policy(document, made)
         elif kind in ("HorizontalPodAutoscaler", "ScaledObject"):
             yield from _scaled(document, spec["scaleTargetRef"], documents)
+            yield from _bounds(document)
         elif kind == "ServiceMonitor":
             yield from _service_monitor(document, documents)
         elif kind == "PodMonitor":
@@ -101,6 +102,13 @@ def _scaled(document: Document, target: dict[str, str], documents: Iterable[Docu
             yield f"{title(workload)}: {title(document)} counts its replicas; an upgrade would set them back"
 
 
+def _bounds(document: Document) -> Iterator[str]:
+    spec = document["spec"]
+    least = spec.get("minReplicas", spec.get("minReplicaCount", 0))
+    if least > spec.get("maxReplicas", spec.get("maxReplicaCount", least)):
+        yield f"{title(document)}: its least number of replicas is more than its greatest"
+
+
 def _service_monitor(document: Document, documents: Iterable[Document]) -> Iterator[str]:
     services = [d for d in documents if d["kind"] == "Service"]
     chosen = [s for s in services if selects(document["spec"]["selector"], s["metadata"].get("labels") or {})]
@@ -143,6 +151,8 @@ def _budgets(documents: Iterable[Document], made: Iterable[Pod]) -> Iterator[str
     made = [pod for pod in made if not pod.ends]
     for budget in budgets:
         owners = {pod.owner.split()[0] for pod in made if selects(budget["spec"]["selector"], pod.labels)}
+        if budget["spec"].get("maxUnavailable") in (0, "0%") or budget["spec"].get("minAvailable") == "100%":
+            yield f"{title(budget)}: no pod of it may ever be evicted: a node that has one is drained by force alone"
         if len(owners) != 1:
             yield f"{title(budget)}: its selector takes pods of {', '.join(sorted(owners)) or 'nothing'}"
     for pod in made:

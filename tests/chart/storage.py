@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.chart.pods import Pod
 
-UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+DECIMAL = {"": 1, "m": 0.001, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+UNITS = DECIMAL | {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def too_small(pod: Pod) -> Iterator[str]:
@@ -25,9 +26,14 @@ def _limit(container: dict[str, Any]) -> int:
     return num_bytes(((container.get("resources") or {}).get("limits") or {}).get("ephemeral-storage", 0))
 
 
-def num_bytes(quantity: str | int) -> int:
+def num_bytes(quantity: str | float) -> int:
     """Of `20Gi`. Raises ValueError."""
-    found = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(quantity))
+    return int(amount(quantity))
+
+
+def amount(quantity: str | float) -> float:
+    """What Kubernetes takes `20Gi`, `500m` or 2 for. Raises ValueError."""
+    found = re.fullmatch(r"([0-9.]+(?:e\+?[0-9]+)?)([A-Za-z]*)", str(quantity))
     if found is None or found[2] not in UNITS:
-        raise ValueError(f"{quantity} is no number of bytes")
-    return int(float(found[1]) * UNITS[found[2]])
+        raise ValueError(f"{quantity} is no quantity")
+    return float(found[1]) * UNITS[found[2]]

@@ -159,6 +159,9 @@ def test_what_has_nothing_against_it_is_left_alone():
         (lambda d: only("server", d)["securityContext"].update(privileged=True), "is privileged"),
         (lambda d: only("server", d).update(image="registry.example:5000/headway-server"), "is not pinned"),
         (lambda d: only("server", d).update(image="headway-server:latest"), "is not pinned"),
+        (lambda d: only("server", d).update(image="headway-server:sha256:0123abcd"), "is no reference to an image"),
+        (lambda d: only("server", d).update(image="headway-server@sha256:0123abcd:0.1.0"), "is no reference"),
+        (lambda d: only("server", d)["resources"]["requests"].update(cpu="1500m"), "request of cpu, 1500m, is more"),
         (lambda d: of("server", d).pop("automountServiceAccountToken"), "automountServiceAccountToken"),
         (lambda d: of("server", d).pop("enableServiceLinks"), "enableServiceLinks"),
         (lambda d: of("server", d).update(hostNetwork=True), "hostNetwork"),
@@ -258,6 +261,8 @@ def _folder_and_limit(documents: list[Document]) -> None:
             lambda d: found("Deployment", "server", d)["metadata"].update(labels={"group": "a-"}),
             "label group cannot be",
         ),
+        (lambda d: only("runner", d)["ports"][0].update(name="metrics-and-tunnels"), "port cannot be called 'metrics-"),
+        (lambda d: only("runner", d)["ports"].append({"name": "http", "containerPort": 1}), "ports are called http"),
         (_folder_and_limit, "hold 20480 MiB, and its limits of ephemeral-storage 10240"),
     ],
 )
@@ -274,6 +279,8 @@ def test_names_labels_and_folders_that_a_cluster_would_refuse_are_refused(change
         (lambda d: found("Service", "server", d)["spec"]["ports"][0].update(targetPort="web"), "has no port web"),
         (lambda d: found("PodDisruptionBudget", "server", d)["spec"].update(selector={}), "takes pods of Deployment/"),
         (lambda d: d.append({**found("PodDisruptionBudget", "server", d), "metadata": {"name": "a"}}), "more than one"),
+        (lambda d: found("PodDisruptionBudget", "server", d)["spec"].update(maxUnavailable=0), "drained by force"),
+        (lambda d: d.append(_scaled("server", minReplicas=4)), "least number of replicas is more than its greatest"),
         (lambda d: of("server", d).update(serviceAccountName="other"), "there is no ServiceAccount other"),
         (lambda d: found("ServiceAccount", "headway", d).pop("automountServiceAccountToken"), "ServiceAccount/headway"),
         (lambda d: d.append(_scaled("servers")), "there is no Deployment/servers"),
@@ -290,8 +297,9 @@ def test_a_reference_that_reaches_nothing_or_too_much_is_refused(change: Change,
     assert rule in "\n".join(broken_rules(documents))
 
 
-def _scaled(name: str) -> Document:
-    spec = {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}, "maxReplicas": 3}
+def _scaled(name: str, **bounds: int) -> Document:
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+    spec = {"scaleTargetRef": target, "maxReplicas": 3, **bounds}
     return named("autoscaling/v2", "HorizontalPodAutoscaler", "server", spec=spec)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +77,24 @@ def test_vllm_in_a_container_of_its_own_has_the_environment_that_a_sampler_would
         str(folder),
         str(folder / "plugin"),
     ]
+
+
+def test_vllm_on_other_nodes_goes_on_while_the_sampler_of_its_group_drains():
+    leader, worker = sampler_pods(nodes=2, adapterClaim="adapters", drainSeconds=60)
+    (container,) = worker.containers
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        script = container["lifecycle"]["preStop"]["exec"]["command"][2]
+        here = script.replace("8430", str(listening.getsockname()[1])).replace("sleep(1)", "sleep(0.01)")
+        waiting = subprocess.Popen([sys.executable, "-c", here], env={"LWS_LEADER_ADDRESS": "127.0.0.1"})
+        for _ in range(3):
+            listening.accept()[0].close()
+        assert waiting.poll() is None
+    assert waiting.wait(timeout=60) == 0
+    seconds = re.search(r"monotonic\(\) \+ (\d+)", script)
+    assert seconds is not None
+    assert (
+        60
+        < int(seconds[1])
+        < worker.spec["terminationGracePeriodSeconds"]
+        == leader.spec["terminationGracePeriodSeconds"]
+    )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.chart.house_rules import broken_rules
 from tests.chart.pods import pods
-from tests.chart.rendering import Document, NotRendered, render
+from tests.chart.rendering import CHART, Document, NotRendered, render
 from tests.chart.validation import problems
 
 SAMPLER, TRAINER = "qwen3-8b", "qwen3-8b"
@@ -27,6 +29,27 @@ SWITCHES: dict[str, dict[str, Any]] = {
     },
     "roles of a cloud": {"objectStore": {"existingSecret": ""}, "serviceAccounts": {"annotations": {"role": "store"}}},
     "files for the database": {"database": {"filesSecret": "database-files"}},
+    "a store of one's own": {
+        "objectStore": {"endpoint": "https://store.example:9000"},
+        "networkPolicy": {"objectStore": {"to": [{"ipBlock": {"cidr": "10.0.2.0/24"}}], "ports": [9000]}},
+        **{
+            plane: {
+                "extraVolumes": [{"name": "cas", "secret": {"secretName": "cas", "defaultMode": 0o440}}],
+                "extraVolumeMounts": [{"name": "cas", "mountPath": "/etc/cas", "readOnly": True}],
+                "extraEnv": [{"name": "AWS_CA_BUNDLE", "value": "/etc/cas/ca.crt"}],
+            }
+            for plane in ("server", "samplerDefaults", "trainerDefaults", "runnerDefaults", "migrate")
+        },
+    },
+    "a collector of traces": {
+        "networkPolicy": {
+            plane: {"egress": [{"ports": [{"port": 4318}]}]} for plane in ("server", "sampler", "trainer")
+        }
+    },
+    "images by digest": {
+        plane: {"image": {"digest": "sha256:" + "0a" * 32}}
+        for plane in ("server", "samplerDefaults", "trainerDefaults", "runnerDefaults")
+    },
     "a private registry": {"imageRegistry": "registry.example/team", "imagePullSecrets": [{"name": "registry"}]},
     "a member's weights": {"models": {"huggingFaceSecret": "hugging-face", "volume": {"emptyDir": {}}}},
     "vLLM of its own": {"samplers": {SAMPLER: {"attached": True, "toolCallParser": "hermes"}}},
@@ -62,7 +85,7 @@ TOGETHER: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("release", ["headway", "other", "team.rl", "r" * 12])
+@pytest.mark.parametrize("release", ["headway", "other", "team.rl", "r" * 12, "long-" * 10 + "one"])
 def test_everything_at_once_makes_a_valid_chart_under_any_name(release: str):
     documents = render("spot-samplers", values=TOGETHER, release=release)
     assert problems(documents) == []
@@ -103,8 +126,9 @@ def test_a_large_number_is_written_in_digits():
     assert of(documents, "Job", "headway-migrate")["spec"]["activeDeadlineSeconds"] == 1000000
 
 
-def test_two_releases_in_a_namespace_share_no_object_and_no_folder():
-    here, there = (render("spot-samplers", values=TOGETHER, release=release) for release in ("headway", "other"))
+@pytest.mark.parametrize("releases", [("headway", "other"), ("long-" * 10 + "one", "long-" * 10 + "two")])
+def test_two_releases_in_a_namespace_share_no_object_and_no_folder(releases: tuple[str, str]):
+    here, there = (render("spot-samplers", values=TOGETHER, release=release) for release in releases)
     assert not {_identity(document) for document in here} & {_identity(document) for document in there}
     folders = [
         {
@@ -122,6 +146,34 @@ def test_two_releases_in_a_namespace_share_no_object_and_no_folder():
 
 def _identity(document: Document) -> tuple[str, str]:
     return document["kind"], document["metadata"]["name"]
+
+
+def test_an_upgrade_changes_nothing_that_cannot_be_changed(tmp_path: Path):
+    newer = tmp_path / "headway"
+    shutil.copytree(CHART, newer)
+    for file, old, new in (("Chart.yaml", "0.1.0", "0.2.0"), ("values.yaml", "drainSeconds: 30", "drainSeconds: 9")):
+        (newer / file).write_text((newer / file).read_text().replace(old, new))
+    changed = TOGETHER | {"imageRegistry": "registry.example", "tls": {"enabled": False}, "ipv6": False}
+    changed["server"] = {"image": {"tag": "0.1.7"}, "podAnnotations": {"a": "b"}, "service": {"port": 80}}
+    before, after = render("spot-samplers", values=TOGETHER), render("spot-samplers", values=changed, chart=newer)
+    assert before != after
+    assert _fixed(before) == _fixed(after)
+
+
+def _fixed(documents: list[Document]) -> dict[tuple[str, str], Any]:
+    """What the API lets nobody change: selectors of workloads; and those by which they are found meanwhile."""
+    kinds = ("Deployment", "Service", "PodDisruptionBudget", "PodMonitor", "ServiceMonitor")
+    named = {_identity(d): d["spec"]["selector"] for d in documents if d["kind"] in kinds}
+    groups = [d for d in documents if d["kind"] == "LeaderWorkerSet"]
+    return named | {_identity(d): d["spec"]["leaderWorkerTemplate"]["size"] for d in groups}
+
+
+def test_an_account_that_is_there_is_that_of_all_but_runners():
+    documents = render("spot-samplers", values={"serviceAccounts": {"create": False, "name": "mine"}})
+    assert problems(documents) == []
+    assert [line for line in broken_rules(documents) if "ServiceAccount" not in line] == []
+    names = {pod.labels["app.kubernetes.io/component"]: pod.spec["serviceAccountName"] for pod in pods(documents)}
+    assert names == dict.fromkeys(("server", "sampler", "trainer", "migrate"), "mine") | {"runner": "headway-runner"}
 
 
 def test_policies_can_be_left_out_and_runners_let_out_which_the_rules_notice():
@@ -159,6 +211,35 @@ def test_policies_can_be_left_out_and_runners_let_out_which_the_rules_notice():
         ({"server": {"temporarySize": "20Gi"}}, "are more than the limit of ephemeral-storage, 30Gi"),
         ({"runners": {"default": {"dataSize": "55Gi"}}}, "are more than the limit of ephemeral-storage, 60Gi"),
         ({"runners": {"more": {"autoscaling": {"enabled": True}}}}, "runners.default is scaled by the same figure"),
+        ({"server": {"image": {"tag": "sha256:" + "0a" * 32}}}, "at '/server/image/tag'"),
+        ({"server": {"image": {"repository": "headway@sha256:" + "0a" * 32}}}, "at '/server/image/repository'"),
+        (
+            {"runnerDefaults": {"resources": {"requests": {"memory": "64Gi"}}}},
+            "runners.default.resources: the request of memory, 64Gi, is more than its limit, 32Gi",
+        ),
+        ({"server": {"dataSize": "17000Mi", "cacheGiB": 9}}, "server: dataSize 17000Mi does not hold copies"),
+        ({"server": {"podDisruptionBudget": {"maxUnavailable": 0}}}, "got 0, want 1"),
+        ({"server": {"podDisruptionBudget": {"maxUnavailable": "0%"}}}, "'0%' does not match"),
+        ({"server": {"autoscaling": {"enabled": True, "minReplicas": 9}}}, "minReplicas 9 is more than maxReplicas 8"),
+        ({"runners": {"default": {"autoscaling": {"minReplicas": 51}}}}, "runners.default.autoscaling: minReplicas 51"),
+        (
+            {"server": {"extraEnv": [{"name": "HEADWAY_SAMPLER_TARGET", "value": "8"}]}},
+            "server.extraEnv sets HEADWAY_SAMPLER_TARGET, which is set already",
+        ),
+        (
+            {"trainers": {TRAINER: {"extraEnv": [{"name": "HEADWAY_TRAINER_GPUS", "value": "8"}]}}},
+            f"trainers.{TRAINER}.extraEnv sets HEADWAY_TRAINER_GPUS",
+        ),
+        ({"objectStore": {"endpoint": "http://minio.example:9000"}}, "objectStore.endpoint is at port 9000"),
+        ({"objectStore": {"endpoint": "http://minio.example"}}, "objectStore.endpoint is at port 80"),
+        ({"networkPolicy": {"monitoring": {"from": []}}}, "networkPolicy.monitoring.from names nobody"),
+        (
+            {"serviceAccounts": {"create": False, "annotations": {"role": "store"}}},
+            "serviceAccounts.annotations are of accounts that the chart makes",
+        ),
+        ({"server": {"extraVolumes": [{"name": "data", "emptyDir": {}}]}}, "at '/server/extraVolumes/0/name'"),
+        ({"runners": {"default": {"labels": ["a,b"]}}}, "'a,b' does not match pattern"),
+        ({"nameOverride": "a" * 41}, "at '/nameOverride'"),
         ({"fullnameOverride": "My_Service"}, 'names would begin with "My_Service"'),
         ({"fullnameOverride": "a" * 40, "trainers": {TRAINER: {"nodes": 2}}}, "and may have 48 characters"),
         ({"fullnameOverride": "a" * 40, "runners": {"b" * 24: {}}}, "and may have 63 characters"),
@@ -168,6 +249,40 @@ def test_values_that_cannot_be_are_refused_with_a_sentence(values: dict[str, Any
     with pytest.raises(NotRendered) as refused:
         render("spot-samplers", values=values)
     assert sentence in " ".join(str(refused.value).split())
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        ({}, "a rule without `to`, which lets environments reach everything"),
+        ({"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}, "0.0.0.0/0 holds the metadata service of clouds"),
+        ({"to": [{"ipBlock": {"cidr": "169.254.169.254/32"}}]}, "169.254.169.254/32 holds the metadata service"),
+        ({"to": [{"ipBlock": {"cidr": "::/0"}}]}, "::/0 holds the metadata service"),
+        ({"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}]}, "holds the metadata service"),
+        ({"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}]}, None),
+        ({"to": [{"namespaceSelector": {}}]}, None),
+    ],
+)
+def test_environments_are_not_let_out_to_a_clouds_metadata(rule: dict[str, Any], sentence: str | None):
+    values = {"networkPolicy": {"runner": {"egress": [rule]}}}
+    if sentence is None:
+        render("spot-samplers", values=values)
+        return
+    with pytest.raises(NotRendered) as refused:
+        render("spot-samplers", values=values)
+    assert sentence in str(refused.value)
+
+
+def test_narrowed_servers_still_answer_to_who_scrapes():
+    narrow = {"networkPolicy": {"server": {"from": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]}}}
+    policy = of(render("spot-samplers", values=narrow), "NetworkPolicy", "headway-server")
+    namespaces = [
+        selector["matchLabels"]
+        for rule in policy["spec"]["ingress"]
+        for peer in rule["from"]
+        if (selector := peer.get("namespaceSelector"))
+    ]
+    assert namespaces == [{"name": "ingress"}, {"kubernetes.io/metadata.name": "monitoring"}]
 
 
 def of(documents: list[Document], kind: str, name: str) -> Document:

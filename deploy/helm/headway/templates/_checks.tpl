@@ -18,6 +18,7 @@
 {{- fail (printf "samplers.%s: %d pods read the same adapters: name a ReadWriteMany claim in adapterClaim" .name (int .spec.nodes)) -}}
 {{- end -}}
 {{- include "headway.checkFolder" (dict "name" (printf "samplers.%s" .name) "spec" .spec "stores" 1) -}}
+{{- include "headway.checkResources" (dict "name" (printf "samplers.%s.agentResources" .name) "resources" .spec.agentResources) -}}
 {{- end -}}
 
 {{/* name, spec */}}
@@ -28,24 +29,77 @@
 {{- include "headway.checkFolder" (dict "name" (printf "trainers.%s" .name) "spec" .spec "stores" 2) -}}
 {{- end -}}
 
+{{/* A quantity, such as 20Gi or 500m, as a number. */}}
+{{- define "headway.amount" -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- $binary := dict "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 -}}
+{{- $factors := merge $binary (dict "" 1.0 "m" 0.001 "k" 1000.0 "M" 1000000.0 "G" 1000000000.0 "T" 1000000000000.0) -}}
+{{- mulf (trimSuffix $unit $text | float64) (get $factors $unit) | printf "%f" -}}
+{{- end -}}
+
 {{/* name, spec, stores (how many it keeps copies of): the folder has to hold them, and the limit of the pod all of its
 folders, or the pod is evicted. */}}
 {{- define "headway.checkFolder" -}}
-{{- $size := .spec.dataSize | toString -}}
 {{- $needed := add (mul .stores (int .spec.cacheGiB)) 1 -}}
-{{- if and (hasSuffix "Gi" $size) (lt (trimSuffix "Gi" $size | float64) (float64 $needed)) -}}
-{{- fail (printf "%s: dataSize %s does not hold copies of cacheGiB %d (%d Gi with some room)" .name $size (int .spec.cacheGiB) $needed) -}}
+{{- if lt (include "headway.amount" .spec.dataSize | float64) (include "headway.amount" (printf "%dGi" $needed) | float64) -}}
+{{- fail (printf "%s: dataSize %v does not hold copies of cacheGiB %d (%d Gi with some room)" .name .spec.dataSize (int .spec.cacheGiB) $needed) -}}
 {{- end -}}
 {{- include "headway.checkStorage" . -}}
 {{- end -}}
 
 {{/* name, spec */}}
 {{- define "headway.checkStorage" -}}
-{{- $sizes := list (.spec.dataSize | toString) (.spec.temporarySize | toString) -}}
-{{- $limit := get .spec.resources.limits "ephemeral-storage" | toString -}}
-{{- $sum := 0.0 -}}
-{{- range $sizes }}{{ $sum = addf $sum (ternary (trimSuffix "Gi" . | float64) 0.0 (hasSuffix "Gi" .)) }}{{ end -}}
-{{- if and (hasSuffix "Gi" $limit) (gt $sum (trimSuffix "Gi" $limit | float64)) -}}
-{{- fail (printf "%s: dataSize %s and temporarySize %s are more than the limit of ephemeral-storage, %s" .name (first $sizes) (last $sizes) $limit) -}}
+{{- include "headway.checkResources" (dict "name" (printf "%s.resources" .name) "resources" .spec.resources) -}}
+{{- $limit := get .spec.resources.limits "ephemeral-storage" -}}
+{{- $sum := addf (include "headway.amount" .spec.dataSize | float64) (include "headway.amount" .spec.temporarySize | float64) -}}
+{{- if gt $sum (include "headway.amount" $limit | float64) -}}
+{{- fail (printf "%s: dataSize %v and temporarySize %v are more than the limit of ephemeral-storage, %v" .name .spec.dataSize .spec.temporarySize $limit) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* name, resources: what was given of requests may be more than the limits that were not. */}}
+{{- define "headway.checkResources" -}}
+{{- range $what, $request := .resources.requests -}}
+{{- $limit := get $.resources.limits $what -}}
+{{- if gt (include "headway.amount" $request | float64) (include "headway.amount" $limit | float64) -}}
+{{- fail (printf "%s: the request of %s, %v, is more than its limit, %v" $.name $what $request $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* name, autoscaling */}}
+{{- define "headway.checkScaling" -}}
+{{- if gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas) -}}
+{{- fail (printf "%s.autoscaling: minReplicas %d is more than maxReplicas %d" .name (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What policies would silently keep apart. */}}
+{{- define "headway.checkNetwork" -}}
+{{- with .Values.networkPolicy -}}
+{{- if and $.Values.monitoring.enabled (not .monitoring.from) -}}
+{{- fail "monitoring.enabled: networkPolicy.monitoring.from names nobody, so that Prometheus would reach neither samplers nor trainers: name its namespace there" -}}
+{{- end -}}
+{{- $endpoint := urlParse $.Values.objectStore.endpoint -}}
+{{- $port := regexFind ":[0-9]+$" $endpoint.host | trimPrefix ":" | default (ternary "80" "443" (eq $endpoint.scheme "http")) -}}
+{{- if and $.Values.objectStore.endpoint (ne $port "443") (eq (.objectStore.ports | join ",") "443") -}}
+{{- fail (printf "objectStore.endpoint is at port %s, and networkPolicy.objectStore.ports lets 443 through: put %s there, or where the endpoint is a Service the port of its pods" $port $port) -}}
+{{- end -}}
+{{- range .runner.egress }}{{ include "headway.checkEnvironments" . }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A rule of egress of runners: a cloud's metadata service hands the credentials of the node to whoever asks. */}}
+{{- define "headway.checkEnvironments" -}}
+{{- if not .to -}}
+{{- fail "networkPolicy.runner.egress has a rule without `to`, which lets environments reach everything: the metadata service of the cloud, the database. Name peers" -}}
+{{- end -}}
+{{- range .to -}}
+{{- $cidr := dig "ipBlock" "cidr" "" . -}}
+{{- $except := dig "ipBlock" "except" list . | join " " -}}
+{{- if or (hasPrefix "169.254." $cidr) (and (hasSuffix ".0/0" $cidr) (not (contains "169.254." $except))) (and (hasSuffix ":/0" $cidr) (not (contains "fd00:ec2::" $except))) -}}
+{{- fail (printf "networkPolicy.runner.egress: %s holds the metadata service of clouds, which gives environments the credentials of the node: leave it out by except: [169.254.0.0/16], or [\"fd00:ec2::/32\"] of ::/0" $cidr) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

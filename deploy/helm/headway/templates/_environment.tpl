@@ -1,9 +1,30 @@
 {{/* Environment variables, as items of a list. */}}
 
+{{/* where, own (variables that the chart sets, as YAML), extra: both, each once, since Kubernetes refuses a second one or
+takes the last. */}}
+{{- define "headway.env" -}}
+{{- $names := list -}}
+{{- range concat (fromYamlArray .own) .extra -}}
+{{- if has .name $names -}}
+{{- fail (printf "%s.extraEnv sets %s, which is set already: by a value of the chart, or twice" $.where .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{ .own }}
+{{- with .extra }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{/* Of servers, samplers, trainers and the migration. */}}
 {{- define "headway.databaseEnv" -}}
 - name: HEADWAY_DATABASE_URL
   valueFrom: {secretKeyRef: {name: {{ .Values.database.existingSecret | quote }}, key: {{ .Values.database.urlKey | quote }}}}
+{{- end -}}
+
+{{- define "headway.migrate.env" -}}
+{{ include "headway.databaseEnv" . }}
+- {name: HOME, value: /tmp}
 {{- end -}}
 
 {{/* Of whatever keeps files: nothing outside these folders is written. */}}

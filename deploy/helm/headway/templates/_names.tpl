@@ -1,14 +1,18 @@
 {{/* Names and labels. */}}
 
 {{- define "headway.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | regexFind "^.*[A-Za-z0-9]" -}}
+{{- default .Chart.Name .Values.nameOverride -}}
 {{- end -}}
 
-{{/* What names of objects begin with. A release may have dots in its name, a Service may not. */}}
+{{/* What names of objects begin with. A release may have dots in its name, a Service may not. A long one is cut, and has
+a hash of the whole at its end: two releases in a namespace that differ in their last letters share no object. */}}
 {{- define "headway.fullname" -}}
 {{- $name := include "headway.name" . -}}
 {{- $usual := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- $full := .Values.fullnameOverride | default $usual | trunc 40 | replace "." "-" | regexFind "^.*[A-Za-z0-9]" -}}
+{{- $full := .Values.fullnameOverride | default $usual | replace "." "-" -}}
+{{- if gt (len $full) 40 -}}
+{{- $full = printf "%s-%s" (trunc 11 $full | trimSuffix "-") (sha256sum $full | trunc 8) -}}
+{{- end -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $full) -}}
 {{- fail (printf "names would begin with %q, which no Service may: set fullnameOverride to a letter, then letters, digits and -, in lower case" $full) -}}
 {{- end -}}
@@ -64,9 +68,13 @@ headway.dev/group: {{ .name | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* root, image */}}
+{{/* root, image: with its own digest the tag of all images counts for nothing. */}}
 {{- define "headway.image" -}}
 {{- $registry := .root.Values.imageRegistry -}}
-{{- $tag := .image.tag | default .root.Values.imageTag | default .root.Chart.AppVersion -}}
-{{- if $registry -}}{{ trimSuffix "/" $registry }}/{{- end -}}{{ .image.repository }}:{{ $tag }}
+{{- if $registry -}}{{ trimSuffix "/" $registry }}/{{- end -}}{{ .image.repository }}
+{{- if .image.digest -}}
+{{ with .image.tag }}:{{ . }}{{ end }}@{{ .image.digest }}
+{{- else -}}
+:{{ .image.tag | default .root.Values.imageTag | default .root.Chart.AppVersion }}
+{{- end -}}
 {{- end -}}

@@ -31,38 +31,7 @@ args:
   - {{ .threads | int64 | quote }}
   {{- end }}
 env:
-  {{- include "headway.addressEnv" $.root | nindent 2 }}
-  {{- include "headway.databaseEnv" $.root | nindent 2 }}
-  {{- include "headway.folderEnv" $.root | nindent 2 }}
-  {{- include "headway.storeEnv" $ | nindent 2 }}
-  {{- include "headway.samplerTokenEnv" $.root | nindent 2 }}
-  {{- include "headway.metricsTokenEnv" $.root | nindent 2 }}
-  {{- include "headway.modelsEnv" $.root | nindent 2 }}
-  {{- if $attached }}
-  {{- with include "headway.sampler.groupEnv" $ }}{{ . | nindent 2 }}{{ end }}
-  {{- end }}
-  {{- with include "headway.tlsEnv" (dict "root" $.root "checks" false) }}{{ . | nindent 2 }}{{ end }}
-  - {name: HEADWAY_DRAIN_S, value: {{ .drainSeconds | int64 | quote }}}
-  {{- if eq .backend "vllm" }}
-  - {name: HEADWAY_VLLM_MAX_LORA_RANK, value: {{ .maxLoraRank | int64 | quote }}}
-  - {name: HEADWAY_VLLM_MAX_NUM_SEQS, value: {{ .maxNumSeqs | int64 | quote }}}
-  {{- if $attached }}
-  - {name: HEADWAY_VLLM_URL, value: "http://127.0.0.1:8000"}
-  - {name: HEADWAY_VLLM_ADAPTER_DIR, value: /adapters}
-  {{- else }}
-  - {name: HEADWAY_SAMPLER_TENSOR_PARALLEL, value: {{ max 1 (int .gpus) | quote }}}
-  {{- end }}
-  {{- if .toolCallParser }}
-  - {name: HEADWAY_TOOL_CALL_PARSER, value: {{ .toolCallParser | quote }}}
-  {{- end }}
-  {{- if .reasoningParser }}
-  - {name: HEADWAY_REASONING_PARSER, value: {{ .reasoningParser | quote }}}
-  {{- end }}
-  {{- if .vllmArgs }}
-  - {name: HEADWAY_VLLM_ARGS, value: {{ .vllmArgs | quote }}}
-  {{- end }}
-  {{- end }}
-  {{- with .extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
+  {{- include "headway.env" (dict "where" (printf "samplers.%s" $.name) "own" (include "headway.sampler.env" $) "extra" .extraEnv) | nindent 2 }}
 ports:
   - {name: http, containerPort: 8430}
 startupProbe:  # it listens once the base is loaded
@@ -91,6 +60,49 @@ volumeMounts:
   {{- end }}
   {{- with include "headway.databaseMounts" $.root }}{{ . | nindent 2 }}{{ end }}
   {{- with include "headway.tlsMounts" (dict "root" $.root "checks" false) }}{{ . | nindent 2 }}{{ end }}
+  {{- with .extraVolumeMounts }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- end }}
+{{- end -}}
+
+{{/* root, spec: the variables of the sampler itself. */}}
+{{- define "headway.sampler.env" -}}
+{{- $attached := include "headway.sampler.isAttached" . -}}
+{{- with .spec -}}
+{{ include "headway.addressEnv" $.root }}
+{{ include "headway.databaseEnv" $.root }}
+{{ include "headway.folderEnv" $.root }}
+{{ include "headway.storeEnv" $ }}
+{{ include "headway.samplerTokenEnv" $.root }}
+{{ include "headway.metricsTokenEnv" $.root }}
+{{ include "headway.modelsEnv" $.root }}
+{{- if $attached }}
+{{- with include "headway.sampler.groupEnv" $ }}
+{{ . }}
+{{- end }}
+{{- end }}
+{{- with include "headway.tlsEnv" (dict "root" $.root "checks" false) }}
+{{ . }}
+{{- end }}
+- {name: HEADWAY_DRAIN_S, value: {{ .drainSeconds | int64 | quote }}}
+{{- if eq .backend "vllm" }}
+- {name: HEADWAY_VLLM_MAX_LORA_RANK, value: {{ .maxLoraRank | int64 | quote }}}
+- {name: HEADWAY_VLLM_MAX_NUM_SEQS, value: {{ .maxNumSeqs | int64 | quote }}}
+{{- if $attached }}
+- {name: HEADWAY_VLLM_URL, value: "http://127.0.0.1:8000"}
+- {name: HEADWAY_VLLM_ADAPTER_DIR, value: /adapters}
+{{- else }}
+- {name: HEADWAY_SAMPLER_TENSOR_PARALLEL, value: {{ max 1 (int .gpus) | quote }}}
+{{- end }}
+{{- if .toolCallParser }}
+- {name: HEADWAY_TOOL_CALL_PARSER, value: {{ .toolCallParser | quote }}}
+{{- end }}
+{{- if .reasoningParser }}
+- {name: HEADWAY_REASONING_PARSER, value: {{ .reasoningParser | quote }}}
+{{- end }}
+{{- if .vllmArgs }}
+- {name: HEADWAY_VLLM_ARGS, value: {{ .vllmArgs | quote }}}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -123,6 +135,9 @@ folders, by which a sampler knows those of dead ones, reach no other node. */}}
 {{- else }}
   emptyDir: {sizeLimit: {{ .spec.dataSize }}}
 {{- end }}
+{{- end }}
+{{- with .spec.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- if not .headless }}
 {{ include "headway.tokenVolumes" . }}
@@ -211,18 +226,12 @@ args:
   {{- end }}
   {{- end }}
 env:
-  {{- include "headway.addressEnv" $.root | nindent 2 }}
-  {{- with include "headway.sampler.groupEnv" $ }}{{ . | nindent 2 }}{{ end }}
-  - {name: HOME, value: /tmp}
-  - {name: VLLM_ALLOW_RUNTIME_LORA_UPDATING, value: "1"}
-  - {name: VLLM_NO_USAGE_STATS, value: "1"}
-  - {name: VLLM_HOST_IP, value: $(POD_IP)}
-  # What of ours runs inside it: the worker extension, and how pictures become pixels
-  - name: PYTHONPATH
-    value: /opt/headway/lib/python3.12/site-packages/sampler/backends/vllm:/opt/headway/lib/python3.12/site-packages/sampler/backends/vllm/plugin
-  {{- include "headway.modelsEnv" $.root | nindent 2 }}
-  {{- with .extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
-{{- if not $.headless }}
+  {{- include "headway.env" (dict "where" (printf "samplers.%s" $.name) "own" (include "headway.sampler.vllmEnv" $) "extra" .extraEnv) | nindent 2 }}
+{{- if $.headless }}
+lifecycle:
+  preStop:  # the sampler's requests under way need all pods of the group, which get SIGTERM in any order
+    exec: {command: [/opt/vllm/bin/python, -c, {{ include "headway.sampler.awaitDrain" $ | quote }}]}
+{{- else }}
 ports:
   - {name: vllm, containerPort: 8000}
 startupProbe:
@@ -247,7 +256,39 @@ volumeMounts:
   - {name: temporary, mountPath: /tmp}
   {{- include "headway.modelMounts" $.root | nindent 2 }}
   {{- include "headway.sampler.adapterMount" $ | nindent 2 }}
+  {{- with .extraVolumeMounts }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end }}
+{{- end -}}
+
+{{/* root, spec: the variables of vLLM in a container of its own. */}}
+{{- define "headway.sampler.vllmEnv" -}}
+{{- with .spec -}}
+{{ include "headway.addressEnv" $.root }}
+{{- with include "headway.sampler.groupEnv" $ }}
+{{ . }}
+{{- end }}
+- {name: HOME, value: /tmp}
+- {name: VLLM_ALLOW_RUNTIME_LORA_UPDATING, value: "1"}
+- {name: VLLM_NO_USAGE_STATS, value: "1"}
+- {name: VLLM_HOST_IP, value: $(POD_IP)}
+# What of ours runs inside it: the worker extension, and how pictures become pixels
+- name: PYTHONPATH
+  value: /opt/headway/lib/python3.12/site-packages/sampler/backends/vllm:/opt/headway/lib/python3.12/site-packages/sampler/backends/vllm/plugin
+{{ include "headway.modelsEnv" $.root }}
+{{- end }}
+{{- end -}}
+
+{{/* spec: until the sampler of the group listens no more, for as long as it may drain. */}}
+{{- define "headway.sampler.awaitDrain" -}}
+import os, socket, time
+until = time.monotonic() + {{ add (int .spec.drainSeconds) 4 }}
+try:
+    leader = socket.getaddrinfo(os.environ["LWS_LEADER_ADDRESS"], 8430)[0][4][:2]
+    while time.monotonic() < until:
+        socket.create_connection(leader, timeout=2).close()
+        time.sleep(1)
+except OSError:
+    pass
 {{- end -}}
 
 {{/* It listens on loopback alone, where no probe of the kubelet reaches it. */}}

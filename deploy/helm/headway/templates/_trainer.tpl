@@ -1,4 +1,4 @@
-{{/* Parts of trainers, which Deployments and LeaderWorkerSets share. All take root, spec and base. */}}
+{{/* Parts of trainers, which Deployments and LeaderWorkerSets share. All take root, name, spec and base. */}}
 
 {{- define "headway.trainer.settings" -}}
 image: {{ include "headway.image" (dict "root" .root "image" .spec.image) | quote }}
@@ -11,6 +11,7 @@ volumeMounts:
   {{- include "headway.tokenMounts" $ | nindent 2 }}
   {{- include "headway.modelMounts" .root | nindent 2 }}
   {{- with include "headway.databaseMounts" .root }}{{ . | nindent 2 }}{{ end }}
+  {{- with .spec.extraVolumeMounts }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end -}}
 
 {{/* follows: of a pod without rank 0, which alone serves metrics. */}}
@@ -31,6 +32,11 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
+{{/* With those of the operator. */}}
+{{- define "headway.trainer.wholeEnv" -}}
+{{ include "headway.env" (dict "where" (printf "trainers.%s" .name) "own" (include "headway.trainer.env" .) "extra" .spec.extraEnv) }}
+{{- end -}}
+
 {{- define "headway.trainer.env" -}}
 {{ include "headway.databaseEnv" .root }}
 {{ include "headway.folderEnv" .root }}
@@ -39,6 +45,12 @@ volumeMounts:
 {{ include "headway.metricsTokenEnv" .root }}
 {{ include "headway.modelsEnv" .root }}
 - {name: HEADWAY_STOP_GRACE_S, value: {{ .spec.stopGraceSeconds | int64 | quote }}}
+{{- if gt (int .spec.nodes) 1 }}
+- {name: GLOO_SOCKET_IFNAME, value: {{ .spec.networkInterface | quote }}}
+- {name: NCCL_SOCKET_IFNAME, value: {{ .spec.networkInterface | quote }}}
+{{- else }}
+- {name: HEADWAY_TRAINER_GPUS, value: {{ max 1 (int .spec.gpus) | quote }}}
+{{- end }}
 {{- end -}}
 
 {{/* One torchrun a pod. Rank 0 is in the first, by the order of pods and not by who comes first. */}}
@@ -59,10 +71,7 @@ args:
   - trainer.main
   {{- include "headway.trainer.options" . | nindent 2 }}
 env:
-  {{- include "headway.trainer.env" . | nindent 2 }}
-  - {name: GLOO_SOCKET_IFNAME, value: {{ .spec.networkInterface | quote }}}
-  - {name: NCCL_SOCKET_IFNAME, value: {{ .spec.networkInterface | quote }}}
-  {{- with .spec.extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
+  {{- include "headway.trainer.wholeEnv" . | nindent 2 }}
 {{- end -}}
 
 {{/* Of the process that serves metrics, which it does once the base is loaded. */}}
@@ -92,5 +101,8 @@ livenessProbe:  # the process itself, which ends when its engine hangs; that the
 {{ include "headway.modelVolumes" . }}
 {{- with include "headway.databaseVolumes" .root }}
 {{ . }}
+{{- end }}
+{{- with .spec.extraVolumes }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}

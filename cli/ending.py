@@ -1,4 +1,4 @@
-"""Ends a command that fails on the stores with one sentence on stderr."""
+"""Ends a command that fails on the database or the stores with one sentence on stderr."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ T = TypeVar("T")
 
 def or_stop(work: Callable[[], T]) -> T:
     """What `work` returns, or the end of the command."""
-    from store.database import DATABASE_AWAY, away_reason
+    from store.database import DATABASE_UNUSABLE, unusable_reason
     from wire.errors import HeadwayError
     from wire.process.exits import GAVE_UP_STATUS, GaveUp
 
     try:
         return work()
-    except DATABASE_AWAY as error:
-        stop_with(away_reason(error))
+    except DATABASE_UNUSABLE as error:
+        reason = unusable_reason(error)
+        if reason is None:
+            raise
+        stop_with(reason)
     except GaveUp as error:
         stop_with(str(error), GAVE_UP_STATUS)
     except (HeadwayError, OSError, ValueError) as error:

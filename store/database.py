@@ -17,7 +17,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Engine, NullPool, Pool, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -36,6 +36,9 @@ DATABASE_AWAY = (
 )
 """What is raised while PostgreSQL is down, restarting, or has no connection left. Trying again may help."""
 
+DATABASE_UNUSABLE = (*DATABASE_AWAY, psycopg.ProgrammingError, ProgrammingError)
+"""And what is raised where rights or tables are missing, and for statements that are wrong: see `unusable_reason`."""
+
 _FULL = ("too many clients", "connection slots are reserved", "too many connections")
 
 
@@ -50,6 +53,21 @@ def away_reason(error: Exception) -> str:
     """The same with the first line of what the driver says of it, for whoever starts a command."""
     said = str(getattr(error, "orig", None) or error)
     return f"the database does not answer: {said.strip().partition(chr(10))[0]}"
+
+
+def unusable_reason(error: Exception) -> str | None:
+    """Of one of DATABASE_UNUSABLE: as `away_reason`, or which right or table is missing, and what to do about it; None
+    for a fault of ours."""
+    if isinstance(error, DATABASE_AWAY):
+        return away_reason(error)
+    cause = getattr(error, "orig", None) or error
+    said = str(cause).strip().partition("\n")[0]
+    if isinstance(cause, psycopg.errors.InsufficientPrivilege):
+        remedy = "grant its user select, insert, update and delete on all tables; migrations need their owner"
+        return f"the database refuses ({said}): {remedy}"
+    if isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+        return f"the database lacks what this Headway needs ({said}): run `headway migrate` first"
+    return None
 
 
 ONE_MOMENT = text("set transaction isolation level repeatable read")

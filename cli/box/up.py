@@ -218,13 +218,16 @@ def _database(url: str | None, data_dir: Path) -> Generator[str]:
 def _prepare(url: str, data_dir: Path, bases: list[str], origin: str) -> tuple[dict[str, str], list[str]]:
     """Schema, base models, and keys; returns the exports for the SDK and the slugs to serve."""
     from cli.commands.bases import choose_bases
-    from store.database import DATABASE_AWAY, Database, away_reason
+    from store.database import DATABASE_UNUSABLE, Database, unusable_reason
     from store.migrations import upgrade
 
     try:
         upgrade(url)
-    except DATABASE_AWAY as error:
-        raise ValueError(away_reason(error)) from None
+    except DATABASE_UNUSABLE as error:
+        reason = unusable_reason(error)
+        if reason is None:
+            raise
+        raise ValueError(reason) from None
     database = Database(url)
     slugs = choose_bases(database, bases)
     database.close()

@@ -11,7 +11,7 @@ import typer
 
 from cli.doctor.finding import Finding, State, is_healthy
 from cli.doctor.plane import Plane
-from cli.ending import or_stop
+from cli.ending import or_stop, sentence_of
 from cli.runner_key import runner_key
 from cli.settings import (
     DEFAULT_DATA_DIR,
@@ -89,11 +89,13 @@ def doctor(
             stores["blobs"] = _store(blob_store, data_dir / "blobs", blob_store_url, data_dir)
         place = Place(plane, data_dir, trust, server, None, url, stores, _token(sampler_token, sampler_token_file))
     findings, is_usable = place.examine()
-    violations, num_checked = list[Violation](), 0
+    violations, num_checked, reason = list[Violation](), 0, None
     if place.database_url and is_usable:
         checks = _of_files(plane, checkpoint_store, blob_store, data_dir) if files else []
-        violations, num_checked = _invariants(place.database_url, checks)
+        violations, num_checked, reason = _invariants(place.database_url, checks)
     _print(findings, violations, num_checked, as_json=as_json)
+    if reason is not None:
+        stop_with(f"the invariants were not checked: {reason}")
     if place.database_url and not is_usable:
         _stop_without_database(findings)
     raise typer.Exit(0 if is_healthy(findings) and not violations else 1)
@@ -122,10 +124,11 @@ def _of_files(plane: Plane, checkpoint_store: str | None, blob_store: str | None
     return checks
 
 
-def _invariants(url: str, more: Sequence[_Check]) -> tuple[list[Violation], int]:
-    """Those that do not hold, and how many were checked."""
-    from store.database import Database
+def _invariants(url: str, more: Sequence[_Check]) -> tuple[list[Violation], int, str | None]:
+    """Those that do not hold, how many were checked, and why they could not be."""
+    from store.database import DATABASE_UNUSABLE, Database, unusable_reason
     from store.invariants import INVARIANTS, check_all
+    from wire.errors import Unavailable
 
     database = Database(url)
 
@@ -135,7 +138,12 @@ def _invariants(url: str, more: Sequence[_Check]) -> tuple[list[Violation], int]
         return [*found, *(violation for check in more for violation in check(database))]
 
     try:
-        return or_stop(examine), len(INVARIANTS) + len(more)
+        return examine(), len(INVARIANTS) + len(more), None
+    except (*DATABASE_UNUSABLE, Unavailable, OSError) as error:
+        reason = unusable_reason(error) if isinstance(error, DATABASE_UNUSABLE) else sentence_of(error)
+        if reason is None:
+            raise
+        return [], 0, reason
     finally:
         database.close()
 

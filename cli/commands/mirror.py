@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.ending import sentence_of
+from cli.ending import or_stop, sentence_of
 from cli.settings import (
     DEFAULT_DATA_DIR,
     DataDir,
@@ -34,7 +34,7 @@ def mirror(
     """
     from server.mirror import open_target
     from server.mirror.following import Mirror
-    from store.database import DATABASE_AWAY, Database, away_reason
+    from store.database import Database
     from wire.errors import HeadwayError
     from wire.process.lifeline import follow_parent
     from wire.process.logging import configure_logging
@@ -45,13 +45,12 @@ def mirror(
     target = None
     try:
         target = open_target(to, data_dir.resolve() / "mirrors" / re.sub(r"[^A-Za-z0-9-]", "_", to)[:100])
-        Mirror(database, target, to, model or ()).follow(every_s, _say, once=once)
+        mirror = Mirror(database, target, to, model or ())
+        or_stop(lambda: mirror.follow(every_s, _say, once=once))
     except ModuleNotFoundError as missing:
         stop_with(f"this mirror needs {missing.name}; install headway[{to.partition(':')[0]}]")
     except (HeadwayError, OSError, ValueError) as error:
         stop_with(sentence_of(error))
-    except DATABASE_AWAY as error:
-        stop_with(away_reason(error))
     except KeyboardInterrupt:
         pass
     finally:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,6 +52,9 @@ from store.planes.promotion_policy import PromotionPolicy
 from store.retention.policy import RetentionPolicy
 from trainer.settings import TrainerSettings
 from wire.process.tls_settings import TlsSettings, TrustSettings
+
+if TYPE_CHECKING:
+    from store.database import Database
 
 Base = Annotated[
     str,
@@ -245,7 +249,6 @@ def migrate(
     base: Annotated[list[str] | None, typer.Option(help="Register a base model: SLUG=NAME_OR_PATH")] = None,
 ) -> None:
     """Bring the database to the newest schema, and register base models."""
-    from store.catalog import ensure_base
     from store.database import Database
     from store.migrations import upgrade
     from store.schema import newest_revision
@@ -256,10 +259,16 @@ def migrate(
         slug, separator, weights = entry.partition("=")
         if not (slug and separator and weights):
             stop_with(f"--base wants SLUG=NAME_OR_PATH, not {entry!r}")
-        with database.session() as session:
-            ensure_base(session, slug, str(Path(weights).resolve()) if Path(weights).exists() else weights)
+        or_stop(partial(_register_base, database, slug, weights))
     later = f": a later release's, which this one ({newest_revision()}) runs against"
     typer.echo(f"the database has schema {schema.revision}{later if schema.revision != newest_revision() else ''}")
+
+
+def _register_base(database: Database, slug: str, weights: str) -> None:
+    from store.catalog import ensure_base
+
+    with database.session() as session:
+        ensure_base(session, slug, str(Path(weights).resolve()) if Path(weights).exists() else weights)
 
 
 def _begin(plane: str, log_format: LogFormat | None) -> None:

@@ -14,7 +14,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded, stop_with
+from cli.ending import or_stop
+from cli.settings import DEFAULT_DATA_DIR, DataDir, OptionalDatabaseUrl, database_url_or_embedded
 from cli.terminal.status_view import Disk, as_of, missing_table, view
 from cli.terminal.tables import Json, Listing, show
 from store.database import DATABASE_AWAY, Database, away_reason
@@ -34,11 +35,9 @@ def status(
     database = Database(database_url_or_embedded(database_url, data_dir))
     try:
         if watch:
-            _watch(database, data_dir, every_s, max_models, as_json)
+            or_stop(lambda: _watch(database, data_dir, every_s, max_models, as_json))
         else:
-            _show(_look(database, data_dir, max_models), as_json)
-    except DATABASE_AWAY as error:
-        stop_with(away_reason(error))
+            or_stop(lambda: _show(_look(database, data_dir, max_models), as_json))
     except KeyboardInterrupt:
         pass
     finally:

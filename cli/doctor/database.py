@@ -21,6 +21,7 @@ _CONNECT_S = 5
 _PINGS = 5
 _SLOW_MS = 20.0
 _OLDEST_SERVER = 14
+_GRANT = "grant select, insert, update and delete on all tables to this user"
 
 _ABOUT = """
     select current_setting('server_version') as version, current_setting('server_version_num')::int / 10000 as major,
@@ -106,9 +107,11 @@ def _sslmode(connection: Any) -> str:
 
 
 def _schema(connection: Any) -> Finding:
-    schema = schema_of(connection)
     try:
+        schema = schema_of(connection)
         schema.require(newest_revision())
+    except psycopg.errors.InsufficientPrivilege as error:
+        return Finding(PART, "schema", State.NOT_OK, str(error).partition("\n")[0], _GRANT)
     except IncompatibleSchema as error:
         what, _, remedy = str(error).rpartition(": ")
         return Finding(PART, "schema", State.NOT_OK, what, remedy)
@@ -120,7 +123,7 @@ def _rights(connection: Any, about: Any) -> Finding:
     forbidden = [row.relname for row in connection.execute(_FORBIDDEN, {"tables": list(Base.metadata.tables)})]
     if forbidden:
         found = f"may not read and write {', '.join(forbidden)}"
-        return Finding(PART, "rights", State.NOT_OK, found, "grant select, insert, update and delete to this user")
+        return Finding(PART, "rights", State.NOT_OK, found, _GRANT)
     if about.may_migrate:
         return Finding(PART, "rights", State.OK, "reads and writes every table, and may migrate")
     return Finding(PART, "rights", State.OK, "reads and writes every table; `headway migrate` needs another user")

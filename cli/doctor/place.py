@@ -13,7 +13,7 @@ from cli.doctor.plane import Plane
 from cli.doctor.planes import check_planes
 from cli.doctor.server import check_server
 from cli.doctor.stores import check_store, disk_finding
-from store.database import Database
+from store.database import DATABASE_UNUSABLE, Database, unusable_reason
 from wire.loaded import store_fingerprint
 
 _TITLES = {"checkpoints": "checkpoint store", "blobs": "blob store"}
@@ -60,6 +60,11 @@ class Place:
         reach = self.plane is Plane.SERVER
         try:
             return check_planes(database, self.trust, self.sampler_token, stores, reach=reach)
+        except DATABASE_UNUSABLE as error:
+            reason = unusable_reason(error)
+            if reason is None:
+                raise
+            return [Finding("planes", "registered", State.UNKNOWN, reason)]
         finally:
             database.close()
 

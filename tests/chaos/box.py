@@ -1,50 +1,36 @@
-"""A whole Headway whose processes die often: PostgreSQL, server, trainer and sampler, kept alive by a supervisor."""
+"""A whole Headway whose processes die often, on this machine: PostgreSQL, server, trainer and sampler."""
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import signal
 import socket
-import threading
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
-from psycopg.rows import namedtuple_row
 
-from cli.commands.keys import create_key
-from store.catalog import ensure_base
-from store.database import Database, normalise_url, psycopg_dsn
+from store.database import normalise_url, psycopg_dsn
 from store.embedded import EmbeddedPostgres
-from store.migrations import upgrade
 from tests.chaos.processes import Zygote, children_of, is_alive, send
 from tests.chaos.sabotage import SABOTAGES
+from tests.supervised.service import BASE, Service
+from tests.supervised.supervisor import Death, Supervisor
 from wire.process import faults
 
-BASE = "tiny-arith"
 PLANES = ("server", "trainer", "sampler")
 KINDS = ("postgres", *PLANES)
 LEASE_TTL_S = 2.0
-_START_TIMEOUT_S = 60.0
+_LOOK_EVERY_S = 0.05
 RUNNER_SLOTS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
-    """A process that the supervisor found dead, and when."""
-
-    kind: str
-    pid: int
-    at: float
-
-
-class Box:
+class Box(Service):
     """Started by `start`. Whatever dies is started again within 50 ms."""
+
+    start_s = 60.0
 
     def __init__(
         self,
@@ -58,6 +44,7 @@ class Box:
     ) -> None:
         """trainer_options: settings of the next trainer beside the usual ones. blob_store_url: of a store that is not
         in the folder, whose blobs are never forgotten."""
+        super().__init__(base)
         self._blob_store_url = blob_store_url or f"file://{folder}/blobs"
         self.folder = folder
         self.lease_ttl_s = lease_ttl_s
@@ -67,44 +54,44 @@ class Box:
         self._port = _free_port() if num_runners else 0  # runners know one address of the server
         self.samplers = ("sampler", *(f"sampler-{n}" for n in range(2, num_samplers + 1)))
         self._sabotages: tuple[str, ...] = ()
-        self.checkpoints = folder / "checkpoints"
-        self.url = ""
-        self.deaths: list[Death] = []
+        self._url = ""
         self.zygote = Zygote(folder / "zygote.log")
-        self._base = base
-        self._token = secrets.token_urlsafe(16)
-        self._pids: dict[str, int] = {}
-        self._lock = threading.RLock()
-        self._ending = threading.Event()
-        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor = Supervisor(self._begin, lambda pid: not is_alive(pid), _LOOK_EVERY_S)
 
     def start(self) -> Box:
         self._make_database()
         for kind in (*KINDS, *self.samplers[1:], *self.runners):
             self.spawn(kind)
             if kind == "postgres":
-                self._wait_for_database()
+                self.query("select 1")
         self._supervisor.start()
-        self._wait_until_ready()
+        self.wait_for(self._is_ready, "the box is ready")
         return self
 
     def close(self) -> None:
-        self._ending.set()
-        if self._supervisor.is_alive():
-            self._supervisor.join()
+        self._supervisor.close()
         self.database.close()
         ranks = self.ranks()
         self.zygote.close()
         for pid in ranks:  # rank 0 outlives its agent for as long as it takes to hand back
             send(pid, signal.SIGKILL)
 
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def deaths(self) -> list[Death[int]]:
+        """That the supervisor has found."""
+        return self._supervisor.deaths
+
     def spawn(self, kind: str) -> int:
         """Start a process of this kind, which the supervisor keeps from now on. The one before goes on, if it can."""
-        with self._lock:
-            request: dict[str, Any] = self._postgres_request if kind == "postgres" else self._plane(kind)
-            log = str(self.folder / f"{kind}.log")
-            self._pids[kind] = self.zygote.fork(kind=kind.partition("-")[0], log=log, **request)
-            return self._pids[kind]
+        return self._supervisor.spawn(kind)
 
     def forget_blobs(self) -> None:
         """Between runs: blobs are named by their content, so a program that runs again would not write any."""
@@ -118,13 +105,12 @@ class Box:
             send(self.pid("trainer"), signal.SIGKILL)
 
     def pid(self, kind: str) -> int:
-        with self._lock:
-            return self._pids[kind]
+        return self._supervisor.process(kind)
 
     def ranks(self) -> list[int]:
         """Of the trainer, by rank; itself if it computes alone. Fewer while it starts or ends."""
-        with self._lock:
-            pid = self._pids["trainer"]
+        with self._supervisor.lock:
+            pid = self.pid("trainer")
             return children_of(pid) if self._num_ranks > 1 else [pid]
 
     @property
@@ -145,17 +131,8 @@ class Box:
         """PostgreSQL's own processes but the first."""
         return children_of(self.pid("postgres"))
 
-    def query(self, statement: str, **values: Any) -> list[Any]:
-        """Rows, from a connection of its own, as soon as PostgreSQL answers."""
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while True:
-            try:
-                with psycopg.connect(self.dsn, row_factory=namedtuple_row) as connection:
-                    return connection.execute(statement.encode(), values).fetchall()
-            except psycopg.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+    def connect(self) -> psycopg.Connection:
+        return psycopg.connect(self.dsn)
 
     def log(self, kind: str) -> str:
         """What all processes of a kind have logged."""
@@ -164,26 +141,22 @@ class Box:
     def logs(self) -> str:
         return "\n".join(f"== {p.name}\n{p.read_text()[-2500:]}" for p in sorted(self.folder.glob("*.log")))
 
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.key}"}
-
     def _make_database(self) -> None:
         postgres = EmbeddedPostgres(self.folder / "postgres")
         self.database_url = postgres.url
         self.dsn = psycopg_dsn(normalise_url(postgres.url))
-        upgrade(postgres.url)
-        self.database = Database(postgres.url)
-        with self.database.session() as session:
-            self.base_id = ensure_base(session, BASE, str(self._base.resolve()))
-        self.key = create_key(postgres.url, team="default", name="chaos", role="admin")
-        self._runner_key = create_key(postgres.url, team="default", name="chaos runners", role="runner")
+        self._prepare(postgres.url, "chaos")
         self._postgres_request = {
             "command": postgres.command,
             "user": postgres.user,
             "folder": str(self.folder / "postgres"),
         }
         postgres.stop()
+
+    def _begin(self, kind: str) -> int:
+        request: dict[str, Any] = self._postgres_request if kind == "postgres" else self._plane(kind)
+        log = str(self.folder / f"{kind}.log")
+        return self.zygote.fork(kind=kind.partition("-")[0], log=log, **request)
 
     def _plane(self, kind: str) -> dict[str, Any]:
         store = {"database_url": self.database_url}
@@ -192,8 +165,8 @@ class Box:
         base = {"base_slug": BASE, "threads": 1}
         if kind == "server":
             port = self._port or _free_port()
-            self.url = f"http://127.0.0.1:{port}"
-            settings = {**store, **files, "sampler_token": self._token, "port": port}
+            self._url = f"http://127.0.0.1:{port}"
+            settings = {**store, **files, "sampler_token": self.sampler_token, "port": port}
         elif kind == "trainer":
             own = {"lease_ttl_s": self.lease_ttl_s, "device": "cpu", "snapshot_every_steps": 3}
             chosen = self._trainer_options()
@@ -201,9 +174,9 @@ class Box:
             self._num_ranks = chosen.get("gpus", 1)
         elif kind in self.runners:
             folder = self.folder / kind
-            settings = {"server": self.url, "key": self._runner_key, "folder": str(folder), "slots": RUNNER_SLOTS}
+            settings = {"server": self.url, "key": self.runner_key, "folder": str(folder), "slots": RUNNER_SLOTS}
         else:
-            listen = {"token": self._token, "host": "127.0.0.1", "port": 0, "advertise": None}
+            listen = {"token": self.sampler_token, "host": "127.0.0.1", "port": 0, "advertise": None}
             settings = {**store, **checkpoints, **base, **listen, "backend": "local", "seed": 0}
             if self.runners:
                 settings["backend_options"] = {"max_running": 1}  # logits do not depend on what is sampled beside
@@ -214,24 +187,7 @@ class Box:
             "sabotages": self._sabotages if kind == "trainer" else (),
         }
 
-    def _supervise(self) -> None:
-        while not self._ending.wait(0.05):
-            with self._lock:
-                for kind, pid in list(self._pids.items()):
-                    if not is_alive(pid):
-                        self.deaths.append(Death(kind, pid, time.monotonic()))
-                        self.spawn(kind)
-
-    def _wait_for_database(self) -> None:
-        self.query("select 1")
-
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not self._ready():
-            assert time.monotonic() < deadline, f"the box was not ready in {_START_TIMEOUT_S} s\n{self.logs()}"
-            time.sleep(0.1)
-
-    def _ready(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             bases = httpx.get(f"{self.url}/readyz", timeout=2.0, trust_env=False).json()["bases"]
         except (httpx.HTTPError, ValueError):

@@ -7,9 +7,9 @@ import time
 from sqlalchemy.exc import OperationalError
 
 from store.invariants import check_all
-from tests.chaos.box import Box
 from tests.chaos.client import PatientClient
 from tests.chaos.program import greedy
+from tests.supervised.service import Service
 
 _HEAD = """
     select m.head_checkpoint_id as id, c.status
@@ -19,12 +19,12 @@ _HEAD = """
 _PATIENCE_S = 20.0
 
 
-def violations(box: Box, client: PatientClient, model_id: str, slug: str) -> list[str]:
+def violations(box: Service, client: PatientClient, model_id: str, slug: str) -> list[str]:
     """Of the database, and of a head that must be servable."""
     return [*of_database(box), *_of_head(box, client, model_id, slug)]
 
 
-def of_database(box: Box) -> list[str]:
+def of_database(box: Service) -> list[str]:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
@@ -35,7 +35,7 @@ def of_database(box: Box) -> list[str]:
                 raise
 
 
-def _of_head(box: Box, client: PatientClient, model_id: str, slug: str) -> list[str]:
+def _of_head(box: Service, client: PatientClient, model_id: str, slug: str) -> list[str]:
     """A greedy chat works, and names a checkpoint that was the head meanwhile."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:

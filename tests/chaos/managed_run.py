@@ -33,6 +33,7 @@ from tests.chaos.client import GaveUp, PatientClient
 from tests.chaos.invariants import of_database
 from tests.chaos.outcome import files_of
 from tests.chaos.processes import send
+from tests.supervised.service import Service
 
 ROOT = Path(__file__).parents[2]
 TINY_BASE = ROOT / ".headway-cache" / "tiny-arith"
@@ -99,7 +100,7 @@ def open_box() -> Iterator[Box]:
 class Driven:
     """A run on a fork of its own."""
 
-    def __init__(self, box: Box, steps: int) -> None:
+    def __init__(self, box: Service, steps: int) -> None:
         self.box = box
         self.client = PatientClient(lambda: box.url, box.headers)
         self._steps = steps
@@ -144,7 +145,7 @@ def tasks(first: int) -> list[dict[str, Any]]:
     ]
 
 
-def deploy(box: Box) -> None:
+def deploy(box: Service) -> None:
     """As `hud deploy`."""
     client, packed = PatientClient(lambda: box.url, box.headers), io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
@@ -162,7 +163,7 @@ def deploy(box: Box) -> None:
         time.sleep(0.2)
 
 
-def go_through(box: Box, steps: int, trouble: Trouble | None = None) -> Left:
+def go_through(box: Service, steps: int, trouble: Trouble | None = None) -> Left:
     """One run from its start to its end."""
     driven, started = Driven(box, steps), time.monotonic()
     driven.start()

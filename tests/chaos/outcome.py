@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.chaos.box import Box
 from tests.chaos.program import Progress, deterministic
+from tests.supervised.service import Service
 from wire.payload import decode
 
 _OPERATIONS = """
@@ -42,7 +42,7 @@ class Outcome:
         ]
 
 
-def outcome(box: Box, model_id: str, progress: Progress) -> Outcome:
+def outcome(box: Service, model_id: str, progress: Progress) -> Outcome:
     """Read off the database and the checkpoint store."""
     operations = box.query(_OPERATIONS, model_id=model_id)
     checkpoints = box.query(_CHECKPOINTS, model_id=model_id)
@@ -71,7 +71,7 @@ def _labels(operations: list[Any]) -> dict[Any, str]:
     return {checkpoint_id: f"call {number} of optim_step" for number, checkpoint_id in enumerate(made, 1)}
 
 
-def files_of(box: Box, model_id: str, row: Any) -> dict[str, str]:
+def files_of(box: Service, model_id: str, row: Any) -> dict[str, str]:
     """SHA-256 of the files as they are, which must be as the manifest in the database says."""
     folder = box.checkpoints / model_id.replace("-", "") / row.files_id.hex
     found = {}

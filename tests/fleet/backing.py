@@ -44,6 +44,17 @@ class Backing:
         proxies = {"NO_PROXY": "*"}
         return {**environment(self.s3_endpoint), **proxies}
 
+    @property
+    def s3_arguments(self) -> dict[str, str]:
+        """Of a client of boto3's."""
+        named = self.s3_environment
+        return {
+            "endpoint_url": named["AWS_ENDPOINT_URL"],
+            "region_name": named["AWS_DEFAULT_REGION"],
+            "aws_access_key_id": named["AWS_ACCESS_KEY_ID"],
+            "aws_secret_access_key": named["AWS_SECRET_ACCESS_KEY"],
+        }
+
     def connect(self) -> psycopg.Connection:
         """A connection of the tests, from PostgreSQL's own host."""
         with self.postgres.inside():

@@ -1,72 +1,60 @@
 """A whole Headway on simulated hosts, each plane by its own command: two servers, a trainer, two samplers, a runner.
 
-A plane that ends is started again on its host, as a supervisor or kubelet would; what it kept lies in a folder of the
-host's. Checkpoints and payloads are in the object store, which like PostgreSQL has a host of its own.
+What a plane kept lies in a folder of its host's, where it is started again. Checkpoints and payloads are in the object
+store, which like PostgreSQL has a host of its own.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import sys
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psycopg
-from psycopg.rows import namedtuple_row
 
-from cli.commands.keys import create_key
-from store.catalog import ensure_base
-from store.database import Database
-from store.migrations import upgrade
 from tests.fleet.backing import Backing
+from tests.fleet.bucket import BucketFolder
 from tests.fleet.network import Host, Network
 from tests.fleet.process import REPOSITORY, Process
 from tests.object_store import BUCKET
+from tests.supervised.service import BASE, Service
+from tests.supervised.supervisor import Supervisor
 
-BASE = "tiny-arith"
 SERVERS, SAMPLERS, RUNNERS = ("server-1", "server-2"), ("sampler-1", "sampler-2"), ("runner-1",)
 PLANES = (*SERVERS, "trainer", *SAMPLERS, *RUNNERS)
 _PORTS = {"server": 8420, "sampler": 8430, "runner": 8440}
-_START_S = 240.0
-_RESTART_S = 1.0
+_LOOK_EVERY_S = 1.0
 
 
-class Planes:
+class Planes(Service):
     """Started by `start`. The address of the servers is that of the next one, each time it is asked for."""
 
+    start_s = 240.0
+
     def __init__(self, network: Network, backing: Backing, base: Path) -> None:
+        super().__init__(base)
         self.network, self.backing = network, backing
         self.hosts = {name: network.host(name) for name in PLANES}
         self.client_host = network.host("client")
-        self._base = base
-        self._token = secrets.token_urlsafe(16)
         self._turn = 0
         self._postgres: list[Process] = []
-        self._running: dict[str, Process] = {}
-        self._lock = threading.RLock()
-        self._ending = threading.Event()
-        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor = Supervisor(self._begin, lambda process: process.poll() is not None, _LOOK_EVERY_S)
 
     def start(self) -> Planes:
         with self.backing.postgres.inside():
-            self._prepare()
+            self._prepare(self.backing.database_url, "fleet")
         for host in self.hosts.values():
             host.clock_offset_s = 0.0
         for name in PLANES:
-            self._spawn(name)
+            self._supervisor.spawn(name)
         self._supervisor.start()
         self._wait_until_ready()
         return self
 
     def close(self) -> None:
-        self._ending.set()
-        if self._supervisor.is_alive():
-            self._supervisor.join()
+        self._supervisor.close()
         self.database.close()
 
     @property
@@ -79,31 +67,21 @@ class Planes:
         return f"http://{self.hosts[server].address}:{_PORTS['server']}"
 
     @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.key}"}
+    def checkpoints(self) -> BucketFolder:
+        return BucketFolder(self.backing, "checkpoints")
 
-    @property
-    def s3_arguments(self) -> dict[str, str]:
-        """Of a client of boto3's."""
-        named = self.backing.s3_environment
-        return {
-            "endpoint_url": named["AWS_ENDPOINT_URL"],
-            "region_name": named["AWS_DEFAULT_REGION"],
-            "aws_access_key_id": named["AWS_ACCESS_KEY_ID"],
-            "aws_secret_access_key": named["AWS_SECRET_ACCESS_KEY"],
-        }
+    def connect(self) -> psycopg.Connection:
+        return self.backing.connect()
 
     def vanish(self, name: str) -> None:
         """A plane's host is gone, and not started again before `revive`."""
-        with self._lock:
-            del self._running[name]
-            self.network.vanish(self.hosts[name])
+        self._supervisor.abandon(name)
+        self.network.vanish(self.hosts[name])
 
     def revive(self, name: str) -> None:
         """The machine was started again, with what its disk held."""
-        with self._lock:
-            self.network.revive(self.hosts[name])
-            self._spawn(name)
+        self.network.revive(self.hosts[name])
+        self._supervisor.spawn(name)
 
     def vanish_postgres(self) -> None:
         """The machine is gone without a word; its disk is not."""
@@ -114,19 +92,6 @@ class Planes:
         self.network.revive(self.backing.postgres)
         for process in self._postgres:
             self.backing.postgres.start_again(process)
-
-    def query(self, statement: str, **values: Any) -> list[Any]:
-        """Rows, from a connection of its own on PostgreSQL's host, as soon as that answers."""
-        deadline = time.monotonic() + _START_S
-        while True:
-            try:
-                with self.backing.connect() as connection:
-                    cursor = connection.cursor(row_factory=namedtuple_row)
-                    return cursor.execute(statement.encode(), values).fetchall()
-            except psycopg.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
 
     def log(self, name: str) -> str:
         return self.hosts[name].folder.joinpath("log").read_text(errors="replace")
@@ -142,15 +107,6 @@ class Planes:
         mounts = {"/var/lib/headway": data}
         return host.start(command, self._environment(), mounts=mounts, cwd="/var/lib/headway", log=log)
 
-    def _prepare(self) -> None:
-        url = self.backing.database_url
-        upgrade(url)
-        self.database = Database(url)
-        with self.database.session() as session:
-            self.base_id = ensure_base(session, BASE, str(self._base.resolve()))
-        self.key = create_key(url, team="default", name="fleet", role="admin")
-        self._runner_key = create_key(url, team="default", name="fleet runners", role="runner")
-
     def _environment(self) -> Mapping[str, str]:
         return {
             **self.backing.s3_environment,
@@ -159,8 +115,8 @@ class Planes:
             "HEADWAY_BLOB_STORE": f"s3://{BUCKET}/blobs",
             "HEADWAY_DATA_DIR": "/var/lib/headway",
             "HEADWAY_BASE": BASE,
-            "HEADWAY_SAMPLER_TOKEN": self._token,
-            "HEADWAY_RUNNER_KEY": self._runner_key,
+            "HEADWAY_SAMPLER_TOKEN": self.sampler_token,
+            "HEADWAY_RUNNER_KEY": self.runner_key,
             "HEADWAY_RUNNER_ISOLATION": "none",
             "HEADWAY_SERVER_URL": self.url_of(SERVERS[0]),
             "HEADWAY_LOG_FORMAT": "json",
@@ -181,27 +137,14 @@ class Planes:
         own = ["--advertise-url", f"ws://{address}:{_PORTS[kind]}"] if kind == "runner" else []
         return [kind, *listen, *own]
 
-    def _spawn(self, name: str) -> None:
-        self._running[name] = self.headway(self.hosts[name], self._arguments(name))
-
-    def _supervise(self) -> None:
-        while not self._ending.wait(_RESTART_S):
-            with self._lock:
-                for name, process in list(self._running.items()):
-                    if process.poll() is not None:
-                        self._spawn(name)
+    def _begin(self, name: str) -> Process:
+        return self.headway(self.hosts[name], self._arguments(name))
 
     def _wait_until_ready(self) -> None:
         self.wait_for(lambda: all(self._is_ready(server) for server in SERVERS), "every server is ready")
         live = "select count(*) as live from {} where heartbeat_at > clock_timestamp() - interval '10 s'"
         self.wait_for(lambda: self.query(live.format("samplers"))[0].live == len(SAMPLERS), "samplers are there")
         self.wait_for(lambda: self.query(live.format("runners"))[0].live == len(RUNNERS), "runners are there")
-
-    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + _START_S
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {_START_S} s: {what}\n{self.logs()}"
-            time.sleep(0.2)
 
     def _is_ready(self, server: str) -> bool:
         try:

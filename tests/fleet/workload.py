@@ -10,10 +10,6 @@ import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
-
-import boto3
-from botocore.config import Config
 
 from tests.chaos import managed_run
 from tests.chaos.client import PatientClient
@@ -21,49 +17,12 @@ from tests.chaos.invariants import of_database
 from tests.chaos.outcome import Outcome, outcome
 from tests.chaos.program import Progress, program
 from tests.fleet.planes import Planes
-from tests.object_store import BUCKET
 
 NUM_MODELS = 2
 RUN_STEPS = 1
 SEED = 11
 PATIENCE_S = 300.0
 """Of a client: a host that vanished is started again, and then its plane."""
-
-
-class _StoredFolder:
-    """A folder of the bucket, for whoever reads paths."""
-
-    def __init__(self, planes: Planes, key: str) -> None:
-        self._planes, self._key = planes, key
-
-    def __truediv__(self, name: str) -> _StoredFolder:
-        return _StoredFolder(self._planes, f"{self._key}/{name}")
-
-    def exists(self) -> bool:
-        return True
-
-    def read_bytes(self) -> bytes:
-        """Empty where there is no such object."""
-        with self._planes.backing.s3.inside():
-            client = boto3.client("s3", config=Config(proxies={}), **self._planes.s3_arguments)
-            try:
-                return client.get_object(Bucket=BUCKET, Key=self._key)["Body"].read()
-            except client.exceptions.NoSuchKey:
-                return b""
-
-
-class _Box:
-    """The planes as the tests that kill processes know them: `tests.chaos.box.Box`, as far as they ask."""
-
-    def __init__(self, planes: Planes) -> None:
-        self._planes = planes
-        self.headers, self.base_id, self.database = planes.headers, planes.base_id, planes.database
-        self.checkpoints: Any = _StoredFolder(planes, "checkpoints")
-        self.query, self.logs = planes.query, planes.logs
-
-    @property
-    def url(self) -> str:
-        return self._planes.url
 
 
 @dataclass(slots=True)
@@ -91,13 +50,13 @@ class Result:
 class _Model(threading.Thread):
     """One model whose client goes through its program."""
 
-    def __init__(self, box: Any, seed: int, num_steps: int) -> None:
+    def __init__(self, planes: Planes, seed: int, num_steps: int) -> None:
         super().__init__(daemon=True)
-        self.client = PatientClient(lambda: box.url, box.headers, patience_s=PATIENCE_S)
+        self.client = PatientClient(lambda: planes.url, planes.headers, patience_s=PATIENCE_S)
         self.progress, self.num_done, self.failure = Progress(), 0, ""
         self._calls = program(seed, num_steps)
         self._slug = f"fleet-{uuid.uuid4().hex[:12]}"
-        body = {"source_model_id": str(box.base_id), "name": self._slug}
+        body = {"source_model_id": str(planes.base_id), "name": self._slug}
         self.model_id: str = self.client.expect("POST", "/v2/models/fork", body)["id"]
 
     def run(self) -> None:
@@ -112,15 +71,15 @@ class _Model(threading.Thread):
 class _Run(threading.Thread):
     """A managed run from its start to its end."""
 
-    def __init__(self, box: Any, steps: int) -> None:
+    def __init__(self, planes: Planes, steps: int) -> None:
         super().__init__(daemon=True)
         self.left: managed_run.Left | None = None
         self.failure = ""
-        self._box, self._steps = box, steps
+        self._planes, self._steps = planes, steps
 
     def run(self) -> None:
         try:
-            self.left = managed_run.go_through(self._box, self._steps)
+            self.left = managed_run.go_through(self._planes, self._steps)
         except Exception as error:
             self.failure = f"the run: {type(error).__name__}: {error}"
 
@@ -129,11 +88,11 @@ class Workload:
     """Begins when it is made, on the client's host."""
 
     def __init__(self, planes: Planes, num_steps: int) -> None:
-        self._planes, self._box = planes, _Box(planes)
+        self._planes = planes
         self._began = time.monotonic()
         with planes.client_host.inside():  # threads stay in the network of the one that started them
-            self._models = [_Model(self._box, SEED + number, num_steps) for number in range(NUM_MODELS)]
-            self._run = _Run(self._box, RUN_STEPS)
+            self._models = [_Model(planes, SEED + number, num_steps) for number in range(NUM_MODELS)]
+            self._run = _Run(planes, RUN_STEPS)
             for thread in (*self._models, self._run):
                 thread.start()
 
@@ -152,11 +111,10 @@ class Workload:
         seconds = time.monotonic() - self._began
         clients = [model.client for model in self._models]
         failures = [thread.failure for thread in (*self._models, self._run) if thread.failure]
-        box: Any = self._box
         with self._planes.client_host.inside():
-            wrong = [*failures, *of_database(box)]
+            wrong = [*failures, *of_database(self._planes)]
         return Result(
-            [outcome(box, model.model_id, model.progress) for model in self._models],
+            [outcome(self._planes, model.model_id, model.progress) for model in self._models],
             self._run.left,
             wrong,
             dict(sum((client.troubles for client in clients), Counter[str]())),
@@ -167,6 +125,5 @@ class Workload:
 
 def deploy(planes: Planes) -> None:
     """The environment that the run plays."""
-    box: Any = _Box(planes)
     with planes.client_host.inside():
-        managed_run.deploy(box)
+        managed_run.deploy(planes)

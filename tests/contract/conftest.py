@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from sampler.app import create_app as create_sampler_app
 from sampler.backends.base import SamplerInfo
@@ -30,7 +30,8 @@ from store.blob_stores.threads import THREADS_OF_BLOBS
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
-from store.tables import ModelRow, OperationRow
+from store.run_states import LIVE
+from store.tables import ModelRow, OperationRow, RunRow, SamplerRow, TeamRow, TrainerRow
 from tests.conftest import database_folder
 from tests.contract.stand_ins import (
     BreaksOff,
@@ -133,6 +134,23 @@ async def base(
         heart.cancel()
 
 
+@asynccontextmanager
+async def another_base(database: AsyncDatabase, base: ModelRow, slug: str, sampler_url: str) -> AsyncIterator[ModelRow]:
+    """A base of which no other test knows, with a trainer and, at this URL, a sampler of its own."""
+    async with database.session() as session:
+        another = ModelRow(slug=slug, name=slug, weights="/nowhere", info=base.info)
+        session.add(another)
+    await register_trainer(database, another.id)
+    await register_sampler(database, another.id, sampler_url)
+    heart = asyncio.create_task(keep_alive(database))
+    yield another
+    heart.cancel()
+    async with database.session() as session:
+        for plane in (TrainerRow, SamplerRow):
+            ends = update(plane).where(plane.base_id == another.id)
+            await session.execute(ends.values(stopped_at=func.clock_timestamp()))
+
+
 @pytest.fixture(scope="session")
 def vendor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vendor]:
     """Another vendor, whose models operators may put into the catalog."""
@@ -202,6 +220,15 @@ async def new_team(origin: str, database: AsyncDatabase) -> AsyncIterator[Team]:
     options = {"timeout": 30, "trust_env": False, "verify": False}  # loading certificates is slow
     async with httpx.AsyncClient(base_url=origin, headers=headers, **options) as http:
         yield Team(name, key, http)
+    await _cancel_runs(database, name)
+
+
+async def _cancel_runs(database: AsyncDatabase, team: str) -> None:
+    """Servers would look after them for as long as there are tests."""
+    async with database.session() as session:
+        ids = select(TeamRow.id).where(TeamRow.name == team)
+        alive = RunRow.state.in_(LIVE), RunRow.team_id.in_(ids)
+        await session.execute(update(RunRow).where(*alive).values(state="cancelling"))
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import func, update
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
@@ -21,11 +20,11 @@ from sampler.backends.base import SamplerInfo
 from server.app import create_app
 from server.process.settings import ServerSettings, Timeouts
 from store.database import AsyncDatabase
-from store.tables import ModelRow, SamplerRow
+from store.tables import ModelRow
 from tests.certificates import Authority, Certificate, replace
-from tests.contract.conftest import CONTEXT, VOCABULARY, Team, new_team, serving
+from tests.contract.conftest import CONTEXT, VOCABULARY, Team, another_base, new_team, serving
 from tests.contract.runners import FunctionEnvironments, running_runner
-from tests.contract.stand_ins import BreaksOff, keep_alive, register_sampler
+from tests.contract.stand_ins import BreaksOff
 from tests.contract.test_deployments import Deploying
 from tests.ports.scripted_backend import END, SamplerScript, ScriptedBackend
 from wire.process.tls import TlsSettings, TrustSettings, trusting_context
@@ -81,19 +80,13 @@ async def base_over_tls(
 ) -> AsyncIterator[str]:
     """A base whose only sampler listens over TLS."""
     slug = f"org/over-tls-{uuid.uuid4().hex[:8]}"
-    async with database.session() as session:
-        row = ModelRow(slug=slug, name=slug, weights="/nowhere", info=base.info)
-        session.add(row)
     backend = ScriptedBackend(sampler_script, SamplerInfo(VOCABULARY, CONTEXT, (END,)), holds_all=True)
     app = Asked(BreaksOff(create_sampler_app(backend, Tokens(file=fleet.sampler_tokens))), fleet)
-    async with serving(app, TlsSettings(fleet.sampler.cert, fleet.sampler.key)) as url:
-        sampler_id = await register_sampler(database, row.id, url)
-        heart = asyncio.create_task(keep_alive(database))
+    async with (
+        serving(app, TlsSettings(fleet.sampler.cert, fleet.sampler.key)) as url,
+        another_base(database, base, slug, url),
+    ):
         yield slug
-        heart.cancel()
-    async with database.session() as session:
-        gone = update(SamplerRow).where(SamplerRow.id == sampler_id)
-        await session.execute(gone.values(stopped_at=func.clock_timestamp()))
 
 
 @pytest.fixture

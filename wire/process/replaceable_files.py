@@ -12,37 +12,42 @@ import structlog
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-_Stamp = tuple[int, int, int] | None
+_Stamp = tuple[int, int, int, int] | None
 
 
 class Replaceable(Generic[T]):
-    """What `read` makes of the files. `current` reads again when one of them is another file than before, or was
-    written to: it asks the file system for that each time, which takes microseconds.
+    """What `read` makes of the files. `current` reads again when one of them is another file than before, was written
+    to, or got another mode or owner: it asks the file system for that each time, which takes microseconds.
 
     Files that cannot be read, or are half written, leave what was read before in force; the log says so once for each
-    change. Raises what `read` raises, when this is made.
+    change. Where the system refused to open one, every call tries again. Raises what `read` raises, when this is made.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
         self._paths, self._read = tuple(paths), read
         self._stamps = self._look()
+        self._is_unread = False
         self._value = read()
 
     def current(self) -> T:
         """As the files are now."""
         stamps = self._look()
-        if stamps != self._stamps:
+        is_changed = stamps != self._stamps
+        if is_changed or self._is_unread:
             self._stamps = stamps  # before reading: a change in between is seen the next time
-            self._read_again()
+            self._read_again(is_changed)
         return self._value
 
-    def _read_again(self) -> None:
+    def _read_again(self, is_changed: bool) -> None:
         files = [str(path) for path in self._paths]
         try:
             self._value = self._read()
         except (OSError, ValueError) as error:
-            log.warning("replaced_file_not_used", files=files, error=str(error), then="what was read before stays")
+            self._is_unread = isinstance(error, OSError)  # for lack of a descriptor, for example
+            if is_changed:
+                log.warning("replaced_file_not_used", files=files, error=str(error), then="what was read before stays")
         else:
+            self._is_unread = False
             log.info("replaced_file_read", files=files)
 
     def _look(self) -> tuple[_Stamp, ...]:
@@ -54,4 +59,4 @@ def _stamp(path: Path) -> _Stamp:
         found = os.stat(path)  # through links: Kubernetes replaces a link to the folder of its files
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import replace
+from wire.process.replaceable_files import Replaceable
 from wire.process.tokens import Tokens
 
 
@@ -82,6 +85,29 @@ def test_a_file_that_becomes_unreadable_leaves_the_tokens_in_force(file: Path, b
         replace(file, broken)
     assert tokens.sent == "old"
     replace(file, "new")
+    assert tokens.sent == "new"
+
+
+def test_a_file_whose_mode_changed_is_read_again(file: Path):
+    seen: list[int] = []
+    files = Replaceable([file], lambda: seen.append(file.stat().st_mode & 0o777))
+    file.chmod(0o640)
+    files.current()
+    files.current()
+    assert seen[1:] == [0o640]
+
+
+def test_a_file_that_could_not_be_opened_is_read_when_that_is_over(file: Path):
+    tokens = Tokens(file=file)
+    replace(file, "new")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        assert tokens.sent == "old", "no descriptor is left"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert tokens.sent == "new"
 
 

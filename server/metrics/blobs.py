@@ -16,7 +16,7 @@ class MeasuredBlobs(ThreadedBlobs):
     def __init__(self, store: BlobStore, metrics: ServerMetrics) -> None:
         self._store = store
         self._metrics = metrics
-        self.threads = BlobThreads()
+        self.threads = BlobThreads(store.answers)
 
     def put(self, data: bytes) -> str:
         with self._metrics.blob("write"):
@@ -44,6 +44,9 @@ class MeasuredBlobs(ThreadedBlobs):
 
     def stored(self) -> Iterator[StoredBlob]:
         return self._store.stored()
+
+    def answers(self) -> bool:
+        return self._store.answers()
 
     def owner(self) -> str | None:
         return self._store.owner()

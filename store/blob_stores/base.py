@@ -77,6 +77,10 @@ class BlobStore(Protocol):
         """Everything that is there, unfinished ones included."""
         ...
 
+    def answers(self) -> bool:
+        """Whether the store answers at all, within two seconds or so. Raises nothing."""
+        ...
+
     def owner(self) -> str | None:
         """The service that claimed the store, if one has."""
         ...

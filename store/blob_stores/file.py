@@ -105,6 +105,11 @@ class FileBlobStore:
             name = path.name if _NAME.fullmatch(path.name) else None
             yield StoredBlob(name, key, found.st_size, time.time() - found.st_mtime)
 
+    def answers(self) -> bool:
+        """A network's file system that is silent lets this wait."""
+        self._root.exists()
+        return True
+
     def owner(self) -> str | None:
         try:
             return (self._root / OWNER).read_text()

@@ -36,6 +36,7 @@ _MOST_COPIED_BYTES = 5 * 2**30
 """S3's own bound of a copy."""
 _ATTEMPTS, _READ_TIMEOUT_S = 5, 15.0
 """Of each request: requests of clients wait for it."""
+_ANSWER_TIMEOUT_S = 2.0
 _REMOVED_AT_ONCE = 200
 _LOOKS = 8
 _MOST_ROUNDS = 10
@@ -47,8 +48,12 @@ class S3BlobStore:
     """`<prefix>/<first two digits>/<name>`, and verified copies of some on a local disk. Nothing younger than twice
     `fresh_s` is ever removed, whatever a collection's grace period is."""
 
-    def __init__(self, bucket: Bucket, copies: BlobCopies, *, fresh_s: float = _FRESH_S) -> None:
+    def __init__(
+        self, bucket: Bucket, copies: BlobCopies, *, fresh_s: float = _FRESH_S, asked: Bucket | None = None
+    ) -> None:
+        """asked: the same bucket by a client that waits little, for `answers`."""
         self._bucket = bucket
+        self._asked = asked or bucket
         self._copies = copies
         self._fresh_s = fresh_s
         self._tombstones = Tombstones(bucket)
@@ -58,9 +63,14 @@ class S3BlobStore:
     def from_url(cls, url: str) -> S3BlobStore:
         """From a `Location`. Raises ValueError."""
         location = Location.parse(url, copies="headway-blobs", copies_gib=4.0)
-        client = connect(_ATTEMPTS, _READ_TIMEOUT_S)
-        bucket = Bucket(location.bucket, location.prefix, client, of="blob")
-        return cls(bucket, BlobCopies(location.cache, location.cache_bytes))
+        bucket, asked = (
+            Bucket(location.bucket, location.prefix, client, of="blob")
+            for client in (
+                connect(_ATTEMPTS, _READ_TIMEOUT_S),
+                connect(1, _ANSWER_TIMEOUT_S, connect_timeout_s=_ANSWER_TIMEOUT_S),
+            )
+        )
+        return cls(bucket, BlobCopies(location.cache, location.cache_bytes), asked=asked)
 
     def put(self, data: bytes) -> str:
         name = hashlib.sha256(data).hexdigest()
@@ -115,6 +125,9 @@ class S3BlobStore:
                     yield StoredBlob(None, f"{upload.key}{_PARTS_OF}{upload.upload_id}", 0, upload.age_s)
         except Unavailable as refused:  # some keys may not list them: no reason to collect nothing at all
             log.warning("unfinished_uploads_not_listed", reason=refused.message)
+
+    def answers(self) -> bool:
+        return self._asked.answers(OWNER)
 
     def owner(self) -> str | None:
         try:

@@ -34,6 +34,7 @@ class UnwrittenBlobs(TakesBlobs):
             await in_blob_thread(blobs, self._write, blobs)
 
     def _write(self, blobs: BlobStore) -> None:
-        for name in [*self._contents]:
-            blobs.put(self._contents[name])
-            del self._contents[name]
+        """In several threads at once, where a caller that gave up begins anew."""
+        for name, data in [*self._contents.items()]:
+            blobs.put(data)
+            self._contents.pop(name, None)

@@ -63,12 +63,12 @@ class UnfinishedUpload:
     age_s: float
 
 
-def connect(max_attempts: int = _MAX_ATTEMPTS, read_timeout_s: float = 30.0) -> Any:
+def connect(max_attempts: int = _MAX_ATTEMPTS, read_timeout_s: float = 30.0, *, connect_timeout_s: float = 5.0) -> Any:
     """A client for what the environment names (AWS_*). Talks to nobody yet. Raises ValueError for an environment that
     names no endpoint or profile that there could be, without its words: an endpoint may hold secrets."""
     config = Config(
         retries={"mode": "standard", "max_attempts": max_attempts},
-        connect_timeout=5,
+        connect_timeout=connect_timeout_s,
         read_timeout=read_timeout_s,
         max_pool_connections=2 * _TRANSFERS,
         tcp_keepalive=True,
@@ -122,6 +122,16 @@ class Bucket:
         except NoSuchObject:
             return None
         return StoredObject(key, found["ContentLength"], _age_s(found, found["LastModified"]))
+
+    def answers(self, key: str) -> bool:
+        """Whether the store says anything about this object, a refusal included."""
+        try:
+            self._client.head_object(Bucket=self._name, Key=self._prefix + key)
+        except ClientError:
+            return True
+        except (BotoCoreError, HTTPError):
+            return False
+        return True
 
     def get(self, key: str) -> bytes:
         """A small object. Raises NoSuchObject, DamagedObject."""

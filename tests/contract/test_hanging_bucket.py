@@ -21,7 +21,7 @@ from store.blob_stores import open_blob_store
 from store.blob_stores.threads import BlobThreads, ThreadedBlobs
 from store.rollouts import NewSample
 from store.rollouts.reading import read_rollouts
-from tests.contract.conftest import batch, serving
+from tests.contract.conftest import batch, num_operations, serving
 from tests.contract.test_pages import signed_in
 from tests.flaky_proxy import FlakyProxy, flaky_proxy
 from tests.object_store import ObjectStore
@@ -99,6 +99,36 @@ async def test_the_system_page_says_what_lies_in_an_object_store_and_not_in_whic
     assert "<span>Requests and answers</span>" in page
     assert "in an object store" in page
     assert "s3://" not in page
+
+
+async def test_the_first_calls_are_refused_while_they_hang_and_a_call_that_is_sent_again_is_carried_out_once(
+    app, proxy, team, model, database, monkeypatch
+):
+    """Bounded by less than a client's patience, whatever the requests of the bucket wait for."""
+    blobs = app.state.context.blobs
+    blobs.threads.close()
+    blobs.threads = BlobThreads(blobs.answers, slow_s=0.2, answer_s=0.2)
+    path, headers = f"/v1/models/{model['id']}/train/forward-backward", {"Idempotency-Key": "once"}
+    proxy.trouble = lambda method, path: "hang"
+    async with client(app, team) as http, asyncio.timeout(50):
+        with monkeypatch.context() as patch:
+            for module in ("server.training.operations", "store.oplog.append"):
+                patch.setattr(f"{module}.INLINE_BYTES", 64)
+            refused = await asyncio.gather(upload(http), http.post(path, json=batch(), headers=headers))
+        assert [reply.status_code for reply in refused] == [503, 503], [reply.text for reply in refused]
+        assert all(int(reply.headers["retry-after"]) > 0 for reply in refused)
+        assert not proxy.goes_on.is_set(), "nobody let them go"
+        assert await num_operations(database, model["id"]) == 0
+        again = await http.post(path, json=batch(), headers=headers)  # which fits into a row this time
+        assert again.status_code == 200, again.text
+        assert await num_operations(database, model["id"]) == 1
+
+        proxy.trouble = lambda method, path: None
+        proxy.goes_on.set()
+        reply = refused[0]
+        while reply.status_code == 503:
+            reply = await upload(http)
+        assert reply.status_code == 200, reply.text
 
 
 class InThreads(ThreadedBlobs):

@@ -13,7 +13,7 @@ from wire.errors import Unavailable
 
 @pytest.fixture
 def threads() -> Iterator[BlobThreads]:
-    threads = BlobThreads(threads=2, most_waiting=2, patience_s=0.05)
+    threads = BlobThreads(threads=2, most_waiting=2, patience_s=0.05, slow_s=0.05)
     yield threads
     threads.close()
 
@@ -109,3 +109,44 @@ async def test_a_caller_that_goes_takes_what_has_not_begun_along():
     await patient.run(begun.append, 2)
     assert begun == [2]
     patient.close()
+
+
+async def test_calls_of_a_store_that_is_silent_are_refused_while_they_hang_and_a_slow_one_goes_on():
+    store, is_answering = Store(), threading.Event()
+    threads = BlobThreads(is_answering.is_set, threads=4, patience_s=60, slow_s=0.05)
+    is_answering.set()
+    (slow,) = await hang(threads, store, 1)
+    await asyncio.sleep(0.3)
+    assert not slow.done()
+    is_answering.clear()
+    calls = [slow, *(asyncio.create_task(threads.run(store.call)) for _ in range(2))]
+    refused = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(one) for one in refused} == {Unavailable}
+    assert all("does not answer" in str(one) for one in refused)
+    with pytest.raises(Unavailable, match="does not answer"):
+        await threads.run(store.call)
+
+    is_answering.set()
+    assert await until_taken(threads) == 4, "while the others still hang"
+    store.goes_on.set()
+    threads.close()
+
+
+async def until_taken(threads: BlobThreads) -> int:
+    """A call that is refused has the store asked whether it is back."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await threads.run(len, "back")
+            except Unavailable:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_question_without_an_answer_is_a_no():
+    store, question = Store(), Store()
+    threads = BlobThreads(lambda: bool(question.call()), threads=1, slow_s=0.05, answer_s=0.1)
+    with pytest.raises(Unavailable, match="does not answer"):
+        await threads.run(store.call)
+    for one in (store, question):
+        one.goes_on.set()
+    threads.close()

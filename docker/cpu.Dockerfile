@@ -11,7 +11,7 @@ RUN python -m venv /opt/headway
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/headway/bin/pip install --extra-index-url "${TORCH_INDEX_URL}" '.[trainer,sampler,s3]'
+    /opt/headway/bin/pip install --extra-index-url "${TORCH_INDEX_URL}" '.[trainer,sampler,s3,otel]'
 COPY wire wire
 COPY store store
 COPY server server

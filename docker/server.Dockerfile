@@ -10,7 +10,7 @@ RUN python -m venv /opt/headway
 WORKDIR /src
 # What we depend on changes less often than we do: a layer of its own.
 COPY pyproject.toml README.md LICENSE ./
-RUN --mount=type=cache,target=/root/.cache/pip /opt/headway/bin/pip install '.[server,s3]'
+RUN --mount=type=cache,target=/root/.cache/pip /opt/headway/bin/pip install '.[server,s3,otel]'
 COPY wire wire
 COPY store store
 COPY server server

@@ -9,7 +9,7 @@ ARG PIP_INDEX_URL
 RUN python -m venv /opt/headway
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
-RUN --mount=type=cache,target=/root/.cache/pip /opt/headway/bin/pip install '.[trainer,s3]'
+RUN --mount=type=cache,target=/root/.cache/pip /opt/headway/bin/pip install '.[trainer,s3,otel]'
 COPY wire wire
 COPY store store
 COPY server server

@@ -14,7 +14,7 @@ from tests.chart.commands import misused
 from tests.chart.hardening import unsafe
 from tests.chart.house_rules import broken_rules
 from tests.chart.pods import pods
-from tests.chart.rendering import profiles, render
+from tests.chart.rendering import CHART, profiles, render
 from tests.chart.secrets import plain_secrets_of
 from tests.chart.tools import ROOT, kubectl
 from tests.chart.validation import problems
@@ -56,3 +56,48 @@ def test_it_names_every_profile():
     table = PAGE.partition("## Profiles")[2].partition("## ")[0]
     assert re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE) == sorted(profiles(), key=table.index)
     assert set(re.findall(r"profiles/([a-z-]+)\.yaml", PAGE)) <= set(profiles())
+
+
+def values_named(text: str) -> set[str]:
+    """`server.replicas` and the like: paths into the values that a page has in code."""
+    tops = "|".join(yaml.safe_load((CHART / "values.yaml").read_text()))
+    return set(re.findall(rf"`(?!tls\.(?:crt|key)`)((?:{tops})(?:\.\w+)+)(?=[`:])", text))
+
+
+def is_value(path: str) -> bool:
+    place: Any = yaml.safe_load((CHART / "values.yaml").read_text())
+    for key in path.split("."):
+        if not isinstance(place, dict) or key not in place:
+            return False
+        place = place[key]
+    return True
+
+
+@pytest.mark.parametrize("page", ["kubernetes", "tls", "elastic", "fleet", "monitoring", "environments", "runners"])
+def test_values_that_pages_name_exist(page: str):
+    named = values_named((ROOT / "docs" / f"{page}.md").read_text())
+    assert [path for path in sorted(named) if not is_value(path)] == []
+    assert page != "kubernetes" or len(named) > 20
+
+
+def test_the_trigger_of_the_page_about_elastic_samplers_is_one_of_keda():
+    page = (ROOT / "docs" / "elastic.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(triggers:.*?)^```", page, re.MULTILINE | re.DOTALL)
+    metadata = {"name": "samplers", "namespace": "headway"}
+    spec = {"scaleTargetRef": {"name": "sampler"}, **yaml.safe_load(block)}
+    scaled = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": metadata, "spec": spec}
+    assert problems([scaled]) == []
+
+
+def test_the_certificates_of_the_page_about_tls_are_those_that_the_chart_mounts():
+    page = (ROOT / "docs" / "tls.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(apiVersion: cert-manager.*?)^```", page, re.MULTILINE | re.DOTALL)
+    made = {(d["kind"], d["metadata"]["name"]): d["spec"] for d in yaml.safe_load_all(block)}
+    tls = yaml.safe_load((CHART / "values.yaml").read_text())["tls"]
+    assert made["Certificate", tls["caSecret"]]["secretName"] == tls["caSecret"]
+    assert made["Certificate", tls["samplerSecret"]]["secretName"] == tls["samplerSecret"]
+    assert made["Certificate", tls["samplerSecret"]]["dnsNames"] == [tls["planeName"]]
+    assert f"`{tls['serverSecret']}`" in page
+    assert f"`{tls['runnerSecret']}`" in page
+    issuers = {spec["issuerRef"]["name"] for (kind, _), spec in made.items() if kind == "Certificate"}
+    assert {("Issuer", name) for name in issuers} == {key for key in made if key[0] == "Issuer"}

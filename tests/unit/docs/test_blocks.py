@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shlex
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -14,8 +13,10 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from cli.main import app
+from tests.unit.docs.shell_commands import headway_commands
 
 ROOT = Path(__file__).parents[3]
 PAGES = [
@@ -25,7 +26,6 @@ PAGES = [
 ]
 BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
-WORDS_OF_A_SHELL = re.compile(r"&&|\|\||[|;&()<>]|\$\(")
 PLACEHOLDER = re.compile(r"…|\.\.\.|[A-Z][A-Z_]*$|\[|<|\$")
 """In place of a command: `headway …`, `headway COMMAND`."""
 
@@ -33,22 +33,6 @@ PLACEHOLDER = re.compile(r"…|\.\.\.|[A-Z][A-Z_]*$|\[|<|\$")
 @cache
 def root_command() -> Any:
     return typer.main.get_command(app)
-
-
-def headway_commands(text: str) -> Iterator[list[str]]:
-    """The words after `headway` of each command of a shell's text."""
-    for line in text.replace("\\\n", " ").splitlines():
-        try:
-            words = shlex.split(WORDS_OF_A_SHELL.sub(" ; ", line), comments=True)
-        except ValueError:  # a quote that goes on in the next line
-            words = line.split()
-        while words:
-            end = words.index(";") if ";" in words else len(words)
-            command, words = words[:end], words[end + 1 :]
-            while command and re.match(r"[A-Z_]+=", command[0]):
-                command = command[1:]
-            if command and command[0].rsplit("/")[-1] == "headway" and len(command) > 1:
-                yield command[1:]
 
 
 def problems(words: list[str]) -> Iterator[str]:
@@ -90,6 +74,8 @@ def check(language: str, body: str) -> None:
         compile(body, "block", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     elif language == "json":
         json.loads(body)
+    elif language in ("yaml", "yml"):
+        list(yaml.safe_load_all(body))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -109,5 +95,15 @@ def test_commands_and_options_of_headway_exist(page: Path) -> None:
 
 def test_commands_that_do_not_exist_are_found() -> None:
     text = "HEADWAY_X=1 .venv/bin/headway fly --high && headway up --bas x --base y -- a --q | headway runs \\\n x"
+    text += """
+        kubectl -n a exec deploy/b -- headway docter
+        docker compose exec server headway keys make
+        docker compose run --rm -v a:/b trainer backup --too /b
+        docker run -d --name headway-sampler --init headway-sampler sampler --back vllm
+        docker compose run --entrypoint cp trainer -r /from /to
+    """
     found = [problem.partition(": ")[2] for words in headway_commands(text) for problem in problems(words)]
-    assert found == ["no command fly", "no option --bas", "no command x"]
+    assert found == [
+        *("no command fly", "no option --bas", "no command x", "no command docter", "no command make"),
+        *("no option --too", "no option --back"),
+    ]

@@ -19,7 +19,8 @@ _OF_THE_CONNECTION = {"connection", "transfer-encoding", "keep-alive", "date"}
 
 class FlakyProxy:
     """`trouble` says of each request (method, path) what befalls it: None, "slow down", "skewed" (signed by a clock
-    that is far off), "cut" in the middle, or "hang": it is not answered until `goes_on` is set."""
+    that is far off), "cut" in the middle, "hang": it is not answered until `goes_on` is set, "broken off" in the
+    middle of its answer, or "altered" on its way back."""
 
     def __init__(self, endpoint: str) -> None:
         self.trouble: Callable[[str, str], str | None] = lambda method, path: None
@@ -49,12 +50,23 @@ class FlakyProxy:
                 upstream = HTTPConnection(endpoint.removeprefix("http://"), timeout=60)
                 upstream.request(self.command, self.path, body, dict(self.headers))
                 reply = upstream.getresponse()
-                self._answer(reply.status, dict(reply.headers), reply.read())
+                content = reply.read()
                 upstream.close()
+                if what == "altered":
+                    content = bytes([content[0] ^ 1]) + content[1:]
+                self._answer(reply.status, dict(reply.headers), content, is_whole=what != "broken off")
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
-            def _answer(self, status: int, headers: dict[str, str], body: bytes, date_s: float | None = None) -> None:
+            def _answer(
+                self,
+                status: int,
+                headers: dict[str, str],
+                body: bytes,
+                date_s: float | None = None,
+                *,
+                is_whole: bool = True,
+            ) -> None:
                 self.send_response_only(status)
                 self.send_header("Date", self.date_time_string(date_s))
                 for name, value in headers.items():
@@ -66,7 +78,9 @@ class FlakyProxy:
                     self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 if self.command != "HEAD":
-                    self.wfile.write(body)
+                    self.wfile.write(body if is_whole else body[: len(body) // 2])
+                if not is_whole:
+                    self.close_connection = True
 
             def log_message(self, *_: object) -> None:
                 """Nobody reads it."""

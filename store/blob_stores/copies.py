@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import stat
 import tempfile
 import threading
@@ -69,6 +70,7 @@ class BlobCopies:
         folder = self._root / _DRAFTS
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._leave_free()
             descriptor, path = tempfile.mkstemp(dir=folder)
         except OSError:
             descriptor, path = tempfile.mkstemp(prefix="headway-blob-")
@@ -110,21 +112,35 @@ class BlobCopies:
         with suppress(OSError):
             self._path(name).unlink()
 
+    def clear(self) -> bool:
+        """Remove every copy; whether there was one."""
+        return self._remove(self._max_bytes) > 0
+
+    def _leave_free(self) -> None:
+        """Copies go before the disk is full: what comes now, and whatever else writes there, needs it more."""
+        lacking = int(self._max_bytes * _LOOK_SHARE) - shutil.disk_usage(self._root).free
+        if lacking > 0:
+            self._remove(lacking)
+
     def _make_room(self, num_bytes: int) -> None:
         with self._lock:
             self._unseen_bytes += num_bytes
             if self._unseen_bytes < self._max_bytes * _LOOK_SHARE:
                 return
             self._unseen_bytes = 0
-        found = sorted(_files(self._root))
-        excess = sum(size for _, size, _ in found) - self._max_bytes
-        if excess > 0:
-            excess += int(self._max_bytes * (1 - _FULL_SHARE))
-        for used_at, size, path in found:
+        excess = sum(size for _, size, _ in _files(self._root)) - self._max_bytes
+        self._remove(excess + int(self._max_bytes * (1 - _FULL_SHARE)) if excess > 0 else 0)
+
+    def _remove(self, num_bytes: int) -> int:
+        """Drafts of dead processes, and copies of so many bytes, those first that were not used for longest; how many
+        bytes went."""
+        removed = 0
+        for used_at, size, path in sorted(_files(self._root)):
             is_dead = path.parent.name == _DRAFTS and time.time() - used_at > _DEAD_S
-            if is_dead or (excess > 0 and path.parent.name != _DRAFTS):
+            if is_dead or (removed < num_bytes and path.parent.name != _DRAFTS):
                 path.unlink(missing_ok=True)
-                excess -= size
+                removed += size
+        return removed
 
     def _path(self, name: str) -> Path:
         return self._root / name[:2] / name

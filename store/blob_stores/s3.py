@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import re
@@ -10,19 +11,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import structlog
 
 from store.blob_stores.base import OWNER, StoredBlob
 from store.blob_stores.copies import BlobCopies
 from store.blob_stores.draft import LocalDraft
+from store.blob_stores.sharing import Fetches
 from store.blob_stores.tombstones import FOLDER, LIFE_S, Tombstones
 from store.object_store.bucket import Bucket, DamagedObject, NoSuchObject, connect
 from store.object_store.location import Location
 from wire.errors import CorruptCheckpoint, Unavailable
 from wire.process.faults import fault_point
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 _KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
@@ -42,6 +45,11 @@ _LOOKS = 8
 _MOST_ROUNDS = 10
 """A writer that met so many collections one after another, or a bucket that does not show what was put, gives up."""
 _MOST_REMEMBERED = 10_000
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _Altered(CorruptCheckpoint):
+    """What came is not what its name says."""
 
 
 class S3BlobStore:
@@ -57,6 +65,7 @@ class S3BlobStore:
         self._copies = copies
         self._fresh_s = fresh_s
         self._tombstones = Tombstones(bucket)
+        self._fetches = Fetches()
         self._put_at: OrderedDict[str, float] = OrderedDict()
 
     @classmethod
@@ -84,34 +93,14 @@ class S3BlobStore:
         return LocalDraft(self._copies.draft(), self._adopt)
 
     def open(self, name: str) -> BinaryIO:
-        return self._copies.open(name) or self._download(name)
+        return self._copy_or(name, lambda copy: copy, self._download)
 
     def get(self, name: str) -> bytes:
-        if (copy := self._copies.open(name)) is not None:
-            with copy:
-                return copy.read()
-        try:
-            data = self._bucket.get_small(_key(name))
-        except NoSuchObject:
-            raise self._missing(name) from None
-        except DamagedObject:
-            raise self._altered(name) from None
-        if data is None:
-            with self._download(name) as file:
-                return file.read()
-        if hashlib.sha256(data).hexdigest() != name:
-            raise self._altered(name)
-        self._copies.write(name, data)
-        return data
+        return self._copy_or(name, _whole, self._get)
 
     def check(self, name: str) -> str | None:
-        """Of the bucket, not of copies."""
-        try:
-            return None if self._bucket.digest(_key(name)) == name else "changed"
-        except NoSuchObject:
-            return "missing"
-        except DamagedObject:
-            return "changed"
+        """Of the bucket, not of copies. What is wrong is looked at twice: it may have been so on its way alone."""
+        return self._problem(name) and self._problem(name)
 
     def stored(self) -> Iterator[StoredBlob]:
         for row in self._bucket.list():
@@ -199,14 +188,60 @@ class S3BlobStore:
         self._put(name, draft.stat().st_size, upload)
         self._copies.keep(draft, name)
 
+    def _copy_or(self, name: str, read: Callable[[BinaryIO], T], fetch: Callable[[str], T]) -> T:
+        """What `read` makes of the blob's copy, or `fetch` of the blob: by one thread, and then there is a copy for
+        those that asked meanwhile. What came altered may have been so on its way, and is fetched twice."""
+        if (copy := self._copies.open(name)) is not None:
+            return read(copy)
+        with self._fetches.turn(name) as is_first:
+            if is_first:
+                try:
+                    return fetch(name)
+                except _Altered:
+                    log.warning("blob_came_altered", blob=name, then="it is fetched once more")
+                    return fetch(name)
+        copy = self._copies.open(name)
+        return fetch(name) if copy is None else read(copy)
+
+    def _problem(self, name: str) -> str | None:
+        try:
+            return None if self._bucket.digest(_key(name)) == name else "changed"
+        except NoSuchObject:
+            return "missing"
+        except DamagedObject:
+            return "changed"
+
+    def _get(self, name: str) -> bytes:
+        try:
+            data = self._bucket.get_small(_key(name))
+        except NoSuchObject:
+            raise self._missing(name) from None
+        except DamagedObject:
+            raise self._altered(name) from None
+        if data is None:
+            return _whole(self._download(name))
+        if hashlib.sha256(data).hexdigest() != name:
+            raise self._altered(name)
+        self._copies.write(name, data)
+        return data
+
     def _download(self, name: str) -> BinaryIO:
         """Into a file: what is large does not fit into memory many times. Raises Unavailable where no disk takes it."""
+        try:
+            return self._download_where_room_is(name)
+        except OSError as error:
+            why = f"no disk of this machine takes a copy of blob {name} ({error.strerror or type(error).__name__})"
+            raise Unavailable(f"{why}; make room in its data folder or in its folder for temporary files") from error
+
+    def _download_where_room_is(self, name: str) -> BinaryIO:
         try:
             with self._copies.drafting() as draft:
                 return self._download_to(draft, name)
         except OSError as error:
-            why = f"no disk of this machine takes a copy of blob {name} ({error.strerror or type(error).__name__})"
-            raise Unavailable(f"{why}; make room in its data folder or in its folder for temporary files") from error
+            if error.errno not in _FULL or not self._copies.clear():
+                raise
+        with self._copies.drafting() as draft:
+            return self._download_to(draft, name)
 
     def _download_to(self, draft: Path, name: str) -> BinaryIO:
         try:
@@ -249,8 +284,13 @@ class S3BlobStore:
     def _missing(self, name: str) -> CorruptCheckpoint:
         return CorruptCheckpoint(f"blob {name} is missing from {self._bucket.called}")
 
-    def _altered(self, name: str) -> CorruptCheckpoint:
-        return CorruptCheckpoint(f"blob {name} in {self._bucket.called} was altered")
+    def _altered(self, name: str) -> _Altered:
+        return _Altered(f"blob {name} in {self._bucket.called} was altered")
+
+
+def _whole(file: BinaryIO) -> bytes:
+    with file:
+        return file.read()
 
 
 def _key(name: str) -> str:

@@ -11,13 +11,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import boto3
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    FlexibleChecksumError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 from s3transfer.exceptions import RetriesExceededError
 from urllib3.exceptions import HTTPError
 
@@ -34,6 +42,12 @@ _MISSING = {"404", "NoSuchKey", "NotFound"}
 
 # With the pauses between them, some 15 seconds: a server that is restarted, or says SlowDown, is back by then.
 _MAX_ATTEMPTS = 6
+
+
+_READS = 3
+_BROKEN_OFF = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError)
+
+T = TypeVar("T")
 
 
 class NoSuchObject(Exception):
@@ -121,6 +135,8 @@ class Bucket:
                 found = self._client.head_object(Bucket=self._name, Key=self._prefix + key)
         except NoSuchObject:
             return None
+        if "LastModified" not in found:
+            raise self._unavailable("what answers there is no object store, see AWS_ENDPOINT_URL")
         return StoredObject(key, found["ContentLength"], _age_s(found, found["LastModified"]))
 
     def answers(self, key: str) -> bool:
@@ -135,17 +151,18 @@ class Bucket:
 
     def get(self, key: str) -> bytes:
         """A small object. Raises NoSuchObject, DamagedObject."""
-        with self._answering():
-            return self._client.get_object(Bucket=self._name, Key=self._prefix + key)["Body"].read()
+        return self._reading(key, lambda found: found["Body"].read())
 
     def get_small(self, key: str) -> bytes | None:
         """An object's content, unless it is large enough to be worth `download`. Raises NoSuchObject, DamagedObject."""
-        with self._answering():
-            found = self._client.get_object(Bucket=self._name, Key=self._prefix + key)
+
+        def read(found: Any) -> bytes | None:
             if found["ContentLength"] <= _PART_BYTES:
                 return found["Body"].read()
             found["Body"].close()
-        return None
+            return None
+
+        return self._reading(key, read)
 
     def make_young(self, key: str) -> None:
         """Copy an object over itself, which makes it as young as a new one. Raises NoSuchObject."""
@@ -162,12 +179,14 @@ class Bucket:
 
     def digest(self, key: str) -> str:
         """SHA-256 of an object's content. Raises NoSuchObject, DamagedObject."""
-        digest = hashlib.sha256()
-        with self._answering():
-            body = self._client.get_object(Bucket=self._name, Key=self._prefix + key)["Body"]
-            for chunk in body.iter_chunks(_READ_BYTES):
+
+        def read(found: Any) -> str:
+            digest = hashlib.sha256()
+            for chunk in found["Body"].iter_chunks(_READ_BYTES):
                 digest.update(chunk)
-        return digest.hexdigest()
+            return digest.hexdigest()
+
+        return self._reading(key, read)
 
     @contextmanager
     def uploading(self, files: Mapping[str, Path | BinaryIO]) -> Generator[None]:
@@ -212,6 +231,18 @@ class Bucket:
         """Remove the parts. Raises NoSuchObject when it was finished or aborted meanwhile."""
         with self._answering():
             self._client.abort_multipart_upload(Bucket=self._name, Key=self._prefix + key, UploadId=upload_id)
+
+    def _reading(self, key: str, read: Callable[[Any], T]) -> T:
+        """What `read` makes of an object; once more where its body breaks off: botocore repeats what failed before."""
+        with self._answering():
+            for attempt in range(1, _READS + 1):
+                found = self._client.get_object(Bucket=self._name, Key=self._prefix + key)
+                try:
+                    return read(found)
+                except _BROKEN_OFF:
+                    if attempt == _READS:
+                        raise
+        raise AssertionError("the last attempt returns or raises")
 
     def _relative(self, key: str) -> str:
         return key.removeprefix(self._prefix)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import resource
+import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,8 @@ from store.blob_stores.copies import BlobCopies
 from store.blob_stores.s3 import S3BlobStore
 from store.blob_stores.tombstones import FOLDER, Tombstones
 from store.object_store.bucket import Bucket, StoredObject, connect
-from tests.flaky_proxy import flaky_proxy
+from tests.flaky_proxy import FlakyProxy, flaky_proxy
+from tests.http_servers import serving
 from tests.object_store import BUCKET, AgedBucket, ObjectStore
 from tests.ports.blob_places import S3BlobPlace
 from wire.errors import Unavailable
@@ -341,6 +344,89 @@ def test_a_disk_that_takes_no_copy_of_a_large_blob_is_a_trouble_that_passes(s3: 
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "the draft went"
     with blobs.open(name) as file:
         assert len(file.read()) == 2**20
+
+
+def through(proxy: FlakyProxy, place: S3BlobPlace, monkeypatch: pytest.MonkeyPatch) -> S3BlobStore:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    blobs = open_blob_store(place.url)
+    assert isinstance(blobs, S3BlobStore)
+    return blobs
+
+
+@pytest.mark.parametrize("trouble", ["broken off", "altered"])
+@pytest.mark.parametrize("size", [2**10, 17 * 2**20], ids=["small", "in ranges"])
+def test_an_answer_that_came_broken_or_altered_is_asked_for_again(
+    trouble: str, size: int, s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place, data = S3BlobPlace(s3, tmp_path), os.urandom(size)
+    name = place.open().put(data)
+    with flaky_proxy(s3.endpoint) as proxy:
+        blobs, troubles = through(proxy, place, monkeypatch), iter(())
+        proxy.trouble = lambda method, path: next(troubles, None) if method == "GET" else None
+        troubles = iter([trouble])
+        with blobs.open(name) as file:
+            assert file.read() == data
+        blobs._copies.clear()
+        troubles = iter([trouble])
+        assert blobs.get(name) == data
+        troubles = iter([trouble])
+        assert blobs.check(name) is None
+
+
+def test_threads_that_read_the_same_at_once_download_it_once(
+    s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = S3BlobPlace(s3, tmp_path)
+    name = place.open().put(DATA)
+    with flaky_proxy(s3.endpoint) as proxy, ThreadPoolExecutor(16) as threads:
+        blobs = through(proxy, place, monkeypatch)
+        proxy.trouble = lambda method, path: "hang"
+        reading = [threads.submit(blobs.get, name) for _ in range(16)]
+        proxy.goes_on.set()
+        assert [read.result() for read in reading] == [DATA] * 16
+        assert proxy.requests == [("GET", f"/{BUCKET}/{place.prefix}/{name[:2]}/{name}")]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_copies_on_a_full_disk_make_way_for_others(s3: ObjectStore, tmp_path: Path, small_disk: Path):
+    place = S3BlobPlace(s3, tmp_path)
+    datas = [bytes([number]) * 400_000 for number in range(8)]
+    names = [place.open().put(data) for data in datas]
+    blobs = S3BlobStore(place.open()._bucket, BlobCopies(small_disk / "copies", 2**30))
+    for name, data in zip(names, datas, strict=True):
+        with blobs.open(name) as file:
+            assert file.read() == data
+    draft = blobs.draft()
+    draft.write(os.urandom(1_800_000))
+    draft.keep()
+    draft.drop()
+
+
+def test_what_answers_and_is_no_object_store_is_said(s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Page(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    with serving(server):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(Unavailable, match="no object store, see AWS_ENDPOINT_URL"):
+            open_blob_store(S3BlobPlace(s3, tmp_path).url).has("a" * 64)
 
 
 def test_an_environment_that_names_no_object_store_is_refused_without_its_secrets(monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""A whole Headway out of the chart: `helm install` with the profile no-gpu, each pod on a host of its own."""
+"""A whole Headway out of the chart: `helm install` with a profile, each pod on a host of its own."""
 
 from __future__ import annotations
 
@@ -85,11 +85,12 @@ def installation(
     values: Mapping[str, Any] | None = None,
     given: Mapping[str, Mapping[str, str]] | None = None,
     ca: Path | None = None,
+    profile: str = "no-gpu",
 ) -> Iterator[Installation]:
     """Ready when the block begins. folder: for bases, of this machine; values: over those of the profile; given:
     Secrets beside those that every installation has; ca: of the planes' certificates, if they have any."""
     with backing(network) as store:
-        documents = render("no-gpu", values=_over(_of_the_operator(store), values or {}))
+        documents = render(profile, values=_over(_of_the_operator(store), values or {}))
         operators = {**_secrets(store), **(given or {})}
         with Fleet(network, documents, secrets=operators, claims={"headway-models": _models(folder)}) as fleet:
             fleet.install()

@@ -22,11 +22,8 @@ _PREFIX = "/opt/headway"  # the virtual environment of the images
 _SOURCES = "/opt/src"
 _PACKAGES = ("wire", "store", "server", "trainer", "sampler", "runner", "cli", "migrations", "docs")
 _OF_ETC = ("nsswitch.conf", "ld.so.cache", "ld.so.conf", "localtime", "mime.types", "protocols", "services")
-_COMMAND = f"""#!{_PREFIX}/bin/python
-import sys
-from cli.start import start
-sys.exit(start())
-"""
+_COMMANDS = {"headway": ("cli.start", "start"), "torchrun": ("torch.distributed.run", "main")}
+"""Scripts of the images' environment, by module and function: those here name this machine's Python."""
 _POD = Path("/run/headway-pod")  # where what prepares the root file system finds the pod's folder
 _START_S = 30.0
 _IN_NAMESPACES = ("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=SIGKILL")
@@ -187,7 +184,7 @@ def _binds(image: Image, here: Path) -> list[list[Any]]:
         *([path, path, True] for path in ("/etc/ssl", "/etc/alternatives") if Path(path).exists()),
         *([path, path, True] for path in {sys.base_prefix} if not path.startswith("/usr")),
         [_PREFIX, str(Path(sys.prefix).resolve()), True],
-        [f"{_PREFIX}/bin/headway", str(programs / "headway"), True],
+        *([f"{_PREFIX}/bin/{name}", str(programs / name), True] for name in _COMMANDS),
         [str(site / _editable().name), str(programs / "sources.pth"), True],
         *([f"{_SOURCES}/{name}", str(ROOT / name), True] for name in _PACKAGES),
         *([path, str(source), True] for path, source in image.files.items()),
@@ -196,11 +193,13 @@ def _binds(image: Image, here: Path) -> list[list[Any]]:
 
 
 def _write_programs(place: Path) -> None:
-    """Headway as installed in the image: its command, and where Python finds its packages."""
+    """Headway as installed in the image: its commands, and where Python finds its packages."""
     programs = place / "programs"
     programs.mkdir(exist_ok=True)
-    (programs / "headway").write_text(_COMMAND)
-    (programs / "headway").chmod(0o755)
+    for name, (module, function) in _COMMANDS.items():
+        script = f"import sys\nfrom {module} import {function}\nsys.exit({function}())\n"
+        (programs / name).write_text(f"#!{_PREFIX}/bin/python\n{script}")
+        (programs / name).chmod(0o755)
     (programs / "sources.pth").write_text(f"{_SOURCES}\n")
 
 

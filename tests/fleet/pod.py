@@ -21,6 +21,7 @@ _LOOK_EVERY_S = 0.05
 _RETRY_S = 0.5
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 10.0, 300.0
 GRACE_S = 30.0
+_ALWAYS = "Always"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Pod:
         self._annotations: dict[str, str] = template["metadata"].get("annotations", {})
         self.volumes: Volumes | None = None
         self.runs = [ContainerRun(self, definition) for definition in self.spec["containers"]]
+        self.sidecars: list[ContainerRun] = []
+        """Init containers that go on (`restartPolicy: Always`), once their turn has come."""
         self.ending = threading.Event()
         self.ended, self._lost = threading.Event(), threading.Event()
         self._threads = [threading.Thread(target=self._keep, name=name, daemon=True)]
@@ -66,6 +69,11 @@ class Pod:
         return self._has_been_ready and not self.ending.is_set() and not self.ended.is_set()
 
     @property
+    def has_restarted(self) -> bool:
+        """Whether a container was started again."""
+        return any(run.restarts > 0 for run in (*self.sidecars, *self.runs))
+
+    @property
     def exit_statuses(self) -> list[int | None]:
         return [run.status for run in self.runs]
 
@@ -80,8 +88,8 @@ class Pod:
             return
         self.ending.set()
         self._around.changed()
-        grace_s = self.spec.get("terminationGracePeriodSeconds", GRACE_S) if grace_s is None else grace_s
-        thread = threading.Thread(target=self._end, args=(time.monotonic() + grace_s,), daemon=True)
+        deadline = time.monotonic() + (self._grace_s if grace_s is None else grace_s)
+        thread = threading.Thread(target=self._end, args=(deadline,), daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -116,19 +124,26 @@ class Pod:
         links = self._around.links if self.spec.get("enableServiceLinks", True) else {}
         return {**links, **environment(definition, fields, self._around.objects)}
 
+    @property
+    def _grace_s(self) -> float:
+        return self.spec.get("terminationGracePeriodSeconds", GRACE_S)
+
     def _keep(self) -> None:
         """Until the pod is deleted, or its containers have ended and are not to be started again."""
         while not (self.ending.is_set() or self._has_volumes()):
             self.ending.wait(_RETRY_S)
         for definition in self.spec.get("initContainers", ()):
-            if not self._initialise(ContainerRun(self, definition)):
+            run = ContainerRun(self, definition)
+            if not (self._accompany(run) if definition.get("restartPolicy") == _ALWAYS else self._initialise(run)):
                 return
         while not (self.ending.is_set() or self._lost.is_set()):
             for run in self.runs:
-                run.look(self.spec.get("restartPolicy", "Always"))
+                run.look(self.spec.get("restartPolicy", _ALWAYS))
             if all(run.is_over for run in self.runs):
+                self._end_sidecars(time.monotonic() + self._grace_s)
                 self.ended.set()
                 return
+            self._look_at_sidecars()
             self._announce()
             self.ending.wait(_LOOK_EVERY_S)
 
@@ -144,18 +159,39 @@ class Pod:
     def _initialise(self, run: ContainerRun) -> bool:
         """Whether the init container has succeeded; a failed one is started again."""
         while not self.ending.is_set():
-            run.look(self.spec.get("restartPolicy", "Always"))
+            run.look(self.spec.get("restartPolicy", _ALWAYS))
             if run.status == 0:
                 return True
             if run.is_over:
+                self._end_sidecars(time.monotonic() + self._grace_s)
                 self.ended.set()
                 return False
+            self._look_at_sidecars()
             self.ending.wait(_LOOK_EVERY_S)
         run.end(time.monotonic())
         return False
 
+    def _accompany(self, sidecar: ContainerRun) -> bool:
+        """Whether it has started, as its probe says; what comes after it waits until then."""
+        self.sidecars.append(sidecar)
+        while not (self.ending.is_set() or self._lost.is_set()):
+            self._look_at_sidecars()
+            if sidecar.has_started:
+                return True
+            self.ending.wait(_LOOK_EVERY_S)
+        return False
+
+    def _look_at_sidecars(self) -> None:
+        for sidecar in self.sidecars:
+            sidecar.look(_ALWAYS)
+
+    def _end_sidecars(self, deadline: float) -> None:
+        """The last first: earlier ones may be needed by later ones."""
+        for sidecar in reversed(self.sidecars):
+            sidecar.end(deadline)
+
     def _announce(self) -> None:
-        are_ready = all(run.is_ready for run in self.runs)
+        are_ready = all(run.is_ready for run in (*self.sidecars, *self.runs))
         if are_ready != self._has_been_ready:
             self._has_been_ready = are_ready
             self._around.changed()
@@ -167,6 +203,7 @@ class Pod:
             thread.start()
         for thread in ends:
             thread.join()
+        self._end_sidecars(deadline)
         self.ended.set()
 
 
@@ -189,6 +226,12 @@ class ContainerRun:
     def is_ready(self) -> bool:
         container = self.container
         return container is not None and container.poll() is None and self._health.is_ready
+
+    @property
+    def has_started(self) -> bool:
+        """As its startup probe says, or since it runs."""
+        container = self.container
+        return container is not None and container.poll() is None and self._health.has_started
 
     def look(self, restart_policy: str) -> None:
         """Start it, see whether it has ended, and kill it when its probes say so."""

@@ -1,8 +1,8 @@
 """Rendered manifests as processes on simulated hosts: a host for each pod, and what a cluster does for them.
 
-Deployments keep so many pods, hooks of Helm run before everything else, Services find the ready pods, NetworkPolicies
-hold. Autoscalers, disruption budgets and ingresses are no processes: what they would do, a test does (`scale`,
-`delete`).
+Deployments keep so many pods and LeaderWorkerSets so many groups, hooks of Helm run before everything else, Services
+find the ready pods, NetworkPolicies hold. Autoscalers, disruption budgets and ingresses are no processes: what they
+would do, a test does (`scale`, `delete`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.fleet.groups import Group, groups_of
 from tests.fleet.network import Host, Network
 from tests.fleet.pod import Pod, Surroundings
 from tests.fleet.policies import HOOKS, Policies
@@ -66,6 +67,7 @@ class Fleet:
         self.services = Services(self._of_kind("Service"), namespace)
         self._policies = Policies(self._of_kind("NetworkPolicy"), namespace)
         self._replicas: dict[str, int] = {}
+        self._groups: list[Group] = []
         self._pods: list[Pod] = []
         self._numbers: dict[str, int] = {}
         self._others: list[Host] = []
@@ -96,6 +98,7 @@ class Fleet:
             self.run_job(job, hook_timeout_s)
         for deployment in self._of_kind("Deployment"):
             self._replicas[_name(deployment)] = deployment["spec"].get("replicas", 1)
+        self._groups = [group for each in self._of_kind("LeaderWorkerSet") for group in groups_of(each)]
         for thread in self._threads:
             thread.start()
 
@@ -156,7 +159,7 @@ class Fleet:
         return "\n".join(f"{pod.name} waits for: {pod.waits_for}\n{pod.log()}" for pod in late)
 
     def wait_until_ready(self, timeout_s: float = 180.0) -> None:
-        """All pods of all Deployments. Raises AssertionError with the logs of those that are not."""
+        """All pods of all Deployments and groups. Raises AssertionError with the logs of those that are not."""
         self.wait_until(self._is_settled, timeout_s)
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
@@ -168,7 +171,8 @@ class Fleet:
 
     def _is_settled(self) -> bool:
         """Ready, and known to be by every host."""
-        known, settled = self._known_ready, True
+        known = self._known_ready
+        settled = all(group.is_whole and known.issuperset(group.pods) for group in self._groups)
         for deployment, replicas in self._replicas.items():
             pods = [pod for pod in self.pods(deployment) if not pod.ending.is_set()]
             settled &= len(pods) == replicas and all(pod in known and pod.is_ready for pod in pods)
@@ -184,14 +188,14 @@ class Fleet:
                     self.objects.config_maps[_name(document)] = document.get("data", {})
                 case "Secret":
                     self.objects.secrets[_name(document)] = document.get("stringData", {})
-                case "Deployment" | "Job" | "NetworkPolicy" | "Service":
+                case "Deployment" | "Job" | "LeaderWorkerSet" | "NetworkPolicy" | "Service":
                     pass
                 case kind if kind not in _NOT_PROCESSES:
                     raise ValueError(f"documents of the kind {kind} are not known here")
                 case _:
                     pass
 
-    def _make_pod(self, owner: str, template: Mapping[str, Any]) -> Pod:
+    def _make_pod(self, owner: str, template: Mapping[str, Any], name: str | None = None) -> Pod:
         component = template["metadata"].get("labels", {}).get("app.kubernetes.io/component", owner)
         with self._lock:
             number = self._numbers[component] = self._numbers.get(component, 0) + 1
@@ -202,7 +206,7 @@ class Fleet:
         around = Surroundings(self._namespace, self.objects, links, self._claims, self._changed.set)
         self.services.lead(host)
         inside(host, "iptables-restore", "-w", "--noflush", given=HOOKS)
-        pod = Pod(f"{owner}-{uuid.uuid4().hex[:5]}", owner, template, host, around)
+        pod = Pod(name or f"{owner}-{uuid.uuid4().hex[:5]}", owner, template, host, around)
         with self._lock:
             self._pods.append(pod)
         self._spread()
@@ -210,7 +214,7 @@ class Fleet:
         return pod
 
     def _control(self) -> None:
-        """Keep as many pods of each Deployment as it shall have."""
+        """Keep as many pods of each Deployment as it shall have, and all groups."""
         templates = {_name(each): each["spec"]["template"] for each in self._of_kind("Deployment")}
         while not self._closing.wait(0.1):
             for deployment, replicas in list(self._replicas.items()):
@@ -219,6 +223,16 @@ class Fleet:
                     self._make_pod(deployment, templates[deployment])
                 for pod in _least_useful_first(pods)[: max(0, len(pods) - replicas)]:
                     pod.delete()
+            for group in self._groups:
+                self._keep_group(group)
+
+    def _keep_group(self, group: Group) -> None:
+        if group.is_gone:
+            templates = group.templates(self._namespace)
+            group.pods = [self._make_pod(group.set_name, template, name) for name, template in templates]
+        elif group.has_lost_one:
+            for pod in group.pods:
+                pod.delete()
 
     def _propagate(self) -> None:
         while not self._closing.is_set():

@@ -61,7 +61,14 @@ class Services:
                 lines.append(f"{self.addresses[name]} {aliases}")
                 continue
             lines += [f"{pod.host.address} {aliases}" for pod in self._endpoints(service, pods)]
-        return "\n".join((*lines, *(f"{pod.host.address} {pod.name}" for pod in pods), ""))
+        return "\n".join((*lines, *(f"{pod.host.address} {self._names_of(pod)}" for pod in pods), ""))
+
+    def _names_of(self, pod: Pod) -> str:
+        """Its own, and those that a subdomain gives it, whether it is ready or not."""
+        if (subdomain := pod.spec.get("subdomain")) is None:
+            return pod.name
+        full = f"{pod.name}.{subdomain}.{self._namespace}"
+        return f"{pod.name} {full} {full}.svc {full}.svc.cluster.local"
 
     def _backends(self, pods: Sequence[Pod]) -> Iterator[tuple[str, int, list[str]]]:
         for name, address in self.addresses.items():

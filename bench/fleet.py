@@ -6,7 +6,8 @@ and a fifth as many samplers.
 A real server process on a real (embedded) PostgreSQL, both empty at each size. Runners are `bench.fleet_runners`, which
 speak HTTP to the server; samplers are `bench.fleet_samplers`, real agents at the database, in front of one
 `bench.stand_in_sampler`. Figures are processor time of the server and of PostgreSQL, as shares of a core at rest and as
-milliseconds for each piece of work beyond that; and what a client waits for.
+milliseconds for each piece of work beyond that; and what a client waits for. `busy_cores` counts all processes, the
+stand-ins for the fleet too: near the number of cores they wait for one another, and so does a client.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 from sqlalchemy import text
 
 from bench.figures import write_figures
-from bench.gateway import MODEL, child, cpu_s, free_port, furnish, gather_statistics, load, postmaster, served
+from bench.gateway import MODEL, busy_s, child, cpu_s, free_port, furnish, gather_statistics, load, postmaster, served
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
@@ -93,13 +94,16 @@ def _measured(runners: int, samplers: int, seconds: float) -> dict[str, Any]:
         time.sleep(_SETTLE_S)
         gather_statistics(plane.database)
         plane.seen_by_runners()
+        busy = busy_s()
         rest, rest_s = _timed(plane, lambda: time.sleep(seconds))
+        cores = (busy_s() - busy) / rest_s
         seen = plane.seen_by_runners()
         shares = {name: spent / rest_s for name, spent in rest.items()}
         return {
             "samplers": samplers,
             "at_rest": {
                 **{f"{name}_share_of_a_core": round(share, 3) for name, share in shares.items()},
+                "busy_cores": round(cores, 2),
                 **seen,
             },
             "connections": asyncio.run(_ask(plane.database, "select count(*) from pg_stat_activity")),
@@ -278,6 +282,7 @@ def _report(figures: dict[str, Any]) -> None:
     columns = (
         "server",
         "database",
+        "cores",
         "beat p50",
         "p99",
         "lease p50",
@@ -293,6 +298,7 @@ def _report(figures: dict[str, Any]) -> None:
         row = [
             rest["server_share_of_a_core"],
             rest["database_share_of_a_core"],
+            rest["busy_cores"],
             *rest["heartbeat_ms"].values(),
             *leases["queued_ms"].values(),
             leases["server_ms_each"],

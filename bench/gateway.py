@@ -265,6 +265,12 @@ def postmaster(folder: Path) -> int:
     return int((folder / "postmaster.pid").read_text().splitlines()[0])
 
 
+def busy_s() -> float:
+    """Processor time of all processes since the machine was started."""
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq) / TICKS_PER_S
+
+
 def cpu_s(pid: int) -> float:
     """Processor time of a process, its children, and those of them that have ended."""
     total, children = 0.0, [pid]

@@ -38,6 +38,8 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: demo demo-run demo-tools demo-images up test test-slow test-gpu test-fleet fleet-faults chaos chaos-planes chaos-groups chaos-run check bench bench-peers bench-images bench-real-model docs site format clean screenshots
 .DELETE_ON_ERROR:
+# Images set it; each of hundreds of processes of the tests would then compile all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the whole loop on this machine: the reward climbs
 	$(BIN)/headway up --data-dir $(DEMO_DIR) --port 0 --seed $(SEED) --base $(BASE)=$(BASE_DIR) \
@@ -61,7 +63,7 @@ up: .venv/installed $(BASE_DIR)/config.json $(SAMPLER_INSTALLED)  ## the service
 	$(BIN)/headway up --data-dir $(UP_DIR) --base $(BASE)=$(BASE_DIR) --sampler-backend $(SAMPLER) $(UP_ARGS)
 
 test: .venv/installed-dev .venv-hud-rl/installed .venv/browser $(TINY_BASE)/config.json $(KUBERNETES)/installed  ## all tests
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 screenshots: .venv/installed-dev .venv/browser  ## pictures of all pages, light and dark, in screenshots/; some go into docs/pictures/
 	$(BIN)/python -m tests.pages.screenshots --out screenshots

@@ -34,10 +34,23 @@ settings.load_profile("headway")
 _MOST_TO_END_S = 60.0
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     """A thread or a child that outlives the last test would have the run hang for ever, and nobody would know where:
-    all threads are shown, and the process ends."""
-    faulthandler.dump_traceback_later(_MOST_TO_END_S, exit=True)
+    all threads are shown, and the process ends. Not one of pytest-xdist's workers, which waits for the others when it
+    has nothing left: those are killed by the process that started them, 10 s after it told them to end."""
+    if not hasattr(config, "workerinput"):
+        faulthandler.dump_traceback_later(_MOST_TO_END_S, exit=True)
+
+
+_E2E = "tests/e2e/"
+_SHORT = ("tests/unit/store/", "tests/unit/trainer/", "tests/unit/wire/")
+"""Folders of many files that take seconds each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Short files come last, so that no process is left alone for minutes with a long one (`make test` hands out files
+    in this order); tests of whole boxes just before, because their session's box stands until the end."""
+    items.sort(key=lambda item: item.nodeid.startswith(_E2E) + 2 * item.nodeid.startswith(_SHORT))
 
 
 def _processors() -> list[Any]:

@@ -58,6 +58,15 @@ EACH = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str
 OF_EACH = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
+_COUNTED: dict[tuple[int, torch.dtype], BaseCounts] = {}
+
+
+def counts_of(config: PreTrainedConfig, dtype: torch.dtype = torch.bfloat16) -> BaseCounts:
+    """Of one of the configs above, each of which is counted once for all tests."""
+    key = id(config), dtype
+    return _COUNTED.get(key) or _COUNTED.setdefault(key, count_base("tiny", config, RANK, dtype))
+
+
 def built(config: PreTrainedConfig, dtype: torch.dtype) -> torch.nn.Module:
     torch.manual_seed(0)
     return loader_of(config).from_config(config, dtype=dtype).eval()
@@ -78,7 +87,7 @@ def bytes_of(tensors: Iterator[torch.Tensor]) -> int:
 @EACH
 @OF_EACH
 def test_weights_and_adapters_have_the_bytes_that_were_counted(config: PreTrainedConfig, dtype: torch.dtype):
-    counts = count_base("tiny", config, RANK, dtype)
+    counts = counts_of(config, dtype)
     memory = trainer_memory(counts, ranks=1, rank=RANK, num_shards=8, gpu=10**9)
     model = built(config, dtype)
     weights = bytes_of(model.parameters())
@@ -93,7 +102,7 @@ def test_weights_and_adapters_have_the_bytes_that_were_counted(config: PreTraine
 @OF_EACH
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_a_trainer_refuses_by_the_bytes_that_were_counted(config: PreTrainedConfig, dtype: torch.dtype, ranks: int):
-    memory = trainer_memory(count_base("tiny", config, RANK, dtype), ranks=ranks, rank=RANK, num_shards=8, gpu=10**9)
+    memory = trainer_memory(counts_of(config, dtype), ranks=ranks, rank=RANK, num_shards=8, gpu=10**9)
     assert memory.base + memory.gathered == base_bytes(built(config, dtype), ranks)
 
 
@@ -105,7 +114,7 @@ def kept_bytes(base: BaseModel, length: int, *, recompute: bool) -> int:
 @EACH
 @OF_EACH
 def test_a_pass_keeps_the_bytes_that_were_counted(config: PreTrainedConfig, dtype: torch.dtype):
-    counted = count_base("tiny", config, RANK, dtype).activations
+    counted = counts_of(config, dtype).activations
     base, _ = opened(config, dtype)
     # Cosines and sines of positions reach layers that are computed again as they are: no hook sees them kept.
     text = config.get_text_config()
@@ -120,7 +129,7 @@ def test_a_pass_keeps_the_bytes_that_were_counted(config: PreTrainedConfig, dtyp
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_a_rank_holds_the_rows_that_were_counted(ranks: int):
-    counts = count_base("tiny", CONFIGS["llama"], RANK, torch.float32)
+    counts = counts_of(CONFIGS["llama"], torch.float32)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         model = built(CONFIGS["llama"], torch.float32)
@@ -146,7 +155,7 @@ def test_more_ranks_hold_less_of_the_base_and_of_the_shards():
 
 
 def test_tokens_within_some_bytes_are_the_most_that_fit():
-    activations = count_base("tiny", CONFIGS["qwen3"], RANK).activations
+    activations = counts_of(CONFIGS["qwen3"]).activations
     for recompute in (False, True):
         fit = activations.tokens_within(1e8, recompute=recompute)
         assert activations.of_pass(fit, recompute=recompute) <= 1e8 < activations.of_pass(fit + 1, recompute=recompute)
@@ -154,7 +163,7 @@ def test_tokens_within_some_bytes_are_the_most_that_fit():
 
 
 def test_vllm_splits_weights_and_the_side_of_an_adapter_that_faces_the_split():
-    counts = count_base("tiny", CONFIGS["llama"], RANK, torch.float32)
+    counts = counts_of(CONFIGS["llama"], torch.float32)
     one, four = (sampler_memory(counts, ranks=n, rank=8, slots=2, gpu=10**9) for n in (1, 4))
     assert (one.base, four.base) == (4 * counts.num_parameters, counts.num_parameters)
     assert (one.key_values, four.key_values) == (3 * 2 * 2 * 16 * 4, 3 * 2 * 1 * 16 * 4), "two heads, on two ranks each"
@@ -168,7 +177,7 @@ def test_vllm_splits_weights_and_the_side_of_an_adapter_that_faces_the_split():
 
 
 def test_a_base_that_fits_no_gpu_has_no_tokens():
-    counts = replace(count_base("tiny", CONFIGS["qwen3"], RANK), layers=[[(10**6, 10**6)]])
+    counts = replace(counts_of(CONFIGS["qwen3"]), layers=[[(10**6, 10**6)]])
     assert trainer_memory(counts, ranks=8, rank=8, num_shards=8, gpu=10**9).longest == 0
     assert sampler_memory(counts, ranks=8, rank=8, slots=1, gpu=10**9).cached_tokens == 0
 
@@ -211,7 +220,7 @@ def test_counts_of_presets_are_those_that_their_names_say():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_reads_pictures_is_whole_on_each_rank_of_a_trainer(name: str):
-    counts, text = (count_base("tiny", config, RANK) for config in (CONFIGS[name], CONFIGS["llama"]))
+    counts, text = (counts_of(config) for config in (CONFIGS[name], CONFIGS["llama"]))
     memory = trainer_memory(counts, ranks=8, rank=RANK, num_shards=8, gpu=10**10)
     towers = [
         p

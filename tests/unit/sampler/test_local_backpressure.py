@@ -11,7 +11,7 @@ from sampler.backends.local import event_stream
 from tests.ports.sampler_backends import collect
 from wire.sampling import GenerateRequest, SampledTokens, SamplingParams
 
-MOST_UNREAD, LONG = 16, 300
+MOST_UNREAD, LONG = 8, 100
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ async def test_an_unread_answer_is_parked_for_others_and_comes_out_the_same(back
                 (parked,) = scheduler.parked
                 assert (parked.row, scheduler.running, len(scheduler.waiting)) == (-1, [], 0)
                 num_unread, num_parked = parked.num_new - len(tokens), num_parked + 1
-                await collect(backend, asking(2, max_tokens=40))
+                await collect(backend, asking(2, max_tokens=12))
                 assert scheduler.parked == [parked]
                 assert parked.num_new - len(tokens) == num_unread
     assert num_parked > 3
@@ -60,7 +60,7 @@ async def test_memory_of_an_unread_answer_is_bounded(backend):
         num_read = len((await anext(events)).tokens)
         await until(lambda: scheduler.parked)
         (parked,) = scheduler.parked
-        await collect(backend, asking(2, max_tokens=40))
+        await collect(backend, asking(2, max_tokens=12))
         assert parked.num_new - num_read == MOST_UNREAD
 
 

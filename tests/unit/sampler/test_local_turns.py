@@ -9,7 +9,7 @@ import pytest
 from tests.ports.sampler_backends import collect
 from wire.sampling import GenerateRequest, SamplingParams
 
-WIDE, LONG = 16, 300
+WIDE, LONG, SHORTER = 16, 300, 120
 
 
 def asking(number: int, team: str, call: str, max_tokens: int) -> GenerateRequest:
@@ -19,8 +19,13 @@ def asking(number: int, team: str, call: str, max_tokens: int) -> GenerateReques
     )
 
 
-def wide(team: str = "a", call: str = "wide", count: int = WIDE) -> list[GenerateRequest]:
-    return [asking(number, team, call, LONG) for number in range(count)]
+def wide(team: str = "a", call: str = "wide", count: int = WIDE, max_tokens: int = LONG) -> list[GenerateRequest]:
+    return [asking(number, team, call, max_tokens) for number in range(count)]
+
+
+def shorter(team: str, call: str = "wide", count: int = WIDE) -> list[GenerateRequest]:
+    """Which all fit neither room at once either, and take less time alone."""
+    return wide(team, call, count, SHORTER)
 
 
 ROOMS = {"rows": {"max_running": WIDE}, "memory": {"kv_cache_tokens": WIDE * LONG // 2}}
@@ -34,8 +39,8 @@ def rooms(open_backend):
 
 @pytest.fixture(scope="session")
 async def alone(backend):
-    """What each answer of the wide call is where nobody else asks, by its seed."""
-    return {one.params.seed: (await collect(backend, one)).ids for one in wide()}
+    """What each of the shorter answers is where nobody else asks, by its seed."""
+    return {one.params.seed: (await collect(backend, one)).ids for one in shorter("a")}
 
 
 class Steps:
@@ -82,7 +87,7 @@ async def test_answers_that_are_set_back_for_others_are_what_they_are_alone(room
     crowded = rooms[room]
     set_back, original = [], crowded._engine._scheduler._set_back
     monkeypatch.setattr(crowded._engine._scheduler, "_set_back", lambda s: (set_back.append(s), original(s)))
-    asked = [*wide("a"), *wide("b", count=4), *wide("a", "other", 2), *wide("c", count=8)]
+    asked = [*shorter("a"), *shorter("b", count=4), *shorter("a", "other", 2), *shorter("c", count=8)]
     together = await asyncio.gather(*(collect(crowded, one) for one in asked))
     assert set_back
     assert [answer.ids for answer in together] == [alone[one.params.seed] for one in asked]

@@ -153,6 +153,8 @@ def _budgets(documents: Iterable[Document], made: Iterable[Pod]) -> Iterator[str
         owners = {pod.owner.split()[0] for pod in made if selects(budget["spec"]["selector"], pod.labels)}
         if budget["spec"].get("maxUnavailable") in (0, "0%") or budget["spec"].get("minAvailable") == "100%":
             yield f"{title(budget)}: no pod of it may ever be evicted: a node that has one is drained by force alone"
+        if budget["spec"].get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
+            yield f"{title(budget)}: pods that are not ready count as the last ones (unhealthyPodEvictionPolicy)"
         if len(owners) != 1:
             yield f"{title(budget)}: its selector takes pods of {', '.join(sorted(owners)) or 'nothing'}"
     for pod in made:

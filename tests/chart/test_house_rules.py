@@ -103,7 +103,11 @@ GOOD: list[Document] = [
         "policy/v1",
         "PodDisruptionBudget",
         "server",
-        spec={"maxUnavailable": 1, "selector": {"matchLabels": {"plane": "server"}}},
+        spec={
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": {"plane": "server"}},
+        },
     ),
 ]
 
@@ -280,6 +284,10 @@ def test_names_labels_and_folders_that_a_cluster_would_refuse_are_refused(change
         (lambda d: found("PodDisruptionBudget", "server", d)["spec"].update(selector={}), "takes pods of Deployment/"),
         (lambda d: d.append({**found("PodDisruptionBudget", "server", d), "metadata": {"name": "a"}}), "more than one"),
         (lambda d: found("PodDisruptionBudget", "server", d)["spec"].update(maxUnavailable=0), "drained by force"),
+        (
+            lambda d: found("PodDisruptionBudget", "server", d)["spec"].pop("unhealthyPodEvictionPolicy"),
+            "not ready count as the last ones",
+        ),
         (lambda d: d.append(_scaled("server", minReplicas=4)), "least number of replicas is more than its greatest"),
         (lambda d: of("server", d).update(serviceAccountName="other"), "there is no ServiceAccount other"),
         (lambda d: found("ServiceAccount", "headway", d).pop("automountServiceAccountToken"), "ServiceAccount/headway"),

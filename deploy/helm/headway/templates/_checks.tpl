@@ -14,6 +14,12 @@
 {{- if and (eq .spec.backend "local") (or (gt (int .spec.nodes) 1) .spec.attached (gt (int .spec.gpus) 0)) -}}
 {{- fail (printf "samplers.%s: the backend local computes on the CPU of one pod: set gpus 0, nodes 1, attached false" .name) -}}
 {{- end -}}
+{{- if and (eq .spec.backend "local") (or .spec.vllmArgs .spec.toolCallParser .spec.reasoningParser) -}}
+{{- fail (printf "samplers.%s: vllmArgs, toolCallParser and reasoningParser are of vLLM, and the backend is local" .name) -}}
+{{- end -}}
+{{- if and (include "headway.sampler.isAttached" .) (regexMatch "'" .spec.vllmArgs) -}}
+{{- fail (printf "samplers.%s: vllmArgs are separated by blanks where vLLM has a container of its own, and no shell reads them: leave quotes out" .name) -}}
+{{- end -}}
 {{- if and (gt (int .spec.nodes) 1) (not .spec.adapterClaim) -}}
 {{- fail (printf "samplers.%s: %d pods read the same adapters: name a ReadWriteMany claim in adapterClaim" .name (int .spec.nodes)) -}}
 {{- end -}}
@@ -25,6 +31,9 @@
 {{- define "headway.checkTrainer" -}}
 {{- if and (eq .spec.device "cuda") (lt (int .spec.gpus) 1) -}}
 {{- fail (printf "trainers.%s: the device cuda wants gpus; or set device cpu" .name) -}}
+{{- end -}}
+{{- if and (eq .spec.device "cpu") (gt (int .spec.gpus) 0) -}}
+{{- fail (printf "trainers.%s: the device cpu uses no GPU: set gpus 0" .name) -}}
 {{- end -}}
 {{- include "headway.checkFolder" (dict "name" (printf "trainers.%s" .name) "spec" .spec "stores" 2) -}}
 {{- end -}}

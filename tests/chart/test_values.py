@@ -195,7 +195,10 @@ def test_policies_can_be_left_out_and_runners_let_out_which_the_rules_notice():
         ({"trainers": {"x": {"base": "y"}}}, 'trainers.x: bases has no "y"'),
         ({"samplers": {SAMPLER: {"nodes": 2}}}, "name a ReadWriteMany claim in adapterClaim"),
         ({"samplers": {SAMPLER: {"backend": "local"}}}, "the backend local computes on the CPU of one pod"),
-        ({"samplers": {SAMPLER: {"backend": "local", "gpus": 0, "vllmArgs": "--x"}}}, "are of vLLM, and the backend is"),
+        (
+            {"samplers": {SAMPLER: {"backend": "local", "gpus": 0, "vllmArgs": "--x"}}},
+            "are of vLLM, and the backend is",
+        ),
         ({"samplers": {SAMPLER: {"attached": True, "vllmArgs": "--x '{}'"}}}, "leave quotes out"),
         ({"trainers": {TRAINER: {"gpus": 0}}}, "the device cuda wants gpus"),
         ({"trainers": {TRAINER: {"device": "cpu"}}}, "the device cpu uses no GPU"),

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Mount
 
+from server.background.clock_steps import dating_anew
 from server.background.closing_rollouts import closing_rollouts
 from server.background.environment_sessions import keeping_sessions
 from server.background.garbage_collection import collecting_garbage
@@ -69,6 +70,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             with launching_trainers(settings):
                 async with (
                     counting_replicas(context.background, context.listener.presence, share),
+                    dating_anew(context.background),
                     giving_up_missing_numbers(context.background, settings.training_limits.missing_number_s),
                     taking_back_from_lost_runners(context.background, counted),
                     guarding(replace(context.heads, database=context.background), settings.guard),

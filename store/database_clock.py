@@ -3,6 +3,9 @@
 The clocks of machines differ, by an hour if nobody sets one. What several processes write down in the order of time
 carries the time of the one clock that they share. Between two looks at it a process counts with its own monotonic
 clock; half a round trip is how far it may be off.
+
+PostgreSQL's clock may be set back. A process that has counted on goes on from where it is, for what it writes down next
+happened later; every process that was there does the same. One that was set forward is followed.
 """
 
 from __future__ import annotations
@@ -10,16 +13,23 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+_STEP = timedelta(seconds=2)
+"""A difference above this is no inexactness of a look."""
+
 
 class DatabaseClock:
     """This machine's own wall clock until `set` is called for the first time."""
 
     def __init__(self) -> None:
         self._then, self._monotonic = datetime.now(UTC), time.monotonic()
+        self._is_set = False
 
     def set(self, at: datetime, asked_at: float) -> None:
         """`at`: what PostgreSQL answered just now to a question that was sent at `asked_at` of the monotonic clock."""
-        self._then, self._monotonic = at, (asked_at + time.monotonic()) / 2
+        answered_at = time.monotonic()
+        if self._is_set and self.now() - at > _STEP + timedelta(seconds=answered_at - asked_at):
+            return
+        self._then, self._monotonic, self._is_set = at, (asked_at + answered_at) / 2, True
 
     def now(self) -> datetime:
         """In UTC."""

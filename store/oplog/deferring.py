@@ -11,12 +11,13 @@ from store.notify import OPERATION_DONE
 from store.oplog import statements
 from store.oplog.leases import lease_lost
 from store.oplog.operation import Operation
+from store.oplog.scheduling import MAX_PAUSE_S
 from store.oplog.work import Lease
 from wire.errors import UNTIL_MENDED, HeadwayError, Superseded
 from wire.process.faults import fault_point
 
-PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
-"""Before it is tried again; the pause doubles each time, up to the second. A caller who waits for a minute sees that a
+PAUSE_S = 1.0
+"""Before it is tried again; the pause doubles each time, up to MAX_PAUSE_S. A caller who waits for a minute sees that a
 trouble has passed."""
 
 _MOST_CHARACTERS = 2000

@@ -4,6 +4,9 @@ A model that nobody holds goes to the first trainer that is free. It stays there
 in memory, as long as its holder works off its operations. One that has waited for PATIENCE_S while its holder works
 on another model goes to a trainer that has nothing to do. A model that has just moved stays for TENURE_S, for each move
 costs a load and a replay: with more busy models than trainers they would otherwise go round in circles.
+
+PostgreSQL's clock may be set back. What is then dated in the future happened long ago, and a pause that would end later
+than any pause lasts is over: nothing waits until that clock is right again.
 """
 
 # ruff: noqa: S608 - put together from constants
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import LiteralString
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, literal_column
@@ -23,6 +27,8 @@ from store.oplog.turns import BUSY_MODELS, NEXT_START_TAG
 
 PATIENCE_S = 1.0
 TENURE_S = 10.0
+MAX_PAUSE_S = 30.0
+"""Of an operation that is put off (`store.oplog.deferring`)."""
 
 # A model's first open operation `o`, the operation `b` before it, and the lease `l`, if there is one.
 _FIRST_OPEN_OF = """
@@ -34,13 +40,24 @@ _FIRST_OPEN_OF = """
     left join model_leases l on l.model_id = o.model_id
 """
 
+_RETRY_AT = f"case when o.retry_at < statement_timestamp() + interval '{MAX_PAUSE_S + 1} seconds' then o.retry_at end"
+
+
+def _past(at: LiteralString) -> LiteralString:
+    return f"case when {at} <= statement_timestamp() then {at} end"
+
+
 # When a trainer other than the holder may take the model. `greatest` and `least` pass over nulls.
 _FREE_AT = f"""
     case when o.state = 'running' then l.expires_at else least(
         l.expires_at,
-        greatest(
-            greatest(o.created_at, b.finished_at, o.retry_at) + interval '{PATIENCE_S} seconds',
-            l.taken_at + interval '{TENURE_S} seconds'
+        coalesce(
+            greatest(
+                greatest({_past("o.created_at")}, {_past("b.finished_at")}, {_RETRY_AT})
+                    + interval '{PATIENCE_S} seconds',
+                {_past("l.taken_at")} + interval '{TENURE_S} seconds'
+            ),
+            statement_timestamp()
         )
     ) end
 """
@@ -58,8 +75,8 @@ _NEXT = f"""
         select
             o.model_id, o.created_at, {NEXT_START_TAG} as start_tag, count(*) over () as num_models,
             greatest(
-                case when l.model_id is null or l.trainer_id = %(trainer_id)s then o.created_at else {_FREE_AT} end,
-                o.retry_at,
+                case when l.trainer_id <> %(trainer_id)s then {_FREE_AT} end,
+                {_RETRY_AT},
                 statement_timestamp()
             ) as free_at
         from busy join models m on m.id = busy.model_id and m.base_id = %(base_id)s and m.id <> all(%(without)s::uuid[])

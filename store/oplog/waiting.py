@@ -19,6 +19,7 @@ import structlog
 
 from store.database import DATABASE_AWAY, AsyncConnection, AsyncDatabase
 from store.notify import OPERATION_DONE, AsyncListener, Subscription
+from store.oplog.scheduling import MAX_PAUSE_S
 
 log = structlog.get_logger(__name__)
 
@@ -31,13 +32,13 @@ _ANSWER_S = 10.0
 """For the database to answer. A connection that leads nowhere would keep every call from hearing anything."""
 
 # The first open operation of a model is the one for which all others of it wait.
-_FIND = """
+_FIND = f"""
     with asked as (
         select id, model_id, state not in ('held', 'queued', 'running') as has_ended
         from operations where id = any(%(ids)s)
     )
     select asked.id, asked.has_ended, first.kind, first.id = asked.id as is_its_own, first.retry_reason as reason,
-        extract(epoch from first.retry_at - clock_timestamp())::float8 as retry_in_s
+        least(extract(epoch from first.retry_at - clock_timestamp()), {MAX_PAUSE_S})::float8 as retry_in_s
     from asked
     left join (
         select f.* from (select distinct model_id from asked where not has_ended) m
@@ -47,7 +48,7 @@ _FIND = """
         ) f on f.retry_reason is not null
     ) first on first.model_id = asked.model_id
     where asked.has_ended or first.id is not null
-"""
+"""  # noqa: S608 - put together from constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ DATABASE_TROUBLE = Trouble(
 async def troubles_and_ends(connection: AsyncConnection, ids: Collection[UUID]) -> dict[UUID, Trouble | None]:
     """What keeps each of these operations from being carried out, and None for those that have ended. Open ones that
     nothing keeps are left out."""
-    rows = await (await connection.execute(_FIND, {"ids": list(ids)})).fetchall()
+    rows = await (await connection.execute(_FIND.encode(), {"ids": list(ids)})).fetchall()
     return {
         row.id: None if row.has_ended else Trouble(row.kind, row.is_its_own, row.reason, row.retry_in_s) for row in rows
     }

@@ -15,8 +15,9 @@ from sqlalchemy import update
 from store.database import AsyncDatabase, Database
 from store.invariants import check_all
 from store.oplog import work
-from store.oplog.deferring import MAX_PAUSE_S, defer
+from store.oplog.deferring import defer
 from store.oplog.results import wait_for_result
+from store.oplog.scheduling import MAX_PAUSE_S
 from store.tables import OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World, looking_after_calls

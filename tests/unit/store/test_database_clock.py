@@ -29,9 +29,19 @@ def test_half_of_the_round_trip_is_taken_off():
     assert clock.now() - answered >= timedelta(seconds=5)
 
 
+def test_it_does_not_go_back_with_a_clock_that_is_set_back_and_follows_one_that_is_set_forward():
+    clock, at = DatabaseClock(), datetime(2030, 1, 1, tzinfo=UTC)
+    clock.set(at, time.monotonic())
+    clock.set(at - HOUR, time.monotonic())
+    assert timedelta(0) <= clock.now() - at < NEAR
+    clock.set(at + HOUR, time.monotonic())
+    assert timedelta(0) <= clock.now() - (at + HOUR) < NEAR
+
+
 async def test_a_server_whose_machine_is_an_hour_off_has_the_databases_clock_when_it_is_listed(postgres_url: str):
     database, presence = AsyncDatabase(postgres_url, pool_size=1), Presence()
-    presence.clock.set(datetime.now(UTC) - HOUR, time.monotonic())
+    assert presence.clock.now() <= datetime.now(UTC), "its own machine's, until it has asked"
+    presence.clock._then += HOUR
     async with database.connection() as connection:
         await presence.renew(connection)
     async with database.session() as session:

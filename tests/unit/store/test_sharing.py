@@ -304,3 +304,39 @@ async def test_what_somebody_waits_for_brings_along_what_is_before_it_in_its_mod
     await teams.ask("back", 0)
     await teams.ask("here", 0, 2)
     assert teams.served(4) == "bhbh"
+
+
+HOUR_S = 3600.0
+
+
+async def test_a_clock_that_was_set_back_holds_no_operation(
+    database: Database, async_database: AsyncDatabase, world: World
+):
+    """What came before is dated an hour ahead."""
+    await ask(async_database, world.model_id)
+    pass_time(database, -HOUR_S)
+    for trainer_id in (world.trainer_id, world.other_trainer_id):
+        assert upcoming(database, world, trainer_id) == NextModel(world.model_id, 0.0)
+
+
+async def test_a_pause_that_a_clock_set_back_has_prolonged_is_over(
+    database: Database, async_database: AsyncDatabase, world: World
+):
+    await ask(async_database, world.model_id)
+    ahead = func.clock_timestamp() + timedelta(seconds=HOUR_S)
+    with database.session() as session:
+        session.execute(update(OperationRow).values(retry_at=ahead, retry_reason="the disk was full"))
+    assert upcoming(database, world, world.trainer_id) == NextModel(world.model_id, 0.0)
+
+
+async def test_a_model_that_was_taken_before_a_clock_was_set_back_may_be_taken_by_a_free_trainer(
+    database: Database, async_database: AsyncDatabase, world: World
+):
+    token = take(database, world)
+    await ask(async_database, world.model_id)
+    pass_time(database, -HOUR_S)
+    assert upcoming(database, world, world.other_trainer_id) == NextModel(world.model_id, 0.0)
+    taken = take(database, world, world.other_trainer_id)
+    assert token is not None
+    assert taken is not None
+    assert taken > token

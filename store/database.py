@@ -86,10 +86,11 @@ _DRIVER_POOL: dict[str, Any] = {
 
 
 def normalise_url(url: str) -> URL:
-    """Any spelling of a PostgreSQL URL, with the psycopg 3 driver, and how soon a lost connection is noticed. Raises
-    ValueError for other databases and for what is no URL."""
+    """Any spelling of a PostgreSQL URL, with the psycopg 3 driver, and how soon a lost connection is noticed. A line's
+    end, which Secrets made of files have, is not of the database's name. Raises ValueError for other databases and for
+    what is no URL."""
     try:
-        parsed = make_url(url)
+        parsed = make_url(url.strip())
     except ArgumentError:  # whose sentence may hold the password
         raise ValueError("the database's URL cannot be read: write postgresql://USER:PASSWORD@HOST:5432/NAME") from None
     if parsed.get_backend_name() not in ("postgresql", "postgres"):

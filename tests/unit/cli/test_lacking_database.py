@@ -75,3 +75,10 @@ def test_doctor_lists_what_a_user_without_rights_may_not_do(
     assert "the invariants were not checked: " in result.stderr
     if granted:
         assert "permission denied" in checks["planes", "registered"]["found"]
+
+
+@pytest.mark.usefixtures("database")
+def test_the_end_of_a_line_belongs_to_no_name_of_a_database(postgres_url: str, tmp_path: Path):
+    environment = {"HEADWAY_DATABASE_URL": f"{postgres_url}\n", "HEADWAY_DATA_DIR": str(tmp_path)}
+    result = CliRunner().invoke(app, ["keys", "list"], env=environment)
+    assert result.exit_code == 0, result.stderr

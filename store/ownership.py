@@ -1,6 +1,6 @@
 """A blob store belongs to one service: its collections delete what its database does not know.
 
-The store keeps the id of the service that collected there first, and no other collects there. (Checkpoints need no such
+The store keeps the id of the service that collected or copied there first, and no other does. (Checkpoints need no such
 mark: folders of models that a database does not know are left alone.)
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import structlog
 
 from store.blob_stores import BlobStore
+from store.blob_stores.base import OWNER
 from store.database import Connection
 from wire.errors import Conflict
 
@@ -48,6 +49,6 @@ def claim(blobs: BlobStore, service: str) -> None:
 def another_services_store() -> Conflict:
     """What to raise, or say, where it is another's."""
     return Conflict(
-        "the blob store belongs to another service, whose blobs a collection would remove: "
-        "give each service a prefix or folder of its own (HEADWAY_BLOB_STORE)"
+        "the blob store belongs to another service, whose blobs a collection would remove: give each service a prefix "
+        f"or folder of its own (HEADWAY_BLOB_STORE); where that service is no more, remove `{OWNER}` from the store"
     )

@@ -48,7 +48,7 @@ class FileBlobStore:
     def put(self, data: bytes) -> str:
         name = hashlib.sha256(data).hexdigest()
         path = self._path(name)
-        if not self._is_kept(path):
+        if not self._is_kept(path, len(data)):
             self._folders.make(path.parent)
             draft = path.with_name(f".{name}.{uuid.uuid4().hex}")
             try:
@@ -112,7 +112,7 @@ class FileBlobStore:
 
     def owner(self) -> str | None:
         try:
-            return (self._root / OWNER).read_text()
+            return (self._root / OWNER).read_text("ascii", "replace").strip()
         except FileNotFoundError:
             return None
 
@@ -162,19 +162,20 @@ class FileBlobStore:
 
     def _adopt(self, draft: Path, name: str) -> None:
         path = self._path(name)
-        if not self._is_kept(path):
+        if not self._is_kept(path, draft.stat().st_size):
             self._folders.make(path.parent)
             sync_file(draft)
             draft.rename(path)
         sync_folder(path.parent)
 
-    def _is_kept(self, path: Path) -> bool:
-        """Whether the blob is there; it is young from now on, so that nobody collects it before its row commits."""
+    def _is_kept(self, path: Path, size: int) -> bool:
+        """Whether the blob is there, and whole; it is young from now on, so that nobody collects it before its row
+        commits. One that was cut short is written anew."""
         try:
             os.utime(path)
+            return path.stat().st_size == size
         except FileNotFoundError:
             return False
-        return True
 
     def _found(self, name: str) -> BufferedReader:
         """The blob, which may lie aside for an instant, or since a collection was killed: see `_remove_if_older`.

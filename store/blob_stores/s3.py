@@ -120,7 +120,7 @@ class S3BlobStore:
 
     def owner(self) -> str | None:
         try:
-            return self._bucket.get(OWNER).decode("ascii", "replace")
+            return self._bucket.get(OWNER).decode("ascii", "replace").strip()
         except NoSuchObject:
             return None
         except DamagedObject:

@@ -130,15 +130,30 @@ async def test_blobs_are_copied_into_another_bucket_and_only_what_is_not_there_y
     assert here.headway("doctor", "--files", "--blob-store", elsewhere.blobs.url).exit_code == 0
 
 
-def test_a_copy_stops_at_a_blob_that_was_altered_and_names_it(estate: Estate, here: Site, elsewhere: Site):
-    harmed = estate.blobs.put(b"harmed")
-    estate.operation("forward_backward", payload_blob=harmed)
+def test_a_copy_names_a_blob_that_was_altered_and_copies_the_others(estate: Estate, here: Site, elsewhere: Site):
+    harmed, whole = estate.blobs.put(b"harmed"), estate.blobs.put(b"whole")
+    for name in (harmed, whole):
+        estate.operation("forward_backward", payload_blob=name)
     here.blobs.path(harmed).write_bytes(b"hArmed")
+    copied = here.headway("blobs", "copy", "--to", elsewhere.blobs.url)
+    assert (copied.exit_code, copied.stdout) == (1, "copied 1 blobs; 0 were there already\n")
+    assert "blob_came_altered" in copied.stderr, "logs are no part of what a command prints"
+    assert f"blob {harmed}" in copied.stderr
+    assert "1 blobs could not be copied" in copied.stderr
+    assert elsewhere.blobs.open().has(whole)
+    assert not elsewhere.blobs.open().has(harmed)
+
+
+def test_nothing_is_copied_into_the_store_of_another_service(estate: Estate, here: Site, elsewhere: Site):
+    estate.operation("forward_backward", payload_blob=estate.blobs.put(b"ours"))
+    theirs = elsewhere.blobs.open()
+    theirs.claim("another")
+    theirs.put(b"theirs")
     refused = here.headway("blobs", "copy", "--to", elsewhere.blobs.url)
-    assert refused.exit_code == 1
-    assert f"blob {harmed}" in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    assert elsewhere.objects() == {}
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "belongs to another service" in refused.stderr
+    assert "remove `owner` from the store" in refused.stderr
+    assert [blob.size for blob in theirs.stored()] == [len(b"theirs")]
 
 
 def test_a_copy_to_a_url_that_names_no_store_says_so(here: Site):

@@ -13,7 +13,6 @@ import typer
 from cli.table import COMMANDS
 from cli.terminal.any_encoding import print_in_any_encoding
 from cli.terminal.command_help import help_in_source
-from cli.terminal.log_lines import log_to_stderr
 from cli.terminal.whole_help import WholeHelp
 from wire.process.ending import end_process, status_of
 from wire.process.threads import wait_passively
@@ -104,5 +103,7 @@ def _begin(
     ] = False,
 ) -> None:
     """Before a command imports torch, or starts a process that does."""
+    from cli.terminal.log_lines import log_to_stderr
+
     wait_passively()
     log_to_stderr()

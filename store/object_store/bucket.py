@@ -77,9 +77,19 @@ class UnfinishedUpload:
     age_s: float
 
 
+_ONE_WORD = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_REGION"),
+    "AWS_ENDPOINT_URL",
+)
+"""A Secret that was made of a file ends with the end of a line: boto3 would sign with it, and could not send that."""
+
+
 def connect(max_attempts: int = _MAX_ATTEMPTS, read_timeout_s: float = 30.0, *, connect_timeout_s: float = 5.0) -> Any:
     """A client for what the environment names (AWS_*). Talks to nobody yet. Raises ValueError for an environment that
-    names no endpoint or profile that there could be, without its words: an endpoint may hold secrets."""
+    names no endpoint, key or profile that there could be, without its words: an endpoint may hold secrets."""
+    for variable in _ONE_WORD:
+        if os.environ.get(variable, "") != os.environ.get(variable, "").strip():
+            raise ValueError(f"{variable} has a blank or a line's end at its end: set it, or make its Secret, without")
     config = Config(
         retries={"mode": "standard", "max_attempts": max_attempts},
         connect_timeout=connect_timeout_s,

@@ -413,6 +413,14 @@ def test_copies_on_a_full_disk_make_way_for_others(s3: ObjectStore, tmp_path: Pa
     draft.drop()
 
 
+@pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"])
+def test_the_end_of_a_line_in_a_key_is_named_before_anything_is_sent(variable: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(variable, "word\n")
+    with pytest.raises(ValueError, match=f"{variable} has a blank or a line's end at its end") as refused:
+        connect()
+    assert "word" not in str(refused.value)
+
+
 def test_what_answers_and_is_no_object_store_is_said(s3: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Page(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:

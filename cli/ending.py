@@ -12,10 +12,12 @@ T = TypeVar("T")
 
 def or_stop(work: Callable[[], T]) -> T:
     """What `work` returns, or the end of the command."""
+    from cli.terminal.log_lines import log_to_stderr
     from store.database import DATABASE_UNUSABLE, unusable_reason
     from wire.errors import HeadwayError
     from wire.process.exits import GAVE_UP_STATUS, GaveUp
 
+    log_to_stderr()
     try:
         return work()
     except DATABASE_UNUSABLE as error:

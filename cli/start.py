@@ -103,7 +103,4 @@ def _begin(
     ] = False,
 ) -> None:
     """Before a command imports torch, or starts a process that does."""
-    from cli.terminal.log_lines import log_to_stderr
-
     wait_passively()
-    log_to_stderr()

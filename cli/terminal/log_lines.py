@@ -8,5 +8,6 @@ import structlog
 
 
 def log_to_stderr() -> None:
-    """Apart from what the command prints, which may be JSON. Planes set their logs up themselves, afterwards."""
-    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    """Apart from what the command prints, which may be JSON. Planes set their logs up themselves."""
+    if not structlog.is_configured():
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))

@@ -47,8 +47,9 @@ class BlobStore(Protocol):
     """
 
     def put(self, data: bytes) -> str:
-        """Write a blob (or find it there) and return its name. It is young from now on: no collection removes it within
-        its grace period. Raises OSError when the disk does not take it."""
+        """Write a blob (or find it there) and return its name. One that was altered is replaced, but for a large one of
+        the same length in a bucket. It is young from now on: no collection removes it within its grace period. Raises
+        OSError when the disk does not take it."""
         ...
 
     def has(self, name: str) -> bool:

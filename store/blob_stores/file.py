@@ -48,7 +48,7 @@ class FileBlobStore:
     def put(self, data: bytes) -> str:
         name = hashlib.sha256(data).hexdigest()
         path = self._path(name)
-        if not self._is_kept(path, len(data)):
+        if not self._is_kept(path):
             self._folders.make(path.parent)
             draft = path.with_name(f".{name}.{uuid.uuid4().hex}")
             try:
@@ -162,20 +162,27 @@ class FileBlobStore:
 
     def _adopt(self, draft: Path, name: str) -> None:
         path = self._path(name)
-        if not self._is_kept(path, draft.stat().st_size):
+        if not self._is_kept(path):
             self._folders.make(path.parent)
             sync_file(draft)
             draft.rename(path)
         sync_folder(path.parent)
 
-    def _is_kept(self, path: Path, size: int) -> bool:
-        """Whether the blob is there, and whole; it is young from now on, so that nobody collects it before its row
-        commits. One that was cut short is written anew."""
+    def _is_kept(self, path: Path) -> bool:
+        """Whether the blob is there, and is what its name says: one that was altered is written anew. It is young from
+        now on, so that nobody collects it before its row commits."""
         try:
             os.utime(path)
-            return path.stat().st_size == size
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == path.name:
+                    return True
+            reason = "its content is another"
         except FileNotFoundError:
             return False
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+        log.warning("altered_blob_replaced", blob=path.name, reason=reason)
+        return False
 
     def _found(self, name: str) -> BufferedReader:
         """The blob, which may lie aside for an instant, or since a collection was killed: see `_remove_if_older`.

@@ -59,6 +59,23 @@ def test_what_was_put_is_read_elsewhere_by_the_digest_of_its_content(blobs: Blob
     assert [(blob.name, blob.size) for blob in blobs.stored()] == [(name, len(data))]
 
 
+@pytest.mark.parametrize("altered", [b"", b"PAYLOAD", b"longer than it was"])
+def test_a_blob_that_was_altered_is_replaced_when_it_is_put_again(blobs: BlobStore, place: BlobPlace, altered: bytes):
+    name = blobs.put(b"payload")
+    for put_again in (lambda: place.open().put(b"payload"), lambda: draft_of(place.open(), b"pay", b"load")):
+        place.path(name).write_bytes(altered)
+        assert blobs.check(name) == "changed"
+        assert put_again() == name
+        assert blobs.check(name) is None
+
+
+def test_a_large_blob_that_lost_some_of_its_bytes_is_replaced_when_it_is_put_again(blobs: BlobStore, place: BlobPlace):
+    name = blobs.put(LARGE)
+    place.path(name).write_bytes(LARGE[:-1])
+    assert place.open().put(LARGE) == name
+    assert blobs.check(name) is None
+
+
 def test_a_blob_that_came_in_pieces_is_the_same_blob(blobs: BlobStore, place: BlobPlace):
     name = draft_of(blobs, b"pay", b"load")
     assert name == blobs.put(b"payload") == draft_of(blobs, b"payload")

@@ -396,3 +396,25 @@ def test_an_upstream_that_makes_no_sense_is_refused(field, value):
     Upstream.model_validate(good)
     with pytest.raises(ValueError, match=field):
         Upstream.model_validate({**good, field: value})
+
+
+async def test_a_model_of_this_server_may_be_the_judge_under_the_name_that_the_sdk_asks_for(
+    gpt, team, base, database, origin, tmp_path
+):
+    """`hud eval --full` asks for `gpt-5`: an upstream of that name is an alias of a model of this server."""
+    (tmp_path / "key").write_text(team.key)
+    judge = {"api": "openai", "base_url": f"{origin}/v1", "model": base.slug, "key_file": str(tmp_path / "key")}
+    async with database.session() as session:
+        await add_upstream(session, "gpt-5", Upstream.model_validate(judge), COMMAND_LINE)
+    try:
+        response = await gpt.responses.create(
+            model="gpt-5",
+            instructions="Respond ONLY with STOP or CONTINUE.",
+            input=[{"role": "user", "content": "Agent message: 12*3=?"}],
+            reasoning={"effort": "low"},
+            max_output_tokens=256,
+        )
+        assert response.output_text
+    finally:
+        async with database.session() as session:
+            await remove_upstream(session, "gpt-5", COMMAND_LINE)

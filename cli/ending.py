@@ -13,22 +13,29 @@ T = TypeVar("T")
 def or_stop(work: Callable[[], T]) -> T:
     """What `work` returns, or the end of the command."""
     from cli.terminal.log_lines import log_to_stderr
-    from store.database import DATABASE_UNUSABLE, unusable_reason
-    from wire.errors import HeadwayError
-    from wire.process.exits import GAVE_UP_STATUS, GaveUp
 
     log_to_stderr()
     try:
         return work()
-    except DATABASE_UNUSABLE as error:
-        reason = unusable_reason(error)
-        if reason is None:
-            raise
-        stop_with(reason)
-    except GaveUp as error:
+    except Exception as error:
+        _stop_for(error)
+        raise
+
+
+def _stop_for(error: Exception) -> None:
+    """End the command, unless it is a fault of ours. Imports what it compares with when something has failed."""
+    from wire.errors import HeadwayError
+    from wire.process.exits import GAVE_UP_STATUS, GaveUp
+
+    if isinstance(error, GaveUp):
         stop_with(str(error), GAVE_UP_STATUS)
-    except (HeadwayError, OSError, ValueError) as error:
+    if isinstance(error, HeadwayError | OSError | ValueError):
         stop_with(sentence_of(error))
+
+    from store.database import DATABASE_UNUSABLE, unusable_reason
+
+    if isinstance(error, DATABASE_UNUSABLE) and (reason := unusable_reason(error)) is not None:
+        stop_with(reason)
 
 
 def sentence_of(error: Exception) -> str:

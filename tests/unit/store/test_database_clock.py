@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from sqlalchemy import text
 
+from store import database_clock
 from store.database import AsyncDatabase
 from store.database_clock import DatabaseClock
 from store.planes.presence import Presence
@@ -36,6 +38,17 @@ def test_it_does_not_go_back_with_a_clock_that_is_set_back_and_follows_one_that_
     assert timedelta(0) <= clock.now() - at < NEAR
     clock.set(at + HOUR, time.monotonic())
     assert timedelta(0) <= clock.now() - (at + HOUR) < NEAR
+
+
+def test_it_follows_a_clock_that_was_set_back_after_a_while(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(database_clock, "_GOES_ON_S", 0.05)
+    clock, at = DatabaseClock(), datetime(2030, 1, 1, tzinfo=UTC)
+    clock.set(at, time.monotonic())
+    clock.set(at - HOUR, time.monotonic())
+    assert clock.now() >= at
+    time.sleep(0.1)
+    clock.set(at - HOUR, time.monotonic())
+    assert clock.now() - (at - HOUR) < NEAR
 
 
 async def test_a_server_whose_machine_is_an_hour_off_has_the_databases_clock_when_it_is_listed(postgres_url: str):

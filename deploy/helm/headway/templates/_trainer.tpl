@@ -34,7 +34,7 @@ volumeMounts:
 
 {{/* With those of the operator. */}}
 {{- define "headway.trainer.wholeEnv" -}}
-{{ include "headway.env" (dict "where" (printf "trainers.%s" .name) "own" (include "headway.trainer.env" .) "extra" .spec.extraEnv) }}
+{{ include "headway.env" (dict "root" .root "plane" "trainer" "where" (printf "trainers.%s" .name) "own" (include "headway.trainer.env" .) "extra" .spec.extraEnv) }}
 {{- end -}}
 
 {{- define "headway.trainer.env" -}}

@@ -62,7 +62,7 @@ class StandInTrainer:
 
     def __init__(self, database: AsyncDatabase) -> None:
         self._database = database
-        self._listener = AsyncListener(database.url, [OPERATION_QUEUED])
+        self._listener = AsyncListener(database.url.render_as_string(hide_password=False), [OPERATION_QUEUED])
         self.paused = False
         self._task: asyncio.Task[None] | None = None
 

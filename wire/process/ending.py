@@ -25,11 +25,13 @@ def end_process(status: int, within_s: float = EXIT_FUNCTIONS_S) -> NoReturn:
     cut_short = threading.Timer(within_s, os._exit, (status,))
     cut_short.daemon = True
     cut_short.start()
-    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
-            stream.flush()
-    os._exit(status)
+    try:
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None where it was closed from the start
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
+                stream.flush()
+    finally:
+        os._exit(status)
 
 
 def status_of(work: Callable[[], object]) -> int:

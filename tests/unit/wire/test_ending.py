@@ -45,6 +45,11 @@ def test_a_process_whose_streams_are_closed_ends_with_its_status():
     assert ended("print('unread')\nsys.stdout.close()\nend_process(7)").returncode == 7
 
 
+def test_a_process_that_never_had_streams_ends_with_its_status():
+    command = ["sh", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, ENDING + "end_process(7)"]
+    assert subprocess.run(command, timeout=END_S, check=False).returncode == 7
+
+
 def test_any_thread_may_end_the_process():
     assert ended("threading.Thread(target=end_process, args=[7]).start()\nthreading.Event().wait()").returncode == 7
 

@@ -52,6 +52,13 @@ def shown_by(headway: Installation, pod: Pod, port: int, authority: Authority, n
     return shown
 
 
+def all_shown(headway: Installation, authority: Authority) -> set[bytes]:
+    """By the pods of all planes that listen."""
+    listening = {"server": (8420, f"{SERVER}.headway.svc"), "sampler": (8430, PLANES), "runner": (8440, PLANES)}
+    pods = [(pod, *where) for plane, where in listening.items() for pod in headway.fleet.pods(component=plane)]
+    return {shown_by(headway, pod, port, authority, name) for pod, port, name in pods}
+
+
 def test_planes_of_the_chart_speak_tls_and_no_request_fails_while_certificates_are_renewed(tmp_path: Path):
     lacks = missing()
     assert not lacks, f"simulated hosts need: {'; '.join(lacks)}"
@@ -61,15 +68,13 @@ def test_planes_of_the_chart_speak_tls_and_no_request_fails_while_certificates_a
     given = {**certificates(authority), "headway-planes-ca": {"ca.crt": authority.file.read_text()}}
     values = {**ONE_OF_EACH, "networkPolicy": {"enabled": False}}
     with Network() as network, installation(network, tmp_path, values, given, authority.file) as headway:
-        [server], [sampler] = (headway.fleet.pods(component=plane) for plane in ("server", "sampler"))
-        before = shown_by(headway, server, 8420, authority, f"{SERVER}.headway.svc")
-        shown_by(headway, sampler, 8430, authority, PLANES)
+        before = all_shown(headway, authority)
         with load(headway, tmp_path / "users") as users:
             for name, data in certificates(authority).items():
                 headway.fleet.put_secret(name, data)
-            time.sleep(10)
+            headway.fleet.wait_until(lambda: before.isdisjoint(all_shown(headway, authority)), 60)
+            time.sleep(2)
         assert users.failures == []
         assert all(number > 0 for number in users.done.values())
-        assert shown_by(headway, server, 8420, authority, f"{SERVER}.headway.svc") != before
         headway.fleet.wait_until_ready(30)
         assert [run.restarts for pod in headway.fleet.pods() for run in pod.runs] == [0] * 4

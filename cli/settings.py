@@ -173,7 +173,13 @@ def database_url_or_embedded(database_url: str | None, data_dir: Path) -> str:
     if database_url:
         return database_url
     folder = data_dir.resolve() / "postgres"
-    if not folder.exists():
+    try:
+        is_there = folder.exists()
+    except PermissionError:
+        stop_with(
+            f"this user may not look into {data_dir}; run it as who ran `headway up`, or set HEADWAY_DATABASE_URL"
+        )
+    if not is_there:
         stop_with(f"there is no database in {data_dir}; run `headway up` first, or set HEADWAY_DATABASE_URL")
     return embedded_database_url(data_dir)
 

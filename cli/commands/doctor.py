@@ -103,7 +103,10 @@ def doctor(
 
 def _store(url: str | None, folder: Path, url_of: Callable[[str | None, Path], str], data_dir: Path) -> str | None:
     """The URL of a store; None where none is named, and planes have made no folder for it here."""
-    return url_of(url, data_dir) if url or folder.exists() else None
+    try:
+        return url_of(url, data_dir) if url or folder.exists() else None
+    except PermissionError:  # which the check of the store says
+        return url_of(url, data_dir)
 
 
 def _token(plain: str | None, file: Path | None) -> str | None:

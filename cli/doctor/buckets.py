@@ -6,18 +6,26 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    FlexibleChecksumError,
+    NoCredentialsError,
+    ParamValidationError,
+)
 
 from cli.doctor.clocks import Asked, http_clock_finding
 from cli.doctor.finding import Finding, State
 from cli.doctor.stores import PROBE
 from store.object_store.bucket import connect
 
-_ATTEMPTS = 2
+_ATTEMPTS, _READ_TIMEOUT_S = 2, 5.0
 _CONTENT = b"probe"
+_NO_ANSWER = "it does not answer"
 _RIGHTS = {
     "list": "s3:ListBucket",
     "write": "s3:PutObject",
@@ -32,6 +40,11 @@ _OF_EVERYTHING = {
     "RequestTimeTooSkewed": "set this machine's clock",
     "InvalidAccessKeyId": "mend AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "mend AWS_SECRET_ACCESS_KEY",
+    "ExpiredToken": "renew the credentials, AWS_SESSION_TOKEN included",
+    "InvalidToken": "mend AWS_SESSION_TOKEN, or unset it for keys that need none",
+    "PermanentRedirect": "set AWS_DEFAULT_REGION to the bucket's region",
+    "AuthorizationHeaderMalformed": "set AWS_DEFAULT_REGION to the bucket's region",
+    "InvalidBucketName": "mend the bucket's name in the store's URL",
 }
 """What a store answers to any call, once it has answered so to one."""
 
@@ -43,7 +56,7 @@ class Altered(Exception):
 def check_bucket(part: str, name: str, prefix: str) -> list[Finding]:
     """Of the objects under this prefix. Nothing of the probe is left, unless it may not delete."""
     try:
-        bucket = _Probe(connect(_ATTEMPTS), name, f"{prefix}/{PROBE}/{uuid.uuid4().hex}".lstrip("/"))
+        bucket = _Probe(connect(_ATTEMPTS, _READ_TIMEOUT_S), name, f"{prefix}/{PROBE}/{uuid.uuid4().hex}".lstrip("/"))
     except ValueError as error:
         return [Finding(part, "reachable", State.NOT_OK, str(error), "mend the environment of this command")]
     return [*_examine(part, bucket)]
@@ -65,11 +78,14 @@ def _examine(part: str, probe: _Probe) -> Iterator[Finding]:
         "list parts": probe.list_parts,
         "delete": probe.delete,
     }
+    is_away = False
     for what, step in steps.items():
         if what == "read" and not probe.is_written:
             yield Finding(part, what, State.UNKNOWN, "nothing could be written that could be read")
-        else:
-            yield _tried(part, what, step)
+        elif not is_away or what == "delete":  # which is tried whatever happens: nothing of the probe shall stay
+            found = _tried(part, what, step)
+            is_away = is_away or found.found.startswith(_NO_ANSWER)
+            yield found
 
 
 def _tried(part: str, what: str, step: Callable[[], None]) -> Finding:
@@ -85,15 +101,27 @@ def _refused(part: str, what: str, error: Exception) -> Finding:
     """Without the error's own words, which repeat endpoints and requests."""
     if isinstance(error, ClientError):
         code = str(error.response.get("Error", {}).get("Code", "unknown"))
-        remedy = _OF_EVERYTHING.get(code, f"allow {_RIGHTS.get(what, 'it')} to these credentials")
+        remedy = _OF_EVERYTHING.get(code) or _remedy(error, what)
         return Finding(part, what, State.NOT_OK, f"it answers {code}", remedy)
     if isinstance(error, NoCredentialsError):
         remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role"
         return Finding(part, what, State.NOT_OK, "there are no credentials", remedy)
-    if isinstance(error, Altered):
+    if isinstance(error, ParamValidationError):
+        remedy = "mend the bucket's name in the store's URL"
+        return Finding(part, what, State.NOT_OK, "the URL names no bucket that there could be", remedy)
+    if isinstance(error, Altered | FlexibleChecksumError):
         return Finding(part, what, State.NOT_OK, "what was read is not what was written", "do not use this store")
     at = "AWS_ENDPOINT_URL" if _has_endpoint() else "AWS_ENDPOINT_URL, which is not set: Amazon's own is asked"
-    return Finding(part, what, State.NOT_OK, f"it does not answer: {type(error).__name__}", f"check {at}")
+    return Finding(part, what, State.NOT_OK, f"{_NO_ANSWER}: {type(error).__name__}", f"check {at}")
+
+
+def _remedy(error: ClientError, what: str) -> str:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 403)
+    if status in (401, 403):
+        return f"allow {_RIGHTS.get(what, 'it')} to these credentials"
+    if status >= 500:
+        return "try again; where it stays, see the store's log, and that AWS_ENDPOINT_URL names an object store"
+    return "see that AWS_ENDPOINT_URL names an object store that can do this"
 
 
 def _has_endpoint() -> bool:
@@ -137,9 +165,14 @@ class _Probe:
         """As large files are, and abort another, as those of dead processes are."""
         key = f"{self.key}-parts"
         upload = self._begun(key)
-        part = self.client.upload_part(Body=_CONTENT, PartNumber=1, **upload)
-        parts = {"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]}
-        self.client.complete_multipart_upload(MultipartUpload=parts, **upload)
+        try:
+            part = self.client.upload_part(Body=_CONTENT, PartNumber=1, **upload)
+            parts = {"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]}
+            self.client.complete_multipart_upload(MultipartUpload=parts, **upload)
+        except (ClientError, BotoCoreError):
+            with suppress(ClientError, BotoCoreError):
+                self.client.abort_multipart_upload(**upload)
+            raise
         self.client.abort_multipart_upload(**self._begun(key))
 
     def list_parts(self) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from cli.doctor.bounded import examined
 from cli.doctor.calling import Trust
-from cli.doctor.database import check_database
+from cli.doctor.database import PART, check_database
 from cli.doctor.finding import Finding, State
 from cli.doctor.plane import Plane
 from cli.doctor.planes import check_planes
@@ -17,6 +19,8 @@ from store.database import DATABASE_UNUSABLE, Database, unusable_reason
 from wire.loaded import store_fingerprint
 
 _TITLES = {"checkpoints": "checkpoint store", "blobs": "blob store"}
+_MOST_OF_PLANES_S = 300.0
+"""There may be hundreds, each of which may be silent."""
 _VARIABLES = {"checkpoints": "HEADWAY_CHECKPOINT_STORE", "blobs": "HEADWAY_BLOB_STORE"}
 
 
@@ -39,14 +43,15 @@ class Place:
         findings = self._server()
         is_usable = False
         if self.database_url:
-            about_database = check_database(self.database_url)
+            about_database = examined(PART, partial(check_database, self.database_url))
             is_usable = all(f.state is not State.NOT_OK for f in about_database if f.what in ("reachable", "schema"))
             findings += about_database
         for name, url in self.stores.items():
-            findings += check_store(_TITLES[name], url) if url else [_not_given(name)]
-        findings.append(disk_finding("data folder", self.data_dir.resolve()))
+            title = _TITLES[name]
+            findings += examined(title, partial(check_store, title, url)) if url else [_not_given(name)]
+        findings += examined("data folder", lambda: [disk_finding("data folder", self.data_dir.resolve())])
         if self.database_url and is_usable:
-            findings += self._planes(self.database_url)
+            findings += examined("planes", partial(self._planes, self.database_url), _MOST_OF_PLANES_S)
         return findings, is_usable
 
     def _server(self) -> list[Finding]:

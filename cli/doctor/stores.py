@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -36,7 +37,7 @@ def _check_bucket(part: str, url: str) -> list[Finding]:
 
 def disk_finding(part: str, folder: Path) -> Finding:
     """How much room is left where a folder is, or would be made."""
-    while not folder.exists():
+    while not _is_there(folder):
         folder = folder.parent
     usage = shutil.disk_usage(folder)
     found = f"{usage.free / 2**30:.1f} of {usage.total / 2**30:.0f} GiB are free at {folder}"
@@ -45,21 +46,39 @@ def disk_finding(part: str, folder: Path) -> Finding:
     return Finding(part, "free disk", State.NOT_OK, found, "make room, or `headway gc`; steps wait for it")
 
 
+def _is_there(folder: Path) -> bool:
+    """For all that this user can see."""
+    try:
+        return folder.exists()
+    except PermissionError:
+        return False
+
+
 def _check_folder(part: str, folder: Path) -> list[Finding]:
-    if not folder.exists():
+    if not _is_there(folder):
         remedy = "made by the first plane that writes there; planes on several machines need one folder that all see"
         return [Finding(part, "reachable", State.NOTE, f"there is no {folder} yet", remedy), disk_finding(part, folder)]
     probe = folder / f".{PROBE}-{uuid.uuid4().hex}"
     try:
         _use(probe)
     except OSError as error:
-        remedy = f"let this user (uid {os.geteuid()}) read and write there"
-        return [Finding(part, "rights", State.NOT_OK, f"{folder}: {error.strerror}", remedy)]
+        found, of_room = f"{folder}: {error.strerror}", disk_finding(part, folder)
+        return [Finding(part, "rights", State.NOT_OK, found, _remedy(error)), of_room]
     finally:
         with suppress(OSError):
             probe.unlink()
     found = f"lists, writes, reads and deletes in {folder}"
     return [Finding(part, "rights", State.OK, found), disk_finding(part, folder)]
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room, or `headway gc`"
+    if error.errno == errno.ENOTDIR:
+        return "mend the store's URL: it names a file"
+    if error.errno == errno.EROFS:
+        return "mount it writable"
+    return f"let this user (uid {os.geteuid()}) read and write there"
 
 
 def _use(probe: Path) -> None:

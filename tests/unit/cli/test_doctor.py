@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +18,8 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from cli.doctor.calling import Trust
+from cli.doctor.bounded import examined
+from cli.doctor.calling import Trust, Unreachable, call
 from cli.doctor.clocks import Asked, clock_finding, http_clock_finding
 from cli.doctor.database import check_database
 from cli.doctor.finding import Finding, State
@@ -29,8 +32,9 @@ from store.database import Database, normalise_url, psycopg_dsn
 from store.planes.registration import fall_silent, register_sampler, register_trainer, trainer_ready
 from store.tables import SamplerRow
 from tests.certificates import Authority
+from tests.flaky_proxy import flaky_proxy
 from tests.http_servers import serving
-from tests.object_store import BUCKET, ObjectStore
+from tests.object_store import BUCKET, ObjectStore, environment
 from wire.loaded import Loaded, store_fingerprint, version_of
 from wire.process.tls import TlsSettings, listening_context, trusting_context
 
@@ -84,8 +88,85 @@ def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path):
 
 def test_a_folder_in_which_nobody_can_write_is_said(tmp_path: Path):
     (tmp_path / "file").touch()
-    (found,) = check_store("checkpoint store", f"file://{tmp_path}/file")
+    found, _ = check_store("checkpoint store", f"file://{tmp_path}/file")
     assert (found.state, found.found) == (State.NOT_OK, f"{tmp_path}/file: Not a directory")
+
+
+def test_a_full_disk_needs_room_and_no_rights(small_disk: Path):
+    with suppress(OSError), (small_disk / "all of it").open("wb") as file:
+        file.write(bytes(4 * 2**20))
+    found, of_room = check_store("blob store", f"file://{small_disk}")
+    assert (found.what, found.state, found.remedy) == ("rights", State.NOT_OK, "make room, or `headway gc`")
+    assert of_room.state is State.NOT_OK
+    assert [path.name for path in small_disk.iterdir()] == ["all of it"]
+
+
+def test_a_url_that_names_no_bucket_that_there_could_be_is_said(s3: ObjectStore):
+    (found,) = check_store("blob store", "s3://Not_A_Bucket!/prefix")
+    assert found.found == "the URL names no bucket that there could be"
+    assert "store's URL" in found.remedy
+
+
+def test_what_is_no_object_store_is_no_lack_of_rights(monkeypatch: pytest.MonkeyPatch):
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+
+        do_PUT = do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    with serving(server):
+        for name, value in environment(f"http://127.0.0.1:{server.server_port}").items():
+            monkeypatch.setenv(name, value)
+        found = check_store("blob store", "s3://bucket/prefix")
+    wrong = [each for each in found if each.state is State.NOT_OK]
+    assert wrong
+    assert {each.remedy for each in wrong} == {"see that AWS_ENDPOINT_URL names an object store that can do this"}
+
+
+def test_a_probe_whose_parts_are_refused_leaves_no_upload(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch):
+    with flaky_proxy(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        proxy.trouble = lambda method, path: "skewed" if "partNumber" in path else None
+        found = by_check(check_store("blob store", f"s3://{BUCKET}/refused"), "blob store")
+    assert found["write in parts"].state is State.NOT_OK
+    assert s3.client.list_multipart_uploads(Bucket=BUCKET, Prefix="refused").get("Uploads", []) == []
+    assert s3.keys("refused") == []
+
+
+def test_what_hangs_is_given_up_and_what_was_found_before_is_kept():
+    hangs = threading.Event()
+
+    def examine() -> Iterator[Finding]:
+        yield Finding("blob store", "list", State.OK, "in 1 ms")
+        hangs.wait()
+
+    found = examined("blob store", examine, most_s=0.05)
+    hangs.set()
+    assert [(each.what, each.state) for each in found] == [("list", State.OK), ("reachable", State.NOT_OK)]
+
+
+def test_an_answer_that_comes_a_byte_at_a_time_has_an_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cli.doctor.calling._MOST_S", 0.3)
+
+    class Dribbling(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(b"x")
+                    time.sleep(0.02)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Dribbling)
+    with serving(server), pytest.raises(Unreachable, match="no whole answer within"):
+        call("sampler", "GET", f"http://127.0.0.1:{server.server_port}/healthz", TRUST)
 
 
 def test_every_right_in_a_bucket_is_used_and_nothing_is_left(s3: ObjectStore):

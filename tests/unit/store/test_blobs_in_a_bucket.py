@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import resource
-import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -385,18 +384,6 @@ def test_threads_that_read_the_same_at_once_download_it_once(
         proxy.goes_on.set()
         assert [read.result() for read in reading] == [DATA] * 16
         assert proxy.requests == [("GET", f"/{BUCKET}/{place.prefix}/{name[:2]}/{name}")]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 2 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("nothing may be mounted here")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_copies_on_a_full_disk_make_way_for_others(s3: ObjectStore, tmp_path: Path, small_disk: Path):

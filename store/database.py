@@ -17,7 +17,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Engine, NullPool, Pool, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -36,8 +36,15 @@ DATABASE_AWAY = (
 )
 """What is raised while PostgreSQL is down, restarting, or has no connection left. Trying again may help."""
 
-DATABASE_UNUSABLE = (*DATABASE_AWAY, psycopg.ProgrammingError, ProgrammingError)
-"""And what is raised where rights or tables are missing, and for statements that are wrong: see `unusable_reason`."""
+DATABASE_REFUSES = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+"""What the driver raises where rights or tables are missing, or the database is a standby. Its keeper can help."""
+DATABASE_UNUSABLE = (*DATABASE_AWAY, psycopg.Error, DBAPIError)
+"""All that a database raises, for `unusable_reason` to say whether its keeper can help."""
 
 _FULL = ("too many clients", "connection slots are reserved", "too many connections")
 
@@ -56,8 +63,8 @@ def away_reason(error: Exception) -> str:
 
 
 def unusable_reason(error: Exception) -> str | None:
-    """Of one of DATABASE_UNUSABLE: as `away_reason`, or which right or table is missing, and what to do about it; None
-    for a fault of ours."""
+    """Of one of DATABASE_UNUSABLE: as `away_reason`, or what is missing and what to do about it; None for a fault of
+    ours."""
     if isinstance(error, DATABASE_AWAY):
         return away_reason(error)
     cause = getattr(error, "orig", None) or error
@@ -65,7 +72,9 @@ def unusable_reason(error: Exception) -> str | None:
     if isinstance(cause, psycopg.errors.InsufficientPrivilege):
         remedy = "grant its user select, insert, update and delete on all tables; migrations need their owner"
         return f"the database refuses ({said}): {remedy}"
-    if isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+    if isinstance(cause, psycopg.errors.ReadOnlySqlTransaction):
+        return f"the database takes no writes ({said}): connect to the primary"
+    if isinstance(cause, DATABASE_REFUSES):
         return f"the database lacks what this Headway needs ({said}): run `headway migrate` first"
     return None
 

@@ -24,7 +24,7 @@ from server.http.body_memory import BodiesInTheWay
 from server.http.problem import ErrorBody, own_status, problem
 from server.http.request_body import BodyTooLarge
 from server.values.validation_messages import first_field, first_problem
-from store.database import DATABASE_AWAY, away_sentence
+from store.database import DATABASE_AWAY, DATABASE_REFUSES, away_sentence
 from wire.errors import HeadwayError, InvalidRequest, Unauthenticated, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ _HTTP_SENTENCES = {
 _UNSTORABLE = (psycopg.DataError, UnicodeEncodeError, OverflowError)
 """What PostgreSQL or its driver raise for a value of the client's that no row can hold: a NUL character, half a
 surrogate pair, a number out of range."""
-REFUSED = (HeadwayError, RequestValidationError, StatementError, *DATABASE_AWAY, *_UNSTORABLE)
+REFUSED = (HeadwayError, RequestValidationError, StatementError, *DATABASE_AWAY, *DATABASE_REFUSES, *_UNSTORABLE)
 """Exceptions that are answered, by routes and pages alike, with what `refusal_of` makes of them."""
 
 
@@ -70,6 +70,11 @@ def refusal_of(error: Exception) -> HeadwayError | None:
     if isinstance(cause, _UNSTORABLE):
         log.warning("value_refused", error=str(cause).partition("\n")[0])
         return InvalidRequest("the request holds a value that cannot be stored or looked for, such as a NUL character")
+    if isinstance(cause, DATABASE_REFUSES):
+        log.error("database_refuses", error=str(cause).partition("\n")[0], then="see `headway doctor`")
+        return Unavailable(
+            "the database refuses the server what it needs, whose log says what; try again once it is given"
+        )
     return None
 
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from server.http.errors import install_error_handlers
@@ -47,6 +47,20 @@ async def test_a_request_is_told_to_come_back(case):
     reply = await ask(AWAY[case], "/v2/jobs")
     assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
     assert reply.json() == {"detail": SENTENCE, "code": "unavailable"}
+
+
+LACKS = psycopg.errors.InsufficientPrivilege("permission denied for table models")
+STANDBY = psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction")
+
+
+@pytest.mark.parametrize(
+    "error", [LACKS, STANDBY, ProgrammingError("SELECT", {}, LACKS), InternalError("", {}, STANDBY)]
+)
+async def test_what_the_database_refuses_a_server_is_no_fault_of_the_request(error: Exception):
+    reply = await ask(error, "/v2/jobs")
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+    assert reply.json()["detail"].startswith("the database refuses the server what it needs")
+    assert "models" not in reply.text, "the log says so"
 
 
 async def test_the_gateway_says_so_as_openai_would():

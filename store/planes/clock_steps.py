@@ -35,7 +35,12 @@ _HEARTBEATS = tuple(
     f"update {table} set heartbeat_at = clock_timestamp() where heartbeat_at > {_AHEAD}"
     for table in ("samplers", "runners")
 )
-_DEMANDS = f"update sampler_demands set seen_at = clock_timestamp() where seen_at > {_AHEAD}"
+_DEMANDS = f"""
+    update sampler_demands
+    set seen_at = least(seen_at, clock_timestamp()), asked_at = least(asked_at, clock_timestamp())
+    where seen_at > {_AHEAD} or asked_at > {_AHEAD}
+"""
+"""What was asked last, too: a base that nobody asks for any more would keep a sampler for as long."""
 _PLACEMENTS = f"""
     update placements set available_at = clock_timestamp()
     where state = 'queued' and available_at > clock_timestamp() + interval '{_LONGEST_PAUSE_S} s'

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from store.database import AsyncDatabase, Database
+from store.planes.clock_steps import date_anew
 from store.planes.registration import register_sampler, say_goodbye
 from store.planes.sampler_demand import Asked, SamplerDemand, report_demand, sampler_demands
 from store.planes.scaling_policy import ScalingPolicy
@@ -91,6 +92,20 @@ async def test_counts_of_a_server_that_died_lapse_and_when_it_was_asked_does_not
     await report(async_database, 2, Asked(world.base_id, 0.0, 0, 0))
     with database.session() as session:
         assert list(session.scalars(select(SamplerDemandRow.server))) == [2]
+
+
+async def test_what_was_asked_before_the_databases_clock_was_set_back_was_asked_just_now(
+    database: Database, async_database: AsyncDatabase, world: World
+):
+    await report(async_database, 1, Asked(world.base_id, 0.0, 5, 5))
+    age(database, -HOUR, server=1)
+    async with async_database.connection() as connection:
+        await date_anew(connection)
+    found = demand(database)
+    assert found.asked_s is not None
+    assert found.asked_s >= 0
+    age(database, HOUR, server=1)
+    assert demand(database).wanted(IDLE) == 0
 
 
 async def test_an_older_report_of_the_same_server_takes_nothing_back(

@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -102,6 +103,13 @@ def test_the_api_describes_itself_and_says_who_is_ready(box: Box):
     assert "tiny-arith" in json.dumps(ready.json())
 
 
+@pytest.fixture(scope="module")
+def refused_in() -> Iterator[Path]:
+    """One data folder for all that `up` refuses: its database is made once."""
+    with database_folder() as folder:
+        yield folder / "data"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -112,19 +120,18 @@ def test_the_api_describes_itself_and_says_who_is_ready(box: Box):
         (("--database-url", "postgresql://u@127.0.0.1:1/d", "--base", "x=y"), "does not answer"),
     ],
 )
-def test_up_says_in_one_sentence_why_it_cannot_start(arguments: tuple[str, ...], sentence: str):
-    with database_folder() as folder:
-        done = headway("up", "--data-dir", str(folder / "data"), "--port", "0", *arguments)
+def test_up_says_in_one_sentence_why_it_cannot_start(refused_in: Path, arguments: tuple[str, ...], sentence: str):
+    done = headway("up", "--data-dir", str(refused_in), "--port", "0", *arguments)
     assert done.returncode == 1
     assert sentence in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("headway: ")
     assert "Traceback" not in done.stderr
 
 
-def test_up_refuses_a_port_that_is_taken():
-    with socket.create_server(("127.0.0.1", 0)) as taken, database_folder() as folder:
+def test_up_refuses_a_port_that_is_taken(refused_in: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = headway("up", "--data-dir", str(folder / "data"), "--port", port)
+        done = headway("up", "--data-dir", str(refused_in), "--port", port)
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
 

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Literal, LiteralString
 from uuid import UUID
 
@@ -83,6 +84,7 @@ class Due:
     kind: Kind
     id: UUID
     model_id: UUID
+    created_at: datetime
 
 
 async def check_due(database: AsyncDatabase, paths: Paths) -> int:
@@ -108,7 +110,8 @@ async def check_due(database: AsyncDatabase, paths: Paths) -> int:
 
 
 async def _due(session: AsyncSession) -> list[Due]:
-    """At most `_BATCH` of each kind. Models take turns, so that thousands of steps of one delay no other's alarms."""
+    """At most `_BATCH` of each kind, oldest first: an alarm keeps a rule silent at later checkpoints only. Models take
+    turns, so that thousands of steps of one delay no other's alarms."""
     found = list[Due]()
     conditions: Sequence[tuple[Kind, ColumnElement[bool]]] = (
         ("operation", OperationRow.error_code == "non_finite"),
@@ -118,10 +121,10 @@ async def _due(session: AsyncSession) -> list[Due]:
     for kind, condition in conditions:
         table = _TABLES[kind]
         of_its_model = over(func.row_number(), partition_by=table.model_id, order_by=table.created_at)
-        query = select(table.id, table.model_id).where(table.guard_checked_at.is_(None), condition)
+        query = select(table.id, table.model_id, table.created_at).where(table.guard_checked_at.is_(None), condition)
         rows = await session.execute(query.order_by(of_its_model, table.created_at).limit(_BATCH))
         found += [Due(kind, *row) for row in rows]
-    return found
+    return sorted(found, key=lambda one: one.created_at)
 
 
 async def _is_ours(session: AsyncSession, model_id: UUID) -> bool:

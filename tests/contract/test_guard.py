@@ -295,6 +295,17 @@ async def test_a_step_that_is_committed_while_samplers_load_is_not_lost_by_an_un
     assert (await team.http.get(f"/v2/models/{model_id}")).json()["paused_at"] is not None
 
 
+async def test_what_is_late_is_looked_at_in_the_order_in_which_it_came(team, model, database, monkeypatch):
+    """The last checkpoint would be looked at before the score of one before it, whose alarm would then be a second."""
+    with monkeypatch.context() as patch:
+        patch.setattr("server.guard.watch.check_due", lambda database, paths: asyncio.sleep(0, 0))
+        await hack(team, database, model["id"])
+        await add_steps(database, model["id"], [0.95])
+        await post_score(team, model["id"], 0.2)
+    (alarm,) = await settled(team, database, model["id"])
+    assert alarm["evidence"]["scores"] == [0.5, 0.4, 0.3]
+
+
 async def test_by_default_an_alarm_is_only_noted_and_raised_once(team, model, database):
     model_id = model["id"]
     ids = await hack(team, database, model_id)

@@ -172,7 +172,7 @@ def blob_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 async def origin(database_url: str, base: ModelRow, blob_folder: Path, checkpoint_folder: Path) -> AsyncIterator[str]:
     timeouts = Timeouts(operation_s=10, samplers_s=1)
-    guard = GuardSettings(every_s=0.2, settle_s=0.2, retry_s=0.1, webhook_receivers=("127.0.0.1",))
+    guard = GuardSettings(every_s=1.0, settle_s=0.2, retry_s=0.1, webhook_receivers=("127.0.0.1",))
     stored = GarbageCollectionSettings(f"file://{checkpoint_folder}", every_s=0)
     settings = ServerSettings(
         database_url,

@@ -116,13 +116,17 @@ def psycopg_dsn(url: URL) -> str:
 class AsyncDatabase:
     """The server's connections. Both scopes raise TooBusy where too many wait for one."""
 
-    def __init__(self, url: str, *, pool_size: int = 20, limits: QueueLimits | None = None) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 20, driver_pool_size: int | None = None, limits: QueueLimits | None = None
+    ) -> None:
+        """Connections of each scope: `pool_size`, or `driver_pool_size` of the driver's."""
         self.url = normalise_url(url)
         self.expire_caches: Callable[[], Awaitable[None]] | None = None
         """How a server waits for the caches of others; None: until everything in them has expired."""
-        self._queues = {name: PoolQueue(pool_size, limits or QueueLimits()) for name in ("session", "driver")}
-        self._engine = create_async_engine(self.url, pool_size=pool_size, max_overflow=0)
-        self._driver = create_async_engine(self.url, pool_size=pool_size, **_DRIVER_POOL)
+        sizes = {"session": pool_size, "driver": driver_pool_size or pool_size}
+        self._queues = {name: PoolQueue(size, limits or QueueLimits()) for name, size in sizes.items()}
+        self._engine = create_async_engine(self.url, pool_size=sizes["session"], max_overflow=0)
+        self._driver = create_async_engine(self.url, pool_size=sizes["driver"], **_DRIVER_POOL)
         for engine in (self._engine, self._driver):
             _replace_dead_connections(engine.sync_engine)
             notice_lost_clients(engine.sync_engine)

@@ -133,4 +133,4 @@ def _connections(about: Any) -> Finding:
     found = f"{about.num_connections} of {about.max_connections} are taken"
     if about.num_connections < 0.9 * about.max_connections:
         return Finding(PART, "connections", State.OK, found)
-    return Finding(PART, "connections", State.NOT_OK, found, "raise max_connections; a server takes up to sixty")
+    return Finding(PART, "connections", State.NOT_OK, found, "raise max_connections; a server takes up to seventy")

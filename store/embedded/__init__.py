@@ -28,7 +28,7 @@ _LOOK_EVERY_S = 0.5
 _POLL_S = 0.02
 _STOP_S = 60.0
 _CONNECTIONS = 200
-"""A server takes up to sixty, and a box may have several."""
+"""A server takes up to seventy, and a box may have several."""
 _PORT = 5432  # of the socket's name; said on both sides, for PGPORT may be set in one shell and not in another
 
 

@@ -1,7 +1,7 @@
 """What a fleet costs the control plane: heartbeats, reconciliation, routing and leases with 10, 100 and 1,000 runners,
 and a fifth as many samplers.
 
-    python -m bench.fleet [--runners 10 100 1000] [--seconds 10] [--out bench/results/fleet-2-cores.json]
+    python -m bench.fleet [--runners 10 100 1000] [--seconds 10] [--workers 1] [--out bench/results/fleet-2-cores.json]
 
 A real server process on a real (embedded) PostgreSQL, both empty at each size. Runners are `bench.fleet_runners`, which
 speak HTTP to the server; samplers are `bench.fleet_samplers`, real agents at the database, in front of one
@@ -55,14 +55,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runners", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--workers", type=int, default=1, help="processes of the server")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     figures = {}
     for runners in options.runners:
-        figures[str(runners)] = _measured(runners, max(1, runners // 5), options.seconds)
+        figures[str(runners)] = _measured(runners, max(1, runners // 5), options.seconds, options.workers)
         print(json.dumps({"runners": runners, **figures[str(runners)]}), flush=True)
     _report(figures)
-    write_figures("fleet", {"seconds": options.seconds, "sizes": figures}, options.out)
+    write_figures("fleet", {"seconds": options.seconds, "workers": options.workers, "sizes": figures}, options.out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,8 @@ class Plane:
         return json.loads(self.runners.stdout.readline())
 
 
-def _measured(runners: int, samplers: int, seconds: float) -> dict[str, Any]:
-    with _plane(runners, samplers) as plane:
+def _measured(runners: int, samplers: int, seconds: float, workers: int) -> dict[str, Any]:
+    with _plane(runners, samplers, workers) as plane:
         time.sleep(_SETTLE_S)
         gather_statistics(plane.database)
         plane.seen_by_runners()
@@ -114,7 +115,7 @@ def _measured(runners: int, samplers: int, seconds: float) -> dict[str, Any]:
 
 
 @contextmanager
-def _plane(runners: int, samplers: int) -> Generator[Plane]:
+def _plane(runners: int, samplers: int, workers: int) -> Generator[Plane]:
     with tempfile.TemporaryDirectory(prefix="headway-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -127,7 +128,7 @@ def _plane(runners: int, samplers: int) -> Generator[Plane]:
             "HEADWAY_DATA_DIR": str(folder),
             "HEADWAY_GC_EVERY_S": "0",
         }
-        command = [sys.executable, "-m", "cli", "server", "--port", str(port)]
+        command = [sys.executable, "-m", "cli", "server", "--port", str(port), "--workers", str(workers)]
         url = f"http://127.0.0.1:{port}"
         try:
             with (

@@ -57,9 +57,8 @@ def away_sentence(error: Exception) -> str:
 
 
 def away_reason(error: Exception) -> str:
-    """The same with the first line of what the driver says of it, for whoever starts a command."""
-    said = str(getattr(error, "orig", None) or error)
-    return f"the database does not answer: {said.strip().partition(chr(10))[0]}"
+    """That the database does not answer, and what the driver says of it, for whoever starts a command."""
+    return f"the database does not answer: {_first_line(_cause(error))}"
 
 
 def unusable_reason(error: Exception) -> str | None:
@@ -67,8 +66,8 @@ def unusable_reason(error: Exception) -> str | None:
     ours."""
     if isinstance(error, DATABASE_AWAY):
         return away_reason(error)
-    cause = getattr(error, "orig", None) or error
-    said = str(cause).strip().partition("\n")[0]
+    cause = _cause(error)
+    said = _first_line(cause)
     if isinstance(cause, psycopg.errors.InsufficientPrivilege):
         remedy = "grant its user select, insert, update and delete on all tables; migrations need their owner"
         return f"the database refuses ({said}): {remedy}"
@@ -77,6 +76,15 @@ def unusable_reason(error: Exception) -> str | None:
     if isinstance(cause, DATABASE_REFUSES):
         return f"the database lacks what this Headway needs ({said}): run `headway migrate` first"
     return None
+
+
+def _cause(error: Exception) -> Exception:
+    """The driver's, where SQLAlchemy has wrapped it."""
+    return getattr(error, "orig", None) or error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 ONE_MOMENT = text("set transaction isolation level repeatable read")

@@ -69,7 +69,7 @@ from wire.process.tls import PlaneTrust
 from wire.process.tokens import Tokens
 
 _BACKGROUND_POOL, _HEARTBEAT_POOL = 4, 12
-"""Of the second, a thousand runners take six: each beats every 3 s, in two statements."""
+"""The second is the driver's, over which runners beat: a thousand of them waited for one another with four."""
 
 
 @dataclass(frozen=True, slots=True)

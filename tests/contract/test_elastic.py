@@ -217,7 +217,7 @@ async def test_a_base_that_is_scaled_to_zero_on_purpose_is_ready_and_raises_no_a
 
 async def test_slots_of_runners_are_wanted_for_what_is_queued(database, database_url, team, tmp_path):
     label = team.name
-    build_id = await add_environment(database, "runners", "sums")
+    build_id = await add_environment(database, label, label)
     async with elastic_server(database_url, tmp_path, team, ELASTIC) as (_, http):
         assert (await scaling(http, f"runners?label={label}"))["value"] == 0
         for _ in range(3):

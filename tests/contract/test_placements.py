@@ -29,7 +29,7 @@ async def http(origin: str, database: AsyncDatabase) -> AsyncIterator[httpx.Asyn
 
 @pytest.fixture(scope="module")
 async def build_id(database: AsyncDatabase, http: httpx.AsyncClient) -> uuid.UUID:
-    return await add_environment(database, "runners", "sums")
+    return await add_environment(database, f"crew-{uuid.uuid4().hex[:8]}", "sums")
 
 
 @pytest.fixture

@@ -1,8 +1,15 @@
-"""The states of a run in which its model belongs to it."""
+"""The states of a run in which its model belongs to it, and those in which a server carries it out."""
 
 from __future__ import annotations
 
 LIVE = ("queued", "running", "pausing", "paused", "cancelling")
+CARRIED_OUT = ("queued", "running", "pausing", "cancelling")
 
-IS_LIVE = "r.state in (" + ", ".join(f"'{state}'" for state in LIVE) + ")"
+
+def _in_sql(states: tuple[str, ...]) -> str:
+    return "(" + ", ".join(f"'{state}'" for state in states) + ")"
+
+
+IS_LIVE = f"r.state in {_in_sql(LIVE)}"
+IS_CARRIED_OUT = f"r.state in {_in_sql(CARRIED_OUT)}"
 """SQL: of a row `r` of `runs`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from store.database import AsyncDatabase
 from store.tables import EvalRow, OperationRow, RunRow, RunStepRow
@@ -62,6 +62,29 @@ async def until(team: Team, run: dict[str, Any], *states: str, timeout_s: float 
 async def messages(team: Team, run: dict[str, Any], kind: str) -> list[str]:
     events = (await get(team, run, "/events"))["items"]
     return [event["message"] for event in events if event["kind"] == kind]
+
+
+async def until_held(database: AsyncDatabase, run: dict[str, Any], *, is_held: bool) -> None:
+    """A process carries the run out, or none does."""
+    query = select(RunRow.lease_owner.is_not(None)).where(RunRow.id == uuid.UUID(run["id"]))
+
+    async def holds() -> bool | None:
+        async with database.session() as session:
+            return await session.scalar(query)
+
+    async with asyncio.timeout(30):
+        while await holds() is not is_held:  # noqa: ASYNC110 - a row offers no event
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("state", ["paused", "completed", "failed"])
+async def test_a_run_that_somebody_else_ended_or_paused_is_left(team, model, runner, database, state):
+    """Its controller would look at it again and again otherwise, without a pause."""
+    run = await start(team, model)
+    await until_held(database, run, is_held=True)
+    async with database.session() as session:
+        await session.execute(update(RunRow).where(RunRow.id == uuid.UUID(run["id"])).values(state=state))
+    await until_held(database, run, is_held=False)
 
 
 async def test_a_run_rolls_out_trains_and_evaluates_to_its_end(team, model, runner, database):

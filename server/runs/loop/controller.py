@@ -67,11 +67,10 @@ class Controller:
 
     async def run(self) -> None:
         """Until the run has ended or is paused, the lease is lost, or the process stops."""
-        leased = await patiently(self._lease, lambda: open_leased_run(self._services, self._lease))
         try:
-            await self._carry_out(leased)
+            await self._carry_out(await patiently(self._lease, lambda: open_leased_run(self._services, self._lease)))
         except (LeaseLost, ServerStopping):
-            log.info("run_left", run=str(leased.id))
+            log.info("run_left", run=str(self._lease.run_id))
         finally:
             await self._stop_training()
 

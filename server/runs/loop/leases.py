@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from store.database import AsyncConnection, AsyncDatabase
 from store.planes.presence import PRESENT
+from store.run_states import CARRIED_OUT, IS_CARRIED_OUT
 from store.tables import RunRow
 
 _AT_ONCE = 8
@@ -20,10 +21,10 @@ _AT_ONCE = 8
 _TAKE = f"""
     update runs set lease_owner = %(owner)s, lease_token = lease_token + 1, leased_at = clock_timestamp()
     where id in (
-        select id from runs
-        where state in ('queued', 'running', 'pausing', 'cancelling') and id <> all(%(held)s::uuid[])
-            and (lease_owner is null or lease_owner = %(owner)s or not lease_owner = any({PRESENT}))
-        order by leased_at limit {_AT_ONCE} for update skip locked
+        select r.id from runs r
+        where {IS_CARRIED_OUT} and r.id <> all(%(held)s::uuid[])
+            and (r.lease_owner is null or r.lease_owner = %(owner)s or not r.lease_owner = any({PRESENT}))
+        order by r.leased_at limit {_AT_ONCE} for update skip locked
     )
     returning id, lease_token
 """  # noqa: S608 - put together from constants
@@ -31,7 +32,7 @@ _RELEASE = "update runs set lease_owner = null where id = %(id)s and lease_token
 
 
 class LeaseLost(Exception):
-    """Another process carries the run out, or it was deleted."""
+    """Another process carries the run out, or it was deleted, paused or ended by somebody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,7 @@ class Lease:
     async def writing(self) -> AsyncGenerator[tuple[AsyncSession, RunRow]]:
         """A transaction with the run's row locked. Raises LeaseLost before anything is written."""
         async with self.database.session() as session:
-            query = select(RunRow).where(RunRow.id == self.run_id, RunRow.lease_token == self.token)
-            run = await session.scalar(query.with_for_update())
+            run = await session.scalar(self._row().with_for_update())
             if run is None:
                 raise LeaseLost
             yield session, run
@@ -56,11 +56,14 @@ class Lease:
     async def reading(self) -> AsyncGenerator[tuple[AsyncSession, RunRow]]:
         """As `writing`, without the lock."""
         async with self.database.session() as session:
-            query = select(RunRow).where(RunRow.id == self.run_id, RunRow.lease_token == self.token)
-            run = await session.scalar(query)
+            run = await session.scalar(self._row())
             if run is None:
                 raise LeaseLost
             yield session, run
+
+    def _row(self) -> Select[RunRow]:
+        is_mine = RunRow.id == self.run_id, RunRow.lease_token == self.token
+        return select(RunRow).where(*is_mine, RunRow.state.in_(CARRIED_OUT))
 
 
 async def take_leases(

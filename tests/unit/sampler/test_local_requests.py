@@ -15,7 +15,7 @@ PROMPT = [11, 12, 13, 14, 15, 16]
 
 async def test_a_late_rollout_shares_a_prompt_that_is_already_computed(ask):
     expected = await ask(PROMPT, seed=5, max_tokens=20)
-    early = asyncio.ensure_future(ask(PROMPT, max_tokens=200, ignore_eos=True))
+    early = asyncio.ensure_future(ask(PROMPT, max_tokens=120, ignore_eos=True))
     await asyncio.sleep(0.03)
     late, single = await asyncio.gather(ask(PROMPT, seed=5, max_tokens=20), ask(PROMPT[:1], seed=5, max_tokens=5))
     assert not early.done()
@@ -25,10 +25,10 @@ async def test_a_late_rollout_shares_a_prompt_that_is_already_computed(ask):
 
 
 async def test_a_cache_too_small_for_all_makes_them_take_turns_and_changes_nothing(open_backend, ask_on, ask):
-    small = open_backend(kv_cache_tokens=400)
+    small = open_backend(kv_cache_tokens=200)
     requests = [
-        {"prompt": [n] * (3 + 7 * n), "adapter": name, "seed": n, "max_tokens": 90, "ignore_eos": True}
-        for n, name in enumerate(["base", "all-targets", "attention-only"] * 3)
+        {"prompt": [n] * (3 + 7 * n), "adapter": name, "seed": n, "max_tokens": 40, "ignore_eos": True}
+        for n, name in enumerate(["base", "all-targets", "attention-only"] * 2)
     ]
     crowded = await asyncio.gather(*(ask_on(small, **request) for request in requests))
     roomy = [await ask(**request) for request in requests]

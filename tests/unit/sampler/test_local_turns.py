@@ -9,7 +9,7 @@ import pytest
 from tests.ports.sampler_backends import collect
 from wire.sampling import GenerateRequest, SamplingParams
 
-WIDE, LONG, SHORTER = 16, 300, 120
+WIDE, LONG, SHORTER = 12, 120, 60
 
 
 def asking(number: int, team: str, call: str, max_tokens: int) -> GenerateRequest:
@@ -60,7 +60,7 @@ class Steps:
 async def steps_of_a_short_chat_beside(backend, monkeypatch, others, short) -> int:
     steps = Steps(backend, monkeypatch)
     tasks = [asyncio.ensure_future(collect(backend, other)) for other in others]
-    while steps.count < 100:  # noqa: ASYNC110 (nothing signals it)
+    while steps.count < LONG // 3:  # noqa: ASYNC110 (nothing signals it)
         await asyncio.sleep(0.001)
     before = steps.count
     answer = await collect(backend, short)

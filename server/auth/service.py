@@ -14,8 +14,7 @@ from server.auth.issuing import SHOWN_CHARACTERS, Grant, issue
 from server.auth.spelling import plain_spelling
 from server.principals.callers import Caller, admitted
 from server.principals.roles import Role
-from store.database import AsyncConnection
-from store.keys import find_key, find_key_alone
+from store.keys import find_key
 from store.tables import ApiKeyRow, TeamRow
 from wire.errors import Conflict, NotFound
 
@@ -28,11 +27,6 @@ def key_hash(key: str) -> bytes:
 async def authenticate(session: AsyncSession, key: str) -> Caller:
     """The caller behind a key. Raises Unauthenticated, or Forbidden where its team is disabled."""
     return admitted(await find_key(session, key_hash(key)))
-
-
-async def caller_of_key(connection: AsyncConnection, key: str) -> Caller:
-    """As `authenticate`, for whoever needs no session."""
-    return admitted(await find_key_alone(connection, key_hash(key)))
 
 
 async def create_key(session: AsyncSession, team: str, name: str, *, role: Role = "member") -> str:

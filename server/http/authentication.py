@@ -10,7 +10,6 @@ from typing import Annotated, ClassVar
 
 from fastapi import Depends, Request, WebSocket
 
-from server.auth.service import caller_of_key
 from server.http.access import Access, DescribedKey, sent_key
 from server.http.context import Context
 from server.principals.callers import Caller
@@ -81,8 +80,7 @@ class ScraperAccess(Access):
 async def caller_of_socket(websocket: WebSocket, key: str, *scopes: Scope) -> Caller:
     """Who opens a websocket, with a key that has one of these scopes. Raises Unauthenticated or Forbidden."""
     context: Context = websocket.app.state.context
-    async with context.database.connection() as connection:
-        caller = await caller_of_key(connection, key)
+    caller = await context.keys.caller(key)
     context.key_uses.note(caller.key_id)
     _refuse_agents(caller)
     caller.require(*scopes)
@@ -99,9 +97,7 @@ async def _authenticated(request: Request, *, urgent: bool) -> Caller:
     caller: Caller | None = request.scope.get(_CALLER)
     if caller is None:
         key, context = sent_key(request), _context(request)
-        database = context.background if urgent else context.database
-        async with database.connection() as connection:
-            caller = request.scope[_CALLER] = await caller_of_key(connection, key)
+        caller = request.scope[_CALLER] = await context.keys.caller(key, urgent=urgent)
         context.key_uses.note(caller.key_id)
     return caller
 

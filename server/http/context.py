@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 
 from server.auth.attempts import Attempts
+from server.auth.key_lookups import KeyLookups
 from server.auth.key_uses import KeyUses
 from server.catalog.heads import Heads
 from server.checkpoint_names.adapter_files import AdapterFiles
@@ -28,7 +29,9 @@ from server.pictures.decoder import PictureDecoder
 from server.pictures.reading import read
 from server.process.elastic import WithoutSampler
 from server.process.settings import ServerSettings
+from server.process.shared_lookups import SharedLookups
 from server.process.shutdown import Shutdown
+from server.runners.heartbeats import RunnerHeartbeats
 from server.runners.waiting import WaitingRunners
 from server.runs.defaults import RunDefaults
 from server.sampling.admission import SamplingKeys
@@ -38,7 +41,6 @@ from server.sampling.demand import DemandReports
 from server.sampling.dispatch import Dispatch
 from server.sampling.limits import TeamLimits
 from server.sampling.lookups import (
-    SharedLookups,
     answering_samplers,
     checkpoint_wants,
     database_answering,
@@ -91,7 +93,9 @@ class Context:
     metrics_tokens: Tokens
     attempts: Attempts
     key_uses: KeyUses
+    keys: KeyLookups
     heartbeats: Heartbeats
+    runner_heartbeats: RunnerHeartbeats
     upload_parser: UploadParser
     pictures: Pictures
     shutdown: Shutdown
@@ -185,7 +189,9 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
                 metrics_tokens,
                 Attempts(),
                 key_uses,
+                KeyLookups(database, background, acknowledgements),
                 Heartbeats(background),
+                RunnerHeartbeats(background),
                 upload_parser,
                 pictures,
                 shutdown,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from server.auth.key_uses import KeyUses
 from server.auth.service import key_hash
 from server.principals.callers import Caller, admitted
-from server.sampling.lookups import SharedLookups
+from server.process.shared_lookups import SharedLookups
 from store.planes.serving import ServingInfo, ServingQuery
 
 _MOST_KEYS = 4096

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from server.process.shared_lookups import SharedLookups
 from server.sampling.admission import SamplingKeys
 from server.sampling.dispatch import Dispatch
 from server.sampling.limits import TeamLimits
-from server.sampling.lookups import SharedLookups
 from server.sampling.recorder import Recorder
 from server.sampling.sampler_client import SamplerClient
 from store.database import AsyncDatabase

@@ -12,8 +12,9 @@ import time
 from dataclasses import dataclass
 from uuid import UUID
 
+from server.process.shared_lookups import SharedLookups
 from server.process.shutdown import Shutdown
-from server.sampling.lookups import PIN_S, Holders, SharedLookups
+from server.sampling.lookups import PIN_S, Holders
 from server.sampling.target import Target
 from store.notify import ADAPTER_LOADED, AsyncListener
 from store.planes.serving import Sampler

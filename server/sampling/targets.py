@@ -10,9 +10,9 @@ from server.catalog.pinned_names import split_pinned
 from server.catalog.repository import as_reference, checkpoint_reference
 from server.catalog.service import no_such_model
 from server.principals.callers import Caller
+from server.process.shared_lookups import SharedLookups
 from server.sampling.admission import SamplingKey, SamplingKeys
 from server.sampling.collaborators import Sampling
-from server.sampling.lookups import SharedLookups
 from server.sampling.target import ServedCheckpoint, Target
 from server.values.removed_files import sentence_of_removal
 from store.planes.serving import ServingInfo, ServingQuery

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from server.sampling.lookups import SharedLookups
+from server.process.shared_lookups import SharedLookups
 
 
 class Database:

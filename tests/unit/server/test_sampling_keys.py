@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from server.process.shared_lookups import SharedLookups
 from server.sampling import admission
 from server.sampling.admission import SamplingKeys
-from server.sampling.lookups import SharedLookups
 from store.keys import KeyFacts
 from store.planes.serving import ServingInfo, ServingQuery
 from wire.errors import Forbidden, Unauthenticated

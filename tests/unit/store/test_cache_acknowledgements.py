@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 from sqlalchemy import text
 
-from server.sampling.lookups import SharedLookups
+from server.process.shared_lookups import SharedLookups
 from store import cache_barrier
 from store.cache_acknowledgements import CacheAcknowledgements
 from store.database import AsyncDatabase

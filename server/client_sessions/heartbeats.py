@@ -6,11 +6,12 @@ whether the session is still open.
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from typing import TypeAlias
 from uuid import UUID
 
 from server.client_sessions.service import no_such_session, session_finished
+from server.process.gathered import Gathered
 from server.values.sanitizing import is_storable
 from store.database import AsyncDatabase
 
@@ -38,36 +39,19 @@ class Heartbeats:
 
     def __init__(self, database: AsyncDatabase, *, within_s: float = _WITHIN_S) -> None:
         self._database = database
-        self._within_s = within_s
-        self._waiting: dict[_Beat, asyncio.Future[bool | None]] = {}
-        self._writing: asyncio.Task[None] | None = None
+        self._gathered = Gathered(self._write, within_s)
 
     async def beat(self, team_id: UUID, session_id: str) -> None:
         """The session lives. Raises NotFound, SessionFinished, or what the database raises while it is away."""
         if not is_storable(session_id):
             raise no_such_session(session_id)
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write_soon())
-        answer = self._waiting.setdefault((team_id, session_id), asyncio.get_running_loop().create_future())
-        is_finished = await asyncio.shield(answer)
+        is_finished = await self._gathered.ask((team_id, session_id))
         if is_finished is None:
             raise no_such_session(session_id)
         if is_finished:
             raise session_finished(session_id)
 
-    async def _write_soon(self) -> None:
-        await asyncio.sleep(self._within_s)
-        beats, self._waiting, self._writing = self._waiting, {}, None
-        try:
-            found = await self._write(list(beats))
-        except Exception as error:
-            for answer in beats.values():
-                answer.set_exception(error)
-            return
-        for beat, answer in beats.items():
-            answer.set_result(found.get(beat))
-
-    async def _write(self, beats: list[_Beat]) -> dict[_Beat, bool]:
+    async def _write(self, beats: Sequence[_Beat]) -> dict[_Beat, bool]:
         """Whether each session that there is has been finished."""
         values = {"team_ids": [team_id for team_id, _ in beats], "ids": [session_id for _, session_id in beats]}
         async with self._database.connection() as connection:

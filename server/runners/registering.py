@@ -9,10 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from server.principals.callers import Caller
 from server.runners.agent_keys import AgentKeys
+from server.runners.heartbeats import RunnerHeartbeats
 from server.runners.taking_back import take_back
 from server.values.sanitizing import readable_value, storable_text
 from store.database import AsyncDatabase
-from store.placements.presence import beat, teams_on
+from store.placements.presence import teams_on
 from store.tables import ApiKeyRow, PlacementRow, RunnerRow, TeamRow
 from wire.errors import InvalidRequest, NotFound
 from wire.placements import Beat, Heartbeat, Registered, Registration
@@ -52,13 +53,19 @@ def _unknown(runner_id: UUID) -> NotFound:
     return NotFound(f"there is no runner {runner_id} of this team's keys; register again")
 
 
-async def heartbeat(database: AsyncDatabase, caller: Caller, runner_id: UUID, said: Heartbeat, keys: AgentKeys) -> Beat:
+async def heartbeat(
+    heartbeats: RunnerHeartbeats,
+    database: AsyncDatabase,
+    caller: Caller,
+    runner_id: UUID,
+    said: Heartbeat,
+    keys: AgentKeys,
+) -> Beat:
     """What it shall stop, whether it is drained, and the keys of its agents, whose time is prolonged. Raises
     NotFound."""
     trouble = None if said.trouble is None else storable_text(said.trouble)
     held = [(one.placement_id, one.attempt) for one in said.held]
-    async with database.connection() as connection:
-        pulse = await beat(connection, runner_id, caller.team_id, held, trouble)
+    pulse = await heartbeats.beat(runner_id, caller.team_id, held, trouble)
     if pulse is None:
         raise _unknown(runner_id)
     if pulse.is_drained is None:

@@ -76,6 +76,14 @@ async def test_an_unknown_session_is_not_found(standing_team, session_id):
     assert (reply.status_code, len(reply.json()["detail"]) < 200) == (404, True)
 
 
+class CountedHeartbeats(Heartbeats):
+    num_statements = 0
+
+    async def _write(self, beats: Any) -> Any:
+        self.num_statements += 1
+        return await super()._write(beats)
+
+
 async def test_heartbeats_of_many_sessions_are_written_together(team, database_url: str, database: AsyncDatabase):
     ids = await asyncio.gather(*(opened(team) for _ in range(20)))
     async with database.connection() as connection:
@@ -83,18 +91,10 @@ async def test_heartbeats_of_many_sessions_are_written_together(team, database_u
         found = await connection.execute("select team_id from client_sessions where id = %s", [ids[0]])
         team_id = (await found.fetchone())[0]
     own = AsyncDatabase(database_url, pool_size=1)
-    heartbeats, statements = Heartbeats(own), 0
-    write = heartbeats._write
-
-    async def counted(beats: Any) -> Any:
-        nonlocal statements
-        statements += 1
-        return await write(beats)
-
-    heartbeats._write = counted
+    heartbeats = CountedHeartbeats(own)
     await asyncio.gather(*(heartbeats.beat(team_id, session_id) for session_id in ids * 3))
     await own.close()
-    assert statements == 1
+    assert heartbeats.num_statements == 1
     async with database.connection() as connection:
         found = await connection.execute(
             "select count(*) from client_sessions where id = any(%s) and heartbeat_at > '2021-01-01'", [ids]

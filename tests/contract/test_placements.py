@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from server.auth.service import create_key, ensure_team
 from server.background.lost_runners import take_back_from_lost_runners
@@ -183,6 +183,30 @@ async def test_what_never_reached_its_runner_is_given_back(database, runner, bui
     await runner.beat()
     (again,) = await runner.lease()
     assert (again["placement_id"], again["attempt"]) == (got["placement_id"], 2)
+
+
+async def test_heartbeats_of_many_runners_say_to_each_what_it_shall_stop_and_wait_for_no_row(
+    database, http, build_id, label
+):
+    runners = [await new_runner(http, label, slots=2, team=label) for _ in range(12)]
+    for _ in range(24):
+        await place(database, build_id, label)
+    held = [await runner.lease(2) for runner in runners]
+    stopped = [got[index % 2]["placement_id"] for index, got in enumerate(held)]
+    ids = [uuid.UUID(runner.id) for runner in runners]
+    async with database.session() as session:
+        cancels = update(PlacementRow).where(PlacementRow.id.in_(map(uuid.UUID, stopped)))
+        await session.execute(cancels.values(cancelled_at=func.clock_timestamp()))
+        await session.execute(update(RunnerRow).where(RunnerRow.id.in_(ids)).values(heartbeat_at=RunnerRow.started_at))
+        await session.execute(update(RunnerRow).where(RunnerRow.id == ids[1]).values(drained_at=func.now()))
+    async with database.session() as session:
+        await session.execute(select(RunnerRow.id).where(RunnerRow.id == ids[0]).with_for_update())
+        beats = await asyncio.gather(*(one.beat(*got) for one, got in zip(runners, held, strict=True)))
+    assert [beat["stop"] for beat in beats] == [[one] for one in stopped]
+    assert [beat["drain"] for beat in beats] == [index == 1 for index in range(12)]
+    query = select(RunnerRow.id).where(RunnerRow.id.in_(ids), RunnerRow.heartbeat_at > RunnerRow.started_at)
+    async with database.session() as session:
+        assert set(await session.scalars(query)) == set(ids[1:]), "the first one's row was held by another"
 
 
 async def test_an_attempt_that_its_runner_calls_cancelled_though_nobody_asked_is_tried_again(

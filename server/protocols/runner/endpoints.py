@@ -59,7 +59,7 @@ async def heartbeat(
     context: ContextDep, caller: LivingRunnerDep, runner_id: UUID, keys: AgentKeysDep, body: Heartbeat
 ) -> Beat:
     """It lives; what it shall stop."""
-    return await registering.heartbeat(context.background, caller, runner_id, body, keys)
+    return await registering.heartbeat(context.runner_heartbeats, context.background, caller, runner_id, body, keys)
 
 
 @router.post("/{runner_id}/lease")

@@ -12,6 +12,7 @@ import structlog
 
 from server.catalog.heads import Heads
 from server.runs.loop.controller import Controller
+from server.runs.loop.ended_rollouts import EndedRollouts
 from server.runs.loop.leases import Lease, release, take_leases
 from server.runs.loop.services import RunServices
 from server.sampling.collaborators import Sampling
@@ -40,6 +41,7 @@ async def managing_runs(training: Training, sampling: Sampling, heads: Heads) ->
         sampling,
         replace(heads, database=database),
         training.listener,
+        EndedRollouts(database),
         training.shutdown,
     )
     managed = _ManagedRuns(services)
@@ -51,7 +53,10 @@ async def managing_runs(training: Training, sampling: Sampling, heads: Heads) ->
 
         rhythm = Rhythm(_LOOK_EVERY_S, failed="runs_not_looked_for", at_once=True)
         try:
-            async with RepeatedTask(managed.take, rhythm, until_changed):
+            async with (
+                services.ended_rollouts.listening(services.listener),
+                RepeatedTask(managed.take, rhythm, until_changed),
+            ):
                 yield
         finally:
             await managed.close()

@@ -11,8 +11,11 @@ import httpx
 import pytest
 from sqlalchemy import select, update
 
+from server.runs.loop.ended_rollouts import EndedRollouts
 from store.database import AsyncDatabase
-from store.tables import EvalRow, OperationRow, RunRow, RunStepRow
+from store.notify import PLACEMENT_CHANGED, AsyncListener, Subscription, notify_async
+from store.placements.ending import mark_ended
+from store.tables import EvalRow, HostedRolloutRow, OperationRow, PlacementRow, RunRow, RunStepRow
 from tests.contract.conftest import Team, batch
 from tests.contract.runs_player import Play, playing
 from tests.contract.runs_scene import deploy, run_request, taskset
@@ -326,3 +329,35 @@ async def test_another_process_goes_on_where_a_dead_one_stood(team, model, runne
         row = await session.get_one(RunRow, uuid.UUID(run["id"]))
     assert row.lease_token > token + 1
     assert (await get(team, run, "/metrics"))["items"][-1]["step"] == 2
+
+
+async def test_runs_hear_of_their_own_rollouts_that_end_and_of_no_others(
+    team, model, base, runner, database_url, database
+):
+    listener, ended_rollouts = AsyncListener(database_url, (PLACEMENT_CHANGED,)), EndedRollouts(database)
+    runs = [await start(team, of) for of in (model, await team.fork(str(base.id)))]
+    ids = [uuid.UUID(run["id"]) for run in runs]
+    query = select(HostedRolloutRow.placement_id).where(HostedRolloutRow.run_id == ids[0])
+    own = list[uuid.UUID]()
+    async with asyncio.timeout(60):
+        while not own:
+            await runner.lease()
+            async with database.session() as session:
+                own = list(await session.scalars(query))
+    subscriptions = [Subscription(), Subscription()]
+    await listener.start()
+    with listener.subscribe(PLACEMENT_CHANGED, None) as connected:
+        assert await connected.wait(30)
+    async with ended_rollouts.listening(listener):
+        with (
+            ended_rollouts.watching(ids[0], subscriptions[0]),
+            ended_rollouts.watching(ids[1], subscriptions[1]),
+        ):
+            async with database.session() as session:
+                await notify_async(session, PLACEMENT_CHANGED, own[0].hex)  # it goes on
+            assert not await subscriptions[0].wait(0.5)
+            async with database.session() as session:
+                await mark_ended(session, await session.get_one(PlacementRow, own[0]), "failed", "it broke")
+            assert await subscriptions[0].wait(30)
+            assert not await subscriptions[1].wait(0)
+    await listener.close()

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from sqlalchemy import select
@@ -23,13 +24,14 @@ from server.runs.loop.services import LeasedRun, RunServices, open_leased_run
 from server.runs.loop.stopping import reason_to_stop
 from server.runs.loop.training import begin_training, drop_unfinished, train
 from server.runs.schedule import is_evaluated_after
-from store.notify import PLACEMENT_CHANGED, RUN_CHANGED, Subscription
+from store.notify import RUN_CHANGED, Subscription
 from store.tables import RunRow, RunStepRow
 from wire.errors import HeadwayError
 
 log = structlog.get_logger(__name__)
 
-_POLL_S = 2.0
+_POLL_S, _MOST_PAUSE_S = 2.0, 10.0
+"""Between looks, while nothing is heard of changes: the first pause, and what it grows to."""
 _LEAST_PAUSE_S = 0.1
 """Placements that end together are looked at together."""
 _SAID_AFTER_S = 5.0
@@ -60,6 +62,7 @@ class Controller:
         self._training: asyncio.Task[None] | None = None
         self._num_drops = 0
         self._has_begun = False
+        self._pause_s = _POLL_S
         self._has_acted = False
         """In the last look, so that there may be more to do at once."""
         self._obstacle: str | None = None
@@ -77,12 +80,12 @@ class Controller:
     async def _carry_out(self, leased: LeasedRun) -> None:
         listener = self._services.listener
         with (
-            listener.subscribe(PLACEMENT_CHANGED, None) as placements,
             listener.subscribe(RUN_CHANGED, leased.id.hex) as changes,
+            self._services.ended_rollouts.watching(leased.id, changes),
         ):
             while not await self._advance(leased):
                 if not self._has_acted:
-                    await self._wait(placements, changes)
+                    await self._wait(changes)
 
     async def _advance(self, leased: LeasedRun) -> bool:
         """One look, and what it asks for. Whether the run is over or paused."""
@@ -232,12 +235,14 @@ class Controller:
             await asyncio.gather(self._training, return_exceptions=True)
             self._training = None
 
-    async def _wait(self, *subscriptions: Subscription) -> None:
+    async def _wait(self, changes: Subscription) -> None:
+        """Until something has changed; for ever longer while nothing does."""
         await asyncio.sleep(_LEAST_PAUSE_S)
-        waits = [asyncio.ensure_future(one.wait(_POLL_S)) for one in subscriptions]
-        tasks: list[asyncio.Future[object]] = [*waits, *([self._training] if self._training else [])]  # pyright: ignore
+        waking = asyncio.ensure_future(changes.wait(self._pause_s))
+        tasks: list[asyncio.Future[Any]] = [waking, *([self._training] if self._training else [])]
         try:
-            await asyncio.wait(tasks, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            is_still = waking.done() and not waking.result()
         finally:
-            for wait in waits:
-                wait.cancel()
+            waking.cancel()
+        self._pause_s = min(2 * self._pause_s, _MOST_PAUSE_S) if is_still else _POLL_S

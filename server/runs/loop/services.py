@@ -12,6 +12,7 @@ from server.catalog.heads import Heads
 from server.principals.callers import Caller
 from server.principals.roles import Scope
 from server.process.shutdown import Shutdown
+from server.runs.loop.ended_rollouts import EndedRollouts
 from server.runs.loop.leases import Lease
 from server.runs.settings import HeldOut, RunConfig, StopRules
 from server.runs.tasks import Task, read_tasks
@@ -33,6 +34,7 @@ class RunServices:
     sampling: Sampling
     heads: Heads
     listener: AsyncListener
+    ended_rollouts: EndedRollouts
     shutdown: Shutdown
 
 

@@ -154,7 +154,12 @@ def test_an_upgrade_changes_nothing_that_cannot_be_changed(tmp_path: Path):
     for file, old, new in (("Chart.yaml", "0.1.0", "0.2.0"), ("values.yaml", "drainSeconds: 30", "drainSeconds: 9")):
         (newer / file).write_text((newer / file).read_text().replace(old, new))
     changed = TOGETHER | {"imageRegistry": "registry.example", "tls": {"enabled": False}, "ipv6": False}
-    changed["server"] = {"image": {"tag": "0.1.7"}, "podAnnotations": {"a": "b"}, "service": {"port": 80}}
+    changed["server"] = {
+        "image": {"tag": "0.1.7"},
+        "podAnnotations": {"a": "b"},
+        "podLabels": {"a": "b"},
+        "service": {"port": 80},
+    }
     before, after = render("spot-samplers", values=TOGETHER), render("spot-samplers", values=changed, chart=newer)
     assert before != after
     assert _fixed(before) == _fixed(after)
@@ -166,6 +171,27 @@ def _fixed(documents: list[Document]) -> dict[tuple[str, str], Any]:
     named = {_identity(d): d["spec"]["selector"] for d in documents if d["kind"] in kinds}
     groups = [d for d in documents if d["kind"] == "LeaderWorkerSet"]
     return named | {_identity(d): d["spec"]["leaderWorkerTemplate"]["size"] for d in groups}
+
+
+def test_labels_of_ones_own_are_on_the_pods_and_in_no_selector():
+    own = {"kueue.x-k8s.io/queue-name": "team", "cost": "7"}
+    planes = {
+        "server": {"podLabels": own},
+        **{f"{plane}Defaults": {"podLabels": own} for plane in ("sampler", "trainer", "runner")},
+    }
+    for profile in ("several-nodes", "spot-samplers"):
+        documents, plain = render(profile, values=planes), render(profile)
+        assert problems(documents) == []
+        labels = [pod.labels for pod in pods(documents) if pod.labels["app.kubernetes.io/component"] != "migrate"]
+        assert len(labels) >= 4
+        assert all(own.items() <= one.items() for one in labels)
+        assert _fixed(documents) == _fixed(plain)
+
+
+@pytest.mark.parametrize("label", ["app.kubernetes.io/name", "headway.dev/group", "a b", "a/b/c"])
+def test_a_label_of_ones_own_is_none_that_selects(label: str):
+    with pytest.raises(NotRendered, match=f"invalid propertyName '{label}'"):
+        render("one-gpu", values={"server": {"podLabels": {label: "x"}}})
 
 
 def test_an_account_that_is_there_is_that_of_all_but_runners():

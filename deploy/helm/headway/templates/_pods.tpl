@@ -1,5 +1,20 @@
 {{/* What pods of all planes have in common. */}}
 
+{{/* spec (of the values), labels, role (of a pod in a group): what selects the pod, and what the values add. */}}
+{{- define "headway.podMetadata" -}}
+labels:
+  {{- .labels | nindent 2 }}
+  {{- with .role }}
+  headway.dev/role: {{ . }}
+  {{- end }}
+  {{- range $key, $value := .spec.podLabels }}
+  {{ $key }}: {{ $value | quote }}
+  {{- end }}
+{{- with .spec.podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* root, component, spec (of the values), graceSeconds */}}
 {{- define "headway.podSettings" -}}
 serviceAccountName: {{ include "headway.serviceAccountName" . | quote }}

@@ -141,14 +141,15 @@ class Planes(Service):
         return self.headway(self.hosts[name], self._arguments(name))
 
     def _wait_until_ready(self) -> None:
-        self.wait_for(lambda: all(self._is_ready(server) for server in SERVERS), "every server is ready")
+        self.wait_for(lambda: all(self.is_ready(server) for server in SERVERS), "every server is ready")
         live = "select count(*) as live from {} where heartbeat_at > clock_timestamp() - interval '10 s'"
         self.wait_for(lambda: self.query(live.format("samplers"))[0].live == len(SAMPLERS), "samplers are there")
         self.wait_for(lambda: self.query(live.format("runners"))[0].live == len(RUNNERS), "runners are there")
 
-    def _is_ready(self, server: str) -> bool:
+    def is_ready(self, server: str) -> bool:
+        """Whether it would be sent requests."""
         try:
             with self.client_host.inside():
-                return httpx.get(f"{self.url_of(server)}/readyz", timeout=2.0, trust_env=False).status_code == 200
+                return httpx.get(f"{self.url_of(server)}/readyz", timeout=4.0, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False

@@ -19,8 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from bench.figures import machine
 from tests.fleet.backing import backing
 from tests.fleet.commands import missing
@@ -89,18 +87,10 @@ def _recovery_s(planes: Planes, workload: Workload) -> float | None:
     while time.monotonic() < began + _RECOVERY_S:
         after = workload.progress()
         moved = all(now is None or then is None or now > then for then, now in zip(before, after, strict=True))
-        if moved and all(is_ready(planes, server) for server in SERVERS):
+        if moved and all(planes.is_ready(server) for server in SERVERS):
             return round(time.monotonic() - began, 1)
         time.sleep(0.2)
     return None
-
-
-def is_ready(planes: Planes, server: str) -> bool:
-    try:
-        with planes.client_host.inside():
-            return httpx.get(f"{planes.url_of(server)}/readyz", timeout=4.0, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def diagnosis(planes: Planes) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import certifi
+import psycopg
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
@@ -20,7 +21,7 @@ from playwright.async_api import Browser
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from store.database import Database
+from store.database import Database, normalise_url, psycopg_dsn
 from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from tests.object_store import ObjectStore, object_store
@@ -93,6 +94,19 @@ def http_clients_trust_one_authority(tmp_path_factory: pytest.TempPathFactory) -
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nobody_waits_for_the_disk() -> Iterator[None]:
+    """Files that are written inside a test are fsynced some twenty times each, up to 7 ms. `tests.chaos.power_cut`
+    notes which are."""
+
+    def fsync(descriptor: int) -> None:
+        os.fstat(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def the_umask_stays() -> Iterator[None]:
     """Commands that run inside a test make all files private from then on."""
@@ -115,13 +129,24 @@ def database_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
+@contextmanager
+def running_postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL, without a schema, whose commits do not wait for the disk: 5 ms each where others write
+    too. Only a power cut would show it."""
     with database_folder() as folder:
         postgres = EmbeddedPostgres(folder / "postgres")
-        upgrade(postgres.url)
+        with psycopg.connect(psycopg_dsn(normalise_url(postgres.url)), autocommit=True) as connection:
+            connection.execute("alter system set fsync = off")
+            connection.execute("select pg_reload_conf()")
         yield postgres.url
         postgres.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    with running_postgres() as url:
+        upgrade(url)
+        yield url
 
 
 @pytest.fixture

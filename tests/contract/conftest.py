@@ -28,11 +28,10 @@ from server.metrics.blobs import MeasuredBlobs
 from server.process.settings import GarbageCollectionSettings, GuardSettings, Limits, ServerSettings, Timeouts
 from store.blob_stores.threads import THREADS_OF_BLOBS
 from store.database import AsyncDatabase
-from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from store.run_states import LIVE
 from store.tables import ModelRow, OperationRow, RunRow, SamplerRow, TeamRow, TrainerRow
-from tests.conftest import database_folder
+from tests.conftest import running_postgres
 from tests.contract.stand_ins import (
     BreaksOff,
     StandInTrainer,
@@ -63,11 +62,9 @@ LIMITS = Limits(
 
 @pytest.fixture(scope="session")
 def database_url() -> Iterator[str]:
-    with database_folder() as folder:
-        postgres = EmbeddedPostgres(folder / "postgres")
-        upgrade(postgres.url)
-        yield postgres.url
-        postgres.stop()
+    with running_postgres() as url:
+        upgrade(url)
+        yield url
 
 
 @pytest.fixture(scope="session")

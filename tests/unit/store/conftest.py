@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +19,8 @@ from sqlalchemy import func, select, update
 
 from store.blob_stores import BlobStore
 from store.checkpoint_stores import CheckpointStore
-from store.database import Database, psycopg_dsn
+from store.database import Database, normalise_url, psycopg_dsn
+from store.migrations import upgrade
 from store.oplog import leases
 from store.retention.collecting import Collector, Removal
 from store.retention.policy import RetentionPolicy
@@ -197,12 +199,37 @@ def estate(database: Database, world: World, tmp_path: Path, make_place: Callabl
     return Estate(database, world, tmp_path, make_place(tmp_path))
 
 
-@pytest.fixture
-def other_database(database: Database, postgres_url: str) -> Iterator[Database]:
-    """Another, empty database, as on another machine."""
+@contextmanager
+def new_database(server_url: str, *, template: str = "template1") -> Iterator[str]:
+    """The URL of another database of a server, which goes again."""
     name = f"other_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(psycopg_dsn(database.url), autocommit=True) as connection:
-        connection.execute(f"create database {name}".encode())
-    other = Database(database.url.set(database=name).render_as_string(hide_password=False))
-    yield other
-    other.close()
+    with psycopg.connect(psycopg_dsn(normalise_url(server_url)), autocommit=True) as connection:
+        connection.execute(f"create database {name} template {template}".encode())
+        yield normalise_url(server_url).set(database=name).render_as_string(hide_password=False)
+        connection.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.fixture(scope="session")
+def schema_without_rows(postgres_url: str) -> Iterator[str]:
+    """The name of a database that nobody connects to, for others to be copies of."""
+    with new_database(postgres_url) as url:
+        upgrade(url)
+        yield normalise_url(url).database
+
+
+@pytest.fixture
+def other_database(postgres_url: str, schema_without_rows: str) -> Iterator[Database]:
+    """Another database without rows, as on another machine."""
+    with new_database(postgres_url, template=schema_without_rows) as url:
+        other = Database(url)
+        yield other
+        other.close()
+
+
+@pytest.fixture
+def empty_database(postgres_url: str) -> Iterator[Database]:
+    """Another one, which has no schema either."""
+    with new_database(postgres_url) as url:
+        empty = Database(url)
+        yield empty
+        empty.close()

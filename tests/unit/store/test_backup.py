@@ -48,6 +48,12 @@ def target(other_database: Database, tmp_path: Path, make_place: Callable[[Path]
     return Target(other_database, tmp_path / "target", make_place(tmp_path / "target"))
 
 
+@pytest.fixture
+def new_target(empty_database: Database, tmp_path: Path, make_place: Callable[[Path], Place]) -> Target:
+    """Whose database has no schema yet."""
+    return Target(empty_database, tmp_path / "target", make_place(tmp_path / "target"))
+
+
 def write(estate: Estate, name: str = "backup") -> Path:
     folder = estate.folder / name
     back_up(estate.database, estate.checkpoints, estate.blobs, folder)
@@ -80,8 +86,9 @@ def lived_in(estate: Estate) -> None:
     )
 
 
-def test_a_restored_service_has_the_same_rows_files_and_blobs(estate: Estate, target: Target):
+def test_a_restored_service_has_the_same_rows_files_and_blobs(estate: Estate, new_target: Target):
     lived_in(estate)
+    target = new_target
     target.restore(write(estate))
     for table in ("teams", "api_keys", "models", "checkpoints", "operations", "events", "traces"):
         assert rows(target.database, table) == rows(estate.database, table), table

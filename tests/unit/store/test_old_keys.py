@@ -8,17 +8,15 @@ import psycopg
 from alembic import command
 
 from store.database import normalise_url, psycopg_dsn
-from store.embedded import EmbeddedPostgres
 from store.migrations import alembic_config
-from tests.conftest import database_folder
+from tests.unit.store.conftest import new_database
 
 
-def test_keys_of_before_keep_their_rights_through_the_migration():
-    with database_folder() as folder:
-        postgres = EmbeddedPostgres(folder / "postgres")
-        config = alembic_config(postgres.url)
+def test_keys_of_before_keep_their_rights_through_the_migration(postgres_url: str):
+    with new_database(postgres_url) as url:
+        config = alembic_config(url)
         command.upgrade(config, "0004")
-        with psycopg.connect(psycopg_dsn(normalise_url(postgres.url)), autocommit=True) as connection:
+        with psycopg.connect(psycopg_dsn(normalise_url(url)), autocommit=True) as connection:
             team = uuid.uuid4()
             connection.execute("insert into teams (id, name) values (%s, 'old')", [team])
             for name, is_admin in (("plain", False), ("root", True)):
@@ -36,5 +34,3 @@ def test_keys_of_before_keep_their_rights_through_the_migration():
             command.downgrade(config, "0004")
             rows = connection.execute("select name, is_admin from api_keys order by name")
             assert rows.fetchall() == [("plain", False), ("root", True)]
-            connection.close()
-        postgres.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import psycopg
 import pytest
@@ -29,12 +29,11 @@ from store.blob_stores.file import FileBlobStore
 from store.catalog import ensure_base
 from store.checkpoint_stores import open_checkpoint_store
 from store.database import AsyncDatabase, Database, normalise_url, psycopg_dsn
-from store.embedded import EmbeddedPostgres
 from store.migrations import alembic_config, upgrade
 from store.planes.presence import Presence
 from store.planes.registration import register_sampler, register_trainer
 from store.schema import IncompatibleSchema, Schema, newest_revision, read_schema, require_schema
-from tests.conftest import database_folder
+from tests.unit.store.conftest import new_database
 from wire.errors import Conflict
 from wire.loaded import Loaded
 
@@ -42,22 +41,18 @@ KNOWN = newest_revision()
 NEXT = f"{int(KNOWN) + 1:04}"
 
 
-@pytest.fixture(scope="module")
-def server_url() -> Iterator[str]:
-    """A PostgreSQL of our own: its schema is made older and newer than that of other tests."""
-    with database_folder() as folder:
-        postgres = EmbeddedPostgres(folder / "postgres")
-        yield postgres.url
-        postgres.stop()
+@pytest.fixture
+def empty_url(postgres_url: str) -> Iterator[str]:
+    """A database without a schema."""
+    with new_database(postgres_url) as url:
+        yield url
 
 
 @pytest.fixture
-def url(server_url: str, request: pytest.FixtureRequest) -> str:
-    """An empty database."""
-    name = f"{request.node.name[:40]}-{secrets.token_hex(4)}"
-    with psycopg.connect(psycopg_dsn(normalise_url(server_url)), autocommit=True) as connection:
-        connection.execute(f'create database "{name}"'.encode())
-    return normalise_url(server_url).set(database=name).render_as_string(hide_password=False)
+def url(postgres_url: str, schema_without_rows: str) -> Iterator[str]:
+    """A database of this release."""
+    with new_database(postgres_url, template=schema_without_rows) as url:
+        yield url
 
 
 def execute(url: str, statement: str) -> None:
@@ -66,7 +61,6 @@ def execute(url: str, statement: str) -> None:
 
 
 def is_migrated_by_a_later_release(url: str) -> None:
-    upgrade(url)
     execute(url, f"update alembic_version set version_num = '{NEXT}'")
 
 
@@ -98,8 +92,8 @@ def test_a_release_runs_against_its_own_schema_and_later_ones(schema: Schema):
 
 
 @pytest.mark.parametrize("plane", ["server", "trainer", "sampler"])
-def test_a_plane_refuses_a_database_without_its_schema(url: str, plane: str):
-    refused = headway(url, plane)
+def test_a_plane_refuses_a_database_without_its_schema(empty_url: str, plane: str):
+    refused = headway(empty_url, plane)
     assert refused.exit_code == 1
     assert refused.stderr.endswith("the database has no tables of Headway yet: run `headway migrate`\n")
 
@@ -131,7 +125,6 @@ def test_a_backup_of_a_later_schema_is_left_to_later_releases(url: str, tmp_path
 
 
 def test_a_contraction_waits_until_no_older_plane_runs(url: str):
-    upgrade(url)
     database = Database(url)
     with database.session() as session:
         register_sampler(session, ensure_base(session, "b", "/models/b"), "http://s", "local", Loaded(version="0.1"))
@@ -152,7 +145,6 @@ PLANES = {
 @pytest.mark.parametrize("plane", PLANES)
 def test_a_plane_that_registers_first_keeps_a_contraction_away(url: str, plane: str):
     """Its transaction is still open when the migration begins, which sees nothing of it before it is committed."""
-    upgrade(url)
     database, begun = Database(url), threading.Event()
     with ThreadPoolExecutor() as threads:
         with database.session() as session:
@@ -169,7 +161,6 @@ def test_a_plane_that_registers_first_keeps_a_contraction_away(url: str, plane: 
 @pytest.mark.parametrize("plane", PLANES)
 def test_a_plane_that_registers_while_a_migration_contracts_is_refused(url: str, plane: str):
     """It has looked at the schema before, and loaded for minutes since."""
-    upgrade(url)
     database = Database(url)
     with database.session() as session:
         base_id = ensure_base(session, "b", "/models/b")
@@ -190,7 +181,6 @@ def test_a_plane_that_registers_while_a_migration_contracts_is_refused(url: str,
 
 
 def test_a_trainer_of_this_release_that_loads_is_no_older_plane(url: str):
-    upgrade(url)
     database = Database(url)
     with database.session() as session:
         PLANES["trainer"](session, ensure_base(session, "b", "/models/b"))
@@ -200,7 +190,6 @@ def test_a_trainer_of_this_release_that_loads_is_no_older_plane(url: str):
 
 
 async def test_a_server_that_comes_while_a_migration_contracts_ends(url: str):
-    upgrade(url)
     database, presence, ended = AsyncDatabase(url, pool_size=1), Presence(), list[bool]()
     presence.details, presence.when_contracted = {"schema": KNOWN}, lambda: ended.append(True)
     async with database.connection() as connection:
@@ -214,7 +203,6 @@ async def test_a_server_that_comes_while_a_migration_contracts_ends(url: str):
 
 
 async def test_a_server_that_is_there_keeps_a_contraction_away(url: str):
-    upgrade(url)
     database, presence = AsyncDatabase(url, pool_size=1), Presence()
     presence.details = {"schema": KNOWN}
     async with database.connection() as connection:
@@ -252,23 +240,25 @@ def _contract(url: str, oldest_revision: str, begun: threading.Event | None = No
         pass
 
 
-def test_processes_that_migrate_at_once_take_turns(url: str):
-    environment = {**os.environ, "HEADWAY_DATABASE_URL": url}
+def test_processes_that_migrate_at_once_take_turns(empty_url: str):
+    environment = {**os.environ, "HEADWAY_DATABASE_URL": empty_url}
     started = [subprocess.Popen([sys.executable, "-m", "cli", "migrate"], env=environment) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0]
-    assert read_schema(url) == Schema(KNOWN)
+    assert read_schema(empty_url) == Schema(KNOWN)
 
 
 def test_a_migration_gives_way_to_a_long_transaction_and_is_begun_again(url: str, monkeypatch: pytest.MonkeyPatch):
     """While it waits for a lock, every statement that comes after it waits, too."""
-    upgrade(url)
     execute(url, "drop table contractions, sampler_demands, service")
     execute(url, "update alembic_version set version_num = '0020'")
     engine = create_engine(normalise_url(url))
     with engine.connect() as connection:
         connection.execute(text("lock table alembic_version in access share mode"))
         connection.execute(text("lock table alembic_version in share mode"))  # keeps migrations from noting themselves
-        threading.Timer(2.5, connection.rollback).start()
+        gave_way = Mock(side_effect=lambda *_, **__: connection.rollback())
+        monkeypatch.setattr("store.migrations.log.info", gave_way)
+        monkeypatch.setattr("store.migrations._PAUSE_S", 0.0)
         upgrade(url)
+    gave_way.assert_called_once()
     assert read_schema(url) == Schema(KNOWN)
     engine.dispose()

@@ -6,6 +6,7 @@ import faulthandler
 import gc
 import os
 import signal
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -81,16 +82,24 @@ def commands_leave_our_logging_alone() -> Iterator[None]:
 
 
 _END_OF_CERTIFICATE = "-----END CERTIFICATE-----\n"
+_ALL_AUTHORITIES_BYTES = 50_000
+"""A file of certificates that is larger holds those of all authorities."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def http_clients_trust_one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each client of httpx reads the certificates of all authorities, which takes 28 ms; with one, half of one. Nothing
-    that a test asks has a certificate of any of them."""
+    """Each client of httpx, and each of OpenAI's, reads the certificates of all authorities, which takes 28 to 100 ms;
+    with one, half of one. Nothing that a test asks has a certificate of any of them."""
     first, end, _ = Path(certifi.where()).read_text().partition(_END_OF_CERTIFICATE)
-    (path := tmp_path_factory.mktemp("authorities") / "one.pem").write_text(first + end)
+    (one := tmp_path_factory.mktemp("authorities") / "one.pem").write_text(first + end)
+    load = ssl.SSLContext.load_verify_locations
+
+    def load_one(context: ssl.SSLContext, cafile: Any = None, *others: Any, **named: Any) -> None:
+        holds_all = cafile is not None and os.path.getsize(cafile) > _ALL_AUTHORITIES_BYTES
+        load(context, one if holds_all else cafile, *others, **named)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certifi, "where", lambda: str(path))
+        patch.setattr(ssl.SSLContext, "load_verify_locations", load_one)
         yield
 
 

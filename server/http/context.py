@@ -139,7 +139,7 @@ async def open_context(settings: ServerSettings, metrics: ServerMetrics, shutdow
         elastic.without is WithoutSampler.REFUSE, timeouts.samplers_s if elastic.wait_s is None else elastic.wait_s
     )
     holders = AdapterHolders(holder_lookups(database, acknowledgements), wants, listener, shutdown, absence)
-    demand = DemandReports(background, listener.presence.number)
+    demand = DemandReports(background, listener.presence.number, elastic.reported_every_s)
     demand.start()
     watch = SamplerWatch(connections, live_sampler_urls(background))
     key_uses = KeyUses(background)

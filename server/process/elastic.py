@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from store.planes.promotion_policy import PATIENCE_S
+from store.planes.sampler_demand import REPORTED_EVERY_S
 from store.planes.scaling_policy import ScalingPolicy
 from wire.process.options import Option
 
@@ -59,6 +60,8 @@ class ElasticSettings:
         ),
     ] = None
     """None: as long as for one that lives (`Timeouts.samplers_s`)."""
+    reported_every_s: float = REPORTED_EVERY_S
+    """How often a process writes what a base is asked, while that changes."""
 
     @property
     def policy(self) -> ScalingPolicy:

@@ -557,8 +557,8 @@ async def _opened(scene: Scene, path: str, key: str) -> str:
 async def test_a_websocket_is_opened_by_the_scopes_that_its_line_names_and_by_no_other_team(scene: Scene, path: str):
     for key in ("", "hw_nobody-knows-this-one"):
         assert await _opened(scene, path, key) == "denied"
-    for kind in GRANTS:
-        own = await _opened(scene, path, scene.keys[kind])
+    outcomes = await asyncio.gather(*(_opened(scene, path, scene.keys[kind]) for kind in GRANTS))
+    for kind, own in zip(GRANTS, outcomes, strict=True):
         if not _scopes(kind) & SUFFICES[WEBSOCKETS[path]]:
             assert own == "denied", kind
             continue

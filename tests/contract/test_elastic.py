@@ -32,7 +32,7 @@ from wire.process.tokens import Tokens
 
 TOKEN = "a token for scrapes"
 FOR_EVER = 3600.0
-ELASTIC = ElasticSettings(idle_s=600.0, target=4)
+ELASTIC = ElasticSettings(idle_s=600.0, target=4, reported_every_s=0.2)
 
 
 @pytest.fixture

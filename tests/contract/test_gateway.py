@@ -397,8 +397,8 @@ async def test_a_sampler_that_is_not_there_costs_a_retry_once(team, model, base,
 
 
 async def test_a_sampler_that_dies_late_costs_a_retry_too(team, model, sampler_script):
-    """However long it had worked: only the time in which nobody takes a request is limited (to 2 s here)."""
-    sampler_script.die_times, sampler_script.die_after_tokens, sampler_script.die_after_s = 2, 1, 3.0
+    """However long it had worked: only the time in which nobody takes a request is limited (to 1 s here)."""
+    sampler_script.die_times, sampler_script.die_after_tokens, sampler_script.die_after_s = 2, 1, 1.1
     reply = await team.http.post("/chat/completions", json=chat(model))
     assert reply.status_code == 200, reply.text
 

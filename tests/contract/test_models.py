@@ -6,7 +6,7 @@ import asyncio
 import uuid
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from server.audit.recording import COMMAND_LINE, record
 from server.catalog.repeated_moves import SET_HEAD, MovedAlready, newest_move, refuse_repeated
@@ -428,14 +428,14 @@ class no_samplers:
         self._database = database
 
     async def __aenter__(self) -> None:
-        from sqlalchemy import func
-
+        stops = update(SamplerRow).where(SamplerRow.stopped_at.is_(None)).values(stopped_at=func.clock_timestamp())
         async with self._database.session() as session:
-            await session.execute(update(SamplerRow).values(stopped_at=func.clock_timestamp()))
+            self._stopped = (await session.scalars(stops.returning(SamplerRow.id))).all()
 
     async def __aexit__(self, *_: object) -> None:
+        came_back = update(SamplerRow).where(SamplerRow.id.in_(self._stopped)).values(stopped_at=None)
         async with self._database.session() as session:
-            await session.execute(update(SamplerRow).values(stopped_at=None))
+            await session.execute(came_back)
 
 
 async def without_files(team, model, database: AsyncDatabase) -> list[dict]:

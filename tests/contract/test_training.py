@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
+from server.app import create_app
+from server.process.settings import ServerSettings, Timeouts
 from store.oplog import results
 from store.tables import OperationRow
-from tests.contract.conftest import batch, num_operations, trajectory
+from tests.contract.conftest import batch, num_operations, serving, trajectory
 
 
 async def test_losses_lists_the_trainers_names(team, model):
@@ -110,11 +112,12 @@ async def test_a_backward_is_retried_under_its_key_although_the_handle_is_used(t
     assert "another body" in other.json()["detail"]
 
 
-@pytest.mark.parametrize(("num_hiccups", "status"), [(2, 200), (10**6, 503)])
+@pytest.mark.parametrize(("num_hiccups", "operation_s", "status"), [(2, 60.0, 200), (10**6, 0.5, 503)])
 async def test_no_answer_is_given_that_the_database_does_not_know_of(
-    num_hiccups, status, team, model, database, monkeypatch
+    num_hiccups, operation_s, status, team, model, database, database_url, tmp_path, monkeypatch
 ):
     left = num_hiccups
+    settings = ServerSettings(database_url, f"file://{tmp_path}", "token", timeouts=Timeouts(operation_s=operation_s))
 
     def with_hiccups(write):
         async def hiccup(*args):
@@ -129,7 +132,9 @@ async def test_no_answer_is_given_that_the_database_does_not_know_of(
     with monkeypatch.context() as patched:
         for name in ("_take_small", "_note_answered", "_why_waiting"):
             patched.setattr(results, name, with_hiccups(getattr(results, name)))
-        reply = await team.train(model["id"], "forward-backward", batch())
+        async with serving(create_app(settings)) as url:
+            path = f"{url}/v1/models/{model['id']}/train/forward-backward"
+            reply = await team.http.post(path, json=batch())
     assert reply.status_code == status, reply.text
     operation = await finished_operation(database, model["id"])
     assert (operation.answered_at is not None) == (status == 200)

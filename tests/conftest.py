@@ -16,7 +16,6 @@ from typing import Any
 import certifi
 import psycopg
 import pytest
-import structlog
 from hypothesis import HealthCheck, settings
 from playwright.async_api import Browser
 from sqlalchemy import text
@@ -27,6 +26,7 @@ from store.embedded import EmbeddedPostgres
 from store.migrations import upgrade
 from tests.object_store import ObjectStore, object_store
 from tests.pages.browser import open_browser
+from tests.plain_tracebacks import draw_no_locals
 from wire.process.threads import wait_passively
 
 wait_passively()  # before a test module imports torch
@@ -64,18 +64,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def _processors() -> list[Any]:
-    *others, _console = structlog.get_config()["processors"]
-    return [*others, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-
-
 @pytest.fixture(scope="session", autouse=True)
 def commands_leave_our_logging_alone() -> Iterator[None]:
-    """A command that runs inside a test would have all later tests log to a stream that was closed with it.
-
-    Plain tracebacks: structlog's own, where rich is installed, draw all locals, which takes seconds each.
-    """
-    structlog.configure(processors=_processors())
+    """A command that runs inside a test would have all later tests log to a stream that was closed with it."""
+    draw_no_locals()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wire.process.logging.configure_logging", lambda *_: None)
         yield

@@ -11,10 +11,12 @@ import socket
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
+from tests.plain_tracebacks import draw_no_locals
 from trainer.distributed.group import RankGroup, start_group
 from trainer.engine import unembedding
 
@@ -85,8 +87,7 @@ class RankProcesses:
         self._ranks = []
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_IMPORTED_ONCE)
+        context = processes_with_torch()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -99,6 +100,13 @@ class RankProcesses:
             self._ranks.append((process, ours))
         started = [_answer(process, connection, _START_S) for process, connection in self._ranks]
         assert not any(map(_failed, started)), started
+
+
+def processes_with_torch() -> ForkServerContext:
+    """Whose processes are forked from the one that has imported what ranks do."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED_ONCE)
+    return context
 
 
 def _failed(answer: object) -> bool:
@@ -123,6 +131,7 @@ def _serve(rank: int, size: int, port: int, limit_s: float, block_rows: int, con
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(size),
     }
+    draw_no_locals()
     torch.set_num_threads(1)
     unembedding.BLOCK_ROWS = block_rows
     group = start_group("cpu", limit_s)

@@ -21,6 +21,8 @@ from store.repeating import RepeatedTask, Rhythm
 
 _PAUSE_S = 1.0
 """Between two looks, however many notifications come."""
+_LEAST_S = 1.0
+"""Between two looks at jobs, however soon those are scored."""
 _FAILED = "guard_failed"
 
 
@@ -59,12 +61,13 @@ async def _looking(
 ) -> AsyncGenerator[None]:
     """Score jobs, and hold the rules against all that is new, which may raise alarms; `looked` is called then."""
     database, paths, jobs_at = AsyncDatabase(url, pool_size=1), Paths(), 0.0
+    every_s = min(settings.every_s, max(settings.settle_s, _LEAST_S))
 
     async def look() -> None:
         nonlocal jobs_at
         if time.monotonic() >= jobs_at:
             await score_jobs(database, settings.settle_s)
-            jobs_at = time.monotonic() + settings.every_s
+            jobs_at = time.monotonic() + every_s
         while await check_due(database, paths):
             looked()
 
@@ -73,7 +76,7 @@ async def _looking(
         await due.wait(pause_s)
 
     try:
-        async with RepeatedTask(look, Rhythm(settings.every_s, failed=_FAILED, at_once=True), until_due):
+        async with RepeatedTask(look, Rhythm(every_s, failed=_FAILED, at_once=True), until_due):
             yield
     finally:
         await database.close()

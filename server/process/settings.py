@@ -185,7 +185,15 @@ class GuardSettings:
     networks to which webhooks may go although they would be refused, such as a receiver on this very machine."""
 
     every_s: float = 10.0
-    settle_s: float = 10.0
+    settle_s: Annotated[
+        float,
+        Option(
+            "Seconds without a sign of an evaluation job, none of whose rollouts runs, after which it is scored",
+            "HEADWAY_EVALUATION_SETTLE_S",
+            "--evaluation-settle-s",
+            minimum=0.1,
+        ),
+    ] = 10.0
     webhook_timeout_s: float = 10.0
     retry_s: float = 10.0
     webhook_receivers: Annotated[

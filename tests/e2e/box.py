@@ -15,6 +15,7 @@ import httpx
 from tests.conftest import heed_interrupts
 
 START_TIMEOUT_S = 180.0
+_ENVIRONMENT = {"HEADWAY_EVALUATION_SETTLE_S": "2"}
 
 
 class Box:
@@ -41,6 +42,7 @@ class Box:
                 [*command, "--base", f"{self._slug}={self._base}", *self._args],
                 stdout=log,
                 stderr=log,
+                env=os.environ | _ENVIRONMENT,
                 preexec_fn=heed_interrupts,
             )
         self._wait_until_ready()

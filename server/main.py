@@ -17,14 +17,12 @@ from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from fastapi import FastAPI
 from uvicorn.main import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from server.app import create_app
 from server.metrics.workers import shared_counts
 from server.process.elastic import ElasticSettings
 from server.process.settings import (
@@ -49,6 +47,9 @@ from wire.process.tls_settings import TlsSettings, TrustSettings
 from wire.process.tracing import configure_tracing
 from wire.process.uvicorn_tls import TlsConfig
 from wire.process.websocket_protocol import WEBSOCKET_OPTIONS, QuietWebSockets
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 _SHUTDOWN_S = 2
 """For connections to end: no request is under way when uvicorn gets the signal to stop."""
@@ -183,6 +184,8 @@ def _app(settings: ServerSettings, log_format: str | None) -> FastAPI:
         configure_tracing("server")
         arm_faults()
         threading.Thread(target=_end_with, args=(supervisor,), name="supervisor", daemon=True).start()
+    from server.app import create_app  # seconds, which the supervisor of several workers need not spend too
+
     app = create_app(settings)
     _drain_at_signals(app.state.shutdown)
     # Thousands of requests in flight are many objects that live long: looking for cycles among them at Python's own

@@ -16,6 +16,7 @@ from store.database import normalise_url, psycopg_dsn
 from store.embedded import EmbeddedPostgres
 from tests.chaos.processes import Zygote, children_of, is_alive, send
 from tests.chaos.sabotage import SABOTAGES
+from tests.postgres_template import lay_out
 from tests.supervised.service import BASE, Service
 from tests.supervised.supervisor import Death, Supervisor
 from wire.process import faults
@@ -142,7 +143,7 @@ class Box(Service):
         return "\n".join(f"== {p.name}\n{p.read_text()[-2500:]}" for p in sorted(self.folder.glob("*.log")))
 
     def _make_database(self) -> None:
-        postgres = EmbeddedPostgres(self.folder / "postgres")
+        postgres = EmbeddedPostgres(lay_out(self.folder / "postgres"))
         self.database_url = postgres.url
         self.dsn = psycopg_dsn(normalise_url(postgres.url))
         self._prepare(postgres.url, "chaos")

@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 class Zygote:
-    """Forks planes that have imported everything already; see `tests.chaos.zygote`."""
+    """Forks planes that have imported everything already; see `tests.chaos.zygote`. It is a fork itself, of one that
+    this process starts once: the imports take ten seconds."""
 
     def __init__(self, log: Path) -> None:
-        with log.open("ab") as file:
+        self._lock = threading.Lock()
+        self._log = log
+        requests, answers = (log.with_name(f"{log.name}-{way}") for way in ("requests", "answers"))
+        for pipe in (requests, answers):
+            os.mkfifo(pipe)
+        environment = os.environ | _ENVIRONMENT | {"TMPDIR": str(log.parent)}
+        self._pid = _imported().fork(
+            requests=str(requests), answers=str(answers), log=str(log), environment=environment
+        )
+        self._requests, self._answers = requests.open("w"), answers.open()
+
+    def fork(self, **request: Any) -> int:
+        """The pid of a new process."""
+        with self._lock:
+            return _asked(request, self._requests, self._answers, self._log)["pid"]
+
+    def close(self) -> None:
+        """End it and everything that it forked."""
+        self._requests.close()
+        while is_alive(self._pid):
+            time.sleep(0.01)
+        self._answers.close()
+
+
+class _Imported:
+    """The process that others are forked from. It ends with this one."""
+
+    def __init__(self) -> None:
+        self._log = Path(tempfile.mkstemp(prefix="headway-zygote-")[1])
+        with self._log.open("ab") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.zygote"],
                 stdin=subprocess.PIPE,
@@ -25,31 +62,30 @@ class Zygote:
                 stderr=file,
                 text=True,
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(log.parent)},
+                env=os.environ | _ENVIRONMENT,
             )
+        atexit.register(self._log.unlink, missing_ok=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         self._lock = threading.Lock()
-        self._log = log
-        self._said()
 
     def fork(self, **request: Any) -> int:
-        """The pid of a new process."""
-        assert self._process.stdin is not None
         with self._lock:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            return self._said()["pid"]
+            return _asked(request, self._requests, self._answers, self._log)["pid"]
 
-    def close(self) -> None:
-        """End it and everything that it forked."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
-    def _said(self) -> dict[str, int]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, f"the zygote has died: {self._log.read_text()[-3000:]}"
-        return json.loads(line)
+@cache
+def _imported() -> _Imported:
+    return _Imported()
+
+
+def _asked(request: Mapping[str, Any], requests: IO[str], answers: IO[str], log: Path) -> dict[str, int]:
+    requests.write(json.dumps(request) + "\n")
+    requests.flush()
+    line = answers.readline()
+    assert line, f"the zygote has died: {log.read_text()[-3000:]}"
+    return json.loads(line)
 
 
 def is_alive(pid: int) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import database_folder
 from tests.e2e.box import Box, point_sdk_at
+from tests.postgres_template import lay_out
 
 TINY_BASE = Path(__file__).parents[2] / ".headway-cache" / "tiny-arith"
 
@@ -38,7 +39,7 @@ def box(tiny_base: Path) -> Iterator[Box]:
 def own_box(tiny_base: Path) -> Iterator[Box]:
     """A box that the test may kill and restart."""
     with database_folder() as folder:
-        box = Box(folder / "data", tiny_base)
+        box = Box(lay_out(folder / "data" / "postgres").parent, tiny_base)
         yield box
         if box.process is not None:
             box.stop()

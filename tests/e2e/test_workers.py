@@ -21,8 +21,8 @@ from server.auth.service import create_key
 from server.main import _WORKER_START_S
 from store.database import AsyncDatabase
 from store.embedded import EmbeddedPostgres
-from store.migrations import upgrade
 from store.tables import ModelRow, OperationRow, TrainerRow
+from tests.postgres_template import lay_out
 
 
 @dataclass
@@ -43,8 +43,7 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    postgres = EmbeddedPostgres(tmp_path / "postgres")
-    upgrade(postgres.url)
+    postgres = EmbeddedPostgres(lay_out(tmp_path / "postgres"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {

@@ -1,28 +1,21 @@
-"""Pipelined loops of steps that promote nothing, whose requests are all in the log at once and arrive in any order,
-while the trainer dies: what is saved in the end is that of a loop that nobody disturbed, to the bit."""
+"""A pipelined loop of steps that promote nothing, whose requests are all in the log at once and arrive in any order."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import threading
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import numpy as np
-import pytest
 
 from store.database import AsyncDatabase
 from store.oplog.append import PlacedPayload
 from store.oplog.client_order import append_in_order
 from tests.chaos.box import Box
 from tests.chaos.client import PatientClient
-from tests.chaos.disturbance import Disturbance
-from tests.chaos.faults import Fault
-from tests.chaos.invariants import of_database
 from tests.chaos.outcome import files_of
 from wire.conversion import to_datums
 from wire.datum_payload import encode_datums
@@ -30,20 +23,8 @@ from wire.payload import encode
 from wire.saves import SaveRequest, Use, encode_save
 from wire.trajectories import Batch, Trajectory, Turn
 
-pytestmark = pytest.mark.chaos
-
 NUM_STEPS = 16
-DEATHS = [
-    [Fault("trainer", "node:before-commit", 3, "kill"), Fault("trainer", "step:before-adamw", 2, "kill")],
-    [Fault("trainer", "node:after-commit", 5, "kill"), Fault("trainer", "complete:before-commit", 2, "kill")],
-    [Fault("trainer", "saved:before-commit", 1, "kill"), Fault("trainer", "publish:after-rename", 1, "kill")],
-]
-MORE_DEATHS = [
-    [Fault("trainer", "step:after-adamw", 4, "stop"), Fault("trainer", "complete:after-commit", 3, "kill")],
-    [Fault("trainer", "saved:after-commit", 2, "kill"), Fault("trainer", "node:before-commit", 1, "stop")],
-]
 
-_LEFT = "select count(*) as num from operations where model_id = %(id)s and state in ('held', 'queued', 'running')"
 _ENDED = "select count(*) as num from operations where model_id = %(id)s and state not in ('held', 'queued', 'running')"
 _FAILED = "select client_sequence, kind, error_message from operations where model_id = %(id)s and state <> 'done'"
 _NAMED = """
@@ -124,56 +105,3 @@ def gradient(draw: np.random.Generator) -> bytes:
 
     call = {"loss_fn": "importance_sampling", "loss_fn_config": {}, "num_substeps": 1}
     return encode_datums(to_datums(Batch([trajectory() for _ in range(4)])), call)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(chaos_box: Box) -> dict[str, object]:
-    loop = Loop(chaos_box)
-    for half in (1, 0):
-        loop.send(half)
-    loop.wait()
-    outcome = loop.outcome()
-    assert set(outcome) == {"norms", "000004", f"{NUM_STEPS - 1:06d}"}
-    return outcome
-
-
-@pytest.mark.parametrize(
-    "faults",
-    [*DEATHS, *(pytest.param(faults, marks=pytest.mark.slow) for faults in MORE_DEATHS)],
-    ids=lambda faults: ", ".join(f"{f.point} {f.action}" for f in faults),
-)
-def test_a_pipelined_loop_ends_in_the_same_bits_wherever_its_trainer_dies(
-    chaos_box: Box, undisturbed: dict[str, object], faults: list[Fault]
-):
-    loop = Loop(chaos_box)
-    disturbance = Disturbance(chaos_box, loop.num_ended, loop.is_over)
-    for half, fault in enumerate(faults):
-        sender = threading.Thread(target=loop.send, args=(half,))
-        sender.start()
-        assert disturbance.inflict(fault), "nobody died"
-        sender.join()
-    loop.wait()
-    assert loop.outcome() == undisturbed
-    assert of_database(chaos_box) == []
-
-
-def test_a_trainer_that_dies_while_it_computes_steps_again_leaves_the_same_bits(
-    chaos_box: Box, undisturbed: dict[str, object]
-):
-    loop = Loop(chaos_box)
-    disturbance = Disturbance(chaos_box, loop.num_ended, loop.is_over)
-    first = chaos_box.pid("trainer")
-    with ThreadPoolExecutor() as threads:
-        sent = threads.submit(loop.send, 0)
-        died = threads.submit(disturbance.inflict, Fault("trainer", "node:after-commit", 5, "kill"))
-        while chaos_box.pid("trainer") == first and not died.done():
-            time.sleep(0.01)
-        time.sleep(0.1)  # the death is noticed, and the successor still starts
-        died_again = disturbance.inflict(Fault("trainer", "recompute:before-step", 1, "kill"))
-        assert died.result(), "nobody died"
-        assert died_again, "nobody died again"
-        sent.result()
-    loop.send(1)
-    loop.wait()
-    assert loop.outcome() == undisturbed
-    assert of_database(chaos_box) == []

@@ -17,7 +17,6 @@ from cli.box import fork_server
 from cli.box.children import Child, Children, environment_of_child
 from cli.box.fork_server import ForkServer, can_fork_planes
 from cli.box.forked_process import ForkedProcess
-from cli.box.forking import LIBRARIES
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux alone")
 
@@ -187,27 +186,3 @@ def test_children_are_started_where_they_cannot_be_forked(own_server: ForkServer
 def test_no_plane_is_forked_where_there_is_a_gpu():
     with patch.object(Path, "glob", lambda self, pattern: [Path("/dev/nvidia0")]):
         assert not can_fork_planes()
-
-
-_IMPORTED_IN_FORKS = f"""
-import os, sys
-from importlib import import_module
-for name in {LIBRARIES!r}:
-    import_module(name)
-before = set(sys.modules)
-for modules in (["trainer.leader"], ["sampler.main", "sampler.backends.local.backend"]):
-    if os.fork() == 0:
-        for name in modules:
-            import_module(name)
-        print(*(set(sys.modules) - before), flush=True)
-        os._exit(0)
-    os.wait()
-"""
-
-
-def test_planes_import_no_library_that_is_not_shared():
-    """Else each has it in its own memory."""
-    said = subprocess.check_output([sys.executable, "-c", _IMPORTED_IN_FORKS], text=True).splitlines()
-    by_trainer, by_sampler = (set(line.split()) for line in said)
-    ours = {"store", "wire", "migrations"}
-    assert {name for name in by_trainer & by_sampler if name.partition(".")[0] not in ours} == set()

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from cli.box.forking import LIBRARIES
+
 NOBODYS = {"datasets", "hud", "IPython", "matplotlib", "mlflow", "nltk", "pandas", "pyarrow", "pytest", "scipy"} | {
     *("sklearn", "tensorboard", "tinker", "torchvision", "trl", "vllm", "wandb")
 }
@@ -56,12 +58,24 @@ for plane, imports in {[(plane, imports) for plane, (imports, others) in PLANES.
         os._exit(0)
     if os.wait()[1]:
         sys.exit(f"{{plane}} cannot be imported")
+
+for name in {LIBRARIES!r}:
+    __import__(name)
+shared = set(sys.modules)
+for plane, imports in {[(plane, PLANES[plane][0]) for plane in ("trainer", "sampler")]!r}:
+    if os.fork() == 0:
+        exec(imports)
+        print("forked " + plane, *sorted(set(sys.modules) - shared), sep=",", flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(f"{{plane}} cannot be imported")
 """
 
 
 @pytest.fixture(scope="module")
 def imported() -> dict[str, set[str]]:
-    """By plane, the libraries that it has imported."""
+    """By plane, the libraries that it has imported; by "forked trainer" and "forked sampler", the modules that one has
+    imported which was forked from the fork server of `headway up`."""
     found = subprocess.run([sys.executable, "-c", _IN_FORKS], capture_output=True, text=True, check=True)
     lines = (line.split(",") for line in found.stdout.splitlines())
     return {plane: set(names) for plane, *names in lines}
@@ -70,3 +84,10 @@ def imported() -> dict[str, set[str]]:
 @pytest.mark.parametrize("plane", PLANES)
 def test_a_plane_imports_nothing_that_only_others_use(plane: str, imported: dict[str, set[str]]):
     assert imported[plane] & (PLANES[plane][1] | NOBODYS) == set()
+
+
+def test_forked_planes_import_no_library_that_is_not_shared(imported: dict[str, set[str]]):
+    """Else each has it in its own memory."""
+    ours = {"store", "wire", "migrations"}
+    both = imported["forked trainer"] & imported["forked sampler"]
+    assert {name for name in both if name.partition(".")[0] not in ours} == set()

@@ -6,15 +6,27 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from tests.conftest import database_folder
 from tests.e2e.box import Box
 from tests.e2e.rollouts import greedy, step
 from tests.e2e.test_training import checkpoint_files, fixed_batch
+from tests.postgres_template import lay_out
+
+
+@pytest.fixture(scope="module")
+def mortal_box(tiny_base: Path) -> Iterator[Box]:
+    """A box whose planes are killed, and started again by `up` before a test ends."""
+    with database_folder() as folder:
+        box = Box(lay_out(folder / "data" / "postgres").parent, tiny_base).start()
+        yield box
+        box.stop()
 
 
 @pytest.mark.slow
@@ -37,19 +49,18 @@ def test_a_stopped_service_goes_on_where_it_was(own_box: Box):
     assert stepped["step"] == 2, "the gradient from before the stop was replayed"
 
 
-def test_a_killed_trainer_costs_neither_gradients_nor_bits(own_box: Box):
-    own_box.start()
-    batch = fixed_batch(own_box)
-    undisturbed = own_box.fork("undisturbed")
-    expected = [step(own_box, undisturbed, batch, group_size=4) for _ in range(2)]
+def test_a_killed_trainer_costs_neither_gradients_nor_bits(mortal_box: Box):
+    batch = fixed_batch(mortal_box)
+    undisturbed = mortal_box.fork("undisturbed")
+    expected = [step(mortal_box, undisturbed, batch, group_size=4) for _ in range(2)]
 
-    killed = own_box.fork("killed")
-    step(own_box, killed, batch, group_size=4)
-    own_box.call("POST", f"/v1/models/{killed}/train/forward-backward", {"inputs": batch, "group_size": 4})
-    own_box.kill("trainer")
-    stepped = own_box.call("POST", f"/v1/models/{killed}/train/optim-step", {"learning_rate": 1e-3})
-    assert checkpoint_files(own_box, killed, stepped["checkpoint_id"]) == checkpoint_files(
-        own_box, undisturbed, expected[1]["checkpoint_id"]
+    killed = mortal_box.fork("killed")
+    step(mortal_box, killed, batch, group_size=4)
+    mortal_box.call("POST", f"/v1/models/{killed}/train/forward-backward", {"inputs": batch, "group_size": 4})
+    mortal_box.kill("trainer")
+    stepped = mortal_box.call("POST", f"/v1/models/{killed}/train/optim-step", {"learning_rate": 1e-3})
+    assert checkpoint_files(mortal_box, killed, stepped["checkpoint_id"]) == checkpoint_files(
+        mortal_box, undisturbed, expected[1]["checkpoint_id"]
     )
 
 
@@ -113,8 +124,8 @@ def test_a_pass_whose_client_died_changes_no_bit_of_the_next_step(box: Box):
     compare_with_an_undisturbed_model(box, hang_up)
 
 
-def test_a_pass_whose_server_died_changes_no_bit_of_the_next_step(own_box: Box):
-    compare_with_an_undisturbed_model(own_box.start(), kill_the_server)
+def test_a_pass_whose_server_died_changes_no_bit_of_the_next_step(mortal_box: Box):
+    compare_with_an_undisturbed_model(mortal_box, kill_the_server)
 
 
 def compare_with_an_undisturbed_model(box: Box, lose: Callable[[Box, str, list[dict]], None]) -> None:

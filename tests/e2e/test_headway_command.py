@@ -16,16 +16,20 @@ import pytest
 
 from tests.conftest import database_folder
 from tests.e2e.box import Box, open_to_others
+from tests.e2e.forked_command import Command
+from tests.postgres_template import lay_out
+
+HEADWAY = Command(
+    str(Path(sys.executable).with_name("headway")),
+    "cli.start:start",
+    ("cli.box.trainers", "cli.box.up", "cli.commands.bases", "cli.commands.keys", "cli.commands.status"),
+    runs_exit_functions=True,
+)
 
 
 def headway(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cli", *args],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "COLUMNS": "220", **environment},
-    )
+    """`headway ARGS` with this process's environment and these changes to it."""
+    return HEADWAY.run(args, Path.cwd(), {**os.environ, "COLUMNS": "220", **environment})
 
 
 def test_keys_are_made_listed_and_revoked(box: Box):
@@ -105,9 +109,9 @@ def test_the_api_describes_itself_and_says_who_is_ready(box: Box):
 
 @pytest.fixture(scope="module")
 def refused_in() -> Iterator[Path]:
-    """One data folder for all that `up` refuses: its database is made once."""
+    """One data folder for all that `up` refuses, with a database."""
     with database_folder() as folder:
-        yield folder / "data"
+        yield lay_out(folder / "data" / "postgres").parent
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,8 @@ def test_a_command_runs_under_up_and_gives_its_status_whatever_the_data_folder_i
     with database_folder() as folder:
         data = folder / 'it\'s "my" dätä (100% #1, $HOME?)' / ("-" + "x" * 200)
         where = ("--data-dir", str(data), "--port", "0", "--base", f"tiny-arith={tiny_base}")
-        done = headway("up", *where, "--host", "::1", "--", sys.executable, "-c", script)
+        up = [sys.executable, "-m", "cli", "up", *where, "--host", "::1", "--", sys.executable, "-c", script]
+        done = subprocess.run(up, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "220"})
         opened = open_to_others(data)
         told = shlex.split(next(line for line in done.stdout.splitlines() if line.startswith("or: ")))
     assert done.returncode == 7, done.stdout + done.stderr

@@ -4,8 +4,6 @@ runner plays."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 from tests.e2e.box import Box
 from tests.e2e.deployed import SUMS_NAME, deploy
 from tests.e2e.hud_command import run_hud
+from tests.e2e.test_headway_command import headway
 from tests.e2e.test_judge import ENVIRONMENT
 from tests.vendor import Vendor, vendor_of_models
 
@@ -27,8 +26,9 @@ def vendor(tmp_path: Path) -> Iterator[Vendor]:
 
 def upstreams(box: Box, *args: str) -> str:
     """What `headway upstreams ARGS` prints."""
-    command = [sys.executable, "-m", "cli", "upstreams", *args, "--data-dir", str(box.data_dir)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    done = headway("upstreams", *args, "--data-dir", str(box.data_dir))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _added(box: Box, vendor: Vendor, name: str, api: str) -> Iterator[str]:

@@ -71,7 +71,7 @@ async def scene(
         assert key is not None
         job = await add_job(session, owner, "a job with a name that goes on and on and on", group_size=2)
         told, untold, *_ = await add_groups(session, job, [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.5, None]], trained)
-        run = await add_run(session, trained)
+        run = await add_run(session, trained, steps=8)
         environment = await deployed_environment_of(session, owner, "arith")
     tasks = [task(f"task-{number}", args={"text": "a question " * 9 * number}) for number in range(8)]
     taskset_id = (await upload(standing_team, *tasks, name="looked-at")).json()["taskset_id"]
@@ -158,6 +158,10 @@ PAGES = [
     "/teams/{team}",
     "/teams/{team}/remove",
 ]
+LONGER_THAN_A_TURN_MS = 2000
+"""Of a page that keeps itself up to date, which asks every 1.5 s."""
+DARK = "rgb(14, 17, 22)"
+"""The ground of a page."""
 SEEN_ELSEWHERE = {"/login", "/keys/made"}
 """Without a session, and after a form."""
 MOVED = {"/models", "/models/"}
@@ -181,13 +185,31 @@ def test_every_page_is_looked_at(scene: Scene):
     assert not lacking
 
 
+WITH_ALL_COLOURS = {
+    "/",
+    "/models/{trained}",
+    "/models/{trained}?tab=checkpoints&node=base",
+    "/models/{trained}?tab=guard",
+    "/trace/{told}?open=2",
+    "/traces/compare?a={told}&b={untold}",
+    "/runs/{run}",
+    "/system",
+    "/help/guard",
+}
+"""The pages that are looked at in the dark too."""
+
+
 async def test_axe_finds_nothing_nothing_sticks_out_and_the_console_is_empty(scene, browser: Browser, origin, session):
-    """Also in a narrow window."""
+    """Also in a narrow window, and in the dark."""
+    assert set(PAGES) >= WITH_ALL_COLOURS
     found: list[str] = []
     async with visiting(browser, origin, storage_state=session, color_scheme="light") as visit:
+        await visit.bring_axe()
         for path in PAGES:
             assert await visit.go(path.format(**vars(scene))) == 200, path
             found += await _problems(visit, path)
+            if path in WITH_ALL_COLOURS:
+                found += await _problems_in_the_dark(visit, path)
         assert visit.console == []
         assert await visit.go("/nothing") == 404
         found += await _problems(visit, "/nothing")
@@ -206,24 +228,20 @@ async def _problems(visit: Visit, path: str) -> list[str]:
     return [*found, f"{path} is {width} wide in a window of 360"] if width > 360 else found
 
 
-WITH_ALL_COLOURS = [
-    "/",
-    "/models/{trained}",
-    "/models/{trained}?tab=checkpoints&node=base",
-    "/models/{trained}?tab=guard",
-    "/trace/{told}?open=2",
-    "/traces/compare?a={told}&b={untold}",
-    "/runs/{run}",
-    "/system",
-    "/help/guard",
-]
+async def _problems_in_the_dark(visit: Visit, path: str) -> list[str]:
+    await visit.page.emulate_media(color_scheme="dark")
+    assert await visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == DARK
+    found = [f"{path} in the dark: {one}" for one in await visit.violations(*OF_COLOURS)]
+    await visit.page.emulate_media(color_scheme="light")
+    return found
 
 
-@pytest.mark.parametrize("paths", [WITH_ALL_COLOURS, pytest.param(PAGES, marks=pytest.mark.slow)], ids=["some", "all"])
-async def test_colours_stand_out_in_the_dark(paths: list[str], scene, browser: Browser, origin, session):
+@pytest.mark.slow
+async def test_the_colours_of_all_pages_stand_out_in_the_dark(scene, browser: Browser, origin, session):
     found: list[str] = []
     async with visiting(browser, origin, storage_state=session, color_scheme="dark") as visit:
-        for path in paths:
+        await visit.bring_axe()
+        for path in PAGES:
             await visit.go(path.format(**vars(scene)))
             await visit.settled()
             found += [f"{path}: {one}" for one in await visit.violations(*OF_COLOURS)]
@@ -388,23 +406,26 @@ async def test_the_theme_button_stays_pressed(browser: Browser, origin, session)
         await visit.page.get_by_role("button", name="Switch between dark and light").click()
         await visit.go("/system")
         await expect(visit.page.locator("html")).to_have_attribute("data-theme", "dark")
-        assert await visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(14, 17, 22)"
+        assert await visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == DARK
 
 
 async def test_a_hidden_tab_asks_nothing(scene, browser: Browser, origin, session):
     async with visiting(browser, origin, storage_state=session) as visit:
+        await visit.page.clock.install()
         await visit.go("/system")
         await expect(visit.page.locator("#live-state")).to_have_text("Live")
         asked: list[str] = []
         visit.page.on("request", lambda request: asked.append(request.url))
         async with visit.page.expect_request("**/system"):
-            pass
+            await visit.page.clock.fast_forward(LONGER_THAN_A_TURN_MS)
         hide = "Object.defineProperty(document, 'hidden', {value: true, configurable: true})"
         await visit.page.evaluate(f"{hide}; document.dispatchEvent(new Event('visibilitychange'))")
-        await visit.page.wait_for_timeout(300)
+        await visit.page.wait_for_load_state("networkidle")
         asked.clear()
-        await visit.page.wait_for_timeout(2500)
-        assert asked == []
+        for _ in range(3):
+            await visit.page.clock.fast_forward(LONGER_THAN_A_TURN_MS)
+        await visit.page.evaluate("fetch('/nothing')")
+        assert asked == [f"{origin}/nothing"]
         show = "Object.defineProperty(document, 'hidden', {value: false, configurable: true})"
         async with visit.page.expect_request("**/system"):
             await visit.page.evaluate(f"{show}; document.dispatchEvent(new Event('visibilitychange'))")
@@ -412,7 +433,9 @@ async def test_a_hidden_tab_asks_nothing(scene, browser: Browser, origin, sessio
 
 async def test_a_session_that_ended_leads_to_the_form(scene, browser: Browser, origin, session):
     async with visiting(browser, origin, storage_state=session) as visit:
+        await visit.page.clock.install()
         await visit.go(f"/models/{scene.trained}")
         await expect(visit.page.locator("#live-state")).to_have_text("Live")
         await visit.page.context.clear_cookies()
+        await visit.page.clock.fast_forward(LONGER_THAN_A_TURN_MS)
         await visit.page.wait_for_url("**/login?next=**")

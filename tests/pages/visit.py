@@ -46,6 +46,10 @@ class Visit:
         await self.page.wait_for_load_state()
         await self.page.wait_for_selector("#charts[data-points], main:not(:has(#charts))", state="attached")
 
+    async def bring_axe(self) -> None:
+        """To every page that is opened from now on: `violations` brings it to one page in twice the time."""
+        await self.page.context.add_init_script(AXE.read_text())
+
     async def violations(self, *rules: str) -> list[str]:
         """What axe finds, by all rules if none are given. The debugger brings it in, whom the policy does not bind."""
         if not await self.page.evaluate("'axe' in window"):

@@ -7,8 +7,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from store.planes.promotion_policy import PATIENCE_S
-from store.planes.sampler_demand import REPORTED_EVERY_S
-from store.planes.scaling_policy import ScalingPolicy
+from store.planes.scaling_policy import REPORTED_EVERY_S, ScalingPolicy
 from wire.process.options import Option
 
 

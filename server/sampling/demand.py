@@ -17,7 +17,8 @@ from uuid import UUID
 import structlog
 
 from store.database import DATABASE_AWAY, AsyncDatabase
-from store.planes.sampler_demand import REPORTED_EVERY_S, Asked, report_demand
+from store.planes.sampler_demand import Asked, report_demand
+from store.planes.scaling_policy import REPORTED_EVERY_S
 from store.repeating import RepeatedTask, Rhythm
 
 log = structlog.get_logger(__name__)

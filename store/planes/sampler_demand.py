@@ -18,9 +18,8 @@ from sqlalchemy.orm import Session
 
 from store.database import AsyncConnection
 from store.planes.registration import takes_requests_sql
-from store.planes.scaling_policy import ScalingPolicy
+from store.planes.scaling_policy import REPORTED_EVERY_S, ScalingPolicy
 
-REPORTED_EVERY_S = 5.0
 _COUNTS_FOR_S = 3 * REPORTED_EVERY_S
 _KEPT_FOR_S = 4 * _COUNTS_FOR_S
 _CLIENTS_LIVE_FOR_S = 60.0

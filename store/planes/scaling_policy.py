@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+REPORTED_EVERY_S = 5.0
+"""Between two reports of what is asked of a base, by a server process that has requests of it under way."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScalingPolicy:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.forked_command import Command
+from tests.forked_command import Command
 
 HUD = Path(sys.executable).with_name("hud")
 _COMMAND = Command(str(HUD), "hud.cli.__main__:main")

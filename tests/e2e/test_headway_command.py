@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import database_folder
 from tests.e2e.box import Box, open_to_others
-from tests.e2e.forked_command import Command
+from tests.forked_command import Command
 from tests.postgres_template import lay_out
 
 HEADWAY = Command(

@@ -68,6 +68,15 @@ def counts_of(config: PreTrainedConfig, dtype: torch.dtype = torch.bfloat16) -> 
     return _COUNTED.get(key) or _COUNTED.setdefault(key, count_base("tiny", config, RANK, dtype))
 
 
+_WHOLE: dict[tuple[int, torch.dtype], torch.nn.Module] = {}
+
+
+def whole(config: PreTrainedConfig, dtype: torch.dtype) -> torch.nn.Module:
+    """The model of one of the configs above, without an adapter, which nobody may change."""
+    key = id(config), dtype
+    return _WHOLE.get(key) or _WHOLE.setdefault(key, built(config, dtype))
+
+
 def built(config: PreTrainedConfig, dtype: torch.dtype) -> torch.nn.Module:
     torch.manual_seed(0)
     return loader_of(config).from_config(config, dtype=dtype).eval()
@@ -90,7 +99,7 @@ def bytes_of(tensors: Iterator[torch.Tensor]) -> int:
 def test_weights_and_adapters_have_the_bytes_that_were_counted(config: PreTrainedConfig, dtype: torch.dtype):
     counts = counts_of(config, dtype)
     memory = trainer_memory(counts, ranks=1, rank=RANK, num_shards=8, gpu=10**9)
-    model = built(config, dtype)
+    model = whole(config, dtype)
     weights = bytes_of(model.parameters())
     assert weights == counts.num_parameters * dtype.itemsize
     base, session = opened(config, dtype)
@@ -104,7 +113,7 @@ def test_weights_and_adapters_have_the_bytes_that_were_counted(config: PreTraine
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_a_trainer_refuses_by_the_bytes_that_were_counted(config: PreTrainedConfig, dtype: torch.dtype, ranks: int):
     memory = trainer_memory(counts_of(config, dtype), ranks=ranks, rank=RANK, num_shards=8, gpu=10**9)
-    assert memory.base + memory.gathered == base_bytes(built(config, dtype), ranks)
+    assert memory.base + memory.gathered == base_bytes(whole(config, dtype), ranks)
 
 
 def kept_bytes(base: BaseModel, length: int, *, recompute: bool) -> int:
@@ -211,7 +220,7 @@ def test_a_base_that_cannot_be_counted_is_refused(folder: str, sentence: str, tm
 
 
 def numel_of(config: PreTrainedConfig) -> int:
-    return sum(numel(tuple(p.shape)) for p in built(config, torch.float32).parameters())
+    return sum(numel(tuple(p.shape)) for p in whole(config, torch.float32).parameters())
 
 
 def test_counts_of_presets_are_those_that_their_names_say(monkeypatch: pytest.MonkeyPatch):

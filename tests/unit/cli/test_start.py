@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,20 +11,21 @@ import pytest
 
 from cli.start import make_app
 from cli.table import COMMANDS
+from tests.forked_command import Command
 from wire.loaded import version_of
 
-HEAVY = ("sqlalchemy", "psycopg", "pydantic", "numpy", "torch", "transformers", "fastapi", "httpx", "rich.table")
 OF_THE_DATABASE = {"sqlalchemy", "psycopg"}
+_COMMAND = Command(
+    str(Path(__file__).parents[3] / "headway"),
+    "tests.unit.cli.naming_imports:start_and_name_imports",
+    runs_exit_functions=True,
+)
+"""Forked from a process that has imported no more than `headway` has when it starts."""
 
 
 def started(*arguments: str) -> tuple[str, set[str]]:
     """What `headway` prints, and which heavy libraries it has imported by then."""
-    code = (
-        "import atexit, sys; from cli.start import start\n"
-        f"atexit.register(lambda: print('imported', *[name for name in {HEAVY!r} if name in sys.modules]))\n"
-        "start()"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = _COMMAND.run(arguments, Path.cwd(), os.environ)
     said, _, imported = done.stdout.rpartition("imported")
     return said + done.stderr, set(imported.split())
 
@@ -53,7 +55,7 @@ def test_to_list_the_commands_none_is_imported(arguments: tuple[str, ...]):
 def test_listed_commands_have_the_help_that_they_have_when_they_are_imported(capsys: pytest.CaptureFixture[str]):
     listed, _ = started("--help")
     with pytest.raises(SystemExit):
-        make_app(COMMANDS)(["--help"], prog_name="-c")
+        make_app(COMMANDS)(["--help"], prog_name="headway")
     assert listed == capsys.readouterr().out
 
 

@@ -10,5 +10,5 @@ from tests.chaos.driver import open_box
 
 @pytest.fixture(scope="module")
 def chaos_box() -> Iterator[Box]:
-    with open_box() as box:
+    with open_box(lease_ttl_s=1.0) as box:
         yield box

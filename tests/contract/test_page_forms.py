@@ -91,10 +91,12 @@ OPEN = {"/login", "/logout"}
 
 @dataclass(frozen=True)
 class Scene:
-    """A team whose things are at stake, browsers that are signed in, by role, and an operator of another team."""
+    """A team whose things are at stake, browsers that are signed in, by role, and an operator of another team; the
+    tokens that the forms of each browser bear."""
 
     things: dict[str, str]
     browsers: dict[str, httpx.AsyncClient]
+    tokens: dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,8 @@ async def scene(origin: str, base: ModelRow, database: AsyncDatabase) -> AsyncIt
         things = {"trainer": str(trainer.id), "sampler": str(sampler.id), "trace": str(trace.id)}
         things |= {"model": model["id"], "team": str(owner)}
         browsers = {name: await stack.enter_async_context(signed_in(origin, key)) for name, key in keys.items()}
-        yield Scene(things, browsers)
+        tokens = {name: csrf_token((await browser.get("/")).text) for name, browser in browsers.items()}
+        yield Scene(things, browsers, tokens)
 
 
 async def fresh_things(scene: Scene, database: AsyncDatabase) -> dict[str, str]:
@@ -165,14 +168,14 @@ def test_every_form_has_a_line_in_the_table(tmp_path):
 @pytest.mark.parametrize(("question", "form"), FORMS, ids=lambda part: str(part).replace("/", " ").strip())
 async def test_a_form_does_what_its_role_may_and_nothing_for_others(scene: Scene, database, origin, question, form):
     allowed, allowed_beyond, fields = FORMS[question, form]
+    spared = await fresh_things(scene, database)  # nobody who is refused changes them
     async with httpx.AsyncClient(base_url=origin, trust_env=False, verify=False) as nobody:
-        reply = await nobody.post(form.format(**await fresh_things(scene, database)), data=fields)
+        reply = await nobody.post(form.format(**spared), data=fields)
         assert (reply.status_code, reply.headers["location"]) == (303, "/login")
     for who, browser in scene.browsers.items():
         may = who in (allowed if who in ROLES else allowed_beyond)
         refusals = {403} if who in ROLES or allowed_beyond else {403, 404}
-        things = await fresh_things(scene, database)
-        token = csrf_token((await browser.get("/")).text)
+        things = await fresh_things(scene, database) if may else spared
         if question is not None:
             asked = await browser.get(question.format(**things))
             if may or who in ROLES or question != "/keys/new":
@@ -180,7 +183,7 @@ async def test_a_form_does_what_its_role_may_and_nothing_for_others(scene: Scene
         path = form.format(**things)
         if may:
             assert (await browser.post(path, data=fields)).status_code == 403, "a form without its token"
-        reply = await browser.post(path, data={**fields, "csrf_token": token})
+        reply = await browser.post(path, data={**fields, "csrf_token": scene.tokens[who]})
         if may:
             done = (303, 409, 422)  # a head that moved; a rollout without tokens
             assert reply.status_code in done, (who, reply.text)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -53,6 +55,54 @@ FORMULAS: dict[str, Formula] = {
 }
 
 
+@dataclass
+class Reference:
+    """The logprobs of a batch under a policy, with their graph, from which any number of losses have gradients."""
+
+    policy: PeftModel
+    batch: Batch
+    beside: Beside
+
+    @cached_property
+    def logprobs(self) -> list[list[torch.Tensor]]:
+        """Of the action tokens of each trajectory's sequences."""
+        return [[self._of(turns) for turns in sequences(each)] for each in self.batch.trajectories]
+
+    @cached_property
+    def base_logprobs(self) -> list[list[torch.Tensor]]:
+        with torch.no_grad(), self.policy.disable_adapter():
+            return [[self._of(turns) for turns in sequences(each)] for each in self.batch.trajectories]
+
+    def gradient(self, loss: str, options: Mapping[str, float] | None = None) -> tuple[float, dict[str, torch.Tensor]]:
+        """C and its gradient per LoRA tensor."""
+        costs = self._costs_per_sequence(loss, options or {})
+        total = torch.cat(costs).sum()
+        if options and options.get("normalize_by_tokens"):
+            total = torch.cat(costs).mean()
+        if options and options.get("normalize_by_sequences"):
+            total = torch.stack([c.mean() for c in costs]).mean()
+        self.policy.zero_grad(set_to_none=True)
+        total.backward(retain_graph=True)
+        named = self.policy.named_parameters()
+        return total.item(), {name.replace(".default.", "."): p.grad for name, p in named if p.requires_grad}
+
+    def _costs_per_sequence(self, loss: str, options: Mapping[str, float]) -> list[torch.Tensor]:
+        costs = []
+        for at, advantage in enumerate(naive_advantages(self.batch, options)):
+            for number, turns in enumerate(sequences(self.batch.trajectories[at])):
+                p = self.logprobs[at][number]
+                q = torch.cat([torch.from_numpy(turn.sampling_logprobs) for turn in turns]).to(p.dtype)
+                cost = FORMULAS[loss](p, q, advantage)
+                if beta := options.get("kl_penalty_coef"):
+                    b = self.base_logprobs[at][number]
+                    cost = cost + beta * (torch.exp(b - p) - (b - p) - 1)
+                costs.append(cost)
+        return costs
+
+    def _of(self, turns: list[Turn]) -> torch.Tensor:
+        return torch.cat([turn_logprobs(self.policy, turn, self.beside) for turn in turns])
+
+
 def naive_pass(
     base: PreTrainedModel,
     engine: TrainingEngine,
@@ -64,33 +114,7 @@ def naive_pass(
     beside: Beside = lambda _: {},
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """C and its gradient per LoRA tensor, for the adapter that the engine holds."""
-    policy = saved_policy(base, engine, folder, model)
-    costs = _costs_per_sequence(policy, batch, loss, options or {}, beside)
-    total = torch.cat(costs).sum()
-    if options and options.get("normalize_by_tokens"):
-        total = torch.cat(costs).mean()
-    if options and options.get("normalize_by_sequences"):
-        total = torch.stack([c.mean() for c in costs]).mean()
-    total.backward()
-    named = {name.replace(".default.", "."): p.grad for name, p in policy.named_parameters() if p.requires_grad}
-    return total.item(), named
-
-
-def _costs_per_sequence(
-    policy: PeftModel, batch: Batch, loss: str, options: Mapping[str, float], beside: Beside
-) -> list[torch.Tensor]:
-    costs = []
-    for trajectory, advantage in zip(batch.trajectories, naive_advantages(batch, options), strict=True):
-        for turns in sequences(trajectory):
-            p = torch.cat([turn_logprobs(policy, turn, beside) for turn in turns])
-            q = torch.cat([torch.from_numpy(turn.sampling_logprobs) for turn in turns]).to(p.dtype)
-            cost = FORMULAS[loss](p, q, advantage)
-            if beta := options.get("kl_penalty_coef"):
-                with torch.no_grad(), policy.disable_adapter():
-                    b = torch.cat([turn_logprobs(policy, turn, beside) for turn in turns])
-                cost = cost + beta * (torch.exp(b - p) - (b - p) - 1)
-            costs.append(cost)
-    return costs
+    return Reference(saved_policy(base, engine, folder, model), batch, beside).gradient(loss, options)
 
 
 def sequences(trajectory: Trajectory) -> list[list[Turn]]:

@@ -6,17 +6,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
-from tests.unit.trainer.naive import FORMULAS, naive_pass, saved_policy, turn_logprobs, worst_relative_error
+from tests.unit.trainer.naive import FORMULAS, Reference, naive_pass, saved_policy, turn_logprobs, worst_relative_error
 from tests.unit.trainer.tiny import (
     ARCHITECTURES,
     MODEL,
+    BatchEngine,
     deep_batch,
     gradients,
     mixed_batch,
@@ -34,7 +37,6 @@ from trainer.engine.prefix_tree import Node
 from trainer.engine.scores import Scores
 from wire.conversion import to_datums
 from wire.engine import LossChoice
-from wire.trajectories import Batch
 
 OPTIONS = {
     "kl": {"kl_penalty_coef": 0.3},
@@ -44,30 +46,50 @@ OPTIONS = {
 }
 
 
+BATCHES = {"turns": mixed_batch(), "branches on branches": deep_batch()}
+
+
+@cache
+def _kept_engine(architecture: str, dtype: torch.dtype, max_tokens_per_pass: int) -> BatchEngine:
+    return tiny_engine(architecture, dtype, max_tokens_per_pass)
+
+
+def reopened(architecture: str = "qwen3", dtype: torch.dtype = torch.float64, at_once: int = 4096) -> BatchEngine:
+    """One engine for all tests, with its model as if nothing had come before."""
+    return opened(_kept_engine(architecture, dtype, at_once))
+
+
+@cache
+def reference(architecture: str, dtype: torch.dtype, batch: str) -> Reference:
+    """Of the model that a reopened engine holds."""
+    with TemporaryDirectory() as folder:
+        policy = saved_policy(tiny_model(architecture, dtype), opened(tiny_engine(architecture, dtype)), Path(folder))
+    return Reference(policy, BATCHES[batch], lambda _: {})
+
+
 def test_every_loss_has_a_formula_to_be_compared_with() -> None:
     assert set(FORMULAS) == set(LOSSES)
 
 
-@pytest.mark.parametrize("batch", [mixed_batch(), deep_batch()], ids=["turns", "branches on branches"])
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("loss", FORMULAS)
-def test_float64_gradients_equal_naive_ones_to_rounding(loss: str, batch: Batch, tmp_path: Path) -> None:
+def test_float64_gradients_equal_naive_ones_to_rounding(loss: str, batch: str) -> None:
     with norms_in_their_own_dtype():
-        engine = opened(tiny_engine(dtype=torch.float64))
-        result = engine.forward_backward(MODEL, batch, LossChoice(loss))
-        cost, expected = naive_pass(tiny_model(dtype=torch.float64), engine, batch, loss, tmp_path)
+        engine = reopened()
+        result = engine.forward_backward(MODEL, BATCHES[batch], LossChoice(loss))
+        cost, expected = reference("qwen3", torch.float64, batch).gradient(loss)
     assert result.metrics["loss:sum"] == pytest.approx(cost, rel=1e-12)
     assert worst_relative_error(gradients(engine), expected) <= 1e-12
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("loss", FORMULAS)
-def test_float64_gradients_of_options_equal_naive_ones(loss: str, options: str, tmp_path: Path) -> None:
+def test_float64_gradients_of_options_equal_naive_ones(loss: str, options: str) -> None:
     config = OPTIONS[options]
     with norms_in_their_own_dtype():
-        engine = opened(tiny_engine(dtype=torch.float64, max_tokens_per_pass=40))
-        result = engine.forward_backward(MODEL, mixed_batch(), LossChoice(loss, config, num_substeps=2))
-        base = tiny_model(dtype=torch.float64)
-        cost, expected = naive_pass(base, engine, mixed_batch(), loss, tmp_path, options=config)
+        engine = reopened(at_once=40)
+        result = engine.forward_backward(MODEL, BATCHES["turns"], LossChoice(loss, config, num_substeps=2))
+        cost, expected = reference("qwen3", torch.float64, "turns").gradient(loss, config)
     assert result.metrics["micro_batches:sum"] > 2
     assert result.metrics["loss:sum"] == pytest.approx(cost, rel=1e-12)
     assert worst_relative_error(gradients(engine), expected) <= 1e-12
@@ -78,7 +100,7 @@ def test_float64_gradients_of_options_equal_naive_ones(loss: str, options: str, 
 def test_a_split_into_micro_batches_changes_rounding_only(loss: str, options: str) -> None:
     choice = LossChoice(loss, OPTIONS.get(options, {}))
     with norms_in_their_own_dtype():
-        whole, split = (opened(tiny_engine(dtype=torch.float64, max_tokens_per_pass=n)) for n in (4096, 1))
+        whole, split = (reopened(at_once=n) for n in (4096, 1))
         metrics = [engine.forward_backward(MODEL, mixed_batch(), choice).metrics for engine in (whole, split)]
     assert metrics[1]["micro_batches:sum"] > metrics[0]["micro_batches:sum"] == 1
     assert metrics[1]["loss:sum"] == pytest.approx(metrics[0]["loss:sum"], rel=1e-9)
@@ -101,10 +123,10 @@ def test_float64_gradients_equal_naive_ones_on_every_architecture(architecture: 
 
 @pytest.mark.parametrize("loss", FORMULAS)
 @pytest.mark.parametrize("architecture", ["qwen3", "llama"])
-def test_float32_gradients_equal_naive_ones(architecture: str, loss: str, tmp_path: Path) -> None:
-    engine = opened(tiny_engine(architecture))
-    result = engine.forward_backward(MODEL, mixed_batch(), LossChoice(loss))
-    cost, expected = naive_pass(tiny_model(architecture), engine, mixed_batch(), loss, tmp_path)
+def test_float32_gradients_equal_naive_ones(architecture: str, loss: str) -> None:
+    engine = reopened(architecture, torch.float32)
+    result = engine.forward_backward(MODEL, BATCHES["turns"], LossChoice(loss))
+    cost, expected = reference(architecture, torch.float32, "turns").gradient(loss)
     assert result.metrics["loss:sum"] == pytest.approx(cost, rel=1e-5)
     assert worst_relative_error(gradients(engine), expected) <= 1e-5
 

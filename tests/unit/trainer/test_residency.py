@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-import os
 import stat
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -265,27 +265,52 @@ def test_the_folder_is_private_its_files_are_named_by_nothing_and_it_goes_at_the
     assert not list(tmp_path.iterdir())
 
 
-WRITE_AND_DIE = """
+TRAINERS_THAT_END = """
 import os, sys
 from pathlib import Path
-from tests.unit.trainer.test_residency import SpillFolder, a_session
-folder = SpillFolder(Path(sys.argv[1]))
-folder.write(a_session(0))
-os._exit(0) if sys.argv[2] == "killed" else None
+
+import torch
+
+from trainer.engine.lora import LoraLayout
+from trainer.engine.session import Session
+from trainer.engine.spill import SpillFolder
+from wire.engine import LoraConfig
+
+held = Session(LoraConfig(3, 6), LoraLayout(("a.lora_A.weight",), ((2, 5),)), *torch.zeros(4, 10), num_steps=0)
+for how in sys.stdin:
+    if os.fork() == 0:
+        folder = SpillFolder(Path(sys.argv[1]))
+        folder.write(held)
+        os._exit(0) if how == "killed\\n" else sys.exit()
+    assert os.wait()[1] == 0
+    print("ended", flush=True)
 """
+"""A process that is forked for each line: to import the engine takes seconds."""
 
 
-def run_a_trainer_that_is(how: str, root: Path) -> None:
-    command = [sys.executable, "-c", WRITE_AND_DIE, str(root), how]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+@pytest.fixture
+def run_a_trainer_that_is(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    command = [sys.executable, "-c", TRAINERS_THAT_END, str(tmp_path)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+
+        def run(how: str) -> None:
+            process.stdin.write(f"{how}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "ended\n"
+
+        yield run
+        process.stdin.close()
 
 
-def test_what_a_killed_process_left_behind_goes_and_what_a_live_one_parked_stays(tmp_path: Path) -> None:
-    run_a_trainer_that_is("stopped", tmp_path)
+def test_what_a_killed_process_left_behind_goes_and_what_a_live_one_parked_stays(
+    tmp_path: Path, run_a_trainer_that_is: Callable[[str], None]
+) -> None:
+    run_a_trainer_that_is("stopped")
     assert not list(tmp_path.iterdir())
     live = SpillFolder(tmp_path)
     path = live.write(a_session(0)).path
-    run_a_trainer_that_is("killed", tmp_path)
+    run_a_trainer_that_is("killed")
     assert len(files(tmp_path)) == 2
     SpillFolder(tmp_path).write(a_session(1))
     assert path in files(tmp_path)

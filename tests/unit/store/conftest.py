@@ -202,10 +202,11 @@ def estate(database: Database, world: World, tmp_path: Path, make_place: Callabl
 @contextmanager
 def new_database(server_url: str, *, template: str = "template1") -> Iterator[str]:
     """The URL of another database of a server, which goes again."""
-    name = f"other_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(psycopg_dsn(normalise_url(server_url)), autocommit=True) as connection:
+    name, dsn = f"other_{uuid.uuid4().hex[:8]}", psycopg_dsn(normalise_url(server_url))
+    with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"create database {name} template {template}".encode())
-        yield normalise_url(server_url).set(database=name).render_as_string(hide_password=False)
+    yield normalise_url(server_url).set(database=name).render_as_string(hide_password=False)
+    with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"drop database {name} with (force)".encode())
 
 

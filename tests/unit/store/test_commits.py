@@ -6,8 +6,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import text
-
 from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase, Database
 from store.oplog import work
@@ -51,13 +49,6 @@ def watched_commits(database: Database) -> Generator[None]:
     finally:
         with database.connection() as connection:
             connection.execute(_FORGET)
-
-
-def test_the_embedded_database_writes_through(database: Database):
-    with database.session() as session:
-        settings = {name: session.scalar(text(f"show {name}")) for name in ("fsync", "full_page_writes")}
-        assert settings == {"fsync": "on", "full_page_writes": "on"}
-        assert session.scalar(text("show synchronous_commit")) == "on"
 
 
 async def test_whatever_is_acknowledged_waits_for_the_disk(

@@ -67,6 +67,13 @@ def socket_of(postgres: EmbeddedPostgres) -> Path:
     return Path(str(normalise_url(postgres.url).query["host"]))
 
 
+def test_it_writes_through(postgres: EmbeddedPostgres):
+    written = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
+    with psycopg.connect(dsn_of(postgres)) as connection:
+        query = "select name, setting from pg_settings where name = any(%s)"
+        assert dict(connection.execute(query, [list(written)]).fetchall()) == written
+
+
 def attempt(user: str, dsn: str) -> str:
     done = subprocess.run([sys.executable, "-c", CONNECT, user, dsn], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

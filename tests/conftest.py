@@ -150,14 +150,20 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def database(postgres_url: str) -> Iterator[Database]:
-    """The session's database, emptied."""
+@pytest.fixture(scope="session")
+def kept_database(postgres_url: str) -> Iterator[Database]:
+    """The session's connections: each pool connects anew and compiles all statements again, 50 ms a test."""
     database = Database(postgres_url)
-    with database.session() as session:
-        _empty(session)
     yield database
     database.close()
+
+
+@pytest.fixture
+def database(kept_database: Database) -> Database:
+    """The session's database, emptied."""
+    with kept_database.session() as session:
+        _empty(session)
+    return kept_database
 
 
 _TABLES = """

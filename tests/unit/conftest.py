@@ -68,11 +68,17 @@ def add_checkpoint(database: Database, world: World):
     return add
 
 
-@pytest_asyncio.fixture
-async def async_database(database: Database, postgres_url: str) -> AsyncIterator[AsyncDatabase]:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def kept_async_database(postgres_url: str) -> AsyncIterator[AsyncDatabase]:
     async_database = AsyncDatabase(postgres_url)
     yield async_database
     await async_database.close()
+
+
+@pytest.fixture
+def async_database(database: Database, kept_async_database: AsyncDatabase) -> AsyncDatabase:
+    """As `database`, for a server."""
+    return kept_async_database
 
 
 @asynccontextmanager

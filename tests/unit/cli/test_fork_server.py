@@ -17,6 +17,9 @@ from cli.box import fork_server
 from cli.box.children import Child, Children, environment_of_child
 from cli.box.fork_server import ForkServer, can_fork_planes
 from cli.box.forked_process import ForkedProcess
+from store.catalog import ensure_base
+from store.database import Database
+from tests.unit.cli import forking_with_a_plugin
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux alone")
 
@@ -26,7 +29,10 @@ ENVIRONMENT = {name: value for name, value in environment_of_child({}).items() i
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    with ForkServer(tmp_path_factory.mktemp("server") / "log", ENVIRONMENT) as server:
+    with (
+        patch.object(fork_server, "_MODULE", forking_with_a_plugin.__name__),
+        ForkServer(tmp_path_factory.mktemp("server") / "log", ENVIRONMENT) as server,
+    ):
         yield server
 
 
@@ -186,3 +192,68 @@ def test_children_are_started_where_they_cannot_be_forked(own_server: ForkServer
 def test_no_plane_is_forked_where_there_is_a_gpu():
     with patch.object(Path, "glob", lambda self, pattern: [Path("/dev/nvidia0")]):
         assert not can_fork_planes()
+
+
+# A plane ends once its work is done, whatever threads of libraries and plugins it still has.
+
+TINY_BASE = Path(__file__).parents[3] / ".headway-cache" / "tiny-arith"
+START_S, END_S = 120.0, 60.0
+OF_THE_PLANES = {
+    "trainer": ("--device", "cpu"),
+    "sampler": ("--sampler-token", "secret", "--backend", "local", "--port", "0"),
+}
+
+
+@pytest.fixture
+def plane(server: ForkServer, fork) -> Iterator[Callable[..., tuple[ForkedProcess, Path]]]:
+    """Starts `headway WORDS…` with a thread that never ends."""
+    started: list[ForkedProcess] = []
+
+    def start(*words: str) -> tuple[ForkedProcess, Path]:
+        process, log = fork(server, *words, **{forking_with_a_plugin.VARIABLE: "1"})
+        started.append(process)
+        return process, log
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for(log: Path, event: str, process: ForkedProcess) -> None:
+    deadline = time.monotonic() + START_S
+    while event not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", OF_THE_PLANES)
+def test_a_plane_that_has_handed_everything_back_ends_though_a_thread_of_its_goes_on(
+    kind: str, plane, database: Database, postgres_url: str, tmp_path: Path
+):
+    with database.session() as session:
+        ensure_base(session, "tiny-arith", str(TINY_BASE))
+    common = ("--database-url", postgres_url, "--base", "tiny-arith", "--data-dir", str(tmp_path), "--threads", "1")
+    process, log = plane(kind, *common, *OF_THE_PLANES[kind])
+    wait_for(log, f"{kind}_ready", process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(END_S) == 0, log.read_text()
+    assert f"{kind}_stopped" in log.read_text()
+    assert "the exit functions ran" in log.read_text(), "what was printed last is written"
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("server", "--host", "nowhere.invalid", "--database-url", "postgresql://x@127.0.0.1:9/x"), 1),
+        (("runner", "--server", "nonsense"), 1),
+        (("trainer", "--no-such-option"), 2),
+        (("sampler", "--help"), 0),
+    ],
+)
+def test_a_plane_that_cannot_start_ends_with_its_status_though_a_thread_of_its_goes_on(
+    words: tuple[str, ...], status: int, plane
+):
+    process, log = plane(*words)
+    assert process.wait(END_S) == status, log.read_text()

@@ -104,11 +104,11 @@ async def test_the_log_of_an_environment_without_tasks_says_what_it_lacks(tmp_pa
 
 
 async def test_many_start_at_once(played: Played) -> None:
-    sessions = await asyncio.gather(*(played.start() for _ in range(12)))
+    sessions = await asyncio.gather(*(played.start() for _ in range(6)))
     try:
         answers = await asyncio.gather(*(run(each, f"result = {n}") for n, each in enumerate(sessions)))
-        assert answers == [str(n) for n in range(12)]
-        assert len({each.address for each in sessions}) == 12
+        assert answers == [str(n) for n in range(6)]
+        assert len({each.address for each in sessions}) == 6
     finally:
         await asyncio.gather(*(each.stop() for each in sessions))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from server.pages.shared.routing import PageRoute
 from store.blob_stores.file import FileBlobStore
 from store.database import AsyncDatabase
 from store.tables import AlarmRow, ApiKeyRow, CheckpointRow, EvalRow, ModelRow, TrainerRow
-from tests.contract.conftest import Team
+from tests.contract.conftest import Team, new_team
 from tests.contract.environments import deployed_environment_of
 from tests.contract.test_pages import key_of, team_id
 from tests.contract.test_rollout_pictures import png, rollout_with_picture
@@ -52,11 +53,18 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
+async def own_team(origin: str, database: AsyncDatabase) -> AsyncIterator[Team]:
+    """A team whose lists hold nothing of other tests: axe's time grows with the rows of a page."""
+    async with new_team(origin, database) as team:
+        yield team
+
+
+@pytest.fixture(scope="module")
 async def scene(
-    standing_team: Team, base: ModelRow, database: AsyncDatabase, tmp_path_factory: pytest.TempPathFactory
+    own_team: Team, base: ModelRow, database: AsyncDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> Scene:
     async with database.session() as session:
-        owner = await team_id(database, standing_team)
+        owner = await team_id(database, own_team)
         trained = await add_model(session, owner, base.id, f"trained-{uuid.uuid4().hex[:6]}")
         first = await grow(session, trained, 12, seed=1, age_s=4000)
         second = await grow(session, trained, 3, start=first[7], seed=2, age_s=3000)
@@ -74,13 +82,13 @@ async def scene(
         run = await add_run(session, trained, steps=8)
         environment = await deployed_environment_of(session, owner, "arith")
     tasks = [task(f"task-{number}", args={"text": "a question " * 9 * number}) for number in range(8)]
-    taskset_id = (await upload(standing_team, *tasks, name="looked-at")).json()["taskset_id"]
+    taskset_id = (await upload(own_team, *tasks, name="looked-at")).json()["taskset_id"]
     blobs = FileBlobStore(tmp_path_factory.mktemp("blobs"))  # all of it is small enough for the rows
     await tell(database, blobs, told, checkpoint=second[-1])
     await tell(database, blobs, untold, checkpoint=second[-1], is_reported=False)
     async with database.session() as session:
         await pass_over(session, told, second[-1], turns(3, 40)[0])
-    seen = [await rollout_with_picture(standing_team, png(colour=colour)) for colour in ("teal", "red")]
+    seen = [await rollout_with_picture(own_team, png(colour=colour)) for colour in ("teal", "red")]
     ids = [row.id for row in (trained, fresh, base, job, told, untold, raised)]
     others = [taskset_id, owner, key.id, trainer.id, first[5].id, run.id, environment.id, *seen]
     return Scene(*map(str, [*ids, *others]))
@@ -98,9 +106,9 @@ def alarm(model: ModelRow) -> AlarmRow:
 
 
 @pytest.fixture(scope="module")
-async def session(browser: Browser, origin: str, standing_team: Team, database: AsyncDatabase) -> Any:
+async def session(browser: Browser, origin: str, own_team: Team, database: AsyncDatabase) -> Any:
     """The cookies of an operator who signed in."""
-    key = await key_of(database, standing_team, Grant("operator", "admin"))
+    key = await key_of(database, own_team, Grant("operator", "admin"))
     async with visiting(browser, origin, key) as visit:
         return await visit.page.context.storage_state()
 
@@ -248,13 +256,13 @@ async def test_the_colours_of_all_pages_stand_out_in_the_dark(scene, browser: Br
     assert not found, "\n".join(found)
 
 
-async def test_a_printed_link_opens_after_signing_in(scene, browser: Browser, origin, standing_team):
+async def test_a_printed_link_opens_after_signing_in(scene, browser: Browser, origin, own_team):
     async with visiting(browser, origin) as visit:
         await visit.go(f"/models/{scene.trained}?tab=checkpoints")
         await expect(visit.page).to_have_title("Sign in · Headway")
         await visit.sign_in("hw_no")
         await expect(visit.page.get_by_role("alert")).to_contain_text("Unknown API key")
-        await visit.sign_in(standing_team.key)
+        await visit.sign_in(own_team.key)
         await expect(visit.page.get_by_role("heading", name="Checkpoint tree")).to_be_visible()
         assert visit.page.url.endswith(f"/models/{scene.trained}?tab=checkpoints")
 
@@ -350,9 +358,9 @@ async def test_a_picture_loads_small_and_opens_whole_with_the_keyboard(scene, br
         assert visit.console == []
 
 
-async def test_a_rollout_is_watched_while_it_runs(browser: Browser, origin, session, standing_team, database, tmp_path):
+async def test_a_rollout_is_watched_while_it_runs(browser: Browser, origin, session, own_team, database, tmp_path):
     async with database.session() as opened:
-        row = trace_row(await team_id(database, standing_team), reward=None)
+        row = trace_row(await team_id(database, own_team), reward=None)
         opened.add(row)
     async with visiting(browser, origin, storage_state=session) as visit:
         await visit.go(f"/trace/{row.id.hex}")
@@ -360,7 +368,7 @@ async def test_a_rollout_is_watched_while_it_runs(browser: Browser, origin, sess
         await tell(database, FileBlobStore(tmp_path), row, num_turns=1, is_reported=False)
         await expect(visit.page.get_by_role("heading", name="Turn 1: Agent")).to_be_visible()
         await visit.page.get_by_text("40 tokens, mean").click()
-        await standing_team.http.post(f"/v2/trace/{row.id}/exit", json={"status": "completed", "reward": 0.75})
+        await own_team.http.post(f"/v2/trace/{row.id}/exit", json={"status": "completed", "reward": 0.75})
         await expect(visit.page.locator(".facts")).to_contain_text("0.7500")
         await expect(visit.page.locator(".strip")).to_be_visible()
 

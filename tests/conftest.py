@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import gc
 import os
 import signal
@@ -16,6 +17,8 @@ from typing import Any
 import certifi
 import psycopg
 import pytest
+import typer.main
+import typer.testing
 from hypothesis import HealthCheck, settings
 from playwright.async_api import Browser
 from sqlalchemy import text
@@ -105,6 +108,14 @@ def nobody_waits_for_the_disk() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_are_read_once() -> Iterator[None]:
+    """Each call of a command would make all commands of the line anew from their signatures, which takes 0.1 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.main.get_command))
         yield
 
 

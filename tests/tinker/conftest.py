@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import database_folder
 from tests.e2e.box import Box
 from tests.e2e.conftest import own_box, tiny_base
+from tests.tinker.program_forks import ProgramForks
 
 __all__ = ["own_box", "tiny_base"]
 
@@ -24,3 +25,10 @@ def box(tiny_base: Path) -> Iterator[Box]:
         yield box
         if box.process is not None:
             assert box.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ProgramForks]:
+    forks = ProgramForks()
+    yield forks
+    forks.close()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -20,7 +17,7 @@ from tests.chaos.box import Box
 from tests.chaos.processes import send
 from tests.conftest import database_folder
 from tests.tinker.disturbing_proxy import at_random, disturbing_proxy
-from tests.tinker.sdks import RUN
+from tests.tinker.program_forks import ProgramForks
 
 _TIMEOUT_S = 1500
 
@@ -36,36 +33,30 @@ def mortal_box(tiny_base: Path) -> Iterator[Box]:
             box.close()
 
 
-def test_lost_answers_duplicates_delays_and_refusals_change_no_bit(mortal_box: Box):
-    expected = _outcome(mortal_box, _loop(mortal_box, mortal_box.url, num_steps=5))
+def test_lost_answers_duplicates_delays_and_refusals_change_no_bit(mortal_box: Box, forks: ProgramForks):
+    expected = _outcome(mortal_box, _loop(mortal_box, forks, mortal_box.url, num_steps=5))
     with disturbing_proxy(lambda: mortal_box.url, at_random(seed=5, share=0.2)) as proxy:
-        report = _loop(mortal_box, proxy.url, num_steps=5)
+        report = _loop(mortal_box, forks, proxy.url, num_steps=5)
     assert sum(proxy.counts.values()) - proxy.counts["undisturbed"] >= 4, proxy.counts
     assert _outcome(mortal_box, report) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_hundred_steps_survive_a_bad_network_and_deaths(mortal_box: Box, seed: int):
-    expected = _outcome(mortal_box, _loop(mortal_box, mortal_box.url, num_steps=100))
+def test_a_hundred_steps_survive_a_bad_network_and_deaths(mortal_box: Box, forks: ProgramForks, seed: int):
+    expected = _outcome(mortal_box, _loop(mortal_box, forks, mortal_box.url, num_steps=100))
     num_deaths = len(mortal_box.deaths)
     disturbs = at_random(seed, share=0.1)
     with disturbing_proxy(lambda: mortal_box.url, disturbs) as proxy, _killing(mortal_box, seed):
-        report = _loop(mortal_box, proxy.url, num_steps=100)
+        report = _loop(mortal_box, forks, proxy.url, num_steps=100)
     assert len(mortal_box.deaths) - num_deaths >= 3
     assert _outcome(mortal_box, report) == expected
 
 
-def _loop(box: Box, url: str, num_steps: int) -> dict[str, Any]:
-    environment = {
-        **os.environ,
-        "TINKER_BASE_URL": url,
-        "TINKER_API_KEY": f"tml-{box.key}",
-        "NO_PROXY": "127.0.0.1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    command = [sys.executable, "-c", RUN, "tests.tinker.pipelined_loop", "--steps", str(num_steps)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S)
+def _loop(box: Box, forks: ProgramForks, url: str, num_steps: int) -> dict[str, Any]:
+    environment = {"TINKER_BASE_URL": url, "TINKER_API_KEY": f"tml-{box.key}", "NO_PROXY": "127.0.0.1"}
+    arguments = ["tests.tinker.pipelined_loop", "--steps", str(num_steps)]
+    ended = forks.run(arguments, environment, _TIMEOUT_S)
     assert ended.returncode == 0, f"{ended.stderr[-3000:]}\n{box.logs()}"
     return json.loads(ended.stdout.splitlines()[-1])
 

@@ -10,10 +10,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import boto3
+import botocore.loaders
+import botocore.session
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
@@ -98,11 +100,20 @@ def connect(max_attempts: int = _MAX_ATTEMPTS, read_timeout_s: float = 30.0, *, 
         tcp_keepalive=True,
     )
     try:
-        return boto3.Session().client("s3", config=config)
+        session = botocore.session.Session()
+        session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
+        return session.create_client("s3", config=config)
     except ValueError:
         raise ValueError("AWS_ENDPOINT_URL is no URL of an object store: write http(s)://HOST:PORT") from None
     except BotoCoreError as error:
         raise ValueError(f"AWS_* and the files of ~/.aws do not fit together: {type(error).__name__}") from None
+
+
+@cache
+def _loader(folders: str | None) -> Any:
+    """Of botocore's descriptions of services and endpoints, 2 MB of JSON: read once a process, and not for each client.
+    folders: with more of them, as AWS_DATA_PATH has it."""
+    return botocore.loaders.create_loader(folders)
 
 
 class Bucket:

@@ -86,9 +86,12 @@ async def test_of_each_team_the_newest_jobs_stay(estate: Estate, async_database:
     assert ids(estate, TraceRow) == {jobs[new], jobs[pinned], jobs[at_work], alone}
 
 
-async def test_blobs_go_with_their_rollout_and_no_sooner(estate: Estate, async_database: AsyncDatabase):
-    kept = await roll_out(estate, async_database, length=30_000)
-    gone = await roll_out(estate, async_database, length=29_000)
+async def test_blobs_go_with_their_rollout_and_no_sooner(
+    estate: Estate, async_database: AsyncDatabase, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("store.rollouts.samples.INLINE_BYTES", 1024)
+    kept = await roll_out(estate, async_database, length=600)
+    gone = await roll_out(estate, async_database, length=580)
     estate.age_files()
     assert not removed(estate.collect(), "blob")
     assert verify(estate.database, estate.checkpoints, estate.blobs) == []

@@ -443,12 +443,12 @@ async def _nodes(database: AsyncDatabase, run: Run) -> list[Any]:
 
 
 async def test_a_crowd_of_polls_starves_no_heartbeat(team, base, trainer, database_url: str, tmp_path: Path):
-    """512 results that nobody has yet and the heartbeats of 128 sessions, with ten connections."""
-    settings = ServerSettings(database_url, f"file://{tmp_path}", "token", limits=LIMITS, database_pool_size=10)
+    """128 results that nobody has yet and the heartbeats of 32 sessions, with three connections."""
+    settings = ServerSettings(database_url, f"file://{tmp_path}", "token", limits=LIMITS, database_pool_size=3)
     async with serving(create_app(settings)) as url, AsyncExitStack() as clients:
         options = {"base_url": url, "headers": {"X-API-Key": team.key}, "trust_env": False, "verify": False}
         crowd = [  # a client looks through all its connections for each request
-            await clients.enter_async_context(httpx.AsyncClient(timeout=60, **options)) for _ in range(16)
+            await clients.enter_async_context(httpx.AsyncClient(timeout=60, **options)) for _ in range(4)
         ]
         run = await made(Team(team.name, team.key, crowd[0]), base)
         opened = await asyncio.gather(*(http.post(f"{ROOT}/create_session", json={}) for http in crowd * 8))

@@ -43,7 +43,7 @@ async def test_an_answer_is_of_the_form_and_ends_when_it_is_complete(ask, constr
 
 async def test_json_is_valid_as_soon_as_it_ends(ask):
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    asked = [ask(PROMPT, seed=seed, max_tokens=200, constraint={"json_schema": schema}) for seed in range(8)]
+    asked = [ask(PROMPT, seed=seed, max_tokens=120, constraint={"json_schema": schema}) for seed in range(8)]
     ended = [answer.text for answer in await asyncio.gather(*asked) if answer.finish_reason == "stop"]
     assert ended
     assert all(isinstance(json.loads(text)["n"], int) for text in ended)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoImageProcessor
 
 from sampler.backends.vllm.command import served_picture_cache, server_command, server_environment
 from sampler.backends.vllm.parsers import Parsers
@@ -33,20 +36,6 @@ assert "torchvision" not in sys.modules
 processor = Qwen3VLProcessor.from_pretrained(sys.argv[1])
 print(type(processor.image_processor).__name__, type(AutoImageProcessor.from_pretrained(sys.argv[1])).__name__)
 """
-WITH_BOTH = """
-import importlib
-import sys
-
-sys.path.insert(0, sys.argv[1])
-import transformers
-
-asked = []
-transformers.AutoImageProcessor.from_pretrained = lambda *_, **named: asked.append(named)
-importlib.import_module("headway_pictures")._prefer_pillow()
-transformers.AutoImageProcessor.from_pretrained("base")
-transformers.AutoImageProcessor.from_pretrained("base", backend="torchvision")
-print([named["backend"] for named in asked])
-"""
 
 
 def ran(code: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
@@ -65,9 +54,14 @@ def test_without_torchvision_processors_are_pillows_and_need_no_videos(tmp_path:
     )
 
 
-def test_with_torchvision_pillow_is_preferred_to_it():
-    folder = server_environment(1, has_vision=True)["PYTHONPATH"].split(os.pathsep)[0]
-    assert ran(WITH_BOTH, folder) == "['pil', 'torchvision']"
+def test_with_torchvision_pillow_is_preferred_to_it(monkeypatch: pytest.MonkeyPatch):
+    asked = list[dict[str, Any]]()
+    monkeypatch.syspath_prepend(server_environment(1, has_vision=True)["PYTHONPATH"].split(os.pathsep)[0])
+    monkeypatch.setattr(AutoImageProcessor, "from_pretrained", lambda *_, **named: asked.append(named))
+    importlib.import_module("headway_pictures")._prefer_pillow()
+    AutoImageProcessor.from_pretrained("base")
+    AutoImageProcessor.from_pretrained("base", backend="torchvision")
+    assert [named["backend"] for named in asked] == ["pil", "torchvision"]
 
 
 def test_a_text_base_has_neither_the_plugin_nor_a_limit(tmp_path: Path):

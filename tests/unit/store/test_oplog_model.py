@@ -47,7 +47,7 @@ from tests.unit.conftest import World
 from wire.errors import HeadwayError, InvalidRequest, LeaseLost, Superseded, TimedOut
 from wire.payload import encode
 
-EXAMPLES = {"default": 20, "long": 1000}[os.environ.get("HYPOTHESIS_PROFILE", "default")]
+EXAMPLES = {"default": 12, "long": 1000}[os.environ.get("HYPOTHESIS_PROFILE", "default")]
 GRADIENTS = ("forward_backward", "backward")
 RESULT = {"result": encode({"metrics": {}, "num_datums": 1})}
 

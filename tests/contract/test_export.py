@@ -232,20 +232,15 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 IDS = st.integers(0, 2**31 - 1)
 OUTPUTS = st.lists(st.tuples(IDS, FLOATS), min_size=1, max_size=6)
 TURN = st.tuples(st.lists(IDS, max_size=6), OUTPUTS, st.booleans())
+NUMBERS, TEXTS = st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=9)
+ROLLOUT = st.tuples(st.lists(TURN, max_size=3), NUMBERS, TEXTS, TEXTS)
 
 
-@given(
-    st.lists(TURN, max_size=3),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.text(max_size=9),
-    st.text(max_size=9),
-)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-async def test_any_rollout_comes_back_bit_for_bit(standing_team, turns, reward, task, answer):
+def line_of(turns, reward, task, answer) -> dict[str, Any]:
     request = json.dumps(
         {"preamble": {}, "messages": [{"role": "user", "content": task}], "reply": {"content": answer}}
     )
-    line = {
+    return {
         "trace_id": str(uuid.uuid4()),
         "reward": reward,
         "task_slug": task,
@@ -259,18 +254,30 @@ async def test_any_rollout_comes_back_bit_for_bit(standing_team, turns, reward, 
             for prompt, outputs, is_served in turns
         ],
     }
-    assert (await bring(standing_team, line))["imported"] == 1
-    reply = await standing_team.http.get(f"/v2/traces/{line['trace_id']}")
-    assert reply.status_code == 200
-    stored = task.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
-    exported = await rows(standing_team, pictures="none")  # other tests of the team have some
-    (row,) = [one for one in exported if one["trace_id"] == line["trace_id"]]
-    assert np.float64(row["reward"]).tobytes() == np.float64(reward).tobytes()
-    assert row["task_slug"] == stored
+
+
+@given(st.lists(ROLLOUT, min_size=1, max_size=6))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+async def test_any_rollout_comes_back_bit_for_bit(team, rollouts):
+    """Of a team that has no others: each export has all of a team's."""
+    lines = [line_of(*rollout) for rollout in rollouts]
+    assert (await bring(team, *lines))["imported"] == len(lines)
+    for line in lines:
+        assert (await team.http.get(f"/v2/traces/{line['trace_id']}")).status_code == 200
+    exported = {row["trace_id"]: row for row in await rows(team)}
+    assert len(exported) == len(lines)
+    for line in lines:
+        assert_same_rollout(line, exported[line["trace_id"]])
+    assert (await bring(team, *exported.values()))["unchanged"] == len(lines)
+    for line in lines:
+        await team.http.delete(f"/v2/traces/{line['trace_id']}")
+
+
+def assert_same_rollout(line: dict[str, Any], row: dict[str, Any]) -> None:
+    assert np.float64(row["reward"]).tobytes() == np.float64(line["reward"]).tobytes()
+    assert row["task_slug"] == line["task_slug"].replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
     for said, found in zip(line["turns"], row["turns"], strict=True):
         assert found["prompt_token_ids"] == said["prompt_token_ids"]
         assert found["output_token_ids"] == said["output_token_ids"]
         bits = [np.array(one["output_logprobs"], np.float32).tobytes() for one in (said, found)]
         assert bits[0] == bits[1]
-    assert (await bring(standing_team, row))["unchanged"] == 1
-    await standing_team.http.delete(f"/v2/traces/{line['trace_id']}")

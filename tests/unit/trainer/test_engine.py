@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from uuid import UUID
 
@@ -315,11 +316,18 @@ GOOD = trajectory(turn([1, 2], [3, 4]), reward=1.0)
 OFF = trajectory(turn([1, 2], [3], [-1e4]), reward=0.0)
 
 
-def refusal(call: Callable[[BatchEngine], object]) -> HeadwayError:
-    """The error of a call that must leave weights, gradient and moments as they were."""
+@cache
+def trained_engine() -> BatchEngine:
+    """One for all refusals, of which each must leave it as it was."""
     engine = opened(tiny_engine(max_tokens_per_pass=1))
     train(engine, MODEL, 0)
     engine.forward_backward(MODEL, mixed_batch(2), IS)
+    return engine
+
+
+def refusal(call: Callable[[BatchEngine], object]) -> HeadwayError:
+    """The error of a call that must leave weights, gradient and moments as they were."""
+    engine = trained_engine()
     before = held(engine)
     with pytest.raises(HeadwayError) as caught:
         call(engine)

@@ -83,8 +83,8 @@ _ALL_AUTHORITIES_BYTES = 50_000
 
 @pytest.fixture(scope="session", autouse=True)
 def http_clients_trust_one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each client of httpx, and each of OpenAI's, reads the certificates of all authorities, which takes 28 to 100 ms;
-    with one, half of one. Nothing that a test asks has a certificate of any of them."""
+    """Each client of httpx, each of OpenAI's and each server reads the certificates of all authorities, which takes 28
+    to 100 ms; with one, half of one. Nothing that a test asks has a certificate of any of them."""
     first, end, _ = Path(certifi.where()).read_text().partition(_END_OF_CERTIFICATE)
     (one := tmp_path_factory.mktemp("authorities") / "one.pem").write_text(first + end)
     load = ssl.SSLContext.load_verify_locations
@@ -95,6 +95,7 @@ def http_clients_trust_one_authority(tmp_path_factory: pytest.TempPathFactory) -
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl.SSLContext, "load_verify_locations", load_one)
+        patch.setattr(ssl.SSLContext, "set_default_verify_paths", lambda context: load(context, one))
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,12 @@ VIOLATIONS = """(rules) => axe.run(
     {resultTypes: ["violations"], ...(rules.length ? {runOnly: rules} : {})}).then(({violations}) => violations.map(
     ({id, nodes}) => `${id}: ${nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`))"""
 
+UNTIL_DRAWN = """() => new Promise((done) => {
+    const look = () => document.querySelector("#charts[data-points], main:not(:has(#charts))")
+        ? done() : requestAnimationFrame(look);
+    look();
+})"""
+"""Playwright's own waiting would bring its scripts to each page."""
 OF_COLOURS = ("color-contrast", "link-in-text-block")
 """Rules that another colour scheme can break."""
 PATIENCE_MS = 90_000
@@ -44,7 +51,8 @@ class Visit:
     async def settled(self) -> None:
         """Wait until the scripts have done what they do when a page opens."""
         await self.page.wait_for_load_state()
-        await self.page.wait_for_selector("#charts[data-points], main:not(:has(#charts))", state="attached")
+        async with asyncio.timeout(PATIENCE_MS / 1000):
+            await self.page.evaluate(UNTIL_DRAWN)
 
     async def bring_axe(self) -> None:
         """To every page that is opened from now on: `violations` brings it to one page in twice the time."""

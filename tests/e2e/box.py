@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -19,22 +16,6 @@ from tests.conftest import heed_interrupts
 
 START_TIMEOUT_S = 180.0
 _ENVIRONMENT = {"HEADWAY_EVALUATION_SETTLE_S": "2"}
-
-
-@dataclass(frozen=True, slots=True)
-class IdleConnection:
-    """One that has answered once. since: when that was (`time.monotonic`)."""
-
-    connection: http.client.HTTPConnection
-    socket: Any
-    since: float
-
-    @classmethod
-    def to(cls, url: str) -> IdleConnection:
-        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-        connection.request("GET", "/healthz")
-        connection.getresponse().read()
-        return cls(connection, connection.sock, time.monotonic())
 
 
 class Box:
@@ -51,7 +32,6 @@ class Box:
         self.process: subprocess.Popen[bytes] | None = None
         self.env: dict[str, str] = {}
         self.admin_env: dict[str, str] = {}
-        self.idle: IdleConnection | None = None
 
     def start(self) -> Box:
         (self.data_dir / "env").unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import database_folder
-from tests.e2e.box import Box, IdleConnection, point_sdk_at
+from tests.e2e.box import Box, point_sdk_at
 from tests.postgres_template import lay_out
 
 TINY_BASE = Path(__file__).parents[2] / ".headway-cache" / "tiny-arith"
@@ -30,7 +30,6 @@ def box(tiny_base: Path) -> Iterator[Box]:
             NO_PROXY="127.0.0.1", no_proxy="127.0.0.1", HUD_SKIP_VERSION_CHECK="1", HUD_CLI_ANALYTICS_ENABLED="0"
         )
         point_sdk_at(box)
-        box.idle = IdleConnection.to(box.url)
         yield box
         if box.process is not None:
             assert box.stop() == 0
@@ -44,10 +43,3 @@ def own_box(tiny_base: Path) -> Iterator[Box]:
         yield box
         if box.process is not None:
             box.stop()
-
-
-@pytest.fixture(scope="session")
-def idle(box: Box) -> IdleConnection:
-    """Idle since the session's box was ready: whoever has to wait for it waits beside all other tests."""
-    assert box.idle is not None
-    return box.idle

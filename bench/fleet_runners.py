@@ -24,7 +24,7 @@ from pydantic_core import from_json, to_json
 from server.sampling.connections import ConnectionFailed, Connections
 from wire.placements import HEARTBEAT_S
 
-_LEASE_WAIT_S = (10.0, 25.0)  # as runner.worker.worker
+_LEASE_WAIT_S, _BEATS = (10.0, 25.0), (0.8, 1.2)  # as runner.worker.worker
 _SLOTS = 4
 
 
@@ -75,7 +75,7 @@ class Fleet:
             began = time.perf_counter()
             await self._try(f"{runner}/heartbeat", {"held": []})
             self._beats_ms.append((time.perf_counter() - began) * 1e3)
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(HEARTBEAT_S * random.uniform(*_BEATS))
 
     async def _lease(self, runner: str) -> None:
         while True:

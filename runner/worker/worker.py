@@ -37,6 +37,8 @@ AgentKeys: TypeAlias = dict[str, str]
 """Of the agents of each team whose rollouts this runner holds or held."""
 
 _LEASE_WAIT_S = (10.0, 25.0)
+_BEATS = (0.8, 1.2)
+"""Times the time between heartbeats: those that were answered together would come together again."""
 _AWAY_PAUSE_S = 0.5
 _HAND_BACK_S = 8.0
 """Of the time for draining, what is kept for stopping and handing back what has not ended by itself."""
@@ -161,7 +163,8 @@ class Worker:
             else:
                 self._draining.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._beat_now.wait(), registered.heartbeat_s)
+                pause_s = registered.heartbeat_s * random.uniform(*_BEATS)  # noqa: S311 - as for leases
+                await asyncio.wait_for(self._beat_now.wait(), pause_s)
             self._beat_now.clear()
 
     async def _keep_leasing(self, runner_id: UUID) -> None:

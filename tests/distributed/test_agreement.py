@@ -8,7 +8,8 @@ import pkgutil
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 import torch
 
 from tests.distributed.processes import RankFailed, RankProcesses
-from tests.distributed.training import Work, base_folder, batch_of, digest, engine_of
+from tests.distributed.training import Work, base_folder, batch_of, digest, engine_of, engine_on_shared_base
 from tests.unit.trainer.tiny import LORA, MODEL, OTHER
 from trainer.distributed import ordered_sum
 from trainer.distributed.engine import DistributedEngine, follow
@@ -75,8 +76,9 @@ class SpoiltEngine(TrainingEngine):
             self.fault.is_armed = False
 
 
-def spoilt(engine: TrainingEngine, fault: Fault, rank: int) -> TrainingEngine:
-    """The engine with the fault, if the rank has it."""
+@contextmanager
+def spoilt(engine: TrainingEngine, fault: Fault, rank: int) -> Generator[None]:
+    """The engine has the fault inside the block, if the rank has it."""
     engine.__class__ = SpoiltEngine
     engine.fault = fault if fault.rank == rank else replace(fault, where="nowhere")
     layers = engine._base._model.base_model.layers
@@ -88,9 +90,8 @@ def spoilt(engine: TrainingEngine, fault: Fault, rank: int) -> TrainingEngine:
         if output.requires_grad:
             output.register_hook(lambda _: engine.fault.strike("backward"))
 
-    layers[1].register_forward_pre_hook(forward_hook)
-    layers[0].register_forward_hook(output_hook)
-    return engine
+    with layers[1].register_forward_pre_hook(forward_hook), layers[0].register_forward_hook(output_hook):
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,16 @@ class Refusal:
 def refused(group: RankGroup, work: Work, fault: Fault, datums: Sequence[Datum]) -> Refusal | str:
     """A pass, one that may be refused, one more, and a step."""
     hooked = fault if fault.rank == group.rank else replace(fault, where="nowhere")
-    engine = spoilt(engine_of(work, group, hooked.before_turn), hooked, hooked.rank)
-    if group.rank:
-        follow(engine, group)
-        return digest(engine)
-    leading = DistributedEngine(engine, group)
+    engine = engine_on_shared_base(work, group, hooked.before_turn)
+    with spoilt(engine, hooked, hooked.rank):
+        if group.rank:
+            follow(engine, group)
+            return digest(engine)
+        return led(DistributedEngine(engine, group), engine, datums)
+
+
+def led(leading: DistributedEngine, engine: TrainingEngine, datums: Sequence[Datum]) -> Refusal:
+    """What rank 0 does, whose own engine is given, too."""
     leading.open(MODEL, LORA, None, None)
     leading.forward_backward(MODEL, DATUMS, LOSS)
     before, error = digest(engine), None
@@ -209,7 +215,7 @@ SPOTS = {
 
 def out_of_memory_once(group: RankGroup, work: Work, rank: int, spot: str) -> tuple[int, str]:
     """How many calls were refused, of which each is made until it is not, and the digest after them."""
-    engine = engine_of(work, group)
+    engine = engine_on_shared_base(work, group)
     with pytest.MonkeyPatch.context() as patch:
         if group.rank == rank:
             _spoil(patch, spot)
@@ -257,7 +263,7 @@ def test_a_rank_without_memory_makes_all_refuse_between_passes(
 
 def files_refused(group: RankGroup, work: Work, folder: Path) -> str:
     """Rank 0 reads files that are no checkpoint; the group goes on."""
-    engine = engine_of(work, group)
+    engine = engine_on_shared_base(work, group)
     if group.rank:
         follow(engine, group)
         return digest(engine)
@@ -411,14 +417,15 @@ def parted(group: RankGroup, work: Work) -> str:
 def ended(group: RankGroup, work: Work, fault: Fault) -> str:
     """What this rank ends of, when one's device fails in a pass; rank 0 goes on as a worker does that gives it up."""
     hooked = fault if fault.rank == group.rank else replace(fault, where="nowhere")
-    engine = spoilt(engine_of(work, group, hooked.before_turn), hooked, hooked.rank)
+    engine = engine_of(work, group, hooked.before_turn)
     leading = DistributedEngine(engine, group)
     try:
-        if group.rank:
-            follow(engine, group)
-        leading.open(MODEL, LORA, None, None)
-        leading.forward_backward(MODEL, DATUMS, LOSS)
-        leading.forward_backward(MODEL, DATUMS, LOSS)
+        with spoilt(engine, hooked, hooked.rank):
+            if group.rank:
+                follow(engine, group)
+            leading.open(MODEL, LORA, None, None)
+            leading.forward_backward(MODEL, DATUMS, LOSS)
+            leading.forward_backward(MODEL, DATUMS, LOSS)
     except DeviceLost as lost:
         if group.rank == 0:
             leading.close(MODEL)

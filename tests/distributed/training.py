@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,19 @@ def engine_of(work: Work, ranks: Ranks | None = None, check: Callable[[], None] 
         base = BaseModel(loaded_model(work))
     else:
         base = load_sharded_base(str(work.folder), dtype=work.dtype, ranks=ranks)
+    return TrainingEngine(base, work.settings, before_micro_batch=check, ranks=ranks)
+
+
+@cache
+def _shared_base(folder: Path, dtype: torch.dtype, ranks: Ranks) -> BaseModel:
+    return load_sharded_base(str(folder), dtype=dtype, ranks=ranks)
+
+
+def engine_on_shared_base(work: Work, ranks: Ranks, check: Callable[[], None] = lambda: None) -> TrainingEngine:
+    """On the sharded base that this rank loads once for all who ask here, and which has measured no pass yet: for
+    tests whose ranks end in step."""
+    base = _shared_base(work.folder, work.dtype, ranks)
+    base._bytes_per_token.clear()
     return TrainingEngine(base, work.settings, before_micro_batch=check, ranks=ranks)
 
 

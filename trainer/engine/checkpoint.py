@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from trainer.engine.finite import all_finite
-from trainer.engine.lora import LiveAdapter, LoraLayout
+from trainer.engine.lora import LiveAdapter
+from trainer.engine.lora_layout import LoraLayout
 from trainer.engine.session import Session
 from wire.canary import Canary
 from wire.engine import LoraConfig

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from trainer.engine.finite import squares_finite
-from trainer.engine.lora import LoraLayout
+from trainer.engine.lora_layout import LoraLayout
 from wire.engine import LoraConfig
 from wire.errors import Conflict
 

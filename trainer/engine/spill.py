@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from trainer.engine.lora import LoraLayout
+from trainer.engine.lora_layout import LoraLayout
 from trainer.engine.session import Session
 from wire.engine import LoraConfig
 from wire.errors import SpillLost

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from trainer.engine.lora import LoraLayout
+from trainer.engine.lora_layout import LoraLayout
 from trainer.engine.optim import adamw_step
 from trainer.engine.session import Session
 from wire.engine import AdamParams, LoraConfig

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from tests.unit.trainer.tiny import LORA, BatchEngine, mixed_batch, opened, session, tiny_model
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import EngineSettings
-from trainer.engine.lora import LoraLayout
+from trainer.engine.lora_layout import LoraLayout
 from trainer.engine.residency import ResidentSessions
 from trainer.engine.session import Session
 from trainer.engine.spill import SpillFolder
@@ -271,7 +271,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.engine.lora import LoraLayout
+from trainer.engine.lora_layout import LoraLayout
 from trainer.engine.session import Session
 from trainer.engine.spill import SpillFolder
 from wire.engine import LoraConfig

@@ -67,8 +67,12 @@ class Sighted:
         model = self.model(dtype)
         return BaseModel(model, tower=self.tower(model), products=products)
 
-    def engine(self, dtype: torch.dtype = torch.float32, max_tokens_per_pass: int = 4096) -> BatchEngine:
-        engine = BatchEngine(self.base(dtype), EngineSettings(max_tokens_per_pass=max_tokens_per_pass, threads=1))
+    def engine(
+        self, dtype: torch.dtype = torch.float32, max_tokens_per_pass: int = 4096, base: BaseModel | None = None
+    ) -> BatchEngine:
+        """base: one that others use, too; None for one of its own."""
+        settings = EngineSettings(max_tokens_per_pass=max_tokens_per_pass, threads=1)
+        engine = BatchEngine(base or self.base(dtype), settings)
         engine.pictures = PICTURES
         assert engine.info.pictures is not None
         return engine

@@ -47,6 +47,18 @@ def base(request: pytest.FixtureRequest) -> Sighted:
     return sighted(request.param)
 
 
+@cache
+def proven_base(family: str, dtype: torch.dtype, kernel: str = "cascade") -> BaseModel:
+    """One for all tests of the module that leave it as it is: to build and prove one takes longer than most of them."""
+    with by_dense_kernel(kernel == "dense"):
+        return sighted(family).base(dtype)
+
+
+def engine_of(base: Sighted, dtype: torch.dtype, kernel: str = "cascade", at_once: int = 4096) -> BatchEngine:
+    """On the base that all have."""
+    return base.engine(dtype, at_once, proven_base(base.family.name, dtype, kernel))
+
+
 def naive(
     base: Sighted, engine: BatchEngine, batch: Batch, folder: Path, dtype: torch.dtype
 ) -> tuple[float, dict[str, torch.Tensor]]:
@@ -57,10 +69,18 @@ def naive(
 @cache
 def float64_reference(family: str) -> Reference:
     """Of `pictured_batch` under the model that an engine opens, which neither kernel nor packs have a part in."""
-    base = sighted(family)
-    model = base.model(torch.float64)
+    return reference(sighted(family), torch.float64)
+
+
+@cache
+def float32_gradient(family: str) -> dict[str, torch.Tensor]:
+    return reference(sighted(family), torch.float32).gradient(REINFORCE.name)[1]
+
+
+def reference(base: Sighted, dtype: torch.dtype) -> Reference:
+    model = base.model(dtype)
     with TemporaryDirectory() as folder:
-        policy = saved_policy(model, opened(base.engine(torch.float64)), Path(folder))
+        policy = saved_policy(model, opened(engine_of(base, dtype)), Path(folder))
     return Reference(policy, pictured_batch(base), partial(base.own_inputs, model))
 
 
@@ -72,8 +92,8 @@ def by_dense_kernel(on: bool) -> AbstractContextManager[object]:
 @pytest.mark.parametrize("at_once", [4096, 60], ids=["in one pack", "in several"])
 def test_float64_gradients_equal_naive_ones_to_rounding(base: Sighted, kernel: str, at_once: int) -> None:
     batch = pictured_batch(base)
-    with norms_in_their_own_dtype(), by_dense_kernel(kernel == "dense"):
-        engine = opened(base.engine(torch.float64, at_once))
+    with norms_in_their_own_dtype():
+        engine = opened(engine_of(base, torch.float64, kernel, at_once))
         result = engine.forward_backward(MODEL, batch, REINFORCE)
         cost, expected = float64_reference(base.family.name).gradient(REINFORCE.name)
     assert (result.metrics["micro_batches:sum"] > 1) == (at_once == 60)
@@ -84,7 +104,7 @@ def test_float64_gradients_equal_naive_ones_to_rounding(base: Sighted, kernel: s
 
 def test_logprobs_on_any_tree_are_the_naive_ones(base: Sighted, tmp_path: Path) -> None:
     with norms_in_their_own_dtype():
-        engine = opened(base.engine(torch.float64))
+        engine = opened(engine_of(base, torch.float64))
         model = base.model(torch.float64)
         policy = saved_policy(model, engine, tmp_path)
         for seed in range(5):
@@ -98,19 +118,18 @@ def test_logprobs_on_any_tree_are_the_naive_ones(base: Sighted, tmp_path: Path) 
 def test_gradients_of_an_unembedding_are_those_of_the_naive_one(base: Sighted, tmp_path: Path) -> None:
     batch = pictured_batch(base)
     with norms_in_their_own_dtype():
-        engine = opened(base.engine(torch.float64), lora=replace(LORA, unembed=True))
+        engine = opened(engine_of(base, torch.float64), lora=replace(LORA, unembed=True))
         engine.forward_backward(MODEL, batch, REINFORCE)
         _, expected = naive(base, engine, batch, tmp_path, torch.float64)
     assert any("lm_head" in name for name in expected)
     assert worst_relative_error(gradients(engine), expected) <= 1e-12
 
 
-def test_sequences_that_share_nothing_have_the_same_gradients(base: Sighted, tmp_path: Path) -> None:
-    batch = pictured_batch(base)
+def test_sequences_that_share_nothing_have_the_same_gradients(base: Sighted) -> None:
     with norms_in_their_own_dtype(), patch("trainer.engine.base_model.known_sharing", lambda _: Sharing.NOTHING):
         engine = opened(base.engine(torch.float64))
-        engine.forward_backward(MODEL, batch, REINFORCE)
-        _, expected = naive(base, engine, batch, tmp_path, torch.float64)
+        engine.forward_backward(MODEL, pictured_batch(base), REINFORCE)
+        _, expected = float64_reference(base.family.name).gradient(REINFORCE.name)
     assert engine.info.sharing == "nothing"
     assert worst_relative_error(gradients(engine), expected) <= 1e-12
 
@@ -129,7 +148,7 @@ def test_a_window_may_be_narrower_than_a_run(kernel: str, tmp_path: Path) -> Non
 def test_adapters_are_on_the_text_part_alone(base: Sighted, tmp_path: Path) -> None:
     """The policy that PEFT reads is the naive one of the proof above: it would adapt a tower by the names in the file,
     some of which are those of the tower's layers, too."""
-    engine = opened(base.engine())
+    engine = opened(engine_of(base, torch.float32))
     policy = saved_policy(base.model(), engine, tmp_path)
     adapted = {name for name, _ in policy.named_parameters() if ".lora_" in name}
     assert {name.split(".layers.")[0] for name in adapted} == {"base_model.model.model.language_model"}
@@ -178,13 +197,12 @@ CASES = [(mistake, family) for mistake, (_, families) in MISTAKES.items() for fa
 
 
 @pytest.mark.parametrize(("mistake", "family"), CASES)
-def test_a_silent_mistake_would_be_seen(mistake: str, family: str, tmp_path: Path) -> None:
+def test_a_silent_mistake_would_be_seen(mistake: str, family: str) -> None:
     base = sighted(family)
-    engine, batch = opened(base.engine()), pictured_batch(base)
+    engine = opened(engine_of(base, torch.float32))
     with MISTAKES[mistake][0]():
-        engine.forward_backward(MODEL, batch, REINFORCE)
-    _, expected = naive(base, engine, batch, tmp_path, torch.float32)
-    assert worst_relative_error(gradients(engine), expected) > 0.05
+        engine.forward_backward(MODEL, pictured_batch(base), REINFORCE)
+    assert worst_relative_error(gradients(engine), float32_gradient(family)) > 0.05
 
 
 @pytest.mark.parametrize(("mistake", "family"), CASES)
@@ -204,7 +222,7 @@ def test_a_placeholder_that_is_text_is_text(tmp_path: Path) -> None:
     prompt = [[stray, 5], A, [6, stray, stray]]
     batch = Batch([rollout(base, prompt, ([stray, 9, 8], []), reward=1.0), rollout(base, [[3]], ([4], []), reward=0.0)])
     with norms_in_their_own_dtype():
-        engine = opened(base.engine(torch.float64))
+        engine = opened(engine_of(base, torch.float64))
         (found, _) = engine.forward(MODEL, batch)
         policy = saved_policy(base.model(torch.float64), engine, tmp_path)
         turn = batch.trajectories[0].turns[0]

@@ -1,7 +1,8 @@
-"""A whole Headway on this machine, started the way a user starts it: `headway up` as a process."""
+"""A whole Headway on this machine: `headway up` as a process, started the way a user starts it or forked."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,10 @@ from typing import Any
 
 import httpx
 
+from cli.box.fork_server import can_fork_planes
+from cli.box.forked_process import ForkedProcess
 from tests.conftest import heed_interrupts
+from tests.e2e.forked_up import environments_of, fork_up
 
 START_TIMEOUT_S = 180.0
 _ENVIRONMENT = {"HEADWAY_EVALUATION_SETTLE_S": "2"}
@@ -22,14 +26,22 @@ class Box:
     """`headway up` on a data folder. `start` returns when the service is ready; state survives `stop`."""
 
     def __init__(
-        self, data_dir: Path, base: Path, *args: str, start_timeout_s: float = START_TIMEOUT_S, slug: str = "tiny-arith"
+        self,
+        data_dir: Path,
+        base: Path,
+        *args: str,
+        start_timeout_s: float = START_TIMEOUT_S,
+        slug: str = "tiny-arith",
+        is_forked: bool = False,
     ) -> None:
+        """is_forked: from a process that has imported everything (`tests.e2e.forked_up`)."""
+        self._is_forked = is_forked and can_fork_planes()
         self.data_dir = data_dir
         self._base = base
         self._slug = slug
         self._args = args
         self._start_timeout_s = start_timeout_s
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self.env: dict[str, str] = {}
         self.admin_env: dict[str, str] = {}
 
@@ -37,14 +49,15 @@ class Box:
         (self.data_dir / "env").unlink(missing_ok=True)
         self.data_dir.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "cli", "up", "--data-dir", str(self.data_dir), "--port", "0"]
+        command += ["--base", f"{self._slug}={self._base}", *self._args]
+        environment = os.environ | _ENVIRONMENT
         with (self.data_dir / "up.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "--base", f"{self._slug}={self._base}", *self._args],
-                stdout=log,
-                stderr=log,
-                env=os.environ | _ENVIRONMENT,
-                preexec_fn=heed_interrupts,
-            )
+            if self._is_forked:
+                self.process = fork_up(command, environment, log.fileno())
+            else:
+                self.process = subprocess.Popen(
+                    command, stdout=log, stderr=log, env=environment, preexec_fn=heed_interrupts
+                )
         self._wait_until_ready()
         return self
 
@@ -57,11 +70,21 @@ class Box:
 
     def kill(self, name: str) -> None:
         """SIGKILL one plane; `up` starts it again."""
-        pids = subprocess.check_output(["pgrep", "-f", f"cli {name} .*"], text=True).split()
-        mine = [int(p) for p in pids if f"HEADWAY_DATA_DIR={self.data_dir}\0" in _environment(int(p))]
-        assert mine, f"no {name} is running"
-        for pid in mine:
-            os.kill(pid, signal.SIGKILL)
+        assert self.process is not None
+        pgrep = ["pgrep", "-P", str(self.process.pid), "-f", f"cli {name} .*"]
+        pids = subprocess.run(pgrep, capture_output=True, text=True, check=False).stdout.split()
+        assert pids, f"no {name} is running"
+        for pid in pids:
+            os.kill(int(pid), signal.SIGKILL)
+
+    def environments(self) -> list[dict[str, str]]:
+        """Those of its planes."""
+        if self._is_forked:
+            return [json.loads(path.read_text()) for path in environments_of(self.data_dir).iterdir()]
+        assert self.process is not None
+        pids = subprocess.check_output(["pgrep", "-P", str(self.process.pid)], text=True).split()
+        entries = [Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in pids]
+        return [dict(entry.split("=", 1) for entry in each if "=" in entry) for each in entries]
 
     @property
     def url(self) -> str:
@@ -124,13 +147,6 @@ def _exports(path: Path) -> dict[str, str]:
     """Without those that a shell would have to expand."""
     named = dict(line.removeprefix("export ").split("=", 1) for line in path.read_text().splitlines())
     return {name: value for name, value in named.items() if "$" not in value}
-
-
-def _environment(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/environ").read_text()
-    except OSError:
-        return ""
 
 
 def point_sdk_at(box: Box) -> None:

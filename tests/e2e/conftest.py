@@ -24,7 +24,7 @@ def tiny_base() -> Path:
 @pytest.fixture(scope="session")
 def box(tiny_base: Path) -> Iterator[Box]:
     with database_folder() as folder:
-        box = Box(lay_out(folder / "data" / "postgres").parent, tiny_base).start()
+        box = Box(lay_out(folder / "data" / "postgres").parent, tiny_base, is_forked=True).start()
         os.environ.update(box.env)
         os.environ.update(
             NO_PROXY="127.0.0.1", no_proxy="127.0.0.1", HUD_SKIP_VERSION_CHECK="1", HUD_CLI_ANALYTICS_ENABLED="0"

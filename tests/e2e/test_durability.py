@@ -24,7 +24,7 @@ from tests.postgres_template import lay_out
 def mortal_box(tiny_base: Path) -> Iterator[Box]:
     """A box whose planes are killed, and started again by `up` before a test ends."""
     with database_folder() as folder:
-        box = Box(lay_out(folder / "data" / "postgres").parent, tiny_base).start()
+        box = Box(lay_out(folder / "data" / "postgres").parent, tiny_base, is_forked=True).start()
         yield box
         box.stop()
 

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import database_folder
 from tests.e2e.box import Box
 from tests.e2e.conftest import own_box, tiny_base
+from tests.postgres_template import lay_out
 from tests.tinker.program_forks import ProgramForks
 
 __all__ = ["own_box", "tiny_base"]
@@ -20,7 +21,7 @@ __all__ = ["own_box", "tiny_base"]
 @pytest.fixture(scope="session")
 def box(tiny_base: Path) -> Iterator[Box]:
     with database_folder() as folder:
-        box = Box(folder / "data", tiny_base).start()
+        box = Box(lay_out(folder / "data" / "postgres").parent, tiny_base, is_forked=True).start()
         os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
         yield box
         if box.process is not None:

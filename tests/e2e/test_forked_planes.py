@@ -14,7 +14,10 @@ import pytest
 
 from tests.e2e.box import Box
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="planes are forked on Linux alone")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="planes are forked on Linux alone"),
+    pytest.mark.slow,
+]
 
 
 def test_planes_share_their_imports_and_start_again_when_they_die_and_when_what_they_come_from_does(own_box: Box):

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from cli.box.fork_server import can_fork_planes
 from tests.conftest import database_folder
 from tests.e2e.box import Box, open_to_others
 from tests.forked_command import Command
@@ -150,12 +151,20 @@ def test_up_names_weights_that_do_not_load(tmp_path: Path):
     assert "could not start" in done.stderr
 
 
+UNDER_UP = """
+import os, sys, urllib.request
+from tests.e2e.test_forked_planes import child, shared_mib
+urllib.request.urlopen(os.environ["HUD_API_URL"] + "/readyz")
+print("shared", *(shared_mib(child(os.getppid(), f"cli {plane}")) > 150 for plane in ("trainer", "sampler")))
+sys.exit(7)
+"""
+
+
 def test_a_command_runs_under_up_and_gives_its_status_whatever_the_data_folder_is_called(tiny_base: Path):
-    script = "import os, sys, urllib.request as u; u.urlopen(os.environ['HUD_API_URL'] + '/readyz'); sys.exit(7)"
     with database_folder() as folder:
         data = folder / 'it\'s "my" dätä (100% #1, $HOME?)' / ("-" + "x" * 200)
         where = ("--data-dir", str(data), "--port", "0", "--base", f"tiny-arith={tiny_base}")
-        up = [sys.executable, "-m", "cli", "up", *where, "--host", "::1", "--", sys.executable, "-c", script]
+        up = [sys.executable, "-m", "cli", "up", *where, "--host", "::1", "--", sys.executable, "-c", UNDER_UP]
         done = subprocess.run(up, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "220"})
         opened = open_to_others(data)
         told = shlex.split(next(line for line in done.stdout.splitlines() if line.startswith("or: ")))
@@ -163,3 +172,5 @@ def test_a_command_runs_under_up_and_gives_its_status_whatever_the_data_folder_i
     assert opened == []
     assert told == ["or:", "source", str(data / "env")]
     assert "http://[::1]:" in done.stdout
+    if can_fork_planes():
+        assert "\nshared True True\n" in done.stdout, "trainer and sampler come from one process"

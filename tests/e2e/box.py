@@ -16,7 +16,7 @@ import httpx
 from cli.box.fork_server import can_fork_planes
 from cli.box.forked_process import ForkedProcess
 from tests.conftest import heed_interrupts
-from tests.e2e.forked_up import environments_of, fork_up
+from tests.e2e.forked_up import environments_of, fork_headway
 
 START_TIMEOUT_S = 180.0
 _ENVIRONMENT = {"HEADWAY_EVALUATION_SETTLE_S": "2"}
@@ -53,7 +53,7 @@ class Box:
         environment = os.environ | _ENVIRONMENT
         with (self.data_dir / "up.log").open("ab") as log:
             if self._is_forked:
-                self.process = fork_up(command, environment, log.fileno())
+                self.process = fork_headway(command, environment, log.fileno())
             else:
                 self.process = subprocess.Popen(
                     command, stdout=log, stderr=log, env=environment, preexec_fn=heed_interrupts

@@ -40,8 +40,8 @@ _MODULES = (
 """Not the HUD SDK, which reads its variables when it is imported."""
 
 
-def fork_up(command: list[str], environment: Mapping[str, str], log: int) -> ForkedProcess:
-    """command: [python, "-m", "cli", "up", …]. log: a descriptor, which becomes its stdout and stderr."""
+def fork_headway(command: list[str], environment: Mapping[str, str], log: int) -> ForkedProcess:
+    """command: [python, "-m", "cli", "up", …], or a plane. log: a descriptor, which becomes its stdout and stderr."""
     process = _imported().fork(command, environment, log)
     assert process is not None, _imported().log.read_text()
     return process

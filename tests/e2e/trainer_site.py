@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -13,11 +14,13 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy import func, select
 
+from cli.box.forked_process import ForkedProcess
 from store.blob_stores.file import FileBlobStore
 from store.catalog import ensure_base
 from store.database import AsyncDatabase, Database
 from store.oplog.append import append_operation, place_payload
 from store.tables import CheckpointRow, ModelLeaseRow, ModelRow, OperationRow, TeamRow, TrainerRow
+from tests.e2e.forked_up import fork_headway
 from wire.conversion import to_datums
 from wire.datum_payload import encode_datums
 from wire.payload import encode
@@ -32,7 +35,8 @@ class Site:
 
     def __init__(self, database: Database, url: str, base: Path, folder: Path) -> None:
         self.database, self.url, self.folder = database, url, folder
-        self._trainers: list[subprocess.Popen[bytes]] = []
+        self._log, self._where = folder / "trainers.log", ("--data-dir", str(folder), "--database-url", url)
+        self._trainers: list[subprocess.Popen[bytes] | ForkedProcess] = []
         with database.session() as session:
             self.base_id = ensure_base(session, "tiny", str(base))
             team = TeamRow(name="reds")
@@ -50,6 +54,16 @@ class Site:
         self.until(lambda: self.num_ready() > before)
         return process
 
+    def fork(self, *args: str) -> ForkedProcess:
+        """As `start`, from a process that has imported everything. Not where there is a GPU."""
+        before = self.num_ready()
+        command = [sys.executable, "-m", "cli", "trainer", "--base", "tiny", "--device", "cpu", *self._where, *args]
+        with self._log.open("ab") as log:
+            process = fork_headway(command, os.environ, log.fileno())
+        self._trainers.append(process)
+        self.until(lambda: self.num_ready() > before)
+        return process
+
     def launch(self, *args: str, command: Sequence[str] = ("-m", "cli", "trainer")) -> subprocess.Popen[bytes]:
         return self.launch_as([sys.executable, *command, "--base", "tiny", "--device", "cpu"], None, *args)
 
@@ -57,9 +71,8 @@ class Site:
         self, command: Sequence[str], environment: Mapping[str, str] | None, *args: str
     ) -> subprocess.Popen[bytes]:
         """A command line that names base and device itself."""
-        where = ("--data-dir", str(self.folder), "--database-url", self.url)
-        with (self.folder / "trainers.log").open("ab") as log:
-            trainer = subprocess.Popen([*command, *where, *args], stdout=log, stderr=log, env=environment)
+        with self._log.open("ab") as log:
+            trainer = subprocess.Popen([*command, *self._where, *args], stdout=log, stderr=log, env=environment)
         self._trainers.append(trainer)
         return trainer
 
@@ -80,7 +93,7 @@ class Site:
 
     def log(self) -> str:
         """Of all trainers."""
-        return (self.folder / "trainers.log").read_text()
+        return self._log.read_text()
 
     def num_ready(self) -> int:
         with self.database.session() as session:

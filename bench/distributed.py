@@ -37,7 +37,7 @@ from bench.figures import write_figures
 from bench.models import build_model
 from bench.pass_cost import H200, Machine, PassCost, TurnWork, even_work, pass_cost, work_of
 from cli.sizing.base_counts import BaseCounts
-from cli.sizing.counting import config_of, count_base
+from cli.sizing.counting import count_base, count_preset
 from trainer.distributed.launch import launch
 from trainer.engine.base_model import load_base_model
 from trainer.engine.engine import TrainingEngine
@@ -237,7 +237,7 @@ def print_h200() -> list[dict[str, Any]]:
     )
     found: list[dict[str, Any]] = []
     for name, sizes in ON_H200:
-        counts = count_base(name, config_of(name), _H200_RANK)
+        counts = count_preset(name, _H200_RANK)
         for size in sizes:
             cost = on_h200(counts, size)
             rate = H200_TOKENS / cost.seconds

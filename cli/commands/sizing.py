@@ -84,13 +84,13 @@ def machine_of(gpu: int, rank: int, cached_tokens: int) -> Machine:
 
 def _counted(base: str, rank: int) -> BaseCounts:
     try:
-        from cli.sizing.counting import config_of, count_base
+        from cli.sizing.counting import config_of, count_base, count_preset
     except ModuleNotFoundError as missing:
         stop_with(f"sizing needs {missing.name}; install headway[trainer]")
     from wire.errors import HeadwayError
 
     try:
-        return count_base(base, config_of(base), rank)
+        return count_preset(base, rank) if base in PRESETS else count_base(base, config_of(base), rank)
     except (OSError, ValueError, HeadwayError) as error:
         stop_with(sentence_of(error))
 

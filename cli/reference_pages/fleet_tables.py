@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from cli.commands.sizing import CACHED_TOKENS, GPU_GB, RANK, machine_of
 from cli.sizing.base_counts import BaseCounts
-from cli.sizing.counting import config_of, count_base
+from cli.sizing.counting import count_preset
 from cli.sizing.tables import Machine, samplers_of, trainers_of
 
 BASES = ("qwen2.5-7b", "qwen3-32b", "llama-3.3-70b")
@@ -34,7 +34,7 @@ MOVE_HEADINGS = ("base", "adapter", "Gbit/s", *(f"to {n}" for n in NUM_SAMPLERS)
 def tables() -> tuple[str, str]:
     """The smallest trainer and sampler of each base; and how long an adapter takes to all of its samplers."""
     machine = machine_of(int(GPU_GB * 1e9), RANK, CACHED_TOKENS)
-    found = [count_base(name, config_of(name), RANK) for name in BASES]
+    found = [count_preset(name, RANK) for name in BASES]
     sizes = [size_row(counts, machine) for counts in found]
     moves = [move_row(counts, gbits) for counts in found for gbits in GBITS]
     return _table(SIZE_HEADINGS, sizes), _table(MOVE_HEADINGS, moves)

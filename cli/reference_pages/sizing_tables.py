@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from cli.commands.sizing import CACHED_TOKENS, GPU_GB, GPUS, RANK, SHOWN, machine_of
-from cli.sizing.counting import config_of, count_base
+from cli.sizing.counting import count_preset
 from cli.sizing.tables import (
     BASE_HEADINGS,
     SAMPLER_HEADINGS,
@@ -22,7 +22,7 @@ from cli.sizing.tables import (
 def tables() -> tuple[str, str, str]:
     """Of bases, trainers and samplers, as the command counts them by default."""
     machine = machine_of(int(GPU_GB * 1e9), RANK, CACHED_TOKENS)
-    found = [count_base(name, config_of(name), RANK) for name in SHOWN]
+    found = [count_preset(name, RANK) for name in SHOWN]
     bases = [base_row(counts, RANK) for counts in found]
     training = [trainer_row(memory) for counts in found for memory in trainers_of(counts, GPUS, machine)]
     sampling = [row for counts in found for row in sampler_rows(counts, samplers_of(counts, machine), CACHED_TOKENS)]

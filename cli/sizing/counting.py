@@ -13,6 +13,7 @@ import copy
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ def config_of(base: str) -> PreTrainedConfig:
     folder = place.parent if place.is_file() else base
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     return config if config.model_type in FAMILIES else config.get_text_config()
+
+
+@cache
+def count_preset(name: str, rank: int) -> BaseCounts:
+    """`count_base` of a preset, once a process: it takes seconds."""
+    return count_base(name, config_of(name), rank)
 
 
 def count_base(name: str, config: PreTrainedConfig, rank: int, dtype: torch.dtype = torch.bfloat16) -> BaseCounts:

@@ -15,7 +15,7 @@ from bench.distributed_rank import SETTINGS
 from bench.flops import useful_flops
 from bench.models import build_model
 from bench.pass_cost import H200, Machine, TurnWork, even_work, exchanged_bytes, pass_cost, work_of
-from cli.sizing.counting import config_of, count_base
+from cli.sizing.counting import count_base, count_preset
 from tests.unit.bench.test_bench import TINY, TREE
 from trainer.engine.base_model import BaseModel
 from trainer.engine.engine import TrainingEngine
@@ -88,7 +88,7 @@ def test_each_rank_gets_its_slice_of_every_shard_and_all_slices_of_the_sum(ranks
 
 
 def test_layers_that_are_computed_twice_cost_their_forward_once_more():
-    counts = count_base("qwen3-8b", config_of("qwen3-8b"), 32)
+    counts = count_preset("qwen3-8b", 32)
     work = even_work(1000, 1000, turns=1, ranks=1)
     once, twice = (pass_cost(counts, 32, work, 8, H200, recompute=on) for on in (False, True))
     head_s = 4 * 151936 * 4096 * 1000 / H200.flops_per_s
@@ -103,7 +103,7 @@ def test_the_page_has_the_rates_that_the_model_gives() -> None:
     ]
     found = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in rows}
     for name, sizes in ON_H200:
-        counts = count_base(name, config_of(name), 32)
+        counts = count_preset(name, 32)
         rates = {size: f"{round(H200_TOKENS / on_h200(counts, size).seconds, -2):,.0f}" for size in sizes}
         (row,) = [cells for base, cells in found.items() if name.endswith(base.lower())]
         assert row == [rates.get(size, "") for size in (1, 4, 8)]

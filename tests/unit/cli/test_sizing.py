@@ -17,7 +17,7 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config, Qwen3NextCo
 
 from cli.sizing import counting
 from cli.sizing.base_counts import BaseCounts, numel
-from cli.sizing.counting import config_of, count_base
+from cli.sizing.counting import config_of, count_base, count_preset
 from cli.sizing.sampler_memory import sampler_memory, smallest
 from cli.sizing.trainer_memory import trainer_memory
 from tests.unit.cli.test_tables import ended, printed
@@ -152,7 +152,7 @@ def test_a_rank_holds_the_rows_that_were_counted(ranks: int):
 
 
 def test_more_ranks_hold_less_of_the_base_and_of_the_shards():
-    counts = count_base("qwen3-8b", config_of("qwen3-8b"), 32)
+    counts = count_preset("qwen3-8b", 32)
     assert (counts.num_parameters, counts.lora_parameters(32)) == (8_190_735_360, 87_293_952)
     num_shards = EngineSettings().max_shards
     one, two, eight = (

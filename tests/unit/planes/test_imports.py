@@ -18,7 +18,7 @@ OF_WEIGHTS = {"accelerate", "huggingface_hub", "peft", "safetensors", "sympy", "
 OF_HTTP = {"fastapi", "starlette", "uvicorn", "websockets"}
 OF_THE_DATABASE = {"psycopg", "sqlalchemy"}
 
-# Those without weights first.
+# Those without weights first, then the one without peft: each is forked from a process that has what the rest share.
 PLANES = {
     "server": (
         "import server.main, server.app",
@@ -29,6 +29,10 @@ PLANES = {
         OF_WEIGHTS | OF_HTTP - {"websockets"} | OF_THE_DATABASE | {"numpy", "typer", "server", "trainer", "sampler"},
     ),
     "up": ("import cli.box.up", OF_WEIGHTS | OF_HTTP | {"alembic", "trainer", "jinja2"}),
+    "sampler": (
+        "import sampler.main, sampler.backends.local.backend",
+        {"alembic", "peft", "typer", "server", "trainer", "runner", "cli"},
+    ),
     "trainer": (
         "import trainer.leader",
         OF_HTTP | {"alembic", "httpx", "llguidance", "pydantic", "typer", "server", "sampler", "runner", "cli"},
@@ -37,20 +41,19 @@ PLANES = {
         "import trainer.follower",
         OF_HTTP | {"alembic", "httpx", "pydantic", "sqlalchemy", "typer", "server", "sampler", "runner", "cli"},
     ),
-    "sampler": (
-        "import sampler.main, sampler.backends.local.backend",
-        {"alembic", "peft", "typer", "server", "trainer", "runner", "cli"},
-    ),
 }
 
 
-_WEIGHTS = "import torch, transformers"
-"""Of three of them, and slow: imported once, by a process that the others are forked from."""
+_SHARED = {
+    "sampler": "import accelerate, transformers.generation.utils, transformers.models.auto.image_processing_auto",
+    "trainer": "import peft",
+}
+"""What this plane and those after it import, and is slow: imported once, by the process that they are forked from, and
+counted as theirs."""
 _IN_FORKS = f"""
 import os, sys
 for plane, imports in {[(plane, imports) for plane, (imports, others) in PLANES.items()]!r}:
-    if plane == "trainer":
-        {_WEIGHTS}
+    exec({_SHARED!r}.get(plane, ""))
     sys.stdout.flush()
     if os.fork() == 0:
         exec(imports)

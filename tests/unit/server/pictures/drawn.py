@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+_BLOCK = 1 << 20
+
 
 def gradient(width: int = 40, height: int = 24) -> Image.Image:
     """No two of its corners are alike."""
@@ -42,4 +44,13 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def bomb(side: int) -> bytes:
     """A black square of a few kilobytes."""
-    return png(side, side, (b"IDAT", zlib.compress(bytes((1 + side * 3) * side), 9)))
+    return png(side, side, (b"IDAT", _compressed_zeros((1 + side * 3) * side)))
+
+
+def _compressed_zeros(length: int) -> bytes:
+    """As zlib's, without compressing hundreds of megabytes: blocks that refer to nothing before them, repeated."""
+    compressor = zlib.compressobj(9, wbits=-15)
+    block = compressor.compress(bytes(_BLOCK)) + compressor.flush(zlib.Z_FULL_FLUSH)
+    end = compressor.compress(bytes(length % _BLOCK)) + compressor.flush()
+    adler32 = (length % 65521) << 16 | 1
+    return b"\x78\xda" + block * (length // _BLOCK) + end + struct.pack(">I", adler32)

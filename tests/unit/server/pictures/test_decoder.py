@@ -96,7 +96,7 @@ def _dies(*_):
 
 
 async def test_a_picture_that_takes_too_long_is_refused_and_the_next_one_is_not():
-    async with decoding(patience_s=0.4) as decoder:
+    async with decoding(patience_s=2) as decoder:
         await decoder.decode(encoded(gradient()))
         (pid,) = decoder.pids
         os.kill(pid, signal.SIGSTOP)

@@ -1,15 +1,16 @@
-"""Step metrics in TensorBoard and MLflow, read back with their own libraries."""
+"""Step metrics in TensorBoard and MLflow, read back with their own libraries.
+
+Tests import MLflow, which takes seconds: every process of the tests imports this module.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from mlflow.tracking import MlflowClient
 from sqlalchemy import update
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from server.mirror import open_target
 from server.mirror.base import Target, run_name
@@ -20,6 +21,9 @@ from store.tables import CheckpointRow, ModelRow
 from tests.unit.store.conftest import Estate
 from tests.unit.store.test_commands import headway
 from wire.errors import Conflict, NotFound
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 Curve = list[tuple[int, float]]
 
@@ -34,6 +38,8 @@ def measured_step(estate: Estate, reward: float) -> Any:
 
 
 def tensorboard_curve(estate: Estate, name: str) -> Curve:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
     files = sorted((estate.folder / "there").glob("*/events.out.tfevents.*"))
     events = [event for path in files for event in EventFileLoader(str(path)).Load()]
     return [(e.step, _scalar(value)) for e in events for value in e.summary.value if value.tag == name]
@@ -44,6 +50,8 @@ def _scalar(value: Any) -> float:
 
 
 def mlflow_curve(estate: Estate, name: str) -> Curve:
+    from mlflow.tracking import MlflowClient
+
     client = MlflowClient(tracking_uri=f"sqlite:///{estate.folder}/there.db")
     (experiment,) = client.search_experiments(filter_string="name = 'headway'")
     (run,) = client.search_runs([experiment.experiment_id])
@@ -92,6 +100,8 @@ def test_a_record_that_was_torn_by_a_kill_is_written_again(estate: Estate):
 
 
 def test_a_step_that_mlflow_has_half_of_is_completed(estate: Estate, monkeypatch: pytest.MonkeyPatch):
+    from mlflow.tracking import MlflowClient
+
     measured_step(estate, 0.25)
     target = open_target(address(estate, "mlflow"), estate.folder)
     whole = MlflowClient.log_batch

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
+from cli.box.children import Process
 from cli.box.fork_server import can_fork_planes
-from cli.box.forked_process import ForkedProcess
 from tests.conftest import heed_interrupts
 from tests.e2e.forked_up import environments_of, fork_headway
 
@@ -41,7 +41,7 @@ class Box:
         self._slug = slug
         self._args = args
         self._start_timeout_s = start_timeout_s
-        self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
+        self.process: Process | None = None
         self.env: dict[str, str] = {}
         self.admin_env: dict[str, str] = {}
 

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -24,8 +25,8 @@ from typing import NoReturn
 from unittest.mock import patch
 
 from cli.box import fork_server, forking
-from cli.box.children import Child, Children
-from cli.box.fork_server import ForkServer
+from cli.box.children import Child, Children, Process
+from cli.box.fork_server import ForkServer, can_fork_planes
 from cli.box.forked_process import ForkedProcess
 from cli.start import start
 from wire.process.ending import end_process, status_of
@@ -40,8 +41,13 @@ _MODULES = (
 """Not the HUD SDK, which reads its variables when it is imported."""
 
 
-def fork_headway(command: list[str], environment: Mapping[str, str], log: int) -> ForkedProcess:
-    """command: [python, "-m", "cli", "up", …], or a plane. log: a descriptor, which becomes its stdout and stderr."""
+def fork_headway(command: list[str], environment: Mapping[str, str], log: int) -> Process:
+    """command: [python, "-m", "cli", "up", …], or a plane. log: a descriptor, which becomes its stdout and stderr. A
+    process as any other where nothing can be forked."""
+    if not can_fork_planes():
+        from tests.conftest import heed_interrupts  # with a browser and more, which the forking process does without
+
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, preexec_fn=heed_interrupts)
     process = _imported().fork(command, environment, log)
     assert process is not None, _imported().log.read_text()
     return process

@@ -16,7 +16,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from cli.box.fork_server import can_fork_planes
 from store.database import Database
 from store.tables import ModelRow
 from tests.conftest import database_folder
@@ -87,7 +86,7 @@ def test_a_killed_rank_ends_all_and_a_trainer_of_another_size_goes_on_with_the_s
     assert all(map(is_gone, ranks))
     assert site.holder_pid(site.models[0]) is None, "the lease was handed back"
 
-    (site.fork if can_fork_planes() else site.start)(*SMALL_PASSES)
+    site.fork(*SMALL_PASSES)
     step = site.ask(site.models[0], "optim_step", STEP)
     for payload in (batch(8), batch(300)):
         site.ask(site.models[1], "forward_backward", payload)

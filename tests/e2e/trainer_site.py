@@ -14,7 +14,7 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy import func, select
 
-from cli.box.forked_process import ForkedProcess
+from cli.box.children import Process
 from store.blob_stores.file import FileBlobStore
 from store.catalog import ensure_base
 from store.database import AsyncDatabase, Database
@@ -36,7 +36,7 @@ class Site:
     def __init__(self, database: Database, url: str, base: Path, folder: Path) -> None:
         self.database, self.url, self.folder = database, url, folder
         self._log, self._where = folder / "trainers.log", ("--data-dir", str(folder), "--database-url", url)
-        self._trainers: list[subprocess.Popen[bytes] | ForkedProcess] = []
+        self._trainers: list[Process] = []
         with database.session() as session:
             self.base_id = ensure_base(session, "tiny", str(base))
             team = TeamRow(name="reds")
@@ -54,8 +54,8 @@ class Site:
         self.until(lambda: self.num_ready() > before)
         return process
 
-    def fork(self, *args: str) -> ForkedProcess:
-        """As `start`, from a process that has imported everything. Not where there is a GPU."""
+    def fork(self, *args: str) -> Process:
+        """As `start`, from a process that has imported everything."""
         before = self.num_ready()
         command = [sys.executable, "-m", "cli", "trainer", "--base", "tiny", "--device", "cpu", *self._where, *args]
         with self._log.open("ab") as log:

@@ -8,9 +8,11 @@ all of them: theirs are written to `environments` beside the data folder.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,8 +66,10 @@ class _Imported(ForkServer):
 @cache
 def _imported() -> _Imported:
     """It ends with this process, which alone can ask it."""
+    folder = Path(tempfile.mkdtemp(prefix="headway-test-forks-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with patch.object(fork_server, "_MODULE", __name__):
-        return _Imported(Path(tempfile.mkdtemp(prefix="headway-test-forks-")) / "log", os.environ)
+        return _Imported(folder / "log", os.environ)
 
 
 def main() -> None:

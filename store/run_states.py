@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-LIVE = ("queued", "running", "pausing", "paused", "cancelling")
 CARRIED_OUT = ("queued", "running", "pausing", "cancelling")
+LIVE = (*CARRIED_OUT, "paused")
 
 
 def _in_sql(states: tuple[str, ...]) -> str:
@@ -12,4 +12,4 @@ def _in_sql(states: tuple[str, ...]) -> str:
 
 IS_LIVE = f"r.state in {_in_sql(LIVE)}"
 IS_CARRIED_OUT = f"r.state in {_in_sql(CARRIED_OUT)}"
-"""SQL: of a row `r` of `runs`."""
+"""SQL, both: of a row `r` of `runs`."""

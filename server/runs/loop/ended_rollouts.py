@@ -7,7 +7,6 @@ looked up by one statement, however many runs a process carries out.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from uuid import UUID
@@ -32,7 +31,7 @@ class EndedRollouts:
         self._database = database
         self._watched = dict[UUID, Subscription]()
         self._changed = set[str]()
-        self._has_changed = asyncio.Event()
+        self._changes = Subscription()
 
     @asynccontextmanager
     async def listening(self, listener: AsyncListener) -> AsyncGenerator[None]:
@@ -55,16 +54,13 @@ class EndedRollouts:
     def _note(self, placement_id: str) -> None:
         if self._watched:
             self._changed.add(placement_id)
-            self._has_changed.set()
+            self._changes.wake()
 
     async def _until_changed(self, pause_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await self._has_changed.wait()
+        await self._changes.wait(pause_s)
         await asyncio.sleep(_TOGETHER_S)
 
     async def _wake(self) -> None:
-        self._has_changed.clear()
         changed, self._changed = self._changed, set()
         if not changed or not self._watched:
             return
